@@ -1,0 +1,124 @@
+# Needs Python 3.11 or newer, git and make. `make` alone lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+export PYTHON
+bin := .venv/bin
+
+# Only the folders that are there: a clone of an early version has not all of them.
+python_folders := $(wildcard server clients/python tests examples bench)
+fast_tests := $(wildcard tests/unit tests/contract)
+slow_tests := $(wildcard tests/integration tests/e2e)
+
+.PHONY: help
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name what; do \
+	  printf '  %-15s %s\n' "$$name" "$$what"; done
+
+# --- environment -----------------------------------------------------------------------
+
+.PHONY: venv
+venv: .venv/installed ## Make .venv with everything at its locked version
+
+# Made anew when the lock changes, so that nothing that left the lock lingers.
+.venv/locked: requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	$(PYTHON) -m venv --clear .venv
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	@touch $@
+
+# No build isolation: hatchling comes from the lock, not from the network.
+.venv/installed: .venv/locked pyproject.toml
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: lock
+lock: ## Resolve pyproject.toml into requirements/ (UPGRADE=1: to the newest versions)
+	scripts/lock.sh
+
+# --- the contract ----------------------------------------------------------------------
+
+# On its own, so that the checks, which run side by side, do not both make it.
+.PHONY: generator
+generator:
+	@scripts/stubs.sh prepare
+
+.PHONY: stubs
+stubs: ## Generate clients/python/keyfold/v1 from protos/
+	scripts/stubs.sh generate
+
+.PHONY: check-stubs
+check-stubs: generator ## Check that the committed stubs are those of protos/
+	@scripts/stubs.sh check
+
+.PHONY: check-protos
+check-protos: generator ## buf: lint, format, and no break against the last release
+	@scripts/protos.sh check
+
+.PHONY: release-protos
+release-protos: ## Make the protos of now the release that later ones must not break
+	scripts/protos.sh release
+
+# --- checks ----------------------------------------------------------------------------
+
+.PHONY: format
+format: venv ## Format the code and apply ruff's safe fixes
+	$(bin)/ruff check --fix-only --quiet
+	$(bin)/ruff format
+
+.PHONY: lint
+lint: venv ## ruff: format and rules
+	@$(bin)/ruff format --check
+	@$(bin)/ruff check
+
+.PHONY: types
+types: venv ## mypy --strict
+	@$(bin)/mypy $(python_folders)
+
+.PHONY: imports
+imports: venv ## The import contracts of pyproject.toml
+	@$(bin)/lint-imports --no-logo
+
+.PHONY: tools
+tools: ## Try to get grpcurl for the end-to-end tests
+	@scripts/grpcurl.sh || [ $$? -eq 3 ]
+
+# --- tests -----------------------------------------------------------------------------
+
+.PHONY: unit
+unit: venv ## The fast tests
+	@$(bin)/pytest $(fast_tests)
+
+# Two at a time, each check's output in one piece where this make can do that.
+.PHONY: checks
+checks: venv
+	@$(MAKE) --jobs=2 --keep-going $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	  tools types lint imports check-stubs check-protos
+
+.PHONY: test
+test: checks ## Everything that CI runs: all checks, then all tests, the fast ones first
+	@$(bin)/pytest $(fast_tests) $(slow_tests)
+
+# --- running ---------------------------------------------------------------------------
+
+# FILE reaches the program through the environment, where make puts what it is called with.
+.PHONY: demo
+demo: venv ## Show one file's key from wrap to revocation (FILE=path: your own file)
+	@$(bin)/python examples/demo.py
+
+.PHONY: serve
+serve: venv ## Run a server on this machine to try things on
+	@$(bin)/python examples/serve.py
+
+.PHONY: bench
+bench: venv ## Measure
+	@$(bin)/python bench/run.py
+
+.PHONY: clean
+clean: ## Remove what make and the checks have made in the clone
+	rm -rf .venv dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find server clients tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Resolves pyproject.toml into requirements/*.lock. What is locked stays at its version as
+# long as pyproject.toml allows it; `UPGRADE=1` moves everything to the newest allowed.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
+
+locked_env resolver
+
+resolve() {
+    local lock=requirements/$1.lock
+    shift
+    # Universal: one lock for every operating system and every Python from 3.11 on. No
+    # registry's address gets into a lock, so that everyone may use a mirror of their own.
+    "$env/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+        ${UPGRADE:+--upgrade} --output-file "$lock" "$@" >/dev/null
+    if grep -n '://' "$lock"; then
+        echo "$lock: holds an address" >&2
+        return 1
+    fi
+    echo "$lock"
+}
+
+resolve dev pyproject.toml --all-extras --group dev
+resolve stubs --group stubs
+resolve resolver --group resolver

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# protos.sh check      buf's lint, format, and breaking changes against the last release
+# protos.sh release    makes the protos of now the last release: protos/released.binpb
+#
+# Input can be elsewhere: PROTOS=folder.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+protos=${PROTOS:-$root/protos}
+released=$protos/released.binpb
+
+# Without buf a check is skipped on a developer's machine; a release never goes unchecked.
+without() {
+    if in_ci || [ "$task" = release ]; then
+        echo "protos: $1, and buf is needed here" >&2
+        exit 1
+    fi
+    echo "protos: $1; buf's checks are skipped" >&2
+    exit 0
+}
+
+# Sets $buf.
+find_buf() {
+    local name folder
+    name=buf-$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m | sed -e 's/x86_64/x64/' -e 's/arm64/aarch64/')
+    grep -q "\"node_modules/@bufbuild/$name\"" "$root/protos/package-lock.json" ||
+        without "protos/package-lock.json has no $name"
+    folder=$cache/buf-$(digest "$root/protos/package-lock.json")
+    if [ ! -e "$folder" ]; then
+        command -v npm >/dev/null || without "npm is not installed"
+        echo "installing buf in $folder" >&2
+        mkdir "$tmp/buf"
+        cp "$root/protos/package.json" "$root/protos/package-lock.json" "$root/protos/.npmrc" "$tmp/buf/"
+        (cd "$tmp/buf" && npm ci --ignore-scripts --no-audit --no-fund >"$tmp/log" 2>&1) ||
+            { cat "$tmp/log" >&2; without "npm ci failed"; }
+        keep "$tmp/buf" "$folder"
+    fi
+    buf=$folder/node_modules/@bufbuild/$name/bin/buf
+    export BUF_CACHE_DIR=$tmp/buf-cache
+}
+
+# A copy of protos/ with google/rpc beside it, in $tmp/protos: buf would fetch what our
+# protos import from its own registry; the generator's environment holds the same files.
+stage() {
+    locked_env stubs
+    mkdir -p "$tmp/protos/google/rpc"
+    cp -R "$protos/keyfold" "$tmp/protos/"
+    cp "$root/protos/buf.yaml" "$tmp/protos/"
+    cp "$("$env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"/google/rpc/*.proto \
+        "$tmp/protos/google/rpc/"
+    cd "$tmp/protos"
+}
+
+scratch
+task=${1:-}
+case $task in
+check)
+    find_buf
+    stage
+    failed=
+    "$buf" lint || failed=" lint"
+    "$buf" format --diff --exit-code --path keyfold || failed="$failed format"
+    if [ -e "$released" ]; then
+        "$buf" breaking --against "$released" || failed="$failed breaking"
+    else
+        echo "protos/released.binpb is missing: \`make release-protos\` writes it; commit it" >&2
+        failed="$failed breaking"
+    fi
+    if [ -n "$failed" ]; then
+        echo "protos: failed:$failed" >&2
+        exit 1
+    fi
+    echo "protos: lint, format and compatibility are right"
+    ;;
+release)
+    find_buf
+    stage
+    # Comments and positions are no part of what was promised.
+    "$buf" build --path keyfold --exclude-source-info --output "$released"
+    echo "$released"
+    ;;
+*)
+    echo "usage: protos.sh check|release" >&2
+    exit 2
+    ;;
+esac
