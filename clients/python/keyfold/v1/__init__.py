@@ -1,0 +1,1 @@
+"""Generated from protos/keyfold/v1 by `make stubs`; never edited."""

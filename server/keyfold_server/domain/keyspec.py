@@ -1,0 +1,179 @@
+"""Key specs: which root key a region uses, and as whom Keyfold calls it.
+
+These are plain values. Whether a uri fits its provider is the provider's to say
+(`ports.KeyProvider.canonical`); here stand only the rules that hold for every provider.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from keyfold_server.domain.errors import (
+    DuplicateRegionError,
+    InvalidKeySpecError,
+    InvalidNameError,
+    InvalidPolicyError,
+)
+
+PLATFORM: Final = "PLATFORM"
+"""The provider type that stands for the vendor's own key of a region."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+MAX_CACHE_TTL: Final = 15 * 60.0
+"""Seconds; design section 3."""
+
+MAX_OUTAGE_GRACE: Final = 24 * 60 * 60.0
+"""Seconds; design section 3."""
+
+MAX_URI: Final = 1_024
+"""Characters of a key uri or principal; the longest that any provider documents is below half."""
+
+MAX_OPTIONS: Final = 16
+"""Options of one key spec."""
+
+
+def check_name(value: str, field_path: str) -> str:
+    """Returns a cluster's, region's or organization's name, or refuses it.
+
+    Args:
+        value: The name as it came.
+        field_path: Path of the request field, for the error.
+
+    Raises:
+        InvalidNameError: Not 1 to 128 characters of A-Z a-z 0-9 . _ - beginning with a letter
+            or digit.
+    """
+    if _NAME.fullmatch(value) is None:
+        what = "is empty" if not value else "has characters or a length that names cannot have"
+        raise InvalidNameError(
+            f"{field_path} {what}; use 1 to 128 of A-Z a-z 0-9 . _ - "
+            "beginning with a letter or digit",
+            field=field_path,
+        )
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """Names a root key as an operator writes it.
+
+    Attributes:
+        type: Provider type, such as `AWS_KMS`, or `PLATFORM`.
+        uri: What the provider itself calls the key; empty for `PLATFORM`.
+        principal: As whom Keyfold calls the provider; empty for the server's own identity.
+        options: Provider options, sorted by key.
+    """
+
+    type: str
+    uri: str = ""
+    principal: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+
+    @staticmethod
+    def of(type_: str, uri: str, principal: str, options: Mapping[str, str]) -> KeySpec:
+        """Makes a key spec from wire values.
+
+        Raises:
+            InvalidKeySpecError: It is empty, lacks its type or uri, or a part is too long.
+        """
+        if not (type_ or uri or principal or options):
+            raise InvalidKeySpecError(
+                "the key spec is empty; give at least type and uri", field="key_spec"
+            )
+        if not type_:
+            raise InvalidKeySpecError("the key spec has no type", field="key_spec.type")
+        if type_ == PLATFORM:
+            if uri or principal or options:
+                raise InvalidKeySpecError(
+                    "PLATFORM takes no uri, principal or options: the server's settings name "
+                    "the key",
+                    field="key_spec",
+                )
+        elif not uri:
+            raise InvalidKeySpecError("the key spec has no uri", field="key_spec.uri")
+        for name, value in (("type", type_), ("uri", uri), ("auth_principal", principal)):
+            if len(value) > MAX_URI or not value.isprintable():
+                raise InvalidKeySpecError(
+                    f"{name} is longer than {MAX_URI} characters or not printable",
+                    field=f"key_spec.{name}",
+                )
+        if len(options) > MAX_OPTIONS or any(len(k) + len(v) > MAX_URI for k, v in options.items()):
+            raise InvalidKeySpecError(
+                f"more than {MAX_OPTIONS} options, or one is longer than {MAX_URI} characters",
+                field="key_spec.options",
+            )
+        return KeySpec(type_, uri, principal, tuple(sorted(options.items())))
+
+
+@dataclass(frozen=True, slots=True)
+class RootKey:
+    """A root key as it is called: a key spec with `PLATFORM` resolved and the uri canonical.
+
+    Stored with each wrapped KEK, so that a changed setting orphans nothing (protocol section 7).
+    """
+
+    type: str
+    uri: str
+    principal: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegionPolicy:
+    """How long a region's keys may be used without asking the KMS; None takes the server's.
+
+    Attributes:
+        cache_ttl: Seconds that one proof lasts, 0 to 900; 0 asks the KMS on every call.
+        outage_grace: Seconds beyond it while the KMS cannot be asked, 0 to 86,400.
+    """
+
+    cache_ttl: float | None = None
+    outage_grace: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses durations out of bounds with InvalidPolicyError."""
+        for name, value, most in (
+            ("cache_ttl", self.cache_ttl, MAX_CACHE_TTL),
+            ("outage_grace", self.outage_grace, MAX_OUTAGE_GRACE),
+        ):
+            if value is not None and not 0 <= value <= most:
+                raise InvalidPolicyError(
+                    f"{name} must lie between 0 and {most:.0f} seconds", field=f"policy.{name}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSpec:
+    """One region of a request.
+
+    Attributes:
+        region: The vendor's own name of the region.
+        key_spec: The root key, or None where the request leaves it out.
+        policy: The policy, or None where the request leaves it out.
+    """
+
+    region: str
+    key_spec: KeySpec | None = None
+    policy: RegionPolicy | None = field(default=None)
+
+
+def check_regions(names: Iterable[str], field_path: str) -> None:
+    """Refuses a bad region name, or one that is given twice.
+
+    Raises:
+        InvalidNameError: A name is not one.
+        DuplicateRegionError: A region is named twice.
+    """
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        path = f"{field_path}[{index}]"
+        check_name(name, path)
+        if name in seen:
+            raise DuplicateRegionError(
+                f"region {name} is named twice; name each region once", region=name, field=path
+            )
+        seen.add(name)

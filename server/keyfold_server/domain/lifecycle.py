@@ -1,0 +1,59 @@
+"""The life of a cluster-region's key: one table, and nothing else decides.
+
+What an operator wants (state) and what the KMS answers (health) are two things: nothing that a
+KMS says appears here.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from keyfold_server.domain.errors import RevokedError
+
+
+class State(Enum):
+    """What the operator wants of a cluster-region's key."""
+
+    ENABLED = "ENABLED"
+    REVOKED = "REVOKED"
+
+
+class Action(Enum):
+    """What a caller asks of a cluster-region's key."""
+
+    USE = "use"
+    ENABLE = "enable"
+    ROTATE = "rotate"
+    REVOKE = "revoke"
+    RESTORE = "restore"
+
+
+TRANSITIONS: Final[dict[tuple[State | None, Action], State]] = {
+    (None, Action.ENABLE): State.ENABLED,
+    (State.ENABLED, Action.USE): State.ENABLED,
+    (State.ENABLED, Action.ENABLE): State.ENABLED,
+    (State.ENABLED, Action.ROTATE): State.ENABLED,
+    (State.ENABLED, Action.REVOKE): State.REVOKED,
+    (State.ENABLED, Action.RESTORE): State.ENABLED,
+    (State.REVOKED, Action.REVOKE): State.REVOKED,
+    (State.REVOKED, Action.RESTORE): State.ENABLED,
+}
+"""From a state (None: the region does not exist) by an action to a state; the rest is refused."""
+
+
+def after(state: State | None, action: Action, *, cluster: str, region: str) -> State:
+    """Returns the state that an action leads to.
+
+    Raises:
+        RevokedError: The table has no such transition: only a revoked key forbids anything.
+    """
+    following = TRANSITIONS.get((state, action))
+    if following is None:
+        raise RevokedError(
+            f"the key of region {region} is revoked, so it cannot be given to {action.value}; "
+            "call Restore first",
+            cluster=cluster,
+            region=region,
+        )
+    return following

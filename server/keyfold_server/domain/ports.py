@@ -1,0 +1,341 @@
+"""What the outside must supply: providers, the store, time.
+
+Narrow on purpose. What only some providers can do is a protocol of its own, asked for with
+`isinstance`, never faked. Providers and stores are synchronous and are called in bounded threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.cluster import Cluster, Decide
+from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.lifecycle import State
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapped:
+    """What a provider's wrap returned.
+
+    Attributes:
+        ciphertext: The provider's bytes, opaque to Keyfold.
+        key_version: The root key's version that was used, as the provider writes it.
+        request_id: The provider's own id of the call, empty where it gives none.
+    """
+
+    ciphertext: bytes
+    key_version: str
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class Unwrapped:
+    """What a provider's unwrap returned.
+
+    Attributes:
+        plaintext: The bytes that were wrapped; whoever takes them wipes them.
+        request_id: The provider's own id of the call, empty where it gives none.
+    """
+
+    plaintext: bytearray = field(repr=False)
+    request_id: str = ""
+
+
+class KeyProvider(Protocol):
+    """A key management service that holds root keys.
+
+    Every call takes a `budget` in seconds for all of its work, and raises errors of
+    `domain.errors` alone: RefusedError where the service answered no, CouldNotTellError where
+    it gave no answer that counts, KekMismatchError where the ciphertext does not open under the
+    key and binding. SDK errors never leave an adapter.
+    """
+
+    def canonical(self, key: RootKey) -> RootKey:
+        """Returns the key with its uri in canonical form; asks nobody.
+
+        Raises:
+            InvalidKeySpecError: The uri, principal or an option is not one of this provider's.
+        """
+        ...
+
+    def account(self, key: RootKey) -> str:
+        """Returns whose quota and fate a call shares: an AWS account, a vault, a project."""
+        ...
+
+    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
+        """Wraps up to 65 bytes under the newest version of a root key, bound to a context."""
+        ...
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        """Opens what `wrap` returned, given the same key, version and binding."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDescription:
+    """What a provider says about a root key.
+
+    Attributes:
+        newest_version: The version that wraps today.
+        detail: One line for people, such as the algorithm.
+    """
+
+    newest_version: str
+    detail: str = ""
+
+
+@runtime_checkable
+class Authenticates(Protocol):
+    """A provider that can show its credential to be good without using a key."""
+
+    def authenticate(self, key: RootKey, *, budget: float) -> None:
+        """Proves the credential that this key would be called with.
+
+        Raises:
+            CredentialsFailedError: It was not accepted.
+            UnreachableError: Nobody could be asked.
+        """
+        ...
+
+
+@runtime_checkable
+class DescribesKeys(Protocol):
+    """A provider that can describe a key without using it."""
+
+    def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
+        """Describes a root key; raises as `wrap` does."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, injected so that rules about time are tested without waiting."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back and go on while the machine sleeps."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds of Unix time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One entry of a cluster's audit chain.
+
+    Attributes:
+        time: Milliseconds of Unix time.
+        caller: Who asked, as callers are written (protocol section 7).
+        action: `source:subject:action`, such as `rpc:cluster:enable`.
+        outcome: `done`, or the reason of the refusal.
+        detail: What was asked, as JSON with sorted keys; never key material.
+    """
+
+    time: int
+    caller: str
+    action: str
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """A caller's request_id in its scope (protocol R6).
+
+    Attributes:
+        caller: Who asked.
+        rpc: The method's name.
+        cluster: The cluster's name.
+        request_id: What the caller chose.
+        digest: SHA-256 of the parsed request.
+    """
+
+    caller: str
+    rpc: str
+    cluster: str
+    request_id: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """A request that was carried out.
+
+    Attributes:
+        digest: SHA-256 of the request as it was then.
+        version: The cluster's row version that it made.
+    """
+
+    digest: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One RPC's change of one cluster: all of it or none.
+
+    Attributes:
+        cluster: The cluster's name.
+        decide: The change, called under the row's lock; None only appends the audit event, which
+            does not raise the row version (protocol R5).
+        event: The audit event, in the same transaction.
+        request: The request_id to record, in the same transaction, or None.
+    """
+
+    cluster: str
+    decide: Decide | None
+    event: AuditEvent
+    request: RequestKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A change that was committed.
+
+    Attributes:
+        cluster: The cluster as it is now.
+        number: The change's number; for an audit event alone, the number of the last change.
+    """
+
+    cluster: Cluster
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a replica says of itself at every poll (protocol S2, R4).
+
+    Attributes:
+        replica: Its name: host, process and a random part.
+        number: The last change that it has applied.
+        change_id: That change's random id, empty before the first.
+        max_staleness: Seconds without the store after which it stops by itself.
+        time: Milliseconds of Unix time by its own clock.
+    """
+
+    replica: str
+    number: int
+    change_id: bytes
+    max_staleness: float
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """One numbered change, as a poll reports it.
+
+    Attributes:
+        number: 1, 2, 3 … without gaps.
+        change_id: 16 random bytes.
+        cluster: The cluster that changed, or None for a refusal.
+        root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
+        replica: Who made it.
+    """
+
+    number: int
+    change_id: bytes
+    cluster: str | None
+    root: str | None
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRow:
+    """What the store knows of a replica.
+
+    Attributes:
+        replica: Its name.
+        applied: The last change whose KEKs it has dropped.
+        max_staleness: Seconds without the store after which it stops by itself.
+        silent_for: Seconds since its last heartbeat, by the store's reader's clock.
+    """
+
+    replica: str
+    applied: int
+    max_staleness: float
+    silent_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFilter:
+    """Which clusters a list holds; None does not narrow.
+
+    Attributes:
+        organization: Of this organization.
+        state: With a region in this state.
+        health: With a region whose last stored observation is this.
+        key_uri: With a region whose current root key has this uri.
+    """
+
+    organization: str | None = None
+    state: State | None = None
+    health: Health | None = None
+    key_uri: str | None = None
+
+
+class Store(Protocol):
+    """Where clusters live. Every method may raise StoreUnavailableError.
+
+    Rows of decisions carry a MAC; one without raises RowNotAuthenticError (protocol A1).
+    """
+
+    def cluster(self, name: str) -> Cluster | None:
+        """Reads a cluster and verifies every row of it."""
+        ...
+
+    def owner_of(self, kek_id: bytes) -> str | None:
+        """Returns the name of the cluster that a KEK belongs to, or None."""
+        ...
+
+    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster]:
+        """Reads up to `limit` clusters whose names follow `after`, by name."""
+        ...
+
+    def request(self, key: RequestKey) -> RecordedRequest | None:
+        """Reads what was recorded of a request_id."""
+        ...
+
+    def apply(self, changes: Sequence[Change]) -> list[Applied | Exception]:
+        """Carries out changes in one transaction; a change that raises drops out alone.
+
+        Cluster rows are locked in sorted order, the counter's row is taken last (protocol S8).
+        """
+        ...
+
+    def refused(self, root: str, observation: Observation, replica: str) -> None:
+        """Records a refusal: an observation and one numbered change (protocol F2)."""
+        ...
+
+    def register(self, beat: Heartbeat) -> Heartbeat:
+        """Adds a replica and returns its heartbeat with the newest change (protocol S4)."""
+        ...
+
+    def poll(self, beat: Heartbeat) -> list[Noted]:
+        """Writes a heartbeat and reads the changes after its number, oldest first.
+
+        Raises:
+            StoreRolledBackError: The store does not have the change that the beat names.
+        """
+        ...
+
+    def leave(self, replica: str) -> None:
+        """Removes a replica that stops."""
+        ...
+
+    def replicas(self) -> list[ReplicaRow]:
+        """Reads every replica that has not left."""
+        ...
+
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Writes what was seen of root keys; plain upserts, no number (protocol S7)."""
+        ...
+
+    def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
+        """Reads what was last seen, by subject."""
+        ...
