@@ -1,0 +1,497 @@
+"""What every provider promises, run by every provider; conftest.py has the table.
+
+Everything is asked through the port, as the service asks it. The customer's side is the row's
+counterpart.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from contract.counterparts import BUDGET, Ability, Bench, Deviation
+from keyfold_server.domain.binding import PAYLOAD_SIZE
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    InvalidKeySpecError,
+    InvalidPlaintextError,
+    KekMismatchError,
+    KeyDisabledError,
+    KeyfoldError,
+    KeyNotFoundError,
+    KeyPendingDeletionError,
+    ThrottledError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import Authenticates, DescribesKeys, Wrapped
+
+_CALLERS: Final = 16
+_MOST_FLIPS: Final = 128
+
+
+# Wrapping and unwrapping.
+
+
+def test_opens_what_it_wrapped(bench: Bench) -> None:
+    """A payload of 65 bytes comes back; the ciphertext shows none of it."""
+    assert len(bench.payload) == PAYLOAD_SIZE
+    wrapped = bench.wrap()
+    assert bench.unwrap(wrapped) == bench.payload
+    assert bench.payload[-32:] not in wrapped.ciphertext
+
+
+def test_the_plaintext_can_be_wiped(bench: Bench) -> None:
+    """What unwrap returns is the caller's alone, and is opened by the binding to the KEK."""
+    wrapped = bench.wrap()
+    args = (bench.key, wrapped.key_version, wrapped.ciphertext, bench.binding)
+    first = bench.provider.unwrap(*args, budget=BUDGET).plaintext
+    assert isinstance(first, bytearray)
+    assert bench.binding.open_payload(first) == bench.payload[-32:]
+    assert not any(first)
+    assert bench.provider.unwrap(*args, budget=BUDGET).plaintext == bench.payload
+
+
+def test_wraps_differ(bench: Bench) -> None:
+    """The same payload wraps to another ciphertext each time, under the same version."""
+    first, second = (bench.wrap() for _ in range(2))
+    assert first.ciphertext != second.ciphertext
+    assert first.key_version == second.key_version
+
+
+@pytest.mark.parametrize("size", [0, PAYLOAD_SIZE + 1])
+def test_wraps_nothing_but_payloads(bench: Bench, size: int) -> None:
+    """Nothing and more than 65 bytes are refused before the service is asked."""
+    with pytest.raises(InvalidPlaintextError):
+        bench.wrap(bytes(size))
+
+
+@pytest.mark.parametrize("field", ["cluster", "region", "kek_id", "organization"])
+def test_another_context_does_not_open(bench: Bench, field: str) -> None:
+    """A changed context is refused by the service or, where it binds none, by the digest (C5)."""
+    value: Any = bytes(16) if field == "kek_id" else "other"
+    other = replace(bench.binding, **{field: value})
+    wrapped = bench.wrap()
+    if field in bench.row.binds:
+        with pytest.raises(KekMismatchError):
+            bench.unwrap(wrapped, binding=other)
+    else:
+        with pytest.raises(KekMismatchError):
+            other.open_payload(bytearray(bench.unwrap(wrapped, binding=other)))
+
+
+def test_no_organization_is_another_context(bench: Bench) -> None:
+    """A KEK wrapped for no organization does not open for one, nor the other way round (C5)."""
+    full = bench.binding
+    bare = replace(full, organization=None)
+    for mine, other in ((full, bare), (bare, full)):
+        wrapped = bench.wrap(bytes(mine.payload(bench.kek)), mine)
+        with pytest.raises(KekMismatchError):
+            other.open_payload(bytearray(bench.unwrap(wrapped, binding=other)))
+
+
+def test_another_key_does_not_open(bench: Bench) -> None:
+    """A ciphertext opens under the root key that made it, and no other."""
+    wrapped = bench.wrap()
+    other = bench.there.create_key()
+    version = bench.wrap(key=other).key_version
+    with pytest.raises(KekMismatchError):
+        bench.unwrap(replace(wrapped, key_version=version), key=other)
+
+
+def test_a_changed_byte_does_not_open(bench: Bench) -> None:
+    """A stored key with any byte changed is a mismatch, never a refusal (F4)."""
+    wrapped = bench.wrap()
+    step = -(-len(wrapped.ciphertext) // _MOST_FLIPS)
+    for position in range(0, len(wrapped.ciphertext), step):
+        changed = bytearray(wrapped.ciphertext)
+        changed[position] ^= 0x01
+        with pytest.raises(KekMismatchError):
+            bench.unwrap(replace(wrapped, ciphertext=bytes(changed)))
+
+
+def test_foreign_bytes_do_not_open(bench: Bench) -> None:
+    """Bytes that no key service made, or half of its own, are a mismatch (F4)."""
+    wrapped = bench.wrap()
+    whole = wrapped.ciphertext
+    for foreign in (b"", b"\0", b"KFL1", os.urandom(len(whole)), whole[:-1], whole[:16], whole * 2):
+        with pytest.raises(KekMismatchError):
+            bench.unwrap(replace(wrapped, ciphertext=foreign))
+
+
+@pytest.mark.needs(Ability.WRONG_ANSWER)
+def test_a_wrong_answer_is_found_by_the_digest(bench: Bench) -> None:
+    """A service that opens a ciphertext to something else hands out no KEK (C5)."""
+    wrapped = bench.wrap()
+    with bench.there.wrong_plaintext(bench.key), pytest.raises(KekMismatchError):
+        bench.binding.open_payload(bytearray(bench.unwrap(wrapped)))
+
+
+def test_many_at_once(bench: Bench) -> None:
+    """Sixteen threads wrap and unwrap at once, each with a payload of its own."""
+    start = threading.Barrier(_CALLERS)
+
+    def call(number: int) -> bool:
+        own = replace(bench.binding, kek_id=number.to_bytes(16, "big"))
+        payload = bytes(own.payload(os.urandom(32)))
+        start.wait(timeout=BUDGET)
+        return all(bench.unwrap(bench.wrap(payload, own), own) == payload for _ in range(4))
+
+    with ThreadPoolExecutor(_CALLERS) as pool:
+        assert all(pool.map(call, range(_CALLERS)))
+
+
+# Versions and states.
+
+
+def test_a_new_version_wraps_and_the_old_one_opens(bench: Bench) -> None:
+    """After a rotation at the customer's, old ciphertexts open and new ones use the version."""
+    old = bench.wrap()
+    bench.there.new_version(bench.key)
+    new, again = (bench.wrap() for _ in range(2))
+    assert old.key_version
+    assert new.key_version not in ("", old.key_version)
+    assert again.key_version == new.key_version
+    for wrapped in (old, new, again):
+        assert bench.unwrap(wrapped) == bench.payload
+
+
+@pytest.mark.needs(Ability.DESCRIBE)
+def test_describe_tells_the_version_that_wraps(bench: Bench) -> None:
+    """The described version is the one that the next wrap reports, before and after a rotation."""
+    assert bench.describe() == bench.wrap().key_version
+    bench.there.new_version(bench.key)
+    assert bench.describe() == bench.wrap().key_version
+
+
+def test_a_disabled_key_refuses_until_it_is_enabled(bench: Bench) -> None:
+    """Disabling takes effect with the next call, and so does enabling (design section 3)."""
+    wrapped = bench.wrap()
+    bench.there.disable(bench.key)
+    with pytest.raises(KeyDisabledError):
+        bench.unwrap(wrapped)
+    if Deviation.WRAPS_WHILE_DISABLED in bench.row.deviations:
+        bench.wrap()
+    else:
+        with pytest.raises(KeyDisabledError):
+            bench.wrap()
+    bench.there.enable(bench.key)
+    assert bench.unwrap(wrapped) == bench.payload
+    assert bench.unwrap(bench.wrap()) == bench.payload
+
+
+@pytest.mark.needs(Ability.DESCRIBE)
+def test_describing_a_disabled_key(bench: Bench) -> None:
+    """Describing refuses as wrapping does, unless the row says that it goes on."""
+    bench.there.disable(bench.key)
+    if Deviation.DESCRIBES_WHILE_DISABLED in bench.row.deviations:
+        bench.describe()
+    else:
+        with pytest.raises(KeyDisabledError):
+            bench.describe()
+    bench.there.enable(bench.key)
+    bench.describe()
+
+
+@pytest.mark.needs(Ability.VERSION_STATES)
+def test_one_disabled_version_concerns_its_own_ciphertexts(bench: Bench) -> None:
+    """A disabled old version refuses what it wrapped; the newest one serves on (section 1, F4)."""
+    old = bench.wrap()
+    bench.there.new_version(bench.key)
+    new = bench.wrap()
+    bench.there.disable(bench.key, old.key_version)
+    with pytest.raises(KeyDisabledError):
+        bench.unwrap(old)
+    assert bench.unwrap(new) == bench.payload
+    assert bench.wrap().key_version == new.key_version
+    bench.there.enable(bench.key, old.key_version)
+    assert bench.unwrap(old) == bench.payload
+
+
+@pytest.mark.needs(Ability.VERSION_STATES)
+def test_a_disabled_newest_version_does_not_wrap(bench: Bench) -> None:
+    """Wrapping never falls back to an older version; what that one wrapped still opens."""
+    old = bench.wrap()
+    bench.there.new_version(bench.key)
+    new = bench.wrap()
+    bench.there.disable(bench.key, new.key_version)
+    with pytest.raises(KeyDisabledError):
+        bench.wrap()
+    assert bench.unwrap(old) == bench.payload
+
+
+@pytest.mark.needs(Ability.DESTROY_VERSION)
+def test_a_destroyed_version_is_not_found(bench: Bench) -> None:
+    """What a destroyed version wrapped is gone; what other versions wrapped is not."""
+    old = bench.wrap()
+    bench.there.new_version(bench.key)
+    new = bench.wrap()
+    bench.there.delete(bench.key, old.key_version)
+    with pytest.raises(KeyNotFoundError):
+        bench.unwrap(old)
+    assert bench.unwrap(new) == bench.payload
+
+
+@pytest.mark.needs(Ability.SCHEDULE_DELETION)
+def test_a_key_pending_deletion_refuses_until_it_is_brought_back(bench: Bench) -> None:
+    """A scheduled deletion refuses with its own reason; cancelling it brings the key back."""
+    wrapped = bench.wrap()
+    bench.there.schedule_deletion(bench.key)
+    for call in (bench.wrap, lambda: bench.unwrap(wrapped)):
+        with pytest.raises(KeyPendingDeletionError):
+            call()
+    bench.there.cancel_deletion(bench.key)
+    if Deviation.CANCELLED_DELETION_ENABLES not in bench.row.deviations:
+        with pytest.raises(KeyDisabledError):
+            bench.unwrap(wrapped)
+        bench.there.enable(bench.key)
+    assert bench.unwrap(wrapped) == bench.payload
+
+
+# Keys that are not there, permissions.
+
+
+def test_a_missing_key_is_refused_and_not_made(bench: Bench) -> None:
+    """Wrapping under a key that does not exist makes none; a typing error stays visible."""
+    missing = bench.there.missing_key()
+    denied = Deviation.MISSING_LOOKS_DENIED in bench.row.deviations
+    for _ in range(2):
+        with pytest.raises(AccessDeniedError if denied else KeyNotFoundError):
+            bench.wrap(key=missing)
+    assert not bench.there.exists(missing)
+
+
+def test_a_deleted_key_does_not_open(bench: Bench) -> None:
+    """A key that is gone is KEY_NOT_FOUND for what it wrapped, too."""
+    wrapped = bench.wrap()
+    bench.there.delete(bench.key)
+    denied = Deviation.MISSING_LOOKS_DENIED in bench.row.deviations
+    with pytest.raises(AccessDeniedError if denied else KeyNotFoundError):
+        bench.unwrap(wrapped)
+    with pytest.raises(AccessDeniedError if denied else KeyNotFoundError):
+        bench.wrap()
+
+
+@pytest.mark.needs(Ability.DESCRIBE)
+def test_a_missing_key_is_not_described(bench: Bench) -> None:
+    """Describing a key that does not exist says so."""
+    with pytest.raises(KeyNotFoundError):
+        bench.describe(bench.there.missing_key())
+
+
+@pytest.mark.needs(Ability.PERMISSIONS)
+@pytest.mark.parametrize("permission", ["wrap", "unwrap", "describe"])
+def test_a_missing_permission_concerns_one_operation(bench: Bench, permission: str) -> None:
+    """One permission taken away is ACCESS_DENIED for its operation alone, until it is back (F5)."""
+    wrapped = bench.wrap()
+    calls: dict[str, Callable[[], object]] = {
+        "wrap": bench.wrap,
+        "unwrap": lambda: bench.unwrap(wrapped),
+    }
+    if bench.row.has(Ability.DESCRIBE):
+        calls["describe"] = bench.describe
+    bench.there.deny(bench.key, permission)
+    for operation, call in calls.items():
+        if operation == permission:
+            with pytest.raises(AccessDeniedError):
+                call()
+        else:
+            call()
+    bench.there.restore(bench.key, permission)
+    for call in calls.values():
+        call()
+
+
+# Could not tell.
+
+
+def test_an_outage_is_not_a_refusal(bench: Bench, outage: str) -> None:
+    """A service that cannot be asked says nothing about the key, and answers when it is back."""
+    wrapped = bench.wrap()
+    calls: list[Callable[[], object]] = [
+        bench.wrap,
+        lambda: bench.unwrap(wrapped),
+        lambda: bench.wrap(key=bench.there.missing_key()),
+    ]
+    if bench.row.has(Ability.DESCRIBE):
+        calls.append(bench.describe)
+    if bench.row.has(Ability.AUTHENTICATE):
+        calls.append(bench.authenticate)
+    with bench.there.outage(outage):
+        for call in calls:
+            with pytest.raises(UnreachableError):
+                call()
+    assert bench.unwrap(wrapped) == bench.payload
+
+
+@pytest.mark.needs(Ability.HANG)
+def test_a_hang_ends_with_the_budget(bench: Bench) -> None:
+    """A service that does not answer costs the budget in all, and is UNREACHABLE (C4)."""
+    wrapped = bench.wrap()
+    with bench.there.hanging():
+        began = time.monotonic()
+        with pytest.raises(UnreachableError):
+            bench.wrap(budget=0.05)
+        with pytest.raises(UnreachableError):
+            bench.unwrap(wrapped, budget=0.05)
+        assert time.monotonic() - began < 1.0
+    assert bench.unwrap(wrapped) == bench.payload
+
+
+@pytest.mark.needs(Ability.THROTTLE)
+def test_throttling_without_a_hint(bench: Bench) -> None:
+    """A busy service is THROTTLED; a hint that it did not give is not made up."""
+    with bench.there.throttled(None), pytest.raises(ThrottledError) as raised:
+        bench.wrap()
+    assert raised.value.retry_after is None
+
+
+@pytest.mark.needs(Ability.THROTTLE_HINT)
+def test_throttling_with_a_hint(bench: Bench) -> None:
+    """The service's own hint when to come back reaches the caller."""
+    with bench.there.throttled(7.0), pytest.raises(ThrottledError) as raised:
+        bench.wrap()
+    assert raised.value.retry_after == pytest.approx(7.0)
+
+
+@pytest.mark.needs(Ability.CREDENTIALS)
+def test_our_own_credential_is_not_a_refusal(bench: Bench) -> None:
+    """A rejected credential of Keyfold's own is CREDENTIALS_FAILED: could not tell (F2a)."""
+    wrapped = bench.wrap()
+    with bench.there.broken_credentials():
+        with pytest.raises(CredentialsFailedError):
+            bench.wrap()
+        with pytest.raises(CredentialsFailedError):
+            bench.unwrap(wrapped)
+        if bench.row.has(Ability.AUTHENTICATE):
+            with pytest.raises(CredentialsFailedError):
+                bench.authenticate()
+    assert bench.unwrap(wrapped) == bench.payload
+
+
+@pytest.mark.needs(Ability.AUTHENTICATE)
+def test_a_good_credential_needs_no_key(bench: Bench) -> None:
+    """Authenticating shows the credential to be good, whatever becomes of the key."""
+    bench.authenticate(bench.there.missing_key())
+
+
+# What is said without asking.
+
+
+def test_a_key_spec_that_is_not_the_providers_is_refused(
+    bench: Bench, refused: tuple[RootKey, str]
+) -> None:
+    """A wrong uri, principal or option is refused, and the field at fault is named."""
+    spec, field = refused
+    with pytest.raises(InvalidKeySpecError) as raised:
+        bench.provider.canonical(spec)
+    assert raised.value.field == field
+
+
+def test_the_canonical_form_is_stable_and_asks_nobody(bench: Bench) -> None:
+    """One key has one uri; telling it works in an outage, and for keys that do not exist."""
+    with bench.there.outage(bench.row.outages[0]):
+        for given, uri in (*bench.row.aliases, (bench.key.uri, bench.key.uri)):
+            canonical = bench.provider.canonical(replace(bench.key, uri=given))
+            assert canonical == replace(bench.key, uri=uri)
+            assert bench.provider.canonical(canonical) == canonical
+        missing = bench.there.missing_key()
+        assert bench.provider.canonical(missing) == missing
+
+
+def test_the_account_is_stable_and_asks_nobody(bench: Bench) -> None:
+    """Keys of one customer's account share its name, in an outage too (W2)."""
+    other = bench.there.create_key()
+    account = bench.provider.account(bench.key)
+    assert account
+    with bench.there.outage(bench.row.outages[0]):
+        assert bench.provider.account(bench.key) == bench.provider.account(other) == account
+
+
+def test_abilities_are_as_declared(bench: Bench) -> None:
+    """What a row declares of optional protocols is what the provider has; reasons are given."""
+    assert isinstance(bench.provider, DescribesKeys) == bench.row.has(Ability.DESCRIBE)
+    assert isinstance(bench.provider, Authenticates) == bench.row.has(Ability.AUTHENTICATE)
+    assert all([*bench.row.absent.values(), *bench.row.deviations.values()])
+    assert bench.row.outages
+    assert bench.row.refused
+
+
+# Hygiene.
+
+
+def _failures(bench: Bench, wrapped: Wrapped) -> Iterator[KeyfoldError]:
+    """Yields an error of every kind that the row's service can be brought to."""
+    row, there, key = bench.row, bench.there, bench.key
+    yield _raised(lambda: bench.unwrap(replace(wrapped, ciphertext=wrapped.ciphertext[:-1])))
+    yield _raised(lambda: bench.wrap(bench.payload * 2))
+    calls: tuple[Callable[[], object], ...] = (bench.wrap, lambda: bench.unwrap(wrapped))
+    for outage in row.outages:
+        with there.outage(outage):
+            yield from map(_raised, calls)
+    if row.has(Ability.CREDENTIALS):
+        with there.broken_credentials():
+            yield from map(_raised, calls)
+    if row.has(Ability.PERMISSIONS):
+        there.deny(key, "wrap")
+        there.deny(key, "unwrap")
+        yield from map(_raised, calls)
+        there.restore(key, "wrap")
+        there.restore(key, "unwrap")
+    there.disable(key)
+    yield _raised(lambda: bench.unwrap(wrapped))
+    there.delete(key)
+    yield from map(_raised, calls)
+
+
+def _raised(call: Callable[[], object]) -> KeyfoldError:
+    with pytest.raises(KeyfoldError) as raised:
+        call()
+    return raised.value
+
+
+def _told(error: BaseException) -> Iterator[str]:
+    """Yields all that a log of an error and its causes could show."""
+    yield from traceback.format_exception(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        yield f"{cause} {cause!r} {vars(cause)} {cause.args}"
+        cause = cause.__cause__ or cause.__context__
+
+
+def test_nothing_secret_is_ever_said(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """No error, traceback, repr or log record holds key material, credentials or plaintext."""
+    caplog.set_level(logging.DEBUG)
+    secrets = [*bench.there.secrets(), bench.kek]
+    wrapped = bench.wrap()
+    said = [repr(bench.provider), repr(vars(bench.provider)), repr(bench.opened(wrapped))]
+    for error in _failures(bench, wrapped):
+        said += _told(error)
+    records = caplog.get_records("setup") + caplog.get_records("call")
+    said += [f"{vars(record)} {record.getMessage()}" for record in records]
+    for secret in secrets:
+        for form in (secret.hex(), b64encode(secret).decode(), repr(secret)[2:-1]):
+            assert not any(form in text for text in said)
+
+
+@pytest.mark.needs(Ability.REQUEST_IDS)
+def test_calls_can_be_found_in_the_services_log(bench: Bench) -> None:
+    """Every answer, a refusal included, carries the service's own id of the call."""
+    wrapped = bench.wrap()
+    opened = bench.opened(wrapped)
+    bench.there.disable(bench.key)
+    refusal = _raised(lambda: bench.unwrap(wrapped))
+    ids = {wrapped.request_id, opened.request_id, refusal.provider_request_id}
+    assert len(ids) == 3
+    assert all(ids)

@@ -1,0 +1,500 @@
+"""What every store promises, run by each one in the table below."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builders import (
+    NOW,
+    a_cluster,
+    a_region,
+    a_request,
+    a_rotation,
+    an_event,
+    applied,
+    enabled,
+    enabling,
+)
+from fakes import FakeClock
+from keyfold_server.domain.cluster import Cluster, restored, revoked, with_regions
+from keyfold_server.domain.errors import (
+    ClusterNotFoundError,
+    ConcurrentChangeError,
+    RequestIdReusedError,
+    RequestInProgressError,
+    StoreRolledBackError,
+)
+from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import (
+    Applied,
+    Change,
+    ClusterFilter,
+    Heartbeat,
+    Noted,
+    Store,
+)
+from keyfold_server.store.opening import open_store
+from keyfold_server.store.sql import SqlStore
+
+DAY = 24 * 60 * 60
+
+
+class Sqlite:
+    """A store in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "keyfold.db"
+        self._key = folder / "service.key"
+
+    def open(self, clock: FakeClock) -> SqlStore:
+        return open_store(f"sqlite:///{self._file}", self._key, clock=clock)
+
+    def save(self) -> None:
+        """Keeps the store as it is; nobody has it open."""
+        shutil.copy(self._file, self._file.with_suffix(".old"))
+
+    def go_back(self) -> None:
+        """Puts the kept one back."""
+        shutil.copy(self._file.with_suffix(".old"), self._file)
+
+
+STORES = {"sqlite": Sqlite}
+
+
+@pytest.fixture(params=STORES)
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Sqlite:
+    """Gives each kind of store in turn."""
+    return STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Gives the store's time."""
+    return FakeClock()
+
+
+@pytest.fixture
+def store(bench: Sqlite, clock: FakeClock) -> Iterator[SqlStore]:
+    """Gives a new store."""
+    opened = bench.open(clock)
+    yield opened
+    opened.close()
+
+
+def beat(replica: str = "one", number: int = 0, change_id: bytes = b"") -> Heartbeat:
+    """Makes a heartbeat."""
+    return Heartbeat(replica, number, change_id, 120.0, NOW)
+
+
+def at(replica: str, noted: Noted) -> Heartbeat:
+    """Makes the heartbeat of a replica that has applied a change."""
+    return beat(replica, noted.number, noted.change_id)
+
+
+def revoking(name: str, *regions: str) -> Change:
+    """Makes a revocation."""
+    return Change(name, revoked(name, regions, NOW + 5), an_event("rpc:cluster:revoke"))
+
+
+def rotating(seen: Cluster, uri: str = "local:two") -> Change:
+    """Makes a rotation of a cluster as somebody saw it."""
+    regions = [a_rotation(region, uri) for region in seen.regions]
+    return Change(seen.name, with_regions(seen, regions, NOW + 1), an_event("rpc:cluster:rotate"))
+
+
+def audited(store: SqlStore, name: str = "acme") -> int:
+    """Returns the length of a chain that verifies."""
+    return store.verify_audit(name)
+
+
+def test_a_cluster_reads_as_it_was_written(store: SqlStore) -> None:
+    """Everything of a cluster comes back, and absent stays apart from empty and zero."""
+    root = RootKey("AWS_KMS", "arn:aws:kms:…", "role", (("a", ""), ("b", "x\0é")))
+    eu = a_region("eu")
+    wrap = replace(eu.newest.current, root=root, organization="acme-org", key_version="")
+    eu = replace(
+        eu,
+        key_spec=KeySpec("AWS_KMS", "arn:aws:kms:…", "role", (("a", ""), ("b", "x\0é"))),
+        policy=RegionPolicy(cache_ttl=0.0, outage_grace=1.25),
+        generations=(replace(eu.newest, wraps=(wrap,)),),
+    )
+    cluster = a_cluster("acme", [eu, a_region("us")], organization="acme-org")
+    assert applied(store, enabling(cluster)) == Applied(cluster, 1)
+    assert store.cluster("acme") == cluster
+    assert store.cluster("other") is None
+
+
+def test_it_is_there_after_a_restart(bench: Sqlite, clock: FakeClock) -> None:
+    """What was answered is stored: another process reads it."""
+    first = bench.open(clock)
+    cluster = enabled(first)
+    first.close()
+    second = bench.open(clock)
+    assert second.cluster("acme") == cluster
+    second.close()
+
+
+def test_a_rotation_adds_and_supersedes(store: SqlStore) -> None:
+    """S5: a KEK is never changed in place; the old wrap keeps its history and no ciphertext."""
+    cluster = enabled(store)
+    region = a_rotation(cluster.regions[0], "local:two", fresh=True)
+    change = Change("acme", with_regions(cluster, [region], NOW + 1), an_event())
+    now = applied(store, change).cluster
+    assert store.cluster("acme") == now
+    first, fresh = now.regions[0].generations
+    assert [w.number for w in first.wraps] == [1, 2]
+    assert first.wraps[0].ciphertext is None
+    assert first.wraps[0].superseded_at == NOW + 1
+    assert fresh.number == 2
+
+
+def test_revoke_never_loses(store: SqlStore) -> None:
+    """R1: whoever changes the cluster meanwhile, Revoke is carried out and raises the epoch."""
+    cluster = enabled(store)
+    changes = [rotating(cluster), *[revoking("acme")] * 3, rotating(cluster)]
+    with ThreadPoolExecutor(5) as pool:
+        results = [r for [r] in pool.map(lambda change: store.apply([change]), changes)]
+    assert all(isinstance(result, Applied) for result in results[1:4])
+    now = store.cluster("acme")
+    assert now is not None
+    assert now.epoch == 3
+    assert {region.state for region in now.regions} == {State.REVOKED}
+
+
+def test_what_was_seen_before_a_revocation_is_not_committed(store: SqlStore) -> None:
+    """R1: a mutation checks the epoch when it commits; a stale one changes nothing."""
+    seen = enabled(store)
+    revocation = applied(store, revoking("acme"))
+    late = Change("acme", restored(seen, ["eu"], NOW + 9), an_event(), a_request())
+    [result] = store.apply([late])
+    assert isinstance(result, ConcurrentChangeError)
+    assert store.cluster("acme") == revocation.cluster
+    assert audited(store) == 2
+    assert late.request is not None
+    assert store.request(late.request) is None
+
+
+def test_an_audit_event_alone_is_no_change(store: SqlStore) -> None:
+    """R5: an attempt is added to the chain without raising the version or taking a number."""
+    cluster = enabled(store)
+    attempt = Change("acme", None, an_event(outcome="ACCESS_DENIED"))
+    assert applied(store, attempt) == Applied(cluster, 1)
+    assert store.cluster("acme") == cluster
+    assert audited(store) == 2
+    assert isinstance(applied(store, rotating(cluster)), Applied)
+
+
+def test_an_audit_event_of_no_cluster(store: SqlStore) -> None:
+    """R5: there is no chain for a cluster that does not exist."""
+    [result] = store.apply([Change("acme", None, an_event())])
+    assert isinstance(result, ClusterNotFoundError)
+    with pytest.raises(ClusterNotFoundError):
+        audited(store)
+
+
+def test_a_long_chain_verifies(store: SqlStore) -> None:
+    """A3: the chain is walked from its first event, however long."""
+    enabled(store)
+    store.apply([Change("acme", None, an_event())] * 1000)
+    assert audited(store) == 1001
+
+
+def test_a_request_is_found_in_its_scope_alone(store: SqlStore) -> None:
+    """R6: ids are scoped to caller, RPC and cluster; the version that was made is kept."""
+    key = a_request()
+    applied(store, enabling(a_cluster(), key))
+    found = store.request(key)
+    assert found is not None
+    assert (found.digest, found.version) == (key.digest, 1)
+    for other in (
+        replace(key, caller="x"),
+        replace(key, rpc="Rotate"),
+        replace(key, cluster="x"),
+        replace(key, request_id="x"),
+    ):
+        assert store.request(other) is None
+
+
+def test_a_concurrent_twin_is_aborted(store: SqlStore) -> None:
+    """R6: of two equal requests one is carried out, in one group or in two."""
+    enabled(store)
+    twin = replace(revoking("acme"), request=a_request())
+    first, second = store.apply([twin, twin])
+    [third] = store.apply([twin])
+    assert isinstance(first, Applied)
+    assert isinstance(second, RequestInProgressError)
+    assert isinstance(third, RequestInProgressError)
+    assert audited(store) == 2
+
+
+def test_an_id_with_another_body_is_refused(store: SqlStore) -> None:
+    """R6: a request_id is used again for the same request only."""
+    enabled(store)
+    applied(store, replace(revoking("acme"), request=a_request()))
+    [result] = store.apply([replace(revoking("acme"), request=a_request(body=b"other"))])
+    assert isinstance(result, RequestIdReusedError)
+
+
+def test_losers_drop_out_alone(store: SqlStore) -> None:
+    """S8: what one change raises keeps none of the others from being made, in their order."""
+    seen = enabled(store)
+
+    def broken(_current: Cluster | None) -> Cluster:
+        raise ZeroDivisionError
+
+    results = store.apply(
+        [
+            enabling(a_cluster("zeta")),
+            enabling(a_cluster("acme")),
+            Change("acme", broken, an_event()),
+            rotating(seen),
+            rotating(seen),
+            revoking("acme"),
+            revoking("nobody"),
+            enabling(a_cluster("beta")),
+        ]
+    )
+    expected = (
+        Applied,
+        ConcurrentChangeError,
+        ZeroDivisionError,
+        Applied,
+        ConcurrentChangeError,
+        Applied,
+        ClusterNotFoundError,
+        Applied,
+    )
+    assert tuple(type(result) for result in results) == expected
+    assert [r.number for r in results if isinstance(r, Applied)] == [2, 3, 4, 5]
+    now = store.cluster("acme")
+    assert now is not None
+    assert (now.version, now.epoch) == (3, 1)
+    assert audited(store) == 3
+
+
+def test_a_collision_takes_nobody_along(store: SqlStore) -> None:
+    """S8: a change that the database itself refuses drops out alone."""
+    twice = a_cluster("first")
+    thief = replace(a_cluster("thief"), regions=twice.regions)
+    results = store.apply([enabling(a_cluster("acme")), enabling(twice), enabling(thief)])
+    assert isinstance(results[1], Applied)
+    assert isinstance(results[2], ConcurrentChangeError)
+    assert store.cluster("acme") is not None
+    assert store.cluster("thief") is None
+
+
+def test_a_mistaken_decision_is_refused(store: SqlStore) -> None:
+    """S5: nothing that a cluster has can get lost by a change."""
+    cluster = enabled(store)
+
+    def forgetful(_current: Cluster | None) -> Cluster:
+        return replace(cluster, version=2, regions=(a_region("us"),))
+
+    [result] = store.apply([Change("acme", forgetful, an_event())])
+    assert isinstance(result, ValueError)
+    assert store.cluster("acme") == cluster
+    assert store.apply([]) == []
+
+
+def test_numbers_have_no_gaps(store: SqlStore) -> None:
+    """S1: whatever is made at once, numbers follow each other and each has its own id."""
+
+    def work(thread: int) -> list[int]:
+        numbers = []
+        for i in range(12):
+            name = f"c-{thread}-{i}"
+            group = [enabling(a_cluster(name)), revoking("nobody"), revoking(name)]
+            numbers += [r.number for r in store.apply(group) if isinstance(r, Applied)]
+        return numbers
+
+    with ThreadPoolExecutor(8) as pool:
+        given = [n for numbers in pool.map(work, range(8)) for n in numbers]
+    noted = store.poll(beat())
+    assert sorted(given) == [n.number for n in noted] == list(range(1, 193))
+    assert len({n.change_id for n in noted}) == 192
+    assert {len(n.change_id) for n in noted} == {16}
+
+
+def test_a_poll_reads_what_followed(store: SqlStore) -> None:
+    """S1: a replica gets the changes after the one it names, oldest first, with their makers."""
+    assert store.poll(beat()) == []
+    assert store.register(beat("one")).number == 0
+    enabled(store, "a")
+    enabled(store, "b")
+    store.refused("ab12", Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW), "two")
+    noted = store.poll(beat())
+    assert [(n.number, n.cluster, n.root, n.replica) for n in noted] == [
+        (1, "a", None, "one"),
+        (2, "b", None, "one"),
+        (3, None, "ab12", "two"),
+    ]
+    assert store.poll(at("one", noted[0])) == noted[1:]
+    assert store.poll(at("one", noted[2])) == []
+
+
+@pytest.mark.parametrize("known", [(1, b"x" * 16), (2, b"x" * 16), (1, b""), (0, b"x" * 16)])
+def test_a_poll_notices_another_store(store: SqlStore, known: tuple[int, bytes]) -> None:
+    """S1: a replica whose last change the store does not have hears so, and is no replica."""
+    enabled(store)
+    with pytest.raises(StoreRolledBackError):
+        store.poll(beat("one", *known))
+    assert store.replicas() == []
+
+
+def test_a_rollback_is_noticed(bench: Sqlite, clock: FakeClock) -> None:
+    """S1: a store put back as it was, even if others went on with it, is not the one known."""
+    store = bench.open(clock)
+    enabled(store)
+    store.close()
+    bench.save()
+    store = bench.open(clock)
+    applied(store, revoking("acme"))
+    last = store.poll(beat())[-1]
+    store.close()
+    bench.go_back()
+    store = bench.open(clock)
+    with pytest.raises(StoreRolledBackError):
+        store.poll(at("one", last))
+    enabled(store, "other")
+    with pytest.raises(StoreRolledBackError):
+        store.poll(at("one", last))
+    store.close()
+
+
+def test_a_replica_begins_at_the_newest_change(store: SqlStore) -> None:
+    """S4: one that registers starts from the state it reads then."""
+    enabled(store)
+    [noted] = store.poll(beat("other"))
+    registered = store.register(beat("one"))
+    assert registered == at("one", noted)
+    assert store.poll(registered) == []
+
+
+def test_replicas_and_their_silence(store: SqlStore, clock: FakeClock) -> None:
+    """S2, R4: a poll is a heartbeat; silence is told by one clock, not the replica's own."""
+    for name in ("two", "one"):
+        store.register(replace(beat(name), time=5))
+    enabled(store)
+    clock.advance(3.0)
+    [noted] = store.poll(beat("one"))
+    store.poll(at("one", noted))
+    clock.advance(2.5)
+    rows = store.replicas()
+    assert [(r.replica, r.applied, r.max_staleness) for r in rows] == [
+        ("one", 1, 120.0),
+        ("two", 0, 120.0),
+    ]
+    assert [r.silent_for for r in rows] == pytest.approx([2.5, 5.5])
+    store.leave("two")
+    assert [r.replica for r in store.replicas()] == ["one"]
+
+
+def test_a_refusal_is_seen_and_numbered(store: SqlStore) -> None:
+    """F2, S7: a refusal is an observation and one numbered change."""
+    seen = Observation(
+        "root:ab12", Health.ACCESS_DENIED, NOW, NOW, None, "no", "id-1", can_unwrap=False
+    )
+    store.refused("ab12", seen, "one")
+    assert store.observations(["root:ab12"]) == {"root:ab12": seen}
+    assert [n.root for n in store.poll(beat())] == ["ab12"]
+
+
+def test_observations_replace_each_other(store: SqlStore) -> None:
+    """S7: the last one stands, and takes no number."""
+    first = Observation("root:a", Health.HEALTHY, NOW, NOW, NOW, can_wrap=True, can_unwrap=True)
+    other = Observation(
+        "kek:b", Health.KEK_MISMATCH, NOW, NOW, message="odd\0text", can_unwrap=False
+    )
+    store.observe([first, other])
+    last = replace(first, health=Health.UNREACHABLE, last_check=NOW + 9, can_wrap=None)
+    store.observe([last])
+    store.observe([])
+    found = store.observations(["root:a", "kek:b", "root:none"])
+    assert found == {"root:a": last, "kek:b": replace(other, message="oddtext")}
+    assert store.observations([]) == {}
+    assert store.poll(beat()) == []
+
+
+def test_whose_kek_it_is(store: SqlStore) -> None:
+    """A KEK's cluster is found by the KEK's id."""
+    cluster = enabled(store)
+    assert store.owner_of(cluster.regions[0].newest.kek_id) == "acme"
+    assert store.owner_of(bytes(16)) is None
+
+
+def names(store: Store, after: str = "", limit: int = 100, **which: object) -> list[str]:
+    """Lists the names of the clusters that a filter lets through."""
+    make: Callable[..., ClusterFilter] = ClusterFilter
+    return [c.name for c in store.clusters(make(**which), after, limit)]
+
+
+def test_lists_are_paged_by_name(store: SqlStore) -> None:
+    """A page follows the last name of the one before, and holds whole clusters."""
+    whole = {n: enabled(store, n) for n in ("b", "a", "d", "c-1", "c")}
+    assert names(store, "", 2) == ["a", "b"]
+    assert names(store, "b", 2) == ["c", "c-1"]
+    assert names(store, "c-1", 2) == ["d"]
+    assert names(store, "d", 2) == []
+    assert store.clusters(ClusterFilter(), "", 9) == [whole[n] for n in sorted(whole)]
+
+
+def test_filters(store: SqlStore) -> None:
+    """Each filter narrows; the key uri is the current root key's, not a former one's."""
+    enabled(store, "a", organization="org")
+    b = enabled(store, "b")
+    enabled(store, "c", organization="org")
+    applied(store, rotating(b))
+    applied(store, revoking("c"))
+    assert names(store, organization="org") == ["a", "c"]
+    assert names(store, state=State.REVOKED) == ["c"]
+    assert names(store, organization="org", state=State.ENABLED) == ["a"]
+    assert names(store, key_uri="local:two") == ["b"]
+    assert names(store, key_uri="local:one") == ["a", "c"]
+    assert names(store, "a", organization="org", key_uri="local:one") == ["c"]
+
+
+def test_the_filter_of_health(store: SqlStore) -> None:
+    """F4: a KEK's own refusal counts above its root key's health; UNKNOWN before any check."""
+    one = enabled(store, "a").regions[0].newest
+    assert names(store, health=Health.UNKNOWN) == ["a"]
+    enabled(store, "b")
+    root = Observation(f"root:{one.current.root_id}", Health.HEALTHY, NOW, NOW)
+    kek = Observation(f"kek:{one.kek_id.hex()}", Health.KEK_MISMATCH, NOW, NOW)
+    store.observe([root, kek])
+    assert names(store, health=Health.UNKNOWN) == []
+    assert names(store, health=Health.HEALTHY) == ["b"]
+    assert names(store, health=Health.KEK_MISMATCH) == ["a"]
+    store.observe([replace(kek, health=Health.HEALTHY)])
+    assert names(store, health=Health.HEALTHY) == ["a", "b"]
+    store.observe([replace(root, health=Health.KEY_DISABLED)])
+    assert names(store, health=Health.KEY_DISABLED) == ["a", "b"]
+    assert names(store, health=Health.HEALTHY) == []
+
+
+def test_what_is_old_goes(store: SqlStore, clock: FakeClock) -> None:
+    """Requests and changes are kept 24 h; the newest change stays, so that S1 can be checked."""
+    store.register(beat("silent"))
+    key = a_request()
+    applied(store, enabling(a_cluster(), key))
+    applied(store, revoking("acme"))
+    first, second = store.poll(beat())
+    store.prune(int(clock.wall() * 1000))
+    assert store.request(key) is not None
+    clock.advance(DAY + 1)
+    store.prune(int(clock.wall() * 1000))
+    assert store.request(key) is None
+    assert store.replicas() == []
+    assert store.poll(at("one", second)) == []
+    with pytest.raises(StoreRolledBackError):
+        store.poll(at("one", first))
+    enabled(store, "other")
+    assert [n.number for n in store.poll(at("one", second))] == [3]
+    assert audited(store) == 2
