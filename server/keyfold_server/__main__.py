@@ -1,0 +1,101 @@
+"""keyfold-server: serve, look at the settings, and the server's own commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keyfold_server import admin, bootstrap, settings
+from keyfold_server.domain.errors import KeyfoldError
+
+
+@admin.app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what is wrong with the settings, and end.")
+    ] = False,
+    print_settings: Annotated[
+        bool, typer.Option("--print-settings", help="Print the settings as TOML, and end.")
+    ] = False,
+) -> None:
+    """Runs and looks after a Keyfold server. Without a command it serves."""
+    with admin.reported():
+        if check:
+            _check()
+        elif print_settings:
+            _print(settings.load())
+        elif context.invoked_subcommand is None:
+            serve()
+
+
+@admin.app.command()
+def serve() -> None:
+    """Serve until SIGTERM; prints one line with the address when ready."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with admin.reported():
+        loaded = settings.load()
+        for name in settings.unknown_variables():
+            logging.getLogger(__name__).warning("%s is not a setting; is it misspelt?", name)
+        bootstrap.run(loaded, _ready)
+
+
+@admin.app.command()
+def migrate() -> None:
+    """Bring the store's schema up to this release, as serving does by itself with SQLite."""
+    with admin.reported():
+        loaded = settings.load()
+        _, close = bootstrap.replica(loaded)
+        close()
+        typer.echo(f"{loaded.store} has the schema of this release")
+
+
+def _ready(address: str) -> None:
+    typer.echo(f"keyfold-server ready on {address}")
+    sys.stdout.flush()
+
+
+def _check() -> None:
+    faults = [f"{name}: not a setting; is it misspelt?" for name in settings.unknown_variables()]
+    try:
+        faults += bootstrap.check(settings.load())
+    except KeyfoldError as error:
+        faults += error.message.splitlines()
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if faults:
+        raise typer.Exit(admin.EXIT_ERROR)
+    typer.echo("the settings are good")
+
+
+def _print(loaded: settings.Settings) -> None:
+    """Prints TOML: what is printed can be saved and used as the settings file."""
+    tables = {}
+    for name, value in loaded.shown().items():
+        if isinstance(value, dict):
+            tables[name] = value
+        else:
+            typer.echo(f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value)}")
+    for name, table in tables.items():
+        typer.echo(f"\n[{name}]")
+        for key, value in table.items():
+            typer.echo(f"{json.dumps(key)} = {json.dumps(value)}")
+
+
+def main() -> None:
+    """Runs the command line."""
+    admin.app()
+
+
+if __name__ == "__main__":
+    main()

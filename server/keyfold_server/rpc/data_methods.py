@@ -1,0 +1,164 @@
+"""The data plane's methods: request bytes to the synchronous core to reply bytes, in one run.
+
+Each function here is the whole warm path of its method (protocol R3): decode, the core, encode,
+without an await. The core's `NeedsLoad` passes through to whoever called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold_server.domain.envelope import OVERHEAD
+from keyfold_server.domain.errors import (
+    InvalidBatchError,
+    KeyfoldError,
+    MalformedRequestError,
+)
+from keyfold_server.rpc.status import to_status
+from keyfold_server.service.data_plane import Call, DataPlane, Target
+
+Core = Callable[[bytes, Call], bytes]
+"""Request bytes and what the call has fetched so far, to reply bytes."""
+
+_M = TypeVar("_M", bound=Message)
+
+MAX_MESSAGE: Final = 4 * 1024 * 1024
+"""Bytes of a request or a reply; design section 2."""
+
+_ITEM_OVERHEAD: Final = 24
+"""Bytes around a wrapped key in a batch's reply: tags, lengths and the generation."""
+
+
+def decode(kind: type[_M], data: bytes) -> _M:
+    """Returns a request message.
+
+    Raises:
+        MalformedRequestError: The bytes are not such a message.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        name = kind.DESCRIPTOR.name
+        raise MalformedRequestError(
+            f"the request is not a {name}; build it with the stubs of this contract"
+        ) from None
+
+
+class DataMethods:
+    """The data plane on bytes."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        """Takes the core."""
+        self._plane = plane
+
+    def table(self) -> dict[str, Core]:
+        """Returns the methods by their names in the contract."""
+        return {
+            "Wrap": self._wrap,
+            "Unwrap": self._unwrap,
+            "GenerateDataKey": self._generate,
+            "Rewrap": self._rewrap,
+            "BatchWrap": self._batch_wrap,
+            "BatchUnwrap": self._batch_unwrap,
+            "BatchRewrap": self._batch_rewrap,
+        }
+
+    def _wrap(self, data: bytes, call: Call) -> bytes:
+        asked = decode(pb.WrapRequest, data)
+        wrapped_key, generation = self._plane.wrap(
+            asked.cluster, asked.region, asked.plaintext, asked.context, call
+        )
+        return pb.WrapResponse(wrapped_key=wrapped_key, generation=generation).SerializeToString()
+
+    def _unwrap(self, data: bytes, call: Call) -> bytes:
+        asked = decode(pb.UnwrapRequest, data)
+        opened = self._plane.unwrap(asked.cluster, asked.wrapped_key, asked.context, call)
+        return pb.UnwrapResponse(
+            plaintext=opened.plaintext, region=opened.region, generation=opened.generation
+        ).SerializeToString()
+
+    def _generate(self, data: bytes, call: Call) -> bytes:
+        asked = decode(pb.GenerateDataKeyRequest, data)
+        plaintext, wrapped_key, generation = self._plane.generate(
+            asked.cluster, asked.region, asked.size, asked.context, call
+        )
+        return pb.GenerateDataKeyResponse(
+            plaintext=b"" if asked.wrapped_only else plaintext,
+            wrapped_key=wrapped_key,
+            generation=generation,
+        ).SerializeToString()
+
+    def _rewrap(self, data: bytes, call: Call) -> bytes:
+        asked = decode(pb.RewrapRequest, data)
+        target = _target(asked.destination) if asked.HasField("destination") else None
+        wrapped_key, generation, current = self._plane.rewrap(
+            asked.cluster, asked.wrapped_key, asked.context, target, call
+        )
+        return pb.RewrapResponse(
+            wrapped_key=wrapped_key, generation=generation, already_current=current
+        ).SerializeToString()
+
+    def _batch_wrap(self, data: bytes, call: Call) -> bytes:
+        asked = decode(pb.BatchWrapRequest, data)
+        items = [
+            (item.region or asked.region, item.plaintext, item.context or None)
+            for item in asked.items
+        ]
+        size = sum(len(plaintext) + OVERHEAD + _ITEM_OVERHEAD for _, plaintext, _ in items)
+        if size > MAX_MESSAGE:
+            raise InvalidBatchError(
+                f"the answer would have about {size:,} bytes and may have {MAX_MESSAGE:,}; split "
+                "the batch",
+                field="items",
+            )
+        reply = pb.BatchWrapResponse()
+        add = reply.results.add
+        for result in self._plane.wrap_batch(asked.cluster, items, asked.context, call):
+            if isinstance(result, KeyfoldError):
+                add().error.CopyFrom(to_status(result.at(cluster=asked.cluster)))
+            else:
+                answer = add().answer
+                answer.wrapped_key, answer.generation = result
+        return reply.SerializeToString()
+
+    def _batch_unwrap(self, data: bytes, call: Call) -> bytes:
+        asked = decode(pb.BatchUnwrapRequest, data)
+        items = [(item.wrapped_key, item.context or None) for item in asked.items]
+        reply = pb.BatchUnwrapResponse()
+        add = reply.results.add
+        for result in self._plane.unwrap_batch(asked.cluster, items, asked.context, call):
+            if isinstance(result, KeyfoldError):
+                add().error.CopyFrom(to_status(result.at(cluster=asked.cluster)))
+            else:
+                answer = add().answer
+                answer.plaintext, answer.region, answer.generation = result
+        return reply.SerializeToString()
+
+    def _batch_rewrap(self, data: bytes, call: Call) -> bytes:
+        asked = decode(pb.BatchRewrapRequest, data)
+        shared = _target(asked.destination) if asked.HasField("destination") else None
+        items = [
+            (
+                item.wrapped_key,
+                item.context or asked.context,
+                _target(item.destination) if item.HasField("destination") else shared,
+            )
+            for item in asked.items
+        ]
+        reply = pb.BatchRewrapResponse()
+        add = reply.results.add
+        for result in self._plane.rewrap_batch(asked.cluster, items, call):
+            if isinstance(result, KeyfoldError):
+                add().error.CopyFrom(to_status(result.at(cluster=asked.cluster)))
+            else:
+                answer = add().answer
+                answer.wrapped_key, answer.generation, answer.already_current = result
+        return reply.SerializeToString()
+
+
+def _target(message: pb.Destination) -> Target:
+    return Target(message.cluster or None, message.region or None, message.context)

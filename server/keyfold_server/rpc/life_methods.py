@@ -1,0 +1,162 @@
+"""The life of a key: the operator's methods, from messages to the service and back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import resources_pb2 as res
+from keyfold_server.domain.cluster import Cluster
+from keyfold_server.rpc import convert
+from keyfold_server.rpc.data_methods import decode
+from keyfold_server.rpc.status import to_status
+from keyfold_server.service.changes import Pending
+from keyfold_server.service.mutations import Ask
+from keyfold_server.service.replica import Replica
+
+Life = Callable[[bytes, str, float], Awaitable[bytes]]
+"""Request bytes, who asks, and the monotonic deadline, to reply bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """One method: its request message and what answers it."""
+
+    request: type[Message]
+    answer: Callable[[Any, str, float], Awaitable[Message]]
+
+
+class LifeMethods:
+    """The operator's methods on bytes."""
+
+    def __init__(self, replica: Replica) -> None:
+        """Takes the service."""
+        self._replica = replica
+
+    def table(self) -> dict[str, Life]:
+        """Returns the methods by their names in the contract."""
+        methods = {
+            "Enable": _Method(pb.EnableRequest, self._enable),
+            "AddRegions": _Method(pb.AddRegionsRequest, self._add_regions),
+            "Rotate": _Method(pb.RotateRequest, self._rotate),
+            "Revoke": _Method(pb.RevokeRequest, self._revoke),
+            "Restore": _Method(pb.RestoreRequest, self._restore),
+            "TestKey": _Method(pb.TestKeyRequest, self._test_key),
+            "GetStatus": _Method(pb.GetStatusRequest, self._get_status),
+            "ListClusters": _Method(pb.ListClustersRequest, self._list_clusters),
+        }
+        return {name: _on_bytes(method) for name, method in methods.items()}
+
+    async def _enable(
+        self, asked: pb.EnableRequest, caller: str, deadline: float
+    ) -> pb.EnableResponse:
+        wanted = convert.enabling(asked)
+        ask = Ask(caller, "Enable", asked.cluster, asked.request_id, wanted, deadline)
+        done = await self._replica.clusters.enable(ask, wanted)
+        return pb.EnableResponse(
+            status=await self._status(done.cluster),
+            replayed=done.replayed,
+            superseded=done.superseded,
+        )
+
+    async def _add_regions(
+        self, asked: pb.AddRegionsRequest, caller: str, deadline: float
+    ) -> pb.AddRegionsResponse:
+        wanted = convert.enabling(asked)
+        ask = Ask(caller, "AddRegions", asked.cluster, asked.request_id, wanted, deadline)
+        done = await self._replica.clusters.add_regions(ask, wanted)
+        return pb.AddRegionsResponse(
+            status=await self._status(done.cluster),
+            replayed=done.replayed,
+            superseded=done.superseded,
+        )
+
+    async def _rotate(
+        self, asked: pb.RotateRequest, caller: str, deadline: float
+    ) -> pb.RotateResponse:
+        wanted = convert.rotating(asked)
+        ask = Ask(caller, "Rotate", asked.cluster, asked.request_id, wanted, deadline)
+        rotated = await self._replica.rotation.rotate(ask, wanted)
+        return pb.RotateResponse(
+            status=await self._status(rotated.done.cluster),
+            pending=self._pending(rotated.pending),
+            replayed=rotated.done.replayed,
+            superseded=rotated.done.superseded,
+        )
+
+    async def _revoke(
+        self, asked: pb.RevokeRequest, caller: str, deadline: float
+    ) -> pb.RevokeResponse:
+        wanted = convert.naming(asked)
+        ask = Ask(caller, "Revoke", asked.cluster, asked.request_id, wanted, deadline)
+        revoked = await self._replica.revocation.revoke(ask, wanted)
+        return pb.RevokeResponse(
+            status=await self._status(revoked.done.cluster),
+            confirmed=revoked.confirmed,
+            pending=self._pending(revoked.pending),
+            replayed=revoked.done.replayed,
+            superseded=revoked.done.superseded,
+        )
+
+    async def _restore(
+        self, asked: pb.RestoreRequest, caller: str, deadline: float
+    ) -> pb.RestoreResponse:
+        wanted = convert.naming(asked)
+        ask = Ask(caller, "Restore", asked.cluster, asked.request_id, wanted, deadline)
+        restored = await self._replica.revocation.restore(ask, wanted)
+        return pb.RestoreResponse(
+            status=await self._status(restored.done.cluster),
+            restored=restored.regions,
+            not_restored=[
+                pb.NotRestored(region=region, error=to_status(error))
+                for region, error in restored.failed.items()
+            ],
+            replayed=restored.done.replayed,
+            superseded=restored.done.superseded,
+        )
+
+    async def _test_key(
+        self, asked: pb.TestKeyRequest, _caller: str, _deadline: float
+    ) -> pb.TestKeyResponse:
+        trial = await self._replica.probes.test(convert.trying(asked))
+        return pb.TestKeyResponse(
+            accessible=trial.accessible,
+            steps=[convert.test_step(tried) for tried in trial.steps],
+            key_version=trial.key_version,
+        )
+
+    async def _get_status(
+        self, asked: pb.GetStatusRequest, _caller: str, deadline: float
+    ) -> pb.GetStatusResponse:
+        report = await self._replica.statuses.get(asked.cluster, deadline)
+        return pb.GetStatusResponse(status=convert.cluster_status(report))
+
+    async def _list_clusters(
+        self, asked: pb.ListClustersRequest, _caller: str, _deadline: float
+    ) -> pb.ListClustersResponse:
+        reports, token = await self._replica.statuses.page(
+            convert.cluster_filter(asked), asked.page_size, asked.page_token
+        )
+        return pb.ListClustersResponse(
+            clusters=[convert.cluster_status(report) for report in reports],
+            next_page_token=token,
+        )
+
+    async def _status(self, cluster: Cluster) -> res.ClusterStatus:
+        return convert.cluster_status(await self._replica.statuses.report(cluster))
+
+    def _pending(self, pending: tuple[Pending, ...]) -> list[res.PendingReplica]:
+        now = self._replica.clock.wall()
+        return [convert.pending_replica(p, now) for p in pending]
+
+
+def _on_bytes(method: _Method) -> Life:
+    async def answer(data: bytes, caller: str, deadline: float) -> bytes:
+        reply = await method.answer(decode(method.request, data), caller, deadline)
+        return reply.SerializeToString()
+
+    return answer

@@ -1,0 +1,201 @@
+"""The gRPC server: the service, health and reflection on one address, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from typing import Any, Final
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from google.rpc import error_details_pb2  # noqa: F401  so that reflection explains our errors
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from keyfold_server.domain.errors import SetupError
+from keyfold_server.rpc.guard import Guarded
+from keyfold_server.rpc.methods import SERVICE, Methods
+from keyfold_server.service.replica import Replica
+
+log = logging.getLogger(__name__)
+
+_OPTIONS: Final = (
+    # Off by default two servers would share a port without a word.
+    ("grpc.so_reuseport", 0),
+    # What is larger than 4 MiB is refused by the handlers, with a reason; this is the end of that.
+    ("grpc.max_receive_message_length", 5 * 1024 * 1024),
+    ("grpc.max_send_message_length", 5 * 1024 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_connection_age_ms", 5 * 60 * 1000),
+    ("grpc.max_connection_age_grace_ms", 30 * 1000),
+    ("grpc.keepalive_time_ms", 60 * 1000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10 * 1000),
+)
+
+_LOOK_AT_HEALTH: Final = 0.5
+"""Seconds between two looks at whether this replica may serve."""
+
+_V1_REFLECTION: Final = "grpc.reflection.v1.ServerReflection"
+
+
+class GrpcServer:
+    """One listening server over one replica."""
+
+    def __init__(self, replica: Replica, listen: str, max_concurrent: int) -> None:
+        """Prepares a server; `start` binds.
+
+        Args:
+            replica: The service.
+            listen: `HOST:PORT`, port 0 for a free one, or `unix:` and a path.
+            max_concurrent: Calls under way beyond which gRPC turns further ones away.
+        """
+        self._replica = replica
+        self._listen = listen
+        self._max_concurrent = max_concurrent
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Binds and serves; returns the address.
+
+        Raises:
+            SetupError: The address is taken or cannot be bound.
+        """
+        unix = self._listen.startswith("unix:")
+        caller = f"socket:{self._listen.removeprefix('unix:')}" if unix else "local"
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=self._max_concurrent)
+        server.add_generic_rpc_handlers((Methods(self._replica, caller).handlers(),))
+        guarded = Guarded(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it registers, and that is all
+        _add_reflection(guarded)
+        await self._show_health()
+        address = self._bind_unix(server) if unix else self._bind_tcp(server)
+        await server.start()
+        self._server = server
+        self._watch = asyncio.create_task(self._keep_health())
+        return address
+
+    async def stop(self, grace: float) -> None:
+        """Says NOT_SERVING, takes no further calls, and lets those under way finish.
+
+        Args:
+            grace: Seconds after which what is still under way is cut off.
+        """
+        await self._health.enter_graceful_shutdown()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop(grace)
+        if self._listen.startswith("unix:"):
+            with contextlib.suppress(OSError):
+                os.unlink(self._listen.removeprefix("unix:"))  # noqa: PTH108  no Path on a loop
+
+    def _bind_tcp(self, server: grpc.aio.Server) -> str:
+        host = self._listen.rpartition(":")[0]
+        try:
+            port = server.add_insecure_port(self._listen)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise SetupError(
+                f"cannot listen on {self._listen}; is another server there? Set KEYFOLD_LISTEN to "
+                "another port, or to port 0 for a free one"
+            )
+        return f"{host}:{port}"
+
+    def _bind_unix(self, server: grpc.aio.Server) -> str:
+        path = self._listen.removeprefix("unix:")
+        if _answers(path):
+            raise SetupError(
+                f"another server listens on {path}; end it, or set KEYFOLD_LISTEN to another path"
+            )
+        # Who may call is decided by the socket's permissions (protocol 7): its owner alone, from
+        # the moment that it exists.
+        before = os.umask(0o177)
+        try:
+            bound = server.add_insecure_port(self._listen)
+        except RuntimeError:
+            bound = 0
+        finally:
+            os.umask(before)
+        if not bound:
+            raise SetupError(f"cannot listen on {path}; can its folder be written?")
+        return self._listen
+
+    async def _keep_health(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_AT_HEALTH)
+            await self._show_health()
+
+    async def _show_health(self) -> None:
+        serving = self._replica.changes.serving
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serving
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+
+def _answers(path: str) -> bool:
+    """Says whether a server listens on a unix socket; one that died leaves only the file."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
+class _Pool:
+    """A descriptor pool that finds methods, which Python's own does not.
+
+    Without it `grpcurl describe Service.Method` and ghz fail.
+    """
+
+    def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802  the pool's name
+        """Finds a symbol's file; a method is where its service is."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            found = self._pool.FindServiceByName(service)
+            if method not in found.methods_by_name:
+                raise
+            return found.file
+
+
+def _add_reflection(server: Guarded) -> None:
+    """Adds reflection under both of its names; the messages of the two are the same."""
+    names = (
+        SERVICE,
+        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+        reflection.SERVICE_NAME,
+        _V1_REFLECTION,
+    )
+    servicer = reflection.aio.ReflectionServicer(names, pool=_Pool(descriptor_pool.Default()))
+    for name in (reflection.SERVICE_NAME, _V1_REFLECTION):
+        server.add_registered_method_handlers(
+            name,
+            {
+                "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                    servicer.ServerReflectionInfo,
+                    reflection_pb2.ServerReflectionRequest.FromString,
+                    reflection_pb2.ServerReflectionResponse.SerializeToString,
+                )
+            },
+        )

@@ -1,0 +1,90 @@
+"""Errors on the wire: one table from the branches of the error tree to gRPC codes."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from keyfold_server.domain import errors
+
+DOMAIN: Final = "keyfold"
+"""`ErrorInfo.domain` of every error of ours."""
+
+CODES: Final[dict[type[errors.KeyfoldError], grpc.StatusCode]] = {
+    errors.InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.StateError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ConflictError: grpc.StatusCode.ABORTED,
+    # Not PERMISSION_DENIED, which is for Keyfold's own callers.
+    errors.RefusedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ThrottledError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.CouldNotTellError: grpc.StatusCode.UNAVAILABLE,
+    errors.KekMismatchError: grpc.StatusCode.DATA_LOSS,
+    errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.RowNotAuthenticError: grpc.StatusCode.DATA_LOSS,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""The nearest class on an error's way up the tree decides."""
+
+INTERNAL: Final = "INTERNAL"
+"""The reason of an error that is none of ours; its text stays in the server's log."""
+
+
+def code_of(error: type[errors.KeyfoldError]) -> grpc.StatusCode:
+    """Returns the gRPC code of an error class."""
+    for branch in error.__mro__:
+        code = CODES.get(branch)
+        if code is not None:
+            return code
+    return grpc.StatusCode.INTERNAL
+
+
+def to_status(error: errors.KeyfoldError) -> Status:
+    """Returns an error as callers get it, for a whole call or for one item of a batch."""
+    facts = {
+        "source": error.source,
+        "cluster": error.cluster,
+        "region": error.region,
+        "provider_request_id": error.provider_request_id,
+        "missing_permission": error.missing_permission,
+    }
+    metadata = {name: value for name, value in facts.items() if value}
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
+    if error.retry_after is not None:
+        wait = Duration()
+        wait.FromMilliseconds(max(1, int(error.retry_after * 1000)))
+        details.append(RetryInfo(retry_delay=wait))
+    if error.field is not None:
+        violation = BadRequest.FieldViolation(
+            field=error.field, description=error.message, reason=error.reason
+        )
+        details.append(BadRequest(field_violations=[violation]))
+    return _status(code_of(type(error)), error.message, details)
+
+
+def internal_status() -> tuple[Status, str]:
+    """Returns the answer to an unexpected exception, and the incident id that joins it to the log.
+
+    Nothing of the exception's text is in it: that may hold what a caller sent.
+    """
+    incident = secrets.token_hex(8)
+    info = ErrorInfo(
+        reason=INTERNAL, domain=DOMAIN, metadata={"source": "keyfold", "incident": incident}
+    )
+    message = f"an unexpected error; the server's log says more under incident {incident}"
+    return _status(grpc.StatusCode.INTERNAL, message, [info]), incident
+
+
+def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> Status:
+    status = Status(code=code.value[0], message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status

@@ -1,0 +1,239 @@
+"""Clusters: enabling them and adding regions, all of a request's regions or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from keyfold_server.domain.cluster import (
+    MAX_REGIONS,
+    Cluster,
+    Region,
+    created,
+    existing,
+    with_regions,
+)
+from keyfold_server.domain.errors import (
+    ClusterExistsError,
+    KeySpecMissingError,
+    OrganizationMismatchError,
+    RegionExistsError,
+    RegionMismatchError,
+    TooManyRegionsError,
+)
+from keyfold_server.domain.keyspec import (
+    KeySpec,
+    RegionPolicy,
+    RegionSpec,
+    check_name,
+    check_regions,
+)
+from keyfold_server.domain.lifecycle import Action, after
+from keyfold_server.service.health import HealthBook
+from keyfold_server.service.kms import Kms
+from keyfold_server.service.mutations import Ask, Done, Mutations
+from keyfold_server.service.proofs import Proofs, by_region
+
+
+@dataclass(frozen=True, slots=True)
+class Enabling:
+    """The request of Enable and of AddRegions.
+
+    Attributes:
+        cluster: The cluster's name.
+        organization: The customer's organization, or None.
+        regions: All regions that are meant; empty: those of the specs.
+        specs: One per region.
+        validate_only: Prove the keys, store nothing.
+    """
+
+    cluster: str
+    organization: str | None
+    regions: tuple[str, ...]
+    specs: tuple[RegionSpec, ...]
+    validate_only: bool
+
+
+class Clusters:
+    """Carries out Enable and AddRegions."""
+
+    def __init__(
+        self,
+        mutations: Mutations,
+        kms: Kms,
+        proofs: Proofs,
+        health: HealthBook,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Joins the changes to key services and store."""
+        self._mutations = mutations
+        self._kms = kms
+        self._proofs = proofs
+        self._health = health
+        self._random = random
+
+    async def enable(self, ask: Ask, wanted: Enabling) -> Done:
+        """Gives a cluster its keys; the same specs again change nothing.
+
+        Raises:
+            ClusterExistsError: It is enabled with other specs.
+            RevokedError: It exists, and a region of it is revoked.
+            KmsError: A key could not be proven; nothing was stored.
+        """
+        specs = _checked(wanted)
+        return await self._mutations.run(ask, lambda: self._enable(ask, wanted, specs), lambda d: d)
+
+    async def add_regions(self, ask: Ask, wanted: Enabling) -> Done:
+        """Gives keys to further regions; a region given again with the same spec is no change.
+
+        Raises:
+            ClusterNotFoundError: There is no such cluster.
+            RegionExistsError: A region has another spec.
+            KmsError: A key could not be proven; nothing was stored.
+        """
+        specs = _checked(wanted)
+        return await self._mutations.run(ask, lambda: self._add(ask, wanted, specs), lambda d: d)
+
+    async def _enable(self, ask: Ask, wanted: Enabling, specs: dict[str, KeySpec]) -> Done:
+        current = await self._mutations.cluster(wanted.cluster)
+        if current is not None:
+            return _enabled_before(current, wanted)
+        now = self._mutations.now()
+        regions = await self._make(wanted, specs, now)
+        new = Cluster(
+            self._random(16), wanted.cluster, wanted.organization, 0, 1, regions, now, now
+        )
+        return await self._store(ask, wanted, new, regions, current)
+
+    async def _add(self, ask: Ask, wanted: Enabling, specs: dict[str, KeySpec]) -> Done:
+        current = existing(await self._mutations.cluster(wanted.cluster), wanted.cluster)
+        if wanted.organization not in (None, current.organization):
+            raise OrganizationMismatchError(
+                f"cluster {current.name} belongs to another organization",
+                cluster=current.name,
+                field="organization",
+            )
+        there = {region.name for region in current.regions}
+        for spec in wanted.specs:
+            if spec.region in there and not _same(current.region(spec.region), spec):
+                raise RegionExistsError(
+                    f"region {spec.region} has another key spec or policy; change it with Rotate",
+                    cluster=current.name,
+                    region=spec.region,
+                )
+        specs = {name: spec for name, spec in specs.items() if name not in there}
+        if not specs:
+            return Done(current)
+        _check_count(len(there) + len(specs))
+        added = await self._make(wanted, specs, self._mutations.now(), current)
+        return await self._store(ask, wanted, None, added, current)
+
+    async def _make(
+        self,
+        wanted: Enabling,
+        specs: dict[str, KeySpec],
+        now: int,
+        current: Cluster | None = None,
+    ) -> tuple[Region, ...]:
+        """Proves every key and makes the regions, sorted by name."""
+        organization = wanted.organization if current is None else current.organization
+        policies = {spec.region: spec.policy or RegionPolicy() for spec in wanted.specs}
+
+        async def make(name: str, spec: KeySpec) -> Region:
+            state = after(None, Action.ENABLE, cluster=wanted.cluster, region=name)
+            root = await self._kms.resolve(spec, name)
+            first = await self._proofs.fresh(wanted.cluster, organization, name, root, 1, now)
+            return Region(name, state, now, spec, policies[name], (first,))
+
+        made = await by_region(
+            {name: make(name, specs[name]) for name in sorted(specs)}, wanted.cluster
+        )
+        return tuple(made.values())
+
+    async def _store(
+        self,
+        ask: Ask,
+        wanted: Enabling,
+        new: Cluster | None,
+        regions: Sequence[Region],
+        current: Cluster | None,
+    ) -> Done:
+        """Commits, or answers what would be."""
+        if new is not None:
+            decide = created(new)
+        else:
+            seen = existing(current, wanted.cluster)
+            decide = with_regions(seen, regions, self._mutations.now())
+        if wanted.validate_only:
+            return Done(decide(current))
+        done = await self._mutations.commit(ask, decide)
+        for region in regions:
+            self._health.succeeded(region.newest)
+            self._health.wrapping(region.newest, None)
+        return done
+
+
+def _checked(wanted: Enabling) -> dict[str, KeySpec]:
+    """Returns the key specs by region, once the request is whole in itself."""
+    check_name(wanted.cluster, "cluster")
+    if wanted.organization is not None:
+        check_name(wanted.organization, "organization")
+    check_regions(wanted.regions, "regions")
+    check_regions((spec.region for spec in wanted.specs), "region_specs")
+    specs = {spec.region: spec.key_spec for spec in wanted.specs if spec.key_spec is not None}
+    named = wanted.regions or tuple(spec.region for spec in wanted.specs)
+    missing = [region for region in named if region not in specs]
+    if missing or not named:
+        raise KeySpecMissingError(
+            f"no key spec for region {', '.join(missing)}; give one for each region"
+            if missing
+            else "no region is named; give one region spec for each region of the cluster",
+            cluster=wanted.cluster,
+            region=missing[0] if missing else None,
+            field="region_specs",
+        )
+    for index, spec in enumerate(wanted.specs):
+        if spec.region not in named:
+            raise RegionMismatchError(
+                f"region_specs names {spec.region}, which regions does not list",
+                cluster=wanted.cluster,
+                region=spec.region,
+                field=f"region_specs[{index}].region",
+            )
+    _check_count(len(named))
+    return specs
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_REGIONS:
+        raise TooManyRegionsError(
+            f"a cluster has at most {MAX_REGIONS} regions, not {count}", field="region_specs"
+        )
+
+
+def _same(region: Region, spec: RegionSpec) -> bool:
+    return region.key_spec == spec.key_spec and spec.policy in (None, region.policy)
+
+
+def _enabled_before(current: Cluster, wanted: Enabling) -> Done:
+    """Answers an Enable of a cluster that exists (protocol section 7)."""
+    for region in current.regions:
+        after(region.state, Action.ENABLE, cluster=current.name, region=region.name)
+    given = {spec.region: spec for spec in wanted.specs}
+    differing = sorted(
+        {region.name for region in current.regions}.symmetric_difference(given)
+        | {
+            region.name
+            for region in current.regions
+            if region.name in given and not _same(region, given[region.name])
+        }
+    )
+    if differing or wanted.organization != current.organization:
+        what = f"region {', '.join(differing)}" if differing else "its organization"
+        raise ClusterExistsError(
+            f"cluster {current.name} is enabled and differs in {what}; change keys with Rotate, "
+            "add regions with AddRegions",
+            cluster=current.name,
+        )
+    return Done(current)

@@ -1,0 +1,126 @@
+"""What this replica has seen of root keys and KEKs, on its way to the store.
+
+Observations, not decisions (protocol S7): they are written now and then, in plain upserts, and
+cost no rotation its turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from keyfold_server.domain.cluster import Generation, Wrap
+from keyfold_server.domain.errors import CouldNotTellError, KmsError, RefusedError
+from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.storage import Storage
+
+
+def root_subject(wrap: Wrap) -> str:
+    """Returns the subject of a root key version."""
+    return f"root:{wrap.root_id}"
+
+
+def kek_subject(generation: Generation) -> str:
+    """Returns the subject of a KEK."""
+    return f"kek:{generation.kek_id.hex()}"
+
+
+def merged(old: Observation | None, new: Observation) -> Observation:
+    """Returns what is known after a new observation: what it does not say stays."""
+    if old is None or old.last_check > new.last_check:
+        return new if old is None else old
+    return replace(
+        new,
+        since=old.since if old.health is new.health else new.since,
+        last_success=new.last_success or old.last_success,
+        can_wrap=old.can_wrap if new.can_wrap is None else new.can_wrap,
+    )
+
+
+class HealthBook:
+    """Observations that the store does not have yet, merged by subject."""
+
+    def __init__(self, clock: Clock, storage: Storage) -> None:
+        """Makes an empty book."""
+        self._clock = clock
+        self._storage = storage
+        self._new: dict[str, Observation] = {}
+
+    def succeeded(self, generation: Generation) -> None:
+        """Notes that a KEK was unwrapped: good for its root key, and for itself."""
+        for subject in (root_subject(generation.current), kek_subject(generation)):
+            now = self._now()
+            self._note(
+                Observation(subject, Health.HEALTHY, now, now, last_success=now, can_unwrap=True)
+            )
+
+    def failed(self, generation: Generation, error: KmsError) -> Observation:
+        """Notes that a KEK could not be unwrapped; returns what that says of its root key.
+
+        A refusal speaks for the root key and, until its own unwrap succeeds, for the KEK; an
+        outage for the root key alone; a mismatch for the KEK alone (protocol F4).
+        """
+        now = self._now()
+        seen = Observation(
+            root_subject(generation.current),
+            Health.of(error),
+            now,
+            now,
+            message=error.message,
+            request_id=error.provider_request_id or "",
+            can_unwrap=None if isinstance(error, CouldNotTellError) else False,
+        )
+        if isinstance(error, RefusedError | CouldNotTellError):
+            self._note(seen)
+        if not isinstance(error, CouldNotTellError):
+            self._note(replace(seen, subject=kek_subject(generation)))
+        return seen
+
+    def wrapping(self, generation: Generation, error: KmsError | None) -> None:
+        """Notes whether the root key wraps; alone it does not make a key unhealthy (F5)."""
+        subject = root_subject(generation.current)
+        now = self._now()
+        old = self._new.get(subject)
+        seen = old or Observation(subject, Health.HEALTHY, now, now, last_success=now)
+        if error is None:
+            self._note(replace(seen, can_wrap=True))
+        elif not isinstance(error, CouldNotTellError):
+            self._note(
+                replace(
+                    seen,
+                    can_wrap=False,
+                    message=f"wrapping: {error.message}",
+                    request_id=error.provider_request_id or "",
+                )
+            )
+
+    async def known(self, subjects: list[str]) -> dict[str, Observation]:
+        """Returns what the store and this replica know of some subjects."""
+        stored = await self._storage.run(self._storage.store.observations, subjects)
+        for subject in subjects:
+            new = self._new.get(subject)
+            if new is not None:
+                stored[subject] = merged(stored.get(subject), new)
+        return stored
+
+    async def flush(self) -> None:
+        """Writes what is new to the store; what it cannot take is kept for the next time."""
+        taken, self._new = self._new, {}
+        try:
+            stored = await self._storage.run(self._storage.store.observations, list(taken))
+            both = [merged(stored.get(subject), new) for subject, new in taken.items()]
+            await self._storage.run(self._storage.store.observe, both)
+        except Exception:
+            self._new = taken | self._new
+            raise
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to write."""
+        return bool(self._new)
+
+    def _note(self, new: Observation) -> None:
+        self._new[new.subject] = merged(self._new.get(new.subject), new)
+
+    def _now(self) -> int:
+        return int(self._clock.wall() * 1000)

@@ -1,0 +1,275 @@
+"""Calls to customers' key services: admitted, bounded, in threads (protocol W1, W2, C4).
+
+Before a call reaches its provider's threads it passes a gate per root key and one per account, so
+that a customer whose KMS hangs holds a few threads and no more. A place is given back when the
+thread returns, not when somebody stops waiting for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    InvalidKeySpecError,
+    KeyfoldError,
+    OverloadedError,
+    UnknownProviderError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RootKey
+from keyfold_server.domain.ports import (
+    Authenticates,
+    Clock,
+    DescribesKeys,
+    KeyDescription,
+    KeyProvider,
+    Unwrapped,
+    Wrapped,
+)
+
+_R = TypeVar("_R")
+
+log = logging.getLogger(__name__)
+
+AT_ONCE_PER_KEY: Final = 4
+"""Calls under way for one root key."""
+
+AT_ONCE_PER_ACCOUNT: Final = 8
+"""Calls under way for one account: a quarter of its provider's threads."""
+
+THREADS: Final = 32
+"""Threads of one provider."""
+
+WAITING: Final = 1_000
+"""Calls that may wait at one gate before further ones are turned away."""
+
+_LATE: Final = 0.5
+"""Seconds beyond the budget after which a thread is no longer waited for: a hang in a name
+look-up or a lost socket heeds no timeout."""
+
+
+class _Gate:
+    """A number of places, and how many calls have one or wait for one."""
+
+    __slots__ = ("at_once", "name", "places", "users")
+
+    def __init__(self, name: tuple[str, ...], at_once: int) -> None:
+        self.name = name
+        self.at_once = at_once
+        self.places = asyncio.Semaphore(at_once)
+        self.users = 0
+
+
+class Kms:
+    """Every customer's KMS, behind the gates."""
+
+    def __init__(
+        self,
+        providers: Callable[[str], KeyProvider],
+        platform: Callable[[str], RootKey | None],
+        clock: Clock,
+        budget: float,
+    ) -> None:
+        """Joins the gates to the providers.
+
+        Args:
+            providers: A provider by its type; raises UnknownProviderError. May import an SDK, so
+                it is called in a thread.
+            platform: The vendor's own key of a region, or None.
+            clock: Monotonic time.
+            budget: Seconds that one call may take, waiting at the gates included.
+        """
+        self._providers = providers
+        self._platform = platform
+        self._clock = clock
+        self._budget = budget
+        self._gates: dict[tuple[str, ...], _Gate] = {}
+        self._made: dict[str, KeyProvider] = {}
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+
+    async def resolve(self, spec: KeySpec, region: str) -> RootKey:
+        """Returns the root key that a spec means in a region, in canonical form; asks no KMS.
+
+        Raises:
+            InvalidKeySpecError: It does not fit its provider, or is PLATFORM where the server
+                has no such key.
+            UnknownProviderError: No provider of its type.
+        """
+        root = RootKey(spec.type, spec.uri, spec.principal, spec.options)
+        if spec.type == PLATFORM:
+            platform = self._platform(region)
+            if platform is None:
+                raise InvalidKeySpecError(
+                    f"this server has no platform key for region {region}; give the region a key "
+                    "of its own, or set KEYFOLD_PLATFORM_KEY",
+                    field="key_spec.type",
+                )
+            root = platform
+        provider = await self._provider(root.type)
+        return provider.canonical(root)
+
+    async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
+        """Wraps under the newest version of a root key; raises as the provider port says."""
+        return await self._call(
+            root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
+        )
+
+    async def unwrap(
+        self, root: RootKey, key_version: str, ciphertext: bytes, binding: Binding
+    ) -> Unwrapped:
+        """Opens what `wrap` returned; raises as the provider port says."""
+        return await self._call(
+            root, lambda p, budget: p.unwrap(root, key_version, ciphertext, binding, budget=budget)
+        )
+
+    async def authenticate(self, root: RootKey) -> bool:
+        """Proves the credential; returns False where the provider has no such step."""
+
+        def step(provider: KeyProvider, budget: float) -> bool:
+            if not isinstance(provider, Authenticates):
+                return False
+            provider.authenticate(root, budget=budget)
+            return True
+
+        return await self._call(root, step)
+
+    async def describe(self, root: RootKey) -> KeyDescription | None:
+        """Describes the key; returns None where the provider has no such step."""
+
+        def step(provider: KeyProvider, budget: float) -> KeyDescription | None:
+            return (
+                provider.describe(root, budget=budget)
+                if isinstance(provider, DescribesKeys)
+                else None
+            )
+
+        return await self._call(root, step)
+
+    def close(self) -> None:
+        """Lets the threads end; those that hang are not waited for."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _provider(self, type_: str) -> KeyProvider:
+        """Returns a provider; the first time in a thread, since an SDK's import takes seconds."""
+        provider = self._made.get(type_)
+        if provider is None:
+            loop = asyncio.get_running_loop()
+            provider = await loop.run_in_executor(None, self._providers, type_)
+            self._made[type_] = provider
+        return provider
+
+    async def _call(self, root: RootKey, work: Callable[[KeyProvider, float], _R]) -> _R:
+        """Carries out one call behind both gates."""
+        try:
+            provider = await self._provider(root.type)
+        except UnknownProviderError as error:
+            # A stored key's provider is gone from the server, which says nothing about the key.
+            raise UnreachableError(
+                f"this server cannot call {root.type}: {error.message}"
+            ) from None
+        ends = self._clock.monotonic() + self._budget
+        gates = self._enter(
+            (
+                (("key", root.type, root.uri, root.principal), AT_ONCE_PER_KEY),
+                (("account", root.type, provider.account(root)), AT_ONCE_PER_ACCOUNT),
+            )
+        )
+        held: list[_Gate] = []
+        future: Future[_R] | None = None
+        try:
+            async with asyncio.timeout(self._budget):
+                for gate in gates:
+                    await gate.places.acquire()
+                    held.append(gate)
+            future = self._pool(root.type).submit(self._work, provider, work, ends)
+            self._leave_after(future, gates)
+            return await asyncio.wait_for(
+                asyncio.shield(asyncio.wrap_future(future)),
+                max(0.0, ends - self._clock.monotonic()) + _LATE,
+            )
+        except TimeoutError:
+            raise self._no_answer(started=future is not None) from None
+        finally:
+            if future is None:
+                self._leave(gates, held)
+
+    def _no_answer(self, *, started: bool) -> KeyfoldError:
+        if started:
+            return UnreachableError(
+                f"the KMS gave no answer within {self._budget:g} seconds; try again"
+            )
+        return OverloadedError(
+            "too many calls to this root key or account are under way; try again", retry_after=1.0
+        )
+
+    def _work(
+        self, provider: KeyProvider, work: Callable[[KeyProvider, float], _R], ends: float
+    ) -> _R:
+        """Runs in the provider's thread; whatever it raises is of the tree."""
+        budget = ends - self._clock.monotonic()
+        if budget <= 0:
+            raise OverloadedError(
+                "the call waited for a thread until its time was up; try again", retry_after=1.0
+            )
+        try:
+            return work(provider, budget)
+        except KeyfoldError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever an SDK may raise
+            # Only its type: an SDK's text may hold what was sent.
+            incident = secrets.token_hex(8)
+            log.error(  # noqa: TRY400  the traceback would hold the text
+                "provider %s failed unexpectedly with %s, incident %s",
+                type(provider).__name__,
+                type(error).__name__,
+                incident,
+            )
+            raise UnreachableError(
+                f"the provider failed unexpectedly; the server's log says more under {incident}"
+            ) from None
+
+    def _pool(self, type_: str) -> ThreadPoolExecutor:
+        pool = self._pools.get(type_)
+        if pool is None:
+            pool = self._pools[type_] = ThreadPoolExecutor(THREADS, f"kms-{type_.lower()}")
+        return pool
+
+    def _enter(self, wanted: tuple[tuple[tuple[str, ...], int], ...]) -> list[_Gate]:
+        """Stands in line at each gate, or at none where a line is too long."""
+        gates = []
+        for name, at_once in wanted:
+            gate = self._gates.get(name) or _Gate(name, at_once)
+            if gate.users >= at_once + WAITING:
+                raise OverloadedError(
+                    "too many calls wait for this root key or account; try again", retry_after=1.0
+                )
+            gates.append(gate)
+        for gate in gates:
+            gate.users += 1
+            self._gates[gate.name] = gate
+        return gates
+
+    def _leave(self, gates: list[_Gate], held: list[_Gate]) -> None:
+        for gate in held:
+            gate.places.release()
+        for gate in gates:
+            gate.users -= 1
+            if not gate.users:
+                self._gates.pop(gate.name, None)
+
+    def _leave_after(self, future: Future[_R], gates: list[_Gate]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def done(_: Future[_R]) -> None:
+            # A loop that is closed has no gates to give back.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._leave, gates, gates)
+
+        future.add_done_callback(done)

@@ -1,0 +1,406 @@
+"""Loads: how clusters and KEKs come into memory, and how root keys stay fresh.
+
+A load belongs to the service, not to the call that began it (protocol W1): callers wait under
+their own deadlines, and one who gives up cancels nothing. Callers who lack the same thing share
+one load, but never one that was overtaken: a load remembers the view and the root key's count of
+voids that it began under, and one that ends in another world is thrown away (protocol R2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Final, TypeVar
+
+from keyfold_server.domain.cluster import Cluster, Generation, existing
+from keyfold_server.domain.envelope import Kek
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    DeadlineError,
+    KekMismatchError,
+    KeyfoldError,
+    RefusedError,
+    ThrottledError,
+)
+from keyfold_server.domain.health import Observation
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.data_plane import Call, Need
+from keyfold_server.service.health import HealthBook
+from keyfold_server.service.keys import KeyCache, OpenKek, Refusal, RegionView, RootState, View
+from keyfold_server.service.kms import Kms
+from keyfold_server.service.storage import Storage
+from keyfold_server.service.timing import Timing
+
+_T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
+
+REFRESH_AT: Final = 0.8
+"""Part of the TTL after which a root key in use is asked again, less up to a tenth of it."""
+
+_BACKOFF: Final = (0.5, 5.0)
+"""First and longest pause, in seconds, before a KMS that could not be asked is asked again."""
+
+_LONGEST_HINT: Final = 30.0
+"""Seconds; a KMS that asks for a longer pause is asked earlier all the same."""
+
+Spread = Callable[[str, Observation], None]
+"""Tells the other replicas, through the store, that a root key was refused."""
+
+
+class _Flight:
+    """A load under way."""
+
+    __slots__ = ("began", "task", "view", "voids")
+
+    def __init__(
+        self,
+        task: asyncio.Task[OpenKek | KeyfoldError | None],
+        began: float,
+        view: View,
+        voids: int,
+    ) -> None:
+        self.task = task
+        self.began = began
+        self.view = view
+        self.voids = voids
+
+
+class _Read:
+    """A cluster being read from the store."""
+
+    __slots__ = ("began", "task")
+
+    def __init__(self, task: asyncio.Task[Cluster | None], began: float) -> None:
+        self.task = task
+        self.began = began
+
+
+class Loads:
+    """Brings into memory what calls lack, and keeps what is used fresh."""
+
+    def __init__(
+        self,
+        cache: KeyCache,
+        kms: Kms,
+        storage: Storage,
+        health: HealthBook,
+        clock: Clock,
+        timing: Timing,
+        spread: Spread,
+    ) -> None:
+        """Joins the loads to memory, KMS and store."""
+        self._cache = cache
+        self._kms = kms
+        self._storage = storage
+        self._health = health
+        self._clock = clock
+        self._timing = timing
+        self._spread = spread
+        self._reads: dict[str, _Read] = {}
+        self._flights: dict[str | bytes, _Flight] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._due: list[tuple[float, str]] = []
+        self._earlier = asyncio.Event()
+
+    # What calls lack
+
+    async def satisfy(self, needs: Sequence[Need], call: Call, deadline: float) -> None:
+        """Fetches what a call lacks; what cannot be had by its deadline is noted as failed.
+
+        Args:
+            needs: What the core asked for.
+            call: The call, which is told of failures and of KEKs that are its own.
+            deadline: Monotonic seconds until which to wait; the loads themselves go on.
+        """
+        waiters = {asyncio.ensure_future(self._meet(need, call)): need for need in needs}
+        left = max(0.0, deadline - self._clock.monotonic())
+        done, late = await asyncio.wait(waiters, timeout=left)
+        for waiter in late:
+            waiter.cancel()
+            call.failed[waiters[waiter]] = DeadlineError(
+                "the deadline passed while a key was being fetched; allow more time"
+            )
+        for waiter in done:
+            waiter.result()
+
+    async def _meet(self, need: Need, call: Call) -> None:
+        try:
+            if need.kek_id:
+                await self._open(need, call)
+            else:
+                await self._read_for(need.cluster, call)
+        except KeyfoldError as error:
+            call.failed[need] = error
+
+    async def _read_for(self, name: str, call: Call) -> None:
+        """Reads a cluster for a call; where it is in memory already, by a read of its own time."""
+        again = self._known(name)
+        read = self._reads.get(name)
+        if again and read is not None and read.began < call.arrived:
+            await asyncio.shield(read.task)
+            read = self._reads.get(name)
+        if read is None:
+            read = self._read(name)
+        existing(await asyncio.shield(read.task), name)
+        if read.began >= call.arrived:
+            call.read.add(name)
+
+    def _known(self, name: str) -> bool:
+        return self._cache.view(name) is not None
+
+    def _read(self, name: str) -> _Read:
+        """Starts reading a cluster into memory."""
+        read = _Read(self._own(self._storage.run(self._storage.store.cluster, name)), 0.0)
+        read.began = self._clock.monotonic()
+        self._reads[name] = read
+
+        def done(task: asyncio.Task[Cluster | None]) -> None:
+            # Whatever invalidated the cluster meanwhile has taken the read out of the table: what
+            # it saw may be from before (protocol R2).
+            if self._reads.get(name) is read:
+                del self._reads[name]
+                if not task.cancelled() and task.exception() is None:
+                    cluster = task.result()
+                    if cluster is None:
+                        self._cache.drop_cluster(name)
+                    else:
+                        self._cache.put_view(View(cluster, self._timing))
+
+        read.task.add_done_callback(done)
+        return read
+
+    async def _open(self, need: Need, call: Call) -> None:
+        """Opens a KEK for a call, or finds out whose it is."""
+        view = self._cache.view(need.cluster)
+        if view is None:
+            return
+        found = view.keks.get(need.kek_id)
+        if found is None:
+            owner = await self._storage.run(self._storage.store.owner_of, need.kek_id)
+            if owner == need.cluster:
+                call.read.discard(need.cluster)
+            else:
+                call.owners[need.kek_id] = owner
+            return
+        region, generation = found
+        if region.ttl == 0:
+            # No single flight at TTL 0: the KMS's own log shows each call (protocol F1).
+            outcome = await asyncio.shield(self._own(self._load(view, region, generation)))
+        else:
+            outcome = await asyncio.shield(self._flight(view, region, generation).task)
+        if isinstance(outcome, KeyfoldError):
+            call.failed[need] = outcome
+        elif outcome is not None and outcome.began >= call.arrived:
+            call.own[need.kek_id] = outcome
+
+    # Loads
+
+    def _flight(self, view: View, region: RegionView, generation: Generation) -> _Flight:
+        """Joins or starts the load of a KEK, or of another that proves the same root key."""
+        root = self._cache.root(generation.current.root_id)
+        # A KEK in memory lacks only a proof, and any load under its root key brings one.
+        key = root.root_id if generation.kek_id in view.open else generation.kek_id
+        flight = self._flights.get(key)
+        if (
+            flight is not None
+            and flight.voids == root.voids
+            and self._cache.holds(flight.view)
+            and not flight.task.done()
+        ):
+            return flight
+        began = self._clock.monotonic()
+        task = self._own(self._load(view, region, generation))
+        flight = self._flights[key] = _Flight(task, began, view, root.voids)
+
+        def done(_: asyncio.Task[OpenKek | KeyfoldError | None]) -> None:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+        task.add_done_callback(done)
+        return flight
+
+    async def _load(
+        self, view: View, region: RegionView, generation: Generation
+    ) -> OpenKek | KeyfoldError | None:
+        """Unwraps a KEK; None where it was overtaken and the call must look again."""
+        wrap = generation.current
+        root = self._cache.root(wrap.root_id)
+        voids = root.voids
+        binding = view.cluster.binding(region.region.name, generation)
+        began = self._clock.monotonic()
+        try:
+            unwrapped = await self._kms.unwrap(
+                wrap.root, wrap.key_version, wrap.ciphertext or b"", binding
+            )
+            key = binding.open_payload(unwrapped.plaintext)
+        except (RefusedError, KekMismatchError) as error:
+            return await self._refused(view, region, generation, error)
+        except CouldNotTellError as error:
+            self._could_not_tell(root, generation, began, error)
+            return error
+        except KeyfoldError as error:
+            return error
+        kek = Kek(generation.kek_id, view.cluster.name, region.region.name, generation.number, key)
+        if not self._cache.holds(view) or root.voids != voids:
+            return None
+        opened = OpenKek(kek, view, region, root, began)
+        root.proven(began)
+        view.refused.pop(generation.kek_id, None)
+        self._health.succeeded(generation)
+        if region.ttl > 0:
+            self._cache.put_kek(opened)
+            self._refresh_later(root)
+        return opened
+
+    async def _refused(
+        self,
+        view: View,
+        region: RegionView,
+        generation: Generation,
+        error: RefusedError | KekMismatchError,
+    ) -> KeyfoldError | None:
+        """Takes a refusal for what it is, unless the row was changed meanwhile (protocol F3)."""
+        name = view.cluster.name
+        try:
+            current = await asyncio.shield(self._read(name).task)
+        except KeyfoldError:
+            # The store cannot say that the row changed, so the KMS's no stands: closed, not open.
+            current = view.cluster
+        if not self._cache.holds(view) or current is None:
+            return None
+        if current.version != view.cluster.version or current.uid != view.cluster.uid:
+            return None
+        error = error.at(cluster=name, region=region.region.name)
+        root = self._cache.root(generation.current.root_id)
+        until = self._clock.monotonic() + self._timing.refusal_memory
+        known = generation.kek_id in view.refused
+        view.refused[generation.kek_id] = Refusal(error, until)
+        self._cache.drop_kek(view, generation.kek_id)
+        seen = self._health.failed(generation, error)
+        if isinstance(error, RefusedError) and not known:
+            # Once for each KEK: one that its own context condemns must not flush the others
+            # again and again (protocol F4).
+            log.warning("the KMS refuses %s/%s: %s", name, region.region.name, error.reason)
+            self._cache.drop_root(root)
+            if not root.spread:
+                root.spread = True
+                self._spread(root.root_id, seen)
+        return error
+
+    def _could_not_tell(
+        self, root: RootState, generation: Generation, began: float, error: CouldNotTellError
+    ) -> None:
+        """Remembers that a KMS could not be asked, and when to ask again (protocol W2)."""
+        if root.proof >= began:
+            return
+        self._health.failed(generation, error)
+        if root.unknown is None:
+            log.warning("the KMS of %s could not be asked: %s", root.root_id, error.reason)
+        first, longest = _BACKOFF
+        pause = min(longest, first * 2**root.failures) * random.uniform(0.75, 1.0)  # noqa: S311
+        if isinstance(error, ThrottledError) and error.retry_after is not None:
+            pause = min(max(error.retry_after, first), _LONGEST_HINT)
+        root.failures = min(root.failures + 1, 10)
+        root.unknown = error
+        root.unknown_until = self._clock.monotonic() + pause
+        self._look_at(root, root.unknown_until)
+
+    # Freshness
+
+    def wanted(self, opened: OpenKek, now: float) -> None:
+        """Has a root key asked again whose KEK just served on grace, unless it is too early."""
+        if now >= opened.root.unknown_until:
+            self._refresh(opened)
+
+    async def keep_fresh(self) -> None:
+        """Refreshes root keys in use ahead of their expiry, and drops what ran out; for ever."""
+        while True:
+            now = self._clock.monotonic()
+            pause = self._due[0][0] - now if self._due else 60.0
+            if pause > 0:
+                self._earlier.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._earlier.wait(), pause)
+            self.look(self._clock.monotonic())
+
+    def look(self, now: float) -> None:
+        """Looks at every root key that is due."""
+        while self._due and self._due[0][0] <= now:
+            due, root_id = heapq.heappop(self._due)
+            root = self._cache.known_root(root_id)
+            if root is not None and root.due == due:
+                self._look_at_one(root, now)
+
+    def _look_at_one(self, root: RootState, now: float) -> None:
+        used, root.used = root.used, None
+        if used is not None:
+            self._refresh(used)
+            return
+        # Idle: it stays while an outage might need it, and not longer.
+        ends = root.proof + max((o.ttl + o.grace for o in root.open), default=0.0)
+        if ends > now:
+            self._look_at(root, ends)
+        else:
+            self._cache.close_root(root)
+            if root.unknown_until <= now:
+                self._cache.forget_root(root)
+            else:
+                self._look_at(root, root.unknown_until)
+
+    def _refresh(self, opened: OpenKek) -> None:
+        """Starts a load that proves a root key, if the KEK is still in memory."""
+        found = opened.view.keks[opened.kek.kek_id]
+        if self._cache.holds(opened.view) and opened.view.open.get(opened.kek.kek_id) is opened:
+            self._flight(opened.view, *found)
+
+    def _refresh_later(self, root: RootState) -> None:
+        ttl = min((o.ttl for o in root.open), default=0.0)
+        self._look_at(root, root.proof + ttl * REFRESH_AT * random.uniform(0.9, 1.0))  # noqa: S311
+
+    def _look_at(self, root: RootState, due: float) -> None:
+        root.due = due
+        if not self._due or due < self._due[0][0]:
+            self._earlier.set()
+        heapq.heappush(self._due, (due, root.root_id))
+
+    # Invalidation
+
+    def invalidate(self, cluster: str) -> None:
+        """Drops a cluster that was changed: its view, its KEKs, and reads that may be older."""
+        self._reads.pop(cluster, None)
+        self._cache.drop_cluster(cluster)
+
+    def root_refused(self, root_id: str) -> None:
+        """Drops every KEK under a root key that another replica saw refused (protocol F2)."""
+        root = self._cache.known_root(root_id)
+        if root is not None:
+            self._cache.drop_root(root)
+
+    def drop_all(self) -> None:
+        """Drops everything."""
+        self._reads.clear()
+        self._cache.drop_all()
+
+    # Tasks of the service
+
+    def _own(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
+        """Starts a task that nobody's deadline cancels."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # Whoever waited has seen it; nobody need have.
+
+    async def drain(self) -> None:
+        """Waits for the loads under way, which are bounded by the provider's budget."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -1,0 +1,218 @@
+"""What every change of a cluster has in common: request ids, the audit trail, the commit.
+
+A change belongs to the service, not to the caller (protocol W1): who stops waiting cancels
+nothing, and what follows a commit always runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypeVar
+
+from keyfold_server.domain.cluster import Cluster, Decide, existing
+from keyfold_server.domain.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DeadlineError,
+    InvalidRequestIdError,
+    KeyfoldError,
+    KmsError,
+    RequestIdReusedError,
+    RequestInProgressError,
+    StateError,
+)
+from keyfold_server.domain.ports import Applied, AuditEvent, Change, Clock, RequestKey
+from keyfold_server.service.changes import Changes
+from keyfold_server.service.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_R = TypeVar("_R")
+
+MAX_REQUEST_ID: Final = 128
+"""Characters of a request_id."""
+
+_AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
+"""Refusals that belong in a cluster's chain: by the KMS or the state (protocol R5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for a change.
+
+    Attributes:
+        caller: Who asks.
+        rpc: The method's name.
+        cluster: The cluster's name.
+        request_id: The caller's id of the request, empty where there is none.
+        body: The parsed request, a dataclass; what a repetition is compared with.
+        deadline: Monotonic seconds until which the caller waits.
+    """
+
+    caller: str
+    rpc: str
+    cluster: str
+    request_id: str
+    body: Any
+    deadline: float
+
+    def detail(self) -> str:
+        """Returns the parsed request as JSON with sorted keys; it holds no key material."""
+        return json.dumps(asdict(self.body), sort_keys=True, separators=(",", ":"))
+
+    def key(self) -> RequestKey | None:
+        """Returns the request_id in its scope, or None where there is none.
+
+        Raises:
+            InvalidRequestIdError: It is too long or not printable ASCII.
+        """
+        if not self.request_id:
+            return None
+        if len(self.request_id) > MAX_REQUEST_ID or not (
+            self.request_id.isascii() and self.request_id.isprintable()
+        ):
+            raise InvalidRequestIdError(
+                f"request_id must be 1 to {MAX_REQUEST_ID} printable ASCII characters",
+                field="request_id",
+            )
+        digest = hashlib.sha256(self.detail().encode()).digest()
+        return RequestKey(self.caller, self.rpc, self.cluster, self.request_id, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a change ended.
+
+    Attributes:
+        cluster: As it is now, or as it would be.
+        number: The change's number, or None where nothing was changed.
+        replayed: The request_id was seen before.
+        superseded: Something later changed the cluster since.
+    """
+
+    cluster: Cluster
+    number: int | None = None
+    replayed: bool = False
+    superseded: bool = False
+
+
+class Mutations:
+    """Carries out changes, one task each."""
+
+    def __init__(self, storage: Storage, changes: Changes, clock: Clock) -> None:
+        """Joins the changes to the store and to who must learn of them."""
+        self._storage = storage
+        self._changes = changes
+        self._clock = clock
+        self._under_way: set[tuple[str, str, str, str]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def now(self) -> int:
+        """Returns milliseconds of Unix time."""
+        return int(self._clock.wall() * 1000)
+
+    async def cluster(self, name: str) -> Cluster | None:
+        """Reads a cluster from the store."""
+        return await self._storage.run(self._storage.store.cluster, name)
+
+    async def run(
+        self, ask: Ask, work: Callable[[], Coroutine[Any, Any, _R]], replay: Callable[[Done], _R]
+    ) -> _R:
+        """Carries out a change once, or answers from the state as it is now (protocol R6).
+
+        Args:
+            ask: The request.
+            work: The change.
+            replay: Makes the answer to a request that was carried out before.
+
+        Raises:
+            RequestInProgressError: Its twin is still being carried out.
+            RequestIdReusedError: The id came before with another request.
+            DeadlineError: The caller's time is up; the change goes on.
+        """
+        task = asyncio.create_task(self._once(ask, work, replay))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        left = ask.deadline - self._clock.monotonic()
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, left))
+        if not done:
+            raise DeadlineError(
+                "the deadline passed while the change was being carried out, which goes on; "
+                "read the status, or repeat the request with the same request_id",
+                cluster=ask.cluster,
+            )
+        return task.result()
+
+    async def commit(self, ask: Ask, decide: Decide, *, outcome: str = "done") -> Done:
+        """Commits a change with its audit event and request_id, and applies it here."""
+        change = Change(ask.cluster, decide, self._event(ask, outcome), ask.key())
+        (result,) = await self._storage.run(self._storage.store.apply, [change])
+        if not isinstance(result, Applied):
+            raise result
+        self._changes.applied_here(result.number, ask.cluster)
+        return Done(result.cluster, result.number)
+
+    async def note(self, ask: Ask, outcome: str) -> None:
+        """Appends an attempt that changed nothing to the cluster's chain, if it can be."""
+        try:
+            change = Change(ask.cluster, None, self._event(ask, outcome))
+            await self._storage.run(self._storage.store.apply, [change])
+        except KeyfoldError as error:
+            log.warning("an attempt could not be recorded: %s", error.reason)
+
+    async def drain(self) -> None:
+        """Waits for the changes under way, which are bounded by the providers' budgets."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _once(
+        self, ask: Ask, work: Callable[[], Awaitable[_R]], replay: Callable[[Done], _R]
+    ) -> _R:
+        key = ask.key()
+        if key is None:
+            return await self._audited(ask, work)
+        scope = (key.caller, key.rpc, key.cluster, key.request_id)
+        if scope in self._under_way:
+            raise RequestInProgressError(
+                "a request with this request_id is still being carried out; wait and repeat it",
+                cluster=ask.cluster,
+                retry_after=1.0,
+            )
+        self._under_way.add(scope)
+        try:
+            before = await self._storage.run(self._storage.store.request, key)
+            if before is None:
+                return await self._audited(ask, work)
+            if before.digest != key.digest:
+                raise RequestIdReusedError(
+                    "this request_id came before with another request; use a new one",
+                    cluster=ask.cluster,
+                    field="request_id",
+                )
+            cluster = existing(await self.cluster(ask.cluster), ask.cluster)
+            later = cluster.version > before.version
+            return replay(Done(cluster, replayed=True, superseded=later))
+        finally:
+            self._under_way.discard(scope)
+
+    async def _audited(self, ask: Ask, work: Callable[[], Awaitable[_R]]) -> _R:
+        try:
+            return await work()
+        except _AUDITED as error:
+            await self.note(ask, error.reason)
+            raise
+
+    def _event(self, ask: Ask, outcome: str) -> AuditEvent:
+        return AuditEvent(
+            self.now(), ask.caller, f"rpc:cluster:{ask.rpc.lower()}", outcome, ask.detail()
+        )
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # Whoever waited has seen it; nobody need have.

@@ -1,0 +1,141 @@
+"""Rotation: the same KEKs under a newer version of their root key, or under another root key.
+
+All named regions or none, in one commit. Callers' wrapped keys stay valid, because KEKs stay; the
+old root key is needed until the commit, and not after (protocol S5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keyfold_server.domain.cluster import (
+    Cluster,
+    Region,
+    existing,
+    rotated,
+    with_regions,
+)
+from keyfold_server.domain.errors import KeySpecMissingError
+from keyfold_server.domain.keyspec import PLATFORM, RegionSpec, check_name, check_regions
+from keyfold_server.domain.lifecycle import Action
+from keyfold_server.service.changes import Changes, Pending
+from keyfold_server.service.health import HealthBook
+from keyfold_server.service.kms import Kms
+from keyfold_server.service.mutations import Ask, Done, Mutations
+from keyfold_server.service.proofs import Proofs, by_region
+
+
+@dataclass(frozen=True, slots=True)
+class Rotating:
+    """The request of Rotate.
+
+    Attributes:
+        cluster: The cluster's name.
+        specs: The regions to rotate; no key spec: the key that the region has.
+        new_generation: Also make a new KEK, which wraps from then on.
+        validate_only: Prove old and new keys, store nothing.
+    """
+
+    cluster: str
+    specs: tuple[RegionSpec, ...]
+    new_generation: bool
+    validate_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """How a rotation ended.
+
+    Attributes:
+        done: The change.
+        pending: Replicas that have not applied it yet.
+    """
+
+    done: Done
+    pending: tuple[Pending, ...] = ()
+
+
+class Rotation:
+    """Carries out Rotate."""
+
+    def __init__(
+        self,
+        mutations: Mutations,
+        changes: Changes,
+        kms: Kms,
+        proofs: Proofs,
+        health: HealthBook,
+    ) -> None:
+        """Joins the change to key services and store."""
+        self._mutations = mutations
+        self._changes = changes
+        self._kms = kms
+        self._proofs = proofs
+        self._health = health
+
+    async def rotate(self, ask: Ask, wanted: Rotating) -> Rotated:
+        """Re-wraps the named regions' KEKs.
+
+        Raises:
+            KeySpecMissingError: No region is named.
+            RevokedError: A region is revoked.
+            KmsError: An old or new key could not be used; nothing was changed.
+        """
+        check_name(wanted.cluster, "cluster")
+        check_regions((spec.region for spec in wanted.specs), "region_specs")
+        if not wanted.specs:
+            raise KeySpecMissingError(
+                "no region is named; name each region to rotate, without a key_spec to stay with "
+                "its key",
+                cluster=wanted.cluster,
+                field="region_specs",
+            )
+        return await self._mutations.run(ask, lambda: self._rotate(ask, wanted), Rotated)
+
+    async def _rotate(self, ask: Ask, wanted: Rotating) -> Rotated:
+        seen = existing(await self._mutations.cluster(wanted.cluster), wanted.cluster)
+        now = self._mutations.now()
+        # Before any KMS is asked: one region that is revoked or unknown costs the others nothing.
+        regions = {
+            spec.region: seen.region(spec.region).moved(Action.ROTATE, seen.name, now)
+            for spec in wanted.specs
+        }
+        done_regions = await by_region(
+            {
+                spec.region: self._region(seen, regions[spec.region], spec, wanted, now)
+                for spec in wanted.specs
+            },
+            seen.name,
+        )
+        decide = with_regions(seen, done_regions.values(), now)
+        if wanted.validate_only:
+            return Rotated(Done(decide(seen)))
+        done = await self._mutations.commit(ask, decide)
+        for region in done_regions.values():
+            self._health.succeeded(region.newest)
+            self._health.wrapping(region.newest, None)
+        # One look, no waiting: a replica that has not applied it reads the store again before it
+        # believes the old key's refusal (protocol F3).
+        _, pending = await self._changes.confirmations(done.number or 0, 0.0)
+        return Rotated(done, tuple(pending))
+
+    async def _region(
+        self, seen: Cluster, region: Region, spec: RegionSpec, wanted: Rotating, now: int
+    ) -> Region:
+        key_spec = spec.key_spec or region.key_spec
+        root = await self._kms.resolve(key_spec, region.name)
+        wraps = {
+            generation.kek_id: await self._proofs.moved(seen, region.name, generation, root, now)
+            for generation in region.generations
+        }
+        # Who leaves the vendor's key must not go on under a KEK that old backups open with it
+        # (protocol C6).
+        leaves = region.key_spec.type == PLATFORM != key_spec.type
+        fresh = None
+        if wanted.new_generation or leaves:
+            number = region.newest.number + 1
+            fresh = await self._proofs.fresh(
+                seen.name, seen.organization, region.name, root, number, now
+            )
+        policy = region.policy if spec.policy is None else spec.policy
+        return rotated(region, key_spec, policy, wraps, fresh)

@@ -1,0 +1,188 @@
+"""Status: what is known of clusters, and asking the KMS where that is too old."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Final
+
+from keyfold_server.domain.cluster import Cluster, Region, existing
+from keyfold_server.domain.errors import InvalidPageError, KeyfoldError, KmsError
+from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.keyspec import check_name
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import Clock, ClusterFilter
+from keyfold_server.service.data_plane import Call, Need
+from keyfold_server.service.health import HealthBook, kek_subject, root_subject
+from keyfold_server.service.loads import Loads
+from keyfold_server.service.proofs import Proofs
+from keyfold_server.service.storage import Storage
+from keyfold_server.service.timing import Timing
+
+MAX_PAGE: Final = 1_000
+"""Clusters on one page."""
+
+DEFAULT_PAGE: Final = 100
+"""Clusters on a page where the request does not say."""
+
+_FRESH: Final = 5.0
+"""Seconds for which an answer of the KMS is good enough for a status, whatever the TTL."""
+
+_BEFORE_DEADLINE: Final = 0.2
+"""Seconds before the caller's deadline at which a status stops waiting for a KMS."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionReport:
+    """A region, and what the KMS last answered about its newest KEK.
+
+    Attributes:
+        region: As the store has it.
+        seen: The last observation, or None.
+    """
+
+    region: Region
+    seen: Observation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A cluster with its regions' reports.
+
+    Attributes:
+        cluster: As the store has it.
+        regions: By name.
+    """
+
+    cluster: Cluster
+    regions: tuple[RegionReport, ...]
+
+
+class Statuses:
+    """Answers GetStatus and ListClusters."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        loads: Loads,
+        proofs: Proofs,
+        health: HealthBook,
+        clock: Clock,
+        timing: Timing,
+    ) -> None:
+        """Joins the answers to memory, KMS and store."""
+        self._storage = storage
+        self._loads = loads
+        self._proofs = proofs
+        self._health = health
+        self._clock = clock
+        self._timing = timing
+
+    async def get(self, name: str, deadline: float) -> Report:
+        """Returns a cluster's report; asks the KMS where its last answer is older than the TTL.
+
+        A revoked region's KMS is not asked (protocol section 7).
+
+        Raises:
+            ClusterNotFoundError: There is no such cluster.
+        """
+        check_name(name, "cluster")
+        cluster = existing(await self._storage.run(self._storage.store.cluster, name), name)
+        report = await self.report(cluster)
+        old = [r.region for r in report.regions if self._is_old(r)]
+        if not old:
+            return report
+        ends = deadline - _BEFORE_DEADLINE
+        await asyncio.gather(*(self._ask(cluster, region, ends) for region in old))
+        return await self.report(cluster)
+
+    async def page(self, which: ClusterFilter, size: int, token: str) -> tuple[list[Report], str]:
+        """Returns a page of reports by name, and the token of the next one; asks no KMS.
+
+        Raises:
+            InvalidPageError: The size is out of bounds, or the token is not one.
+        """
+        if not 0 <= size <= MAX_PAGE:
+            raise InvalidPageError(f"page_size must be 0 to {MAX_PAGE:,}", field="page_size")
+        size = size or DEFAULT_PAGE
+        after = _from_token(token)
+        found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)
+        reports = [await self.report(cluster) for cluster in found[:size]]
+        more = len(found) > size
+        return reports, _to_token(reports[-1].cluster.name) if more else ""
+
+    async def report(self, cluster: Cluster) -> Report:
+        """Returns a cluster with what was last observed of its keys."""
+        newest = [(region, region.newest) for region in cluster.regions]
+        known = await self._health.known(
+            [kek_subject(g) for _, g in newest] + [root_subject(g.current) for _, g in newest]
+        )
+        return Report(
+            cluster,
+            tuple(
+                RegionReport(
+                    region, _decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
+                )
+                for region, g in newest
+            ),
+        )
+
+    def _is_old(self, report: RegionReport) -> bool:
+        if report.region.state is not State.ENABLED:
+            return False
+        seen = report.seen
+        if seen is None or seen.can_wrap is None or seen.can_unwrap is None:
+            return True
+        ttl = report.region.policy.cache_ttl
+        limit = max(_FRESH, self._timing.cache_ttl if ttl is None else ttl)
+        return self._clock.wall() - seen.last_check / 1000 > limit
+
+    async def _ask(self, cluster: Cluster, region: Region, ends: float) -> None:
+        """Has a region's key unwrap and wrap; the answers go to the health book."""
+        call = Call(self._clock.monotonic())
+        await self._loads.satisfy([Need(cluster.name)], call, ends)
+        if not call.failed:
+            need = Need(cluster.name, region.newest.kek_id)
+            await self._loads.satisfy([need], call, ends)
+        left = max(0.0, ends - self._clock.monotonic())
+        try:
+            await asyncio.wait_for(
+                self._proofs.wraps(cluster, region.name, region.newest), timeout=left
+            )
+        except TimeoutError:
+            return
+        except KmsError as error:
+            self._health.wrapping(region.newest, error)
+        except KeyfoldError:
+            return
+        else:
+            self._health.wrapping(region.newest, None)
+
+
+def _decisive(kek: Observation | None, root: Observation | None) -> Observation | None:
+    """Returns the observation that tells a KEK's health.
+
+    The root key's, unless the KEK was refused by itself: that stands until its own unwrap
+    succeeds, whatever proves the root key meanwhile (protocol F4).
+    """
+    if kek is not None and kek.health is not Health.HEALTHY:
+        return kek
+    return root or kek
+
+
+def _to_token(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _from_token(token: str) -> str:
+    if not token:
+        return ""
+    try:
+        name = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True).decode()
+        return check_name(name, "page_token")
+    except (KeyfoldError, ValueError, binascii.Error):
+        raise InvalidPageError(
+            "page_token is not one that this server gave out", field="page_token"
+        ) from None

@@ -1,0 +1,60 @@
+"""The store, called from the event loop: bounded threads, bounded waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+from keyfold_server.domain.errors import OverloadedError
+from keyfold_server.domain.ports import Store
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+THREADS: Final = 8
+"""Store calls under way at once."""
+
+WAITING: Final = 1_000
+"""Store calls that may wait before further ones are turned away."""
+
+
+class Storage:
+    """Runs the store's synchronous methods in its own threads.
+
+    Attributes:
+        store: The store itself, for naming the method to run.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Makes the threads; none is started before it is needed."""
+        self.store = store
+        self._pool = ThreadPoolExecutor(THREADS, "store")
+        self._under_way = 0
+
+    async def run(self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Runs a method of the store in a thread; one that began always ends.
+
+        Raises:
+            OverloadedError: Too many calls are waiting.
+        """
+        if self._under_way >= THREADS + WAITING:
+            raise OverloadedError("too many calls wait for the store; try again", retry_after=1.0)
+        self._under_way += 1
+        future = self._pool.submit(method, *args, **kwargs)
+        loop = asyncio.get_running_loop()
+
+        def done(_: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._left)
+
+        future.add_done_callback(done)
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    def _left(self) -> None:
+        self._under_way -= 1
+
+    def close(self) -> None:
+        """Waits for the calls that are under way, so that no transaction is cut off."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
