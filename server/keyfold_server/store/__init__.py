@@ -1,0 +1,21 @@
+"""Where clusters live: one relational store, every row of weight sealed.
+
+A reading order, and each file knows only those above it:
+
+    schema        the tables
+    service_key   the secret that the store does not hold
+    seal          the MAC of a row
+    faults        the driver's errors to ours, at one place
+    dialect       the few things that databases do differently
+    engine        connections, transactions, the file and its lock
+    migrate       the schema's versions (migrations/)
+    rows          a cluster to its rows and back
+    audit, requests, changes, replicas, observations, listing
+                  a file per noun, each on a connection that it is given
+    plan, unit    what a group of changes will write, and its transaction
+    marks         the points at which a process may die
+    sql           SqlStore: the port, a transaction per method
+    opening       open_store, the one way in
+
+Knows the domain alone: no wire type, no provider, no setting.
+"""

@@ -1,0 +1,140 @@
+"""Numbered changes, by which replicas learn what to drop (protocol S1).
+
+The counter's row is taken last in a transaction and held to the commit: so whoever sees number
+n sees all before it. Each number comes with a random id, so that a store that was rolled back and
+went on another way is told from the one that a replica knew.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from keyfold_server.domain.errors import StoreRolledBackError
+from keyfold_server.domain.ports import Heartbeat, Noted
+from keyfold_server.store.schema import changes, counter
+from keyfold_server.store.seal import not_authentic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keyfold_server.store.seal import Seal
+
+_ROW: Final = 1
+_ID_SIZE: Final = 16
+_READ: Final = select(*counter.c).where(counter.c.id == _ROW)
+_LOCK: Final = _READ.with_for_update()
+_SET: Final = update(counter).where(counter.c.id == _ROW)
+_NOTE: Final = insert(changes)
+_NAMES: Final = tuple(column.name for column in changes.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest change.
+
+    Attributes:
+        number: Its number, 0 before the first.
+        change_id: Its random id, empty before the first.
+    """
+
+    number: int
+    change_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a change is about: a cluster, or a root key that was refused."""
+
+    cluster: str | None = None
+    root: str | None = None
+
+
+def begin(connection: Connection, seal: Seal) -> None:
+    """Makes the counter's row in a new store."""
+    row = seal.sealed("counter", (_ROW, 0, b""))
+    connection.execute(insert(counter).values(row))
+
+
+def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Newest:
+    """Reads the counter, under its lock where a number will be taken.
+
+    Raises:
+        RowNotAuthenticError: The counter's row is missing or not authentic.
+    """
+    row = connection.execute(_LOCK if lock else _READ).first()
+    if row is None:
+        raise not_authentic("counter")
+    seal.check("counter", tuple(row))
+    return Newest(row[1], row[2])
+
+
+def note(
+    connection: Connection, subjects: Sequence[Subject], replica: str, now: int, seal: Seal
+) -> int:
+    """Gives each subject the next number; the last thing that a transaction does.
+
+    Returns:
+        The number before the first that was given.
+    """
+    before = newest(connection, seal, lock=bool(subjects)).number
+    rows = [
+        seal.sealed(
+            "changes",
+            (number, secrets.token_bytes(_ID_SIZE), subject.cluster, subject.root, replica, now),
+        )
+        for number, subject in enumerate(subjects, before + 1)
+    ]
+    if rows:
+        sealed = seal.sealed("counter", (_ROW, rows[-1][0], rows[-1][1]))
+        connection.execute(_SET.values(number=sealed[1], change_id=sealed[2], mac=sealed[3]))
+        connection.execute(_NOTE, [dict(zip(_NAMES, row, strict=True)) for row in rows])
+    return before
+
+
+def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Noted]:
+    """Reads the changes after the one that a replica has applied.
+
+    Raises:
+        StoreRolledBackError: The store does not have that one, or not all that followed it.
+        RowNotAuthenticError: A change's row is not authentic.
+    """
+    last = newest(connection, seal)
+    rows = connection.execute(
+        select(*changes.c)
+        # The replica's own last change, too: it must be there with the same id.
+        .where(changes.c.number >= beat.number, changes.c.number <= last.number)
+        .order_by(changes.c.number)
+    ).all()
+    chain = [Noted(0, b"", None, None, "")] if beat.number == 0 else []
+    for row in map(tuple, rows):
+        seal.check("changes", row, row[2])
+        chain.append(Noted(*row[:5]))
+    if (
+        not chain
+        or [noted.number for noted in chain] != list(range(beat.number, last.number + 1))
+        or chain[0].change_id != beat.change_id
+        or chain[-1].change_id != last.change_id
+    ):
+        raise StoreRolledBackError(
+            f"the store does not have change {beat.number} as replica {beat.replica} knew it, or "
+            "not all after it: it was rolled back, or is another store"
+        )
+    return chain[1:]
+
+
+def prune(connection: Connection, before: int, seal: Seal) -> None:
+    """Removes changes made before a time, the newest never.
+
+    A prefix of the numbers and nothing else, whatever the clock did meanwhile: a gap would look
+    like a rollback.
+    """
+    last = newest(connection, seal).number
+    kept = connection.execute(
+        select(func.min(changes.c.number)).where(changes.c.created_at >= before)
+    ).scalar()
+    end = last if kept is None else min(kept, last)
+    connection.execute(delete(changes).where(changes.c.number < end))

@@ -1,0 +1,63 @@
+"""Which clusters a list holds, as a condition on their rows.
+
+A filter chooses; it vouches for nothing: every cluster that it lets through is verified, and who
+edits the store can hide one from a list, but not from a call that names it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, case, func, or_, select
+
+from keyfold_server.domain.health import Health
+from keyfold_server.store.schema import clusters, observations, regions
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Select
+
+    from keyfold_server.domain.ports import ClusterFilter
+
+
+def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
+    """Returns the condition for up to `limit` clusters after a name, in the order of names."""
+    chosen = select(clusters.c.uid).where(clusters.c.name > after)
+    if which.organization is not None:
+        chosen = chosen.where(clusters.c.organization == which.organization)
+    if which.state is not None:
+        chosen = chosen.where(_with_region(regions.c.state == which.state.value))
+    if which.key_uri is not None:
+        chosen = chosen.where(_with_region(regions.c.root_uri == which.key_uri))
+    if which.health is not None:
+        chosen = chosen.where(clusters.c.uid.in_(_of_health(which.health)))
+    return clusters.c.uid.in_(chosen.order_by(clusters.c.name).limit(limit))
+
+
+def _with_region(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return clusters.c.uid.in_(select(regions.c.cluster_uid).where(condition))
+
+
+def _of_health(health: Health) -> Select[Any]:
+    """Selects the clusters with a region of a health.
+
+    A KEK that was refused by itself stays so, whatever its root key answers for others
+    (protocol F4); else the root key's health is the region's, UNKNOWN before the first check.
+    """
+    root, kek = observations.alias("root"), observations.alias("kek")
+    effective = case(
+        (kek.c.health != Health.HEALTHY.value, kek.c.health),
+        else_=func.coalesce(root.c.health, Health.UNKNOWN.value),
+    )
+    chosen = (
+        select(regions.c.cluster_uid)
+        .outerjoin(root, root.c.subject == regions.c.root_subject)
+        .outerjoin(kek, kek.c.subject == regions.c.kek_subject)
+        .where(effective == health.value)
+    )
+    if health is Health.UNKNOWN:
+        return chosen
+    # What the condition above implies, in a form for which there is an index.
+    seen = select(observations.c.subject).where(observations.c.health == health.value)
+    return chosen.where(
+        and_(or_(regions.c.root_subject.in_(seen), regions.c.kek_subject.in_(seen)))
+    )

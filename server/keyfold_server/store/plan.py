@@ -1,0 +1,223 @@
+"""What a group of changes will write: all is decided before anything is written.
+
+So a change that drops out leaves no trace, and the rows of a whole group go to the database in a
+few statements. A second change of the same cluster sees what the first one made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, bindparam, insert, update
+
+from keyfold_server.domain.cluster import Cluster, existing
+from keyfold_server.domain.errors import (
+    RequestIdReusedError,
+    RequestInProgressError,
+    RowNotAuthenticError,
+)
+from keyfold_server.domain.ports import Change, RecordedRequest, RequestKey
+from keyfold_server.store import audit, requests, rows
+from keyfold_server.store.changes import Subject
+from keyfold_server.store.rows import CHILDREN, Stored
+from keyfold_server.store.schema import Cells, audit_events, clusters
+from keyfold_server.store.schema import requests as requests_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy import Insert, Table, Update
+
+    from keyfold_server.store.requests import Scope
+    from keyfold_server.store.seal import Seal
+
+
+def _update(table: Table) -> Update:
+    return update(table).where(*(c == bindparam(f"key_{c.name}") for c in table.primary_key))
+
+
+_TABLES: Final = (clusters, *CHILDREN, audit_events, requests_table)
+_INSERT: Final[dict[Table, Insert]] = {table: insert(table) for table in _TABLES}
+_UPDATE: Final[dict[Table, Update]] = {table: _update(table) for table in _TABLES}
+
+
+@dataclass(slots=True)
+class _Held:
+    """A cluster as the store has it, and as it shall be."""
+
+    before: Stored | None
+    after: Stored | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A change that will be written.
+
+    Attributes:
+        cluster: The cluster as it shall be.
+        ordinal: How many numbers the group has taken with this change.
+    """
+
+    cluster: Cluster
+    ordinal: int
+
+
+class Plan:
+    """A group of changes, decided one by one on what their clusters' rows say."""
+
+    def __init__(
+        self,
+        found: Mapping[str, Stored | RowNotAuthenticError],
+        recorded: Mapping[Scope, RecordedRequest],
+        *,
+        seal: Seal,
+        now: int,
+    ) -> None:
+        """Takes what was read under the locks.
+
+        Args:
+            found: The clusters that exist, by name.
+            recorded: The requests that were carried out before.
+            seal: Seals the rows.
+            now: The time of what is recorded, milliseconds of Unix time.
+        """
+        self._found = found
+        self._recorded = dict(recorded)
+        self._seal = seal
+        self._now = now
+        self._held: dict[str, _Held] = {}
+        self._events: list[Cells] = []
+        self._requests: list[Cells] = []
+        self.subjects: Final[list[Subject]] = []
+
+    def take(self, change: Change) -> Decided:
+        """Decides a change; raises what keeps it from being made, and is then as before.
+
+        Raises:
+            RowNotAuthenticError: The cluster's rows are not.
+            RequestInProgressError: The request was carried out meanwhile.
+            RequestIdReusedError: Its id came before with another request.
+            ClusterNotFoundError: There is no cluster to append an audit event to.
+        """
+        held = self._hold(change.cluster)
+        self._refuse_repeated(change.request)
+        current = held.after.cluster if held.after is not None else None
+        if change.decide is None:
+            cluster = existing(current, change.cluster)
+        else:
+            cluster = change.decide(current)
+            _check_kept(current, cluster, change.cluster)
+        stored = replace(held.after or Stored(cluster, b"", 0, {}), cluster=cluster)
+        event = audit.appended(stored, change.event, self._seal)
+        if change.request is not None:
+            self._record(change.request, cluster.version)
+        # From here on nothing raises.
+        held.after = replace(stored, head=event[-1], events=event[1])
+        self._events.append(event)
+        if change.decide is not None:
+            self.subjects.append(Subject(cluster=change.cluster))
+        return Decided(cluster, len(self.subjects))
+
+    def write_clusters(self, connection: Connection) -> None:
+        """Writes the rows that differ; an existing cluster's own row last."""
+        finished = [
+            (held.before, self._finish(held.before, held.after))
+            for _, held in sorted(self._held.items())
+            if held.after is not None and held.after is not held.before
+        ]
+        own = [(before, rows.own_row(after, self._seal)) for before, after in finished]
+        # A new cluster's row comes first: those below refer to it.
+        _insert(connection, clusters, [row for before, row in own if before is None])
+        for table in CHILDREN:
+            fresh: list[Cells] = []
+            changed: list[Cells] = []
+            for before, after in finished:
+                known = before.children[table] if before is not None else {}
+                for key, row in after.children[table].items():
+                    if key not in known:
+                        fresh.append(row)
+                    elif known[key] != row:
+                        changed.append(row)
+            _insert(connection, table, fresh)
+            _change(connection, table, changed)
+        _change(connection, clusters, [row for before, row in own if before is not None])
+
+    def write_events(self, connection: Connection) -> None:
+        """Appends the audit events."""
+        _insert(connection, audit_events, self._events)
+
+    def write_requests(self, connection: Connection) -> None:
+        """Records the requests."""
+        _insert(connection, requests_table, self._requests)
+
+    def _hold(self, name: str) -> _Held:
+        found = self._found.get(name)
+        if isinstance(found, RowNotAuthenticError):
+            # A copy: a raised exception collects tracebacks, and two changes may meet this one.
+            raise found.at()
+        return self._held.setdefault(name, _Held(found, found))
+
+    def _finish(self, before: Stored | None, after: Stored) -> Stored:
+        if before is not None and after.cluster is before.cluster:
+            return after
+        return replace(after, children=rows.encoded(after.cluster, self._seal))
+
+    def _refuse_repeated(self, key: RequestKey | None) -> None:
+        known = self._recorded.get(requests.scope(key)) if key is not None else None
+        if key is None or known is None:
+            return
+        if known.digest != key.digest:
+            raise RequestIdReusedError(
+                f"request_id {key.request_id} came before with another {key.rpc} of cluster "
+                f"{key.cluster}; use a new one",
+                cluster=key.cluster,
+                field="request_id",
+            )
+        raise RequestInProgressError(
+            f"the same {key.rpc} of cluster {key.cluster} was just carried out; repeat it for "
+            "its answer",
+            cluster=key.cluster,
+        )
+
+    def _record(self, key: RequestKey, version: int) -> None:
+        self._requests.append(requests.recorded(key, version, self._now, self._seal))
+        self._recorded[requests.scope(key)] = RecordedRequest(key.digest, version)
+
+
+def _check_kept(current: Cluster | None, cluster: Cluster, name: str) -> None:
+    """Refuses a decision that renames a cluster or takes a row away: a mistake of its author.
+
+    Raises:
+        ValueError: The decision is one.
+    """
+    known = _identities(current) if current is not None else set()
+    if cluster.name != name or not known <= _identities(cluster):
+        raise ValueError(f"a change of cluster {name} renamed it or took a part of it away")
+
+
+def _identities(cluster: Cluster) -> set[tuple[object, ...]]:
+    return {
+        (cluster.uid, region.name, generation.kek_id, wrap.number)
+        for region in cluster.regions
+        for generation in region.generations
+        for wrap in generation.wraps
+    }
+
+
+def _insert(connection: Connection, table: Table, cells: Iterable[Cells]) -> None:
+    names = table.columns.keys()
+    parameters = [dict(zip(names, row, strict=True)) for row in cells]
+    if parameters:
+        connection.execute(_INSERT[table], parameters)
+
+
+def _change(connection: Connection, table: Table, cells: Iterable[Cells]) -> None:
+    names = table.columns.keys()
+    keys = {c.name for c in table.primary_key}
+    parameters: list[dict[str, Any]] = [
+        {f"key_{n}" if n in keys else n: v for n, v in zip(names, row, strict=True)}
+        for row in cells
+    ]
+    if parameters:
+        connection.execute(_UPDATE[table], parameters)

@@ -1,0 +1,221 @@
+"""The tables, the same for every database.
+
+Decisions carry a MAC in their last column (protocol A2), over all other columns in the order in
+which they stand here: a column's place is part of the format. Observations carry none. Times are
+milliseconds of Unix time, spans milliseconds, both integers, so that no database rounds them
+and a MAC never depends on how a number is printed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+Cells: TypeAlias = tuple[Any, ...]
+"""A row's values in the order of its table's columns."""
+
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _key(name: str, type_: type[Text | LargeBinary | BigInteger | SmallInteger]) -> Column[Any]:
+    # No sequences: every number is given out by Keyfold.
+    return Column(name, type_, primary_key=True, autoincrement=False)
+
+
+def _must(name: str, type_: type[Text | LargeBinary | BigInteger | SmallInteger]) -> Column[Any]:
+    return Column(name, type_, nullable=False)
+
+
+meta: Final = Table(
+    "meta",
+    metadata,
+    _key("id", SmallInteger),
+    _must("store_uid", LargeBinary),
+    _must("service_key_id", Text),
+    _must("mac_encoding", SmallInteger),
+    _must("created_at", BigInteger),
+    _must("mac", LargeBinary),
+)
+"""One row: which store this is, and which service key sealed it."""
+
+clusters: Final = Table(
+    "clusters",
+    metadata,
+    _key("uid", LargeBinary),
+    _must("name", Text),
+    Column("organization", Text, nullable=True),
+    _must("epoch", BigInteger),
+    _must("version", BigInteger),
+    _must("created_at", BigInteger),
+    _must("updated_at", BigInteger),
+    _must("children", LargeBinary),
+    _must("audit_head", LargeBinary),
+    _must("audit_count", BigInteger),
+    _must("service_key_id", Text),
+    _must("mac", LargeBinary),
+    UniqueConstraint("name"),
+    Index(None, "organization", "name"),
+)
+"""`children` is a digest over the MACs of all rows below: deleting one of them is noticed."""
+
+regions: Final = Table(
+    "regions",
+    metadata,
+    _key("cluster_uid", LargeBinary),
+    _key("name", Text),
+    _must("state", Text),
+    _must("state_since", BigInteger),
+    _must("key_type", Text),
+    _must("key_uri", Text),
+    _must("key_principal", Text),
+    _must("key_options", Text),
+    Column("cache_ttl", BigInteger, nullable=True),
+    Column("outage_grace", BigInteger, nullable=True),
+    _must("root_uri", Text),
+    _must("root_subject", Text),
+    _must("kek_subject", Text),
+    _must("mac", LargeBinary),
+    ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
+    Index(None, "state", "cluster_uid"),
+    Index(None, "root_uri"),
+    Index(None, "root_subject"),
+    Index(None, "kek_subject"),
+)
+"""`root_uri` and the subjects repeat the newest generation's current wrap, for filters alone."""
+
+generations: Final = Table(
+    "generations",
+    metadata,
+    _key("kek_id", LargeBinary),
+    _must("cluster_uid", LargeBinary),
+    _must("region", Text),
+    _must("number", BigInteger),
+    _must("created_at", BigInteger),
+    _must("mac", LargeBinary),
+    UniqueConstraint("cluster_uid", "region", "number"),
+    ForeignKeyConstraint(["cluster_uid", "region"], ["regions.cluster_uid", "regions.name"]),
+)
+
+wraps: Final = Table(
+    "wraps",
+    metadata,
+    _key("kek_id", LargeBinary),
+    _key("number", BigInteger),
+    _must("cluster_uid", LargeBinary),
+    _must("root_type", Text),
+    _must("root_uri", Text),
+    _must("root_principal", Text),
+    _must("root_options", Text),
+    _must("root_id", Text),
+    _must("key_version", Text),
+    Column("organization", Text, nullable=True),
+    Column("ciphertext", LargeBinary, nullable=True),
+    _must("created_at", BigInteger),
+    Column("superseded_at", BigInteger, nullable=True),
+    _must("mac", LargeBinary),
+    ForeignKeyConstraint(["kek_id"], ["generations.kek_id"]),
+    Index(None, "root_id"),
+    Index(None, "root_uri"),
+)
+
+audit_events: Final = Table(
+    "audit_events",
+    metadata,
+    _key("cluster_uid", LargeBinary),
+    _key("number", BigInteger),
+    _must("time", BigInteger),
+    _must("caller", Text),
+    _must("action", Text),
+    _must("outcome", Text),
+    _must("detail", Text),
+    _must("prev", LargeBinary),
+    _must("mac", LargeBinary),
+    ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
+)
+"""`prev` is the former event's MAC, so each MAC vouches for all before it."""
+
+requests: Final = Table(
+    "requests",
+    metadata,
+    _key("caller", Text),
+    _key("rpc", Text),
+    _key("cluster", Text),
+    _key("request_id", Text),
+    _must("digest", LargeBinary),
+    _must("version", BigInteger),
+    _must("created_at", BigInteger),
+    _must("mac", LargeBinary),
+    Index(None, "created_at"),
+)
+
+counter: Final = Table(
+    "counter",
+    metadata,
+    _key("id", SmallInteger),
+    _must("number", BigInteger),
+    _must("change_id", LargeBinary),
+    _must("mac", LargeBinary),
+)
+"""One row. Its lock is held to the commit, so numbers become visible in order (protocol S1)."""
+
+changes: Final = Table(
+    "changes",
+    metadata,
+    _key("number", BigInteger),
+    _must("change_id", LargeBinary),
+    Column("cluster", Text, nullable=True),
+    Column("root", Text, nullable=True),
+    _must("replica", Text),
+    _must("created_at", BigInteger),
+    _must("mac", LargeBinary),
+    Index(None, "created_at"),
+)
+
+replicas: Final = Table(
+    "replicas",
+    metadata,
+    _key("replica", Text),
+    _must("number", BigInteger),
+    _must("change_id", LargeBinary),
+    _must("max_staleness", BigInteger),
+    _must("time", BigInteger),
+    _must("seen_at", BigInteger),
+    _must("mac", LargeBinary),
+)
+"""`time` is the replica's clock, for people; `seen_at` the store's, the only one compared."""
+
+observations: Final = Table(
+    "observations",
+    metadata,
+    _key("subject", Text),
+    _must("health", Text),
+    _must("since", BigInteger),
+    _must("last_check", BigInteger),
+    Column("last_success", BigInteger, nullable=True),
+    _must("message", Text),
+    _must("request_id", Text),
+    Column("can_wrap", Boolean, nullable=True),
+    Column("can_unwrap", Boolean, nullable=True),
+    Index(None, "health"),
+)

@@ -1,0 +1,76 @@
+"""A group of changes in one transaction: lock, read, decide, write, number (protocol S8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, select
+
+from keyfold_server.domain.ports import Applied, Change
+from keyfold_server.store import changes, requests, rows
+from keyfold_server.store.plan import Decided, Plan
+from keyfold_server.store.schema import clusters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.seal import Seal
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a group needs besides its connection.
+
+    Attributes:
+        dialect: What the database does differently.
+        seal: Seals and checks rows.
+        replica: Who makes the changes.
+        now: Milliseconds of Unix time.
+        reach: Called at each mark.
+    """
+
+    dialect: Dialect
+    seal: Seal
+    replica: str
+    now: int
+    reach: Callable[[str], None]
+
+    def carry_out(
+        self, connection: Connection, wanted: Sequence[Change]
+    ) -> list[Applied | Exception]:
+        """Carries out the changes; one that raises drops out alone."""
+        plan = self._plan(connection, wanted)
+        decided: list[Decided | Exception] = []
+        for change in wanted:
+            try:
+                decided.append(plan.take(change))
+            except Exception as error:  # noqa: BLE001  whatever it is, it concerns this change alone
+                decided.append(error)
+        self.reach("apply:decided")
+        plan.write_clusters(connection)
+        self.reach("apply:rows-written")
+        plan.write_events(connection)
+        self.reach("apply:audited")
+        plan.write_requests(connection)
+        self.reach("apply:request-recorded")
+        before = changes.note(connection, plan.subjects, self.replica, self.now, self.seal)
+        self.reach("apply:numbered")
+        return [
+            Applied(d.cluster, before + d.ordinal) if isinstance(d, Decided) else d for d in decided
+        ]
+
+    def _plan(self, connection: Connection, wanted: Sequence[Change]) -> Plan:
+        names = sorted({change.cluster for change in wanted})
+        if self.dialect.locks_rows:
+            # Before the rows are read, by a statement of its own: what another transaction wrote
+            # while this one waited for its lock must be seen.
+            here = clusters.c.name.in_(names)
+            lock = select(clusters.c.uid).where(here).order_by(clusters.c.name)
+            connection.execute(lock.with_for_update()).all()
+        self.reach("apply:locked")
+        found = rows.read(connection, self.seal, clusters.c.name.in_(names))
+        keys = [change.request for change in wanted if change.request is not None]
+        recorded = requests.read(connection, keys, self.seal)
+        return Plan(found, recorded, seal=self.seal, now=self.now)

@@ -1,0 +1,378 @@
+"""Whoever writes the store without the service key can break it, and bend nothing (protocol 4)."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from builders import (
+    NOW,
+    a_cluster,
+    a_region,
+    a_request,
+    a_rotation,
+    an_event,
+    applied,
+    enabling,
+)
+from fakes import FakeClock
+from keyfold_server.domain.cluster import revoked, with_regions
+from keyfold_server.domain.errors import (
+    KeyfoldError,
+    RowNotAuthenticError,
+    SetupError,
+    StoreRolledBackError,
+)
+from keyfold_server.domain.ports import Applied, Change, ClusterFilter, Heartbeat
+from keyfold_server.store import schema
+from keyfold_server.store.opening import open_store
+from keyfold_server.store.service_key import ServiceKey
+from keyfold_server.store.sql import SqlStore
+
+BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
+
+
+class Bench:
+    """A store that can be opened, and edited behind Keyfold's back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "keyfold.db"
+        self.key = folder / "service.key"
+        with closing(self.open()) as store:
+            for name in ("acme", "other"):
+                cluster = a_cluster(name, [a_region("eu"), a_region("us")], organization="org")
+                cluster = applied(store, enabling(cluster, a_request(name))).cluster
+                moved = a_rotation(cluster.regions[0], "local:two", fresh=True)
+                applied(store, Change(name, with_regions(cluster, [moved], NOW), an_event()))
+                applied(store, Change(name, revoked(name, ["us"], NOW), an_event()))
+            store.register(BEAT)
+
+    def open(self) -> SqlStore:
+        return open_store(f"sqlite:///{self.file}", self.key, clock=FakeClock())
+
+    def edit(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.file)) as connection:
+            connection.execute("PRAGMA foreign_keys = OFF")
+            for statement in statements:
+                assert connection.execute(statement).rowcount != 0, statement
+            connection.commit()
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self.file)) as connection:
+            return connection.execute(query).fetchall()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Gives a store with two clusters of two regions."""
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def opened(bench: Bench) -> Iterator[Callable[[], SqlStore]]:
+    """Opens the store, and closes it in the end."""
+    stores: list[SqlStore] = []
+
+    def open_it() -> SqlStore:
+        stores.append(bench.open())
+        return stores[-1]
+
+    yield open_it
+    for store in stores:
+        store.close()
+
+
+READS: Final[dict[str, Callable[[SqlStore], object]]] = {
+    "clusters": lambda store: store.cluster("acme"),
+    "regions": lambda store: store.cluster("acme"),
+    "generations": lambda store: store.cluster("acme"),
+    "wraps": lambda store: store.cluster("acme"),
+    "audit_events": lambda store: store.verify_audit("acme"),
+    "requests": lambda store: store.request(a_request("acme")),
+    "changes": lambda store: store.poll(BEAT),
+    "counter": lambda store: store.poll(BEAT),
+    "replicas": lambda store: store.replicas(),
+}
+"""How a row of each table is believed."""
+
+WHERE: Final = {
+    "clusters": "name = 'acme'",
+    "regions": "name = 'us' AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
+    "generations": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
+    "wraps": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
+    "audit_events": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
+    "requests": "cluster = 'acme'",
+    "changes": "number = 2",
+    "counter": "id = 1",
+    "replicas": "replica = 'one'",
+}
+"""One row of each, or several."""
+
+IDENTITIES: Final = {
+    # An edited key is not found, or leaves its parent without a row: other tests below.
+    "clusters": {"name"},
+    "requests": {"caller", "rpc", "cluster", "request_id"},
+    "counter": {"id"},
+    "changes": {"number"},
+    "audit_events": {"cluster_uid"},
+}
+
+COLUMNS: Final = [
+    (table, column.name)
+    for table in READS
+    for column in schema.metadata.tables[table].columns
+    if column.name not in IDENTITIES.get(table, set())
+]
+
+
+@pytest.mark.parametrize(("table", "column"), COLUMNS)
+def test_an_edited_column_is_refused(
+    bench: Bench, opened: Callable[[], SqlStore], table: str, column: str
+) -> None:
+    """A2: every column counts, in every table on which a decision rests."""
+    bench.edit(
+        f"UPDATE {table} SET {column} = CASE typeof({column}) WHEN 'integer' THEN {column} + 7 "
+        f"WHEN 'blob' THEN randomblob(16) WHEN 'null' THEN 5 ELSE {column} || 'x' END "
+        f"WHERE {WHERE[table]}"
+    )
+    store = opened()
+    with pytest.raises(RowNotAuthenticError) as caught:
+        READS[table](store)
+    assert caught.value.reason == "ROW_NOT_AUTHENTIC"
+
+
+@pytest.mark.parametrize("table", ["clusters", "regions", "generations", "wraps"])
+@pytest.mark.parametrize("value", ["9000000000000000", "'text'", "NULL", "x''", "1.5"])
+def test_a_value_of_another_type_is_refused(
+    bench: Bench, opened: Callable[[], SqlStore], table: str, value: str
+) -> None:
+    """A1: SQLite holds no column to its type; whatever stands there is refused, not converted."""
+    column = {"clusters": "audit_head", "regions": "state", "generations": "number"}.get(
+        table, "ciphertext"
+    )
+    bench.edit(
+        "PRAGMA writable_schema = ON",
+        f"UPDATE sqlite_master SET sql = replace(sql, '{column} BLOB NOT NULL', '{column}') "
+        f"WHERE name = '{table}'",
+        f"UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '') WHERE name = '{table}'",
+    )
+    bench.edit(f"UPDATE {table} SET {column} = {value} WHERE {WHERE[table]}")
+    with pytest.raises(RowNotAuthenticError):
+        opened().cluster("acme")
+
+
+def test_un_revoking_by_hand(bench: Bench, opened: Callable[[], SqlStore]) -> None:
+    """A2: a state that was set back is refused: in use, in lists and in further changes."""
+    bench.edit(f"UPDATE regions SET state = 'ENABLED' WHERE {WHERE['regions']}")
+    store = opened()
+    for read in (READS["regions"], lambda s: s.clusters(ClusterFilter(), "", 9)):
+        with pytest.raises(RowNotAuthenticError) as caught:
+            read(store)
+        assert caught.value.cluster == "acme"
+    [bad, good] = store.apply(
+        [Change(n, revoked(n, (), NOW), an_event()) for n in ("acme", "other")]
+    )
+    assert isinstance(bad, RowNotAuthenticError)
+    assert isinstance(good, Applied)
+
+
+@pytest.mark.parametrize("table", ["regions", "generations", "wraps"])
+def test_a_deleted_row_is_missed(bench: Bench, opened: Callable[[], SqlStore], table: str) -> None:
+    """A2: the cluster's row vouches for every row below it."""
+    bench.edit(f"DELETE FROM {table} WHERE {WHERE[table]}")
+    with pytest.raises(RowNotAuthenticError):
+        opened().cluster("acme")
+
+
+@pytest.mark.parametrize("table", ["regions", "generations", "wraps"])
+def test_rows_swapped_between_clusters(
+    bench: Bench, opened: Callable[[], SqlStore], table: str
+) -> None:
+    """A2: a row speaks for its own cluster, so another's sealed row is not believed."""
+    bench.edit(
+        "CREATE TEMP TABLE u AS SELECT (SELECT uid FROM clusters WHERE name = 'acme') AS a, "
+        "(SELECT uid FROM clusters WHERE name = 'other') AS b",
+        f"UPDATE {table} SET cluster_uid = x'00' WHERE cluster_uid = (SELECT a FROM u)",
+        f"UPDATE {table} SET cluster_uid = (SELECT a FROM u) WHERE cluster_uid = (SELECT b FROM u)",
+        f"UPDATE {table} SET cluster_uid = (SELECT b FROM u) WHERE cluster_uid = x'00'",
+    )
+    store = opened()
+    for name in ("acme", "other"):
+        with pytest.raises(RowNotAuthenticError):
+            store.cluster(name)
+
+
+def test_a_planted_row(bench: Bench, opened: Callable[[], SqlStore]) -> None:
+    """A2: nobody adds a KEK that they know, not even with a row that was sealed once."""
+    columns = [c.name for c in schema.generations.columns]
+    planted = ["x'00112233445566778899aabbccddeeff'", *columns[1:3], "9", *columns[4:]]
+    bench.edit(
+        f"INSERT INTO generations SELECT {', '.join(planted)} FROM generations "
+        f"WHERE {WHERE['generations']}"
+    )
+    store = opened()
+    with pytest.raises(RowNotAuthenticError):
+        store.cluster("acme")
+    with pytest.raises(RowNotAuthenticError):
+        store.owner_of(bytes.fromhex("00112233445566778899aabbccddeeff"))
+
+
+@pytest.mark.parametrize("table", ["regions", "wraps"])
+def test_an_old_row_put_back(bench: Bench, opened: Callable[[], SqlStore], table: str) -> None:
+    """A2: a row that was sealed and later replaced is refused beside the newer ones."""
+    old = bench.rows(f"SELECT rowid, * FROM {table} WHERE {WHERE[table]}")
+    store = opened()
+    seen = store.cluster("acme")
+    assert seen is not None
+    moved = [a_rotation(region, "local:three") for region in seen.regions]
+    applied(store, Change("acme", with_regions(seen, moved, NOW), an_event()))
+    store.close()
+    columns = [c.name for c in schema.metadata.tables[table].columns]
+    settings = ", ".join(f"{name} = ?" for name in columns)
+    with closing(sqlite3.connect(bench.file)) as connection:
+        for rowid, *cells in old:
+            connection.execute(f"UPDATE {table} SET {settings} WHERE rowid = {rowid}", cells)
+        connection.commit()
+    with closing(bench.open()) as again, pytest.raises(RowNotAuthenticError):
+        again.cluster("acme")
+
+
+def test_an_old_own_row_put_back(bench: Bench, opened: Callable[[], SqlStore]) -> None:
+    """A2: an old row of the cluster does not fit the newer rows below it."""
+    [(rowid, *cells)] = bench.rows("SELECT rowid, * FROM clusters WHERE name = 'acme'")
+    store = opened()
+    applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
+    store.close()
+    names = ", ".join(f"{c.name} = ?" for c in schema.clusters.columns)
+    with closing(sqlite3.connect(bench.file)) as connection:
+        connection.execute(f"UPDATE clusters SET {names} WHERE rowid = {rowid}", cells)
+        connection.commit()
+    with closing(bench.open()) as again, pytest.raises(RowNotAuthenticError):
+        again.cluster("acme")
+
+
+def test_a_renamed_cluster(bench: Bench, opened: Callable[[], SqlStore]) -> None:
+    """A2: a cluster under another's name is not believed."""
+    bench.edit(
+        "DELETE FROM clusters WHERE name = 'acme'",
+        "UPDATE clusters SET name = 'acme' WHERE name = 'other'",
+    )
+    with pytest.raises(RowNotAuthenticError):
+        opened().cluster("acme")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DELETE FROM audit_events WHERE number = 2",
+        "DELETE FROM audit_events WHERE number = 3",
+        "UPDATE audit_events SET number = number + 10",
+        f"UPDATE audit_events SET cluster_uid = x'00' WHERE {WHERE['audit_events']}",
+    ],
+)
+def test_a_cut_chain(bench: Bench, opened: Callable[[], SqlStore], edit: str) -> None:
+    """A3: events cannot be taken out, not even the last, nor be moved."""
+    bench.edit(edit)
+    with pytest.raises(RowNotAuthenticError):
+        opened().verify_audit("acme")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DELETE FROM changes WHERE number = 3",
+        "DELETE FROM changes WHERE number = 6",
+        "UPDATE changes SET number = number + 10 WHERE number = 3",
+        "DELETE FROM counter",
+    ],
+)
+def test_a_hidden_change(bench: Bench, opened: Callable[[], SqlStore], edit: str) -> None:
+    """S1: a change that was taken out is a refusal, not a change that nobody hears of."""
+    bench.edit(edit)
+    with pytest.raises(KeyfoldError) as caught:
+        opened().poll(BEAT)
+    assert caught.value.reason in {"ROW_NOT_AUTHENTIC", "STORE_ROLLED_BACK"}
+
+
+def test_a_change_of_another_history(bench: Bench, opened: Callable[[], SqlStore]) -> None:
+    """S1: a sealed change of a history that was rolled back does not fit the counter."""
+    old = bench.file.read_bytes()
+    histories = []
+    for _ in range(2):
+        bench.file.write_bytes(old)
+        with closing(bench.open()) as store:
+            applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
+        histories.append(bench.rows("SELECT * FROM changes WHERE number = 7"))
+    marks = ", ".join("?" * len(histories[0][0]))
+    with closing(sqlite3.connect(bench.file)) as connection:
+        connection.execute("DELETE FROM changes WHERE number = 7")
+        connection.execute(f"INSERT INTO changes VALUES ({marks})", histories[0][0])
+        connection.commit()
+    with pytest.raises(StoreRolledBackError):
+        opened().poll(BEAT)
+
+
+def test_the_message_names_no_contents(bench: Bench, opened: Callable[[], SqlStore]) -> None:
+    """A1: the error says which table and cluster, and nothing that stands there."""
+    bench.edit(f"UPDATE wraps SET root_uri = 'planted' WHERE {WHERE['wraps']}")
+    with pytest.raises(RowNotAuthenticError, match="wraps of cluster acme") as caught:
+        opened().cluster("acme")
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["store_uid", "mac", "created_at", "service_key_id"])
+def test_the_stores_own_row(bench: Bench, column: str) -> None:
+    """A1: the row that says which store this is counts, too."""
+    bench.edit(f"UPDATE meta SET {column} = 5")
+    with pytest.raises((RowNotAuthenticError, SetupError)):
+        bench.open()
+    bench.edit("DELETE FROM meta")
+    with pytest.raises(RowNotAuthenticError):
+        bench.open()
+
+
+def test_another_service_key(bench: Bench) -> None:
+    """A1: a key that did not seal the store is named as such, instead of each row in turn."""
+    right = ServiceKey(bench.key.read_bytes()).service_key_id
+    bench.key.write_bytes(bytes(32))
+    with pytest.raises(SetupError, match=f"sealed with the service key {right}"):
+        bench.open()
+
+
+def test_a_missing_service_key(bench: Bench) -> None:
+    """A1: no key is made for a store that exists, not even for an emptied one."""
+    bench.key.unlink()
+    for _ in range(2):
+        with pytest.raises(SetupError, match="is missing"):
+            bench.open()
+        assert not bench.key.exists()
+        bench.file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_a_service_key_of_another_length(bench: Bench, size: int) -> None:
+    """A1: a cut or foreign file is not taken for a key."""
+    bench.key.write_bytes(bytes(size))
+    with pytest.raises(SetupError, match="does not have 32 bytes"):
+        bench.open()
+
+
+def test_a_service_key_that_others_can_read(bench: Bench) -> None:
+    """A1: the key is a secret; a mode that shows it to others is refused with the remedy."""
+    bench.key.chmod(0o640)
+    with pytest.raises(SetupError, match="chmod 600"):
+        bench.open()
+
+
+def test_a_service_key_shows_only_its_id(bench: Bench) -> None:
+    """The key never stands in a text."""
+    raw = bench.key.read_bytes()
+    shown = repr(ServiceKey(raw))
+    assert raw.hex() not in shown
+    assert repr(raw) not in shown
+    assert "service_key_id=" in shown

@@ -1,0 +1,150 @@
+"""Carries out mutations of a store in processes that are killed at a given point.
+
+A program: it reads an order per line, forks for each, and answers how that process ended. One
+interpreter that has everything imported makes a death cost milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from builders import (
+    NOW,
+    a_cluster,
+    a_region,
+    a_request,
+    a_rotation,
+    an_event,
+    applied,
+    enabling,
+)
+from fakes import FakeClock
+from keyfold_server.domain.cluster import Cluster, restored, revoked, with_regions
+from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.ports import Change, Heartbeat
+from keyfold_server.store.opening import open_store
+from keyfold_server.store.sql import SqlStore
+
+BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
+SEEN = Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW)
+DAY = 24 * 60 * 60 * 1000
+
+
+def opened(folder: Path, reach: Callable[[str], None] = lambda _mark: None) -> SqlStore:
+    """Opens the store of a folder."""
+    url = f"sqlite:///{folder / 'keyfold.db'}"
+    return open_store(url, folder / "service.key", clock=FakeClock(), reach=reach)
+
+
+def _cluster(store: SqlStore) -> Cluster:
+    cluster = store.cluster("acme")
+    assert cluster is not None
+    return cluster
+
+
+def prepare(store: SqlStore) -> None:
+    """Makes what the mutations below change."""
+    applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")])))
+    applied(store, Change("acme", revoked("acme", ["us"], NOW), an_event()))
+    store.register(BEAT)
+
+
+def _with_regions(store: SqlStore) -> Change:
+    return Change("acme", with_regions(_cluster(store), [a_region("ap")], NOW), an_event())
+
+
+def _restored(store: SqlStore) -> Change:
+    return Change("acme", restored(_cluster(store), ["us"], NOW), an_event())
+
+
+def _rotated(store: SqlStore) -> Change:
+    seen = _cluster(store)
+    moved = [a_rotation(region, "local:two", fresh=True) for region in seen.regions]
+    return Change("acme", with_regions(seen, moved, NOW), an_event())
+
+
+CHANGES: dict[str, Callable[[SqlStore], Change]] = {
+    "created": lambda _store: enabling(a_cluster("fresh", [a_region("eu"), a_region("us")])),
+    "with_regions": _with_regions,
+    "revoked": lambda _store: Change("acme", revoked("acme", (), NOW), an_event()),
+    "restored": _restored,
+    "rotated": _rotated,
+    "audit": lambda _store: Change("acme", None, an_event()),
+}
+"""Every kind of change, by name."""
+
+
+def group(store: SqlStore, kind: str) -> list[Change]:
+    """Makes a group of a kind's change, with a request, and of two others."""
+    change = CHANGES[kind](store)
+    request = a_request(change.cluster, kind)
+    return [
+        enabling(a_cluster("before")),
+        Change(change.cluster, change.decide, change.event, request),
+        enabling(a_cluster("behind")),
+    ]
+
+
+OTHERS: dict[str, Callable[[SqlStore], object]] = {
+    "refused": lambda store: store.refused("ab12", SEEN, "one"),
+    "register": lambda store: store.register(Heartbeat("two", 0, b"", 120.0, NOW)),
+    "poll": lambda store: store.poll(BEAT),
+    "leave": lambda store: store.leave("one"),
+    "observe": lambda store: store.observe([SEEN]),
+    "prune": lambda store: store.prune(NOW + 2 * DAY),
+}
+"""Every other mutation, by name."""
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _mutate(folder: Path, kind: str, mark: str) -> None:
+    def reach(reached: str) -> None:
+        if reached == mark:
+            _die()
+
+    store = opened(folder, reach)
+    if kind in CHANGES:
+        store.apply(group(store, kind))
+    else:
+        OTHERS[kind](store)
+
+
+def _storm(folder: Path, first: int) -> None:
+    """Revokes and restores for ever, each with a request that counts on."""
+    store = opened(folder)
+    for number in range(first, sys.maxsize):
+        seen = _cluster(store)
+        decide = restored(seen, ["eu"], NOW) if number % 2 else revoked("acme", ["eu"], NOW)
+        store.apply([Change("acme", decide, an_event(), a_request("acme", f"storm-{number}"))])
+
+
+def _carry_out(order: dict[str, str]) -> int:
+    """Forks, lets the child do the work, and returns its wait status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if order["kind"] == "storm":
+                _storm(Path(order["folder"]), int(order["first"]))
+            else:
+                _mutate(Path(order["folder"]), order["kind"], order["mark"])
+        finally:
+            os._exit(1)  # it should have died before
+    if order["kind"] == "storm":
+        time.sleep(float(order["seconds"]))
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        sys.stdout.write(f"{_carry_out(json.loads(line))}\n")
+        sys.stdout.flush()

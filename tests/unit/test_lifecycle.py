@@ -1,0 +1,180 @@
+"""The transitions of a cluster, driven at random beside a small model of what they promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from builders import NOW, a_cluster, a_region, a_rotation
+from keyfold_server.domain.cluster import (
+    Cluster,
+    Decide,
+    created,
+    existing,
+    restored,
+    revoked,
+    with_regions,
+)
+from keyfold_server.domain.errors import (
+    ClusterNotFoundError,
+    ConcurrentChangeError,
+    RegionNotFoundError,
+    RevokedError,
+)
+from keyfold_server.domain.lifecycle import TRANSITIONS, Action, State, after
+
+NAMES = ("ap", "eu", "us")
+SOME = st.sets(st.sampled_from(NAMES))
+
+
+@dataclass
+class Model:
+    """What a caller may expect, without Keyfold's own types."""
+
+    epoch: int = 0
+    version: int = 1
+    enabled: dict[str, bool] = field(default_factory=dict)
+    wraps: dict[str, list[int]] = field(default_factory=dict)
+    """How often each generation of a region was wrapped."""
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """Changes as a store makes them: on the current cluster, decided by whoever saw it before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.cluster = a_cluster()
+        self.seen = [self.cluster]
+        self.keks: set[bytes] = set()
+
+    @initialize(names=st.sets(st.sampled_from(NAMES), min_size=1))
+    def make(self, names: set[str]) -> None:
+        """Enables a cluster."""
+        self.model.enabled = dict.fromkeys(names, True)
+        self.model.wraps = {name: [1] for name in names}
+        self.cluster = created(a_cluster("acme", [a_region(name) for name in names]))(None)
+        self.seen = [self.cluster]
+
+    def change(self, decide: Decide, *, seen: Cluster) -> bool:
+        """Commits a decision if what was seen is current, else checks that it is refused."""
+        if seen is not self.cluster:
+            with pytest.raises(ConcurrentChangeError):
+                decide(self.cluster)
+            return False
+        self.cluster = decide(self.cluster)
+        self.seen.append(self.cluster)
+        self.model.version += 1
+        return True
+
+    @rule(data=st.data(), names=SOME)
+    def add_regions(self, data: st.DataObject, names: set[str]) -> None:
+        """Adds the regions that are new."""
+        seen = data.draw(st.sampled_from(self.seen))
+        fresh = names - {region.name for region in seen.regions}
+        regions = [a_region(name) for name in fresh]
+        if self.change(with_regions(seen, regions, NOW), seen=seen):
+            self.model.enabled |= dict.fromkeys(fresh, True)
+            self.model.wraps |= {name: [1] for name in fresh}
+
+    @rule(data=st.data(), fresh=st.booleans(), names=SOME)
+    def rotate(self, data: st.DataObject, fresh: bool, names: set[str]) -> None:  # noqa: FBT001
+        """Moves regions to another root key, with a new generation or without."""
+        seen = data.draw(st.sampled_from(self.seen))
+        chosen = [region for region in seen.regions if region.name in names]
+        moved = [a_rotation(region, "local:two", fresh=fresh) for region in chosen]
+        if self.change(with_regions(seen, moved, NOW), seen=seen):
+            for region in chosen:
+                counts = [count + 1 for count in self.model.wraps[region.name]]
+                self.model.wraps[region.name] = [*counts, 1] if fresh else counts
+
+    @rule(names=SOME)
+    def revoke(self, names: set[str]) -> None:
+        """Revokes what exists: it is never refused, whatever was seen before (protocol R1)."""
+        chosen = names & self.model.enabled.keys()
+        assert self.change(revoked("acme", chosen, NOW), seen=self.cluster)
+        self.model.epoch += 1
+        for name in chosen or set(self.model.enabled):
+            self.model.enabled[name] = False
+
+    @rule(data=st.data(), names=SOME)
+    def restore(self, data: st.DataObject, names: set[str]) -> None:
+        """Takes regions back."""
+        seen = data.draw(st.sampled_from(self.seen))
+        chosen = names & {region.name for region in seen.regions}
+        if self.change(restored(seen, chosen, NOW), seen=seen):
+            self.model.enabled |= dict.fromkeys(chosen, True)
+
+    @rule()
+    def enable_again(self) -> None:
+        """A cluster is made once."""
+        with pytest.raises(ConcurrentChangeError):
+            created(a_cluster())(self.cluster)
+
+    @rule(names=SOME)
+    def revoke_unknown(self, names: set[str]) -> None:
+        """A region that does not exist is named, and nothing is revoked beside it."""
+        for name in names - self.model.enabled.keys():
+            with pytest.raises(RegionNotFoundError):
+                revoked("acme", [name, *self.model.enabled], NOW)(self.cluster)
+
+    @invariant()
+    def agrees(self) -> None:
+        """States, counters and keyrings are the model's."""
+        cluster, model = self.cluster, self.model
+        assert (cluster.epoch, cluster.version) == (model.epoch, model.version)
+        assert [region.name for region in cluster.regions] == sorted(model.enabled)
+        for region in cluster.regions:
+            assert (region.state is State.ENABLED) == model.enabled[region.name]
+            assert [len(g.wraps) for g in region.generations] == model.wraps[region.name]
+
+    @invariant()
+    def keeps_every_kek(self) -> None:
+        """S5: no KEK is lost, each has one live wrap, the last, and numbers have no gaps."""
+        keks = set()
+        for region in self.cluster.regions:
+            numbers = [generation.number for generation in region.generations]
+            assert numbers == list(range(1, len(numbers) + 1))
+            for generation in region.generations:
+                keks.add(generation.kek_id)
+                *old, current = generation.wraps
+                assert current.ciphertext is not None
+                assert current.superseded_at is None
+                assert all(w.ciphertext is None and w.superseded_at == NOW + 1 for w in old)
+                assert [w.number for w in generation.wraps] == list(range(1, len(old) + 2))
+        assert self.keks <= keks
+        self.keks = keks
+
+
+TestLifecycle = Lifecycle.TestCase
+TestLifecycle.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_only_a_revoked_key_forbids() -> None:
+    """The table: what it lacks is refused, and it lacks what a revoked or missing key forbids."""
+    refused = {
+        (state, action)
+        for state in State
+        for action in Action
+        if (state, action) not in TRANSITIONS
+    }
+    assert refused == {(State.REVOKED, a) for a in (Action.USE, Action.ENABLE, Action.ROTATE)}
+    for state, action in refused:
+        with pytest.raises(RevokedError, match="Restore") as caught:
+            after(state, action, cluster="acme", region="eu")
+        assert (caught.value.cluster, caught.value.region) == ("acme", "eu")
+    assert after(None, Action.ENABLE, cluster="acme", region="eu") is State.ENABLED
+
+
+def test_a_cluster_that_does_not_exist() -> None:
+    """What is not there is neither revoked nor found."""
+    with pytest.raises(ClusterNotFoundError):
+        revoked("acme", (), NOW)(None)
+    with pytest.raises(ClusterNotFoundError):
+        existing(None, "acme")
+    with pytest.raises(ConcurrentChangeError):
+        with_regions(a_cluster(), (), NOW)(None)
