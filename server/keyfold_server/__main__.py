@@ -6,12 +6,16 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from keyfold_server import admin, bootstrap, settings
 from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.rpc import probe
+
+_NOT_SERVING: Final = 1
+"""What `health` exits with unless the server serves; health checks know 0 and 1."""
 
 
 @admin.app.callback(invoke_without_command=True)
@@ -37,12 +41,6 @@ def options(
 @admin.app.command()
 def serve() -> None:
     """Serve until SIGTERM; prints one line with the address when ready."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     with admin.reported():
         loaded = settings.load()
         for name in settings.unknown_variables():
@@ -58,6 +56,24 @@ def migrate() -> None:
         _, close = bootstrap.replica(loaded)
         close()
         typer.echo(f"{loaded.store} has the schema of this release")
+
+
+@admin.app.command()
+def health(
+    target: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT or unix:/path.", show_default="KEYFOLD_LISTEN"),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 3.0,
+) -> None:
+    """Ask a running server whether it serves: exit code 0 if it does, 1 if not."""
+    try:
+        found = probe.health(target or settings.load().listen, timeout)
+    except KeyfoldError as error:
+        found = error.message
+    typer.echo(found, err=found != probe.SERVING)
+    if found != probe.SERVING:
+        raise typer.Exit(_NOT_SERVING)
 
 
 def _ready(address: str) -> None:

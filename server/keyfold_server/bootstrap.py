@@ -14,14 +14,17 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from keyfold_server import observability
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.providers import Catalog, Maker, maker, third_party, type_of
+from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings
 from keyfold_server.store.opening import open_store
+from keyfold_server.telemetry import Sampling
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +110,16 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     return joined, store.close
 
 
-async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+async def serve(
+    settings: Settings, ready: Callable[[str], None], sampling: Sampling, call_log: CallLog
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Args:
         settings: The settings.
         ready: Told the address once calls are taken.
+        sampling: Which calls get spans.
+        call_log: Takes a line per call.
 
     Raises:
         SetupError: The server cannot start as it is set up.
@@ -124,7 +131,9 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     joined, close = replica(settings)
     try:
         await joined.start()
-        server = GrpcServer(joined, settings.listen, settings.max_concurrent_calls)
+        server = GrpcServer(
+            joined, settings.listen, settings.max_concurrent_calls, sampling, call_log
+        )
         try:
             ready(await server.start())
             await stopping.wait()
@@ -137,16 +146,28 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
 
 
 def run(settings: Settings, ready: Callable[[str], None]) -> None:
-    """Runs `serve` on uvloop where it is installed, with memory kept off the disk."""
+    """Runs `serve` on uvloop where it is installed, seen from outside, its memory private."""
     _keep_memory_private()
+    pretty = observability.logs()
+    sampling = observability.traces()
+    end_metrics = observability.metrics(settings.metrics_address())
+    call_log = CallLog(sys.stderr.fileno(), pretty=pretty)
+    call_log.start()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(settings, ready, sampling, call_log))
+    finally:
+        call_log.stop()
+        end_metrics()
+        observability.end_traces()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
-        factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve(settings, ready))
+        return None
+    return uvloop.new_event_loop
 
 
 def _keep_memory_private() -> None:

@@ -34,6 +34,7 @@ _OTHER: Final = {"CONFIG", "CACHE"}
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MAX_PORT: Final = 65_535
+_METRICS_PORT: Final = 9464
 
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 
@@ -121,6 +122,11 @@ class Settings(BaseSettings):
         le=100_000,
         description="Calls under way beyond which further ones are turned away.",
     )
+    metrics: str | None = Field(
+        default=None,
+        description="Where Prometheus reads /metrics: HOST:PORT, or off. Unset: 127.0.0.1:9464, or "
+        "a free port of 127.0.0.1 where KEYFOLD_LISTEN takes a free one or a unix socket.",
+    )
     drain_grace: Duration = Field(
         default=30.0,
         ge=0,
@@ -144,6 +150,25 @@ class Settings(BaseSettings):
                 "carry keys in the clear; use 127.0.0.1, [::1], localhost or unix:/path"
             )
         return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and value != "off":
+            host, _, port = value.rpartition(":")
+            if not host or not port.isdecimal() or int(port) > _MAX_PORT:
+                raise ValueError("write HOST:PORT, such as 127.0.0.1:9464, or off")
+        return value
+
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Returns the host and port of /metrics, or None where it is off."""
+        if self.metrics == "off":
+            return None
+        if self.metrics is not None:
+            host, _, port = self.metrics.rpartition(":")
+            return host.strip("[]"), int(port)
+        free = self.listen.startswith("unix:") or self.listen.endswith(":0")
+        return "127.0.0.1", 0 if free else _METRICS_PORT
 
     @classmethod
     def settings_customise_sources(

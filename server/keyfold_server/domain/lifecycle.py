@@ -51,8 +51,7 @@ def after(state: State | None, action: Action, *, cluster: str, region: str) -> 
     following = TRANSITIONS.get((state, action))
     if following is None:
         raise RevokedError(
-            f"the key of region {region} is revoked, so it cannot be given to {action.value}; "
-            "call Restore first",
+            f"the key of region {region} is revoked; call Restore before you {action.value} it",
             cluster=cluster,
             region=region,
         )

@@ -297,6 +297,10 @@ class Store(Protocol):
         """Reads up to `limit` clusters whose names follow `after`, by name."""
         ...
 
+    def census(self) -> dict[tuple[str, str], int]:
+        """Counts regions by the names of their state and last observed health."""
+        ...
+
     def request(self, key: RequestKey) -> RecordedRequest | None:
         """Reads what was recorded of a request_id."""
         ...
@@ -338,4 +342,8 @@ class Store(Protocol):
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
         """Reads what was last seen, by subject."""
+        ...
+
+    def prune(self, now_ms: int) -> None:
+        """Removes requests and changes older than 24 hours before a time, the newest never."""
         ...

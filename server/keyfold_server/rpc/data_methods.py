@@ -18,11 +18,12 @@ from keyfold_server.domain.errors import (
     KeyfoldError,
     MalformedRequestError,
 )
+from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.status import to_status
 from keyfold_server.service.data_plane import Call, DataPlane, Target
 
-Core = Callable[[bytes, Call], bytes]
-"""Request bytes and what the call has fetched so far, to reply bytes."""
+Core = Callable[[bytes, Call, Facts], bytes]
+"""Request bytes and what the call has fetched so far, to reply bytes; fills in the facts."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -67,22 +68,28 @@ class DataMethods:
             "BatchRewrap": self._batch_rewrap,
         }
 
-    def _wrap(self, data: bytes, call: Call) -> bytes:
+    def _wrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.WrapRequest, data)
+        facts.cluster = asked.cluster
+        facts.region = asked.region
         wrapped_key, generation = self._plane.wrap(
             asked.cluster, asked.region, asked.plaintext, asked.context, call
         )
         return pb.WrapResponse(wrapped_key=wrapped_key, generation=generation).SerializeToString()
 
-    def _unwrap(self, data: bytes, call: Call) -> bytes:
+    def _unwrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.UnwrapRequest, data)
+        facts.cluster = asked.cluster
         opened = self._plane.unwrap(asked.cluster, asked.wrapped_key, asked.context, call)
+        facts.region = opened.region
         return pb.UnwrapResponse(
             plaintext=opened.plaintext, region=opened.region, generation=opened.generation
         ).SerializeToString()
 
-    def _generate(self, data: bytes, call: Call) -> bytes:
+    def _generate(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.GenerateDataKeyRequest, data)
+        facts.cluster = asked.cluster
+        facts.region = asked.region
         plaintext, wrapped_key, generation = self._plane.generate(
             asked.cluster, asked.region, asked.size, asked.context, call
         )
@@ -92,8 +99,9 @@ class DataMethods:
             generation=generation,
         ).SerializeToString()
 
-    def _rewrap(self, data: bytes, call: Call) -> bytes:
+    def _rewrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.RewrapRequest, data)
+        facts.cluster = asked.cluster
         target = _target(asked.destination) if asked.HasField("destination") else None
         wrapped_key, generation, current = self._plane.rewrap(
             asked.cluster, asked.wrapped_key, asked.context, target, call
@@ -102,8 +110,11 @@ class DataMethods:
             wrapped_key=wrapped_key, generation=generation, already_current=current
         ).SerializeToString()
 
-    def _batch_wrap(self, data: bytes, call: Call) -> bytes:
+    def _batch_wrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchWrapRequest, data)
+        facts.cluster = asked.cluster
+        facts.region = asked.region
+        facts.items = len(asked.items)
         items = [
             (item.region or asked.region, item.plaintext, item.context or None)
             for item in asked.items
@@ -125,8 +136,10 @@ class DataMethods:
                 answer.wrapped_key, answer.generation = result
         return reply.SerializeToString()
 
-    def _batch_unwrap(self, data: bytes, call: Call) -> bytes:
+    def _batch_unwrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchUnwrapRequest, data)
+        facts.cluster = asked.cluster
+        facts.items = len(asked.items)
         items = [(item.wrapped_key, item.context or None) for item in asked.items]
         reply = pb.BatchUnwrapResponse()
         add = reply.results.add
@@ -138,8 +151,10 @@ class DataMethods:
                 answer.plaintext, answer.region, answer.generation = result
         return reply.SerializeToString()
 
-    def _batch_rewrap(self, data: bytes, call: Call) -> bytes:
+    def _batch_rewrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchRewrapRequest, data)
+        facts.cluster = asked.cluster
+        facts.items = len(asked.items)
         shared = _target(asked.destination) if asked.HasField("destination") else None
         items = [
             (

@@ -12,14 +12,15 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.rpc import convert
+from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import decode
 from keyfold_server.rpc.status import to_status
 from keyfold_server.service.changes import Pending
 from keyfold_server.service.mutations import Ask
 from keyfold_server.service.replica import Replica
 
-Life = Callable[[bytes, str, float], Awaitable[bytes]]
-"""Request bytes, who asks, and the monotonic deadline, to reply bytes."""
+Life = Callable[[bytes, str, float, Facts], Awaitable[bytes]]
+"""Request bytes, who asks, and the monotonic deadline, to reply bytes; fills in the facts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,10 @@ class LifeMethods:
 
 
 def _on_bytes(method: _Method) -> Life:
-    async def answer(data: bytes, caller: str, deadline: float) -> bytes:
-        reply = await method.answer(decode(method.request, data), caller, deadline)
+    async def answer(data: bytes, caller: str, deadline: float, facts: Facts) -> bytes:
+        asked = decode(method.request, data)
+        facts.cluster = getattr(asked, "cluster", "")
+        reply = await method.answer(asked, caller, deadline)
         return reply.SerializeToString()
 
     return answer

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NoReturn
+from time import perf_counter
+from typing import Any, Final, NamedTuple, NoReturn
 
 import grpc
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold_server import telemetry
 from keyfold_server.domain.errors import (
     BusyError,
     DeadlineError,
@@ -23,11 +25,14 @@ from keyfold_server.domain.errors import (
     KeyfoldError,
     MalformedRequestError,
 )
+from keyfold_server.rpc import tracing
+from keyfold_server.rpc.call_log import CallLog, Facts
 from keyfold_server.rpc.data_methods import MAX_MESSAGE, Core, DataMethods
 from keyfold_server.rpc.life_methods import Life, LifeMethods
-from keyfold_server.rpc.status import internal_status, to_status
+from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
 from keyfold_server.service.data_plane import Call, Need, NeedsLoad
 from keyfold_server.service.replica import Replica
+from keyfold_server.telemetry import Sampling
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +56,40 @@ _ANSWER_BEFORE: Final = 0.05
 _NOTHING: Final = Call()
 """What a call has fetched when it arrives. The core only reads it."""
 
-Handler = Callable[[bytes, Any], Awaitable[bytes]]
+Context = Any
+"""`grpc.aio.ServicerContext` of bytes, which its type stubs cannot say of a generic handler."""
+
+Handler = Callable[[bytes, Context], Awaitable[bytes]]
+Answer = Callable[[bytes, Context, Facts], Awaitable[bytes]]
+"""Answers a call, or raises why not."""
+
+
+class _Failure(NamedTuple):
+    """How a call failed."""
+
+    status: Status
+    code: grpc.StatusCode
+    reason: str
 
 
 class Methods:
     """Makes the handlers of one replica for one kind of caller."""
 
-    def __init__(self, replica: Replica, caller: str) -> None:
-        """Takes the service, and who calls: `local`, or `socket:` and a path (protocol 7)."""
+    def __init__(
+        self, replica: Replica, caller: str, sampling: Sampling, call_log: CallLog | None
+    ) -> None:
+        """Joins the service to who calls and to what is told of it.
+
+        Args:
+            replica: The service.
+            caller: `local`, or `socket:` and a path (protocol section 7).
+            sampling: Which calls get spans.
+            call_log: Takes a line per call, or None.
+        """
         self._replica = replica
         self._caller = caller
+        self._sampling = sampling
+        self._call_log = call_log
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Returns the service's handlers.
@@ -68,13 +97,10 @@ class Methods:
         Raises:
             RuntimeError: The table and the contract differ.
         """
-        table: dict[str, Handler] = {
-            name: self._data(core, batch=name.startswith("Batch"))
-            for name, core in DataMethods(self._replica.data_plane).table().items()
-        }
-        table |= {
-            name: self._life(life) for name, life in LifeMethods(self._replica).table().items()
-        }
+        data = DataMethods(self._replica.data_plane).table()
+        life = LifeMethods(self._replica).table()
+        table = {name: self._watched(name, self._data(name, core)) for name, core in data.items()}
+        table |= {name: self._watched(name, self._life(method)) for name, method in life.items()}
         methods = pb.DESCRIPTOR.services_by_name["KeyManagementService"].methods_by_name
         if set(table) != set(methods):
             raise RuntimeError(f"table and contract differ in {set(table) ^ set(methods)}")
@@ -83,61 +109,90 @@ class Methods:
             {name: grpc.unary_unary_rpc_method_handler(h) for name, h in table.items()},
         )
 
-    def _data(self, core: Core, *, batch: bool) -> Handler:
+    def _watched(self, name: str, answer: Answer) -> Handler:
+        """Wraps a method in what is the same for all: span, errors, metric, line."""
+        full = f"{SERVICE}/{name}"
+        good = telemetry.CALLS.labels(name, telemetry.OK, "")
+        sampled = self._sampling.sampled
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            began = perf_counter()
+            facts = Facts()
+            header = tracing.traceparent(context)
+            if sampled(header):
+                with tracing.server_span(full, header, context) as span:
+                    reply = await _attempt(answer, data, context, facts)
+                    header = tracing.header_of(span)
+                    if isinstance(reply, _Failure):
+                        tracing.ended(span, reply.code, reply.reason)
+                    else:
+                        tracing.ended(span, grpc.StatusCode.OK, "")
+            else:
+                reply = await _attempt(answer, data, context, facts)
+            seconds = perf_counter() - began
+            if isinstance(reply, _Failure):
+                self._tell(name, facts, reply.code.name, reply.reason, seconds, header)
+                telemetry.CALLS.labels(name, reply.code.name, reply.reason).observe(seconds)
+                await context.abort_with_status(rpc_status.to_status(reply.status))
+                return b""  # pragma: no cover  abort always raises
+            good.observe(seconds)
+            self._tell(name, facts, telemetry.OK, "", seconds, header)
+            return reply
+
+        return handle
+
+    def _tell(
+        self, name: str, facts: Facts, code: str, reason: str, seconds: float, header: str
+    ) -> None:
+        if self._call_log is not None:
+            trace = tracing.trace_id(header)
+            self._call_log.add(name, self._caller, facts, code, reason, seconds, trace)
+
+    def _data(self, name: str, core: Core) -> Answer:
+        batch = name.startswith("Batch")
         largest = MAX_MESSAGE if batch else MAX_REQUEST
 
-        async def handle(data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        async def answer(data: bytes, context: Context, facts: Facts) -> bytes:
+            if len(data) > largest:
+                _too_large(len(data), largest, batch=batch)
             try:
-                if len(data) > largest:
-                    _too_large(len(data), largest, batch=batch)
-                try:
-                    return core(data, _NOTHING)
-                except NeedsLoad as lacking:
-                    needs = lacking.needs
-                return await self._cold(core, data, needs, self._deadline(context))
-            except KeyfoldError as error:
-                status = to_status(error)
-            except Exception as error:  # noqa: BLE001  its text must not reach the caller
-                status = _unexpected(error)
-            return await _abort(context, status)
+                return core(data, _NOTHING, facts)
+            except NeedsLoad as lacking:
+                needs = lacking.needs
+            return await self._cold(core, data, facts, needs, self._deadline(context))
 
-        return handle
+        return answer
 
-    def _life(self, life: Life) -> Handler:
-        async def handle(data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    def _life(self, life: Life) -> Answer:
+        async def answer(data: bytes, context: Context, facts: Facts) -> bytes:
+            if len(data) > MAX_REQUEST:
+                _too_large(len(data), MAX_REQUEST, batch=False)
+            deadline = self._deadline(context)
             try:
-                if len(data) > MAX_REQUEST:
-                    _too_large(len(data), MAX_REQUEST, batch=False)
-                deadline = self._deadline(context)
-                left = deadline - self._replica.clock.monotonic()
-                try:
-                    async with asyncio.timeout(left):
-                        return await life(data, self._caller, deadline)
-                except TimeoutError:
-                    raise DeadlineError(
-                        "the deadline passed before the answer was there; allow more time"
-                    ) from None
-            except KeyfoldError as error:
-                status = to_status(error)
-            except Exception as error:  # noqa: BLE001  its text must not reach the caller
-                status = _unexpected(error)
-            return await _abort(context, status)
+                async with asyncio.timeout(deadline - self._replica.clock.monotonic()):
+                    return await life(data, self._caller, deadline, facts)
+            except TimeoutError:
+                raise DeadlineError(
+                    "the deadline passed before the answer was there; allow more time"
+                ) from None
 
-        return handle
+        return answer
 
-    async def _cold(self, core: Core, data: bytes, needs: Sequence[Need], deadline: float) -> bytes:
+    async def _cold(
+        self, core: Core, data: bytes, facts: Facts, needs: Sequence[Need], deadline: float
+    ) -> bytes:
         """Fetches what the core lacks and runs it again, a bounded number of times."""
         call = Call(self._replica.clock.monotonic())
         for _ in range(_ROUNDS):
             await self._replica.loads.satisfy(needs, call, deadline)
             try:
-                return core(data, call)
+                return core(data, call, facts)
             except NeedsLoad as lacking:
                 needs = lacking.needs
         raise BusyError("the cluster's keys keep changing under this call; try again")
 
-    def _deadline(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> float:
-        left = context.time_remaining()
+    def _deadline(self, context: Context) -> float:
+        left: float | None = context.time_remaining()
         if left is None:
             left = DEFAULT_DEADLINE
         left = min(left, LONGEST_DEADLINE)
@@ -152,12 +207,13 @@ def _too_large(size: int, most: int, *, batch: bool) -> NoReturn:
     raise MalformedRequestError(f"the request has {size:,} bytes and may have {most:,}")
 
 
-def _unexpected(error: Exception) -> Status:
-    status, incident = internal_status()
-    log.error("incident %s", incident, exc_info=error)
-    return status
-
-
-async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], status: Status) -> bytes:
-    await context.abort_with_status(rpc_status.to_status(status))
-    raise AssertionError  # pragma: no cover  abort always raises
+async def _attempt(answer: Answer, data: bytes, context: Context, facts: Facts) -> bytes | _Failure:
+    """Answers a call; whatever it raises becomes a status that a caller may read."""
+    try:
+        return await answer(data, context, facts)
+    except KeyfoldError as error:
+        return _Failure(to_status(error), code_of(type(error)), error.reason)
+    except Exception:
+        status, incident = internal_status()
+        log.exception("incident %s", incident)
+        return _Failure(status, grpc.StatusCode.INTERNAL, INTERNAL)

@@ -17,9 +17,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.guard import Guarded
 from keyfold_server.rpc.methods import SERVICE, Methods
 from keyfold_server.service.replica import Replica
+from keyfold_server.telemetry import NO_SPANS, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +47,25 @@ _V1_REFLECTION: Final = "grpc.reflection.v1.ServerReflection"
 class GrpcServer:
     """One listening server over one replica."""
 
-    def __init__(self, replica: Replica, listen: str, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        listen: str,
+        max_concurrent: int,
+        sampling: Sampling = NO_SPANS,
+        call_log: CallLog | None = None,
+    ) -> None:
         """Prepares a server; `start` binds.
 
         Args:
             replica: The service.
             listen: `HOST:PORT`, port 0 for a free one, or `unix:` and a path.
             max_concurrent: Calls under way beyond which gRPC turns further ones away.
+            sampling: Which calls get spans.
+            call_log: Takes a line per call, or None.
         """
+        self._sampling = sampling
+        self._call_log = call_log
         self._replica = replica
         self._listen = listen
         self._max_concurrent = max_concurrent
@@ -69,7 +82,8 @@ class GrpcServer:
         unix = self._listen.startswith("unix:")
         caller = f"socket:{self._listen.removeprefix('unix:')}" if unix else "local"
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=self._max_concurrent)
-        server.add_generic_rpc_handlers((Methods(self._replica, caller).handlers(),))
+        methods = Methods(self._replica, caller, self._sampling, self._call_log)
+        server.add_generic_rpc_handlers((methods.handlers(),))
         guarded = Guarded(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it registers, and that is all
         _add_reflection(guarded)

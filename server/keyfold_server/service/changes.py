@@ -132,6 +132,11 @@ class Changes:
             return False
         return True
 
+    def age(self) -> float:
+        """Seconds since the last good look at the store began, by the slower of two clocks."""
+        now = self._now()
+        return max(now.monotonic - self._seen.monotonic, now.wall - self._seen.wall)
+
     @property
     def newest(self) -> int:
         """The number of the last change that this replica has applied."""

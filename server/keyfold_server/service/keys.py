@@ -232,6 +232,19 @@ class KeyCache:
         if not root.open:
             self._roots.pop(root.root_id, None)
 
+    def count(self, now: float) -> tuple[int, int, int]:
+        """Counts clusters and KEKs in memory, and KEKs that serve on grace at a time."""
+        keks = graced = 0
+        for root in self._roots.values():
+            keks += len(root.open)
+            if root.unknown is not None:
+                graced += sum(
+                    1
+                    for kek in root.open
+                    if root.proof + kek.ttl <= now < root.proof + kek.ttl + kek.grace
+                )
+        return len(self._views), keks, graced
+
     def drop_cluster(self, name: str) -> None:
         """Drops a cluster's view and every KEK opened for it."""
         view = self._views.pop(name, None)

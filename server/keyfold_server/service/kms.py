@@ -8,12 +8,14 @@ thread returns, not when somebody stops waiting for it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from keyfold_server import telemetry
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
     InvalidKeySpecError,
@@ -116,17 +118,24 @@ class Kms:
 
     async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
         """Wraps under the newest version of a root key; raises as the provider port says."""
-        return await self._call(
-            root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
-        )
+        with telemetry.kms_call(root.type, "wrap") as span:
+            wrapped = await self._call(
+                root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
+            )
+            telemetry.provider_request(span, wrapped.request_id)
+            return wrapped
 
     async def unwrap(
         self, root: RootKey, key_version: str, ciphertext: bytes, binding: Binding
     ) -> Unwrapped:
         """Opens what `wrap` returned; raises as the provider port says."""
-        return await self._call(
-            root, lambda p, budget: p.unwrap(root, key_version, ciphertext, binding, budget=budget)
-        )
+        with telemetry.kms_call(root.type, "unwrap") as span:
+            unwrapped = await self._call(
+                root,
+                lambda p, budget: p.unwrap(root, key_version, ciphertext, binding, budget=budget),
+            )
+            telemetry.provider_request(span, unwrapped.request_id)
+            return unwrapped
 
     async def authenticate(self, root: RootKey) -> bool:
         """Proves the credential; returns False where the provider has no such step."""
@@ -137,7 +146,8 @@ class Kms:
             provider.authenticate(root, budget=budget)
             return True
 
-        return await self._call(root, step)
+        with telemetry.kms_call(root.type, "authenticate"):
+            return await self._call(root, step)
 
     async def describe(self, root: RootKey) -> KeyDescription | None:
         """Describes the key; returns None where the provider has no such step."""
@@ -149,7 +159,8 @@ class Kms:
                 else None
             )
 
-        return await self._call(root, step)
+        with telemetry.kms_call(root.type, "describe"):
+            return await self._call(root, step)
 
     def close(self) -> None:
         """Lets the threads end; those that hang are not waited for."""
@@ -188,7 +199,9 @@ class Kms:
                 for gate in gates:
                     await gate.places.acquire()
                     held.append(gate)
-            future = self._pool(root.type).submit(self._work, provider, work, ends)
+            # With the caller's trace context: what an adapter sends may carry it on.
+            context = contextvars.copy_context()
+            future = self._pool(root.type).submit(context.run, self._work, provider, work, ends)
             self._leave_after(future, gates)
             return await asyncio.wait_for(
                 asyncio.shield(asyncio.wrap_future(future)),

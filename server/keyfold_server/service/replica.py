@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Callable
 from typing import Final
 
+from keyfold_server import telemetry
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.health import Observation
 from keyfold_server.domain.keyspec import RootKey
@@ -37,6 +39,15 @@ log = logging.getLogger(__name__)
 
 _WRITE_HEALTH: Final = 2.0
 """Seconds between two writes of what was observed."""
+
+_PRUNE: Final = 3600.0
+"""Seconds between two removals of what is kept for 24 hours."""
+
+_MEASURE: Final = 5.0
+"""Seconds between two looks at what is in memory."""
+
+_CENSUS: Final = 6
+"""Looks at memory for one count of the store's regions."""
 
 
 class Replica:
@@ -70,7 +81,7 @@ class Replica:
         self._storage = Storage(store)
         self._kms = Kms(providers, platform, clock, timing.provider_budget)
         self._health = HealthBook(clock, self._storage)
-        cache = KeyCache(max_clusters)
+        self._cache = cache = KeyCache(max_clusters)
         self.loads = Loads(
             cache, self._kms, self._storage, self._health, clock, timing, self._spread
         )
@@ -96,10 +107,15 @@ class Replica:
         self._keepers = [
             asyncio.create_task(self.loads.keep_fresh()),
             asyncio.create_task(self._write_health()),
+            asyncio.create_task(self._prune()),
+            asyncio.create_task(self._measure()),
         ]
 
     async def stop(self) -> None:
         """Ends what is under way, drops every key and signs off."""
+        _, _, graced = self._cache.count(self.clock.monotonic())
+        if graced:
+            log.warning("%d keys serve on grace in an outage; this stop ends that", graced)
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -127,6 +143,34 @@ class Replica:
             )
         except KeyfoldError as error:
             log.error("a refusal could not be told to the other replicas: %s", error.reason)  # noqa: TRY400
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(_PRUNE)
+            try:
+                now = int(self.clock.wall() * 1000)
+                await self._storage.run(self._storage.store.prune, now)
+            except KeyfoldError as error:
+                log.warning("old requests could not be removed: %s", error.reason)
+
+    async def _measure(self) -> None:
+        """Keeps the gauges; what only the store can count is counted less often."""
+        for turn in itertools.count():
+            clusters, keks, graced = self._cache.count(self.clock.monotonic())
+            telemetry.CACHED_CLUSTERS.set(clusters)
+            telemetry.CACHED_KEKS.set(keks)
+            telemetry.KEKS_IN_GRACE.set(graced)
+            telemetry.STORE_AGE.set(self.changes.age())
+            if turn % _CENSUS == 0:
+                try:
+                    census = await self._storage.run(self._storage.store.census)
+                except KeyfoldError as error:
+                    log.warning("the regions could not be counted: %s", error.reason)
+                else:
+                    telemetry.REGIONS.clear()
+                    for (state, health), count in census.items():
+                        telemetry.REGIONS.labels(state, health).set(count)
+            await asyncio.sleep(_MEASURE)
 
     async def _write_health(self) -> None:
         while True:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
+from keyfold_server import telemetry
 from keyfold_server.domain.errors import OverloadedError
 from keyfold_server.domain.ports import Store
 
@@ -41,6 +42,10 @@ class Storage:
         """
         if self._under_way >= THREADS + WAITING:
             raise OverloadedError("too many calls wait for the store; try again", retry_after=1.0)
+        with telemetry.store_call(getattr(method, "__name__", "call")):
+            return await self._started(method, *args, **kwargs)
+
+    async def _started(self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         self._under_way += 1
         future = self._pool.submit(method, *args, **kwargs)
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ edits the store can hide one from a list, but not from a call that names it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, case, func, or_, select
 
@@ -14,9 +14,18 @@ from keyfold_server.domain.health import Health
 from keyfold_server.store.schema import clusters, observations, regions
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from keyfold_server.domain.ports import ClusterFilter
+
+_ROOT: Final = observations.alias("root")
+_KEK: Final = observations.alias("kek")
+
+_effective: Final[ColumnElement[str]] = case(
+    (_KEK.c.health != Health.HEALTHY.value, _KEK.c.health),
+    else_=func.coalesce(_ROOT.c.health, Health.UNKNOWN.value),
+)
+"""A region's health, in a statement that `_with_health` joined."""
 
 
 def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
@@ -43,21 +52,27 @@ def _of_health(health: Health) -> Select[Any]:
     A KEK that was refused by itself stays so, whatever its root key answers for others
     (protocol F4); else the root key's health is the region's, UNKNOWN before the first check.
     """
-    root, kek = observations.alias("root"), observations.alias("kek")
-    effective = case(
-        (kek.c.health != Health.HEALTHY.value, kek.c.health),
-        else_=func.coalesce(root.c.health, Health.UNKNOWN.value),
-    )
-    chosen = (
-        select(regions.c.cluster_uid)
-        .outerjoin(root, root.c.subject == regions.c.root_subject)
-        .outerjoin(kek, kek.c.subject == regions.c.kek_subject)
-        .where(effective == health.value)
-    )
+    chosen = _with_health(select(regions.c.cluster_uid)).where(_effective == health.value)
     if health is Health.UNKNOWN:
         return chosen
     # What the condition above implies, in a form for which there is an index.
     seen = select(observations.c.subject).where(observations.c.health == health.value)
     return chosen.where(
         and_(or_(regions.c.root_subject.in_(seen), regions.c.kek_subject.in_(seen)))
+    )
+
+
+def census(connection: Connection) -> dict[tuple[str, str], int]:
+    """Counts regions by state and health."""
+    statement = _with_health(select(regions.c.state, _effective, func.count())).group_by(
+        regions.c.state, _effective
+    )
+    return {(row[0], row[1]): row[2] for row in connection.execute(statement)}
+
+
+def _with_health(statement: Select[Any]) -> Select[Any]:
+    return (
+        statement.select_from(regions)
+        .outerjoin(_ROOT, _ROOT.c.subject == regions.c.root_subject)
+        .outerjoin(_KEK, _KEK.c.subject == regions.c.kek_subject)
     )

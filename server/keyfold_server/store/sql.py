@@ -109,6 +109,10 @@ class SqlStore:
         found = self._database.read(lambda c: rows.read(c, self._seal, where))
         return [_believed(stored).cluster for stored in found.values()]
 
+    def census(self) -> dict[tuple[str, str], int]:
+        """Counts regions by state and last health."""
+        return self._database.read(listing.census)
+
     def request(self, key: RequestKey) -> RecordedRequest | None:
         """Reads what was recorded of a request_id."""
         found = self._database.read(lambda c: requests.read(c, [key], self._seal))

@@ -1,0 +1,143 @@
+"""Where logs, spans and metrics go: the SDKs behind the names of `telemetry`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from prometheus_client import start_http_server
+
+from keyfold_server.domain.errors import SetupError
+from keyfold_server.telemetry import NO_SPANS, Sampling
+
+log = logging.getLogger(__name__)
+
+
+def logs() -> bool:
+    """Sends every log line to stderr: JSON, or lines for people where that is a terminal.
+
+    Returns:
+        Whether the lines are for people.
+    """
+    pretty = sys.stderr.isatty()
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _add_trace_id,
+    ]
+    last: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(timestamp_key="time")]
+        if pretty
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            foreign_pre_chain=shared,
+        )
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return pretty
+
+
+def _add_trace_id(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        event["trace_id"] = format(span.trace_id, "032x")
+    return event
+
+
+def traces() -> Sampling:
+    """Sets OpenTelemetry's SDK up from its standard environment variables.
+
+    Returns:
+        Which calls get spans: none where no exporter is configured.
+
+    Raises:
+        SetupError: An exporter is asked for that is not installed or not known.
+    """
+    env = os.environ
+    wanted = env.get("OTEL_TRACES_EXPORTER", "")
+    endpoint = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get(
+        "OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    off = env.get("OTEL_SDK_DISABLED", "").lower() == "true" or wanted == "none"
+    if off or not (wanted or endpoint):
+        return NO_SPANS
+    if wanted not in ("", "otlp"):
+        raise SetupError(f"OTEL_TRACES_EXPORTER is {wanted}; Keyfold knows otlp and none")
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError:
+        raise SetupError(
+            "traces are asked for and the exporter is missing; install keyfold[otlp]"
+        ) from None
+    # Every span that reaches the SDK was chosen by `Sampling` already.
+    provider = TracerProvider(
+        sampler=ALWAYS_ON,
+        resource=Resource.create({"service.name": env.get("OTEL_SERVICE_NAME", "keyfold")}),
+    )
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return _sampling(env.get("OTEL_TRACES_SAMPLER", "parentbased_always_on"))
+
+
+def _sampling(name: str) -> Sampling:
+    kind = name.removeprefix("parentbased_")
+    given = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "1")
+    try:
+        ratio = {"always_on": 1.0, "always_off": 0.0, "traceidratio": float(given)}[kind]
+    except (KeyError, ValueError):
+        raise SetupError(
+            f"OTEL_TRACES_SAMPLER is {name} with the argument {given}; give always_on, "
+            "always_off or traceidratio with 0 to 1, with or without parentbased_ before it"
+        ) from None
+    return Sampling(min(1.0, max(0.0, ratio)), parent_based=name != kind)
+
+
+def end_traces() -> None:
+    """Sends the last spans; a collector that is away holds up the end for two seconds."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        last = threading.Thread(target=provider.shutdown, daemon=True)
+        last.start()
+        last.join(2.0)
+
+
+def metrics(address: tuple[str, int] | None) -> Callable[[], None]:
+    """Serves /metrics in a thread of its own; returns what ends it.
+
+    Raises:
+        SetupError: The address is taken.
+    """
+    if address is None:
+        return lambda: None
+    host, port = address
+    try:
+        server, _ = start_http_server(port, host)
+    except OSError as error:
+        raise SetupError(
+            f"cannot serve metrics on {host}:{port}: {error.strerror}; set KEYFOLD_METRICS to "
+            "another HOST:PORT, or to off"
+        ) from None
+    log.info("metrics on http://%s:%d/metrics", host, server.server_port)
+
+    def end() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return end
