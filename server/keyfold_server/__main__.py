@@ -101,11 +101,16 @@ def _print(loaded: settings.Settings) -> None:
         if isinstance(value, dict):
             tables[name] = value
         else:
-            typer.echo(f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value)}")
+            typer.echo(f"{name} = {_toml(str(value) if isinstance(value, Path) else value)}")
     for name, table in tables.items():
         typer.echo(f"\n[{name}]")
         for key, value in table.items():
-            typer.echo(f"{json.dumps(key)} = {json.dumps(value)}")
+            typer.echo(f"{_toml(key)} = {_toml(value)}")
+
+
+def _toml(value: object) -> str:
+    """Returns a string or number as TOML, which is JSON but for characters beyond 16 bits."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def main() -> None:

@@ -39,18 +39,23 @@ def catalog(settings: Settings) -> Catalog:
     return Catalog(makers)
 
 
-def platform_keys(settings: Settings) -> Callable[[str], RootKey | None]:
+def platform_keys(settings: Settings, providers: Catalog) -> Callable[[str], RootKey | None]:
     """Returns what tells the vendor's own key of a region.
 
     Raises:
-        SetupError: A uri is none of a known provider's.
+        SetupError: A uri is none of a known provider's, or that provider is not set up.
     """
+
+    def key(uri: str) -> RootKey:
+        root = RootKey(type_of(uri), uri)
+        return providers.provider(root.type).canonical(root)
+
     given = settings.platform_key
     uris = given if isinstance(given, dict) else {}
     every = given if isinstance(given, str) else None
     try:
-        keys = {region: RootKey(type_of(uri), uri) for region, uri in uris.items()}
-        default = None if every is None else RootKey(type_of(every), every)
+        keys = {region: key(uri) for region, uri in uris.items()}
+        default = None if every is None else key(every)
     except KeyfoldError as error:
         raise SetupError(f"KEYFOLD_PLATFORM_KEY: {error.message}") from None
     return lambda region: keys.get(region, default)
@@ -62,11 +67,11 @@ def check(settings: Settings) -> list[str]:
     Each provider that is set up is made, so that a missing extra shows now and not on first use.
     """
     faults = []
+    providers = catalog(settings)
     try:
-        platform_keys(settings)
+        platform_keys(settings, providers)
     except KeyfoldError as error:
         faults.append(error.message)
-    providers = catalog(settings)
     for type_ in providers.types():
         try:
             providers.provider(type_)
@@ -90,7 +95,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     providers = catalog(settings)
     if settings.local_keys is not None:
         providers.provider("LOCAL")  # Now, so that its warning stands at the log's beginning.
-    platform = platform_keys(settings)
+    platform = platform_keys(settings, providers)
     beside = settings.store.removeprefix("sqlite:///") + ".service-key"
     store = open_store(settings.store, settings.service_key or beside, clock=clock)
     timing = Timing(

@@ -53,8 +53,9 @@ def duration(value: float) -> str:
     """Returns a duration as it is written in settings."""
     for unit in ("h", "m", "s"):
         if value >= _UNITS[unit] and value % _UNITS[unit] == 0:
-            return f"{value / _UNITS[unit]:g}{unit}"
-    return f"{value:g}s" if value >= 1 or value == 0 else f"{value * 1000:g}ms"
+            return f"{value / _UNITS[unit]:.0f}{unit}"
+    # Digits enough that reading it gives the same number again, and no exponent.
+    return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
 
 
 Duration = Annotated[float, BeforeValidator(seconds), PlainSerializer(duration)]

@@ -6,8 +6,10 @@ gRPC sends the text of an unhandled exception to the client. Our own methods are
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -24,6 +26,7 @@ class Guarded:
     def __init__(self, server: grpc.aio.Server) -> None:
         """Takes the server that gets the wrapped handlers."""
         self._server = server
+        self._streams = _Streams()
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Does nothing: the same handlers come as registered methods too."""
@@ -32,20 +35,53 @@ class Guarded:
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """Registers a service's methods, each wrapped."""
-        wrapped = {name: _wrapped(handler) for name, handler in handlers.items()}
+        wrapped = {name: _wrapped(handler, self._streams) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, wrapped),)
         )
 
+    def end_streams(self) -> None:
+        """Ends the streams that would go on for ever; a drain would wait for them."""
+        self._streams.end()
 
-def _wrapped(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+
+class _Streams:
+    """The streams under way, each a task."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = False
+
+    def end(self) -> None:
+        self._ended = True
+        for task in self._tasks:
+            task.cancel()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Surrounds a stream, which ends in order when all are ended."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  gRPC runs each handler in a task
+        self._tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._ended:
+                raise
+            task.uncancel()
+        finally:
+            self._tasks.discard(task)
+
+
+def _wrapped(handler: Any, streams: _Streams) -> grpc.RpcMethodHandler[Any, Any]:
     codec = (handler.request_deserializer, handler.response_serializer)
     if handler.unary_unary:
         return grpc.unary_unary_rpc_method_handler(_one(handler.unary_unary), *codec)
     if handler.unary_stream:
         # Health's Watch writes to the context and yields nothing.
-        return grpc.unary_stream_rpc_method_handler(_one(handler.unary_stream), *codec)
-    return grpc.stream_stream_rpc_method_handler(_many(handler.stream_stream), *codec)
+        watch = _ending(_one(handler.unary_stream), streams)
+        return grpc.unary_stream_rpc_method_handler(watch, *codec)
+    return grpc.stream_stream_rpc_method_handler(_many(handler.stream_stream, streams), *codec)
 
 
 def _one(behaviour: Any) -> Any:
@@ -60,11 +96,20 @@ def _one(behaviour: Any) -> Any:
     return guarded
 
 
-def _many(behaviour: Any) -> Any:
+def _ending(behaviour: Any, streams: _Streams) -> Any:
+    async def ending(request: Any, context: Any) -> None:
+        with streams.one():
+            await behaviour(request, context)
+
+    return ending
+
+
+def _many(behaviour: Any, streams: _Streams) -> Any:
     async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for reply in behaviour(requests, context):
-                yield reply
+            with streams.one():
+                async for reply in behaviour(requests, context):
+                    yield reply
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001  its text must not reach the caller

@@ -168,8 +168,13 @@ class Methods:
             if len(data) > MAX_REQUEST:
                 _too_large(len(data), MAX_REQUEST, batch=False)
             deadline = self._deadline(context)
+            if deadline <= self._replica.clock.monotonic():
+                # A change that began would go on.
+                raise DeadlineError("the deadline had passed on arrival; allow more time")
             try:
-                async with asyncio.timeout(deadline - self._replica.clock.monotonic()):
+                # A little later than the service itself stops waiting, which says more.
+                left = deadline - self._replica.clock.monotonic() + _ANSWER_BEFORE / 2
+                async with asyncio.timeout(left):
                     return await life(data, self._caller, deadline, facts)
             except TimeoutError:
                 raise DeadlineError(
@@ -212,7 +217,8 @@ async def _attempt(answer: Answer, data: bytes, context: Context, facts: Facts) 
     try:
         return await answer(data, context, facts)
     except KeyfoldError as error:
-        return _Failure(to_status(error), code_of(type(error)), error.reason)
+        located = error.at(cluster=facts.cluster or None, region=facts.region or None)
+        return _Failure(to_status(located), code_of(type(error)), error.reason)
     except Exception:
         status, incident = internal_status()
         log.exception("incident %s", incident)

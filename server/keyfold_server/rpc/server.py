@@ -41,6 +41,9 @@ _OPTIONS: Final = (
 _LOOK_AT_HEALTH: Final = 0.5
 """Seconds between two looks at whether this replica may serve."""
 
+_LAST_WORD: Final = 0.05
+"""Seconds for those who watch the health to be told NOT_SERVING, before their streams end."""
+
 _V1_REFLECTION: Final = "grpc.reflection.v1.ServerReflection"
 
 
@@ -71,6 +74,7 @@ class GrpcServer:
         self._max_concurrent = max_concurrent
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._guarded: Guarded | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
@@ -91,6 +95,7 @@ class GrpcServer:
         address = self._bind_unix(server) if unix else self._bind_tcp(server)
         await server.start()
         self._server = server
+        self._guarded = guarded
         self._watch = asyncio.create_task(self._keep_health())
         return address
 
@@ -100,12 +105,15 @@ class GrpcServer:
         Args:
             grace: Seconds after which what is still under way is cut off.
         """
+        if self._server is None or self._guarded is None:
+            return  # It never listened; what lies at its address is another server's.
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(_LAST_WORD)
+        self._guarded.end_streams()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        if self._server is not None:
-            await self._server.stop(grace)
+        await self._server.stop(grace)
         if self._listen.startswith("unix:"):
             with contextlib.suppress(OSError):
                 os.unlink(self._listen.removeprefix("unix:"))  # noqa: PTH108  no Path on a loop

@@ -34,6 +34,13 @@ CODES: Final[dict[type[errors.KeyfoldError], grpc.StatusCode]] = {
 }
 """The nearest class on an error's way up the tree decides."""
 
+_LONGEST_TEXT: Final = 768
+"""Bytes of a message. It travels three times, once with every byte escaped, in trailers of which
+clients take 8 KiB in all; what is larger reaches them as another error, without any reason."""
+
+_LONGEST_NAME: Final = 256
+"""Bytes of a name or path in the details; a longer one is none, and came from the caller."""
+
 INTERNAL: Final = "INTERNAL"
 """The reason of an error that is none of ours; its text stays in the server's log."""
 
@@ -56,7 +63,8 @@ def to_status(error: errors.KeyfoldError) -> Status:
         "provider_request_id": error.provider_request_id,
         "missing_permission": error.missing_permission,
     }
-    metadata = {name: value for name, value in facts.items() if value}
+    metadata = {name: _cut(value, _LONGEST_NAME) for name, value in facts.items() if value}
+    message = _cut(error.message, _LONGEST_TEXT)
     details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if error.retry_after is not None:
         wait = Duration()
@@ -64,10 +72,10 @@ def to_status(error: errors.KeyfoldError) -> Status:
         details.append(RetryInfo(retry_delay=wait))
     if error.field is not None:
         violation = BadRequest.FieldViolation(
-            field=error.field, description=error.message, reason=error.reason
+            field=_cut(error.field, _LONGEST_NAME), description=message, reason=error.reason
         )
         details.append(BadRequest(field_violations=[violation]))
-    return _status(code_of(type(error)), error.message, details)
+    return _status(code_of(type(error)), message, details)
 
 
 def internal_status() -> tuple[Status, str]:
@@ -81,6 +89,12 @@ def internal_status() -> tuple[Status, str]:
     )
     message = f"an unexpected error; the server's log says more under incident {incident}"
     return _status(grpc.StatusCode.INTERNAL, message, [info]), incident
+
+
+def _cut(text: str, most: int) -> str:
+    """Returns a text that fits; what UTF-8 cannot express, such as odd file names, is replaced."""
+    data = text.encode(errors="replace")
+    return data.decode() if len(data) <= most else f"{data[: most - 3].decode(errors='ignore')}…"
 
 
 def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> Status:

@@ -109,11 +109,7 @@ class Changes:
             StoreRolledBackError: The store lacks a change that was seen.
             StoreStaleError: The last good poll began too long ago, by either clock.
         """
-        if self._rolled_back:
-            raise StoreRolledBackError(
-                "the store lacks changes that this replica has seen; find out which store is "
-                "right, and restart the replica on it"
-            )
+        self.check_store()
         limit = self._timing.store_max_staleness
         seen = self._seen
         if now - seen.monotonic > limit or self._clock.wall() - seen.wall > limit:
@@ -121,6 +117,18 @@ class Changes:
                 f"this replica has not seen the store for {limit:g} seconds, so it must not use "
                 "keys; call another one",
                 retry_after=self._timing.store_poll,
+            )
+
+    def check_store(self) -> None:
+        """Refuses where the store is not the one that this replica knew.
+
+        Raises:
+            StoreRolledBackError: It lacks a change that was seen.
+        """
+        if self._rolled_back:
+            raise StoreRolledBackError(
+                "the store lacks changes that this replica has seen; find out which store is "
+                "right, and restart the replica on it"
             )
 
     @property

@@ -25,6 +25,7 @@ from keyfold_server.domain.errors import (
     InvalidContextError,
     InvalidSizeError,
     KeyfoldError,
+    OverloadedError,
     RegionNotFoundError,
     UnknownKekError,
     WrongClusterError,
@@ -39,6 +40,10 @@ _R = TypeVar("_R")
 
 MAX_BATCH: Final = 1_000
 """Items of one batch; design section 2."""
+
+OUTAGE_BELIEVED: Final = 10.0
+"""Seconds for which an outage is believed beyond the time to ask again, which asking may take.
+After that a KEK without a proof waits for the KMS's answer: it may be a refusal by now."""
 
 DATA_KEY_SIZES: Final = (16, 24, 32, 64)
 """Bytes of a data key that GenerateDataKey makes."""
@@ -355,7 +360,11 @@ class DataPlane:
                 raise error
             if opened is not None:
                 root = opened.root
-                if root.unknown is not None and now < root.proof + opened.ttl + opened.grace:
+                if (
+                    root.unknown is not None
+                    and now < root.unknown_until + OUTAGE_BELIEVED
+                    and now < root.proof + opened.ttl + opened.grace
+                ):
                     # The KMS cannot be asked: grace, a hard bound from the last proof (F1).
                     root.used = opened
                     self._wanted(opened, now)
@@ -368,7 +377,9 @@ class DataPlane:
             raise failed.at(cluster=cluster, region=region.region.name)
         raise NeedsLoad((need,))
 
-    def _could_not_tell(self, view: View, kek_id: bytes, now: float) -> CouldNotTellError | None:
+    def _could_not_tell(
+        self, view: View, kek_id: bytes, now: float
+    ) -> CouldNotTellError | OverloadedError | None:
         """Returns the remembered outage of a KEK's root key (protocol W2), or None."""
         root = self._cache.known_root(view.keks[kek_id][1].current.root_id)
         if root is None or root.unknown is None or now >= root.unknown_until:

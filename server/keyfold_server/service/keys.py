@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region
 from keyfold_server.domain.envelope import Kek
-from keyfold_server.domain.errors import CouldNotTellError, KmsError
+from keyfold_server.domain.errors import CouldNotTellError, KmsError, OverloadedError
 from keyfold_server.domain.lifecycle import Action, State, after
 from keyfold_server.service.timing import Timing
 
@@ -52,7 +52,7 @@ class RootState:
         """Starts with nothing known."""
         self.root_id = root_id
         self.proof = NEVER
-        self.unknown: CouldNotTellError | None = None
+        self.unknown: CouldNotTellError | OverloadedError | None = None
         self.unknown_until = NEVER
         self.failures = 0
         self.used: OpenKek | None = None
@@ -228,8 +228,12 @@ class KeyCache:
         return self._roots.get(root_id)
 
     def forget_root(self, root: RootState) -> None:
-        """Forgets a root key version that no KEK in memory is under."""
+        """Forgets a root key version that no KEK in memory is under.
+
+        A load under way would bring back a state that no refusal reaches: it is voided.
+        """
         if not root.open:
+            root.voids += 1
             self._roots.pop(root.root_id, None)
 
     def count(self, now: float) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ from keyfold_server.domain.errors import (
     DeadlineError,
     KekMismatchError,
     KeyfoldError,
+    OverloadedError,
     RefusedError,
     ThrottledError,
 )
@@ -53,19 +54,19 @@ Spread = Callable[[str, Observation], None]
 
 
 class _Flight:
-    """A load under way."""
+    """A load under way, of one KEK; others may wait for the proof that it brings."""
 
-    __slots__ = ("began", "task", "view", "voids")
+    __slots__ = ("kek_id", "task", "view", "voids")
 
     def __init__(
         self,
         task: asyncio.Task[OpenKek | KeyfoldError | None],
-        began: float,
+        kek_id: bytes,
         view: View,
         voids: int,
     ) -> None:
         self.task = task
-        self.began = began
+        self.kek_id = kek_id
         self.view = view
         self.voids = voids
 
@@ -192,7 +193,14 @@ class Loads:
             # No single flight at TTL 0: the KMS's own log shows each call (protocol F1).
             outcome = await asyncio.shield(self._own(self._load(view, region, generation)))
         else:
-            outcome = await asyncio.shield(self._flight(view, region, generation).task)
+            flight = self._flight(view, region, generation)
+            outcome = await asyncio.shield(flight.task)
+            if flight.kek_id != need.kek_id and not isinstance(
+                outcome, CouldNotTellError | OverloadedError
+            ):
+                # Another KEK's load: it may have brought the proof, and nothing else of it
+                # concerns this one, neither its KEK nor what condemned that (protocol F4).
+                return
         if isinstance(outcome, KeyfoldError):
             call.failed[need] = outcome
         elif outcome is not None and outcome.began >= call.arrived:
@@ -213,9 +221,8 @@ class Loads:
             and not flight.task.done()
         ):
             return flight
-        began = self._clock.monotonic()
         task = self._own(self._load(view, region, generation))
-        flight = self._flights[key] = _Flight(task, began, view, root.voids)
+        flight = self._flights[key] = _Flight(task, generation.kek_id, view, root.voids)
 
         def done(_: asyncio.Task[OpenKek | KeyfoldError | None]) -> None:
             if self._flights.get(key) is flight:
@@ -240,7 +247,7 @@ class Loads:
             key = binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:
             return await self._refused(view, region, generation, error)
-        except CouldNotTellError as error:
+        except (CouldNotTellError, OverloadedError) as error:
             self._could_not_tell(root, generation, began, error)
             return error
         except KeyfoldError as error:
@@ -293,12 +300,21 @@ class Loads:
         return error
 
     def _could_not_tell(
-        self, root: RootState, generation: Generation, began: float, error: CouldNotTellError
+        self,
+        root: RootState,
+        generation: Generation,
+        began: float,
+        error: CouldNotTellError | OverloadedError,
     ) -> None:
-        """Remembers that a KMS could not be asked, and when to ask again (protocol W2)."""
+        """Remembers that a KMS could not be asked, and when to ask again (protocol W2).
+
+        A call that its account's other calls kept waiting at the gate until its time was up was
+        as little asked as one that hung: its root key's KEKs have their grace too.
+        """
         if root.proof >= began:
             return
-        self._health.failed(generation, error)
+        if isinstance(error, CouldNotTellError):
+            self._health.failed(generation, error)
         if root.unknown is None:
             log.warning("the KMS of %s could not be asked: %s", root.root_id, error.reason)
         first, longest = _BACKOFF
@@ -339,6 +355,9 @@ class Loads:
     def _look_at_one(self, root: RootState, now: float) -> None:
         used, root.used = root.used, None
         if used is not None:
+            # A load that ends well or badly says itself when to look again. One that is
+            # overtaken or turned away says nothing, and others' KEKs are under this root key.
+            self._look_at(root, now + self._timing.provider_budget + 1.0)
             self._refresh(used)
             return
         # Idle: it stays while an outage might need it, and not longer.

@@ -131,10 +131,13 @@ class Mutations:
             replay: Makes the answer to a request that was carried out before.
 
         Raises:
+            StoreRolledBackError: The store is not the one that this replica knew.
             RequestInProgressError: Its twin is still being carried out.
             RequestIdReusedError: The id came before with another request.
             DeadlineError: The caller's time is up; the change goes on.
         """
+        # Not refused on a replica that is merely stale: a Revoke that reaches the store counts.
+        self._changes.check_store()
         task = asyncio.create_task(self._once(ask, work, replay))
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -1,0 +1,92 @@
+"""One channel to the servers, and how a call goes over it, for asyncio."""
+
+# ruff: noqa: ASYNC109  the timeout is the call's deadline, which the server is told
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from types import TracebackType
+from typing import Self, cast
+
+import grpc
+import grpc.aio
+
+from keyfold.batches import Part
+from keyfold.calls import Answer, Call, Response
+from keyfold.channel import DEFAULT_TARGET, Target, Tls, endpoint
+from keyfold.errors import KeyfoldError
+from keyfold.rpc_status import error_of_call
+from keyfold.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
+from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
+
+
+class Connection:
+    """A channel, the deadlines of calls that name none, and errors as exceptions."""
+
+    def __init__(
+        self,
+        target: Target = DEFAULT_TARGET,
+        *,
+        tls: Tls | None = None,
+        timeout: float = DATA_TIMEOUT,
+        control_timeout: float = CONTROL_TIMEOUT,
+    ) -> None:
+        """Makes a client; nothing is sent before the first call.
+
+        Raises:
+            ValueError: The target or the TLS options cannot be understood.
+            OSError: A TLS file cannot be read, or one of several names does not resolve.
+        """
+        self._endpoint = endpoint(target, tls)
+        self._timeouts = Timeouts(timeout, control_timeout)
+
+    # A channel of grpc.aio belongs to a loop, and a client may be made before there is one.
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        at = self._endpoint
+        if at.credentials is None:
+            return grpc.aio.insecure_channel(at.target, at.options)
+        return grpc.aio.secure_channel(at.target, at.credentials, at.options)
+
+    @cached_property
+    def _stub(self) -> KeyManagementServiceStub:
+        return KeyManagementServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection; calls that are under way are cancelled."""
+        await self._channel.close()
+
+    async def send(self, call: Call[Response, Answer], *, timeout: float | None = None) -> Response:
+        """Sends a call of `keyfold.calls` and returns the contract's message, unread."""
+        method = getattr(self._stub, call.method)
+        try:
+            answer = await method(call.request, timeout=self._timeouts.of(call.plane, timeout))
+        except grpc.RpcError as failed:
+            raise error_of_call(failed, call.request_id) from failed
+        return cast("Response", answer)
+
+    async def _ask(self, call: Call[Response, Answer], timeout: float | None) -> Answer:
+        return call.read(await self.send(call, timeout=timeout))
+
+    async def _batch(
+        self, parts: Iterable[Part[Response, Answer]], timeout: float | None
+    ) -> list[Answer | KeyfoldError]:
+        results: list[Answer | KeyfoldError] = []
+        for part in parts:
+            try:
+                results += part.checked(await self._ask(part.call, timeout))
+            except KeyfoldError as error:
+                results += part.failed(error)
+        return results

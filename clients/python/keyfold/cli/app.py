@@ -1,0 +1,59 @@
+"""The table of commands."""
+
+# ruff: noqa: FBT002  an option of the command line
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from keyfold.cli import data_plane, inspection, lifecycle
+from keyfold.cli.failures import EXIT_CODES
+from keyfold.cli.session import with_session
+
+# Plain help, and Python's own tracebacks: rich's would print local variables, and so keys.
+app = typer.Typer(
+    name="keyfold",
+    help="Wrap data keys under root keys that your customers hold, and manage those keys.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _name, _function in (
+    ("enable", lifecycle.enable),
+    ("add-regions", lifecycle.add_regions),
+    ("rotate", lifecycle.rotate),
+    ("revoke", lifecycle.revoke),
+    ("restore", lifecycle.restore),
+    ("test-key", inspection.key_test),
+    ("status", inspection.status),
+    ("clusters", inspection.clusters),
+    ("wrap", data_plane.wrap),
+    ("unwrap", data_plane.unwrap),
+    ("generate-data-key", data_plane.generate_data_key),
+    ("rewrap", data_plane.rewrap),
+):
+    app.command(_name)(with_session(_function))
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
+    if wanted:
+        try:
+            typer.echo(f"keyfold {version('keyfold')}")
+        except PackageNotFoundError:
+            typer.echo("keyfold, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,183 @@
+"""Region specs from a file of CockroachDB's forms, or from `--region` arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.json_format import ParseDict, ParseError
+
+from keyfold.cli.failures import InputError
+from keyfold.cli.streams import open_input
+from keyfold.cli.values import seconds
+from keyfold.specs import KeySpec, RegionPolicy, RegionSpec
+from keyfold.v1 import resources_pb2 as resources
+
+_KINDS: Final = {
+    bool: "a boolean",
+    dict: "an object",
+    float: "a number",
+    int: "a number",
+    list: "a list",
+    str: "text",
+    type(None): "null",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """What a file and arguments name together.
+
+    Attributes:
+        specs: The region specs.
+        expected: All regions of the cluster, where the file lists them.
+    """
+
+    specs: list[RegionSpec]
+    expected: list[str]
+
+
+def read(
+    file: str | None, arguments: Sequence[str], cache_ttl: str | None, outage_grace: str | None
+) -> Regions:
+    """Reads the regions that a command is about.
+
+    Args:
+        file: A JSON file, or `-` for stdin.
+        arguments: `NAME`, or `NAME=TYPE[,URI[,PRINCIPAL]]`.
+        cache_ttl: A policy for all of these regions, over what the file says.
+        outage_grace: The same.
+
+    Raises:
+        InputError: No region is named, or something cannot be read.
+    """
+    regions = Regions([], []) if file is None else _read_file(file)
+    specs = regions.specs + [_from_argument(one) for one in arguments]
+    if not specs:
+        raise InputError("name the regions: --file cmek_config.json or --region NAME=TYPE,URI")
+    ttl = None if cache_ttl is None else seconds(cache_ttl, "--cache-ttl")
+    grace = None if outage_grace is None else seconds(outage_grace, "--outage-grace")
+    return Regions([_with_policy(one, ttl, grace) for one in specs], regions.expected)
+
+
+def _with_policy(spec: RegionSpec, ttl: float | None, grace: float | None) -> RegionSpec:
+    policy = spec.policy or RegionPolicy()
+    if ttl is not None:
+        policy = replace(policy, cache_ttl=timedelta(seconds=ttl))
+    if grace is not None:
+        policy = replace(policy, outage_grace=timedelta(seconds=grace))
+    # No policy at all is kept as none: in Rotate it leaves the region's own.
+    return spec if policy == RegionPolicy() else replace(spec, policy=policy)
+
+
+def _from_argument(text: str) -> RegionSpec:
+    region, equals, key = text.partition("=")
+    if not region or (equals and not key):
+        raise InputError(f"--region: {text!r} is not NAME or NAME=TYPE,URI[,PRINCIPAL]")
+    if not equals:
+        return RegionSpec(region)
+    provider, _, rest = key.partition(",")
+    uri, _, principal = rest.partition(",")
+    return RegionSpec(region, KeySpec(provider, uri, principal))
+
+
+def _read_file(file: str) -> Regions:
+    name = "stdin" if file == "-" else file
+    try:
+        with open_input(file) as opened:
+            content = json.load(opened)
+    except json.JSONDecodeError as wrong:
+        at = f"line {wrong.lineno} column {wrong.colno}"
+        raise InputError(f"{name} is not JSON: {wrong.msg} at {at}") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise InputError(f"{name} is not JSON") from None
+    try:
+        return _regions(content)
+    except InputError as wrong:
+        raise InputError(f"{name}: {wrong}") from None
+
+
+def _regions(content: Any) -> Regions:
+    """Reads one of the three forms."""
+    if isinstance(content, list):
+        return Regions(_specs(content, ""), [])
+    if not isinstance(content, dict):
+        raise InputError(f"wants region specs, not {_kind(content)}")
+    if "dedicated" in content:
+        # A whole cluster's description: what else stands there is not about keys.
+        inner = content["dedicated"]
+        if not isinstance(inner, dict) or "cmek_region_specs" not in inner:
+            raise InputError("dedicated: has no cmek_region_specs")
+        return Regions(_specs(inner["cmek_region_specs"], "dedicated.cmek_region_specs"), [])
+    if "region_specs" not in content:
+        raise InputError("has no region_specs, and is no list of them")
+    if unknown := sorted(content.keys() - {"region_specs", "regions"}):
+        raise InputError(f"{unknown[0]}: unknown field; known are region_specs and regions")
+    expected = content.get("regions", [])
+    if not isinstance(expected, list) or not all(isinstance(one, str) for one in expected):
+        raise InputError("regions: wants a list of names")
+    return Regions(_specs(content["region_specs"], "region_specs"), expected)
+
+
+def _specs(content: Any, path: str) -> list[RegionSpec]:
+    if not isinstance(content, list):
+        raise InputError(f"{path}: wants a list, not {_kind(content)}")
+    return [_spec(one, f"{path}[{index}]") for index, one in enumerate(content)]
+
+
+def _spec(content: Any, path: str) -> RegionSpec:
+    for place, problem in _problems(content, resources.RegionSpec.DESCRIPTOR, path):
+        raise InputError(f"{place}: {problem}")
+    try:
+        return RegionSpec.from_message(ParseDict(content, resources.RegionSpec()))
+    except ParseError as wrong:
+        raise InputError(f"{path}: {wrong}") from None
+
+
+def _problems(content: Any, kind: Descriptor, path: str) -> Iterator[tuple[str, str]]:
+    """Goes through an object and names what does not fit the contract, with its path.
+
+    Protobuf's own parser names the message type instead, which nobody knows who writes a file.
+    """
+    if not isinstance(content, Mapping):
+        yield path, f"wants an object, not {_kind(content)}"
+        return
+    known = {name: field for field in kind.fields for name in (field.name, field.json_name)}
+    for name, value in content.items():
+        place = f"{path}.{name}"
+        field = known.get(name)
+        if field is None:
+            yield place, f"unknown field; known are {', '.join(one.name for one in kind.fields)}"
+        elif value is not None:
+            yield from _field_problems(value, field, place)
+
+
+def _field_problems(value: Any, field: FieldDescriptor, place: str) -> Iterator[tuple[str, str]]:
+    nested = field.message_type
+    if nested is None:
+        if not isinstance(value, str):
+            yield place, f"wants text, not {_kind(value)}"
+    elif nested.full_name == "google.protobuf.Duration":
+        yield from _duration_problems(value, place)
+    elif not nested.GetOptions().map_entry:
+        yield from _problems(value, nested, place)
+    elif not isinstance(value, Mapping):
+        yield place, f"wants an object, not {_kind(value)}"
+    else:
+        for name, text in value.items():
+            if not isinstance(text, str):
+                yield f"{place}.{name}", f"wants text, not {_kind(text)}"
+
+
+def _duration_problems(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    number = value.removesuffix("s") if isinstance(value, str) and value.endswith("s") else ""
+    if not number.replace(".", "", 1).isdecimal():
+        yield place, 'wants a duration in seconds such as "60s"'
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), "something else")

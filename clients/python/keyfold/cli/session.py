@@ -1,0 +1,136 @@
+"""What every command has: a server to talk to, and `--json`."""
+
+# ruff: noqa: FBT002  options of the command line, one argument each
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+
+from keyfold.calls import Answer, Call, Response
+from keyfold.channel import DEFAULT_TARGET, Tls
+from keyfold.cli.failures import InputError, reporting
+from keyfold.cli.values import seconds
+from keyfold.client import Client
+from keyfold.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON with the contract's field names.")]
+Server = Annotated[
+    str,
+    typer.Option(
+        envvar="KEYFOLD_TARGET",
+        help="host:port, unix:/path, or several host:port with commas between.",
+    ),
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(help="Deadline, such as 10s [default: 10s for keys, 30s for changes]."),
+]
+UseTls = Annotated[bool, typer.Option("--tls", help="Use TLS with the system's authorities.")]
+Ca = Annotated[
+    Path | None,
+    typer.Option(envvar="KEYFOLD_CA", help="Use TLS with the authorities in this PEM file."),
+]
+Cert = Annotated[
+    Path | None,
+    typer.Option(envvar="KEYFOLD_CERT", help="The client's certificate, a PEM file."),
+]
+PrivateKey = Annotated[
+    Path | None,
+    typer.Option(envvar="KEYFOLD_KEY", help="The certificate's private key, a PEM file."),
+]
+ServerName = Annotated[
+    str | None,
+    typer.Option(help="The name in the server's certificate, where not the target's."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One command's connection, and how it shall print.
+
+    Attributes:
+        client: The client.
+        json: Print the contract's JSON rather than something for people.
+    """
+
+    client: Client
+    json: bool
+
+    def ask(self, call: Call[Response, Answer]) -> tuple[Answer, Response]:
+        """Sends a call; returns its answer, and the message it was read from."""
+        response = self.client.send(call)
+        return call.read(response), response
+
+
+def json_of(message: Message) -> str:
+    """Returns a message as JSON: the contract's own field names, unset ones included."""
+    return MessageToJson(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        ensure_ascii=False,
+    )
+
+
+def with_session(
+    function: Callable[..., None],
+) -> Callable[..., None]:
+    """Gives a command the options that all have, and reports its errors.
+
+    The command's first argument is the session; typer sees the options in its place.
+    """
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    common = list(inspect.signature(_open, eval_str=True).parameters.values())
+
+    @functools.wraps(function)
+    def command(**options: Any) -> None:
+        shared = {one.name: options.pop(one.name) for one in common}
+        with reporting(as_json=shared["json"], target=shared["target"]):
+            session = _open(**shared)
+            with session.client:
+                function(session, **options)
+
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *common)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+def _open(
+    json: Json = False,
+    target: Server = DEFAULT_TARGET,
+    timeout: Timeout = None,
+    tls: UseTls = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: PrivateKey = None,
+    server_name: ServerName = None,
+) -> Session:
+    """Opens the session of one command.
+
+    Raises:
+        InputError: An option cannot be used, or a file not be read.
+    """
+    limit = None if timeout is None else seconds(timeout, "--timeout")
+    if limit == 0:
+        raise InputError("--timeout must be more than 0")
+    secured = tls or any(one is not None for one in (ca, cert, key, server_name))
+    try:
+        client = Client(
+            target,
+            tls=Tls(ca, cert, key, server_name) if secured else None,
+            timeout=limit or DATA_TIMEOUT,
+            control_timeout=limit or CONTROL_TIMEOUT,
+        )
+    except (ValueError, OSError) as problem:
+        raise InputError(str(problem)) from problem
+    return Session(client, json)

@@ -1,0 +1,311 @@
+"""Every reason that the server may send, each a leaf of the tree in `errors`.
+
+The words are the contract's: they are never renamed, and new ones may come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from keyfold.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CouldNotTellError,
+    InvalidInputError,
+    KeyfoldError,
+    KmsError,
+    LimitError,
+    NotFoundError,
+    RefusedError,
+    StateError,
+    UnavailableError,
+)
+
+
+class MalformedRequestError(InvalidInputError):
+    """The request's bytes are not the message that this method takes."""
+
+    reason = "MALFORMED_REQUEST"
+
+
+class InvalidNameError(InvalidInputError):
+    """A cluster's, region's or organization's name is empty, too long or has odd characters."""
+
+    reason = "INVALID_NAME"
+
+
+class InvalidPlaintextError(InvalidInputError):
+    """The key to wrap is empty or larger than 4,096 bytes."""
+
+    reason = "INVALID_PLAINTEXT"
+
+
+class InvalidContextError(InvalidInputError):
+    """The context has more than 16 pairs, more than 4 KiB, or an empty key."""
+
+    reason = "INVALID_CONTEXT"
+
+
+class InvalidSizeError(InvalidInputError):
+    """A data key of a size other than 16, 24, 32 or 64 bytes."""
+
+    reason = "INVALID_SIZE"
+
+
+class InvalidPolicyError(InvalidInputError):
+    """A region policy's duration lies outside its bounds."""
+
+    reason = "INVALID_POLICY"
+
+
+class InvalidRequestIdError(InvalidInputError):
+    """A request_id is longer than 128 characters or not printable ASCII."""
+
+    reason = "INVALID_REQUEST_ID"
+
+
+class InvalidPageError(InvalidInputError):
+    """A page token that the server did not give out, or a page size below zero."""
+
+    reason = "INVALID_PAGE"
+
+
+class InvalidBatchError(InvalidInputError):
+    """A batch of no items, of more than 1,000, or of more than 4 MiB in or out."""
+
+    reason = "INVALID_BATCH"
+
+
+class InvalidKeySpecError(InvalidInputError):
+    """A key spec is empty, or its uri, principal or options do not fit its provider."""
+
+    reason = "INVALID_KEY_SPEC"
+
+
+class UnknownProviderError(InvalidInputError):
+    """The server has no provider of that type."""
+
+    reason = "UNKNOWN_PROVIDER"
+
+
+class KeySpecMissingError(InvalidInputError):
+    """A region of the request has no key spec, or no region was named."""
+
+    reason = "KEY_SPEC_MISSING"
+
+
+class DuplicateRegionError(InvalidInputError):
+    """A region is named twice in one request."""
+
+    reason = "DUPLICATE_REGION"
+
+
+class TooManyRegionsError(InvalidInputError):
+    """A cluster of more than 64 regions."""
+
+    reason = "TOO_MANY_REGIONS"
+
+
+class RegionMismatchError(InvalidInputError):
+    """A region spec is for a region that the request's own list of regions does not name."""
+
+    reason = "REGION_MISMATCH"
+
+
+class OrganizationMismatchError(InvalidInputError):
+    """The cluster belongs to another organization than the request says."""
+
+    reason = "ORGANIZATION_MISMATCH"
+
+
+class InvalidReasonError(InvalidInputError):
+    """A reason for the audit trail is longer than 1,024 characters."""
+
+    reason = "INVALID_REASON"
+
+
+class RequestIdReusedError(InvalidInputError):
+    """The same request_id came before with another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class NotAWrappedKeyError(InvalidInputError):
+    """The bytes are empty, too short or otherwise not a wrapped key of Keyfold."""
+
+    reason = "NOT_A_WRAPPED_KEY"
+
+
+class UnsupportedWrappedKeyError(InvalidInputError):
+    """A wrapped key of a format that the server's release does not know."""
+
+    reason = "UNSUPPORTED_WRAPPED_KEY"
+
+
+class UnknownKekError(InvalidInputError):
+    """No key encryption key of this cluster has the id that the wrapped key names."""
+
+    reason = "UNKNOWN_KEK"
+
+
+class WrongClusterError(InvalidInputError):
+    """The wrapped key belongs to another cluster."""
+
+    reason = "WRONG_CLUSTER"
+
+
+class WrappedKeyCorruptError(InvalidInputError):
+    """The wrapped key was changed after it was made."""
+
+    reason = "WRAPPED_KEY_CORRUPT"
+
+
+class ContextMismatchError(InvalidInputError):
+    """Another context than at wrapping, or a changed wrapped key: nothing can tell which."""
+
+    reason = "CONTEXT_MISMATCH"
+
+
+class ClusterNotFoundError(NotFoundError):
+    """No such cluster."""
+
+    reason = "CLUSTER_NOT_FOUND"
+
+
+class RegionNotFoundError(NotFoundError):
+    """The cluster has no such region."""
+
+    reason = "REGION_NOT_FOUND"
+
+
+class ClusterExistsError(AlreadyExistsError):
+    """Enable of a cluster that is enabled with other region specs."""
+
+    reason = "CLUSTER_EXISTS"
+
+
+class RegionExistsError(AlreadyExistsError):
+    """A region to add has another key spec already."""
+
+    reason = "REGION_EXISTS"
+
+
+class RevokedError(StateError):
+    """The region's key is revoked."""
+
+    reason = "REVOKED"
+
+
+class ConcurrentChangeError(ConflictError):
+    """The cluster changed while the request was being carried out."""
+
+    reason = "CONCURRENT_CHANGE"
+
+
+class RequestInProgressError(ConflictError):
+    """A request with the same request_id is still being carried out."""
+
+    reason = "REQUEST_IN_PROGRESS"
+
+
+class AccessDeniedError(RefusedError):
+    """The KMS does not let Keyfold use the key."""
+
+    reason = "ACCESS_DENIED"
+
+
+class KeyDisabledError(RefusedError):
+    """The key, or the version that is needed, is disabled."""
+
+    reason = "KEY_DISABLED"
+
+
+class KeyPendingDeletionError(RefusedError):
+    """The key is scheduled for deletion."""
+
+    reason = "KEY_PENDING_DELETION"
+
+
+class KeyNotFoundError(RefusedError):
+    """The KMS has no such key."""
+
+    reason = "KEY_NOT_FOUND"
+
+
+class KeyInvalidError(RefusedError):
+    """The key exists but cannot be used for this."""
+
+    reason = "KEY_INVALID"
+
+
+class UnreachableError(CouldNotTellError):
+    """The KMS could not be reached, or failed on its side."""
+
+    reason = "UNREACHABLE"
+
+
+class ThrottledError(CouldNotTellError):
+    """The KMS asks Keyfold to slow down."""
+
+    reason = "THROTTLED"
+
+
+class CredentialsFailedError(CouldNotTellError):
+    """The KMS did not accept Keyfold's own credential."""
+
+    reason = "CREDENTIALS_FAILED"
+
+
+class KekMismatchError(KmsError):
+    """The KMS opened a stored KEK to something else than was wrapped, or not at all."""
+
+    reason = "KEK_MISMATCH"
+
+
+class OverloadedError(LimitError):
+    """Keyfold has as many calls waiting as it will hold."""
+
+    reason = "OVERLOADED"
+
+
+class RowNotAuthenticError(KeyfoldError):
+    """A row of the server's store was written by somebody else."""
+
+    reason = "ROW_NOT_AUTHENTIC"
+
+
+class StoreUnavailableError(UnavailableError):
+    """The server's store did not answer, or could not be written."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class StoreStaleError(UnavailableError):
+    """The replica has not seen its store for so long that it must not use keys."""
+
+    reason = "STORE_STALE"
+
+
+class StoreRolledBackError(UnavailableError):
+    """The store lacks a change that the replica has seen."""
+
+    reason = "STORE_ROLLED_BACK"
+
+
+class BusyError(UnavailableError):
+    """The keys changed under the call again and again, or it could not be started."""
+
+    reason = "BUSY"
+
+
+def _tree(branch: type[KeyfoldError]) -> Iterator[type[KeyfoldError]]:
+    yield branch
+    for child in branch.__subclasses__():
+        yield from _tree(child)
+
+
+BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
+    error.reason: error for error in _tree(KeyfoldError) if error.reason
+}
+"""The class of each reason that this client knows."""

@@ -1,0 +1,140 @@
+"""From what gRPC says to an error of the tree: the one place where codes are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from keyfold.errors import (
+    AlreadyExistsError,
+    CancelledError,
+    ConflictError,
+    CouldNotTellError,
+    DeadlineError,
+    FieldViolation,
+    InternalError,
+    InvalidInputError,
+    KeyfoldError,
+    KmsError,
+    LimitError,
+    NotFoundError,
+    PermissionDeniedError,
+    RefusedError,
+    StateError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+)
+from keyfold.reasons import BY_REASON
+
+_DOMAIN: Final = "keyfold"
+"""`ErrorInfo.domain` of our own reasons; another domain's words mean something else."""
+
+_DETAILS: Final = "grpc-status-details-bin"
+"""The trailing metadata in which gRPC carries a `google.rpc.Status`."""
+
+_BY_CODE: Final[dict[str, type[KeyfoldError]]] = {
+    "ABORTED": ConflictError,
+    "ALREADY_EXISTS": AlreadyExistsError,
+    "CANCELLED": CancelledError,
+    "DEADLINE_EXCEEDED": DeadlineError,
+    "FAILED_PRECONDITION": StateError,
+    "INTERNAL": InternalError,
+    "INVALID_ARGUMENT": InvalidInputError,
+    "NOT_FOUND": NotFoundError,
+    "OUT_OF_RANGE": InvalidInputError,
+    "PERMISSION_DENIED": PermissionDeniedError,
+    "RESOURCE_EXHAUSTED": LimitError,
+    "UNAUTHENTICATED": UnauthenticatedError,
+    "UNAVAILABLE": UnavailableError,
+    "UNIMPLEMENTED": UnimplementedError,
+}
+"""The branch of each gRPC code, for reasons that this client does not know."""
+
+_BY_CODE_OF_KMS: Final[dict[str, type[KeyfoldError]]] = {
+    "DATA_LOSS": KmsError,
+    "FAILED_PRECONDITION": RefusedError,
+    "RESOURCE_EXHAUSTED": CouldNotTellError,
+    "UNAVAILABLE": CouldNotTellError,
+}
+"""The same where the server says that the customer's KMS is the source."""
+
+_CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+def error_of(status: Status) -> KeyfoldError:
+    """Returns the error that a status stands for; a detail that cannot be read is left out."""
+    reason, metadata = "", dict[str, str]()
+    violations: list[FieldViolation] = []
+    retry_after: float | None = None
+    for detail in status.details:
+        info, bad, retry = ErrorInfo(), BadRequest(), RetryInfo()
+        try:
+            if detail.Unpack(info) and info.domain == _DOMAIN:
+                reason, metadata = info.reason, dict(info.metadata)
+            elif detail.Unpack(bad):
+                violations += (
+                    FieldViolation(one.field, one.description) for one in bad.field_violations
+                )
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        except DecodeError:
+            continue
+    code = _CODE_NAMES.get(status.code, "UNKNOWN")
+    return _class_of(reason, code, metadata.get("source", ""))(
+        status.message or code.lower().replace("_", " "),
+        reason=reason or code,
+        code=code,
+        metadata=metadata,
+        field_violations=tuple(violations),
+        retry_after=retry_after,
+    )
+
+
+def error_of_call(failed: grpc.RpcError, request_id: str | None = None) -> KeyfoldError:
+    """Returns the error that a failed call stands for, of a sync channel or an async one.
+
+    Args:
+        failed: What the channel raised.
+        request_id: The id that a change was sent with.
+    """
+    error = error_of(_status_of(failed))
+    error.request_id = request_id
+    return error
+
+
+def _status_of(failed: grpc.RpcError) -> Status:
+    code, text, trailers = _parts(failed)
+    for key, value in trailers:
+        if key == _DETAILS and isinstance(value, bytes):
+            try:
+                status = Status.FromString(value)
+            except DecodeError:
+                break
+            # Something between us and the server may have replaced the status, not the trailer.
+            if status.code == code.value[0]:
+                return status
+    return Status(code=code.value[0], message=text)
+
+
+def _parts(
+    failed: grpc.RpcError,
+) -> tuple[grpc.StatusCode, str, Iterable[tuple[str, str | bytes]]]:
+    # What is raised by a channel is a Call as well; the base class alone says nothing.
+    if not isinstance(failed, (grpc.Call, grpc.aio.AioRpcError)):
+        return grpc.StatusCode.UNKNOWN, str(failed), ()
+    trailers = failed.trailing_metadata() or ()
+    return failed.code(), failed.details() or "", tuple(trailers)
+
+
+def _class_of(reason: str, code: str, source: str) -> type[KeyfoldError]:
+    if known := BY_REASON.get(reason):
+        return known
+    if source == "kms" and code in _BY_CODE_OF_KMS:
+        return _BY_CODE_OF_KMS[code]
+    return _BY_CODE.get(code, KeyfoldError)

@@ -1,0 +1,219 @@
+"""The operator's commands: what they ask, print and end with."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from google.protobuf.json_format import Parse
+from typer.main import get_command
+
+from cli_runner import Cli, on_terminal
+from fake_server import FakeServer
+from keyfold.cli.app import app
+from keyfold.v1 import key_management_service_pb2 as api
+
+_MAIN = "from keyfold.cli import main; main()"
+COMMANDS = {
+    "enable": ["enable", "test", "--region", "eu=LOCAL,local:a"],
+    "add-regions": ["add-regions", "prod", "--region", "asia=LOCAL,local:a"],
+    "rotate": ["rotate", "prod", "--region", "eu"],
+    "revoke": ["revoke", "prod"],
+    "restore": ["restore", "prod"],
+    "test-key": ["test-key", "LOCAL", "local:a"],
+    "status": ["status", "prod"],
+    "clusters": ["clusters"],
+    "wrap": ["wrap", "prod", "--region", "eu"],
+    "unwrap": ["unwrap", "prod"],
+    "generate-data-key": ["generate-data-key", "prod", "--region", "eu"],
+    "rewrap": ["rewrap", "prod"],
+}
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def cli(server: FakeServer) -> Cli:
+    """The command, against it."""
+    return Cli(server.target)
+
+
+# --- changes ---
+
+
+def test_life_of_a_key(cli: Cli) -> None:
+    """Enable, revoke and restore say what they did, and show how it is."""
+    ran = cli("enable", "test", "--region", "eu=LOCAL,local:a")
+    assert ran.out.startswith(b"enabled\ntest")
+    ran = cli("revoke", "test", "--reason", "asked")
+    assert ran.code == 0
+    assert ran.out.startswith(b"revoked\n")
+    assert b"confirmed by 1 of 1 replicas" in ran.out
+    ran = cli("restore", "test")
+    assert (ran.code, ran.out[:12]) == (0, b"restored eu\n")
+
+
+def test_restore_that_fails(cli: Cli) -> None:
+    """A region that stays revoked is shown, and makes the exit code that of its error."""
+    cli("enable", "test", "--region", "eu=LOCAL,local:disabled", "--region", "us=LOCAL,local:a")
+    cli("revoke", "test")
+    ran = cli("restore", "test")
+    assert ran.code == 5
+    assert b"restored us" in ran.out
+    assert b"eu stays revoked: the key is disabled (KEY_DISABLED)" in ran.out
+    ran = cli("restore", "test", "--json")
+    assert ran.code == 5
+    assert Parse(ran.out, api.RestoreResponse()).not_restored[0].region == "eu"
+
+
+def test_key_that_does_not_work(cli: Cli) -> None:
+    """A key that is not accessible is shown step by step, and ends with its error's code."""
+    ran = cli("test-key", "LOCAL", "local:disabled", "--option", "a=b")
+    assert ran.code == 5
+    assert b"unwrap" in ran.out
+    assert b"not accessible" in ran.out
+    ran = cli("test-key", "LOCAL", "local:a")
+    assert ran.code == 0
+    assert b"accessible (version 1)" in ran.out
+
+
+def test_revoke_asks_on_a_terminal(server: FakeServer) -> None:
+    """A person is asked before everything stops, and a no is a no."""
+    code, seen = on_terminal(server.target, "revoke", "prod", typed="n\n", prompt="[y/N]")
+    assert code == 1
+    assert "Revoke all regions of prod?" in seen
+    assert not server.requests["Revoke"]
+    code, _ = on_terminal(
+        server.target, "revoke", "prod", "--region", "eu", typed="y\n", prompt="Revoke eu of prod?"
+    )
+    assert code == 0
+    assert [list(one.regions) for one in server.requests["Revoke"]] == [["eu"]]
+
+
+def test_revoke_does_not_ask_twice(server: FakeServer, cli: Cli) -> None:
+    """With --yes, and where there is no terminal, nobody is asked."""
+    assert on_terminal(server.target, "revoke", "prod", "--yes")[0] == 0
+    assert cli("revoke", "prod").code == 0
+    assert len(server.requests["Revoke"]) == 2
+
+
+# --- looking ---
+
+
+def test_status_table(cli: Cli) -> None:
+    """The status shows state, health, what works, generations, version, key and last check."""
+    ran = cli("status", "prod")
+    head, region = ran.out.decode().splitlines()[2:5:2]
+    heads = "REGION STATE HEALTH WRAP UNWRAP GENERATIONS VERSION KEY LAST CHECK"
+    values = "eu ENABLED HEALTHY yes yes 1 1 LOCAL local:acme 2027-01-15 08:00:00Z"
+    assert head.split() == heads.split()
+    assert region.split() == values.split()
+
+
+def test_colour_only_on_a_terminal(cli: Cli, server: FakeServer) -> None:
+    """Colour is for terminals, unless NO_COLOR says no."""
+    assert b"\x1b" not in cli("status", "prod").out
+    _, seen = on_terminal(server.target, "status", "prod")
+    assert "\x1b[32m" in seen
+    _, seen = on_terminal(server.target, "status", "prod", environment={"NO_COLOR": "1"})
+    assert "\x1b[3" not in seen
+
+
+def test_clusters(cli: Cli, server: FakeServer) -> None:
+    """All pages are listed; filters go to the server."""
+    for name in ("a", "b", "c"):
+        cli("enable", name, "--region", "eu=LOCAL,local:a")
+    lines = cli("clusters").out.decode().splitlines()
+    named = [line.split()[0] for line in lines if "LOCAL" in line]
+    assert named == ["a", "b", "c", "prod", "prod"]
+    answer = Parse(cli("clusters", "--json").out, api.ListClustersResponse())
+    assert [one.cluster for one in answer.clusters] == ["a", "b", "c", "prod"]
+    ran = cli("clusters", "--state", "revoked", "--health", "Key_Disabled", "--organization", "x")
+    assert ran.out == b"no clusters\n"
+    request = server.requests["ListClusters"][-1]
+    assert (request.state, request.health, request.organization) == (2, 4, "x")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_json_of_every_command(cli: Cli, command: str) -> None:
+    """With --json each command prints the contract's own answer, in the contract's names."""
+    stdin = b"k" * 32
+    if command in {"unwrap", "rewrap"}:
+        stdin = cli("wrap", "prod", "--region", "eu", stdin=stdin).out
+    ran = cli(*COMMANDS[command], "--json", stdin=stdin)
+    assert ran.code == 0, ran.err
+    words = "TestKey" if command == "test-key" else command.title().replace("-", "")
+    name = {"Status": "GetStatus", "Clusters": "ListClusters"}.get(words, words)
+    Parse(ran.out, getattr(api, f"{name}Response")())
+    camel = {"keySpec", "wrappedKey", "keyVersion", "alreadyCurrent", "nextPageToken"}
+    assert not any(word.encode() in ran.out for word in camel)
+
+
+# --- every command ---
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_the_common_options(cli: Cli, command: str) -> None:
+    """Target, TLS, deadline and --json are the same on every command."""
+    shown = cli(command, "--help").out.decode()
+    for option in ("--json", "--target", "--timeout", "--ca", "--cert", "--key", "--server-name"):
+        assert f"\n  {option}" in shown
+    for variable in ("KEYFOLD_TARGET", "KEYFOLD_CA", "KEYFOLD_CERT", "KEYFOLD_KEY"):
+        assert variable in shown
+
+
+def test_no_argument_takes_a_key() -> None:
+    """No command has an option whose value would be a key: they stand in everybody's list."""
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert set(commands) == set(COMMANDS)
+    names = {option for one in commands.values() for each in one.params for option in each.opts}
+    assert not {name for name in names if "plaintext" in name or "wrapped" in name} - {
+        "--plaintext-out",
+        "--wrapped-only",
+    }
+
+
+def test_completion() -> None:
+    """The shell can complete commands and options."""
+    done = _run(COMP_WORDS="keyfold re", COMP_CWORD="1", _KEYFOLD_COMPLETE="complete_bash")
+    assert done.stdout.split() == ["revoke", "restore", "rewrap"]
+
+
+def test_reader_that_leaves(server: FakeServer) -> None:
+    """A reader that has seen enough is no reason for a traceback."""
+    done = _shell(server, "| true")
+    assert done.stderr == ""
+
+
+def test_full_disk(server: FakeServer) -> None:
+    """An answer that could not be written is an error."""
+    done = _shell(server, "> /dev/full")
+    assert done.stderr == "error: cannot write to stdout: No space left on device\n"
+    assert done.returncode == 1
+
+
+def _shell(server: FakeServer, sink: str) -> subprocess.CompletedProcess[str]:
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(_MAIN)} status prod {sink}"
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KEYFOLD_TARGET": server.target},
+    )
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-c", _MAIN, *arguments]
+    return subprocess.run(
+        program, check=False, capture_output=True, text=True, env={**os.environ, **environment}
+    )

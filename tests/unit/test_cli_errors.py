@@ -1,0 +1,139 @@
+"""The operator's commands when something goes wrong: one line, a hint, an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+import keyfold
+from cli_runner import Cli
+from fake_server import FakeServer
+from fake_service import KEY_DISABLED, Failure
+from keyfold.cli.failures import EXIT_CODES, ExitCode, exit_code
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def cli(server: FakeServer) -> Cli:
+    """The command, against it."""
+    return Cli(server.target)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "source", "expected"),
+    [
+        ("INTERNAL", "", "keyfold", 1),
+        ("DATA_LOSS", "ROW_NOT_AUTHENTIC", "keyfold", 1),
+        ("INVALID_ARGUMENT", "INVALID_NAME", "keyfold", 2),
+        ("NOT_FOUND", "CLUSTER_NOT_FOUND", "keyfold", 3),
+        ("ALREADY_EXISTS", "CLUSTER_EXISTS", "keyfold", 4),
+        ("FAILED_PRECONDITION", "REVOKED", "keyfold", 4),
+        ("ABORTED", "CONCURRENT_CHANGE", "keyfold", 4),
+        ("FAILED_PRECONDITION", "ACCESS_DENIED", "kms", 5),
+        ("FAILED_PRECONDITION", "FROM_THE_FUTURE", "kms", 5),
+        ("UNAVAILABLE", "STORE_STALE", "keyfold", 6),
+        ("FAILED_PRECONDITION", "CREDENTIALS_FAILED", "kms", 6),
+        ("RESOURCE_EXHAUSTED", "OVERLOADED", "keyfold", 7),
+        ("RESOURCE_EXHAUSTED", "THROTTLED", "kms", 7),
+        ("PERMISSION_DENIED", "", "keyfold", 8),
+        ("UNAUTHENTICATED", "", "keyfold", 8),
+        ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "keyfold", 9),
+    ],
+)
+def test_exit_codes(
+    cli: Cli, server: FakeServer, code: str, reason: str, source: str, expected: int
+) -> None:
+    """The exit code tells the kind of an error."""
+    failure = Failure(grpc.StatusCode[code], reason, metadata={"source": source})
+    server.fail("GetStatus", *[failure] * 4)
+    ran = cli("status", "prod")
+    assert ran.code == expected
+    assert ran.err.startswith(f"error: it went wrong ({reason or code})\n")
+
+
+def test_every_error_has_an_exit_code() -> None:
+    """No reason falls through to "unexpected" but those that are just that."""
+    unexpected = {
+        name
+        for name in keyfold.__all__
+        if name.endswith("Error") and exit_code(getattr(keyfold, name)) is ExitCode.UNEXPECTED
+    }
+    assert unexpected == {
+        "CancelledError",
+        "InternalError",
+        "KekMismatchError",
+        "KeyfoldError",
+        "KmsError",
+        "RowNotAuthenticError",
+        "UnimplementedError",
+    }
+
+
+def test_exit_codes_are_documented(cli: Cli) -> None:
+    """The help and the module list every exit code."""
+    listed = [line.strip() for line in EXIT_CODES.splitlines()[2:]]
+    assert [int(line.split()[0]) for line in listed] == list(ExitCode)
+    shown = cli("--help").out.decode()
+    documented = __import__("keyfold.cli").cli.__doc__
+    assert all(line in shown and line in documented for line in listed)
+
+
+def test_error_with_hints(cli: Cli, server: FakeServer) -> None:
+    """An error says which field is wrong and when to try again, in lines of their own."""
+    failure = Failure(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_KEY_SPEC",
+        "uri is not\nan \x1b[31mARN",
+        fields={"region_specs[0].key_spec.uri": "has no region"},
+        retry_after=7,
+    )
+    server.fail("Enable", failure)
+    ran = cli("enable", "test", "--region", "eu=LOCAL,local:a")
+    assert ran.err.splitlines() == [
+        "error: uri is not an [31mARN (INVALID_KEY_SPEC)",
+        "hint: look at region_specs[0].key_spec.uri: has no region",
+        "hint: try again in 7 s",
+    ]
+
+
+def test_error_as_json(cli: Cli, server: FakeServer) -> None:
+    """With --json an error is one JSON object on stderr, and stdout stays empty."""
+    server.fail("Revoke", KEY_DISABLED)
+    ran = cli("revoke", "prod", "--json", "--request-id", "mine")
+    assert (ran.code, ran.out) == (5, b"")
+    assert ran.error == {
+        "reason": "KEY_DISABLED",
+        "message": "the key is disabled",
+        "code": "FAILED_PRECONDITION",
+        "source": "kms",
+        "metadata": {"cluster": "prod", "region": "eu", "source": "kms"},
+        "request_id": "mine",
+    }
+    assert cli("enable", "test", "--json").error["reason"] == "INVALID_INPUT"
+
+
+def test_how_to_repeat_a_change(cli: Cli, server: FakeServer) -> None:
+    """Where the outcome of a change is not known, the error says how to repeat it safely."""
+    server.delays["Revoke"] = 0.3
+    ran = cli("revoke", "prod", "--timeout", "50ms")
+    assert ran.code == 9
+    assert f"--request-id {server.requests['Revoke'][0].request_id} is safe" in ran.err
+    server.fail("GetStatus", Failure(grpc.StatusCode.DEADLINE_EXCEEDED))
+    assert "request-id" not in cli("status", "prod").err
+
+
+def test_nobody_answers() -> None:
+    """Where no server is, the error says where it looked and what to set."""
+    with FakeServer() as server:
+        gone = server.target
+    ran = Cli(gone)("status", "prod")
+    assert ran.code == 6
+    assert f"hint: looked at {gone}; set --target or KEYFOLD_TARGET" in ran.err

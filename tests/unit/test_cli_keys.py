@@ -1,0 +1,236 @@
+"""Commands that handle keys: where bytes come from, where they go, and who can see them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_runner import Cli, on_terminal
+from fake_server import FakeServer, numbered_keys
+from fake_service import KEY_DISABLED
+
+KEY = b"\x00\xffcorrect horse battery stapl\n\n"
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def cli(server: FakeServer) -> Cli:
+    """The command, against it."""
+    return Cli(server.target)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _lines(*objects: object) -> bytes:
+    return b"".join(json.dumps(one).encode() + b"\n" for one in objects)
+
+
+def test_files(cli: Cli, tmp_path: Path) -> None:
+    """A key goes from file to file, byte for byte, and nothing is printed."""
+    (tmp_path / "dek.bin").write_bytes(KEY)
+    bound = ["--context", "table=users", "--context", "note=a=b"]
+    wrap = ["wrap", "prod", "--region", "eu", *bound]
+    ran = cli(*wrap, "--in", tmp_path / "dek.bin", "--out", tmp_path / "dek.wrapped")
+    assert (ran.code, ran.out, ran.err) == (0, b"", "")
+    wrapped, again = tmp_path / "dek.wrapped", tmp_path / "again.bin"
+    ran = cli("unwrap", "prod", *bound, "--in", wrapped, "--out", again)
+    assert (ran.code, ran.out, ran.err) == (0, b"", "")
+    assert (tmp_path / "again.bin").read_bytes() == KEY
+    assert cli("unwrap", "prod", "--in", tmp_path / "dek.wrapped").code == 2
+
+
+def test_pipes(cli: Cli) -> None:
+    """From stdin to stdout a key is raw, or base64 where that is asked for."""
+    wrapped = cli("wrap", "prod", "--region", "eu", "--in", "-", stdin=KEY).out
+    assert wrapped[:2] == b"\x01\x01"
+    assert cli("unwrap", "prod", stdin=wrapped).out == KEY
+    text = cli("wrap", "prod", "--region", "eu", "--base64", stdin=KEY).out
+    assert cli("unwrap", "prod", "--base64", stdin=text).out.decode() == f"{_base64(KEY)}\n"
+    read = cli("wrap", "prod", "--region", "eu", "--in-base64", stdin=_base64(KEY) + "\n").out
+    assert cli("unwrap", "prod", stdin=read).out == KEY
+    assert cli("wrap", "prod", "--region", "eu", "--in-base64", stdin=b"%").code == 2
+
+
+def test_plaintext_files_are_private(cli: Cli, tmp_path: Path) -> None:
+    """Nobody else can read a plaintext's file, not even where an open one stood before."""
+    wrapped = cli("wrap", "prod", "--region", "eu", stdin=KEY).out
+    out = tmp_path / "dek.bin"
+    out.write_bytes(b"x")
+    out.chmod(0o644)
+    cli("unwrap", "prod", "--out", out, stdin=wrapped)
+    assert (out.read_bytes(), stat.S_IMODE(out.stat().st_mode)) == (KEY, 0o600)
+    both = tmp_path / "x.json"
+    cli("generate-data-key", "prod", "--region", "eu", "--json", "--out", both)
+    assert stat.S_IMODE(both.stat().st_mode) == 0o600
+    lines = _lines({"wrapped_key": _base64(wrapped)})
+    cli("unwrap", "prod", "--batch", "--out", tmp_path / "lines", stdin=lines)
+    assert stat.S_IMODE((tmp_path / "lines").stat().st_mode) == 0o600
+
+
+def test_a_failure_leaves_the_file(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
+    """A wrapped key that is to be written over is still there when the call fails."""
+    file = tmp_path / "dek.wrapped"
+    cli("wrap", "prod", "--region", "eu", "--out", file, stdin=KEY)
+    before = file.read_bytes()
+    server.fail("Rewrap", KEY_DISABLED)
+    assert cli("rewrap", "prod", "--in", file, "--out", file).code == 5
+    assert file.read_bytes() == before
+    assert cli("rewrap", "prod", "--in", file, "--out", file, "--to-region", "us").code == 0
+    assert file.read_bytes() != before
+    assert [one.name for one in tmp_path.iterdir()] == ["dek.wrapped"]
+    ran = cli("unwrap", "prod", "--in", file, "--out", tmp_path / "no" / "where")
+    assert ran.code == 2
+    assert "cannot write" in ran.err
+
+
+def test_generate_data_key(cli: Cli, tmp_path: Path) -> None:
+    """A data key's two forms go to two places, or the plaintext is not made at all."""
+    plain, wrapped = tmp_path / "dek.bin", tmp_path / "dek.wrapped"
+    made = ["generate-data-key", "prod", "--region", "eu", "--size", "64"]
+    assert cli(*made, "--plaintext-out", plain, "--out", wrapped).code == 0
+    assert len(plain.read_bytes()) == 64
+    assert stat.S_IMODE(plain.stat().st_mode) == 0o600
+    assert cli("unwrap", "prod", "--in", wrapped).out == plain.read_bytes()
+    alone = cli(*made, "--wrapped-only").out
+    assert len(cli("unwrap", "prod", stdin=alone).out) == 64
+    assert cli(*made, "--plaintext-out", "-").code == 2
+    assert len(cli(*made, "--plaintext-out", "-", "--out", wrapped).out) == 64
+
+
+def test_rewrap_keeps_what_no_option_changes(cli: Cli) -> None:
+    """Moving a key to another region keeps its context, unless another one, or none, is given."""
+    bound = ["--context", "table=users"]
+    wrapped = cli("wrap", "prod", "--region", "eu", *bound, stdin=KEY).out
+    moved = cli("rewrap", "prod", *bound, "--to-region", "us", stdin=wrapped).out
+    assert cli("unwrap", "prod", *bound, stdin=moved).out == KEY
+    renamed = cli("rewrap", "prod", *bound, "--to-context", "table=new", stdin=wrapped).out
+    assert cli("unwrap", "prod", "--context", "table=new", stdin=renamed).out == KEY
+    bare = cli("rewrap", "prod", *bound, "--to-no-context", stdin=wrapped).out
+    assert cli("unwrap", "prod", stdin=bare).out == KEY
+    current = cli("rewrap", "prod", *bound, "--json", stdin=wrapped)
+    assert current.json["already_current"] is True
+
+
+def test_a_file_that_is_no_key(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
+    """A large file is refused before it is sent, with what to do instead."""
+    (tmp_path / "data").write_bytes(bytes(70_000))
+    ran = cli("wrap", "prod", "--region", "eu", "--in", tmp_path / "data")
+    assert ran.code == 2
+    assert "encrypt the data with that key" in ran.err
+    assert not server.requests["Wrap"]
+
+
+def test_terminal(server: FakeServer, cli: Cli) -> None:
+    """On a terminal a key is asked for without showing it, and comes out as base64."""
+    code, seen = on_terminal(
+        server.target, "wrap", "prod", "--region", "eu",
+        typed=_base64(KEY) + "\n", prompt="not shown",
+    )  # fmt: skip
+    assert code == 0
+    assert _base64(KEY) not in seen
+    shown = next(line for line in seen.splitlines() if line.startswith("AQ"))
+    assert cli("unwrap", "prod", stdin=shown).out == KEY
+    assert "wrapped under generation 1 of eu" in seen
+    code, seen = on_terminal(
+        server.target, "unwrap", "prod", typed=f"{shown}\n", prompt="not shown"
+    )
+    assert code == 0
+    assert _base64(KEY) in seen
+
+
+# --- batches ---
+
+
+def test_batch(cli: Cli, tmp_path: Path) -> None:
+    """Lines of JSON come back as lines of JSON, in their order."""
+    keys = numbered_keys(2100)
+    (tmp_path / "keys").write_bytes(_lines(*({"plaintext": _base64(key)} for key in keys)))
+    wrap = ["wrap", "prod", "--batch", "--region", "eu", "--context", "table=users"]
+    ran = cli(*wrap, "--in", tmp_path / "keys", "--out", tmp_path / "wrapped")
+    assert (ran.code, ran.out, ran.err) == (0, b"", "")
+    lines = (tmp_path / "wrapped").read_text().splitlines()
+    assert set(json.loads(lines[0])) == {"wrapped_key", "generation"}
+    only = _lines(*({"wrapped_key": json.loads(line)["wrapped_key"]} for line in lines))
+    opened = cli("unwrap", "prod", "--batch", "--context", "table=users", stdin=only)
+    assert [one["plaintext"] for one in opened.lines] == [_base64(key) for key in keys]
+    assert opened.lines[0] == {"plaintext": _base64(keys[0]), "region": "eu", "generation": 1}
+
+
+def test_batch_with_errors(cli: Cli) -> None:
+    """A line that fails has its error in its place; the first one's kind is the exit code."""
+    ran = cli(
+        "wrap", "prod", "--batch", "--region", "eu",
+        stdin=_lines({"plaintext": _base64(KEY), "region": "us"}, {"plaintext": "", "region": "x"})
+        + b"\n"
+        + b'{"plaintext": "c2VjcmV0\n'
+        + _lines([], {"plaintext": "%"}, {"plaintext": _base64(KEY), "contxt": {}}, {})
+        + _lines({"plaintext": _base64(KEY), "context": {"a": "b"}}),
+    )  # fmt: skip
+    assert ran.code == 3
+    first, second, *wrong, last = ran.lines
+    assert second["error"]["reason"] == "REGION_NOT_FOUND"
+    assert second["error"]["metadata"]["region"] == "x"
+    assert [one["error"]["message"] for one in wrong] == [
+        "line 4: is not JSON",
+        "line 5: wants an object",
+        "line 6: plaintext: wants base64",
+        "line 7: contxt: unknown field; known are plaintext, region, context",
+        "line 8: plaintext: is missing",
+    ]
+    assert b"secret" not in ran.out
+    wrapped = _lines({"wrapped_key": first["wrapped_key"]}, {"wrapped_key": last["wrapped_key"]})
+    ran = cli("unwrap", "prod", "--batch", "--json", stdin=wrapped)
+    assert ran.code == 2
+    assert ran.lines[0]["region"] == "us"
+    assert ran.lines[1]["error"]["reason"] == "CONTEXT_MISMATCH"
+
+
+def test_batch_of_rewraps(cli: Cli) -> None:
+    """Each key keeps its own context when all move, unless its line says otherwise."""
+    keys = _lines(*({"plaintext": _base64(KEY), "context": {"n": str(n)}} for n in range(3)))
+    made = cli("wrap", "prod", "--batch", "--region", "eu", stdin=keys).lines
+    lines = [
+        {"wrapped_key": one["wrapped_key"], "context": {"n": str(n)}} for n, one in enumerate(made)
+    ]
+    lines[2]["destination"] = {"context": {"new": "yes"}}
+    moved = cli("rewrap", "prod", "--batch", "--to-region", "us", stdin=_lines(*lines)).lines
+    assert [one["already_current"] for one in moved] == [False] * 3
+    contexts = [{"n": "0"}, {"n": "1"}, {"new": "yes"}]
+    opened = cli(
+        "unwrap", "prod", "--batch",
+        stdin=_lines(*(
+            {"wrapped_key": one["wrapped_key"], "context": context}
+            for one, context in zip(moved, contexts, strict=True)
+        )),
+    )  # fmt: skip
+    assert [one["region"] for one in opened.lines] == ["us", "us", "eu"]
+    broken = {"wrapped_key": made[0]["wrapped_key"], "destination": {"cluster": 5}}
+    ran = cli("rewrap", "prod", "--batch", stdin=_lines(broken))
+    assert ran.lines[0]["error"]["message"] == "line 1: destination.cluster: wants text"
+
+
+def test_progress_is_for_people(server: FakeServer, tmp_path: Path) -> None:
+    """Long work shows a bar on a terminal, and leaves nothing of it in the output."""
+    server.delays["BatchWrap"] = 0.52
+    keys = (_lines({"plaintext": _base64(key)}) for key in numbered_keys(2100))
+    (tmp_path / "keys").write_bytes(b"".join(keys))
+    code, seen = on_terminal(
+        server.target, "wrap", "prod", "--batch", "--region", "eu",
+        "--in", str(tmp_path / "keys"), "--out", str(tmp_path / "wrapped"),
+    )  # fmt: skip
+    assert code == 0
+    assert "2,000 keys" in seen
+    assert len((tmp_path / "wrapped").read_text().splitlines()) == 2100

@@ -1,0 +1,159 @@
+"""Region specs for the operator's commands: three forms of a file, and arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_runner import Cli
+from fake_server import FakeServer
+
+SPECS = [
+    {"region": "eu", "key_spec": {"type": "LOCAL", "uri": "local:a", "auth_principal": "me"}},
+    {"region": "us", "key_spec": {"type": "LOCAL", "uri": "local:b"}},
+]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def cli(server: FakeServer) -> Cli:
+    """The command, against it."""
+    return Cli(server.target)
+
+
+@pytest.mark.parametrize(
+    "content", [{"region_specs": SPECS}, SPECS, {"dedicated": {"cmek_region_specs": SPECS, "x": 1}}]
+)
+@pytest.mark.parametrize("command", ["enable", "add-regions"])
+def test_three_forms_of_the_file(
+    cli: Cli, server: FakeServer, tmp_path: Path, content: object, command: str
+) -> None:
+    """CockroachDB's file is taken as it stands, the bare list and the cluster's form, too."""
+    file = tmp_path / "cmek_config.json"
+    file.write_text(json.dumps(content))
+    assert cli(command, "prod", "--file", file).code == 0
+    assert cli(command, "prod", "--file", "-", stdin=file.read_bytes()).code == 0
+    method = {"enable": "Enable", "add-regions": "AddRegions"}[command]
+    for request in server.requests[method]:
+        eu, us = request.region_specs
+        assert (eu.region, eu.key_spec.type, eu.key_spec.uri) == ("eu", "LOCAL", "local:a")
+        assert (eu.key_spec.auth_principal, us.key_spec.auth_principal) == ("me", "")
+        assert not eu.HasField("policy")
+
+
+def test_regions_as_arguments(cli: Cli, server: FakeServer) -> None:
+    """A region can be given as NAME=TYPE,URI,PRINCIPAL; an ARN's colons and slashes are kept."""
+    arn = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
+    role = "arn:aws:iam::111122223333:role/keyfold"
+    ran = cli(
+        "enable", "test", "--region", f"eu=AWS_KMS,{arn},{role}", "--region", "us=PLATFORM",
+        "--organization", "acme", "--cache-ttl", "0s", "--outage-grace", "1h",
+        "--request-id", "mine", "--validate-only",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert b"nothing was stored" in ran.out
+    [request] = server.requests["Enable"]
+    eu, us = request.region_specs
+    assert (eu.key_spec.type, eu.key_spec.uri, eu.key_spec.auth_principal) == ("AWS_KMS", arn, role)
+    assert (us.key_spec.type, us.key_spec.uri) == ("PLATFORM", "")
+    assert eu.policy.HasField("cache_ttl")
+    assert (eu.policy.cache_ttl.seconds, eu.policy.outage_grace.seconds) == (0, 3600)
+    assert (request.organization, request.request_id, request.validate_only) == (
+        "acme",
+        "mine",
+        True,
+    )
+
+
+def test_expected_regions_of_a_file(cli: Cli, server: FakeServer) -> None:
+    """Where the file lists the cluster's regions, the server learns of them."""
+    cli("enable", "t", "--file", "-", stdin=json.dumps({"region_specs": SPECS, "regions": ["eu"]}))
+    assert list(server.requests["Enable"][0].regions) == ["eu"]
+
+
+def test_rotate_to_the_newest_version(cli: Cli, server: FakeServer) -> None:
+    """A region alone means the key that it has; its policy is left as it is."""
+    ran = cli("rotate", "prod", "--region", "eu", "--new-generation")
+    assert ran.code == 0
+    assert b"host-2 will have applied it within 3 s" in ran.out
+    [request] = server.requests["Rotate"]
+    [spec] = request.region_specs
+    assert not spec.HasField("key_spec")
+    assert not spec.HasField("policy")
+    assert request.new_generation
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"region_specs": [', "config.json is not JSON: Expecting value at line 1 column 19"),
+        ("\xff", "is not JSON"),
+        ("5", "config.json: wants region specs, not a number"),
+        ("{}", "has no region_specs"),
+        ('{"region_specs": {}}', "region_specs: wants a list, not an object"),
+        ('{"region_specs": [], "region": 1}', "region: unknown field"),
+        ('{"region_specs": [], "regions": "eu"}', "regions: wants a list of names"),
+        ("[]", "name the regions"),
+        ("[5]", "[0]: wants an object, not a number"),
+        ('[{"region": 5}]', "[0].region: wants text, not a number"),
+        (
+            '{"region_specs": [{"region": "eu"}, {"key_spec": {"tpye": "X"}}]}',
+            "config.json: region_specs[1].key_spec.tpye: unknown field; known are type, uri",
+        ),
+        (
+            '{"dedicated": {"cmek_region_specs": [{"key_spec": []}]}}',
+            "dedicated.cmek_region_specs[0].key_spec: wants an object, not a list",
+        ),
+        ('{"dedicated": {}}', "dedicated: has no cmek_region_specs"),
+        ('[{"key_spec": {"options": {"a": 1}}}]', "[0].key_spec.options.a: wants text"),
+        ('[{"policy": {"cache_ttl": "1m"}}]', "[0].policy.cache_ttl: wants a duration in seconds"),
+    ],
+)
+def test_wrong_files(
+    cli: Cli, server: FakeServer, tmp_path: Path, content: str, message: str
+) -> None:
+    """A file that is wrong is refused with the place of the fault, and no server is asked."""
+    file = tmp_path / "config.json"
+    file.write_bytes(content.encode("latin-1"))
+    ran = cli("enable", "test", "--file", file)
+    assert ran.code == 2
+    assert message in ran.err
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["enable", "test"], "name the regions"),
+        (["enable", "test", "--file", "/nowhere"], "cannot read /nowhere: No such file"),
+        (["enable", "test", "--region", "=LOCAL"], "is not NAME"),
+        (["enable", "test", "--region", "eu=LOCAL", "--cache-ttl", "soon"], "is not a duration"),
+        (["status", "prod", "--timeout", "0"], "more than 0"),
+        (["status", "prod", "--target", "nonsense"], "is not host:port"),
+        (["status", "prod", "--ca", "/nowhere"], "No such file"),
+        (["status", "prod", "--cert", "/dev/null"], "together or not at all"),
+        (["clusters", "--state", "broken"], "none of ENABLED, REVOKED"),
+        (["wrap", "prod"], "wrap needs --region"),
+        (["wrap", "prod", "--region", "eu", "--context", "table"], "is not NAME=VALUE"),
+        (["wrap", "prod", "--region", "eu", "--context", "a=1", "--context", "a=2"], "twice"),
+        (["wrap", "prod", "--region", "eu", "--in", "/nowhere"], "cannot read"),
+        (["generate-data-key", "prod", "--region", "eu"], "say where the plaintext goes"),
+    ],
+)
+def test_wrong_arguments(cli: Cli, arguments: list[str], message: str) -> None:
+    """What cannot be used is refused with one line that says why, and exit code 2."""
+    ran = cli(*arguments)
+    assert (ran.code, ran.out) == (2, b"")
+    assert message in ran.err
+    assert ran.err.startswith("error: ")

@@ -1,0 +1,316 @@
+"""The client against a real gRPC server: what it sends, how it repeats, what it returns."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import keyfold
+from fake_server import FakeServer
+from fake_service import KEY_DISABLED, UNAVAILABLE
+
+SPEC = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: FakeServer) -> Iterator[keyfold.Client]:
+    """A client of it."""
+    with keyfold.Client(server.target) as connected:
+        yield connected
+
+
+# --- what each method does ---
+
+
+def test_data_plane(client: keyfold.Client) -> None:
+    """A key comes back as it was, and can be moved."""
+    context = {"table": "users"}
+    wrapped = client.wrap("prod", "eu", bytearray(b"k" * 32), context=context)
+    opened = client.unwrap("prod", memoryview(wrapped.wrapped_key), context=context)
+    assert opened == keyfold.Unwrapped(keyfold.Plaintext(b"k" * 32), "eu", 1)
+    again = client.rewrap("prod", wrapped.wrapped_key, context=context)
+    assert again == keyfold.Rewrapped(wrapped.wrapped_key, 1, already_current=True)
+    moved = client.rewrap(
+        "prod",
+        wrapped.wrapped_key,
+        context=context,
+        destination=keyfold.Destination(region="us", context={"table": "orders"}),
+    )
+    assert client.unwrap("prod", moved.wrapped_key, context={"table": "orders"}).region == "us"
+
+
+def test_generate_data_key(client: keyfold.Client) -> None:
+    """A fresh key comes with its wrapped form, or as that alone."""
+    key = client.generate_data_key("prod", "eu", size=64)
+    assert len(key.plaintext) == 64
+    assert client.unwrap("prod", key.wrapped_key).plaintext == key.plaintext
+    stored = client.generate_data_key("prod", "eu", wrapped_only=True)
+    assert stored.plaintext == b""
+    assert len(client.unwrap("prod", stored.wrapped_key).plaintext) == 32
+
+
+def test_life_of_a_key(client: keyfold.Client, server: FakeServer) -> None:
+    """A cluster is enabled, extended, rotated, revoked and restored."""
+    policy = keyfold.RegionPolicy(timedelta(0), timedelta(hours=1))
+    spec = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:b", "me", {"a": "b"}), policy)
+    enabled = client.enable("test", [spec], organization="acme", regions=["eu"])
+    [region] = enabled.status.regions
+    assert (region.key_spec, region.policy) == (spec.key_spec, policy)
+    added = client.add_regions("test", [keyfold.RegionSpec("us", spec.key_spec)])
+    assert [one.region for one in added.status.regions] == ["eu", "us"]
+    rotated = client.rotate("test", [keyfold.RegionSpec("eu")], new_generation=True)
+    assert [one.generation for one in rotated.status.regions[0].generations] == [1, 2]
+    assert [one.stops_within for one in rotated.pending] == [timedelta(seconds=3)]
+    assert not server.requests["Rotate"][0].region_specs[0].HasField("key_spec")
+    assert not server.requests["Rotate"][0].region_specs[0].HasField("policy")
+    revoked = client.revoke("test", regions=["eu"], reason="asked")
+    assert revoked.status.regions[0].state is keyfold.State.REVOKED
+    assert revoked.status.regions[0].can_wrap is None
+    assert revoked.confirmed == ("host-1",)
+    with pytest.raises(keyfold.RevokedError):
+        client.wrap("test", "eu", bytes(32))
+    restored = client.restore("test", regions=["eu"])
+    assert (restored.restored, restored.not_restored) == (("eu",), ())
+    client.wrap("test", "eu", bytes(32))
+
+
+def test_region_that_stays_revoked(client: keyfold.Client) -> None:
+    """A region that cannot be restored is told with its error, not raised."""
+    disabled = keyfold.KeySpec("LOCAL", "local:disabled")
+    client.enable("test", [keyfold.RegionSpec("eu", disabled), keyfold.RegionSpec("us", disabled)])
+    client.revoke("test")
+    restored = client.restore("test")
+    assert [one.region for one in restored.not_restored] == ["eu", "us"]
+    assert isinstance(restored.not_restored[0].error, keyfold.KeyDisabledError)
+
+
+def test_status_in_words(client: keyfold.Client) -> None:
+    """The status is of Python's own types: enums, times in UTC, None for what is unset."""
+    status = client.get_status("prod")
+    region = status.regions[0]
+    assert (region.state, region.health) == ("ENABLED", "HEALTHY")
+    assert (region.can_wrap, region.can_unwrap, region.key_owner) == (True, True, "CLUSTER")
+    assert region.last_check_time == datetime.fromtimestamp(1_800_000_000, UTC)
+    assert region.last_error is None
+    assert status.update_time is None
+
+
+def test_key_test(client: keyfold.Client) -> None:
+    """A key that does not work is an answer, step by step."""
+    test = client.test_key(keyfold.KeySpec("LOCAL", "local:disabled"))
+    assert not test.accessible
+    assert [(step.step, step.outcome) for step in test.steps] == [
+        ("AUTHENTICATE", "PASSED"),
+        ("WRAP", "PASSED"),
+        ("UNWRAP", "FAILED"),
+    ]
+    assert test.steps[0].latency == timedelta(milliseconds=7)
+
+
+def test_list_clusters_goes_through_pages(client: keyfold.Client, server: FakeServer) -> None:
+    """All clusters come, page by page, and only as far as they are asked for."""
+    for name in ("a", "b", "c", "d"):
+        client.enable(name, [SPEC])
+    assert [one.cluster for one in client.list_clusters(page_size=2)] == [
+        "a",
+        "b",
+        "c",
+        "d",
+        "prod",
+    ]
+    assert len(server.requests["ListClusters"]) == 3
+    next(iter(client.list_clusters(page_size=2)))
+    assert len(server.requests["ListClusters"]) == 4
+    narrow = keyfold.ClusterFilter(organization="acme", state=keyfold.State.ENABLED)
+    assert [one.cluster for one in client.list_clusters(narrow)] == ["prod"]
+
+
+@pytest.mark.parametrize("wrong", ["a key", 32, None])
+def test_only_bytes_are_wrapped(client: keyfold.Client, wrong: object) -> None:
+    """Text and numbers are refused rather than turned into some bytes."""
+    with pytest.raises(TypeError, match="plaintext must be bytes"):
+        client.wrap("prod", "eu", wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be bytes"):
+        client.unwrap("prod", wrong)  # type: ignore[arg-type]
+
+
+def test_regions_are_a_list(client: keyfold.Client) -> None:
+    """One region's name in place of a list does not revoke the regions of its letters."""
+    with pytest.raises(TypeError, match="list of names"):
+        client.revoke("prod", regions="eu")
+
+
+# --- repeating ---
+
+
+def test_unavailable_is_repeated(client: keyfold.Client, server: FakeServer) -> None:
+    """A call that finds the server unavailable twice succeeds the third time."""
+    server.fail("Wrap", UNAVAILABLE, UNAVAILABLE)
+    client.wrap("prod", "eu", bytes(32))
+    assert len(server.requests["Wrap"]) == 3
+
+
+def test_change_is_repeated_with_its_id(client: keyfold.Client, server: FakeServer) -> None:
+    """A change that is repeated carries the same request_id, so that it is made once."""
+    server.fail("Rotate", UNAVAILABLE, UNAVAILABLE)
+    client.rotate("prod", [keyfold.RegionSpec("eu")])
+    ids = [request.request_id for request in server.requests["Rotate"]]
+    assert len(ids) == 3
+    assert len(set(ids)) == 1
+    assert uuid.UUID(ids[0]).version == 4
+
+
+def test_each_change_has_an_id_of_its_own(client: keyfold.Client, server: FakeServer) -> None:
+    """Two changes are never taken for one; the caller's own id is kept."""
+    client.revoke("prod")
+    client.revoke("prod")
+    client.revoke("prod", request_id="mine")
+    first, second, third = (request.request_id for request in server.requests["Revoke"])
+    assert len({first, second, third}) == 3
+    assert third == "mine"
+
+
+def test_no_change_without_an_id(client: keyfold.Client) -> None:
+    """There is no way to send a change that could not be repeated safely."""
+    with pytest.raises(ValueError, match="request_id"):
+        client.revoke("prod", request_id="")
+
+
+def test_repeating_ends(client: keyfold.Client, server: FakeServer) -> None:
+    """After four attempts the error comes, with the id to go on with."""
+    server.fail("Revoke", *[UNAVAILABLE] * 9)
+    with pytest.raises(keyfold.BusyError) as raised:
+        client.revoke("prod")
+    assert len(server.requests["Revoke"]) == 4
+    assert raised.value.request_id == server.requests["Revoke"][0].request_id
+
+
+def test_a_refusal_is_not_repeated(client: keyfold.Client, server: FakeServer) -> None:
+    """What is not "not now" is raised at once."""
+    server.fail("Wrap", KEY_DISABLED)
+    with pytest.raises(keyfold.KeyDisabledError):
+        client.wrap("prod", "eu", bytes(32))
+    assert len(server.requests["Wrap"]) == 1
+
+
+# --- deadlines ---
+
+
+def test_deadline_of_a_call(client: keyfold.Client, server: FakeServer) -> None:
+    """A call takes no longer than it is given."""
+    server.delays["Wrap"] = 0.3
+    began = time.monotonic()
+    with pytest.raises(keyfold.DeadlineError):
+        client.wrap("prod", "eu", bytes(32), timeout=0.05)
+    assert time.monotonic() - began < 0.25
+
+
+def test_deadlines_of_a_client(server: FakeServer) -> None:
+    """A client's own deadlines hold for calls that name none, each for its plane."""
+    server.delays.update({"Wrap": 0.15, "Revoke": 0.15})
+    with keyfold.Client(server.target, timeout=0.05) as impatient:
+        with pytest.raises(keyfold.DeadlineError):
+            impatient.wrap("prod", "eu", bytes(32))
+        impatient.revoke("prod")
+    with keyfold.Client(server.target, control_timeout=0.05) as impatient:
+        with pytest.raises(keyfold.DeadlineError) as raised:
+            impatient.revoke("prod")
+        assert raised.value.request_id == server.requests["Revoke"][-1].request_id
+
+
+def test_default_deadlines(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call has a deadline: 10 s for keys, 30 s for everything else."""
+    given: dict[str, float] = {}
+
+    class Spy:
+        def __init__(self, method: str) -> None:
+            self.method = method
+
+        def __call__(self, request: object, timeout: float) -> object:
+            given[self.method] = timeout
+            return getattr(real, self.method)(request, timeout=timeout)
+
+    class Stub:
+        def __getattr__(self, method: str) -> Spy:
+            return Spy(method)
+
+    with keyfold.Client(server.target) as client:
+        real = client._stub
+        monkeypatch.setattr(client, "_stub", Stub())
+        client.wrap("prod", "eu", bytes(32))
+        client.batch_wrap("prod", [bytes(32)], region="eu")
+        client.get_status("prod")
+        client.enable("test", [SPEC])
+    assert given == {"Wrap": 10.0, "BatchWrap": 10.0, "GetStatus": 30.0, "Enable": 30.0}
+
+
+# --- the house's own promises ---
+
+
+def test_public_names() -> None:
+    """What `keyfold` offers is listed, with every error among it."""
+    assert len(keyfold.__all__) == len(set(keyfold.__all__))
+    assert all(hasattr(keyfold, name) for name in keyfold.__all__)
+    tree = {name for name in vars(keyfold) if name.endswith("Error")}
+    assert tree <= set(keyfold.__all__)
+
+
+def test_the_library_is_light() -> None:
+    """Importing the client brings in no server, no database, no command line."""
+    program = (
+        "import sys, keyfold; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {
+        "keyfold_server",
+        "sqlalchemy",
+        "cryptography",
+        "pydantic",
+        "typer",
+        "rich",
+    }
+
+
+def test_the_two_clients_have_one_shape() -> None:
+    """Each method of one client is a method of the other, with the same arguments."""
+
+    def shape(client: type) -> dict[str, list[inspect.Parameter]]:
+        return {
+            name: list(inspect.signature(method).parameters.values())
+            for name, method in inspect.getmembers(client, inspect.isfunction)
+            if not name.startswith("_") or name == "__init__"
+        }
+
+    assert shape(keyfold.Client) == shape(keyfold.AsyncClient)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["keyfold.plaintext", "keyfold.client", "keyfold.client.data_plane",
+     "keyfold.client.lifecycle", "keyfold.aio"],
+)  # fmt: skip
+def test_examples(module: str, server: FakeServer, client: keyfold.Client) -> None:
+    """The examples in the docstrings do what they show."""
+    names = {"client": client, "keyfold": keyfold, "target": server.target}
+    result = doctest.testmod(importlib.import_module(module), extraglobs=names)
+    assert result.attempted > 0
+    assert result.failed == 0

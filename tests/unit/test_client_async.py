@@ -1,0 +1,108 @@
+"""The client for asyncio: the same as the other, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+import keyfold
+from fake_server import FakeServer, numbered_keys
+from fake_service import KEY_DISABLED, UNAVAILABLE
+
+SPEC = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def client(server: FakeServer) -> AsyncIterator[keyfold.AsyncClient]:
+    """A client of it."""
+    async with keyfold.AsyncClient(server.target) as connected:
+        yield connected
+
+
+async def test_every_method(client: keyfold.AsyncClient) -> None:
+    """Each call goes through, and returns what the other client's does."""
+    key = await client.generate_data_key("prod", "eu", context={"a": "b"})
+    wrapped = await client.wrap("prod", "eu", key.plaintext, context={"a": "b"})
+    opened = await client.unwrap("prod", wrapped.wrapped_key, context={"a": "b"})
+    assert opened.plaintext == key.plaintext
+    rewrapped = await client.rewrap("prod", key.wrapped_key, context={"a": "b"})
+    assert rewrapped.already_current
+    assert (await client.enable("test", [SPEC])).status.cluster == "test"
+    await client.add_regions("test", [keyfold.RegionSpec("us", SPEC.key_spec)])
+    await client.rotate("test", [keyfold.RegionSpec("eu")])
+    await client.revoke("test")
+    assert (await client.restore("test")).restored == ("eu", "us")
+    assert (await client.test_key(keyfold.KeySpec("LOCAL", "local:acme"))).accessible
+    assert (await client.get_status("test")).regions[0].key_version == "2"
+    assert [one.cluster async for one in client.list_clusters(page_size=1)] == ["prod", "test"]
+
+
+async def test_batches(client: keyfold.AsyncClient, server: FakeServer) -> None:
+    """Batches are cut and put together as the other client's are."""
+    keys = numbered_keys(1200)
+    results = await client.batch_wrap("prod", keys, region="eu")
+    wrapped = [one.wrapped_key for one in results if isinstance(one, keyfold.Wrapped)]
+    opened = await client.batch_unwrap("prod", wrapped)
+    assert [one.plaintext for one in opened if isinstance(one, keyfold.Unwrapped)] == keys
+    assert len(await client.batch_rewrap("prod", wrapped)) == 1200
+    assert [len(one.items) for one in server.requests["BatchUnwrap"]] == [1000, 200]
+
+
+async def test_errors(client: keyfold.AsyncClient, server: FakeServer) -> None:
+    """Errors are the same classes, with the same details."""
+    server.fail("Revoke", KEY_DISABLED)
+    with pytest.raises(keyfold.KeyDisabledError) as raised:
+        await client.revoke("prod")
+    error = raised.value
+    assert (error.source, error.region, error.code) == ("kms", "eu", "FAILED_PRECONDITION")
+    assert error.request_id == server.requests["Revoke"][0].request_id
+
+
+async def test_unavailable_is_repeated(client: keyfold.AsyncClient, server: FakeServer) -> None:
+    """A change that finds the server unavailable twice is made the third time, with one id."""
+    server.fail("Rotate", UNAVAILABLE, UNAVAILABLE)
+    await client.rotate("prod", [keyfold.RegionSpec("eu")])
+    ids = [request.request_id for request in server.requests["Rotate"]]
+    assert len(ids) == 3
+    assert len(set(ids)) == 1
+
+
+async def test_deadline(client: keyfold.AsyncClient, server: FakeServer) -> None:
+    """A call takes no longer than it is given."""
+    server.delays["Wrap"] = 0.2
+    with pytest.raises(keyfold.DeadlineError):
+        await client.wrap("prod", "eu", bytes(32), timeout=0.05)
+
+
+async def test_many_at_once(client: keyfold.AsyncClient, server: FakeServer) -> None:
+    """Calls run beside one another on one connection."""
+    server.delays["Wrap"] = 0.1
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(client.wrap("prod", "eu", bytes(32)) for _ in range(8)))
+    assert asyncio.get_running_loop().time() - began < 0.6
+
+
+async def test_calls_go_round_all_servers(server: FakeServer) -> None:
+    """Of two addresses both get calls."""
+    with FakeServer() as other:
+        async with keyfold.AsyncClient([server.target, other.target]) as client:
+            for _ in range(20):
+                await client.get_status("prod")
+        assert len(other.requests["GetStatus"]) >= 7
+    assert len(server.requests["GetStatus"]) >= 7
+
+
+def test_made_before_the_loop(tmp_path: object) -> None:
+    """A client may be made where no event loop runs yet, and closed without a call."""
+    client = keyfold.AsyncClient("127.0.0.1:7443")
+    asyncio.run(client.close())

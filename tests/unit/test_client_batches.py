@@ -1,0 +1,166 @@
+"""Batches of any length: cut as the server takes them, and put together in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+import keyfold
+from fake_server import FakeServer, numbered_keys
+from fake_service import MAX_BATCH_BYTES, UNAVAILABLE, Failure
+from keyfold.batches import split, unwraps
+from keyfold.v1 import key_management_service_pb2 as api
+
+INTERNAL = Failure(grpc.StatusCode.INTERNAL, message="incident 7")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: FakeServer) -> Iterator[keyfold.Client]:
+    """A client of it."""
+    with keyfold.Client(server.target) as connected:
+        yield connected
+
+
+def _wrapped(results: list[keyfold.Wrapped | keyfold.KeyfoldError]) -> list[bytes]:
+    assert all(isinstance(one, keyfold.Wrapped) for one in results)
+    return [one.wrapped_key for one in results if isinstance(one, keyfold.Wrapped)]
+
+
+def _opened(results: list[keyfold.Unwrapped | keyfold.KeyfoldError]) -> list[bytes]:
+    assert all(isinstance(one, keyfold.Unwrapped) for one in results)
+    return [one.plaintext for one in results if isinstance(one, keyfold.Unwrapped)]
+
+
+def test_more_than_a_thousand(client: keyfold.Client, server: FakeServer) -> None:
+    """2,500 keys go in three calls, and come back in their order."""
+    keys = numbered_keys(2500)
+    wrapped = _wrapped(client.batch_wrap("prod", keys, region="eu"))
+    assert [len(one.items) for one in server.requests["BatchWrap"]] == [1000, 1000, 500]
+    assert _opened(client.batch_unwrap("prod", wrapped)) == keys
+    assert [len(one.items) for one in server.requests["BatchUnwrap"]] == [1000, 1000, 500]
+    rewrapped = client.batch_rewrap("prod", wrapped)
+    assert all(isinstance(one, keyfold.Rewrapped) and one.already_current for one in rewrapped)
+
+
+def test_more_than_four_mebibytes(client: keyfold.Client, server: FakeServer) -> None:
+    """Keys of 4 KiB pass 4 MiB before they are a thousand; requests and answers stay below."""
+    keys = numbered_keys(2000, size=4096)
+    results = client.batch_wrap("prod", keys, region="eu", context={"table": "users"})
+    wrapped = _wrapped(results)
+    assert _opened(client.batch_unwrap("prod", wrapped, context={"table": "users"})) == keys
+    sent: list[Message] = server.requests["BatchWrap"] + server.requests["BatchUnwrap"]
+    assert max(one.ByteSize() for one in sent) <= MAX_BATCH_BYTES
+    assert len(server.requests["BatchWrap"]) == 3
+    answer = 4096 + 90 + 10
+    assert max(len(one.items) for one in server.requests["BatchWrap"]) * answer < MAX_BATCH_BYTES
+
+
+def test_one_item_too_large_for_any_call(client: keyfold.Client) -> None:
+    """An item that no call can hold fails alone; it is the server that refuses it."""
+    results = client.batch_wrap("prod", [bytes(32), bytes(5_000_000), bytes(32)], region="eu")
+    assert [type(one) for one in results] == [keyfold.Wrapped, keyfold.LimitError, keyfold.Wrapped]
+
+
+@pytest.mark.parametrize("size", [0, 1, 37, 127, 128, 300, 4096])
+def test_parts_are_as_large_as_they_may_be(size: int) -> None:
+    """A part's size is reckoned to the byte, so none is over the limit or needlessly small."""
+    base = api.BatchUnwrapRequest(cluster="prod", context={"table": "users"})
+    items = [api.BatchUnwrapItem(wrapped_key=bytes(size), context={"n": "x" * 5000})] * 1500
+    parts = list(split(base.ByteSize(), items, lambda one: len(one.wrapped_key)))
+    assert sum(map(len, parts)) == 1500
+    for part in parts[:-1]:
+        request = api.BatchUnwrapRequest(cluster="prod", context=base.context, items=part)
+        assert request.ByteSize() <= MAX_BATCH_BYTES
+        request.items.append(items[0])
+        assert request.ByteSize() > MAX_BATCH_BYTES
+
+
+def test_items_fail_alone(client: keyfold.Client) -> None:
+    """Each item has its own answer or its own error, of the same classes as elsewhere."""
+    results = client.batch_wrap(
+        "prod",
+        [
+            keyfold.WrapItem(bytes(32), context={"a": "b"}),
+            keyfold.WrapItem(b""),
+            keyfold.WrapItem(bytes(32), region="nowhere"),
+            bytes(32),
+        ],
+        region="eu",
+        context={"c": "d"},
+    )
+    assert [type(one) for one in results] == [
+        keyfold.Wrapped,
+        keyfold.InvalidPlaintextError,
+        keyfold.RegionNotFoundError,
+        keyfold.Wrapped,
+    ]
+    first, last = _wrapped([results[0], results[3]])
+    opened = client.batch_unwrap(
+        "prod", [keyfold.UnwrapItem(first, {"a": "b"}), last, first], context={"c": "d"}
+    )
+    assert [type(one) for one in opened] == [
+        keyfold.Unwrapped,
+        keyfold.Unwrapped,
+        keyfold.ContextMismatchError,
+    ]
+
+
+def test_destinations(client: keyfold.Client) -> None:
+    """An item's own destination goes before the batch's."""
+    [first, second] = _wrapped(client.batch_wrap("prod", [bytes(32)] * 2, region="eu"))
+    results = client.batch_rewrap(
+        "prod",
+        [first, keyfold.RewrapItem(second, destination=keyfold.Destination(context={"a": "b"}))],
+        destination=keyfold.Destination(region="us"),
+    )
+    moved = [one.wrapped_key for one in results if isinstance(one, keyfold.Rewrapped)]
+    assert client.unwrap("prod", moved[0]).region == "us"
+    assert client.unwrap("prod", moved[1], context={"a": "b"}).region == "eu"
+
+
+def test_a_part_fails_as_a_whole(client: keyfold.Client, server: FakeServer) -> None:
+    """A call that fails is the result of its own items; what others brought is not lost."""
+    server.fail("BatchWrap", None, INTERNAL, None)
+    results = client.batch_wrap("prod", numbered_keys(2500), region="eu")
+    kinds = [type(one) for one in results]
+    assert kinds == (
+        [keyfold.Wrapped] * 1000 + [keyfold.InternalError] * 1000 + [keyfold.Wrapped] * 500
+    )
+
+
+def test_parts_are_repeated(client: keyfold.Client, server: FakeServer) -> None:
+    """A part that finds the server unavailable is sent again, and only that one."""
+    server.fail("BatchWrap", None, UNAVAILABLE)
+    _wrapped(client.batch_wrap("prod", numbered_keys(2000), region="eu"))
+    assert len(server.requests["BatchWrap"]) == 3
+
+
+def test_results_that_cannot_be_matched() -> None:
+    """One result too few makes all of them errors: no key is taken for another's."""
+    [part] = unwraps("prod", [b"1", b"2", b"3"], None)
+    results = part.checked([keyfold.Unwrapped(keyfold.Plaintext(b"k"), "eu", 1)] * 2)
+    assert [type(one) for one in results] == [keyfold.InternalError] * 3
+
+
+def test_nothing_to_do(client: keyfold.Client, server: FakeServer) -> None:
+    """A batch of nothing sends nothing."""
+    assert client.batch_wrap("prod", [], region="eu") == []
+    assert server.requests["BatchWrap"] == []
+
+
+def test_wrong_items_send_nothing(client: keyfold.Client, server: FakeServer) -> None:
+    """An item that is no bytes is found before the first call."""
+    items = [*numbered_keys(1500), "a key"]
+    with pytest.raises(TypeError, match="must be bytes"):
+        client.batch_wrap("prod", items, region="eu")  # type: ignore[arg-type]
+    assert server.requests["BatchWrap"] == []

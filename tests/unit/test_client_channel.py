@@ -1,0 +1,123 @@
+"""Where the client finds servers, and how the connection is secured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+import keyfold
+from certificates import self_signed
+from fake_server import FakeServer
+from keyfold.channel import Tls, endpoint
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+def test_calls_go_round_all_servers() -> None:
+    """Of two addresses both get calls, in turn."""
+    with FakeServer() as one, FakeServer() as two:
+        for target in ([one.target, two.target], f"{one.target}, {two.target}"):
+            with keyfold.Client(target) as client:
+                for _ in range(20):
+                    client.get_status("prod")
+        counts = [len(server.requests["GetStatus"]) for server in (one, two)]
+    assert sum(counts) == 40
+    assert min(counts) >= 14
+
+
+def test_one_of_two_servers_is_down(server: FakeServer) -> None:
+    """While one of several servers is down, the others serve."""
+    with FakeServer() as other:
+        down = other.target
+    with keyfold.Client([down, server.target]) as client:
+        for _ in range(5):
+            client.get_status("prod")
+
+
+def test_names_among_several() -> None:
+    """Several addresses may be names; gRPC itself would want numbers."""
+    made = endpoint("localhost:7001,localhost:7002", None)
+    assert made.target in {
+        "ipv4:127.0.0.1:7001,127.0.0.1:7002",
+        "ipv6:[::1]:7001,[::1]:7002",
+    }
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    """A server on a unix socket is reached by its path."""
+    with (
+        FakeServer(f"unix:{tmp_path}/keyfold.sock") as server,
+        keyfold.Client(server.target) as client,
+    ):
+        assert client.get_status("prod").cluster == "prod"
+
+
+def test_mutual_tls(tmp_path: Path) -> None:
+    """Server and client prove themselves, from files or bytes, under the name that is expected."""
+    pair = self_signed("keyfold.example")
+    credentials = grpc.ssl_server_credentials([pair], pair[1], require_client_auth=True)
+    for name, content in zip(("key", "cert"), pair, strict=True):
+        (tmp_path / name).write_bytes(content)
+    files = Tls(tmp_path / "cert", tmp_path / "cert", tmp_path / "key", "keyfold.example")
+    given = Tls(pair[1], pair[1], pair[0], "keyfold.example")
+    with FakeServer(credentials=credentials) as server:
+        for tls in (files, given):
+            with keyfold.Client(server.target, tls=tls) as client:
+                assert client.get_status("prod").cluster == "prod"
+        for wrong in (Tls(pair[1]), replace(given, server_name="other.example"), None):
+            with (
+                keyfold.Client(server.target, tls=wrong) as stranger,
+                pytest.raises((keyfold.UnavailableError, keyfold.DeadlineError)),
+            ):
+                stranger.get_status("prod", timeout=0.2)
+    assert pair[0].decode() not in repr(given)
+
+
+def test_half_a_certificate() -> None:
+    """A certificate without its key is an error at once, not at the first call."""
+    with pytest.raises(ValueError, match="together"):
+        keyfold.Client(tls=Tls(cert=b"x"))
+
+
+def test_several_servers_prove_one_name() -> None:
+    """Several hosts behind TLS need the name that all of them prove."""
+    with pytest.raises(ValueError, match="server_name"):
+        endpoint(["127.0.0.1:1", "127.0.0.2:1"], Tls())
+    options = endpoint(["127.0.0.1:1", "127.0.0.2:1"], Tls(server_name="keyfold.example")).options
+    assert ("grpc.ssl_target_name_override", "keyfold.example") in options
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "localhost", "https://keyfold.example:443", "a:1,", "a:1,unix:/x", "[::1]:x"]
+)
+def test_unusable_targets(wrong: str) -> None:
+    """A target that means nothing is refused when the client is made."""
+    with pytest.raises(ValueError, match="host:port"):
+        keyfold.Client(wrong)
+
+
+def test_no_proxy_sees_plain_text() -> None:
+    """Without TLS no proxy from the environment is used: it would read every key."""
+    assert ("grpc.enable_http_proxy", 0) in endpoint("127.0.0.1:7443", None).options
+    assert ("grpc.enable_http_proxy", 0) not in endpoint("127.0.0.1:7443", Tls()).options
+
+
+def test_nobody_answers() -> None:
+    """A server that is not there is unavailable, in good time."""
+    with FakeServer() as server:
+        gone = server.target
+    with (
+        keyfold.Client(gone) as client,
+        pytest.raises(keyfold.UnavailableError) as raised,
+    ):
+        client.get_status("prod", timeout=5)
+    assert raised.value.reason == "UNAVAILABLE"
