@@ -161,7 +161,8 @@ class Sampling:
         """
         if traceparent:
             if self.parent_based:
-                return traceparent.endswith("1")
+                # The lowest bit of the flags; others may be set beside it.
+                return traceparent[-1] in "13579bdf"
             # By the trace's id, so that all services that sample by ratio pick the same traces.
             try:
                 low = int(traceparent[19:35], 16)

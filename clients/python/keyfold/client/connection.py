@@ -14,6 +14,7 @@ from keyfold.channel import DEFAULT_TARGET, Target, Tls, endpoint
 from keyfold.errors import KeyfoldError
 from keyfold.rpc_status import error_of_call
 from keyfold.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
+from keyfold.tracing import client_span
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
 
 
@@ -61,12 +62,12 @@ class Connection:
     def send(self, call: Call[Response, Answer], *, timeout: float | None = None) -> Response:
         """Sends a call of `keyfold.calls` and returns the contract's message, unread."""
         method = getattr(self._stub, call.method)
-        try:
-            return cast(
-                "Response", method(call.request, timeout=self._timeouts.of(call.plane, timeout))
-            )
-        except grpc.RpcError as failed:
-            raise error_of_call(failed, call.request_id) from failed
+        limit = self._timeouts.of(call.plane, timeout)
+        with client_span(call.method) as metadata:
+            try:
+                return cast("Response", method(call.request, timeout=limit, metadata=metadata))
+            except grpc.RpcError as failed:
+                raise error_of_call(failed, call.request_id) from failed
 
     def _ask(self, call: Call[Response, Answer], timeout: float | None) -> Answer:
         return call.read(self.send(call, timeout=timeout))

@@ -1,0 +1,228 @@
+"""What an operator sees of a real server: joined traces, metrics, and a log line per call."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+import keyfold
+from e2e.conftest import StartServer
+from e2e.server import Server, clean_environment
+from keyfold.v1.key_management_service_pb2 import ListClustersRequest
+from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
+
+_CLIENT = """
+import sys
+import keyfold
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+trace.set_tracer_provider(provider)
+with keyfold.Client(sys.argv[1]) as client:
+    with trace.get_tracer("app").start_as_current_span("save") as span:
+        client.generate_data_key("prod", "eu")
+        try:
+            client.wrap("nowhere", "eu", b"key")
+        except keyfold.NotFoundError:
+            pass
+        print(format(span.get_span_context().trace_id, "032x"))
+provider.shutdown()
+"""
+
+
+class Receiver:
+    """A small OTLP receiver: keeps the spans that are sent to it."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    for scope in resource.scope_spans:
+                        receiver.spans += scope.spans
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def wait_for(self, trace_id: str, names: set[str]) -> dict[str, Span]:
+        """Waits until the trace has spans of all these names; returns its spans by name."""
+        ends = time.monotonic() + 15
+        found: dict[str, Span] = {}
+        while time.monotonic() < ends and not names <= found.keys():
+            time.sleep(0.1)
+            found = {s.name: s for s in list(self.spans) if s.trace_id.hex() == trace_id}
+        assert names <= found.keys(), f"only {sorted(found)}"
+        return found
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An OTLP receiver on a free port."""
+    made = Receiver()
+    yield made
+    made.close()
+
+
+def _attributes(span: Span) -> dict[str, str]:
+    return {a.key: a.value.string_value for a in span.attributes}
+
+
+def test_one_trace_from_the_application_to_the_kms(
+    start_server: StartServer, receiver: Receiver
+) -> None:
+    """A caller's trace goes on through the server to store and KMS, with the provider's own id."""
+    server = start_server(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_BSP_SCHEDULE_DELAY="200")
+    server.enable()
+    ran = subprocess.run(
+        [sys.executable, "-c", _CLIENT, server.target],
+        env=clean_environment(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    trace_id = ran.stdout.strip()
+    names = {"save", "keyfold.v1.KeyManagementService/GenerateDataKey", "kms unwrap"}
+    names |= {"store cluster", "keyfold.v1.KeyManagementService/Wrap"}
+    spans = receiver.wait_for(trace_id, names)
+    mine = [s for s in receiver.spans if s.trace_id.hex() == trace_id]
+    by_id = {s.span_id: s for s in mine}
+    kms = spans["kms unwrap"]
+    served = by_id[kms.parent_span_id]
+    called = by_id[served.parent_span_id]
+    assert (served.kind, called.kind) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT)
+    assert by_id[called.parent_span_id].name == "save"
+    assert _attributes(served) == {
+        "rpc.system.name": "grpc",
+        "rpc.method": "keyfold.v1.KeyManagementService/GenerateDataKey",
+        "rpc.response.status_code": "OK",
+    }
+    assert re.fullmatch(r"[0-9a-f]{8,}", _attributes(kms)["keyfold.provider.request_id"])
+    refused = [s for s in mine if s.name.endswith("/Wrap") and s.kind == Span.SPAN_KIND_SERVER]
+    assert [_attributes(s)["error.type"] for s in refused] == ["CLUSTER_NOT_FOUND"]
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    assert [x["method"] for x in lines if x.get("trace_id") == trace_id] == [
+        "GenerateDataKey",
+        "Wrap",
+    ]
+
+
+def test_a_callers_no_makes_no_span(start_server: StartServer, receiver: Receiver) -> None:
+    """A call whose caller did not sample it makes no span, and its log line has the trace's id."""
+    server = start_server(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_BSP_SCHEDULE_DELAY="100")
+    with grpc.insecure_channel(server.target) as channel:
+        stub = KeyManagementServiceStub(channel)
+        for flag, number in (("00", "a"), ("01", "b")):
+            header = f"00-{number * 32}-{'c' * 16}-{flag}"
+            stub.ListClusters(ListClustersRequest(), metadata=(("traceparent", header),), timeout=5)
+    receiver.wait_for("b" * 32, {"keyfold.v1.KeyManagementService/ListClusters"})
+    assert not [s for s in receiver.spans if s.trace_id.hex() == "a" * 32]
+    server.stop()
+    assert "a" * 32 in server.log()
+
+
+def test_an_absent_collector_loses_no_call(start_server: StartServer) -> None:
+    """With the collector away calls are answered as ever, and the server ends in time."""
+    server = start_server(
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_BSP_SCHEDULE_DELAY="50"
+    )
+    server.enable()
+    with server.client() as client:
+        keys = [client.generate_data_key("prod", "eu") for _ in range(200)]
+        assert all(client.unwrap("prod", k.wrapped_key).plaintext == k.plaintext for k in keys)
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 10
+
+
+def _metrics(server: Server) -> str:
+    found = re.search(r"http://127\.0\.0\.1:\d+/metrics", server.log())
+    assert found is not None
+    with urllib.request.urlopen(found[0], timeout=5) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def test_metrics(server: Server) -> None:
+    """Prometheus finds calls by method, code and reason, KMS and store calls, cache and regions."""
+    server.enable()
+    with server.client() as client:
+        for _ in range(3):
+            client.wrap("prod", "eu", b"key")
+        with pytest.raises(keyfold.NotFoundError):
+            client.wrap("nowhere", "eu", b"key")
+    text = _metrics(server)
+    calls = "keyfold_call_duration_seconds_count"
+    missing = 'code="NOT_FOUND",method="Wrap",reason="CLUSTER_NOT_FOUND"'
+    kms = "keyfold_kms_call_duration_seconds_count"
+    wrapped = 'operation="wrap",outcome="OK",provider="LOCAL"'
+    for series, value in (
+        ('keyfold_call_duration_seconds_count{code="OK",method="Wrap",reason=""}', "3.0"),
+        (f"{calls}{{{missing}}}", "1.0"),
+        (f"{kms}{{{wrapped}}}", "2.0"),
+        ('keyfold_store_call_duration_seconds_count{operation="apply",outcome="OK"}', "1.0"),
+    ):
+        assert f"{series} {value}" in text, series
+    ends = time.monotonic() + 15
+    while time.monotonic() < ends and "keyfold_cached_keks 1.0" not in text:
+        time.sleep(0.5)
+        text = _metrics(server)
+    assert "keyfold_cached_keks 1.0" in text
+    assert "keyfold_keks_in_grace 0.0" in text
+
+
+def test_a_line_per_call(server: Server) -> None:
+    """Every call leaves one line of JSON that says who, what, where and how it ended."""
+    server.enable()
+    with server.client() as client:
+        client.batch_wrap(
+            "prod", [keyfold.WrapItem(b"a" * 32), keyfold.WrapItem(b"b" * 32)], region="eu"
+        )
+        with pytest.raises(keyfold.InvalidInputError):
+            client.wrap('no"\nname', "eu", b"key")
+    server.stop()
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    calls = [line for line in lines if line["event"] == "call"]
+    assert [(c["method"], c["items"], c["code"], c["reason"]) for c in calls] == [
+        ("Enable", 1, "OK", ""),
+        ("BatchWrap", 2, "OK", ""),
+        ("Wrap", 1, "INVALID_ARGUMENT", "INVALID_NAME"),
+    ]
+    assert calls[1]["cluster"] == "prod"
+    assert calls[1]["region"] == "eu"
+    assert calls[2]["cluster"] == 'no"\nname'
+    assert all(c["caller"] == "local" and c["us"] >= 0 for c in calls)
