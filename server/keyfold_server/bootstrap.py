@@ -22,7 +22,7 @@ from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.timing import SystemClock, Timing
-from keyfold_server.settings import Settings
+from keyfold_server.settings import Settings, unknown_variables
 from keyfold_server.store.opening import open_store
 from keyfold_server.telemetry import Sampling
 
@@ -154,6 +154,8 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     """Runs `serve` on uvloop where it is installed, seen from outside, its memory private."""
     _keep_memory_private()
     pretty = observability.logs()
+    for name in unknown_variables():
+        log.warning("%s is not a setting; is it misspelt?", name)
     sampling = observability.traces()
     end_metrics = observability.metrics(settings.metrics_address())
     call_log = CallLog(sys.stderr.fileno(), pretty=pretty)
