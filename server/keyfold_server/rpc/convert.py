@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyfold.v1 import key_management_service_pb2 as pb
@@ -57,6 +58,18 @@ def region_specs(messages: list[res.RegionSpec]) -> tuple[RegionSpec, ...]:
         except InvalidInputError as error:
             raise error.at(region=message.region, field=f"region_specs[{index}]") from None
     return tuple(specs)
+
+
+def placed(error: InvalidInputError, asked: Message) -> InvalidInputError:
+    """Returns an error about a region's key spec with the path of that region's spec.
+
+    Only its provider sees that a key spec is wrong, and no provider knows where it stood.
+    """
+    if error.field is not None and error.field.startswith("key_spec"):
+        for index, message in enumerate(getattr(asked, "region_specs", ())):
+            if message.region == error.region:
+                return error.at(field=f"region_specs[{index}]")
+    return error
 
 
 def _policy(message: res.RegionPolicy) -> RegionPolicy:

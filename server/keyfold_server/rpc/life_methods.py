@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
+from keyfold_server.domain.errors import InvalidInputError
 from keyfold_server.rpc import convert
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import decode
@@ -159,7 +160,10 @@ def _on_bytes(method: _Method) -> Life:
     async def answer(data: bytes, caller: str, deadline: float, facts: Facts) -> bytes:
         asked = decode(method.request, data)
         facts.cluster = getattr(asked, "cluster", "")
-        reply = await method.answer(asked, caller, deadline)
+        try:
+            reply = await method.answer(asked, caller, deadline)
+        except InvalidInputError as error:
+            raise convert.placed(error, asked) from None
         return reply.SerializeToString()
 
     return answer

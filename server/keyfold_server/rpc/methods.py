@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Final, NamedTuple, NoReturn
 
 import grpc
@@ -24,9 +24,10 @@ from keyfold_server.domain.errors import (
     InvalidBatchError,
     KeyfoldError,
     MalformedRequestError,
+    OverloadedError,
 )
 from keyfold_server.rpc import tracing
-from keyfold_server.rpc.call_log import CallLog, Facts
+from keyfold_server.rpc.call_log import CallLog, Ended, Facts
 from keyfold_server.rpc.data_methods import MAX_MESSAGE, Core, DataMethods
 from keyfold_server.rpc.life_methods import Life, LifeMethods
 from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
@@ -53,6 +54,9 @@ _ROUNDS: Final = 8
 _ANSWER_BEFORE: Final = 0.05
 """Seconds before the caller's deadline at which the answer is sent, so that it arrives."""
 
+_TOO_SHORT: Final = 0.005
+"""Seconds left on arrival with which no change is begun; gRPC rounds an expired deadline up."""
+
 _NOTHING: Final = Call()
 """What a call has fetched when it arrives. The core only reads it."""
 
@@ -72,20 +76,46 @@ class _Failure(NamedTuple):
     reason: str
 
 
+class _Room:
+    """Calls that may wait at once. gRPC's own limit refuses without a reason (protocol 7)."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def __enter__(self) -> None:
+        if not self._left:
+            raise OverloadedError("too many calls are under way; try again", retry_after=1.0)
+        self._left -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._left += 1
+
+
 class Methods:
     """Makes the handlers of one replica for one kind of caller."""
 
     def __init__(
-        self, replica: Replica, caller: str, sampling: Sampling, call_log: CallLog | None
+        self,
+        replica: Replica,
+        caller: str,
+        most: int,
+        sampling: Sampling,
+        call_log: CallLog,
     ) -> None:
         """Joins the service to who calls and to what is told of it.
 
         Args:
             replica: The service.
             caller: `local`, or `socket:` and a path (protocol section 7).
+            most: Calls of the data plane that may wait at once, and as many of the others: a flood
+                of the former does not get in Revoke's way.
             sampling: Which calls get spans.
-            call_log: Takes a line per call, or None.
+            call_log: Is told of each call.
         """
+        self._cold_room = _Room(most)
+        self._life_room = _Room(most)
         self._replica = replica
         self._caller = caller
         self._sampling = sampling
@@ -112,7 +142,6 @@ class Methods:
     def _watched(self, name: str, answer: Answer) -> Handler:
         """Wraps a method in what is the same for all: span, errors, metric, line."""
         full = f"{SERVICE}/{name}"
-        good = telemetry.CALLS.labels(name, telemetry.OK, "")
         sampled = self._sampling.sampled
 
         async def handle(data: bytes, context: Context) -> bytes:
@@ -132,10 +161,8 @@ class Methods:
             seconds = perf_counter() - began
             if isinstance(reply, _Failure):
                 self._tell(name, facts, reply.code.name, reply.reason, seconds, header)
-                telemetry.CALLS.labels(name, reply.code.name, reply.reason).observe(seconds)
                 await context.abort_with_status(rpc_status.to_status(reply.status))
                 return b""  # pragma: no cover  abort always raises
-            good.observe(seconds)
             self._tell(name, facts, telemetry.OK, "", seconds, header)
             return reply
 
@@ -144,9 +171,8 @@ class Methods:
     def _tell(
         self, name: str, facts: Facts, code: str, reason: str, seconds: float, header: str
     ) -> None:
-        if self._call_log is not None:
-            trace = tracing.trace_id(header)
-            self._call_log.add(name, self._caller, facts, code, reason, seconds, trace)
+        trace = tracing.trace_id(header)
+        self._call_log.add(Ended(time(), name, self._caller, facts, code, reason, seconds, trace))
 
     def _data(self, name: str, core: Core) -> Answer:
         batch = name.startswith("Batch")
@@ -159,7 +185,8 @@ class Methods:
                 return core(data, _NOTHING, facts)
             except NeedsLoad as lacking:
                 needs = lacking.needs
-            return await self._cold(core, data, facts, needs, self._deadline(context))
+            with self._cold_room:
+                return await self._cold(core, data, facts, needs, self._deadline(context))
 
         return answer
 
@@ -168,20 +195,24 @@ class Methods:
             if len(data) > MAX_REQUEST:
                 _too_large(len(data), MAX_REQUEST, batch=False)
             deadline = self._deadline(context)
-            if deadline <= self._replica.clock.monotonic():
-                # A change that began would go on.
+            if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
+                # A change that began would go on, and nobody be there to hear of it.
                 raise DeadlineError("the deadline had passed on arrival; allow more time")
-            try:
-                # A little later than the service itself stops waiting, which says more.
-                left = deadline - self._replica.clock.monotonic() + _ANSWER_BEFORE / 2
-                async with asyncio.timeout(left):
-                    return await life(data, self._caller, deadline, facts)
-            except TimeoutError:
-                raise DeadlineError(
-                    "the deadline passed before the answer was there; allow more time"
-                ) from None
+            with self._life_room:
+                return await self._in_time(life, data, deadline, facts)
 
         return answer
+
+    async def _in_time(self, life: Life, data: bytes, deadline: float, facts: Facts) -> bytes:
+        # A little later than the service itself stops waiting, which says more.
+        left = deadline - self._replica.clock.monotonic() + _ANSWER_BEFORE / 2
+        try:
+            async with asyncio.timeout(left):
+                return await life(data, self._caller, deadline, facts)
+        except TimeoutError:
+            raise DeadlineError(
+                "the deadline passed before the answer was there; allow more time"
+            ) from None
 
     async def _cold(
         self, core: Core, data: bytes, facts: Facts, needs: Sequence[Need], deadline: float

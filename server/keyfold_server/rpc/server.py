@@ -41,6 +41,9 @@ _OPTIONS: Final = (
 _LOOK_AT_HEALTH: Final = 0.5
 """Seconds between two looks at whether this replica may serve."""
 
+_BEYOND: Final = 1_000
+"""Calls that gRPC itself lets in beyond those that may wait: health, reflection, warm ones."""
+
 _LAST_WORD: Final = 0.05
 """Seconds for those who watch the health to be told NOT_SERVING, before their streams end."""
 
@@ -63,12 +66,12 @@ class GrpcServer:
         Args:
             replica: The service.
             listen: `HOST:PORT`, port 0 for a free one, or `unix:` and a path.
-            max_concurrent: Calls under way beyond which gRPC turns further ones away.
+            max_concurrent: Calls waiting beyond which further ones are turned away.
             sampling: Which calls get spans.
-            call_log: Takes a line per call, or None.
+            call_log: Is told of each call; None: the metric alone is kept.
         """
         self._sampling = sampling
-        self._call_log = call_log
+        self._call_log = call_log or CallLog()
         self._replica = replica
         self._listen = listen
         self._max_concurrent = max_concurrent
@@ -85,8 +88,12 @@ class GrpcServer:
         """
         unix = self._listen.startswith("unix:")
         caller = f"socket:{self._listen.removeprefix('unix:')}" if unix else "local"
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=self._max_concurrent)
-        methods = Methods(self._replica, caller, self._sampling, self._call_log)
+        # The handlers shed with a reason; this is for a flood beyond what they see.
+        most = _BEYOND + 2 * self._max_concurrent
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=most)
+        methods = Methods(
+            self._replica, caller, self._max_concurrent, self._sampling, self._call_log
+        )
         server.add_generic_rpc_handlers((methods.handlers(),))
         guarded = Guarded(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it registers, and that is all

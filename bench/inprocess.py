@@ -1,0 +1,138 @@
+"""The same work without gRPC: request bytes to reply bytes on one warm replica in this process.
+
+It shows what the service's own code costs and finds a change in it with less noise than a whole
+call does. It is no measure of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from google.protobuf.message import Message
+
+from bench import cases
+from bench.figures import aligned
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold_server import bootstrap
+from keyfold_server.rpc.call_log import Facts
+from keyfold_server.rpc.data_methods import DataMethods
+from keyfold_server.rpc.life_methods import LifeMethods
+from keyfold_server.service.data_plane import Call, NeedsLoad
+from keyfold_server.service.replica import Replica
+from keyfold_server.settings import Settings
+
+_REPEATS: Final = 15
+_REPEATS_QUICK: Final = 5
+
+_ROUNDS: Final = 3
+"""Loads until everything is in memory: the cluster, then its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure: CPU µs per key, smallest and median of several repeats."""
+
+    name: str
+    smallest: float
+    median: float
+
+
+def table(rows: list[Row]) -> str:
+    """Returns the table that is printed."""
+    head = ["CPU us per key, in process", "min", "median"]
+    return aligned([head, *([r.name, f"{r.smallest:.2f}", f"{r.median:.2f}"] for r in rows)])
+
+
+def measure(folder: Path, *, quick: bool) -> list[Row]:
+    """Returns the figures of a replica with its store in `folder`, which has the root keys."""
+    return asyncio.run(_measure(folder, _REPEATS_QUICK if quick else _REPEATS))
+
+
+async def _measure(folder: Path, repeats: int) -> list[Row]:
+    # The server processes have said it in their own logs: the root keys are for development.
+    logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
+    settings = Settings(
+        store=f"sqlite:///{folder / 'in-process.db'}", local_keys=folder / "root-keys.json"
+    )
+    replica, close = bootstrap.replica(settings)
+    try:
+        await replica.start()
+        try:
+            await LifeMethods(replica).table()["Enable"](
+                cases.enabling().SerializeToString(), "local", math.inf, Facts()
+            )
+            return await _rows(replica, repeats)
+        finally:
+            await replica.stop()
+    finally:
+        close()
+
+
+async def _rows(replica: Replica, repeats: int) -> list[Row]:
+    methods = DataMethods(replica.data_plane).table()
+
+    def core(method: str, request: Message) -> Callable[[], bytes]:
+        """Returns the whole warm path of one call, without an argument left."""
+        return partial(methods[method], request.SerializeToString(), Call(), Facts())
+
+    async def warm(method: str, request: Message) -> bytes:
+        """Makes one call; what it lacks in memory is there afterwards."""
+        for _ in range(_ROUNDS):
+            try:
+                return core(method, request)()
+            except NeedsLoad as lacking:
+                await replica.loads.satisfy(lacking.needs, Call(), math.inf)
+        raise RuntimeError(f"{method} does not become warm")
+
+    key = os.urandom(cases.KEY_SIZE)
+    keys = [os.urandom(cases.KEY_SIZE) for _ in range(1_000)]
+    plain = pb.WrapResponse.FromString(await warm("Wrap", cases.wrapping(key, context=False)))
+    bound = pb.WrapResponse.FromString(await warm("Wrap", cases.wrapping(key)))
+    batch = pb.BatchWrapResponse.FromString(await warm("BatchWrap", cases.batch_wrapping(keys)))
+    wrapped = [result.answer.wrapped_key for result in batch.results]
+    rows: list[tuple[str, str, int, Message]] = [
+        ("Wrap, no context", "Wrap", 1, cases.wrapping(key, context=False)),
+        ("Wrap, two pairs", "Wrap", 1, cases.wrapping(key)),
+        ("Unwrap, no context", "Unwrap", 1, cases.unwrapping(plain.wrapped_key, context=False)),
+        ("Unwrap, two pairs", "Unwrap", 1, cases.unwrapping(bound.wrapped_key)),
+        ("BatchWrap of 100", "BatchWrap", 100, cases.batch_wrapping(keys[:100])),
+        ("BatchWrap of 1,000", "BatchWrap", 1_000, cases.batch_wrapping(keys)),
+        (
+            "BatchWrap of 1,000, two pairs with each",
+            "BatchWrap",
+            1_000,
+            cases.batch_wrapping(keys, own_context=True),
+        ),
+        ("BatchUnwrap of 1,000", "BatchUnwrap", 1_000, cases.batch_unwrapping(wrapped)),
+    ]
+    figures = []
+    for name, method, items, request in rows:
+        costs = _costs(core(method, request), items, repeats)
+        figures.append(Row(name, min(costs), median(costs)))
+        await asyncio.sleep(0)  # The replica follows its store on this loop.
+    return figures
+
+
+def _costs(work: Callable[[], object], items: int, repeats: int) -> list[float]:
+    """Returns CPU µs per item, once for each repeat; a repeat takes some 20 ms."""
+    work()
+    count = max(1, 2_000 // items)
+    costs = []
+    gc.collect()
+    for _ in range(repeats):
+        before = time.thread_time_ns()
+        for _ in range(count):
+            work()
+        costs.append((time.thread_time_ns() - before) / count / items / 1_000)
+    return costs

@@ -1,0 +1,128 @@
+"""Server processes: started, asked what CPU they used, and ended, each by its own process id."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Final
+
+_READY_WITHIN: Final = 20.0
+"""Seconds from start to the line with the address."""
+
+_END_WITHIN: Final = 10.0
+"""Seconds from SIGTERM to SIGKILL."""
+
+_LAST_LINES: Final = 30
+"""Lines of a server's log that are kept, to be shown if it does not start."""
+
+
+class ServerError(Exception):
+    """A server did not start, or ended by itself."""
+
+
+class Server:
+    """A running server process.
+
+    Attributes:
+        name: What the tables call it.
+        address: `HOST:PORT`.
+    """
+
+    def __init__(self, name: str, process: subprocess.Popen[str], address: str) -> None:
+        """Takes a process that has said that it is ready."""
+        self.name = name
+        self.address = address
+        self._process = process
+
+    def cpu(self) -> float:
+        """Returns the CPU seconds that the process has used, in user and in kernel mode.
+
+        Raises:
+            ServerError: It has ended.
+        """
+        if self._process.poll() is not None:
+            raise ServerError(f"{self.name} ended by itself with {self._process.returncode}")
+        return cpu_seconds(self._process.pid)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Returns the CPU seconds of a process, of all its threads, those that ended included.
+
+    They are utime and stime of /proc/PID/stat, whose clock ticks of 10 ms would be two per cent
+    of a run; the process's CPU clock has nanoseconds.
+
+    Raises:
+        ServerError: There is no such process.
+    """
+    clock = ctypes.c_int()
+    fault = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))
+    if fault:
+        raise ServerError(f"process {pid} has no CPU clock: {os.strerror(fault)}")
+    return time.clock_gettime(clock.value)
+
+
+@contextlib.contextmanager
+def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Server]:
+    """Runs a server that prints `... ready on ADDRESS`, and ends it in every case.
+
+    Args:
+        name: What the tables call it.
+        command: The program and its arguments.
+        environment: Its whole environment.
+
+    Raises:
+        ServerError: It did not become ready.
+    """
+    with subprocess.Popen(
+        command,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None  # noqa: S101  it was asked for
+        assert process.stderr is not None  # noqa: S101  likewise
+        said: deque[str] = deque(maxlen=_LAST_LINES)
+        # A server that writes a line per call must never wait for its reader.
+        reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
+        reader.start()
+        try:
+            address = _address(process.stdout)
+            if address is None:
+                process.terminate()
+                reader.join(_END_WITHIN)
+                raise ServerError(f"{name} did not become ready:\n{''.join(said)}")
+            yield Server(name, process, address)
+        finally:
+            _end(process)
+            reader.join(_END_WITHIN)
+
+
+def _address(output: IO[str]) -> str | None:
+    ends = time.monotonic() + _READY_WITHIN
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while (left := ends - time.monotonic()) > 0 and selector.select(left):
+            line = output.readline()
+            if not line:
+                return None
+            _, found, address = line.strip().rpartition(" ready on ")
+            if found:
+                return address
+    return None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(_END_WITHIN)
+    except subprocess.TimeoutExpired:
+        process.kill()
