@@ -10,7 +10,7 @@ export PYTHON
 bin := .venv/bin
 
 # Only the folders that are there: a clone of an early version has not all of them.
-python_folders := $(wildcard server clients/python tests examples bench)
+python_folders := $(wildcard server clients/python tests examples bench scripts)
 fast_tests := $(wildcard tests/unit tests/contract)
 slow_tests := $(wildcard tests/integration tests/e2e)
 
@@ -83,6 +83,14 @@ types: venv ## mypy --strict
 imports: venv ## The import contracts of pyproject.toml
 	@$(bin)/lint-imports --no-logo
 
+.PHONY: docs
+docs: venv ## Write the pages of docs/ that are made from the code
+	$(bin)/python scripts/docs.py write
+
+.PHONY: check-docs
+check-docs: venv ## Check that those pages are the code's
+	@$(bin)/python scripts/docs.py check
+
 .PHONY: tools
 tools: ## Try to get grpcurl for the end-to-end tests
 	@scripts/grpcurl.sh || [ $$? -eq 3 ]
@@ -97,7 +105,7 @@ unit: venv ## The fast tests
 .PHONY: checks
 checks: venv
 	@$(MAKE) --jobs=2 --keep-going $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-	  tools types lint imports check-stubs check-protos
+	  tools types lint imports check-docs check-stubs check-protos
 
 .PHONY: test
 test: checks ## Everything that CI runs: all checks, then all tests, the fast ones first

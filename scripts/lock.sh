@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml into requirements/*.lock. What is locked stays at its version as
-# long as pyproject.toml allows it; `UPGRADE=1` moves everything to the newest allowed.
+# Resolves pyproject.toml into requirements/: dev (.venv), stubs, resolver, and what is
+# installed elsewhere: client (the base alone), server (with its extra and uvloop), all (every
+# extra), build (what makes the wheel). What is locked stays at its version as long as
+# pyproject.toml allows it; `UPGRADE=1` moves everything to the newest allowed.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
@@ -25,3 +27,18 @@ resolve() {
 resolve dev pyproject.toml --all-extras --group dev
 resolve stubs --group stubs
 resolve resolver --group resolver
+
+# What is installed elsewhere, at the versions that the tests run on.
+tested() {
+    resolve "$@" --constraint requirements/dev.lock
+}
+
+tested client pyproject.toml
+tested server pyproject.toml --extra server --extra uvloop
+tested all pyproject.toml --all-extras
+
+# pip has no way to lock a build: what builds the wheel is installed beforehand, like the rest.
+scratch
+"$python" -c 'import sys, tomllib
+print(*tomllib.load(sys.stdin.buffer)["build-system"]["requires"], sep="\n")' <pyproject.toml >"$tmp/build.in"
+tested build "$tmp/build.in" --no-annotate

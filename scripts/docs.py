@@ -1,0 +1,349 @@
+"""Writes the reference pages that follow from the code, or checks that they are those of the code.
+
+docs.py write    writes docs/errors.md and docs/configuration.md
+docs.py check    fails if what is there is something else
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import annotated_types
+import typer
+from pydantic.fields import FieldInfo
+
+from keyfold.cli.app import app as client
+from keyfold_server import settings
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    KekMismatchError,
+    KeyfoldError,
+    OverloadedError,
+    RefusedError,
+    RequestInProgressError,
+    SetupError,
+    StoreStaleError,
+)
+from keyfold_server.rpc.status import DOMAIN, INTERNAL, code_of
+
+DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
+
+Error = type[KeyfoldError]
+
+# --- errors ----------------------------------------------------------------------------
+
+RETRY: Final[dict[Error, str]] = {
+    RefusedError: "data plane",
+    CouldNotTellError: "data plane",
+    KekMismatchError: "data plane",
+    OverloadedError: "yes",
+    StoreStaleError: "yes",
+    RequestInProgressError: "mostly",
+}
+"""Which errors carry RetryInfo; the nearest class on an error's way up the tree decides."""
+
+ERRORS_HEAD: Final = f"""\
+# Errors
+
+Made from the code by `make docs`: the error tree in `server/keyfold_server/domain/errors.py`, and
+its gRPC codes in `rpc/status.py`.
+
+Every error of Keyfold's own has a gRPC code, a message for people, and a `google.rpc.ErrorInfo`
+of the domain `{DOMAIN}` with a **reason**: a stable word that programs may branch on. Messages may
+change with any release; reasons do not. In a batch each failed item has a `google.rpc.Status` of
+the same kind, and the other items succeed.
+
+| detail | when | what is in it |
+|---|---|---|
+| `ErrorInfo` | always | `reason`, and in `metadata` what is known of: `source`, `cluster`, \
+`region`, `provider_request_id` (the KMS's own id of the call), `missing_permission` |
+| `RetryInfo` | where the table says so | how long to wait before asking again |
+| `BadRequest` | where one field is at fault | its path, such as `region_specs[1].key_spec.uri` |
+
+**source** is whose answer it is: `keyfold`, or `kms` for the customer's own key service.
+
+**RetryInfo**: *yes*: always. *data plane*: on Wrap, Unwrap, GenerateDataKey, Rewrap and their
+batches, because Keyfold remembers the KMS's answer for some seconds; not where the region's
+`cache_ttl` is 0, since then every call asks. THROTTLED carries the KMS's own hint on every call,
+where it gave one. *mostly*: while the first request is still being carried out by the same server.
+"""
+
+ERRORS_TAIL: Final = f"""\
+## {INTERNAL}
+
+`{INTERNAL}` is the reason of an error that Keyfold did not foresee: a defect. Its gRPC code is
+INTERNAL, its source `keyfold`. Nothing of the exception's text is sent, since that may hold what
+a caller sent; the metadata has an `incident`, under which the server's log tells the rest. Report
+it, with the log's lines of that incident.
+
+## {SetupError.reason}
+
+`{SetupError.reason}` never reaches a caller. It is what stops a server, or one of
+`keyfold-server`'s own commands, that cannot work as it is set up: a wrong setting, a store or a
+service key that cannot be used, a key file that is missing or half-written. The message goes to
+stderr in one line, and the exit code is 2. {SetupError.remedy}
+
+## What gRPC itself answers
+
+These come from the gRPC library before a call reaches Keyfold, or without a server at all, so
+they carry no `ErrorInfo`. A client that finds none looks at the code.
+
+| code | message | when | what to do |
+|---|---|---|---|
+| UNIMPLEMENTED | Method not found! | No such service or method | Compare the stubs with the \
+server's release; `grpcurl list` shows what it has |
+| RESOURCE_EXHAUSTED | Received message larger than max | A request of more than 5 MiB. Up to \
+there Keyfold answers itself, with INVALID_BATCH or MALFORMED_REQUEST | Split the batch |
+| RESOURCE_EXHAUSTED | Decompressed message larger than max | The same, of a compressed request | \
+Split the batch |
+| RESOURCE_EXHAUSTED | received metadata size exceeds … limit | Headers of more than 20 KiB, and \
+sometimes from 16 KiB on | Send less metadata |
+| RESOURCE_EXHAUSTED | Concurrent RPC limit exceeded! | Far more calls under way than \
+`KEYFOLD_MAX_CONCURRENT_CALLS`, health and reflection among them. Before that Keyfold answers \
+itself, with OVERLOADED | Wait a second and try again; run more replicas |
+| DEADLINE_EXCEEDED | Deadline Exceeded | The client's own clock ran out before the server's \
+answer arrived | Allow more time |
+| UNAVAILABLE | failed to connect to all addresses | No server there, or it is draining and takes \
+no further connections | Try another address; see that the server runs |
+| CANCELLED | | The caller gave up. A change that it began goes on | Read the status, or repeat \
+the request with the same request_id |
+| NOT_FOUND | | `grpc.health.v1.Health/Check` of a service that the server does not have | Ask for \
+`keyfold.v1.KeyManagementService`, or for no name |
+"""
+
+
+def leaves(branch: Error = KeyfoldError) -> Iterator[Error]:
+    """Returns every error that has a reason of its own, the server's setup included."""
+    for child in branch.__subclasses__():
+        if "reason" in vars(child):
+            yield child
+        yield from leaves(child)
+
+
+def branches(branch: Error = KeyfoldError) -> Iterator[tuple[Error, list[Error]]]:
+    """Returns each branch with the leaves that hang on it directly."""
+    here = [child for child in branch.__subclasses__() if "reason" in vars(child)]
+    deeper = [child for child in branch.__subclasses__() if "reason" not in vars(child)]
+    wired = [child for child in here if child is not SetupError]
+    for child in deeper:
+        yield from branches(child)
+    if wired:
+        yield branch, wired
+
+
+def retry(error: Error) -> str:
+    """Returns whether an error carries RetryInfo."""
+    return next((RETRY[one] for one in error.__mro__ if one in RETRY), "no")
+
+
+def errors_page() -> str:
+    """Returns docs/errors.md."""
+    parts = [ERRORS_HEAD]
+    for branch, hanging in branches():
+        if branch is KeyfoldError:
+            parts.append("## Others\n")
+        else:
+            parts.append(f"## {_title(branch)}\n\n{_text(branch)}\n")
+        rows = [
+            (
+                f"`{error.reason}`",
+                code_of(error).name,
+                error.source,
+                retry(error),
+                _text(error),
+                error.remedy,
+            )
+            for error in hanging
+        ]
+        parts.append(
+            _table(("reason", "code", "source", "RetryInfo", "meaning", "what to do"), rows)
+        )
+    return "\n".join([*parts, ERRORS_TAIL])
+
+
+def _title(branch: Error) -> str:
+    words = re.findall(r"[A-Z][a-z]*", branch.__name__.removesuffix("Error"))
+    title = " ".join(words).lower().replace("kms", "KMS")
+    return title[0].upper() + title[1:]
+
+
+def _text(error: Error) -> str:
+    return " ".join(inspect.cleandoc(error.__doc__ or "").split())
+
+
+# --- configuration ---------------------------------------------------------------------
+
+SAMPLES: Final[dict[str, object]] = {
+    "service_key": Path("/etc/keyfold/service-key"),
+    "local_keys": Path("/var/lib/keyfold/dev-keys.json"),
+    "metrics": "127.0.0.1:9464",
+    "platform_key": {"eu-central-1": "local:platform-eu", "us-east-1": "local:platform-us"},
+}
+"""What the sample file has where a setting is unset by default."""
+
+CONFIGURATION_HEAD: Final = f"""\
+# Configuration
+
+Made from the code by `make docs`: the settings in `server/keyfold_server/settings.py`, and the
+options of the command line `keyfold`.
+
+## The server
+
+Each setting is an environment variable, or a line of the TOML file that `KEYFOLD_CONFIG` names;
+the environment wins. Every setting has a default that a single machine can start with. A setting
+that does not exist, or lies outside its bounds, keeps the server from starting. A variable that
+begins with `{settings.PREFIX}` and is no setting is pointed out.
+
+    keyfold-server --check             says what is wrong with the settings, and ends
+    keyfold-server --print-settings    prints them as a TOML file, and ends
+
+A duration is written with its unit: `500ms`, `60s`, `15m`, `24h`. In TOML a number without a unit
+is in seconds.
+"""
+
+CLIENT_HEAD: Final = """\
+## The client
+
+The command line `keyfold` reads these; an option on the command line wins. The Python client
+reads no environment: what it needs, it is given.
+"""
+
+
+def configuration_page() -> str:
+    """Returns docs/configuration.md."""
+    rows = [
+        (
+            f"`{settings.PREFIX}{name.upper()}`",
+            f"`{name}`",
+            _default(field),
+            _bounds(field),
+            field.description or "",
+        )
+        for name, field in settings.Settings.model_fields.items()
+    ]
+    return "\n".join(
+        [
+            CONFIGURATION_HEAD,
+            _table(("environment", "TOML", "default", "bounds", "meaning"), rows),
+            f"A file with every setting:\n\n```toml\n{sample()}```\n",
+            CLIENT_HEAD,
+            _table(("environment", "option", "default", "meaning"), _client_rows()),
+        ]
+    )
+
+
+def sample() -> str:
+    """Returns a settings file that has every setting."""
+    lines, tables = [], []
+    for name, field in settings.Settings.model_fields.items():
+        value = SAMPLES.get(name) if field.default is None else field.default
+        if value is None:
+            lines.append(f"# {name} is unset")
+        elif isinstance(value, dict):
+            pairs = [f"{key} = {json.dumps(one)}" for key, one in value.items()]
+            tables.append("\n".join(["", f"[{name}]", *pairs]))
+        else:
+            lines.append(f"{name} = {_toml(field, value)}")
+    return "\n".join([*lines, *tables, ""])
+
+
+def _toml(field: FieldInfo, value: object) -> str:
+    if isinstance(value, float) and _is_duration(field):
+        value = settings.duration(value)
+    if isinstance(value, bool | int | float | str | list):
+        return json.dumps(value)
+    return json.dumps(str(value))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is None:
+        return "unset"
+    return f"`{_toml(field, field.default).strip(chr(34))}`"
+
+
+def _bounds(field: FieldInfo) -> str:
+    bounds: list[str] = []
+    for bound in field.metadata:
+        if isinstance(bound, annotated_types.Ge):
+            bounds.insert(0, f"at least {_number(field, bound.ge)}")
+        elif isinstance(bound, annotated_types.Le):
+            bounds.append(f"at most {_number(field, bound.le)}")
+    return ", ".join(bounds)
+
+
+def _number(field: FieldInfo, value: object) -> str:
+    assert isinstance(value, int | float)  # noqa: S101  all our bounds are numbers
+    return settings.duration(value) if _is_duration(field) else f"{value:,}"
+
+
+def _is_duration(field: FieldInfo) -> bool:
+    return any(getattr(one, "func", None) is settings.seconds for one in field.metadata)
+
+
+def _client_rows() -> list[tuple[str, ...]]:
+    group = typer.main.get_command(client)
+    found: dict[str, tuple[str, ...]] = {}
+    for command in getattr(group, "commands", {}).values():
+        for option in command.params:
+            for name in [option.envvar] if isinstance(option.envvar, str) else option.envvar or ():
+                default = "unset" if option.default is None else f"`{option.default}`"
+                found[name] = (f"`{name}`", f"`{option.opts[0]}`", default, option.help or "")
+    return list(found.values())
+
+
+# --- both ------------------------------------------------------------------------------
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    cells = [list(head)]
+    cells.append(["---"] * len(cells[0]))
+    cells += [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells).replace("|  |", "| |")
+
+
+def pages() -> dict[Path, str]:
+    """Returns every page that is made from the code."""
+    return {
+        DOCS / "errors.md": errors_page(),
+        DOCS / "configuration.md": configuration_page(),
+    }
+
+
+def stale() -> str:
+    """Returns how the pages that are there differ from those of the code; empty: not at all."""
+    found: list[str] = []
+    for path, page in pages().items():
+        there = path.read_text(encoding="utf-8") if path.exists() else ""
+        found += difflib.unified_diff(
+            there.splitlines(), page.splitlines(), f"docs/{path.name}", "made from the code", n=0
+        )
+    return "\n".join(found)
+
+
+def main() -> int:
+    """Runs the command line."""
+    match sys.argv[1:]:
+        case ["write"]:
+            for path, page in pages().items():
+                path.write_text(page, encoding="utf-8")
+        case ["check"]:
+            if difference := stale():
+                print(difference)
+                print("docs: not those of the code: run `make docs` and commit the result")
+                return 1
+            print("docs: up to date")
+        case _:
+            print("usage: docs.py write|check", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
