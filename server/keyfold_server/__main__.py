@@ -126,7 +126,15 @@ def _toml(value: object) -> str:
 
 def main() -> None:
     """Runs the command line."""
-    admin.app()
+    try:
+        admin.app()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("keyfold"):
+            raise
+        # The client's installation has this script, too, and not what it needs.
+        raise SystemExit(
+            f"keyfold-server: {error.name} is missing; install keyfold[server]"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from keyfold_server.domain.keyspec import MAX_CACHE_TTL, MAX_OUTAGE_GRACE
 PREFIX: Final = "KEYFOLD_"
 """How the settings' environment variables begin."""
 
-_CLIENTS_OWN: Final = {"TARGET", "CA", "CERT", "KEY", "TIMEOUT"}
+_CLIENTS_OWN: Final = {"TARGET", "CA", "CERT", "KEY"}
 """Variables of the same prefix that the client reads."""
 
 _OTHER: Final = {"CONFIG", "CACHE"}

@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from keyfold_server.rpc.status import internal_status
+from keyfold_server.domain.errors import KeyfoldError, MalformedRequestError
+from keyfold_server.rpc.status import internal_status, to_status
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +76,25 @@ class _Streams:
 
 
 def _wrapped(handler: Any, streams: _Streams) -> grpc.RpcMethodHandler[Any, Any]:
-    codec = (handler.request_deserializer, handler.response_serializer)
+    """Wraps a handler on bytes: gRPC sends the text of a failed decoding to the caller, too."""
+    decode, encode = handler.request_deserializer, handler.response_serializer
     if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(_one(handler.unary_unary), *codec)
+        return grpc.unary_unary_rpc_method_handler(
+            _one(handler.unary_unary, decode), response_serializer=encode
+        )
     if handler.unary_stream:
         # Health's Watch writes to the context and yields nothing.
-        watch = _ending(_one(handler.unary_stream), streams)
-        return grpc.unary_stream_rpc_method_handler(watch, *codec)
-    return grpc.stream_stream_rpc_method_handler(_many(handler.stream_stream, streams), *codec)
+        watch = _ending(_one(handler.unary_stream, decode), streams)
+        return grpc.unary_stream_rpc_method_handler(watch, response_serializer=encode)
+    return grpc.stream_stream_rpc_method_handler(
+        _many(handler.stream_stream, decode, streams), response_serializer=encode
+    )
 
 
-def _one(behaviour: Any) -> Any:
-    async def guarded(request: Any, context: Any) -> Any:
+def _one(behaviour: Any, decode: Any) -> Any:
+    async def guarded(data: bytes, context: Any) -> Any:
         try:
-            return await behaviour(request, context)
+            return await behaviour(_decoded(decode, data), context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001  its text must not reach the caller
@@ -97,17 +104,18 @@ def _one(behaviour: Any) -> Any:
 
 
 def _ending(behaviour: Any, streams: _Streams) -> Any:
-    async def ending(request: Any, context: Any) -> None:
+    async def ending(data: bytes, context: Any) -> None:
         with streams.one():
-            await behaviour(request, context)
+            await behaviour(data, context)
 
     return ending
 
 
-def _many(behaviour: Any, streams: _Streams) -> Any:
-    async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
+def _many(behaviour: Any, decode: Any, streams: _Streams) -> Any:
+    async def guarded(parts: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         try:
             with streams.one():
+                requests = (_decoded(decode, data) async for data in parts)
                 async for reply in behaviour(requests, context):
                     yield reply
         except grpc.aio.AbortError:
@@ -118,7 +126,19 @@ def _many(behaviour: Any, streams: _Streams) -> Any:
     return guarded
 
 
+def _decoded(decode: Any, data: bytes) -> Any:
+    try:
+        return decode(data)
+    except DecodeError:
+        raise MalformedRequestError(
+            "the request is not a message of this method; build it with its stubs"
+        ) from None
+
+
 async def _abort(context: Any, error: Exception) -> None:
-    status, incident = internal_status()
-    log.error("incident %s", incident, exc_info=error)
+    if isinstance(error, KeyfoldError):
+        status = to_status(error)
+    else:
+        status, incident = internal_status()
+        log.error("incident %s", incident, exc_info=error)
     await context.abort_with_status(rpc_status.to_status(status))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import Message
 
@@ -19,9 +19,13 @@ from keyfold_server.rpc.status import to_status
 from keyfold_server.service.changes import Pending
 from keyfold_server.service.mutations import Ask
 from keyfold_server.service.replica import Replica
+from keyfold_server.service.status import page_token
 
 Life = Callable[[bytes, str, float, Facts], Awaitable[bytes]]
 """Request bytes, who asks, and the monotonic deadline, to reply bytes; fills in the facts."""
+
+_PAGE_BYTES: Final = 3 * 1024 * 1024
+"""Bytes after which a page of ListClusters ends: below what clients take by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +147,17 @@ class LifeMethods:
         reports, token = await self._replica.statuses.page(
             convert.cluster_filter(asked), asked.page_size, asked.page_token
         )
-        return pb.ListClustersResponse(
-            clusters=[convert.cluster_status(report) for report in reports],
-            next_page_token=token,
-        )
+        reply = pb.ListClustersResponse(next_page_token=token)
+        size = 0
+        for report in reports:
+            status = convert.cluster_status(report)
+            size += status.ByteSize()
+            if size > _PAGE_BYTES and reply.clusters:
+                # A page of large clusters ends early, so that gRPC's own limit never cuts it.
+                reply.next_page_token = page_token(reply.clusters[-1].cluster)
+                break
+            reply.clusters.append(status)
+        return reply
 
     async def _status(self, cluster: Cluster) -> res.ClusterStatus:
         return convert.cluster_status(await self._replica.statuses.report(cluster))

@@ -157,6 +157,11 @@ class Changes:
             self._applied_here.add(number)
         self._soon.set()
 
+    def made_elsewhere(self, cluster: str) -> None:
+        """Drops a cluster that the store shows to have changed, ahead of the poll."""
+        self._loads.invalidate(cluster)
+        self._soon.set()
+
     async def confirmations(self, number: int, ends: float) -> tuple[list[str], list[Pending]]:
         """Waits for every live replica to have applied a change (protocol R4).
 
@@ -174,9 +179,18 @@ class Changes:
             await asyncio.sleep(_LOOK_AGAIN)
 
     async def _who_applied(self, number: int) -> tuple[list[str], list[Pending]]:
+        """Says who has applied a change; where the store does not say, all others may be behind.
+
+        The change is committed, so this must not look like its failure.
+        """
         confirmed = [self.replica]
         pending = []
-        for row in await self._storage.run(self._store.replicas):
+        try:
+            rows = await self._storage.decide(self._store.replicas)
+        except KeyfoldError as error:
+            log.warning("the store does not say who has applied a change: %s", error.reason)
+            return confirmed, [Pending("unknown", self._timing.store_max_staleness)]
+        for row in rows:
             if row.replica == self.replica:
                 continue
             if row.applied >= number:

@@ -98,7 +98,8 @@ class Clusters:
     async def _enable(self, ask: Ask, wanted: Enabling, specs: dict[str, KeySpec]) -> Done:
         current = await self._mutations.cluster(wanted.cluster)
         if current is not None:
-            return _enabled_before(current, wanted)
+            _check_enabled(current, wanted)
+            return await self._unchanged(ask, wanted, current)
         now = self._mutations.now()
         regions = await self._make(wanted, specs, now)
         new = Cluster(
@@ -124,7 +125,7 @@ class Clusters:
                 )
         specs = {name: spec for name, spec in specs.items() if name not in there}
         if not specs:
-            return Done(current)
+            return await self._unchanged(ask, wanted, current)
         _check_count(len(there) + len(specs))
         added = await self._make(wanted, specs, self._mutations.now(), current)
         return await self._store(ask, wanted, None, added, current)
@@ -150,6 +151,10 @@ class Clusters:
             {name: make(name, specs[name]) for name in sorted(specs)}, wanted.cluster
         )
         return tuple(made.values())
+
+    async def _unchanged(self, ask: Ask, wanted: Enabling, current: Cluster) -> Done:
+        """Answers a request for what is there already; it counts as carried out (R6)."""
+        return Done(current) if wanted.validate_only else await self._mutations.unchanged(ask)
 
     async def _store(
         self,
@@ -216,8 +221,8 @@ def _same(region: Region, spec: RegionSpec) -> bool:
     return region.key_spec == spec.key_spec and spec.policy in (None, region.policy)
 
 
-def _enabled_before(current: Cluster, wanted: Enabling) -> Done:
-    """Answers an Enable of a cluster that exists (protocol section 7)."""
+def _check_enabled(current: Cluster, wanted: Enabling) -> None:
+    """Refuses an Enable of a cluster that exists otherwise than wanted (protocol section 7)."""
     for region in current.regions:
         after(region.state, Action.ENABLE, cluster=current.name, region=region.name)
     given = {spec.region: spec for spec in wanted.specs}
@@ -236,4 +241,3 @@ def _enabled_before(current: Cluster, wanted: Enabling) -> Done:
             "add regions with AddRegions",
             cluster=current.name,
         )
-    return Done(current)

@@ -79,9 +79,10 @@ class HealthBook:
     def wrapping(self, generation: Generation, error: KmsError | None) -> None:
         """Notes whether the root key wraps; alone it does not make a key unhealthy (F5)."""
         subject = root_subject(generation.current)
-        now = self._now()
-        old = self._new.get(subject)
-        seen = old or Observation(subject, Health.HEALTHY, now, now, last_success=now)
+        seen = self._new.get(subject)
+        if seen is None:
+            # Nothing was learned of unwrapping, and wrapping alone says nothing of a key's health.
+            return
         if error is None:
             self._note(replace(seen, can_wrap=True))
         elif not isinstance(error, CouldNotTellError):
@@ -104,15 +105,14 @@ class HealthBook:
         return stored
 
     async def flush(self) -> None:
-        """Writes what is new to the store; what it cannot take is kept for the next time."""
-        taken, self._new = self._new, {}
-        try:
-            stored = await self._storage.run(self._storage.store.observations, list(taken))
-            both = [merged(stored.get(subject), new) for subject, new in taken.items()]
-            await self._storage.run(self._storage.store.observe, both)
-        except Exception:
-            self._new = taken | self._new
-            raise
+        """Writes what is new to the store; until it has it, this replica goes on knowing it."""
+        taken = dict(self._new)
+        stored = await self._storage.run(self._storage.store.observations, list(taken))
+        both = [merged(stored.get(subject), new) for subject, new in taken.items()]
+        await self._storage.run(self._storage.store.observe, both)
+        for subject, new in taken.items():
+            if self._new.get(subject) is new:
+                del self._new[subject]
 
     @property
     def pending(self) -> bool:

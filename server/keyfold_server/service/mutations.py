@@ -154,19 +154,31 @@ class Mutations:
     async def commit(self, ask: Ask, decide: Decide, *, outcome: str = "done") -> Done:
         """Commits a change with its audit event and request_id, and applies it here."""
         change = Change(ask.cluster, decide, self._event(ask, outcome), ask.key())
-        (result,) = await self._storage.run(self._storage.store.apply, [change])
-        if not isinstance(result, Applied):
-            raise result
+        result = await self._apply(change)
         self._changes.applied_here(result.number, ask.cluster)
         return Done(result.cluster, result.number)
+
+    async def unchanged(self, ask: Ask) -> Done:
+        """Records a request that found everything as it wants it, so that repeating it is safe."""
+        change = Change(ask.cluster, None, self._event(ask, "unchanged"), ask.key())
+        return Done((await self._apply(change)).cluster)
+
+    async def newest(self, ask: Ask) -> int:
+        """Returns the number of the store's last change, noting in the chain who wanted it."""
+        return (await self._apply(Change(ask.cluster, None, self._event(ask, "repeated")))).number
 
     async def note(self, ask: Ask, outcome: str) -> None:
         """Appends an attempt that changed nothing to the cluster's chain, if it can be."""
         try:
-            change = Change(ask.cluster, None, self._event(ask, outcome))
-            await self._storage.run(self._storage.store.apply, [change])
+            await self._apply(Change(ask.cluster, None, self._event(ask, outcome)))
         except KeyfoldError as error:
             log.warning("an attempt could not be recorded: %s", error.reason)
+
+    async def _apply(self, change: Change) -> Applied:
+        (result,) = await self._storage.decide(self._storage.store.apply, [change])
+        if not isinstance(result, Applied):
+            raise result
+        return result
 
     async def drain(self) -> None:
         """Waits for the changes under way, which are bounded by the providers' budgets."""
@@ -188,7 +200,7 @@ class Mutations:
             )
         self._under_way.add(scope)
         try:
-            before = await self._storage.run(self._storage.store.request, key)
+            before = await self._storage.decide(self._storage.store.request, key)
             if before is None:
                 return await self._audited(ask, work)
             if before.digest != key.digest:
@@ -199,6 +211,8 @@ class Mutations:
                 )
             cluster = existing(await self.cluster(ask.cluster), ask.cluster)
             later = cluster.version > before.version
+            # Another replica may have made the change, and this one not have heard of it.
+            self._changes.made_elsewhere(ask.cluster)
             return replay(Done(cluster, replayed=True, superseded=later))
         finally:
             self._under_way.discard(scope)

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 _WRITE_HEALTH: Final = 2.0
 """Seconds between two writes of what was observed."""
 
+_LAST_WORDS: Final = 5.0
+"""Seconds for which a replica that stops goes on trying to tell of a refusal."""
+
 _PRUNE: Final = 3600.0
 """Seconds between two removals of what is kept for 24 hours."""
 
@@ -79,6 +82,7 @@ class Replica:
         """Joins the parts; `start` brings them to life."""
         self.clock = clock
         self._storage = Storage(store)
+        self._retry = timing.store_poll
         self._kms = Kms(providers, platform, clock, timing.provider_budget)
         self._health = HealthBook(clock, self._storage)
         self._cache = cache = KeyCache(max_clusters)
@@ -122,7 +126,9 @@ class Replica:
         await self._mutations.drain()
         await self.loads.drain()
         if self._spreading:
-            await asyncio.wait(self._spreading)
+            _, untold = await asyncio.wait(self._spreading, timeout=_LAST_WORDS)
+            for task in untold:
+                task.cancel()
         self.loads.drop_all()
         with contextlib.suppress(KeyfoldError):
             await self._health.flush()
@@ -137,12 +143,17 @@ class Replica:
         task.add_done_callback(self._spreading.discard)
 
     async def _tell(self, root_id: str, seen: Observation) -> None:
-        try:
-            await self._storage.run(
-                self._storage.store.refused, root_id, seen, self.changes.replica
-            )
-        except KeyfoldError as error:
-            log.error("a refusal could not be told to the other replicas: %s", error.reason)  # noqa: TRY400
+        """Tells until it is told: nobody asks this key again in time to notice that it was not."""
+        while True:
+            try:
+                await self._storage.decide(
+                    self._storage.store.refused, root_id, seen, self.changes.replica
+                )
+            except KeyfoldError as error:
+                log.error("a refusal waits to be told to other replicas: %s", error.reason)  # noqa: TRY400
+                await asyncio.sleep(self._retry)
+            else:
+                return
 
     async def _prune(self) -> None:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region, existing
@@ -111,7 +111,7 @@ class Statuses:
         found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)
         reports = [await self.report(cluster) for cluster in found[:size]]
         more = len(found) > size
-        return reports, _to_token(reports[-1].cluster.name) if more else ""
+        return reports, page_token(reports[-1].cluster.name) if more else ""
 
     async def report(self, cluster: Cluster) -> Report:
         """Returns a cluster with what was last observed of its keys."""
@@ -133,11 +133,14 @@ class Statuses:
         if report.region.state is not State.ENABLED:
             return False
         seen = report.seen
-        if seen is None or seen.can_wrap is None or seen.can_unwrap is None:
+        if seen is None:
             return True
+        age = self._clock.wall() - seen.last_check / 1000
+        if seen.can_wrap is None or seen.can_unwrap is None:
+            # A KMS that refused or could not be asked a moment ago is spared a while.
+            return seen.health is Health.HEALTHY or age > _FRESH
         ttl = report.region.policy.cache_ttl
-        limit = max(_FRESH, self._timing.cache_ttl if ttl is None else ttl)
-        return self._clock.wall() - seen.last_check / 1000 > limit
+        return age > max(_FRESH, self._timing.cache_ttl if ttl is None else ttl)
 
     async def _ask(self, cluster: Cluster, region: Region, ends: float) -> None:
         """Has a region's key unwrap and wrap; the answers go to the health book."""
@@ -168,11 +171,12 @@ def _decisive(kek: Observation | None, root: Observation | None) -> Observation 
     succeeds, whatever proves the root key meanwhile (protocol F4).
     """
     if kek is not None and kek.health is not Health.HEALTHY:
-        return kek
+        return kek if root is None else replace(kek, can_wrap=root.can_wrap)
     return root or kek
 
 
-def _to_token(name: str) -> str:
+def page_token(name: str) -> str:
+    """Returns the token of the page that begins after a cluster."""
     return base64.urlsafe_b64encode(name.encode()).decode()
 
 

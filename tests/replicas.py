@@ -1,0 +1,478 @@
+"""Whole replicas on fakes: real service, real SQLite store, fake key service, fake clock.
+
+A test drives what a server does by itself: polls happen when a test says so, refreshes when it
+has the keeper look. Nothing sleeps; where something is under way in a thread, it is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import os
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from fakes import FakeClock, FakeProvider
+from keyfold_server.domain.binding import KEY_SIZE
+from keyfold_server.domain.errors import BusyError, KeyfoldError, UnknownProviderError
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
+from keyfold_server.domain.ports import KeyProvider, Store
+from keyfold_server.service.clusters import Enabling
+from keyfold_server.service.data_plane import Call, NeedsLoad, Opened, Target
+from keyfold_server.service.mutations import Ask, Done
+from keyfold_server.service.replica import Replica
+from keyfold_server.service.revocation import Naming, Restored, Revoked
+from keyfold_server.service.rotation import Rotated, Rotating
+from keyfold_server.service.status import Report
+from keyfold_server.service.timing import Timing
+from keyfold_server.store.opening import open_store
+
+T = TypeVar("T")
+
+ROUNDS: Final = 8
+"""As in `rpc.methods`: how often a call looks again before it gives up."""
+
+LONG: Final = 20.0
+"""Real seconds after which a test that waits for something is broken."""
+
+
+class Held:
+    """Calls of one store method that wait until they are released."""
+
+    def __init__(self, *, answered: bool) -> None:
+        self.answered = answered
+        self.entered = threading.Event()
+        self.released = threading.Event()
+
+    def release(self) -> None:
+        """Lets them go on."""
+        self.released.set()
+
+    async def reached(self) -> None:
+        """Returns once a call is held."""
+        assert await asyncio.to_thread(self.entered.wait, LONG)
+
+    def wait(self) -> None:
+        """Holds the calling thread."""
+        self.entered.set()
+        assert self.released.wait(LONG)
+
+
+class Line:
+    """One replica's line to a store: counted, and held or cut by a test.
+
+    A poll waits for a test's leave, so that a replica is as far behind as the test wants.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._leave = threading.Semaphore(0)
+        self._ended = False
+        self._held: dict[str, Held] = {}
+        self._faults: dict[str, list[Exception | None]] = {}
+        self.counts: Counter[str] = Counter()
+        self.asked = 0
+
+    def hold(self, method: str, *, answered: bool = False) -> Held:
+        """Holds a method's calls: before they reach the store or, where `answered`, after."""
+        held = self._held[method] = Held(answered=answered)
+        return held
+
+    def let_go(self, method: str) -> None:
+        """Ends a hold."""
+        self._held.pop(method).release()
+
+    def fail(self, method: str, error: Exception, times: int = 1_000_000) -> None:
+        """Answers a method's next calls with an error."""
+        self._faults[method] = [error] * times
+
+    def mend(self) -> None:
+        """Ends every fault."""
+        self._faults.clear()
+
+    def let_poll(self) -> None:
+        """Lets one poll go on."""
+        self._leave.release()
+
+    def end(self) -> None:
+        """Holds nothing any more."""
+        self._ended = True
+        self._leave.release(1_000)
+        for held in self._held.values():
+            held.release()
+        self._held.clear()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+
+        @functools.wraps(method)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if name == "poll" and not self._ended:
+                self.asked += 1
+                self._leave.acquire()
+            self.counts[name] += 1
+            held = self._held.get(name)
+            if held is not None and not held.answered:
+                held.wait()
+            faults = self._faults.get(name)
+            if faults:
+                fault = faults.pop()
+                if fault is not None:
+                    raise fault.at() if isinstance(fault, KeyfoldError) else fault
+            result = method(*args, **kwargs)
+            if held is not None and held.answered:
+                held.wait()
+            return result
+
+        return called
+
+
+class Member:
+    """One replica, and its callers."""
+
+    def __init__(self, house: House, timing: Timing, max_clusters: int) -> None:
+        self.house = house
+        self.line = Line(house.store)
+        self.replica = Replica(
+            house.provider_of,
+            lambda region: house.platform.get(region, house.platform.get("")),
+            cast("Store", self.line),
+            house.clock,
+            timing,
+            max_clusters=max_clusters,
+            random=house.random,
+        )
+        self.loads = self.replica.loads
+        self.changes = self.replica.changes
+        self.cache = self.loads._cache
+        self.plane = self.replica.data_plane
+        self.stopped = False
+
+    async def start(self) -> Member:
+        """Registers; no keeper runs but those that a test drives."""
+        await self.changes.start()
+        return self
+
+    async def stop(self) -> None:
+        """Stops as a server does."""
+        if not self.stopped:
+            self.stopped = True
+            self.house.provider.mend()
+            self.line.end()
+            await self.replica.stop()
+
+    def hurry(self) -> Member:
+        """Has Revoke look once at who has confirmed, and wait for nobody."""
+        revocation = self.replica.revocation
+        revocation._timing = replace(revocation._timing, revoke_wait=0.0)
+        return self
+
+    # What a server does by itself
+
+    async def poll(self) -> None:
+        """Looks at the store, applies what changed, and reports it."""
+        for _ in range(2):  # The first may have begun, by its clock, long ago.
+            await self.poll_once()
+
+    async def poll_once(self) -> None:
+        """Lets one poll go through that may have begun long ago."""
+        polls, failing = self.line.counts["poll"], self.changes._failing
+        seen = self.changes._seen
+        self.changes._soon.set()
+        self.line.let_poll()
+
+        def over() -> bool:
+            return (
+                self.changes._seen is not seen
+                or self.changes._rolled_back
+                or (self.line.counts["poll"] > polls and (failing or self.changes._failing))
+            )
+
+        await until(over)
+
+    async def look(self) -> None:
+        """Has the keeper look at what is due now, and waits for what it began."""
+        self.loads.look(self.house.clock.monotonic())
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Waits until nothing is under way."""
+        while tasks := [
+            *self.loads._tasks,
+            *self.replica._mutations._tasks,
+            *self.replica._spreading,
+        ]:
+            await asyncio.wait(tasks, timeout=LONG)
+        await spin()
+
+    # What callers do
+
+    async def call(self, core: Callable[[Call], T], within: float = 10.0) -> T:
+        """Carries out a data-plane call as the server's shell does."""
+        try:
+            return core(Call())
+        except NeedsLoad as lacking:
+            needs = lacking.needs
+        clock = self.house.clock
+        call = Call(clock.monotonic())
+        deadline = call.arrived + within
+        for _ in range(ROUNDS):
+            await self.loads.satisfy(needs, call, deadline)
+            try:
+                return core(call)
+            except NeedsLoad as lacking:
+                needs = lacking.needs
+        raise BusyError("the cluster's keys keep changing under this call")
+
+    async def wrap(
+        self,
+        cluster: str = "acme",
+        region: str = "eu",
+        plaintext: bytes = b"k" * 32,
+        context: Mapping[str, str] | None = None,
+        within: float = 10.0,
+    ) -> bytes:
+        """Wraps a key."""
+        blob, _ = await self.call(
+            lambda c: self.plane.wrap(cluster, region, plaintext, context or {}, c), within
+        )
+        return blob
+
+    async def unwrap(
+        self,
+        blob: bytes,
+        cluster: str = "acme",
+        context: Mapping[str, str] | None = None,
+        within: float = 10.0,
+    ) -> Opened:
+        """Opens a wrapped key."""
+        return await self.call(lambda c: self.plane.unwrap(cluster, blob, context or {}, c), within)
+
+    async def rewrap(
+        self,
+        blob: bytes,
+        target: Target | None = None,
+        cluster: str = "acme",
+        context: Mapping[str, str] | None = None,
+    ) -> tuple[bytes, int, bool]:
+        """Moves a wrapped key."""
+        return await self.call(lambda c: self.plane.rewrap(cluster, blob, context or {}, target, c))
+
+    def warm(self, cluster: str = "acme", region: str = "eu") -> bytes:
+        """Wraps from memory alone."""
+        return self.plane.wrap(cluster, region, b"k" * 32, {}, Call())[0]
+
+    def serves(self, cluster: str = "acme", region: str = "eu") -> bool:
+        """Says whether a call is answered from memory alone, right now."""
+        try:
+            self.warm(cluster, region)
+        except (NeedsLoad, KeyfoldError):
+            return False
+        return True
+
+    def ask(
+        self,
+        rpc: str,
+        body: object,
+        cluster: str,
+        request_id: str = "",
+        caller: str = "local",
+        within: float = 10.0,
+    ) -> Ask:
+        """Makes the request of a change."""
+        deadline = self.house.clock.monotonic() + within
+        return Ask(caller, rpc, cluster, request_id, body, deadline)
+
+    async def enable(
+        self,
+        cluster: str = "acme",
+        specs: Mapping[str, Spec] | None = None,
+        *,
+        regions: Sequence[str] = (),
+        organization: str | None = None,
+        request_id: str = "",
+        caller: str = "local",
+        validate_only: bool = False,
+        within: float = 10.0,
+    ) -> Done:
+        """Enables a cluster; by default in region eu under fake:one."""
+        given = region_specs(specs if specs is not None else {"eu": "fake:one"})
+        wanted = Enabling(cluster, organization, tuple(regions), given, validate_only)
+        ask = self.ask("Enable", wanted, cluster, request_id, caller, within)
+        return await self.replica.clusters.enable(ask, wanted)
+
+    async def add_regions(
+        self,
+        specs: Mapping[str, Spec],
+        cluster: str = "acme",
+        *,
+        organization: str | None = None,
+        request_id: str = "",
+        validate_only: bool = False,
+    ) -> Done:
+        """Adds regions."""
+        wanted = Enabling(cluster, organization, (), region_specs(specs), validate_only)
+        ask = self.ask("AddRegions", wanted, cluster, request_id)
+        return await self.replica.clusters.add_regions(ask, wanted)
+
+    async def rotate(
+        self,
+        specs: Mapping[str, Spec] | None = None,
+        cluster: str = "acme",
+        *,
+        new_generation: bool = False,
+        request_id: str = "",
+        validate_only: bool = False,
+        within: float = 10.0,
+    ) -> Rotated:
+        """Rotates; by default region eu under its own key."""
+        given = region_specs(specs if specs is not None else {"eu": None})
+        wanted = Rotating(cluster, given, new_generation, validate_only)
+        ask = self.ask("Rotate", wanted, cluster, request_id, within=within)
+        return await self.replica.rotation.rotate(ask, wanted)
+
+    async def revoke(
+        self,
+        cluster: str = "acme",
+        regions: Sequence[str] = (),
+        *,
+        request_id: str = "",
+        within: float = 10.0,
+    ) -> Revoked:
+        """Revokes."""
+        wanted = Naming(cluster, tuple(regions), "")
+        ask = self.ask("Revoke", wanted, cluster, request_id, within=within)
+        return await self.replica.revocation.revoke(ask, wanted)
+
+    async def restore(
+        self, cluster: str = "acme", regions: Sequence[str] = (), *, request_id: str = ""
+    ) -> Restored:
+        """Restores."""
+        wanted = Naming(cluster, tuple(regions), "")
+        ask = self.ask("Restore", wanted, cluster, request_id)
+        return await self.replica.revocation.restore(ask, wanted)
+
+    async def status(self, cluster: str = "acme", within: float = 10.0) -> Report:
+        """Reads the status."""
+        return await self.replica.statuses.get(cluster, self.house.clock.monotonic() + within)
+
+
+Spec = None | str | KeySpec | RegionSpec | RegionPolicy
+"""A region's spec in short: a uri, `PLATFORM`, a key spec, a policy alone, or all of it."""
+
+
+def region_specs(specs: Mapping[str, Spec]) -> tuple[RegionSpec, ...]:
+    """Spells out region specs."""
+    return tuple(_region_spec(region, spec) for region, spec in specs.items())
+
+
+def _region_spec(region: str, spec: Spec) -> RegionSpec:
+    if isinstance(spec, RegionSpec):
+        return spec
+    if isinstance(spec, RegionPolicy):
+        return RegionSpec(region, None, spec)
+    if isinstance(spec, str):
+        spec = KeySpec("PLATFORM") if spec == "PLATFORM" else KeySpec("FAKE", spec)
+    return RegionSpec(region, spec)
+
+
+def under(uri: str, *, ttl: float | None = None, grace: float | None = None) -> RegionSpec:
+    """Makes a spec with a policy; `House` puts the region's name in."""
+    return RegionSpec("eu", KeySpec("FAKE", uri), RegionPolicy(ttl, grace))
+
+
+class House:
+    """Replicas on one store, with one key service and one clock.
+
+    The key service has the root keys fake:one and fake:two.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self.provider = FakeProvider()
+        for name in ("one", "two"):
+            self.provider.create_key(name)
+        self.platform: dict[str, RootKey] = {}
+        self.store = open_store(
+            f"sqlite:///{folder / 'keyfold.db'}", folder / "service.key", clock=self.clock
+        )
+        self.members: list[Member] = []
+        self.drawn: list[bytes] = []
+
+    def provider_of(self, type_: str) -> KeyProvider:
+        """Returns the provider, as the catalog would."""
+        if type_ != "FAKE":
+            raise UnknownProviderError(f"there is no provider {type_}", field="key_spec.type")
+        return self.provider
+
+    def random(self, size: int) -> bytes:
+        """Draws random bytes, and remembers those that may be keys."""
+        drawn = os.urandom(size)
+        if size == KEY_SIZE:
+            self.drawn.append(drawn)
+        return drawn
+
+    async def replica(self, *, max_clusters: int = 1_000, **timing: float) -> Member:
+        """Starts a replica."""
+        member = Member(self, Timing(**({"store_poll": 0.001} | timing)), max_clusters)
+        self.members.append(member)
+        return await member.start()
+
+    async def after(self, seconds: float) -> None:
+        """Lets time pass; every replica sees the store again then."""
+        self.clock.advance(seconds)
+        for member in self.members:
+            if not member.stopped:
+                await member.poll()
+
+    def calls(self, operation: str = "unwrap", uri: str | None = None) -> int:
+        """Counts calls to the key service."""
+        return sum(
+            count
+            for (op, where, _), count in self.provider.counts.items()
+            if op == operation and uri in (None, where)
+        )
+
+    async def close(self) -> None:
+        """Ends everything."""
+        self.provider.mend()
+        for member in self.members:
+            await member.stop()
+        self.store.close()
+
+
+@asynccontextmanager
+async def house_in(folder: Path) -> AsyncIterator[House]:
+    """Gives a house and takes it down."""
+    house = House(folder)
+    try:
+        yield house
+    finally:
+        await house.close()
+
+
+async def spin(turns: int = 10) -> None:
+    """Lets the loop run what is ready."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once something that threads bring about is so."""
+    ends = asyncio.get_running_loop().time() + LONG
+    for turn in itertools.count():
+        if condition():
+            return
+        assert asyncio.get_running_loop().time() < ends, "waited in vain"
+        await asyncio.sleep(0 if turn < 50 else 0.001)
+
+
+async def entered(hang: Any, count: int = 1) -> None:
+    """Returns once a hang holds so many calls."""
+    await asyncio.to_thread(hang.wait_entered, count)

@@ -1,0 +1,577 @@
+"""The life of a key: Enable, AddRegions, Rotate, Restore, TestKey, GetStatus, ListClusters, R6."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from keyfold.v1 import resources_pb2 as res
+from keyfold_server.domain.errors import (
+    ClusterExistsError,
+    ClusterNotFoundError,
+    DuplicateRegionError,
+    InvalidKeySpecError,
+    InvalidNameError,
+    InvalidPageError,
+    InvalidRequestIdError,
+    KeyDisabledError,
+    KeyfoldError,
+    KeyInvalidError,
+    KeyNotFoundError,
+    KeySpecMissingError,
+    OrganizationMismatchError,
+    RegionExistsError,
+    RegionMismatchError,
+    RegionNotFoundError,
+    RequestIdReusedError,
+    RequestInProgressError,
+    RevokedError,
+    TooManyRegionsError,
+    UnknownProviderError,
+    UnreachableError,
+)
+from keyfold_server.domain.health import Health
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import ClusterFilter
+from keyfold_server.rpc import convert
+from keyfold_server.service.probes import Outcome, Step, Trying
+from keyfold_server.service.status import RegionReport
+from replicas import House, Member, entered, house_in
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives an empty house."""
+    async with house_in(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def one(house: House) -> Member:
+    """Gives a replica with nothing in its store."""
+    return await house.replica()
+
+
+# Enable
+
+
+async def test_enable_proves_every_key_before_it_stores_anything(house: House, one: Member) -> None:
+    """Design 2: all regions or nothing, and each one that failed is named."""
+    with pytest.raises(KeyNotFoundError) as caught:
+        await one.enable(specs={"eu": "fake:one", "us": "fake:none", "ap": "fake:nil"})
+    assert "region ap" in caught.value.message
+    assert "region us" in caught.value.message
+    assert "region eu" not in caught.value.message
+    assert house.store.cluster("acme") is None
+    with pytest.raises(ClusterNotFoundError):
+        await one.wrap()
+    await one.enable()
+    assert {c.operation for c in house.provider.calls if c.uri == "fake:one"} >= {"wrap", "unwrap"}
+
+
+async def test_a_key_that_does_not_unwrap_what_it_wrapped_is_refused(
+    house: House, one: Member
+) -> None:
+    """Design 2: proven means wrapped, unwrapped and compared."""
+    house.provider.wrong_plaintext("fake:one")
+    with pytest.raises(KeyInvalidError):
+        await one.enable()
+    house.provider.deny("fake:two", "unwrap")
+    with pytest.raises(KeyfoldError):
+        await one.enable(specs={"eu": "fake:two"})
+    assert house.store.cluster("acme") is None
+
+
+async def test_enable_names_the_region_without_a_spec(one: Member) -> None:
+    """Design 2: where the request lists regions, one without a spec is named in the error."""
+    with pytest.raises(KeySpecMissingError) as missing:
+        await one.enable(specs={"eu": "fake:one", "us": None}, regions=["eu", "us", "ap"])
+    assert "us, ap" in missing.value.message
+    with pytest.raises(RegionMismatchError):
+        await one.enable(specs={"eu": "fake:one", "us": "fake:one"}, regions=["eu"])
+    with pytest.raises(KeySpecMissingError):
+        await one.enable(specs={})
+    with pytest.raises(InvalidNameError):
+        await one.enable("../acme")
+    with pytest.raises(DuplicateRegionError):
+        await one.enable(regions=["eu", "eu"])
+    with pytest.raises(TooManyRegionsError):
+        await one.enable(specs={f"r-{i}": "fake:one" for i in range(65)})
+    with pytest.raises(UnknownProviderError):
+        await one.enable(specs={"eu": KeySpec("NOPE", "x")})
+    with pytest.raises(InvalidKeySpecError):
+        await one.enable(specs={"eu": "PLATFORM"})
+
+
+async def test_enable_again(house: House, one: Member) -> None:
+    """Section 7: same specs, no change; others, CLUSTER_EXISTS; revoked, REVOKED."""
+    specs = {"eu": "fake:one", "us": "fake:two"}
+    await one.enable(specs=specs, organization="org")
+    before = house.store.cluster("acme")
+    again = await one.enable(specs=specs, organization="org")
+    assert (again.number, again.cluster) == (None, before)
+    assert house.store.cluster("acme") == before
+    for other in ({"eu": "fake:one"}, {"eu": "fake:two", "us": "fake:two"}):
+        with pytest.raises(ClusterExistsError):
+            await one.enable(specs=other, organization="org")
+    with pytest.raises(ClusterExistsError):
+        await one.enable(specs=specs)
+    await one.revoke(regions=["us"])
+    with pytest.raises(RevokedError):
+        await one.enable(specs=specs, organization="org")
+
+
+async def test_validate_only_stores_nothing(house: House, one: Member) -> None:
+    """Design 2: validate_only tries all and stores nothing."""
+    done = await one.enable(validate_only=True)
+    assert done.cluster.region("eu").state is State.ENABLED
+    assert house.store.cluster("acme") is None
+    await one.enable()
+    before = house.store.cluster("acme")
+    await one.add_regions({"us": "fake:two"}, validate_only=True)
+    rotated = await one.rotate({"eu": "fake:two"}, validate_only=True)
+    assert rotated.done.cluster.region("eu").key_spec.uri == "fake:two"
+    assert house.store.cluster("acme") == before
+    house.provider.disable("fake:two")
+    with pytest.raises(KeyDisabledError):
+        await one.rotate({"eu": "fake:two"}, validate_only=True)
+
+
+async def test_two_enables_at_once_make_one_cluster(house: House, one: Member) -> None:
+    """Issue 3: one of two that race wins; the other changes nothing."""
+    results = await asyncio.gather(*(one.enable() for _ in range(4)), return_exceptions=True)
+    assert sum(not isinstance(r, BaseException) for r in results) >= 1
+    found = house.store.cluster("acme")
+    assert found is not None
+    assert found.version == 1
+
+
+async def test_add_regions(house: House, one: Member) -> None:
+    """Design 2: the same spec again is no change, another is REGION_EXISTS, all or none."""
+    await one.enable(organization="org")
+    await one.add_regions({"us": "fake:two", "eu": "fake:one"})
+    await one.wrap(region="us")
+    before = house.store.cluster("acme")
+    assert (await one.add_regions({"us": "fake:two"})).number is None
+    with pytest.raises(RegionExistsError):
+        await one.add_regions({"us": "fake:one", "ap": "fake:one"})
+    with pytest.raises(RegionExistsError):
+        await one.add_regions(
+            {"us": RegionSpec("us", KeySpec("FAKE", "fake:two"), RegionPolicy(1))}
+        )
+    with pytest.raises(KeyNotFoundError):
+        await one.add_regions({"ap": "fake:one", "sa": "fake:none"})
+    with pytest.raises(OrganizationMismatchError):
+        await one.add_regions({"ap": "fake:one"}, organization="other")
+    with pytest.raises(ClusterNotFoundError):
+        await one.add_regions({"ap": "fake:one"}, "nobody")
+    assert house.store.cluster("acme") == before
+
+
+# Rotate
+
+
+async def test_rotate_to_a_new_version(house: House, one: Member) -> None:
+    """Design 2: re-wrapped under the newest version; the old one is needed till then, not after."""
+    await one.enable()
+    blob = await one.wrap()
+    version = house.provider.new_version("fake:one")
+    rotated = await one.rotate()
+    assert rotated.done.cluster.region("eu").newest.current.key_version == version
+    house.provider.delete("fake:one", "1")
+    one.loads.drop_all()
+    opened = await one.unwrap(blob)
+    assert (opened.plaintext, opened.generation) == (b"k" * 32, 1)
+    assert (await one.rewrap(blob))[2]
+
+
+async def test_rotate_to_another_key(house: House, one: Member) -> None:
+    """Design 2: after a move the old key is needed no more; named regions alone are touched."""
+    await one.enable(specs={"eu": "fake:one", "us": "fake:one"})
+    blobs = {region: await one.wrap(region=region) for region in ("eu", "us")}
+    before = house.store.cluster("acme")
+    assert before is not None
+    await one.rotate({"eu": "fake:two"})
+    after = house.store.cluster("acme")
+    assert after is not None
+    assert after.region("us") == before.region("us")
+    assert after.region("eu").key_spec == KeySpec("FAKE", "fake:two")
+    assert after.region("eu").generations[0].wraps[0].ciphertext is None
+    house.provider.delete("fake:one")
+    one.loads.drop_all()
+    await one.unwrap(blobs["eu"])
+    with pytest.raises(KeyNotFoundError):
+        await one.unwrap(blobs["us"])
+
+
+async def test_a_rotation_that_fails_changes_nothing(house: House, one: Member) -> None:
+    """Design 3: old key unusable, new key unusable, one of two regions: everything stays."""
+    await one.enable(specs={"eu": "fake:one", "us": "fake:one"})
+    blob = await one.wrap()
+    before = house.store.cluster("acme")
+    with pytest.raises(KeyNotFoundError):
+        await one.rotate({"us": "fake:two", "eu": "fake:none"})
+    house.provider.deny("fake:two", "unwrap")
+    with pytest.raises(KeyfoldError):
+        await one.rotate({"eu": "fake:two"})
+    house.provider.allow("fake:two")
+    house.provider.disable("fake:one")
+    with pytest.raises(KeyDisabledError):
+        await one.rotate({"eu": "fake:two"})
+    house.provider.enable("fake:one")
+    house.provider.disconnect("fake:two")
+    with pytest.raises(UnreachableError):
+        await one.rotate({"eu": "fake:two"})
+    with pytest.raises(RegionNotFoundError):
+        await one.rotate({"eu": None, "mars": None})
+    with pytest.raises(KeySpecMissingError):
+        await one.rotate({})
+    assert house.store.cluster("acme") == before
+    await one.unwrap(blob)
+
+
+async def test_rotate_of_a_revoked_region_is_refused_before_any_kms_is_asked(
+    house: House, one: Member
+) -> None:
+    """Section 7: a region that is not ENABLED refuses, and costs the others nothing."""
+    await one.enable(specs={"eu": "fake:one", "us": "fake:one"})
+    await one.revoke(regions=["us"])
+    before = len(house.provider.calls)
+    with pytest.raises(RevokedError):
+        await one.rotate({"eu": None, "us": None})
+    assert len(house.provider.calls) == before
+    await one.rotate({"eu": None})
+
+
+async def test_old_blobs_open_after_every_rotation(house: House, one: Member) -> None:
+    """Design 1: callers' wrapped keys stay valid through versions, keys, generations, PLATFORM."""
+    house.platform[""] = RootKey("FAKE", house.provider.create_key("vendor").uri)
+    await one.enable(specs={"eu": "PLATFORM"})
+    blobs = [await one.wrap()]
+    steps: list[tuple[str | None, bool]] = [
+        (None, False),
+        (None, True),
+        ("fake:one", False),  # Leaves PLATFORM: a new generation.
+        ("fake:two", False),
+        ("PLATFORM", True),
+        ("PLATFORM", False),
+        ("fake:one", True),
+    ]
+    for spec, fresh in steps:
+        for uri in house.provider.uris():
+            house.provider.new_version(uri)
+        await one.rotate({"eu": spec}, new_generation=fresh)
+        blobs.append(await one.wrap())
+        for blob in blobs:
+            assert (await one.unwrap(blob)).plaintext == b"k" * 32
+    generations = [(await one.unwrap(blob)).generation for blob in blobs]
+    assert generations == [1, 1, 2, 3, 3, 4, 4, 5]
+    current = house.store.cluster("acme")
+    assert current is not None
+    assert {g.current.root.uri for g in current.region("eu").generations} == {"fake:one"}
+    house.provider.delete("fake:vendor")
+    house.provider.delete("fake:two")
+    one.loads.drop_all()
+    for blob in blobs:
+        await one.unwrap(blob)
+
+
+async def test_a_changed_platform_setting_orphans_nothing(house: House, one: Member) -> None:
+    """Section 7: PLATFORM is resolved once and stored; a Rotate takes the new one."""
+    house.platform[""] = RootKey("FAKE", "fake:one")
+    await one.enable(specs={"eu": "PLATFORM"})
+    blob = await one.wrap()
+    house.platform[""] = RootKey("FAKE", "fake:two")
+    one.loads.drop_all()
+    await one.unwrap(blob)
+    await one.rotate()
+    house.provider.delete("fake:one")
+    await one.unwrap(blob)
+
+
+async def test_a_policy_changes_only_where_it_is_given(house: House, one: Member) -> None:
+    """Section 7: rotating never resets a policy; one that is present replaces it."""
+    await one.enable(specs={"eu": RegionSpec("eu", KeySpec("FAKE", "fake:one"), RegionPolicy(10))})
+    rotated = await one.rotate({"eu": "fake:two"})
+    assert rotated.done.cluster.region("eu").policy == RegionPolicy(10)
+    await one.wrap()
+    rotated = await one.rotate({"eu": RegionPolicy(0)})
+    assert rotated.done.cluster.region("eu").key_spec.uri == "fake:two"
+    await one.wrap()
+    assert not one.serves()
+
+
+# R6
+
+
+async def test_a_repeated_request_is_answered_and_not_carried_out(
+    house: House, one: Member
+) -> None:
+    """R6: the same id and request: no second change; superseded where something came later."""
+    first = await one.enable(request_id="r-1")
+    assert not first.replayed
+    again = await one.enable(request_id="r-1")
+    assert (again.replayed, again.superseded, again.number) == (True, False, None)
+    rotated = await one.rotate(request_id="r-2", new_generation=True)
+    assert not rotated.done.replayed
+    later = await one.rotate(request_id="r-2", new_generation=True)
+    assert (later.done.replayed, later.done.superseded) == (True, False)
+    assert len(later.done.cluster.region("eu").generations) == 2
+    old = await one.enable(request_id="r-1")
+    assert (old.replayed, old.superseded) == (True, True)
+    await one.revoke(request_id="r-3")
+    await one.restore(request_id="r-4")
+    late = await one.revoke(request_id="r-3")
+    assert (late.done.replayed, late.done.superseded) == (True, True)
+    assert late.done.cluster.region("eu").state is State.ENABLED
+    await one.revoke()
+    restored = await one.restore(request_id="r-4")
+    assert (restored.done.replayed, restored.done.superseded) == (True, True)
+    assert restored.regions == ()
+    assert isinstance(restored.failed["eu"], RevokedError)
+
+
+async def test_another_request_with_the_same_id_is_refused(house: House, one: Member) -> None:
+    """R6: scoped to caller, RPC and cluster; there, another body is refused."""
+    await one.enable(request_id="r")
+    with pytest.raises(RequestIdReusedError):
+        await one.enable(specs={"eu": "fake:two"}, request_id="r")
+    await one.enable("other", request_id="r")
+    assert not (await one.rotate(request_id="r")).done.replayed
+    assert not (await one.enable(request_id="r", caller="somebody")).replayed
+    for bad in ("x" * 129, "a\nb", "ä"):
+        with pytest.raises(InvalidRequestIdError):
+            await one.enable(request_id=bad)
+
+
+async def test_a_request_that_changed_nothing_counts_as_carried_out(
+    house: House, one: Member
+) -> None:
+    """R6: only failures and validate_only are not recorded; repeated later, it is superseded."""
+    await one.enable()
+    first = await one.enable(request_id="r")
+    assert not first.replayed
+    await one.rotate({"eu": "fake:two"})
+    again = await one.enable(request_id="r")
+    assert (again.replayed, again.superseded) == (True, True)
+    with pytest.raises(RequestIdReusedError):
+        await one.enable(specs={"eu": "fake:two"}, request_id="r")
+
+
+async def test_failures_and_trials_are_not_recorded(house: House, one: Member) -> None:
+    """R6: what failed or only validated may be asked again under its id."""
+    house.provider.disable("fake:one")
+    with pytest.raises(KeyDisabledError):
+        await one.enable(request_id="r")
+    house.provider.enable("fake:one")
+    await one.enable(request_id="v", validate_only=True)
+    await one.enable(request_id="v", validate_only=True)
+    assert not (await one.enable(request_id="r")).replayed
+
+
+@pytest.mark.parametrize("same_replica", [True, False])
+async def test_a_concurrent_twin_is_aborted(
+    house: House, one: Member, *, same_replica: bool
+) -> None:
+    """R6: of two that come at once one is carried out and the other hears of it."""
+    other = one if same_replica else await house.replica()
+    hang = house.provider.hang()
+    first = asyncio.create_task(one.enable(request_id="r"))
+    await entered(hang)
+    twin = asyncio.create_task(other.enable(request_id="r"))
+    if same_replica:
+        with pytest.raises(RequestInProgressError):
+            await twin
+    else:
+        await entered(hang, 2)
+    house.provider.mend()
+    results = await asyncio.gather(first, twin, return_exceptions=True)
+    good = [r for r in results if not isinstance(r, BaseException)]
+    assert len(good) == 1
+    assert sum(isinstance(r, RequestInProgressError) for r in results) == 1
+    assert (await one.enable(request_id="r")).replayed
+
+
+async def test_attempts_are_in_the_chain(house: House, one: Member) -> None:
+    """R5: done or refused by the KMS or the state is recorded; malformed and unknown are not."""
+    await one.enable()
+    assert house.store.verify_audit("acme") == 1
+    house.provider.disable("fake:one")
+    with pytest.raises(KeyDisabledError):
+        await one.rotate()
+    assert house.store.verify_audit("acme") == 2
+    with pytest.raises(RegionNotFoundError):
+        await one.rotate({"mars": None})
+    assert house.store.verify_audit("acme") == 2
+    before = house.store.cluster("acme")
+    await one.revoke()
+    with pytest.raises(RevokedError):
+        await one.rotate()
+    assert house.store.verify_audit("acme") == 4
+    after = house.store.cluster("acme")
+    assert before is not None
+    assert after is not None
+    assert after.version == before.version + 1
+
+
+# TestKey
+
+
+async def trial(one: Member, uri: str, cluster: str = "acme") -> dict[Step, Outcome]:
+    """Tries a key; returns how each step ended."""
+    tried = await one.replica.probes.test(Trying(KeySpec("FAKE", uri), cluster, "eu", None))
+    assert [t.step for t in tried.steps] == list(Step)
+    assert tried.accessible == all(
+        t.outcome is Outcome.PASSED for t in tried.steps if t.step in (Step.WRAP, Step.UNWRAP)
+    )
+    return {t.step: t.outcome for t in tried.steps}
+
+
+async def test_a_trial_tells_step_by_step(house: House, one: Member) -> None:
+    """Design 2: authenticate, describe, wrap, unwrap, each with its outcome; nothing is stored."""
+    passed, failed, skipped = Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED
+    assert set((await trial(one, "fake:one")).values()) == {passed}
+    assert list((await trial(one, "fake:none")).values()) == [passed, failed, failed, skipped]
+    house.provider.deny("fake:one", "describe")
+    assert list((await trial(one, "fake:one")).values()) == [passed, failed, passed, passed]
+    house.provider.deny("fake:one", "unwrap")
+    assert list((await trial(one, "fake:one")).values()) == [passed, failed, passed, failed]
+    house.provider.wrong_plaintext("fake:two")
+    assert (await trial(one, "fake:two"))[Step.UNWRAP] is failed
+    house.provider.break_credentials()
+    assert list((await trial(one, "fake:two")).values()) == [failed, failed, failed, skipped]
+    house.provider.mend()
+    tried = await one.replica.probes.test(Trying(KeySpec("FAKE", "fake:two"), "", "", None))
+    assert tried.steps[2].message == "context: not tried"
+    assert one.line.counts["apply"] == 0
+    with pytest.raises(InvalidKeySpecError):
+        await one.replica.probes.test(Trying(KeySpec("FAKE", "nonsense"), "", "", None))
+
+
+# GetStatus and ListClusters
+
+
+async def test_the_status_of_a_region_in_service(house: House, one: Member) -> None:
+    """Design 2: state, health and what works, right after Enable without asking again."""
+    await one.enable()
+    before = len(house.provider.calls)
+    [region] = (await one.status()).regions
+    assert region.region.state is State.ENABLED
+    assert region.seen is not None
+    assert region.seen.health is Health.HEALTHY
+    assert (region.seen.can_wrap, region.seen.can_unwrap) == (True, True)
+    assert len(house.provider.calls) == before
+
+
+async def test_the_status_follows_the_kms(house: House, one: Member) -> None:
+    """Design 3: refused and could-not-tell are shown, with the message, and so is recovery."""
+    await one.enable()
+
+    async def health() -> Health:
+        await house.after(61)
+        [region] = (await one.status()).regions
+        assert region.seen is not None
+        return region.seen.health
+
+    house.provider.disable("fake:one")
+    assert await health() is Health.KEY_DISABLED
+    house.provider.enable("fake:one")
+    assert await health() is Health.HEALTHY
+    house.provider.disconnect()
+    assert await health() is Health.UNREACHABLE
+    house.provider.mend()
+    assert await health() is Health.HEALTHY
+    house.provider.schedule_deletion("fake:one")
+    assert await health() is Health.KEY_PENDING_DELETION
+
+
+async def test_the_status_of_a_revoked_region_asks_no_kms(house: House, one: Member) -> None:
+    """Section 7: last health and times stay; what could be done with the key is not said."""
+    await one.enable()
+    await one.revoke()
+    await house.after(600)
+    before = len(house.provider.calls)
+    [region] = (await one.status()).regions
+    assert len(house.provider.calls) == before
+    assert region.seen is not None
+    assert region.seen.health is Health.HEALTHY
+    status = convert.cluster_status(await one.status()).regions[0]
+    assert status.health == res.HEALTH_HEALTHY
+    assert not status.HasField("can_wrap")
+    assert not status.HasField("can_unwrap")
+
+
+async def test_a_status_does_not_wait_beyond_its_deadline(house: House, one: Member) -> None:
+    """Design 2: a KMS that hangs does not make a status hang."""
+    await one.enable()
+    await house.after(61)
+    house.provider.hang()
+    report = await asyncio.wait_for(one.status(within=0.4), 3)
+    assert isinstance(report.regions[0], RegionReport)
+    with pytest.raises(ClusterNotFoundError):
+        await one.status("nobody")
+
+
+async def test_clusters_are_listed_in_pages(one: Member) -> None:
+    """Design 2: fixed order, every cluster once, tokens of our own only."""
+    names = [f"c-{i:02}" for i in range(7)]
+    for name in reversed(names):
+        await one.enable(name)
+    listed: list[str] = []
+    token, pages = "", 0
+    while True:
+        reports, token = await one.replica.statuses.page(ClusterFilter(), 3, token)
+        listed += [r.cluster.name for r in reports]
+        pages += 1
+        if not token:
+            break
+    assert listed == names
+    assert pages == 3
+    reports, token = await one.replica.statuses.page(ClusterFilter(), 7, "")
+    assert (len(reports), token) == (7, "")
+    for size, bad in ((-1, ""), (1_001, ""), (1, "!"), (1, "Li4v")):
+        with pytest.raises(InvalidPageError):
+            await one.replica.statuses.page(ClusterFilter(), size, bad)
+
+
+async def test_lists_are_filtered(house: House, one: Member) -> None:
+    """Design 2: by organization, state, health and key uri."""
+    await one.enable("a", organization="org")
+    await one.enable("b", {"eu": "fake:two"})
+    await one.enable("c")
+    await one.revoke("c")
+    house.provider.disable("fake:two")
+    await house.after(61)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("b")
+    await one.settle()
+    await one.replica._health.flush()
+
+    async def found(which: ClusterFilter) -> list[str]:
+        reports, _ = await one.replica.statuses.page(which, 0, "")
+        return [r.cluster.name for r in reports]
+
+    assert await found(ClusterFilter(organization="org")) == ["a"]
+    assert await found(ClusterFilter(state=State.REVOKED)) == ["c"]
+    assert await found(ClusterFilter(key_uri="fake:two")) == ["b"]
+    assert await found(ClusterFilter(health=Health.KEY_DISABLED)) == ["b"]
+    assert await found(ClusterFilter(state=State.ENABLED, key_uri="fake:one")) == ["a"]
+
+
+async def test_restore_serves_again(house: House, one: Member) -> None:
+    """Design 2: Restore proves the key and resumes; every wrapped key from before opens."""
+    await one.enable()
+    blob = await one.wrap()
+    await one.rotate(new_generation=True)
+    await one.revoke()
+    restored = await one.restore()
+    assert (restored.regions, restored.failed) == (("eu",), {})
+    assert (await one.unwrap(blob)).plaintext == b"k" * 32
+    assert (await one.restore()).regions == ()
+    assert (await one.restore(regions=["eu"])).regions == ("eu",)
+    with pytest.raises(RegionNotFoundError):
+        await one.restore(regions=["mars"])

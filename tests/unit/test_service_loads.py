@@ -1,0 +1,289 @@
+"""Loads and their bounds (protocol section 3a): W1, W2, single flight, the warm path, no leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from keyfold_server.domain.errors import (
+    DeadlineError,
+    KeyDisabledError,
+    KeyfoldError,
+    OverloadedError,
+    UnreachableError,
+)
+from keyfold_server.service import kms
+from keyfold_server.service.data_plane import Call
+from replicas import House, Member, entered, house_in, spin, until
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives an empty house."""
+    async with house_in(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def one(house: House) -> Member:
+    """Gives a replica with cluster acme in region eu, under fake:one, and nothing in memory."""
+    member = await house.replica()
+    await member.enable()
+    return member
+
+
+async def test_3000_cold_calls_make_one_kms_call(house: House, one: Member) -> None:
+    """Design 11: concurrent misses on one KEK share one unwrap, and one read of the store."""
+    blob = await one.wrap()
+    one.loads.drop_all()
+    house.clock.advance(1)
+    before, reads = house.calls(), one.line.counts["cluster"]
+    opened = await asyncio.gather(*(one.unwrap(blob) for _ in range(3_000)))
+    assert {o.plaintext for o in opened} == {b"k" * 32}
+    assert house.calls() == before + 1
+    assert one.line.counts["cluster"] == reads + 1
+
+
+async def test_the_warm_path_touches_nothing(house: House, one: Member) -> None:
+    """Issue 3: a warm call asks no store and no KMS and starts no thread or task."""
+    blob = await one.wrap()
+    await one.settle()
+    kms_calls, store_calls = len(house.provider.calls), one.line.counts.total()
+    threads, tasks = set(threading.enumerate()), asyncio.all_tasks()
+    for _ in range(100):
+        one.warm()
+        one.plane.unwrap("acme", blob, {}, Call())
+        one.plane.generate("acme", "eu", 32, {}, Call())
+        one.plane.rewrap("acme", blob, {}, None, Call())
+        one.plane.wrap_batch("acme", [("eu", b"k", None)] * 10, {}, Call())
+        one.plane.unwrap_batch("acme", [(blob, None)] * 10, {}, Call())
+        one.plane.rewrap_batch("acme", [(blob, {}, None)] * 10, Call())
+    assert len(house.provider.calls) == kms_calls
+    assert one.line.counts.total() == store_calls
+    assert set(threading.enumerate()) == threads
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_an_impatient_caller_cancels_nothing(house: House, one: Member) -> None:
+    """W1: one who gives up, by deadline or by going away, fails nobody who joined the load."""
+    hang = house.provider.hang(operations=("unwrap",))
+    before = house.calls()
+    first = asyncio.create_task(one.wrap())
+    await entered(hang)
+    short = asyncio.create_task(one.wrap(within=0.02))
+    patient = asyncio.create_task(one.wrap())
+    with pytest.raises(DeadlineError):
+        await short
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    house.provider.mend()
+    await patient
+    assert house.calls() == before + 1
+
+
+async def test_a_load_that_nobody_waits_for_still_arrives(house: House, one: Member) -> None:
+    """W1: the load has the provider's budget, not its caller's."""
+    hang = house.provider.hang(operations=("unwrap",))
+    with pytest.raises(DeadlineError):
+        await one.wrap(within=0.02)
+    await entered(hang)
+    house.provider.mend()
+    await one.settle()
+    assert one.serves()
+
+
+async def test_one_hanging_root_key_leaves_others_served(house: House) -> None:
+    """W2: a root key whose calls hang holds four places; others of its account are served."""
+    one = await house.replica()
+    for name in ("corp.bad", "corp.good"):
+        house.provider.create_key(name)
+    bad = [f"bad-{i}" for i in range(12)]
+    for name in bad:
+        await one.enable(name, {"eu": "fake:corp.bad"})
+    await one.enable("good", {"eu": "fake:corp.good"})
+    hang = house.provider.hang("fake:corp.bad")
+    calls = [asyncio.create_task(one.wrap(name)) for name in bad]
+    await entered(hang, kms.AT_ONCE_PER_KEY)
+    await one.wrap("good", within=2)
+    assert hang._entered == kms.AT_ONCE_PER_KEY
+    house.provider.mend()
+    await asyncio.gather(*calls)
+
+
+async def test_one_hanging_account_leaves_others_served(house: House) -> None:
+    """W2: an account whose calls hang holds eight places; other accounts are served."""
+    one = await house.replica()
+    for i in range(6):
+        house.provider.create_key(f"corp.key-{i}")
+        for j in range(3):
+            await one.enable(f"bad-{i}-{j}", {"eu": f"fake:corp.key-{i}"})
+    await one.enable("good")
+    hangs = [house.provider.hang(f"fake:corp.key-{i}") for i in range(6)]
+    calls = [asyncio.create_task(one.wrap(f"bad-{i}-{j}")) for i in range(6) for j in range(3)]
+    await until(lambda: sum(h._entered for h in hangs) >= kms.AT_ONCE_PER_ACCOUNT)
+    await one.wrap("good", within=2)
+    assert sum(h._entered for h in hangs) == kms.AT_ONCE_PER_ACCOUNT
+    house.provider.mend()
+    await asyncio.gather(*calls)
+
+
+async def test_waiting_at_a_gate_is_bounded(house: House) -> None:
+    """W2: who waited for a place until the budget was over hears OVERLOADED, and when to retry."""
+    one = await house.replica(provider_budget=0.2, cache_ttl=0)
+    await one.enable()
+    await one.wrap()
+    hang = house.provider.hang()
+    results = await asyncio.gather(*(one.wrap() for _ in range(12)), return_exceptions=True)
+    # Those first in line may get a place in the moment that their time is up.
+    assert {type(r) for r in results} == {UnreachableError, OverloadedError}
+    for result in results:
+        if isinstance(result, OverloadedError):
+            assert result.retry_after
+    assert hang._entered <= 2 * kms.AT_ONCE_PER_KEY
+
+
+async def test_a_line_that_is_too_long_is_refused_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W2: admission stands before the queue, which therefore has an end."""
+    monkeypatch.setattr(kms, "WAITING", 3)
+    one = await house.replica(cache_ttl=0)
+    await one.enable()
+    hang = house.provider.hang()
+    calls = [asyncio.create_task(one.wrap()) for _ in range(10)]
+    done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    await entered(hang, kms.AT_ONCE_PER_KEY)
+    await spin()
+    done, waiting = await asyncio.wait(calls, timeout=0)
+    assert len(waiting) == kms.AT_ONCE_PER_KEY + 3
+    assert {type(call.exception()) for call in done} == {OverloadedError}
+    house.provider.mend()
+    await asyncio.gather(*waiting)
+
+
+async def test_a_hung_thread_keeps_its_place_until_it_returns(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W2: a thread that heeds no timeout is no longer waited for, and not replaced either."""
+    monkeypatch.setattr(kms, "_LATE", 0.05)
+    one = await house.replica(provider_budget=0.1, cache_ttl=0)
+    await one.enable()
+    stuck, ends = threading.Semaphore(0), threading.Event()
+    real = house.provider.unwrap
+
+    def hanging(*args: object, **kwargs: object) -> object:
+        stuck.release()
+        ends.wait(20)
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    house.provider.unwrap = hanging  # type: ignore[assignment, method-assign]
+    try:
+        calls = [one.wrap() for _ in range(kms.AT_ONCE_PER_KEY)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(r) for r in results} == {UnreachableError}
+        with pytest.raises(OverloadedError):
+            await one.wrap()
+    finally:
+        ends.set()
+        house.provider.unwrap = real  # type: ignore[method-assign]
+    await until(lambda: not one.replica._kms._gates)
+    await one.wrap()
+
+
+async def test_an_account_that_hangs_leaves_all_its_keys_on_grace(house: House) -> None:
+    """F1, W2: whose call got no place at the gate could not be asked: its key has grace too."""
+    one = await house.replica(provider_budget=0.2)
+    names = [f"c-{i}" for i in range(20)]
+    for name in names:
+        house.provider.create_key(f"corp.{name}")
+        await one.enable(name, {"eu": f"fake:corp.{name}"})
+        await one.wrap(name)
+    house.provider.hang()
+    await house.after(61)
+    results = await asyncio.gather(*(one.wrap(n) for n in names), return_exceptions=True)
+    assert [r for r in results if isinstance(r, BaseException)] == []
+    # And at 80 % of the TTL, by the keeper.
+    house.provider.mend()
+    await house.after(6)
+    for name in names:
+        await one.wrap(name)
+
+
+async def test_a_provider_that_fails_unexpectedly_tells_nothing(
+    house: House, one: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Design 7: an SDK's exception becomes UNREACHABLE with an incident, its text nowhere."""
+
+    def broken(*_args: object, **_kwargs: object) -> object:
+        raise ValueError("the request was SECRET")
+
+    house.provider.unwrap = broken  # type: ignore[assignment, method-assign]
+    with pytest.raises(UnreachableError) as caught:
+        await one.wrap()
+    assert "SECRET" not in str(caught.value)
+    assert "SECRET" not in caplog.text
+    assert "ValueError" in caplog.text
+
+
+async def test_no_key_material_in_logs_or_reprs(
+    house: House, one: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Design 4: no root key, KEK or data key in a log line, an error or a repr."""
+    caplog.set_level(logging.DEBUG)
+    plaintext = bytes(range(100, 132))
+    blob = await one.wrap(plaintext=plaintext)
+    problems: list[BaseException] = []
+
+    async def tried(work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except KeyfoldError as error:
+            problems.append(error)
+
+    house.provider.new_version("fake:one")
+    await tried(one.rotate)
+    await tried(lambda: one.rotate({"eu": "fake:missing"}))
+    house.provider.disable("fake:one")
+    await house.after(61)
+    await tried(lambda: one.unwrap(blob))
+    await tried(lambda: one.unwrap(blob[:-1] + b"x"))
+    house.provider.enable("fake:one")
+    house.provider.wrong_plaintext("fake:one")
+    await house.after(6)
+    await tried(lambda: one.unwrap(blob))
+    house.provider.disconnect()
+    await tried(one.revoke)
+    await tried(one.restore)
+    assert len(problems) >= 3
+    house.provider.mend()
+    house.provider.wrong_plaintext("fake:one", wrong=False)
+    await one.restore()
+    opened = await one.unwrap(blob)
+    assert opened.plaintext == plaintext
+    view = one.cache.view("acme")
+    assert view is not None
+    assert len(house.drawn) >= 1
+    text = caplog.text + "".join(map(repr, problems)) + "".join(map(str, problems))
+    text += "".join(repr(p.__cause__) for p in problems)
+    text += repr(view.open) + repr(one.cache._roots) + repr(view.cluster)
+    for secret in [*house.provider.secrets(), plaintext, *house.drawn]:
+        for form in (secret.hex(), repr(secret)[2:-1], repr(list(secret))[1:-1]):
+            assert form not in text
+
+
+async def test_a_cold_refused_key_does_not_hold_threads(house: House, one: Member) -> None:
+    """Design 3: a refusal is remembered for 5 s, however many callers come."""
+    house.provider.disable("fake:one")
+    before = house.calls()
+    results = await asyncio.gather(*(one.wrap() for _ in range(200)), return_exceptions=True)
+    assert {type(r) for r in results} == {KeyDisabledError}
+    for _ in range(50):
+        with pytest.raises(KeyDisabledError):
+            await one.wrap()
+    assert house.calls() == before + 1

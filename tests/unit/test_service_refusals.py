@@ -1,0 +1,341 @@
+"""Refusals (protocol section 1, F2 to F5): one no takes the key out of use everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    KekMismatchError,
+    KeyDisabledError,
+    KeyfoldError,
+    StoreUnavailableError,
+    UnreachableError,
+)
+from keyfold_server.domain.health import Health
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import Heartbeat, Noted, Unwrapped
+from replicas import House, Member, entered, house_in, spin
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives an empty house."""
+    async with house_in(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def one(house: House) -> Member:
+    """Gives a replica with clusters a and b under fake:one, both in use."""
+    member = await house.replica()
+    for name in "ab":
+        await member.enable(name)
+        await member.wrap(name)
+    return member
+
+
+def refuse_context(house: House, *clusters: str, error: KeyfoldError | None = None) -> None:
+    """Has the customer's policy refuse what is bound to some clusters."""
+    provider, unwrap = house.provider, type(house.provider).unwrap
+
+    def refusing(
+        key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        answer = unwrap(provider, key, key_version, ciphertext, binding, budget=budget)
+        if binding.cluster in clusters:
+            raise error or AccessDeniedError("the policy's condition does not hold")
+        return answer
+
+    provider.unwrap = refusing  # type: ignore[method-assign]
+
+
+def noted(house: House) -> list[Noted]:
+    """Reads every numbered change."""
+    return house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
+
+
+async def test_a_refusal_drops_every_kek_under_the_root_key(house: House, one: Member) -> None:
+    """F2: one KEK's refusal ends the use of all KEKs under that root key at once."""
+    house.provider.create_key("other")
+    await one.enable("c", {"eu": "fake:other"})
+    await one.wrap("c")
+    house.clock.advance(50)
+    house.provider.disable("fake:one")
+    await one.look()
+    assert not one.serves("a")
+    assert not one.serves("b")
+    assert one.serves("c")
+
+
+async def test_a_refusal_is_one_numbered_change_and_an_observation(
+    house: House, one: Member
+) -> None:
+    """F2, S7: however many KEKs and calls meet it, the others hear of a refusal once."""
+    before = len(noted(house))
+    house.provider.disable("fake:one")
+    await house.after(60)
+    for _ in range(3):
+        for name in "ab":
+            with pytest.raises(KeyDisabledError):
+                await one.wrap(name)
+        await one.settle()
+        await house.after(6)
+    told = noted(house)[before:]
+    assert [n.cluster for n in told] == [None]
+    assert told[0].replica == one.changes.replica
+    [seen] = house.store.observations([f"root:{told[0].root}"]).values()
+    assert seen.health is Health.KEY_DISABLED
+
+
+async def test_a_refusal_noted_elsewhere_drops_keys_here(house: House, one: Member) -> None:
+    """F2: a replica that never asked drops the KEKs when it learns that another one was refused."""
+    two = await house.replica()
+    await two.wrap("a")
+    house.provider.disable("fake:one")
+    house.clock.advance(50)
+    await one.look()
+    assert two.serves("a")
+    await two.poll()
+    assert not two.serves("a")
+    with pytest.raises(KeyDisabledError):
+        await two.wrap("a")
+
+
+async def test_a_refusal_noted_elsewhere_ends_grace_here(house: House, one: Member) -> None:
+    """F2: who blocks one replica's way to the KMS does not keep a disabled key alive there."""
+    two = await house.replica()
+    await two.wrap("a")
+    house.provider.disconnect()
+    await house.after(70)
+    await two.wrap("a")  # On grace.
+    await two.settle()
+    house.provider.mend()
+    house.provider.disable("fake:one")
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("b")
+    await one.settle()
+    house.provider.disconnect()
+    await two.poll()
+    assert not two.serves("a")
+    with pytest.raises(UnreachableError):
+        await two.wrap("a")
+
+
+async def test_a_load_from_before_a_refusal_noted_elsewhere_does_not_count(
+    house: House, one: Member
+) -> None:
+    """F2, R2: an unwrap that began before the change was applied brings no KEK back."""
+    two = await house.replica()
+    hang = house.provider.hang(operations=("unwrap",), answered=True)
+    call = asyncio.create_task(two.wrap("a", within=100))
+    await entered(hang)
+    house.provider._faults.clear()
+    house.provider.disable("fake:one")
+    house.clock.advance(50)
+    await one.look()
+    await two.poll()
+    hang.release()
+    with pytest.raises(KeyDisabledError):
+        await call
+    assert not two.serves("a")
+
+
+async def test_a_refusal_is_told_though_the_store_failed_at_first(
+    house: House, one: Member
+) -> None:
+    """F2: a store that is away for a moment does not keep a refusal from the other replicas."""
+    two = await house.replica()
+    await two.wrap("a")
+    one.line.fail("refused", StoreUnavailableError("away"), times=2)
+    house.provider.disable("fake:one")
+    house.clock.advance(50)
+    await one.look()
+    await one.settle()
+    await two.poll()
+    assert not two.serves("a")
+
+
+async def test_a_replica_behind_a_rotation_believes_no_refusal_of_the_old_key(
+    house: House, one: Member
+) -> None:
+    """F3: a replica one poll behind reads the row again and goes on under the new version."""
+    two = await house.replica()
+    blob = await two.wrap("a")
+    house.provider.new_version("fake:one")
+    await one.rotate(cluster="a")
+    await one.rotate(cluster="b")
+    house.provider.disable("fake:one", "1")
+    before = len(noted(house))
+    two.loads.drop_all()
+    await two.unwrap(blob, "a")
+    house.clock.advance(61)
+    two.cache.drop_cluster("a")
+    await two.unwrap(blob, "a")
+    await two.settle()
+    assert len(noted(house)) == before
+    # Expired, in memory, and not polled since: a refresh of the old version is refused.
+    third = await house.replica()
+    await third.wrap("a")
+    house.provider.new_version("fake:one")
+    await one.rotate(cluster="a")
+    house.provider.disable("fake:one", "2")
+    house.clock.advance(60)
+    before = len(noted(house))
+    await third.unwrap(blob, "a")
+    await third.settle()
+    assert len(noted(house)) == before
+
+
+async def test_a_refusal_stands_where_the_store_cannot_be_read(house: House, one: Member) -> None:
+    """F3: a refusal that cannot be checked against the store counts: closed, not open."""
+    house.provider.disable("fake:one")
+    house.clock.advance(60)
+    one.line.fail("cluster", StoreUnavailableError("away"))
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    assert not one.serves("b")
+
+
+async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
+    house: House, one: Member
+) -> None:
+    """F4: its first refusal voids the root key's proofs; its further ones touch nobody."""
+    refuse_context(house, "a")
+    house.clock.advance(60)
+    with pytest.raises(AccessDeniedError):
+        await one.wrap("a")
+    await one.wrap("b")
+    told = len(noted(house))
+    for _ in range(10):
+        await house.after(6)
+        with pytest.raises(AccessDeniedError):
+            await one.wrap("a")
+        if not one.serves("b"):
+            await one.wrap("b")  # Its TTL ran out, which is not the other's doing.
+        await one.settle()
+        with pytest.raises(AccessDeniedError):
+            await one.wrap("a")
+        assert one.serves("b")
+    assert len(noted(house)) == told
+
+
+async def test_a_condemned_kek_stays_refused_whatever_proves_its_root_key(
+    house: House, one: Member
+) -> None:
+    """F4: another KEK's unwrap does not bring it back; its own does."""
+    refuse_context(house, "a")
+    house.clock.advance(60)
+    with pytest.raises(AccessDeniedError):
+        await one.wrap("a")
+    await one.wrap("b")
+    assert not one.serves("a")
+    report = await one.status("a")
+    assert report.regions[0].seen is not None
+    assert report.regions[0].seen.health is Health.ACCESS_DENIED
+    refuse_context(house)
+    await house.after(5)
+    await one.wrap("a")
+    report = await one.status("a")
+    assert report.regions[0].seen is not None
+    assert report.regions[0].seen.health is Health.HEALTHY
+
+
+@pytest.mark.parametrize("error", [AccessDeniedError("no"), KekMismatchError("no")])
+async def test_a_call_that_joined_a_condemned_keks_load_is_not_condemned(
+    house: House, one: Member, error: KeyfoldError
+) -> None:
+    """F4: who waits for another KEK's proof gets its own answer, and hears of no other cluster."""
+    refuse_context(house, "a", error=error)
+    house.clock.advance(60)
+    bad, good = await asyncio.gather(one.wrap("a"), one.wrap("b"), return_exceptions=True)
+    assert isinstance(bad, type(error))
+    assert isinstance(good, bytes), good
+
+
+async def test_a_mismatch_concerns_the_one_kek(house: House, one: Member) -> None:
+    """F4: KEK_MISMATCH takes one KEK out of use and is told to nobody."""
+    two = await house.replica()
+    told = len(noted(house))
+    await two.wrap("b")
+    refuse_context(house, "a", error=KekMismatchError("no"))
+    with pytest.raises(KekMismatchError):
+        await two.wrap("a")
+    await two.settle()
+    assert two.serves("b")
+    assert len(noted(house)) == told
+    report = await two.status("b")
+    assert report.regions[0].seen is not None
+    assert report.regions[0].seen.health is Health.HEALTHY
+
+
+async def test_a_missing_wrap_permission_is_shown_while_service_goes_on(
+    house: House, one: Member
+) -> None:
+    """F5: unwrap decides service; can_wrap false is shown, with its error, and is HEALTHY."""
+    house.provider.deny("fake:one", "wrap")
+    await house.after(61)
+    report = await one.status("a")
+    seen = report.regions[0].seen
+    assert seen is not None
+    assert seen.health is Health.HEALTHY
+    assert (seen.can_wrap, seen.can_unwrap) == (False, True)
+    assert "wrap" in seen.message
+    await one.wrap("a")
+    house.provider.allow("fake:one")
+    await house.after(61)
+    seen = (await one.status("a")).regions[0].seen
+    assert seen is not None
+    assert seen.can_wrap
+
+
+async def test_a_wrap_that_works_does_not_hide_a_refusal(house: House, one: Member) -> None:
+    """F5: some providers wrap under a disabled key; only unwrapping makes a key HEALTHY."""
+    house.provider.deny("fake:one", "unwrap")
+    await house.after(61)
+    hang = house.provider.hang(operations=("wrap",), answered=True)
+    asking = asyncio.create_task(one.status("a"))
+    await entered(hang)
+    await one.replica._health.flush()  # As it happens every two seconds.
+    house.provider.mend()
+    seen = (await asking).regions[0].seen
+    assert seen is not None
+    assert seen.health is Health.ACCESS_DENIED
+    assert seen.can_unwrap is False
+
+
+async def test_a_status_asks_a_refused_key_no_more_than_needed(house: House, one: Member) -> None:
+    """Design 3: a refusal spares the KMS for a while; statuses read again and again too."""
+    house.provider.deny("fake:one", "unwrap", "wrap")
+    await house.after(61)
+    await one.status("a")
+    before = house.calls() + house.calls("wrap")
+    for _ in range(10):
+        seen = (await one.status("a")).regions[0].seen
+        assert seen is not None
+        assert seen.health is Health.ACCESS_DENIED
+    assert house.calls() + house.calls("wrap") == before
+
+
+async def test_what_was_observed_is_known_while_it_is_written(house: House, one: Member) -> None:
+    """S7: a status read while observations are on their way to the store shows them."""
+    house.provider.disable("fake:one")
+    await house.after(61)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    held = one.line.hold("observe")
+    writing = asyncio.create_task(one.replica._health.flush())
+    await held.reached()
+    seen = (await one.status("a")).regions[0].seen
+    assert seen is not None
+    assert seen.health is Health.KEY_DISABLED
+    held.release()
+    await writing
+    await spin()
+    assert not one.replica._health.pending
