@@ -24,7 +24,8 @@ from keyfold_server.domain.errors import BusyError, KeyfoldError, UnknownProvide
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
 from keyfold_server.domain.ports import KeyProvider, Store
 from keyfold_server.service.clusters import Enabling
-from keyfold_server.service.data_plane import Call, NeedsLoad, Opened, Target
+from keyfold_server.service.data_plane import Opened, Target
+from keyfold_server.service.keyring import Call, NeedsLoad
 from keyfold_server.service.mutations import Ask, Done
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.revocation import Naming, Restored, Revoked
@@ -198,15 +199,14 @@ class Member:
 
     async def look(self) -> None:
         """Has the keeper look at what is due now, and waits for what it began."""
-        self.loads.look(self.house.clock.monotonic())
+        self.loads.freshness.look(self.house.clock.monotonic())
         await self.settle()
 
     async def settle(self) -> None:
         """Waits until nothing is under way."""
         while tasks := [
-            *self.loads._tasks,
-            *self.replica._mutations._tasks,
-            *self.replica._spreading,
+            *self.replica._tasks._under_way,
+            *self.replica._telling._under_way,
         ]:
             await asyncio.wait(tasks, timeout=LONG)
         await spin()

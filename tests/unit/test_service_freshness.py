@@ -364,7 +364,7 @@ async def test_an_idle_kek_leaves_memory_though_its_last_refresh_was_overtaken(
     await one.wrap("a")
     hang = house.provider.hang()
     house.clock.advance(50)
-    one.loads.look(house.clock.monotonic())
+    one.loads.freshness.look(house.clock.monotonic())
     await entered(hang)
     one.loads.invalidate("a")
     house.provider.mend()
@@ -485,7 +485,9 @@ async def test_a_root_key_that_fails_and_recovers_while_a_load_is_slow_is_known_
     with pytest.raises(UnreachableError):
         await one.wrap("b")
     house.clock.advance(4)
-    one.loads.look(house.clock.monotonic())  # Nothing under the root key: it is forgotten.
+    one.loads.freshness.look(
+        house.clock.monotonic()
+    )  # Nothing under the root key: it is forgotten.
     house.provider.mend()
     slow.release()
     await late
@@ -532,4 +534,4 @@ async def test_a_flapping_key_does_not_make_calls_hang(house: House, one: Member
     house.provider.enable("fake:one")
     await house.after(5)
     await one.wrap()
-    await until(lambda: not one.loads._tasks)
+    await until(lambda: not one.replica._tasks._under_way)

@@ -18,7 +18,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.service import kms
-from keyfold_server.service.data_plane import Call
+from keyfold_server.service.keyring import Call
 from replicas import House, Member, entered, house_in, spin, until
 
 

@@ -31,7 +31,7 @@ from keyfold_server.rpc.call_log import CallLog, Ended, Facts
 from keyfold_server.rpc.data_methods import MAX_MESSAGE, Core, DataMethods
 from keyfold_server.rpc.life_methods import Life, LifeMethods
 from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
-from keyfold_server.service.data_plane import Call, Need, NeedsLoad
+from keyfold_server.service.keyring import Call, Need, NeedsLoad
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import Sampling
 

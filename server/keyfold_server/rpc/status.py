@@ -92,9 +92,15 @@ def internal_status() -> tuple[Status, str]:
 
 
 def _cut(text: str, most: int) -> str:
-    """Returns a text that fits; what UTF-8 cannot express, such as odd file names, is replaced."""
+    """Returns a text that fits; what UTF-8 cannot express, such as odd file names, is replaced.
+
+    Cut in the middle: messages begin with the fault and end with what to do.
+    """
     data = text.encode(errors="replace")
-    return data.decode() if len(data) <= most else f"{data[: most - 3].decode(errors='ignore')}…"
+    if len(data) <= most:
+        return data.decode()
+    head, tail = data[: most // 2], data[3 - most // 2 :]
+    return f"{head.decode(errors='ignore')}…{tail.decode(errors='ignore')}"
 
 
 def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> Status:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 from keyfold_server.domain.envelope import (
@@ -20,19 +19,12 @@ from keyfold_server.domain.envelope import (
     parse,
 )
 from keyfold_server.domain.errors import (
-    CouldNotTellError,
     InvalidBatchError,
     InvalidContextError,
     InvalidSizeError,
     KeyfoldError,
-    OverloadedError,
-    RegionNotFoundError,
-    UnknownKekError,
-    WrongClusterError,
 )
-from keyfold_server.domain.keyspec import check_name
-from keyfold_server.domain.ports import Clock
-from keyfold_server.service.keys import KeyCache, OpenKek, RegionView, View
+from keyfold_server.service.keyring import Call, Keyring, Need, NeedsLoad
 
 _K = TypeVar("_K")
 _A = TypeVar("_A")
@@ -41,53 +33,8 @@ _R = TypeVar("_R")
 MAX_BATCH: Final = 1_000
 """Items of one batch; design section 2."""
 
-OUTAGE_BELIEVED: Final = 10.0
-"""Seconds for which an outage is believed beyond the time to ask again, which asking may take.
-After that a KEK without a proof waits for the KMS's answer: it may be a refusal by now."""
-
 DATA_KEY_SIZES: Final = (16, 24, 32, 64)
 """Bytes of a data key that GenerateDataKey makes."""
-
-
-class Need(NamedTuple):
-    """Something that a call lacks.
-
-    Attributes:
-        cluster: Whose.
-        kek_id: The KEK to open; empty: the cluster itself, read after the call arrived.
-    """
-
-    cluster: str
-    kek_id: bytes = b""
-
-
-class NeedsLoad(Exception):  # noqa: N818  a request of the core, not an error
-    """Raised by the core where something is not in memory."""
-
-    def __init__(self, needs: Sequence[Need]) -> None:
-        """Names all that is known to be lacking."""
-        super().__init__()
-        self.needs = needs
-
-
-@dataclass(slots=True)
-class Call:
-    """What one call has fetched for itself.
-
-    Attributes:
-        arrived: Monotonic seconds not before the call's arrival.
-        own: KEKs opened by an unwrap that began after the call arrived, by kek_id. At TTL 0 this
-            is the only way to a KEK; it belongs to this call alone.
-        failed: Why a need could not be met.
-        read: Clusters read from the store since the call arrived.
-        owners: Whose a KEK is, where it is not this cluster's: None for nobody's.
-    """
-
-    arrived: float = 0.0
-    own: dict[bytes, OpenKek] = field(default_factory=dict)
-    failed: dict[Need, KeyfoldError] = field(default_factory=dict)
-    read: set[str] = field(default_factory=set)
-    owners: dict[bytes, str | None] = field(default_factory=dict)
 
 
 class Target(NamedTuple):
@@ -113,29 +60,11 @@ class Opened(NamedTuple):
 
 
 class DataPlane:
-    """The core over one replica's memory."""
+    """The core over one replica's keyring."""
 
-    def __init__(
-        self,
-        cache: KeyCache,
-        clock: Clock,
-        check_serving: Callable[[float], None],
-        wanted: Callable[[OpenKek, float], None],
-        random: Callable[[int], bytes] = os.urandom,
-    ) -> None:
-        """Joins the core to what it asks; every callable is synchronous and cheap.
-
-        Args:
-            cache: Views and open KEKs.
-            clock: Monotonic time.
-            check_serving: Raises where this replica must not serve (stale, rolled back).
-            wanted: Told of a KEK served on grace, so that its root key is asked again.
-            random: Source of nonces and data keys.
-        """
-        self._cache = cache
-        self._clock = clock
-        self._check_serving = check_serving
-        self._wanted = wanted
+    def __init__(self, keyring: Keyring, random: Callable[[int], bytes] = os.urandom) -> None:
+        """Takes the KEKs, and the source of nonces and data keys."""
+        self._keyring = keyring
         self._random = random
 
     def wrap(
@@ -143,7 +72,7 @@ class DataPlane:
     ) -> tuple[bytes, int]:
         """Wraps a key of 1 to 4,096 bytes; returns the wrapped key and its generation."""
         bound = encode_context(context)
-        kek = self._wrapping(cluster, region, self._now(), call)
+        kek = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
         return kek.seal(plaintext, bound, self._random), kek.generation
 
     def unwrap(
@@ -152,7 +81,7 @@ class DataPlane:
         """Opens a wrapped key."""
         wrapped = parse(wrapped_key)
         bound = encode_context(context)
-        kek = self._opening(cluster, wrapped.kek_id, self._now(), call)
+        kek = self._keyring.opening(cluster, wrapped.kek_id, self._keyring.now(), call)
         return Opened(kek.open(wrapped, bound), kek.region, kek.generation)
 
     def generate(
@@ -188,11 +117,11 @@ class DataPlane:
         wrapped = parse(wrapped_key)
         bound = encode_context(context)
         to_bound = bound if target is None else _encode_new(target.context)
-        now = self._now()
-        source = self._opening(cluster, wrapped.kek_id, now, call)
+        now = self._keyring.now()
+        source = self._keyring.opening(cluster, wrapped.kek_id, now, call)
         to_cluster = cluster if target is None or target.cluster is None else target.cluster
         to_region = source.region if target is None or target.region is None else target.region
-        sealing = self._wrapping(to_cluster, to_region, now, call)
+        sealing = self._keyring.wrapping(to_cluster, to_region, now, call)
         # Opened even where nothing will change: a spoiled key must not be called current.
         plaintext = source.open(wrapped, bound)
         if sealing is source and to_bound == bound:
@@ -211,7 +140,7 @@ class DataPlane:
         shared = _Shared(context)
         keks = self._gather(
             dict.fromkeys(region for region, _, _ in items),
-            lambda region, now: self._wrapping(cluster, region, now, call),
+            lambda region, now: self._keyring.wrapping(cluster, region, now, call),
         )
         results: list[tuple[bytes, int] | KeyfoldError | None] = [None] * len(items)
         by_kek: dict[str, list[tuple[int, bytes, bytes]]] = {}
@@ -246,7 +175,7 @@ class DataPlane:
         parsed = [_attempt(parse, wrapped_key) for wrapped_key, _ in items]
         keks = self._gather(
             dict.fromkeys(w.kek_id for w in parsed if isinstance(w, WrappedKey)),
-            lambda kek_id, now: self._opening(cluster, kek_id, now, call),
+            lambda kek_id, now: self._keyring.opening(cluster, kek_id, now, call),
         )
         openers: dict[bytes, Callable[[WrappedKey, bytes], bytes]] = {
             kek_id: kek.opener() for kek_id, kek in keks.items() if isinstance(kek, Kek)
@@ -291,7 +220,7 @@ class DataPlane:
         self, wanted: Mapping[_K, None], find: Callable[[_K, float], Kek]
     ) -> dict[_K, Kek | KeyfoldError]:
         """Finds a batch's KEKs, or asks for all that are lacking at once."""
-        now = self._now()
+        now = self._keyring.now()
         found: dict[_K, Kek | KeyfoldError] = {}
         needs: dict[Need, None] = {}
         for key in wanted:
@@ -304,138 +233,6 @@ class DataPlane:
         if needs:
             raise NeedsLoad(tuple(needs))
         return found
-
-    def _now(self) -> float:
-        """Returns the time, once this replica may serve at it."""
-        now = self._clock.monotonic()
-        self._check_serving(now)
-        return now
-
-    def _wrapping(self, cluster: str, region: str, now: float, call: Call) -> Kek:
-        """Returns the KEK that wraps for a region."""
-        view = self._cache.view(cluster) or self._lacking(cluster, call)
-        found = view.regions.get(region)
-        if found is None:
-            found = self._unknown_region(view, region, call)
-        return self._kek(view, found, found.newest, now, call)
-
-    def _opening(self, cluster: str, kek_id: bytes, now: float, call: Call) -> Kek:
-        """Returns the KEK that a wrapped key names."""
-        view = self._cache.view(cluster) or self._lacking(cluster, call)
-        found = view.keks.get(kek_id)
-        if found is None:
-            self._unknown_kek(view, kek_id, call)
-        else:
-            return self._kek(view, found[0], kek_id, now, call)
-        raise AssertionError  # pragma: no cover  _unknown_kek always raises
-
-    def _kek(self, view: View, region: RegionView, kek_id: bytes, now: float, call: Call) -> Kek:
-        """Returns a KEK that may be used at this moment (protocol F1)."""
-        view.check_usable(region)
-        opened = view.open.get(kek_id)
-        if opened is not None and now < opened.root.proof + opened.ttl:
-            opened.root.used = opened
-            return opened.kek
-        own = call.own.get(kek_id)
-        if own is not None and own.view is view and own.voids == own.root.voids:
-            return own.kek
-        return self._not_fresh(view, region, kek_id, opened, now, call)
-
-    def _not_fresh(
-        self,
-        view: View,
-        region: RegionView,
-        kek_id: bytes,
-        opened: OpenKek | None,
-        now: float,
-        call: Call,
-    ) -> Kek:
-        cluster = view.cluster.name
-        need = Need(cluster, kek_id)
-        if region.ttl > 0:
-            refused = view.refused.get(kek_id)
-            if refused is not None and now < refused.until:
-                error = refused.error.at(cluster=cluster, region=region.region.name)
-                error.retry_after = refused.until - now
-                raise error
-            if opened is not None:
-                root = opened.root
-                if (
-                    root.unknown is not None
-                    and now < root.unknown_until + OUTAGE_BELIEVED
-                    and now < root.proof + opened.ttl + opened.grace
-                ):
-                    # The KMS cannot be asked: grace, a hard bound from the last proof (F1).
-                    root.used = opened
-                    self._wanted(opened, now)
-                    return opened.kek
-            unknown = self._could_not_tell(view, kek_id, now)
-            if unknown is not None:
-                raise unknown.at(cluster=cluster, region=region.region.name)
-        failed = call.failed.get(need)
-        if failed is not None:
-            raise failed.at(cluster=cluster, region=region.region.name)
-        raise NeedsLoad((need,))
-
-    def _could_not_tell(
-        self, view: View, kek_id: bytes, now: float
-    ) -> CouldNotTellError | OverloadedError | None:
-        """Returns the remembered outage of a KEK's root key (protocol W2), or None."""
-        root = self._cache.known_root(view.keks[kek_id][1].current.root_id)
-        if root is None or root.unknown is None or now >= root.unknown_until:
-            return None
-        error = root.unknown.at()
-        error.retry_after = root.unknown_until - now
-        return error
-
-    def _lacking(self, cluster: str, call: Call) -> View:
-        """Asks for a cluster that is not in memory, or says why there is none."""
-        check_name(cluster, "cluster")
-        need = Need(cluster)
-        failed = call.failed.get(need)
-        if failed is not None:
-            raise failed
-        raise NeedsLoad((need,))
-
-    def _unknown_region(self, view: View, region: str, call: Call) -> RegionView:
-        """Says that there is no such region, once the store was read for this call."""
-        check_name(region, "region")
-        self._read_again(view, call)
-        raise RegionNotFoundError(
-            f"cluster {view.cluster.name} has no region {region}; GetStatus lists its regions",
-            cluster=view.cluster.name,
-            region=region,
-        )
-
-    def _unknown_kek(self, view: View, kek_id: bytes, call: Call) -> None:
-        """Says that the KEK is not this cluster's, once the store was read for this call."""
-        self._read_again(view, call)
-        name = view.cluster.name
-        if kek_id not in call.owners:
-            raise NeedsLoad((Need(name, kek_id),))
-        owner = call.owners[kek_id]
-        if owner is not None:
-            raise WrongClusterError(
-                f"this wrapped key belongs to cluster {owner}; unwrap it there, or move it with "
-                "Rewrap",
-                cluster=name,
-                field="wrapped_key",
-            )
-        raise UnknownKekError(
-            f"cluster {name} has no key encryption key of the id that this wrapped key names",
-            cluster=name,
-            field="wrapped_key",
-        )
-
-    def _read_again(self, view: View, call: Call) -> None:
-        """Has the store read once for this call: another replica may just have changed it."""
-        name = view.cluster.name
-        if name in call.read:
-            return
-        failed = call.failed.get(Need(name))
-        if failed is not None:
-            raise failed
-        raise NeedsLoad((Need(name),))
 
 
 class _Shared:

@@ -6,13 +6,21 @@ cost no rotation its turn.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from keyfold_server.domain.cluster import Generation, Wrap
-from keyfold_server.domain.errors import CouldNotTellError, KmsError, RefusedError
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    KeyfoldError,
+    KmsError,
+    RefusedError,
+)
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 def root_subject(wrap: Wrap) -> str:
@@ -96,8 +104,16 @@ class HealthBook:
             )
 
     async def known(self, subjects: list[str]) -> dict[str, Observation]:
-        """Returns what the store and this replica know of some subjects."""
-        stored = await self._storage.run(self._storage.store.observations, subjects)
+        """Returns what the store and this replica know of some subjects.
+
+        Observations decide nothing, so a store that does not answer here fails nobody: a change
+        that was committed a moment ago must not look as if it were not.
+        """
+        try:
+            stored = await self._storage.run(self._storage.store.observations, subjects)
+        except KeyfoldError as error:
+            log.warning("the store does not tell its observations: %s", error.reason)
+            stored = {}
         for subject in subjects:
             new = self._new.get(subject)
             if new is not None:

@@ -43,10 +43,10 @@ AT_ONCE_PER_KEY: Final = 4
 """Calls under way for one root key."""
 
 AT_ONCE_PER_ACCOUNT: Final = 8
-"""Calls under way for one account: a quarter of its provider's threads."""
+"""Calls under way for one account: an eighth of its provider's threads."""
 
-THREADS: Final = 32
-"""Threads of one provider."""
+THREADS: Final = 64
+"""Threads of one provider: room for eight accounts that hang."""
 
 WAITING: Final = 1_000
 """Calls that may wait at one gate before further ones are turned away."""

@@ -1,4 +1,4 @@
-"""Loads: how clusters and KEKs come into memory, and how root keys stay fresh.
+"""Loads: how KEKs come into memory, and what the KMS's answers mean for those that are there.
 
 A load belongs to the service, not to the call that began it (protocol W1): callers wait under
 their own deadlines, and one who gives up cancels nothing. Callers who lack the same thing share
@@ -9,14 +9,12 @@ voids that it began under, and one that ends in another world is thrown away (pr
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import heapq
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from keyfold_server.domain.cluster import Cluster, Generation, existing
+from keyfold_server.domain.cluster import Generation
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     CouldNotTellError,
@@ -29,19 +27,20 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Observation
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.data_plane import Call, Need
+from keyfold_server.service.freshness import Freshness
 from keyfold_server.service.health import HealthBook
+from keyfold_server.service.keyring import Call, Need
 from keyfold_server.service.keys import KeyCache, OpenKek, Refusal, RegionView, RootState, View
 from keyfold_server.service.kms import Kms
+from keyfold_server.service.reads import Reads
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
-
-_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
-REFRESH_AT: Final = 0.8
-"""Part of the TTL after which a root key in use is asked again, less up to a tenth of it."""
+_READ_AGAIN: Final = 2.0
+"""Seconds that the store has to say whether a refused key's row was changed meanwhile."""
 
 _BACKOFF: Final = (0.5, 5.0)
 """First and longest pause, in seconds, before a KMS that could not be asked is asked again."""
@@ -71,18 +70,12 @@ class _Flight:
         self.voids = voids
 
 
-class _Read:
-    """A cluster being read from the store."""
-
-    __slots__ = ("began", "task")
-
-    def __init__(self, task: asyncio.Task[Cluster | None], began: float) -> None:
-        self.task = task
-        self.began = began
-
-
 class Loads:
-    """Brings into memory what calls lack, and keeps what is used fresh."""
+    """Brings into memory what calls lack.
+
+    Attributes:
+        freshness: Asks root keys in use again, ahead of their expiry.
+    """
 
     def __init__(
         self,
@@ -93,6 +86,7 @@ class Loads:
         clock: Clock,
         timing: Timing,
         spread: Spread,
+        tasks: Tasks,
     ) -> None:
         """Joins the loads to memory, KMS and store."""
         self._cache = cache
@@ -102,11 +96,10 @@ class Loads:
         self._clock = clock
         self._timing = timing
         self._spread = spread
-        self._reads: dict[str, _Read] = {}
+        self._tasks = tasks
+        self._reads = Reads(cache, storage, clock, timing, tasks)
         self._flights: dict[str | bytes, _Flight] = {}
-        self._tasks: set[asyncio.Task[object]] = set()
-        self._due: list[tuple[float, str]] = []
-        self._earlier = asyncio.Event()
+        self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
 
     # What calls lack
 
@@ -134,46 +127,9 @@ class Loads:
             if need.kek_id:
                 await self._open(need, call)
             else:
-                await self._read_for(need.cluster, call)
+                await self._reads.for_call(need.cluster, call)
         except KeyfoldError as error:
             call.failed[need] = error
-
-    async def _read_for(self, name: str, call: Call) -> None:
-        """Reads a cluster for a call; where it is in memory already, by a read of its own time."""
-        again = self._known(name)
-        read = self._reads.get(name)
-        if again and read is not None and read.began < call.arrived:
-            await asyncio.shield(read.task)
-            read = self._reads.get(name)
-        if read is None:
-            read = self._read(name)
-        existing(await asyncio.shield(read.task), name)
-        if read.began >= call.arrived:
-            call.read.add(name)
-
-    def _known(self, name: str) -> bool:
-        return self._cache.view(name) is not None
-
-    def _read(self, name: str) -> _Read:
-        """Starts reading a cluster into memory."""
-        read = _Read(self._own(self._storage.run(self._storage.store.cluster, name)), 0.0)
-        read.began = self._clock.monotonic()
-        self._reads[name] = read
-
-        def done(task: asyncio.Task[Cluster | None]) -> None:
-            # Whatever invalidated the cluster meanwhile has taken the read out of the table: what
-            # it saw may be from before (protocol R2).
-            if self._reads.get(name) is read:
-                del self._reads[name]
-                if not task.cancelled() and task.exception() is None:
-                    cluster = task.result()
-                    if cluster is None:
-                        self._cache.drop_cluster(name)
-                    else:
-                        self._cache.put_view(View(cluster, self._timing))
-
-        read.task.add_done_callback(done)
-        return read
 
     async def _open(self, need: Need, call: Call) -> None:
         """Opens a KEK for a call, or finds out whose it is."""
@@ -191,7 +147,7 @@ class Loads:
         region, generation = found
         if region.ttl == 0:
             # No single flight at TTL 0: the KMS's own log shows each call (protocol F1).
-            outcome = await asyncio.shield(self._own(self._load(view, region, generation)))
+            outcome = await asyncio.shield(self._tasks.start(self._load(view, region, generation)))
         else:
             flight = self._flight(view, region, generation)
             outcome = await asyncio.shield(flight.task)
@@ -221,7 +177,7 @@ class Loads:
             and not flight.task.done()
         ):
             return flight
-        task = self._own(self._load(view, region, generation))
+        task = self._tasks.start(self._load(view, region, generation))
         flight = self._flights[key] = _Flight(task, generation.kek_id, view, root.voids)
 
         def done(_: asyncio.Task[OpenKek | KeyfoldError | None]) -> None:
@@ -261,7 +217,7 @@ class Loads:
         self._health.succeeded(generation)
         if region.ttl > 0:
             self._cache.put_kek(opened)
-            self._refresh_later(root)
+            self.freshness.proven(root)
         return opened
 
     async def _refused(
@@ -274,8 +230,8 @@ class Loads:
         """Takes a refusal for what it is, unless the row was changed meanwhile (protocol F3)."""
         name = view.cluster.name
         try:
-            current = await asyncio.shield(self._read(name).task)
-        except KeyfoldError:
+            current = await self._reads.now(name, _READ_AGAIN)
+        except (KeyfoldError, TimeoutError):
             # The store cannot say that the row changed, so the KMS's no stands: closed, not open.
             current = view.cluster
         if not self._cache.holds(view) or current is None:
@@ -324,74 +280,26 @@ class Loads:
         root.failures = min(root.failures + 1, 10)
         root.unknown = error
         root.unknown_until = self._clock.monotonic() + pause
-        self._look_at(root, root.unknown_until)
+        self.freshness.later(root, root.unknown_until)
 
     # Freshness
 
     def wanted(self, opened: OpenKek, now: float) -> None:
         """Has a root key asked again whose KEK just served on grace, unless it is too early."""
         if now >= opened.root.unknown_until:
-            self._refresh(opened)
+            self.refresh(opened)
 
-    async def keep_fresh(self) -> None:
-        """Refreshes root keys in use ahead of their expiry, and drops what ran out; for ever."""
-        while True:
-            now = self._clock.monotonic()
-            pause = self._due[0][0] - now if self._due else 60.0
-            if pause > 0:
-                self._earlier.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._earlier.wait(), pause)
-            self.look(self._clock.monotonic())
-
-    def look(self, now: float) -> None:
-        """Looks at every root key that is due."""
-        while self._due and self._due[0][0] <= now:
-            due, root_id = heapq.heappop(self._due)
-            root = self._cache.known_root(root_id)
-            if root is not None and root.due == due:
-                self._look_at_one(root, now)
-
-    def _look_at_one(self, root: RootState, now: float) -> None:
-        used, root.used = root.used, None
-        if used is not None:
-            # A load that ends well or badly says itself when to look again. One that is
-            # overtaken or turned away says nothing, and others' KEKs are under this root key.
-            self._look_at(root, now + self._timing.provider_budget + 1.0)
-            self._refresh(used)
-            return
-        # Idle: it stays while an outage might need it, and not longer.
-        ends = root.proof + max((o.ttl + o.grace for o in root.open), default=0.0)
-        if ends > now:
-            self._look_at(root, ends)
-        else:
-            self._cache.close_root(root)
-            if root.unknown_until <= now:
-                self._cache.forget_root(root)
-            else:
-                self._look_at(root, root.unknown_until)
-
-    def _refresh(self, opened: OpenKek) -> None:
+    def refresh(self, opened: OpenKek) -> None:
         """Starts a load that proves a root key, if the KEK is still in memory."""
         found = opened.view.keks[opened.kek.kek_id]
         if self._cache.holds(opened.view) and opened.view.open.get(opened.kek.kek_id) is opened:
             self._flight(opened.view, *found)
 
-    def _refresh_later(self, root: RootState) -> None:
-        ttl = min((o.ttl for o in root.open), default=0.0)
-        self._look_at(root, root.proof + ttl * REFRESH_AT * random.uniform(0.9, 1.0))  # noqa: S311
-
-    def _look_at(self, root: RootState, due: float) -> None:
-        root.due = due
-        if not self._due or due < self._due[0][0]:
-            self._earlier.set()
-        heapq.heappush(self._due, (due, root.root_id))
-
     # Invalidation
 
     def invalidate(self, cluster: str) -> None:
         """Drops a cluster that was changed: its view, its KEKs, and reads that may be older."""
-        self._reads.pop(cluster, None)
+        self._reads.forget(cluster)
         self._cache.drop_cluster(cluster)
 
     def root_refused(self, root_id: str) -> None:
@@ -402,24 +310,5 @@ class Loads:
 
     def drop_all(self) -> None:
         """Drops everything."""
-        self._reads.clear()
+        self._reads.forget_all()
         self._cache.drop_all()
-
-    # Tasks of the service
-
-    def _own(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
-        """Starts a task that nobody's deadline cancels."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # Whoever waited has seen it; nobody need have.
-
-    async def drain(self) -> None:
-        """Waits for the loads under way, which are bounded by the provider's budget."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)

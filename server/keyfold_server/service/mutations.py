@@ -29,6 +29,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.ports import Applied, AuditEvent, Change, Clock, RequestKey
 from keyfold_server.service.changes import Changes
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +105,13 @@ class Done:
 class Mutations:
     """Carries out changes, one task each."""
 
-    def __init__(self, storage: Storage, changes: Changes, clock: Clock) -> None:
+    def __init__(self, storage: Storage, changes: Changes, clock: Clock, tasks: Tasks) -> None:
         """Joins the changes to the store and to who must learn of them."""
         self._storage = storage
         self._changes = changes
         self._clock = clock
         self._under_way: set[tuple[str, str, str, str]] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = tasks
 
     def now(self) -> int:
         """Returns milliseconds of Unix time."""
@@ -138,9 +139,7 @@ class Mutations:
         """
         # Not refused on a replica that is merely stale: a Revoke that reaches the store counts.
         self._changes.check_store()
-        task = asyncio.create_task(self._once(ask, work, replay))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task = self._tasks.start(self._once(ask, work, replay))
         left = ask.deadline - self._clock.monotonic()
         done, _ = await asyncio.wait({task}, timeout=max(0.0, left))
         if not done:
@@ -179,11 +178,6 @@ class Mutations:
         if not isinstance(result, Applied):
             raise result
         return result
-
-    async def drain(self) -> None:
-        """Waits for the changes under way, which are bounded by the providers' budgets."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
 
     async def _once(
         self, ask: Ask, work: Callable[[], Awaitable[_R]], replay: Callable[[Done], _R]
@@ -228,8 +222,3 @@ class Mutations:
         return AuditEvent(
             self.now(), ask.caller, f"rpc:cluster:{ask.rpc.lower()}", outcome, ask.detail()
         )
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # Whoever waited has seen it; nobody need have.

@@ -23,6 +23,7 @@ from keyfold_server.service.changes import Changes
 from keyfold_server.service.clusters import Clusters
 from keyfold_server.service.data_plane import DataPlane
 from keyfold_server.service.health import HealthBook
+from keyfold_server.service.keyring import Keyring
 from keyfold_server.service.keys import KeyCache
 from keyfold_server.service.kms import Kms
 from keyfold_server.service.loads import Loads
@@ -33,6 +34,7 @@ from keyfold_server.service.revocation import Revocation
 from keyfold_server.service.rotation import Rotation
 from keyfold_server.service.status import Statuses
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -86,14 +88,15 @@ class Replica:
         self._kms = Kms(providers, platform, clock, timing.provider_budget)
         self._health = HealthBook(clock, self._storage)
         self._cache = cache = KeyCache(max_clusters)
+        self._tasks = Tasks()
+        self._telling = Tasks()
         self.loads = Loads(
-            cache, self._kms, self._storage, self._health, clock, timing, self._spread
+            cache, self._kms, self._storage, self._health, clock, timing, self._spread, self._tasks
         )
         self.changes = Changes(self._storage, self.loads, clock, timing)
-        self.data_plane = DataPlane(
-            cache, clock, self.changes.check_serving, self.loads.wanted, random
-        )
-        self._mutations = Mutations(self._storage, self.changes, clock)
+        keyring = Keyring(cache, clock, self.changes.check_serving, self.loads.wanted)
+        self.data_plane = DataPlane(keyring, random)
+        self._mutations = Mutations(self._storage, self.changes, clock, self._tasks)
         proofs = Proofs(self._kms, random)
         self.clusters = Clusters(self._mutations, self._kms, proofs, self._health, random)
         self.rotation = Rotation(self._mutations, self.changes, self._kms, proofs, self._health)
@@ -103,13 +106,12 @@ class Replica:
         self.probes = Probes(self._kms, clock, random)
         self.statuses = Statuses(self._storage, self.loads, proofs, self._health, clock, timing)
         self._keepers: list[asyncio.Task[None]] = []
-        self._spreading: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Registers with the store and begins to follow it and to keep keys fresh."""
         await self.changes.start()
         self._keepers = [
-            asyncio.create_task(self.loads.keep_fresh()),
+            asyncio.create_task(self.loads.freshness.keep()),
             asyncio.create_task(self._write_health()),
             asyncio.create_task(self._prune()),
             asyncio.create_task(self._measure()),
@@ -123,12 +125,8 @@ class Replica:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await self._mutations.drain()
-        await self.loads.drain()
-        if self._spreading:
-            _, untold = await asyncio.wait(self._spreading, timeout=_LAST_WORDS)
-            for task in untold:
-                task.cancel()
+        await self._tasks.drain()
+        await self._telling.drain(_LAST_WORDS)
         self.loads.drop_all()
         with contextlib.suppress(KeyfoldError):
             await self._health.flush()
@@ -138,9 +136,7 @@ class Replica:
 
     def _spread(self, root_id: str, seen: Observation) -> None:
         """Tells the other replicas of a refusal, in the background: here it already counts."""
-        task = asyncio.create_task(self._tell(root_id, seen))
-        self._spreading.add(task)
-        task.add_done_callback(self._spreading.discard)
+        self._telling.start(self._tell(root_id, seen))
 
     async def _tell(self, root_id: str, seen: Observation) -> None:
         """Tells until it is told: nobody asks this key again in time to notice that it was not."""

@@ -14,8 +14,8 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
-from keyfold_server.service.data_plane import Call, Need
 from keyfold_server.service.health import HealthBook, kek_subject, root_subject
+from keyfold_server.service.keyring import Call, Need
 from keyfold_server.service.loads import Loads
 from keyfold_server.service.proofs import Proofs
 from keyfold_server.service.storage import Storage

@@ -1,0 +1,224 @@
+"""The keyring: which KEK a call may use at this moment (protocol F1), or what it lacks.
+
+The one place where state, staleness, freshness and grace decide about a use. It is synchronous
+and asks nobody: what is not in memory is named in `NeedsLoad`, and whoever catches that loads it
+and runs the call again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, NoReturn
+
+from keyfold_server.domain.envelope import Kek
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    KeyfoldError,
+    OverloadedError,
+    RegionNotFoundError,
+    UnknownKekError,
+    WrongClusterError,
+)
+from keyfold_server.domain.keyspec import check_name
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.keys import KeyCache, OpenKek, RegionView, View
+
+OUTAGE_BELIEVED: Final = 10.0
+"""Seconds for which an outage is believed beyond the time to ask again, which asking may take.
+After that a KEK without a proof waits for the KMS's answer: it may be a refusal by now."""
+
+
+class Need(NamedTuple):
+    """Something that a call lacks.
+
+    Attributes:
+        cluster: Whose.
+        kek_id: The KEK to open; empty: the cluster itself, read after the call arrived.
+    """
+
+    cluster: str
+    kek_id: bytes = b""
+
+
+class NeedsLoad(Exception):  # noqa: N818  a request of the core, not an error
+    """Raised by the core where something is not in memory."""
+
+    def __init__(self, needs: Sequence[Need]) -> None:
+        """Names all that is known to be lacking."""
+        super().__init__()
+        self.needs = needs
+
+
+@dataclass(slots=True)
+class Call:
+    """What one call has fetched for itself.
+
+    Attributes:
+        arrived: Monotonic seconds not before the call's arrival.
+        own: KEKs opened by an unwrap that began after the call arrived, by kek_id. At TTL 0 this
+            is the only way to a KEK; it belongs to this call alone.
+        failed: Why a need could not be met.
+        read: Clusters read from the store since the call arrived.
+        owners: Whose a KEK is, where it is not this cluster's: None for nobody's.
+    """
+
+    arrived: float = 0.0
+    own: dict[bytes, OpenKek] = field(default_factory=dict)
+    failed: dict[Need, KeyfoldError] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    owners: dict[bytes, str | None] = field(default_factory=dict)
+
+
+class Keyring:
+    """The KEKs of one replica's memory, each given out only while it may be used."""
+
+    def __init__(
+        self,
+        cache: KeyCache,
+        clock: Clock,
+        check_serving: Callable[[float], None],
+        wanted: Callable[[OpenKek, float], None],
+    ) -> None:
+        """Joins the keyring to what it asks; every callable is synchronous and cheap.
+
+        Args:
+            cache: Views and open KEKs.
+            clock: Monotonic time.
+            check_serving: Raises where this replica must not serve (stale, rolled back).
+            wanted: Told of a KEK served on grace, so that its root key is asked again.
+        """
+        self._cache = cache
+        self._clock = clock
+        self._check_serving = check_serving
+        self._wanted = wanted
+
+    def now(self) -> float:
+        """Returns the time, once this replica may serve at it."""
+        now = self._clock.monotonic()
+        self._check_serving(now)
+        return now
+
+    def wrapping(self, cluster: str, region: str, now: float, call: Call) -> Kek:
+        """Returns the KEK that wraps for a region."""
+        view = self._cache.view(cluster) or self._lacking(cluster, call)
+        found = view.regions.get(region)
+        if found is None:
+            found = self._unknown_region(view, region, call)
+        return self._kek(view, found, found.newest, now, call)
+
+    def opening(self, cluster: str, kek_id: bytes, now: float, call: Call) -> Kek:
+        """Returns the KEK that a wrapped key names."""
+        view = self._cache.view(cluster) or self._lacking(cluster, call)
+        found = view.keks.get(kek_id)
+        if found is None:
+            self._unknown_kek(view, kek_id, call)
+        return self._kek(view, found[0], kek_id, now, call)
+
+    def _kek(self, view: View, region: RegionView, kek_id: bytes, now: float, call: Call) -> Kek:
+        """Returns a KEK that may be used at this moment (protocol F1)."""
+        view.check_usable(region)
+        opened = view.open.get(kek_id)
+        if opened is not None and now < opened.root.proof + opened.ttl:
+            opened.root.used = opened
+            return opened.kek
+        own = call.own.get(kek_id)
+        if own is not None and own.view is view and own.voids == own.root.voids:
+            return own.kek
+        return self._not_fresh(view, region, kek_id, opened, now, call)
+
+    def _not_fresh(
+        self,
+        view: View,
+        region: RegionView,
+        kek_id: bytes,
+        opened: OpenKek | None,
+        now: float,
+        call: Call,
+    ) -> Kek:
+        cluster = view.cluster.name
+        need = Need(cluster, kek_id)
+        if region.ttl > 0:
+            refused = view.refused.get(kek_id)
+            if refused is not None and now < refused.until:
+                error = refused.error.at(cluster=cluster, region=region.region.name)
+                error.retry_after = refused.until - now
+                raise error
+            if opened is not None:
+                root = opened.root
+                if (
+                    root.unknown is not None
+                    and now < root.unknown_until + OUTAGE_BELIEVED
+                    and now < root.proof + opened.ttl + opened.grace
+                ):
+                    # The KMS cannot be asked: grace, a hard bound from the last proof (F1).
+                    root.used = opened
+                    self._wanted(opened, now)
+                    return opened.kek
+            unknown = self._could_not_tell(view, kek_id, now)
+            if unknown is not None:
+                raise unknown.at(cluster=cluster, region=region.region.name)
+        failed = call.failed.get(need)
+        if failed is not None:
+            raise failed.at(cluster=cluster, region=region.region.name)
+        raise NeedsLoad((need,))
+
+    def _could_not_tell(
+        self, view: View, kek_id: bytes, now: float
+    ) -> CouldNotTellError | OverloadedError | None:
+        """Returns the remembered outage of a KEK's root key (protocol W2), or None."""
+        root = self._cache.known_root(view.keks[kek_id][1].current.root_id)
+        if root is None or root.unknown is None or now >= root.unknown_until:
+            return None
+        error = root.unknown.at()
+        error.retry_after = root.unknown_until - now
+        return error
+
+    def _lacking(self, cluster: str, call: Call) -> View:
+        """Asks for a cluster that is not in memory, or says why there is none."""
+        check_name(cluster, "cluster")
+        need = Need(cluster)
+        failed = call.failed.get(need)
+        if failed is not None:
+            raise failed
+        raise NeedsLoad((need,))
+
+    def _unknown_region(self, view: View, region: str, call: Call) -> RegionView:
+        """Says that there is no such region, once the store was read for this call."""
+        check_name(region, "region")
+        self._read_again(view, call)
+        raise RegionNotFoundError(
+            f"cluster {view.cluster.name} has no region {region}; GetStatus lists its regions",
+            cluster=view.cluster.name,
+            region=region,
+        )
+
+    def _unknown_kek(self, view: View, kek_id: bytes, call: Call) -> NoReturn:
+        """Says that the KEK is not this cluster's, once the store was read for this call."""
+        self._read_again(view, call)
+        name = view.cluster.name
+        if kek_id not in call.owners:
+            raise NeedsLoad((Need(name, kek_id),))
+        owner = call.owners[kek_id]
+        if owner is not None:
+            raise WrongClusterError(
+                f"this wrapped key belongs to cluster {owner}; unwrap it there, or move it with "
+                "Rewrap",
+                cluster=name,
+                field="wrapped_key",
+            )
+        raise UnknownKekError(
+            f"cluster {name} has no key encryption key of the id that this wrapped key names",
+            cluster=name,
+            field="wrapped_key",
+        )
+
+    def _read_again(self, view: View, call: Call) -> None:
+        """Has the store read once for this call: another replica may just have changed it."""
+        name = view.cluster.name
+        if name in call.read:
+            return
+        failed = call.failed.get(Need(name))
+        if failed is not None:
+            raise failed
+        raise NeedsLoad((Need(name),))
