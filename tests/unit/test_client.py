@@ -242,9 +242,9 @@ def test_default_deadlines(server: FakeServer, monkeypatch: pytest.MonkeyPatch) 
         def __init__(self, method: str) -> None:
             self.method = method
 
-        def __call__(self, request: object, timeout: float) -> object:
+        def __call__(self, request: object, timeout: float, metadata: object) -> object:
             given[self.method] = timeout
-            return getattr(real, self.method)(request, timeout=timeout)
+            return getattr(real, self.method)(request, timeout=timeout, metadata=metadata)
 
     class Stub:
         def __getattr__(self, method: str) -> Spy:

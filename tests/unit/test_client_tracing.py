@@ -1,0 +1,55 @@
+"""The client's spans: one per call where OpenTelemetry is set up, nothing where it is not."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+import keyfold
+from keyfold import tracing
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What is exported while the test's own provider is the one in force."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    return exporter
+
+
+def test_a_call_is_a_client_span_whose_context_is_sent(spans: InMemorySpanExporter) -> None:
+    """The span names method and system, and the W3C header that goes along names the span."""
+    with tracing.client_span("Wrap") as metadata:
+        pass
+    [span] = spans.get_finished_spans()
+    assert (span.name, span.kind) == ("keyfold.v1.KeyManagementService/Wrap", SpanKind.CLIENT)
+    assert span.attributes is not None
+    assert span.attributes["rpc.system.name"] == "grpc"
+    header = dict(metadata)["traceparent"].split("-")
+    assert header[1] == format(span.context.trace_id, "032x")
+    assert header[2] == format(span.context.span_id, "016x")
+
+
+def test_an_error_leaves_its_reason_and_not_its_text(spans: InMemorySpanExporter) -> None:
+    """A failed call's span says why, in the stable word; a message could hold anything."""
+    error = keyfold.RevokedError("secret text", reason="REVOKED")
+    with pytest.raises(keyfold.RevokedError), tracing.client_span("Unwrap"):
+        raise error
+    [span] = spans.get_finished_spans()
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "REVOKED"
+    assert "secret" not in span.to_json()
+
+
+def test_without_opentelemetry_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client works where OpenTelemetry is not installed, and sends no header."""
+    monkeypatch.setattr(tracing, "_HERE", False)
+    with tracing.client_span("Wrap") as metadata:
+        assert metadata == []
