@@ -119,9 +119,11 @@ def trying(message: pb.TestKeyRequest) -> Trying:
 def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:
     """Returns the filter of ListClusters; an enum number that is not known is refused."""
     if message.state and message.state not in _FROM_STATE:
-        raise InvalidPageError("state is none of those that the contract lists", field="state")
+        raise InvalidPageError("state is none that the contract lists; leave it out", field="state")
     if message.health and message.health not in _FROM_HEALTH:
-        raise InvalidPageError("health is none of those that the contract lists", field="health")
+        raise InvalidPageError(
+            "health is none that the contract lists; leave it out", field="health"
+        )
     return ClusterFilter(
         organization=message.organization or None,
         state=_FROM_STATE.get(message.state),

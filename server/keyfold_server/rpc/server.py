@@ -126,11 +126,12 @@ class GrpcServer:
                 os.unlink(self._listen.removeprefix("unix:"))  # noqa: PTH108  no Path on a loop
 
     def _bind_tcp(self, server: grpc.aio.Server) -> str:
-        host = self._listen.rpartition(":")[0]
-        try:
-            port = server.add_insecure_port(self._listen)
-        except RuntimeError:
-            port = 0
+        host, _, wanted = self._listen.rpartition(":")
+        port = 0
+        # localhost is two addresses, and gRPC is content with the one that is free.
+        if wanted == "0" or not _any_answers(host.strip("[]"), int(wanted)):
+            with contextlib.suppress(RuntimeError):
+                port = server.add_insecure_port(self._listen)
         if not port:
             raise SetupError(
                 f"cannot listen on {self._listen}; is another server there? Set KEYFOLD_LISTEN to "
@@ -140,7 +141,7 @@ class GrpcServer:
 
     def _bind_unix(self, server: grpc.aio.Server) -> str:
         path = self._listen.removeprefix("unix:")
-        if _answers(path):
+        if _answers(socket.AF_UNIX, path):
             raise SetupError(
                 f"another server listens on {path}; end it, or set KEYFOLD_LISTEN to another path"
             )
@@ -173,12 +174,18 @@ class GrpcServer:
             await self._health.set(name, status)
 
 
-def _answers(path: str) -> bool:
-    """Says whether a server listens on a unix socket; one that died leaves only the file."""
-    with socket.socket(socket.AF_UNIX) as probe:
+def _any_answers(host: str, port: int) -> bool:
+    """Says whether a server listens on any address of a host of this machine."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return any(_answers(family, address) for family, _, _, _, address in found)
+
+
+def _answers(family: socket.AddressFamily, address: str | tuple[Any, ...]) -> bool:
+    """Says whether a server listens there; one that died leaves only a unix socket's file."""
+    with socket.socket(family) as probe:
         probe.settimeout(1.0)
         try:
-            probe.connect(path)
+            probe.connect(address)
         except OSError:
             return False
         return True

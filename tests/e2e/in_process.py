@@ -1,0 +1,102 @@
+"""The real gRPC server in this process, on fakes: for what no LOCAL key can be made to do.
+
+A KMS that hangs, lies or throttles, and a core that breaks: the server's own code, sockets and
+store are the real ones, in a thread of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fakes import FakeProvider
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import KeyProvider
+from keyfold_server.providers import Catalog
+from keyfold_server.rpc.server import GrpcServer
+from keyfold_server.service.replica import Replica
+from keyfold_server.service.timing import SystemClock, Timing
+from keyfold_server.store.opening import open_store
+
+
+@dataclass
+class InProcess:
+    """A server of this process.
+
+    Attributes:
+        target: What clients connect to.
+        provider: The fake key service, type `FAKE`.
+        replica: The service.
+        store: The SQLite file.
+    """
+
+    target: str
+    provider: FakeProvider
+    replica: Replica
+    store: Path
+    _loop: asyncio.AbstractEventLoop
+
+    def on_loop(self, work: Callable[[], Any]) -> None:
+        """Runs something on the server's loop and waits for it."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            work()
+            done.set_result(None)
+
+        self._loop.call_soon_threadsafe(run)
+        done.result(10)
+
+
+@contextmanager
+def serving(
+    folder: Path,
+    provider: FakeProvider | None = None,
+    *,
+    timing: Timing | None = None,
+    max_concurrent: int = 4_000,
+    others: dict[str, Callable[[], KeyProvider]] | None = None,
+    platform: Callable[[str], RootKey | None] = lambda _: None,
+) -> Iterator[InProcess]:
+    """Serves until the block ends."""
+    fake = provider or FakeProvider()
+    clock = SystemClock()
+    path = folder / "store.db"
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="server")
+    thread.start()
+
+    def wait(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    store = open_store(f"sqlite:///{path}", f"{path}.service-key", clock=clock)
+    catalog = Catalog({"FAKE": lambda: fake} | (others or {}))
+    try:
+
+        async def start() -> tuple[Replica, GrpcServer, str]:
+            replica = Replica(catalog.provider, platform, store, clock, timing or Timing())
+            await replica.start()
+            server = GrpcServer(replica, "127.0.0.1:0", max_concurrent)
+            return replica, server, await server.start()
+
+        async def stop() -> None:
+            await server.stop(0)
+            await replica.stop()
+
+        replica, server, target = wait(start())
+        try:
+            yield InProcess(target, fake, replica, path, loop)
+        finally:
+            fake.mend()
+            wait(stop())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        store.close()

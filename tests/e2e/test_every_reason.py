@@ -1,0 +1,359 @@
+"""Every reason of the error tree, seen over the wire with the code that the table gives it.
+
+In process, on a key service that can be made to refuse, lie, hang and throttle; each reason is
+provoked by calls alone, or by what a customer, a KMS or somebody with the store's file may do.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+
+from e2e.in_process import InProcess, serving
+from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
+from fakes import FakeProvider
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold.v1 import resources_pb2 as res
+from keyfold_server.domain import errors
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import KeyfoldError, KeyInvalidError
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import Unwrapped
+from keyfold_server.rpc.status import code_of
+from keyfold_server.service.timing import Timing
+
+NEVER_SENT: Final = {
+    "SETUP": "a server that raises it does not start, so there is nobody to send it",
+}
+"""Reasons that no call can bring about, each with why."""
+
+TIMING: Final = Timing(refusal_memory=0.0, provider_budget=0.6, store_poll=0.2)
+
+
+def leaves() -> dict[str, type[KeyfoldError]]:
+    """Returns the classes of the tree that have a reason of their own, by reason."""
+    found = {}
+    for _, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, KeyfoldError) and "reason" in vars(kind):
+            assert kind.reason not in found
+            found[kind.reason] = kind
+    return found
+
+
+class Meddling(FakeProvider):
+    """A key service at which something else happens while it unwraps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: dict[str, Callable[[], object]] = {}
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        opened = super().unwrap(key, key_version, ciphertext, binding, budget=budget)
+        meddle = self.meanwhile.get(key.uri)
+        if meddle is not None:
+            meddle()
+        return opened
+
+
+class Reasons:
+    """Collects what was seen."""
+
+    def __init__(self, server: InProcess, stub: service.KeyManagementServiceStub) -> None:
+        self.server = server
+        assert isinstance(server.provider, Meddling)
+        self.provider = server.provider
+        self.stub = stub
+        self.seen: dict[str, Refusal] = {}
+
+    def note(self, answer: Refusal, reason: str) -> None:
+        """Checks a refusal against the table, and notes its reason."""
+        assert answer.reason == reason, answer
+        kind = leaves()[reason]
+        assert answer.code is code_of(kind), answer
+        assert answer.domain == "keyfold"
+        assert answer.metadata["source"] == kind.source
+        assert answer.message
+        self.seen[reason] = answer
+
+    def see(self, reason: str, method: str, asked: Any, timeout: float = 10.0) -> None:
+        """Makes a call that must be refused for a reason."""
+        self.note(refused(getattr(self.stub, method), asked, timeout), reason)
+
+    def enable(self, cluster: str, *keys: str, ttl: float | None = None) -> list[res.RegionSpec]:
+        """Enables a cluster with a region for each fresh key, of the same name."""
+        specs = []
+        for key in keys:
+            self.provider.create_key(key)
+            own = fake(key)
+            if ttl is not None:
+                own.policy.cache_ttl.FromMilliseconds(int(ttl * 1000))
+            specs.append(own)
+        self.stub.Enable(pb.EnableRequest(cluster=cluster, region_specs=specs), timeout=9)
+        return specs
+
+    def wrap(self, cluster: str, region: str, plaintext: bytes = b"p", **more: Any) -> bytes:
+        """Wraps, and returns the wrapped key."""
+        asked = pb.WrapRequest(cluster=cluster, region=region, plaintext=plaintext, **more)
+        return self.stub.Wrap(asked, timeout=9).wrapped_key
+
+
+def fake(region: str, uri: str | None = None) -> res.RegionSpec:
+    """Returns the region spec of a fake key."""
+    return spec(region, uri or f"fake:{region}", "FAKE")
+
+
+def wrap(cluster: str, region: str, plaintext: bytes = b"p", **more: Any) -> pb.WrapRequest:
+    """Returns a request of Wrap."""
+    return pb.WrapRequest(cluster=cluster, region=region, plaintext=plaintext, **more)
+
+
+@pytest.fixture(scope="module")
+def reasons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasons]:
+    """The server of this file, with cluster `prod` of regions eu and us."""
+    folder = tmp_path_factory.mktemp("reasons")
+    with serving(folder, Meddling(), timing=TIMING) as server, stubs(server.target) as stub:
+        found = Reasons(server, stub)
+        found.enable("prod", "eu", "us")
+        yield found
+
+
+def test_input(reasons: Reasons) -> None:
+    """Every reason of input that cannot be right."""
+    see, one = reasons.see, b"1" * 32
+    blob = reasons.wrap("prod", "eu", one)
+    with raw(reasons.server.target) as call, pytest.raises(grpc.RpcError) as caught:
+        call("Wrap", b"\xff")
+    reasons.note(refusal(caught.value), "MALFORMED_REQUEST")
+    see("INVALID_NAME", "Wrap", wrap("-", "eu"))
+    see("INVALID_PLAINTEXT", "Wrap", wrap("prod", "eu", b""))
+    see("INVALID_CONTEXT", "Wrap", wrap("prod", "eu", context={"": ""}))
+    see(
+        "INVALID_SIZE",
+        "GenerateDataKey",
+        pb.GenerateDataKeyRequest(cluster="prod", region="eu", size=7),
+    )
+    policy = fake("eu")
+    policy.policy.cache_ttl.seconds = 901
+    see("INVALID_POLICY", "Enable", pb.EnableRequest(cluster="x", region_specs=[policy]))
+    see("INVALID_REQUEST_ID", "Revoke", pb.RevokeRequest(cluster="prod", request_id="ü"))
+    see("INVALID_PAGE", "ListClusters", pb.ListClustersRequest(page_size=-1))
+    see("INVALID_BATCH", "BatchWrap", pb.BatchWrapRequest(cluster="prod"))
+    see("INVALID_REASON", "Revoke", pb.RevokeRequest(cluster="prod", reason="r" * 1025))
+    empty = res.RegionSpec(region="eu", key_spec=res.KeySpec())
+    see("INVALID_KEY_SPEC", "Enable", pb.EnableRequest(cluster="x", region_specs=[empty]))
+    odd = spec("eu", "x", "NONE")
+    see("UNKNOWN_PROVIDER", "Enable", pb.EnableRequest(cluster="x", region_specs=[odd]))
+    see("KEY_SPEC_MISSING", "Enable", pb.EnableRequest(cluster="x"))
+    twice = [fake("eu"), fake("eu")]
+    see("DUPLICATE_REGION", "Enable", pb.EnableRequest(cluster="x", region_specs=twice))
+    many = [fake(f"r{n}", "fake:eu") for n in range(65)]
+    see("TOO_MANY_REGIONS", "Enable", pb.EnableRequest(cluster="x", region_specs=many))
+    two = [fake("eu"), fake("us")]
+    unlisted = pb.EnableRequest(cluster="x", regions=["eu"], region_specs=two)
+    see("REGION_MISMATCH", "Enable", unlisted)
+    foreign = pb.AddRegionsRequest(cluster="prod", organization="o", region_specs=[fake("eu")])
+    see("ORGANIZATION_MISMATCH", "AddRegions", foreign)
+    see("NOT_A_WRAPPED_KEY", "Unwrap", pb.UnwrapRequest(cluster="prod", wrapped_key=b"x"))
+    for reason, position in (
+        ("UNSUPPORTED_WRAPPED_KEY", 0),
+        ("UNKNOWN_KEK", 2),
+        ("WRAPPED_KEY_CORRUPT", -1),
+        ("CONTEXT_MISMATCH", 50),
+    ):
+        changed = bytearray(blob)
+        changed[position] ^= 1
+        see(reason, "Unwrap", pb.UnwrapRequest(cluster="prod", wrapped_key=bytes(changed)))
+    reasons.enable("neighbour", "nb")
+    see("WRONG_CLUSTER", "Unwrap", pb.UnwrapRequest(cluster="neighbour", wrapped_key=blob))
+
+
+def test_state(reasons: Reasons) -> None:
+    """Every reason of what exists, does not exist, is revoked or was changed meanwhile."""
+    see = reasons.see
+    see("CLUSTER_NOT_FOUND", "GetStatus", pb.GetStatusRequest(cluster="ghost"))
+    see("REGION_NOT_FOUND", "Wrap", wrap("prod", "ghost"))
+    see("CLUSTER_EXISTS", "Enable", pb.EnableRequest(cluster="prod", region_specs=[fake("eu")]))
+    other = pb.AddRegionsRequest(cluster="prod", region_specs=[fake("eu", "fake:us")])
+    see("REGION_EXISTS", "AddRegions", other)
+    reasons.enable("gone", "going")
+    revoke = pb.RevokeRequest(cluster="gone", request_id="id")
+    reasons.stub.Revoke(revoke, timeout=9)
+    see("REVOKED", "Wrap", wrap("gone", "going"))
+    again = pb.RevokeRequest(cluster="gone", request_id="id", reason="another body")
+    see("REQUEST_ID_REUSED", "Revoke", again)
+
+    # Another change comes first, while the key service unwraps for this one.
+    reasons.enable("race", "slow")
+    reasons.provider.create_key("quick")
+    add = pb.AddRegionsRequest(cluster="race", region_specs=[fake("quick")])
+    reasons.provider.meanwhile["fake:slow"] = lambda: reasons.stub.AddRegions(add, timeout=9)
+    rotate = pb.RotateRequest(cluster="race", region_specs=[res.RegionSpec(region="slow")])
+    see("CONCURRENT_CHANGE", "Rotate", rotate)
+    reasons.provider.meanwhile.clear()
+
+
+@contextmanager
+def hanging(reasons: Reasons, uri: str) -> Iterator[Callable[[int], None]]:
+    """Lets a key hang; yields what waits until so many calls do."""
+    hang = reasons.provider.hang(uri)
+    try:
+        yield hang.wait_entered
+    finally:
+        reasons.provider.mend(uri)
+
+
+def test_waiting(reasons: Reasons) -> None:
+    """Every reason of a call that waits: for its twin, in a crowd, or beyond its deadline."""
+    stub = reasons.stub
+    reasons.enable("crowd", "crowded", ttl=0.0)
+    reasons.provider.create_key("twin")
+    twin = pb.EnableRequest(cluster="twins", request_id="t", region_specs=[fake("twin")])
+    with ThreadPoolExecutor(8) as threads:
+        with hanging(reasons, "fake:twin") as entered:
+            first = threads.submit(refused, stub.Enable, twin)
+            entered(1)
+            reasons.see("REQUEST_IN_PROGRESS", "Enable", twin)
+            assert reasons.seen["REQUEST_IN_PROGRESS"].retry_after
+            reasons.note(first.result(), "UNREACHABLE")
+        with hanging(reasons, "fake:crowded"):
+            # At TTL 0 each call asks; four places per key, and the fifth waits for its budget.
+            calls: list[Future[Refusal]] = [
+                threads.submit(refused, stub.Wrap, wrap("crowd", "crowded")) for _ in range(6)
+            ]
+            answers = [call.result() for call in calls]
+            # Those that found no place may have got one when the first had used up their time.
+            assert {answer.reason for answer in answers} <= {"UNREACHABLE", "OVERLOADED"}
+            reasons.see("DEADLINE_EXCEEDED", "Wrap", wrap("crowd", "crowded"), timeout=0.3)
+
+
+def test_keys_that_keep_changing(reasons: Reasons) -> None:
+    """BUSY: each time that the key was fetched, somebody had changed the cluster meanwhile."""
+    reasons.enable("restless", "turning", ttl=0.0)
+    reasons.provider.create_key("more")
+    numbers = iter(range(60))
+
+    def change() -> None:
+        added = fake(f"r{next(numbers)}", "fake:more")
+        add = pb.AddRegionsRequest(cluster="restless", region_specs=[added])
+        reasons.stub.AddRegions(add, timeout=9)
+
+    reasons.provider.meanwhile["fake:turning"] = change
+    try:
+        reasons.see("BUSY", "Wrap", wrap("restless", "turning"))
+    finally:
+        reasons.provider.meanwhile.clear()
+
+
+def test_kms(reasons: Reasons) -> None:
+    """Every reason that a customer's KMS can give, on a key that is in use."""
+    provider = reasons.provider
+    cases: dict[str, Callable[[str], object]] = {
+        "ACCESS_DENIED": lambda uri: provider.deny(uri, "unwrap"),
+        "KEY_DISABLED": provider.disable,
+        "KEY_PENDING_DELETION": provider.schedule_deletion,
+        "KEY_NOT_FOUND": provider.delete,
+        "KEY_INVALID": lambda uri: provider.fail(KeyInvalidError("it signs; use another"), uri),
+        "KEK_MISMATCH": provider.wrong_plaintext,
+        "UNREACHABLE": provider.disconnect,
+        "THROTTLED": lambda uri: provider.throttle(uri, 0.1),
+        "CREDENTIALS_FAILED": lambda _: provider.break_credentials(),
+    }
+    for number, (reason, spoil) in enumerate(cases.items()):
+        name = f"kms-{number}"
+        reasons.enable(name, name, ttl=0.0)
+        spoil(f"fake:{name}")
+        reasons.see(reason, "Wrap", wrap(name, name))
+        assert reasons.seen[reason].metadata["cluster"] == name
+        assert reasons.seen[reason].metadata["region"] == name
+        provider.mend()
+
+
+def test_store(reasons: Reasons, tmp_path: Path) -> None:
+    """Every reason of the store: edited, held by another, out of sight, put back to before."""
+    timing = replace(TIMING, store_max_staleness=1.0)
+    with serving(tmp_path, Meddling(), timing=timing) as server, stubs(server.target) as stub:
+        own = Reasons(server, stub)
+        own.seen = reasons.seen
+        own.enable("prod", "eu")
+        own.enable("edited", "us")
+        with closing(sqlite3.connect(server.store)) as database:
+            database.execute("UPDATE clusters SET epoch = 7 WHERE name = 'edited'")
+            database.commit()
+        own.see("ROW_NOT_AUTHENTIC", "GetStatus", pb.GetStatusRequest(cluster="edited"))
+
+        # Another program holds the file's lock: nothing can be written, no poll succeeds.
+        with (
+            closing(sqlite3.connect(server.store, isolation_level=None)) as database,
+            ThreadPoolExecutor(1) as threads,
+        ):
+            database.execute("BEGIN IMMEDIATE")
+            revoking = threads.submit(
+                refused, stub.Revoke, pb.RevokeRequest(cluster="prod"), timeout=20
+            )
+            until(lambda: not server.replica.changes.serving)
+            own.see("STORE_STALE", "Wrap", wrap("prod", "eu"))
+            assert own.seen["STORE_STALE"].retry_after
+            own.note(revoking.result(), "STORE_UNAVAILABLE")
+            database.execute("ROLLBACK")
+        until(lambda: server.replica.changes.serving)
+        assert own.wrap("prod", "eu")
+
+        # Somebody puts a copy from before back in its place.
+        copy = tmp_path / "copy.db"
+        with closing(sqlite3.connect(server.store)) as now, closing(sqlite3.connect(copy)) as old:
+            now.backup(old)
+            own.enable("later", "ap")
+            old.backup(now)
+        until(lambda: not server.replica.changes.serving)
+        own.see("STORE_ROLLED_BACK", "Wrap", wrap("prod", "eu"))
+
+
+def until(there: Callable[[], bool]) -> None:
+    """Waits for something that comes by itself."""
+    ends = time.monotonic() + 15
+    while not there():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def test_shed_calls_say_when_to_come_again(reasons: Reasons, tmp_path: Path) -> None:
+    """A call beyond max_concurrent_calls is OVERLOADED with a RetryInfo, never a bare code."""
+    with (
+        serving(tmp_path, timing=TIMING, max_concurrent=1) as server,
+        stubs(server.target) as stub,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        server.provider.create_key("eu")
+        hang = server.provider.hang()
+        asked = pb.EnableRequest(cluster="prod", region_specs=[fake("eu")])
+        first = threads.submit(refused, stub.Enable, asked)
+        hang.wait_entered()
+        answer = refused(stub.GetStatus, pb.GetStatusRequest(cluster="prod"))
+        reasons.note(answer, "OVERLOADED")
+        assert answer.retry_after
+        assert first.result().reason == "UNREACHABLE"
+        # The place is free again.
+        gone = refused(stub.GetStatus, pb.GetStatusRequest(cluster="prod"))
+        assert gone.reason == "CLUSTER_NOT_FOUND"
+
+
+def test_every_reason_was_seen(reasons: Reasons) -> None:
+    """The tests above have seen every reason of the tree, but for those that are never sent."""
+    missing = set(leaves()) - set(reasons.seen) - set(NEVER_SENT)
+    assert not missing, f"not seen: {', '.join(sorted(missing))}"
+    # The list stays as short as it can be.
+    assert not set(NEVER_SENT) & set(reasons.seen)
+    assert set(NEVER_SENT) <= set(leaves())

@@ -1,0 +1,224 @@
+"""grpcurl, a client that is not ours: what a stranger sees through reflection."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from e2e.conftest import StartServer
+from e2e.server import ROOT, Server
+from e2e.wire import METHODS
+
+SERVICE: Final = "keyfold.v1.KeyManagementService"
+
+
+@pytest.fixture(scope="module")
+def grpcurl() -> str:
+    """The path of grpcurl; skips where it cannot be had, but not in CI."""
+    script = ROOT / "scripts" / "grpcurl.sh"
+    done = subprocess.run([script], capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1]
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return done.stdout.strip()
+
+
+class Grpcurl:
+    """grpcurl on one server."""
+
+    def __init__(self, path: str, server: Server) -> None:
+        self._path = path
+        # A unix socket as gRPC writes it; the release's own -unix does not take a bare path.
+        self._where = server.target
+
+    def __call__(self, *arguments: str, data: str | None = None, code: int = 0) -> str:
+        """Runs it and returns what it prints."""
+        sent = [] if data is None else ["-d", "@"]
+        options = [a for a in arguments if a.startswith("-")]
+        rest = [a for a in arguments if not a.startswith("-")]
+        done = subprocess.run(
+            [self._path, "-plaintext", *options, *sent, self._where, *rest],
+            input=data,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        output = done.stdout + done.stderr
+        assert (done.returncode == 0) == (code == 0), output
+        return output
+
+    def ask(self, method: str, **request: Any) -> dict[str, Any]:
+        """Makes a call and returns its answer."""
+        answer: dict[str, Any] = json.loads(self(f"{SERVICE}/{method}", data=json.dumps(request)))
+        return answer
+
+
+@pytest.fixture(scope="module")
+def tcp(grpcurl: str, module_server: Server) -> Grpcurl:
+    """Grpcurl on this file's server."""
+    return Grpcurl(grpcurl, module_server)
+
+
+def test_list_and_describe(tcp: Grpcurl) -> None:
+    """The services are listed, and service, methods and messages are described."""
+    assert tcp("list").split() == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        SERVICE,
+    ]
+    names = {f"{SERVICE}.{method.name}" for method in METHODS}
+    assert set(tcp("list", SERVICE).split()) == names
+    described = tcp("describe", SERVICE)
+    for method in METHODS:
+        assert f"rpc {method.name} ( .{method.input_type.full_name} )" in described
+    assert "rpc Wrap" in tcp("describe", f"{SERVICE}.Wrap")
+    assert "string cluster = 1;" in tcp("describe", "keyfold.v1.EnableRequest")
+    assert "HEALTH_KEY_DISABLED" in tcp("describe", "keyfold.v1.Health")
+    assert "google.rpc.ErrorInfo is a message" in tcp("describe", "google.rpc.ErrorInfo")
+    assert "Symbol not found" in tcp("describe", f"{SERVICE}.Nonsense", code=1)
+
+
+def reflected(target: str, name: str, asked: reflection_pb2.ServerReflectionRequest) -> Any:
+    """Asks a server's reflection service of this name."""
+
+    def requests() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+        yield asked
+
+    with grpc.insecure_channel(target) as channel:
+        ask = channel.stream_stream(
+            f"/{name}/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        (answer,) = ask(requests(), timeout=10)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "name", ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+)
+def test_reflection_under_both_names(module_server: Server, name: str) -> None:
+    """Reflection answers under v1 and v1alpha: lists, finds methods, and says what it lacks."""
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    answer = reflected(module_server.target, name, asked)
+    assert SERVICE in {found.name for found in answer.list_services_response.service}
+    for symbol in (SERVICE, f"{SERVICE}.BatchWrap", "keyfold.v1.WrapRequest"):
+        asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+        answer = reflected(module_server.target, name, asked)
+        assert answer.file_descriptor_response.file_descriptor_proto
+    for symbol in ("no.such.Thing", f"{SERVICE}.Nothing", "", "..", "ü" * 3000):
+        asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+        answer = reflected(module_server.target, name, asked)
+        assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_cockroach_form_as_it_stands(tcp: Grpcurl) -> None:
+    """CockroachDB's file is the body of Enable as it stands, beside the cluster's name."""
+    file = """{
+  "region_specs": [
+    {"region": "eu", "key_spec": {"type": "LOCAL", "uri": "local:eu", "auth_principal": ""}},
+    {"region": "us", "key_spec": {"type": "LOCAL", "uri": "local:us"}}
+  ]
+}"""
+    named = '{"cluster": "roach",' + file.removeprefix("{")
+    status = json.loads(tcp(f"{SERVICE}/Enable", data=named))["status"]
+    assert [region["region"] for region in status["regions"]] == ["eu", "us"]
+    assert {region["state"] for region in status["regions"]} == {"STATE_ENABLED"}
+    nameless = tcp(f"{SERVICE}/Enable", data=file, code=1)
+    assert "INVALID_NAME" in nameless
+    assert "cluster" in nameless
+    # With the uri of a provider that is not here: the error names the ones that are.
+    aws = """{"cluster": "roach-2", "region_specs": [{"region": "us-east-1", "key_spec": {
+      "type": "AWS_KMS", "uri": "arn:aws:kms:us-east-1:123456789012:key/abc",
+      "auth_principal": "arn:aws:iam::123456789012:role/cmek"}}]}"""
+    refused = tcp(f"{SERVICE}/Enable", data=aws, code=1)
+    assert "UNKNOWN_PROVIDER" in refused
+    assert "LOCAL" in refused
+
+
+def test_life_of_a_key(tcp: Grpcurl) -> None:
+    """A whole life through grpcurl alone, in JSON."""
+    local = {"type": "LOCAL", "uri": "local:eu"}
+    tcp.ask("Enable", cluster="curl", region_specs=[{"region": "eu", "key_spec": local}])
+    made = tcp.ask("GenerateDataKey", cluster="curl", region="eu", context={"t": "1"})
+    unwrap = {"cluster": "curl", "wrapped_key": made["wrapped_key"], "context": {"t": "1"}}
+    assert tcp.ask("Unwrap", **unwrap)["plaintext"] == made["plaintext"]
+    assert tcp.ask("Revoke", cluster="curl")["confirmed"]
+    refused = tcp(f"{SERVICE}/Unwrap", data=json.dumps(unwrap), code=1)
+    assert "REVOKED" in refused
+    assert tcp.ask("Restore", cluster="curl")["restored"] == ["eu"]
+    assert tcp.ask("Unwrap", **unwrap)["plaintext"] == made["plaintext"]
+    assert tcp.ask("TestKey", key_spec=local)["accessible"]
+
+
+def test_error_details_are_readable(tcp: Grpcurl) -> None:
+    """Every detail of an error is printed in words, none as base64 of an unknown type."""
+    local = {"type": "LOCAL", "uri": "wrong"}
+    bad = json.dumps({"cluster": "x", "region_specs": [{"region": "eu", "key_spec": local}]})
+    output = tcp(f"{SERVICE}/Enable", data=bad, code=1)
+    assert "InvalidArgument" in output
+    for word in (
+        "type.googleapis.com/google.rpc.ErrorInfo",
+        '"reason": "INVALID_KEY_SPEC"',
+        '"domain": "keyfold"',
+        "type.googleapis.com/google.rpc.BadRequest",
+        "region_specs[0].key_spec.uri",
+    ):
+        assert word in output
+    assert "not recognized" not in output
+    assert "@value" not in output
+
+    # Of one item as well.
+    batch = json.dumps({"cluster": "ghost", "region": "eu", "items": [{"plaintext": "AA=="}]})
+    output = tcp(f"{SERVICE}/BatchWrap", data=batch)
+    assert '"reason": "CLUSTER_NOT_FOUND"' in output
+    assert "@value" not in output
+
+
+def test_retry_info_is_readable(grpcurl: str, start_server: StartServer) -> None:
+    """RetryInfo is printed in words too."""
+    server = start_server(keys=("eu",))
+    server.enable("prod", ["eu"])
+    server.restart()
+    server.dev_keys("disable", "eu")
+    curl = Grpcurl(grpcurl, server)
+    wrap = json.dumps({"cluster": "prod", "region": "eu", "plaintext": "AA=="})
+    curl(f"{SERVICE}/Wrap", data=wrap, code=1)
+    output = curl(f"{SERVICE}/Wrap", data=wrap, code=1)
+    assert "google.rpc.RetryInfo" in output
+    assert "retry_delay" in output
+    assert "@value" not in output
+
+
+def test_unix_socket(grpcurl: str, start_server: StartServer, tmp_path: Path) -> None:
+    """Over a unix socket the same, health check included."""
+    server = start_server(keys=("eu",), KEYFOLD_LISTEN=f"unix:{tmp_path / 'k.sock'}")
+    curl = Grpcurl(grpcurl, server)
+    assert SERVICE in curl("list")
+    assert curl.ask("ListClusters") == {}
+    assert '"SERVING"' in curl("grpc.health.v1.Health/Check")
+    for name, status in (("", health_pb2.HealthCheckResponse.SERVING), (SERVICE, 1)):
+        with grpc.insecure_channel(server.target) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            assert check(health_pb2.HealthCheckRequest(service=name), timeout=5).status == status
+            with pytest.raises(grpc.RpcError) as caught:
+                check(health_pb2.HealthCheckRequest(service="nonsense"), timeout=5)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
