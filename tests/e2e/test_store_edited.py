@@ -189,3 +189,22 @@ def edited_store(start_module_server: StartServer) -> Server:
     server.enable("prod", ["eu"])
     assert server.stop() == 0
     return server
+
+
+def test_an_edited_cluster_spoils_no_list(server: Server) -> None:
+    """ListClusters names the cluster whose rows were edited, and lists the others as ever."""
+    for name in ("a", "b", "c"):
+        server.enable(name, ["eu"])
+    edit(server.store, "UPDATE clusters SET epoch = 7 WHERE name = 'b'")
+    with stubs(server.target) as stub:
+        first = stub.ListClusters(pb.ListClustersRequest(page_size=2), timeout=9)
+        rest = stub.ListClusters(
+            pb.ListClustersRequest(page_size=2, page_token=first.next_page_token), timeout=9
+        )
+    assert [c.cluster for c in first.clusters] == ["a"]
+    assert list(first.not_authentic) == ["b"]
+    assert [c.cluster for c in rest.clusters] == ["c"]
+    assert not rest.not_authentic
+    listed = server.cli("clusters", code=1)
+    assert "ROW_NOT_AUTHENTIC" in listed
+    assert "the stored rows of b" in listed

@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from keyfold import answers
+from keyfold.reasons import RowNotAuthenticError
 from keyfold.specs import (
     Buffer,
     Context,
@@ -260,6 +261,21 @@ def next_page(page: Page, response: api.ListClustersResponse) -> Page | None:
     request = api.ListClustersRequest.FromString(page.request.SerializeToString())
     request.page_token = response.next_page_token
     return replace(page, request=request)
+
+
+def check_authentic(names: Iterable[str]) -> None:
+    """Refuses where a list named clusters whose stored rows somebody else wrote.
+
+    Raises:
+        RowNotAuthenticError: There is such a cluster.
+    """
+    spoilt = ", ".join(names)
+    if spoilt:
+        raise RowNotAuthenticError(
+            f"the stored rows of {spoilt} do not carry the service key's seal; restore them from "
+            "a backup, and find out who writes to the store",
+            metadata={"source": "keyfold"},
+        )
 
 
 def _status(response: api.GetStatusResponse) -> ClusterStatus:

@@ -85,7 +85,9 @@ class KeySpec:
                 "the key spec is empty; give at least type and uri", field="key_spec"
             )
         if not type_:
-            raise InvalidKeySpecError("the key spec has no type", field="key_spec.type")
+            raise InvalidKeySpecError(
+                "the key spec has no type; give one such as LOCAL or AWS_KMS", field="key_spec.type"
+            )
         if type_ == PLATFORM:
             if uri or principal or options:
                 raise InvalidKeySpecError(
@@ -94,11 +96,14 @@ class KeySpec:
                     field="key_spec",
                 )
         elif not uri:
-            raise InvalidKeySpecError("the key spec has no uri", field="key_spec.uri")
+            raise InvalidKeySpecError(
+                "the key spec has no uri; give what the provider calls the key",
+                field="key_spec.uri",
+            )
         for name, value in (("type", type_), ("uri", uri), ("auth_principal", principal)):
             if len(value) > MAX_URI or not value.isprintable():
                 raise InvalidKeySpecError(
-                    f"{name} is longer than {MAX_URI} characters or not printable",
+                    f"{name} must be at most {MAX_URI} printable characters",
                     field=f"key_spec.{name}",
                 )
         if len(options) > MAX_OPTIONS or any(len(k) + len(v) > MAX_URI for k, v in options.items()):

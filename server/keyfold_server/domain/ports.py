@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.cluster import Cluster, Decide
+from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.lifecycle import State
@@ -293,8 +294,14 @@ class Store(Protocol):
         """Returns the name of the cluster that a KEK belongs to, or None."""
         ...
 
-    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster]:
-        """Reads up to `limit` clusters whose names follow `after`, by name."""
+    def clusters(
+        self, which: ClusterFilter, after: str, limit: int
+    ) -> list[Cluster | RowNotAuthenticError]:
+        """Reads up to `limit` clusters whose names follow `after`, by name.
+
+        One whose rows are not authentic spoils only itself: its error, which names it, stands in
+        its place.
+        """
         ...
 
     def census(self) -> dict[tuple[str, str], int]:

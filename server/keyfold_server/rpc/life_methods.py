@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.errors import InvalidInputError
+from keyfold_server.domain.errors import InvalidInputError, RowNotAuthenticError
 from keyfold_server.rpc import convert
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import decode
@@ -144,19 +144,26 @@ class LifeMethods:
     async def _list_clusters(
         self, asked: pb.ListClustersRequest, _caller: str, _deadline: float
     ) -> pb.ListClustersResponse:
-        reports, token = await self._replica.statuses.page(
+        page = await self._replica.statuses.page(
             convert.cluster_filter(asked), asked.page_size, asked.page_token
         )
-        reply = pb.ListClustersResponse(next_page_token=token)
-        size = 0
-        for report in reports:
-            status = convert.cluster_status(report)
+        reply = pb.ListClustersResponse()
+        size, last, more = 0, "", page.more
+        for entry in page.entries:
+            if isinstance(entry, RowNotAuthenticError):
+                last = entry.cluster or last
+                reply.not_authentic.append(last)
+                continue
+            status = convert.cluster_status(entry)
             size += status.ByteSize()
             if size > _PAGE_BYTES and reply.clusters:
                 # A page of large clusters ends early, so that gRPC's own limit never cuts it.
-                reply.next_page_token = page_token(reply.clusters[-1].cluster)
+                more = True
                 break
             reply.clusters.append(status)
+            last = status.cluster
+        if more:
+            reply.next_page_token = page_token(last)
         return reply
 
     async def _status(self, cluster: Cluster) -> res.ClusterStatus:

@@ -111,7 +111,8 @@ class Clusters:
         current = existing(await self._mutations.cluster(wanted.cluster), wanted.cluster)
         if wanted.organization not in (None, current.organization):
             raise OrganizationMismatchError(
-                f"cluster {current.name} belongs to another organization",
+                f"cluster {current.name} belongs to another organization; leave the organization "
+                "out, or check the cluster's name",
                 cluster=current.name,
                 field="organization",
             )

@@ -21,6 +21,7 @@ from keyfold_server.domain.errors import (
     InvalidKeySpecError,
     KeyfoldError,
     OverloadedError,
+    SetupError,
     UnknownProviderError,
     UnreachableError,
 )
@@ -172,7 +173,15 @@ class Kms:
         provider = self._made.get(type_)
         if provider is None:
             loop = asyncio.get_running_loop()
-            provider = await loop.run_in_executor(None, self._providers, type_)
+            try:
+                provider = await loop.run_in_executor(None, self._providers, type_)
+            except SetupError as error:
+                # How it is set up is the operator's business, and the log's.
+                log.error("provider %s cannot be used: %s", type_, error.message)  # noqa: TRY400
+                raise UnknownProviderError(
+                    f"provider {type_} is not set up rightly on this server; its log says more",
+                    field="key_spec.type",
+                ) from None
             self._made[type_] = provider
         return provider
 

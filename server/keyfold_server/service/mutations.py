@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from keyfold_server.domain.cluster import Cluster, Decide, existing
 from keyfold_server.domain.errors import (
     AlreadyExistsError,
+    ClusterNotFoundError,
     ConflictError,
     DeadlineError,
     InvalidRequestIdError,
@@ -170,6 +171,9 @@ class Mutations:
         """Appends an attempt that changed nothing to the cluster's chain, if it can be."""
         try:
             await self._apply(Change(ask.cluster, None, self._event(ask, outcome)))
+        except ClusterNotFoundError:
+            # A cluster that was never made has no chain, and the line per call says the rest.
+            return
         except KeyfoldError as error:
             log.warning("an attempt could not be recorded: %s", error.reason)
 

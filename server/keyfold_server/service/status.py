@@ -9,7 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region, existing
-from keyfold_server.domain.errors import InvalidPageError, KeyfoldError, KmsError
+from keyfold_server.domain.errors import (
+    InvalidPageError,
+    KeyfoldError,
+    KmsError,
+    RowNotAuthenticError,
+)
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.lifecycle import State
@@ -60,6 +65,19 @@ class Report:
     regions: tuple[RegionReport, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the clusters.
+
+    Attributes:
+        entries: By name: a report, or the error of one whose rows are not authentic.
+        more: Further ones follow.
+    """
+
+    entries: tuple[Report | RowNotAuthenticError, ...]
+    more: bool
+
+
 class Statuses:
     """Answers GetStatus and ListClusters."""
 
@@ -98,8 +116,8 @@ class Statuses:
         await asyncio.gather(*(self._ask(cluster, region, ends) for region in old))
         return await self.report(cluster)
 
-    async def page(self, which: ClusterFilter, size: int, token: str) -> tuple[list[Report], str]:
-        """Returns a page of reports by name, and the token of the next one; asks no KMS.
+    async def page(self, which: ClusterFilter, size: int, token: str) -> Page:
+        """Returns a page of reports by name; asks no KMS.
 
         Raises:
             InvalidPageError: The size is out of bounds, or the token is not one.
@@ -109,9 +127,11 @@ class Statuses:
         size = size or DEFAULT_PAGE
         after = _from_token(token)
         found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)
-        reports = [await self.report(cluster) for cluster in found[:size]]
-        more = len(found) > size
-        return reports, page_token(reports[-1].cluster.name) if more else ""
+        entries: list[Report | RowNotAuthenticError] = [
+            entry if isinstance(entry, RowNotAuthenticError) else await self.report(entry)
+            for entry in found[:size]
+        ]
+        return Page(tuple(entries), more=len(found) > size)
 
     async def report(self, cluster: Cluster) -> Report:
         """Returns a cluster with what was last observed of its keys."""
@@ -188,5 +208,6 @@ def _from_token(token: str) -> str:
         return check_name(name, "page_token")
     except (KeyfoldError, ValueError, binascii.Error):
         raise InvalidPageError(
-            "page_token is not one that this server gave out", field="page_token"
+            "page_token is not one that this server gave out; pass next_page_token back as it came",
+            field="page_token",
         ) from None

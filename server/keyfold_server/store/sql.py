@@ -103,11 +103,13 @@ class SqlStore:
         self._seal.check("generations", generation, own[1])
         return str(own[1])
 
-    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster]:
+    def clusters(
+        self, which: ClusterFilter, after: str, limit: int
+    ) -> list[Cluster | RowNotAuthenticError]:
         """Reads up to `limit` clusters whose names follow `after`, by name."""
         where = listing.page(which, after, limit)
         found = self._database.read(lambda c: rows.read(c, self._seal, where))
-        return [_believed(stored).cluster for stored in found.values()]
+        return [s if isinstance(s, RowNotAuthenticError) else s.cluster for s in found.values()]
 
     def census(self) -> dict[tuple[str, str], int]:
         """Counts regions by state and last health."""

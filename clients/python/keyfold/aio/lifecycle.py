@@ -136,8 +136,11 @@ class Lifecycle(Connection):
     ) -> AsyncIterator[ClusterStatus]:
         """As `Client.list_clusters`."""
         page: Page | None = calls.list_clusters(narrow, page_size)
+        spoilt: list[str] = []
         while page is not None:
             response = await self.send(page, timeout=timeout)
             for cluster in page.read(response):
                 yield cluster
+            spoilt += response.not_authentic
             page = calls.next_page(page, response)
+        calls.check_authentic(spoilt)

@@ -68,11 +68,13 @@ def clusters(
     while page is not None:
         response = session.client.send(page)
         whole.clusters.extend(response.clusters)
+        whole.not_authentic.extend(response.not_authentic)
         page = calls.next_page(page, response)
     if session.json:
         typer.echo(json_of(whole))
     else:
         show_clusters(calls.clusters_of(whole))
+    calls.check_authentic(whole.not_authentic)
 
 
 def key_test(

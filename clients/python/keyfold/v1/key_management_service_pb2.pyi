@@ -1614,21 +1614,29 @@ class ListClustersResponse(_message.Message):
 
     CLUSTERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NOT_AUTHENTIC_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
     def clusters(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.ClusterStatus]:
         """Clusters by name, with what was last recorded of their keys; no KMS is asked."""
 
+    @_builtins.property
+    def not_authentic(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of clusters of this page whose stored rows do not carry the service key's seal: somebody
+        else wrote them. Every call that needs one of these is refused with ROW_NOT_AUTHENTIC.
+        """
+
     def __init__(
         self,
         *,
         clusters: _abc.Iterable[_resources_pb2.ClusterStatus] | None = ...,
         next_page_token: _builtins.str = ...,
+        not_authentic: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "next_page_token", b"next_page_token", "not_authentic", b"not_authentic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
