@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from keyfold_server.domain.errors import (
@@ -21,7 +21,7 @@ from keyfold_server.domain.errors import (
     StoreRolledBackError,
     StoreStaleError,
 )
-from keyfold_server.domain.ports import Clock, Heartbeat, Noted, Store
+from keyfold_server.domain.ports import Clock, Heartbeat, Noted, Notifies, Store
 from keyfold_server.service.loads import Loads
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.timing import Timing
@@ -76,6 +76,7 @@ class Changes:
         self._stop = threading.Event()
         self._soon = threading.Event()
         self._thread: threading.Thread | None = None
+        self._stop_listening: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Registers this replica, which starts from the state it will read (S4), and polls."""
@@ -87,11 +88,15 @@ class Changes:
             target=self._run, args=(asyncio.get_running_loop(),), name="changes", daemon=True
         )
         self._thread.start()
+        if isinstance(self._store, Notifies):
+            # A hint that makes the next poll come at once; what is promised rests on the poll.
+            self._stop_listening = self._store.listen(self._soon.set)
 
     async def stop(self) -> None:
         """Stops polling and signs off, so that no Revoke waits for this replica."""
         self._stop.set()
         self._soon.set()
+        await asyncio.to_thread(self._stop_listening)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
         try:
