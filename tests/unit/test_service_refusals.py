@@ -60,6 +60,29 @@ def noted(house: House) -> list[Noted]:
     return house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
 
 
+async def test_a_refusal_that_a_rotation_meets_counts(house: House, one: Member) -> None:
+    """F2: the KMS's no to a stored KEK ends its use, though it was an operator who asked."""
+    house.provider.disable("fake:one")
+    assert one.serves("a")
+    assert one.serves("b")
+    with pytest.raises(KeyDisabledError):
+        await one.rotate(cluster="a")
+    assert not one.serves("a")
+    assert not one.serves("b")
+    await one.settle()
+    assert [n.root is not None for n in noted(house)][-1]
+
+
+async def test_a_key_that_cannot_be_moved_to_condemns_nothing(house: House, one: Member) -> None:
+    """F2: a no to the new key of a rotation says nothing of the key in use."""
+    house.provider.create_key("bad")
+    house.provider.disable("fake:bad")
+    with pytest.raises(KeyDisabledError):
+        await one.rotate({"eu": "fake:bad"}, cluster="a")
+    assert one.serves("a")
+    assert one.serves("b")
+
+
 async def test_a_refusal_drops_every_kek_under_the_root_key(house: House, one: Member) -> None:
     """F2: one KEK's refusal ends the use of all KEKs under that root key at once."""
     house.provider.create_key("other")
@@ -211,6 +234,7 @@ async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
     with pytest.raises(AccessDeniedError):
         await one.wrap("a")
     await one.wrap("b")
+    await one.settle()  # The first refusal is told to others in the background.
     told = len(noted(house))
     for _ in range(10):
         await house.after(6)

@@ -9,12 +9,13 @@ voids that it began under, and one that ends in another world is thrown away (pr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from keyfold_server.domain.cluster import Generation
+from keyfold_server.domain.cluster import Cluster, Generation
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     CouldNotTellError,
@@ -219,6 +220,28 @@ class Loads:
             self._cache.put_kek(opened)
             self.freshness.proven(root)
         return opened
+
+    async def refused(
+        self,
+        cluster: Cluster,
+        region: str,
+        generation: Generation,
+        error: RefusedError | KekMismatchError,
+    ) -> None:
+        """Takes a refusal that a change met for what one is that a load met (protocol F2).
+
+        Args:
+            cluster: As the store had it when the KMS was asked.
+            region: The region's name.
+            generation: The KEK that the KMS would not open.
+            error: What it answered.
+        """
+        if self._cache.view(cluster.name) is None:
+            with contextlib.suppress(KeyfoldError, TimeoutError):
+                await self._reads.now(cluster.name, _READ_AGAIN)
+        view = self._cache.view(cluster.name)
+        if view is not None and view.cluster.version == cluster.version:
+            await self._refused(view, view.regions[region], generation, error)
 
     async def _refused(
         self,

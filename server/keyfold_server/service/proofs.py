@@ -14,19 +14,37 @@ from typing import TypeVar
 
 from keyfold_server.domain.binding import KEY_SIZE, Binding, wipe
 from keyfold_server.domain.cluster import Cluster, Generation, Wrap
-from keyfold_server.domain.errors import KekMismatchError, KeyfoldError, KeyInvalidError
+from keyfold_server.domain.errors import (
+    KekMismatchError,
+    KeyfoldError,
+    KeyInvalidError,
+    RefusedError,
+)
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.service.kms import Kms
 
 _R = TypeVar("_R")
 
+Refused = Callable[[Cluster, str, Generation, RefusedError | KekMismatchError], Awaitable[object]]
+"""Takes a cluster as the store had it, a region, and the KEK that the KMS would not open."""
+
 
 class Proofs:
     """Wraps KEKs under root keys and shows that they open."""
 
-    def __init__(self, kms: Kms, random: Callable[[int], bytes] = os.urandom) -> None:
-        """Takes the key services and the source of KEKs and their ids."""
+    def __init__(
+        self, kms: Kms, refused: Refused, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        """Joins the proofs to the key services.
+
+        Args:
+            kms: The key services.
+            refused: Told of a stored KEK that the KMS refused to open: whoever asked, it is a
+                refusal (protocol F2).
+            random: Source of KEKs and their ids.
+        """
         self._kms = kms
+        self._refused = refused
         self._random = random
 
     async def fresh(
@@ -88,10 +106,14 @@ class Proofs:
     async def _open(self, cluster: Cluster, region: str, generation: Generation) -> bytearray:
         wrap = generation.current
         binding = cluster.binding(region, generation)
-        unwrapped = await self._kms.unwrap(
-            wrap.root, wrap.key_version, wrap.ciphertext or b"", binding
-        )
-        return binding.open_payload(unwrapped.plaintext)
+        try:
+            unwrapped = await self._kms.unwrap(
+                wrap.root, wrap.key_version, wrap.ciphertext or b"", binding
+            )
+            return binding.open_payload(unwrapped.plaintext)
+        except (RefusedError, KekMismatchError) as error:
+            await self._refused(cluster, region, generation, error)
+            raise
 
     async def _wrap(self, root: RootKey, binding: Binding, key: bytearray, now: int) -> Wrap:
         payload = binding.payload(key)

@@ -97,7 +97,7 @@ class Replica:
         keyring = Keyring(cache, clock, self.changes.check_serving, self.loads.wanted)
         self.data_plane = DataPlane(keyring, random)
         self._mutations = Mutations(self._storage, self.changes, clock, self._tasks)
-        proofs = Proofs(self._kms, random)
+        proofs = Proofs(self._kms, self.loads.refused, random)
         self.clusters = Clusters(self._mutations, self._kms, proofs, self._health, random)
         self.rotation = Rotation(self._mutations, self.changes, self._kms, proofs, self._health)
         self.revocation = Revocation(
