@@ -12,7 +12,7 @@ bin := .venv/bin
 # Only the folders that are there: a clone of an early version has not all of them.
 python_folders := $(wildcard server clients/python tests examples bench scripts)
 fast_tests := $(wildcard tests/unit tests/contract)
-slow_tests := $(wildcard tests/integration tests/e2e)
+slow_tests := $(wildcard tests/integration tests/e2e tests/chaos)
 
 .PHONY: help
 help: ## List the targets
@@ -92,14 +92,20 @@ check-docs: venv ## Check that those pages are the code's
 	@$(bin)/python scripts/docs.py check
 
 .PHONY: tools
-tools: ## Try to get grpcurl for the end-to-end tests
+tools: ## Try to get what tests speak to: grpcurl, TLC, PostgreSQL, PgBouncer
 	@scripts/grpcurl.sh || [ $$? -eq 3 ]
+	@scripts/model.sh || [ $$? -eq 3 ]
+	@for one in 15 16 18 pgbouncer; do scripts/postgres.sh $$one || [ $$? -eq 3 ]; done
 
 # --- tests -----------------------------------------------------------------------------
 
 .PHONY: unit
 unit: venv ## The fast tests
 	@$(bin)/pytest $(fast_tests)
+
+.PHONY: model
+model: venv ## Check the model in docs/model with TLC (needs Java; Maven, the first time)
+	@$(bin)/pytest tests/integration/test_model.py
 
 # Two at a time, each check's output in one piece where this make can do that.
 .PHONY: checks
@@ -110,6 +116,12 @@ checks: venv
 .PHONY: test
 test: checks ## Everything that CI runs: all checks, then all tests, the fast ones first
 	@$(bin)/pytest $(fast_tests) $(slow_tests)
+
+# Bounded without these: CHAOS_RUNS=n for more runs, CHAOS_KILLS=1000 for as many kills in each,
+# CHAOS_SEED=n to repeat what it printed.
+.PHONY: chaos
+chaos: venv ## Break servers under load, and the code's safeguards, and see it noticed
+	@PYTHONPATH=tests $(bin)/python -m chaos.run
 
 # --- running ---------------------------------------------------------------------------
 

@@ -182,6 +182,7 @@ def _text(error: Error) -> str:
 
 SAMPLES: Final[dict[str, object]] = {
     "service_key": Path("/etc/keyfold/service-key"),
+    "store_password_file": Path("/etc/keyfold/store-password"),
     "local_keys": Path("/var/lib/keyfold/dev-keys.json"),
     "metrics": "127.0.0.1:9464",
     "platform_key": {"eu-central-1": "local:platform-eu", "us-east-1": "local:platform-us"},

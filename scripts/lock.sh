@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml into requirements/: dev (.venv), stubs, resolver, and what is
-# installed elsewhere: client (the base alone), server (with its extra and uvloop), all (every
-# extra), build (what makes the wheel). What is locked stays at its version as long as
-# pyproject.toml allows it; `UPGRADE=1` moves everything to the newest allowed.
+# Resolves pyproject.toml into requirements/: dev (.venv), stubs, resolver, postgres (servers for
+# tests), and what is installed elsewhere: client (the base alone), server (with its extra and
+# uvloop), all (every extra), build (what makes the wheel). What is locked stays at its version
+# as long as pyproject.toml allows it; `UPGRADE=1` moves everything to the newest allowed.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
@@ -27,6 +27,7 @@ resolve() {
 resolve dev pyproject.toml --all-extras --group dev
 resolve stubs --group stubs
 resolve resolver --group resolver
+resolve postgres --group postgres-servers
 
 # What is installed elsewhere, at the versions that the tests run on.
 tested() {
@@ -34,7 +35,7 @@ tested() {
 }
 
 tested client pyproject.toml
-tested server pyproject.toml --extra server --extra uvloop
+tested server pyproject.toml --extra server --extra postgres --extra uvloop
 tested all pyproject.toml --all-extras
 
 # pip has no way to lock a build: what builds the wheel is installed beforehand, like the rest.

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from builders import (
@@ -27,19 +28,52 @@ from builders import (
 from fakes import FakeClock
 from keyfold_server.domain.cluster import Cluster, restored, revoked, with_regions
 from keyfold_server.domain.health import Health, Observation
-from keyfold_server.domain.ports import Change, Heartbeat
+from keyfold_server.domain.ports import Applied, Change, Heartbeat
+from keyfold_server.store import listening  # noqa: F401  so that no child has to import the driver
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql import SqlStore
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a store is, in a form that an order can carry.
+
+    Attributes:
+        url: The store's url.
+        key: The service key's file.
+        password: The file of the database's password, empty for SQLite.
+    """
+
+    url: str
+    key: str
+    password: str = ""
+
+    @classmethod
+    def sqlite(cls, folder: Path) -> Place:
+        """Returns the place of a store in a folder."""
+        return cls(f"sqlite:///{folder / 'keyfold.db'}", str(folder / "service.key"))
+
 
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
 SEEN = Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW)
 DAY = 24 * 60 * 60 * 1000
+LATER = (NOW + 2 * DAY) / 1000
+"""Seconds of Unix time when everything that was made is old."""
 
 
-def opened(folder: Path, reach: Callable[[str], None] = lambda _mark: None) -> SqlStore:
-    """Opens the store of a folder."""
-    url = f"sqlite:///{folder / 'keyfold.db'}"
-    return open_store(url, folder / "service.key", clock=FakeClock(), reach=reach)
+def opened(
+    place: Place,
+    reach: Callable[[str], None] = lambda _mark: None,
+    clock: FakeClock | None = None,
+) -> SqlStore:
+    """Opens the store of a place."""
+    return open_store(
+        place.url,
+        place.key,
+        clock=clock or FakeClock(),
+        reach=reach,
+        password_file=Path(place.password) if place.password else None,
+    )
 
 
 def _cluster(store: SqlStore) -> Cluster:
@@ -102,25 +136,30 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
 """Every other mutation, by name."""
 
 
+def mutate(store: SqlStore, kind: str) -> list[Applied | Exception]:
+    """Carries out a mutation."""
+    if kind in CHANGES:
+        return store.apply(group(store, kind))
+    OTHERS[kind](store)
+    return []
+
+
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _mutate(folder: Path, kind: str, mark: str) -> None:
+def _mutate(place: Place, kind: str, mark: str) -> None:
     def reach(reached: str) -> None:
         if reached == mark:
             _die()
 
-    store = opened(folder, reach)
-    if kind in CHANGES:
-        store.apply(group(store, kind))
-    else:
-        OTHERS[kind](store)
+    mutate(opened(place, reach, FakeClock(LATER if kind == "prune" else NOW / 1000)), kind)
 
 
-def _storm(folder: Path, first: int) -> None:
+def _storm(place: Place, first: int, begun: int) -> None:
     """Revokes and restores for ever, each with a request that counts on."""
-    store = opened(folder)
+    store = opened(place)
+    os.write(begun, b".")
     for number in range(first, sys.maxsize):
         seen = _cluster(store)
         decide = restored(seen, ["eu"], NOW) if number % 2 else revoked("acme", ["eu"], NOW)
@@ -129,18 +168,23 @@ def _storm(folder: Path, first: int) -> None:
 
 def _carry_out(order: dict[str, str]) -> int:
     """Forks, lets the child do the work, and returns its wait status."""
+    place = Place(order["url"], order["key"], order["password"])
+    begun, to_begin = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             if order["kind"] == "storm":
-                _storm(Path(order["folder"]), int(order["first"]))
+                _storm(place, int(order["first"]), to_begin)
             else:
-                _mutate(Path(order["folder"]), order["kind"], order["mark"])
+                _mutate(place, order["kind"], order["mark"])
         finally:
             os._exit(1)  # it should have died before
+    os.close(to_begin)
     if order["kind"] == "storm":
+        os.read(begun, 1)
         time.sleep(float(order["seconds"]))
         os.kill(child, signal.SIGKILL)
+    os.close(begun)
     return os.waitpid(child, 0)[1]
 
 

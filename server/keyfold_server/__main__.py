@@ -55,10 +55,8 @@ def migrate() -> None:
     from keyfold_server import bootstrap, settings
 
     with admin.reported():
-        loaded = settings.load()
-        _, close = bootstrap.replica(loaded)
-        close()
-        typer.echo(f"{loaded.store} has the schema of this release")
+        store = bootstrap.migrate(settings.load())
+        typer.echo(f"{store} has the schema of this release")
 
 
 @admin.app.command()

@@ -23,7 +23,7 @@ from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings, unknown_variables
-from keyfold_server.store.opening import open_store
+from keyfold_server.store import opening
 from keyfold_server.telemetry import Sampling
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,10 @@ def check(settings: Settings) -> list[str]:
             providers.provider(type_)
         except KeyfoldError as error:
             faults.append(f"{type_}: {error.message}")
-    if not settings.store.startswith("sqlite:///"):
-        faults.append("KEYFOLD_STORE: this release knows sqlite:///PATH alone")
+    try:
+        opening.check(settings.store, settings.service_key)
+    except KeyfoldError as error:
+        faults.append(f"KEYFOLD_STORE: {error.message}")
     return faults
 
 
@@ -96,8 +98,13 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     if settings.local_keys is not None:
         providers.provider("LOCAL")  # Now, so that its warning stands at the log's beginning.
     platform = platform_keys(settings, providers)
-    beside = settings.store.removeprefix("sqlite:///") + ".service-key"
-    store = open_store(settings.store, settings.service_key or beside, clock=clock)
+    store = opening.open_store(
+        settings.store,
+        settings.service_key,
+        clock=clock,
+        password_file=settings.store_password_file,
+        migrating=settings.migrate == "auto",
+    )
     timing = Timing(
         cache_ttl=settings.cache_ttl,
         outage_grace=settings.outage_grace,
@@ -113,6 +120,19 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         max_clusters=settings.cache_clusters,
     )
     return joined, store.close
+
+
+def migrate(settings: Settings) -> str:
+    """Brings the store to this release's schema, and returns what to call it.
+
+    Raises:
+        SetupError: The store cannot be migrated.
+    """
+    if settings.store.startswith("sqlite:///"):
+        _, close = replica(settings)
+        close()
+        return settings.store
+    return opening.migrate_store(settings.store, password_file=settings.store_password_file)
 
 
 async def serve(

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 
 import structlog
@@ -34,11 +35,12 @@ def logs() -> bool:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         _add_trace_id,
+        _frames_only,
     ]
     last: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(timestamp_key="time")]
         if pretty
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -58,6 +60,24 @@ def _add_trace_id(
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
         event["trace_id"] = format(span.trace_id, "032x")
+    return event
+
+
+def _frames_only(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Shows an exception's type and where it came from, and neither its text nor any variable.
+
+    Both may hold what a caller sent. The frames hold lines of our source alone.
+    """
+    given = event.pop("exc_info", None)
+    if given is True:
+        given = sys.exc_info()
+    elif isinstance(given, BaseException):
+        given = (type(given), given, given.__traceback__)
+    if given and given[0] is not None:
+        frames = "".join(traceback.format_tb(given[2]))
+        event["exception"] = f"{frames}{given[0].__module__}.{given[0].__qualname__}"
     return event
 
 

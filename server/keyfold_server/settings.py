@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import (
@@ -73,12 +73,27 @@ class Settings(BaseSettings):
     )
     store: str = Field(
         default="sqlite:///keyfold.db",
-        description="The store: sqlite:/// and the path of a file, which is made when absent.",
+        description="The store: sqlite:/// and the path of a file, which is made when absent, or "
+        "postgresql://USER@HOST/DATABASE. PostgreSQL's options follow a question mark; a host "
+        "that is not this machine is spoken to over TLS and must prove its name unless sslmode "
+        "says otherwise. The password stands elsewhere.",
+    )
+    store_password_file: Path | None = Field(
+        default=None,
+        description="File of PostgreSQL's password, read for each connection. Unset: the "
+        "environment's PGPASSWORD, if that is set.",
+    )
+    migrate: Literal["auto", "manual"] = Field(
+        default="manual",
+        description="Whether each server brings PostgreSQL to this release's schema at its start "
+        "(auto), or `keyfold-server migrate` does (manual). A SQLite file is always brought to "
+        "it.",
     )
     service_key: Path | None = Field(
         default=None,
         description="File of 32 random bytes, mode 0600, that seals the store's rows. Unset: "
-        "beside the SQLite file, with the ending .service-key; made together with a new store.",
+        "beside the SQLite file, with the ending .service-key; made together with a new store. "
+        "PostgreSQL: must be given, the same for every replica, and is never made.",
     )
     local_keys: Path | None = Field(
         default=None,
@@ -149,6 +164,18 @@ class Settings(BaseSettings):
             raise ValueError(
                 "without TLS the server listens on loopback or a unix socket only, since calls "
                 "carry keys in the clear; use 127.0.0.1, [::1], localhost or unix:/path"
+            )
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _without_password(cls, value: str) -> str:
+        # A setting is printed and logged. Whether the url is one, the store says.
+        host, _, options = value.partition("://")[2].partition("?")
+        if ":" in host.partition("/")[0].rpartition("@")[0] or "password=" in options:
+            raise ValueError(
+                "the url holds a password, and urls get into logs: put it into a file that "
+                f"{PREFIX}STORE_PASSWORD_FILE names, or into the environment as PGPASSWORD"
             )
         return value
 

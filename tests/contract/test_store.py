@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Final, Protocol
 
 import pytest
 
+import postgres
 from builders import (
     NOW,
     a_cluster,
@@ -47,44 +50,116 @@ from keyfold_server.store.sql import SqlStore
 DAY = 24 * 60 * 60
 
 
+class Bench(Protocol):
+    """A store that can be opened more than once, and put back as it was."""
+
+    @property
+    def clock(self) -> FakeClock: ...
+
+    def open(self) -> SqlStore: ...
+
+    def save(self) -> None:
+        """Keeps the store as it is; nobody has it open."""
+        ...
+
+    def go_back(self) -> None:
+        """Puts the kept one back."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Sqlite:
     """A store in a file."""
 
     def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
         self._file = folder / "keyfold.db"
         self._key = folder / "service.key"
 
-    def open(self, clock: FakeClock) -> SqlStore:
-        return open_store(f"sqlite:///{self._file}", self._key, clock=clock)
+    def open(self) -> SqlStore:
+        return open_store(f"sqlite:///{self._file}", self._key, clock=self.clock)
 
     def save(self) -> None:
-        """Keeps the store as it is; nobody has it open."""
         shutil.copy(self._file, self._file.with_suffix(".old"))
 
     def go_back(self) -> None:
-        """Puts the kept one back."""
         shutil.copy(self._file.with_suffix(".old"), self._file)
 
+    def close(self) -> None:
+        pass
 
-STORES = {"sqlite": Sqlite}
+
+class Postgres:
+    """A store in a database of a real server, whose clock follows the test's."""
+
+    def __init__(self, version: str, folder: Path) -> None:
+        self._server = postgres.shared(version)
+        self._name = self._server.borrow()
+        self._key = postgres.a_service_key(folder)
+        self.clock = postgres.DatabaseClock(self._server, self._name)
+
+    def open(self) -> SqlStore:
+        return self._server.open(self._name, self._key, self.clock)
+
+    def save(self) -> None:
+        self._server.save(self._name)
+
+    def go_back(self) -> None:
+        self._server.go_back(self._name)
+
+    def close(self) -> None:
+        self.clock.close()
+        self._server.give_back(self._name)
 
 
-@pytest.fixture(params=STORES)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Sqlite:
+STORES: Final[dict[str, Callable[[Path], Bench]]] = {
+    "sqlite": Sqlite,
+    **{f"postgresql-{v}": partial(Postgres, v) for v in postgres.VERSIONS},
+}
+
+EVERY_TEST: Final = ["sqlite", "postgresql-15"]
+
+EVERY_STORE: Final = {
+    "test_a_cluster_reads_as_it_was_written",
+    "test_revoke_never_loses",
+    "test_numbers_have_no_gaps",
+    "test_a_collision_takes_nobody_along",
+    "test_a_poll_reads_what_followed",
+    "test_replicas_and_their_silence",
+    "test_observations_replace_each_other",
+    "test_lists_are_paged_by_name",
+    "test_the_filter_of_health",
+    "test_what_is_old_goes",
+}
+"""Tests of what differs between versions, if anything does: they run on all of them."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives each test its stores."""
+    if "bench" in metafunc.fixturenames:
+        every = metafunc.function.__name__ in EVERY_STORE
+        metafunc.parametrize("bench", list(STORES) if every else EVERY_TEST, indirect=True)
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     """Gives each kind of store in turn."""
-    return STORES[request.param](tmp_path)
+    made = STORES[request.param](tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def clock() -> FakeClock:
+def clock(bench: Bench) -> FakeClock:
     """Gives the store's time."""
-    return FakeClock()
+    return bench.clock
 
 
 @pytest.fixture
-def store(bench: Sqlite, clock: FakeClock) -> Iterator[SqlStore]:
+def store(bench: Bench) -> Iterator[SqlStore]:
     """Gives a new store."""
-    opened = bench.open(clock)
+    opened = bench.open()
     yield opened
     opened.close()
 
@@ -127,17 +202,18 @@ def test_a_cluster_reads_as_it_was_written(store: SqlStore) -> None:
         generations=(replace(eu.newest, wraps=(wrap,)),),
     )
     cluster = a_cluster("acme", [eu, a_region("us")], organization="acme-org")
-    assert applied(store, enabling(cluster)) == Applied(cluster, 1)
+    made = applied(store, enabling(cluster))
+    assert (made.cluster, made.number, len(made.change_id)) == (cluster, 1, 16)
     assert store.cluster("acme") == cluster
     assert store.cluster("other") is None
 
 
-def test_it_is_there_after_a_restart(bench: Sqlite, clock: FakeClock) -> None:
+def test_it_is_there_after_a_restart(bench: Bench) -> None:
     """What was answered is stored: another process reads it."""
-    first = bench.open(clock)
+    first = bench.open()
     cluster = enabled(first)
     first.close()
-    second = bench.open(clock)
+    second = bench.open()
     assert second.cluster("acme") == cluster
     second.close()
 
@@ -186,7 +262,8 @@ def test_an_audit_event_alone_is_no_change(store: SqlStore) -> None:
     """R5: an attempt is added to the chain without raising the version or taking a number."""
     cluster = enabled(store)
     attempt = Change("acme", None, an_event(outcome="ACCESS_DENIED"))
-    assert applied(store, attempt) == Applied(cluster, 1)
+    noted = applied(store, attempt)
+    assert (noted.cluster, noted.number) == (cluster, 1)
     assert store.cluster("acme") == cluster
     assert audited(store) == 2
     assert isinstance(applied(store, rotating(cluster)), Applied)
@@ -325,7 +402,7 @@ def test_numbers_have_no_gaps(store: SqlStore) -> None:
 
 def test_a_poll_reads_what_followed(store: SqlStore) -> None:
     """S1: a replica gets the changes after the one it names, oldest first, with their makers."""
-    assert store.poll(beat()) == []
+    assert store.poll(beat("two")) == []
     assert store.register(beat("one")).number == 0
     enabled(store, "a")
     enabled(store, "b")
@@ -349,18 +426,18 @@ def test_a_poll_notices_another_store(store: SqlStore, known: tuple[int, bytes])
     assert store.replicas() == []
 
 
-def test_a_rollback_is_noticed(bench: Sqlite, clock: FakeClock) -> None:
+def test_a_rollback_is_noticed(bench: Bench) -> None:
     """S1: a store put back as it was, even if others went on with it, is not the one known."""
-    store = bench.open(clock)
+    store = bench.open()
     enabled(store)
     store.close()
     bench.save()
-    store = bench.open(clock)
+    store = bench.open()
     applied(store, revoking("acme"))
     last = store.poll(beat())[-1]
     store.close()
     bench.go_back()
-    store = bench.open(clock)
+    store = bench.open()
     with pytest.raises(StoreRolledBackError):
         store.poll(at("one", last))
     enabled(store, "other")

@@ -10,17 +10,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+import postgres
 import store_crasher
-from builders import a_request
+from builders import NOW, a_request
+from fakes import FakeClock
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import StoreRolledBackError
 from keyfold_server.domain.ports import Applied, ClusterFilter
 from keyfold_server.store.marks import MARKS
+from store_crasher import Place
 
 Kill = Callable[..., int]
 
@@ -57,13 +61,84 @@ def kill() -> Iterator[Kill]:
     program.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Gives the folder of a store to copy."""
-    folder = tmp_path_factory.mktemp("template")
-    with closing(store_crasher.opened(folder)) as store:
-        store_crasher.prepare(store)
-    return folder
+class Bench(Protocol):
+    """A prepared store that can be put back as it was."""
+
+    place: Place
+
+    def fresh(self) -> Place:
+        """Puts the store back as it was prepared."""
+        ...
+
+    def pass_time(self) -> None:
+        """Makes everything old, by the store's own clock."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Sqlite:
+    """A store in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._template = folder / "template"
+        self._template.mkdir()
+        self._folder = folder / "store"
+        self.place = Place.sqlite(self._folder)
+        with closing(store_crasher.opened(Place.sqlite(self._template))) as store:
+            store_crasher.prepare(store)
+
+    def fresh(self) -> Place:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.copytree(self._template, self._folder)
+        return self.place
+
+    def pass_time(self) -> None:
+        pass  # it has the process's clock
+
+    def close(self) -> None:
+        pass
+
+
+class Postgres:
+    """A store in a database of a real server that keeps what was committed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = postgres.Server("15")
+        self._server.start()
+        self._name = self._server.create(self._server.migrated)
+        self._clock = postgres.DatabaseClock(self._server, self._name)
+        key = postgres.a_service_key(folder)
+        password = str(self._server.password_file)
+        self.place = Place(self._server.url(self._name), str(key), password)
+        with closing(store_crasher.opened(self.place)) as store:
+            store_crasher.prepare(store)
+        self._server.save(self._name)
+
+    def fresh(self) -> Place:
+        self._clock.set(NOW / 1000)
+        self._server.go_back(self._name)
+        return self.place
+
+    def pass_time(self) -> None:
+        self._clock.set(store_crasher.LATER)
+
+    def close(self) -> None:
+        self._clock.close()
+        self._server.destroy()
+
+
+BENCHES: dict[str, Callable[[Path], Bench]] = {"sqlite": Sqlite, "postgresql-15": Postgres}
+
+
+@pytest.fixture(scope="module", params=BENCHES)
+def bench(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bench]:
+    """Gives each kind of store in turn."""
+    made = BENCHES[request.param](tmp_path_factory.mktemp("bench"))
+    yield made
+    made.close()
 
 
 @dataclass(frozen=True)
@@ -94,9 +169,9 @@ def shape(cluster: Cluster) -> object:
     )
 
 
-def picture(folder: Path) -> Picture:
+def picture(place: Place) -> Picture:
     """Reads everything, which verifies every row, every chain and the numbers."""
-    with closing(store_crasher.opened(folder)) as store:
+    with closing(store_crasher.opened(place)) as store:
         clusters = [c for c in store.clusters(ClusterFilter(), "", 99) if isinstance(c, Cluster)]
         assert len(clusters) == len(store.clusters(ClusterFilter(), "", 99))
         replicas = [r.replica for r in store.replicas()]
@@ -117,32 +192,26 @@ def picture(folder: Path) -> Picture:
 
 
 @pytest.fixture(scope="module")
-def before(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Picture:
+def before(bench: Bench) -> Picture:
     """Gives the picture of an untouched store."""
-    return picture(copied(template, tmp_path_factory.mktemp("before")))
+    return picture(bench.fresh())
 
 
 @pytest.fixture(scope="module")
-def after(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Picture]:
+def after(bench: Bench) -> dict[str, Picture]:
     """Gives the picture after each mutation that nothing interrupted."""
     pictures = {}
     for kind in (*store_crasher.CHANGES, *store_crasher.OTHERS):
-        folder = copied(template, tmp_path_factory.mktemp(kind))
-        with closing(store_crasher.opened(folder)) as store:
-            if kind in store_crasher.CHANGES:
-                results = store.apply(store_crasher.group(store, kind))
-                assert all(isinstance(result, Applied) for result in results)
-            else:
-                store_crasher.OTHERS[kind](store)
-        pictures[kind] = picture(folder)
+        place = bench.fresh()
+        clock = FakeClock()
+        if kind == "prune":
+            bench.pass_time()
+            clock = FakeClock(store_crasher.LATER)
+        with closing(store_crasher.opened(place, clock=clock)) as store:
+            results = store_crasher.mutate(store, kind)
+            assert all(isinstance(result, Applied) for result in results)
+        pictures[kind] = picture(place)
     return pictures
-
-
-def copied(template: Path, folder: Path) -> Path:
-    """Copies a store."""
-    for path in template.iterdir():
-        shutil.copy(path, folder)
-    return folder
 
 
 @pytest.mark.parametrize(("kind", "mark"), POINTS)
@@ -150,8 +219,7 @@ def test_all_or_nothing(
     kind: str,
     mark: str,
     kill: Kill,
-    template: Path,
-    tmp_path: Path,
+    bench: Bench,
     before: Picture,
     after: dict[str, Picture],
 ) -> None:
@@ -160,10 +228,12 @@ def test_all_or_nothing(
     Rows, audit chain, numbers and the recorded request stand or fall together (R6: a request is
     recorded if and only if it was carried out).
     """
-    folder = copied(template, tmp_path)
-    assert kill(folder=str(folder), kind=kind, mark=mark) == signal.SIGKILL
     expected = after[kind] if mark.endswith(":after-commit") else before
-    assert picture(folder) == expected
+    place = bench.fresh()
+    if kind == "prune":
+        bench.pass_time()
+    assert kill(**asdict(place), kind=kind, mark=mark) == signal.SIGKILL
+    assert picture(place) == expected
 
 
 def test_every_mark_is_tried(before: Picture, after: dict[str, Picture]) -> None:
@@ -172,16 +242,16 @@ def test_every_mark_is_tried(before: Picture, after: dict[str, Picture]) -> None
     assert [kind for kind, seen in after.items() if seen == before] == ["poll"]
 
 
-def test_killed_at_any_moment(kill: Kill, template: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment(kill: Kill, bench: Bench) -> None:
     """S8: wherever a kill falls, exactly the requests that are recorded were carried out."""
-    folder = copied(template, tmp_path)
+    place = bench.fresh()
     times = random.Random(20_261)
     done = 0
     for _ in range(12):
         seconds = str(times.uniform(0.02, 0.15))
-        order = {"folder": str(folder), "kind": "storm", "seconds": seconds, "first": str(done)}
-        assert kill(**order) == signal.SIGKILL
-        with closing(store_crasher.opened(folder)) as store:
+        order = {"kind": "storm", "seconds": seconds, "first": str(done)}
+        assert kill(**asdict(place), **order) == signal.SIGKILL
+        with closing(store_crasher.opened(place)) as store:
             [cluster] = store.clusters(ClusterFilter(), "", 99)
             assert isinstance(cluster, Cluster)
             done = cluster.version - 2

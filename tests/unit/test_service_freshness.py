@@ -535,3 +535,18 @@ async def test_a_flapping_key_does_not_make_calls_hang(house: House, one: Member
     await house.after(5)
     await one.wrap()
     await until(lambda: not one.replica._tasks._under_way)
+
+
+async def test_a_key_fetched_before_a_long_pause_is_fetched_again(house: House) -> None:
+    """F1: a process that was paused between a load and its use does not use what it loaded."""
+    one = await house.replica()
+    await one.enable()
+    one.loads.drop_all()
+    hang = house.provider.hang(operations=("unwrap",), answered=True)
+    calling = asyncio.create_task(one.wrap(within=500.0))
+    await entered(hang)
+    before = house.calls()
+    house.clock.advance(100)
+    house.provider.mend()
+    await calling
+    assert house.calls() == before + 1

@@ -469,6 +469,26 @@ async def test_a_rolled_back_store_is_refused(house: House, one: Member) -> None
         await one.wrap()
 
 
+async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) -> None:
+    """S1, R4: a replica whose own commit is gone refuses; it confirms nothing under its number."""
+    one = await house.replica()
+    await one.enable()
+    await one.poll()
+    two = await house.replica()
+    # What one committed last was lost with the old primary; one had applied it ahead of its poll.
+    one.changes.applied_here(one.changes.newest + 1, bytes(16), "acme")
+    await one.wrap()
+    two.hurry()
+    await two.poll()
+    revoked = await two.revoke()  # It takes the lost change's number.
+    assert one.changes.replica not in revoked.confirmed
+    await one.poll_once()
+    assert not one.serves()
+    assert one.changes._rolled_back
+    [row] = [r for r in house.store.replicas() if r.replica == one.changes.replica]
+    assert row.applied < one.changes.newest + 1
+
+
 async def test_a_load_in_flight_across_a_rollback_serves_nobody(house: House, one: Member) -> None:
     """S1, R2: what was on its way when the store changed under the replica is dropped too."""
     one.loads.drop_all()

@@ -6,7 +6,7 @@ Narrow on purpose. What only some providers can do is a protocol of its own, ask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -202,10 +202,12 @@ class Applied:
     Attributes:
         cluster: The cluster as it is now.
         number: The change's number; for an audit event alone, the number of the last change.
+        change_id: That change's random id.
     """
 
     cluster: Cluster
     number: int
+    change_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,4 +355,23 @@ class Store(Protocol):
 
     def prune(self, now_ms: int) -> None:
         """Removes requests and changes older than 24 hours before a time, the newest never."""
+        ...
+
+
+@runtime_checkable
+class Notifies(Protocol):
+    """A store that can say at once that something changed.
+
+    A hint that makes the poll come sooner: it may come without need and may be missed, so what
+    is promised rests on the poll alone.
+    """
+
+    def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Calls `on_change` soon after changes, from a thread of the store's own.
+
+        Never blocks and never raises: where nothing can be heard, it goes on trying.
+
+        Returns:
+            What ends it.
+        """
         ...

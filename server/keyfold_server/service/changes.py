@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keyfold_server.domain.errors import (
@@ -69,7 +69,7 @@ class Changes:
         self._clock = clock
         self._timing = timing
         self._applied = (0, b"")
-        self._applied_here: set[int] = set()
+        self._applied_here: dict[int, bytes] = {}
         self._seen = _Seen(float("-inf"), float("-inf"))
         self._rolled_back = False
         self._failing = False
@@ -155,11 +155,11 @@ class Changes:
         """The number of the last change that this replica has applied."""
         return self._applied[0]
 
-    def applied_here(self, number: int, cluster: str) -> None:
+    def applied_here(self, number: int, change_id: bytes, cluster: str) -> None:
         """Applies a change that this replica has just committed, ahead of the poll."""
         self._loads.invalidate(cluster)
         if number > self._applied[0]:
-            self._applied_here.add(number)
+            self._applied_here[number] = change_id
         self._soon.set()
 
     def made_elsewhere(self, cluster: str) -> None:
@@ -213,6 +213,7 @@ class Changes:
             if self._stop.is_set() or loop.is_closed():
                 return
             began = self._now()
+            ours = dict(self._applied_here)
             try:
                 noted = self._store.poll(self._beat())
             except StoreRolledBackError:
@@ -231,7 +232,7 @@ class Changes:
                     log.warning("the store is seen again")
                 self._failing = False
                 applied = threading.Event()
-                loop.call_soon_threadsafe(self._apply, noted, began, applied)
+                loop.call_soon_threadsafe(self._apply, noted, ours, began, applied)
                 # The next beat must not be sent before these changes are applied.
                 applied.wait(self._timing.store_max_staleness)
 
@@ -250,12 +251,34 @@ class Changes:
 
     # Back on the loop
 
-    def _apply(self, noted: Sequence[Noted], began: _Seen, applied: threading.Event) -> None:
-        """Drops what changed, and only then counts it as applied (R4)."""
+    def _apply(
+        self,
+        noted: Sequence[Noted],
+        ours: Mapping[int, bytes],
+        began: _Seen,
+        applied: threading.Event,
+    ) -> None:
+        """Drops what changed, and only then counts it as applied (R4).
+
+        Args:
+            noted: The changes since the last poll.
+            ours: Changes that this replica had committed before the poll began. The store must
+                have each by its id: a failover may have lost one, and another one may have its
+                number now (S1).
+            began: When the poll began.
+            applied: Told when all is dropped.
+        """
+        found = {change.number: change.change_id for change in noted}
+        # And those committed since, as far as the poll came to their numbers.
+        since = {n: i for n, i in self._applied_here.items() if n in found}
+        if any(found.get(n) != change_id for n, change_id in (since | dict(ours)).items()):
+            self._lost()
+            applied.set()
+            return
         for change in noted:
-            if change.number in self._applied_here:
-                self._applied_here.discard(change.number)
-            elif change.cluster is not None:
+            if self._applied_here.pop(change.number, None) is not None:
+                continue
+            if change.cluster is not None:
                 self._loads.invalidate(change.cluster)
             elif change.root is not None and change.replica != self.replica:
                 self._loads.root_refused(change.root)

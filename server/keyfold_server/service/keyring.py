@@ -28,6 +28,10 @@ OUTAGE_BELIEVED: Final = 10.0
 """Seconds for which an outage is believed beyond the time to ask again, which asking may take.
 After that a KEK without a proof waits for the KMS's answer: it may be a refusal by now."""
 
+OWN_LASTS: Final = 10.0
+"""Seconds for which a KEK that a call fetched for itself may serve that call: longer than any
+load takes, and short where the process was paused between the load and its use (F1)."""
+
 
 class Need(NamedTuple):
     """Something that a call lacks.
@@ -123,7 +127,12 @@ class Keyring:
             opened.root.used = opened
             return opened.kek
         own = call.own.get(kek_id)
-        if own is not None and own.view is view and own.voids == own.root.voids:
+        if (
+            own is not None
+            and own.view is view
+            and own.voids == own.root.voids
+            and now < own.began + OWN_LASTS
+        ):
             return own.kek
         return self._not_fresh(view, region, kek_id, opened, now, call)
 

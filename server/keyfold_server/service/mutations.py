@@ -155,7 +155,7 @@ class Mutations:
         """Commits a change with its audit event and request_id, and applies it here."""
         change = Change(ask.cluster, decide, self._event(ask, outcome), ask.key())
         result = await self._apply(change)
-        self._changes.applied_here(result.number, ask.cluster)
+        self._changes.applied_here(result.number, result.change_id, ask.cluster)
         return Done(result.cluster, result.number)
 
     async def unchanged(self, ask: Ask) -> Done:

@@ -7,7 +7,11 @@ A reading order, and each file knows only those above it:
     seal          the MAC of a row
     faults        the driver's errors to ours, at one place
     dialect       the few things that databases do differently
-    engine        connections, transactions, the file and its lock
+    engine        transactions, run again where they may be
+    sqlite_file, file_lock
+                  SQLite: the file and its lock
+    address, session, postgresql
+                  PostgreSQL: the url, waits that end, connections
     migrate       the schema's versions (migrations/)
     rows          a cluster to its rows and back
     audit, requests, changes, replicas, observations, listing
@@ -15,6 +19,7 @@ A reading order, and each file knows only those above it:
     plan, unit    what a group of changes will write, and its transaction
     marks         the points at which a process may die
     sql           SqlStore: the port, a transaction per method
+    listening     the same, which hears of changes at once
     opening       open_store, the one way in
 
 Knows the domain alone: no wire type, no provider, no setting.

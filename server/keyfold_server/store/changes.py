@@ -21,6 +21,7 @@ from keyfold_server.store.seal import not_authentic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from keyfold_server.store.dialect import Dialect
     from keyfold_server.store.seal import Seal
 
 _ROW: Final = 1
@@ -73,26 +74,34 @@ def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Newest:
 
 
 def note(
-    connection: Connection, subjects: Sequence[Subject], replica: str, now: int, seal: Seal
-) -> int:
+    connection: Connection,
+    subjects: Sequence[Subject],
+    replica: str,
+    now: int,
+    seal: Seal,
+    dialect: Dialect,
+) -> list[Newest]:
     """Gives each subject the next number; the last thing that a transaction does.
 
     Returns:
-        The number before the first that was given.
+        The change before the first that was made here, then each that was.
     """
-    before = newest(connection, seal, lock=bool(subjects)).number
+    if subjects:
+        # Before the lock, so that nobody waits for this, too.
+        dialect.notify(connection)
+    before = newest(connection, seal, lock=bool(subjects))
     rows = [
         seal.sealed(
             "changes",
             (number, secrets.token_bytes(_ID_SIZE), subject.cluster, subject.root, replica, now),
         )
-        for number, subject in enumerate(subjects, before + 1)
+        for number, subject in enumerate(subjects, before.number + 1)
     ]
     if rows:
         sealed = seal.sealed("counter", (_ROW, rows[-1][0], rows[-1][1]))
         connection.execute(_SET.values(number=sealed[1], change_id=sealed[2], mac=sealed[3]))
         connection.execute(_NOTE, [dict(zip(_NAMES, row, strict=True)) for row in rows])
-    return before
+    return [before, *(Newest(row[0], row[1]) for row in rows)]
 
 
 def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Noted]:

@@ -1,15 +1,17 @@
 """The few things that databases do differently; nothing else here asks which one it is.
 
-One entry so far. What a shared database adds is an entry: row locks where SQLite locks the whole
-file with BEGIN IMMEDIATE, its own clock where SQLite has this process's, reads in one snapshot.
+How connections are made and transactions begin is the other difference: `sqlite_file` and
+`postgresql`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,14 +20,55 @@ if TYPE_CHECKING:
 
     from keyfold_server.domain.ports import Clock
 
-WRITES: Final = "keyfold_writes"
-"""Execution option of a connection whose transaction will write."""
+ACCESS: Final = "keyfold_access"
+"""Execution option of a connection that says what its transaction is for."""
+
+CHANNEL: Final = "keyfold"
+"""What PostgreSQL's notifications are sent on. Another store's only cause a poll too many."""
 
 
-def _upsert(table: Table) -> Insert:
+class Access(Enum):
+    """What a transaction is for; an export reads, too, and may take its time."""
+
+    READ = "read"
+    EXPORT = "export"
+    WRITE = "write"
+    MIGRATE = "migrate"
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes the store."""
+        return self in (Access.WRITE, Access.MIGRATE)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it may take longer than any call."""
+        return self in (Access.EXPORT, Access.MIGRATE)
+
+
+def _upsert_sqlite(table: Table) -> Insert:
     insert = sqlite.insert(table)
     fresh = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
     return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=fresh)
+
+
+def _upsert_postgresql(table: Table) -> Insert:
+    insert = postgresql.insert(table)
+    fresh = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
+    return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=fresh)
+
+
+_NOW: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)")
+_NOTIFY: Final = select(func.pg_notify(CHANNEL, ""))
+
+
+def _now_postgresql(connection: Connection, _clock: Clock) -> int:
+    now: int = connection.execute(_NOW).scalar_one()
+    return now
+
+
+def _notify_postgresql(connection: Connection) -> None:
+    connection.execute(_NOTIFY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +80,34 @@ class Dialect:
             writes has the whole store to itself from its beginning.
         one_process: Whether the store serves this process alone, so that replicas left in it
             by another process are dead.
+        tries: How often a transaction is run before another one may have come first each time.
         upsert: The statement that inserts a row or replaces all but its key.
-        now: Milliseconds by the one clock that heartbeats are compared by.
+        now: Milliseconds by the one clock that all replicas of the store are compared by.
+        notify: Has those who listen woken when the transaction commits.
     """
 
     locks_rows: bool
     one_process: bool
+    tries: int
     upsert: Callable[[Table], Insert]
     now: Callable[[Connection, Clock], int]
+    notify: Callable[[Connection], None]
 
 
 SQLITE: Final = Dialect(
     locks_rows=False,
     one_process=True,
-    upsert=_upsert,
+    tries=3,
+    upsert=_upsert_sqlite,
     now=lambda _connection, clock: int(clock.wall() * 1000),
+    notify=lambda _connection: None,
+)
+
+POSTGRESQL: Final = Dialect(
+    locks_rows=True,
+    one_process=False,
+    tries=6,
+    upsert=_upsert_postgresql,
+    now=_now_postgresql,
+    notify=_notify_postgresql,
 )

@@ -1,57 +1,48 @@
-"""Connections and transactions, and what SQLite's file needs before the first of them.
-
-SQLite is run for durability: a commit that was answered is on the disk (WAL, synchronous=FULL),
-and what was erased is overwritten (secure_delete). The driver's own idea of when to begin is
-switched off: each transaction says BEGIN, and one that will write says BEGIN IMMEDIATE, or two
-readers that both want to write would each wait for the other.
-"""
+"""Connections and transactions: the same for every database once its engines are made."""
 
 from __future__ import annotations
 
-import os
-import stat
+import random
 import threading
+import time
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection, Engine
 
-from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.store import dialect, faults
+from keyfold_server.domain.errors import StoreUnavailableError
+from keyfold_server.store import faults
+from keyfold_server.store.dialect import ACCESS, Access
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from keyfold_server.store.dialect import Dialect
+
 T = TypeVar("T")
 
-_PRAGMAS: Final = (
-    "PRAGMA busy_timeout = 5000",  # first: switching to WAL may itself have to wait
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA secure_delete = ON",
-    "PRAGMA trusted_schema = OFF",
-)
-
-_MAGIC: Final = b"SQLite format 3\0"
-_TRIES: Final = 3
-_POOL: Final = 8
-_OVERFLOW: Final = 24
-_POOL_WAIT: Final = 5.0
 _TURN_WAIT: Final = 5.0
+
+_PAUSE: Final = 0.01
+"""Seconds before the second try of a transaction; each further one waits up to twice as long."""
+
+_jitter: Final = random.SystemRandom()
 
 
 class Database:
     """One store's connections, in two pools: the poll never waits for the others (protocol W3)."""
 
-    def __init__(self, url: URL, kind: dialect.Dialect) -> None:
-        """Makes the pools; connects when first used."""
+    def __init__(self, kind: Dialect, engine: Engine, polling: Engine) -> None:
+        """Takes the pools, which connect when first used.
+
+        Args:
+            kind: What this database does differently.
+            engine: Connections for everything else.
+            polling: The poll's one connection.
+        """
         self.dialect: Final = kind
-        self.engine: Final = _engine(url, size=_POOL, overflow=_OVERFLOW)
-        self._polling = _engine(url, size=1, overflow=0)
+        self.engine: Final = engine
+        self._polling = polling
         self._line = threading.Lock()
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -60,8 +51,10 @@ class Database:
         Raises:
             StoreUnavailableError: The store did not answer.
         """
-        with faults.translated(), self.engine.connect() as connection:
-            return work(connection)
+        try:
+            return self._settled(lambda: self._once(self.engine, Access.READ, work))
+        except faults.LostRaceError as error:
+            raise StoreUnavailableError("the store is busy with changes; ask again") from error
 
     def write(self, work: Callable[[Connection], T], *, polling: bool = False) -> T:
         """Runs a transaction, again where another one came first; `work` may run repeatedly.
@@ -71,27 +64,62 @@ class Database:
             LostRaceError: Another one came first every time.
         """
         engine = self._polling if polling else self.engine
-        for left in reversed(range(_TRIES)):
+        return self._settled(lambda: self._once(engine, Access.WRITE, work))
+
+    def migrate(self, work: Callable[[Connection], T]) -> T:
+        """Runs a transaction once that may take its time.
+
+        Raises:
+            StoreUnavailableError: The store did not answer, or could not be written.
+            LostRaceError: Another one came first.
+        """
+        try:
+            return self._once(self.engine, Access.MIGRATE, work)
+        except faults.ConnectionLostError as error:
+            raise StoreUnavailableError(error.message) from error
+
+    def _settled(self, once: Callable[[], T]) -> T:
+        lost = False
+        for left in reversed(range(self.dialect.tries)):
             try:
-                with self._writing(engine) as connection:
-                    return work(connection)
+                return once()
             except faults.LostRaceError:
                 if not left:
                     raise
+                # Not at once and not all together: they would only meet again.
+                longest = _PAUSE * 2 ** (self.dialect.tries - left - 1)
+                time.sleep(_jitter.uniform(0, longest))
+            except faults.ConnectionLostError as error:
+                # A pool may hold connections to a server that was restarted, all dropped now;
+                # a second loss is no leftover.
+                if lost or not left or not error.again:
+                    raise StoreUnavailableError(error.message) from error
+                lost = True
         raise AssertionError
 
-    @contextmanager
-    def _writing(self, engine: Engine) -> Iterator[Connection]:
-        # The connection first: who waits for one must not keep the poll from its turn.
-        with faults.translated(), engine.connect() as bare, self._turn():
-            connection = bare.execution_options(**{dialect.WRITES: True})
-            with connection.begin():
-                yield connection
+    def _once(self, engine: Engine, access: Access, work: Callable[[Connection], T]) -> T:
+        committing = False
+        try:
+            # The connection first: who waits for one must not keep the poll from its turn.
+            with faults.translated(), engine.connect() as bare, self._turn(access):
+                connection = bare.execution_options(**{ACCESS: access})
+                with connection.begin():
+                    result = work(connection)
+                    committing = access.writes
+                return result
+        except faults.ConnectionLostError as error:
+            if error.undone or not committing:
+                raise
+            # It may have been carried out, so it must not be run again from here.
+            raise StoreUnavailableError(
+                "the store's answer to the commit was lost, so the change may or may not have "
+                "been made; ask again with the same request_id"
+            ) from error
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, access: Access) -> Iterator[None]:
         """Waits in line where only one may write: SQLite's own waiting starves the unlucky."""
-        if self.dialect.locks_rows:
+        if self.dialect.locks_rows or not access.writes:
             yield
             return
         if not self._line.acquire(timeout=_TURN_WAIT):
@@ -105,90 +133,3 @@ class Database:
         """Closes every connection."""
         self.engine.dispose()
         self._polling.dispose()
-
-
-def _engine(url: URL, *, size: int, overflow: int) -> Engine:
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=size,
-        max_overflow=overflow,
-        pool_timeout=_POOL_WAIT,
-        hide_parameters=True,
-    )
-    event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
-    return engine
-
-
-def _on_connect(driver: Any, _record: object) -> None:
-    driver.isolation_level = None
-    for pragma in _PRAGMAS:
-        driver.execute(pragma).close()
-
-
-def _on_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(dialect.WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def sqlite_path(url: str) -> Path:
-    """Returns the file that a store's url names, with links resolved.
-
-    The url is not repeated in messages: one of a shared database may hold a password.
-
-    Raises:
-        SetupError: It is not `sqlite:///` and a path.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise SetupError("the store's url is not one; write sqlite:///path/to/keyfold.db") from None
-    if parsed.drivername != "sqlite":
-        raise SetupError(
-            f"this release keeps its store in SQLite, not in {parsed.drivername}: write "
-            "sqlite:///path/to/keyfold.db"
-        )
-    if not parsed.database or parsed.database == ":memory:" or parsed.host or parsed.query:
-        raise SetupError("the store's url must name a file and nothing else: sqlite:///path")
-    # Two names of one file must find one lock.
-    return Path(parsed.database).resolve()
-
-
-def make_file(path: Path) -> None:
-    """Makes an empty store that only its owner can read, before SQLite would with the umask.
-
-    Raises:
-        SetupError: It cannot be made, or a log of a former store lies there.
-    """
-    log = path.with_name(f"{path.name}-wal")
-    if log.exists():
-        # SQLite would replay it into the new store.
-        raise SetupError(f"the store {path} is missing, but its log {log} is there: move it away")
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    except OSError as error:
-        raise SetupError(f"the store {path} cannot be made: {error.strerror}") from None
-
-
-def check_file(path: Path) -> None:
-    """Refuses an existing file that cannot be a store, and takes it from the eyes of others.
-
-    Raises:
-        SetupError: It is not a database, or cannot be read and written.
-    """
-    try:
-        with path.open("r+b") as file:
-            start = file.read(len(_MAGIC))
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                os.fchmod(file.fileno(), mode & 0o700)
-    except OSError as error:
-        raise SetupError(f"the store {path} cannot be read and written: {error.strerror}") from None
-    if start not in (b"", _MAGIC):
-        raise SetupError(f"the file {path} is not a database; name another one for the store")
-
-
-def open_sqlite(path: Path) -> Database:
-    """Returns the connections of a store in a file."""
-    return Database(URL.create("sqlite", database=str(path)), dialect.SQLITE)

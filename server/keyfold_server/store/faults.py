@@ -31,42 +31,165 @@ _SQLITE: Final = {
 }
 """What to say, by SQLite's primary result code."""
 
+READ_ONLY: Final = "25006"
+"""SQLSTATE of a standby, and of a server that was switched to reading."""
+
+_PAUSED: Final = "25P03"
+"""SQLSTATE of a session that did nothing inside a transaction for too long."""
+
+_STOPPING: Final = "the database is stopping or starting; ask again"
+_FULL: Final = "the database has no room for another connection; raise its max_connections"
+_UNKNOWN_USER: Final = (
+    "the database does not take the user's name and password; look at the store's url and at "
+    "KEYFOLD_STORE_PASSWORD_FILE"
+)
+_UNKNOWN_DATABASE: Final = "there is no such database; make it, or correct the store's url"
+_UNMIGRATED: Final = "it does not have this release's schema; run `keyfold-server migrate`"
+
+_SQLSTATES: Final = {
+    READ_ONLY: "it is read-only: a standby, or a server that was switched to reading; find the "
+    "primary",
+    _PAUSED: "this server paused inside a change, which was undone; ask again",
+    "28000": _UNKNOWN_USER,
+    "28P01": _UNKNOWN_USER,
+    "3D000": _UNKNOWN_DATABASE,
+    "3F000": _UNMIGRATED,
+    "42501": "the database's user lacks a right; it needs to read and write every table, and to "
+    "make them where it migrates",
+    "42703": _UNMIGRATED,
+    "42P01": _UNMIGRATED,
+    "53100": "the disk is full; make room, and ask again",
+    "53200": "the database is out of memory; ask again",
+    "53300": _FULL,
+    "55P03": "others held what was asked for too long; ask again",
+    "57014": "the database took too long and was stopped; ask again",
+    "57P01": _STOPPING,
+    "57P02": _STOPPING,
+    "57P03": _STOPPING,
+}
+"""What to say, by SQLSTATE."""
+
+_CONNECTING: Final = {
+    "password authentication failed": _UNKNOWN_USER,
+    "no password supplied": "the database asks for a password; put it into a file that "
+    "KEYFOLD_STORE_PASSWORD_FILE names",
+    "pg_hba.conf": "the database lets nobody in from here as this user, or not without TLS; look "
+    "at its pg_hba.conf",
+    "certificate verify failed": "the database's certificate is not from an authority that is "
+    "trusted; give sslrootcert in the store's url",
+    "does not match host name": "the database's certificate is for another host",
+    "server does not support SSL": "the database does not speak TLS; set it up there, or say "
+    "sslmode in the store's url",
+    "root certificate file": "the file that sslrootcert in the store's url names is not there",
+    "too many connections": _FULL,
+    "too many clients": _FULL,
+    "remaining connection slots": _FULL,
+    "starting up": _STOPPING,
+    "shutting down": _STOPPING,
+    "not yet accepting connections": _STOPPING,
+    "recovery mode": _STOPPING,
+    "session is read-only": _SQLSTATES[READ_ONLY],
+    "Connection refused": "nothing listens where the store's url points",
+    "No such file or directory": "there is no socket where the store's url points",
+    "could not translate host name": "the host of the store's url has no address",
+    "failed to resolve host": "the host of the store's url has no address",
+    "timeout expired": "the database's host did not answer",
+    "invalid connection option": "the store's url has an option that is none",
+    # Last: a role or a database.
+    "does not exist": "there is no such database or user; make it, or correct the store's url",
+}
+"""What to say where no session came about: there libpq gives a text and no SQLSTATE."""
+
 _SERIALIZATION: Final = frozenset({"40001", "40P01"})
 """SQLSTATEs that mean: the same transaction, tried again, may succeed."""
+
+
+_UNDONE: Final = frozenset({_PAUSED, READ_ONLY})
+"""SQLSTATEs with which a session ends that are given before a commit alone."""
+
+_HELD: Final = frozenset({"55P03", "42701", "42710", "42P07", "XX000"})
+"""SQLSTATEs of a schema that another session holds, or has changed this moment."""
 
 
 class LostRaceError(Exception):
     """Another transaction came first in a way that locks do not cover.
 
-    Two that insert the same new cluster have no row to lock. Nothing was written, and changes
-    are pure, so the transaction is run again and sees what the other one made.
+    Nothing was written, and changes are pure, so the transaction is run again and sees what the
+    other one made.
     """
+
+
+class CollisionError(LostRaceError):
+    """A row stands in the way: two that insert the same new cluster have no row to lock."""
+
+
+class ConnectionLostError(Exception):
+    """The connection ended: before the commit was sent, or before its answer came.
+
+    Attributes:
+        message: What to tell the caller where trying again is no use.
+        again: Whether another connection may fare better; not where nobody answered in time.
+        undone: Whether it is certain that nothing was written, even if the commit was sent.
+    """
+
+    def __init__(self, message: str, *, again: bool, undone: bool) -> None:
+        super().__init__(message)
+        self.message: Final = message
+        self.again: Final = again
+        self.undone: Final = undone
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns the database's errors into StoreUnavailableError, or LostRaceError.
+    """Turns the database's errors into StoreUnavailableError, or what asks for another try.
 
     Raises:
         StoreUnavailableError: The store did not answer, or could not be written.
         LostRaceError: The transaction is to be run again.
+        ConnectionLostError: The same, on another connection, unless it was being committed.
     """
     try:
         yield
     except PoolTimeoutError as error:
         raise StoreUnavailableError("the store has no connection free; ask again") from error
     except IntegrityError as error:
-        raise LostRaceError from error
+        raise CollisionError from error
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) in _SERIALIZATION:
+        if sqlstate(error) in _SERIALIZATION:
             raise LostRaceError from error
+        if error.connection_invalidated:
+            again = not isinstance(error.orig, TimeoutError)
+            undone = sqlstate(error) in _UNDONE
+            raise ConnectionLostError(_told(error.orig), again=again, undone=undone) from error
         raise StoreUnavailableError(_told(error.orig)) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise StoreUnavailableError(_told(error)) from error
 
 
+def sqlstate(error: DBAPIError) -> str | None:
+    """Returns the SQLSTATE of a database's error, where it has one."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def was_held(error: StoreUnavailableError) -> bool:
+    """Tells whether a change of the schema failed because another one was under way."""
+    cause = error.__cause__
+    return isinstance(cause, DBAPIError) and sqlstate(cause) in _HELD
+
+
 def _told(error: BaseException | None) -> str:
+    return f"the store cannot be used: {_why(error) or 'the database failed; look at its log'}"
+
+
+def _why(error: BaseException | None) -> str | None:
+    if isinstance(error, TimeoutError):
+        return "the database did not answer in time; ask again"
     code = getattr(error, "sqlite_errorcode", None)
-    # Extended codes carry the primary one in their low byte.
-    why = _SQLITE.get(code & 0xFF) if isinstance(code, int) else None
-    return f"the store cannot be used: {why or 'the database failed; look at its log'}"
+    if isinstance(code, int):
+        # Extended codes carry the primary one in their low byte.
+        return _SQLITE.get(code & 0xFF)
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return _SQLSTATES.get(state)
+    said = str(error)
+    return next((why for words, why in _CONNECTING.items() if words in said), None)

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, func, insert, select
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.store import changes, engine, migrate, schema, service_key
+from keyfold_server.store import address as addresses
+from keyfold_server.store import (
+    changes,
+    migrate,
+    postgresql,
+    schema,
+    service_key,
+    sqlite_file,
+)
 from keyfold_server.store import seal as seals
+from keyfold_server.store.faults import LostRaceError
 from keyfold_server.store.file_lock import FileLock
 from keyfold_server.store.marks import nowhere
 from keyfold_server.store.sql import SqlStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from keyfold_server.domain.ports import Clock
+    from keyfold_server.store.engine import Database
     from keyfold_server.store.service_key import ServiceKey
+    from keyfold_server.store.session import BoundedSession
 
 _ROW: Final = 1
 _UID_SIZE: Final = 16
@@ -27,73 +39,168 @@ _UID_SIZE: Final = 16
 
 def open_store(
     url: str,
-    service_key_path: str | Path,
+    service_key_path: str | Path | None,
     *,
     clock: Clock,
     reach: Callable[[str], None] = nowhere,
+    password_file: Path | None = None,
+    migrating: bool = False,
+    limits: addresses.Limits | None = None,
 ) -> SqlStore:
-    """Opens a store, and makes it and its service key where there is none.
+    """Opens a store; an embedded one is made with its service key where there is none.
 
     Args:
-        url: `sqlite:///` and the path of the store's file.
-        service_key_path: The service key's file.
+        url: `sqlite:///` and the path of the store's file, or `postgresql://user@host/database`.
+        service_key_path: The service key's file; None: beside an embedded store. A shared
+            store's must be named, and be there.
         clock: Time.
         reach: Called with each of `marks.MARKS` that a mutation passes.
+        password_file: File of the database's password.
+        migrating: Whether to bring a shared store to this release's schema. An embedded one
+            is brought to it in any case.
+        limits: How long a shared store may take.
 
     Raises:
         SetupError: The store or the key cannot be used as they are; the message says why.
         RowNotAuthenticError: The store's own row was changed by somebody else.
     """
-    path = engine.sqlite_path(url)
+    if url.startswith(addresses.SCHEMES):
+        address = addresses.parse(url, password_file, limits or addresses.Limits())
+        key = _shared_key(service_key_path, address.label)
+        return _shared(address, key, clock=clock, reach=reach, migrating=migrating)
+    return _embedded(url, service_key_path, clock=clock, reach=reach)
+
+
+def check(url: str, service_key_path: Path | None) -> None:
+    """Refuses a url that no store can be opened by, without opening one.
+
+    Raises:
+        SetupError: It cannot; the message says why.
+    """
+    if url.startswith(addresses.SCHEMES):
+        address = addresses.parse(url)
+        postgresql.require_driver()
+        _shared_key(service_key_path, address.label)
+    else:
+        sqlite_file.path_of(url)
+
+
+def migrate_store(url: str, *, password_file: Path | None = None) -> str:
+    """Brings a shared store to this release's schema, which needs no service key.
+
+    Returns:
+        What to call the store.
+
+    Raises:
+        SetupError: It cannot be migrated; the message says why.
+    """
+    address = addresses.parse(url, password_file)
+    with _named(address.label):
+        database = postgresql.connected(address)
+        try:
+            migrate.upgrade(database)
+        finally:
+            database.close()
+    return address.label
+
+
+@contextmanager
+def _named(label: object) -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailableError as error:
+        raise SetupError(f"{label}: {error.message}") from error
+    except LostRaceError as error:
+        raise SetupError(f"{label}: others begin the store, too; start again") from error
+
+
+def _embedded(
+    url: str,
+    service_key_path: str | Path | None,
+    *,
+    clock: Clock,
+    reach: Callable[[str], None],
+) -> SqlStore:
+    path = sqlite_file.path_of(url)
+    beside = f"{url.removeprefix('sqlite:///')}.service-key"
+    key_path = Path(service_key_path or beside)
     lock = FileLock(path)
     try:
-        new = not path.exists()
-        # The key first: a process that dies in between leaves a key without a store, which
-        # the next one takes; the other way round nobody could tell the store from an old one.
-        key = service_key.load(Path(service_key_path), store=path, new=new)
-        if new:
-            engine.make_file(path)
-        engine.check_file(path)
-        return _opened(path, key, lock, clock=clock, reach=reach)
-    except StoreUnavailableError as error:
-        lock.release()
-        raise SetupError(f"{path}: {error.message}") from error
+        with _named(path):
+            new = not path.exists()
+            # The key first: a process that dies in between leaves a key without a store, which
+            # the next one takes; the other way round nobody could tell the store from an old one.
+            seal = seals.Seal(service_key.load(key_path, store=path, new=new))
+            if new:
+                sqlite_file.make(path)
+            sqlite_file.check(path)
+            database = sqlite_file.connected(path)
+            with _closed_unless_good(database):
+                migrate.upgrade(database)
+                _claim(database, seal, clock)
     except BaseException:
         lock.release()
-        raise
-
-
-def _opened(
-    path: Path, key: ServiceKey, lock: FileLock, *, clock: Clock, reach: Callable[[str], None]
-) -> SqlStore:
-    database = engine.open_sqlite(path)
-    seal = seals.Seal(key)
-    try:
-        migrate.upgrade(database)
-        database.write(lambda c: _claim(c, seal, int(clock.wall() * 1000)))
-    except BaseException:
-        database.close()
         raise
     return SqlStore(database, seal, clock=clock, reach=reach, release=lock.release)
 
 
-def _claim(connection: Connection, seal: seals.Seal, now: int) -> None:
+def _shared_key(path: str | Path | None, label: str) -> ServiceKey:
+    if path is None:
+        raise SetupError(
+            f"the store {label} needs a service key, the same for every replica: make one with "
+            f"`(umask 077 && head -c {service_key.SIZE} /dev/urandom > FILE)`, keep a copy, and "
+            "name the file in KEYFOLD_SERVICE_KEY"
+        )
+    return service_key.load(Path(path), store=label, new=False)
+
+
+def _shared(
+    address: addresses.Address,
+    key: ServiceKey,
+    *,
+    clock: Clock,
+    reach: Callable[[str], None],
+    migrating: bool,
+) -> SqlStore:
+    seal = seals.Seal(key)
+    with _named(address.label):
+        database = postgresql.connected(address)
+        with _closed_unless_good(database):
+            if migrating:
+                migrate.upgrade(database)
+            else:
+                migrate.require(database)
+            _claim(database, seal, clock)
+            postgresql.warn(database, address)
+    if not postgresql.notifies(database):
+        return SqlStore(database, seal, clock=clock, reach=reach)
+    from keyfold_server.store.listening import NotifyingStore
+
+    def connect() -> BoundedSession:
+        return postgresql.session(address)
+
+    return NotifyingStore(database, seal, connect, clock=clock, reach=reach)
+
+
+@contextmanager
+def _closed_unless_good(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        database.close()
+        raise
+
+
+def _claim(database: Database, seal: seals.Seal, clock: Clock) -> None:
     """Makes the store's own row in an empty store, and in any other checks the key against it.
 
     Raises:
         SetupError: Another service key sealed the store, or another encoding was used.
         RowNotAuthenticError: The row is missing or was changed.
     """
-    row = connection.execute(select(*schema.meta.c)).first()
+    row = database.read(_own_row)
     if row is None:
-        if any(_count(connection, table) for table in schema.metadata.tables):
-            raise seals.not_authentic("meta")
-        uid = secrets.token_bytes(_UID_SIZE)
-        cells = seal.sealed("meta", (_ROW, uid, seal.service_key_id, seals.ENCODING, now))
-        names = schema.meta.columns.keys()
-        connection.execute(insert(schema.meta), [dict(zip(names, cells, strict=True))])
-        changes.begin(connection, seal)
-        return
+        row = database.write(lambda c: _make(c, seal, database.dialect.now(c, clock)))
     if row[2] != seal.service_key_id:
         raise SetupError(
             f"the store was sealed with the service key {row[2]}, and the file holds "
@@ -104,7 +211,27 @@ def _claim(connection: Connection, seal: seals.Seal, now: int) -> None:
             f"the store's rows are sealed in encoding {row[3]}, and this release writes "
             f"{seals.ENCODING}: start the release that made it"
         )
-    seal.check("meta", tuple(row))
+    seal.check("meta", row)
+
+
+def _own_row(connection: Connection) -> schema.Cells | None:
+    row = connection.execute(select(*schema.meta.c)).first()
+    return tuple(row) if row is not None else None
+
+
+def _make(connection: Connection, seal: seals.Seal, now: int) -> schema.Cells:
+    if any(_count(connection, table) for table in schema.metadata.tables):
+        # Another replica may have made it since; its row is then all that there is.
+        row = _own_row(connection)
+        if row is None:
+            raise seals.not_authentic("meta")
+        return row
+    uid = secrets.token_bytes(_UID_SIZE)
+    cells = seal.sealed("meta", (_ROW, uid, seal.service_key_id, seals.ENCODING, now))
+    names = schema.meta.columns.keys()
+    connection.execute(insert(schema.meta), [dict(zip(names, cells, strict=True))])
+    changes.begin(connection, seal)
+    return cells
 
 
 def _count(connection: Connection, table: str) -> int:

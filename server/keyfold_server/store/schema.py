@@ -20,9 +20,11 @@ from sqlalchemy import (
     MetaData,
     SmallInteger,
     Table,
-    Text,
     UniqueConstraint,
 )
+from sqlalchemy import Text as AnyText
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
 Cells: TypeAlias = tuple[Any, ...]
 """A row's values in the order of its table's columns."""
@@ -38,12 +40,19 @@ metadata: Final = MetaData(
 )
 
 
-def _key(name: str, type_: type[Text | LargeBinary | BigInteger | SmallInteger]) -> Column[Any]:
+Text: Final = AnyText().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+"""Compared by its bytes, as SQLite does: pages come in one order everywhere, and no new version
+of a system's collations breaks an index."""
+
+_Type = TypeEngine[Any] | type[TypeEngine[Any]]
+
+
+def _key(name: str, type_: _Type) -> Column[Any]:
     # No sequences: every number is given out by Keyfold.
     return Column(name, type_, primary_key=True, autoincrement=False)
 
 
-def _must(name: str, type_: type[Text | LargeBinary | BigInteger | SmallInteger]) -> Column[Any]:
+def _must(name: str, type_: _Type) -> Column[Any]:
     return Column(name, type_, nullable=False)
 
 

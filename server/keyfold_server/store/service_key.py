@@ -50,12 +50,14 @@ class ServiceKey:
         return f"ServiceKey(service_key_id={self.service_key_id!r})"
 
 
-def load(path: Path, *, store: Path, new: bool) -> ServiceKey:
+def load(path: Path, *, store: Path | str, new: bool) -> ServiceKey:
     """Reads the service key from its file, and makes the file first where the store is new.
+
+    A shared store's is never made here: each replica would make its own.
 
     Args:
         path: The key's file.
-        store: The store's file, for messages.
+        store: The file of an embedded store, or a shared store's name, for messages.
         new: Whether there is no store yet. A key that is there already is then taken: the
             process may have died between making the key and making the store.
 
@@ -69,6 +71,12 @@ def load(path: Path, *, store: Path, new: bool) -> ServiceKey:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             key = file.read(SIZE + 1)
     except FileNotFoundError:
+        if isinstance(store, str):
+            raise SetupError(
+                f"the service key {path} is missing: put the file there that the store {store} "
+                "was sealed with, the same for every replica; for a new store make one with "
+                f"`(umask 077 && head -c {SIZE} /dev/urandom > {path})`"
+            ) from None
         raise SetupError(
             f"the service key {path} is missing, and the store {store} was sealed with one: put "
             "the file back from where it was saved; only if the store shall begin anew, move "

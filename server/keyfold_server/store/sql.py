@@ -17,7 +17,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.store import audit, changes, listing, observations, replicas, requests, rows
 from keyfold_server.store.changes import Subject
-from keyfold_server.store.faults import LostRaceError
+from keyfold_server.store.faults import CollisionError, LostRaceError
 from keyfold_server.store.marks import nowhere
 from keyfold_server.store.schema import clusters, generations
 from keyfold_server.store.schema import requests as requests_table
@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 KEPT: Final = 24 * 60 * 60 * 1000
 """Milliseconds that requests and changes are kept at least (protocol section 7)."""
+
+_AGAIN: Final = "the store was changed by others again and again; ask again"
 
 
 class SqlStore:
@@ -77,6 +79,11 @@ class SqlStore:
         self._mine: set[str] = set()
         self._replica = ""
         self._mine_lock = threading.Lock()
+
+    @property
+    def parts(self) -> tuple[Database, Seal]:
+        """The store's connections and its seal, for export and import."""
+        return self._database, self._seal
 
     def close(self) -> None:
         """Closes the connections and lets another process have the store."""
@@ -128,7 +135,7 @@ class SqlStore:
         if not changes:
             return []
         try:
-            return self._write("apply", lambda c: self._unit().carry_out(c, changes))
+            return self._write("apply", lambda c: self._unit(c).carry_out(c, changes))
         except LostRaceError:
             if len(changes) > 1:
                 # One of them collides whenever it is tried: it must not take the others along.
@@ -143,11 +150,13 @@ class SqlStore:
 
     def refused(self, root: str, observation: Observation, replica: str) -> None:
         """Records a refusal: an observation and one numbered change (protocol F2)."""
+        dialect = self._database.dialect
 
         def work(connection: Connection) -> None:
-            observations.write(connection, [observation], self._database.dialect)
+            observations.write(connection, [observation], dialect)
             self._reach("refused:observed")
-            changes.note(connection, [Subject(root=root)], replica, self._now(), self._seal)
+            now = dialect.now(connection, self._clock)
+            changes.note(connection, [Subject(root=root)], replica, now, self._seal, dialect)
             self._reach("refused:numbered")
 
         self._write_or_fail("refused", work)
@@ -166,10 +175,12 @@ class SqlStore:
 
             try:
                 current = self._write("register", work)
-            except LostRaceError:
+            except CollisionError:
                 raise SetupError(
                     f"another replica is named {beat.replica}; give this one a name of its own"
                 ) from None
+            except LostRaceError as error:
+                raise StoreUnavailableError(_AGAIN) from error
             self._mine, self._replica = mine, beat.replica
         return current
 
@@ -214,9 +225,11 @@ class SqlStore:
 
     def prune(self, now_ms: int) -> None:
         """Removes requests, changes and replicas older than 24 h, the newest change never."""
-        before = now_ms - KEPT
+        dialect = self._database.dialect
 
         def work(connection: Connection) -> None:
+            # By the store's clock at most: a replica's that is ahead removes nothing early.
+            before = min(now_ms, dialect.now(connection, self._clock)) - KEPT
             connection.execute(delete(requests_table).where(requests_table.c.created_at < before))
             changes.prune(connection, before, self._seal)
             replicas.prune(connection, before)
@@ -259,10 +272,10 @@ class SqlStore:
         self._reach("register:written")
         return current
 
-    def _unit(self) -> Unit:
-        return Unit(
-            self._database.dialect, self._seal, self._replica, self._now(), reach=self._reach
-        )
+    def _unit(self, connection: Connection) -> Unit:
+        dialect = self._database.dialect
+        now = dialect.now(connection, self._clock)
+        return Unit(dialect, self._seal, self._replica, now, reach=self._reach)
 
     def _beat(self, connection: Connection, beat: Heartbeat) -> None:
         dialect = self._database.dialect
@@ -289,12 +302,7 @@ class SqlStore:
         try:
             return self._write(name, work, polling=polling)
         except LostRaceError as error:
-            raise StoreUnavailableError(
-                "the store was changed by others again and again; ask again"
-            ) from error
-
-    def _now(self) -> int:
-        return int(self._clock.wall() * 1000)
+            raise StoreUnavailableError(_AGAIN) from error
 
 
 def _believed(stored: rows.Stored | RowNotAuthenticError) -> rows.Stored:

@@ -27,7 +27,7 @@ class Unit:
         dialect: What the database does differently.
         seal: Seals and checks rows.
         replica: Who makes the changes.
-        now: Milliseconds of Unix time.
+        now: Milliseconds of Unix time, by the store's clock.
         reach: Called at each mark.
     """
 
@@ -55,22 +55,30 @@ class Unit:
         self.reach("apply:audited")
         plan.write_requests(connection)
         self.reach("apply:request-recorded")
-        before = changes.note(connection, plan.subjects, self.replica, self.now, self.seal)
+        made = changes.note(
+            connection, plan.subjects, self.replica, self.now, self.seal, self.dialect
+        )
         self.reach("apply:numbered")
         return [
-            Applied(d.cluster, before + d.ordinal) if isinstance(d, Decided) else d for d in decided
+            Applied(d.cluster, made[d.ordinal].number, made[d.ordinal].change_id)
+            if isinstance(d, Decided)
+            else d
+            for d in decided
         ]
 
     def _plan(self, connection: Connection, wanted: Sequence[Change]) -> Plan:
         names = sorted({change.cluster for change in wanted})
+        here = clusters.c.name.in_(names)
         if self.dialect.locks_rows:
             # Before the rows are read, by a statement of its own: what another transaction wrote
             # while this one waited for its lock must be seen.
-            here = clusters.c.name.in_(names)
             lock = select(clusters.c.uid).where(here).order_by(clusters.c.name)
-            connection.execute(lock.with_for_update()).all()
+            locked = connection.execute(lock.with_for_update()).scalars().all()
+            # And only what is locked: of a cluster that was made just now, the next change
+            # could be overwritten. Whoever wants to make it too collides, and tries again.
+            here = clusters.c.uid.in_(locked)
         self.reach("apply:locked")
-        found = rows.read(connection, self.seal, clusters.c.name.in_(names))
+        found = rows.read(connection, self.seal, here)
         keys = [change.request for change in wanted if change.request is not None]
         recorded = requests.read(connection, keys, self.seal)
         return Plan(found, recorded, seal=self.seal, now=self.now)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 if TYPE_CHECKING:
     from sqlalchemy.schema import SchemaItem
@@ -18,6 +19,9 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+# By its bytes everywhere; SQLite does so by itself.
+_TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
@@ -48,7 +52,7 @@ def _own() -> None:
         "meta",
         sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
         sa.Column("store_uid", sa.LargeBinary(), nullable=False),
-        sa.Column("service_key_id", sa.Text(), nullable=False),
+        sa.Column("service_key_id", _TEXT, nullable=False),
         sa.Column("mac_encoding", sa.SmallInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
@@ -66,9 +70,9 @@ def _own() -> None:
         "changes",
         sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("change_id", sa.LargeBinary(), nullable=False),
-        sa.Column("cluster", sa.Text(), nullable=True),
-        sa.Column("root", sa.Text(), nullable=True),
-        sa.Column("replica", sa.Text(), nullable=False),
+        sa.Column("cluster", _TEXT, nullable=True),
+        sa.Column("root", _TEXT, nullable=True),
+        sa.Column("replica", _TEXT, nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("number", name="pk_changes"),
@@ -76,7 +80,7 @@ def _own() -> None:
     _index("changes", "created_at")
     _table(
         "replicas",
-        sa.Column("replica", sa.Text(), nullable=False, autoincrement=False),
+        sa.Column("replica", _TEXT, nullable=False, autoincrement=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("change_id", sa.LargeBinary(), nullable=False),
         sa.Column("max_staleness", sa.BigInteger(), nullable=False),
@@ -92,8 +96,8 @@ def _clusters() -> None:
     _table(
         "clusters",
         sa.Column("uid", sa.LargeBinary(), nullable=False, autoincrement=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("organization", sa.Text(), nullable=True),
+        sa.Column("name", _TEXT, nullable=False),
+        sa.Column("organization", _TEXT, nullable=True),
         sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
@@ -101,7 +105,7 @@ def _clusters() -> None:
         sa.Column("children", sa.LargeBinary(), nullable=False),
         sa.Column("audit_head", sa.LargeBinary(), nullable=False),
         sa.Column("audit_count", sa.BigInteger(), nullable=False),
-        sa.Column("service_key_id", sa.Text(), nullable=False),
+        sa.Column("service_key_id", _TEXT, nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("uid", name="pk_clusters"),
         sa.UniqueConstraint("name", name="uq_clusters_name"),
@@ -110,18 +114,18 @@ def _clusters() -> None:
     _table(
         "regions",
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=False, autoincrement=False),
-        sa.Column("name", sa.Text(), nullable=False, autoincrement=False),
-        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("name", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("state", _TEXT, nullable=False),
         sa.Column("state_since", sa.BigInteger(), nullable=False),
-        sa.Column("key_type", sa.Text(), nullable=False),
-        sa.Column("key_uri", sa.Text(), nullable=False),
-        sa.Column("key_principal", sa.Text(), nullable=False),
-        sa.Column("key_options", sa.Text(), nullable=False),
+        sa.Column("key_type", _TEXT, nullable=False),
+        sa.Column("key_uri", _TEXT, nullable=False),
+        sa.Column("key_principal", _TEXT, nullable=False),
+        sa.Column("key_options", _TEXT, nullable=False),
         sa.Column("cache_ttl", sa.BigInteger(), nullable=True),
         sa.Column("outage_grace", sa.BigInteger(), nullable=True),
-        sa.Column("root_uri", sa.Text(), nullable=False),
-        sa.Column("root_subject", sa.Text(), nullable=False),
-        sa.Column("kek_subject", sa.Text(), nullable=False),
+        sa.Column("root_uri", _TEXT, nullable=False),
+        sa.Column("root_subject", _TEXT, nullable=False),
+        sa.Column("kek_subject", _TEXT, nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("cluster_uid", "name", name="pk_regions"),
         sa.ForeignKeyConstraint(
@@ -142,7 +146,7 @@ def _keyrings() -> None:
         "generations",
         sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=False),
-        sa.Column("region", sa.Text(), nullable=False),
+        sa.Column("region", _TEXT, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
@@ -161,13 +165,13 @@ def _keyrings() -> None:
         sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
         sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=False),
-        sa.Column("root_type", sa.Text(), nullable=False),
-        sa.Column("root_uri", sa.Text(), nullable=False),
-        sa.Column("root_principal", sa.Text(), nullable=False),
-        sa.Column("root_options", sa.Text(), nullable=False),
-        sa.Column("root_id", sa.Text(), nullable=False),
-        sa.Column("key_version", sa.Text(), nullable=False),
-        sa.Column("organization", sa.Text(), nullable=True),
+        sa.Column("root_type", _TEXT, nullable=False),
+        sa.Column("root_uri", _TEXT, nullable=False),
+        sa.Column("root_principal", _TEXT, nullable=False),
+        sa.Column("root_options", _TEXT, nullable=False),
+        sa.Column("root_id", _TEXT, nullable=False),
+        sa.Column("key_version", _TEXT, nullable=False),
+        sa.Column("organization", _TEXT, nullable=True),
         sa.Column("ciphertext", sa.LargeBinary(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("superseded_at", sa.BigInteger(), nullable=True),
@@ -190,10 +194,10 @@ def _records() -> None:
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=False, autoincrement=False),
         sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("time", sa.BigInteger(), nullable=False),
-        sa.Column("caller", sa.Text(), nullable=False),
-        sa.Column("action", sa.Text(), nullable=False),
-        sa.Column("outcome", sa.Text(), nullable=False),
-        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("caller", _TEXT, nullable=False),
+        sa.Column("action", _TEXT, nullable=False),
+        sa.Column("outcome", _TEXT, nullable=False),
+        sa.Column("detail", _TEXT, nullable=False),
         sa.Column("prev", sa.LargeBinary(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("cluster_uid", "number", name="pk_audit_events"),
@@ -205,10 +209,10 @@ def _records() -> None:
     )
     _table(
         "requests",
-        sa.Column("caller", sa.Text(), nullable=False, autoincrement=False),
-        sa.Column("rpc", sa.Text(), nullable=False, autoincrement=False),
-        sa.Column("cluster", sa.Text(), nullable=False, autoincrement=False),
-        sa.Column("request_id", sa.Text(), nullable=False, autoincrement=False),
+        sa.Column("caller", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("rpc", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("cluster", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("request_id", _TEXT, nullable=False, autoincrement=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
@@ -218,13 +222,13 @@ def _records() -> None:
     _index("requests", "created_at")
     _table(
         "observations",
-        sa.Column("subject", sa.Text(), nullable=False, autoincrement=False),
-        sa.Column("health", sa.Text(), nullable=False),
+        sa.Column("subject", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("health", _TEXT, nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.Column("last_check", sa.BigInteger(), nullable=False),
         sa.Column("last_success", sa.BigInteger(), nullable=True),
-        sa.Column("message", sa.Text(), nullable=False),
-        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("message", _TEXT, nullable=False),
+        sa.Column("request_id", _TEXT, nullable=False),
         sa.Column("can_wrap", sa.Boolean(), nullable=True),
         sa.Column("can_unwrap", sa.Boolean(), nullable=True),
         sa.PrimaryKeyConstraint("subject", name="pk_observations"),

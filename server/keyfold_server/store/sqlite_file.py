@@ -1,0 +1,127 @@
+"""SQLite: its file, and how its connections and transactions begin.
+
+SQLite is run for durability: a commit that was answered is on the disk (WAL, synchronous=FULL),
+and what was erased is overwritten (secure_delete). The driver's own idea of when to begin is
+switched off: each transaction says BEGIN, and one that will write says BEGIN IMMEDIATE, or two
+readers that both want to write would each wait for the other.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
+
+from keyfold_server.domain.errors import SetupError
+from keyfold_server.store.dialect import ACCESS, SQLITE, Access
+from keyfold_server.store.engine import Database
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_PRAGMAS: Final = (
+    "PRAGMA busy_timeout = 5000",  # first: switching to WAL may itself have to wait
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA trusted_schema = OFF",
+)
+
+_MAGIC: Final = b"SQLite format 3\0"
+_POOL: Final = 8
+_OVERFLOW: Final = 24
+_POOL_WAIT: Final = 5.0
+
+
+def path_of(url: str) -> Path:
+    """Returns the file that a store's url names, with links resolved.
+
+    The url is not repeated in messages: one of a shared database may hold a password.
+
+    Raises:
+        SetupError: It is not `sqlite:///` and a path.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SetupError("the store's url is not one; write sqlite:///path/to/keyfold.db") from None
+    if parsed.drivername != "sqlite":
+        raise SetupError(
+            "this release keeps its store in SQLite or PostgreSQL; write "
+            "sqlite:///path/to/keyfold.db or postgresql://user@host/database"
+        )
+    if not parsed.database or parsed.database == ":memory:" or parsed.host or parsed.query:
+        raise SetupError("the store's url must name a file and nothing else: sqlite:///path")
+    # Two names of one file must find one lock.
+    return Path(parsed.database).resolve()
+
+
+def make(path: Path) -> None:
+    """Makes an empty store that only its owner can read, before SQLite would with the umask.
+
+    Raises:
+        SetupError: It cannot be made, or a log of a former store lies there.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists():
+        # SQLite would replay it into the new store.
+        raise SetupError(f"the store {path} is missing, but its log {log} is there: move it away")
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise SetupError(f"the store {path} cannot be made: {error.strerror}") from None
+
+
+def check(path: Path) -> None:
+    """Refuses an existing file that cannot be a store, and takes it from the eyes of others.
+
+    Raises:
+        SetupError: It is not a database, or cannot be read and written.
+    """
+    try:
+        with path.open("r+b") as file:
+            start = file.read(len(_MAGIC))
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                os.fchmod(file.fileno(), mode & 0o700)
+    except OSError as error:
+        raise SetupError(f"the store {path} cannot be read and written: {error.strerror}") from None
+    if start not in (b"", _MAGIC):
+        raise SetupError(f"the file {path} is not a database; name another one for the store")
+
+
+def connected(path: Path) -> Database:
+    """Returns the connections of a store in a file."""
+    url = URL.create("sqlite", database=str(path))
+    return Database(SQLITE, _engine(url, _POOL, _OVERFLOW), _engine(url, 1, 0))
+
+
+def _engine(url: URL, size: int, overflow: int) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=size,
+        max_overflow=overflow,
+        pool_timeout=_POOL_WAIT,
+        hide_parameters=True,
+    )
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(driver: Any, _record: object) -> None:
+    driver.isolation_level = None
+    for pragma in _PRAGMAS:
+        driver.execute(pragma).close()
+
+
+def _on_begin(connection: Connection) -> None:
+    access = connection.get_execution_options().get(ACCESS, Access.READ)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if access.writes else "BEGIN")

@@ -1,0 +1,187 @@
+"""Whoever pastes what docs/operations.md shows gets what it shows: backup, wipe, restore.
+
+The page's `sh` blocks are one session of bash; what a `text` block shows is what came out of the
+block before it. There `…` stands for whatever differs, and a line of it alone for any lines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import stat
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+from prometheus_client import REGISTRY
+
+from e2e.conftest import StartServer
+from e2e.server import ROOT, Server
+from keyfold_server import telemetry
+from keyfold_server.settings import Settings
+
+PAGE: Final = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+MARK: Final = "=== next block ==="
+
+
+def blocks() -> list[tuple[str, str | None]]:
+    """Returns each block to run with the output that is shown below it, if any."""
+    found: list[tuple[str, str | None]] = []
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+        if language == "text":
+            found[-1] = (found[-1][0], text)
+        else:
+            assert language == "sh"
+            found.append((text, None))
+    return found
+
+
+def shape(shown: str) -> re.Pattern[str]:
+    """Returns what output of the same shape matches."""
+    lines = []
+    for line in shown.splitlines():
+        if line == "…":
+            lines.append(r"(?:.*\n)*?")
+        else:
+            lines.append(".*".join(re.escape(part) for part in line.split("…")) + r"\n")
+    return re.compile("".join(lines))
+
+
+def free_port() -> int:
+    """Returns a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+@pytest.fixture(name="server")
+def server_fixture(start_server: StartServer) -> Server:
+    """A server with a service key of its own place, whose cluster is `prod`."""
+    server = start_server(ready=False)
+    server.settings["KEYFOLD_SERVICE_KEY"] = str(server.folder / "service-key")
+    server.start()
+    server.enable("prod")
+    return server
+
+
+@pytest.fixture(name="backup")
+def backup_fixture(tmp_path: Path) -> Path:
+    """A folder for backups."""
+    folder = tmp_path / "backup"
+    folder.mkdir()
+    return folder
+
+
+def test_the_page_shows_what_comes_out(server: Server, backup: Path, tmp_path: Path) -> None:
+    """A4: the drill works as it stands, and opens what was wrapped before."""
+    script = "".join(f"{text}echo '{MARK}'\n" for text, _ in blocks())
+    for shown, here in (
+        ("/etc/keyfold/service-key", str(server.folder / "service-key")),
+        ("/backup/", f"{backup}/"),
+        ("/tmp/drill", str(tmp_path / "drill")),
+        ("127.0.0.1:7444", f"127.0.0.1:{free_port()}"),
+    ):
+        assert shown in script
+        script = script.replace(shown, here)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env=server.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    outputs = done.stdout.split(f"{MARK}\n")
+    assert len(outputs) == len(blocks()) + 1
+    for (text, shown_), output in zip(blocks(), outputs, strict=False):
+        if shown_ is not None:
+            assert shape(shown_).fullmatch(output), f"{text}\n{output}"
+    assert not (tmp_path / "drill").exists()
+
+
+def test_after_a_wipe_every_wrapped_key_opens(server: Server, backup: Path) -> None:
+    """A4: in place, too: before Restore nothing opens, after it every wrapped key of old does."""
+    context = {"table": "users"}
+    with server.client() as client:
+        blobs = [
+            client.wrap("prod", region, b"secret", context=context).wrapped_key
+            for region in ("eu", "us")
+        ]
+        server.dev_keys("rotate", "eu")
+        server.cli("rotate", "prod", "--region", "eu", "--new-generation")
+        blobs.append(client.wrap("prod", "eu", b"secret", context=context).wrapped_key)
+    file = backup / "keyfold.jsonl"
+    server.command("export", "--out", str(file))
+    server.stop()
+    for path in server.folder.glob("store.db*"):
+        path.unlink()
+    assert "prod eu\nprod us\n" in server.command("import", str(file))
+    server.restart()
+    blob = backup / "wrapped.key"
+    blob.write_bytes(blobs[0])
+    arguments = ("unwrap", "prod", "--in", str(blob), "--context", "table=users")
+    assert "REVOKED" in server.cli(*arguments, code=4)
+    server.cli("restore", "prod")
+    with server.client() as client:
+        for blob_ in blobs:
+            assert client.unwrap("prod", blob_, context=context).plaintext == b"secret"
+
+
+def test_export_beside_a_server_and_to_stdout(server: Server, backup: Path) -> None:
+    """S9: an export needs no lock; what it writes anywhere is the same but for the time."""
+    server.command("export", "--out", str(backup / "a"))
+    assert stat.S_IMODE((backup / "a").stat().st_mode) == 0o600
+    told = server.command("export", "--cluster", "prod", "--out", "-").splitlines()
+    lines = [json.loads(line) for line in told if line.startswith("{")]
+    assert lines[0]["keyfold_export"] == 1
+    assert lines[1:-1] == [json.loads(x) for x in (backup / "a").read_text().splitlines()][1:-1]
+
+
+def test_what_fails_is_one_line(server: Server, backup: Path) -> None:
+    """Errors of the two commands are one line and exit code 2, and change nothing."""
+    file = backup / "keyfold.jsonl"
+    server.command("export", "--out", str(file))
+    for arguments, said in (
+        (("export", "--out", str(file)), "is there already"),
+        (("export", "--cluster", "nope", "--out", "-"), "there is no cluster nope"),
+        (("import", str(file)), "another server uses the store"),
+        (("import", str(backup / "nope")), "nope cannot be read: No such file"),
+        (("import", str(server.store)), "is not an export of Keyfold"),
+    ):
+        told = server.command(*arguments, code=2)
+        assert told.startswith("keyfold-server: ")
+        assert said in told
+        assert told.count("\n") == 1
+    server.stop()
+    assert "into an empty one" in server.command("import", str(file), code=2)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "is not whole" in server.command("import", str(file), code=2)
+
+
+def test_the_pages_metrics_exist() -> None:
+    """Whoever copies an alert from the page gets one that can fire."""
+    assert telemetry.STORE_AGE in REGISTRY._collector_to_names
+    known = set(REGISTRY._names_to_collectors)
+    named = set(re.findall(r"\bkeyfold_(?!export\b)[a-z_]+", PAGE))
+    assert named
+    assert named <= known
+
+
+def test_the_pages_settings_exist() -> None:
+    """Every setting that the page names is one."""
+    known = {f"KEYFOLD_{name.upper()}" for name in Settings.model_fields}
+    named = set(re.findall(r"\bKEYFOLD_[A-Z_]+", PAGE))
+    assert named <= known | {"KEYFOLD_CONFIG", "KEYFOLD_TARGET"}
+
+
+def test_the_pages_links_lead_somewhere() -> None:
+    """Every link to another page has a file at its end."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGE)
+    assert links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []

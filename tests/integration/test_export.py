@@ -1,0 +1,644 @@
+"""What an export holds, and that an import brings back all of it and nothing else (protocol A4)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import secrets
+import signal
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+import postgres
+from builders import (
+    NOW,
+    a_cluster,
+    a_generation,
+    a_region,
+    a_request,
+    a_rotation,
+    an_event,
+    applied,
+    enabled,
+    enabling,
+)
+from e2e.server import ROOT
+from fakes import FakeClock
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.cluster import Cluster, Generation, Wrap, revoked, with_regions
+from keyfold_server.domain.envelope import Kek, encode_context
+from keyfold_server.domain.errors import (
+    ClusterNotFoundError,
+    RowNotAuthenticError,
+    SetupError,
+    StoreUnavailableError,
+)
+from keyfold_server.domain.keyspec import RegionPolicy, RootKey
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import Change, ClusterFilter, Heartbeat
+from keyfold_server.providers.local import LocalProvider
+from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.store import export, export_file, import_
+from keyfold_server.store.opening import open_store
+from keyfold_server.store.sql import SqlStore
+
+KINDS: Final[dict[str, Callable[[Path], tuple[str, Path | None]]]] = {
+    "sqlite": lambda folder: (f"sqlite:///{folder / 'keyfold.db'}", None),
+    "postgresql": lambda _folder: a_database(postgres.shared("15")),
+}
+"""Url and password file of a new, empty store, by the kind of database."""
+
+
+def a_database(server: postgres.Server) -> tuple[str, Path]:
+    """Makes a database of a server."""
+    return server.url(server.create()), server.password_file
+
+
+LATER: Final = NOW + 3_600_000
+"""When things are imported."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a store is, the file of its service key, and that of its password."""
+
+    url: str
+    key: Path
+    password: Path | None = None
+
+    def open(self, *, at: int = NOW) -> SqlStore:
+        """Opens the store, and makes it where there is none."""
+        return open_store(
+            self.url,
+            self.key,
+            clock=FakeClock(at / 1000),
+            password_file=self.password,
+            migrating=True,
+        )
+
+    def export(self, file: Path, cluster: str | None = None) -> export.Exported:
+        """Exports as the command does."""
+        with ExitStack() as stack:
+            out = stack.enter_context(export_file.new_file(file))
+            if self.url.startswith("sqlite:"):
+                source = stack.enter_context(export.beside(self.url, self.key))
+            else:
+                store = stack.enter_context(closing(self.open()))
+                source = stack.enter_context(export.opened(store))
+            return export.write(source, out, cluster=cluster, now=NOW)
+
+    def bring_in(
+        self,
+        file: Path,
+        key: Path | None = None,
+        reach: Callable[[str], None] = lambda _mark: None,
+    ) -> import_.Imported:
+        """Imports as the command does."""
+        with (
+            export_file.checked(file, export_file.key_of(key or self.key)) as checked,
+            closing(self.open(at=LATER)) as store,
+        ):
+            return import_.bring_in(store, checked, FakeClock(LATER / 1000), reach=reach)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A store with something in it, and an empty one, both under one service key."""
+
+    full: Place
+    empty: Place
+    file: Path
+
+
+def a_key(path: Path) -> Path:
+    """Makes a service key."""
+    path.touch(0o600)
+    path.write_bytes(secrets.token_bytes(32))
+    return path
+
+
+def a_place(kind: str, folder: Path, key: Path) -> Place:
+    """Makes room for a store."""
+    folder.mkdir(exist_ok=True)
+    url, password = KINDS[kind](folder)
+    return Place(url, key, password)
+
+
+def a_pair(folder: Path, full_kind: str, empty_kind: str) -> Pair:
+    """Makes a store with three clusters that have seen everything, and one to import into."""
+    key = a_key(folder / "service.key")
+    full, empty = (
+        a_place(full_kind, folder / "full", key),
+        a_place(empty_kind, folder / "empty", key),
+    )
+    with closing(full.open()) as store:
+        fill(store)
+    return Pair(full, empty, folder / "export.jsonl")
+
+
+@pytest.fixture(name="pair", params=[f"{a} to {b}" for a in KINDS for b in KINDS])
+def pair_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
+    """A store to export and one to import into, of any two kinds."""
+    full, _, empty = str(request.param).partition(" to ")
+    return a_pair(tmp_path, full, empty)
+
+
+@pytest.fixture(name="files")
+def files_fixture(tmp_path: Path) -> Pair:
+    """The same in files, for what concerns the export's own file."""
+    return a_pair(tmp_path, "sqlite", "sqlite")
+
+
+def fill(store: SqlStore) -> None:
+    """Makes clusters in which every field of an export is used."""
+    odd = replace(
+        a_region("us"),
+        policy=RegionPolicy(0.0, 1.5),
+        key_spec=replace(
+            a_region().key_spec, principal="r\N{DEVANAGARI LETTER KA}", options=(("a", "\0"),)
+        ),
+    )
+    cluster = a_cluster("acme", [a_region("eu"), odd], organization="org")
+    cluster = applied(store, enabling(cluster, a_request("acme"))).cluster
+    moved = a_rotation(cluster.regions[0], "local:two", fresh=True)
+    applied(store, Change("acme", with_regions(cluster, [moved], NOW), an_event()))
+    enabled(store, "Zoo")
+    enabled(store, "gone")
+    applied(store, Change("gone", revoked("gone", (), NOW), an_event("rpc:cluster:revoke")))
+    applied(store, Change("gone", None, an_event("rpc:cluster:rotate", "REVOKED")))
+
+
+def everything(store: SqlStore) -> dict[str, tuple[Cluster, int]]:
+    """Reads all clusters and walks their chains."""
+    found = store.clusters(ClusterFilter(), "", 99)
+    assert all(isinstance(each, Cluster) for each in found)
+    return {c.name: (c, store.verify_audit(c.name)) for c in found if isinstance(c, Cluster)}
+
+
+def without_state(cluster: Cluster) -> Cluster:
+    """Returns a cluster without what an import changes."""
+    regions = tuple(replace(r, state=State.REVOKED, state_since=0) for r in cluster.regions)
+    return replace(cluster, regions=regions, epoch=0, version=0, updated_at=0)
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    """Reads an export as anyone can."""
+    return [json.loads(line) for line in file.read_bytes().splitlines()]
+
+
+def test_an_import_brings_back_everything_revoked(pair: Pair) -> None:
+    """A4: every cluster is there, REVOKED, in a later epoch, and its chain verifies and goes on."""
+    with closing(pair.full.open()) as store:
+        before = everything(store)
+    made = pair.full.export(pair.file)
+    assert (made.clusters, made.events) == (3, 6)
+    done = pair.empty.bring_in(pair.file)
+    with closing(pair.empty.open(at=LATER)) as store:
+        after = everything(store)
+        assert after.keys() == before.keys() == {"acme", "gone", "Zoo"}
+        for name, (was, events) in before.items():
+            now, later = after[name]
+            assert without_state(now) == without_state(was)
+            assert {r.state for r in now.regions} == {State.REVOKED}
+            assert (now.epoch, now.version) == (was.epoch + 1, was.version + 1)
+            assert later == events + 1
+    assert (done.clusters, done.events) == (3, 6)
+    # What the customer had revoked is not offered for Restore.
+    assert sorted(done.enabled) == [("Zoo", "eu"), ("acme", "eu"), ("acme", "us")]
+
+
+def test_an_imported_store_is_exported_again(pair: Pair, tmp_path: Path) -> None:
+    """A4: the chains are those of before with one event more, which says what was brought in."""
+    pair.full.export(pair.file)
+    pair.empty.bring_in(pair.file)
+    again = tmp_path / "again.jsonl"
+    pair.empty.export(again)
+    before, after = records(pair.file), records(again)
+    old = [r["event"] for r in before if "event" in r]
+    new = [r["event"] for r in after if "event" in r]
+    assert [event for event in new if event["action"] != import_.ACTION] == old
+    own = [event for event in new if event["action"] == import_.ACTION]
+    assert len(own) == 3
+    acme = json.loads(own[1]["detail"])
+    [was] = [
+        r["cluster"] for r in before if r.get("cluster", {}) and r["cluster"]["name"] == "acme"
+    ]
+    assert acme == {
+        "exported_at": NOW,
+        "head": was["audit_head"],
+        "regions": {"eu": "ENABLED", "us": "ENABLED"},
+        "service_key_id": before[0]["service_key_id"],
+    }
+    assert (own[1]["caller"], own[1]["outcome"]) == ("local", "done")
+    changed = {r["cluster"]["updated_at"] for r in after if r.get("cluster")}
+    assert {event["time"] for event in own} == changed
+
+
+def test_replicas_of_the_store_hear_of_an_import(pair: Pair) -> None:
+    """S1, S7: each imported cluster is a numbered change, like every decision."""
+    pair.full.export(pair.file)
+    pair.empty.bring_in(pair.file)
+    with closing(pair.empty.open(at=LATER)) as store:
+        noted = store.poll(Heartbeat("one", 0, b"", 120.0, LATER))
+    assert [each.cluster for each in noted] == ["Zoo", "acme", "gone"]
+
+
+def test_one_clusters_keyring(pair: Pair) -> None:
+    """One cluster's export holds that cluster alone, and can be imported like any."""
+    pair.full.export(pair.file, "acme")
+    assert [r["cluster"]["name"] for r in records(pair.file)[1:] if "cluster" in r] == ["acme"]
+    pair.empty.bring_in(pair.file)
+    with closing(pair.empty.open(at=LATER)) as store:
+        assert everything(store).keys() == {"acme"}
+
+
+def test_a_cluster_that_is_not_there_is_not_exported(files: Pair) -> None:
+    """A misspelt name is an error and leaves no file that looks like a backup."""
+    with pytest.raises(ClusterNotFoundError, match="no cluster Acme"):
+        files.full.export(files.file, "Acme")
+    assert list(files.file.parent.glob("export.*")) == []
+
+
+def test_an_import_goes_into_an_empty_store_only(pair: Pair) -> None:
+    """A store with clusters is left as it is, and the message says what to do."""
+    pair.full.export(pair.file)
+    with closing(pair.full.open()) as store:
+        before = everything(store)
+    with pytest.raises(SetupError, match=r"into an empty one: name a new store"):
+        pair.full.bring_in(pair.file)
+    with closing(pair.full.open()) as store:
+        assert everything(store) == before
+
+
+def test_another_service_key_seals_what_is_imported(pair: Pair, tmp_path: Path) -> None:
+    """A4, A5: given the old service key an import seals every row and chain under the new one."""
+    pair.full.export(pair.file)
+    place = replace(pair.empty, key=a_key(tmp_path / "new.key"))
+    with pytest.raises(SetupError, match="sealed with another service key"):
+        place.bring_in(pair.file)
+    place.bring_in(pair.file, pair.full.key)
+    with closing(place.open(at=LATER)) as store:
+        assert {name: events for name, (_, events) in everything(store).items()} == {
+            "acme": 3,
+            "gone": 4,
+            "Zoo": 2,
+        }
+    with pytest.raises(SetupError, match="put the right one in its place"):
+        pair.empty.open()
+
+
+def test_a_long_chain_is_imported_piece_by_piece(
+    files: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows are written in one go, what is imported is the same."""
+    files.full.export(files.file)
+    for held in (1, 3, 7):
+        monkeypatch.setattr(import_, "_HELD", held)
+        folder = files.file.parent / str(held)
+        place = a_place("sqlite", folder, files.empty.key)
+        place.bring_in(files.file)
+        with closing(place.open(at=LATER)) as store:
+            assert sum(events for _, events in everything(store).values()) == 9
+
+
+def test_pages_make_no_difference(files: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store is exported whole however many clusters are read in one go."""
+    files.full.export(files.file)
+    whole = files.file.read_bytes()
+    monkeypatch.setattr(export, "_PAGE", 1)
+    other = files.file.with_name("other.jsonl")
+    files.full.export(other)
+    assert other.read_bytes() == whole
+
+
+# Files that are not believed
+
+
+def _edited(file: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    file.write_bytes(b"".join(change(file.read_bytes().splitlines(keepends=True))))
+
+
+def _swapped(lines: list[bytes]) -> list[bytes]:
+    lines[1], lines[3] = lines[3], lines[1]
+    return lines
+
+
+EDITS: Final[dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]]] = {
+    "truncated by a line": (lambda lines: lines[:-1], "is not whole"),
+    "truncated in a line": (lambda lines: [*lines[:-1], lines[-1][:-9]], "is not whole"),
+    "truncated to nothing": (lambda lines: [], "is not an export"),
+    "header alone": (lambda lines: lines[:1], "is not whole"),
+    "edited": (
+        lambda lines: [line.replace(b'"REVOKED"', b'"ENABLED"') for line in lines],
+        "was changed since",
+    ),
+    "reordered": (_swapped, "was changed since"),
+    "a line left out": (lambda lines: lines[:3] + lines[4:], "was changed since"),
+    "a line twice": (lambda lines: lines[:3] + lines[2:], "was changed since"),
+    "spaces": (lambda lines: [lines[0], b" " + lines[1], *lines[2:]], "was changed since"),
+    "appended": (lambda lines: [*lines, lines[-1]], "was changed since"),
+    "carriage return": (lambda lines: [*lines[:-1], lines[-1][:-1] + b"\r\n"], "is not whole"),
+    "a newer form": (
+        lambda lines: [lines[0].replace(b'export":1', b'export":2'), *lines[1:]],
+        "another form than 1",
+    ),
+    "another service key": (
+        lambda lines: [re.sub(rb'key_id":"\w+', b'key_id":"00', lines[0]), *lines[1:]],
+        "another service key",
+    ),
+    "another file": (lambda lines: [b"SQLite format 3\0" + lines[0]], "is not an export"),
+    "JSON of another kind": (lambda lines: [b"[]\n", *lines[1:]], "is not an export"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_file_that_was_changed_is_refused(files: Pair, edit: str) -> None:
+    """A4: whatever was done to an export, it is refused, says why, and makes no store."""
+    change, reason = EDITS[edit]
+    files.full.export(files.file)
+    _edited(files.file, change)
+    with pytest.raises(SetupError, match=reason):
+        files.empty.bring_in(files.file)
+    with closing(files.empty.open()) as store:
+        assert everything(store) == {}
+
+
+def test_every_byte_of_an_export_is_sealed(files: Pair) -> None:
+    """A4: a flipped bit anywhere is noticed."""
+    files.full.export(files.file, "Zoo")
+    whole = files.file.read_bytes()
+    for at in range(0, len(whole), 7):
+        files.file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with (
+            pytest.raises(SetupError),
+            export_file.checked(files.file, export_file.key_of(files.full.key)),
+        ):
+            pass
+
+
+def test_a_file_that_changes_after_its_check_is_refused(files: Pair) -> None:
+    """A4: what is imported is what was checked, also where somebody writes to it meanwhile."""
+    files.full.export(files.file)
+    whole = files.file.read_bytes()
+
+    def edit(mark: str) -> None:
+        if mark == "import:begun":
+            with files.file.open("r+b") as file:
+                file.write(whole.replace(b'"local"', b'"loco1"'))
+
+    with pytest.raises(SetupError, match="changed while it was read"):
+        files.empty.bring_in(files.file, reach=edit)
+    with closing(files.empty.open()) as store:
+        assert everything(store) == {}
+
+
+def test_without_the_service_key_nothing_is_imported(files: Pair, tmp_path: Path) -> None:
+    """The key that must be there is named, none is made, and nothing else either."""
+    files.full.export(files.file)
+    missing = replace(files.empty, key=tmp_path / "missing.key")
+    with pytest.raises(SetupError, match=r"missing\.key is missing: put the one"):
+        missing.bring_in(files.file)
+    assert not missing.key.exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_row_that_was_edited_is_not_exported(files: Pair) -> None:
+    """A1: a store that somebody else wrote gives no backup that looks good."""
+    path = files.full.url.removeprefix("sqlite:///")
+    for statement in (
+        "UPDATE regions SET state = 'ENABLED' WHERE state = 'REVOKED'",
+        "UPDATE audit_events SET outcome = 'done' WHERE outcome = 'REVOKED'",
+        "UPDATE clusters SET name = '' WHERE name = 'gone'",
+        "UPDATE counter SET number = 1",
+        "UPDATE meta SET created_at = 1",
+    ):
+        with closing(sqlite3.connect(path)) as connection:
+            saved = list(connection.iterdump())
+            connection.execute(statement)
+            connection.commit()
+        with pytest.raises(RowNotAuthenticError):
+            files.full.export(files.file)
+        assert not files.file.exists()
+        Path(path).unlink()
+        for ending in ("-wal", "-shm"):
+            Path(path + ending).unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript("\n".join(saved))
+    files.full.export(files.file)
+
+
+# The file
+
+
+def test_the_file_is_its_owners_and_replaces_none(files: Pair) -> None:
+    """The export is closed to others whatever the umask, and no earlier one is lost to it."""
+    before = os.umask(0)
+    try:
+        files.full.export(files.file)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(files.file.stat().st_mode) == 0o600
+    whole = files.file.read_bytes()
+    with pytest.raises(SetupError, match="is there already"):
+        files.full.export(files.file)
+    assert files.file.read_bytes() == whole
+    assert list(files.file.parent.glob("*.new")) == []
+
+
+def test_a_file_that_cannot_be_made(files: Pair, tmp_path: Path) -> None:
+    """A folder that is not there is named in one line."""
+    with pytest.raises(SetupError, match="cannot be written: No such file"):
+        files.full.export(tmp_path / "nowhere" / "export.jsonl")
+
+
+def test_no_secret_is_in_an_export(files: Pair) -> None:
+    """A4: neither the service key nor anything derived from it but ids and the seal."""
+    files.full.export(files.file)
+    key = files.full.key.read_bytes()
+    text = files.file.read_bytes()
+    for form in (key, key.hex().encode(), base64.b64encode(key)):
+        assert form not in text
+
+
+# Beside a running server
+
+
+def test_an_export_beside_a_server_is_one_snapshot(tmp_path: Path) -> None:
+    """S9, A3: an export needs no lock, and is of one moment while clusters and chains grow."""
+    place = a_place("sqlite", tmp_path, tmp_path / "service.key")
+    stop = threading.Event()
+    with closing(place.open()) as store:
+        enabled(store, "a")
+
+        def work() -> None:
+            for number in range(100_000):
+                if stop.is_set():
+                    return
+                enabled(store, f"c{number:05}")
+                applied(store, Change("a", None, an_event()))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            for number in range(10):
+                file = tmp_path / f"{number}.jsonl"
+                made = place.export(file)
+                # One event of `a` follows each cluster: no other count is of one moment.
+                assert made.events - made.clusters in {made.clusters - 1, made.clusters - 2}
+        finally:
+            stop.set()
+            thread.join()
+    empty = Place(f"sqlite:///{tmp_path / 'other.db'}", place.key)
+    empty.bring_in(tmp_path / "9.jsonl")
+
+
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_an_export_of_a_store_that_nobody_serves(tmp_path: Path, how: str) -> None:
+    """A store is exported after its server ended, in order or by a crash with its log left."""
+    place = a_place("sqlite", tmp_path, tmp_path / "service.key")
+    child = os.fork()
+    if child == 0:
+        store = place.open()
+        enabled(store)
+        if how == "closed":
+            store.close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (tmp_path / "keyfold.db-wal").exists() == (how == "killed")
+    assert place.export(tmp_path / "export.jsonl").clusters == 1
+    # And it is whole for the next server.
+    with closing(place.open()) as store:
+        assert everything(store).keys() == {"acme"}
+
+
+def test_there_is_no_store_to_export(tmp_path: Path) -> None:
+    """A path without a store is an error: nothing is made there, and no empty backup either."""
+    place = a_place("sqlite", tmp_path, a_key(tmp_path / "service.key"))
+    with pytest.raises(SetupError, match="there is no store"):
+        place.export(tmp_path / "export.jsonl")
+    (tmp_path / "keyfold.db").touch()
+    with pytest.raises(SetupError, match="older schema"):
+        place.export(tmp_path / "export.jsonl")
+    (tmp_path / "keyfold.db").write_bytes(b"no database at all, but long enough to be one" * 99)
+    with pytest.raises(StoreUnavailableError, match="not a database"):
+        place.export(tmp_path / "export.jsonl")
+    assert not (tmp_path / "export.jsonl").exists()
+
+
+# Crashes
+
+
+@pytest.mark.parametrize("mark", import_.MARKS)
+def test_an_import_that_is_killed_leaves_an_empty_store(pair: Pair, mark: str) -> None:
+    """A4: an import is one transaction: killed anywhere it brought nothing, and can be repeated."""
+    pair.full.export(pair.file)
+
+    def die(reached: str) -> None:
+        if reached == mark:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            pair.empty.bring_in(pair.file, reach=die)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    with closing(pair.empty.open()) as store:
+        assert everything(store) == {}
+    assert pair.empty.bring_in(pair.file).clusters == 3
+
+
+# Without Keyfold
+
+
+def _page() -> dict[str, Any]:
+    """Returns what the code of docs/wrapped-key.md defines."""
+    page = (ROOT / "docs" / "wrapped-key.md").read_text(encoding="utf-8")
+    defined: dict[str, Any] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(compile("".join(blocks), "docs/wrapped-key.md", "exec"), defined)
+    return defined
+
+
+def _local_decrypt(keys: Path, uri: str, version: str, ciphertext: bytes, bound: bytes) -> bytes:
+    """What the provider's own tool does for LOCAL: the key file's format, and nothing of ours."""
+    name = uri.removeprefix("local:")
+    [found] = [
+        v for v in json.loads(keys.read_text())["keys"][name] if v["version"] == int(version)
+    ]
+    aad = ciphertext[:8] + len(name).to_bytes(2, "big") + name.encode() + bound
+    material = base64.b64decode(found["material"])
+    return AESGCM(material).decrypt(ciphertext[8:20], ciphertext[20:], aad)
+
+
+@pytest.fixture(name="provider")
+def provider_fixture(tmp_path: Path) -> LocalProvider:
+    """Root keys in a file."""
+    file = KeyFile(tmp_path / "keys.json")
+    file.create("one")
+    return LocalProvider(file.path)
+
+
+@pytest.mark.parametrize("organization", [None, "org"])
+def test_a_keyring_opens_wrapped_keys_without_keyfold(
+    tmp_path: Path, provider: LocalProvider, organization: str | None
+) -> None:
+    """One cluster's export, the customer's root key and the page of the wrapped key suffice."""
+    root = RootKey("LOCAL", "local:one")
+    blobs: dict[bytes, bytes] = {}
+    generations: list[Generation] = []
+    for number in (1, 2):
+        made = a_generation("local:one", number=number)
+        bound = Binding("acme", "eu", made.kek_id, organization)
+        key = secrets.token_bytes(32)
+        wrapped = provider.wrap(root, bytes(bound.payload(key)), bound, budget=1.0)
+        wrap = Wrap(1, root, wrapped.key_version, organization, wrapped.ciphertext, NOW)
+        generations.append(replace(made, wraps=(wrap,)))
+        kek = Kek(made.kek_id, "acme", "eu", number, bytearray(key))
+        secret = b"secret %d" % number
+        [blob] = kek.seal_batch([(secret, encode_context({"table": "users"}))])
+        blobs[blob] = secret
+        KeyFile(tmp_path / "keys.json").rotate("one")
+    region = replace(a_region("eu"), generations=tuple(generations))
+    place = a_place("sqlite", tmp_path, tmp_path / "service.key")
+    with closing(place.open()) as store:
+        applied(store, enabling(a_cluster("acme", [region], organization=organization)))
+        enabled(store, "other")
+    place.export(tmp_path / "keyring.jsonl", "acme")
+
+    # From here on without Keyfold.
+    page = _page()
+    [cluster] = [
+        record["cluster"]
+        for record in records(tmp_path / "keyring.jsonl")[1:]
+        if "cluster" in record
+    ]
+    keks = {}
+    for each in cluster["regions"]:
+        for generation in each["generations"]:
+            kek_id = bytes.fromhex(generation["kek_id"])
+            current = generation["wraps"][-1]
+            bytes_bound = page["binding"](
+                cluster["name"], each["region"], kek_id, current["organization"]
+            )
+            payload = _local_decrypt(
+                tmp_path / "keys.json",
+                current["root_key"]["uri"],
+                current["key_version"],
+                base64.b64decode(current["ciphertext"]),
+                bytes_bound,
+            )
+            keks[kek_id] = (page["kek_of"](payload, bytes_bound), cluster["name"], each["region"])
+    assert {blob: page["unwrap"](blob, keks, {"table": "users"}) for blob in blobs} == blobs

@@ -1,0 +1,160 @@
+"""The model in docs/model: TLC finds nothing, and finds what each safeguard is there for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+MODEL: Final = ROOT / "docs" / "model"
+CONFIG: Final = (MODEL / "Keyfold.cfg").read_text(encoding="utf-8")
+
+SAFEGUARDS: Final = re.findall(r"^    (\w+) = TRUE$", CONFIG, re.MULTILINE)
+INVARIANTS: Final = CONFIG.split("INVARIANTS")[1].split()
+
+MARKED: Final = {"F1", "F2", "R1", "R2", "R3", "R4", "S1", "S2", "S3", "S4", "S5"}
+"""The rules of docs/protocol.md that the model holds; a safeguard is named after its rule."""
+
+VIOLATED: Final = 12
+"""TLC's exit code where an invariant does not hold."""
+
+TLC_MAY_TAKE: Final = 150
+"""Seconds; a case takes a few where nothing else runs."""
+
+pytestmark = pytest.mark.timeout(2 * TLC_MAY_TAKE)
+
+
+class Whole(NamedTuple):
+    """A check with every safeguard on: what may happen, and at most so many of what."""
+
+    events: tuple[str, ...]
+    changes: int
+    ticks: int
+    replicas: int = 2
+
+
+class Without(NamedTuple):
+    """A check without one safeguard, and the invariant that then falls."""
+
+    safeguard: str
+    invariant: str
+    events: tuple[str, ...]
+    changes: int = 1
+    ticks: int = 2
+
+
+WHOLE: Final = (
+    Whole(("revoke",), changes=1, ticks=3),
+    Whole(("revoke", "restart"), changes=1, ticks=2),
+    Whole(("revoke", "restore"), changes=2, ticks=1),
+    Whole(("revoke", "pin"), changes=1, ticks=2),
+    Whole(("revoke", "failover", "own"), changes=1, ticks=1),
+    Whole(("outage",), changes=0, ticks=2),
+    Whole(("refusal", "outage"), changes=1, ticks=1),
+    Whole(("refusal", "rotate"), changes=1, ticks=1, replicas=1),
+    # Mutations meet in the store alone.
+    Whole(("revoke", "restore", "rotate"), changes=4, ticks=0, replicas=0),
+)
+
+WITHOUT: Final = (
+    Without("F1_began", "ProvenInTime", ("outage",)),
+    Without("F1_bound", "ProvenInTime", ("outage",)),
+    Without("F2", "NoUsePastARefusal", ("refusal", "outage")),
+    Without("R1", "ConfirmedHasStopped", ("revoke", "restore"), changes=3),
+    Without("R2", "ConfirmedHasStopped", ("revoke",)),
+    Without("R2", "NoUsePastARefusal", ("refusal",)),
+    Without("R3", "ConfirmedHasStopped", ("revoke",)),
+    Without("R3", "ProvenInTime", ()),
+    Without("R4", "ConfirmedHasStopped", ("revoke",)),
+    Without("S1", "ConfirmedHasStopped", ("revoke", "failover")),
+    Without("S1_own", "ConfirmedHasStopped", ("revoke", "failover", "own")),
+    Without("S2", "AllStopByTheBound", ("revoke", "pin")),
+    Without("S2", "SilentHasStopped", ("pin",)),
+    Without("S3_began", "AllStopByTheBound", ("revoke",), ticks=3),
+    Without("S3_every", "AllStopByTheBound", ("revoke",)),
+    Without("S4_start", "ConfirmedHasStopped", ("revoke", "restart")),
+    Without("S4_name", "ConfirmedHasStopped", ("revoke",)),
+    Without("S5", "NothingUnopenable", ("rotate",), changes=2, ticks=1),
+    Without("S5", "OldKeyNotNeeded", ("rotate",), changes=2, ticks=1),
+)
+
+
+@pytest.fixture(scope="module")
+def tlc() -> str:
+    """The path of TLC's jar; skips where it cannot be had, but not in CI."""
+    script = ROOT / "scripts" / "model.sh"
+    done = subprocess.run([script], capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1]
+        if done.returncode != 3 or os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return done.stdout.strip()
+
+
+class Checked(NamedTuple):
+    """How TLC ended."""
+
+    code: int
+    output: str
+
+
+def _check(tlc: str, folder: Path, constants: dict[str, str], invariants: list[str]) -> Checked:
+    """Runs TLC with some constants of Keyfold.cfg replaced, and these invariants alone."""
+    config = CONFIG.split("INVARIANTS")[0]
+    for name, value in constants.items():
+        config, found = re.subn(
+            rf"^    {name} = .*$", f"    {name} = {value}", config, flags=re.MULTILINE
+        )
+        assert found == 1, f"Keyfold.cfg has no {name}"
+    (folder / "Keyfold.cfg").write_text(
+        config + "INVARIANTS\n    " + "\n    ".join(invariants) + "\n", encoding="utf-8"
+    )
+    shutil.copy(MODEL / "Keyfold.tla", folder)
+    command = ["java", "-XX:+UseParallelGC", "-Xmx2g", f"-Djava.io.tmpdir={folder}", "-cp", tlc]
+    command += ["tlc2.TLC", "-config", "Keyfold.cfg", "-workers", "2", "-nowarning"]
+    command += ["-metadir", str(folder / "states"), "Keyfold"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=TLC_MAY_TAKE
+    )
+    return Checked(done.returncode, done.stdout + done.stderr)
+
+
+def _bounds(events: tuple[str, ...], changes: int, ticks: int, replicas: int = 2) -> dict[str, str]:
+    named = ", ".join(f'"{event}"' for event in events)
+    return {
+        "Events": f"{{{named}}}",
+        "MaxLog": str(changes),
+        "MaxTime": str(ticks),
+        "Replicas": "{" + ", ".join(f"r{n + 1}" for n in range(replicas)) + "}",
+    }
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: "+".join(case.events))
+def test_with_every_safeguard_every_invariant_holds(tlc: str, tmp_path: Path, case: Whole) -> None:
+    """F1, F2, R1 to R4, S1 to S5: no interleaving within the bounds breaks a promise."""
+    code, output = _check(tlc, tmp_path, _bounds(*case), INVARIANTS)
+    assert code == 0, output
+    assert "No error has been found" in output
+
+
+@pytest.mark.parametrize("case", WITHOUT, ids=lambda case: f"{case.safeguard}-{case.invariant}")
+def test_without_a_safeguard_its_invariant_falls(tlc: str, tmp_path: Path, case: Without) -> None:
+    """F1, F2, R1 to R4, S1 to S5: each safeguard is needed; TLC shows what happens without it."""
+    constants = _bounds(case.events, case.changes, case.ticks) | {case.safeguard: "FALSE"}
+    code, output = _check(tlc, tmp_path, constants, [case.invariant])
+    assert code == VIOLATED, output
+    assert f"Invariant {case.invariant} is violated" in output
+
+
+def test_every_marked_rule_has_a_safeguard_that_is_taken_away() -> None:
+    """Each marked rule and each safeguard is tried, and each invariant falls once."""
+    assert {name.partition("_")[0] for name in SAFEGUARDS} == MARKED
+    assert {case.safeguard for case in WITHOUT} == set(SAFEGUARDS)
+    assert {case.invariant for case in WITHOUT} == set(INVARIANTS)

@@ -1,0 +1,419 @@
+"""Real PostgreSQL servers for tests: each in a folder of its own, on a free port of loopback.
+
+PostgreSQL refuses to run as root, so there it runs as another user. A server ends with the test
+session, by its process id, however that ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import itertools
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from fakes import FakeClock
+from keyfold_server.store.address import Limits
+from keyfold_server.store.opening import migrate_store, open_store
+from keyfold_server.store.schema import metadata
+from keyfold_server.store.sql import SqlStore
+
+VERSIONS: Final = ("15", "16", "18")
+USER: Final = "keyfold"
+
+_SCRIPT: Final = Path(__file__).parents[1] / "scripts" / "postgres.sh"
+_READY: Final = 20.0
+_PR_SET_PDEATHSIG: Final = 1
+
+_TABLES: Final = [table.name for table in metadata.sorted_tables]
+"""Parents first."""
+
+_TEMPLATE: Final = "keyfold_template"
+
+_CLOCK: Final = """
+CREATE SCHEMA test_time;
+CREATE TABLE test_time.now (ms BIGINT NOT NULL);
+CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+AS 'SELECT coalesce((SELECT to_timestamp(ms / 1000.0) FROM test_time.now),
+                    pg_catalog.clock_timestamp())';
+"""
+"""A clock that a test may set, in front of the server's own."""
+
+
+@functools.cache
+def programs(version: str) -> Path:
+    """Returns the folder of a version's programs; skips the test where there are none."""
+    done = subprocess.run(
+        [_SCRIPT, version], capture_output=True, text=True, check=False, timeout=600
+    )
+    if done.returncode == 3:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@functools.cache
+def shared(version: str) -> Server:
+    """Returns the server that tests share which do not stop one; it need not survive a crash."""
+    server = Server(version, durable=False)
+    server.start()
+    return server
+
+
+def _owner() -> pwd.struct_passwd | None:
+    """Returns as whom a server is run, where that is not the tests' own user."""
+    if os.geteuid() != 0:
+        return None
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam("postgres")
+    return pwd.getpwnam("nobody")
+
+
+def free_port() -> int:
+    """Returns a port of loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """One PostgreSQL server with a folder of its own.
+
+    Attributes:
+        port: Its port of 127.0.0.1.
+        folder: Its folder; the data are in `data`, the log is `log`.
+        password_file: File of its user's password.
+    """
+
+    def __init__(self, version: str, *, durable: bool = True, **settings: str) -> None:
+        """Makes the folder; `start` starts the server.
+
+        Args:
+            version: 15, 16 or 18.
+            durable: Whether what was committed is on the disk.
+            settings: Further settings of the server.
+        """
+        self._bin = programs(version)
+        self._owner = _owner()
+        self._settings = {
+            "fsync": "on" if durable else "off",
+            "shared_buffers": "32MB",
+            "max_connections": "200",
+            "log_min_messages": "warning",
+            **settings,
+        }
+        self.folder = Path(tempfile.mkdtemp(prefix="keyfold-postgres-"))
+        self._data = self.folder / "data"
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._names = itertools.count(1)
+        self._idle: list[str] = []
+        self.password_file = self.folder / "password"
+        self.password = secrets.token_hex(16)
+        self.password_file.write_text(self.password + "\n")
+        if self._owner is not None:
+            for path in (self.folder, self.password_file):
+                os.chown(path, self._owner.pw_uid, self._owner.pw_gid)
+        atexit.register(self.destroy)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        # A collation that looks past punctuation, so that what needs an order by bytes fails
+        # without one.
+        icu = ["--locale-provider=icu", "--icu-locale=en-US-u-ka-shifted"]
+        command = [
+            *(str(self._bin / "initdb"), "-D", str(self._data), "-U", USER, "--encoding=UTF8"),
+            *("--locale=C", "--auth=scram-sha-256", f"--pwfile={self.password_file}", "--no-sync"),
+        ]
+        # Not every build knows it.
+        if self._run([*command, *icu]).returncode != 0:
+            done = self._run(command)
+            assert done.returncode == 0, done.stderr
+
+    def as_owner(self) -> dict[str, Any]:
+        """Returns how to start a process as whom the server runs."""
+        owner = self._owner
+        if owner is None:
+            return {"cwd": self.folder}
+        return {
+            "cwd": self.folder,
+            "user": owner.pw_uid,
+            "group": owner.pw_gid,
+            "extra_groups": [],
+        }
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=60, **self.as_owner()
+        )
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self.folder),
+            **self._settings,
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._bin / "postgres", "-D", self._data, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # It calls one function of the C library and takes no lock.
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+                **self.as_owner(),
+            )
+        ends = time.monotonic() + _READY
+        while True:
+            try:
+                self.connect().close()
+            except psycopg.OperationalError:
+                if time.monotonic() > ends or self._process.poll() is not None:
+                    raise AssertionError((self.folder / "log").read_text()[-2000:]) from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def put(self, name: str, contents: bytes) -> None:
+        """Puts a file into the server's folder, for its eyes alone."""
+        path = self.folder / name
+        path.touch(0o600)
+        path.write_bytes(contents)
+        if self._owner is not None:
+            os.chown(path, self._owner.pw_uid, self._owner.pw_gid)
+
+    def standby(self, **settings: str) -> Server:
+        """Starts a standby of this server, which follows it; call `promote` to part them."""
+        made = Server.__new__(Server)
+        made.__dict__.update(self.__dict__)
+        made.folder = Path(tempfile.mkdtemp(prefix="keyfold-postgres-"))
+        made._data, made._process = made.folder / "data", None
+        made.port = free_port()
+        made._settings = {**self._settings, **settings}
+        if self._owner is not None:
+            os.chown(made.folder, self._owner.pw_uid, self._owner.pw_gid)
+        atexit.register(made.destroy)
+        source = f"host=127.0.0.1 port={self.port} user={USER} password={self.password}"
+        done = self._run(
+            [
+                *(str(self._bin / "pg_basebackup"), "-d", source, "-D", str(made._data)),
+                *("--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync"),
+            ]
+        )
+        assert done.returncode == 0, done.stderr
+        made.start()
+        return made
+
+    def promote(self) -> None:
+        """Makes a standby a primary; returns when it is one."""
+        self.run("SELECT pg_promote(true, 20)")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stops the server: SIGINT is pg_ctl's mode fast, SIGQUIT its mode immediate."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(how)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(20)
+
+    def crash(self) -> None:
+        """Ends the server as `pg_ctl stop -m immediate` does, and starts it again."""
+        self.stop(signal.SIGQUIT)
+        self.start()
+
+    def destroy(self) -> None:
+        """Stops the server and removes its folder."""
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection[Any]:
+        """Opens a session of the server's own user; every statement is a transaction."""
+        parameters = {"host": "127.0.0.1", "port": self.port, "user": USER, **options}
+        parameters.setdefault("password", self.password)
+        return psycopg.connect(
+            dbname=database, autocommit=True, connect_timeout=5, gssencmode="disable", **parameters
+        )
+
+    def run(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Runs one statement and returns its rows."""
+        with self.connect(database) as session:
+            done = session.execute(statement.encode())
+            return done.fetchall() if done.description is not None else []
+
+    def url(self, database: str) -> str:
+        """Returns a database's url as the store takes it."""
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+
+    def create(self, template: str = "template0") -> str:
+        """Makes a database and returns its name."""
+        name = f"keyfold_{next(self._names)}"
+        self._make(name, template)
+        return name
+
+    def _make(self, name: str, template: str) -> None:
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        with self.connect() as session:
+            session.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+
+    def drop(self, name: str) -> None:
+        """Removes a database, whoever uses it."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        with self.connect() as session:
+            session.execute(statement.format(sql.Identifier(name)))
+
+    def borrow(self) -> str:
+        """Returns a database with an empty schema and a clock that can be set; see `give_back`."""
+        return self._idle.pop() if self._idle else self.create(self.migrated)
+
+    def give_back(self, name: str) -> None:
+        """Empties a database that was borrowed: to copy one takes far longer."""
+        self.run(f"{_emptied()}DELETE FROM test_time.now;", name)
+        self._idle.append(name)
+
+    def save(self, name: str) -> None:
+        """Keeps a store as it is."""
+        kept = (f"CREATE TABLE saved.{t} AS TABLE public.{t};" for t in _TABLES)
+        fresh = "DROP SCHEMA IF EXISTS saved CASCADE; CREATE SCHEMA saved;"
+        self.run(fresh + "".join(kept), name)
+
+    def go_back(self, name: str) -> None:
+        """Puts a store back as it was kept."""
+        back = (f"INSERT INTO public.{t} SELECT * FROM saved.{t};" for t in _TABLES)
+        self.run(_emptied() + "".join(back), name)
+
+    @functools.cached_property
+    def migrated(self) -> str:
+        """The name of a database to copy, which has the schema and a clock that can be set."""
+        self._make(_TEMPLATE, "template0")
+        migrate_store(self.url(_TEMPLATE), password_file=self.password_file)
+        self.run(_CLOCK, _TEMPLATE)
+        self.run(f"ALTER ROLE {USER} SET search_path = public, pg_catalog")
+        return _TEMPLATE
+
+    def open(
+        self,
+        database: str,
+        service_key: Path,
+        clock: FakeClock | None = None,
+        *,
+        reach: Callable[[str], None] = lambda _mark: None,
+        migrating: bool = False,
+        limits: Limits | None = None,
+    ) -> SqlStore:
+        """Opens the store in a database."""
+        return open_store(
+            self.url(database),
+            service_key,
+            clock=clock or FakeClock(),
+            reach=reach,
+            password_file=self.password_file,
+            migrating=migrating,
+            limits=limits,
+        )
+
+
+class Bouncer:
+    """PgBouncer in transaction mode: each transaction may get another session.
+
+    Attributes:
+        port: Its port of 127.0.0.1.
+    """
+
+    def __init__(self, server: Server) -> None:
+        """Starts it in front of a server, with fewer sessions than a store's pool has."""
+        self.port = free_port()
+        program = programs("pgbouncer") / "pgbouncer"
+        server.put("users", f'"{USER}" "{server.password}"\n'.encode())
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": server.folder / "users",
+            "pool_mode": "transaction",
+            "default_pool_size": 3,
+        }
+        lines = ["[databases]", f"* = host=127.0.0.1 port={server.port}", "[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in settings.items()]
+        server.put("pgbouncer.ini", "\n".join(lines).encode())
+        self._process = subprocess.Popen(
+            [program, "-q", server.folder / "pgbouncer.ini"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **server.as_owner(),
+        )
+        ends = time.monotonic() + _READY
+        while time.monotonic() < ends:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            time.sleep(0.02)
+        raise AssertionError("pgbouncer did not start")
+
+    def close(self) -> None:
+        """Stops it."""
+        self._process.kill()
+        self._process.wait(10)
+
+
+class DatabaseClock(FakeClock):
+    """A clock that the server of a copy of `Server.migrated` follows."""
+
+    def __init__(self, server: Server, database: str) -> None:
+        super().__init__()
+        self._session = server.connect(database)
+        self._session.execute("DELETE FROM test_time.now")
+        self._session.execute("INSERT INTO test_time.now VALUES (0)")
+        self.set(self.wall())
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self.set(self.wall())
+
+    def set(self, wall: float) -> None:
+        """Sets the server's clock to seconds of Unix time."""
+        self._session.execute("UPDATE test_time.now SET ms = %s", [int(wall * 1000)])
+
+    def close(self) -> None:
+        """Ends its session."""
+        self._session.close()
+
+
+def a_service_key(folder: Path) -> Path:
+    """Makes a service key's file, as an operator does."""
+    path = folder / "service.key"
+    path.touch(0o600)
+    path.write_bytes(secrets.token_bytes(32))
+    return path
+
+
+def _emptied() -> str:
+    return "".join(f"DELETE FROM public.{t};" for t in reversed(_TABLES))
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
