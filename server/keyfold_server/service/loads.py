@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from keyfold_server import telemetry
 from keyfold_server.domain.cluster import Cluster, Generation
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
@@ -192,6 +193,14 @@ class Loads:
         self, view: View, region: RegionView, generation: Generation
     ) -> OpenKek | KeyfoldError | None:
         """Unwraps a KEK; None where it was overtaken and the call must look again."""
+        outcome = await self._unwrapped(view, region, generation)
+        told = outcome.reason if isinstance(outcome, KeyfoldError) else telemetry.OK
+        telemetry.LOADS.labels("OVERTAKEN" if outcome is None else told).inc()
+        return outcome
+
+    async def _unwrapped(
+        self, view: View, region: RegionView, generation: Generation
+    ) -> OpenKek | KeyfoldError | None:
         wrap = generation.current
         root = self._cache.root(wrap.root_id)
         voids = root.voids
