@@ -91,6 +91,8 @@ def endpoint(target: Target, tls: Tls | None) -> Endpoint:
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", _service_config()),
         ("grpc.max_receive_message_length", _MAX_ANSWER),
+        # Or a replica that was restarted would stay idle for up to two minutes.
+        ("grpc.max_reconnect_backoff_ms", 3_000),
     ]
     if len(addresses) == 1:
         [address] = addresses
@@ -153,7 +155,8 @@ def _service_config() -> str:
 
     Repeating is safe for every method. Data-plane calls have no effect but their answer, reads
     none at all, and a change always carries a request_id, by which the server sees that it is
-    the same one (`calls`). UNAVAILABLE is the one code that says "not now" and nothing else.
+    the same one (`calls`). UNAVAILABLE says "not now" and nothing else; CANCELLED from a server is
+    what gRPC answers to a call that arrives while it stops.
     """
     return json.dumps(
         {
@@ -166,7 +169,7 @@ def _service_config() -> str:
                         "initialBackoff": "0.1s",
                         "maxBackoff": "1s",
                         "backoffMultiplier": 2,
-                        "retryableStatusCodes": ["UNAVAILABLE"],
+                        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                     },
                 }
             ],

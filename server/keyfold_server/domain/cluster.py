@@ -226,6 +226,11 @@ def with_regions(seen: Cluster, regions: Iterable[Region], now: int) -> Decide:
     return decide
 
 
+def unchanged(seen: Cluster) -> Decide:
+    """The change that finds everything as it was seen, and leaves it so."""
+    return lambda current: _unchanged_since(current, seen)
+
+
 def revoked(name: str, regions: Iterable[str], now: int) -> Decide:
     """The change that revokes regions, all of them where none is named; it never loses a race."""
     wanted = tuple(regions)

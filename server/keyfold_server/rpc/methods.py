@@ -29,6 +29,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.rpc import tracing
 from keyfold_server.rpc.call_log import CallLog, Ended, Facts
 from keyfold_server.rpc.data_methods import MAX_MESSAGE, Core, DataMethods
+from keyfold_server.rpc.door import Door
 from keyfold_server.rpc.life_methods import Life, LifeMethods
 from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
 from keyfold_server.service.keyring import Call, Need, NeedsLoad
@@ -94,7 +95,11 @@ class _Room:
 
 
 class Methods:
-    """Makes the handlers of one replica for one kind of caller."""
+    """Makes the handlers of one replica for one kind of caller.
+
+    Attributes:
+        door: Where each call comes in.
+    """
 
     def __init__(
         self,
@@ -114,6 +119,7 @@ class Methods:
             sampling: Which calls get spans.
             call_log: Is told of each call.
         """
+        self.door = Door()
         self._cold_room = _Room(most)
         self._life_room = _Room(most)
         self._replica = replica
@@ -143,9 +149,12 @@ class Methods:
         """Wraps a method in what is the same for all: span, errors, metric, line."""
         full = f"{SERVICE}/{name}"
         sampled = self._sampling.sampled
+        door = self.door
 
         async def handle(data: bytes, context: Context) -> bytes:
             began = perf_counter()
+            if door.shut is not None:
+                await door.shut.wait()
             facts = Facts()
             header = tracing.traceparent(context)
             if sampled(header):

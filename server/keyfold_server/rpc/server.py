@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.rpc.call_log import CallLog
+from keyfold_server.rpc.door import Door
 from keyfold_server.rpc.guard import Guarded
 from keyfold_server.rpc.methods import SERVICE, Methods
 from keyfold_server.service.replica import Replica
@@ -45,7 +46,8 @@ _BEYOND: Final = 1_000
 """Calls that gRPC itself lets in beyond those that may wait: health, reflection, warm ones."""
 
 _LAST_WORD: Final = 0.05
-"""Seconds for those who watch the health to be told NOT_SERVING, before their streams end."""
+"""Seconds for those who watch the health to be told NOT_SERVING, before their streams end, and
+for gRPC to hand over the calls that it has."""
 
 _V1_REFLECTION: Final = "grpc.reflection.v1.ServerReflection"
 
@@ -78,6 +80,7 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._guarded: Guarded | None = None
+        self._door: Door | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
@@ -103,6 +106,7 @@ class GrpcServer:
         await server.start()
         self._server = server
         self._guarded = guarded
+        self._door = methods.door
         self._watch = asyncio.create_task(self._keep_health())
         return address
 
@@ -112,15 +116,19 @@ class GrpcServer:
         Args:
             grace: Seconds after which what is still under way is cut off.
         """
-        if self._server is None or self._guarded is None:
+        if self._server is None or self._guarded is None or self._door is None:
             return  # It never listened; what lies at its address is another server's.
         await self._health.enter_graceful_shutdown()
+        self._door.close()
         await asyncio.sleep(_LAST_WORD)
         self._guarded.end_streams()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await self._server.stop(grace)
+        stopping = asyncio.create_task(self._server.stop(grace))
+        await asyncio.sleep(0)  # It has begun, and so have its farewells to the clients.
+        self._door.open()
+        await stopping
         if self._listen.startswith("unix:"):
             with contextlib.suppress(OSError):
                 os.unlink(self._listen.removeprefix("unix:"))  # noqa: PTH108  no Path on a loop

@@ -155,7 +155,9 @@ class Clusters:
 
     async def _unchanged(self, ask: Ask, wanted: Enabling, current: Cluster) -> Done:
         """Answers a request for what is there already; it counts as carried out (R6)."""
-        return Done(current) if wanted.validate_only else await self._mutations.unchanged(ask)
+        return (
+            Done(current) if wanted.validate_only else await self._mutations.unchanged(ask, current)
+        )
 
     async def _store(
         self,

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
-from keyfold_server.domain.cluster import Cluster, Decide, existing
+from keyfold_server.domain.cluster import Cluster, Decide, existing, unchanged
 from keyfold_server.domain.errors import (
     AlreadyExistsError,
     ClusterNotFoundError,
@@ -158,9 +158,13 @@ class Mutations:
         self._changes.applied_here(result.number, result.change_id, ask.cluster)
         return Done(result.cluster, result.number)
 
-    async def unchanged(self, ask: Ask) -> Done:
-        """Records a request that found everything as it wants it, so that repeating it is safe."""
-        change = Change(ask.cluster, None, self._event(ask, "unchanged"), ask.key())
+    async def unchanged(self, ask: Ask, seen: Cluster) -> Done:
+        """Records a request that found everything as it wants it, so that repeating it is safe.
+
+        Raises:
+            ConcurrentChangeError: It is not so any more.
+        """
+        change = Change(ask.cluster, unchanged(seen), self._event(ask, "unchanged"), ask.key())
         return Done((await self._apply(change)).cluster)
 
     async def newest(self, ask: Ask) -> int:

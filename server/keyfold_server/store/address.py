@@ -80,6 +80,8 @@ class Limits:
         idle: A pause inside a transaction, after which the server ends it.
         answer: A whole transaction as this side sees it: there the server is not asked.
         migrating: Waiting for a lock while migrating, which others must not queue behind.
+        poll: A whole poll as this side sees it: a connection that was lost unheard must be given
+            up while there is still time to poll over another one.
     """
 
     statement: float = 10.0
@@ -87,6 +89,7 @@ class Limits:
     idle: float = 5.0
     answer: float = 20.0
     migrating: float = 2.0
+    poll: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

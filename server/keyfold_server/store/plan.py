@@ -115,7 +115,7 @@ class Plan:
         # From here on nothing raises.
         held.after = replace(stored, head=event[-1], events=event[1])
         self._events.append(event)
-        if change.decide is not None:
+        if cluster is not current:
             self.subjects.append(Subject(cluster=change.cluster))
         return Decided(cluster, len(self.subjects))
 

@@ -57,7 +57,7 @@ def connected(where: Address) -> Database:
     """
     require_driver()
     engine = _engine(where, _POOL_SIZE, _OVERFLOW)
-    polling = _engine(where, 1, 0)
+    polling = _engine(replace(where, limits=_for_polling(where.limits)), 1, 0)
     database = Database(POSTGRESQL, engine, polling)
     try:
         version = database.read(lambda c: c.execute(text("SELECT version()")).scalar_one())
@@ -68,6 +68,17 @@ def connected(where: Address) -> Database:
         return database
     # What speaks its protocol need not have its notifications: the poll suffices.
     return Database(replace(POSTGRESQL, notify=lambda _connection: None), engine, polling)
+
+
+def _for_polling(limits: Limits) -> Limits:
+    most = limits.poll
+    return replace(
+        limits,
+        answer=most,
+        statement=min(limits.statement, most),
+        lock=min(limits.lock, most),
+        idle=min(limits.idle, most),
+    )
 
 
 def notifies(database: Database) -> bool:

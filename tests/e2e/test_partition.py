@@ -1,0 +1,222 @@
+"""A replica whose way to the database fails in each way that networks fail, looked at from outside.
+
+Two real servers on one PostgreSQL. One reaches it directly; the other through a proxy that is the
+network's failure. Times are this machine's monotonic clock, read before a call is made and after
+an answer is there, so that a bound which holds for them holds for the server's own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+import postgres
+from e2e.conftest import StartServer
+from e2e.server import Server
+from e2e.wire import Refusal, refusal, refused, spec, stubs
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold_server.rpc.probe import health
+from keyfold_server.store.opening import migrate_store
+from proxy import Proxy, Way
+
+STALENESS: Final = 3.0
+
+POLL: Final = STALENESS / 4
+"""Seconds from one look at the store to the next."""
+
+HURRIED: Final = 0.5
+"""Slack for what a busy machine may delay: a poll, a look at the health, a thread of the test."""
+
+RECOVERS: Final = 30.0
+"""Seconds within which a replica serves again, at the longest: a connection whose other end is
+gone without a word is given up after 20 s."""
+
+KEY: Final = b"k" * 32
+
+Stub = service.KeyManagementServiceStub
+
+WAYS: Final = {
+    "drop": (Way.DROP, 0.0),
+    "delay": (Way.DELAY, STALENESS),
+    "black-hole": (Way.BLACK_HOLE, 0.0),
+    "half-open": (Way.HALF_OPEN, 0.0),
+}
+
+
+@dataclass
+class Pair:
+    """A server with the store before it, and one with the proxy between."""
+
+    near: Stub
+    far: Stub
+    server: Server
+    proxy: Proxy
+
+
+@pytest.fixture(scope="module")
+def pair(
+    start_module_server: StartServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    """Gives both servers, with the keys local:eu and local:us."""
+    database = postgres.shared("15")
+    name = database.create()
+    url = database.url(name)
+    migrate_store(url, password_file=database.password_file)
+    common: dict[str, Any] = {
+        "KEYFOLD_STORE": url,
+        "KEYFOLD_STORE_PASSWORD_FILE": str(database.password_file),
+        "KEYFOLD_SERVICE_KEY": str(postgres.a_service_key(tmp_path_factory.mktemp("pair"))),
+        "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS}s",
+    }
+    with Proxy(database.port) as proxy:
+        near = start_module_server(**common)
+        common["KEYFOLD_LOCAL_KEYS"] = str(near.keys)
+        common["KEYFOLD_STORE"] = url.replace(f":{database.port}/", f":{proxy.port}/")
+        far = start_module_server(keys=(), **common)
+        with stubs(near.target) as one, stubs(far.target) as two:
+            yield Pair(one, two, far, proxy)
+        far.kill()
+
+
+class Watch:
+    """Calls of one replica, one after another, while a test does other things."""
+
+    def __init__(self, stub: Stub, cluster: str) -> None:
+        self._call = stub.Wrap
+        self._asked = pb.WrapRequest(cluster=cluster, region="eu", plaintext=KEY)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.good: list[float] = []
+        self.bad: list[tuple[float, Refusal]] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.01):
+            began = time.monotonic()
+            try:
+                self._call(self._asked, timeout=9)
+            except grpc.RpcError as error:
+                self.bad.append((began, refusal(error)))
+            else:
+                self.good.append(began)
+
+
+def enable(stub: Stub, cluster: str, request_id: str = "", timeout: float = 9.0) -> Any:
+    """Enables a cluster in region eu."""
+    asked = pb.EnableRequest(cluster=cluster, region_specs=[spec("eu")], request_id=request_id)
+    return stub.Enable(asked, timeout=timeout)
+
+
+def wrap(stub: Stub, cluster: str) -> None:
+    """Wraps a key."""
+    stub.Wrap(pb.WrapRequest(cluster=cluster, region="eu", plaintext=KEY), timeout=9)
+
+
+def until(done: Callable[[], object], within: float) -> None:
+    """Makes a call until it is answered."""
+    ends = time.monotonic() + within
+    while True:
+        try:
+            done()
+        except grpc.RpcError:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        else:
+            return
+
+
+def becomes(server: Server, status: int, within: float) -> None:
+    """Waits until a server's health is as it should be."""
+    wanted = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+    ends = time.monotonic() + within
+    while (seen := health(server.target, 5.0)) != wanted:
+        assert time.monotonic() < ends, seen
+        time.sleep(0.02)
+
+
+def sleep_until(moment: float) -> None:
+    """Waits for a moment."""
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_partitioned_replica_fails_closed(pair: Pair, how: str) -> None:
+    """S2, S3, R4: a replica without the store serves until its bound, and then refuses.
+
+    It goes on with warm keys meanwhile, never past the bound with what was revoked elsewhere,
+    says NOT_SERVING, changes nothing, and comes back by itself.
+    """
+    revoked, kept = f"revoked-{how}", f"kept-{how}"
+    for cluster in (revoked, kept):
+        enable(pair.near, cluster)
+        wrap(pair.near, cluster)
+    # A change that a poll reports takes the cluster out of memory: that is over by then.
+    time.sleep(POLL + HURRIED)
+    for cluster in (revoked, kept):
+        wrap(pair.far, cluster)
+    with Watch(pair.far, revoked) as gone, Watch(pair.far, kept) as stayed:
+        before = time.monotonic()
+        pair.proxy.set(*WAYS[how])
+        cut = time.monotonic()
+        # The last good poll began before the cut.
+        bound = cut + STALENESS
+        sleep_until(cut + 0.2)
+        answer = pair.near.Revoke(pb.RevokeRequest(cluster=revoked), timeout=1.5)
+        returned = time.monotonic()
+        (pending,) = answer.pending
+        stops = returned + pending.stops_within.ToMicroseconds() / 1e6
+        assert f":{pair.server.pid}:" in pending.replica
+        # Silence counts from the last heartbeat, which was before the cut.
+        assert stops <= returned + STALENESS
+        # A change that this replica is asked for reaches nobody.
+        error = refused_enable(pair.far, f"late-{how}")
+        assert error.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert error.reason in {"STORE_UNAVAILABLE", "DEADLINE_EXCEEDED"}
+        assert status(pair.near, f"late-{how}").code is grpc.StatusCode.NOT_FOUND
+        sleep_until(bound)
+        becomes(pair.server, health_pb2.HealthCheckResponse.NOT_SERVING, 0.5 + HURRIED)
+        sleep_until(bound + 1.0)
+        assert status(pair.near, f"late-{how}").code is grpc.StatusCode.NOT_FOUND
+    for watch in (gone, stayed):
+        # Warm keys served for as long as the last poll of before allows.
+        assert max(watch.good) > before + STALENESS - POLL - HURRIED
+        assert max(watch.good) <= bound
+        assert not [bad for bad in watch.bad if bad[0] < before + STALENESS - POLL - HURRIED]
+        assert {bad.reason for _, bad in watch.bad} == {"STORE_STALE"}
+    assert max(gone.good) <= stops
+    with Watch(pair.far, revoked) as gone:
+        pair.proxy.set(Way.PASS)
+        until(lambda: wrap(pair.far, kept), RECOVERS)
+        becomes(pair.server, health_pb2.HealthCheckResponse.SERVING, 0.5 + HURRIED)
+        assert not gone.good
+    assert {bad.reason for _, bad in gone.bad} <= {"STORE_STALE", "REVOKED"}
+    # What was asked for in vain can be asked for again, and is done once.
+    until(lambda: enable(pair.far, f"late-{how}", f"late-{how}"), RECOVERS)
+    wrap(pair.near, f"late-{how}")
+    wrap(pair.far, f"late-{how}")
+
+
+def refused_enable(stub: Stub, cluster: str) -> Refusal:
+    """Asks for a cluster that must not be made, and returns how that was refused."""
+    asked = pb.EnableRequest(cluster=cluster, region_specs=[spec("eu")], request_id=cluster)
+    return refused(stub.Enable, asked, timeout=1.0)
+
+
+def status(stub: Stub, cluster: str) -> Refusal:
+    """Reads the status of a cluster that is not there."""
+    return refused(stub.GetStatus, pb.GetStatusRequest(cluster=cluster))

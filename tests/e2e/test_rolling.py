@@ -1,0 +1,242 @@
+"""Drain: three servers are restarted one after the other, and nobody who calls them notices.
+
+Clients are this project's own, with three addresses; they go round all servers and try again what
+finds one unavailable. That is all the help there is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+
+import keyfold
+import postgres
+from e2e.conftest import StartServer
+from e2e.server import Server
+from e2e.wire import refused, stubs
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
+from keyfold_server.store.opening import migrate_store
+
+COUNT: Final = 3
+CLUSTERS: Final = ("one", "two")
+KEY: Final = b"k" * 32
+
+
+@pytest.fixture(scope="module")
+def servers(
+    start_module_server: StartServer, tmp_path_factory: pytest.TempPathFactory
+) -> list[Server]:
+    """Gives three servers on one PostgreSQL, with the keys local:eu and local:us."""
+    database = postgres.shared("15")
+    name = database.create()
+    migrate_store(database.url(name), password_file=database.password_file)
+    common: dict[str, Any] = {
+        "KEYFOLD_STORE": database.url(name),
+        "KEYFOLD_STORE_PASSWORD_FILE": str(database.password_file),
+        "KEYFOLD_SERVICE_KEY": str(postgres.a_service_key(tmp_path_factory.mktemp("rolling"))),
+    }
+    first = start_module_server(**common)
+    common["KEYFOLD_LOCAL_KEYS"] = str(first.keys)
+    return [first, *(start_module_server(keys=(), **common) for _ in range(COUNT - 1))]
+
+
+@contextmanager
+def load(
+    servers: list[Server], clients: int, threads: int
+) -> Iterator[tuple[Counter[str], list[Exception]]]:
+    """Calls all servers through clients from threads until the end.
+
+    Yields:
+        Answered calls by kind, and what clients' callers saw of failures.
+    """
+    over = threading.Event()
+    answered: Counter[str] = Counter()
+    failed: list[Exception] = []
+    targets = [server.target for server in servers]
+
+    def work(client: keyfold.Client, cluster: str) -> None:
+        blob = client.wrap(cluster, "eu", KEY).wrapped_key
+        kinds: dict[str, Callable[[], object]] = {
+            "wrap": lambda: client.wrap(cluster, "eu", KEY),
+            "unwrap": lambda: client.unwrap(cluster, blob),
+            "data key": lambda: client.generate_data_key(cluster, "eu"),
+            "status": lambda: client.get_status(cluster),
+        }
+        while not over.is_set():
+            for kind, call in kinds.items():
+                try:
+                    call()
+                except Exception as error:  # noqa: BLE001  whatever a caller would see
+                    failed.append(error)
+                else:
+                    answered[kind] += 1
+
+    with ThreadPoolExecutor(clients * threads) as pool:
+        made = [keyfold.Client(targets) for _ in range(clients)]
+        under_way = [
+            pool.submit(work, client, CLUSTERS[n % len(CLUSTERS)])
+            for client in made
+            for n in range(threads)
+        ]
+        try:
+            yield answered, failed
+        finally:
+            over.set()
+            for each in under_way:
+                each.result()
+            for client in made:
+                client.close()
+
+
+def test_a_rolling_restart_fails_no_call(servers: list[Server]) -> None:
+    """Drain: under load each server in turn is stopped and started; no call fails, each exits 0."""
+    for cluster in CLUSTERS:
+        servers[0].enable(cluster)
+    logs = [log_of(server) for server in servers]
+    with load(servers, clients=2, threads=3) as (answered, failed):
+        time.sleep(0.5)
+        for server in servers:
+            assert server.stop() == 0
+            time.sleep(0.3)
+            server.restart()
+            logs.append(log_of(server))
+            time.sleep(0.5)
+        # Clients come back to a server after a pause of their own, and then it takes its part.
+        ends = time.monotonic() + 20.0
+        while not all('"code":"OK"' in log.read_text() for log in logs):
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+    assert failed == []
+    assert min(answered.values()) > 100
+    assert not [server for server in servers if "Traceback" in server.log()]
+
+
+def log_of(server: Server) -> Path:
+    """Returns where a server's process of now writes what it does."""
+    return max(server.folder.glob("stderr.*"), key=lambda path: int(path.suffix[1:]))
+
+
+def test_a_stop_cancels_no_call(start_server: StartServer) -> None:
+    """Drain: what has arrived when a server stops is answered, without any help of the client's.
+
+    What comes later finds nobody, and says so in a way that any client may try elsewhere.
+    """
+    server = start_server()
+    server.enable("prod")
+    asked = pb.WrapRequest(cluster="prod", region="eu", plaintext=KEY)
+    for _ in range(3):
+        codes: Counter[grpc.StatusCode] = Counter()
+        with stubs(server.target, [("grpc.enable_retries", 0)]) as stub:
+
+            def call(stub: KeyManagementServiceStub = stub, seen: Any = codes) -> None:
+                while not seen[grpc.StatusCode.UNAVAILABLE]:
+                    made = stub.Wrap.future(asked, timeout=9)
+                    seen[made.code()] += 1
+
+            callers = [threading.Thread(target=call) for _ in range(8)]
+            for caller in callers:
+                caller.start()
+            time.sleep(0.3)
+            assert server.stop() == 0
+            for caller in callers:
+                caller.join()
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        server.restart()
+
+
+def test_a_restart_interrupts_no_change(servers: list[Server]) -> None:
+    """Drain, W1: changes that are under way when their server is told to stop are answered."""
+    servers[0].enable("changed")
+    over = threading.Event()
+    failed: list[Exception] = []
+    done = 0
+
+    def change() -> None:
+        nonlocal done
+        with keyfold.Client([server.target for server in servers]) as client:
+            while not over.is_set():
+                try:
+                    client.rotate("changed", [keyfold.RegionSpec("eu")], new_generation=True)
+                except Exception as error:  # noqa: BLE001  whatever a caller would see
+                    failed.append(error)
+                else:
+                    done += 1
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        time.sleep(0.3)
+        for server in servers[:2]:
+            assert server.stop() == 0
+            server.restart()
+    finally:
+        over.set()
+        changing.join()
+    assert failed == []
+    with servers[2].client() as client:
+        regions = client.get_status("changed").regions
+    (count,) = (len(region.generations) for region in regions if region.region == "eu")
+    # One generation a request: none was lost, none carried out twice.
+    assert count == 1 + done
+
+
+def test_drain_waits_for_what_is_under_way(servers: list[Server]) -> None:
+    """Drain: a call that waits when its server is told to stop is answered, and later ones are not.
+
+    It is a Revoke, which waits for a replica that is paused.
+    """
+    servers[0].enable("waiting")
+    with stubs(servers[0].target) as stub:
+        os.kill(servers[1].pid, signal.SIGSTOP)
+        try:
+            waiting = stub.Revoke.future(pb.RevokeRequest(cluster="waiting"), timeout=2.5)
+            time.sleep(0.5)
+            assert not waiting.done()
+            assert servers[0].stop() == 0
+        finally:
+            os.kill(servers[1].pid, signal.SIGCONT)
+        (pending,) = waiting.result().pending
+        assert f":{servers[1].pid}:" in pending.replica
+        assert refused(stub.Revoke, pb.RevokeRequest(cluster="waiting")).code is (
+            grpc.StatusCode.UNAVAILABLE
+        )
+    servers[0].restart()
+
+
+def test_drain_warns_of_keys_on_grace(start_server: StartServer) -> None:
+    """F7: a stop in an outage says how many keys it puts out of service."""
+    server = start_server(KEYFOLD_CACHE_TTL="1s", KEYFOLD_OUTAGE_GRACE="1m")
+    server.enable("prod")
+    with server.client() as client:
+        for region in ("eu", "us"):
+            client.wrap("prod", region, KEY)
+        server.keys.rename(server.keys.with_suffix(".away"))
+        ends = time.monotonic() + 3.0
+        while time.monotonic() < ends:
+            for region in ("eu", "us"):
+                client.wrap("prod", region, KEY)
+            time.sleep(0.05)
+    assert server.stop() == 0
+    assert "2 keys serve on grace in an outage; this stop ends that" in server.log()
+
+
+def test_drain_warns_of_nothing_without_an_outage(start_server: StartServer) -> None:
+    """F7: a stop while every key is proven does not warn."""
+    server = start_server(KEYFOLD_CACHE_TTL="1s")
+    server.enable("prod")
+    with server.client() as client:
+        client.wrap("prod", "eu", KEY)
+    assert server.stop() == 0
+    assert "on grace" not in server.log()
