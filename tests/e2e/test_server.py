@@ -504,14 +504,12 @@ def test_log_holds_no_key_material(start_server: StartServer) -> None:
             assert opened.plaintext == own
             secrets += [made.plaintext, own, wrapped.wrapped_key]
             bad = own + bytes(5000)
+            changed = bytes([*wrapped.wrapped_key[:-1], wrapped.wrapped_key[-1] ^ 1])
             for call, asked in (
                 (stub.Wrap, pb.WrapRequest(cluster="prod", region=region, plaintext=bad)),
                 (stub.Wrap, pb.WrapRequest(cluster="", region=region, plaintext=own)),
                 (stub.Unwrap, pb.UnwrapRequest(cluster="prod", wrapped_key=own)),
-                (
-                    stub.Unwrap,
-                    pb.UnwrapRequest(cluster="prod", wrapped_key=wrapped.wrapped_key[:-1] + b"x"),
-                ),
+                (stub.Unwrap, pb.UnwrapRequest(cluster="prod", wrapped_key=changed)),
                 (stub.TestKey, pb.TestKeyRequest(key_spec=res.KeySpec(type="LOCAL", uri="x"))),
             ):
                 assert refused(call, asked).reason
