@@ -34,7 +34,7 @@ from keyfold_server.rpc.life_methods import Life, LifeMethods
 from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
 from keyfold_server.service.keyring import Call, Need, NeedsLoad
 from keyfold_server.service.replica import Replica
-from keyfold_server.telemetry import Sampling
+from keyfold_server.telemetry import NO_SPANS, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ Context = Any
 """`grpc.aio.ServicerContext` of bytes, which its type stubs cannot say of a generic handler."""
 
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
-Answer = Callable[[bytes, Context, Facts], Awaitable[bytes]]
-"""Answers a call, or raises why not."""
+Answer = Callable[[bytes, Context, Facts], Awaitable["bytes | _Failure"]]
+"""Answers a call, or says why not; it raises nothing."""
 
 
 class _Failure(NamedTuple):
@@ -148,7 +148,9 @@ class Methods:
     def _watched(self, name: str, answer: Answer) -> Handler:
         """Wraps a method in what is the same for all: span, errors, metric, line."""
         full = f"{SERVICE}/{name}"
-        sampled = self._sampling.sampled
+        sampling = self._sampling
+        # Where nobody collects spans, the caller's header is not even looked at.
+        traced = sampling is not NO_SPANS
         door = self.door
 
         async def handle(data: bytes, context: Context) -> bytes:
@@ -156,17 +158,17 @@ class Methods:
             if door.shut is not None:
                 await door.shut.wait()
             facts = Facts()
-            header = tracing.traceparent(context)
-            if sampled(header):
+            header = tracing.traceparent(context) if traced else ""
+            if traced and sampling.sampled(header):
                 with tracing.server_span(full, header, context) as span:
-                    reply = await _attempt(answer, data, context, facts)
+                    reply = await answer(data, context, facts)
                     header = tracing.header_of(span)
                     if isinstance(reply, _Failure):
                         tracing.ended(span, reply.code, reply.reason)
                     else:
                         tracing.ended(span, grpc.StatusCode.OK, "")
             else:
-                reply = await _attempt(answer, data, context, facts)
+                reply = await answer(data, context, facts)
             seconds = perf_counter() - began
             if isinstance(reply, _Failure):
                 self._tell(name, facts, reply.code.name, reply.reason, seconds, header)
@@ -187,32 +189,37 @@ class Methods:
         batch = name.startswith("Batch")
         largest = MAX_MESSAGE if batch else MAX_REQUEST
 
-        async def answer(data: bytes, context: Context, facts: Facts) -> bytes:
-            if len(data) > largest:
-                _too_large(len(data), largest, batch=batch)
+        async def answer(data: bytes, context: Context, facts: Facts) -> bytes | _Failure:
             try:
-                return core(data, _NOTHING, facts)
-            except NeedsLoad as lacking:
-                needs = lacking.needs
-            with self._cold_room:
-                return await self._cold(core, data, facts, needs, self._deadline(context))
+                if len(data) > largest:
+                    _too_large(len(data), largest, batch=batch)
+                try:
+                    return core(data, _NOTHING, facts)
+                except NeedsLoad as lacking:
+                    needs = lacking.needs
+                with self._cold_room:
+                    return await self._cold(core, data, facts, needs, self._deadline(context))
+            except Exception as error:  # noqa: BLE001  all become what a caller may read
+                return _failure(error, facts)
 
         return answer
 
     def _life(self, life: Life) -> Answer:
-        async def answer(data: bytes, context: Context, facts: Facts) -> bytes:
-            if len(data) > MAX_REQUEST:
-                _too_large(len(data), MAX_REQUEST, batch=False)
-            deadline = self._deadline(context)
-            if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
-                # A change that began would go on, and nobody be there to hear of it.
-                raise DeadlineError("the deadline had passed on arrival; allow more time")
-            with self._life_room:
-                return await self._in_time(life, data, deadline, facts)
+        async def answer(data: bytes, context: Context, facts: Facts) -> bytes | _Failure:
+            try:
+                if len(data) > MAX_REQUEST:
+                    _too_large(len(data), MAX_REQUEST, batch=False)
+                with self._life_room:
+                    return await self._in_time(life, data, self._deadline(context), facts)
+            except Exception as error:  # noqa: BLE001  all become what a caller may read
+                return _failure(error, facts)
 
         return answer
 
     async def _in_time(self, life: Life, data: bytes, deadline: float, facts: Facts) -> bytes:
+        if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
+            # A change that began would go on, and nobody be there to hear of it.
+            raise DeadlineError("the deadline had passed on arrival; allow more time")
         # A little later than the service itself stops waiting, which says more.
         left = deadline - self._replica.clock.monotonic() + _ANSWER_BEFORE / 2
         try:
@@ -252,14 +259,11 @@ def _too_large(size: int, most: int, *, batch: bool) -> NoReturn:
     raise MalformedRequestError(f"the request has {size:,} bytes and may have {most:,}")
 
 
-async def _attempt(answer: Answer, data: bytes, context: Context, facts: Facts) -> bytes | _Failure:
-    """Answers a call; whatever it raises becomes a status that a caller may read."""
-    try:
-        return await answer(data, context, facts)
-    except KeyfoldError as error:
+def _failure(error: Exception, facts: Facts) -> _Failure:
+    """Returns an exception as a caller may read it: one of ours, or an incident."""
+    if isinstance(error, KeyfoldError):
         located = error.at(cluster=facts.cluster or None, region=facts.region or None)
         return _Failure(to_status(located), code_of(type(error)), error.reason)
-    except Exception:
-        status, incident = internal_status()
-        log.exception("incident %s", incident)
-        return _Failure(status, grpc.StatusCode.INTERNAL, INTERNAL)
+    status, incident = internal_status()
+    log.error("incident %s", incident, exc_info=error)
+    return _Failure(status, grpc.StatusCode.INTERNAL, INTERNAL)
