@@ -71,7 +71,7 @@ def connected(where: Address) -> Database:
 
 
 def _for_polling(limits: Limits) -> Limits:
-    most = limits.poll
+    most = min(limits.poll, limits.answer)
     return replace(
         limits,
         answer=most,
