@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml into requirements/: dev (.venv), stubs, resolver, postgres (servers for
-# tests), and what is installed elsewhere: client (the base alone), server (with its extra and
+# Resolves pyproject.toml into requirements/: dev (.venv), stubs, resolver, postgres, localstack,
+# moto and openbao (servers for tests), and what is installed elsewhere: client (the base alone), server (with its extra and
 # uvloop), all (every extra), build (what makes the wheel). What is locked stays at its version
 # as long as pyproject.toml allows it; `UPGRADE=1` moves everything to the newest allowed.
 # shellcheck source=scripts/lib.sh
@@ -28,6 +28,9 @@ resolve dev pyproject.toml --all-extras --group dev
 resolve stubs --group stubs
 resolve resolver --group resolver
 resolve postgres --group postgres-servers
+resolve localstack --group localstack
+resolve moto --group moto
+resolve openbao --group openbao
 
 # What is installed elsewhere, at the versions that the tests run on.
 tested() {

@@ -133,7 +133,7 @@ def test_destroy_asks_at_a_terminal(
 ) -> None:
     """At a terminal the key is named and a yes is waited for; anything else changes nothing."""
     _done("create", "demo")
-    monkeypatch.setattr("keyfold_server.admin.has_terminal", lambda: True)
+    monkeypatch.setattr("keyfold_server.admin.terminal.has_terminal", lambda: True)
     assert _run("destroy", "demo", answer=answer)[0] == code
     state = json.loads(_done("list", "--json"))[0]["versions"][0]["state"]
     assert state == ("destroyed" if code == 0 else "enabled")

@@ -29,7 +29,14 @@ kind of failure, and `rpc/status.py` gives each branch its gRPC code in one tabl
     │   ├── WrongClusterError                   WRONG_CLUSTER
     │   ├── WrappedKeyCorruptError              WRAPPED_KEY_CORRUPT
     │   └── ContextMismatchError                CONTEXT_MISMATCH
-    ├── NotFoundError                           what was named does not exist
+    ├── UnauthenticatedError                    who calls is not known
+    │   ├── CallerUnknownError                  CALLER_UNKNOWN
+    │   └── CallerCredentialError               CALLER_CREDENTIAL_INVALID
+    ├── ForbiddenError                          the caller may not do this
+    │   ├── NotAllowedError                     NOT_ALLOWED
+    │   ├── KeyNotGrantedError                  KEY_NOT_GRANTED
+    │   └── ContextNotGrantedError              CONTEXT_NOT_GRANTED
+    ├── NotFoundError                           what was named does not exist, or is hidden
     │   ├── ClusterNotFoundError                CLUSTER_NOT_FOUND
     │   └── RegionNotFoundError                 REGION_NOT_FOUND
     ├── AlreadyExistsError                      it exists, and differs from what was asked
@@ -304,6 +311,49 @@ class ContextMismatchError(InvalidInputError):
 
     reason = "CONTEXT_MISMATCH"
     remedy = "Send the context of the Wrap call; if it is the same, the wrapped key was changed."
+
+
+class UnauthenticatedError(KeyfoldError):
+    """Who calls is not known; nothing was looked at."""
+
+
+class CallerUnknownError(UnauthenticatedError):
+    """No credential came with the call."""
+
+    reason = "CALLER_UNKNOWN"
+    remedy = "Call with a client certificate or a token; docs/security.md says which."
+
+
+class CallerCredentialError(UnauthenticatedError):
+    """A credential came with the call and is not valid here."""
+
+    reason = "CALLER_CREDENTIAL_INVALID"
+    remedy = "Renew the certificate or token, and check its issuer, audience and time."
+
+
+class ForbiddenError(KeyfoldError):
+    """The caller is known, and the policy does not let it do this."""
+
+
+class NotAllowedError(ForbiddenError):
+    """No grant of the policy gives the caller a role for this."""
+
+    reason = "NOT_ALLOWED"
+    remedy = "Ask for a grant; `keyfold-server policy check` says what the policy answers and why."
+
+
+class KeyNotGrantedError(ForbiddenError):
+    """The policy does not let the caller name this key, as this principal, for this cluster."""
+
+    reason = "KEY_NOT_GRANTED"
+    remedy = "Have the key's type, uri, principal and options added to a grant's keys."
+
+
+class ContextNotGrantedError(ForbiddenError):
+    """The caller may use these keys only with other context entries."""
+
+    reason = "CONTEXT_NOT_GRANTED"
+    remedy = "Send the context entries that the caller's grant demands."
 
 
 class NotFoundError(KeyfoldError):
