@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
+from sqlalchemy import select
 
 import postgres
 from builders import (
@@ -38,6 +39,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import (
     Applied,
+    AuditEvent,
     Change,
     ClusterFilter,
     Heartbeat,
@@ -45,6 +47,7 @@ from keyfold_server.domain.ports import (
     Store,
 )
 from keyfold_server.store.opening import open_store
+from keyfold_server.store.schema import audit_events
 from keyfold_server.store.sql import SqlStore
 
 DAY = 24 * 60 * 60
@@ -269,6 +272,28 @@ def test_an_audit_event_alone_is_no_change(store: SqlStore) -> None:
     assert isinstance(applied(store, rotating(cluster)), Applied)
 
 
+def test_an_audit_event_tells_who_asked(store: SqlStore) -> None:
+    """R5: the chain says who asked, how that was proven, from where, and for whom."""
+    enabled(store)
+    asked = replace(
+        an_event(outcome="KEY_DISABLED"),
+        caller="spiffe://example.org/api",
+        proof="certificate",
+        address="ipv4:192.0.2.1:4711",
+        on_behalf_of="ada@example.org",
+    )
+    applied(store, Change("acme", None, asked))
+    database, _ = store.parts
+    kept = audit_events.c
+    row = database.read(
+        lambda c: c.execute(
+            select(*(kept[field.name] for field in fields(AuditEvent))).where(kept.number == 2)
+        ).one()
+    )
+    assert AuditEvent(*row) == asked
+    assert audited(store) == 2
+
+
 def test_an_audit_event_of_no_cluster(store: SqlStore) -> None:
     """R5: there is no chain for a cluster that does not exist."""
     [result] = store.apply([Change("acme", None, an_event())])
@@ -413,6 +438,7 @@ def test_a_poll_reads_what_followed(store: SqlStore) -> None:
         (2, "b", None, "one"),
         (3, None, "ab12", "two"),
     ]
+    assert {n.kek for n in noted} == {None}
     assert store.poll(at("one", noted[0])) == noted[1:]
     assert store.poll(at("one", noted[2])) == []
 
@@ -443,6 +469,50 @@ def test_a_rollback_is_noticed(bench: Bench) -> None:
     enabled(store, "other")
     with pytest.raises(StoreRolledBackError):
         store.poll(at("one", last))
+    store.close()
+
+
+def test_a_reconciled_store_is_begun_with_anew(bench: Bench) -> None:
+    """S1: once an operator has decided, a replica registers with the store as it is."""
+    store = bench.open()
+    enabled(store)
+    store.close()
+    bench.save()
+    store = bench.open()
+    applied(store, revoking("acme"))
+    last = store.poll(beat())[-1]
+    store.close()
+    bench.go_back()
+    store = bench.open()
+    with pytest.raises(StoreRolledBackError):
+        store.poll(at("one", last))
+    assert not store.reconciled()
+    store.reconcile("the standby lagged")
+    assert store.reconciled()
+    anew = store.register(at("one", last))
+    assert (anew.number, store.reconciled()) == (1, False)
+    assert store.poll(anew) == []
+    store.close()
+
+
+def test_what_was_decided_before_does_not_count_again(bench: Bench) -> None:
+    """S1: a decision that a replica knew is none about a rollback that came later."""
+    store = bench.open()
+    store.reconcile("of old")
+    store.close()
+    bench.save()
+    store = bench.open()
+    store.register(beat())
+    assert not store.reconciled()
+    store.reconcile("of now")
+    assert store.reconciled()
+    store.poll(beat())
+    assert not store.reconciled()
+    store.close()
+    bench.go_back()
+    store = bench.open()
+    store.register(beat())
+    assert not store.reconciled()
     store.close()
 
 
@@ -482,6 +552,14 @@ def test_a_refusal_is_seen_and_numbered(store: SqlStore) -> None:
     store.refused("ab12", seen, "one")
     assert store.observations(["root:ab12"]) == {"root:ab12": seen}
     assert [n.root for n in store.poll(beat())] == ["ab12"]
+
+
+def test_a_refusal_that_is_told_again_names_its_kek(store: SqlStore) -> None:
+    """F4: a refusal met again concerns the one KEK, and says which."""
+    observation = Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW)
+    store.refused("ab12", observation, "one", b"k" * 16)
+    [noted] = store.poll(beat())
+    assert (noted.root, noted.kek, noted.cluster) == ("ab12", b"k" * 16, None)
 
 
 def test_observations_replace_each_other(store: SqlStore) -> None:

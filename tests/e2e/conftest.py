@@ -10,16 +10,22 @@
 See `Server` in server.py for what one can do: `target`, `pid`, `stop()`, `kill()` (SIGKILL),
 `restart(**settings)` on the same files and address, `dev_keys("rotate", "eu")`, `cli("status",
 "prod")`, `log()`. All are ended after the test. `module_server` is one for all tests of a file.
+
+    def test_many(shared_store, start_server):     # on one PostgreSQL, with the same keys
+        one, two = (shared_store.server(start_server) for _ in range(2))
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+import postgres
 from e2e.server import KEYS, Server, make
+from keyfold_server.store.opening import migrate_store
 
 
 class StartServer(Protocol):
@@ -70,3 +76,46 @@ def start_module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 def module_server(start_module_server: StartServer) -> Server:
     """One server for all tests of a file."""
     return start_module_server()
+
+
+class SharedStore:
+    """A new store in PostgreSQL, and what its servers have in common.
+
+    Attributes:
+        url: The database's.
+        settings: What each of its servers is started with.
+    """
+
+    def __init__(self, database: postgres.Server, folder: Path) -> None:
+        """Makes the store.
+
+        Args:
+            database: Where.
+            folder: An empty folder for the service key.
+        """
+        name = database.create()
+        self.url = database.url(name)
+        migrate_store(self.url, password_file=database.password_file)
+        self.settings: dict[str, str | None] = {
+            "KEYFOLD_STORE": self.url,
+            "KEYFOLD_STORE_PASSWORD_FILE": str(database.password_file),
+            "KEYFOLD_SERVICE_KEY": str(postgres.a_service_key(folder)),
+        }
+
+    def server(self, start: StartServer, **settings: str | None) -> Server:
+        """Starts one more server; the first one's dev keys are all the others'.
+
+        Args:
+            start: Starts servers that end when it says.
+            **settings: Over those that all have; None takes one out.
+        """
+        keys = () if "KEYFOLD_LOCAL_KEYS" in self.settings else KEYS
+        started = start(keys=keys, ready=True, **(self.settings | settings))
+        self.settings.setdefault("KEYFOLD_LOCAL_KEYS", str(started.keys))
+        return started
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> SharedStore:
+    """A store in PostgreSQL for all tests of a file."""
+    return SharedStore(postgres.shared("15"), tmp_path_factory.mktemp("store"))

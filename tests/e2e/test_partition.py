@@ -18,13 +18,12 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 import postgres
-from e2e.conftest import StartServer
+from e2e.conftest import SharedStore, StartServer
 from e2e.server import Server
 from e2e.wire import Refusal, refusal, refused, spec, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold_server.rpc.probe import health
-from keyfold_server.store.opening import migrate_store
 from proxy import Proxy, Way
 
 STALENESS: Final = 3.0
@@ -62,25 +61,14 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(
-    start_module_server: StartServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pair]:
+def pair(start_module_server: StartServer, shared_store: SharedStore) -> Iterator[Pair]:
     """Gives both servers, with the keys local:eu and local:us."""
-    database = postgres.shared("15")
-    name = database.create()
-    url = database.url(name)
-    migrate_store(url, password_file=database.password_file)
-    common: dict[str, Any] = {
-        "KEYFOLD_STORE": url,
-        "KEYFOLD_STORE_PASSWORD_FILE": str(database.password_file),
-        "KEYFOLD_SERVICE_KEY": str(postgres.a_service_key(tmp_path_factory.mktemp("pair"))),
-        "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS}s",
-    }
-    with Proxy(database.port) as proxy:
-        near = start_module_server(**common)
-        common["KEYFOLD_LOCAL_KEYS"] = str(near.keys)
-        common["KEYFOLD_STORE"] = url.replace(f":{database.port}/", f":{proxy.port}/")
-        far = start_module_server(keys=(), **common)
+    port = postgres.shared("15").port
+    shared_store.settings["KEYFOLD_STORE_MAX_STALENESS"] = f"{STALENESS}s"
+    with Proxy(port) as proxy:
+        near = shared_store.server(start_module_server)
+        around = shared_store.url.replace(f":{port}/", f":{proxy.port}/")
+        far = shared_store.server(start_module_server, KEYFOLD_STORE=around)
         with stubs(near.target) as one, stubs(far.target) as two:
             yield Pair(one, two, far, proxy)
         far.kill()

@@ -19,14 +19,12 @@ from typing import Any, Final, TypeVar
 import grpc
 import pytest
 
-import postgres
-from e2e.conftest import StartServer
+from e2e.conftest import SharedStore, StartServer
 from e2e.server import Server
 from e2e.wire import Refusal, refusal, refused, spec, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.store.opening import migrate_store
 
 COUNT: Final = 3
 STALENESS: Final = 4.0
@@ -73,33 +71,16 @@ class Answered:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    start_module_server: StartServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet(start_module_server: StartServer, shared_store: SharedStore) -> Iterator[Fleet]:
     """Gives three servers with the keys local:eu and local:us."""
-    database = postgres.shared("15")
-    name = database.create()
-    migrate_store(database.url(name), password_file=database.password_file)
-    folder = tmp_path_factory.mktemp("fleet")
-    common: dict[str, Any] = {
-        "KEYFOLD_STORE": database.url(name),
-        "KEYFOLD_STORE_PASSWORD_FILE": str(database.password_file),
-        "KEYFOLD_SERVICE_KEY": str(postgres.a_service_key(folder)),
-        "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS}s",
-    }
-    first = start_module_server(**common)
-    common["KEYFOLD_LOCAL_KEYS"] = str(first.keys)
-
-    def more(start: StartServer) -> Server:
-        return start(keys=(), **common)
-
-    servers = [first, *(more(start_module_server) for _ in range(COUNT - 1))]
+    shared_store.settings["KEYFOLD_STORE_MAX_STALENESS"] = f"{STALENESS}s"
+    servers = [shared_store.server(start_module_server) for _ in range(COUNT)]
     with (
         stubs(servers[0].target) as a,
         stubs(servers[1].target) as b,
         stubs(servers[2].target) as c,
     ):
-        yield Fleet(servers, [a, b, c], more)
+        yield Fleet(servers, [a, b, c], shared_store.server)
 
 
 def enable(stub: Stub, cluster: str, *, request_id: str = "", ttl: float | None = None) -> Any:

@@ -21,13 +21,11 @@ import grpc
 import pytest
 
 import keyfold
-import postgres
-from e2e.conftest import StartServer
+from e2e.conftest import SharedStore, StartServer
 from e2e.server import Server
 from e2e.wire import refused, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
-from keyfold_server.store.opening import migrate_store
 
 COUNT: Final = 3
 CLUSTERS: Final = ("one", "two")
@@ -35,21 +33,9 @@ KEY: Final = b"k" * 32
 
 
 @pytest.fixture(scope="module")
-def servers(
-    start_module_server: StartServer, tmp_path_factory: pytest.TempPathFactory
-) -> list[Server]:
+def servers(start_module_server: StartServer, shared_store: SharedStore) -> list[Server]:
     """Gives three servers on one PostgreSQL, with the keys local:eu and local:us."""
-    database = postgres.shared("15")
-    name = database.create()
-    migrate_store(database.url(name), password_file=database.password_file)
-    common: dict[str, Any] = {
-        "KEYFOLD_STORE": database.url(name),
-        "KEYFOLD_STORE_PASSWORD_FILE": str(database.password_file),
-        "KEYFOLD_SERVICE_KEY": str(postgres.a_service_key(tmp_path_factory.mktemp("rolling"))),
-    }
-    first = start_module_server(**common)
-    common["KEYFOLD_LOCAL_KEYS"] = str(first.keys)
-    return [first, *(start_module_server(keys=(), **common) for _ in range(COUNT - 1))]
+    return [shared_store.server(start_module_server) for _ in range(COUNT)]
 
 
 @contextmanager

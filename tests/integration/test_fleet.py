@@ -156,7 +156,7 @@ async def warm_up(member: Member, keks: int) -> None:
     while page := member.house.store.clusters(ClusterFilter(), after, GROUP):
         for found in page:
             assert isinstance(found, Cluster)
-            member.cache.put_view(View(found, member.loads._timing))
+            member.cache.put_view(View(found, member.loads._answers._timing))
             after = found.name
     numbers = range(keks)
     for start in range(0, keks, GROUP):

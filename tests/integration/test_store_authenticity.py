@@ -51,6 +51,7 @@ class Bench:
                 applied(store, Change(name, with_regions(cluster, [moved], NOW), an_event()))
                 applied(store, Change(name, revoked(name, ["us"], NOW), an_event()))
             store.register(BEAT)
+            store.reconcile("a drill")
 
     def open(self) -> SqlStore:
         return open_store(f"sqlite:///{self.file}", self.key, clock=FakeClock())
@@ -97,6 +98,8 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "changes": lambda store: store.poll(BEAT),
     "counter": lambda store: store.poll(BEAT),
     "replicas": lambda store: store.replicas(),
+    "lineage": lambda store: store.replicas(),
+    "reconciliations": lambda store: store.reconciled(),
 }
 """How a row of each table is believed."""
 
@@ -110,6 +113,8 @@ WHERE: Final = {
     "changes": "number = 2",
     "counter": "id = 1",
     "replicas": "replica = 'one'",
+    "lineage": "id = 1",
+    "reconciliations": "number = 1",
 }
 """One row of each, or several."""
 

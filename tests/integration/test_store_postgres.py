@@ -586,6 +586,28 @@ def test_a_pooler_in_between(bench: Bench) -> None:
         stop()
 
 
+def test_notifications_past_a_pooler(bench: Bench) -> None:
+    """Where the store's url leads to a pooler, another one is listened on, and hears changes."""
+    with closing(postgres.Bouncer(bench.server)) as bouncer, ExitStack() as stack:
+        direct = bench.server.url(bench.name)
+        store = open_store(
+            direct.replace(str(bench.server.port), str(bouncer.port)),
+            bench.key,
+            clock=FakeClock(),
+            password_file=bench.server.password_file,
+            listen_url=direct,
+        )
+        stack.callback(store.close)
+        assert isinstance(store, Notifies)
+        heard = threading.Event()
+        stack.callback(store.listen(heard.set))
+        # Once when it begins to listen.
+        assert heard.wait(10)
+        heard.clear()
+        enabled(store)
+        assert heard.wait(10)
+
+
 @pytest.fixture(scope="module")
 def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Gives a database on a server that is stopped in the tests, and keeps what it committed."""

@@ -121,6 +121,22 @@ def test_of_several_hosts_the_primary_is_chosen() -> None:
     assert several.label == "a:1,b:2/k"
 
 
+@pytest.mark.parametrize(
+    ("url", "listen"),
+    [
+        ("sqlite:///keyfold.db", "postgresql://u@127.0.0.1/k"),
+        ("postgresql://u@127.0.0.1/k", "sqlite:///keyfold.db"),
+        ("postgresql://u@127.0.0.1/k", "mysql://u@127.0.0.1/k"),
+    ],
+)
+def test_a_second_way_to_a_store_that_is_none(url: str, listen: str, key: Path) -> None:
+    """Another url to listen on is PostgreSQL's, as the store's then is, and is told of before."""
+    with pytest.raises(SetupError, match="KEYFOLD_STORE_LISTEN is a second way"):
+        opening.check(url, key, listen)
+    with pytest.raises(SetupError, match="KEYFOLD_STORE_LISTEN is a second way"):
+        opening.open_store(url, key, clock=FakeClock(), listen_url=listen)
+
+
 def test_a_wrong_password(server: postgres.Server, tmp_path: Path, key: Path) -> None:
     """The message says what to look at; no part of it or of its causes holds the password."""
     wrong = tmp_path / "password"
@@ -285,6 +301,34 @@ def test_what_the_server_warns_of(
     assert "set up to lose changes in a crash" in caplog.messages[0]
     assert "does not replicate synchronously" in caplog.messages[1]
     assert server.password not in caplog.text
+
+
+def test_synchronous_replication_is_what_counts(
+    tmp_path: Path, key: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S2: no warning where commits wait for a standby; one where they are told not to."""
+    server = postgres.Server("15")
+
+    def told() -> list[str]:
+        caplog.clear()
+        server.open(name, key).close()
+        return caplog.messages
+
+    try:
+        server.start()
+        name = server.create(server.migrated)
+        server.open(name, key).close()
+        # From now on a commit would wait: opening the store makes none.
+        server.run("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        server.run("SELECT pg_reload_conf()")
+        assert told() == []
+        with server.connect() as session:
+            session.execute("SET synchronous_commit = local")
+            session.execute(f"ALTER DATABASE {name} SET synchronous_commit = local".encode())
+        [message] = told()
+        assert "does not replicate synchronously" in message
+    finally:
+        server.destroy()
 
 
 # The schema

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -160,6 +161,21 @@ def test_another_programs_database(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE songs (title TEXT)")
     with pytest.raises(SetupError, match="another program's"):
         opened(tmp_path)
+
+
+def test_another_programs_database_stays_as_it_is(tmp_path: Path) -> None:
+    """A file that is refused is not switched to another journal, nor closed to those who use it."""
+    file = tmp_path / "keyfold.db"
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE theirs (id INTEGER)")
+        other.commit()
+    file.chmod(0o644)
+    before = file.read_bytes()
+    with pytest.raises(SetupError, match="another program's"):
+        opened(tmp_path)
+    assert file.read_bytes() == before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.lock"}
 
 
 def test_a_log_without_its_store(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The store, by hand: export, import.
+"""The store, by hand: export, import, reconcile.
 
 Knows nothing of a running server: a command changes the store, and a server notices.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from keyfold_server.admin.terminal import app, fail, reported
+from keyfold_server.admin.terminal import EXIT_DECLINED, app, fail, reported
 
 if TYPE_CHECKING:
     from keyfold_server.settings import Settings
     from keyfold_server.store.export import Source
+    from keyfold_server.store.reconciling import Newest
     from keyfold_server.store.sql import SqlStore
 
 
@@ -93,6 +95,62 @@ def import_store(
     )
     for name, region in made.enabled:
         typer.echo(f"{name} {region}")
+
+
+@app.command("reconcile")
+def reconcile_store(
+    *,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it; without, only say what would be done.")
+    ] = False,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why, for the audit trail.", show_default=False)
+    ] = "",
+) -> None:
+    """Has replicas go on that refuse with STORE_ROLLED_BACK, with the store as it is.
+
+    For after a failover or a restore that lost changes. Without --yes it says what will be done,
+    and ends with exit code 1.
+    """
+    from keyfold_server import settings
+    from keyfold_server.service.timing import SystemClock
+    from keyfold_server.store import reconciling
+
+    with reported():
+        loaded = settings.load()
+        with closing(_opened_store(loaded)) as store:
+            newest = reconciling.newest(store)
+            if not yes:
+                typer.echo(_explained(newest))
+                raise typer.Exit(EXIT_DECLINED)
+            done = reconciling.carry_out(store, reason, SystemClock())
+    for refused in done.refused:
+        typer.echo(f"keyfold-server: not in its audit trail: {refused.message}", err=True)
+    typer.echo(
+        f"reconciled at change {newest.number}, in the audit trail of "
+        f"{_counted(done.clusters, 'cluster')}; replicas that refused go on with their next poll"
+    )
+
+
+_EXPLAINED: Final = """\
+The store's newest change is number {number}. {made}
+Replicas that refuse with STORE_ROLLED_BACK have seen changes that it lacks.
+With --yes:
+- each of them drops every key that it holds and goes on with the store as it is;
+- what the store lacks stays lost: look into what callers were answered since then, and make those
+  changes again, revocations first;
+- root key versions that a lost rotation had replaced are needed again;
+- every cluster's audit trail says that you decided so.
+If another server of the database has the lost changes, bring that one back instead.
+Nothing was done."""
+
+
+def _explained(newest: Newest) -> str:
+    made = "There is none yet."
+    if newest.made_at is not None:
+        at = datetime.fromtimestamp(newest.made_at / 1000, UTC).isoformat(timespec="milliseconds")
+        made = f"Replica {newest.replica} made it at {at}."
+    return _EXPLAINED.format(number=newest.number, made=made)
 
 
 def _opened_store(loaded: Settings) -> SqlStore:

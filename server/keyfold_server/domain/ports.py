@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.cluster import Cluster, Decide
@@ -114,6 +114,15 @@ class DescribesKeys(Protocol):
         ...
 
 
+@runtime_checkable
+class PinsVersions(Protocol):
+    """A provider whose uris may name one version of a key."""
+
+    def pinned_version(self, key: RootKey) -> str | None:
+        """Returns the version that a uri names, or None where it means the newest; asks nobody."""
+        ...
+
+
 class Clock(Protocol):
     """Time, injected so that rules about time are tested without waiting."""
 
@@ -136,6 +145,9 @@ class AuditEvent:
         action: `source:subject:action`, such as `rpc:cluster:enable`.
         outcome: `done`, or the reason of the refusal.
         detail: What was asked, as JSON with sorted keys; never key material.
+        proof: How the caller's identity was proven (`rights.Identity`); empty where nobody called.
+        address: From where the call came, as gRPC writes it, or empty.
+        on_behalf_of: For whom the caller said that it asks, where it is believed; or empty.
     """
 
     time: int
@@ -143,6 +155,9 @@ class AuditEvent:
     action: str
     outcome: str
     detail: str
+    proof: str = ""
+    address: str = ""
+    on_behalf_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +253,7 @@ class Noted:
         change_id: 16 random bytes.
         cluster: The cluster that changed, or None for a refusal.
         root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
+        kek: Where the refusal was told before: the one KEK that was refused again.
         replica: Who made it.
     """
 
@@ -245,7 +261,12 @@ class Noted:
     change_id: bytes
     cluster: str | None
     root: str | None
+    kek: bytes | None
     replica: str
+
+
+UNHEARD: Final = "unknown"
+"""Stands for replicas of which the store may have lost all trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,8 +342,17 @@ class Store(Protocol):
         """
         ...
 
-    def refused(self, root: str, observation: Observation, replica: str) -> None:
-        """Records a refusal: an observation and one numbered change (protocol F2)."""
+    def refused(
+        self, root: str, observation: Observation, replica: str, kek: bytes | None = None
+    ) -> None:
+        """Records a refusal: an observation and one numbered change (protocol F2).
+
+        Args:
+            root: The root key id.
+            observation: What was seen of it.
+            replica: Who tells.
+            kek: Where it was told before: the one KEK that was refused again.
+        """
         ...
 
     def register(self, beat: Heartbeat) -> Heartbeat:
@@ -333,7 +363,16 @@ class Store(Protocol):
         """Writes a heartbeat and reads the changes after its number, oldest first.
 
         Raises:
-            StoreRolledBackError: The store does not have the change that the beat names.
+            StoreRolledBackError: The store does not have the change that the beat names, or
+                another one that this process has seen.
+        """
+        ...
+
+    def reconciled(self) -> bool:
+        """Tells whether an operator has decided that the store is right as it is (protocol S1).
+
+        Since the last registration or good poll, that is. A replica for which the store was
+        rolled back then registers anew.
         """
         ...
 
@@ -342,7 +381,10 @@ class Store(Protocol):
         ...
 
     def replicas(self) -> list[ReplicaRow]:
-        """Reads every replica that has not left."""
+        """Reads every replica that has not left.
+
+        One named `UNHEARD` stands for those that a failover of the store may have lost.
+        """
         ...
 
     def observe(self, observations: Sequence[Observation]) -> None:

@@ -1,8 +1,7 @@
 """Changes: how this replica learns of what others did, and knows that it may go on.
 
-A poll is a heartbeat write and a read of the numbered changes since the last one (protocol S2).
-It has a thread and a connection of its own, so that a hung pool cannot make a healthy replica
-stale (W3). What it reports as applied, it has dropped from memory before (R4).
+What it reports as applied, it has dropped from memory before (protocol R4). Looking at the store
+is `poll`'s.
 """
 
 from __future__ import annotations
@@ -21,9 +20,11 @@ from keyfold_server.domain.errors import (
     StoreRolledBackError,
     StoreStaleError,
 )
-from keyfold_server.domain.ports import Clock, Heartbeat, Noted, Notifies, Store
+from keyfold_server.domain.ports import UNHEARD, Clock, Heartbeat, Noted, Notifies, Store
 from keyfold_server.service.loads import Loads
+from keyfold_server.service.poll import Moment, Poll
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -45,22 +46,18 @@ class Pending:
     stops_within: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """When the last good poll began, by both clocks."""
-
-    monotonic: float
-    wall: float
-
-
 class Changes:
     """Follows the store's changes.
 
     Attributes:
         replica: This replica's name: host, process and a random part; no two share one (S4).
+        rolled_back: Whether the store lacks a change that was seen, and nobody decided yet.
+        poll: The thread that looks at the store.
     """
 
-    def __init__(self, storage: Storage, loads: Loads, clock: Clock, timing: Timing) -> None:
+    def __init__(
+        self, storage: Storage, loads: Loads, clock: Clock, timing: Timing, tasks: Tasks
+    ) -> None:
         """Prepares to follow; `start` begins."""
         self.replica = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._storage = storage
@@ -68,37 +65,30 @@ class Changes:
         self._loads = loads
         self._clock = clock
         self._timing = timing
+        self._tasks = tasks
         self._applied = (0, b"")
         self._applied_here: dict[int, bytes] = {}
-        self._seen = _Seen(float("-inf"), float("-inf"))
-        self._rolled_back = False
-        self._failing = False
-        self._stop = threading.Event()
-        self._soon = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._seen = Moment(float("-inf"), float("-inf"))
+        self.rolled_back = False
+        self.poll = Poll(self._store, clock, timing, self)
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Registers this replica, which starts from the state it will read (S4), and polls."""
-        began = self._now()
-        beat = await self._storage.run(self._store.register, self._beat())
+        began = Moment.now(self._clock)
+        beat = await self._storage.run(self._store.register, self.beat())
         self._applied = (beat.number, beat.change_id)
         self._seen = began
-        self._thread = threading.Thread(
-            target=self._run, args=(asyncio.get_running_loop(),), name="changes", daemon=True
-        )
-        self._thread.start()
+        self.poll.start(asyncio.get_running_loop())
         if isinstance(self._store, Notifies):
             # A hint that makes the next poll come at once; what is promised rests on the poll.
-            self._stop_listening = self._store.listen(self._soon.set)
+            self._stop_listening = self._store.listen(self.poll.soon.set)
 
     async def stop(self) -> None:
         """Stops polling and signs off, so that no Revoke waits for this replica."""
-        self._stop.set()
-        self._soon.set()
+        self.poll.stop()
         await asyncio.to_thread(self._stop_listening)
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self.poll.join)
         try:
             await self._storage.run(self._store.leave, self.replica)
         except KeyfoldError as error:
@@ -130,10 +120,10 @@ class Changes:
         Raises:
             StoreRolledBackError: It lacks a change that was seen.
         """
-        if self._rolled_back:
+        if self.rolled_back:
             raise StoreRolledBackError(
                 "the store lacks changes that this replica has seen; find out which store is "
-                "right, and restart the replica on it"
+                "right, and have the replicas go on with it by `keyfold-server reconcile`"
             )
 
     @property
@@ -147,25 +137,20 @@ class Changes:
 
     def age(self) -> float:
         """Seconds since the last good look at the store began, by the slower of two clocks."""
-        now = self._now()
+        now = Moment.now(self._clock)
         return max(now.monotonic - self._seen.monotonic, now.wall - self._seen.wall)
-
-    @property
-    def newest(self) -> int:
-        """The number of the last change that this replica has applied."""
-        return self._applied[0]
 
     def applied_here(self, number: int, change_id: bytes, cluster: str) -> None:
         """Applies a change that this replica has just committed, ahead of the poll."""
         self._loads.invalidate(cluster)
         if number > self._applied[0]:
             self._applied_here[number] = change_id
-        self._soon.set()
+        self.poll.soon.set()
 
     def made_elsewhere(self, cluster: str) -> None:
         """Drops a cluster that the store shows to have changed, ahead of the poll."""
         self._loads.invalidate(cluster)
-        self._soon.set()
+        self.poll.soon.set()
 
     async def confirmations(self, number: int, ends: float) -> tuple[list[str], list[Pending]]:
         """Waits for every live replica to have applied a change (protocol R4).
@@ -194,7 +179,7 @@ class Changes:
             rows = await self._storage.decide(self._store.replicas)
         except KeyfoldError as error:
             log.warning("the store does not say who has applied a change: %s", error.reason)
-            return confirmed, [Pending("unknown", self._timing.store_max_staleness)]
+            return confirmed, [Pending(UNHEARD, self._timing.store_max_staleness)]
         for row in rows:
             if row.replica == self.replica:
                 continue
@@ -204,39 +189,13 @@ class Changes:
                 pending.append(Pending(row.replica, row.max_staleness - row.silent_for))
         return confirmed, pending
 
-    # The poll's own thread
+    @property
+    def ours(self) -> Mapping[int, bytes]:
+        """Changes that this replica has committed and no poll has shown yet, with their ids."""
+        return self._applied_here
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        while not self._stop.is_set():
-            self._soon.wait(self._timing.store_poll)
-            self._soon.clear()
-            if self._stop.is_set() or loop.is_closed():
-                return
-            began = self._now()
-            ours = dict(self._applied_here)
-            try:
-                noted = self._store.poll(self._beat())
-            except StoreRolledBackError:
-                loop.call_soon_threadsafe(self._lost)
-            except KeyfoldError as error:
-                if not self._failing:
-                    log.warning("cannot see the store: %s: %s", error.reason, error.message)
-                self._failing = True
-                # A store that fails at once must not be asked as fast as it answers.
-                self._stop.wait(self._timing.store_poll)
-            except Exception:
-                log.exception("the poll failed unexpectedly")
-                self._stop.wait(self._timing.store_poll)
-            else:
-                if self._failing:
-                    log.warning("the store is seen again")
-                self._failing = False
-                applied = threading.Event()
-                loop.call_soon_threadsafe(self._apply, noted, ours, began, applied)
-                # The next beat must not be sent before these changes are applied.
-                applied.wait(self._timing.store_max_staleness)
-
-    def _beat(self) -> Heartbeat:
+    def beat(self) -> Heartbeat:
+        """Returns what this replica says of itself."""
         number, change_id = self._applied
         return Heartbeat(
             self.replica,
@@ -246,16 +205,13 @@ class Changes:
             int(self._clock.wall() * 1000),
         )
 
-    def _now(self) -> _Seen:
-        return _Seen(self._clock.monotonic(), self._clock.wall())
+    # What a poll finds
 
-    # Back on the loop
-
-    def _apply(
+    def apply(
         self,
         noted: Sequence[Noted],
         ours: Mapping[int, bytes],
-        began: _Seen,
+        began: Moment,
         applied: threading.Event,
     ) -> None:
         """Drops what changed, and only then counts it as applied (R4).
@@ -272,8 +228,7 @@ class Changes:
         # And those committed since, as far as the poll came to their numbers.
         since = {n: i for n, i in self._applied_here.items() if n in found}
         if any(found.get(n) != change_id for n, change_id in (since | dict(ours)).items()):
-            self._lost()
-            applied.set()
+            self.lose(applied)
             return
         for change in noted:
             if self._applied_here.pop(change.number, None) is not None:
@@ -281,16 +236,34 @@ class Changes:
             if change.cluster is not None:
                 self._loads.invalidate(change.cluster)
             elif change.root is not None and change.replica != self.replica:
-                self._loads.root_refused(change.root)
+                self._loads.root_refused(change.root, change.kek)
         if noted:
             self._applied = (noted[-1].number, noted[-1].change_id)
-            self._soon.set()
+            self.poll.soon.set()
         self._seen = began
         applied.set()
 
-    def _lost(self) -> None:
-        """Drops everything: the store is another one than it was (S1)."""
-        if not self._rolled_back:
-            log.error("the store lacks changes that this replica has seen; it refuses from now on")
-        self._rolled_back = True
+    async def begin_anew(self) -> None:
+        """Registers with the store as it is, as a replica does that starts (S4)."""
+        # A change that was decided on what the store lacks now must not be committed after this.
+        await self._tasks.drain()
         self._loads.drop_all()
+        began = Moment.now(self._clock)
+        beat = await self._storage.run(self._store.register, self.beat())
+        self._applied = (beat.number, beat.change_id)
+        self._applied_here.clear()
+        self._seen = began
+        self.rolled_back = False
+        log.warning("the store was reconciled: this replica goes on with it as it is")
+
+    def lose(self, lost: threading.Event) -> None:
+        """Drops everything: the store is another one than it was (S1).
+
+        Args:
+            lost: Told when all is dropped.
+        """
+        if not self.rolled_back:
+            log.error("the store lacks changes that this replica has seen; it refuses from now on")
+        self.rolled_back = True
+        self._loads.drop_all()
+        lost.set()

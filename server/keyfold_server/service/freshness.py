@@ -80,7 +80,7 @@ class Freshness:
 
     def proven(self, root: RootState) -> None:
         """Notes a root key that was just proven."""
-        ttl = min((o.ttl for o in root.open), default=0.0)
+        ttl = root.shortest if root.open else 0.0
         self.later(root, root.proof + ttl * REFRESH_AT * random.uniform(0.9, 1.0))  # noqa: S311
 
     def later(self, root: RootState, due: float) -> None:

@@ -30,6 +30,7 @@ class RootState:
         failures: Times in a row that it could not be asked.
         used: The KEK that a call used last, since the last look; what a refresh will unwrap.
         open: KEKs in memory under this root key.
+        shortest: Seconds of the shortest TTL among them; those that left may have had it.
         voids: How often its proofs were voided; a load that began before does not count.
         spread: Its refusal has been told to the other replicas, and no proof came since.
         due: When the keeper looks at it next; an entry of its queue with another time is old.
@@ -41,6 +42,7 @@ class RootState:
         "open",
         "proof",
         "root_id",
+        "shortest",
         "spread",
         "unknown",
         "unknown_until",
@@ -57,6 +59,7 @@ class RootState:
         self.failures = 0
         self.used: OpenKek | None = None
         self.open: set[OpenKek] = set()
+        self.shortest = 0.0
         self.voids = 0
         self.spread = False
         self.due = NEVER
@@ -208,7 +211,9 @@ class KeyCache:
         if old is not None:
             self._forget(old)
         opened.view.open[opened.kek.kek_id] = opened
-        opened.root.open.add(opened)
+        root = opened.root
+        root.shortest = min(root.shortest, opened.ttl) if root.open else opened.ttl
+        root.open.add(opened)
 
     def drop_kek(self, view: View, kek_id: bytes) -> None:
         """Drops one KEK."""

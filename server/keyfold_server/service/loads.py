@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import random
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from keyfold_server import telemetry
 from keyfold_server.domain.cluster import Cluster, Generation
@@ -25,51 +23,41 @@ from keyfold_server.domain.errors import (
     KeyfoldError,
     OverloadedError,
     RefusedError,
-    ThrottledError,
 )
-from keyfold_server.domain.health import Observation
 from keyfold_server.domain.ports import Clock
+from keyfold_server.service.answers import READ_AGAIN, Answers, Spread
 from keyfold_server.service.freshness import Freshness
 from keyfold_server.service.health import HealthBook
 from keyfold_server.service.keyring import Call, Need
-from keyfold_server.service.keys import KeyCache, OpenKek, Refusal, RegionView, RootState, View
+from keyfold_server.service.keys import KeyCache, OpenKek, RegionView, View
 from keyfold_server.service.kms import Kms
 from keyfold_server.service.reads import Reads
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
 
-log = logging.getLogger(__name__)
 
-_READ_AGAIN: Final = 2.0
-"""Seconds that the store has to say whether a refused key's row was changed meanwhile."""
-
-_BACKOFF: Final = (0.5, 5.0)
-"""First and longest pause, in seconds, before a KMS that could not be asked is asked again."""
-
-_LONGEST_HINT: Final = 30.0
-"""Seconds; a KMS that asks for a longer pause is asked earlier all the same."""
-
-Spread = Callable[[str, Observation], None]
-"""Tells the other replicas, through the store, that a root key was refused."""
-
-
+@dataclass(frozen=True, slots=True, eq=False)
 class _Flight:
     """A load under way, of one KEK; others may wait for the proof that it brings."""
 
-    __slots__ = ("kek_id", "task", "view", "voids")
+    task: asyncio.Task[OpenKek | KeyfoldError | None]
+    kek_id: bytes
+    view: View
+    voids: int
 
-    def __init__(
-        self,
-        task: asyncio.Task[OpenKek | KeyfoldError | None],
-        kek_id: bytes,
-        view: View,
-        voids: int,
-    ) -> None:
-        self.task = task
-        self.kek_id = kek_id
-        self.view = view
-        self.voids = voids
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Load:
+    """An unwrap under way.
+
+    Attributes:
+        kek_id: Of which KEK.
+        view: The cluster as it was read then.
+    """
+
+    kek_id: bytes
+    view: View
 
 
 class Loads:
@@ -96,12 +84,14 @@ class Loads:
         self._storage = storage
         self._health = health
         self._clock = clock
-        self._timing = timing
-        self._spread = spread
         self._tasks = tasks
         self._reads = Reads(cache, storage, clock, timing, tasks)
         self._flights: dict[str | bytes, _Flight] = {}
+        self._under_way: set[_Load] = set()
         self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
+        self._answers = Answers(
+            cache, self._reads, health, clock, timing, spread, self.freshness.later
+        )
 
     # What calls lack
 
@@ -193,7 +183,12 @@ class Loads:
         self, view: View, region: RegionView, generation: Generation
     ) -> OpenKek | KeyfoldError | None:
         """Unwraps a KEK; None where it was overtaken and the call must look again."""
-        outcome = await self._unwrapped(view, region, generation)
+        load = _Load(generation.kek_id, view)
+        self._under_way.add(load)
+        try:
+            outcome = await self._unwrapped(view, region, generation)
+        finally:
+            self._under_way.discard(load)
         told = outcome.reason if isinstance(outcome, KeyfoldError) else telemetry.OK
         telemetry.LOADS.labels("OVERTAKEN" if outcome is None else told).inc()
         return outcome
@@ -212,9 +207,9 @@ class Loads:
             )
             key = binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:
-            return await self._refused(view, region, generation, error)
+            return await self._answers.refused(view, region, generation, error)
         except (CouldNotTellError, OverloadedError) as error:
-            self._could_not_tell(root, generation, began, error)
+            self._answers.could_not_tell(root, generation, began, error)
             return error
         except KeyfoldError as error:
             return error
@@ -247,72 +242,10 @@ class Loads:
         """
         if self._cache.view(cluster.name) is None:
             with contextlib.suppress(KeyfoldError, TimeoutError):
-                await self._reads.now(cluster.name, _READ_AGAIN)
+                await self._reads.now(cluster.name, READ_AGAIN)
         view = self._cache.view(cluster.name)
         if view is not None and view.cluster.version == cluster.version:
-            await self._refused(view, view.regions[region], generation, error)
-
-    async def _refused(
-        self,
-        view: View,
-        region: RegionView,
-        generation: Generation,
-        error: RefusedError | KekMismatchError,
-    ) -> KeyfoldError | None:
-        """Takes a refusal for what it is, unless the row was changed meanwhile (protocol F3)."""
-        name = view.cluster.name
-        try:
-            current = await self._reads.now(name, _READ_AGAIN)
-        except (KeyfoldError, TimeoutError):
-            # The store cannot say that the row changed, so the KMS's no stands: closed, not open.
-            current = view.cluster
-        if not self._cache.holds(view) or current is None:
-            return None
-        if current.version != view.cluster.version or current.uid != view.cluster.uid:
-            return None
-        error = error.at(cluster=name, region=region.region.name)
-        root = self._cache.root(generation.current.root_id)
-        until = self._clock.monotonic() + self._timing.refusal_memory
-        known = generation.kek_id in view.refused
-        view.refused[generation.kek_id] = Refusal(error, until)
-        self._cache.drop_kek(view, generation.kek_id)
-        seen = self._health.failed(generation, error)
-        if isinstance(error, RefusedError) and not known:
-            # Once for each KEK: one that its own context condemns must not flush the others
-            # again and again (protocol F4).
-            log.warning("the KMS refuses %s/%s: %s", name, region.region.name, error.reason)
-            self._cache.drop_root(root)
-            if not root.spread:
-                root.spread = True
-                self._spread(root.root_id, seen)
-        return error
-
-    def _could_not_tell(
-        self,
-        root: RootState,
-        generation: Generation,
-        began: float,
-        error: CouldNotTellError | OverloadedError,
-    ) -> None:
-        """Remembers that a KMS could not be asked, and when to ask again (protocol W2).
-
-        A call that its account's other calls kept waiting at the gate until its time was up was
-        as little asked as one that hung: its root key's KEKs have their grace too.
-        """
-        if root.proof >= began:
-            return
-        if isinstance(error, CouldNotTellError):
-            self._health.failed(generation, error)
-        if root.unknown is None:
-            log.warning("the KMS of %s could not be asked: %s", root.root_id, error.reason)
-        first, longest = _BACKOFF
-        pause = min(longest, first * 2**root.failures) * random.uniform(0.75, 1.0)  # noqa: S311
-        if isinstance(error, ThrottledError) and error.retry_after is not None:
-            pause = min(max(error.retry_after, first), _LONGEST_HINT)
-        root.failures = min(root.failures + 1, 10)
-        root.unknown = error
-        root.unknown_until = self._clock.monotonic() + pause
-        self.freshness.later(root, root.unknown_until)
+            await self._answers.refused(view, view.regions[region], generation, error)
 
     # Freshness
 
@@ -334,11 +267,24 @@ class Loads:
         self._reads.forget(cluster)
         self._cache.drop_cluster(cluster)
 
-    def root_refused(self, root_id: str) -> None:
-        """Drops every KEK under a root key that another replica saw refused (protocol F2)."""
+    def root_refused(self, root_id: str, again: bytes | None = None) -> None:
+        """Drops every KEK under a root key that another replica saw refused (protocol F2).
+
+        Args:
+            root_id: The root key.
+            again: Where the refusal was told before: the one KEK that was refused again. It is
+                news where that KEK was opened since. Elsewhere it may be a KEK that its own
+                context condemns, whose further refusals flush nothing (protocol F4).
+        """
         root = self._cache.known_root(root_id)
-        if root is not None:
+        if root is None:
+            return
+        if again is None or any(opened.kek.kek_id == again for opened in root.open):
             self._cache.drop_root(root)
+            return
+        for load in [load for load in self._under_way if load.kek_id == again]:
+            # It began before this was heard: only with its view is it overtaken.
+            self._cache.drop_cluster(load.view.cluster.name)
 
     def drop_all(self) -> None:
         """Drops everything."""

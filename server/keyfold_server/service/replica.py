@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from keyfold_server import telemetry
@@ -26,6 +27,7 @@ from keyfold_server.service.health import HealthBook
 from keyfold_server.service.keyring import Keyring
 from keyfold_server.service.keys import KeyCache
 from keyfold_server.service.kms import Kms
+from keyfold_server.service.limits import Accounts, Bounds
 from keyfold_server.service.loads import Loads
 from keyfold_server.service.mutations import Mutations
 from keyfold_server.service.probes import Probes
@@ -68,6 +70,9 @@ class Replica:
         probes: TestKey.
         statuses: GetStatus and ListClusters.
         changes: What this replica knows of the others.
+        bounds: What this replica lets in.
+        callers: What each caller has used of them.
+        organizations: What each organization has.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Replica:
         timing: Timing,
         *,
         max_clusters: int = 20_000,
+        bounds: Bounds | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Joins the parts; `start` brings them to life."""
@@ -93,12 +99,28 @@ class Replica:
         self.loads = Loads(
             cache, self._kms, self._storage, self._health, clock, timing, self._spread, self._tasks
         )
-        self.changes = Changes(self._storage, self.loads, clock, timing)
-        keyring = Keyring(cache, clock, self.changes.check_serving, self.loads.wanted)
-        self.data_plane = DataPlane(keyring, random)
-        self._mutations = Mutations(self._storage, self.changes, clock, self._tasks)
+        self.changes = Changes(self._storage, self.loads, clock, timing, self._tasks)
+        self.bounds = bounds or Bounds()
+        self.callers = Accounts(
+            self.bounds.calls_per_caller, self.bounds.rate_per_caller, "caller", clock
+        )
+        self.organizations = Accounts(
+            self.bounds.calls_per_organization,
+            self.bounds.rate_per_organization,
+            "organization",
+            clock,
+        )
+        keyring = Keyring(
+            cache, clock, self.changes.check_serving, self.loads.wanted, self.organizations
+        )
+        self.data_plane = DataPlane(keyring, random, self.bounds)
+        self._mutations = Mutations(
+            self._storage, self.changes, clock, self._tasks, self.organizations
+        )
         proofs = Proofs(self._kms, self.loads.refused, random)
-        self.clusters = Clusters(self._mutations, self._kms, proofs, self._health, random)
+        self.clusters = Clusters(
+            self._mutations, self._kms, proofs, self._health, self.bounds.name_length, random
+        )
         self.rotation = Rotation(self._mutations, self.changes, self._kms, proofs, self._health)
         self.revocation = Revocation(
             self._mutations, self.changes, proofs, self._health, clock, timing
@@ -117,6 +139,18 @@ class Replica:
             asyncio.create_task(self._measure()),
         ]
 
+    def room_of(self, cluster: str) -> AbstractContextManager[None]:
+        """Holds a place among the calls that wait for one organization's keys.
+
+        Raises:
+            OverloadedError: There is none.
+        """
+        view = self._cache.view(cluster)
+        organization = None if view is None else view.cluster.organization
+        if organization is None:
+            return contextlib.nullcontext()
+        return self.organizations.of(organization).room.place()
+
     async def stop(self) -> None:
         """Ends what is under way, drops every key and signs off."""
         _, _, graced = self._cache.count(self.clock.monotonic())
@@ -134,16 +168,16 @@ class Replica:
         self._kms.close()
         self._storage.close()
 
-    def _spread(self, root_id: str, seen: Observation) -> None:
+    def _spread(self, root_id: str, seen: Observation, kek_id: bytes | None) -> None:
         """Tells the other replicas of a refusal, in the background: here it already counts."""
-        self._telling.start(self._tell(root_id, seen))
+        self._telling.start(self._tell(root_id, seen, kek_id))
 
-    async def _tell(self, root_id: str, seen: Observation) -> None:
+    async def _tell(self, root_id: str, seen: Observation, kek_id: bytes | None) -> None:
         """Tells until it is told: nobody asks this key again in time to notice that it was not."""
         while True:
             try:
                 await self._storage.decide(
-                    self._storage.store.refused, root_id, seen, self.changes.replica
+                    self._storage.store.refused, root_id, seen, self.changes.replica, kek_id
                 )
             except KeyfoldError as error:
                 log.error("a refusal waits to be told to other replicas: %s", error.reason)  # noqa: TRY400

@@ -39,6 +39,11 @@ class Naming:
     regions: tuple[str, ...]
     reason: str
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The regions that it names."""
+        return self.regions
+
 
 @dataclass(frozen=True, slots=True)
 class Revoked:

@@ -34,6 +34,9 @@ def appended(stored: Stored, event: AuditEvent, seal: Seal) -> Cells:
             event.action,
             event.outcome,
             event.detail,
+            event.proof,
+            event.address,
+            event.on_behalf_of,
             stored.head,
         ),
     )
@@ -56,9 +59,10 @@ def verify(connection: Connection, stored: Stored, seal: Seal) -> int:
         rows = connection.execute(page.where(audit_events.c.number > count)).all()
         for row in map(tuple, rows):
             seal.check("audit_events", row, name)
-            if row[1] != count + 1 or row[7] != head:
+            number, (before, mac) = row[1], row[-2:]
+            if number != count + 1 or before != head:
                 raise not_authentic("audit_events", name)
-            count, head = row[1], row[8]
+            count, head = number, mac
         if len(rows) < _PAGE:
             break
     if (count, head) != (stored.events, stored.head):

@@ -48,10 +48,17 @@ class Newest:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a change is about: a cluster, or a root key that was refused."""
+    """What a change is about: a cluster, or a root key that was refused.
+
+    Attributes:
+        cluster: The cluster's name.
+        root: The root key id.
+        kek: The one KEK that the root key would not open, where its refusal was told before.
+    """
 
     cluster: str | None = None
     root: str | None = None
+    kek: bytes | None = None
 
 
 def begin(connection: Connection, seal: Seal) -> None:
@@ -71,6 +78,19 @@ def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Newest:
         raise not_authentic("counter")
     seal.check("counter", tuple(row))
     return Newest(row[1], row[2])
+
+
+def id_of(connection: Connection, number: int, seal: Seal) -> bytes | None:
+    """Returns a change's random id, or None where there is no such change.
+
+    Raises:
+        RowNotAuthenticError: Its row is not authentic.
+    """
+    row = connection.execute(select(*changes.c).where(changes.c.number == number)).first()
+    if row is None:
+        return None
+    seal.check("changes", tuple(row), row[2])
+    return bytes(row[1])
 
 
 def note(
@@ -93,7 +113,15 @@ def note(
     rows = [
         seal.sealed(
             "changes",
-            (number, secrets.token_bytes(_ID_SIZE), subject.cluster, subject.root, replica, now),
+            (
+                number,
+                secrets.token_bytes(_ID_SIZE),
+                subject.cluster,
+                subject.root,
+                subject.kek,
+                replica,
+                now,
+            ),
         )
         for number, subject in enumerate(subjects, before.number + 1)
     ]
@@ -118,10 +146,10 @@ def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Noted]:
         .where(changes.c.number >= beat.number, changes.c.number <= last.number)
         .order_by(changes.c.number)
     ).all()
-    chain = [Noted(0, b"", None, None, "")] if beat.number == 0 else []
+    chain = [Noted(0, b"", None, None, None, "")] if beat.number == 0 else []
     for row in map(tuple, rows):
         seal.check("changes", row, row[2])
-        chain.append(Noted(*row[:5]))
+        chain.append(Noted(*row[:6]))
     if (
         not chain
         or [noted.number for noted in chain] != list(range(beat.number, last.number + 1))

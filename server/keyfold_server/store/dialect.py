@@ -61,6 +61,12 @@ def _upsert_postgresql(table: Table) -> Insert:
 _NOW: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)")
 _NOTIFY: Final = select(func.pg_notify(CHANNEL, ""))
 
+# A promoted standby begins a new timeline with its first write; the file's name begins with it.
+_HISTORY: Final = text(
+    "SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
+    "FROM pg_control_system()"
+)
+
 
 def _now_postgresql(connection: Connection, _clock: Clock) -> int:
     now: int = connection.execute(_NOW).scalar_one()
@@ -69,6 +75,16 @@ def _now_postgresql(connection: Connection, _clock: Clock) -> int:
 
 def _notify_postgresql(connection: Connection) -> None:
     connection.execute(_NOTIFY)
+
+
+def _history_postgresql(connection: Connection) -> str:
+    history: str = connection.execute(_HISTORY).scalar_one()
+    return history
+
+
+def unknown_history(_connection: Connection) -> str:
+    """Says of every server that it cannot tell."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +100,8 @@ class Dialect:
         upsert: The statement that inserts a row or replaces all but its key.
         now: Milliseconds by the one clock that all replicas of the store are compared by.
         notify: Has those who listen woken when the transaction commits.
+        history: Names the history that the server writes on: another one after each failover.
+            Empty where the server cannot tell, or nothing can fail over.
     """
 
     locks_rows: bool
@@ -92,6 +110,7 @@ class Dialect:
     upsert: Callable[[Table], Insert]
     now: Callable[[Connection, Clock], int]
     notify: Callable[[Connection], None]
+    history: Callable[[Connection], str]
 
 
 SQLITE: Final = Dialect(
@@ -101,6 +120,7 @@ SQLITE: Final = Dialect(
     upsert=_upsert_sqlite,
     now=lambda _connection, clock: int(clock.wall() * 1000),
     notify=lambda _connection: None,
+    history=unknown_history,
 )
 
 POSTGRESQL: Final = Dialect(
@@ -110,4 +130,5 @@ POSTGRESQL: Final = Dialect(
     upsert=_upsert_postgresql,
     now=_now_postgresql,
     notify=_notify_postgresql,
+    history=_history_postgresql,
 )

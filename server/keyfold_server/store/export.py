@@ -12,23 +12,22 @@ whatever is committed meanwhile.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
-from sqlalchemy import Connection, NullPool, create_engine, event, func, select
+from sqlalchemy import Connection, func, select
 
 from keyfold_server.domain.cluster import existing
-from keyfold_server.domain.errors import RowNotAuthenticError, SetupError, StoreUnavailableError
+from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
 from keyfold_server.domain.ports import AuditEvent, ClusterFilter
 from keyfold_server.store import audit, changes, faults, listing, migrate, rows, sqlite_file
 from keyfold_server.store import service_key as service_keys
 from keyfold_server.store.dialect import ACCESS, Access
 from keyfold_server.store.export_format import (
+    EVENT_FIELDS,
     Header,
     cluster_record,
     event_record,
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from keyfold_server.store.sql import SqlStore
 
 _PAGE: Final = 200
-_BUSY: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,44 +93,23 @@ def beside(url: str, service_key: Path | None) -> Iterator[Source]:
         raise SetupError(f"there is no store {path}; is KEYFOLD_STORE the server's?")
     seal = Seal(service_keys.load(key_path(url, service_key), store=path, new=False))
 
-    def connect() -> sqlite3.Connection:
-        name = f"file:{quote(str(path))}?mode=ro"
-        return sqlite3.connect(name, uri=True, isolation_level=None, timeout=_BUSY)
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-    try:
-        with _told(), engine.connect() as connection, connection.begin():
-            if migrate.check(connection) in (migrate.Age.EMPTY, migrate.Age.OLDER):
-                raise SetupError(
-                    f"the store {path} has an older schema: run `keyfold-server migrate` first, "
-                    "or export with the release that made it"
-                )
-            yield Source(connection, seal)
-    finally:
-        engine.dispose()
+    with sqlite_file.reading(path) as connection:
+        if migrate.check(connection) in (migrate.Age.EMPTY, migrate.Age.OLDER):
+            raise SetupError(
+                f"the store {path} has an older schema: run `keyfold-server migrate` first, "
+                "or export with the release that made it"
+            )
+        yield Source(connection, seal)
 
 
 @contextmanager
 def opened(store: SqlStore) -> Iterator[Source]:
     """Reads a store that was opened."""
     database, seal = store.parts
-    with _told(), database.engine.connect() as bare:
+    with faults.ending(), database.engine.connect() as bare:
         connection = bare.execution_options(**{ACCESS: Access.EXPORT})
         with connection.begin():
             yield Source(connection, seal)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Has whatever the database says end the export: a part of one is on its way already."""
-    try:
-        with faults.translated():
-            yield
-    except faults.ConnectionLostError as error:
-        raise StoreUnavailableError(error.message) from error
-    except faults.LostRaceError as error:
-        raise StoreUnavailableError("the store is busy with changes; ask again") from error
 
 
 def write(source: Source, out: IO[bytes], *, cluster: str | None, now: int) -> Exported:
@@ -217,7 +194,7 @@ def _believed(stored: Stored | RowNotAuthenticError) -> Stored:
 def _events(connection: Connection, stored: Stored) -> Iterator[AuditEvent]:
     """Reads a chain that was verified in the same snapshot."""
     columns = audit_events.c
-    events = select(columns.time, columns.caller, columns.action, columns.outcome, columns.detail)
+    events = select(*(columns[name] for name in EVENT_FIELDS))
     events = events.where(columns.cluster_uid == stored.cluster.uid).order_by(columns.number)
     for row in connection.execute(events.execution_options(yield_per=1_000)):
         yield AuditEvent(*row)

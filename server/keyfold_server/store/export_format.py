@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
@@ -31,6 +31,9 @@ FORMAT: Final = 1
 
 TRAILER: Final = len(b'{"mac":""}\n') + 64
 """Bytes of the last line, which is as long in every export."""
+
+EVENT_FIELDS: Final = tuple(field.name for field in fields(AuditEvent))
+"""An audit event's fields, in their order there, which is their columns' too."""
 
 _TABLE: Final = "export"
 """The whole file is sealed as if it were one row of a table of this name, which there is not."""
@@ -98,8 +101,7 @@ def cluster_record(stored: Stored) -> dict[str, Any]:
 
 def event_record(recorded: AuditEvent) -> dict[str, Any]:
     """Returns an audit event as it stands in an export."""
-    names = ("time", "caller", "action", "outcome", "detail")
-    return {name: getattr(recorded, name) for name in names}
+    return {name: getattr(recorded, name) for name in EVENT_FIELDS}
 
 
 def _region_record(region: Region) -> dict[str, Any]:

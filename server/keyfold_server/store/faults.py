@@ -62,6 +62,7 @@ _SQLSTATES: Final = {
     "53200": "the database is out of memory; ask again",
     "53300": _FULL,
     "55P03": "others held what was asked for too long; ask again",
+    "55000": "it is a standby, or not in a state to be asked; find the primary",
     "57014": "the database took too long and was stopped; ask again",
     "57P01": _STOPPING,
     "57P02": _STOPPING,
@@ -164,6 +165,22 @@ def translated() -> Iterator[None]:
         raise StoreUnavailableError(_told(error.orig)) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise StoreUnavailableError(_told(error)) from error
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """As `translated`, for what is not run again.
+
+    Raises:
+        StoreUnavailableError: Whatever the database said.
+    """
+    try:
+        with translated():
+            yield
+    except ConnectionLostError as error:
+        raise StoreUnavailableError(error.message) from error
+    except LostRaceError as error:
+        raise StoreUnavailableError("the store is busy with changes; ask again") from error
 
 
 def sqlstate(error: DBAPIError) -> str | None:

@@ -13,6 +13,7 @@ from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.store import address as addresses
 from keyfold_server.store import (
     changes,
+    lineage,
     migrate,
     postgresql,
     schema,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from keyfold_server.domain.ports import Clock
+    from keyfold_server.store.dialect import Dialect
     from keyfold_server.store.engine import Database
     from keyfold_server.store.service_key import ServiceKey
     from keyfold_server.store.session import BoundedSession
@@ -44,6 +46,7 @@ def open_store(
     clock: Clock,
     reach: Callable[[str], None] = nowhere,
     password_file: Path | None = None,
+    listen_url: str | None = None,
     migrating: bool = False,
     limits: addresses.Limits | None = None,
 ) -> SqlStore:
@@ -56,6 +59,8 @@ def open_store(
         clock: Time.
         reach: Called with each of `marks.MARKS` that a mutation passes.
         password_file: File of the database's password.
+        listen_url: Where a shared store is listened to, if not by the first url: past a pooler
+            that passes no notifications on.
         migrating: Whether to bring a shared store to this release's schema. An embedded one
             is brought to it in any case.
         limits: How long a shared store may take.
@@ -66,12 +71,14 @@ def open_store(
     """
     if url.startswith(addresses.SCHEMES):
         address = addresses.parse(url, password_file, limits or addresses.Limits())
+        listening = _listening(url, listen_url, password_file) or address
         key = _shared_key(service_key_path, address.label)
-        return _shared(address, key, clock=clock, reach=reach, migrating=migrating)
+        return _shared(address, listening, key, clock=clock, reach=reach, migrating=migrating)
+    _listening(url, listen_url, password_file)
     return _embedded(url, service_key_path, clock=clock, reach=reach)
 
 
-def check(url: str, service_key_path: Path | None) -> None:
+def check(url: str, service_key_path: Path | None, listen_url: str | None = None) -> None:
     """Refuses a url that no store can be opened by, without opening one.
 
     Raises:
@@ -83,6 +90,25 @@ def check(url: str, service_key_path: Path | None) -> None:
         _shared_key(service_key_path, address.label)
     else:
         sqlite_file.path_of(url)
+    _listening(url, listen_url, None)
+
+
+def _listening(
+    url: str, listen_url: str | None, password_file: Path | None
+) -> addresses.Address | None:
+    """Returns where to listen, if that is said.
+
+    Raises:
+        SetupError: It is no PostgreSQL's url, or the store itself is none.
+    """
+    if listen_url is None:
+        return None
+    if not (url.startswith(addresses.SCHEMES) and listen_url.startswith(addresses.SCHEMES)):
+        raise SetupError(
+            "KEYFOLD_STORE_LISTEN is a second way to a store in PostgreSQL: write "
+            "postgresql://user@host/database in it and in KEYFOLD_STORE, or leave it out"
+        )
+    return addresses.parse(listen_url, password_file)
 
 
 def migrate_store(url: str, *, password_file: Path | None = None) -> str:
@@ -128,12 +154,17 @@ def _embedded(
     try:
         with _named(path):
             new = not path.exists()
+            if not new:
+                # Before anything is done to it: another program's file stays as it is.
+                sqlite_file.check(path)
+                with sqlite_file.reading(path) as connection:
+                    migrate.check(connection)
             # The key first: a process that dies in between leaves a key without a store, which
             # the next one takes; the other way round nobody could tell the store from an old one.
             seal = seals.Seal(service_key.load(key_path, store=path, new=new))
             if new:
                 sqlite_file.make(path)
-            sqlite_file.check(path)
+            sqlite_file.close_to_others(path)
             database = sqlite_file.connected(path)
             with _closed_unless_good(database):
                 migrate.upgrade(database)
@@ -156,6 +187,7 @@ def _shared_key(path: str | Path | None, label: str) -> ServiceKey:
 
 def _shared(
     address: addresses.Address,
+    listening: addresses.Address,
     key: ServiceKey,
     *,
     clock: Clock,
@@ -177,7 +209,7 @@ def _shared(
     from keyfold_server.store.listening import NotifyingStore
 
     def connect() -> BoundedSession:
-        return postgresql.session(address)
+        return postgresql.session(listening)
 
     return NotifyingStore(database, seal, connect, clock=clock, reach=reach)
 
@@ -200,7 +232,7 @@ def _claim(database: Database, seal: seals.Seal, clock: Clock) -> None:
     """
     row = database.read(_own_row)
     if row is None:
-        row = database.write(lambda c: _make(c, seal, database.dialect.now(c, clock)))
+        row = database.write(lambda c: _make(c, seal, database.dialect, clock))
     if row[2] != seal.service_key_id:
         raise SetupError(
             f"the store was sealed with the service key {row[2]}, and the file holds "
@@ -219,7 +251,7 @@ def _own_row(connection: Connection) -> schema.Cells | None:
     return tuple(row) if row is not None else None
 
 
-def _make(connection: Connection, seal: seals.Seal, now: int) -> schema.Cells:
+def _make(connection: Connection, seal: seals.Seal, dialect: Dialect, clock: Clock) -> schema.Cells:
     if any(_count(connection, table) for table in schema.metadata.tables):
         # Another replica may have made it since; its row is then all that there is.
         row = _own_row(connection)
@@ -227,10 +259,12 @@ def _make(connection: Connection, seal: seals.Seal, now: int) -> schema.Cells:
             raise seals.not_authentic("meta")
         return row
     uid = secrets.token_bytes(_UID_SIZE)
+    now = dialect.now(connection, clock)
     cells = seal.sealed("meta", (_ROW, uid, seal.service_key_id, seals.ENCODING, now))
     names = schema.meta.columns.keys()
     connection.execute(insert(schema.meta), [dict(zip(names, cells, strict=True))])
     changes.begin(connection, seal)
+    lineage.begin(connection, seal, dialect)
     return cells
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.store import faults
-from keyfold_server.store.dialect import ACCESS, POSTGRESQL, Access
+from keyfold_server.store.dialect import ACCESS, POSTGRESQL, Access, unknown_history
 from keyfold_server.store.engine import Database
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ _OVERFLOW: Final = 8
 _POOL_WAIT: Final = 5.0
 _OLD: Final = 1800
 """Seconds after which a connection is made anew, so that none outlives what stands between."""
+
+_TELLS_HISTORY: Final = text(
+    "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'execute') "
+    "AND has_function_privilege('pg_catalog.pg_walfile_name(pg_lsn)', 'execute')"
+)
 
 
 def require_driver() -> None:
@@ -64,10 +69,13 @@ def connected(where: Address) -> Database:
     except BaseException:
         database.close()
         raise
-    if str(version).startswith("PostgreSQL"):
-        return database
-    # What speaks its protocol need not have its notifications: the poll suffices.
-    return Database(replace(POSTGRESQL, notify=lambda _connection: None), engine, polling)
+    if not str(version).startswith("PostgreSQL"):
+        # What speaks its protocol need not have its notifications: the poll suffices.
+        other = replace(POSTGRESQL, notify=lambda _connection: None, history=unknown_history)
+        return Database(other, engine, polling)
+    if not database.read(lambda c: c.execute(_TELLS_HISTORY).scalar_one()):
+        return Database(replace(POSTGRESQL, history=unknown_history), engine, polling)
+    return database
 
 
 def _for_polling(limits: Limits) -> Limits:
@@ -83,7 +91,7 @@ def _for_polling(limits: Limits) -> Limits:
 
 def notifies(database: Database) -> bool:
     """Tells whether the server has notifications."""
-    return database.dialect is POSTGRESQL
+    return database.dialect.notify is POSTGRESQL.notify
 
 
 def warn(database: Database, where: Address) -> None:
@@ -101,6 +109,13 @@ def warn(database: Database, where: Address) -> None:
         log.warning(
             "%s: the database does not replicate synchronously, so a failover may take back "
             "changes, revocations among them; replicas then refuse until an operator reconciles",
+            where.label,
+        )
+    if database.dialect.history is unknown_history:
+        log.warning(
+            "%s: the database does not tell one server from the next, so after a failover Revoke "
+            "may miss replicas whose registration was lost; let the user call pg_control_system "
+            "and pg_walfile_name",
             where.label,
         )
     mode = where.url.query.get("sslmode")

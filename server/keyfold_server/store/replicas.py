@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
 
 
+def staleness(beat: Heartbeat) -> int:
+    """Returns for how many milliseconds a replica may go without the store."""
+    return round(beat.max_staleness * 1000)
+
+
 def _row(beat: Heartbeat, seen_at: int, seal: Seal) -> Cells:
-    staleness = round(beat.max_staleness * 1000)
     return seal.sealed(
         "replicas",
-        (beat.replica, beat.number, beat.change_id, staleness, beat.time, seen_at),
+        (beat.replica, beat.number, beat.change_id, staleness(beat), beat.time, seen_at),
     )
 
 

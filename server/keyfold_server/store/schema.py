@@ -158,6 +158,9 @@ audit_events: Final = Table(
     _must("action", Text),
     _must("outcome", Text),
     _must("detail", Text),
+    _must("proof", Text),
+    _must("address", Text),
+    _must("on_behalf_of", Text),
     _must("prev", LargeBinary),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
@@ -195,6 +198,7 @@ changes: Final = Table(
     _must("change_id", LargeBinary),
     Column("cluster", Text, nullable=True),
     Column("root", Text, nullable=True),
+    Column("kek", LargeBinary, nullable=True),
     _must("replica", Text),
     _must("created_at", BigInteger),
     _must("mac", LargeBinary),
@@ -213,6 +217,31 @@ replicas: Final = Table(
     _must("mac", LargeBinary),
 )
 """`time` is the replica's clock, for people; `seen_at` the store's, the only one compared."""
+
+lineage: Final = Table(
+    "lineage",
+    metadata,
+    _key("id", SmallInteger),
+    _must("history", Text),
+    _must("since", BigInteger),
+    _must("max_staleness", BigInteger),
+    _must("mac", LargeBinary),
+)
+"""One row: which server's history this is, since when where another one took over, else 0, and
+the longest staleness that any replica has registered."""
+
+reconciliations: Final = Table(
+    "reconciliations",
+    metadata,
+    _key("number", BigInteger),
+    _must("decision_id", LargeBinary),
+    _must("change", BigInteger),
+    _must("change_id", LargeBinary),
+    _must("reason", Text),
+    _must("time", BigInteger),
+    _must("mac", LargeBinary),
+)
+"""`change` and `change_id` are the newest that the store had then."""
 
 observations: Final = Table(
     "observations",

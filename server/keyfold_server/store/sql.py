@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, delete, select
 
@@ -12,15 +10,25 @@ from keyfold_server.domain.cluster import existing
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     RowNotAuthenticError,
-    SetupError,
     StoreUnavailableError,
 )
-from keyfold_server.store import audit, changes, listing, observations, replicas, requests, rows
-from keyfold_server.store.changes import Subject
-from keyfold_server.store.faults import CollisionError, LostRaceError
+from keyfold_server.store import (
+    audit,
+    changes,
+    listing,
+    observations,
+    reconciliations,
+    replicas,
+    requests,
+    rows,
+)
+from keyfold_server.store.changes import Newest, Subject
+from keyfold_server.store.faults import LostRaceError
 from keyfold_server.store.marks import nowhere
+from keyfold_server.store.members import Members
 from keyfold_server.store.schema import clusters, generations
 from keyfold_server.store.schema import requests as requests_table
+from keyfold_server.store.transactions import AGAIN, Transactions
 from keyfold_server.store.unit import Unit
 
 if TYPE_CHECKING:
@@ -40,14 +48,11 @@ if TYPE_CHECKING:
         RequestKey,
     )
     from keyfold_server.store.engine import Database
+    from keyfold_server.store.horizon import Sight
     from keyfold_server.store.seal import Seal
-
-T = TypeVar("T")
 
 KEPT: Final = 24 * 60 * 60 * 1000
 """Milliseconds that requests and changes are kept at least (protocol section 7)."""
-
-_AGAIN: Final = "the store was changed by others again and again; ask again"
 
 
 class SqlStore:
@@ -73,12 +78,9 @@ class SqlStore:
         """
         self._database = database
         self._seal = seal
-        self._clock = clock
-        self._reach = reach
         self._release = release
-        self._mine: set[str] = set()
-        self._replica = ""
-        self._mine_lock = threading.Lock()
+        self._transactions = Transactions(database, seal, clock, reach)
+        self._members = Members(self._transactions)
 
     @property
     def parts(self) -> tuple[Database, Seal]:
@@ -92,7 +94,7 @@ class SqlStore:
 
     def cluster(self, name: str) -> Cluster | None:
         """Reads a cluster and verifies every row of it."""
-        stored = self._database.read(lambda c: self._stored(c, name))
+        stored = self._transactions.read(lambda c: self._stored(c, name))
         return stored.cluster if stored is not None else None
 
     def owner_of(self, kek_id: bytes) -> str | None:
@@ -102,7 +104,7 @@ class SqlStore:
             .join(generations, generations.c.cluster_uid == clusters.c.uid)
             .where(generations.c.kek_id == kek_id)
         )
-        row = self._database.read(lambda c: c.execute(statement).first())
+        row = self._transactions.read(lambda c: c.execute(statement).first())
         if row is None:
             return None
         own, generation = tuple(row)[: len(clusters.c)], tuple(row)[len(clusters.c) :]
@@ -115,16 +117,16 @@ class SqlStore:
     ) -> list[Cluster | RowNotAuthenticError]:
         """Reads up to `limit` clusters whose names follow `after`, by name."""
         where = listing.page(which, after, limit)
-        found = self._database.read(lambda c: rows.read(c, self._seal, where))
+        found = self._transactions.read(lambda c: rows.read(c, self._seal, where))
         return [s if isinstance(s, RowNotAuthenticError) else s.cluster for s in found.values()]
 
     def census(self) -> dict[tuple[str, str], int]:
         """Counts regions by state and last health."""
-        return self._database.read(listing.census)
+        return self._transactions.read(listing.census)
 
     def request(self, key: RequestKey) -> RecordedRequest | None:
         """Reads what was recorded of a request_id."""
-        found = self._database.read(lambda c: requests.read(c, [key], self._seal))
+        found = self._transactions.read(lambda c: requests.read(c, [key], self._seal))
         return found.get(requests.scope(key))
 
     def apply(self, changes: Sequence[Change]) -> list[Applied | Exception]:
@@ -134,8 +136,12 @@ class SqlStore:
         """
         if not changes:
             return []
+
+        def work(connection: Connection, sight: Sight) -> tuple[list[Applied | Exception], Sight]:
+            return self._unit(connection).carry_out(connection, changes), sight
+
         try:
-            return self._write("apply", lambda c: self._unit(c).carry_out(c, changes))
+            made, sight = self._transactions.write("apply", work)
         except LostRaceError:
             if len(changes) > 1:
                 # One of them collides whenever it is tried: it must not take the others along.
@@ -147,94 +153,68 @@ class SqlStore:
                     cluster=name,
                 )
             ]
+        # Once it is committed, and not before.
+        for each in made:
+            if not isinstance(each, Exception):
+                self._transactions.horizon.saw(Newest(each.number, each.change_id), sight)
+        return made
 
-    def refused(self, root: str, observation: Observation, replica: str) -> None:
+    def refused(
+        self, root: str, observation: Observation, replica: str, kek: bytes | None = None
+    ) -> None:
         """Records a refusal: an observation and one numbered change (protocol F2)."""
-        dialect = self._database.dialect
+        dialect, reach = self._database.dialect, self._transactions.reach
 
         def work(connection: Connection) -> None:
             observations.write(connection, [observation], dialect)
-            self._reach("refused:observed")
-            now = dialect.now(connection, self._clock)
-            changes.note(connection, [Subject(root=root)], replica, now, self._seal, dialect)
-            self._reach("refused:numbered")
+            reach("refused:observed")
+            now = self._transactions.now(connection)
+            about = Subject(root=root, kek=kek)
+            changes.note(connection, [about], replica, now, self._seal, dialect)
+            reach("refused:numbered")
 
-        self._write_or_fail("refused", work)
+        self._transactions.write_or_fail("refused", work)
 
     def register(self, beat: Heartbeat) -> Heartbeat:
-        """Adds a replica and returns its heartbeat with the newest change (protocol S4).
-
-        Raises:
-            SetupError: Another replica has this name.
-        """
-        with self._mine_lock:
-            mine = {*self._mine, beat.replica}
-
-            def work(connection: Connection) -> Heartbeat:
-                return self._registered(connection, beat, mine)
-
-            try:
-                current = self._write("register", work)
-            except CollisionError:
-                raise SetupError(
-                    f"another replica is named {beat.replica}; give this one a name of its own"
-                ) from None
-            except LostRaceError as error:
-                raise StoreUnavailableError(_AGAIN) from error
-            self._mine, self._replica = mine, beat.replica
-        return current
+        """Adds a replica and returns its heartbeat with the newest change (protocol S4)."""
+        return self._members.register(beat)
 
     def poll(self, beat: Heartbeat) -> list[Noted]:
-        """Writes a heartbeat and reads the changes after its number, oldest first.
+        """Writes a heartbeat and reads the changes after its number, oldest first."""
+        return self._members.poll(beat)
 
-        Raises:
-            StoreRolledBackError: The store does not have the change that the beat names. Then
-                no heartbeat is written: this replica is not one of this store's.
-        """
-
-        def work(connection: Connection) -> list[Noted]:
-            self._beat(connection, beat)
-            self._reach("poll:written")
-            return changes.since(connection, beat, self._seal)
-
-        return self._write_or_fail("poll", work, polling=True)
+    def reconciled(self) -> bool:
+        """Tells whether an operator has decided since that the store is right as it is."""
+        return self._members.reconciled()
 
     def leave(self, replica: str) -> None:
         """Removes a replica that stops."""
-        self._write_or_fail("leave", lambda c: replicas.remove(c, replica))
-        with self._mine_lock:
-            self._mine.discard(replica)
+        self._members.leave(replica)
 
     def replicas(self) -> list[ReplicaRow]:
-        """Reads every replica that has not left."""
-
-        def work(connection: Connection) -> list[ReplicaRow]:
-            now = self._database.dialect.now(connection, self._clock)
-            return replicas.read(connection, now, self._seal)
-
-        return self._database.read(work)
+        """Reads every replica that has not left, and whether more may have been lost."""
+        return self._members.rows()
 
     def observe(self, observations: Sequence[Observation]) -> None:
         """Writes what was seen of root keys; plain upserts, no number (protocol S7)."""
         if observations:
-            self._write_or_fail("observe", lambda c: self._observe(c, observations))
+            self._observe(observations)
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
         """Reads what was last seen, by subject."""
-        return self._database.read(lambda c: observations.read(c, subjects))
+        return self._transactions.read(lambda c: observations.read(c, subjects))
 
     def prune(self, now_ms: int) -> None:
         """Removes requests, changes and replicas older than 24 h, the newest change never."""
-        dialect = self._database.dialect
 
         def work(connection: Connection) -> None:
             # By the store's clock at most: a replica's that is ahead removes nothing early.
-            before = min(now_ms, dialect.now(connection, self._clock)) - KEPT
+            before = min(now_ms, self._transactions.now(connection)) - KEPT
             connection.execute(delete(requests_table).where(requests_table.c.created_at < before))
             changes.prune(connection, before, self._seal)
             replicas.prune(connection, before)
 
-        self._write_or_fail("prune", work)
+        self._transactions.write_or_fail("prune", work)
 
     def verify_audit(self, cluster_name: str) -> int:
         """Walks a cluster's audit chain and returns how many events it has.
@@ -251,58 +231,35 @@ class SqlStore:
                 return 0
             return audit.verify(connection, stored, self._seal)
 
-        return self._database.read(work)
+        return self._transactions.read(work)
+
+    def reconcile(self, reason: str) -> None:
+        """Records an operator's decision that the store is right as it is (protocol S1).
+
+        Replicas that refuse since it lacks what they knew then drop everything and go on with it.
+        """
+
+        def work(connection: Connection) -> None:
+            newest = changes.newest(connection, self._seal, lock=True)
+            now = self._transactions.now(connection)
+            reconciliations.add(connection, newest, reason, now, self._seal)
+
+        try:
+            self._database.write(work)
+        except LostRaceError as error:
+            raise StoreUnavailableError(AGAIN) from error
 
     def _stored(self, connection: Connection, name: str) -> rows.Stored | None:
         found = rows.read(connection, self._seal, clusters.c.name == name)
         return _believed(found[name]) if name in found else None
 
-    def _registered(self, connection: Connection, beat: Heartbeat, mine: set[str]) -> Heartbeat:
-        dialect = self._database.dialect
-        if dialect.one_process:
-            replicas.remove_others(connection, mine)
-        self._reach("register:cleared")
-        last = changes.newest(connection, self._seal)
-        current = replace(beat, number=last.number, change_id=last.change_id)
-        if dialect.one_process or beat.replica in self._mine:
-            self._beat(connection, current)
-        else:
-            now = dialect.now(connection, self._clock)
-            replicas.add(connection, current, now, self._seal)
-        self._reach("register:written")
-        return current
-
     def _unit(self, connection: Connection) -> Unit:
+        now, reach = self._transactions.now(connection), self._transactions.reach
+        return Unit(self._database.dialect, self._seal, self._members.name, now, reach=reach)
+
+    def _observe(self, seen: Sequence[Observation]) -> None:
         dialect = self._database.dialect
-        now = dialect.now(connection, self._clock)
-        return Unit(dialect, self._seal, self._replica, now, reach=self._reach)
-
-    def _beat(self, connection: Connection, beat: Heartbeat) -> None:
-        dialect = self._database.dialect
-        now = dialect.now(connection, self._clock)
-        replicas.write(connection, beat, now, self._seal, dialect)
-
-    def _observe(self, connection: Connection, seen: Sequence[Observation]) -> None:
-        observations.write(connection, seen, self._database.dialect)
-
-    def _write(self, name: str, work: Callable[[Connection], T], *, polling: bool = False) -> T:
-        def marked(connection: Connection) -> T:
-            self._reach(f"{name}:begun")
-            result = work(connection)
-            self._reach(f"{name}:before-commit")
-            return result
-
-        result = self._database.write(marked, polling=polling)
-        self._reach(f"{name}:after-commit")
-        return result
-
-    def _write_or_fail(
-        self, name: str, work: Callable[[Connection], T], *, polling: bool = False
-    ) -> T:
-        try:
-            return self._write(name, work, polling=polling)
-        except LostRaceError as error:
-            raise StoreUnavailableError(_AGAIN) from error
+        self._transactions.write_or_fail("observe", lambda c: observations.write(c, seen, dialect))
 
 
 def _believed(stored: rows.Stored | RowNotAuthenticError) -> rows.Stored:

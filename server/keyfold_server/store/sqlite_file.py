@@ -9,19 +9,25 @@ readers that both want to write would each wait for the other.
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
-from sqlalchemy import Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy import Engine, NullPool, QueuePool, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.store import faults
 from keyfold_server.store.dialect import ACCESS, SQLITE, Access
 from keyfold_server.store.engine import Database
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Connection
 
 _PRAGMAS: Final = (
@@ -37,6 +43,7 @@ _MAGIC: Final = b"SQLite format 3\0"
 _POOL: Final = 8
 _OVERFLOW: Final = 24
 _POOL_WAIT: Final = 5.0
+_BUSY: Final = 5.0
 
 
 def path_of(url: str) -> Path:
@@ -79,7 +86,7 @@ def make(path: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Refuses an existing file that cannot be a store, and takes it from the eyes of others.
+    """Refuses an existing file that cannot be a store, and leaves it as it is.
 
     Raises:
         SetupError: It is not a database, or cannot be read and written.
@@ -87,13 +94,45 @@ def check(path: Path) -> None:
     try:
         with path.open("r+b") as file:
             start = file.read(len(_MAGIC))
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                os.fchmod(file.fileno(), mode & 0o700)
     except OSError as error:
         raise SetupError(f"the store {path} cannot be read and written: {error.strerror}") from None
     if start not in (b"", _MAGIC):
         raise SetupError(f"the file {path} is not a database; name another one for the store")
+
+
+def close_to_others(path: Path) -> None:
+    """Takes a store's file from the eyes of others.
+
+    Raises:
+        SetupError: That may not be done.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            path.chmod(mode & 0o700)
+    except OSError as error:
+        raise SetupError(f"the store {path} cannot be closed to others: {error.strerror}") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Connection]:
+    """Reads a file in one transaction, with or without a server on it, and changes nothing of it.
+
+    Raises:
+        StoreUnavailableError: It cannot be read.
+    """
+
+    def connect() -> sqlite3.Connection:
+        name = f"file:{quote(str(path))}?mode=ro"
+        return sqlite3.connect(name, uri=True, isolation_level=None, timeout=_BUSY)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    try:
+        with faults.ending(), engine.connect() as connection, connection.begin():
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def connected(path: Path) -> Database:

@@ -72,6 +72,7 @@ def _own() -> None:
         sa.Column("change_id", sa.LargeBinary(), nullable=False),
         sa.Column("cluster", _TEXT, nullable=True),
         sa.Column("root", _TEXT, nullable=True),
+        sa.Column("kek", sa.LargeBinary(), nullable=True),
         sa.Column("replica", _TEXT, nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
@@ -88,6 +89,26 @@ def _own() -> None:
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("replica", name="pk_replicas"),
+    )
+    _table(
+        "lineage",
+        sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
+        sa.Column("history", _TEXT, nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("max_staleness", sa.BigInteger(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_lineage"),
+    )
+    _table(
+        "reconciliations",
+        sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
+        sa.Column("decision_id", sa.LargeBinary(), nullable=False),
+        sa.Column("change", sa.BigInteger(), nullable=False),
+        sa.Column("change_id", sa.LargeBinary(), nullable=False),
+        sa.Column("reason", _TEXT, nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("number", name="pk_reconciliations"),
     )
 
 
@@ -198,6 +219,9 @@ def _records() -> None:
         sa.Column("action", _TEXT, nullable=False),
         sa.Column("outcome", _TEXT, nullable=False),
         sa.Column("detail", _TEXT, nullable=False),
+        sa.Column("proof", _TEXT, nullable=False),
+        sa.Column("address", _TEXT, nullable=False),
+        sa.Column("on_behalf_of", _TEXT, nullable=False),
         sa.Column("prev", sa.LargeBinary(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("cluster_uid", "number", name="pk_audit_events"),

@@ -1,0 +1,79 @@
+"""Which server's history the store is on, and since when (protocol R4).
+
+A standby that takes over may lack the last heartbeats and registrations, so a replica that still
+serves may be absent, or look silent for longer than it was. Until the longest staleness that any
+replica registered has passed since, nobody can say that there is no such replica: `unheard` then
+stands for it. The row has a MAC, as heartbeats have, since Revoke relies on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, insert, select, update
+
+from keyfold_server.domain.ports import UNHEARD, ReplicaRow
+from keyfold_server.store.schema import Cells, lineage
+from keyfold_server.store.seal import not_authentic
+
+if TYPE_CHECKING:
+    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.seal import Seal
+
+_ROW: Final = 1
+_NONE_APPLIED: Final = -1
+_READ: Final = select(*lineage.c).where(lineage.c.id == _ROW)
+_LOCK: Final = _READ.with_for_update()
+
+
+def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:
+    """Makes the row in a new store, of which no replica knows yet."""
+    row = seal.sealed("lineage", (_ROW, dialect.history(connection), 0, 0))
+    connection.execute(insert(lineage).values(row))
+
+
+def keep(
+    connection: Connection, max_staleness: int, now: int, seal: Seal, dialect: Dialect
+) -> None:
+    """Notes a server that has taken over, and a staleness longer than all before.
+
+    Args:
+        connection: Inside a transaction that writes.
+        max_staleness: Milliseconds for which the replica that writes may go without the store.
+        now: Milliseconds of Unix time, by the store's clock.
+        seal: Seals the row.
+        dialect: What the database does differently.
+    """
+    found = dialect.history(connection)
+
+    def kept(row: Cells) -> Cells:
+        _, history, since, longest, _ = row
+        return (found, since if found == history else now, max(longest, max_staleness))
+
+    row = _read(connection, seal)
+    if kept(row) == row[1:-1]:
+        return
+    # Again under its lock: another replica may be writing a longer staleness.
+    changed = kept(_read(connection, seal, lock=True))
+    _, *cells = seal.sealed("lineage", (_ROW, *changed))
+    values = dict(zip(("history", "since", "max_staleness", "mac"), cells, strict=True))
+    connection.execute(update(lineage).where(lineage.c.id == _ROW).values(values))
+
+
+def unheard(connection: Connection, now: int, seal: Seal, dialect: Dialect) -> list[ReplicaRow]:
+    """Returns a row for the replicas that a failover may have lost, while there may be any."""
+    _, history, since, longest, _ = _read(connection, seal)
+    # A server that nobody has noted yet took over this moment.
+    taken_over = since if dialect.history(connection) == history else now
+    silent = max(0, now - taken_over)
+    if taken_over == 0 or silent > longest:
+        return []
+    return [ReplicaRow(UNHEARD, _NONE_APPLIED, longest / 1000, silent / 1000)]
+
+
+def _read(connection: Connection, seal: Seal, *, lock: bool = False) -> Cells:
+    row = connection.execute(_LOCK if lock else _READ).first()
+    if row is None:
+        raise not_authentic("lineage")
+    seal.check("lineage", tuple(row))
+    return tuple(row)

@@ -1,0 +1,131 @@
+"""Replicas as a store knows them: who joins, polls, leaves, and who has applied what."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from keyfold_server.domain.errors import SetupError, StoreUnavailableError
+from keyfold_server.store import changes, lineage, reconciliations, replicas
+from keyfold_server.store.changes import Newest
+from keyfold_server.store.faults import CollisionError, LostRaceError
+from keyfold_server.store.transactions import AGAIN
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from keyfold_server.domain.ports import Heartbeat, Noted, ReplicaRow
+    from keyfold_server.store.horizon import Sight
+    from keyfold_server.store.transactions import Transactions
+
+
+class Members:
+    """The replicas of a store, as far as they concern its port.
+
+    Attributes:
+        name: The replica that this process is, empty before it registers.
+    """
+
+    def __init__(self, transactions: Transactions) -> None:
+        """Joins the replicas to the store's transactions."""
+        self.name = ""
+        self._transactions = transactions
+        self._mine: set[str] = set()
+        self._lock = threading.Lock()
+        self._reconciled: frozenset[bytes] = frozenset()
+
+    def register(self, beat: Heartbeat) -> Heartbeat:
+        """Adds a replica and returns its heartbeat with the newest change (protocol S4).
+
+        Raises:
+            SetupError: Another replica has this name.
+        """
+        with self._lock:
+            mine = {*self._mine, beat.replica}
+
+            def work(connection: Connection) -> tuple[Heartbeat, frozenset[bytes]]:
+                return self._registered(connection, beat, mine)
+
+            try:
+                current, decided = self._transactions.begin("register", work)
+            except CollisionError:
+                raise SetupError(
+                    f"another replica is named {beat.replica}; give this one a name of its own"
+                ) from None
+            except LostRaceError as error:
+                raise StoreUnavailableError(AGAIN) from error
+            self._mine, self.name, self._reconciled = mine, beat.replica, decided
+            self._transactions.horizon.begin(Newest(current.number, current.change_id))
+        return current
+
+    def poll(self, beat: Heartbeat) -> list[Noted]:
+        """Writes a heartbeat and reads the changes after its number, oldest first.
+
+        Raises:
+            StoreRolledBackError: The store does not have the change that the beat names, or
+                another one that this process has seen. Then no heartbeat is written: this
+                replica is not one of this store's.
+        """
+        seal, horizon = self._transactions.seal, self._transactions.horizon
+
+        def work(connection: Connection, sight: Sight) -> tuple[list[Noted], frozenset[bytes]]:
+            self._beat(connection, beat)
+            self._transactions.reach("poll:written")
+            noted = changes.since(connection, beat, seal)
+            if noted:
+                horizon.saw(Newest(noted[-1].number, noted[-1].change_id), sight)
+            return noted, reconciliations.read(connection, seal)
+
+        noted, self._reconciled = self._transactions.poll(work)
+        return noted
+
+    def reconciled(self) -> bool:
+        """Tells whether an operator has decided since that the store is right as it is."""
+        seal = self._transactions.seal
+        # Of the store as it is: that it lacks what was seen is why somebody asks.
+        decided = self._transactions.database.read(lambda c: reconciliations.read(c, seal))
+        return not decided <= self._reconciled
+
+    def leave(self, replica: str) -> None:
+        """Removes a replica that stops."""
+        self._transactions.write_or_fail("leave", lambda c: replicas.remove(c, replica))
+        with self._lock:
+            self._mine.discard(replica)
+
+    def rows(self) -> list[ReplicaRow]:
+        """Reads every replica that has not left, and whether more may have been lost."""
+        seal, dialect = self._transactions.seal, self._transactions.database.dialect
+
+        def work(connection: Connection) -> list[ReplicaRow]:
+            now = self._transactions.now(connection)
+            return [
+                *replicas.read(connection, now, seal),
+                *lineage.unheard(connection, now, seal, dialect),
+            ]
+
+        return self._transactions.read(work)
+
+    def _registered(
+        self, connection: Connection, beat: Heartbeat, mine: set[str]
+    ) -> tuple[Heartbeat, frozenset[bytes]]:
+        seal, dialect = self._transactions.seal, self._transactions.database.dialect
+        if dialect.one_process:
+            replicas.remove_others(connection, mine)
+        self._transactions.reach("register:cleared")
+        last = changes.newest(connection, seal)
+        current = replace(beat, number=last.number, change_id=last.change_id)
+        if dialect.one_process or beat.replica in self._mine:
+            self._beat(connection, current)
+        else:
+            now = self._transactions.now(connection)
+            replicas.add(connection, current, now, seal)
+            lineage.keep(connection, replicas.staleness(beat), now, seal, dialect)
+        self._transactions.reach("register:written")
+        return current, reconciliations.read(connection, seal)
+
+    def _beat(self, connection: Connection, beat: Heartbeat) -> None:
+        seal, dialect = self._transactions.seal, self._transactions.database.dialect
+        now = self._transactions.now(connection)
+        replicas.write(connection, beat, now, seal, dialect)
+        lineage.keep(connection, replicas.staleness(beat), now, seal, dialect)

@@ -1,0 +1,307 @@
+"""Connections that lead to another server than before: behind, rolled back, or a new primary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, func, select
+
+import postgres
+from builders import NOW, an_event, applied, enabled
+from fakes import FakeClock
+from keyfold_server.domain.cluster import restored, revoked
+from keyfold_server.domain.errors import StoreRolledBackError, StoreUnavailableError
+from keyfold_server.domain.ports import UNHEARD, Change, Heartbeat, ReplicaRow
+from keyfold_server.store import opening, reconciling
+from keyfold_server.store.schema import clusters
+from keyfold_server.store.sql import SqlStore
+
+STALENESS = 120.0
+BEAT = Heartbeat("one", 0, b"", STALENESS, NOW)
+
+
+class Bench:
+    """One database that can be put back as it was while replicas' stores are open on it."""
+
+    def __init__(self, server: postgres.Server, folder: Path, stack: ExitStack) -> None:
+        self._server = server
+        self._name = server.borrow()
+        self._key = postgres.a_service_key(folder)
+        self._stack = stack
+        stack.callback(server.give_back, self._name)
+
+    def open(self) -> SqlStore:
+        """Opens another replica's store."""
+        store = self._server.open(self._name, self._key)
+        self._stack.callback(store.close)
+        return store
+
+    def save(self) -> None:
+        """Keeps the database as it is."""
+        self._server.save(self._name)
+
+    def go_back(self) -> None:
+        """Puts the kept one back, as a failover to a standby that lagged does."""
+        self._server.go_back(self._name)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Gives a database on a server that tests share."""
+    with ExitStack() as stack:
+        yield Bench(postgres.shared("15"), tmp_path, stack)
+
+
+def revoking() -> Change:
+    """Makes a revocation."""
+    return Change("acme", revoked("acme", (), NOW), an_event("rpc:cluster:revoke"))
+
+
+def test_a_server_that_lacks_what_was_seen_is_not_believed(bench: Bench) -> None:
+    """S1, S2: what was read of one history is neither read on nor committed in another one."""
+    one, two = bench.open(), bench.open()
+    one.register(BEAT)
+    first = enabled(one)
+    bench.save()
+    seen = applied(one, revoking()).cluster
+    bench.go_back()
+    restoring = Change("acme", restored(seen, ["eu"], NOW + 1), an_event())
+    asked: list[Callable[[], object]] = [
+        lambda: one.cluster("acme"),
+        lambda: one.apply([restoring]),
+        one.replicas,
+    ]
+    for ask in asked:
+        with pytest.raises(StoreUnavailableError, match="lacks changes that were seen"):
+            ask()
+    # The same cluster, version, epoch and number, in another history.
+    other = applied(two, revoking()).cluster
+    assert (other.uid, other.version, other.epoch) == (seen.uid, seen.version, seen.epoch)
+    with pytest.raises(StoreUnavailableError, match="lacks changes that were seen"):
+        one.apply([restoring])
+    enabled(two, "later")
+    with pytest.raises(StoreUnavailableError, match="lacks changes that were seen"):
+        one.apply([restoring])
+    with pytest.raises(StoreRolledBackError):
+        one.poll(BEAT)
+    assert two.cluster("acme") == other != first
+
+
+def test_a_reconciled_store_is_read_and_changed_again(bench: Bench) -> None:
+    """S1: a replica that registers anew counts from there, whatever it had seen."""
+    one, two = bench.open(), bench.open()
+    one.register(BEAT)
+    bench.save()
+    enabled(one)
+    bench.go_back()
+    two.reconcile("the standby lagged")
+    assert one.reconciled()
+    one.register(replace(BEAT, replica="anew"))
+    assert one.cluster("acme") is None
+    assert enabled(one).version == 1
+
+
+def test_a_poll_notices_that_a_read_saw_more(bench: Bench) -> None:
+    """S1: the poll's server must have what another connection has shown, applied or not."""
+    one, two = bench.open(), bench.open()
+    one.register(BEAT)
+    bench.save()
+    enabled(two)
+    assert one.cluster("acme") is not None
+    bench.go_back()
+    with pytest.raises(StoreRolledBackError, match="which this replica has seen"):
+        one.poll(BEAT)
+
+
+def test_a_read_that_began_before_a_change_is_believed(bench: Bench) -> None:
+    """S1: what a read cannot have seen yet does not count against its server."""
+    one, two = bench.open(), bench.open()
+    enabled(two, "b")
+    one.register(BEAT)
+    began, over = threading.Event(), threading.Event()
+
+    def slowly(connection: Connection) -> int:
+        began.set()
+        assert over.wait(10)
+        count: int = connection.execute(select(func.count()).select_from(clusters)).scalar_one()
+        return count
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(one._transactions.read, slowly)
+        assert began.wait(10)
+        enabled(one, "a")
+        over.set()
+        assert reading.result() == 1
+    assert one.cluster("a") is not None
+
+
+def test_a_connection_to_a_server_that_is_behind_is_given_up(bench: Bench) -> None:
+    """S1: one connection of several that leads elsewhere fails nobody for long."""
+    one = bench.open()
+    one.register(BEAT)
+    bench.save()
+    enabled(one)
+    bench.go_back()
+    used: list[Any] = []
+    event.listen(one.parts[0].engine, "checkout", lambda driver, *_: used.append(driver))
+    with pytest.raises(StoreUnavailableError):
+        one.cluster("acme")
+    # Another one was tried, too.
+    assert len(used) == 2
+    assert all(driver.closed for driver in used)
+
+
+def test_an_unfinished_change_is_not_counted_as_seen(bench: Bench) -> None:
+    """S1: a commit that failed leaves nothing that the store would then be said to lack."""
+
+    def die(mark: str) -> None:
+        if mark == "apply:before-commit":
+            raise StoreUnavailableError("the test ends this")
+
+    one = bench._server.open(bench._name, bench._key, reach=die)
+    with closing(one):
+        one.register(BEAT)
+        with pytest.raises(StoreUnavailableError, match="the test ends this"):
+            enabled(one)
+        assert one.cluster("acme") is None
+        assert one.poll(BEAT) == []
+
+
+def test_a_decision_stands_in_every_chain(bench: Bench) -> None:
+    """S1, R5: reconciling is audited for each cluster; one that somebody edited is named."""
+    store = bench.open()
+    for name in ("acme", "edited", "other"):
+        enabled(store, name)
+    bench._server.run("UPDATE clusters SET epoch = epoch + 1 WHERE name = 'edited'", bench._name)
+    newest = reconciling.newest(store)
+    assert (newest.number, newest.made_at is not None) == (3, True)
+    done = reconciling.carry_out(store, "the standby lagged", FakeClock())
+    assert done.clusters == 2
+    assert [error.cluster for error in done.refused] == ["edited"]
+    assert (store.verify_audit("acme"), store.verify_audit("other")) == (2, 2)
+    told = bench._server.run(
+        "SELECT action, outcome, detail FROM audit_events WHERE number = 2", bench._name
+    )
+    assert {row[:2] for row in told} == {(reconciling.ACTION, "done")}
+    detail = json.loads(told[0][2])
+    assert detail == {
+        "change": 3,
+        "change_id": newest.change_id.hex(),
+        "reason": "the standby lagged",
+    }
+    # No cluster was changed by it, so nobody drops one for it.
+    assert reconciling.newest(store) == newest
+
+
+# Failover
+
+
+class Failover:
+    """A primary and a standby that follows it until it is cut off and takes over."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._stack = stack
+        self._key = postgres.a_service_key(folder)
+        self.primary = postgres.Server("15", durable=False)
+        stack.callback(self.primary.destroy)
+        self.primary.start()
+        self._name = self.primary.create(self.primary.migrated)
+        self.standby: postgres.Server | None = None
+
+    def follow(self) -> None:
+        """Makes the standby, with all that the primary has; from now on it hears no more."""
+        self.standby = self.primary.standby()
+        self._stack.callback(self.standby.destroy)
+        self.standby.stop()
+
+    def take_over(self) -> postgres.DatabaseClock:
+        """Ends the primary and promotes the standby, whose clock is a test's."""
+        assert self.standby is not None
+        self.primary.stop()
+        self.standby.start()
+        self.standby.promote()
+        clock = postgres.DatabaseClock(self.standby, self._name)
+        self._stack.callback(clock.close)
+        return clock
+
+    def open(self, server: postgres.Server | None = None) -> SqlStore:
+        """Opens a replica's store on a server."""
+        store = (server or self.primary).open(self._name, self._key)
+        self._stack.callback(store.close)
+        return store
+
+
+@pytest.fixture
+def failover(tmp_path: Path) -> Iterator[Failover]:
+    """Gives a pair of servers."""
+    with ExitStack() as stack:
+        yield Failover(tmp_path, stack)
+
+
+def unheard(store: SqlStore) -> list[ReplicaRow]:
+    """Returns what stands for replicas that may have been lost."""
+    return [row for row in store.replicas() if row.replica == UNHEARD]
+
+
+def test_a_lost_registration_is_missed(failover: Failover) -> None:
+    """R4: after a failover nobody can say that all replicas have been heard, for a while."""
+    store = failover.open()
+    store.register(BEAT)
+    assert unheard(store) == []
+    failover.follow()
+    store.register(replace(BEAT, replica="two", max_staleness=60.0))
+    clock = failover.take_over()
+    after = failover.open(failover.standby)
+    rows = after.replicas()
+    # The second one serves on and is not there; before anybody polled, too.
+    assert [row.replica for row in rows] == ["one", UNHEARD]
+    assert rows[-1].applied < 0
+    assert (rows[-1].max_staleness, rows[-1].silent_for) == (STALENESS, 0.0)
+    after.poll(BEAT)
+    clock.advance(STALENESS - 1)
+    after.poll(BEAT)
+    [row] = unheard(after)
+    assert row.silent_for == STALENESS - 1
+    clock.advance(2)
+    assert unheard(after) == []
+    after.poll(BEAT)
+    assert unheard(after) == []
+
+
+def test_a_server_that_does_not_tell_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R4: where a failover would go unnoticed, the server says so at its start."""
+    server = postgres.shared("15")
+    name = server.create(server.migrated)
+    key = postgres.a_service_key(tmp_path)
+    server.run(f"CREATE ROLE careful LOGIN PASSWORD '{server.password}'")
+    try:
+        server.run("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public", name)
+        server.run("GRANT ALL ON ALL TABLES IN SCHEMA public TO careful", name)
+        server.run("GRANT USAGE ON SCHEMA test_time TO careful", name)
+        server.run("GRANT SELECT ON ALL TABLES IN SCHEMA test_time TO careful", name)
+        with caplog.at_level(logging.WARNING):
+            store = opening.open_store(
+                server.url(name).replace(postgres.USER, "careful", 1),
+                key,
+                clock=FakeClock(),
+                password_file=server.password_file,
+            )
+        with closing(store):
+            assert "may miss replicas whose registration was lost" in caplog.text
+            store.register(BEAT)
+            assert store.poll(BEAT) == []
+            assert [row.replica for row in store.replicas()] == ["one"]
+    finally:
+        server.drop(name)
+        server.run("DROP ROLE careful")
