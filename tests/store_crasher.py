@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -156,14 +157,35 @@ def _mutate(place: Place, kind: str, mark: str) -> None:
     mutate(opened(place, reach, FakeClock(LATER if kind == "prune" else NOW / 1000)), kind)
 
 
-def _storm(place: Place, first: int, begun: int) -> None:
-    """Revokes and restores for ever, each with a request that counts on."""
+def storm_id(client: int, number: int) -> str:
+    """Returns the request_id of a change that a client of a storm asks for."""
+    return f"storm-{client}-{number}"
+
+
+def _storm(place: Place, clients: int, first: int, told: str, begun: int) -> None:
+    """Has clients revoke and restore one cluster at once for ever, each with numbered requests.
+
+    What each begins, and what it is answered, stands in a file, a line each, at once.
+    """
     store = opened(place)
+    tell = os.open(told, os.O_WRONLY | os.O_APPEND)
+
+    def client(which: int) -> None:
+        for number in range(first, sys.maxsize):
+            os.write(tell, f"begun {which} {number}\n".encode())
+            seen = _cluster(store)
+            decide = restored(seen, ["eu"], NOW) if number % 2 else revoked("acme", ["eu"], NOW)
+            request = a_request("acme", storm_id(which, number))
+            (result,) = store.apply([Change("acme", decide, an_event(), request)])
+            if isinstance(result, Applied):
+                os.write(tell, f"done {which} {number} {result.cluster.version}\n".encode())
+
+    threads = [threading.Thread(target=client, args=(which,)) for which in range(clients)]
+    for thread in threads:
+        thread.start()
     os.write(begun, b".")
-    for number in range(first, sys.maxsize):
-        seen = _cluster(store)
-        decide = restored(seen, ["eu"], NOW) if number % 2 else revoked("acme", ["eu"], NOW)
-        store.apply([Change("acme", decide, an_event(), a_request("acme", f"storm-{number}"))])
+    for thread in threads:
+        thread.join()
 
 
 def _carry_out(order: dict[str, str]) -> int:
@@ -174,7 +196,7 @@ def _carry_out(order: dict[str, str]) -> int:
     if child == 0:
         try:
             if order["kind"] == "storm":
-                _storm(place, int(order["first"]), to_begin)
+                _storm(place, int(order["clients"]), int(order["first"]), order["told"], to_begin)
             else:
                 _mutate(place, order["kind"], order["mark"])
         finally:

@@ -1,39 +1,62 @@
-"""keyfold-server with failpoints: run as a program, it is the server, and dies or dawdles on cue.
+"""Servers with failpoints: each is keyfold-server, forked, and dies or dawdles on cue.
 
-    CHAOS_TREE   the folder whose code must be what runs; it ends at once where it is not
+A program: it reads an order per line and answers each with a line. One interpreter that has
+everything imported makes a start cost a tenth of what it costs otherwise, and a kill is no less
+one. When its orders end it ends every server that is left.
+
+    {"do": "start", "folder": …, "out": …, "err": …, "environment": {…}}   the process id
+    {"do": "poll", "pid": …}                                   how it ended, or `running`
+
+In a server's environment:
+
     CHAOS_DIE    "MARK N": the process kills itself when it reaches a mark of the store's mutations
                  for the Nth time
-    CHAOS_SLOW   part of the key service's and the store's answers that come late: 20 ms at most,
-                 and some 150 ms
+    CHAOS_SLOW   part of the key service's and the store's answers that come late, 20 ms at most
+                 and some 150 ms; "PART METHOD": of one method's answers
 
 Nothing of the server is replaced; its own calls are followed by a pause, or by its end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import os
 import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 LATE: Final = (0.02,) * 5 + (0.15,)
 """Seconds that a late answer is late at most; one of them is drawn."""
 
 
-def _check_tree() -> None:
+def _check_tree(tree: Path) -> None:
     import keyfold
     import keyfold_server
 
-    tree = Path(os.environ["CHAOS_TREE"]).resolve()
     for module in (keyfold, keyfold_server):
         where = Path(str(module.__file__)).resolve()
-        if not where.is_relative_to(tree):
+        if not where.is_relative_to(tree.resolve()):
             raise SystemExit(f"{where} would run, which is not of {tree}")
+
+
+def _import() -> None:
+    """Imports all that a server needs, so that none has to."""
+    from keyfold_server import __main__, bootstrap
+    from keyfold_server.providers import local
+    from keyfold_server.store import opening
+
+    del __main__, bootstrap, local, opening
+    with contextlib.suppress(ImportError):  # the driver for PostgreSQL may be missing
+        from keyfold_server.store import listening
+
+        del listening
 
 
 def _dying() -> Callable[[str], None]:
@@ -66,9 +89,8 @@ def _late(owner: Any, method: str, part: float) -> None:
     setattr(owner, method, called)
 
 
-def main() -> None:
+def _serve() -> None:
     """Sets the failpoints and becomes the server."""
-    _check_tree()
     from keyfold_server import __main__ as program
     from keyfold_server.providers.local import LocalProvider
     from keyfold_server.store.sql import SqlStore
@@ -79,17 +101,73 @@ def main() -> None:
         original(store, *args, **(kwargs | {"reach": _dying()}))
 
     setattr(SqlStore, "__init__", made)  # noqa: B010  mypy knows no other way to replace it
-    part = float(os.environ.get("CHAOS_SLOW", "0"))
-    if part:
-        for owner, method in (
-            (LocalProvider, "wrap"),
-            (LocalProvider, "unwrap"),
-            (SqlStore, "cluster"),
-            (SqlStore, "poll"),
-        ):
-            _late(owner, method, part)
+    part, _, only = os.environ.get("CHAOS_SLOW", "0").partition(" ")
+    for owner, method in (
+        (LocalProvider, "wrap"),
+        (LocalProvider, "unwrap"),
+        (SqlStore, "cluster"),
+        (SqlStore, "poll"),
+    ):
+        if float(part) and only in {"", method}:
+            _late(owner, method, float(part))
     sys.argv = ["keyfold-server"]
     program.main()
+
+
+def _become(order: dict[str, Any]) -> NoReturn:
+    """Turns a fork into a server; it ends as the server does."""
+    code = 1
+    try:
+        os.chdir(order["folder"])
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        with (
+            Path(os.devnull).open("rb") as nothing,
+            Path(order["out"]).open("wb") as out,
+            Path(order["err"]).open("wb") as err,
+        ):
+            for number, file in enumerate((nothing, out, err)):
+                os.dup2(file.fileno(), number)
+        _serve()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001  its output is where a test looks
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _carry_out(order: dict[str, Any], alive: set[int]) -> str:
+    if order["do"] == "start":
+        child = os.fork()
+        if child == 0:
+            _become(order)
+        alive.add(child)
+        return str(child)
+    child = order["pid"]
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        return "running"
+    alive.discard(child)
+    return str(os.waitstatus_to_exitcode(status))
+
+
+def main() -> None:
+    """Carries out orders."""
+    _check_tree(Path(os.environ["CHAOS_TREE"]))
+    _import()
+    alive: set[int] = set()
+    try:
+        for line in sys.stdin:
+            answer = _carry_out(json.loads(line), alive)
+            sys.stdout.write(f"{answer}\n")
+            sys.stdout.flush()
+    finally:
+        for child in alive:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

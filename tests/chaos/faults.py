@@ -1,4 +1,4 @@
-"""What goes wrong: servers killed and paused, the store held and crashed, keys taken away.
+"""What goes wrong: servers killed, paused and cut off, the store held and crashed, keys disabled.
 
 Runs in the thread that made the system: a PostgreSQL server ends with the thread that began it.
 """
@@ -10,15 +10,21 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from chaos.fleet import STALENESS, ChaosServer, Fleet
+from chaos.board import TWINS_URI
+from chaos.failover import fail_over_lagging, fail_over_synchronous
+from chaos.fleet import LAGGING, STALENESS, Fleet
 from chaos.history import History, now
-from keyfold_server.providers.local_keys import KeyFile
+from chaos.servers import ChaosServer
+from chaos.twins import TOLD
 
 REVIVE: Final = 0.6
 """Chance that a server which starts again will end at a mark of the store's mutations."""
 
 PAST: Final = 0.8
 """Seconds for which a store is held beyond what a replica may go without it."""
+
+_FIRST: Final = ("rotate", "twins", "hold", "keys", "kill", "cut")
+"""Faults that every run begins with, where it has them."""
 
 
 class Faults:
@@ -38,6 +44,7 @@ class Faults:
         self._fleet = fleet
         self._history = history
         self._random = random.Random(seed)
+        self._hurried = False
         self.kills = 0
         kinds: dict[str, tuple[float, Callable[[], None]]] = {
             "kill": (5, self._kill),
@@ -46,58 +53,77 @@ class Faults:
             "disable": (2, self._disable),
             "rotate": (2, self._rotate),
             "keys": (1.5, self._take_keys_away),
-            "hold": (1, self._hold_store),
         }
+        if fleet.pair is None:
+            kinds["hold"] = (1, self._hold_store)
         if fleet.database is not None:
+            kinds["cut"] = (1, self._cut_off)
+        if fleet.database is not None and fleet.pair is None:
             kinds |= {"crash": (2, self._crash_store), "pause-long": (1.5, self._pause_long)}
-        first = ("rotate", "twins", "hold", "keys", "kill")
         self._kinds = [kind for name, kind in kinds.items() if not only or name in only]
-        self._first = [] if only else [kinds[name][1] for name in first]
+        self._first = [] if only else [kinds[name][1] for name in _FIRST if name in kinds]
 
     def run(self, seconds: float, kills: int) -> None:
-        """Brings faults about for a while, and for longer until so many servers were killed."""
-        ends = now() + seconds
+        """Brings faults about for a while, and for longer until so many servers were killed.
+
+        Where the store can fail over, it does so in the middle; a standby that lagged is the end.
+        """
+        self._hurried = kills > 0
         self._calm(0.7)
+        if self._fleet.pair is None:
+            self._some_of(seconds, kills)
+        else:
+            self._some_of(seconds / 2, 0)
+            if self._fleet.kind == LAGGING:
+                fail_over_lagging(self._fleet, self._history, self._random)
+                return
+            fail_over_synchronous(self._fleet, self._history, self._random)
+            self._some_of(seconds / 2, 0)
+        self._fleet.revive(0.0)
+
+    def _some_of(self, seconds: float, kills: int) -> None:
+        ends = now() + seconds
         while now() < ends or self.kills + self._fleet.deaths < kills:
-            if self._first and kills == 0:
+            if self._first and not self._hurried:
                 self._first.pop(0)()
             else:
                 weights = [weight for weight, _ in self._kinds]
                 [(_, fault)] = self._random.choices(self._kinds, weights)
                 fault()
-            self._calm(self._random.uniform(0.05, 0.5))
-        self._fleet.revive(0.0)
+            self._calm(self._random.uniform(0.05, 0.2 if self._hurried else 0.5))
 
     def _calm(self, seconds: float) -> None:
         ends = now() + seconds
         while now() < ends:
-            time.sleep(0.05)
+            time.sleep(0.02)
             self._fleet.revive(REVIVE)
 
     def _some(self) -> ChaosServer:
         return self._random.choice(self._fleet.servers)
 
     def _kill(self) -> None:
-        server = self._some()
-        if server.running:
-            self._history.event(f"kill {server.name}")
-            self._fleet.kill(server)
-            self.kills += 1
-        # Now and then it stays away for a while.
-        time.sleep(self._random.choice([0.0, 0.0, 0.3]))
-        self._fleet.arm(server, REVIVE)
+        servers = self._fleet.servers
+        for server in self._random.sample(servers, self._random.randint(1, len(servers))):
+            if server.running:
+                self._history.event(f"kill {server.name}")
+                server.kill()
+                self.kills += 1
+            self._fleet.arm(server, REVIVE)
+        # Now and then they stay away for a while.
+        time.sleep(self._random.choice([0.0, 0.0, 0.05 if self._hurried else 0.3]))
         self._fleet.start()
-        self._history.event(f"started {server.name}, to die at {server.die or 'no mark'}")
+        for server in servers:
+            self._history.event(f"{server.name} runs, to die at {server.die or 'no mark'}")
 
     def _pause(self, longest: float = 0.6) -> None:
         server = self._some()
         what = f"paused:{server.name}"
         asked = now()
-        self._fleet.pause(server)
+        server.pause()
         self._history.span(what, asked)
         time.sleep(self._random.uniform(longest / 4, longest))
         with self._history.ending(what):
-            self._fleet.resume(server)
+            server.resume()
 
     def _pause_long(self) -> None:
         self._pause(STALENESS + 2 * PAST)
@@ -126,15 +152,15 @@ class Faults:
     def _switched(self, name: str, seconds: float) -> None:
         what = f"key:local:{name}"
         asked = now()
-        self._keys().disable(name)
+        self._fleet.keys.disable(name)
         self._history.span(what, asked)
         time.sleep(seconds)
         with self._history.ending(what):
-            self._keys().enable(name)
+            self._fleet.keys.enable(name)
 
     def _rotate(self) -> None:
         name = self._random.choice("ab")
-        self._keys().rotate(name)
+        self._fleet.keys.rotate(name)
         self._history.event(f"local:{name} has a new version")
 
     def _take_keys_away(self) -> None:
@@ -145,5 +171,23 @@ class Faults:
         with self._history.ending("keys"):
             self._fleet.bring_keys_back()
 
-    def _keys(self) -> KeyFile:
-        return self._fleet.keys
+    def _cut_off(self) -> None:
+        """F2: cuts one server off from the keys, and has the others see a key refused.
+
+        It must stop by what they tell it, and not begin again when the key is back, which it
+        cannot see.
+        """
+        server = self._some()
+        what, key = f"keys:{server.folder.name}", f"key:{TWINS_URI}"
+        asked = now()
+        self._fleet.cut_off(server)
+        self._history.span(what, asked)
+        asked = now()
+        self._fleet.keys.disable("twins")
+        self._history.span(key, asked)
+        self._calm(STALENESS + TOLD + self._random.uniform(0.3, PAST))
+        with self._history.ending(key):
+            self._fleet.keys.enable("twins")
+        self._calm(self._random.uniform(0.2, PAST))
+        with self._history.ending(what):
+            self._fleet.join(server)

@@ -1,23 +1,19 @@
-"""The system under test: server processes with failpoints over one store, and their dev keys."""
+"""The system under test: servers with failpoints over one store, their keys and their network."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import postgres
-from e2e.server import READY, ROOT, NotReadyError, Server, clean_environment
+from chaos.network import Network, Pair
+from chaos.servers import SLOW, ChaosServer, Nursery
 from keyfold_server.providers.local_keys import KeyFile
 from keyfold_server.service.timing import SystemClock
 from keyfold_server.store.marks import MARKS
@@ -31,70 +27,20 @@ STALENESS: Final = 2.0
 TTL: Final = 1.5
 GRACE: Final = 1.0
 
-SLOW: Final = 0.25
-"""Part of the answers inside a server that come late."""
+SQLITE: Final = "sqlite"
+POSTGRESQL: Final = "postgresql"
+SYNCHRONOUS: Final = "synchronous"
+LAGGING: Final = "lagging"
+KINDS: Final = {
+    SQLITE: "1 server, SQLite",
+    POSTGRESQL: "3 servers, PostgreSQL",
+    SYNCHRONOUS: "3 servers, PostgreSQL that fails over to a synchronous standby",
+    LAGGING: "3 servers, PostgreSQL that fails over to a lagging standby",
+}
+"""The systems that there are, and what to call them."""
 
-_PROGRAM: Final = Path(__file__).with_name("failpoints.py")
-_START: Final = 30.0
+_SERVERS: Final = 3
 _HOLD: Final = 10.0
-
-
-@dataclass
-class ChaosServer(Server):
-    """A server of a given tree, with failpoints."""
-
-    tree: Path = ROOT
-    die: str = ""
-    slow: float = SLOW
-
-    @property
-    def name(self) -> str:
-        """This process among all of a run: the server's folder and which start it is."""
-        return f"{self.folder.name}.{self._starts}"
-
-    def start(self) -> None:
-        """Starts the process and waits until it is ready.
-
-        Raises:
-            NotReadyError: It is not; the message holds what it wrote to stderr.
-        """
-        self.begin()
-        self.wait_ready()
-
-    def begin(self) -> None:
-        """Starts the process."""
-        self._starts += 1
-        environment = clean_environment(**self.settings) | {
-            "PYTHONPATH": f"{self.tree / 'server'}{os.pathsep}{self.tree / 'clients' / 'python'}",
-            "CHAOS_TREE": str(self.tree),
-            "CHAOS_DIE": self.die,
-            "CHAOS_SLOW": str(self.slow),
-        }
-        out, err = (self.folder / f"{name}.{self._starts}" for name in ("stdout", "stderr"))
-        with out.open("wb") as stdout, err.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", _PROGRAM],
-                cwd=self.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-            )
-
-    def wait_ready(self) -> None:
-        """Waits until it takes calls; raises as `start`."""
-        assert self.process is not None
-        out = self.folder / f"stdout.{self._starts}"
-        ends = time.monotonic() + _START
-        while not (line := out.read_text()).endswith("\n"):
-            code = self.process.poll()
-            if code is not None or time.monotonic() > ends:
-                self.kill()
-                err = self.folder / f"stderr.{self._starts}"
-                raise NotReadyError(err.read_text(errors="replace")[-3000:], code)
-            time.sleep(0.02)
-        self.target = line.removeprefix(READY).strip()
-        self.settings = self.settings | {"KEYFOLD_LISTEN": self.target}
 
 
 class Fleet:
@@ -102,54 +48,94 @@ class Fleet:
 
     Attributes:
         folder: All files.
+        kind: One of `KINDS`.
         servers: The servers; one on SQLite, three on PostgreSQL.
         keys: The dev key file.
-        database: The PostgreSQL server, or None.
+        database: The PostgreSQL server that is the primary, or None.
+        pair: It and its standby, where it will fail over, else None.
+        deaths: How many servers have died at a mark.
+        name: The database's name.
     """
 
-    def __init__(self, folder: Path, tree: Path, *, shared: bool, kills: random.Random) -> None:
+    def __init__(
+        self, folder: Path, tree: Path, kind: str, *, kills: random.Random, slow: str = SLOW
+    ) -> None:
         """Makes keys, store and servers; `start` starts them.
 
         Args:
             folder: An empty folder.
             tree: Whose code the servers run.
-            shared: Three servers on PostgreSQL; else one on SQLite.
+            kind: One of `KINDS`.
             kills: Draws the marks at which servers die.
+            slow: Which answers inside a server come late, as `servers.SLOW`.
         """
         self.folder = folder
-        self.keys = KeyFile(folder / "keys.json")
+        self.kind = kind
+        self.deaths = 0
+        self._random = kills
+        self._shared = folder / "keys"
+        self._shared.mkdir()
+        self._away = folder / "keys.away"
+        self.keys = KeyFile(self._shared / "keys.json")
         for name in KEYS:
             self.keys.create(name)
+        self.pair: Pair | None = None
         self.database: postgres.Server | None = None
-        self._random = kills
-        self._away = folder / "keys.json.away"
-        self.deaths = 0
+        self._networks: dict[str, Network] = {}
+        self._nursery = Nursery(tree)
+        self.name = ""
+        common = self._store()
+        self.servers = [
+            self._server(f"s{number}", common, slow)
+            for number in range(1 if kind == SQLITE else _SERVERS)
+        ]
+
+    def _store(self) -> dict[str, str | None]:
         common: dict[str, str | None] = {
             "KEYFOLD_LISTEN": "127.0.0.1:0",
-            "KEYFOLD_STORE": f"sqlite:///{folder / 'store.db'}",
-            "KEYFOLD_SERVICE_KEY": str(folder / "service.key"),
-            "KEYFOLD_LOCAL_KEYS": str(self.keys.path),
+            "KEYFOLD_SERVICE_KEY": str(self.folder / "service.key"),
             "KEYFOLD_METRICS": "off",
             "KEYFOLD_CACHE_TTL": f"{TTL}s",
             "KEYFOLD_OUTAGE_GRACE": f"{GRACE}s",
             "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS:g}s",
             "KEYFOLD_DRAIN_GRACE": "1s",
         }
-        if shared:
-            self.database = postgres.Server("15", checkpoint_timeout="30s")
-            self.database.start()
-            name = self.database.create()
-            common["KEYFOLD_STORE"] = self.database.url(name)
-            migrate_store(self.database.url(name), password_file=self.database.password_file)
-            postgres.a_service_key(folder)
-            common["KEYFOLD_STORE_PASSWORD_FILE"] = str(self.database.password_file)
-        self.url = str(common["KEYFOLD_STORE"])
-        self.servers = []
-        for number in range(3 if shared else 1):
-            own = folder / f"s{number}"
-            own.mkdir()
-            server = ChaosServer(own, dict(common), tree=tree)
-            self.servers.append(server)
+        if self.kind == SQLITE:
+            return common | {"KEYFOLD_STORE": self.url}
+        self.database = postgres.Server("15", checkpoint_timeout="30s")
+        self.database.start()
+        self.name = self.database.create()
+        migrate_store(self.url, password_file=self.database.password_file)
+        postgres.a_service_key(self.folder)
+        if self.kind in {SYNCHRONOUS, LAGGING}:
+            self.pair = Pair(self.database, synchronous=self.kind == SYNCHRONOUS)
+        return common | {
+            "KEYFOLD_STORE": self.url,
+            "KEYFOLD_STORE_PASSWORD_FILE": str(self.database.password_file),
+        }
+
+    def _server(self, name: str, common: dict[str, str | None], slow: str) -> ChaosServer:
+        """Makes a server with a way of its own to the keys and, where it matters, to the store."""
+        own = self.folder / name
+        own.mkdir()
+        (own / "keys").symlink_to(self._shared)
+        settings = common | {"KEYFOLD_LOCAL_KEYS": str(own / "keys" / "keys.json")}
+        if self.pair is not None:
+            port = self.pair.primary.port
+            network = self._networks[name] = Network(port)
+            network.__enter__()
+            here, there = f":{port}/", f":{network.port}/"
+            settings["KEYFOLD_STORE"] = self.url.replace(here, there)
+        return ChaosServer(own, settings, nursery=self._nursery, slow=slow)
+
+    @property
+    def url(self) -> str:
+        """The url of the store, past every network."""
+        if self.database is None:
+            return f"sqlite:///{self.folder / 'store.db'}"
+        return self.database.url(self.name)
+
+    # Servers
 
     def start(self) -> None:
         """Starts every server that does not run, all at once."""
@@ -158,6 +144,23 @@ class Fleet:
             server.begin()
         for server in begun:
             server.wait_ready()
+
+    def restart(self) -> None:
+        """Kills every server and starts it again, to die at no mark."""
+        for server in self.servers:
+            server.kill()
+            server.die = ""
+        self.start()
+
+    def extra(self) -> ChaosServer:
+        """Starts a server that no client calls, straight at the store."""
+        first = self.servers[0]
+        common = first.settings | {"KEYFOLD_LISTEN": "127.0.0.1:0", "KEYFOLD_STORE": self.url}
+        own = self.folder / "extra"
+        own.mkdir()
+        server = ChaosServer(own, common, nursery=self._nursery, slow="0")
+        server.start()
+        return server
 
     def arm(self, server: ChaosServer, chance: float) -> None:
         """Has a server's next start end, by some chance, at a mark of the store's mutations."""
@@ -174,27 +177,29 @@ class Fleet:
                 self.arm(server, chance)
         self.start()
 
-    def kill(self, server: ChaosServer) -> None:
-        """Ends a server by SIGKILL."""
-        server.kill()
-
-    def pause(self, server: ChaosServer) -> None:
-        """Stops a server in its tracks."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server.pid, signal.SIGSTOP)
-
-    def resume(self, server: ChaosServer) -> None:
-        """Lets it go on."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server.pid, signal.SIGCONT)
+    # Keys
 
     def take_keys_away(self) -> None:
-        """Takes the dev key file away: no root key can be asked."""
-        self.keys.path.rename(self._away)
+        """Takes the dev keys away: no root key can be asked."""
+        self._shared.rename(self._away)
 
     def bring_keys_back(self) -> None:
-        """Puts it back."""
-        self._away.rename(self.keys.path)
+        """Puts them back."""
+        self._away.rename(self._shared)
+
+    def cut_off(self, server: ChaosServer) -> None:
+        """Takes the dev keys away from one server."""
+        (server.folder / "keys").unlink()
+
+    def join(self, server: ChaosServer) -> None:
+        """Gives them back to it."""
+        (server.folder / "keys").symlink_to(self._shared)
+
+    # The store
+
+    def network(self, server: ChaosServer) -> Network:
+        """Returns a server's way to the store."""
+        return self._networks[server.folder.name]
 
     @contextmanager
     def held_store(self) -> Iterator[None]:
@@ -221,6 +226,12 @@ class Fleet:
         assert self.database is not None
         self.database.crash()
 
+    def fail_over(self) -> None:
+        """Makes the standby the primary; networks lead where they led."""
+        assert self.pair is not None
+        self.pair.standby.promote()
+        self.database = self.pair.standby
+
     def store(self) -> SqlStore:
         """Opens the store beside the servers; on SQLite they must have ended."""
         password = self.database.password_file if self.database else None
@@ -231,21 +242,18 @@ class Fleet:
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Runs one statement on the store's database, past the server."""
         if self.database is not None:
-            return self.database.run(statement, self.url.rpartition("/")[2])
+            return self.database.run(statement, self.name)
         with contextlib.closing(sqlite3.connect(self.folder / "store.db")) as database:
             rows = database.execute(statement).fetchall()
             database.commit()
             return rows
 
-    def log(self) -> str:
-        """Returns what the servers have written."""
-        return "".join(server.log() for server in self.servers)
-
     def close(self) -> None:
         """Ends everything."""
-        for server in self.servers:
-            if server.running:
-                self.resume(server)
-                server.kill()
-        if self.database is not None:
+        self._nursery.close()
+        for network in self._networks.values():
+            network.__exit__(None, None, None)
+        if self.pair is not None:
+            self.pair.close()
+        elif self.database is not None:
             self.database.destroy()

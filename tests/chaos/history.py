@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from chaos.model import Request, State
+from behaviour import Request, State
 
 FOREVER: Final = float("inf")
+
+UNDER_WAY: Final = 1.0
+"""Seconds for which a database may go on with a commit whose client was killed."""
 
 now = time.monotonic
 
@@ -28,6 +32,7 @@ class Answer:
         shown: The cluster as the answer shows it, where `told`.
         told: Whether the answer shows the cluster.
         replayed: It says that the request was carried out before (protocol R6).
+        superseded: It says that something later has changed the cluster since (protocol R6).
         stops_within: Seconds until the last pending replica has stopped by itself; 0: none is
             pending (protocol R4).
         again: The refusal is a remembered one: it says when to ask again.
@@ -38,6 +43,7 @@ class Answer:
     shown: State = None
     told: bool = False
     replayed: bool = False
+    superseded: bool = False
     stops_within: float = 0.0
     again: bool = False
 
@@ -54,7 +60,7 @@ class Attempt:
     Attributes:
         start: When it began.
         end: When its answer was there, or nothing more was waited for.
-        server: Which server process was called, as `number.start`.
+        server: Which server process was called, as `server.start`.
         answer: How it ended.
     """
 
@@ -62,6 +68,15 @@ class Attempt:
     end: float
     server: str
     answer: Answer
+
+    @property
+    def place(self) -> str:
+        """Which server was called, whichever of its processes."""
+        return self.server.partition(".")[0]
+
+    def cut(self, moment: float) -> Attempt:
+        """Returns it as it was known at a moment."""
+        return self if self.end < moment else replace(self, end=moment, answer=Answer(unknown=True))
 
 
 @dataclass(slots=True)
@@ -86,13 +101,14 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A wrapped key that was answered, which must open for ever."""
+    """A wrapped key that was answered at a time, which must open for ever."""
 
     cluster: str
     region: str
     generation: int
     plaintext: bytes
     wrapped: bytes
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +136,9 @@ class Span:
     """A fault that lasted.
 
     Attributes:
-        what: `key:URI` (its versions are disabled), `keys` (the key file is away), `store` (it
-            takes no writes) or `paused:SERVER`.
+        what: `key:URI` (its versions are disabled), `keys` (the key file is away, from everybody
+            or, as `keys:SERVER`, from one), `store` (it takes no writes; as `store:SERVER`, one
+            server's way leads to a store that must take none) or `paused:SERVER`.
         asked: When it began to be brought about.
         begun: When it was surely so.
         ending: When it began to be ended.
@@ -135,6 +152,19 @@ class Span:
     ended: float = FOREVER
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A failover to a standby that lagged.
+
+    Attributes:
+        since: What was answered before this was replicated.
+        until: Nothing that began later reached the old primary.
+    """
+
+    since: float
+    until: float
+
+
 class History:
     """Collects what clients and faults report; may be used from any thread.
 
@@ -145,6 +175,8 @@ class History:
         spans: Faults that lasted.
         events: Everything else that was done to the system, for whoever reads a failure.
         blobs: Every wrapped key that was answered.
+        found: What was found to be wrong while the run went on, as check, cluster and text.
+        lost: What a failover may have taken back, or None.
         servers: How many server processes there are at once.
         staleness: `store_max_staleness`, seconds.
         ttl: The cache's TTL, seconds.
@@ -164,6 +196,9 @@ class History:
         self.spans: list[Span] = []
         self.events: list[tuple[float, str]] = []
         self.blobs: list[Blob] = []
+        self.found: list[tuple[str, str, str]] = []
+        self.lost: Lost | None = None
+        self.births: dict[str, list[float]] = {}
         self._lock = threading.Lock()
 
     def event(self, what: str) -> None:
@@ -190,6 +225,30 @@ class History:
         """Returns a fault's spans, by what their names begin with."""
         with self._lock:
             return [span for span in self.spans if span.what.startswith(what)]
+
+    def over_by(self, attempt: Attempt) -> float:
+        """Returns when what a call began has taken effect at the latest, or never will.
+
+        It goes on when the caller has given up, but not when the process has ended that had it:
+        by then the next one is started. A database may have a commit of it under way for longer.
+        """
+        births = self.births.get(attempt.place, [])
+        following = bisect_right(births, attempt.end)
+        return births[following] + UNDER_WAY if following < len(births) else FOREVER
+
+    def before(self, moment: float) -> History:
+        """Returns what had begun by a moment; what had not ended then has no known outcome."""
+        made = History(
+            servers=self.servers, staleness=self.staleness, ttl=self.ttl, grace=self.grace
+        )
+        made.spans, made.began, made.births = self.spans, self.began, self.births
+        for change in self.changes:
+            attempts = [a.cut(moment) for a in change.attempts if a.start < moment]
+            made.changes.append(replace(change, attempts=attempts))
+        made.looks = [look for look in self.looks if look.attempt.end < moment]
+        made.uses = [use for use in self.uses if use.attempt.end < moment]
+        made.blobs = [blob for blob in self.blobs if blob.at < moment]
+        return made
 
     def dump(self, path: Path) -> None:
         """Writes everything, oldest first, a line of JSON each; times from the beginning."""

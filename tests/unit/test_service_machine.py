@@ -19,13 +19,26 @@ from hypothesis.stateful import (
     rule,
 )
 
+from behaviour import (
+    Power,
+    Region,
+    Request,
+    State,
+    Verdict,
+    asked,
+    outcomes,
+    refusals,
+    state_of,
+    verdicts,
+)
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     KeyfoldError,
     RefusedError,
-    RegionExistsError,
     RevokedError,
 )
+from keyfold_server.domain.lifecycle import State as Life
 from replicas import House, Member
 
 T = TypeVar("T")
@@ -34,21 +47,6 @@ URIS: Final = ("fake:one", "fake:two")
 REGIONS: Final = ("eu", "us")
 TTL: Final = 60.0
 GRACE: Final = 900.0
-
-MEMORY: Final = 6.0
-"""Seconds after which a refusal or an outage that is over is forgotten: 5, and a little."""
-
-BELIEVED: Final = 16.0
-"""Seconds for which an outage that is over may still count as one: pause and belief."""
-
-
-@dataclass
-class ModelRegion:
-    """A region as it should be: the version that wraps each generation, oldest first."""
-
-    uri: str
-    versions: list[int]
-    revoked: bool = False
 
 
 @dataclass
@@ -59,6 +57,29 @@ class Blob:
     generation: int
     plaintext: bytes
     wrapped: bytes = field(repr=False)
+
+
+def shown(cluster: Cluster) -> State:
+    """Reads a cluster as the model has it."""
+    return state_of(
+        {
+            region.name: Region(
+                region.key_spec.uri, len(region.generations), region.state is Life.REVOKED
+            )
+            for region in cluster.regions
+        }
+    )
+
+
+def verdict(result: object) -> Verdict | None:
+    """Says how a use ended, as the model has it; None: as it never may."""
+    if isinstance(result, RevokedError):
+        return Verdict.REVOKED
+    if isinstance(result, RefusedError):
+        return Verdict.REFUSED
+    if isinstance(result, CouldNotTellError):
+        return Verdict.COULD_NOT_TELL
+    return None if isinstance(result, KeyfoldError) else Verdict.SERVED
 
 
 class ReplicaMachine(RuleBasedStateMachine):
@@ -73,7 +94,9 @@ class ReplicaMachine(RuleBasedStateMachine):
         # When each version was switched last, and whether it is on.
         self.keys: dict[str, list[tuple[bool, float]]] = {u: [(True, -1e9)] for u in URIS}
         self.outage: tuple[bool, float] = (False, -1e9)
-        self.regions: dict[str, ModelRegion] = {}
+        self.state: State = None
+        # The version of its root key that wraps each generation, oldest first.
+        self.versions: dict[str, list[int]] = {}
         self.blobs: list[Blob] = []
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -94,10 +117,14 @@ class ReplicaMachine(RuleBasedStateMachine):
     def now(self) -> float:
         return self.house.clock.monotonic()
 
+    @property
+    def regions(self) -> dict[str, Region]:
+        return dict(self.state or ())
+
     @initialize()
     def enabled(self) -> None:
-        self.run(self.one.enable(specs={"eu": URIS[0]}))
-        self.regions["eu"] = ModelRegion(URIS[0], [1])
+        done = self.run(self.one.enable(specs={"eu": URIS[0]}))
+        self.changed(Request("Enable", ("eu",), (("eu", URIS[0]),)), done.cluster)
 
     # What the customer and the world do
 
@@ -137,20 +164,45 @@ class ReplicaMachine(RuleBasedStateMachine):
     def usable(self, uri: str, version: int) -> bool:
         return not self.outage[0] and self.keys[uri][version - 1][0]
 
-    def newest_usable(self, uri: str) -> bool:
-        return self.usable(uri, len(self.keys[uri]))
+    def provable(self, name: str, region: Region) -> bool:
+        return all(self.usable(region.uri, version) for version in self.versions[name])
+
+    def possible(self, request: Request, after: State) -> bool:
+        """Whether every root key answers that a change has to ask."""
+        needed = asked(request, self.state, after)
+        return all(self.usable(uri, len(self.keys[uri])) for uri in needed.wraps) and all(
+            self.provable(name, self.regions[name]) for name in needed.opens
+        )
+
+    def asked_for(self, request: Request, result: Cluster | KeyfoldError) -> None:
+        """Holds the answer to a change against what may be."""
+        refused = refusals(self.state, request)
+        if refused:
+            assert isinstance(result, KeyfoldError), result
+            assert result.reason in refused
+        elif any(self.possible(request, after) for after in outcomes(self.state, request)):
+            assert not isinstance(result, KeyfoldError), result
+            self.changed(request, result)
+        else:
+            assert isinstance(result, RefusedError | CouldNotTellError), result
+
+    def changed(self, request: Request, cluster: Cluster) -> None:
+        """Takes over what a change has made, if it may have."""
+        after = shown(cluster)
+        assert after in outcomes(self.state, request), (self.state, request, after)
+        assert self.possible(request, after)
+        for name, region in after or ():
+            if name not in self.versions or (
+                request.method == "Rotate" and name in request.regions
+            ):
+                self.versions[name] = [len(self.keys[region.uri])] * region.generations
+        self.state = after
 
     @rule(uri=st.sampled_from(URIS))
     def add_region(self, uri: str) -> None:
         result = self.tried(self.one.add_regions({"us": uri}))
-        if "us" in self.regions:
-            if self.regions["us"].uri != uri:
-                assert isinstance(result, RegionExistsError), result
-        elif self.newest_usable(uri):
-            assert not isinstance(result, KeyfoldError), result
-            self.regions["us"] = ModelRegion(uri, [len(self.keys[uri])])
-        else:
-            assert isinstance(result, RefusedError | CouldNotTellError), result
+        request = Request("AddRegions", ("us",), (("us", uri),))
+        self.asked_for(request, result if isinstance(result, KeyfoldError) else result.cluster)
 
     @rule(
         uri=st.sampled_from([None, *URIS]),
@@ -158,45 +210,29 @@ class ReplicaMachine(RuleBasedStateMachine):
         fresh=st.booleans(),
     )
     def rotate(self, uri: str | None, names: list[str], *, fresh: bool) -> None:
-        named = {n: self.regions[n] for n in names if n in self.regions}
-        if not named:
-            return
-        result = self.tried(self.one.rotate(dict.fromkeys(named, uri), new_generation=fresh))
-        if any(region.revoked for region in named.values()):
-            assert isinstance(result, RevokedError), result
-        elif all(
-            self.newest_usable(uri or r.uri) and all(self.usable(r.uri, v) for v in r.versions)
-            for r in named.values()
-        ):
-            assert not isinstance(result, KeyfoldError), result
-            for region in named.values():
-                region.uri = uri or region.uri
-                region.versions = [len(self.keys[region.uri])] * (len(region.versions) + fresh)
-        else:
-            assert isinstance(result, RefusedError | CouldNotTellError), result
+        result = self.tried(self.one.rotate(dict.fromkeys(names, uri), new_generation=fresh))
+        uris = () if uri is None else tuple((name, uri) for name in names)
+        request = Request("Rotate", tuple(names), uris, fresh)
+        self.asked_for(request, result if isinstance(result, KeyfoldError) else result.done.cluster)
 
     @rule(names=st.lists(st.sampled_from(REGIONS), unique=True))
     def revoke(self, names: list[str]) -> None:
-        chosen = [n for n in names if n in self.regions]
-        result = self.tried(self.one.revoke(regions=chosen))
-        assert not isinstance(result, KeyfoldError), result
-        for name in chosen or self.regions:
-            self.regions[name].revoked = True
+        result = self.tried(self.one.revoke(regions=names))
+        self.asked_for(
+            Request("Revoke", tuple(names)),
+            result if isinstance(result, KeyfoldError) else result.done.cluster,
+        )
 
     @rule()
     def restore(self) -> None:
         result = self.tried(self.one.restore())
         assert not isinstance(result, KeyfoldError), result
-        revoked = {n for n, region in self.regions.items() if region.revoked}
-        good = {
-            n
-            for n in revoked
-            if all(self.usable(self.regions[n].uri, v) for v in self.regions[n].versions)
-        }
+        revoked = {name for name, region in self.regions.items() if region.revoked}
+        good = {name for name in revoked if self.provable(name, self.regions[name])}
         assert set(result.regions) == good
         assert set(result.failed) == revoked - good
-        for name in good:
-            self.regions[name].revoked = False
+        self.changed(Request("Restore"), result.done.cluster)
+        assert {name for name, region in self.regions.items() if region.revoked} == revoked - good
 
     @rule()
     def restart(self) -> None:
@@ -209,23 +245,14 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     # What callers do
 
-    def check(self, region: ModelRegion, version: int, result: object) -> None:
+    def check(self, name: str, generation: int, result: object) -> None:
         """Holds an answer against what must be."""
-        on, since = self.keys[region.uri][version - 1]
+        region = self.regions[name]
+        on, since = self.keys[region.uri][self.versions[name][generation - 1] - 1]
         out, turned = self.outage
-        if region.revoked:
-            assert isinstance(result, RevokedError), result
-            return
-        if isinstance(result, KeyfoldError):
-            assert isinstance(result, RefusedError | CouldNotTellError), result
-        if on and not out and self.now - max(since, turned) >= MEMORY:
-            assert not isinstance(result, KeyfoldError), result
-        if out and self.now - turned >= TTL + GRACE:
-            assert isinstance(result, CouldNotTellError | RefusedError), result
-        if not on and self.now - since >= TTL + GRACE:
-            assert isinstance(result, KeyfoldError), result
-        if not on and not out and self.now - since >= TTL and self.now - turned >= BELIEVED:
-            assert isinstance(result, RefusedError), result
+        power = Power(on, self.now - since, out, self.now - turned)
+        may = verdicts(power, ttl=TTL, grace=GRACE)
+        assert verdict(result) in ({Verdict.REVOKED} if region.revoked else may), (result, power)
 
     @rule(name=st.sampled_from(REGIONS), plaintext=st.binary(min_size=1, max_size=40))
     def wrap(self, name: str, plaintext: bytes) -> None:
@@ -233,17 +260,16 @@ class ReplicaMachine(RuleBasedStateMachine):
         if region is None:
             return
         result = self.tried(self.one.wrap(region=name, plaintext=plaintext))
-        self.check(region, region.versions[-1], result)
+        self.check(name, region.generations, result)
         if isinstance(result, bytes):
-            self.blobs.append(Blob(name, len(region.versions), plaintext, result))
+            self.blobs.append(Blob(name, region.generations, plaintext, result))
 
     @precondition(lambda self: self.blobs)
     @rule(data=st.data())
     def unwrap(self, data: st.DataObject) -> None:
         blob = data.draw(st.sampled_from(self.blobs))
-        region = self.regions[blob.region]
         result = self.tried(self.one.unwrap(blob.wrapped))
-        self.check(region, region.versions[blob.generation - 1], result)
+        self.check(blob.region, blob.generation, result)
         if not isinstance(result, KeyfoldError):
             assert result.plaintext == blob.plaintext
             assert (result.region, result.generation) == (blob.region, blob.generation)

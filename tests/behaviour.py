@@ -1,16 +1,24 @@
-"""The behavioural model: what a cluster is, and what a request may make of it.
+"""The behavioural model: what a cluster is, what a request may make of it, and how a use may end.
 
-It says nothing of time: not when a key service can be asked, nor what is in a replica's memory.
-States are values that compare by what they hold. Where an outcome depends on what the model does
-not know (which keys a Restore could prove), every possible one is given.
+The one that hypothesis drives a replica against, and that the histories of the chaos suite are
+held to. States are values that compare by what they hold. Where an outcome depends on what the
+model does not know (which keys a Restore could prove), every possible one is given. It knows no
+code of the server, and no clock: ages are seconds that somebody else has measured.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
+
+MEMORY: Final = 6.0
+"""Seconds after which a refusal that is over is forgotten: 5, and a little."""
+
+BELIEVED: Final = 16.0
+"""Seconds for which an outage that is over may still count as one: pause and belief."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class Request:
     fresh: bool = False
 
 
-KINDS: Final = ("Enable", "AddRegions", "Rotate", "Revoke", "Restore")
+# --- changes -----------------------------------------------------------------------------
 
 
 def state_of(regions: Mapping[str, Region]) -> State:
@@ -117,3 +125,83 @@ def _refusals(state: State, request: Request) -> Iterator[str]:
         name in there and there[name].revoked for name in request.regions
     ):
         yield "REVOKED"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a change asks of key services.
+
+    Attributes:
+        opens: Regions every KEK of which it unwraps.
+        wraps: Root keys that it wraps under, and opens again what it wrapped.
+    """
+
+    opens: frozenset[str] = frozenset()
+    wraps: frozenset[str] = frozenset()
+
+
+def asked(request: Request, before: State, after: State) -> Asked:
+    """Returns what had to be asked for a change that made one state of another (R7, S5).
+
+    Revoke asks nobody (R1), and so does whatever finds everything as it shall be.
+    """
+    old, opens, wraps = dict(before or ()), set(), set()
+    for name, region in after or ():
+        was = old.get(name)
+        if was is None:
+            wraps.add(region.uri)
+        elif was.revoked and not region.revoked:
+            opens.add(name)
+        elif request.method == "Rotate" and name in request.regions:
+            opens.add(name)
+            wraps.add(region.uri)
+    return Asked(frozenset(opens), frozenset(wraps))
+
+
+# --- uses --------------------------------------------------------------------------------
+
+
+class Verdict(enum.Enum):
+    """How a use may end."""
+
+    SERVED = enum.auto()
+    REFUSED = enum.auto()
+    COULD_NOT_TELL = enum.auto()
+    REVOKED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """How the root key of a KEK is, and for how long it has been so.
+
+    Attributes:
+        on: Whether the version that wrapped the KEK is enabled.
+        on_for: Seconds since it was switched last.
+        out: Whether its key service cannot be asked.
+        out_for: Seconds since that began or ended.
+    """
+
+    on: bool
+    on_for: float
+    out: bool
+    out_for: float
+
+
+def verdicts(power: Power, *, ttl: float, grace: float) -> frozenset[Verdict]:
+    """Returns how a use of a KEK in an enabled region may end (protocol F1, F2).
+
+    Args:
+        power: Its root key.
+        ttl: The region's cache TTL, seconds.
+        grace: Its grace in an outage, seconds.
+    """
+    may = {Verdict.SERVED, Verdict.REFUSED, Verdict.COULD_NOT_TELL}
+    if power.on and not power.out and min(power.on_for, power.out_for) >= MEMORY:
+        return frozenset({Verdict.SERVED})
+    if (power.out and power.out_for >= ttl + grace) or (
+        not power.on and power.on_for >= ttl + grace
+    ):
+        may.discard(Verdict.SERVED)
+    if not power.on and not power.out and power.on_for >= ttl and power.out_for >= BELIEVED:
+        return frozenset({Verdict.REFUSED})
+    return frozenset(may)

@@ -1,0 +1,166 @@
+"""Stores that can be put back as they were, and all that a store tells."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+import postgres
+import store_crasher
+from builders import NOW, a_request
+from chaos.fleet import POSTGRESQL, SQLITE
+from keyfold_server.domain.cluster import Cluster
+from keyfold_server.domain.errors import StoreRolledBackError
+from keyfold_server.domain.ports import ClusterFilter
+from store_crasher import Place
+
+_GONE: Final = 20.0
+_SESSIONS: Final = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND application_name = 'keyfold-server'"
+)
+
+
+class Bench(Protocol):
+    """A prepared store that can be put back as it was."""
+
+    place: Place
+
+    def fresh(self) -> Place:
+        """Puts the store back as it was prepared."""
+        ...
+
+    def pass_time(self) -> None:
+        """Makes everything old, by the store's own clock."""
+        ...
+
+    def settle(self) -> None:
+        """Returns when nobody is at work in the store any more."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
+class Sqlite:
+    """A store in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._template = folder / "template"
+        self._template.mkdir()
+        self._folder = folder / "store"
+        self.place = Place.sqlite(self._folder)
+        with closing(store_crasher.opened(Place.sqlite(self._template))) as store:
+            store_crasher.prepare(store)
+
+    def fresh(self) -> Place:
+        """Copies the store's files."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.copytree(self._template, self._folder)
+        return self.place
+
+    def pass_time(self) -> None:
+        """Does nothing: the store has the process's clock."""
+
+    def settle(self) -> None:
+        """Does nothing: who was killed is gone."""
+
+    def close(self) -> None:
+        """Does nothing: the files are the folder's."""
+
+
+class Postgres:
+    """A store in a database of a real server that keeps what was committed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = postgres.Server("15")
+        self._server.start()
+        self._name = self._server.create(self._server.migrated)
+        self._clock = postgres.DatabaseClock(self._server, self._name)
+        key = postgres.a_service_key(folder)
+        password = str(self._server.password_file)
+        self.place = Place(self._server.url(self._name), str(key), password)
+        with closing(store_crasher.opened(self.place)) as store:
+            store_crasher.prepare(store)
+        self._server.save(self._name)
+
+    def fresh(self) -> Place:
+        """Puts the rows back."""
+        self._clock.set(NOW / 1000)
+        self._server.go_back(self._name)
+        return self.place
+
+    def pass_time(self) -> None:
+        """Sets the server's clock."""
+        self._clock.set(store_crasher.LATER)
+
+    def settle(self) -> None:
+        """Waits for the server to notice who is gone: until then it may still commit."""
+        ends = time.monotonic() + _GONE
+        while self._server.run(_SESSIONS, self._name) != [(0,)]:
+            assert time.monotonic() < ends
+            time.sleep(0.002)
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._clock.close()
+        self._server.destroy()
+
+
+BENCHES: Final[dict[str, Callable[[Path], Bench]]] = {SQLITE: Sqlite, POSTGRESQL: Postgres}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """All that a store tells, random ids aside."""
+
+    clusters: list[object]
+    events: list[int]
+    numbers: list[object]
+    requests: list[int | None]
+    observed: bool
+    replicas: list[str]
+
+
+def shape(cluster: Cluster) -> object:
+    """Returns what a cluster is, random ids aside."""
+    return (
+        (cluster.name, cluster.epoch, cluster.version),
+        [
+            (
+                r.name,
+                r.state,
+                r.key_spec,
+                [[w.ciphertext is None for w in g.wraps] for g in r.generations],
+            )
+            for r in cluster.regions
+        ],
+    )
+
+
+def picture(place: Place) -> Picture:
+    """Reads everything, which verifies every row, every chain and the numbers."""
+    with closing(store_crasher.opened(place)) as store:
+        clusters = [c for c in store.clusters(ClusterFilter(), "", 99) if isinstance(c, Cluster)]
+        assert len(clusters) == len(store.clusters(ClusterFilter(), "", 99))
+        replicas = [r.replica for r in store.replicas()]
+        keys = [a_request(c, k) for c in ("acme", "fresh") for k in store_crasher.CHANGES]
+        requests = [store.request(key) for key in keys]
+        try:
+            noted = store.poll(replace(store_crasher.BEAT, replica="reader"))
+        except StoreRolledBackError:
+            noted = []  # what came first was pruned
+        return Picture(
+            clusters=[shape(cluster) for cluster in clusters],
+            events=[store.verify_audit(cluster.name) for cluster in clusters],
+            numbers=[(n.number, n.cluster, n.root, n.replica) for n in noted],
+            requests=[found.version if found is not None else None for found in requests],
+            observed="root:ab12" in store.observations(["root:ab12"]),
+            replicas=replicas,
+        )

@@ -1,0 +1,219 @@
+"""What a run leaves: looked at by servers that know nothing of it, and straight in the store."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+
+from behaviour import State
+from chaos import rollback
+from chaos.board import TWINS
+from chaos.fleet import Fleet
+from chaos.history import FOREVER, Blob, History, now
+from chaos.messages import opened, shown
+from chaos.order import Violation
+from e2e.wire import Refusal, refusal, stubs
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold_server.domain.cluster import Region
+from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.domain.ports import ClusterFilter
+
+_BATCH: Final = 500
+_MANY: Final = 100_000
+_TIMEOUT: Final = 10.0
+
+
+def left(fleet: Fleet, history: History) -> Iterator[Violation]:
+    """Looks at what a run leaves: records, wrapped keys, rotations, chains, seals."""
+    if history.lost is None:
+        # What is remembered of refusals and outages goes with the process.
+        fleet.restart()
+    else:
+        yield from _reconciled(fleet)
+    yield from _records(fleet, history)
+    blobs: dict[str, list[Blob]] = {change.cluster: [] for change in history.changes}
+    for blob in history.blobs:
+        blobs[blob.cluster].append(blob)
+    with stubs(fleet.servers[0].target) as stub:
+        for cluster, kept in sorted(blobs.items()):
+            yield from _cluster(stub, history, cluster, kept)
+    for server in fleet.servers:
+        server.kill()
+    yield from _stored(fleet)
+    yield from _edited(fleet)
+
+
+def _reconciled(fleet: Fleet) -> Iterator[Violation]:
+    """S1: once an operator says that the store is right, those who refused go on with it."""
+    fleet.servers[0].command("reconcile", "--yes", "--reason", "failover")
+    asked = pb.WrapRequest(cluster=next(iter(TWINS)), region="eu", plaintext=b"k")
+    for server in fleet.servers:
+        ends = now() + _TIMEOUT
+        with stubs(server.target) as stub:
+            while reason := _refused(stub, asked):
+                if now() > ends:
+                    text = f"after an operator's decision it says {reason}"
+                    yield Violation("rolled-back", server.name, text)
+                    break
+                time.sleep(0.05)
+
+
+def _refused(stub: service.KeyManagementServiceStub, asked: pb.WrapRequest) -> str:
+    try:
+        stub.Wrap(asked, timeout=_TIMEOUT)
+    except grpc.RpcError as error:
+        return refusal(error).reason or error.code().name
+    return ""
+
+
+def _cluster(
+    stub: service.KeyManagementServiceStub, history: History, cluster: str, kept: list[Blob]
+) -> Iterator[Violation]:
+    """A cluster is as the record says, and so is every wrapped key."""
+    try:
+        status = stub.GetStatus(pb.GetStatusRequest(cluster=cluster), timeout=_TIMEOUT).status
+        state = shown(status)
+    except grpc.RpcError as error:
+        state = None
+        if refusal(error).reason != "CLUSTER_NOT_FOUND":
+            yield Violation("wrapped-key", cluster, f"no status: {refusal(error)}")
+            return
+    since = FOREVER
+    if history.lost is not None:
+        since = history.lost.since
+        yield from rollback.left(history, cluster, state, now())
+    if state is None:
+        if any(blob.at < since for blob in kept):
+            yield Violation("wrapped-key", cluster, "it is not there, and gave out wrapped keys")
+        return
+    yield from _opened(stub, kept, state, since)
+    try:
+        answer = stub.Restore(pb.RestoreRequest(cluster=cluster), timeout=_TIMEOUT)
+    except grpc.RpcError as error:
+        yield Violation("wrapped-key", cluster, f"no Restore: {refusal(error)}")
+        return
+    revoked = [name for name, region in shown(answer.status) or () if region.revoked]
+    if revoked:
+        yield Violation("wrapped-key", cluster, f"{revoked} could not be restored")
+    yield from _opened(stub, kept, shown(answer.status), since)
+
+
+def _opened(
+    stub: service.KeyManagementServiceStub, kept: list[Blob], state: State, since: float
+) -> Iterator[Violation]:
+    """Every wrapped key opens, or is refused because its region is revoked, as the record says.
+
+    The KEK of one that was made after a time may have been lost, and is then not known.
+    """
+    there = dict(state or ())
+    for first in range(0, len(kept), _BATCH):
+        some = kept[first : first + _BATCH]
+        items = [pb.BatchUnwrapItem(wrapped_key=blob.wrapped) for blob in some]
+        asked = pb.BatchUnwrapRequest(cluster=some[0].cluster, items=items)
+        results = stub.BatchUnwrap(asked, timeout=_TIMEOUT).results
+        for blob, result in zip(some, results, strict=True):
+            where = f"a key of {blob.region}, generation {blob.generation}"
+            reason = Refusal.of(result.error).reason if result.HasField("error") else ""
+            if reason == "UNKNOWN_KEK" and blob.at >= since:
+                continue
+            revoked = blob.region in there and there[blob.region].revoked
+            if reason != ("REVOKED" if revoked else ""):
+                text = f"{where}: {reason or 'it opened, though its region is revoked'}"
+                yield Violation("wrapped-key", blob.cluster, text)
+            elif not reason and (wrong := opened(blob, result.answer)):
+                yield Violation("wrapped-key", blob.cluster, f"{where}: {wrong}")
+
+
+def _records(fleet: Fleet, history: History) -> Iterator[Violation]:
+    """R5, R6: the chain holds one event for each change that was made, and no more."""
+    rows = fleet.execute(
+        "SELECT name, action, count(*) FROM audit_events JOIN clusters ON uid = cluster_uid "
+        "WHERE outcome IN ('done', 'unchanged') AND action LIKE 'rpc:%' GROUP BY name, action"
+    )
+    known = {change.cluster for change in history.changes}
+    recorded = {(str(n), str(a)): int(str(count)) for n, a, count in rows if n in known}
+    until = FOREVER if history.lost is None else history.lost.since
+    sure: Counter[tuple[str, str]] = Counter()
+    maybe: Counter[tuple[str, str]] = Counter()
+    for change in history.changes:
+        key = (change.cluster, f"rpc:cluster:{change.request.method.lower()}")
+        done = [a for a in change.attempts if a.answer.done and a.end < until]
+        if change.request.method == "Restore":
+            # One that moves nothing leaves no event, and is carried out again when repeated.
+            maybe[key] += len(change.attempts)
+        elif done:
+            sure[key] += 1
+        elif any(a.answer.unknown or a.answer.done for a in change.attempts):
+            maybe[key] += 1
+    for key in sorted({*recorded, *sure}):
+        count = recorded.get(key, 0)
+        if not sure[key] <= count <= sure[key] + maybe[key]:
+            text = f"{count} events of {key[1]}, not {sure[key]} to {sure[key] + maybe[key]}"
+            yield Violation("audit", key[0], text)
+
+
+def _stored(fleet: Fleet) -> Iterator[Violation]:
+    """R5, S5: every chain verifies, and no rotation is half done; by the code of this suite."""
+    store = fleet.store()
+    try:
+        for cluster in store.clusters(ClusterFilter(), "", _MANY):
+            if isinstance(cluster, KeyfoldError):
+                yield Violation("audit", cluster.cluster or "", cluster.message)
+                continue
+            for region in cluster.regions:
+                yield from _half_done(cluster.name, region)
+            try:
+                store.verify_audit(cluster.name)
+            except KeyfoldError as error:
+                yield Violation("audit", cluster.name, error.message)
+    finally:
+        store.close()
+
+
+def _half_done(cluster: str, region: Region) -> Iterator[Violation]:
+    """Every KEK of a region is under its root key, and no old wrap of one can be opened."""
+    for generation in region.generations:
+        *old, current = generation.wraps
+        where = f"{region.name}, generation {generation.number}"
+        if current.root.uri != region.key_spec.uri or current.ciphertext is None:
+            text = f"{where} is under {current.root.uri}, its region under {region.key_spec.uri}"
+            yield Violation("half-done", cluster, text)
+        if any(wrap.ciphertext is not None for wrap in old):
+            yield Violation("half-done", cluster, f"{where} has an old wrap that opens")
+
+
+def _edited(fleet: Fleet) -> Iterator[Violation]:
+    """A1, A2: a row that somebody else wrote is refused."""
+    found = fleet.execute(
+        "SELECT hex(cluster_uid), clusters.name, regions.name, state FROM regions "
+        "JOIN clusters ON uid = cluster_uid ORDER BY clusters.name LIMIT 1"
+        if fleet.database is None
+        else "SELECT encode(cluster_uid, 'hex'), clusters.name, regions.name, state FROM regions "
+        "JOIN clusters ON uid = cluster_uid ORDER BY clusters.name LIMIT 1"
+    )
+    if not found:
+        return
+    ((uid, cluster, region, state),) = found
+    other = "REVOKED" if state == "ENABLED" else "ENABLED"
+    uid_is = f"hex(cluster_uid) = '{uid}'"
+    if fleet.database is not None:
+        uid_is = f"encode(cluster_uid, 'hex') = '{uid}'"
+    fleet.execute(f"UPDATE regions SET state = '{other}' WHERE name = '{region}' AND {uid_is}")
+    server = fleet.servers[0]
+    server.start()
+    asked = pb.GetStatusRequest(cluster=str(cluster))
+    with stubs(server.target) as stub:
+        try:
+            stub.GetStatus(asked, timeout=_TIMEOUT)
+        except grpc.RpcError as error:
+            reason = refusal(error).reason
+        else:
+            reason = "nothing"
+    if reason != "ROW_NOT_AUTHENTIC":
+        text = f"its state was edited from {state} to {other}, and {reason} was said"
+        yield Violation("authentic", str(cluster), text)

@@ -1,0 +1,81 @@
+"""Patches: each takes one safeguard out of a copy of the code.
+
+A line of context on each side of a change, no more: a patch is to survive changes around it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chaos.servers import SLOW
+from e2e.server import ROOT
+
+PATCHES: Final = Path(__file__).with_name("patches")
+
+
+class DoesNotApplyError(Exception):
+    """A patch no longer fits the code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A patch that takes one safeguard away.
+
+    Attributes:
+        path: The patch; the lines before its first `diff` say what it does, by these names.
+        rule: `Rule:`, the rule that is broken.
+        takes: `Takes:`, what is taken away.
+        kind: `On:`, the kind of system on which it shows.
+        faults: `Faults:`, names of the faults under which it shows, or all; empty: any.
+        slow: `Slow:`, which answers inside a server come late, as `servers.SLOW`.
+    """
+
+    path: Path
+    rule: str
+    takes: str
+    kind: str
+    faults: tuple[str, ...]
+    slow: str
+
+
+def patches() -> list[Patch]:
+    """Reads every patch."""
+    found = []
+    for path in sorted(PATCHES.glob("*.patch")):
+        lines = re.findall(r"^(Rule|Takes|On|Faults|Slow): (.+)$", path.read_text(), re.MULTILINE)
+        head = dict(lines)
+        faults = () if head["Faults"] == "all" else tuple(head["Faults"].split(", "))
+        slow = head.get("Slow", SLOW)
+        found.append(Patch(path, head["Rule"], head["Takes"], head["On"], faults, slow))
+    return found
+
+
+def copied(folder: Path, patch: Patch | None = None) -> Path:
+    """Copies the code into a folder and takes a safeguard out of the copy.
+
+    Raises:
+        DoesNotApplyError: The patch does not fit the code any more.
+    """
+    without = shutil.ignore_patterns("__pycache__")
+    for part in ("server", "clients/python"):
+        shutil.copytree(ROOT / part, folder / part, ignore=without)
+    if patch is not None:
+        # In a repository above, git would look for the files there.
+        environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
+        done = subprocess.run(
+            ["git", "apply", "--whitespace=nowarn", patch.path],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise DoesNotApplyError(f"{patch.path.name} does not apply: {done.stderr.strip()}")
+    return folder

@@ -1,0 +1,157 @@
+"""Server processes of a run: forked from one nursery per tree of code, killed, and forked again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from e2e.server import READY, NotReadyError, Server, clean_environment
+
+SLOW: Final = "0.25"
+"""Part of the answers inside a server that come late; a method after it: of its answers alone."""
+
+# A PostgreSQL server is started by a plain fork, at which gRPC's own handlers would run while
+# clients call, and may abort. It is read when the first channel is made.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+_PROGRAM: Final = Path(__file__).with_name("failpoints.py")
+_START: Final = 30.0
+_LOOK: Final = 0.005
+
+
+class Nursery:
+    """The process of which servers are forked; for one thread."""
+
+    def __init__(self, tree: Path) -> None:
+        """Starts it.
+
+        Args:
+            tree: Whose code the servers run.
+        """
+        path = f"{tree / 'server'}{os.pathsep}{tree / 'clients' / 'python'}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", _PROGRAM],
+            env=clean_environment() | {"PYTHONPATH": path, "CHAOS_TREE": str(tree)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, **order: Any) -> str:
+        """Has an order carried out and returns the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().strip()
+        assert answer, "the nursery has ended"
+        return answer
+
+    def close(self) -> None:
+        """Ends it, and every server with it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+@dataclass
+class ChaosServer(Server):
+    """A server with failpoints.
+
+    Attributes:
+        nursery: What it is forked of.
+        die: At which mark of the store's mutations, and when, it kills itself; empty: at none.
+        slow: Which of its answers come late inside, as `SLOW`.
+        births: When each of its processes was started.
+    """
+
+    nursery: Nursery | None = None
+    die: str = ""
+    slow: str = SLOW
+    births: list[float] = field(default_factory=list)
+    _pid: int = field(default=0)
+    _code: int | None = field(default=None)
+
+    @property
+    def name(self) -> str:
+        """This process among all of a run: the server's folder and which start it is."""
+        return f"{self.folder.name}.{self._starts}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        if self._pid and self._code is None:
+            assert self.nursery is not None
+            answer = self.nursery.ask(do="poll", pid=self._pid)
+            if answer != "running":
+                self._code = int(answer)
+        return bool(self._pid) and self._code is None
+
+    def start(self) -> None:
+        """Starts the process and waits until it is ready.
+
+        Raises:
+            NotReadyError: It is not; the message holds what it wrote to stderr.
+        """
+        self.begin()
+        self.wait_ready()
+
+    def begin(self) -> None:
+        """Starts the process."""
+        assert self.nursery is not None
+        self._starts += 1
+        self.births.append(time.monotonic())
+        own = {"CHAOS_DIE": self.die, "CHAOS_SLOW": self.slow}
+        answer = self.nursery.ask(
+            do="start",
+            folder=str(self.folder),
+            out=str(self.folder / f"stdout.{self._starts}"),
+            err=str(self.folder / f"stderr.{self._starts}"),
+            environment=clean_environment(**self.settings) | own,
+        )
+        self._pid, self._code = int(answer), None
+
+    def wait_ready(self) -> None:
+        """Waits until it takes calls; raises as `start`."""
+        out = self.folder / f"stdout.{self._starts}"
+        ends = time.monotonic() + _START
+        while not (out.exists() and (line := out.read_text()).endswith("\n")):
+            if not self.running or time.monotonic() > ends:
+                self.kill()
+                err = self.folder / f"stderr.{self._starts}"
+                raise NotReadyError(err.read_text(errors="replace")[-3000:], self._code)
+            time.sleep(_LOOK)
+        self.target = line.removeprefix(READY).strip()
+        self.settings = self.settings | {"KEYFOLD_LISTEN": self.target}
+
+    def kill(self) -> None:
+        """Ends the server at once, by SIGKILL: no drain, no last write."""
+        if self.running:
+            os.kill(self._pid, signal.SIGKILL)
+        while self.running:
+            time.sleep(_LOOK / 5)
+
+    def pause(self) -> None:
+        """Stops the server in its tracks."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGCONT)

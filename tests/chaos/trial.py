@@ -1,0 +1,131 @@
+"""One run: servers, clients and faults let loose, what the clients saw validated, what is left."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from chaos.board import Board
+from chaos.faults import Faults
+from chaos.fleet import GRACE, SQLITE, STALENESS, TTL, Fleet
+from chaos.history import History
+from chaos.left import left
+from chaos.order import Violation
+from chaos.servers import SLOW
+from chaos.traffic import Client
+from chaos.validate import validate
+from e2e.server import ROOT
+
+CLIENTS: Final = 8
+CHANGERS: Final = 4
+"""Clients that make changes; the others use keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run does.
+
+    Attributes:
+        seed: Draws what clients ask and what goes wrong.
+        seconds: How long faults are brought about.
+        kills: How many servers must have been killed before it ends.
+        kind: One of `fleet.KINDS`.
+        tree: Whose code the servers run.
+        faults: Names of the faults to choose from; empty: all.
+        slow: Which answers inside a server come late, as `servers.SLOW`.
+    """
+
+    seed: int
+    seconds: float = 8.0
+    kills: int = 0
+    kind: str = SQLITE
+    tree: Path = ROOT
+    faults: tuple[str, ...] = ()
+    slow: str = SLOW
+
+
+@dataclass(slots=True)
+class Report:
+    """How a run ended.
+
+    Attributes:
+        violations: What must not have happened.
+        counts: How much of everything there was.
+    """
+
+    violations: list[Violation]
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def run(plan: Plan, folder: Path) -> Report:
+    """Carries out one run in an empty folder."""
+    draw = random.Random(plan.seed)
+    kills = random.Random(draw.random())
+    fleet = Fleet(folder, plan.tree, plan.kind, kills=kills, slow=plan.slow)
+    history = History(servers=len(fleet.servers), staleness=STALENESS, ttl=TTL, grace=GRACE)
+    try:
+        fleet.start()
+        faults = Faults(fleet, history, draw.getrandbits(32), plan.faults)
+        try:
+            _let_loose(fleet, history, faults, plan, draw)
+            history.births = {server.folder.name: server.births for server in fleet.servers}
+            violations = [*validate(history), *left(fleet, history)]
+        finally:
+            history.dump(folder / "history.jsonl")
+        counts = _counts(history)
+        counts["kills"] = faults.kills + fleet.deaths
+        (folder / "violations.txt").write_text("".join(f"{v}\n" for v in violations))
+        return Report(violations, counts)
+    finally:
+        fleet.close()
+
+
+def _let_loose(
+    fleet: Fleet, history: History, faults: Faults, plan: Plan, draw: random.Random
+) -> None:
+    """Has clients call while faults are brought about; returns when the last has ended."""
+    board = Board()
+    clients = [
+        Client(
+            number,
+            fleet.servers,
+            board,
+            history,
+            draw.getrandbits(32),
+            changes=number < CHANGERS,
+        )
+        for number in range(CLIENTS)
+    ]
+    clients[0].enable_twins()
+    for client in clients:
+        client.start()
+    try:
+        faults.run(plan.seconds, plan.kills)
+    finally:
+        for client in clients:
+            client.ended.set()
+        for client in clients:
+            client.join(30)
+    for client in clients:
+        if client.failure is not None:
+            raise client.failure
+        assert not client.is_alive()
+
+
+def _counts(history: History) -> Counter[str]:
+    attempts = [a for change in history.changes for a in change.attempts]
+    uses = [use.attempt for use in history.uses]
+    return Counter(
+        {
+            "changes": len(history.changes),
+            "carried out": sum(attempt.answer.done for attempt in attempts),
+            "unknown": sum(attempt.answer.unknown for attempt in attempts),
+            "replayed": sum(attempt.answer.replayed for attempt in attempts),
+            "uses": len(uses),
+            "served": sum(attempt.answer.done for attempt in uses),
+            "wrapped keys": len(history.blobs),
+        }
+    )

@@ -1,0 +1,39 @@
+"""What a client wants of a cluster."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from behaviour import Request, State
+
+REGIONS: Final = ("eu", "us", "ap")
+URIS: Final = ("local:a", "local:b")
+
+
+def wish(choose: random.Random, state: State) -> Request:
+    """Draws a change that makes sense more often than not."""
+    there = dict(state or ())
+    if not there:
+        names = sorted(choose.sample(REGIONS, choose.randint(1, 2)))
+        return Request("Enable", tuple(names), tuple((n, choose.choice(URIS)) for n in names))
+    some = tuple(sorted(choose.sample(sorted(there), choose.randint(1, len(there)))))
+    draw = choose.random()
+    if draw < 0.06:
+        return Request(
+            "Enable", tuple(there), tuple((n, region.uri) for n, region in there.items())
+        )
+    if draw < 0.16:
+        names = sorted(choose.sample(REGIONS, choose.randint(1, 2)))
+        uris = tuple(
+            (n, there[n].uri if n in there and choose.random() < 0.8 else choose.choice(URIS))
+            for n in names
+        )
+        return Request("AddRegions", tuple(names), uris)
+    revoked = sum(region.revoked for region in there.values())
+    if choose.random() < (0.6 if revoked else 0.1):
+        return Request("Restore", () if choose.random() < 0.5 else some)
+    if draw < 0.40:
+        return Request("Revoke", () if choose.random() < 0.5 else some)
+    moved = tuple((n, choose.choice(URIS)) for n in some if choose.random() < 0.4)
+    return Request("Rotate", some, moved, fresh=choose.random() < 0.5)
