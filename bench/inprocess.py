@@ -25,6 +25,8 @@ from bench import cases
 from bench.figures import aligned
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server import bootstrap
+from keyfold_server.access.policy import Development
+from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import DataMethods
 from keyfold_server.rpc.life_methods import LifeMethods
@@ -37,6 +39,9 @@ _REPEATS_QUICK: Final = 5
 
 _ROUNDS: Final = 3
 """Loads until everything is in memory: the cluster, then its key."""
+
+_CALLER: Final = Caller(Development().rights(Identity(("local",), "loopback")))
+"""Whom the server takes callers for where it is not told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ async def _measure(folder: Path, repeats: int) -> list[Row]:
         await replica.start()
         try:
             await LifeMethods(replica).table()["Enable"](
-                cases.enabling().SerializeToString(), "local", math.inf, Facts()
+                cases.enabling().SerializeToString(), _CALLER, math.inf, Facts()
             )
             return await _rows(replica, repeats)
         finally:
@@ -80,11 +85,11 @@ async def _measure(folder: Path, repeats: int) -> list[Row]:
 
 
 async def _rows(replica: Replica, repeats: int) -> list[Row]:
-    methods = DataMethods(replica.data_plane).table()
+    methods = DataMethods(replica.data_plane, replica.bounds.message_bytes).table()
 
     def core(method: str, request: Message) -> Callable[[], bytes]:
         """Returns the whole warm path of one call, without an argument left."""
-        return partial(methods[method], request.SerializeToString(), Call(), Facts())
+        return partial(methods[method], request.SerializeToString(), Call(_CALLER.rights), Facts())
 
     async def warm(method: str, request: Message) -> bytes:
         """Makes one call; what it lacks in memory is there afterwards."""
@@ -92,7 +97,7 @@ async def _rows(replica: Replica, repeats: int) -> list[Row]:
             try:
                 return core(method, request)()
             except NeedsLoad as lacking:
-                await replica.loads.satisfy(lacking.needs, Call(), math.inf)
+                await replica.loads.satisfy(lacking.needs, Call(_CALLER.rights), math.inf)
         raise RuntimeError(f"{method} does not become warm")
 
     key = os.urandom(cases.KEY_SIZE)

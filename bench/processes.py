@@ -1,17 +1,19 @@
-"""Server processes: started, asked what CPU they used, and ended, each by its own process id."""
+"""Server processes: started, asked what they used, and ended, each by its own process id."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import re
 import selectors
 import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Final
+from pathlib import Path
+from typing import IO, Final, NamedTuple
 
 _READY_WITHIN: Final = 20.0
 """Seconds from start to the line with the address."""
@@ -41,6 +43,11 @@ class Server:
         self.address = address
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def cpu(self) -> float:
         """Returns the CPU seconds that the process has used, in user and in kernel mode.
 
@@ -50,6 +57,29 @@ class Server:
         if self._process.poll() is not None:
             raise ServerError(f"{self.name} ended by itself with {self._process.returncode}")
         return cpu_seconds(self._process.pid)
+
+    def memory(self) -> Memory:
+        """Returns what the process has in memory, now and at most so far."""
+        return memory(Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8"))
+
+
+class Memory(NamedTuple):
+    """Resident memory of a process in MiB: now, and the most so far."""
+
+    now: float
+    peak: float
+
+
+def memory(status: str) -> Memory:
+    """Returns the memory that a process's /proc/PID/status tells.
+
+    Raises:
+        ServerError: It tells none: the process has ended.
+    """
+    found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", status, re.MULTILINE))
+    if len(found) < len(Memory._fields):
+        raise ServerError("the process has no memory any more")
+    return Memory(int(found["VmRSS"]) / 1024, int(found["VmHWM"]) / 1024)
 
 
 def cpu_seconds(pid: int) -> float:

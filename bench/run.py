@@ -1,41 +1,43 @@
-"""`make bench`: a real keyfold-server beside an empty gRPC server under the same load.
+"""`make bench`: measures keyfold-server, one case after another.
 
-README.md says what the figures mean.
+README.md says what the cases are and what their figures mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
-# So that the parts are found by the names that the tests and the type checker use.
+# So that the parts are found by the names that the tests and the type checker use, and those of
+# the tests that start a PostgreSQL and turn a clock.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import cases, figures, inprocess, load, machine
-from bench.processes import Server, running
+from bench import figures, goals, load, machine
 
-_PAIRS: Final = 30
-"""Of short runs: what disturbs the machine for a second then meets a pair or two."""
+CPU: Final = "cpu"
+"""The case that has tables of its own."""
 
-_PAIRS_QUICK: Final = 7
-_SCALE_QUICK: Final = 0.5
-
-_FEWEST: Final = 5
-"""Pairs that a row has at least, however slow the machine is."""
-
-_TIME: Final = 150.0
-"""Seconds for all pairs; beyond its part of them a row makes do with the pairs that it has."""
-
-_TIME_QUICK: Final = 20.0
+CASES: Final[Mapping[str, str]] = {
+    "revoke": "revocation",
+    "isolation": "isolation",
+    "cold": "cold",
+    "shed": "overload",
+    "scale": "scale",
+    "memory": "memory",
+    "kms-calls": "kms_calls",
+}
+"""Those with goals, and the module of each, whose `measure` is called with the plan."""
 
 _BUSY: Final = 0.5
 """Load average per core beyond which the figures are marked as noisy."""
@@ -43,11 +45,9 @@ _BUSY: Final = 0.5
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs: a look")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    options = parser.parse_args()
-    if not load.installed():
+    options = _options()
+    chosen: Sequence[str] = options.cases or [CPU, *CASES]
+    if CPU in chosen and not load.installed():
         print(f"{load.PROGRAM} is missing: apt-get install nghttp2-client", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGTERM, _terminated)
@@ -55,27 +55,35 @@ def main() -> None:
     for name, value in facts.items():
         print(f"{name + ':':14}{value}")
     if os.getloadavg()[0] / (os.cpu_count() or 1) > _BUSY:
-        print("The machine is busy: look at the pairwise ratios alone, and measure again.")
+        print("The machine is busy: go by the pairwise ratios and counts, and measure again.")
+    content: dict[str, Any] = {"machine": facts, "quick": options.quick}
     with tempfile.TemporaryDirectory(prefix="keyfold-bench-") as name:
-        folder = Path(name)
-        environment = _environment(folder)
-        _run_keyfold(environment, "dev-keys", "create", cases.ROOT_KEY)
-        print("\nServer processes under h2load:")
-        compared = _compare(folder, environment, quick=options.quick)
-        print(figures.table(compared))
-        print("\nThe service's own code, without gRPC (no measure of the server):")
-        rows = inprocess.measure(folder, quick=options.quick)
-        print(inprocess.table(rows))
+        for case in chosen:
+            folder = Path(name) / case
+            folder.mkdir()
+            if case == CPU:
+                content |= _cpu(folder, quick=options.quick)
+            else:
+                plan = goals.Plan(folder, quick=options.quick, whole=options.whole)
+                content.setdefault("figures", []).extend(_case(case, plan))
     if options.json:
-        content = {
-            "machine": facts,
-            "quick": options.quick,
-            "servers": [c.as_json() for c in compared],
-            "in_process": [
-                {"name": row.name, "min_us": row.smallest, "median_us": row.median} for row in rows
-            ],
-        }
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [CPU, *CASES]
+    # Not `choices`: of these argparse would want at least one.
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all, or of {', '.join(names)}")
+    parser.add_argument("--quick", action="store_true", help="small sizes: a look")
+    parser.add_argument("--whole", action="store_true", help="memory: use every cluster, minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    options = parser.parse_args()
+    for name in options.cases:
+        if name not in names:
+            parser.error(f"there is no case {name}; the cases are: {', '.join(names)}")
+    options.cases = list(dict.fromkeys(options.cases))
+    return options
 
 
 def _terminated(number: int, _: FrameType | None) -> NoReturn:
@@ -83,73 +91,37 @@ def _terminated(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """Returns an environment in which no setting but ours reaches the server."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("KEYFOLD_")}
-    return inherited | {
-        "KEYFOLD_LISTEN": "127.0.0.1:0",
-        "KEYFOLD_STORE": f"sqlite:///{folder / 'keyfold.db'}",
-        "KEYFOLD_LOCAL_KEYS": str(folder / "root-keys.json"),
+def _cpu(folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Measures and prints `cpu`; returns its part of the JSON."""
+    from bench import compare, inprocess
+
+    print("\nServer processes under h2load:")
+    compared = compare.measure(folder, quick=quick)
+    print(figures.table(compared))
+    print("\nThe service's own code, without gRPC (no measure of the server):")
+    rows = inprocess.measure(folder, quick=quick)
+    print(inprocess.table(rows), flush=True)
+    return {
+        "servers": [c.as_json() for c in compared],
+        "in_process": [
+            {"name": row.name, "min_us": row.smallest, "median_us": row.median} for row in rows
+        ],
     }
 
 
-def _keyfold(*arguments: str) -> list[str]:
-    return [str(Path(sys.executable).with_name("keyfold-server")), *arguments]
-
-
-def _run_keyfold(environment: dict[str, str], *arguments: str) -> None:
-    subprocess.run(_keyfold(*arguments), env=environment, capture_output=True, check=True)
-
-
-def _compare(folder: Path, environment: dict[str, str], *, quick: bool) -> list[figures.Comparison]:
-    echo_command = [sys.executable, str(Path(__file__).with_name("echo.py"))]
-    with (
-        running("keyfold-server", _keyfold(), environment) as service,
-        running("echo", echo_command, environment) as echo,
-    ):
-        cases.enable(service.address)
-        rows = cases.cases(service.address, _SCALE_QUICK if quick else 1.0)
-        pairs = _PAIRS_QUICK if quick else _PAIRS
-        seconds = (_TIME_QUICK if quick else _TIME) / len(rows)
-        return [_row(service, echo, case, folder, pairs, seconds) for case in rows]
-
-
-def _row(
-    service: Server, echo: Server, case: cases.Case, folder: Path, pairs: int, seconds: float
-) -> figures.Comparison:
-    """Measures one row: warm-up, pairs of runs, and a real call before and after."""
+def _case(case: str, plan: goals.Plan) -> list[dict[str, Any]]:
+    """Measures and prints a case with goals; returns its part of the JSON."""
     began = time.monotonic()
-    body = folder / "request"
-    body.write_bytes(load.frame(case.request))
-    answer = cases.ask(service.address, case.path, case.request)
-    case.check(answer)
-    for server, size in ((service, len(answer)), (echo, 0)):
-        load.run(server.address, case.path, body, case.load, size)
-    measured: list[figures.Pair] = []
-    while len(measured) < pairs and (len(measured) < _FEWEST or time.monotonic() - began < seconds):
-        measured.append(
-            figures.Pair(
-                _cost(service, case, body, len(answer)),
-                _cost(echo, case, body, 0),
-            )
-        )
-        _progress(f"{case.name}: {len(measured)} of {pairs}")
-    _progress("")
-    after = cases.ask(service.address, case.path, case.request)
-    case.check(after)
-    return figures.Comparison(case.name, case.items, measured)
-
-
-def _cost(server: Server, case: cases.Case, body: Path, answer_size: int) -> float:
-    """Returns CPU µs per call of one run."""
-    before = server.cpu()
-    load.run(server.address, case.path, body, case.load, answer_size)
-    return figures.per_call(before, server.cpu(), case.load.calls)
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{text:40}\r", end="", file=sys.stderr, flush=True)
+    # Not before: a case needs no part of another one's.
+    measure: goals.Measure = importlib.import_module(f"bench.{CASES[case]}").measure
+    try:
+        measured = measure(plan)
+    except goals.SkippedError as skipped:
+        print(f"\n{case}: skipped: {skipped}", flush=True)
+        return []
+    print(f"\n{case}, {time.monotonic() - began:.0f} s:")
+    print(goals.table(measured), flush=True)
+    return [figure.as_json() for figure in measured]
 
 
 if __name__ == "__main__":

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import figures, load
-from bench.processes import ServerError, cpu_seconds
+from bench import figures, goals, kms, load, stock
+from bench.kms_provider import BenchProvider
+from bench.processes import ServerError, cpu_seconds, memory
+
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import ThrottledError, UnreachableError
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import ClusterFilter
+from keyfold_server.service.timing import SystemClock
+from keyfold_server.store.opening import open_store
 
 OUTPUT = """\
 starting benchmark...
@@ -117,3 +128,109 @@ def test_table_shows_every_row() -> None:
     assert lines[0] == lines[1]
     assert len(head) == len(lines[0])
     assert "1.250 x" in lines[0]
+
+
+def test_percentile_is_one_of_the_values() -> None:
+    """So many of the values are not above it, and nothing is made up between two of them."""
+    values = [float(value) for value in range(1, 201)]
+    random.shuffle(values)
+    assert goals.percentile(values, 0.50) == 100
+    assert goals.percentile(values, 0.99) == 198
+    assert goals.percentile(values, 1.0) == 200
+    assert goals.percentile([7.0], 0.99) == 7
+    assert goals.percentile([float(value) for value in range(1, 101)], 0.07) == 7
+
+
+def test_pairwise_is_the_median_of_the_pairs_ratios() -> None:
+    """A machine that is slow in one pair of windows does not move it."""
+    without = [[10.0] * 100, [200.0] * 100, [10.0] * 100]
+    beside = [[11.0] * 100, [220.0] * 100, [90.0] * 100]
+    assert goals.pairwise(without, beside) == pytest.approx(1.1)
+
+
+def test_pairwise_needs_pairs() -> None:
+    """Windows without a counterpart must not be compared."""
+    with pytest.raises(ValueError, match="shorter"):
+        goals.pairwise([[1.0], [1.0]], [[1.0]])
+
+
+def test_a_goal_is_met_or_not() -> None:
+    """At the goal is met, beyond it is not, on either side; without a goal it is neither."""
+    figure = goals.Figure("cold", "KMS calls", 1, "", 8, goal=1)
+    assert figure.met is True
+    assert replace(figure, value=1.01).met is False
+    least = replace(figure, at_least=True)
+    assert least.met is True
+    assert replace(least, value=0.99).met is False
+    assert replace(figure, goal=None).met is None
+    assert figure.as_json()["met"] is True
+
+
+def test_table_of_figures_shows_value_samples_goal_and_whether_it_is_met() -> None:
+    """A goal that is missed stands out, and a figure without one has none."""
+    met = goals.Figure("scale", "start", 1.234, "s", 5, goal=5)
+    missed = goals.Figure("scale", "status", 12_345, "ms", 2_000, goal=5)
+    head, first, second, third = goals.table([met, missed, replace(met, goal=None)]).splitlines()
+    assert head.split() == ["figure", "value", "samples", "goal", "met"]
+    assert first.split() == ["start", "1.23", "s", "5", "<=", "5", "s", "yes"]
+    assert second.split() == ["status", "12,345", "ms", "2,000", "<=", "5", "ms", "NO"]
+    assert third.split() == ["start", "1.23", "s", "5"]
+
+
+def test_memory_of_a_process() -> None:
+    """Resident now and at most, in MiB, of this very process; one that has ended has none."""
+    own = memory(Path("/proc/self/status").read_text(encoding="utf-8"))
+    assert 1 < own.now <= own.peak
+    text = "Name:\tx\nVmHWM:\t    4096 kB\nVmRSS:\t    2048 kB\nRssAnon:\t 1 kB\n"
+    assert memory(text) == (2, 4)
+    with pytest.raises(ServerError):
+        memory("Name:\tx\nState:\tZ (zombie)\n")
+
+
+async def test_kms_answers_counts_and_misbehaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one account's KMS does is no other's, every call is counted, and it heals."""
+    binding = Binding("acme", "eu", bytes(16), None)
+    sick, well = RootKey("BENCH", "bench:sick.key"), RootKey("BENCH", "bench:well.key")
+    async with kms.serving() as service:
+        monkeypatch.setenv("BENCH_KMS_PORT", str(service.port))
+        provider = BenchProvider()
+        assert provider.account(sick) == "sick"
+
+        async def opened(key: RootKey, budget: float) -> bytes:
+            wrapped = await asyncio.to_thread(provider.wrap, key, b"k", binding, budget=budget)
+            unwrapped = await asyncio.to_thread(
+                provider.unwrap, key, "1", wrapped.ciphertext, binding, budget=budget
+            )
+            return bytes(unwrapped.plaintext)
+
+        service.hang("sick")
+        with pytest.raises(UnreachableError):
+            await opened(sick, 0.05)
+        assert await opened(well, 10.0) == b"k"
+        service.heal()
+        service.throttle("sick")
+        with pytest.raises(ThrottledError):
+            await opened(sick, 10.0)
+        service.heal()
+        assert await opened(sick, 10.0) == b"k"
+        assert service.counts == {os.getpid(): 6}
+
+
+def test_stock_is_a_store_that_a_server_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made once, every row of it is authentic, and each use gets a copy of its own."""
+    monkeypatch.setenv("KEYFOLD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stock, "ROOT_KEYS", 2)
+    for copy in ("one", "two"):
+        folder = tmp_path / copy
+        stock.stocked(folder, 3)
+        store = open_store(f"sqlite:///{folder / 'keyfold.db'}", None, clock=SystemClock())
+        found = store.clusters(ClusterFilter(), "", 10)
+        store.close()
+        assert [cluster.name for cluster in found if not isinstance(cluster, Exception)] == [
+            "tenant-000000",
+            "tenant-000001",
+            "tenant-000002",
+        ]
+    assert len(list((tmp_path / "cache").iterdir())) == 1

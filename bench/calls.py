@@ -1,0 +1,118 @@
+"""A client of one server on this process's loop, for thousands of calls at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from bench.cases import REGION, WrongAnswerError
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import key_management_service_pb2_grpc as stubs
+from keyfold.v1 import resources_pb2 as res
+
+if TYPE_CHECKING:
+    from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceAsyncStub
+
+WITHIN: Final = 20.0
+"""Seconds for a call that is expected to be answered."""
+
+KEY: Final = bytes(range(32))
+"""What is wrapped, so that each answer of Unwrap can be checked."""
+
+
+class Outcome(NamedTuple):
+    """How a call ended.
+
+    Attributes:
+        code: `OK`, or the gRPC code's name.
+        retry: The refusal says when to try again.
+    """
+
+    code: str
+    retry: bool
+
+
+class Client:
+    """Calls one server; calls take its connections in turn."""
+
+    def __init__(self, made: list[KeyManagementServiceAsyncStub]) -> None:
+        """Takes a stub for each connection."""
+        turns = itertools.cycle(made)
+        self._next: Callable[[], KeyManagementServiceAsyncStub] = lambda: next(turns)
+
+    async def enable(self, cluster: str, spec: res.KeySpec, ttl: int | None = None) -> None:
+        """Makes a cluster with one region.
+
+        Args:
+            cluster: Its name.
+            spec: Its root key.
+            ttl: Seconds of its policy's cache_ttl; None leaves it to the server.
+        """
+        policy = None if ttl is None else res.RegionPolicy(cache_ttl=Duration(seconds=ttl))
+        region = res.RegionSpec(region=REGION, key_spec=spec, policy=policy)
+        await self._next().Enable(
+            pb.EnableRequest(cluster=cluster, region_specs=[region]), timeout=WITHIN
+        )
+
+    async def wrap(self, cluster: str) -> bytes:
+        """Wraps `KEY`."""
+        request = pb.WrapRequest(cluster=cluster, region=REGION, plaintext=KEY)
+        return (await self._next().Wrap(request, timeout=WITHIN)).wrapped_key
+
+    async def unwrap(self, cluster: str, wrapped_key: bytes, within: float = WITHIN) -> None:
+        """Opens `KEY`, or raises."""
+        request = pb.UnwrapRequest(cluster=cluster, wrapped_key=wrapped_key)
+        if (await self._next().Unwrap(request, timeout=within)).plaintext != KEY:
+            raise WrongAnswerError("Unwrap returned another key")
+
+    async def outcome(self, cluster: str, wrapped_key: bytes, within: float = WITHIN) -> Outcome:
+        """Opens `KEY`, and says how that ended."""
+        try:
+            await self.unwrap(cluster, wrapped_key, within)
+        except grpc.aio.AioRpcError as error:
+            return Outcome(error.code().name, _has_retry_info(error))
+        return Outcome("OK", retry=False)
+
+    async def revoke(self, cluster: str) -> pb.RevokeResponse:
+        """Revokes a cluster."""
+        return await self._next().Revoke(pb.RevokeRequest(cluster=cluster), timeout=WITHIN)
+
+    async def status(self, cluster: str) -> None:
+        """Reads a cluster's status."""
+        reply = await self._next().GetStatus(pb.GetStatusRequest(cluster=cluster), timeout=WITHIN)
+        if reply.status.cluster != cluster:
+            raise WrongAnswerError("GetStatus told of another cluster")
+
+
+@asynccontextmanager
+async def client(address: str, connections: int = 1) -> AsyncIterator[Client]:
+    """Connects to a server."""
+    # Without it all channels to one address share one connection.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+            for _ in range(connections)
+        ]
+        yield Client([stubs.KeyManagementServiceStub(channel) for channel in channels])
+
+
+def key_spec(uri: str) -> res.KeySpec:
+    """Returns the spec of a root key by its uri: `local:NAME` or `bench:ACCOUNT.KEY`."""
+    return res.KeySpec(type=uri.partition(":")[0].upper(), uri=uri)
+
+
+def _has_retry_info(error: grpc.aio.AioRpcError) -> bool:
+    metadata = error.trailing_metadata()
+    for name, value in metadata or ():
+        if name == "grpc-status-details-bin":
+            details = Status.FromString(cast("bytes", value)).details
+            return any(d.TypeName() == RetryInfo.DESCRIPTOR.full_name for d in details)
+    return False

@@ -1,0 +1,66 @@
+"""`scale`: how long a server takes to start on 100,000 clusters, and what a status costs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from bench import calls, servers, stock
+from bench.goals import Figure, Plan, percentile
+
+START_GOAL: Final = 5.0
+STATUS_GOAL: Final = 5.0
+"""Seconds, and milliseconds: design section 11."""
+
+CLUSTERS: Final = 100_000
+CLUSTERS_QUICK: Final = 2_000
+_STARTS: Final = 5
+_STATUSES: Final = 2_000
+_STATUSES_QUICK: Final = 100
+
+
+def measure(plan: Plan) -> list[Figure]:
+    """Measures `scale`."""
+    count = CLUSTERS_QUICK if plan.quick else CLUSTERS
+    stock.stocked(plan.folder, count)
+    starts = []
+    for _ in range(_STARTS):
+        began = time.perf_counter()
+        with servers.one(plan.folder):
+            starts.append(time.perf_counter() - began)
+    wanted = _STATUSES_QUICK if plan.quick else _STATUSES
+    first, again = asyncio.run(_statuses(plan.folder, count, wanted))
+    of = f"{count:,} cluster-regions"
+    return [
+        Figure("scale", f"{of}: start to ready, median", median(starts), "s", len(starts)),
+        Figure("scale", f"{of}: start to ready, slowest", max(starts), "s", _STARTS, START_GOAL),
+        _status(f"{of}: GetStatus that asks the KMS, p50", first, 0.50, STATUS_GOAL),
+        _status(f"{of}: GetStatus that asks the KMS, p99", first, 0.99, None),
+        _status(f"{of}: GetStatus asked before, p50", again, 0.50, STATUS_GOAL),
+        _status(f"{of}: GetStatus asked before, p99", again, 0.99, None),
+    ]
+
+
+def _status(what: str, seconds: list[float], part: float, goal: float | None) -> Figure:
+    value = percentile(seconds, part) * 1e3
+    return Figure("scale", what, value, "ms", len(seconds), goal)
+
+
+async def _statuses(folder: Path, count: int, wanted: int) -> tuple[list[float], list[float]]:
+    """Times GetStatus of random clusters one by one, and then the same ones again."""
+    names = [stock.cluster(n) for n in random.sample(range(count), wanted)]
+    with servers.one(folder) as server:
+        async with calls.client(server.address) as client:
+            rounds: list[list[float]] = []
+            for _ in range(2):
+                seconds = []
+                for name in names:
+                    began = time.perf_counter()
+                    await client.status(name)
+                    seconds.append(time.perf_counter() - began)
+                rounds.append(seconds)
+    return rounds[0], rounds[1]

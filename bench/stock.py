@@ -1,0 +1,108 @@
+"""A store with very many clusters, made by the store itself, a hundred in each transaction.
+
+Making one takes half a minute, so it is kept in the cache folder of this project's tools, under a
+digest of the code that made it: one of another schema is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+import keyfold_server
+from bench.cases import REGION
+from builders import a_cluster, an_event
+from keyfold_server.domain.binding import KEY_SIZE, Binding
+from keyfold_server.domain.cluster import Generation, Region, Wrap, created
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import Change
+from keyfold_server.providers.local import LocalProvider
+from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.service.timing import SystemClock
+from keyfold_server.store.opening import open_store
+
+ROOT_KEYS: Final = 500
+"""Root keys, each of as many clusters."""
+
+_GROUP: Final = 100
+"""Changes in one transaction (protocol S8)."""
+
+_ROOMS: Final = ("domain", "providers", "store")
+"""Packages whose code decides what is in the files."""
+
+
+def cluster(number: int) -> str:
+    """Returns a cluster's name."""
+    return f"tenant-{number:06}"
+
+
+def stocked(folder: Path, count: int) -> None:
+    """Puts a store of so many clusters, with their root keys, into a server's folder."""
+    kept = _cache() / f"bench-{count}-{_digest()}"
+    if not kept.exists():
+        being_made = kept.with_name(f"{kept.name}.{os.getpid()}")
+        being_made.mkdir(parents=True)
+        try:
+            _make(being_made, count)
+            being_made.rename(kept)
+        finally:
+            shutil.rmtree(being_made, ignore_errors=True)
+    shutil.copytree(kept, folder, dirs_exist_ok=True)
+
+
+def _cache() -> Path:
+    """Returns the folder that `scripts/lib.sh` uses, too."""
+    if own := os.environ.get("KEYFOLD_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keyfold"
+
+
+def _digest() -> str:
+    package = Path(keyfold_server.__file__).parent
+    code = [path for room in _ROOMS for path in sorted((package / room).rglob("*.py"))]
+    made_of = hashlib.sha256()
+    for path in (Path(__file__), *code):
+        made_of.update(path.read_bytes())
+    return made_of.hexdigest()[:16]
+
+
+def _make(folder: Path, count: int) -> None:
+    keys = KeyFile(folder / "root-keys.json")
+    for number in range(ROOT_KEYS):
+        keys.create(f"root-{number}")
+    # The servers say it in their own logs: these root keys are for development.
+    logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
+    provider = LocalProvider(keys.path)
+    store = open_store(f"sqlite:///{folder / 'keyfold.db'}", None, clock=SystemClock())
+    try:
+        for first in range(0, count, _GROUP):
+            numbers = range(first, min(first + _GROUP, count))
+            for result in store.apply([_enabling(provider, number) for number in numbers]):
+                if isinstance(result, Exception):
+                    raise result
+    finally:
+        store.close()
+
+
+def _enabling(provider: LocalProvider, number: int) -> Change:
+    name, root = cluster(number), RootKey("LOCAL", f"local:root-{number % ROOT_KEYS}")
+    binding = Binding(name, REGION, os.urandom(16), None)
+    payload = bytes(binding.payload(bytearray(os.urandom(KEY_SIZE))))
+    wrapped = provider.wrap(root, payload, binding, budget=1.0)
+    at = int(time.time() * 1000)
+    wrap = Wrap(1, root, wrapped.key_version, None, wrapped.ciphertext, at)
+    region = Region(
+        name=REGION,
+        state=State.ENABLED,
+        state_since=at,
+        key_spec=KeySpec(root.type, root.uri),
+        policy=RegionPolicy(),
+        generations=(Generation(binding.kek_id, 1, at, (wrap,)),),
+    )
+    return Change(name, created(a_cluster(name, [region])), an_event())
