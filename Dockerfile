@@ -23,8 +23,9 @@ RUN ["/build/tools/bin/python", "-m", "pip", "wheel", "--no-deps", "--no-build-i
 # --- the installed program ---------------------------------------------------------------
 
 FROM ${BASE}${DIGEST:+@${DIGEST}} AS installed
-# The name of a lock in requirements/: `server` is what serving needs, `all` is every extra.
-ARG EXTRAS=server
+# The name of a lock in requirements/: `all` is every extra, the key services' SDKs among them;
+# `server` leaves those out, and serves LOCAL keys and other packages' providers alone.
+ARG EXTRAS=all
 COPY requirements/${EXTRAS}.lock /build/requirements/installed.lock
 # The environment has no pip of its own; the image's pip fills it. Only ready-made wheels: there
 # is no compiler here.

@@ -92,9 +92,8 @@ check-docs: venv ## Check that those pages are the code's
 	@$(bin)/python scripts/docs.py check
 
 .PHONY: tools
-tools: ## Try to get what tests speak to: grpcurl, TLC, PostgreSQL, PgBouncer
-	@scripts/grpcurl.sh || [ $$? -eq 3 ]
-	@scripts/model.sh || [ $$? -eq 3 ]
+tools: ## Try to get what tests speak to: grpcurl, TLC, PostgreSQL, PgBouncer, key services
+	@for one in grpcurl model localstack moto openbao; do scripts/$$one.sh || [ $$? -eq 3 ]; done
 	@for one in 15 16 18 pgbouncer; do scripts/postgres.sh $$one || [ $$? -eq 3 ]; done
 
 # --- tests -----------------------------------------------------------------------------
@@ -117,6 +116,11 @@ checks: venv
 test: checks ## Everything that CI runs: all checks, then all tests, the fast ones first
 	@$(bin)/pytest $(fast_tests) $(slow_tests)
 
+# KEY2=, PRINCIPAL= and OPTIONS= where they are needed; the credential comes from the environment.
+.PHONY: live
+live: venv ## Run the provider suite on a key of yours (PROVIDER=aws KEY=arn:…)
+	@PYTHONPATH=tests $(bin)/python -m contract.live
+
 # Bounded without these: CHAOS_RUNS=n for more runs, CHAOS_KILLS=1000 for as many kills in each,
 # CHAOS_SEED=n to repeat what it printed.
 .PHONY: chaos
@@ -125,18 +129,20 @@ chaos: venv ## Break servers under load, and the code's safeguards, and see it n
 
 # --- running ---------------------------------------------------------------------------
 
-# FILE reaches the program through the environment, where make puts what it is called with.
+# FILE and PROVIDER reach the program through the environment, where make puts what it is called
+# with. PROVIDER is vault, aws, azure or gcp: a stand-in for that service, on this machine.
 .PHONY: demo
-demo: venv ## Show one file's key from wrap to revocation (FILE=path: your own file)
-	@$(bin)/python examples/demo.py
+demo: venv ## Show one file's key from wrap to revocation (FILE=path, PROVIDER=vault: yours)
+	@$(bin)/python examples/$(if $(PROVIDER),demo_kms,demo).py
 
 .PHONY: serve
 serve: venv ## Run a server on this machine to try things on
 	@$(bin)/python examples/serve.py
 
+# CASES="revoke scale" for some of them alone; all of them take about ten minutes.
 .PHONY: bench
-bench: venv ## Measure
-	@$(bin)/python bench/run.py
+bench: venv ## Measure (CASES="revoke scale": these alone)
+	@$(bin)/python bench/run.py $(CASES)
 
 .PHONY: clean
 clean: ## Remove what make and the checks have made in the clone

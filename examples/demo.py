@@ -44,6 +44,7 @@ COMMAND_TIMEOUT: Final = 30.0
 CALL_TIMEOUT: Final = 10.0
 
 PIECE: Final = 1024 * 1024
+VERSION_SHOWN: Final = 12
 NONCE_SIZE: Final = 12
 TAG_SIZE: Final = 16
 MAX_FILE: Final = 64 * 1024**3 - 1024
@@ -58,8 +59,12 @@ programs = Path(sys.executable).parent
 
 Answer = TypeVar("Answer")
 
-Region: TypeAlias = tuple[str, str, int]
-"""A region's state, its root key's version, and its newest generation."""
+Region: TypeAlias = tuple[str, str, str, int]
+"""A region's state, its root key, that key's version, and the newest generation."""
+
+Promise: TypeAlias = tuple[str, int, int]
+"""A region's state, which of its root keys' versions it is under, counted from 1 as they were first
+seen, and the newest generation."""
 
 
 class BrokenPromiseError(Exception):
@@ -147,6 +152,12 @@ def _name(file: Path) -> str:
     return file.name if file.name.isprintable() else repr(file.name)
 
 
+def _version(written: str) -> str:
+    """Returns a version as a line has room for it: providers write addresses and long numbers."""
+    last = written.rpartition("/")[2]
+    return last if len(last) <= VERSION_SHOWN else f"{last[:VERSION_SHOWN]}…"
+
+
 def _short(wrapped_key: bytes) -> str:
     return f"{wrapped_key[:6].hex()}…{wrapped_key[-4:].hex()} ({len(wrapped_key)} bytes)"
 
@@ -231,14 +242,19 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        self.set_up({"KEYFOLD_LOCAL_KEYS": "keys.json"})
+
+    def set_up(self, settings: Mapping[str, str]) -> None:
+        """Takes the environment as it is now, with these settings over those of every demo."""
         inherited = {name: v for name, v in os.environ.items() if not name.startswith("KEYFOLD_")}
         self.environment = inherited | {
             "KEYFOLD_LISTEN": "127.0.0.1:0",
             "KEYFOLD_STORE": "sqlite:///store.db",
-            "KEYFOLD_LOCAL_KEYS": "keys.json",
             # Every call asks the root key, so that no step is answered from memory.
             "KEYFOLD_CACHE_TTL": "0s",
             "KEYFOLD_DRAIN_GRACE": "2s",
+            **settings,
         }
 
     @property
@@ -326,11 +342,17 @@ class Server:
 
 
 class Walk:
-    """The steps, and what one hands to the next."""
+    """The steps, and what one hands to the next; root keys are LOCAL's."""
+
+    specs = SPECS
+    shown_specs = f"examples/{SPECS.name}"
+    newest = 2
+    """Which of the versions that were seen wraps after the rotation."""
 
     def __init__(self, report: Report, server: Server, file: Path, folder: Path) -> None:
         self._report = report
         self._server = server
+        self._versions: dict[str, list[tuple[str, str]]] = {}
         self._file = file
         self._sealed = folder / "encrypted"
         self._client = keyfold.Client(server.environment["KEYFOLD_TARGET"], timeout=CALL_TIMEOUT)
@@ -350,13 +372,14 @@ class Walk:
             self._tamper(rewrapped)
             self._revoke(rewrapped)
             self._restore(rewrapped)
+            self._end(rewrapped)
             self._show_status()
 
     def _enable(self) -> None:
         self._report.step("Enable a cluster in two regions, each under its own root key")
-        shown = f"keyfold enable {CLUSTER} --file examples/{SPECS.name}"
-        promised = {"eu": ("ENABLED", "1", 1), "us": ("ENABLED", "1", 1)}
-        self._cli(shown, promised, "enable", CLUSTER, "--file", str(SPECS))
+        shown = f"keyfold enable {CLUSTER} --file {self.shown_specs}"
+        promised = {"eu": ("ENABLED", 1, OLD), "us": ("ENABLED", 1, OLD)}
+        self._cli(shown, promised, "enable", CLUSTER, "--file", str(self.specs))
 
     def _take_key_and_encrypt(self) -> bytes:
         self._report.step("Take a data key")
@@ -378,13 +401,22 @@ class Walk:
 
     def _rotate(self) -> None:
         self._report.step("Make a new version of the root key")
-        self._dev_keys("rotate", "eu", promised="version 2 enabled")
+        self._make_version()
         self._report.step("Rotate the region to it")
         shown = f"keyfold rotate {CLUSTER} --region eu --new-generation"
-        promised = {"eu": ("ENABLED", "2", 2), "us": ("ENABLED", "1", 1)}
+        promised = {"eu": ("ENABLED", 2, NEW), "us": ("ENABLED", 1, OLD)}
         self._cli(shown, promised, *shown.split()[1:])
+        self._disable_old()
+
+    def _make_version(self) -> None:
+        self._dev_keys("rotate", "eu", promised="version 2 enabled")
+
+    def _disable_old(self) -> None:
         self._report.step("Disable the old version of the root key")
         self._dev_keys("disable", "eu", "--version", "1", promised="version 1 disabled")
+
+    def _end(self, wrapped_key: bytes) -> None:
+        """Ends the walk, before the cluster is shown; there may be more that a provider can do."""
 
     def _rewrap(self, wrapped_key: bytes) -> bytes:
         self._report.step("Rewrap it; the plaintext does not leave the server")
@@ -405,14 +437,14 @@ class Walk:
     def _revoke(self, wrapped_key: bytes) -> None:
         self._report.step("Revoke the cluster, and try to unwrap")
         shown = f"keyfold revoke {CLUSTER} --yes"
-        promised = {"eu": ("REVOKED", "2", 2), "us": ("REVOKED", "1", 1)}
+        promised = {"eu": ("REVOKED", self.newest, NEW), "us": ("REVOKED", 1, OLD)}
         self._cli(shown, promised, *shown.split()[1:])
         self._refused(wrapped_key, keyfold.RevokedError)
 
     def _restore(self, wrapped_key: bytes) -> None:
         self._report.step("Restore it")
         shown = f"keyfold restore {CLUSTER}"
-        promised = {"eu": ("ENABLED", "2", 2), "us": ("ENABLED", "1", 1)}
+        promised = {"eu": ("ENABLED", self.newest, NEW), "us": ("ENABLED", 1, OLD)}
         self._cli(shown, promised, *shown.split()[1:])
         self._open_file("Unwrap, decrypt and compare once more", wrapped_key, generation=NEW)
 
@@ -476,17 +508,33 @@ class Walk:
             lambda said: promised in said,
         )
 
-    def _cli(self, shown: str, promised: Mapping[str, Region], *words: str) -> None:
+    def _cli(self, shown: str, promised: Mapping[str, Promise], *words: str) -> None:
         """Runs a command that changes the cluster, and holds what it answers to what it should."""
         self._report.ask(
             f"$ {shown} --json",
             lambda: _regions(self._server.command("keyfold", *words, "--json")),
             lambda regions: "; ".join(
-                f"{name} {state}, generation {generation} under version {version} of its root key"
-                for name, (state, version, generation) in regions.items()
+                f"{name} {state}, generation {generation} under version {_version(version)} of its "
+                "root key"
+                for name, (state, _, version, generation) in regions.items()
             ),
-            lambda regions: regions == promised,
+            lambda regions: self._kept(regions, promised),
         )
+
+    def _kept(self, regions: Mapping[str, Region], promised: Mapping[str, Promise]) -> bool:
+        """Tells whether regions are as promised: of versions, that each is the one it should be."""
+        if regions.keys() != promised.keys():
+            return False
+        for name, (state, number, generation) in promised.items():
+            is_state, key, version, is_generation = regions[name]
+            seen = self._versions.setdefault(name, [])
+            if number == len(seen) + 1 and version and (key, version) not in seen:
+                seen.append((key, version))
+            if (is_state, is_generation) != (state, generation):
+                return False
+            if number > len(seen) or seen[number - 1] != (key, version):
+                return False
+        return True
 
 
 def _regions(answer: str) -> dict[str, Region]:
@@ -494,6 +542,7 @@ def _regions(answer: str) -> dict[str, Region]:
     return {
         one["region"]: (
             one["state"].removeprefix("STATE_"),
+            one["key_spec"]["uri"],
             one["key_version"],
             one["generations"][-1]["generation"],
         )
@@ -501,23 +550,43 @@ def _regions(answer: str) -> dict[str, Region]:
     }
 
 
-def start(report: Report, server: Server, interruptions: Interruptions) -> None:
-    """Makes the root keys and brings the server up."""
+class Stage:
+    """What the walk needs around it; here a file of root keys and a server."""
 
-    def create(name: str) -> str:
-        return server.command("keyfold-server", "dev-keys", "create", name).strip()
+    title = "The life of a key"
+    about: tuple[str, ...] = ()
 
-    report.step("Make two root keys, as a customer would in their own KMS")
-    for name in ("eu", "us"):
-        report.ask(f"$ keyfold-server dev-keys create {name}", partial(create, name), str)
+    def start(
+        self, report: Report, server: Server, folder: Path, interruptions: Interruptions
+    ) -> None:
+        """Makes the root keys and brings the server up."""
+        del folder  # The server knows where its files are.
 
-    def serve() -> str:
-        with interruptions.held():
-            server.launch()
-        return server.wait_ready()
+        def create(name: str) -> str:
+            return server.command("keyfold-server", "dev-keys", "create", name).strip()
 
-    report.step("Start a server, which makes its store")
-    report.ask("$ keyfold-server", serve, lambda address: f"ready on {address}")
+        report.step("Make two root keys, as a customer would in their own KMS")
+        for name in ("eu", "us"):
+            report.ask(f"$ keyfold-server dev-keys create {name}", partial(create, name), str)
+        self.serve(report, server, interruptions)
+
+    def serve(self, report: Report, server: Server, interruptions: Interruptions) -> None:
+        """Brings the server up."""
+
+        def serve() -> str:
+            with interruptions.held():
+                server.launch()
+            return server.wait_ready()
+
+        report.step("Start a server, which makes its store")
+        report.ask("$ keyfold-server", serve, lambda address: f"ready on {address}")
+
+    def walk(self, report: Report, server: Server, file: Path, folder: Path) -> Walk:
+        """Returns the steps."""
+        return Walk(report, server, file, folder)
+
+    def close(self) -> None:
+        """Ends what it started beside the server."""
 
 
 def file_of(environment: str | None) -> Path:
@@ -541,7 +610,7 @@ def file_of(environment: str | None) -> Path:
     return file
 
 
-def run(report: Report, file: Path, interruptions: Interruptions) -> int:
+def run(report: Report, file: Path, interruptions: Interruptions, stage: Stage) -> int:
     """Takes the whole walk and returns the exit code; whatever happens, tidies up."""
     with ExitStack() as tidy:
         with interruptions.held():
@@ -551,6 +620,7 @@ def run(report: Report, file: Path, interruptions: Interruptions) -> int:
             def end() -> None:
                 with interruptions.held():
                     server.stop()
+                    stage.close()
                     folder.cleanup()
 
             # Twice: the first may be interrupted before it holds interruptions off, and what has
@@ -558,8 +628,8 @@ def run(report: Report, file: Path, interruptions: Interruptions) -> int:
             tidy.callback(end)
             tidy.callback(end)
         try:
-            start(report, server, interruptions)
-            Walk(report, server, file, Path(folder.name)).all()
+            stage.start(report, server, Path(folder.name), interruptions)
+            stage.walk(report, server, file, Path(folder.name)).all()
         except BrokenPromiseError as error:
             report.broken(str(error), server.log)
             return EXIT_BROKEN
@@ -572,18 +642,19 @@ def run(report: Report, file: Path, interruptions: Interruptions) -> int:
     return 0
 
 
-def main() -> int:
+def main(stage: Stage | None = None) -> int:
     """Runs the demo and returns its exit code."""
-    report = Report()
+    report, stage = Report(), stage or Stage()
     try:
         interruptions = Interruptions()
         file = file_of(os.environ.get("FILE"))
         began = time.monotonic()
         report.title(
-            f"The life of a key, on {_name(file)} ({_size(file.stat().st_size)})",
+            f"{stage.title}, on {_name(file)} ({_size(file.stat().st_size)})",
+            *stage.about,
             "A command's time includes the start of its program.",
         )
-        code = run(report, file, interruptions)
+        code = run(report, file, interruptions, stage)
     except ValueError as error:
         report.broken(str(error), "")
         return EXIT_USAGE

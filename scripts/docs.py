@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,15 +16,18 @@ from typing import Final
 
 import annotated_types
 import typer
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from keyfold.cli.app import app as client
 from keyfold_server import settings
 from keyfold_server.domain.errors import (
     CouldNotTellError,
+    IssuerUnreachableError,
     KekMismatchError,
     KeyfoldError,
     OverloadedError,
+    RateLimitedError,
     RefusedError,
     RequestInProgressError,
     SetupError,
@@ -44,6 +46,8 @@ RETRY: Final[dict[Error, str]] = {
     CouldNotTellError: "data plane",
     KekMismatchError: "data plane",
     OverloadedError: "yes",
+    RateLimitedError: "yes",
+    IssuerUnreachableError: "yes",
     StoreStaleError: "yes",
     RequestInProgressError: "mostly",
 }
@@ -181,18 +185,43 @@ def _text(error: Error) -> str:
 # --- configuration ---------------------------------------------------------------------
 
 SAMPLES: Final[dict[str, object]] = {
-    "service_key": Path("/etc/keyfold/service-key"),
-    "store_password_file": Path("/etc/keyfold/store-password"),
-    "local_keys": Path("/var/lib/keyfold/dev-keys.json"),
+    "tls_cert": "/run/keyfold/tls.pem",
+    "tls_key": "/run/keyfold/tls.key",
+    "tls_client_ca": "/run/keyfold/clients.pem",
+    "policy": "/etc/keyfold/policy.toml",
+    "jwt_issuer": "https://issuer.example",
+    "jwt_audience": "keyfold",
+    "jwt_jwks": "https://issuer.example/jwks.json",
+    "store_listen": "postgresql://keyfold@db.example/keyfold",
+    "service_key": "/etc/keyfold/service-key",
+    "store_password_file": "/etc/keyfold/store-password",
+    "local_keys": "/var/lib/keyfold/dev-keys.json",
+    "allowed_endpoints": ["https://vault.example:8200"],
     "metrics": "127.0.0.1:9464",
+    "providers": {
+        "aws": {
+            "session_name": "keyfold",
+            "external_ids": {"arn:aws:iam::111122223333:role/customer": "3f0c…"},
+        },
+        "azure": {"instance_discovery": True},
+        "gcp": {"endpoint": "cloudkms.googleapis.com"},
+    },
+    "vault": {
+        "https://vault.example:8200": {
+            "auth": "approle",
+            "role": "keyfold",
+            "role_id": "5f0c…",
+            "credential": "/etc/keyfold/vault-secret-id",
+        }
+    },
     "platform_key": {"eu-central-1": "local:platform-eu", "us-east-1": "local:platform-us"},
 }
-"""What the sample file has where a setting is unset by default."""
+"""What the sample file has in place of a default that says nothing."""
 
 CONFIGURATION_HEAD: Final = f"""\
 # Configuration
 
-Made from the code by `make docs`: the settings in `server/keyfold_server/settings.py`, and the
+Made from the code by `make docs`: the settings in `server/keyfold_server/settings/`, and the
 options of the command line `keyfold`.
 
 ## The server
@@ -241,32 +270,26 @@ def configuration_page() -> str:
 
 
 def sample() -> str:
-    """Returns a settings file that has every setting."""
-    lines, tables = [], []
-    for name, field in settings.Settings.model_fields.items():
-        value = SAMPLES.get(name) if field.default is None else field.default
-        if value is None:
-            lines.append(f"# {name} is unset")
-        elif isinstance(value, dict):
-            pairs = [f"{key} = {json.dumps(one)}" for key, one in value.items()]
-            tables.append("\n".join(["", f"[{name}]", *pairs]))
-        else:
-            lines.append(f"{name} = {_toml(field, value)}")
-    return "\n".join([*lines, *tables, ""])
+    """Returns a settings file that has every setting that is not unset."""
+    shown = settings.Settings().shown()
+    values = {name: shown.get(name) for name in settings.Settings.model_fields}
+    given = {name: SAMPLES.get(name, value) for name, value in values.items()}
+    return settings.toml(given)
 
 
 def _toml(field: FieldInfo, value: object) -> str:
     if isinstance(value, float) and _is_duration(field):
         value = settings.duration(value)
-    if isinstance(value, bool | int | float | str | list):
-        return json.dumps(value)
-    return json.dumps(str(value))
+    return settings.toml_value(value)
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default is None:
+    default = field.get_default(call_default_factory=True)
+    if default is None:
         return "unset"
-    return f"`{_toml(field, field.default).strip(chr(34))}`"
+    if isinstance(default, BaseModel | dict | list):
+        return "empty"
+    return f"`{_toml(field, default).strip(chr(34))}`"
 
 
 def _bounds(field: FieldInfo) -> str:

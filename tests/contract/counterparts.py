@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
+
+import pytest
 
 from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.keyspec import RootKey
@@ -29,22 +31,71 @@ from keyfold_server.domain.ports import (
 BUDGET: Final = 5.0
 """Seconds that a call may take, as in the server."""
 
+DRIP: Final = 0.1
+"""Seconds between two bytes of an answer that drips."""
+
+
+class NotInstalledError(Exception):
+    """The service of a row cannot be had on this machine; its text says why."""
+
+
+def without(error: NotInstalledError) -> NoReturn:
+    """Skips a test for want of its service; fails it in CI, where nobody would read that."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{error}; CI needs it")
+    pytest.skip(str(error))
+
 
 class Ability(StrEnum):
     """What a provider or its service may lack."""
 
+    # What the provider offers.
     AUTHENTICATE = "authenticate"
     DESCRIBE = "describe"
     REQUEST_IDS = "request ids"
+    # What the customer can do.
     VERSION_STATES = "version states"
     DESTROY_VERSION = "destroy version"
     SCHEDULE_DELETION = "schedule deletion"
     PERMISSIONS = "permissions"
+    TRUST = "trust"
+    WRONG_PURPOSE = "wrong purpose"
+    MATERIAL_MISSING = "material missing"
+    # What can go wrong on the way.
     CREDENTIALS = "credentials"
+    SESSIONS = "sessions"
     THROTTLE = "throttle"
     THROTTLE_HINT = "throttle hint"
-    HANG = "hang"
     WRONG_ANSWER = "wrong answer"
+    WRONG_CHECKSUM = "wrong checksum"
+    # Outages, which are noticed at once.
+    REFUSED = "connection refused"
+    RESET = "connection reset"
+    TLS_FAILURE = "tls failure"
+    SERVER_ERROR = "server error"
+    GARBAGE = "garbage"
+    TOO_LARGE = "answer too large"
+    # Hangs, which cost time.
+    HANG_AT_CONNECT = "hang at connect"
+    HANG_AT_READ = "hang at read"
+    DRIPPING = "drip"
+
+
+OUTAGES: Final = (
+    Ability.REFUSED,
+    Ability.RESET,
+    Ability.TLS_FAILURE,
+    Ability.SERVER_ERROR,
+    Ability.GARBAGE,
+    Ability.TOO_LARGE,
+)
+"""Ways in which every service of a network fails at once."""
+
+HANGS: Final = (Ability.HANG_AT_CONNECT, Ability.HANG_AT_READ, Ability.DRIPPING)
+"""Ways in which it keeps a caller waiting."""
+
+NETWORK: Final = OUTAGES + HANGS
+"""What a provider without a network declares absent."""
 
 
 class Deviation(StrEnum):
@@ -54,10 +105,20 @@ class Deviation(StrEnum):
     DESCRIBES_WHILE_DISABLED = "describes while disabled"
     CANCELLED_DELETION_ENABLES = "cancelled deletion enables"
     MISSING_LOOKS_DENIED = "a missing key looks like a denied one"
+    WRAP_NEEDS_UNWRAP = "wrapping needs the permission to unwrap"
 
 
 class Counterpart:
     """The key service behind one provider; a subclass does what its row does not declare absent.
+
+    A test gets a counterpart of its own and calls `close` on it; what is slow to start, such as
+    a server, is started once and shared, so a counterpart keeps apart what it makes. Where the
+    service cannot be had, the constructor raises NotInstalledError.
+
+    What takes effect does so with the provider's next call: a method returns once the service
+    answers so, and a fault cuts connections that are open. The methods that return a context end
+    what they began when it is left, whatever was raised in it. Nothing is done through the
+    provider.
 
     Attributes:
         provider: The provider under test, speaking to this service.
@@ -65,12 +126,18 @@ class Counterpart:
 
     provider: KeyProvider
 
+    # The customer's keys.
+
     def create_key(self) -> RootKey:
-        """Makes a fresh root key with one version."""
+        """Makes a fresh root key with one version, with a principal where the provider has any."""
         raise AssertionError
 
     def missing_key(self) -> RootKey:
-        """Returns a well-formed root key that does not exist."""
+        """Returns a well-formed root key that does not exist, in the same account."""
+        raise AssertionError
+
+    def unusable_key(self, why: Ability) -> RootKey:
+        """Makes a key of the WRONG_PURPOSE, or an imported one with its MATERIAL_MISSING."""
         raise AssertionError
 
     def exists(self, key: RootKey) -> bool:
@@ -102,31 +169,51 @@ class Counterpart:
         raise AssertionError
 
     def deny(self, key: RootKey, permission: str) -> None:
-        """Takes the permission to wrap, unwrap or describe."""
+        """Takes the permission to `wrap`, `unwrap` or `describe`."""
         raise AssertionError
 
     def restore(self, key: RootKey, permission: str) -> None:
         """Gives a permission back."""
         raise AssertionError
 
-    def broken_credentials(self) -> AbstractContextManager[None]:
-        """Stops accepting Keyfold's own credential."""
+    # Credentials and trust.
+
+    def withdrawn_trust(self, key: RootKey) -> AbstractContextManager[None]:
+        """Withdraws the customer's trust in the key's principal, and ends its sessions."""
         raise AssertionError
+
+    def broken_credentials(self) -> AbstractContextManager[None]:
+        """Stops accepting Keyfold's own credential, and every session that came from it."""
+        raise AssertionError
+
+    def expire_sessions(self) -> None:
+        """Ends every session and token that Keyfold holds; it may get new ones."""
+        raise AssertionError
+
+    # Faults.
 
     def throttled(self, hint: float | None) -> AbstractContextManager[None]:
         """Asks to slow down, with a hint in seconds or without."""
         raise AssertionError
 
-    def hanging(self) -> AbstractContextManager[None]:
-        """Takes calls and does not answer."""
+    def outage(self, which: str) -> AbstractContextManager[None]:
+        """Breaks in one of the ways of `Row.outages`, for every key and for authentication."""
+        raise AssertionError
+
+    def hanging(self, which: str) -> AbstractContextManager[None]:
+        """Keeps callers waiting in one of the ways of `Row.hangs`.
+
+        A drip answers a byte every `DRIP` seconds, so that no single read waits for long. Leaving
+        the context lets go of every call that hangs.
+        """
         raise AssertionError
 
     def wrong_plaintext(self, key: RootKey) -> AbstractContextManager[None]:
-        """Opens a key's ciphertexts to something else than was wrapped."""
+        """Opens a key's ciphertexts to something else of the same size than was wrapped."""
         raise AssertionError
 
-    def outage(self, which: str) -> AbstractContextManager[None]:
-        """Breaks in one of the ways that the row lists."""
+    def wrong_checksum(self, key: RootKey) -> AbstractContextManager[None]:
+        """Answers calls to a key with checksums that do not fit what they protect."""
         raise AssertionError
 
     def secrets(self) -> list[bytes]:
@@ -146,9 +233,9 @@ class Row:
         make: Makes a counterpart in a folder of its own.
         binds: Fields of the binding that the service itself binds; the others are caught by
             the payload's digest.
-        outages: Ways in which the service cannot be asked.
         refused: Key specs that are not this provider's, with the field at fault.
         aliases: Uris with their canonical form.
+        further_outages: Ways in which the service cannot be asked, beside `OUTAGES`.
         absent: Abilities that there are not, with the reason.
         deviations: What is done differently, with the reason.
     """
@@ -156,15 +243,25 @@ class Row:
     name: str
     make: Callable[[Path], Counterpart]
     binds: frozenset[str]
-    outages: tuple[str, ...]
     refused: tuple[tuple[RootKey, str], ...]
     aliases: tuple[tuple[str, str], ...] = ()
+    further_outages: tuple[str, ...] = ()
     absent: Mapping[Ability, str] = field(default_factory=dict)
     deviations: Mapping[Deviation, str] = field(default_factory=dict)
 
     def has(self, *abilities: Ability) -> bool:
         """Tells whether none of these is declared absent."""
         return not any(ability in self.absent for ability in abilities)
+
+    @property
+    def outages(self) -> tuple[str, ...]:
+        """Ways in which the service cannot be asked."""
+        return (*(each for each in OUTAGES if self.has(each)), *self.further_outages)
+
+    @property
+    def hangs(self) -> tuple[str, ...]:
+        """Ways in which it keeps callers waiting."""
+        return tuple(each for each in HANGS if self.has(each))
 
 
 @dataclass
@@ -232,12 +329,12 @@ class Bench:
         """Unwraps likewise, to the plaintext alone."""
         return bytes(self.opened(wrapped, binding, key=key, budget=budget).plaintext)
 
-    def describe(self, key: RootKey | None = None) -> str:
+    def describe(self, key: RootKey | None = None, *, budget: float = BUDGET) -> str:
         """Returns the version that the provider describes as the newest."""
         assert isinstance(self.provider, DescribesKeys)
-        return self.provider.describe(key or self.key, budget=BUDGET).newest_version
+        return self.provider.describe(key or self.key, budget=budget).newest_version
 
-    def authenticate(self, key: RootKey | None = None) -> None:
+    def authenticate(self, key: RootKey | None = None, *, budget: float = BUDGET) -> None:
         """Proves the credential."""
         assert isinstance(self.provider, Authenticates)
-        self.provider.authenticate(key or self.key, budget=BUDGET)
+        self.provider.authenticate(key or self.key, budget=budget)

@@ -11,6 +11,7 @@ is the type, its object is called without arguments and returns the provider.
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,16 +36,45 @@ class _Entry:
     Attributes:
         module: The module, below this package.
         name: The class in it.
-        prefix: How the uris of its keys begin.
+        uri: How the uris of its keys look, as a regular expression from their beginning; the
+            provider itself judges the rest.
+        extra: The extra that brings its SDK, empty where it needs none.
+        example: Such a uri, for people.
     """
 
     module: str
     name: str
-    prefix: str
+    uri: str
+    extra: str
+    example: str
 
 
 _TABLE: Final[Mapping[str, _Entry]] = {
-    "LOCAL": _Entry("local", "LocalProvider", "local:"),
+    "AWS_KMS": _Entry(
+        "aws_kms", "AwsKmsProvider", "arn:", "aws", "arn:aws:kms:REGION:ACCOUNT:key/ID"
+    ),
+    "AZURE_KEY_VAULT": _Entry(
+        "azure_key_vault",
+        "AzureKeyVaultProvider",
+        r"https?://[^/]+/keys/",
+        "azure",
+        "https://VAULT.vault.azure.net/keys/KEY",
+    ),
+    "GCP_CLOUD_KMS": _Entry(
+        "gcp_kms",
+        "GcpKmsProvider",
+        "projects/",
+        "gcp",
+        "projects/P/locations/L/keyRings/R/cryptoKeys/K",
+    ),
+    "LOCAL": _Entry("local", "LocalProvider", "local:", "", "local:NAME"),
+    "VAULT_TRANSIT": _Entry(
+        "vault_transit",
+        "VaultTransitProvider",
+        r"https?://[^/]+/v1/",
+        "vault",
+        "https://HOST:8200/v1/transit/keys/KEY",
+    ),
 }
 
 
@@ -52,14 +82,14 @@ def type_of(uri: str) -> str:
     """Returns the provider type that a key uri tells.
 
     Raises:
-        UnknownProviderError: No provider's uris begin like that.
+        UnknownProviderError: No provider's uris look like that.
     """
     for type_, entry in _TABLE.items():
-        if uri.startswith(entry.prefix):
+        if re.match(entry.uri, uri):
             return type_
-    prefixes = ", ".join(entry.prefix for entry in _TABLE.values())
+    examples = ", ".join(entry.example for entry in _TABLE.values())
     raise UnknownProviderError(
-        f"the key uri tells no provider; it must begin with one of: {prefixes}",
+        f"the key uri tells no provider; it must look like one of: {examples}",
         field="key_spec.uri",
     )
 
@@ -147,8 +177,10 @@ class Catalog:
             return self._makers[type_]()
         except ImportError as error:
             # Not remembered: the next call tries again, and names the package again.
+            extra = _TABLE[type_].extra if type_ in _TABLE else ""
+            remedy = f"install keyfold[{extra}]" if extra else "install what it needs"
             raise UnknownProviderError(
                 f"provider {type_} needs the package {error.name or 'of its extra'}, which is "
-                "not installed or does not load; install keyfold with the provider's extra",
+                f"not installed or does not load; {remedy}",
                 field="key_spec.type",
             ) from error

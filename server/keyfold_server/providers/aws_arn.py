@@ -1,0 +1,112 @@
+"""ARNs of AWS KMS keys and IAM roles, in every partition.
+
+Invariant: what is accepted names one key in one region of one account, or one role; nothing is
+asked of AWS. Which partitions there are, and how their regions are written, comes from the
+SDK's own table, so that a new partition needs a newer SDK and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from botocore.loaders import Loader
+
+from keyfold_server.domain.errors import InvalidKeySpecError
+
+_URI: Final = "key_spec.uri"
+_PRINCIPAL: Final = "key_spec.auth_principal"
+_KEY_EXAMPLE: Final = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+_ROLE_EXAMPLE: Final = "arn:aws:iam::111122223333:role/keyfold"
+
+_ARN: Final = re.compile(
+    r"arn:(?P<partition>[a-z-]+):kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):"
+    r"(?P<kind>key|alias)/(?P<name>.+)"
+)
+_HEX: Final = "[0-9a-f]"
+_KEY_ID: Final = re.compile(f"{_HEX}{{8}}-(?:{_HEX}{{4}}-){{3}}{_HEX}{{12}}|mrk-{_HEX}{{32}}")
+_ROLE: Final = re.compile(
+    r"arn:(?P<partition>[a-z-]+):iam::(?P<account>[0-9]{12}):role/[A-Za-z0-9_+=,.@/-]{1,576}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyArn:
+    """A KMS key's ARN in parts.
+
+    Attributes:
+        partition: `aws`, `aws-cn`, `aws-us-gov` and so on.
+        region: The region whose endpoint is called.
+        account: The owner's account id.
+        key_id: The key's id; of a multi-Region key it begins with `mrk-`.
+    """
+
+    partition: str
+    region: str
+    account: str
+    key_id: str
+
+
+@functools.lru_cache(maxsize=4_096)
+def key_arn(uri: str) -> KeyArn:
+    """Returns a key's ARN in parts.
+
+    Raises:
+        InvalidKeySpecError: It is an alias, not a key's ARN, or its region is in no such
+            partition.
+    """
+    found = _ARN.fullmatch(uri)
+    if uri.startswith("alias/") or (found is not None and found["kind"] == "alias"):
+        raise InvalidKeySpecError(
+            "the uri is an alias, which could be pointed at another key later; give the ARN of "
+            "the key itself, which DescribeKey tells",
+            field=_URI,
+        )
+    if found is None or _KEY_ID.fullmatch(found["name"]) is None:
+        raise InvalidKeySpecError(
+            f"the uri must be the ARN of a KMS key, such as {_KEY_EXAMPLE}", field=_URI
+        )
+    regions = _partitions().get(found["partition"])
+    if regions is None:
+        raise InvalidKeySpecError(
+            f"there is no AWS partition {found['partition'][:32]}; it must be one of: "
+            f"{', '.join(_partitions())}",
+            field=_URI,
+        )
+    if regions.fullmatch(found["region"]) is None:
+        raise InvalidKeySpecError(
+            f"region {found['region'][:32]} is not in partition {found['partition']}; check the "
+            "key's ARN",
+            field=_URI,
+        )
+    return KeyArn(found["partition"], found["region"], found["account"], found["name"])
+
+
+def check_role(principal: str, key: KeyArn) -> None:
+    """Refuses a principal that Keyfold cannot act as to use a key.
+
+    Raises:
+        InvalidKeySpecError: It is not a role's ARN, or of another partition than the key.
+    """
+    found = _ROLE.fullmatch(principal)
+    if found is None:
+        raise InvalidKeySpecError(
+            f"auth_principal must be the ARN of an IAM role, such as {_ROLE_EXAMPLE}; leave it "
+            "out to use the server's own identity",
+            field=_PRINCIPAL,
+        )
+    if found["partition"] != key.partition:
+        raise InvalidKeySpecError(
+            f"the role is in partition {found['partition'][:32]} and the key in {key.partition}; "
+            "no role reaches across partitions",
+            field=_PRINCIPAL,
+        )
+
+
+@functools.cache
+def _partitions() -> dict[str, re.Pattern[str]]:
+    """Returns how regions are written, by partition."""
+    table = Loader().load_data("partitions")
+    return {each["id"]: re.compile(each["regionRegex"]) for each in table["partitions"]}

@@ -1,0 +1,286 @@
+"""What vaults, Managed HSMs and Microsoft Entra answer, as errors of Keyfold's tree.
+
+Invariant: the texts are ours. Of Azure's own text only known words are looked for, since it may
+repeat what was sent. An answer that says nothing certain about the key is "could not tell", so a
+403 counts only in the form in which Azure itself gives it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    KekMismatchError,
+    KeyDisabledError,
+    KeyInvalidError,
+    KeyNotFoundError,
+    KmsError,
+    ThrottledError,
+    UnreachableError,
+)
+
+_BAD_REQUEST: Final = 400
+_UNAUTHORIZED: Final = 401
+_FORBIDDEN: Final = 403
+_NOT_FOUND: Final = 404
+_TOO_MANY: Final = 429
+_SERVER: Final = 500
+
+_ACTIONS: Final = {
+    "get": ("read", "read/action"),
+    "wrapkey": ("wrap/action", "wrap/action"),
+    "unwrapkey": ("unwrap/action", "unwrap/action"),
+    "encrypt": ("encrypt/action", "encrypt/action"),
+    "decrypt": ("decrypt/action", "decrypt/action"),
+}
+"""The data action of an operation, for vaults and for Managed HSMs."""
+
+_CLOSED: Final = frozenset({"ForbiddenByFirewall", "ForbiddenByConnection"})
+_DENIED: Final = frozenset({"ForbiddenByRbac", "ForbiddenByPolicy", "AccessDenied"})
+
+_STATES: Final[tuple[tuple[str, re.Pattern[str], type[KmsError], str], ...]] = (
+    (
+        "KeyDisabled",
+        re.compile(r"\bdisabled key\b"),
+        KeyDisabledError,
+        "is disabled; enable this version in Azure",
+    ),
+    (
+        "KeyExpired",
+        re.compile(r"\bexpired key\b"),
+        KeyInvalidError,
+        "has expired; set a later expiry, or rotate it",
+    ),
+    (
+        "KeyNotYetValid",
+        re.compile(r"\bnot yet valid\b"),
+        KeyInvalidError,
+        "is not valid yet; look at its activation date",
+    ),
+    (
+        "KeyOperationForbidden",
+        re.compile(r"\bnot permitted on this key\b"),
+        KeyInvalidError,
+        "does not permit {operation}; add it to the key's permitted operations (key_ops)",
+    ),
+)
+"""Inner code, words for where it is missing, and meaning of what a key's own state forbids."""
+
+WITHDRAWN: Final = frozenset({90002, 700016, 7000112})
+"""Tenant not found; application not in the tenant; application disabled there."""
+
+_TRANSIENT: Final = frozenset({90006, 90033, 90055})
+"""Entra's own troubles."""
+
+_AADSTS: Final = re.compile(r"AADSTS([0-9]{5,8})\b")
+_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SECONDS: Final = re.compile(r"[0-9]{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer over HTTP.
+
+    Attributes:
+        status: The status code.
+        headers: The headers, looked up without regard to case.
+        body: The JSON object, empty where the body is none.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def request_id(self) -> str:
+        """Azure's id of the call, empty where there is none."""
+        found = str(self.headers.get("x-ms-request-id", ""))
+        return found if _ID.fullmatch(found) else ""
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which to come back, where the answer tells."""
+        hint = str(self.headers.get("Retry-After", ""))
+        return float(hint) if _SECONDS.fullmatch(hint) else None
+
+    @property
+    def unauthorized(self) -> bool:
+        """Whether who called was not accepted, rather than what for."""
+        return self.status == _UNAUTHORIZED
+
+    @property
+    def missing(self) -> bool:
+        """Whether Azure itself says that it has no such key."""
+        return self.status == _NOT_FOUND and _code(_error(self)) == "KeyNotFound"
+
+
+def parsed(body: bytes) -> Mapping[str, Any]:
+    """Returns a body's JSON object, empty where it is none."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def refusal(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError:
+    """Returns what an answer other than 200 of a vault or Managed HSM means.
+
+    Args:
+        reply: The answer.
+        operation: `get`, `wrapkey`, `unwrapkey`, `encrypt` or `decrypt`.
+        key: The key's uri.
+        hsm: Whether it is a Managed HSM's.
+    """
+    id_ = reply.request_id
+    if reply.status == _FORBIDDEN:
+        forbidden = _forbidden(reply, operation, key, hsm=hsm)
+        if forbidden is not None:
+            return forbidden
+    if reply.status == _TOO_MANY:
+        return ThrottledError(
+            f"Azure asks to slow down with {operation}",
+            provider_request_id=id_,
+            retry_after=reply.retry_after,
+        )
+    if reply.missing:
+        return KeyNotFoundError(
+            f"root key {key} does not exist, or the version that is needed does not",
+            provider_request_id=id_,
+        )
+    if reply.status == _BAD_REQUEST:
+        bad = _bad_parameter(reply, operation, key, hsm=hsm)
+        if bad is not None:
+            return bad
+    if reply.unauthorized:
+        return credentials_failed(f"for {operation}", id_)
+    return UnreachableError(
+        f"Azure did not carry out {operation}: {_code(_error(reply)) or 'no error of its own'}, "
+        f"status {reply.status}",
+        provider_request_id=id_,
+    )
+
+
+def credentials_failed(what_for: str, id_: str = "") -> CredentialsFailedError:
+    """Returns the error for a token that Azure does not accept."""
+    return CredentialsFailedError(
+        f"Azure does not accept the token that Keyfold uses {what_for}, and not a new one either; "
+        "look at the tenant of the principal and of the vault",
+        provider_request_id=id_,
+    )
+
+
+def _forbidden(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError | None:
+    """Returns what a 403 means; None where it is not Azure's own."""
+    error, id_ = _error(reply), reply.request_id
+    code, inner, text = _code(error), _inner(error), str(error.get("message", ""))
+    if code not in ("Forbidden", "AccessDenied"):
+        return None
+    if inner in _CLOSED:
+        return UnreachableError(
+            f"the network rules of the vault of {key} keep Keyfold out; let its addresses or its "
+            "private endpoint in",
+            provider_request_id=id_,
+        )
+    denied = AccessDeniedError(
+        f"Azure denies {operation} on {key}",
+        provider_request_id=id_,
+        missing_permission=action(operation, hsm=hsm),
+    )
+    if code == "AccessDenied" or inner in _DENIED:
+        return denied
+    for name, words, kind, meaning in _STATES:
+        if inner == name or words.search(text):
+            what = meaning.format(operation=operation)
+            return kind(f"root key {key} {what}", provider_request_id=id_)
+    return denied
+
+
+def action(operation: str, *, hsm: bool) -> str:
+    """Returns the data action that a role must have for an operation."""
+    of_vault, of_hsm = _ACTIONS[operation]
+    kind, name = ("managedHsm", of_hsm) if hsm else ("vaults", of_vault)
+    return f"Microsoft.KeyVault/{kind}/keys/{name}"
+
+
+def _bad_parameter(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError | None:
+    """Returns what a 400 means; None where it is about how we asked.
+
+    Our requests are well-formed, so before anything was stored it is the key that does not fit,
+    and afterwards what was stored: a stored key has been proven to fit.
+    """
+    error = _error(reply)
+    text = str(error.get("message", "")).lower()
+    if not _code(error) or "api-version" in text or "specified version" in text:
+        return None
+    if operation in ("unwrapkey", "decrypt"):
+        return KekMismatchError(
+            f"root key {key} and this context do not open the stored key: it was changed, or "
+            "wrapped for another",
+            provider_request_id=reply.request_id,
+        )
+    wanted = "an RSA-HSM or 256-bit oct-HSM key" if hsm else "an RSA or RSA-HSM key"
+    return KeyInvalidError(
+        f"root key {key} cannot wrap; use {wanted}", provider_request_id=reply.request_id
+    )
+
+
+def login_codes(reply: Reply) -> tuple[int, ...]:
+    """Returns the numbers with which Entra says why it gives no token."""
+    listed = reply.body.get("error_codes")
+    if isinstance(listed, list):
+        return tuple(each for each in listed if isinstance(each, int))
+    # Only the first: what follows may repeat what was sent.
+    found = _AADSTS.search(str(reply.body.get("error_description", "")))
+    return () if found is None else (int(found[1]),)
+
+
+def login_failure(reply: Reply, who: str) -> KmsError:
+    """Returns what an answer without a token means, withdrawn trust aside.
+
+    Args:
+        reply: The answer of Entra, or of a managed identity's endpoint.
+        who: As whom Keyfold logged in, for the text.
+    """
+    codes, id_ = login_codes(reply), reply.request_id
+    if reply.status == _TOO_MANY:
+        return ThrottledError(
+            f"Microsoft Entra asks to slow down with tokens for {who}",
+            provider_request_id=id_,
+            retry_after=reply.retry_after,
+        )
+    own_words = codes or isinstance(reply.body.get("error"), str) or reply.unauthorized
+    if _TRANSIENT & set(codes) or reply.status >= _SERVER or not own_words:
+        return UnreachableError(
+            f"no token for {who}: the answer has status {reply.status} and says nothing",
+            provider_request_id=id_,
+        )
+    word = f"AADSTS{codes[0]}" if codes else f"status {reply.status}"
+    return CredentialsFailedError(
+        f"no token for {who} ({word}); look at the server's own identity: its secret, "
+        "certificate or federated credential, and that it has not ended",
+        provider_request_id=id_,
+    )
+
+
+def _error(reply: Reply) -> Mapping[str, Any]:
+    found = reply.body.get("error")
+    return found if isinstance(found, dict) else {}
+
+
+def _code(error: Mapping[str, Any]) -> str:
+    found = str(error.get("code", ""))
+    return found if _WORD.fullmatch(found) else ""
+
+
+def _inner(error: Mapping[str, Any]) -> str:
+    # Both spellings occur.
+    found = error.get("innererror", error.get("innerError"))
+    return _code(found) if isinstance(found, dict) else ""

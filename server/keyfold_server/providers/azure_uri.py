@@ -1,0 +1,261 @@
+"""Uris of Azure keys and names of principals, in every cloud of Azure.
+
+Invariant: what is accepted names one key of one vault or Managed HSM, in Azure's own domains or at
+an origin that the operator listed, and nobody is asked. The audience of the tokens that an origin
+is sent stands here or in the settings; no answer of a host changes it (protocol C3).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from azure.identity import AzureAuthorityHosts
+
+from keyfold_server.domain.errors import InvalidKeySpecError, SetupError
+
+_URI: Final = "key_spec.uri"
+_PRINCIPAL: Final = "key_spec.auth_principal"
+_EXAMPLE: Final = "https://VAULT.vault.azure.net/keys/NAME"
+
+_KEY: Final = re.compile(
+    r"(?P<origin>[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\%\s]+)/keys/(?P<name>[0-9A-Za-z-]{1,127})"
+    r"(?:/(?P<version>[0-9a-f]{32}))?/?",
+    re.ASCII,
+)
+_ORIGIN: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])"
+    r"(?::(?P<port>[1-9][0-9]{0,4}))?",
+    re.ASCII,
+)
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,22}[a-z0-9])", re.ASCII)
+"""A vault's name: one label, so that it cannot leave its domain."""
+
+_GUID: Final = r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
+_TENANT_CLIENT: Final = re.compile(f"{_GUID}/{_GUID}", re.ASCII)
+
+_MOST_KNOWN: Final = 4_096
+"""Uris whose parts are remembered."""
+
+_PORTS: Final = {"https": "443", "http": "80"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """One of Azure's clouds.
+
+    Attributes:
+        vaults: The domain of its vaults.
+        hsms: The domain of its Managed HSMs.
+        authority: The host of its Microsoft Entra.
+        exchange: The audience of assertions that are exchanged for tokens.
+    """
+
+    vaults: str
+    hsms: str
+    authority: str
+    exchange: str
+
+
+CLOUDS: Final = (
+    Cloud(
+        "vault.azure.net",
+        "managedhsm.azure.net",
+        AzureAuthorityHosts.AZURE_PUBLIC_CLOUD,
+        "api://AzureADTokenExchange",
+    ),
+    Cloud(
+        "vault.azure.cn",
+        "managedhsm.azure.cn",
+        AzureAuthorityHosts.AZURE_CHINA,
+        "api://AzureADTokenExchangeChina",
+    ),
+    Cloud(
+        "vault.usgovcloudapi.net",
+        "managedhsm.usgovcloudapi.net",
+        AzureAuthorityHosts.AZURE_GOVERNMENT,
+        "api://AzureADTokenExchangeUSGov",
+    ),
+)
+"""The clouds that there are; the first one is taken for audiences of none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A vault or Managed HSM.
+
+    Attributes:
+        origin: Its scheme, host and port.
+        audience: For what its tokens are issued.
+        cloud: Whose Entra issues them.
+        hsm: Whether it is a Managed HSM.
+    """
+
+    origin: str
+    audience: str
+    cloud: Cloud
+    hsm: bool
+
+    @property
+    def scope(self) -> str:
+        """What a token for it is asked with."""
+        return f"{self.audience}/.default"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUri:
+    """A key's uri in parts.
+
+    Attributes:
+        place: Where it is.
+        name: The key's name.
+        version: The version that is pinned, empty where the newest one wraps.
+    """
+
+    place: Place
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        """Returns the canonical form."""
+        return self.of(self.version) if self.version else f"{self.place.origin}/keys/{self.name}"
+
+    def of(self, version: str) -> str:
+        """Returns the identifier of one of the key's versions."""
+        return f"{self.place.origin}/keys/{self.name}/{version}"
+
+
+class Places:
+    """Where keys may be: Azure's own domains, and what the operator listed."""
+
+    def __init__(self, allowed: Iterable[str], audiences: Mapping[str, str]) -> None:
+        """Takes the operator's list.
+
+        Args:
+            allowed: Origins beside Azure's own domains, plain http ones only as they stand here.
+            audiences: For each of them, for what its tokens are issued.
+
+        Raises:
+            SetupError: What is listed is no origin, or an audience's is not listed.
+        """
+        listed = {_listed_origin(each) for each in allowed}
+        self._audiences: dict[str, str] = {}
+        for origin, audience in audiences.items():
+            if _listed_origin(origin) not in listed:
+                raise SetupError(
+                    f"there is an Azure audience for {origin}, which is not in the allowed "
+                    "endpoints; add it there too"
+                )
+            self._audiences[_listed_origin(origin)] = audience.rstrip("/")
+        self._listed = frozenset(listed)
+        self._known: dict[str, KeyUri] = {}
+
+    def uri(self, uri: str) -> KeyUri:
+        """Returns a key's uri in parts.
+
+        Raises:
+            InvalidKeySpecError: It names no key, or one where none may be.
+        """
+        known = self._known.get(uri)
+        if known is None:
+            known = self._parsed(uri)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[uri] = known
+        return known
+
+    def _parsed(self, uri: str) -> KeyUri:
+        origin, name, version = _parts(uri)
+        return KeyUri(self._place(origin), name, version)
+
+    def _place(self, origin: str) -> Place:
+        scheme, _, host = origin.partition("://")
+        label, _, domain = host.partition(".")
+        for cloud in CLOUDS:
+            if domain in (cloud.vaults, cloud.hsms) and _LABEL.fullmatch(label):
+                if scheme != "https":
+                    raise InvalidKeySpecError(
+                        "the uri of a key in Azure begins with https://", field=_URI
+                    )
+                return Place(origin, f"https://{domain}", cloud, domain == cloud.hsms)
+        if origin not in self._listed:
+            raise InvalidKeySpecError(
+                f"{origin[:128]} is no vault and no Managed HSM of Azure, and not in the allowed "
+                f"endpoints; use a uri such as {_EXAMPLE}",
+                field=_URI,
+            )
+        audience = self._audiences.get(origin)
+        if audience is None:
+            raise InvalidKeySpecError(
+                f"{origin} is allowed, but the server is not told for which audience its tokens "
+                "are; nothing is sent there without",
+                field=_URI,
+            )
+        return _with_audience(origin, audience)
+
+
+def normal_origin(text: str) -> str | None:
+    """Returns an origin in its one form, or None for what is none."""
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None or int(found["port"] or 0) > 65_535 or ".." in found["host"]:  # noqa: PLR2004
+        return None
+    own = found["port"] in (None, _PORTS[found["scheme"]])
+    return f"{found['scheme']}://{found['host']}" + ("" if own else f":{found['port']}")
+
+
+def origin_of(uri: str) -> str:
+    """Returns the origin of a key's uri, whether keys may be there or not.
+
+    Raises:
+        InvalidKeySpecError: It names no key.
+    """
+    return _parts(uri)[0]
+
+
+def _parts(uri: str) -> tuple[str, str, str]:
+    """Returns origin, name and version of a key's uri."""
+    found = _KEY.fullmatch(uri)
+    origin = None if found is None else normal_origin(found["origin"])
+    if found is None or origin is None:
+        raise InvalidKeySpecError(
+            f"the uri must be that of a key, such as {_EXAMPLE}, with or without a version of 32 "
+            "hexadecimal digits",
+            field=_URI,
+        )
+    return origin, found["name"], found["version"] or ""
+
+
+def principal(text: str) -> str:
+    """Returns a principal, `TENANT/CLIENT`, in its one form.
+
+    Raises:
+        InvalidKeySpecError: It is none.
+    """
+    lowered = text.lower()
+    if _TENANT_CLIENT.fullmatch(lowered) is None:
+        raise InvalidKeySpecError(
+            "auth_principal must be TENANT/CLIENT, the ids of the customer's tenant and of the "
+            "application there, both GUIDs; leave it out to use the server's own identity",
+            field=_PRINCIPAL,
+        )
+    return lowered
+
+
+def _listed_origin(text: str) -> str:
+    origin = normal_origin(text.rstrip("/"))
+    if origin is None:
+        raise SetupError(
+            f"{text[:128]} in the allowed endpoints is no origin such as https://host:8443"
+        )
+    return origin
+
+
+def _with_audience(origin: str, audience: str) -> Place:
+    for cloud in CLOUDS:
+        for domain in (cloud.vaults, cloud.hsms):
+            if audience == f"https://{domain}":
+                return Place(origin, audience, cloud, domain == cloud.hsms)
+    # A private cloud's own audience: its name tells what it is, as Azure's do.
+    return Place(origin, audience, CLOUDS[0], "managedhsm" in audience)

@@ -1,0 +1,266 @@
+"""What Google answers, as errors of Keyfold's tree.
+
+Invariant: the texts are ours. Of Google's own text only known words are looked for, since it may
+repeat what was sent. An answer that says nothing certain about the key is "could not tell".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.api_core import exceptions as api
+from google.auth.exceptions import GoogleAuthError
+from google.rpc.error_details_pb2 import PreconditionFailure, RetryInfo
+
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    KekMismatchError,
+    KeyDisabledError,
+    KeyInvalidError,
+    KeyNotFoundError,
+    KeyPendingDeletionError,
+    KmsError,
+    ThrottledError,
+    UnreachableError,
+)
+
+BROKEN: Final = (
+    api.GoogleAPIError,
+    GoogleAuthError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    TimeoutError,
+)
+"""What the SDK raises, for an answer that is not one, too."""
+
+DECRYPT: Final = "cloudkms.cryptoKeyVersions.useToDecrypt"
+ENCRYPT: Final = "cloudkms.cryptoKeyVersions.useToEncrypt"
+GET: Final = "cloudkms.cryptoKeys.get"
+IMPERSONATE: Final = "iam.serviceAccounts.getAccessToken"
+
+_LONGEST_HINT: Final = 86_400.0
+"""Seconds that a hint when to come back may say."""
+
+OWN_SIDE: Final = frozenset(
+    {
+        "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        "USER_PROJECT_DENIED",
+    }
+)
+"""Why Google says no to Keyfold's credential rather than to what it wants."""
+
+CLOSED: Final[Mapping[str, str]] = {
+    "BILLING_DISABLED": "billing is disabled for a project that the call concerns",
+    "CONSUMER_INVALID": "a project that the call concerns is not valid",
+    "CONSUMER_SUSPENDED": "a project that the call concerns is suspended",
+    "LOCATION_POLICY_VIOLATED": "a location policy keeps the network shut",
+    "ORG_RESTRICTION_VIOLATION": "an organization restriction keeps the network shut",
+    "SECURITY_POLICY_VIOLATED": "a service perimeter (VPC Service Controls) keeps the network shut",
+    "SERVICE_DISABLED": "the API is disabled in a project that the call concerns",
+}
+"""Why nobody could be asked: as a closed network, none of it says that a key was taken away."""
+
+_ABOUT_VERSION: Final[Mapping[str, tuple[type[KmsError], str]]] = {
+    "DISABLED": (KeyDisabledError, "has a disabled version; enable it in Cloud KMS"),
+    "DESTROY_SCHEDULED": (KeyPendingDeletionError, "has a version scheduled for destruction"),
+    "PENDING_EXTERNAL_DESTRUCTION": (
+        KeyPendingDeletionError,
+        "has a version that is being destroyed",
+    ),
+    "DESTROYED": (KeyNotFoundError, "has only a destroyed version for this"),
+    "PENDING_IMPORT": (KeyInvalidError, "has a version without its imported material"),
+    "IMPORT_FAILED": (KeyInvalidError, "has a version whose import failed"),
+    "GENERATION_FAILED": (KeyInvalidError, "has a version whose generation failed"),
+}
+"""The refusal that a version's state means. PENDING_GENERATION passes, and means none."""
+
+_MISMATCH: Final = (
+    "and this context do not open the stored key: it was changed, or wrapped for another"
+)
+_STATE: Final = re.compile(r"current state is: ([A-Z_]{1,64})")
+_PERMISSION: Final = re.compile(r"Permission '([A-Za-z0-9.]{1,128})' denied")
+_PERMISSION_NAME: Final = re.compile(r"[A-Za-z0-9.]{1,128}")
+_WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CHECKSUM: Final = re.compile(r"checksum|crc32c", re.IGNORECASE)
+
+
+class NotAcceptedError(Exception):
+    """Google did not accept who called, rather than what for.
+
+    Attributes:
+        word: Google's word for why.
+    """
+
+    def __init__(self, word: str) -> None:
+        """Takes the word."""
+        super().__init__(word)
+        self.word = word
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """What Google said with a no.
+
+    Attributes:
+        word: Its word for why.
+        permission: The permission that it misses, where it names one.
+    """
+
+    word: str
+    permission: str | None
+
+
+def denial(reason: Any, metadata: Any, text: Any) -> Denial:
+    """Returns what is certain of a no, from its `ErrorInfo` and its text."""
+    named = metadata.get("permission") if isinstance(metadata, Mapping) else None
+    if not isinstance(named, str) or not _PERMISSION_NAME.fullmatch(named):
+        found = _PERMISSION.search(text) if isinstance(text, str) else None
+        named = found[1] if found else None
+    return Denial(word_of(reason), named)
+
+
+def http_denial(body: bytes) -> Denial | None:
+    """Returns what a Google API said over HTTP with a no, or None if it was another who spoke."""
+    try:
+        error = json.loads(body)["error"]
+        status, details = str(error["status"]), error.get("details") or ()
+        infos = [
+            each for each in details if each.get("@type", "").endswith("/google.rpc.ErrorInfo")
+        ]
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
+    info = infos[0] if infos else {}
+    return denial(info.get("reason") or status, info.get("metadata"), error.get("message"))
+
+
+def oauth_word(body: bytes) -> str | None:
+    """Returns a token endpoint's word for why it gave no token, or None if another spoke."""
+    try:
+        word = json.loads(body)["error"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    if isinstance(word, dict):
+        word = word.get("status")
+    return word_of(word) if isinstance(word, str) else None
+
+
+def word_of(word: Any) -> str:
+    """Returns a word of Google's, if it is one."""
+    return word if isinstance(word, str) and _WORD.fullmatch(word) else "without a reason"
+
+
+def translate(error: Exception, permission: str, key: str) -> KmsError:
+    """Returns what an error of the SDK means.
+
+    Args:
+        error: One of `BROKEN`.
+        permission: What the call needs, such as `cloudkms.cryptoKeys.get`.
+        key: The name of the key that it was about.
+    """
+    if isinstance(error, api.PermissionDenied):
+        return _denied(error, permission, key)
+    if isinstance(error, api.ResourceExhausted):
+        return _exhausted(error)
+    if isinstance(error, api.Unauthenticated):
+        return not_accepted(word_of(error.reason))
+    meant: tuple[type[KmsError], str] | None = None
+    if isinstance(error, api.NotFound):
+        meant = KeyNotFoundError, "does not exist"
+    elif isinstance(error, api.FailedPrecondition):
+        meant = _precondition(error)
+    elif isinstance(error, api.InvalidArgument) and permission == DECRYPT:
+        # A checksum that did not fit says that our request was damaged on its way.
+        meant = None if _CHECKSUM.search(_text(error)) else (KekMismatchError, _MISMATCH)
+    if meant is not None:
+        kind, text = meant
+        return kind(f"root key {key} {text}")
+    return UnreachableError(f"Cloud KMS {_what_happened(error)}")
+
+
+def not_accepted(word: str) -> CredentialsFailedError:
+    """Returns the error for a credential that Google does not accept, after one more try."""
+    return CredentialsFailedError(
+        f"Google Cloud does not accept the credential that Keyfold calls with ({word}); look at "
+        "the server's GOOGLE_* environment and at the service account"
+    )
+
+
+def of_state(state: str) -> tuple[type[KmsError], str] | None:
+    """Returns the refusal that a version's state means, or None where it is none."""
+    return _ABOUT_VERSION.get(state)
+
+
+def _denied(error: api.GoogleAPICallError, permission: str, key: str) -> KmsError:
+    told = denial(error.reason, error.metadata, _text(error))
+    if told.word in OWN_SIDE:
+        return not_accepted(told.word)
+    if told.word in CLOSED:
+        return UnreachableError(f"Cloud KMS could not be asked: {CLOSED[told.word]} ({told.word})")
+    return AccessDeniedError(
+        f"Google Cloud denies {told.permission or permission} on {key}",
+        missing_permission=told.permission,
+    )
+
+
+def _exhausted(error: api.GoogleAPICallError) -> KmsError:
+    # The same code stands for an answer that gRPC on our side would not take.
+    if "larger than max" in _text(error):
+        return UnreachableError("Cloud KMS answered with more than an answer can be")
+    hints = [each.retry_delay for each in error.details if isinstance(each, RetryInfo)]
+    seconds = hints[0].seconds + hints[0].nanos / 1e9 if hints else 0.0
+    return ThrottledError(
+        "Cloud KMS asks to slow down: a quota is used up",
+        retry_after=seconds if 0 < seconds <= _LONGEST_HINT else None,
+    )
+
+
+def _precondition(error: api.GoogleAPICallError) -> tuple[type[KmsError], str] | None:
+    for kind in _violations(error):
+        if kind == "CRYPTO_SCHEME_MISMATCH":
+            return KeyInvalidError, "is not a symmetric encryption key"
+        meant = _ABOUT_VERSION.get(kind.removeprefix("KEY_"))
+        if meant is not None:
+            return meant
+    state = _STATE.search(_text(error))
+    if state is not None:
+        return _ABOUT_VERSION.get(state[1])
+    if "no primary version" in _text(error):
+        return KeyInvalidError, "has no primary version; make one of its versions the primary"
+    return None
+
+
+def _violations(error: api.GoogleAPICallError) -> Iterator[str]:
+    for detail in error.details:
+        if isinstance(detail, PreconditionFailure):
+            yield from (each.type for each in detail.violations)
+
+
+def _what_happened(error: Exception) -> str:
+    """Says for people why there is no answer, without a library's text."""
+    if isinstance(error, TimeoutError | api.DeadlineExceeded):
+        return "gave no answer in the time that the call had"
+    if not isinstance(error, api.GoogleAPICallError):
+        return "answered with something that is no answer"
+    text = _text(error)
+    if isinstance(error, api.ServiceUnavailable):
+        for words, what in (
+            (("CERTIFICATE", "handshak", "SSL_ERROR"), "could not be trusted; check its CA"),
+            (("DNS resolution", "esolution failed"), "cannot be found: its name does not resolve"),
+            (("onnection refused",), "refuses connections"),
+            (("failed to connect",), "was not connected"),
+        ):
+            if any(each in text for each in words):
+                return what
+    code = error.grpc_status_code
+    return f"did not carry out the call ({code.name if code else 'no status'})"
+
+
+def _text(error: api.GoogleAPICallError) -> str:
+    return str(error.message or "")

@@ -1,0 +1,144 @@
+"""Uris of transit keys, origins and principals of Vault and OpenBao.
+
+    uri        https://HOST[:PORT]/v1/[NAMESPACE/]MOUNT/keys/NAME, as the server itself serves it
+    principal  auth/MOUNT/role/ROLE
+
+Invariant: one key has one uri. Nothing in it can be read in two ways or leave its path: no
+escapes, no dots as segments, no user, query or fragment. Where the namespace ends and the mount
+begins need not be known, since the server finds out. It must not know which origins there are.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from keyfold_server.domain.errors import InvalidKeySpecError
+
+_URI: Final = "key_spec.uri"
+_EXAMPLE: Final = "https://vault.example.com:8200/v1/transit/keys/NAME"
+
+_PARTS: Final = re.compile(r"(?P<origin>[A-Za-z]+://[^/]*)/v1/(?P<mount>.+)/keys/(?P<name>[^/]+)")
+_ORIGIN: Final = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?",
+    re.IGNORECASE,
+)
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
+_NAME: Final = re.compile(r"\w(?:[\w.-]*\w)?", re.ASCII)
+"""The server's own rule for names of keys."""
+
+_PRINCIPAL: Final = re.compile(r"auth/(?P<mount>.+)/role/(?P<role>[^/]+)")
+_USUAL: Final = {"https": 443, "http": 80}
+_MOST_PORT: Final = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUri:
+    """A key's uri in parts.
+
+    Attributes:
+        origin: Scheme, host and port of the server, in canonical form.
+        mount: The secrets engine's path with the namespaces before it.
+        name: The key's name.
+    """
+
+    origin: str
+    mount: str
+    name: str
+
+    @property
+    def uri(self) -> str:
+        """The canonical uri."""
+        return f"{self.origin}/v1/{self.mount}/keys/{self.name}"
+
+    def path(self, operation: str) -> str:
+        """Returns what policies call the path of an operation: encrypt, decrypt or keys."""
+        return f"{self.mount}/{operation}/{self.name}"
+
+
+@functools.lru_cache(maxsize=4_096)
+def key_uri(uri: str) -> KeyUri:
+    """Returns a key's uri in parts.
+
+    Raises:
+        InvalidKeySpecError: It is not a transit key's uri.
+    """
+    found = _PARTS.fullmatch(uri)
+    origin = None if found is None else canonical_origin(found["origin"])
+    if found is None or origin is None:
+        raise InvalidKeySpecError(
+            f"the uri must be a transit key's, such as {_EXAMPLE}, with the namespace, if any, "
+            "after /v1/",
+            field=_URI,
+        )
+    if not all(_SEGMENT.fullmatch(each) for each in found["mount"].split("/")):
+        raise InvalidKeySpecError(
+            "the uri's namespace and mount may have letters, digits and . _ - only, separated by "
+            "single slashes; write them without escapes",
+            field=_URI,
+        )
+    if _NAME.fullmatch(found["name"]) is None:
+        raise InvalidKeySpecError(
+            "the uri does not end in a transit key's name: letters, digits, _ and, between them, "
+            ". and -",
+            field=_URI,
+        )
+    return KeyUri(origin, found["mount"], found["name"])
+
+
+def canonical_origin(text: str) -> str | None:
+    """Returns an origin in lower case and without the scheme's usual port; None: it is none."""
+    found = _ORIGIN.fullmatch(text.removesuffix("/"))
+    if found is None:
+        return None
+    scheme, host = found["scheme"].lower(), found["host"].lower()
+    if host.startswith("["):
+        try:
+            host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
+        except ValueError:
+            return None
+    elif ".." in host:
+        return None
+    port = _USUAL[scheme] if found["port"] is None else int(found["port"])
+    if not 0 < port <= _MOST_PORT:
+        return None
+    return f"{scheme}://{host}" if port == _USUAL[scheme] else f"{scheme}://{host}:{port}"
+
+
+def is_path(text: str) -> bool:
+    """Tells whether a text is a path of mounts or namespaces, as settings have them."""
+    return all(_SEGMENT.fullmatch(each) for each in text.split("/"))
+
+
+def principal(mount: str, role: str) -> str:
+    """Returns the principal of a role of an auth method."""
+    return f"auth/{mount}/role/{role}"
+
+
+def check_principal(text: str, own: str | None, origin: str) -> None:
+    """Refuses a principal that an origin's credential is not for.
+
+    Args:
+        text: As the key spec has it.
+        own: The one that the origin's settings have, None where they hold a token.
+        origin: The origin, for the error.
+
+    Raises:
+        InvalidKeySpecError: It is another one, or none at all.
+    """
+    if text == own:
+        return
+    if _PRINCIPAL.fullmatch(text) is None:
+        told = "auth_principal must be written auth/MOUNT/role/ROLE"
+    elif own is None:
+        told = f"Keyfold uses {origin} with a token, which has no role"
+    else:
+        told = f"Keyfold uses {origin} as {own}"
+    raise InvalidKeySpecError(
+        f"{told}; leave auth_principal out to take the origin's own",
+        field="key_spec.auth_principal",
+    )

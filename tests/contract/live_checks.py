@@ -1,0 +1,46 @@
+"""What is shown of a real service beside the provider suite; `contract.live` runs it.
+
+The halves of tests there that need nobody's hand: a name that pytest does not collect by itself
+keeps them out of the other runs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import pytest
+
+from contract.counterparts import Bench
+from keyfold_server.domain.errors import UnreachableError
+
+_TOO_SHORT: Final = 0.0001
+"""Seconds within which no service answers over TLS."""
+
+_SLACK: Final = 0.5
+"""Seconds beyond its budget within which a call is over, on a busy machine."""
+
+
+def test_describe_names_the_version_that_wraps(bench: Bench) -> None:
+    """The described version is the one that the next wrap reports."""
+    assert bench.describe() == bench.wrap().key_version
+
+
+def test_the_credential_is_good(bench: Bench) -> None:
+    """Authenticating as the key's principal raises nothing."""
+    bench.authenticate()
+
+
+def test_a_budget_ends_a_call(bench: Bench) -> None:
+    """A call whose time is up is over, says nothing about the key, and spoils no later one (C4)."""
+    wrapped = bench.wrap()
+    for call in (
+        lambda: bench.wrap(budget=_TOO_SHORT),
+        lambda: bench.unwrap(wrapped, budget=_TOO_SHORT),
+        lambda: bench.describe(budget=_TOO_SHORT),
+    ):
+        began = time.monotonic()
+        with pytest.raises(UnreachableError):
+            call()
+        assert time.monotonic() - began < _TOO_SHORT + _SLACK
+    assert bench.unwrap(wrapped) == bench.payload

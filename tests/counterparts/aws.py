@@ -1,0 +1,194 @@
+"""AWS as Keyfold meets it: LocalStack's KMS, with what it lacks put before it.
+
+    python -m counterparts.aws [--port PORT]             until it is interrupted
+
+LocalStack has keys, states, contexts and rotation. Added here: signatures are verified and
+sessions end (`counterparts.aws_sts`); each call is held against the key's policy, which is read
+from LocalStack; each version of key material has an id; bytes that are no ciphertext are told
+from keys that do not exist; a key can be gone without seven days' wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from counterparts import localstack
+from counterparts.aws_policy import Verdict, evaluate
+from counterparts.aws_sts import Identity, Role, Sts
+from counterparts.aws_wire import AwsError, Call, error_reply, parse
+from counterparts.faults import FaultLayer
+from counterparts.messages import Answer, Reply, Request, forward
+
+_NEEDS_NO_KEY: Final = frozenset({"CreateKey", "ListKeys", "ListAliases"})
+
+
+class Aws:
+    """KMS and STS as one answer to requests. Safe for many threads.
+
+    Attributes:
+        sts: Who may call, and as whom.
+        erased: ARNs of keys that are gone.
+        calls: Every call that was signed, in order.
+        policies: Keys' policies as they were read, until one is written through here; whoever
+            writes one at LocalStack itself clears this.
+    """
+
+    def __init__(self, kms: Answer) -> None:
+        """Takes what answers calls to KMS that are let through."""
+        self._kms = kms
+        self._lock = threading.RLock()
+        self.sts = Sts()
+        self.erased: set[str] = set()
+        self.calls: list[Call] = []
+        self.policies: dict[str, Mapping[str, Any]] = {}
+        self._materials: dict[str, list[str]] = {}
+        self._made_with: dict[bytes, str] = {}
+
+    def rotate(self, key: str) -> None:
+        """Notes that a key has new material."""
+        with self._lock:
+            self._of(key).append(secrets.token_hex(32))
+
+    def answer(self, request: Request) -> Reply:
+        """Answers one request."""
+        call = parse(request)
+        if call is None:
+            error = AwsError("MissingAuthenticationTokenException", "Missing Authentication Token")
+            return error_reply("kms", error)
+        with self._lock:
+            self.calls.append(call)
+        try:
+            identity = self.sts.authenticated(call)
+            if call.service == "sts":
+                return self.sts.answer(call, identity)
+            return self._answer_kms(call, identity)
+        except AwsError as error:
+            return error_reply(call.service, error)
+
+    def _answer_kms(self, call: Call, identity: Identity) -> Reply:
+        arn = str(call.asked.get("KeyId", ""))
+        if arn in self.erased:
+            raise AwsError("NotFoundException", f"Key '{arn}' does not exist")
+        self._authorize(call, identity, arn)
+        reply = self._ask(call, identity.account, call.operation, call.asked)
+        if reply.status == 200:
+            return self._with_material(call, reply)
+        # LocalStack takes bytes that are no ciphertext for one of a key that does not exist;
+        # that the key does is known from its policy.
+        if call.operation == "Decrypt" and b"NotFoundException" in reply.body:
+            raise AwsError("InvalidCiphertextException", "")
+        return reply
+
+    def _authorize(self, call: Call, identity: Identity, arn: str) -> None:
+        """Holds a call against the key's policy; an account's root may do all in it."""
+        owner = arn.split(":")[4] if arn.startswith("arn:") else identity.account
+        if identity.arn == f"arn:aws:iam::{owner}:root":
+            return
+        why = f"because no identity-based policy allows the {call.action} action"
+        if call.operation not in _NEEDS_NO_KEY:
+            policy = self._policy(call, owner, arn)
+            context = call.asked.get("EncryptionContext", {})
+            verdict = evaluate(policy, identity.caller, call.action, context)
+            if verdict is Verdict.ALLOWED:
+                return
+            why = f"because no resource-based policy allows the {call.action} action"
+            if verdict is Verdict.DENIED:
+                why = "with an explicit deny in a resource-based policy"
+        raise AwsError(
+            "AccessDeniedException",
+            f"User: {identity.arn} is not authorized to perform: {call.action} on resource: "
+            f"{arn or '*'} {why}",
+        )
+
+    def _policy(self, call: Call, owner: str, arn: str) -> Mapping[str, Any]:
+        policy = self.policies.get(arn)
+        if policy is None:
+            asked = {"KeyId": arn, "PolicyName": "default"}
+            found = self._ask(call, owner, "GetKeyPolicy", asked)
+            if found.status != 200:
+                raise AwsError("NotFoundException", f"Key '{arn}' does not exist")
+            policy = self.policies[arn] = json.loads(json.loads(found.body)["Policy"])
+        return policy
+
+    def _ask(self, call: Call, account: str, operation: str, asked: Mapping[str, Any]) -> Reply:
+        """Asks LocalStack, which takes an access key of twelve digits for the account."""
+        signed = call.request.headers["authorization"].replace(call.access_key, account)
+        headers = {
+            **call.request.headers,
+            "authorization": signed,
+            "x-amz-target": f"TrentService.{operation}",
+        }
+        headers.pop("x-amz-security-token", None)
+        return self._kms(replace(call.request, headers=headers, body=json.dumps(asked).encode()))
+
+    def _with_material(self, call: Call, reply: Reply) -> Reply:
+        """Notes or tells which key material was used."""
+        body = json.loads(reply.body) if reply.body else {}
+        with self._lock:
+            if call.operation == "Encrypt":
+                self._made_with[_digest(body["CiphertextBlob"])] = self._of(body["KeyId"])[-1]
+            elif call.operation == "Decrypt":
+                made_with = self._made_with.get(_digest(call.asked["CiphertextBlob"]))
+                body["KeyMaterialId"] = made_with or self._of(body["KeyId"])[0]
+            elif call.operation == "DescribeKey":
+                metadata = body["KeyMetadata"]
+                metadata["CurrentKeyMaterialId"] = self._of(metadata["Arn"])[-1]
+            elif call.operation == "RotateKeyOnDemand":
+                self.rotate(body["KeyId"])
+            elif call.operation == "PutKeyPolicy":
+                self.policies.clear()
+            else:
+                return reply
+        return replace(reply, body=json.dumps(body).encode())
+
+    def _of(self, key: str) -> list[str]:
+        """Returns the ids of a key's material, oldest first; under the lock.
+
+        A multi-Region key and its replicas have the same.
+        """
+        return self._materials.setdefault(key.rpartition("/")[2], [secrets.token_hex(32)])
+
+
+def _digest(blob: str) -> bytes:
+    return hashlib.sha256(base64.b64decode(blob)).digest()
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m counterparts.aws")
+    parser.add_argument("--port", type=int, default=4567)
+    parser.add_argument("--user", default="arn:aws:iam::999988887777:user/keyfold")
+    parser.add_argument("--role", default="arn:aws:iam::111122223333:role/keyfold")
+    parser.add_argument("--external-id", default=secrets.token_urlsafe(24))
+    given = parser.parse_args()
+    server = localstack.LocalStack()
+    aws = Aws(forward(server.url))
+    key, secret = aws.sts.add_user(given.user)
+    root_key, root_secret = aws.sts.add_user(
+        f"arn:aws:iam::{given.role.split(':')[4]}:root",
+    )
+    aws.sts.roles[given.role] = Role(given.user, given.external_id)
+    with FaultLayer(aws.answer, port=given.port) as layer:
+        told = {
+            "AWS_ENDPOINT_URL_KMS": layer.url,
+            "AWS_ENDPOINT_URL_STS": layer.url,
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "CUSTOMER_AWS_ACCESS_KEY_ID": root_key,
+            "CUSTOMER_AWS_SECRET_ACCESS_KEY": root_secret,
+            "CUSTOMER_ROLE": given.role,
+            "CUSTOMER_EXTERNAL_ID": given.external_id,
+        }
+        print("\n".join(f"{name}={value}" for name, value in told.items()), flush=True)  # noqa: T201
+        server.wait()
+
+
+if __name__ == "__main__":
+    _main()

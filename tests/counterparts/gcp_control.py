@@ -1,0 +1,202 @@
+"""How the Google Cloud counterpart is controlled: its keys, its principals, what goes wrong.
+
+Every method is of the test's or the seed's making, none is reached with a Google API. The servers
+read what is changed here on their next request.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from counterparts.gcp_errors import ERRORS, Refusal
+from counterparts.gcp_faults import BEFORE, Fault, Faults
+from counterparts.gcp_iam import Iam
+from counterparts.gcp_keys import KEY, Algorithm, Key, Keys, Protection, Purpose
+from counterparts.gcp_methods import METHODS
+
+_HTTP_OPERATIONS = frozenset({"token", "generateAccessToken"})
+# What is known of any request, to fill in an error's parts.
+_KNOWN = frozenset({"method", "seconds", "service"})
+
+
+class Control:
+    """What can be told to a counterpart. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._keys = Keys()
+        self._iam = Iam()
+        self._faults = Faults()
+
+    def create_key(
+        self,
+        name: str,
+        *,
+        purpose: str = "ENCRYPT_DECRYPT",
+        algorithm: str = "GOOGLE_SYMMETRIC_ENCRYPTION",
+        protection: str = "SOFTWARE",
+    ) -> str:
+        """Creates a key with version 1, and its ring if it is not there. Returns its name.
+
+        Raises:
+            ValueError: The name is not a crypto key's.
+            Refusal: The key is there already.
+        """
+        if not KEY.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a crypto key")
+        ring = name.rpartition("/cryptoKeys/")[0]
+        with self._keys.lock:
+            if not self._keys.has_ring(ring):
+                self._keys.create_ring(ring)
+            key = Key(
+                name,
+                Purpose[purpose],
+                Algorithm[algorithm],
+                Protection[protection],
+                timedelta(days=30),
+            )
+            return self._keys.create_key(key, first_version=True).name
+
+    def new_version(self, key: str, *, primary: bool = True) -> str:
+        """Adds a version, as rotation does; it is the primary one if asked. Returns its name."""
+        with self._keys.lock:
+            version = self._keys.create_version(key).name
+            if primary:
+                self._keys.set_primary(key, int(version.rpartition("/")[2]))
+            return version
+
+    def enable(self, version: str) -> None:
+        """Enables a version, or a key's primary one."""
+        self._move(version, "enable")
+
+    def disable(self, version: str) -> None:
+        """Disables a version, or a key's primary one."""
+        self._move(version, "disable")
+
+    def destroy(self, version: str) -> None:
+        """Schedules a version's destruction, or a key's primary one's."""
+        self._move(version, "destroy")
+
+    def restore(self, version: str) -> None:
+        """Takes a scheduled destruction back; the version is disabled then."""
+        self._move(version, "restore")
+
+    def expire_version(self, version: str) -> None:
+        """Lets the time of a scheduled destruction come: the key material is gone."""
+        self._move(version, "expire")
+
+    def allow(self, principal: str, resource: str, permission: str) -> None:
+        """Gives a service account a permission on a resource and all below it.
+
+        Args:
+            principal: Its email.
+            resource: A project, ring, key or version by name; for
+                `iam.serviceAccounts.getAccessToken`, the other account's email.
+            permission: A permission, or a predefined role of `gcp_iam.ROLES`.
+        """
+        self._iam.add(principal)
+        if "@" in resource:
+            self._iam.add(resource)
+        self._iam.allow(principal, resource, permission)
+
+    def deny(self, principal: str, resource: str, permission: str) -> None:
+        """Takes back what `allow` has given with the same arguments."""
+        self._iam.deny(principal, resource, permission)
+
+    def remove_principal(self, principal: str) -> None:
+        """Deletes a service account with its keys, tokens and permissions."""
+        self._iam.remove(principal)
+
+    def expire_tokens(self, principal: str | None = None) -> None:
+        """Lets all access tokens issued so far expire, of one account or of everybody."""
+        self._iam.expire(principal)
+
+    def revoke_tokens(self, principal: str | None = None) -> None:
+        """Forgets all access tokens issued so far, of one account or of everybody."""
+        self._iam.revoke(principal)
+
+    def inject(
+        self, operation: str, kind: str, *, times: int | None = None, **options: Any
+    ) -> None:
+        """Makes an operation go wrong.
+
+        Args:
+            operation: An RPC's name, "token" or "generateAccessToken".
+            kind: One of `gcp_faults.BEFORE`, or of `AFTER` for Encrypt and Decrypt.
+            times: How many calls meet it; None is all, until `clear_faults`.
+            options: `error`, `seconds` or `size`, as `gcp_faults.Fault` has them.
+
+        Raises:
+            ValueError: There is no such operation or fault, or they do not go together.
+        """
+        fault = Fault(kind, **options)
+        http = operation in _HTTP_OPERATIONS
+        if not http and operation not in METHODS:
+            raise ValueError(f"no operation is called {operation!r}")
+        if kind not in BEFORE and operation not in {"Encrypt", "Decrypt"}:
+            raise ValueError(f"an answer of {operation} cannot be {kind}")
+        if kind in {"unverified", "wrong_name"} and operation == "Decrypt":
+            raise ValueError(f"an answer of Decrypt has nothing to be {kind}")
+        if fault.error:
+            self._answerable(fault.error, http=http)
+        self._faults.add(operation, fault, times)
+
+    def clear_faults(self) -> None:
+        """Ends all faults; calls that hang get UNAVAILABLE."""
+        self._faults.clear()
+
+    def wait_until_held(self, calls: int = 1, seconds: float = 10) -> bool:
+        """Waits until so many calls hang or are slow at once, and says whether they are."""
+        return self._faults.wait_until_held(calls, seconds)
+
+    def control(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Does a control call that came as JSON.
+
+        Args:
+            order: "call" names one of CONTROLS, the rest are its arguments.
+
+        Raises:
+            ValueError: There is no such call, or it is refused.
+            TypeError: Arguments are missing or too many.
+        """
+        arguments = dict(order)
+        name = arguments.pop("call", None)
+        if name not in CONTROLS:
+            raise ValueError(f"no control call {name!r}, take one of {', '.join(CONTROLS)}")
+        try:
+            return {"result": getattr(self, name)(**arguments)}
+        except Refusal as refusal:
+            raise ValueError(f"refused: {refusal}") from None
+
+    def _answerable(self, error: str, *, http: bool) -> None:
+        if not http and "status" not in ERRORS[error]:
+            raise ValueError(f"{error} is no answer of a gRPC service")
+        known = _KNOWN if http else _KNOWN | {"permission", "resource", "version", "state"}
+        try:
+            Refusal(error, **dict.fromkeys(known, 0)).check()
+        except KeyError as missing:
+            raise ValueError(f"{error} needs {missing}, which only its own cause has") from None
+
+    def _move(self, name: str, how: str) -> None:
+        with self._keys.lock:
+            primary = self._keys.key(name).primary if KEY.fullmatch(name) else None
+            self._keys.move(primary.name if primary else name, how)
+
+
+CONTROLS = (
+    "allow",
+    "clear_faults",
+    "create_key",
+    "deny",
+    "destroy",
+    "disable",
+    "enable",
+    "expire_tokens",
+    "expire_version",
+    "inject",
+    "new_version",
+    "remove_principal",
+    "restore",
+    "revoke_tokens",
+    "service_account_file",
+)

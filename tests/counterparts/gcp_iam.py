@@ -1,0 +1,256 @@
+"""Who may do what at the Google Cloud counterpart: service accounts, tokens and bindings.
+
+Default deny. A token is good until it expires or is revoked, for the scopes it was issued with; a
+permission holds on the resource it was given on and on everything below. It knows no keys and
+opens no ports.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from counterparts.gcp_errors import Refusal
+
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+GET_ACCESS_TOKEN = "iam.serviceAccounts.getAccessToken"
+# What google-auth writes into every assertion, wherever it sends it.
+GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"
+
+# An hour is the longest that an assertion may hold; a little more for clocks that differ.
+_LONGEST_ASSERTION = 3600
+_SKEW = 60
+
+# The predefined roles that are of use here, with those of their permissions that are checked.
+ROLES = {
+    "roles/cloudkms.admin": (
+        "cloudkms.keyRings.create",
+        "cloudkms.cryptoKeys.create",
+        "cloudkms.cryptoKeys.get",
+        "cloudkms.cryptoKeys.update",
+        "cloudkms.cryptoKeyVersions.create",
+        "cloudkms.cryptoKeyVersions.destroy",
+        "cloudkms.cryptoKeyVersions.get",
+        "cloudkms.cryptoKeyVersions.restore",
+        "cloudkms.cryptoKeyVersions.update",
+    ),
+    "roles/cloudkms.cryptoKeyDecrypter": ("cloudkms.cryptoKeyVersions.useToDecrypt",),
+    "roles/cloudkms.cryptoKeyEncrypter": ("cloudkms.cryptoKeyVersions.useToEncrypt",),
+    "roles/cloudkms.cryptoKeyEncrypterDecrypter": (
+        "cloudkms.cryptoKeyVersions.useToDecrypt",
+        "cloudkms.cryptoKeyVersions.useToEncrypt",
+    ),
+    "roles/cloudkms.viewer": ("cloudkms.cryptoKeys.get", "cloudkms.cryptoKeyVersions.get"),
+    "roles/iam.serviceAccountTokenCreator": (GET_ACCESS_TOKEN,),
+}
+
+
+@dataclass(frozen=True)
+class Token:
+    """An access token's meaning."""
+
+    principal: str
+    scopes: frozenset[str]
+    expires: float
+
+
+@dataclass(frozen=True)
+class Api:
+    """An API, for those who call it: what its tokens need.
+
+    Attributes:
+        name: Its host name at Google, which is also a self-signed token's audience.
+        scopes: Any one of these is enough.
+    """
+
+    name: str
+    scopes: frozenset[str]
+
+
+class Iam:
+    """Service accounts, tokens and bindings. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: dict[str, dict[str, rsa.RSAPublicKey]] = {}
+        self._tokens: dict[str, Token] = {}
+        self._bindings: set[tuple[str, str, str]] = set()
+
+    def add(self, principal: str) -> None:
+        """Makes a service account, unless it is there."""
+        with self._lock:
+            self._keys.setdefault(principal, {})
+
+    def remove(self, principal: str) -> None:
+        """Deletes a service account with its keys, its tokens and its bindings."""
+        with self._lock:
+            self._keys.pop(principal, None)
+            self._tokens = {k: t for k, t in self._tokens.items() if t.principal != principal}
+            self._bindings = {b for b in self._bindings if b[0] != principal}
+
+    def key_file(self, principal: str, token_uri: str) -> dict[str, str]:
+        """Makes a key for a service account, and the account if it is not there.
+
+        Returns:
+            What a service account's key file holds.
+        """
+        self.add(principal)
+        private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        kid = secrets.token_hex(20)
+        with self._lock:
+            self._keys[principal][kid] = private.public_key()
+        pem = private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return {
+            "type": "service_account",
+            "project_id": principal.partition("@")[2].partition(".")[0],
+            "private_key_id": kid,
+            "private_key": pem.decode(),
+            "client_email": principal,
+            "client_id": str(secrets.randbelow(10**21)),
+            "token_uri": token_uri,
+            "universe_domain": "googleapis.com",
+        }
+
+    def allow(self, principal: str, resource: str, permission: str) -> None:
+        """Gives a permission, or a role's, on a resource and all below."""
+        with self._lock:
+            for each in ROLES.get(permission, (permission,)):
+                self._bindings.add((principal, resource, each))
+
+    def deny(self, principal: str, resource: str, permission: str) -> None:
+        """Takes a permission, or a role's, back from where it was given."""
+        with self._lock:
+            for each in ROLES.get(permission, (permission,)):
+                self._bindings.discard((principal, resource, each))
+
+    def permitted(self, principal: str, resource: str, permission: str) -> bool:
+        """Says whether a principal has a permission on a resource or above it."""
+        parts = resource.split("/")
+        above = ("/".join(parts[:end]) for end in range(len(parts), 0, -1))
+        with self._lock:
+            return any((principal, each, permission) in self._bindings for each in above)
+
+    def may_impersonate(self, chain: Collection[str]) -> bool:
+        """Says whether each in the chain may get an access token of the next one."""
+        links = list(chain)
+        with self._lock:
+            return all(
+                target in self._keys and (source, target, GET_ACCESS_TOKEN) in self._bindings
+                for source, target in pairwise(links)
+            )
+
+    def issue(self, principal: str, scopes: Collection[str], lifetime: float) -> str:
+        """Issues an access token; its lifetime is in seconds."""
+        token = "ya29.c." + secrets.token_urlsafe(48)
+        with self._lock:
+            expires = time.time() + lifetime
+            self._tokens[token] = Token(principal, frozenset(scopes), expires)
+        return token
+
+    def expire(self, principal: str | None = None) -> None:
+        """Lets the time of the tokens issued so far run out: of one principal, or of all."""
+        with self._lock:
+            for text, token in self._tokens.items():
+                if principal in {None, token.principal}:
+                    self._tokens[text] = replace(token, expires=0)
+
+    def revoke(self, principal: str | None = None) -> None:
+        """Forgets the tokens issued so far: of one principal, or of all."""
+        with self._lock:
+            kept = {k: t for k, t in self._tokens.items() if principal not in {None, t.principal}}
+            self._tokens = kept
+
+    def authenticate(self, authorization: str | None, api: Api) -> str:
+        """Returns whose token it is.
+
+        Args:
+            authorization: The header with the bearer token.
+            api: The API that is called.
+
+        Raises:
+            Refusal: There is none, or it is not known, has expired, or has not the scope.
+        """
+        scheme, _, text = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not text:
+            raise Refusal("credentials_missing")
+        with self._lock:
+            token = self._tokens.get(text)
+        if token is None:
+            return self._self_signed(text, api)
+        if token.expires <= time.time():
+            raise Refusal("token_expired")
+        if not token.scopes & api.scopes:
+            raise Refusal("scope_insufficient")
+        return token.principal
+
+    def assertion(self, text: str, audiences: Collection[str] | None) -> dict[str, Any]:
+        """Returns the claims of what a service account has signed.
+
+        Args:
+            text: A JWT.
+            audiences: Any of these; None does not look at it.
+
+        Raises:
+            Refusal: It is not one, nobody's, badly signed, for somebody else, or out of time.
+        """
+        try:
+            kid = str(jwt.get_unverified_header(text).get("kid"))
+            issuer = str(jwt.decode(text, options={"verify_signature": False}).get("iss"))
+        except jwt.InvalidTokenError:
+            raise Refusal("assertion_malformed") from None
+        with self._lock:
+            if issuer not in self._keys:
+                raise Refusal("assertion_account")
+            key = self._keys[issuer].get(kid)
+        if key is None:
+            raise Refusal("assertion_signature")
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                text,
+                key,
+                algorithms=["RS256"],
+                audience=audiences,
+                leeway=_SKEW,
+                options={"require": ["iat", "exp", "iss"], "verify_aud": audiences is not None},
+            )
+        except jwt.InvalidSignatureError:
+            raise Refusal("assertion_signature") from None
+        except (jwt.InvalidAudienceError, jwt.MissingRequiredClaimError) as error:
+            missing = getattr(error, "claim", "aud")
+            raise Refusal("assertion_audience" if missing == "aud" else "assertion_time") from None
+        except (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError):
+            raise Refusal("assertion_time") from None
+        except jwt.InvalidTokenError:
+            raise Refusal("assertion_malformed") from None
+        if claims["exp"] - claims["iat"] > _LONGEST_ASSERTION:
+            raise Refusal("assertion_time")
+        return claims
+
+    def _self_signed(self, text: str, api: Api) -> str:
+        # A service account may sign a token itself, for one API or with a scope (AIP-4111).
+        try:
+            claims = self.assertion(text, None)
+        except Refusal as refusal:
+            expired = refusal.args == ("assertion_time",)
+            raise Refusal("token_expired" if expired else "token_invalid") from None
+        if claims.get("sub") != claims["iss"]:
+            raise Refusal("token_invalid")
+        if "scope" in claims:
+            if not set(str(claims["scope"]).split()) & api.scopes:
+                raise Refusal("scope_insufficient")
+        elif claims.get("aud") != f"https://{api.name}/":
+            raise Refusal("token_invalid")
+        return str(claims["iss"])

@@ -1,0 +1,64 @@
+"""LocalStack: the AWS KMS of the tests, started once for a test session on a free port.
+
+    python -m counterparts.localstack [--port PORT]      until it is interrupted
+
+It knows keys, their states, versions and contexts, and neither signatures, sessions nor
+policies: `counterparts.aws` puts those before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+
+from counterparts.processes import Process, free_port, installed
+
+
+class LocalStack:
+    """One server on loopback.
+
+    Attributes:
+        url: Where it answers.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        """Installs it where it is not, starts it and waits until it answers.
+
+        Raises:
+            NotInstalledError: It cannot be had on this machine.
+        """
+        python, port = installed("localstack.sh"), port or free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        environment = {
+            "FILESYSTEM_ROOT": "{folder}",
+            "LOCALSTACK_VOLUME_DIR": "{folder}",
+            "GATEWAY_LISTEN": f"127.0.0.1:{port}",
+            # The other server listens on every address, whatever the line above says.
+            "GATEWAY_SERVER": "hypercorn",
+            "SERVICES": "kms",
+            "DISABLE_EVENTS": "1",
+            "SKIP_SSL_CERT_DOWNLOAD": "1",
+            "DNS_ADDRESS": "0",
+        }
+        command = [python, "-m", "localstack.runtime.main"]
+        answers = self.url + "/_localstack/health"
+        self._process = Process("localstack", command, environment, answers)
+        self.stop, self.wait = self._process.stop, self._process.wait
+
+
+@functools.cache
+def shared() -> LocalStack:
+    """Returns the server that all tests share; their keys keep them apart."""
+    return LocalStack()
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m counterparts.localstack")
+    parser.add_argument("--port", type=int, default=4566)
+    server = LocalStack(parser.parse_args().port)
+    print(f"LocalStack answers at {server.url}", flush=True)  # noqa: T201
+    server.wait()
+
+
+if __name__ == "__main__":
+    _main()

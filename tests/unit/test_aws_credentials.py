@@ -1,0 +1,226 @@
+"""When a credential for AWS is renewed, and what it means when that fails (protocol F2a)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import ClientError
+
+from fakes import FakeClock
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    UnreachableError,
+)
+from keyfold_server.providers.aws_credentials import LONGEST, Role, under
+from keyfold_server.providers.deadline import within
+
+_ROLE: Final = "arn:aws:iam::111122223333:role/team/keyfold"
+
+
+def _error(code: str, message: str = "", status: int = 400) -> ClientError:
+    metadata = {"RequestId": "8c4f2f9e-0000", "HTTPStatusCode": status, "HTTPHeaders": {}}
+    answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}
+    return ClientError(answer, "AssumeRole")
+
+
+# Roles.
+
+
+class Customer:
+    """A customer's account that lets Keyfold take its role, or not."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.error: Exception | None = None
+        self.own_side_good = True
+        self.clock = FakeClock()
+        self.role = Role(_ROLE, self.take, lambda _: self.own_side_good, self.clock.monotonic)
+
+    def take(self) -> dict[str, Any]:
+        self.taken += 1
+        if self.error is not None:
+            raise self.error
+        ends = datetime.now(UTC) + timedelta(minutes=15)
+        credentials = {
+            "AccessKeyId": f"ASIA{self.taken}",
+            "SecretAccessKey": "s",
+            "SessionToken": "t",
+            "Expiration": ends,
+        }
+        return {"Credentials": credentials}
+
+
+@pytest.fixture
+def customer() -> Iterator[Customer]:
+    """A customer, within a call."""
+    with within(5.0):
+        yield Customer()
+
+
+_DENIED: Final = _error("AccessDenied", "is not authorized to perform: sts:AssumeRole", 403)
+
+
+def test_a_session_is_taken_once_and_renewed_ahead(customer: Customer) -> None:
+    """One session serves many calls, and is renewed within ten minutes (F2a)."""
+    for _ in range(3):
+        assert customer.role.fresh().access_key == "ASIA1"
+    customer.clock.advance(LONGEST - 1)
+    assert customer.role.fresh().access_key == "ASIA2"
+    assert customer.role.get_frozen_credentials() == customer.role.fresh()
+
+
+def test_a_session_serves_on_while_it_cannot_be_renewed_ahead(customer: Customer) -> None:
+    """Ahead of time an outage of STS harms nobody, and is not asked about again at once."""
+    customer.role.fresh()
+    customer.clock.advance(LONGEST - 30)
+    customer.error = _error("Throttling", "Rate exceeded")
+    for _ in range(5):
+        assert customer.role.fresh().access_key == "ASIA1"
+    assert customer.taken == 2
+
+
+def test_a_session_does_not_serve_for_longer_than_ten_minutes(customer: Customer) -> None:
+    """After that it is renewed or nothing: withdrawn trust shows only then (F2a)."""
+    customer.role.fresh()
+    customer.clock.advance(LONGEST)
+    customer.error = _error("ServiceUnavailable", "", 503)
+    with pytest.raises(UnreachableError):
+        customer.role.fresh()
+    customer.error = None
+    assert customer.role.fresh().access_key == "ASIA3"
+
+
+def test_withdrawn_trust_shows_when_it_is_renewed_ahead(customer: Customer) -> None:
+    """A denial is believed at once, though the old session would still do (F2a)."""
+    customer.role.fresh()
+    customer.clock.advance(LONGEST - 1)
+    customer.error = _DENIED
+    with pytest.raises(AccessDeniedError) as raised:
+        customer.role.fresh()
+    assert raised.value.missing_permission == "sts:AssumeRole"
+    assert customer.role.get_frozen_credentials() is None
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "because no identity-based policy allows the sts:AssumeRole action",
+        "with an explicit deny in an identity-based policy",
+        "because no permissions boundary allows the sts:AssumeRole action",
+        "with an explicit deny in a service control policy",
+    ],
+)
+def test_a_denial_by_our_own_policies_is_no_refusal(customer: Customer, why: str) -> None:
+    """Where AWS says that Keyfold's own permissions lack, no customer has revoked (F2a)."""
+    customer.error = _error("AccessDenied", f"is not authorized to perform {why}", 403)
+    with pytest.raises(CredentialsFailedError):
+        customer.role.fresh()
+
+
+def test_a_denial_counts_only_if_our_side_is_shown_good(customer: Customer) -> None:
+    """The same denial is CREDENTIALS_FAILED while Keyfold's own side is not shown good (F2a)."""
+    customer.error, customer.own_side_good = _DENIED, False
+    with pytest.raises(CredentialsFailedError):
+        customer.role.fresh()
+    customer.own_side_good = True
+    with pytest.raises(AccessDeniedError):
+        customer.role.fresh()
+
+
+@pytest.mark.parametrize("code", ["NotFoundException", "ValidationError", "Whatever"])
+def test_nothing_else_that_sts_answers_is_a_refusal(customer: Customer, code: str) -> None:
+    """Only a denial of AssumeRole can be the customer's (F2a)."""
+    customer.error = _error(code)
+    with pytest.raises(UnreachableError):
+        customer.role.fresh()
+
+
+def test_many_callers_take_a_role_once(customer: Customer) -> None:
+    """Callers who come together wait for one AssumeRole."""
+
+    def call() -> ReadOnlyCredentials:
+        with within(5.0):
+            return customer.role.fresh()
+
+    with ThreadPoolExecutor(16) as pool:
+        calls = [pool.submit(call) for _ in range(16)]
+        assert {each.result().access_key for each in calls} == {"ASIA1"}
+    assert customer.taken == 1
+
+
+def test_who_waits_for_a_renewal_waits_no_longer_than_its_call() -> None:
+    """A caller with little time does not wait for another's AssumeRole that hangs (C4)."""
+    entered, over = threading.Event(), threading.Event()
+
+    def take() -> dict[str, Any]:
+        entered.set()
+        over.wait(10)
+        raise _DENIED
+
+    role = Role(_ROLE, take, lambda _: True, FakeClock().monotonic)
+
+    def first() -> None:
+        with within(10.0):
+            role.fresh()
+
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(first)
+        entered.wait(10)
+        with pytest.raises(UnreachableError), within(0.05):
+            role.fresh()
+        over.set()
+        assert isinstance(held.exception(10), AccessDeniedError)
+
+
+# Calls under a credential.
+
+
+class Held:
+    """A credential that counts how often it was renewed."""
+
+    def __init__(self) -> None:
+        self.renewed = 0
+
+    def fresh(self) -> ReadOnlyCredentials:
+        return ReadOnlyCredentials(f"AKIA{self.renewed}", "s", None, None)
+
+    def renew(self, used: ReadOnlyCredentials) -> None:
+        assert used == self.fresh()
+        self.renewed += 1
+
+
+def _answers(*each: Exception | str) -> Callable[[], str]:
+    left = iter(each)
+
+    def work() -> str:
+        answer = next(left)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return work
+
+
+def test_a_credential_that_is_not_accepted_is_renewed_once() -> None:
+    """An expired session costs one renewal and one more call, not two (F2a)."""
+    held, expired = Held(), _error("ExpiredTokenException")
+    assert under(held, _answers(expired, "done"), "kms:Decrypt") == "done"
+    assert held.renewed == 1
+    with pytest.raises(CredentialsFailedError):
+        under(held, _answers(expired, expired), "kms:Decrypt")
+    assert held.renewed == 2
+
+
+def test_a_refusal_renews_nothing() -> None:
+    """A denial under an accepted credential is passed on as it is."""
+    held = Held()
+    with pytest.raises(ClientError):
+        under(held, _answers(_error("AccessDeniedException")), "kms:Decrypt")
+    assert held.renewed == 0

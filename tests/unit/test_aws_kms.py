@@ -1,0 +1,224 @@
+"""What the AWS adapter knows without AWS: ARNs, external ids, and what an answer means."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import pytest
+from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
+
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    ExternalIdNotIssuedError,
+    InvalidKeySpecError,
+    KekMismatchError,
+    KeyDisabledError,
+    KeyInvalidError,
+    KeyNotFoundError,
+    KeyPendingDeletionError,
+    KmsError,
+    ThrottledError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import Authenticates, DescribesKeys
+from keyfold_server.providers.aws_arn import check_role, key_arn
+from keyfold_server.providers.aws_errors import translate
+from keyfold_server.providers.aws_kms import AwsKmsProvider
+
+_ID: Final = "1234abcd-12ab-34cd-56ef-1234567890ab"
+_MRK: Final = "mrk-1234abcd12ab34cd56ef1234567890ab"
+_ROLE: Final = "arn:aws:iam::111122223333:role/team/keyfold"
+_KEY: Final = f"arn:aws:kms:eu-west-1:111122223333:key/{_ID}"
+
+
+# ARNs.
+
+
+@pytest.mark.parametrize(
+    ("partition", "region"),
+    [
+        ("aws", "eu-west-1"),
+        ("aws", "ap-southeast-5"),
+        ("aws", "mx-central-1"),
+        ("aws-cn", "cn-northwest-1"),
+        ("aws-us-gov", "us-gov-east-1"),
+        ("aws-iso", "us-iso-east-1"),
+        ("aws-iso-b", "us-isob-east-1"),
+        ("aws-iso-e", "eu-isoe-west-1"),
+        ("aws-iso-f", "us-isof-south-1"),
+        ("aws-eusc", "eusc-de-east-1"),
+    ],
+)
+@pytest.mark.parametrize("name", [_ID, _MRK])
+def test_keys_of_every_partition_are_known(partition: str, region: str, name: str) -> None:
+    """A key's ARN of any partition tells region, account and id, multi-Region keys included."""
+    uri = f"arn:{partition}:kms:{region}:111122223333:key/{name}"
+    arn = key_arn(uri)
+    assert (arn.partition, arn.region, arn.account) == (partition, region, "111122223333")
+    assert arn.key_id == name
+    provider = AwsKmsProvider()
+    assert provider.canonical(RootKey("AWS_KMS", uri)).uri == uri
+    assert provider.account(RootKey("AWS_KMS", uri)) == "111122223333"
+    check_role(f"arn:{partition}:iam::444455556666:role/keyfold", arn)
+
+
+@pytest.mark.parametrize("uri", ["alias/app", "arn:aws:kms:eu-west-1:111122223333:alias/app"])
+def test_an_alias_is_refused_with_the_reason(uri: str) -> None:
+    """An alias can be pointed at another key, so it names none; the message says so."""
+    with pytest.raises(
+        InvalidKeySpecError, match="is an alias, which could be pointed at another key"
+    ):
+        key_arn(uri)
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [
+        "arn:aws:iam::111122223333:user/keyfold",
+        "arn:aws:iam::111122223333:root",
+        "arn:aws:sts::111122223333:assumed-role/keyfold/session",
+        "arn:aws-cn:iam::111122223333:role/keyfold",
+        "arn:aws:iam::1111:role/keyfold",
+        "arn:aws:iam::111122223333:role/",
+        "arn:aws:iam::111122223333:role/key fold",
+        f"{_ROLE}\n",
+    ],
+)
+def test_what_is_no_role_of_the_partition_is_refused(principal: str) -> None:
+    """Keyfold takes roles of the key's partition and acts as nobody else."""
+    with pytest.raises(InvalidKeySpecError) as raised:
+        check_role(principal, key_arn(_KEY))
+    assert raised.value.field == "key_spec.auth_principal"
+
+
+def test_an_external_id_is_never_the_callers() -> None:
+    """It is refused as an option, even with the issued value, and no role goes without (C2)."""
+    issued = AwsKmsProvider(external_ids=lambda _: "issued")
+    mine = RootKey("AWS_KMS", _KEY, _ROLE, (("external_id", "issued"),))
+    with pytest.raises(InvalidKeySpecError, match="Keyfold's to issue"):
+        issued.canonical(mine)
+    good = RootKey("AWS_KMS", _KEY, _ROLE)
+    assert issued.canonical(good) == good
+    with pytest.raises(ExternalIdNotIssuedError, match="issued no external id"):
+        AwsKmsProvider().canonical(good)
+
+
+def test_a_role_whose_external_id_is_gone_is_no_refusal() -> None:
+    """What Keyfold itself lacks says nothing about a stored key (C2, F2a)."""
+    with pytest.raises(CredentialsFailedError):
+        AwsKmsProvider().describe(RootKey("AWS_KMS", _KEY, _ROLE), budget=1.0)
+
+
+def test_it_authenticates_and_describes() -> None:
+    """It has both optional abilities."""
+    provider = AwsKmsProvider()
+    assert isinstance(provider, Authenticates)
+    assert isinstance(provider, DescribesKeys)
+
+
+def test_the_sdk_does_not_log_what_it_sends() -> None:
+    """At DEBUG the SDK writes plaintexts, so it never logs at DEBUG, whatever the root's level."""
+    assert not logging.getLogger("botocore.parsers").isEnabledFor(logging.DEBUG)
+
+
+# Errors: code, text and status as AWS writes them.
+
+
+def _error(
+    code: str, message: str = "", status: int = 400, headers: dict[str, str] | None = None
+) -> ClientError:
+    return ClientError(
+        {
+            "Error": {"Code": code, "Message": message},
+            "ResponseMetadata": {
+                "RequestId": "8c4f2f9e-0000",
+                "HTTPStatusCode": status,
+                "HTTPHeaders": headers or {},
+            },
+        },
+        "Decrypt",
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "status", "kind"),
+    [
+        ("NotFoundException", f"Key '{_KEY}' does not exist", 400, KeyNotFoundError),
+        ("DisabledException", f"{_KEY} is disabled.", 400, KeyDisabledError),
+        ("KMSInvalidStateException", f"{_KEY} is pending deletion.", 400, KeyPendingDeletionError),
+        (
+            "KMSInvalidStateException",
+            f"{_KEY} is pending replica deletion.",
+            400,
+            KeyPendingDeletionError,
+        ),
+        ("KMSInvalidStateException", f"{_KEY} is pending import.", 400, KeyInvalidError),
+        ("KMSInvalidStateException", f"{_KEY} is unavailable.", 400, UnreachableError),
+        ("KMSInvalidStateException", f"{_KEY} is creating.", 400, UnreachableError),
+        ("KMSInvalidStateException", f"{_KEY} is updating.", 400, UnreachableError),
+        ("InvalidKeyUsageException", "", 400, KeyInvalidError),
+        ("InvalidCiphertextException", "", 400, KekMismatchError),
+        ("IncorrectKeyException", "The key ID does not identify", 400, KekMismatchError),
+        ("AccessDeniedException", "is not authorized to perform", 400, AccessDeniedError),
+        ("ThrottlingException", "You have exceeded the rate", 400, ThrottledError),
+        ("Whatever", "", 429, ThrottledError),
+        ("ExpiredTokenException", "The security token is expired", 400, CredentialsFailedError),
+        ("UnrecognizedClientException", "token is invalid", 400, CredentialsFailedError),
+        ("InvalidClientTokenId", "token is invalid", 403, CredentialsFailedError),
+        ("InvalidSignatureException", "Signature expired", 400, CredentialsFailedError),
+        ("RegionDisabledException", "STS is not activated", 403, CredentialsFailedError),
+        ("KeyUnavailableException", "", 500, UnreachableError),
+        ("DependencyTimeoutException", "", 503, UnreachableError),
+        ("KMSInternalException", "", 500, UnreachableError),
+        ("ValidationException", "1 validation error detected", 400, UnreachableError),
+        ("OptInRequired", "", 403, UnreachableError),
+        ("403", "<html>", 403, UnreachableError),
+    ],
+)
+def test_an_answer_means_one_error(
+    code: str, message: str, status: int, kind: type[KmsError]
+) -> None:
+    """Each answer of AWS is a refusal, could-not-tell or a mismatch, and keeps its request id."""
+    error = translate(_error(code, message, status), "kms:Decrypt", _KEY)
+    assert type(error) is kind
+    assert error.provider_request_id == "8c4f2f9e-0000"
+    assert "security token" not in error.message
+
+
+def test_a_missing_permission_is_named() -> None:
+    """ACCESS_DENIED names the action that the customer must allow."""
+    error = translate(_error("AccessDeniedException"), "kms:Encrypt", _KEY)
+    assert error.missing_permission == "kms:Encrypt"
+
+
+def test_a_key_that_takes_no_context_cannot_wrap() -> None:
+    """Encrypt under an asymmetric key is refused as a wrong request: KEY_INVALID."""
+    assert isinstance(
+        translate(_error("ValidationException"), "kms:Encrypt", _KEY), KeyInvalidError
+    )
+
+
+def test_a_hint_when_to_come_back_is_passed_on() -> None:
+    """A gateway's Retry-After reaches the caller; what is no number of seconds does not."""
+    for hint, seconds in (("7", 7.0), ("soon", None), ("-1", None)):
+        error = _error("ThrottlingException", headers={"retry-after": hint})
+        assert translate(error, "kms:Decrypt", _KEY).retry_after == seconds
+
+
+@pytest.mark.parametrize("error", [ResponseParserError("x"), KeyError("Plaintext"), ValueError()])
+def test_an_answer_that_is_none_is_no_refusal(error: Exception) -> None:
+    """An answer without what it must have, or that cannot be read, is UNREACHABLE."""
+    assert type(translate(error, "kms:Decrypt", _KEY)) is UnreachableError
+
+
+def test_texts_of_the_service_are_not_passed_on() -> None:
+    """Codes and request ids that are no words do not reach messages or logs."""
+    odd = _error("Bad\nCode: secret")
+    odd.response["ResponseMetadata"]["RequestId"] = "id\nsecret"
+    error = translate(odd, "kms:Decrypt", _KEY)
+    assert "secret" not in error.message
+    assert error.provider_request_id == ""

@@ -1,0 +1,284 @@
+"""When a token of Azure counts, and when what looks like withdrawn trust does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import pytest
+
+from fakes import FakeClock
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    KmsError,
+    UnreachableError,
+)
+from keyfold_server.providers.azure_credentials import LONGEST, Credential, under
+from keyfold_server.providers.azure_errors import Reply
+from keyfold_server.providers.azure_logins import Logins, Token, WithdrawnError
+from keyfold_server.providers.azure_principals import MOST, Principals
+from keyfold_server.providers.azure_uri import CLOUDS, Place
+from keyfold_server.providers.deadline import current, within
+
+_HOUR: Final = 3_600.0
+_PLACE: Final = Place("https://v.vault.azure.net", "https://vault.azure.net", CLOUDS[0], hsm=False)
+_OK: Final = Reply(200)
+_NO: Final = Reply(401)
+
+
+@pytest.fixture(autouse=True)
+def _call() -> Iterator[None]:
+    """Makes each test a call of its own."""
+    with within(10.0):
+        yield
+
+
+class Entra:
+    """Gives numbered tokens, or fails as it is told."""
+
+    def __init__(self, lasts: float = _HOUR) -> None:
+        self.lasts = lasts
+        self.logins = 0
+        self.fails: Exception | None = None
+
+    def __call__(self) -> Token:
+        self.logins += 1
+        if self.fails is not None:
+            raise self.fails
+        return Token(f"token-{self.logins}", time.time() + self.lasts)
+
+
+def _credential(entra: Entra, clock: FakeClock, *, good: bool = True) -> Credential:
+    return Credential("t/c", entra, lambda _: good, clock.monotonic)
+
+
+def test_a_token_is_got_anew_within_ten_minutes() -> None:
+    """Withdrawn trust shows at a login, so none is longer ago, however long a token lives (F2a)."""
+    entra, clock = Entra(lasts=24 * _HOUR), FakeClock()
+    credential = _credential(entra, clock)
+    for _ in range(60):
+        began = clock.monotonic()
+        token = credential.fresh()
+        assert credential.accepted_at is not None
+        assert began - credential.accepted_at < LONGEST
+        assert credential.fresh() is token
+        clock.advance(60.0)
+    assert 6 <= entra.logins <= 10
+
+
+def test_a_short_token_is_got_anew_in_time() -> None:
+    """A token that ends sooner is renewed sooner."""
+    entra, clock = Entra(lasts=60.0), FakeClock()
+    credential = _credential(entra, clock)
+    credential.fresh()
+    clock.advance(61.0)
+    assert credential.fresh().value == "token-2"
+
+
+def test_getting_one_ahead_may_fail() -> None:
+    """While a token serves, an Entra that cannot be asked stops nothing; it is not asked always."""
+    entra, clock = Entra(), FakeClock()
+    credential = _credential(entra, clock)
+    credential.fresh()
+    entra.fails = UnreachableError("down")
+    clock.advance(LONGEST * 0.85)
+    for _ in range(3):
+        assert credential.fresh().value == "token-1"
+    assert entra.logins == 2
+    clock.advance(LONGEST)
+    with pytest.raises(UnreachableError):
+        credential.fresh()
+
+
+def test_getting_one_ahead_leaves_the_call_its_time() -> None:
+    """A login that hangs takes half of a call's time; the rest is for what there is (C4)."""
+    clock, given = FakeClock(), list[float]()
+
+    def login() -> Token:
+        given.append(current().remaining())
+        if len(given) > 1:
+            raise UnreachableError("hung")
+        return Token("token", time.time() + _HOUR)
+
+    credential = Credential("t/c", login, lambda _: True, clock.monotonic)
+    credential.fresh()
+    clock.advance(LONGEST * 0.85)
+    assert credential.fresh().value == "token"
+    assert given[1] <= given[0] / 2
+
+
+def test_trust_that_is_withdrawn_shows_while_a_token_serves() -> None:
+    """A refusal at renewal ahead counts at once, and the token is not used again (F2a)."""
+    entra, clock = Entra(), FakeClock()
+    credential = _credential(entra, clock)
+    credential.fresh()
+    entra.fails = WithdrawnError(700016, "id-1")
+    clock.advance(LONGEST * 0.85)
+    with pytest.raises(AccessDeniedError):
+        credential.fresh()
+    with pytest.raises(AccessDeniedError) as raised:
+        credential.fresh()
+    assert raised.value.provider_request_id == "id-1"
+
+
+def test_withdrawn_trust_is_no_refusal_while_our_own_side_fails() -> None:
+    """What Entra says of an application counts only if Keyfold's own side is good since (F2a)."""
+    entra = Entra()
+    entra.fails = WithdrawnError(700016, "")
+    with pytest.raises(CredentialsFailedError):
+        _credential(entra, FakeClock(), good=False).fresh()
+
+
+@pytest.mark.parametrize(
+    ("replies", "raised"),
+    [([_OK], None), ([_NO, _OK], None), ([_NO, _NO], CredentialsFailedError)],
+)
+def test_a_token_is_renewed_once(replies: list[Reply], raised: type[KmsError] | None) -> None:
+    """A token that is not accepted is replaced once by a new login; then it is ours (F2a)."""
+    used: list[str] = []
+    answers = iter(replies)
+
+    def work(token: Token) -> Reply:
+        used.append(token.value)
+        return next(answers)
+
+    credential = _credential(Entra(), FakeClock())
+    if raised is None:
+        assert under(credential, work, "for a test") is _OK
+    else:
+        with pytest.raises(raised):
+            under(credential, work, "for a test")
+    assert used == [f"token-{number}" for number in range(1, len(replies) + 1)]
+
+
+def test_many_that_were_not_accepted_log_in_once() -> None:
+    """Sixteen calls whose token has ended share one new login."""
+    entra = Entra()
+    credential = _credential(entra, FakeClock())
+    used = credential.fresh()
+    together = threading.Barrier(16)
+
+    def renew(_: int) -> str:
+        with within(10.0):
+            together.wait(10.0)
+            return credential.renew(used).value
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(renew, range(16))) == {"token-2"}
+
+
+def test_waiting_for_anothers_login_ends_with_the_budget() -> None:
+    """A login that hangs holds those who wait for it no longer than their own budgets (C4)."""
+    inside, over = threading.Event(), threading.Event()
+
+    def hang() -> Token:
+        inside.set()
+        over.wait(10.0)
+        raise UnreachableError("hung")
+
+    credential = Credential("t/c", hang, lambda _: True, time.monotonic)
+
+    def first() -> None:
+        with within(10.0), pytest.raises(UnreachableError, match="hung"):
+            credential.fresh()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(first)
+        assert inside.wait(10.0)
+        with within(0.05), pytest.raises(UnreachableError, match="took too long"):
+            credential.fresh()
+        over.set()
+        waiting.result(10.0)
+
+
+def test_a_token_is_not_shown() -> None:
+    """A token's repr holds nothing of it."""
+    assert "hunter2" not in repr(Token("hunter2", 0.0))
+
+
+# Whether Keyfold's own side is good.
+
+
+class Directory(Logins):
+    """Logins that fail as they are told; by principal, empty for the server's own."""
+
+    def __init__(self) -> None:
+        self.fails: dict[str, Exception] = {}
+        self.asked: list[str] = []
+
+    def own(self, place: Place) -> Token:
+        return self.principal("", place)
+
+    def principal(self, principal: str, place: Place) -> Token:
+        self.asked.append(principal)
+        if principal in self.fails:
+            raise self.fails[principal]
+        return Token(principal, time.time() + _HOUR)
+
+
+_GONE: Final = WithdrawnError(700016, "")
+_OURS: Final = CredentialsFailedError("ours")
+
+
+@pytest.mark.parametrize(
+    ("canary", "others", "fails", "meaning"),
+    [
+        ("k/k", (), {}, AccessDeniedError),
+        ("k/k", (), {"k/k": _OURS}, CredentialsFailedError),
+        ("k/k", (), {"k/k": _GONE}, CredentialsFailedError),
+        ("k/k", ("b/b",), {"b/b": _OURS}, AccessDeniedError),
+        (None, ("b/b",), {"": _OURS}, AccessDeniedError),
+        (None, ("b/b", "d/d"), {"b/b": _GONE}, AccessDeniedError),
+        (None, ("b/b", "d/d"), {"b/b": _GONE, "d/d": _OURS}, CredentialsFailedError),
+        (None, (), {}, AccessDeniedError),
+        (None, (), {"": _OURS}, CredentialsFailedError),
+        (None, (), {"": UnreachableError("down")}, CredentialsFailedError),
+    ],
+)
+def test_who_shows_our_own_side_to_be_good(
+    canary: str | None,
+    others: tuple[str, ...],
+    fails: dict[str, Exception],
+    meaning: type[KmsError],
+) -> None:
+    """The canary decides; else other principals; else the server's own identity (F2a)."""
+    directory = Directory()
+    principals = Principals(directory, canary, None, FakeClock().monotonic)
+    customer = principals.credential("a/a", _PLACE)
+    for each in (customer, *(principals.credential(other, _PLACE) for other in others)):
+        each.fresh()
+    directory.fails = {**fails, "a/a": _GONE}
+    with pytest.raises(meaning):
+        customer.renew(customer.fresh())
+
+
+def test_a_principal_of_another_cloud_shows_nothing() -> None:
+    """Each cloud has its own Entra, so a principal of one says nothing of another (F2a)."""
+    directory = Directory()
+    principals = Principals(directory, None, None, FakeClock().monotonic)
+    china = Place("https://v.vault.azure.cn", "https://vault.azure.cn", CLOUDS[1], hsm=False)
+    principals.credential("b/b", china).fresh()
+    customer = principals.credential("a/a", _PLACE)
+    customer.fresh()
+    directory.fails = {"a/a": _GONE, "": _OURS}
+    with pytest.raises(CredentialsFailedError):
+        customer.renew(customer.fresh())
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """Tokens are kept by principal and audience, connections by principal and origin, so many."""
+    principals = Principals(Directory(), None, None, FakeClock().monotonic)
+    first = principals.credential("0/0", _PLACE)
+    assert principals.credential("0/0", _PLACE) is first
+    for number in range(1, MOST):
+        principals.credential(f"{number}/0", _PLACE)
+    assert principals.credential("0/0", _PLACE) is first
+    principals.credential("x/0", _PLACE)
+    assert principals.credential("0/0", _PLACE) is first
+    for number in range(MOST):
+        principals.credential(f"{number}/1", _PLACE)
+    assert principals.credential("0/0", _PLACE) is not first

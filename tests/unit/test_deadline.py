@@ -1,0 +1,290 @@
+"""Calls over HTTP end when their time is up, on both stacks that adapters use (protocol C4)."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+import requests
+
+from certificates import Authority
+from counterparts.faults import FaultLayer
+from counterparts.messages import Reply, Request
+from keyfold_server.domain.errors import UnreachableError
+from keyfold_server.providers.deadline import MAX_ANSWER, within
+from keyfold_server.providers.deadline_requests import guard
+from keyfold_server.providers.deadline_transport import Transport
+
+Get = Callable[[str], bytes]
+
+_ERRORS: Final = (UnreachableError, requests.RequestException)
+_BUDGET: Final = 0.4
+_SLACK: Final = 0.5
+
+
+def _echo(request: Request) -> Reply:
+    return Reply(body=request.path.encode())
+
+
+@pytest.fixture
+def layer() -> Iterator[FaultLayer]:
+    """A server that answers with the path."""
+    with FaultLayer(_echo) as layer:
+        yield layer
+
+
+@pytest.fixture(params=["urllib3", "requests"])
+def get(request: pytest.FixtureRequest) -> Iterator[Get]:
+    """Gets a url on one of the stacks; raises one of `_ERRORS`."""
+    if request.param == "urllib3":
+        transport = Transport()
+        yield lambda url: transport.send("GET", url, {}, None).body
+        transport.close()
+    else:
+        with guard(requests.Session()) as session:
+            yield lambda url: bytes(session.get(url).content)
+
+
+def _over_in_time(get: Get, url: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(_ERRORS), within(_BUDGET) as call:
+        get(url)
+    assert call.passed
+    assert time.monotonic() - began < _BUDGET + _SLACK
+
+
+def test_an_answer_comes_whole(get: Get, layer: FaultLayer) -> None:
+    """A connection serves one call after the other, each with a time of its own."""
+    for path in ("/one", "/two"):
+        with within(5.0) as call:
+            assert get(layer.url + path) == path.encode()
+        assert not call.passed
+
+
+def test_a_drip_ends_in_time(get: Get, layer: FaultLayer) -> None:
+    """A byte now and then satisfies every single read, and the call ends all the same (C4)."""
+    with layer.dripping(0.05):
+        _over_in_time(get, layer.url)
+
+
+def test_a_drip_of_the_body_ends_in_time(get: Get) -> None:
+    """So does a body that drips after its headers, on a connection about to close (C4)."""
+    over = threading.Event()
+    with _raw(b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n", over) as port:
+        _over_in_time(get, f"http://127.0.0.1:{port}/")
+    assert over.is_set()
+
+
+def test_a_hang_ends_in_time(get: Get, layer: FaultLayer) -> None:
+    """A connection that does not come about, or that stays silent, ends in time (C4)."""
+    with layer.hanging_at_connect():
+        _over_in_time(get, layer.url)
+    with layer.hanging_at_read():
+        _over_in_time(get, layer.url)
+
+
+def test_a_kept_connection_ends_in_time(get: Get, layer: FaultLayer) -> None:
+    """A connection that served a call before is watched for the next one, too (C4)."""
+    held = threading.Event()
+
+    def hold(request: Request) -> Reply:
+        if request.path == "/held":
+            held.wait(10)
+        return _echo(request)
+
+    with FaultLayer(hold) as there:
+        with within(5.0):
+            get(there.url)
+        _over_in_time(get, there.url + "/held")
+        held.set()
+        with within(5.0):
+            assert get(there.url + "/after") == b"/after"
+
+
+def test_a_drip_in_the_handshake_ends_in_time(tmp_path: Path) -> None:
+    """TLS takes the socket over, and is shut down all the same (C4)."""
+    (tmp_path / "ca").write_bytes(Authority().pem)
+    transport, over = Transport(ca=str(tmp_path / "ca")), threading.Event()
+    # A handshake record that promises more than ever comes.
+    with _raw(b"\x16\x03\x03\x40\x00", over) as port:
+        _over_in_time(
+            lambda url: transport.send("GET", url, {}, None).body, f"https://127.0.0.1:{port}/"
+        )
+    assert over.is_set()
+
+
+def test_a_late_end_cuts_nobody_elses_connection(layer: FaultLayer) -> None:
+    """A connection that went on to another call is not cut by the one that used it before."""
+    transport, passed, answered = Transport(), threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Reply:
+        if request.path == "/second":
+            assert passed.wait(10)
+        return _echo(request)
+
+    def second() -> bytes:
+        with within(5.0):
+            return transport.send("GET", there.url + "/second", {}, None).body
+
+    with FaultLayer(slow) as there, ThreadPoolExecutor(1) as pool:
+        with within(0.2) as first:
+            transport.send("GET", there.url + "/first", {}, None)
+            other = pool.submit(second)
+            while not first.passed:
+                answered.wait(0.01)
+        passed.set()
+        assert other.result(10) == b"/second"
+
+
+def test_too_large_an_answer_is_not_read(get: Get, layer: FaultLayer) -> None:
+    """An answer is bounded in size, and in what it decompresses to."""
+    for reply in (
+        Reply(body=bytes(MAX_ANSWER + 1)),
+        Reply(headers={"Content-Encoding": "gzip"}, body=gzip.compress(bytes(8 * MAX_ANSWER))),
+    ):
+        with layer.answering(reply), within(5.0), pytest.raises(_ERRORS):
+            get(layer.url)
+    with layer.answering(Reply(body=bytes(MAX_ANSWER))), within(5.0):
+        assert len(get(layer.url)) == MAX_ANSWER
+
+
+def test_a_redirect_is_not_followed(layer: FaultLayer) -> None:
+    """A redirect would carry a credential to another host (protocol C3)."""
+    asked: list[str] = []
+
+    def elsewhere(request: Request) -> Reply:
+        asked.append(request.path)
+        return Reply(307, {"Location": "/elsewhere"})
+
+    with layer.instead(elsewhere), within(5.0):
+        assert Transport().send("GET", layer.url + "/a", {}, None).status == 307
+        with pytest.raises(requests.TooManyRedirects), guard(requests.Session()) as session:
+            session.get(layer.url + "/b")
+    assert asked == ["/a", "/b"]
+
+
+def test_a_proxy_is_asked_where_there_is_one(layer: FaultLayer) -> None:
+    """A proxy gets the whole url, and its drip ends in time as the service's own would (C4)."""
+    transport = Transport(proxies={"http": layer.url})
+    url = "http://kms.invalid/key"
+    with within(5.0):
+        assert transport.send("GET", url, {}, None).body == url.encode()
+    with layer.dripping(0.05):
+        _over_in_time(lambda url: transport.send("GET", url, {}, None).body, url)
+
+
+def test_no_call_without_an_end(get: Get, layer: FaultLayer) -> None:
+    """A call outside of `within` is a fault of ours, and is not made."""
+    with pytest.raises(RuntimeError):
+        get(layer.url)
+
+
+def test_nothing_is_sent_once_the_time_is_up(get: Get, layer: FaultLayer) -> None:
+    """A call whose time passed before it was sent is not sent."""
+    asked: list[str] = []
+
+    def note(request: Request) -> Reply:
+        asked.append(request.path)
+        return Reply()
+
+    with layer.instead(note):
+        with pytest.raises(_ERRORS), within(0.0):
+            get(layer.url)
+        with within(5.0):
+            get(layer.url)
+    assert len(asked) == 1
+
+
+def test_an_inner_time_cannot_be_longer() -> None:
+    """A call within a call ends with the outer one at the latest."""
+    with within(1.0) as outer, within(9.0) as inner:
+        assert inner.ends == outer.ends
+
+
+def test_one_watchdog_for_all(get: Get, layer: FaultLayer) -> None:
+    """However many calls there are, one thread watches them."""
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(_within, get, layer.url) for _ in range(32)]:
+            done.result()
+    assert [each.name for each in threading.enumerate()].count("deadlines") == 1
+
+
+def _within(get: Get, url: str) -> bytes:
+    with within(5.0):
+        return get(url)
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [("refusing", "refuses connections"), ("resetting", "broke the connection off")],
+)
+def test_what_happened_is_said(layer: FaultLayer, way: str, said: str) -> None:
+    """The error says for people what happened, in words of ours."""
+    with getattr(layer, way)(), within(5.0), pytest.raises(UnreachableError, match=said):
+        Transport().send("GET", layer.url, {}, None)
+
+
+def test_an_untrusted_certificate_is_said(tmp_path: Path) -> None:
+    """A server whose certificate nobody trusted issued is told apart."""
+    ca, stranger = Authority(), Authority("stranger")
+    (tmp_path / "ca").write_bytes(ca.pem)
+    issued = stranger.issue("ip:127.0.0.1")
+    (tmp_path / "pair").write_bytes(issued.key_pem + issued.pem)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "pair")
+    transport = Transport(ca=str(tmp_path / "ca"))
+    with (
+        FaultLayer(_echo, server) as there,
+        within(5.0),
+        pytest.raises(UnreachableError, match="TLS handshake failed"),
+    ):
+        transport.send("GET", there.url, {}, None)
+
+
+def test_an_unknown_name_is_said() -> None:
+    """A name that does not resolve is could-not-tell, and is said (protocol F6)."""
+    with within(5.0), pytest.raises(UnreachableError, match="does not resolve"):
+        Transport().send("GET", "https://nobody.invalid/", {}, None)
+
+
+class _raw:  # noqa: N801  it reads as a statement
+    """A server that begins an answer with these bytes and drips zeros until it is cut."""
+
+    def __init__(self, begins: bytes, over: threading.Event) -> None:
+        self._begins, self._over = begins, over
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> int:
+        self._thread.start()
+        port: int = self._listening.getsockname()[1]
+        return port
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(10)
+        self._listening.close()
+
+    def _serve(self) -> None:
+        sock, _ = self._listening.accept()
+        with sock:
+            try:
+                sock.sendall(self._begins)
+                sock.settimeout(0.05)
+                while True:
+                    sock.send(b"0")
+                    try:
+                        if not sock.recv(65_536):
+                            break
+                    except TimeoutError:
+                        continue
+            except OSError:
+                pass
+        self._over.set()

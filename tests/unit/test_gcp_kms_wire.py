@@ -1,0 +1,536 @@
+"""What the Google Cloud adapter sends, to whom, and when it believes an answer.
+
+Beside the provider suite, at the same counterpart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import google_crc32c
+import pytest
+from google.auth.compute_engine import _metadata
+
+from contract.counterparts import BUDGET
+from contract.gcp_kms import PERMISSIONS, GcpCounterpart
+from counterparts.faults import FaultLayer
+from counterparts.gcp_iam import CLOUD_PLATFORM, GET_ACCESS_TOKEN
+from counterparts.messages import Reply, Request
+from fakes import FakeClock
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    KeyInvalidError,
+    KmsError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.providers import gcp_principals
+from keyfold_server.providers.gcp_impersonation import AHEAD, LONGEST
+from keyfold_server.providers.gcp_kms import GcpKmsProvider
+
+BINDING: Final = Binding("cluster-1", "eu-west-1", bytes(16), "acme")
+PLAINTEXT: Final = bytes(range(65))
+MIDDLE: Final = "middle@customer-project.iam.gserviceaccount.com"
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[GcpCounterpart]:
+    """A customer's project, with no calls recorded."""
+    counterpart = GcpCounterpart(tmp_path)
+    counterpart.kms.calls.clear()
+    yield counterpart
+    counterpart.close()
+
+
+def _wrap(there: GcpCounterpart, key: RootKey) -> bytes:
+    return there.provider.wrap(key, PLAINTEXT, BINDING, budget=BUDGET).ciphertext
+
+
+def _unwrap(there: GcpCounterpart, key: RootKey, ciphertext: bytes) -> bytes:
+    return bytes(there.provider.unwrap(key, "", ciphertext, BINDING, budget=BUDGET).plaintext)
+
+
+def _authenticate(there: GcpCounterpart, key: RootKey) -> None:
+    assert isinstance(there.provider, GcpKmsProvider)
+    there.provider.authenticate(key, budget=BUDGET)
+
+
+def _as_itself(there: GcpCounterpart) -> RootKey:
+    """Makes a key that Keyfold's own service account may use."""
+    key = replace(there.create_key(), principal="")
+    for permission in PERMISSIONS.values():
+        there.kms.allow(there.own, key.uri, permission)
+    return key
+
+
+def _again(there: GcpCounterpart, **settings: Any) -> GcpKmsProvider:
+    """Makes the provider anew, with further settings."""
+    provider = GcpKmsProvider(
+        endpoint=f"127.0.0.1:{there.layer.port}",
+        iam_endpoint=there.tokens.url,
+        ca=there.kms.ca_file,
+        **settings,
+    )
+    there.provider = provider
+    return provider
+
+
+def _times(there: GcpCounterpart, operation: str) -> int:
+    return sum(call.operation == operation for call in there.kms.calls)
+
+
+# What is sent.
+
+
+def test_every_call_carries_checksums_and_the_binding(there: GcpCounterpart) -> None:
+    """Data and context go with their CRC32C, and the context is the binding's bytes (C5)."""
+    key = there.create_key()
+    assert _unwrap(there, key, _wrap(there, key)) == PLAINTEXT
+    encrypt, decrypt = (
+        next(call.request for call in there.kms.calls if call.operation == operation)
+        for operation in ("Encrypt", "Decrypt")
+    )
+    assert encrypt.plaintext_crc32c == google_crc32c.value(PLAINTEXT)
+    assert decrypt.ciphertext_crc32c == google_crc32c.value(decrypt.ciphertext)
+    for request in (encrypt, decrypt):
+        assert request.additional_authenticated_data == BINDING.canonical()
+        checksum = request.additional_authenticated_data_crc32c
+        assert checksum == google_crc32c.value(BINDING.canonical())
+
+
+def test_without_a_principal_keyfold_calls_as_itself(there: GcpCounterpart) -> None:
+    """The server's own service account calls Cloud KMS, and nobody is impersonated."""
+    key = _as_itself(there)
+    _wrap(there, key)
+    assert {call.principal for call in there.kms.calls} == {there.own}
+    assert _times(there, "generateAccessToken") == 0
+
+
+def test_delegates_are_gone_through(there: GcpCounterpart) -> None:
+    """Each delegate may act as the next; a link that is missing is the customer's refusal."""
+    key = there.create_key()
+    there.kms.deny(there.own, there.customer, GET_ACCESS_TOKEN)
+    there.kms.allow(there.own, MIDDLE, GET_ACCESS_TOKEN)
+    there.kms.allow(MIDDLE, there.customer, GET_ACCESS_TOKEN)
+    through = replace(key, options=(("delegates", MIDDLE),))
+    _wrap(there, through)
+    with pytest.raises(AccessDeniedError) as raised:
+        _wrap(there, key)
+    assert raised.value.missing_permission == GET_ACCESS_TOKEN
+
+
+class _Listener:
+    """A proxy that remembers what it is asked for first, and does nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                one, _ = self._socket.accept()
+            except OSError:
+                return
+            with one:
+                self.asked.append(one.recv(1024))
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def proxy() -> Iterator[_Listener]:
+    """A proxy."""
+    listener = _Listener()
+    yield listener
+    listener.close()
+
+
+def test_a_credential_goes_nowhere_else(there: GcpCounterpart, proxy: _Listener) -> None:
+    """The SDK's look-up of an account's regions, with our token, is not made (C3)."""
+    there.env.setenv("HTTPS_PROXY", proxy.url)
+    for key in (there.create_key(), _as_itself(there)):
+        _unwrap(there, key, _wrap(there, key))
+        _authenticate(there, key)
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("google."):
+            thread.join(BUDGET)
+    assert proxy.asked == []
+
+
+def test_proxies_of_the_environment_are_used(there: GcpCounterpart, proxy: _Listener) -> None:
+    """A token endpoint is reached through the proxy that the environment names."""
+    there.env.setenv("HTTPS_PROXY", proxy.url)
+    there.env.setenv("NO_PROXY", "localhost")
+    there.env.setenv("no_proxy", "localhost")
+    with pytest.raises(UnreachableError):
+        _authenticate(there, there.create_key())
+    assert proxy.asked[0].startswith(f"CONNECT 127.0.0.1:{there.tokens.port}".encode())
+
+
+def test_the_ca_of_the_settings_wins(there: GcpCounterpart) -> None:
+    """A CA of the environment does not take the place of the one that was given."""
+    there.env.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    _again(there)
+    _authenticate(there, there.create_key())
+
+
+# What is believed.
+
+
+@pytest.mark.parametrize("kind", ["wrong_name", "unverified", "wrong_crc"])
+def test_an_answer_of_another_key_or_without_checks_does_not_count(
+    there: GcpCounterpart, kind: str
+) -> None:
+    """A foreign name, a request that was not checked or a wrong checksum is no answer."""
+    key = there.create_key()
+    there.kms.inject("Encrypt", kind, times=1)
+    with pytest.raises(UnreachableError):
+        _wrap(there, key)
+    _wrap(there, key)
+
+
+def test_a_plaintext_of_another_size_does_not_count(there: GcpCounterpart) -> None:
+    """What is larger than anything that is wrapped is no answer."""
+    key = there.create_key()
+    ciphertext = _wrap(there, key)
+    there.kms.inject("Decrypt", "oversized", size=66, times=1)
+    with pytest.raises(UnreachableError):
+        _unwrap(there, key, ciphertext)
+    assert _unwrap(there, key, ciphertext) == PLAINTEXT
+
+
+def test_an_asymmetric_key_is_described_as_invalid(there: GcpCounterpart) -> None:
+    """A key of another purpose has no primary version, and is KEY_INVALID."""
+    assert isinstance(there.provider, GcpKmsProvider)
+    key = there.create_key(purpose="ASYMMETRIC_SIGN", algorithm="EC_SIGN_P256_SHA256")
+    with pytest.raises(KeyInvalidError):
+        there.provider.describe(key, budget=BUDGET)
+
+
+# How often.
+
+
+def test_a_token_endpoint_that_fails_is_not_asked_again(there: GcpCounterpart) -> None:
+    """The SDK would wait and try again; what it would repeat is told at once (C4)."""
+    key = there.create_key()
+    for operation in ("token", "generateAccessToken"):
+        there.kms.inject(operation, "error", error="token_endpoint_unavailable", times=1)
+        with pytest.raises(UnreachableError):
+            _authenticate(there, key)
+    _authenticate(there, key)
+
+
+def test_a_call_is_made_once_more_only_where_the_connection_was_good(
+    there: GcpCounterpart,
+) -> None:
+    """UNAVAILABLE on a new connection is told at once; on one that was good, at the second."""
+    key = there.create_key()
+    for expected in (1, 1):
+        there.kms.calls.clear()
+        there.kms.inject("Encrypt", "error", error="unavailable")
+        with pytest.raises(UnreachableError):
+            _wrap(there, key)
+        there.kms.clear_faults()
+        assert _times(there, "Encrypt") == expected
+    _wrap(there, key)
+    there.kms.calls.clear()
+    there.kms.inject("Encrypt", "error", error="unavailable")
+    with pytest.raises(UnreachableError):
+        _wrap(there, key)
+    there.kms.clear_faults()
+    assert _times(there, "Encrypt") == 2
+
+
+def test_connections_that_ended_between_calls_are_made_anew(there: GcpCounterpart) -> None:
+    """A connection that was closed meanwhile costs no call."""
+    key = there.create_key()
+    ciphertext = _wrap(there, key)
+    for _ in range(10):
+        with there.layer.leading_to(there.layer._server):
+            assert _unwrap(there, key, ciphertext) == PLAINTEXT
+        assert _unwrap(there, key, ciphertext) == PLAINTEXT
+
+
+def test_tokens_are_got_anew_every_ten_minutes(there: GcpCounterpart) -> None:
+    """Ahead of ten minutes by one call, and trust that is withdrawn shows by then (F2a)."""
+    clock = FakeClock()
+    _again(there, clock=clock.monotonic)
+    key = there.create_key()
+    ciphertext = _wrap(there, key)
+    assert _times(there, "generateAccessToken") == 1
+    clock.advance(AHEAD + 1)
+    for _ in range(3):
+        _unwrap(there, key, ciphertext)
+    assert _times(there, "generateAccessToken") == 2
+    there.kms.deny(there.own, there.customer, GET_ACCESS_TOKEN)
+    clock.advance(LONGEST + 1)
+    with pytest.raises(AccessDeniedError):
+        _unwrap(there, key, ciphertext)
+
+
+def test_an_outage_of_iam_does_not_end_a_session_early(there: GcpCounterpart) -> None:
+    """A token that should be got anew, and cannot be, serves on until its ten minutes are over."""
+    clock = FakeClock()
+    _again(there, clock=clock.monotonic)
+    key = there.create_key()
+    ciphertext = _wrap(there, key)
+    with there.tokens.refusing():
+        clock.advance(AHEAD + 1)
+        assert _unwrap(there, key, ciphertext) == PLAINTEXT
+        clock.advance(LONGEST - AHEAD)
+        with pytest.raises(UnreachableError):
+            _unwrap(there, key, ciphertext)
+
+
+# Whose credential it is.
+
+
+def _second_account(there: GcpCounterpart) -> RootKey:
+    """Makes a key that another customer's service account uses."""
+    key = replace(there.create_key(), principal=there.customer.replace("cmek-user", "other"))
+    there.kms.allow(there.own, key.principal, GET_ACCESS_TOKEN)
+    for permission in PERMISSIONS.values():
+        there.kms.allow(key.principal, key.uri, permission)
+    return key
+
+
+def _withdrawn(there: GcpCounterpart, key: RootKey) -> None:
+    there.kms.deny(there.own, key.principal, GET_ACCESS_TOKEN)
+    there.kms.expire_tokens(key.principal)
+
+
+def test_withdrawn_trust_counts_while_another_account_trusts(there: GcpCounterpart) -> None:
+    """Another customer's account that can still be used shows Keyfold's side to be good (F2a)."""
+    mine, other = there.create_key(), _second_account(there)
+    ciphertext = _wrap(there, mine)
+    _wrap(there, other)
+    _withdrawn(there, mine)
+    with pytest.raises(AccessDeniedError):
+        _unwrap(there, mine, ciphertext)
+
+
+def test_trust_that_all_withdraw_at_once_is_our_own_fault(there: GcpCounterpart) -> None:
+    """Where no other account can be used either, nothing counts as a refusal (F2a)."""
+    mine, other = there.create_key(), _second_account(there)
+    ciphertext = _wrap(there, mine)
+    _wrap(there, other)
+    for key in (mine, other):
+        _withdrawn(there, key)
+    with pytest.raises(CredentialsFailedError):
+        _unwrap(there, mine, ciphertext)
+
+
+def test_who_has_withdrawn_is_no_witness(there: GcpCounterpart) -> None:
+    """An account that was taken away before does not hold back the next customer's no (F2a)."""
+    mine, other = there.create_key(), _second_account(there)
+    for key in (mine, other):
+        _wrap(there, key)
+    for key in (other, mine):
+        _withdrawn(there, key)
+        with pytest.raises(AccessDeniedError):
+            _wrap(there, key)
+
+
+def test_withdrawn_trust_needs_our_own_credential_anew(there: GcpCounterpart) -> None:
+    """A no under a token of ours that could not be got any more is no refusal (F2a)."""
+    key = there.create_key()
+    ciphertext = _wrap(there, key)
+    _withdrawn(there, key)
+    there.kms._iam._keys[there.own].clear()
+    with pytest.raises(CredentialsFailedError):
+        _unwrap(there, key, ciphertext)
+
+
+def test_a_broken_line_costs_no_call_after_it(there: GcpCounterpart) -> None:
+    """Once Cloud KMS can be reached again, the next call reaches it, however long it was away."""
+    key = there.create_key()
+    ciphertext = _wrap(there, key)
+    with there.layer.refusing():
+        for _ in range(20):
+            with pytest.raises(UnreachableError):
+                _unwrap(there, key, ciphertext)
+    assert _unwrap(there, key, ciphertext) == PLAINTEXT
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_canary_decides(there: GcpCounterpart, trusted: bool) -> None:  # noqa: FBT001
+    """A service account of the vendor's own tells whether Keyfold's side is good (F2a)."""
+    canary = "canary@vendor-project.iam.gserviceaccount.com"
+    there.kms.allow(there.own, canary, GET_ACCESS_TOKEN)
+    if not trusted:
+        there.kms.deny(there.own, canary, GET_ACCESS_TOKEN)
+    _again(there, canary=canary)
+    key = there.create_key()
+    _withdrawn(there, key)
+    with pytest.raises(AccessDeniedError if trusted else CredentialsFailedError):
+        _wrap(there, key)
+
+
+def _google(status: int, word: str, reason: str = "") -> Reply:
+    details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}]
+    error = {"code": status, "status": word, "details": details if reason else []}
+    return Reply(status, {}, json.dumps({"error": error}).encode())
+
+
+@pytest.mark.parametrize(
+    ("reply", "meant"),
+    [
+        (_google(403, "PERMISSION_DENIED", "IAM_PERMISSION_DENIED"), AccessDeniedError),
+        (_google(404, "NOT_FOUND"), AccessDeniedError),
+        (_google(403, "PERMISSION_DENIED", "SERVICE_DISABLED"), CredentialsFailedError),
+        (_google(403, "PERMISSION_DENIED", "USER_PROJECT_DENIED"), CredentialsFailedError),
+        (_google(403, "PERMISSION_DENIED", "SECURITY_POLICY_VIOLATED"), UnreachableError),
+        (_google(400, "INVALID_ARGUMENT"), UnreachableError),
+        (_google(401, "UNAUTHENTICATED"), CredentialsFailedError),
+        (Reply(403, {}, b"<html>a proxy's page"), UnreachableError),
+        (Reply(200, {}, b"{}"), UnreachableError),
+        (Reply(302, {"Location": "https://127.0.0.1:1/"}, b""), UnreachableError),
+    ],
+    ids=lambda each: f"{each.status} {each.body[-40:]!r}" if isinstance(each, Reply) else "",
+)
+def test_what_iam_says_about_an_account(
+    there: GcpCounterpart, reply: Reply, meant: type[KmsError]
+) -> None:
+    """Only IAM's own no, or an account that is gone, is a refusal (F2a, F6)."""
+    key, answer = there.create_key(), there.tokens._answer
+
+    def instead(request: Request) -> Reply:
+        return reply if "generateAccessToken" in request.path else answer(request)
+
+    with there.tokens.instead(instead), pytest.raises(meant) as raised:
+        _wrap(there, key)
+    assert type(raised.value) is meant
+
+
+@pytest.mark.parametrize(
+    ("reply", "meant"),
+    [
+        (Reply(HTTPStatus.BAD_REQUEST, {}, b'{"error": "invalid_grant"}'), CredentialsFailedError),
+        (Reply(HTTPStatus.BAD_REQUEST, {}, b'{"error": "server_error"}'), UnreachableError),
+        (Reply(HTTPStatus.FORBIDDEN, {}, b"<html>"), UnreachableError),
+        (Reply(HTTPStatus.OK, {}, b'{"access_tok": "x"}'), UnreachableError),
+    ],
+    ids=["refused", "failing", "a proxy's", "garbage"],
+)
+def test_what_a_token_endpoint_says(
+    there: GcpCounterpart, reply: Reply, meant: type[KmsError]
+) -> None:
+    """A token that is not given is CREDENTIALS_FAILED, and what is no answer is none (F2a)."""
+    with there.tokens.answering(reply), pytest.raises(meant):
+        _wrap(there, _as_itself(there))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"type": "service_account"}'])
+def test_a_credentials_file_that_is_none(
+    there: GcpCounterpart, tmp_path: Path, content: bytes | None
+) -> None:
+    """A missing or broken file is CREDENTIALS_FAILED; the next call looks again (F2a)."""
+    key, good = there.create_key(), os.environ["GOOGLE_APPLICATION_CREDENTIALS"]
+    bad = tmp_path / "bad.json"
+    if content is not None:
+        bad.write_bytes(content)
+    there.env.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(bad))
+    with pytest.raises(CredentialsFailedError):
+        _wrap(there, key)
+    there.env.setenv("GOOGLE_APPLICATION_CREDENTIALS", good)
+    _wrap(there, key)
+
+
+def test_a_new_key_file_is_taken_up(there: GcpCounterpart, tmp_path: Path) -> None:
+    """A rejected credential is looked for again from the beginning, so a rotated one is found."""
+    key = there.create_key()
+    ciphertext = _wrap(there, key)
+    there.kms._iam._keys[there.own].clear()
+    there._key_file(tmp_path)
+    for each in (there.own, there.customer):
+        there.kms.revoke_tokens(each)
+    assert _unwrap(there, key, ciphertext) == PLAINTEXT
+
+
+@pytest.fixture
+def machine(there: GcpCounterpart, tmp_path: Path) -> Iterator[FaultLayer]:
+    """A machine of Google's with Keyfold's account, and nothing else that tells who one is."""
+
+    def answer(request: Request) -> Reply:
+        headers = {"Metadata-Flavor": "Google", "Content-Type": "application/json"}
+        path = request.path.partition("?")[0]
+        body: Any = {}
+        if path.endswith("/token"):
+            token = there.kms._iam.issue(there.own, [CLOUD_PLATFORM], 3600)
+            body = {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
+        elif path.endswith("/service-accounts/default/"):
+            body = {"email": there.own, "scopes": [CLOUD_PLATFORM], "aliases": ["default"]}
+        return Reply(200, headers, json.dumps(body).encode())
+
+    with FaultLayer(answer) as layer:
+        there.env.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+        there.env.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
+        there.env.setenv("GCE_METADATA_IP", f"127.0.0.1:{layer.port}")
+        there.env.setattr(_metadata, "_GCE_METADATA_HOST", f"127.0.0.1:{layer.port}")
+        yield layer
+
+
+def test_a_machine_of_googles_has_an_identity(there: GcpCounterpart, machine: FaultLayer) -> None:
+    """Without a file, the metadata server tells who one is."""
+    _wrap(there, there.create_key())
+    assert {call.principal for call in there.kms.calls} == {there.own, there.customer}
+
+
+def test_no_identity_at_all_is_told_at_once(there: GcpCounterpart, machine: FaultLayer) -> None:
+    """Where no file is and no metadata server answers, the SDK's waits are not waited for (F2a)."""
+    key = there.create_key()
+    with machine.refusing(), pytest.raises(CredentialsFailedError, match="no Google credential"):
+        there.provider.wrap(key, PLAINTEXT, BINDING, budget=0.5)
+    _wrap(there, key)
+
+
+# Bounds.
+
+
+def test_principals_are_bounded(there: GcpCounterpart, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least recently used principal's connection is closed, and is opened again when asked."""
+    monkeypatch.setattr(gcp_principals, "MOST", 1)
+    mine, other = there.create_key(), _second_account(there)
+    assert isinstance(there.provider, GcpKmsProvider)
+    held = there.provider._principals
+    ciphertext = _wrap(there, mine)
+    client = held.of(mine).client
+    _wrap(there, other)
+    assert client._line is None
+    assert len(held._others) == 1
+    assert _unwrap(there, mine, ciphertext) == PLAINTEXT
+
+
+def test_a_channel_is_closed_once_its_calls_are_over(there: GcpCounterpart) -> None:
+    """A call that is under way when its principal goes is carried out to its end."""
+    key = there.create_key()
+    ciphertext = _wrap(there, key)
+    assert isinstance(there.provider, GcpKmsProvider)
+    client = there.provider._principals.of(key).client
+    there.kms.inject("Decrypt", "slow", seconds=0.3, times=1)
+    opened: list[bytes] = []
+    call = threading.Thread(target=lambda: opened.append(_unwrap(there, key, ciphertext)))
+    call.start()
+    assert there.kms.wait_until_held()
+    client.close()
+    call.join()
+    assert opened == [PLAINTEXT]
+    assert _unwrap(there, key, ciphertext) == PLAINTEXT
+    assert client._line is None
