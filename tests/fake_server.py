@@ -1,6 +1,6 @@
 """The Keyfold in memory behind a real gRPC server on this machine.
 
-Any call can be made to fail or to wait, and every request is kept.
+Any call can be made to fail or to wait, and every request is kept with its metadata.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class FakeServer:
     Attributes:
         target: What a client connects to.
         requests: Every request, by method.
+        metadata: What came along with each of them.
         failures: What the next calls of a method meet, in order; None is a call that works.
         delays: Seconds that every call of a method waits first.
         credentials: The server's certificate, where it shall use TLS.
@@ -36,6 +37,9 @@ class FakeServer:
     address: str = "127.0.0.1:0"
     target: str = ""
     requests: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    metadata: dict[str, list[dict[str, str | bytes]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     failures: dict[str, deque[Failure | None]] = field(default_factory=lambda: defaultdict(deque))
     delays: dict[str, float] = field(default_factory=dict)
     credentials: grpc.ServerCredentials | None = None
@@ -89,6 +93,7 @@ class _Interceptor(grpc.ServerInterceptor):
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             with self._lock:
                 self._server.requests[method].append(request)
+                self._server.metadata[method].append(dict(context.invocation_metadata()))
                 planned = self._server.failures[method]
                 failure = planned.popleft() if planned else None
             time.sleep(self._server.delays.get(method, 0))

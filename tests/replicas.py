@@ -18,15 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+import callers
+from callers import EVERYTHING
 from fakes import FakeClock, FakeProvider
 from keyfold_server.domain.binding import KEY_SIZE
 from keyfold_server.domain.errors import BusyError, KeyfoldError, UnknownProviderError
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
 from keyfold_server.domain.ports import KeyProvider, Store
+from keyfold_server.domain.rights import Caller, Rights
 from keyfold_server.service.clusters import Enabling
 from keyfold_server.service.data_plane import Opened, Target
 from keyfold_server.service.keyring import Call, NeedsLoad
-from keyfold_server.service.mutations import Ask, Done
+from keyfold_server.service.mutations import Ask, Body, Done
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.revocation import Naming, Restored, Revoked
 from keyfold_server.service.rotation import Rotated, Rotating
@@ -46,7 +49,8 @@ LONG: Final = 20.0
 class Held:
     """Calls of one store method that wait until they are released."""
 
-    def __init__(self, *, answered: bool) -> None:
+    def __init__(self, threads: str, *, answered: bool) -> None:
+        self.threads = threads
         self.answered = answered
         self.entered = threading.Event()
         self.released = threading.Event()
@@ -80,9 +84,12 @@ class Line:
         self.counts: Counter[str] = Counter()
         self.asked = 0
 
-    def hold(self, method: str, *, answered: bool = False) -> Held:
-        """Holds a method's calls: before they reach the store or, where `answered`, after."""
-        held = self._held[method] = Held(answered=answered)
+    def hold(self, method: str, *, answered: bool = False, threads: str = "") -> Held:
+        """Holds a method's calls: before they reach the store or, where `answered`, after.
+
+        Where `threads` are given: in threads alone whose names begin so.
+        """
+        held = self._held[method] = Held(threads, answered=answered)
         return held
 
     def let_go(self, method: str) -> None:
@@ -119,6 +126,8 @@ class Line:
                 self._leave.acquire()
             self.counts[name] += 1
             held = self._held.get(name)
+            if held is not None and not threading.current_thread().name.startswith(held.threads):
+                held = None
             if held is not None and not held.answered:
                 held.wait()
             faults = self._faults.get(name)
@@ -135,7 +144,11 @@ class Line:
 
 
 class Member:
-    """One replica, and its callers."""
+    """One replica, and its callers.
+
+    Attributes:
+        rights: What they may do: everything, until a test says otherwise.
+    """
 
     def __init__(self, house: House, timing: Timing, max_clusters: int) -> None:
         self.house = house
@@ -153,6 +166,7 @@ class Member:
         self.changes = self.replica.changes
         self.cache = self.loads._cache
         self.plane = self.replica.data_plane
+        self.rights: Rights = EVERYTHING
         self.stopped = False
 
     async def start(self) -> Member:
@@ -183,16 +197,16 @@ class Member:
 
     async def poll_once(self) -> None:
         """Lets one poll go through that may have begun long ago."""
-        polls, failing = self.line.counts["poll"], self.changes._failing
+        polls, failing = self.line.counts["poll"], self.changes.poll.failing
         seen = self.changes._seen
-        self.changes._soon.set()
+        self.changes.poll.soon.set()
         self.line.let_poll()
 
         def over() -> bool:
             return (
                 self.changes._seen is not seen
-                or self.changes._rolled_back
-                or (self.line.counts["poll"] > polls and (failing or self.changes._failing))
+                or self.changes.rolled_back
+                or (self.line.counts["poll"] > polls and (failing or self.changes.poll.failing))
             )
 
         await until(over)
@@ -216,11 +230,11 @@ class Member:
     async def call(self, core: Callable[[Call], T], within: float = 10.0) -> T:
         """Carries out a data-plane call as the server's shell does."""
         try:
-            return core(Call())
+            return core(Call(self.rights))
         except NeedsLoad as lacking:
             needs = lacking.needs
         clock = self.house.clock
-        call = Call(clock.monotonic())
+        call = Call(self.rights, clock.monotonic())
         deadline = call.arrived + within
         for _ in range(ROUNDS):
             await self.loads.satisfy(needs, call, deadline)
@@ -266,7 +280,7 @@ class Member:
 
     def warm(self, cluster: str = "acme", region: str = "eu") -> bytes:
         """Wraps from memory alone."""
-        return self.plane.wrap(cluster, region, b"k" * 32, {}, Call())[0]
+        return self.plane.wrap(cluster, region, b"k" * 32, {}, Call(self.rights))[0]
 
     def serves(self, cluster: str = "acme", region: str = "eu") -> bool:
         """Says whether a call is answered from memory alone, right now."""
@@ -279,15 +293,15 @@ class Member:
     def ask(
         self,
         rpc: str,
-        body: object,
-        cluster: str,
+        body: Body,
         request_id: str = "",
         caller: str = "local",
         within: float = 10.0,
     ) -> Ask:
         """Makes the request of a change."""
         deadline = self.house.clock.monotonic() + within
-        return Ask(caller, rpc, cluster, request_id, body, deadline)
+        who = Caller(self.rights) if caller == "local" else callers.caller(caller)
+        return Ask(who, rpc, request_id, body, deadline)
 
     async def enable(
         self,
@@ -304,7 +318,7 @@ class Member:
         """Enables a cluster; by default in region eu under fake:one."""
         given = region_specs(specs if specs is not None else {"eu": "fake:one"})
         wanted = Enabling(cluster, organization, tuple(regions), given, validate_only)
-        ask = self.ask("Enable", wanted, cluster, request_id, caller, within)
+        ask = self.ask("Enable", wanted, request_id, caller, within)
         return await self.replica.clusters.enable(ask, wanted)
 
     async def add_regions(
@@ -318,7 +332,7 @@ class Member:
     ) -> Done:
         """Adds regions."""
         wanted = Enabling(cluster, organization, (), region_specs(specs), validate_only)
-        ask = self.ask("AddRegions", wanted, cluster, request_id)
+        ask = self.ask("AddRegions", wanted, request_id)
         return await self.replica.clusters.add_regions(ask, wanted)
 
     async def rotate(
@@ -334,7 +348,7 @@ class Member:
         """Rotates; by default region eu under its own key."""
         given = region_specs(specs if specs is not None else {"eu": None})
         wanted = Rotating(cluster, given, new_generation, validate_only)
-        ask = self.ask("Rotate", wanted, cluster, request_id, within=within)
+        ask = self.ask("Rotate", wanted, request_id, within=within)
         return await self.replica.rotation.rotate(ask, wanted)
 
     async def revoke(
@@ -347,7 +361,7 @@ class Member:
     ) -> Revoked:
         """Revokes."""
         wanted = Naming(cluster, tuple(regions), "")
-        ask = self.ask("Revoke", wanted, cluster, request_id, within=within)
+        ask = self.ask("Revoke", wanted, request_id, within=within)
         return await self.replica.revocation.revoke(ask, wanted)
 
     async def restore(
@@ -355,12 +369,14 @@ class Member:
     ) -> Restored:
         """Restores."""
         wanted = Naming(cluster, tuple(regions), "")
-        ask = self.ask("Restore", wanted, cluster, request_id)
+        ask = self.ask("Restore", wanted, request_id)
         return await self.replica.revocation.restore(ask, wanted)
 
     async def status(self, cluster: str = "acme", within: float = 10.0) -> Report:
         """Reads the status."""
-        return await self.replica.statuses.get(cluster, self.house.clock.monotonic() + within)
+        return await self.replica.statuses.get(
+            self.rights, cluster, self.house.clock.monotonic() + within
+        )
 
 
 Spec = None | str | KeySpec | RegionSpec | RegionPolicy

@@ -6,15 +6,19 @@ fraction of the time.
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from keyfold_server import admin
-from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.domain.errors import KeyfoldError, SetupError
+
+if TYPE_CHECKING:
+    from keyfold_server.rpc.probe import Tls
+    from keyfold_server.settings import Settings
 
 _NOT_SERVING: Final = 1
 """What `health` exits with unless the server serves; health checks know 0 and 1."""
@@ -43,6 +47,9 @@ def options(
 @admin.app.command()
 def serve() -> None:
     """Serve until SIGTERM; prints one line with the address when ready."""
+    # gRPC writes a line for each failed handshake, so strangers could flood the log. It looks
+    # when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from keyfold_server import bootstrap, settings
 
     with admin.reported():
@@ -67,17 +74,43 @@ def health(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 3.0,
 ) -> None:
-    """Ask a running server whether it serves: exit code 0 if it does, 1 if not."""
+    """Ask a running server whether it serves: exit code 0 if it does, 1 if not.
+
+    Where the server has TLS, its own certificate is what it must show, and what is shown to it;
+    KEYFOLD_CA, KEYFOLD_CERT and KEYFOLD_KEY say otherwise.
+    """
     from keyfold_server import settings
     from keyfold_server.rpc import probe
 
     try:
-        found = probe.health(target or settings.load().listen, timeout)
+        loaded = settings.load()
+        found = probe.health(target or loaded.listen, timeout, _tls(loaded))
     except KeyfoldError as error:
         found = error.message
     typer.echo(found, err=found != probe.SERVING)
     if found != probe.SERVING:
         raise typer.Exit(_NOT_SERVING)
+
+
+def _tls(loaded: Settings) -> Tls | None:
+    """Returns how to ask a server with these settings."""
+    from keyfold_server.access import tls_files
+    from keyfold_server.rpc.probe import Tls
+
+    if loaded.tls_cert is None or loaded.tls_key is None:
+        return None
+    ca = os.environ.get("KEYFOLD_CA") or loaded.tls_client_ca
+    cert = os.environ.get("KEYFOLD_CERT") or loaded.tls_cert
+    key = os.environ.get("KEYFOLD_KEY") or loaded.tls_key
+    try:
+        return Tls(
+            None if ca is None else Path(ca).read_bytes(),
+            Path(cert).read_bytes(),
+            Path(key).read_bytes(),
+            tls_files.server_name(loaded.tls_cert.read_bytes()),
+        )
+    except OSError as error:
+        raise SetupError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
 def _ready(address: str) -> None:
@@ -104,22 +137,7 @@ def _print() -> None:
     """Prints TOML: what is printed can be saved and used as the settings file."""
     from keyfold_server import settings
 
-    loaded = settings.load()
-    tables = {}
-    for name, value in loaded.shown().items():
-        if isinstance(value, dict):
-            tables[name] = value
-        else:
-            typer.echo(f"{name} = {_toml(str(value) if isinstance(value, Path) else value)}")
-    for name, table in tables.items():
-        typer.echo(f"\n[{name}]")
-        for key, value in table.items():
-            typer.echo(f"{_toml(key)} = {_toml(value)}")
-
-
-def _toml(value: object) -> str:
-    """Returns a string or number as TOML, which is JSON but for characters beyond 16 bits."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    typer.echo(settings.toml(settings.load().shown()), nl=False)
 
 
 def main() -> None:

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import callers
 from fakes import FakeProvider
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import KeyProvider
 from keyfold_server.providers import Catalog
+from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.server import GrpcServer
+from keyfold_server.service.limits import Bounds
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.store.opening import open_store
@@ -60,7 +63,8 @@ def serving(
     provider: FakeProvider | None = None,
     *,
     timing: Timing | None = None,
-    max_concurrent: int = 4_000,
+    bounds: Bounds | None = None,
+    who: Callers | None = None,
     others: dict[str, Callable[[], KeyProvider]] | None = None,
     platform: Callable[[str], RootKey | None] = lambda _: None,
 ) -> Iterator[InProcess]:
@@ -80,9 +84,12 @@ def serving(
     try:
 
         async def start() -> tuple[Replica, GrpcServer, str]:
-            replica = Replica(catalog.provider, platform, store, clock, timing or Timing())
+            replica = Replica(
+                catalog.provider, platform, store, clock, timing or Timing(), bounds=bounds
+            )
             await replica.start()
-            server = GrpcServer(replica, "127.0.0.1:0", max_concurrent)
+            known = who or Callers(callers.POLICIES, callers.LOCAL, clock)
+            server = GrpcServer(replica, "127.0.0.1:0", known)
             return replica, server, await server.start()
 
         async def stop() -> None:

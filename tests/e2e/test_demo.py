@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from contract.counterparts import NotInstalledError, without
 from e2e.server import BIN, ROOT, clean_environment
 
 DEMO: Final = ROOT / "examples" / "demo.py"
@@ -41,6 +42,29 @@ PROMISED: Final = (
     "Every step came out as promised.",
 )
 """What a demo that ends well says, in this order."""
+
+
+ON_A_SERVICE: Final = (
+    "it is not the real service, and no account is used",
+    "$ keyfold enable acme --file cmek_config.json",
+    "✓ Plaintext(<32 bytes>), wrapped: 0101",
+    "✓ the same bytes",
+    "the customer rotates the key of region eu",
+    "✓ eu ENABLED, generation 2 under version",
+    "$ keyfold rotate acme --file next.json",
+    "the customer disables the first key of region eu",
+    "✓ Plaintext(<32 bytes>) of generation 1",
+    "✓ refused, WRAPPED_KEY_CORRUPT: ",
+    "✓ refused, REVOKED: ",
+    "$ keyfold restore acme",
+    "the customer disables the key of region eu",
+    "✓ refused, KEY_DISABLED: ",
+    "the customer enables the key of region eu",
+    "✓ Plaintext(<32 bytes>) of generation 2",
+    "REGION   STATE     HEALTH",
+    "Every step came out as promised.",
+)
+"""The same, of one on a provider's counterpart."""
 
 
 @dataclass
@@ -76,12 +100,15 @@ class Demos:
         self._folder = folder
         self._started: list[Demo] = []
 
-    def start(self, file: Path | None = None, programs: Path | None = None) -> Demo:
+    def start(
+        self, file: Path | None = None, programs: Path | None = None, provider: str | None = None
+    ) -> Demo:
         """Starts a demo: `make demo`, or the program itself on a file or with other programs."""
         temporary = self._folder / f"tmp{len(self._started)}"
         temporary.mkdir()
         environment = clean_environment(TMPDIR=str(temporary))
-        environment.pop("FILE", None)
+        for name in ("FILE", "PROVIDER"):
+            environment.pop(name, None)
         if file is not None:
             environment["FILE"] = str(file)
         command: list[str | Path] = [sys.executable, DEMO]
@@ -91,6 +118,8 @@ class Demos:
             for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
                 environment.pop(name, None)
             command = ["make", "--no-print-directory", "--old-file=.venv/installed", "demo"]
+            if provider is not None:
+                command.append(f"PROVIDER={provider}")
             folder = ROOT
         if programs is not None:
             start = (
@@ -138,10 +167,10 @@ def stand_in(folder: Path, name: str, script: str) -> None:
     program.chmod(0o755)
 
 
-def missing_in(output: str) -> list[str]:
+def missing_in(output: str, promised: tuple[str, ...] = PROMISED) -> list[str]:
     """Returns what a good demo should have said and did not, where it should."""
     missing = []
-    for line in PROMISED:
+    for line in promised:
         _, found, rest = output.partition(line)
         if found:
             output = rest
@@ -166,6 +195,31 @@ def test_every_kind_of_file_comes_back(demos: Demos, tmp_path: Path) -> None:
     assert "on three random megabytes.bin (3,145,735 bytes)" in on_binary
     assert "0 bytes encrypted" in on_empty
     assert "\x1b" not in on_readme  # no colours where nobody looks
+
+
+@pytest.mark.parametrize(
+    ("provider", "says"),
+    [("vault", "✓ a real OpenBao server"), ("gcp", "✓ this project's own stand-in for Cloud KMS")],
+)
+def test_the_same_on_a_providers_counterpart(demos: Demos, provider: str, says: str) -> None:
+    """`make demo PROVIDER=…` starts the counterpart, says what it is, and ends it again."""
+    demo = demos.start(provider=provider)
+    code = demo.end()
+    _, lacking, why = demo.output.partition("the counterpart cannot be had on this machine: ")
+    if lacking:
+        without(NotInstalledError(why.splitlines()[0]))
+    assert code == 0, demo.output
+    assert missing_in(demo.output, (*ON_A_SERVICE[:1], says, *ON_A_SERVICE[1:])) == []
+    assert demo.left_behind() == []
+
+
+def test_a_provider_that_there_is_not_is_said_at_once(demos: Demos) -> None:
+    """A wrong PROVIDER is one clear line with those that there are."""
+    demo = demos.start(provider="ibm")
+    assert demo.end() == 2
+    assert "give one of aws, azure, gcp, vault" in demo.output
+    assert "Traceback" not in demo.output
+    assert demo.left_behind() == []
 
 
 @pytest.mark.parametrize(

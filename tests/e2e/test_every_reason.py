@@ -14,24 +14,32 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import grpc
 import pytest
 
+import callers
 from e2e.in_process import InProcess, serving
 from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
 from fakes import FakeProvider
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
+from keyfold_server.access.policy import InForce
+from keyfold_server.access.policy_file import parse
 from keyfold_server.domain import errors
 from keyfold_server.domain.binding import Binding
-from keyfold_server.domain.errors import KeyfoldError, KeyInvalidError
+from keyfold_server.domain.errors import IssuerUnreachableError, KeyfoldError, KeyInvalidError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Unwrapped
+from keyfold_server.domain.rights import Identity
+from keyfold_server.providers.aws_kms import AwsKmsProvider
+from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.status import code_of
-from keyfold_server.service.timing import Timing
+from keyfold_server.service.limits import Bounds
+from keyfold_server.service.timing import SystemClock, Timing
 
 NEVER_SENT: Final = {
     "SETUP": "a server that raises it does not start, so there is nobody to send it",
@@ -332,7 +340,7 @@ def until(there: Callable[[], bool]) -> None:
 def test_shed_calls_say_when_to_come_again(reasons: Reasons, tmp_path: Path) -> None:
     """A call beyond max_concurrent_calls is OVERLOADED with a RetryInfo, never a bare code."""
     with (
-        serving(tmp_path, timing=TIMING, max_concurrent=1) as server,
+        serving(tmp_path, timing=TIMING, bounds=Bounds(calls=1)) as server,
         stubs(server.target) as stub,
         ThreadPoolExecutor(1) as threads,
     ):
@@ -348,6 +356,111 @@ def test_shed_calls_say_when_to_come_again(reasons: Reasons, tmp_path: Path) -> 
         # The place is free again.
         gone = refused(stub.GetStatus, pb.GetStatusRequest(cluster="prod"))
         assert gone.reason == "CLUSTER_NOT_FOUND"
+
+
+class DeafIssuer:
+    """Verifies tokens without any key to do it with."""
+
+    def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
+        raise IssuerUnreachableError("the issuer's keys cannot be had", retry_after=5.0)
+
+    async def refresh(self) -> None:
+        """Fetches nothing."""
+
+
+POLICY: Final = """
+[[grant]]
+callers = ["local"]
+roles = ["crypto"]
+context = { app = "x" }
+
+[[grant]]
+callers = ["local"]
+roles = ["operator"]
+clusters = ["prod"]
+keys = [{ type = "FAKE", uri = "fake:eu", principal = "ambient" }]
+"""
+
+
+def test_what_callers_may_not(reasons: Reasons, tmp_path: Path) -> None:
+    """Each way in which the policy, or who calls, stands against a call has its reason."""
+    clock = SystemClock()
+    policy = InForce(parse(POLICY, "policy.toml"))
+    policies: Any = SimpleNamespace(rights=policy.rights, believes=lambda _: False)
+    who = Callers(policies, callers.LOCAL, clock)
+    with (
+        serving(tmp_path, timing=TIMING, who=who) as server,
+        stubs(server.target) as stub,
+    ):
+        server.provider.create_key("eu")
+        note = reasons.note
+        stub.Enable(pb.EnableRequest(cluster="prod", region_specs=[fake("eu")]), timeout=5)
+        asked = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
+        note(refused(stub.Wrap, asked), "CONTEXT_NOT_GRANTED")
+        elsewhere = pb.EnableRequest(cluster="new", region_specs=[fake("eu")])
+        note(refused(stub.Enable, elsewhere), "NOT_ALLOWED")
+        rotate = pb.RotateRequest(cluster="prod", region_specs=[fake("eu", "fake:us")])
+        note(refused(stub.Rotate, rotate), "KEY_NOT_GRANTED")
+        token = (("authorization", "Bearer a.b.c"),)
+
+        def with_token(request: Any, timeout: float) -> Any:
+            return stub.Wrap(request, timeout=timeout, metadata=token)
+
+        note(refused(with_token, asked), "CALLER_CREDENTIAL_INVALID")
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    who = Callers(policies, None, clock, tokens=DeafIssuer())
+    with serving(folder, timing=TIMING, who=who) as server, stubs(server.target) as stub:
+        note(refused(stub.Wrap, asked), "CALLER_UNKNOWN")
+        answer = refused(with_token, asked)
+        note(answer, "ISSUER_UNREACHABLE")
+        assert answer.retry_after
+
+
+class Pinned(FakeProvider):
+    """A key service whose uris name one version of a key."""
+
+    def pinned_version(self, key: RootKey) -> str | None:
+        return f"1 of {key.uri}"
+
+
+def test_what_a_provider_cannot_be_asked_for(reasons: Reasons, tmp_path: Path) -> None:
+    """A role without an external id of ours, and the newest version of a uri that names one."""
+    with (
+        serving(
+            tmp_path, Pinned(), timing=TIMING, others={"AWS_KMS": AwsKmsProvider}
+        ) as server,
+        stubs(server.target) as stub,
+    ):
+        server.provider.create_key("eu")
+        stub.Enable(pb.EnableRequest(cluster="prod", region_specs=[fake("eu")]), timeout=5)
+        again = pb.RotateRequest(cluster="prod", region_specs=[res.RegionSpec(region="eu")])
+        reasons.note(refused(stub.Rotate, again), "KEY_VERSION_PINNED")
+        again.new_generation = True
+        stub.Rotate(again, timeout=5)
+        theirs = res.KeySpec(
+            type="AWS_KMS",
+            uri="arn:aws:kms:eu-west-1:111122223333:key/0a0b0c0d-1111-2222-3333-444455556666",
+            auth_principal="arn:aws:iam::111122223333:role/customer",
+        )
+        asked = pb.EnableRequest(
+            cluster="new", region_specs=[res.RegionSpec(region="eu", key_spec=theirs)]
+        )
+        reasons.note(refused(stub.Enable, asked), "EXTERNAL_ID_NOT_ISSUED")
+
+
+def test_too_many_calls_a_second(reasons: Reasons, tmp_path: Path) -> None:
+    """Calls beyond a caller's rate are RATE_LIMITED, with when to come again and by whom."""
+    with (
+        serving(tmp_path, timing=TIMING, bounds=Bounds(rate_per_caller=1)) as server,
+        stubs(server.target) as stub,
+    ):
+        asked = pb.GetStatusRequest(cluster="prod")
+        answers = [refused(stub.GetStatus, asked) for _ in range(3)]
+        (limited,) = {a.reason: a for a in answers if a.reason == "RATE_LIMITED"}.values()
+        reasons.note(limited, "RATE_LIMITED")
+        assert limited.retry_after
+        assert limited.metadata["source"] == "keyfold"
 
 
 def test_every_reason_was_seen(reasons: Reasons) -> None:

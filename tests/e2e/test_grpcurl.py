@@ -140,13 +140,13 @@ def test_cockroach_form_as_it_stands(tcp: Grpcurl) -> None:
     nameless = tcp(f"{SERVICE}/Enable", data=file, code=1)
     assert "INVALID_NAME" in nameless
     assert "cluster" in nameless
-    # With the uri of a provider that is not here: the error names the ones that are.
+    # With the cloud's own names: what is wrong in them is said before anybody is asked.
     aws = """{"cluster": "roach-2", "region_specs": [{"region": "us-east-1", "key_spec": {
       "type": "AWS_KMS", "uri": "arn:aws:kms:us-east-1:123456789012:key/abc",
       "auth_principal": "arn:aws:iam::123456789012:role/cmek"}}]}"""
     refused = tcp(f"{SERVICE}/Enable", data=aws, code=1)
-    assert "UNKNOWN_PROVIDER" in refused
-    assert "LOCAL" in refused
+    assert "INVALID_KEY_SPEC" in refused
+    assert "region_specs[0].key_spec.uri" in refused
 
 
 def test_life_of_a_key(tcp: Grpcurl) -> None:

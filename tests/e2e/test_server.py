@@ -168,7 +168,7 @@ def _settings_kept(settings_server: Server) -> Iterator[None]:
 def test_check_names_each_fault(settings_server: Server) -> None:
     """--check says everything that is wrong at once, misspelt variables among it."""
     settings_server.settings = {
-        "KEYFOLD_LISTEN": "0.0.0.0:1",
+        "KEYFOLD_LISTEN": "nowhere",
         "KEYFOLD_CACHE_TTL": "60",
         "KEYFOLD_OUTAGE_GRACE": "25h",
         "KEYFOLD_STORE_MAX_STALENESS": "1s",

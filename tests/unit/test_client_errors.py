@@ -76,7 +76,7 @@ def test_reason_decides_the_class(reason: str) -> None:
         ("RESOURCE_EXHAUSTED", keyfold.LimitError),
         ("UNAVAILABLE", keyfold.UnavailableError),
         ("DEADLINE_EXCEEDED", keyfold.DeadlineError),
-        ("PERMISSION_DENIED", keyfold.PermissionDeniedError),
+        ("PERMISSION_DENIED", keyfold.ForbiddenError),
         ("UNAUTHENTICATED", keyfold.UnauthenticatedError),
         ("UNIMPLEMENTED", keyfold.UnimplementedError),
         ("CANCELLED", keyfold.CancelledError),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from callers import EVERYTHING
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.errors import (
     ClusterExistsError,
@@ -424,7 +425,9 @@ async def test_attempts_are_in_the_chain(house: House, one: Member) -> None:
 
 async def trial(one: Member, uri: str, cluster: str = "acme") -> dict[Step, Outcome]:
     """Tries a key; returns how each step ended."""
-    tried = await one.replica.probes.test(Trying(KeySpec("FAKE", uri), cluster, "eu", None))
+    tried = await one.replica.probes.test(
+        EVERYTHING, Trying(KeySpec("FAKE", uri), cluster, "eu", None)
+    )
     assert [t.step for t in tried.steps] == list(Step)
     assert tried.accessible == all(
         t.outcome is Outcome.PASSED for t in tried.steps if t.step in (Step.WRAP, Step.UNWRAP)
@@ -446,11 +449,13 @@ async def test_a_trial_tells_step_by_step(house: House, one: Member) -> None:
     house.provider.break_credentials()
     assert list((await trial(one, "fake:two")).values()) == [failed, failed, failed, skipped]
     house.provider.mend()
-    tried = await one.replica.probes.test(Trying(KeySpec("FAKE", "fake:two"), "", "", None))
+    tried = await one.replica.probes.test(
+        EVERYTHING, Trying(KeySpec("FAKE", "fake:two"), "", "", None)
+    )
     assert tried.steps[2].message == "context: not tried"
     assert one.line.counts["apply"] == 0
     with pytest.raises(InvalidKeySpecError):
-        await one.replica.probes.test(Trying(KeySpec("FAKE", "nonsense"), "", "", None))
+        await one.replica.probes.test(EVERYTHING, Trying(KeySpec("FAKE", "nonsense"), "", "", None))
 
 
 # GetStatus and ListClusters
@@ -530,7 +535,7 @@ async def test_clusters_are_listed_in_pages(one: Member) -> None:
     listed: list[str] = []
     token, pages = "", 0
     while True:
-        page = await one.replica.statuses.page(ClusterFilter(), 3, token)
+        page = await one.replica.statuses.page(EVERYTHING, ClusterFilter(), 3, token)
         listed += names_of(page)
         pages += 1
         if not page.more:
@@ -538,11 +543,11 @@ async def test_clusters_are_listed_in_pages(one: Member) -> None:
         token = page_token(listed[-1])
     assert listed == names
     assert pages == 3
-    page = await one.replica.statuses.page(ClusterFilter(), 7, "")
+    page = await one.replica.statuses.page(EVERYTHING, ClusterFilter(), 7, "")
     assert (len(page.entries), page.more) == (7, False)
     for size, bad in ((-1, ""), (1_001, ""), (1, "!"), (1, "Li4v")):
         with pytest.raises(InvalidPageError):
-            await one.replica.statuses.page(ClusterFilter(), size, bad)
+            await one.replica.statuses.page(EVERYTHING, ClusterFilter(), size, bad)
 
 
 async def test_lists_are_filtered(house: House, one: Member) -> None:
@@ -559,7 +564,7 @@ async def test_lists_are_filtered(house: House, one: Member) -> None:
     await one.replica._health.flush()
 
     async def found(which: ClusterFilter) -> list[str]:
-        return names_of(await one.replica.statuses.page(which, 0, ""))
+        return names_of(await one.replica.statuses.page(EVERYTHING, which, 0, ""))
 
     assert await found(ClusterFilter(organization="org")) == ["a"]
     assert await found(ClusterFilter(state=State.REVOKED)) == ["c"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from callers import EVERYTHING
 from keyfold_server.domain.errors import (
     DeadlineError,
     KeyDisabledError,
@@ -57,12 +58,12 @@ async def test_the_warm_path_touches_nothing(house: House, one: Member) -> None:
     threads, tasks = set(threading.enumerate()), asyncio.all_tasks()
     for _ in range(100):
         one.warm()
-        one.plane.unwrap("acme", blob, {}, Call())
-        one.plane.generate("acme", "eu", 32, {}, Call())
-        one.plane.rewrap("acme", blob, {}, None, Call())
-        one.plane.wrap_batch("acme", [("eu", b"k", None)] * 10, {}, Call())
-        one.plane.unwrap_batch("acme", [(blob, None)] * 10, {}, Call())
-        one.plane.rewrap_batch("acme", [(blob, {}, None)] * 10, Call())
+        one.plane.unwrap("acme", blob, {}, Call(EVERYTHING))
+        one.plane.generate("acme", "eu", 32, {}, Call(EVERYTHING))
+        one.plane.rewrap("acme", blob, {}, None, Call(EVERYTHING))
+        one.plane.wrap_batch("acme", [("eu", b"k", None)] * 10, {}, Call(EVERYTHING))
+        one.plane.unwrap_batch("acme", [(blob, None)] * 10, {}, Call(EVERYTHING))
+        one.plane.rewrap_batch("acme", [(blob, {}, None)] * 10, Call(EVERYTHING))
     assert len(house.provider.calls) == kms_calls
     assert one.line.counts.total() == store_calls
     assert set(threading.enumerate()) == threads

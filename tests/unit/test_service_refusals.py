@@ -20,6 +20,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Heartbeat, Noted, Unwrapped
+from keyfold_server.service import answers
 from replicas import House, Member, entered, house_in, spin
 
 
@@ -53,6 +54,13 @@ def refuse_context(house: House, *clusters: str, error: KeyfoldError | None = No
         return answer
 
     provider.unwrap = refusing  # type: ignore[method-assign]
+
+
+def only_generation(house: House, cluster: str) -> bytes:
+    """Returns the id of a cluster's only KEK."""
+    found = house.store.cluster(cluster)
+    assert found is not None
+    return found.regions[0].newest.kek_id
 
 
 def noted(house: House) -> list[Noted]:
@@ -229,6 +237,7 @@ async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
     house: House, one: Member
 ) -> None:
     """F4: its first refusal voids the root key's proofs; its further ones touch nobody."""
+    two = await house.replica()
     refuse_context(house, "a")
     house.clock.advance(60)
     with pytest.raises(AccessDeniedError):
@@ -236,6 +245,9 @@ async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
     await one.wrap("b")
     await one.settle()  # The first refusal is told to others in the background.
     told = len(noted(house))
+    await two.poll()
+    await two.wrap("b")
+    voids = two.cache.root(str(noted(house)[-1].root)).voids
     for _ in range(10):
         await house.after(6)
         with pytest.raises(AccessDeniedError):
@@ -246,7 +258,68 @@ async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
         with pytest.raises(AccessDeniedError):
             await one.wrap("a")
         assert one.serves("b")
-    assert len(noted(house)) == told
+    again = noted(house)[told:]
+    # Told again now and then, since who opened it meanwhile must hear; nobody here did.
+    assert 1 <= len(again) <= 3
+    assert {n.kek for n in again} == {only_generation(house, "a")}
+    await two.poll()
+    assert two.cache.root(str(again[0].root)).voids == voids
+
+
+async def test_a_refusal_that_is_met_again_reaches_who_opened_the_kek_since(
+    house: House, one: Member
+) -> None:
+    """F2: a replica that proved the key after one refusal drops it upon the next, unasked."""
+    two = await house.replica()
+    await two.wrap("b")
+    house.provider.disable("fake:one")
+    house.clock.advance(60)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    await two.poll()
+    house.provider.enable("fake:one")
+    for name in "ab":
+        await two.wrap(name)
+    house.provider.disable("fake:one")
+    # The first one has heard of no proof, and meets what it knows.
+    await house.after(answers.TELL_AGAIN)
+    assert two.serves("a")
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    house.provider.disconnect()
+    await two.poll()
+    assert not two.serves("a")
+    assert not two.serves("b")
+
+
+async def test_a_load_from_before_a_refusal_told_again_does_not_count(
+    house: House, one: Member
+) -> None:
+    """F2, R2: nor does an unwrap bring a KEK back that began before its refusal was heard again."""
+    two = await house.replica()
+    house.provider.disable("fake:one")
+    house.clock.advance(60)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    await two.poll()
+    house.provider.enable("fake:one")
+    hang = house.provider.hang(operations=("unwrap",), answered=True)
+    call = asyncio.create_task(two.wrap("a", within=100))
+    await entered(hang)
+    house.provider._faults.clear()
+    house.provider.disable("fake:one")
+    await house.after(answers.TELL_AGAIN)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    await two.poll()
+    hang.release()
+    with pytest.raises(KeyDisabledError):
+        await call
+    assert not two.serves("a")
 
 
 async def test_a_condemned_kek_stays_refused_whatever_proves_its_root_key(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from keyfold_server import telemetry
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,
@@ -24,7 +25,9 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import UNHEARD, ReplicaRow
 from keyfold_server.service import data_plane
+from keyfold_server.service.changes import Pending
 from replicas import House, Member, entered, house_in, spin, until
 
 
@@ -384,7 +387,7 @@ async def test_a_change_outlives_its_callers_deadline(house: House, one: Member)
 
 async def test_a_flood_of_reads_does_not_get_in_revokes_way(house: House, one: Member) -> None:
     """R1, R5: Revoke is carried out while the store's readers are all waiting."""
-    held = one.line.hold("cluster")
+    held = one.line.hold("cluster", threads="store_")
     flood = [asyncio.create_task(one.wrap(f"c-{i}", within=30)) for i in range(1_100)]
     await held.reached()
     await spin()
@@ -456,10 +459,14 @@ async def test_a_failing_poll_makes_a_replica_stale_and_a_good_one_ends_it(
 
 async def test_a_rolled_back_store_is_refused(house: House, one: Member) -> None:
     """S1: a store that lacks what was seen: everything is dropped, and stays refused."""
+    counted = telemetry.STORE_CALLS.labels("poll", "STORE_ROLLED_BACK")
+    before = next(s.value for s in counted._samples() if s.name == "_count")
     one.line.fail("poll", StoreRolledBackError("gone"), times=1)
     await one.poll_once()
-    await until(lambda: one.changes._rolled_back)
+    await until(lambda: one.changes.rolled_back)
     assert not any(root.open for root in one.cache._roots.values())
+    # What docs/operations.md has an alert on.
+    assert next(s.value for s in counted._samples() if s.name == "_count") == before + 1
     with pytest.raises(StoreRolledBackError):
         await one.wrap()
     one.line.mend()
@@ -469,6 +476,71 @@ async def test_a_rolled_back_store_is_refused(house: House, one: Member) -> None
         await one.wrap()
 
 
+async def test_a_reconciled_store_is_served_from_again(house: House, one: Member) -> None:
+    """S1: once an operator has decided, a replica starts from the store as it is, by itself."""
+    await one.poll()
+    one.line.fail("poll", StoreRolledBackError("gone"), times=1)
+    await one.poll_once()
+    await until(lambda: one.changes.rolled_back)
+    looks = one.line.counts["reconciled"]
+    await until(lambda: one.line.counts["reconciled"] > looks)
+    assert one.changes.rolled_back
+    with pytest.raises(StoreRolledBackError):
+        await one.revoke()
+    house.store.reconcile("the standby lagged")
+    await until(lambda: not one.changes.rolled_back)
+    await one.poll()
+    await one.wrap()
+    assert (await one.revoke()).confirmed == (one.changes.replica,)
+
+
+async def test_a_change_in_flight_ends_before_a_replica_begins_anew(
+    house: House, one: Member
+) -> None:
+    """S1, S5: what was decided on a store that is gone is not committed in the one after it."""
+    hang = house.provider.hang("fake:one", ("unwrap",))
+    rotating = asyncio.create_task(one.rotate({"eu": "fake:two"}, within=30))
+    await entered(hang)
+    one.line.fail("poll", StoreRolledBackError("gone"), times=1)
+    await one.poll_once()
+    await until(lambda: one.changes.rolled_back)
+    house.store.reconcile("the standby lagged")
+    held = one.line.hold("register")
+    looks = one.line.counts["reconciled"]
+    await until(lambda: one.line.counts["reconciled"] > looks)
+    await spin()
+    assert not held.entered.is_set()
+    house.provider.mend()
+    await held.reached()
+    assert rotating.done()
+    one.line.let_go("register")
+    await until(lambda: not one.changes.rolled_back)
+    await rotating
+
+
+async def test_a_store_that_fails_while_a_replica_begins_anew(house: House, one: Member) -> None:
+    """S1: a replica that cannot register yet goes on trying, and serves nothing meanwhile."""
+    one.line.fail("poll", StoreRolledBackError("gone"), times=1)
+    await one.poll_once()
+    await until(lambda: one.changes.rolled_back)
+    one.line.fail("register", StoreUnavailableError("away"), times=2)
+    house.store.reconcile("the standby lagged")
+    await until(lambda: one.line.counts["register"] > 2)
+    await until(lambda: not one.changes.rolled_back)
+
+
+async def test_revoke_names_those_that_a_failover_may_have_lost(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R4: Revoke does not claim that all have confirmed while the store may have lost some."""
+    real = house.store.replicas
+    lost = ReplicaRow(UNHEARD, -1, 120.0, 20.0)
+    monkeypatch.setattr(house.store, "replicas", lambda: [*real(), lost])
+    outcome = await one.hurry().revoke()
+    assert outcome.confirmed == (one.changes.replica,)
+    assert outcome.pending == (Pending(UNHEARD, 100.0),)
+
+
 async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) -> None:
     """S1, R4: a replica whose own commit is gone refuses; it confirms nothing under its number."""
     one = await house.replica()
@@ -476,7 +548,7 @@ async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) ->
     await one.poll()
     two = await house.replica()
     # What one committed last was lost with the old primary; one had applied it ahead of its poll.
-    one.changes.applied_here(one.changes.newest + 1, bytes(16), "acme")
+    one.changes.applied_here(one.changes._applied[0] + 1, bytes(16), "acme")
     await one.wrap()
     two.hurry()
     await two.poll()
@@ -484,9 +556,9 @@ async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) ->
     assert one.changes.replica not in revoked.confirmed
     await one.poll_once()
     assert not one.serves()
-    assert one.changes._rolled_back
+    assert one.changes.rolled_back
     [row] = [r for r in house.store.replicas() if r.replica == one.changes.replica]
-    assert row.applied < one.changes.newest + 1
+    assert row.applied < one.changes._applied[0] + 1
 
 
 async def test_a_load_in_flight_across_a_rollback_serves_nobody(house: House, one: Member) -> None:
@@ -497,7 +569,7 @@ async def test_a_load_in_flight_across_a_rollback_serves_nobody(house: House, on
     await entered(hang)
     one.line.fail("poll", StoreRolledBackError("gone"), times=1)
     await one.poll_once()
-    await until(lambda: one.changes._rolled_back)
+    await until(lambda: one.changes.rolled_back)
     house.provider.mend()
     with pytest.raises(StoreRolledBackError):
         await call
@@ -521,7 +593,7 @@ async def test_a_new_replica_starts_from_what_it_reads(house: House, one: Member
     two = await house.replica()
     with pytest.raises(RevokedError):
         await two.wrap()
-    assert two.changes.newest == 2  # The Enable's change and the Revoke's.
+    assert two.changes._applied[0] == 2  # The Enable's change and the Revoke's.
 
 
 async def test_one_that_stops_is_not_waited_for(house: House, one: Member) -> None:

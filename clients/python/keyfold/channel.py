@@ -76,18 +76,28 @@ class Endpoint:
     credentials: grpc.ChannelCredentials | None
 
 
-def endpoint(target: Target, tls: Tls | None) -> Endpoint:
+def endpoint(target: Target, tls: Tls | None, *, with_token: bool = False) -> Endpoint:
     """Returns what the channel to a target is made of.
 
     Without TLS the connection is plain text. A server allows that on its own machine alone, and
     no proxy from the environment is used then: plaintext keys would pass through it.
 
+    Args:
+        target: Where the servers are.
+        tls: How the connection is secured; None is plain text.
+        with_token: Whether calls will carry a token, which whoever reads it can use.
+
     Raises:
-        ValueError: The target cannot be understood.
+        ValueError: The target cannot be understood, or a token would leave the machine in plain.
         OSError: One of several names does not resolve, or a file of `tls` cannot be read.
     """
     given = target.split(",") if isinstance(target, str) else target
     addresses = [address.strip() for address in given]
+    if with_token and tls is None and not all(map(_is_local, addresses)):
+        raise ValueError(
+            "a token goes over plain text to a loopback address or a unix socket alone, since "
+            "whoever reads it can use it; use TLS"
+        )
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", _service_config()),
         ("grpc.max_receive_message_length", _MAX_ANSWER),
@@ -144,6 +154,19 @@ def _host_port(address: str) -> tuple[str, str]:
 def _common_host(addresses: Iterable[str]) -> str | None:
     hosts = {_host_port(address)[0].strip("[]") for address in addresses}
     return hosts.pop() if len(hosts) == 1 else None
+
+
+def _is_local(address: str) -> bool:
+    """Says whether plain text to an address stays on this machine; what is unclear does not."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    if _SCHEME.match(address):
+        return False
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _pem(part: str | os.PathLike[str] | bytes | None) -> bytes | None:

@@ -18,7 +18,7 @@ raised as its branch, with the word itself in `reason`.
     ├── RowNotAuthenticError        somebody else wrote into the server's store
     ├── UnavailableError            Keyfold itself cannot answer now, or was not reached
     ├── DeadlineError               no answer within the deadline
-    ├── PermissionDeniedError       the caller may not do this
+    ├── ForbiddenError              the caller may not do this
     ├── UnauthenticatedError        the server does not know the caller
     ├── UnimplementedError          the server does not have this method
     ├── CancelledError              the call was cancelled
@@ -140,7 +140,7 @@ class UnavailableError(KeyfoldError):
     """Keyfold itself cannot answer now, or could not be reached."""
 
 
-class PermissionDeniedError(KeyfoldError):
+class ForbiddenError(KeyfoldError):
     """The server's policy does not let this caller do that."""
 
 

@@ -12,6 +12,7 @@ from keyfold.errors import (
     AlreadyExistsError,
     ConflictError,
     CouldNotTellError,
+    ForbiddenError,
     InvalidInputError,
     KeyfoldError,
     KmsError,
@@ -19,6 +20,7 @@ from keyfold.errors import (
     NotFoundError,
     RefusedError,
     StateError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -167,14 +169,44 @@ class ContextMismatchError(InvalidInputError):
     reason = "CONTEXT_MISMATCH"
 
 
+class CallerUnknownError(UnauthenticatedError):
+    """No credential came with the call, neither a client certificate nor a token."""
+
+    reason = "CALLER_UNKNOWN"
+
+
+class CallerCredentialError(UnauthenticatedError):
+    """The certificate or token that came with the call is not valid there."""
+
+    reason = "CALLER_CREDENTIAL_INVALID"
+
+
+class NotAllowedError(ForbiddenError):
+    """No grant of the server's policy gives the caller the role that the method takes there."""
+
+    reason = "NOT_ALLOWED"
+
+
+class KeyNotGrantedError(ForbiddenError):
+    """No grant of the server's policy lets the caller name this root key."""
+
+    reason = "KEY_NOT_GRANTED"
+
+
+class ContextNotGrantedError(ForbiddenError):
+    """The caller's grants demand entries that the context does not have."""
+
+    reason = "CONTEXT_NOT_GRANTED"
+
+
 class ClusterNotFoundError(NotFoundError):
-    """No such cluster."""
+    """No such cluster, or the caller may not see it."""
 
     reason = "CLUSTER_NOT_FOUND"
 
 
 class RegionNotFoundError(NotFoundError):
-    """The cluster has no such region."""
+    """The cluster has no such region, or the caller may not see it."""
 
     reason = "REGION_NOT_FOUND"
 
@@ -195,6 +227,18 @@ class RevokedError(StateError):
     """The region's key is revoked."""
 
     reason = "REVOKED"
+
+
+class ExternalIdNotIssuedError(StateError):
+    """An AWS role for which the server has issued no external id."""
+
+    reason = "EXTERNAL_ID_NOT_ISSUED"
+
+
+class KeyVersionPinnedError(StateError):
+    """Rotate of a key whose uri names one version: there is no newer one under that uri."""
+
+    reason = "KEY_VERSION_PINNED"
 
 
 class ConcurrentChangeError(ConflictError):
@@ -269,6 +313,12 @@ class OverloadedError(LimitError):
     reason = "OVERLOADED"
 
 
+class RateLimitedError(LimitError):
+    """The caller, or the organization whose keys are used, makes more calls than it may."""
+
+    reason = "RATE_LIMITED"
+
+
 class RowNotAuthenticError(KeyfoldError):
     """A row of the server's store was written by somebody else."""
 
@@ -291,6 +341,12 @@ class StoreRolledBackError(UnavailableError):
     """The store lacks a change that the replica has seen."""
 
     reason = "STORE_ROLLED_BACK"
+
+
+class IssuerUnreachableError(UnavailableError):
+    """The server cannot check tokens now: it cannot have their issuer's keys."""
+
+    reason = "ISSUER_UNREACHABLE"
 
 
 class BusyError(UnavailableError):

@@ -4,7 +4,17 @@ A file for each noun; importing the package registers all of them. What a comman
 command line it imports itself, so that each starts quickly.
 """
 
-from keyfold_server.admin import dev_keys, store
+from keyfold_server.admin import dev_certs, dev_keys, policy, store
 from keyfold_server.admin.terminal import EXIT_DECLINED, EXIT_ERROR, app, fail, reported
 
-__all__ = ["EXIT_DECLINED", "EXIT_ERROR", "app", "dev_keys", "fail", "reported", "store"]
+__all__ = [
+    "EXIT_DECLINED",
+    "EXIT_ERROR",
+    "app",
+    "dev_certs",
+    "dev_keys",
+    "fail",
+    "policy",
+    "reported",
+    "store",
+]

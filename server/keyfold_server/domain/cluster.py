@@ -156,11 +156,7 @@ class Cluster:
         for region in self.regions:
             if region.name == name:
                 return region
-        raise RegionNotFoundError(
-            f"cluster {self.name} has no region {name}; GetStatus lists its regions",
-            cluster=self.name,
-            region=name,
-        )
+        raise no_region(self.name, name)
 
     def binding(self, region: str, generation: Generation) -> Binding:
         """Returns what the current wrap of a generation is bound to."""
@@ -263,10 +259,24 @@ def existing(cluster: Cluster | None, name: str) -> Cluster:
         ClusterNotFoundError: It is None.
     """
     if cluster is None:
-        raise ClusterNotFoundError(
-            f"there is no cluster {name}; check the name, or make it with Enable", cluster=name
-        )
+        raise no_cluster(name)
     return cluster
+
+
+def no_cluster(name: str) -> ClusterNotFoundError:
+    """Returns the answer for a cluster that does not exist, or that the caller may not see."""
+    return ClusterNotFoundError(
+        f"there is no cluster {name}; check the name, or make it with Enable", cluster=name
+    )
+
+
+def no_region(cluster: str, name: str) -> RegionNotFoundError:
+    """Returns the answer for a region that does not exist, or that the caller may not see."""
+    return RegionNotFoundError(
+        f"cluster {cluster} has no region {name}; GetStatus lists its regions",
+        cluster=cluster,
+        region=name,
+    )
 
 
 def rotated(

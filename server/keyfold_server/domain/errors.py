@@ -43,7 +43,9 @@ kind of failure, and `rpc/status.py` gives each branch its gRPC code in one tabl
     │   ├── ClusterExistsError                  CLUSTER_EXISTS
     │   └── RegionExistsError                   REGION_EXISTS
     ├── StateError                              the lifecycle forbids it
-    │   └── RevokedError                        REVOKED
+    │   ├── RevokedError                        REVOKED
+    │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
+    │   └── KeyVersionPinnedError               KEY_VERSION_PINNED
     ├── ConflictError                           another change came first; ask again
     │   ├── ConcurrentChangeError               CONCURRENT_CHANGE
     │   └── RequestInProgressError              REQUEST_IN_PROGRESS
@@ -60,11 +62,13 @@ kind of failure, and `rpc/status.py` gives each branch its gRPC code in one tabl
     │   │   └── CredentialsFailedError          CREDENTIALS_FAILED
     │   └── KekMismatchError                    KEK_MISMATCH, a stored KEK does not open
     ├── OverloadedError                         OVERLOADED, too much at once for Keyfold
+    ├── RateLimitedError                        RATE_LIMITED, too many calls of one caller
     ├── RowNotAuthenticError                    ROW_NOT_AUTHENTIC
     ├── UnavailableError                        Keyfold itself cannot answer now
     │   ├── StoreUnavailableError               STORE_UNAVAILABLE
     │   ├── StoreStaleError                     STORE_STALE
     │   ├── StoreRolledBackError                STORE_ROLLED_BACK
+    │   ├── IssuerUnreachableError              ISSUER_UNREACHABLE
     │   └── BusyError                           BUSY
     ├── DeadlineError                           DEADLINE_EXCEEDED
     └── SetupError                              a server that cannot start; never on the wire
@@ -403,6 +407,20 @@ class RevokedError(StateError):
     remedy = "Call Restore once the key may be used again."
 
 
+class ExternalIdNotIssuedError(StateError):
+    """An AWS role for which Keyfold has issued no external id (protocol C2)."""
+
+    reason = "EXTERNAL_ID_NOT_ISSUED"
+    remedy = "Have an external id issued for the role, and put it into the role's trust policy."
+
+
+class KeyVersionPinnedError(StateError):
+    """Rotate of a key whose uri names one version: there is no newer one under that uri."""
+
+    reason = "KEY_VERSION_PINNED"
+    remedy = "Name the newer version, or the key without one."
+
+
 class ConflictError(KeyfoldError):
     """Another change came first; nothing was changed."""
 
@@ -505,6 +523,13 @@ class OverloadedError(KeyfoldError):
     remedy = "Wait for the time given; run more replicas if it happens often."
 
 
+class RateLimitedError(KeyfoldError):
+    """The caller, or the organization whose keys are used, makes more calls than it may."""
+
+    reason = "RATE_LIMITED"
+    remedy = "Wait for the time given and slow down; the limits are settings of the server."
+
+
 class RowNotAuthenticError(KeyfoldError):
     """A row of the store does not carry the service key's seal: somebody else wrote it."""
 
@@ -535,6 +560,13 @@ class StoreRolledBackError(UnavailableError):
 
     reason = "STORE_ROLLED_BACK"
     remedy = "Find out which store is right, and restart the replica on it."
+
+
+class IssuerUnreachableError(UnavailableError):
+    """A token cannot be checked: its issuer's keys cannot be had, and those known are too old."""
+
+    reason = "ISSUER_UNREACHABLE"
+    remedy = "Try again; look at KEYFOLD_JWT_JWKS and the way to it if it lasts."
 
 
 class BusyError(UnavailableError):

@@ -35,24 +35,8 @@ class Identity:
         return self.names[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who makes one call, as the audit trail tells it.
-
-    Attributes:
-        identity: Who.
-        address: From where, as gRPC writes it.
-        on_behalf_of: For whom, where the caller says so and is believed; else empty.
-    """
-
-    identity: Identity
-    address: str = ""
-    on_behalf_of: str = ""
-
-    @property
-    def name(self) -> str:
-        """The caller's name."""
-        return self.identity.name
+class NeedsKeysError(Exception):
+    """A token's key is not known, and may be once its issuer was asked: a request, no answer."""
 
 
 class Purpose(Enum):
@@ -134,11 +118,13 @@ class Rights(Protocol):
     def check_cluster(
         self, rpc: str, cluster: str, organization: str | None, regions: Collection[str]
     ) -> None:
-        """Decides once the cluster's organization is known; as `check_named`, and:
+        """Decides as `check_named` does, once the cluster's organization is known.
 
         Raises:
+            ClusterNotFoundError: The caller may not see the cluster.
             RegionNotFoundError: The caller may not see a region that is named.
-            NotAllowedError: No region is named, and the caller's grants are narrowed to some.
+            NotAllowedError: The caller may see it, and not do this; or no region is named, and
+                its grants are narrowed to some.
         """
         ...
 
@@ -157,3 +143,23 @@ class Rights(Protocol):
             KeyNotGrantedError: No grant names it.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes one call, as the audit trail tells it, and what they may do.
+
+    Attributes:
+        rights: What they may do; also says who they are.
+        address: From where, as gRPC writes it.
+        on_behalf_of: For whom, where the caller says so and is believed; else empty.
+    """
+
+    rights: Rights
+    address: str = ""
+    on_behalf_of: str = ""
+
+    @property
+    def name(self) -> str:
+        """The caller's name."""
+        return self.rights.identity.name

@@ -32,10 +32,13 @@ _LONGEST: Final = 128
 class Facts:
     """What one call is about, filled in while it is answered."""
 
-    __slots__ = ("cluster", "items", "region")
+    __slots__ = ("address", "behalf", "caller", "cluster", "items", "region")
 
     def __init__(self) -> None:
         """Nothing is known when a call arrives."""
+        self.address = ""
+        self.caller = ""
+        self.behalf = ""
         self.cluster = ""
         self.region = ""
         self.items = 1
@@ -47,8 +50,7 @@ class Ended(NamedTuple):
     Attributes:
         time: Seconds of Unix time.
         method: The RPC's name.
-        caller: Who called.
-        facts: What it was about.
+        facts: Who called, where that is known, and what it was about.
         code: The gRPC code's name.
         reason: The error's reason, empty where it went well.
         seconds: How long it took in the server.
@@ -57,7 +59,6 @@ class Ended(NamedTuple):
 
     time: float
     method: str
-    caller: str
     facts: Facts
     code: str
     reason: str
@@ -161,10 +162,15 @@ def _json(call: Ended) -> str:
     facts = call.facts
     return (
         f'{{"time":"{_stamp(call.time)}","level":"info","event":"call","method":"{call.method}",'
-        f'"caller":{_quoted(call.caller)},"cluster":{_quoted(facts.cluster)},'
+        f'"caller":{_quoted(facts.caller)},"address":{_quoted(facts.address)},'
+        f'{_behalf(facts)}"cluster":{_quoted(facts.cluster)},'
         f'"region":{_quoted(facts.region)},"items":{facts.items},"code":"{call.code}",'
         f'"reason":"{call.reason}","us":{int(call.seconds * 1e6)},"trace_id":"{call.trace_id}"}}\n'
     )
+
+
+def _behalf(facts: Facts) -> str:
+    return f'"on_behalf_of":{_quoted(facts.behalf)},' if facts.behalf else ""
 
 
 def _pretty(call: Ended) -> str:
@@ -174,5 +180,5 @@ def _pretty(call: Ended) -> str:
     trace = f" trace={call.trace_id}" if call.trace_id else ""
     return (
         f"{_stamp(call.time)} call    {call.method}{items} {where} {call.reason or call.code} "
-        f"{call.seconds * 1e3:.2f} ms by {call.caller}{trace}\n"
+        f"{call.seconds * 1e3:.2f} ms by {facts.caller or facts.address}{trace}\n"
     )

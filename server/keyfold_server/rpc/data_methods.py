@@ -28,9 +28,6 @@ Core = Callable[[bytes, Call, Facts], bytes]
 
 _M = TypeVar("_M", bound=Message)
 
-MAX_MESSAGE: Final = 4 * 1024 * 1024
-"""Bytes of a request or a reply; design section 2."""
-
 _ITEM_OVERHEAD: Final = 24
 """Bytes around a wrapped key in a batch's reply: tags, lengths and the generation."""
 
@@ -53,9 +50,10 @@ def decode(kind: type[_M], data: bytes) -> _M:
 class DataMethods:
     """The data plane on bytes."""
 
-    def __init__(self, plane: DataPlane) -> None:
-        """Takes the core."""
+    def __init__(self, plane: DataPlane, most: int) -> None:
+        """Takes the core, and the bytes that a reply may have."""
         self._plane = plane
+        self._most = most
 
     def table(self) -> dict[str, Core]:
         """Returns the methods by their names in the contract."""
@@ -121,9 +119,9 @@ class DataMethods:
             for item in asked.items
         ]
         size = sum(len(plaintext) + OVERHEAD + _ITEM_OVERHEAD for _, plaintext, _ in items)
-        if size > MAX_MESSAGE:
+        if size > self._most:
             raise InvalidBatchError(
-                f"the answer would have about {size:,} bytes and may have {MAX_MESSAGE:,}; split "
+                f"the answer would have about {size:,} bytes and may have {self._most:,}; split "
                 "the batch",
                 field="items",
             )

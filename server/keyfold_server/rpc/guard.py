@@ -1,4 +1,4 @@
-"""Other people's servicers behind our rule: no exception's text reaches a caller.
+"""Other people's servicers behind our rules: who may call, and no exception's text gets out.
 
 gRPC sends the text of an unhandled exception to the client. Our own methods are wrapped in
 `methods`; health and reflection are wrapped here, when they register themselves.
@@ -8,27 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from keyfold_server.domain.errors import KeyfoldError, MalformedRequestError
+from keyfold_server.domain.errors import (
+    CallerUnknownError,
+    KeyfoldError,
+    MalformedRequestError,
+    OverloadedError,
+)
+from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.status import internal_status, to_status
+from keyfold_server.service.replica import Replica
 
 log = logging.getLogger(__name__)
+
+OPEN: Final = "grpc.health.v1.Health"
+"""The service that answers callers without a credential, too: probes have none."""
+
+Admit = Callable[[Any], Awaitable[str]]
+"""Lets a call in, and returns its caller's name."""
 
 
 class Guarded:
     """Stands in for a server while a servicer registers its handlers, and wraps each once."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        """Takes the server that gets the wrapped handlers."""
+    def __init__(self, server: grpc.aio.Server, callers: Callers, replica: Replica) -> None:
+        """Takes the server that gets the wrapped handlers, who calls, and what each may ask."""
         self._server = server
-        self._streams = _Streams()
+        self._callers = callers
+        self._replica = replica
+        self._streams = _Streams(replica.bounds.streams_per_caller)
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Does nothing: the same handlers come as registered methods too."""
@@ -37,10 +53,29 @@ class Guarded:
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """Registers a service's methods, each wrapped."""
-        wrapped = {name: _wrapped(handler, self._streams) for name, handler in handlers.items()}
+        wrapped = {
+            name: _wrapped(handler, self._streams, self._admits(service, name))
+            for name, handler in handlers.items()
+        }
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, wrapped),)
         )
+
+    def _admits(self, service: str, name: str) -> Admit:
+        async def admit(context: Any) -> str:
+            try:
+                caller = await self._callers.caller(context, context.peer())
+            except CallerUnknownError:
+                if service != OPEN:
+                    raise
+                account, name_ = self._replica.callers.of(""), ""
+            else:
+                caller.rights.check(f"{service}/{name}")
+                account, name_ = self._replica.callers.of(caller.name), caller.name
+            account.charge(self._replica.clock.monotonic())
+            return name_
+
+        return admit
 
     def end_streams(self) -> None:
         """Ends the streams that would go on for ever; a drain would wait for them."""
@@ -50,8 +85,10 @@ class Guarded:
 class _Streams:
     """The streams under way, each a task."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._of: Counter[str] = Counter()
+        self._most = most
         self._ended = False
 
     def end(self) -> None:
@@ -60,8 +97,13 @@ class _Streams:
             task.cancel()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def one(self, caller: str) -> Iterator[None]:
         """Surrounds a stream, which ends in order when all are ended."""
+        if self._of[caller] >= self._most:
+            raise OverloadedError(
+                f"the caller has {self._most} streams open already; close one", retry_after=1.0
+            )
+        self._of[caller] += 1
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  gRPC runs each handler in a task
         self._tasks.add(task)
@@ -73,27 +115,31 @@ class _Streams:
             task.uncancel()
         finally:
             self._tasks.discard(task)
+            self._of[caller] -= 1
+            if not self._of[caller]:
+                del self._of[caller]
 
 
-def _wrapped(handler: Any, streams: _Streams) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrapped(handler: Any, streams: _Streams, admit: Admit) -> grpc.RpcMethodHandler[Any, Any]:
     """Wraps a handler on bytes: gRPC sends the text of a failed decoding to the caller, too."""
     decode, encode = handler.request_deserializer, handler.response_serializer
     if handler.unary_unary:
         return grpc.unary_unary_rpc_method_handler(
-            _one(handler.unary_unary, decode), response_serializer=encode
+            _one(handler.unary_unary, decode, admit), response_serializer=encode
         )
     if handler.unary_stream:
         # Health's Watch writes to the context and yields nothing.
-        watch = _ending(_one(handler.unary_stream, decode), streams)
+        watch = _ending(handler.unary_stream, decode, streams, admit)
         return grpc.unary_stream_rpc_method_handler(watch, response_serializer=encode)
     return grpc.stream_stream_rpc_method_handler(
-        _many(handler.stream_stream, decode, streams), response_serializer=encode
+        _many(handler.stream_stream, decode, streams, admit), response_serializer=encode
     )
 
 
-def _one(behaviour: Any, decode: Any) -> Any:
+def _one(behaviour: Any, decode: Any, admit: Admit) -> Any:
     async def guarded(data: bytes, context: Any) -> Any:
         try:
+            await admit(context)
             return await behaviour(_decoded(decode, data), context)
         except grpc.aio.AbortError:
             raise
@@ -103,18 +149,23 @@ def _one(behaviour: Any, decode: Any) -> Any:
     return guarded
 
 
-def _ending(behaviour: Any, streams: _Streams) -> Any:
-    async def ending(data: bytes, context: Any) -> None:
-        with streams.one():
-            await behaviour(data, context)
+def _ending(behaviour: Any, decode: Any, streams: _Streams, admit: Admit) -> Any:
+    async def guarded(data: bytes, context: Any) -> None:
+        try:
+            with streams.one(await admit(context)):
+                await behaviour(_decoded(decode, data), context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001  its text must not reach the caller
+            await _abort(context, error)
 
-    return ending
+    return guarded
 
 
-def _many(behaviour: Any, decode: Any, streams: _Streams) -> Any:
+def _many(behaviour: Any, decode: Any, streams: _Streams, admit: Admit) -> Any:
     async def guarded(parts: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         try:
-            with streams.one():
+            with streams.one(await admit(context)):
                 requests = (_decoded(decode, data) async for data in parts)
                 async for reply in behaviour(requests, context):
                     yield reply

@@ -12,6 +12,7 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import InvalidInputError, RowNotAuthenticError
+from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import convert
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import decode
@@ -21,7 +22,7 @@ from keyfold_server.service.mutations import Ask
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.status import page_token
 
-Life = Callable[[bytes, str, float, Facts], Awaitable[bytes]]
+Life = Callable[[bytes, Caller, float, Facts], Awaitable[bytes]]
 """Request bytes, who asks, and the monotonic deadline, to reply bytes; fills in the facts."""
 
 _PAGE_BYTES: Final = 3 * 1024 * 1024
@@ -33,7 +34,7 @@ class _Method:
     """One method: its request message and what answers it."""
 
     request: type[Message]
-    answer: Callable[[Any, str, float], Awaitable[Message]]
+    answer: Callable[[Any, Caller, float], Awaitable[Message]]
 
 
 class LifeMethods:
@@ -58,50 +59,50 @@ class LifeMethods:
         return {name: _on_bytes(method) for name, method in methods.items()}
 
     async def _enable(
-        self, asked: pb.EnableRequest, caller: str, deadline: float
+        self, asked: pb.EnableRequest, caller: Caller, deadline: float
     ) -> pb.EnableResponse:
         wanted = convert.enabling(asked)
-        ask = Ask(caller, "Enable", asked.cluster, asked.request_id, wanted, deadline)
+        ask = Ask(caller, "Enable", asked.request_id, wanted, deadline)
         done = await self._replica.clusters.enable(ask, wanted)
         return pb.EnableResponse(
-            status=await self._status(done.cluster),
+            status=await self._status(caller, done.cluster),
             replayed=done.replayed,
             superseded=done.superseded,
         )
 
     async def _add_regions(
-        self, asked: pb.AddRegionsRequest, caller: str, deadline: float
+        self, asked: pb.AddRegionsRequest, caller: Caller, deadline: float
     ) -> pb.AddRegionsResponse:
         wanted = convert.enabling(asked)
-        ask = Ask(caller, "AddRegions", asked.cluster, asked.request_id, wanted, deadline)
+        ask = Ask(caller, "AddRegions", asked.request_id, wanted, deadline)
         done = await self._replica.clusters.add_regions(ask, wanted)
         return pb.AddRegionsResponse(
-            status=await self._status(done.cluster),
+            status=await self._status(caller, done.cluster),
             replayed=done.replayed,
             superseded=done.superseded,
         )
 
     async def _rotate(
-        self, asked: pb.RotateRequest, caller: str, deadline: float
+        self, asked: pb.RotateRequest, caller: Caller, deadline: float
     ) -> pb.RotateResponse:
         wanted = convert.rotating(asked)
-        ask = Ask(caller, "Rotate", asked.cluster, asked.request_id, wanted, deadline)
+        ask = Ask(caller, "Rotate", asked.request_id, wanted, deadline)
         rotated = await self._replica.rotation.rotate(ask, wanted)
         return pb.RotateResponse(
-            status=await self._status(rotated.done.cluster),
+            status=await self._status(caller, rotated.done.cluster),
             pending=self._pending(rotated.pending),
             replayed=rotated.done.replayed,
             superseded=rotated.done.superseded,
         )
 
     async def _revoke(
-        self, asked: pb.RevokeRequest, caller: str, deadline: float
+        self, asked: pb.RevokeRequest, caller: Caller, deadline: float
     ) -> pb.RevokeResponse:
         wanted = convert.naming(asked)
-        ask = Ask(caller, "Revoke", asked.cluster, asked.request_id, wanted, deadline)
+        ask = Ask(caller, "Revoke", asked.request_id, wanted, deadline)
         revoked = await self._replica.revocation.revoke(ask, wanted)
         return pb.RevokeResponse(
-            status=await self._status(revoked.done.cluster),
+            status=await self._status(caller, revoked.done.cluster),
             confirmed=revoked.confirmed,
             pending=self._pending(revoked.pending),
             replayed=revoked.done.replayed,
@@ -109,13 +110,13 @@ class LifeMethods:
         )
 
     async def _restore(
-        self, asked: pb.RestoreRequest, caller: str, deadline: float
+        self, asked: pb.RestoreRequest, caller: Caller, deadline: float
     ) -> pb.RestoreResponse:
         wanted = convert.naming(asked)
-        ask = Ask(caller, "Restore", asked.cluster, asked.request_id, wanted, deadline)
+        ask = Ask(caller, "Restore", asked.request_id, wanted, deadline)
         restored = await self._replica.revocation.restore(ask, wanted)
         return pb.RestoreResponse(
-            status=await self._status(restored.done.cluster),
+            status=await self._status(caller, restored.done.cluster),
             restored=restored.regions,
             not_restored=[
                 pb.NotRestored(region=region, error=to_status(error))
@@ -126,9 +127,9 @@ class LifeMethods:
         )
 
     async def _test_key(
-        self, asked: pb.TestKeyRequest, _caller: str, _deadline: float
+        self, asked: pb.TestKeyRequest, caller: Caller, _deadline: float
     ) -> pb.TestKeyResponse:
-        trial = await self._replica.probes.test(convert.trying(asked))
+        trial = await self._replica.probes.test(caller.rights, convert.trying(asked))
         return pb.TestKeyResponse(
             accessible=trial.accessible,
             steps=[convert.test_step(tried) for tried in trial.steps],
@@ -136,16 +137,16 @@ class LifeMethods:
         )
 
     async def _get_status(
-        self, asked: pb.GetStatusRequest, _caller: str, deadline: float
+        self, asked: pb.GetStatusRequest, caller: Caller, deadline: float
     ) -> pb.GetStatusResponse:
-        report = await self._replica.statuses.get(asked.cluster, deadline)
+        report = await self._replica.statuses.get(caller.rights, asked.cluster, deadline)
         return pb.GetStatusResponse(status=convert.cluster_status(report))
 
     async def _list_clusters(
-        self, asked: pb.ListClustersRequest, _caller: str, _deadline: float
+        self, asked: pb.ListClustersRequest, caller: Caller, _deadline: float
     ) -> pb.ListClustersResponse:
         page = await self._replica.statuses.page(
-            convert.cluster_filter(asked), asked.page_size, asked.page_token
+            caller.rights, convert.cluster_filter(asked), asked.page_size, asked.page_token
         )
         reply = pb.ListClustersResponse()
         size, last, more = 0, "", page.more
@@ -166,8 +167,8 @@ class LifeMethods:
             reply.next_page_token = page_token(last)
         return reply
 
-    async def _status(self, cluster: Cluster) -> res.ClusterStatus:
-        return convert.cluster_status(await self._replica.statuses.report(cluster))
+    async def _status(self, caller: Caller, cluster: Cluster) -> res.ClusterStatus:
+        return convert.cluster_status(await self._replica.statuses.report(cluster, caller.rights))
 
     def _pending(self, pending: tuple[Pending, ...]) -> list[res.PendingReplica]:
         now = self._replica.clock.wall()
@@ -175,7 +176,7 @@ class LifeMethods:
 
 
 def _on_bytes(method: _Method) -> Life:
-    async def answer(data: bytes, caller: str, deadline: float, facts: Facts) -> bytes:
+    async def answer(data: bytes, caller: Caller, deadline: float, facts: Facts) -> bytes:
         asked = decode(method.request, data)
         facts.cluster = getattr(asked, "cluster", "")
         try:

@@ -1,7 +1,8 @@
 """The method table: every method of the service as a generic handler on bytes, wrapped once.
 
-The wrapper is where a call's deadline, its errors and its cold path are dealt with, the same for
-every method; a data-plane call that finds everything in memory passes through it without an await.
+The wrapper is where a call's caller, its deadline, its errors and its cold path are dealt with,
+the same for every method; once the caller is known, a data-plane call that finds everything in
+memory passes through it without an await.
 """
 
 from __future__ import annotations
@@ -24,27 +25,23 @@ from keyfold_server.domain.errors import (
     InvalidBatchError,
     KeyfoldError,
     MalformedRequestError,
-    OverloadedError,
 )
+from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import tracing
 from keyfold_server.rpc.call_log import CallLog, Ended, Facts
-from keyfold_server.rpc.data_methods import MAX_MESSAGE, Core, DataMethods
+from keyfold_server.rpc.callers import Callers
+from keyfold_server.rpc.data_methods import Core, DataMethods
 from keyfold_server.rpc.door import Door
 from keyfold_server.rpc.life_methods import Life, LifeMethods
 from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
 from keyfold_server.service.keyring import Call, Need, NeedsLoad
+from keyfold_server.service.limits import Account, Room
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
 
 log = logging.getLogger(__name__)
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyManagementService"].full_name
-
-DEFAULT_DEADLINE: Final = 10.0
-"""Seconds for a call that comes without a deadline; design section 2."""
-
-LONGEST_DEADLINE: Final = 300.0
-"""Seconds that a call may wait at most, whatever its deadline says."""
 
 MAX_REQUEST: Final = 256 * 1024
 """Bytes of a request that is no batch: many times the largest sensible one."""
@@ -58,15 +55,12 @@ _ANSWER_BEFORE: Final = 0.05
 _TOO_SHORT: Final = 0.005
 """Seconds left on arrival with which no change is begun; gRPC rounds an expired deadline up."""
 
-_NOTHING: Final = Call()
-"""What a call has fetched when it arrives. The core only reads it."""
-
 Context = Any
 """`grpc.aio.ServicerContext` of bytes, which its type stubs cannot say of a generic handler."""
 
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
-Answer = Callable[[bytes, Context, Facts], Awaitable["bytes | _Failure"]]
-"""Answers a call, or says why not; it raises nothing."""
+Answer = Callable[[bytes, Context, Caller, Account, Facts], Awaitable[bytes]]
+"""Answers a call; what it raises becomes what the caller may read."""
 
 
 class _Failure(NamedTuple):
@@ -77,23 +71,6 @@ class _Failure(NamedTuple):
     reason: str
 
 
-class _Room:
-    """Calls that may wait at once. gRPC's own limit refuses without a reason (protocol 7)."""
-
-    __slots__ = ("_left",)
-
-    def __init__(self, most: int) -> None:
-        self._left = most
-
-    def __enter__(self) -> None:
-        if not self._left:
-            raise OverloadedError("too many calls are under way; try again", retry_after=1.0)
-        self._left -= 1
-
-    def __exit__(self, *_: object) -> None:
-        self._left += 1
-
-
 class Methods:
     """Makes the handlers of one replica for one kind of caller.
 
@@ -102,28 +79,22 @@ class Methods:
     """
 
     def __init__(
-        self,
-        replica: Replica,
-        caller: str,
-        most: int,
-        sampling: Sampling,
-        call_log: CallLog,
+        self, replica: Replica, callers: Callers, sampling: Sampling, call_log: CallLog
     ) -> None:
         """Joins the service to who calls and to what is told of it.
 
         Args:
             replica: The service.
-            caller: `local`, or `socket:` and a path (protocol section 7).
-            most: Calls of the data plane that may wait at once, and as many of the others: a flood
-                of the former does not get in Revoke's way.
+            callers: Finds out who makes each call.
             sampling: Which calls get spans.
             call_log: Is told of each call.
         """
         self.door = Door()
-        self._cold_room = _Room(most)
-        self._life_room = _Room(most)
+        # A flood of one kind does not get in the other's way, nor so in Revoke's.
+        self._cold_room = Room(replica.bounds.calls, "calls")
+        self._life_room = Room(replica.bounds.calls, "calls")
         self._replica = replica
-        self._caller = caller
+        self._callers = callers
         self._sampling = sampling
         self._call_log = call_log
 
@@ -133,7 +104,7 @@ class Methods:
         Raises:
             RuntimeError: The table and the contract differ.
         """
-        data = DataMethods(self._replica.data_plane).table()
+        data = DataMethods(self._replica.data_plane, self._replica.bounds.message_bytes).table()
         life = LifeMethods(self._replica).table()
         table = {name: self._watched(name, self._data(name, core)) for name, core in data.items()}
         table |= {name: self._watched(name, self._life(method)) for name, method in life.items()}
@@ -161,14 +132,14 @@ class Methods:
             header = tracing.traceparent(context) if traced else ""
             if traced and sampling.sampled(header):
                 with tracing.server_span(full, header, context) as span:
-                    reply = await answer(data, context, facts)
+                    reply = await self._answered(name, answer, data, context, facts)
                     header = tracing.header_of(span)
                     if isinstance(reply, _Failure):
                         tracing.ended(span, reply.code, reply.reason)
                     else:
                         tracing.ended(span, grpc.StatusCode.OK, "")
             else:
-                reply = await answer(data, context, facts)
+                reply = await self._answered(name, answer, data, context, facts)
             seconds = perf_counter() - began
             if isinstance(reply, _Failure):
                 self._tell(name, facts, reply.code.name, reply.reason, seconds, header)
@@ -179,44 +150,63 @@ class Methods:
 
         return handle
 
+    async def _answered(
+        self, name: str, answer: Answer, data: bytes, context: Context, facts: Facts
+    ) -> bytes | _Failure:
+        """Answers a call of a caller who may make it, or says why not; raises nothing."""
+        try:
+            facts.address = context.peer()
+            caller = await self._callers.caller(context, facts.address)
+            facts.caller, facts.behalf = caller.name, caller.on_behalf_of
+            caller.rights.check(name)
+            account = self._replica.callers.of(caller.name)
+            account.charge(self._replica.clock.monotonic())
+            return await answer(data, context, caller, account, facts)
+        except Exception as error:  # noqa: BLE001  all become what a caller may read
+            return _failure(error, facts)
+
     def _tell(
         self, name: str, facts: Facts, code: str, reason: str, seconds: float, header: str
     ) -> None:
         trace = tracing.trace_id(header)
-        self._call_log.add(Ended(time(), name, self._caller, facts, code, reason, seconds, trace))
+        self._call_log.add(Ended(time(), name, facts, code, reason, seconds, trace))
 
     def _data(self, name: str, core: Core) -> Answer:
         batch = name.startswith("Batch")
-        largest = MAX_MESSAGE if batch else MAX_REQUEST
+        largest = self._replica.bounds.message_bytes
+        largest = largest if batch else min(largest, MAX_REQUEST)
 
-        async def answer(data: bytes, context: Context, facts: Facts) -> bytes | _Failure:
+        async def answer(
+            data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
+        ) -> bytes:
+            if len(data) > largest:
+                _too_large(len(data), largest, batch=batch)
+            call = Call(caller.rights)
             try:
-                if len(data) > largest:
-                    _too_large(len(data), largest, batch=batch)
-                try:
-                    return core(data, _NOTHING, facts)
-                except NeedsLoad as lacking:
-                    needs = lacking.needs
-                with self._cold_room:
-                    return await self._cold(core, data, facts, needs, self._deadline(context))
-            except Exception as error:  # noqa: BLE001  all become what a caller may read
-                return _failure(error, facts)
+                return core(data, call, facts)
+            except NeedsLoad as lacking:
+                needs = lacking.needs
+            with self._cold_room.place(), account.room.place():
+                return await self._cold(core, data, facts, call, needs, self._deadline(context))
 
         return answer
 
     def _life(self, life: Life) -> Answer:
-        async def answer(data: bytes, context: Context, facts: Facts) -> bytes | _Failure:
-            try:
-                if len(data) > MAX_REQUEST:
-                    _too_large(len(data), MAX_REQUEST, batch=False)
-                with self._life_room:
-                    return await self._in_time(life, data, self._deadline(context), facts)
-            except Exception as error:  # noqa: BLE001  all become what a caller may read
-                return _failure(error, facts)
+        largest = min(self._replica.bounds.message_bytes, MAX_REQUEST)
+
+        async def answer(
+            data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
+        ) -> bytes:
+            if len(data) > largest:
+                _too_large(len(data), largest, batch=False)
+            with self._life_room.place(), account.room.place():
+                return await self._in_time(life, data, caller, self._deadline(context), facts)
 
         return answer
 
-    async def _in_time(self, life: Life, data: bytes, deadline: float, facts: Facts) -> bytes:
+    async def _in_time(
+        self, life: Life, data: bytes, caller: Caller, deadline: float, facts: Facts
+    ) -> bytes:
         if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
             # A change that began would go on, and nobody be there to hear of it.
             raise DeadlineError("the deadline had passed on arrival; allow more time")
@@ -224,19 +214,26 @@ class Methods:
         left = deadline - self._replica.clock.monotonic() + _ANSWER_BEFORE / 2
         try:
             async with asyncio.timeout(left):
-                return await life(data, self._caller, deadline, facts)
+                return await life(data, caller, deadline, facts)
         except TimeoutError:
             raise DeadlineError(
                 "the deadline passed before the answer was there; allow more time"
             ) from None
 
     async def _cold(
-        self, core: Core, data: bytes, facts: Facts, needs: Sequence[Need], deadline: float
+        self,
+        core: Core,
+        data: bytes,
+        facts: Facts,
+        call: Call,
+        needs: Sequence[Need],
+        deadline: float,
     ) -> bytes:
         """Fetches what the core lacks and runs it again, a bounded number of times."""
-        call = Call(self._replica.clock.monotonic())
+        call.arrived = self._replica.clock.monotonic()
         for _ in range(_ROUNDS):
-            await self._replica.loads.satisfy(needs, call, deadline)
+            with self._replica.room_of(needs[0].cluster):
+                await self._replica.loads.satisfy(needs, call, deadline)
             try:
                 return core(data, call, facts)
             except NeedsLoad as lacking:
@@ -246,8 +243,8 @@ class Methods:
     def _deadline(self, context: Context) -> float:
         left: float | None = context.time_remaining()
         if left is None:
-            left = DEFAULT_DEADLINE
-        left = min(left, LONGEST_DEADLINE)
+            left = self._replica.bounds.default_deadline
+        left = min(left, self._replica.bounds.longest_deadline)
         return self._replica.clock.monotonic() + left - min(_ANSWER_BEFORE, left / 10)
 
 

@@ -6,6 +6,7 @@ check. Knows nothing of the server but its address.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -22,17 +23,35 @@ _OPTIONS: Final = (
 )
 
 
-def health(target: str, timeout: float) -> str:
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How to speak to a server that has TLS; all in PEM.
+
+    Attributes:
+        ca: The authorities that its certificate must come from; None takes the system's.
+        cert: The certificate to show it, or None.
+        key: Its private key.
+        name: The name that the server's certificate must hold.
+    """
+
+    ca: bytes | None
+    cert: bytes | None
+    key: bytes | None = field(repr=False)
+    name: str
+
+
+def health(target: str, timeout: float, tls: Tls | None = None) -> str:
     """Asks a server how it is.
 
     Args:
         target: `HOST:PORT`, or `unix:` and a path.
         timeout: Seconds to wait for the answer, connecting included.
+        tls: How it is secured; None: it is not.
 
     Returns:
         `SERVING`, `NOT_SERVING`, or why there was no answer, in one line.
     """
-    with grpc.insecure_channel(target, options=_OPTIONS) as channel:
+    with _channel(target, tls) as channel:
         check = channel.unary_unary(
             _CHECK,
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -43,3 +62,11 @@ def health(target: str, timeout: float) -> str:
         except grpc.RpcError as error:
             return f"{error.code().name}: {error.details()}"
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+def _channel(target: str, tls: Tls | None) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(target, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
+    named = ("grpc.ssl_target_name_override", tls.name)
+    return grpc.secure_channel(target, credentials, options=(*_OPTIONS, named))

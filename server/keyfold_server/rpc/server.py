@@ -18,26 +18,26 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.rpc.call_log import CallLog
+from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.door import Door
 from keyfold_server.rpc.guard import Guarded
 from keyfold_server.rpc.methods import SERVICE, Methods
+from keyfold_server.service.limits import Bounds
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
 
 log = logging.getLogger(__name__)
 
-_OPTIONS: Final = (
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Off by default two servers would share a port without a word.
     ("grpc.so_reuseport", 0),
-    # What is larger than 4 MiB is refused by the handlers, with a reason; this is the end of that.
-    ("grpc.max_receive_message_length", 5 * 1024 * 1024),
-    ("grpc.max_send_message_length", 5 * 1024 * 1024),
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.max_connection_age_ms", 5 * 60 * 1000),
     ("grpc.max_connection_age_grace_ms", 30 * 1000),
     ("grpc.keepalive_time_ms", 60 * 1000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10 * 1000),
 )
+
+_SLACK: Final = 1024 * 1024
+"""Bytes beyond the largest message that gRPC itself takes. What is larger than a message may be is
+refused by the handlers, with a reason; this is the end of that."""
 
 _LOOK_AT_HEALTH: Final = 0.5
 """Seconds between two looks at whether this replica may serve."""
@@ -45,11 +45,31 @@ _LOOK_AT_HEALTH: Final = 0.5
 _BEYOND: Final = 1_000
 """Calls that gRPC itself lets in beyond those that may wait: health, reflection, warm ones."""
 
+_PENDING: Final = 20_000
+"""Calls that gRPC itself holds until they can be looked at. Its own limits cancel a burst of some
+thousand without a reason; the handlers refuse with one."""
+
 _LAST_WORD: Final = 0.05
 """Seconds for those who watch the health to be told NOT_SERVING, before their streams end, and
 for gRPC to hand over the calls that it has."""
 
 _V1_REFLECTION: Final = "grpc.reflection.v1.ServerReflection"
+
+
+def _options(bounds: Bounds, most: int) -> tuple[tuple[str, int], ...]:
+    pending = max(_PENDING, 2 * most)
+    return (
+        *_OPTIONS,
+        ("grpc.server.max_pending_requests", pending),
+        ("grpc.server.max_pending_requests_hard_limit", pending),
+        ("grpc.max_receive_message_length", bounds.message_bytes + _SLACK),
+        ("grpc.max_send_message_length", bounds.message_bytes + _SLACK),
+        ("grpc.max_metadata_size", bounds.header_bytes),
+        # Without it, gRPC lets a quarter more pass, and some larger ones at random.
+        ("grpc.absolute_max_metadata_size", bounds.header_bytes),
+        ("grpc.max_connection_age_ms", int(bounds.connection_age * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(bounds.ping_interval * 1000)),
+    )
 
 
 class GrpcServer:
@@ -59,7 +79,10 @@ class GrpcServer:
         self,
         replica: Replica,
         listen: str,
-        max_concurrent: int,
+        callers: Callers,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        socket_mode: int = 0o600,
         sampling: Sampling = NO_SPANS,
         call_log: CallLog | None = None,
     ) -> None:
@@ -68,7 +91,10 @@ class GrpcServer:
         Args:
             replica: The service.
             listen: `HOST:PORT`, port 0 for a free one, or `unix:` and a path.
-            max_concurrent: Calls waiting beyond which further ones are turned away.
+            callers: Finds out who makes each call.
+            credentials: What the server shows; None: connections are not encrypted, which the
+                settings allow on loopback and unix sockets alone.
+            socket_mode: Permissions of a unix socket's file.
             sampling: Which calls get spans.
             call_log: Is told of each call; None: the metric alone is kept.
         """
@@ -76,7 +102,9 @@ class GrpcServer:
         self._call_log = call_log or CallLog()
         self._replica = replica
         self._listen = listen
-        self._max_concurrent = max_concurrent
+        self._callers = callers
+        self._credentials = credentials
+        self._socket_mode = socket_mode
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._guarded: Guarded | None = None
@@ -90,15 +118,13 @@ class GrpcServer:
             SetupError: The address is taken or cannot be bound.
         """
         unix = self._listen.startswith("unix:")
-        caller = f"socket:{self._listen.removeprefix('unix:')}" if unix else "local"
+        bounds = self._replica.bounds
         # The handlers shed with a reason; this is for a flood beyond what they see.
-        most = _BEYOND + 2 * self._max_concurrent
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=most)
-        methods = Methods(
-            self._replica, caller, self._max_concurrent, self._sampling, self._call_log
-        )
+        most = _BEYOND + 2 * bounds.calls
+        server = grpc.aio.server(options=_options(bounds, most), maximum_concurrent_rpcs=most)
+        methods = Methods(self._replica, self._callers, self._sampling, self._call_log)
         server.add_generic_rpc_handlers((methods.handlers(),))
-        guarded = Guarded(server)
+        guarded = Guarded(server, self._callers, self._replica)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it registers, and that is all
         _add_reflection(guarded)
         await self._show_health()
@@ -139,7 +165,11 @@ class GrpcServer:
         # localhost is two addresses, and gRPC is content with the one that is free.
         if wanted == "0" or not _any_answers(host.strip("[]"), int(wanted)):
             with contextlib.suppress(RuntimeError):
-                port = server.add_insecure_port(self._listen)
+                port = (
+                    server.add_insecure_port(self._listen)
+                    if self._credentials is None
+                    else server.add_secure_port(self._listen, self._credentials)
+                )
         if not port:
             raise SetupError(
                 f"cannot listen on {self._listen}; is another server there? Set KEYFOLD_LISTEN to "
@@ -153,9 +183,9 @@ class GrpcServer:
             raise SetupError(
                 f"another server listens on {path}; end it, or set KEYFOLD_LISTEN to another path"
             )
-        # Who may call is decided by the socket's permissions (protocol 7): its owner alone, from
-        # the moment that it exists.
-        before = os.umask(0o177)
+        # Who may call is decided by the socket's permissions (protocol 7), from the moment that
+        # it exists.
+        before = os.umask(0o777 & ~self._socket_mode)
         try:
             bound = server.add_insecure_port(self._listen)
         except RuntimeError:

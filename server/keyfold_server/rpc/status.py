@@ -30,6 +30,7 @@ CODES: Final[dict[type[errors.KeyfoldError], grpc.StatusCode]] = {
     errors.CouldNotTellError: grpc.StatusCode.UNAVAILABLE,
     errors.KekMismatchError: grpc.StatusCode.DATA_LOSS,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.RateLimitedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.RowNotAuthenticError: grpc.StatusCode.DATA_LOSS,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,

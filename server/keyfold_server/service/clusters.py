@@ -16,6 +16,7 @@ from keyfold_server.domain.cluster import (
 )
 from keyfold_server.domain.errors import (
     ClusterExistsError,
+    InvalidNameError,
     KeySpecMissingError,
     OrganizationMismatchError,
     RegionExistsError,
@@ -26,6 +27,7 @@ from keyfold_server.domain.keyspec import (
     KeySpec,
     RegionPolicy,
     RegionSpec,
+    RootKey,
     check_name,
     check_regions,
 )
@@ -54,6 +56,11 @@ class Enabling:
     specs: tuple[RegionSpec, ...]
     validate_only: bool
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The regions that it names."""
+        return tuple(dict.fromkeys((*self.regions, *(spec.region for spec in self.specs))))
+
 
 class Clusters:
     """Carries out Enable and AddRegions."""
@@ -64,13 +71,24 @@ class Clusters:
         kms: Kms,
         proofs: Proofs,
         health: HealthBook,
+        name_length: int,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Joins the changes to key services and store."""
+        """Joins the changes to key services and store.
+
+        Args:
+            mutations: Carries out changes.
+            kms: The key services.
+            proofs: Makes and proves KEKs.
+            health: What was observed of keys.
+            name_length: Characters that the names of new clusters and regions may have.
+            random: The source of ids.
+        """
         self._mutations = mutations
         self._kms = kms
         self._proofs = proofs
         self._health = health
+        self._name_length = name_length
         self._random = random
 
     async def enable(self, ask: Ask, wanted: Enabling) -> Done:
@@ -82,6 +100,8 @@ class Clusters:
             KmsError: A key could not be proven; nothing was stored.
         """
         specs = _checked(wanted)
+        # By the organization that it is to have; one that is there already has its own.
+        ask.caller.rights.check_cluster(ask.rpc, wanted.cluster, wanted.organization, wanted.named)
         return await self._mutations.run(ask, lambda: self._enable(ask, wanted, specs), lambda d: d)
 
     async def add_regions(self, ask: Ask, wanted: Enabling) -> Done:
@@ -101,7 +121,7 @@ class Clusters:
             _check_enabled(current, wanted)
             return await self._unchanged(ask, wanted, current)
         now = self._mutations.now()
-        regions = await self._make(wanted, specs, now)
+        regions = await self._make(ask, wanted, specs, now)
         new = Cluster(
             self._random(16), wanted.cluster, wanted.organization, 0, 1, regions, now, now
         )
@@ -128,11 +148,12 @@ class Clusters:
         if not specs:
             return await self._unchanged(ask, wanted, current)
         _check_count(len(there) + len(specs))
-        added = await self._make(wanted, specs, self._mutations.now(), current)
+        added = await self._make(ask, wanted, specs, self._mutations.now(), current)
         return await self._store(ask, wanted, None, added, current)
 
     async def _make(
         self,
+        ask: Ask,
         wanted: Enabling,
         specs: dict[str, KeySpec],
         now: int,
@@ -142,14 +163,28 @@ class Clusters:
         organization = wanted.organization if current is None else current.organization
         policies = {spec.region: spec.policy or RegionPolicy() for spec in wanted.specs}
 
-        async def make(name: str, spec: KeySpec) -> Region:
+        for field, name in (("cluster", wanted.cluster), *(("region_specs", n) for n in specs)):
+            if len(name) > self._name_length:
+                raise InvalidNameError(
+                    f"this server takes names of up to {self._name_length} characters for new "
+                    "clusters and regions; choose a shorter one",
+                    field=field,
+                )
+        # All of them before any is tried: a key that may not be named costs nobody a call (C1).
+        roots = {
+            name: await self._kms.granted(
+                ask.caller.rights, spec, wanted.cluster, organization, name
+            )
+            for name, spec in specs.items()
+        }
+
+        async def make(name: str, spec: KeySpec, root: RootKey) -> Region:
             state = after(None, Action.ENABLE, cluster=wanted.cluster, region=name)
-            root = await self._kms.resolve(spec, name)
             first = await self._proofs.fresh(wanted.cluster, organization, name, root, 1, now)
             return Region(name, state, now, spec, policies[name], (first,))
 
         made = await by_region(
-            {name: make(name, specs[name]) for name in sorted(specs)}, wanted.cluster
+            {name: make(name, specs[name], roots[name]) for name in sorted(specs)}, wanted.cluster
         )
         return tuple(made.values())
 

@@ -12,26 +12,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from keyfold_server.domain.envelope import (
-    Kek,
     WrappedKey,
     check_plaintext,
     encode_context,
     parse,
 )
 from keyfold_server.domain.errors import (
+    ContextNotGrantedError,
     InvalidBatchError,
     InvalidContextError,
     InvalidSizeError,
     KeyfoldError,
 )
-from keyfold_server.service.keyring import Call, Keyring, Need, NeedsLoad
+from keyfold_server.service.keyring import Call, Granted, Keyring, Need, NeedsLoad
+from keyfold_server.service.limits import Bounds
 
 _K = TypeVar("_K")
 _A = TypeVar("_A")
 _R = TypeVar("_R")
-
-MAX_BATCH: Final = 1_000
-"""Items of one batch; design section 2."""
 
 DATA_KEY_SIZES: Final = (16, 24, 32, 64)
 """Bytes of a data key that GenerateDataKey makes."""
@@ -62,17 +60,27 @@ class Opened(NamedTuple):
 class DataPlane:
     """The core over one replica's keyring."""
 
-    def __init__(self, keyring: Keyring, random: Callable[[int], bytes] = os.urandom) -> None:
-        """Takes the KEKs, and the source of nonces and data keys."""
+    def __init__(
+        self,
+        keyring: Keyring,
+        random: Callable[[int], bytes] = os.urandom,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """Takes the KEKs, the source of nonces and data keys, and what a request may hold."""
         self._keyring = keyring
         self._random = random
+        bounds = bounds or Bounds()
+        self._most_items = bounds.batch_items
+        self._most_context = bounds.context_bytes
 
     def wrap(
         self, cluster: str, region: str, plaintext: bytes, context: Mapping[str, str], call: Call
     ) -> tuple[bytes, int]:
         """Wraps a key of 1 to 4,096 bytes; returns the wrapped key and its generation."""
-        bound = encode_context(context)
-        kek = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
+        bound = self._encoded(context)
+        kek, contexts = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
+        if contexts:
+            _check_granted(contexts, context)
         return kek.seal(plaintext, bound, self._random), kek.generation
 
     def unwrap(
@@ -80,8 +88,10 @@ class DataPlane:
     ) -> Opened:
         """Opens a wrapped key."""
         wrapped = parse(wrapped_key)
-        bound = encode_context(context)
-        kek = self._keyring.opening(cluster, wrapped.kek_id, self._keyring.now(), call)
+        bound = self._encoded(context)
+        kek, contexts = self._keyring.opening(cluster, wrapped.kek_id, self._keyring.now(), call)
+        if contexts:
+            _check_granted(contexts, context)
         return Opened(kek.open(wrapped, bound), kek.region, kek.generation)
 
     def generate(
@@ -115,13 +125,15 @@ class DataPlane:
     ) -> tuple[bytes, int, bool]:
         """Moves a wrapped key; returns it, its generation, and whether it was current already."""
         wrapped = parse(wrapped_key)
-        bound = encode_context(context)
-        to_bound = bound if target is None else _encode_new(target.context)
+        bound = self._encoded(context)
+        to_bound = bound if target is None else self._encode_new(target.context)
         now = self._keyring.now()
-        source = self._keyring.opening(cluster, wrapped.kek_id, now, call)
+        source, contexts = self._keyring.opening(cluster, wrapped.kek_id, now, call)
+        _check_granted(contexts, context)
         to_cluster = cluster if target is None or target.cluster is None else target.cluster
         to_region = source.region if target is None or target.region is None else target.region
-        sealing = self._keyring.wrapping(to_cluster, to_region, now, call)
+        sealing, to_contexts = self._keyring.wrapping(to_cluster, to_region, now, call)
+        _check_granted(to_contexts, context if target is None else target.context)
         # Opened even where nothing will change: a spoiled key must not be called current.
         plaintext = source.open(wrapped, bound)
         if sealing is source and to_bound == bound:
@@ -136,8 +148,8 @@ class DataPlane:
         call: Call,
     ) -> list[tuple[bytes, int] | KeyfoldError]:
         """Wraps many keys given as (region, plaintext, own context or None)."""
-        _check_batch(items)
-        shared = _Shared(context)
+        self._check_batch(items)
+        shared = _Shared(context, self._encoded)
         keks = self._gather(
             dict.fromkeys(region for region, _, _ in items),
             lambda region, now: self._keyring.wrapping(cluster, region, now, call),
@@ -146,17 +158,20 @@ class DataPlane:
         by_kek: dict[str, list[tuple[int, bytes, bytes]]] = {}
         for index, (region, plaintext, own) in enumerate(items):
             try:
-                bound = shared.encoded() if own is None else encode_context(own)
-                kek = keks[region]
-                if isinstance(kek, KeyfoldError):
-                    raise kek
+                bound = shared.encoded() if own is None else self._encoded(own)
+                granted = keks[region]
+                if isinstance(granted, KeyfoldError):
+                    raise granted
+                if granted.contexts:
+                    _check_granted(granted.contexts, context if own is None else own)
                 check_plaintext(plaintext)
                 by_kek.setdefault(region, []).append((index, plaintext, bound))
             except KeyfoldError as error:
                 results[index] = error
         for region, chosen in by_kek.items():
-            kek = keks[region]
-            assert isinstance(kek, Kek)  # noqa: S101  only such regions were collected
+            granted = keks[region]
+            assert isinstance(granted, Granted)  # noqa: S101  only such regions were collected
+            kek = granted.kek
             blobs = kek.seal_batch([(key, bound) for _, key, bound in chosen], self._random)
             for (index, _, _), blob in zip(chosen, blobs, strict=True):
                 results[index] = (blob, kek.generation)
@@ -170,27 +185,31 @@ class DataPlane:
         call: Call,
     ) -> list[Opened | KeyfoldError]:
         """Opens many wrapped keys given as (wrapped key, own context or None)."""
-        _check_batch(items)
-        shared = _Shared(context)
+        self._check_batch(items)
+        shared = _Shared(context, self._encoded)
         parsed = [_attempt(parse, wrapped_key) for wrapped_key, _ in items]
         keks = self._gather(
             dict.fromkeys(w.kek_id for w in parsed if isinstance(w, WrappedKey)),
             lambda kek_id, now: self._keyring.opening(cluster, kek_id, now, call),
         )
         openers: dict[bytes, Callable[[WrappedKey, bytes], bytes]] = {
-            kek_id: kek.opener() for kek_id, kek in keks.items() if isinstance(kek, Kek)
+            kek_id: granted.kek.opener()
+            for kek_id, granted in keks.items()
+            if isinstance(granted, Granted)
         }
         results: list[Opened | KeyfoldError] = []
         for wrapped, (_, own) in zip(parsed, items, strict=True):
             try:
                 if isinstance(wrapped, KeyfoldError):
                     raise wrapped
-                bound = shared.encoded() if own is None else encode_context(own)
-                kek = keks[wrapped.kek_id]
-                if isinstance(kek, KeyfoldError):
-                    raise kek
+                bound = shared.encoded() if own is None else self._encoded(own)
+                granted = keks[wrapped.kek_id]
+                if isinstance(granted, KeyfoldError):
+                    raise granted
+                if granted.contexts:
+                    _check_granted(granted.contexts, context if own is None else own)
                 plaintext = openers[wrapped.kek_id](wrapped, bound)
-                results.append(Opened(plaintext, kek.region, kek.generation))
+                results.append(Opened(plaintext, granted.kek.region, granted.kek.generation))
             except KeyfoldError as error:
                 results.append(error)
         return results
@@ -202,7 +221,7 @@ class DataPlane:
         call: Call,
     ) -> list[tuple[bytes, int, bool] | KeyfoldError]:
         """Moves many wrapped keys given as (wrapped key, context, target or None)."""
-        _check_batch(items)
+        self._check_batch(items)
         results: list[tuple[bytes, int, bool] | KeyfoldError] = []
         needs: dict[Need, None] = {}
         for wrapped_key, context, target in items:
@@ -217,11 +236,11 @@ class DataPlane:
         return results
 
     def _gather(
-        self, wanted: Mapping[_K, None], find: Callable[[_K, float], Kek]
-    ) -> dict[_K, Kek | KeyfoldError]:
+        self, wanted: Mapping[_K, None], find: Callable[[_K, float], Granted]
+    ) -> dict[_K, Granted | KeyfoldError]:
         """Finds a batch's KEKs, or asks for all that are lacking at once."""
         now = self._keyring.now()
-        found: dict[_K, Kek | KeyfoldError] = {}
+        found: dict[_K, Granted | KeyfoldError] = {}
         needs: dict[Need, None] = {}
         for key in wanted:
             try:
@@ -234,33 +253,49 @@ class DataPlane:
             raise NeedsLoad(tuple(needs))
         return found
 
+    def _encoded(self, context: Mapping[str, str]) -> bytes:
+        return encode_context(context, self._most_context)
+
+    def _encode_new(self, context: Mapping[str, str]) -> bytes:
+        try:
+            return self._encoded(context)
+        except InvalidContextError as error:
+            raise error.at(field="destination") from None
+
+    def _check_batch(self, items: Sequence[object]) -> None:
+        if not 1 <= len(items) <= self._most_items:
+            raise InvalidBatchError(
+                f"a batch has 1 to {self._most_items:,} items, not {len(items):,}", field="items"
+            )
+
 
 class _Shared:
     """A batch's context, encoded when the first item needs it; one that is bad fails each item."""
 
-    __slots__ = ("_context", "_encoded")
+    __slots__ = ("_context", "_encode", "_encoded")
 
-    def __init__(self, context: Mapping[str, str]) -> None:
+    def __init__(
+        self, context: Mapping[str, str], encode: Callable[[Mapping[str, str]], bytes]
+    ) -> None:
         self._context = context
+        self._encode = encode
         self._encoded: bytes | None = None
 
     def encoded(self) -> bytes:
         if self._encoded is None:
-            self._encoded = encode_context(self._context)
+            self._encoded = self._encode(self._context)
         return self._encoded
 
 
-def _encode_new(context: Mapping[str, str]) -> bytes:
-    try:
-        return encode_context(context)
-    except InvalidContextError as error:
-        raise error.at(field="destination") from None
-
-
-def _check_batch(items: Sequence[object]) -> None:
-    if not 1 <= len(items) <= MAX_BATCH:
-        raise InvalidBatchError(
-            f"a batch has 1 to {MAX_BATCH:,} items, not {len(items):,}", field="items"
+def _check_granted(contexts: tuple[Mapping[str, str], ...], context: Mapping[str, str]) -> None:
+    """Refuses a context that holds none of the alternatives that the caller's grants demand."""
+    if contexts and not any(
+        all(context.get(key) == value for key, value in wanted.items()) for wanted in contexts
+    ):
+        names = sorted({key for wanted in contexts for key in wanted})
+        raise ContextNotGrantedError(
+            f"the caller's grants demand certain context entries for {', '.join(names)}; send them",
+            field="context",
         )
 
 

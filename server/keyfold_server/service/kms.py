@@ -32,9 +32,11 @@ from keyfold_server.domain.ports import (
     DescribesKeys,
     KeyDescription,
     KeyProvider,
+    PinsVersions,
     Unwrapped,
     Wrapped,
 )
+from keyfold_server.domain.rights import Rights
 
 _R = TypeVar("_R")
 
@@ -116,6 +118,33 @@ class Kms:
             root = platform
         provider = await self._provider(root.type)
         return provider.canonical(root)
+
+    async def granted(
+        self,
+        rights: Rights,
+        spec: KeySpec,
+        cluster: str | None,
+        organization: str | None,
+        region: str,
+    ) -> RootKey:
+        """Returns the root key that a caller names, if they may name it there (protocol C1).
+
+        Raises:
+            InvalidKeySpecError: As `resolve` says.
+            KeyNotGrantedError: They may not.
+        """
+        try:
+            root = await self.resolve(spec, region)
+            named = RootKey(PLATFORM, "") if spec.type == PLATFORM else root
+            rights.check_key(cluster, organization, region or None, named)
+        except KeyfoldError as error:
+            raise error.at(cluster=cluster, region=region or None) from None
+        return root
+
+    async def pinned(self, root: RootKey) -> str | None:
+        """Returns the version that a root key's uri names, or None; asks no KMS."""
+        provider = await self._provider(root.type)
+        return provider.pinned_version(root) if isinstance(provider, PinsVersions) else None
 
     async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
         """Wraps under the newest version of a root key; raises as the provider port says."""

@@ -1,4 +1,4 @@
-"""What every change of a cluster has in common: request ids, the audit trail, the commit.
+"""What every change of a cluster has in common: rights, request ids, the audit trail, the commit.
 
 A change belongs to the service, not to the caller (protocol W1): who stops waiting cancels
 nothing, and what follows a commit always runs.
@@ -11,8 +11,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from keyfold_server.domain.cluster import Cluster, Decide, existing, unchanged
 from keyfold_server.domain.errors import (
@@ -28,7 +29,9 @@ from keyfold_server.domain.errors import (
     StateError,
 )
 from keyfold_server.domain.ports import Applied, AuditEvent, Change, Clock, RequestKey
+from keyfold_server.domain.rights import Caller
 from keyfold_server.service.changes import Changes
+from keyfold_server.service.limits import Accounts
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 
@@ -43,25 +46,44 @@ _AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
 """Refusals that belong in a cluster's chain: by the KMS or the state (protocol R5)."""
 
 
+class Body(Protocol):
+    """A parsed request: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's name."""
+        ...
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The regions that it names; none: all that there are."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request for a change.
 
     Attributes:
-        caller: Who asks.
+        caller: Who asks, and what they may do.
         rpc: The method's name.
-        cluster: The cluster's name.
         request_id: The caller's id of the request, empty where there is none.
         body: The parsed request, a dataclass; what a repetition is compared with.
         deadline: Monotonic seconds until which the caller waits.
     """
 
-    caller: str
+    caller: Caller
     rpc: str
-    cluster: str
     request_id: str
-    body: Any
+    body: Body
     deadline: float
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's name."""
+        return self.body.cluster
 
     def detail(self) -> str:
         """Returns the parsed request as JSON with sorted keys; it holds no key material."""
@@ -83,7 +105,7 @@ class Ask:
                 field="request_id",
             )
         digest = hashlib.sha256(self.detail().encode()).digest()
-        return RequestKey(self.caller, self.rpc, self.cluster, self.request_id, digest)
+        return RequestKey(self.caller.name, self.rpc, self.cluster, self.request_id, digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +128,16 @@ class Done:
 class Mutations:
     """Carries out changes, one task each."""
 
-    def __init__(self, storage: Storage, changes: Changes, clock: Clock, tasks: Tasks) -> None:
-        """Joins the changes to the store and to who must learn of them."""
+    def __init__(
+        self,
+        storage: Storage,
+        changes: Changes,
+        clock: Clock,
+        tasks: Tasks,
+        organizations: Accounts,
+    ) -> None:
+        """Joins the changes to the store, to who must learn of them, and to what each may ask."""
+        self._organizations = organizations
         self._storage = storage
         self._changes = changes
         self._clock = clock
@@ -133,11 +163,14 @@ class Mutations:
             replay: Makes the answer to a request that was carried out before.
 
         Raises:
+            ClusterNotFoundError: There is no such cluster, or the caller may not see it.
+            ForbiddenError: The caller may not do this.
             StoreRolledBackError: The store is not the one that this replica knew.
             RequestInProgressError: Its twin is still being carried out.
             RequestIdReusedError: The id came before with another request.
             DeadlineError: The caller's time is up; the change goes on.
         """
+        ask.caller.rights.check_named(ask.rpc, ask.cluster, ask.body.named)
         # Not refused on a replica that is merely stale: a Revoke that reaches the store counts.
         self._changes.check_store()
         task = self._tasks.start(self._once(ask, work, replay))
@@ -190,6 +223,12 @@ class Mutations:
     async def _once(
         self, ask: Ask, work: Callable[[], Awaitable[_R]], replay: Callable[[Done], _R]
     ) -> _R:
+        with await self._authorize(ask):
+            return await self._authorized(ask, work, replay)
+
+    async def _authorized(
+        self, ask: Ask, work: Callable[[], Awaitable[_R]], replay: Callable[[Done], _R]
+    ) -> _R:
         key = ask.key()
         if key is None:
             return await self._audited(ask, work)
@@ -219,6 +258,24 @@ class Mutations:
         finally:
             self._under_way.discard(scope)
 
+    async def _authorize(self, ask: Ask) -> AbstractContextManager[None]:
+        """Decides by the cluster's organization, before anything tells whether it exists.
+
+        Returns:
+            What holds a place among that organization's calls.
+        """
+        # Not behind the data plane's reads: a flood of those must not get in Revoke's way.
+        cluster = await self._storage.decide(self._storage.store.cluster, ask.cluster)
+        if cluster is None:
+            return nullcontext()
+        organization = cluster.organization
+        ask.caller.rights.check_cluster(ask.rpc, ask.cluster, organization, ask.body.named)
+        if organization is None:
+            return nullcontext()
+        account = self._organizations.of(organization)
+        account.charge(self._clock.monotonic())
+        return account.room.place()
+
     async def _audited(self, ask: Ask, work: Callable[[], Awaitable[_R]]) -> _R:
         try:
             return await work()
@@ -227,6 +284,14 @@ class Mutations:
             raise
 
     def _event(self, ask: Ask, outcome: str) -> AuditEvent:
+        caller = ask.caller
         return AuditEvent(
-            self.now(), ask.caller, f"rpc:cluster:{ask.rpc.lower()}", outcome, ask.detail()
+            self.now(),
+            caller.name,
+            f"rpc:cluster:{ask.rpc.lower()}",
+            outcome,
+            ask.detail(),
+            proof=caller.rights.identity.proof,
+            address=caller.address,
+            on_behalf_of=caller.on_behalf_of,
         )

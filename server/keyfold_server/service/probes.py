@@ -11,6 +11,7 @@ from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.errors import KeyfoldError, KmsError
 from keyfold_server.domain.keyspec import KeySpec, check_name
 from keyfold_server.domain.ports import Clock, KeyDescription, Unwrapped, Wrapped
+from keyfold_server.domain.rights import Rights
 from keyfold_server.service.kms import Kms
 
 
@@ -97,10 +98,16 @@ class Probes:
         self._clock = clock
         self._random = random
 
-    async def test(self, wanted: Trying) -> Trial:
+    async def test(self, rights: Rights, wanted: Trying) -> Trial:
         """Tries a key; what does not work is an answer.
 
+        Args:
+            rights: What the caller may do.
+            wanted: The key, and for whom it is tried.
+
         Raises:
+            ClusterNotFoundError: The caller may not see the cluster.
+            ForbiddenError: The caller may not try this key there.
             InvalidInputError: The key spec cannot be right as it stands.
         """
         for name, field in (
@@ -110,7 +117,13 @@ class Probes:
         ):
             if name:
                 check_name(name, field)
-        root = await self._kms.resolve(wanted.key_spec, wanted.region)
+        regions = (wanted.region,) if wanted.region else ()
+        if wanted.cluster:
+            rights.check_named("TestKey", wanted.cluster, regions)
+            rights.check_cluster("TestKey", wanted.cluster, wanted.organization, regions)
+        root = await self._kms.granted(
+            rights, wanted.key_spec, wanted.cluster or None, wanted.organization, wanted.region
+        )
         binding = Binding(wanted.cluster, wanted.region, self._random(16), wanted.organization)
         payload = bytes(binding.payload(self._random(KEY_SIZE)))
         no_context = "" if wanted.cluster else "context: not tried"

@@ -15,8 +15,8 @@ from keyfold_server.domain.cluster import (
     rotated,
     with_regions,
 )
-from keyfold_server.domain.errors import KeySpecMissingError
-from keyfold_server.domain.keyspec import PLATFORM, RegionSpec, check_name, check_regions
+from keyfold_server.domain.errors import KeySpecMissingError, KeyVersionPinnedError
+from keyfold_server.domain.keyspec import PLATFORM, RegionSpec, RootKey, check_name, check_regions
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.service.changes import Changes, Pending
 from keyfold_server.service.health import HealthBook
@@ -40,6 +40,11 @@ class Rotating:
     specs: tuple[RegionSpec, ...]
     new_generation: bool
     validate_only: bool
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The regions that it names."""
+        return tuple(spec.region for spec in self.specs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +105,15 @@ class Rotation:
             spec.region: seen.region(spec.region).moved(Action.ROTATE, seen.name, now)
             for spec in wanted.specs
         }
+        roots = {
+            spec.region: await self._root(ask, seen, regions[spec.region], spec, wanted)
+            for spec in wanted.specs
+        }
         done_regions = await by_region(
             {
-                spec.region: self._region(seen, regions[spec.region], spec, wanted, now)
+                spec.region: self._region(
+                    seen, regions[spec.region], spec, roots[spec.region], wanted, now
+                )
                 for spec in wanted.specs
             },
             seen.name,
@@ -119,11 +130,40 @@ class Rotation:
         _, pending = await self._changes.confirmations(done.number or 0, 0.0)
         return Rotated(done, tuple(pending))
 
+    async def _root(
+        self, ask: Ask, seen: Cluster, region: Region, spec: RegionSpec, wanted: Rotating
+    ) -> RootKey:
+        """Returns the root key to rotate to; the one that the region has needs no grant (C1).
+
+        Raises:
+            KeyVersionPinnedError: It is the same, and its uri names one version of it: rotating
+                would change nothing, and be taken for more than that.
+        """
+        if spec.key_spec not in (None, region.key_spec):
+            return await self._kms.granted(
+                ask.caller.rights, spec.key_spec, seen.name, seen.organization, region.name
+            )
+        root = await self._kms.resolve(region.key_spec, region.name)
+        pinned = await self._kms.pinned(root)
+        if pinned is not None and not wanted.new_generation:
+            raise KeyVersionPinnedError(
+                f"the uri of region {region.name}'s key names version {pinned}; name the newer "
+                "version, or the key without one",
+                cluster=seen.name,
+                region=region.name,
+            )
+        return root
+
     async def _region(
-        self, seen: Cluster, region: Region, spec: RegionSpec, wanted: Rotating, now: int
+        self,
+        seen: Cluster,
+        region: Region,
+        spec: RegionSpec,
+        root: RootKey,
+        wanted: Rotating,
+        now: int,
     ) -> Region:
         key_spec = spec.key_spec or region.key_spec
-        root = await self._kms.resolve(key_spec, region.name)
         wraps = {
             generation.kek_id: await self._proofs.moved(seen, region.name, generation, root, now)
             for generation in region.generations

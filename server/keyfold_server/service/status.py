@@ -10,15 +10,18 @@ from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region, existing
 from keyfold_server.domain.errors import (
+    ForbiddenError,
     InvalidPageError,
     KeyfoldError,
     KmsError,
+    NotFoundError,
     RowNotAuthenticError,
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
+from keyfold_server.domain.rights import Rights
 from keyfold_server.service.health import HealthBook, kek_subject, root_subject
 from keyfold_server.service.keyring import Call, Need
 from keyfold_server.service.loads import Loads
@@ -98,26 +101,33 @@ class Statuses:
         self._clock = clock
         self._timing = timing
 
-    async def get(self, name: str, deadline: float) -> Report:
+    async def get(self, rights: Rights, name: str, deadline: float) -> Report:
         """Returns a cluster's report; asks the KMS where its last answer is older than the TTL.
 
         A revoked region's KMS is not asked (protocol section 7).
 
         Raises:
-            ClusterNotFoundError: There is no such cluster.
+            ClusterNotFoundError: There is no such cluster, or the caller may not see it.
+            NotAllowedError: The caller may not read its status.
         """
         check_name(name, "cluster")
+        rights.check_named("GetStatus", name, ())
         cluster = existing(await self._storage.run(self._storage.store.cluster, name), name)
-        report = await self.report(cluster)
+        seen = [region.name for region in cluster.regions if _reads(rights, cluster, region)]
+        rights.check_cluster("GetStatus", name, cluster.organization, seen)
+        report = await self.report(cluster, rights)
         old = [r.region for r in report.regions if self._is_old(r)]
         if not old:
             return report
         ends = deadline - _BEFORE_DEADLINE
-        await asyncio.gather(*(self._ask(cluster, region, ends) for region in old))
-        return await self.report(cluster)
+        await asyncio.gather(*(self._ask(rights, cluster, region, ends) for region in old))
+        return await self.report(cluster, rights)
 
-    async def page(self, which: ClusterFilter, size: int, token: str) -> Page:
+    async def page(self, rights: Rights, which: ClusterFilter, size: int, token: str) -> Page:
         """Returns a page of reports by name; asks no KMS.
+
+        It reads on until the page is full of clusters that the caller may see: a page that ended
+        sooner would have to say where, with a name that the caller may not know.
 
         Raises:
             InvalidPageError: The size is out of bounds, or the token is not one.
@@ -126,16 +136,24 @@ class Statuses:
             raise InvalidPageError(f"page_size must be 0 to {MAX_PAGE:,}", field="page_size")
         size = size or DEFAULT_PAGE
         after = _from_token(token)
-        found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)
+        seen: list[Cluster | RowNotAuthenticError] = []
+        while len(seen) <= size:
+            found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)
+            seen += [entry for entry in found if _listed(entry, which, rights)]
+            if len(found) <= size:
+                break
+            after = _name(found[-1])
         entries: list[Report | RowNotAuthenticError] = [
-            entry if isinstance(entry, RowNotAuthenticError) else await self.report(entry)
-            for entry in found[:size]
+            entry if isinstance(entry, RowNotAuthenticError) else await self.report(entry, rights)
+            for entry in seen[:size]
         ]
-        return Page(tuple(entries), more=len(found) > size)
+        return Page(tuple(entries), more=len(seen) > size)
 
-    async def report(self, cluster: Cluster) -> Report:
-        """Returns a cluster with what was last observed of its keys."""
-        newest = [(region, region.newest) for region in cluster.regions]
+    async def report(self, cluster: Cluster, rights: Rights) -> Report:
+        """Returns what a caller may see of a cluster, with what was last observed of its keys."""
+        newest = [
+            (region, region.newest) for region in cluster.regions if _reads(rights, cluster, region)
+        ]
         known = await self._health.known(
             [kek_subject(g) for _, g in newest] + [root_subject(g.current) for _, g in newest]
         )
@@ -162,9 +180,9 @@ class Statuses:
         ttl = report.region.policy.cache_ttl
         return age > max(_FRESH, self._timing.cache_ttl if ttl is None else ttl)
 
-    async def _ask(self, cluster: Cluster, region: Region, ends: float) -> None:
+    async def _ask(self, rights: Rights, cluster: Cluster, region: Region, ends: float) -> None:
         """Has a region's key unwrap and wrap; the answers go to the health book."""
-        call = Call(self._clock.monotonic())
+        call = Call(rights, self._clock.monotonic())
         await self._loads.satisfy([Need(cluster.name)], call, ends)
         if not call.failed:
             need = Need(cluster.name, region.newest.kek_id)
@@ -193,6 +211,39 @@ def _decisive(kek: Observation | None, root: Observation | None) -> Observation 
     if kek is not None and kek.health is not Health.HEALTHY:
         return kek if root is None else replace(kek, can_wrap=root.can_wrap)
     return root or kek
+
+
+def _listed(entry: Cluster | RowNotAuthenticError, which: ClusterFilter, rights: Rights) -> bool:
+    """Says whether a cluster that the store found belongs on a caller's page.
+
+    Where some of its regions are hidden, the filter may have found one of those, and listing the
+    cluster would tell of it. What was observed of keys is not told apart there: a caller whose
+    grants are narrowed to regions finds by state and key alone.
+    """
+    if isinstance(entry, RowNotAuthenticError):
+        return rights.sees(entry.cluster or "", None)
+    seen = [region for region in entry.regions if _reads(rights, entry, region)]
+    if len(seen) == len(entry.regions):
+        return True
+    return (
+        bool(seen)
+        and which.health is None
+        and (which.state is None or any(r.state is which.state for r in seen))
+        and (which.key_uri is None or any(r.newest.current.root.uri == which.key_uri for r in seen))
+    )
+
+
+def _reads(rights: Rights, cluster: Cluster, region: Region) -> bool:
+    """Says whether the caller may read a region's status: to see it is not enough."""
+    try:
+        rights.check_cluster("GetStatus", cluster.name, cluster.organization, (region.name,))
+    except (ForbiddenError, NotFoundError):
+        return False
+    return True
+
+
+def _name(entry: Cluster | RowNotAuthenticError) -> str:
+    return (entry.cluster or "") if isinstance(entry, RowNotAuthenticError) else entry.name
 
 
 def page_token(name: str) -> str:

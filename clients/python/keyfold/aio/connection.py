@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from keyfold.batches import Part
+from keyfold.caller import Caller, OnBehalfOf, Token
 from keyfold.calls import Answer, Call, Response
 from keyfold.channel import DEFAULT_TARGET, Target, Tls, endpoint
 from keyfold.errors import KeyfoldError
@@ -30,16 +31,21 @@ class Connection:
         target: Target = DEFAULT_TARGET,
         *,
         tls: Tls | None = None,
+        token: Token | None = None,
+        on_behalf_of: OnBehalfOf | None = None,
         timeout: float = DATA_TIMEOUT,
         control_timeout: float = CONTROL_TIMEOUT,
     ) -> None:
         """Makes a client; nothing is sent before the first call.
 
         Raises:
-            ValueError: The target or the TLS options cannot be understood.
-            OSError: A TLS file cannot be read, or one of several names does not resolve.
+            TypeError: The token is a plain string, or something else that it cannot be.
+            ValueError: The target, the TLS options or the token cannot be used, the token over
+                plain text to another machine among them.
+            OSError: A file cannot be read, or one of several names does not resolve.
         """
-        self._endpoint = endpoint(target, tls)
+        self._caller = Caller(token, on_behalf_of)
+        self._endpoint = endpoint(target, tls, with_token=self._caller.brings_token)
         self._timeouts = Timeouts(timeout, control_timeout)
 
     # A channel of grpc.aio belongs to a loop, and a client may be made before there is one.
@@ -73,9 +79,10 @@ class Connection:
         """Sends a call of `keyfold.calls` and returns the contract's message, unread."""
         method = getattr(self._stub, call.method)
         limit = self._timeouts.of(call.plane, timeout)
-        with client_span(call.method) as metadata:
+        who = self._caller.metadata()
+        with client_span(call.method) as traced:
             try:
-                answer = await method(call.request, timeout=limit, metadata=metadata)
+                answer = await method(call.request, timeout=limit, metadata=[*who, *traced])
             except grpc.RpcError as failed:
                 raise error_of_call(failed, call.request_id) from failed
         return cast("Response", answer)

@@ -56,7 +56,7 @@ _KINDS: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (
     (errors.CouldNotTellError, ExitCode.UNAVAILABLE),
     (errors.UnavailableError, ExitCode.UNAVAILABLE),
     (errors.LimitError, ExitCode.LIMIT),
-    (errors.PermissionDeniedError, ExitCode.PERMISSION),
+    (errors.ForbiddenError, ExitCode.PERMISSION),
     (errors.UnauthenticatedError, ExitCode.PERMISSION),
     (errors.DeadlineError, ExitCode.DEADLINE),
 )

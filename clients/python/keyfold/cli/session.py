@@ -51,6 +51,17 @@ ServerName = Annotated[
     str | None,
     typer.Option(help="The name in the server's certificate, where not the target's."),
 ]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="KEYFOLD_TOKEN_FILE",
+        help="A file with a JWT that says who calls; over TLS, or to this machine alone.",
+    ),
+]
+OnBehalfOf = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="For whom it is done, for the server's audit trail."),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +116,7 @@ def with_session(
     return command
 
 
-def _open(
+def _open(  # noqa: PLR0913, PLR0917  options, one argument each
     json: Json = False,
     target: Server = DEFAULT_TARGET,
     timeout: Timeout = None,
@@ -114,6 +125,8 @@ def _open(
     cert: Cert = None,
     key: PrivateKey = None,
     server_name: ServerName = None,
+    token_file: TokenFile = None,
+    on_behalf_of: OnBehalfOf = None,
 ) -> Session:
     """Opens the session of one command.
 
@@ -128,6 +141,8 @@ def _open(
         client = Client(
             target,
             tls=Tls(ca, cert, key, server_name) if secured else None,
+            token=token_file,
+            on_behalf_of=on_behalf_of,
             timeout=limit or DATA_TIMEOUT,
             control_timeout=limit or CONTROL_TIMEOUT,
         )

@@ -16,6 +16,13 @@ class Client(DataPlane, Lifecycle):
             between; calls go round all of them.
         tls: How the connection is secured; None is plain text, which a server allows on its own
             machine alone.
+        token: A JWT that says who calls, where the server knows its callers by one: the path of
+            its file, which is read anew whenever it changes, or a callable that is asked before
+            each call and must not block. Over plain text it goes to loopback addresses and unix
+            sockets alone.
+        on_behalf_of: For whom the calls are made, for the server's audit trail, if its policy
+            believes this caller: a name, or a callable that is asked before each call, such as
+            the `get` of a `ContextVar`; nothing is sent where it returns an empty string.
         timeout: Seconds that a call of the data plane may take.
         control_timeout: Seconds that any other call may take; it may wait for several of the
             customer's root keys.

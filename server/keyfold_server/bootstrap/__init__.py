@@ -1,6 +1,6 @@
-"""Where concrete parts meet: settings to providers, store, service and server.
+"""Where concrete parts meet: settings to providers, store, access, service and server.
 
-The only file that knows every room. Its parts can be put together with others in a test.
+The only room that knows every other. Its parts can be put together with others in a test.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Callable
 from typing import Final
 
 from keyfold_server import observability
-from keyfold_server.domain.errors import KeyfoldError, SetupError
-from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers import Catalog, Maker, maker, third_party, type_of
+from keyfold_server.bootstrap.access import Access
+from keyfold_server.bootstrap.providers import catalog, platform_keys, set_up
+from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
+from keyfold_server.service.limits import Bounds
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings, unknown_variables
@@ -30,36 +31,6 @@ from keyfold_server.telemetry import Sampling
 log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
-
-
-def catalog(settings: Settings) -> Catalog:
-    """Returns the providers that the settings allow for."""
-    makers: dict[str, Maker] = third_party()
-    if settings.local_keys is not None:
-        makers["LOCAL"] = maker("LOCAL", settings.local_keys)
-    return Catalog(makers)
-
-
-def platform_keys(settings: Settings, providers: Catalog) -> Callable[[str], RootKey | None]:
-    """Returns what tells the vendor's own key of a region.
-
-    Raises:
-        SetupError: A uri is none of a known provider's, or that provider is not set up.
-    """
-
-    def key(uri: str) -> RootKey:
-        root = RootKey(type_of(uri), uri)
-        return providers.provider(root.type).canonical(root)
-
-    given = settings.platform_key
-    uris = given if isinstance(given, dict) else {}
-    every = given if isinstance(given, str) else None
-    try:
-        keys = {region: key(uri) for region, uri in uris.items()}
-        default = None if every is None else key(every)
-    except KeyfoldError as error:
-        raise SetupError(f"KEYFOLD_PLATFORM_KEY: {error.message}") from None
-    return lambda region: keys.get(region, default)
 
 
 def check(settings: Settings) -> list[str]:
@@ -73,13 +44,17 @@ def check(settings: Settings) -> list[str]:
         platform_keys(settings, providers)
     except KeyfoldError as error:
         faults.append(error.message)
-    for type_ in providers.types():
+    for type_ in set_up(settings, providers):
         try:
             providers.provider(type_)
         except KeyfoldError as error:
             faults.append(f"{type_}: {error.message}")
     try:
-        opening.check(settings.store, settings.service_key)
+        Access(settings, SystemClock())
+    except KeyfoldError as error:
+        faults.append(error.message)
+    try:
+        opening.check(settings.store, settings.service_key, settings.store_listen)
     except KeyfoldError as error:
         faults.append(f"KEYFOLD_STORE: {error.message}")
     return faults
@@ -104,6 +79,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         settings.service_key,
         clock=clock,
         password_file=settings.store_password_file,
+        listen_url=settings.store_listen,
         migrating=settings.migrate == "auto",
         # Two polls that hang fit into the time that a replica may go without the store.
         limits=Limits(poll=min(5.0, settings.store_max_staleness / 3)),
@@ -121,8 +97,30 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         clock,
         timing,
         max_clusters=settings.cache_clusters,
+        bounds=bounds(settings),
     )
     return joined, store.close
+
+
+def bounds(settings: Settings) -> Bounds:
+    """Returns what the settings let in."""
+    return Bounds(
+        message_bytes=settings.max_message_bytes,
+        batch_items=settings.max_batch_items,
+        context_bytes=settings.max_context_bytes,
+        name_length=settings.max_name_length,
+        header_bytes=settings.max_header_bytes,
+        default_deadline=settings.default_deadline,
+        longest_deadline=settings.max_deadline,
+        calls=settings.max_concurrent_calls,
+        calls_per_caller=settings.max_calls_per_caller,
+        calls_per_organization=settings.max_calls_per_organization,
+        streams_per_caller=settings.max_streams_per_caller,
+        rate_per_caller=settings.rate_per_caller,
+        rate_per_organization=settings.rate_per_organization,
+        connection_age=settings.max_connection_age,
+        ping_interval=settings.min_ping_interval,
+    )
 
 
 def migrate(settings: Settings) -> str:
@@ -156,11 +154,19 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    access = Access(settings, SystemClock())
     joined, close = replica(settings)
     try:
         await joined.start()
+        keepers = await access.start()
         server = GrpcServer(
-            joined, settings.listen, settings.max_concurrent_calls, sampling, call_log
+            joined,
+            settings.listen,
+            access.callers,
+            credentials=access.credentials,
+            socket_mode=settings.socket_mode,
+            sampling=sampling,
+            call_log=call_log,
         )
         try:
             ready(await server.start())
@@ -168,6 +174,9 @@ async def serve(
             log.info("draining for up to %g seconds", settings.drain_grace)
         finally:
             await server.stop(settings.drain_grace)
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
             await joined.stop()
     finally:
         close()

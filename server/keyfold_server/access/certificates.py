@@ -1,0 +1,166 @@
+"""Who calls, by the client certificate of the connection.
+
+The handshake has proven the certificate against the client CA; here it becomes names. Invariants:
+a name comes from the subject alternative names alone, never from the common name, which authorities
+do not check; a certificate that has expired since the handshake proves nothing, since a connection
+outlives its handshake. It knows neither gRPC nor the policy: it gets what gRPC says of a
+connection as a plain mapping.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+
+from keyfold_server.access.bounded import Bounded
+from keyfold_server.domain.errors import CallerCredentialError
+from keyfold_server.domain.rights import Identity
+
+PROOF: Final = "certificate"
+"""How such an identity was proven."""
+
+_CERTIFICATE: Final = "x509_pem_cert"
+"""Under which gRPC gives the client's own certificate; absent where the client gave none."""
+
+_MOST_REMEMBERED: Final = 4_096
+"""Certificates whose names are kept in memory, about 2 KiB each."""
+
+_MOST_NAMES: Final = 64
+"""Names of one certificate: each is matched against every grant of the policy."""
+
+_MAX_NAME: Final = 2_048
+"""Characters of a name; the SPIFFE standard's own bound."""
+
+# The SPIFFE standard's characters, section 2: a trust domain, and a path without empty segments.
+_SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}(?:/[A-Za-z0-9._-]+)+")
+_DOTS: Final = re.compile(r"/\.{1,2}(?:/|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a certificate proves, and from when to when, in seconds of Unix time."""
+
+    identity: Identity
+    not_before: float
+    not_after: float
+
+
+class Certificates:
+    """Turns certificates into callers. One thread uses it: the event loop's."""
+
+    def __init__(self, most_remembered: int = _MOST_REMEMBERED) -> None:
+        """Remembers the names of so many certificates, so that a warm call parses none."""
+        self._known: Bounded[bytes, _Known] = Bounded(most_remembered)
+
+    def identity(self, auth_context: Mapping[str, Iterable[bytes]], now: float) -> Identity | None:
+        """Says who is at the other end of a connection.
+
+        Args:
+            auth_context: What gRPC's `auth_context()` gives.
+            now: Seconds of Unix time.
+
+        Returns:
+            The SPIFFE id first, else URIs, then DNS names, each kind sorted; None where the
+            client showed no certificate.
+
+        Raises:
+            CallerCredentialError: The certificate has expired, or proves no name.
+        """
+        shown = auth_context.get(_CERTIFICATE)
+        if shown is None:
+            return None
+        pem = next(iter(shown))
+        known = self._known.get(pem)
+        if known is None:
+            known = _read(pem)
+            self._known.put(pem, known)
+        if now > known.not_after:
+            self._known.drop(pem)
+            raise CallerCredentialError(
+                "the client certificate has expired since the connection was made; connect again "
+                "with a renewed one"
+            )
+        if now < known.not_before:
+            raise CallerCredentialError(
+                "the client certificate is not valid yet; compare the clocks of client and server"
+            )
+        return known.identity
+
+
+def _read(pem: bytes) -> _Known:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        names = _names(certificate)
+    # Extensions are parsed when asked for, and a malformed one is a ValueError as well.
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise CallerCredentialError(
+            "the client certificate cannot be read; have it issued anew"
+        ) from None
+    return _Known(
+        Identity(names, PROOF),
+        certificate.not_valid_before_utc.timestamp(),
+        certificate.not_valid_after_utc.timestamp(),
+    )
+
+
+def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        uris, hosts = [], []
+    else:
+        uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
+        hosts = extension.value.get_values_for_type(x509.DNSName)
+    if any(uri[:7].lower() == "spiffe:" for uri in uris):
+        _check_svid(uris, certificate)
+        proven = uris
+    else:
+        proven = sorted({f"uri:{uri}" for uri in uris if uri})
+    # A wildcard names a domain, not a caller.
+    callers = {f"dns:{host.lower()}" for host in hosts if host and "*" not in host}
+    proven = [*proven, *sorted(callers)]
+    if not proven:
+        raise CallerCredentialError(
+            "the client certificate names no caller; have it issued with a SPIFFE id, another "
+            "URI or a DNS name as subject alternative name (the common name does not count)"
+        )
+    if len(proven) > _MOST_NAMES or not all(map(_is_plain, proven)):
+        raise CallerCredentialError(
+            f"the client certificate has more than {_MOST_NAMES} names, or one with characters "
+            "that no URI or DNS name has; have it issued with plain names"
+        )
+    return tuple(proven)
+
+
+def _check_svid(uris: list[str], certificate: x509.Certificate) -> None:
+    """Refuses what the X.509-SVID standard refuses in a certificate with a SPIFFE id."""
+    if len(uris) > 1:
+        raise CallerCredentialError(
+            "the client certificate has a SPIFFE id and further URIs, and may have only one; "
+            "have it issued with the SPIFFE id alone"
+        )
+    # fullmatch, and no $ that lets a line end through.
+    if _SPIFFE.fullmatch(uris[0]) is None or _DOTS.search(uris[0]) is not None:
+        raise CallerCredentialError(
+            "the client certificate's SPIFFE id is not of the form spiffe://trust-domain/path "
+            "that the standard gives; have it issued anew"
+        )
+    # An authority's certificate names a trust domain's signer; it must not call as one of its
+    # workloads.
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except x509.ExtensionNotFound:
+        return
+    if constraints.value.ca:
+        raise CallerCredentialError(
+            "the client certificate is an authority's, which may sign SPIFFE ids and not call as "
+            "one; call with the certificate of a workload"
+        )
+
+
+def _is_plain(name: str) -> bool:
+    return len(name) <= _MAX_NAME and name.isascii() and name.isprintable() and " " not in name

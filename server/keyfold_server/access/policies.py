@@ -1,0 +1,151 @@
+"""The policy of a running server: its file, looked at again and again.
+
+Invariant: a broken, unreadable or missing file changes nothing; the policy that was read before it
+holds. Knows nothing of what a policy says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Final
+
+from keyfold_server.access.policy import InForce, Policy
+from keyfold_server.access.policy_file import PolicyFileError, parse
+from keyfold_server.domain.rights import Identity, Rights
+
+log = logging.getLogger(__name__)
+
+MAX_FILE: Final = 1 << 20
+"""Bytes of a policy file."""
+
+_SETTLED_NS: Final = 2_000_000_000
+"""Age from which a file's stamp tells its contents: file systems keep times as coarse as 2 s."""
+
+Stamp = tuple[int, ...]
+"""What tells one state of the file from another: device, inode, size and times."""
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+def _read(path: Path) -> tuple[bytes, Stamp | None]:
+    """Returns the file's bytes, and its stamp where that tells them from later ones."""
+    try:
+        # Non-blocking, or a pipe in the file's place would hang the server.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor, not a path
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise PolicyFileError(f"{path}: is not a regular file; name a policy file")
+            if status.st_mode & stat.S_IWOTH:
+                raise PolicyFileError(
+                    f"{path}: every user of this machine may write it; run chmod o-w on it"
+                )
+            contents = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise PolicyFileError(
+            f"{path}: cannot be read: {error.strerror}; check path and permissions"
+        ) from None
+    if len(contents) > MAX_FILE:
+        raise PolicyFileError(f"{path}: has more than {MAX_FILE:,} bytes; use fewer grants")
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    settled = time.time_ns() - changed > _SETTLED_NS
+    return contents, _stamp(status) if settled else None
+
+
+def _parsed(path: Path, contents: bytes) -> Policy:
+    try:
+        text = contents.decode()
+    except UnicodeDecodeError as error:
+        line = contents.count(b"\n", 0, error.start) + 1
+        raise PolicyFileError(f"{path}:{line}: is not UTF-8; save the file as UTF-8") from None
+    return parse(text, str(path))
+
+
+def read(path: Path) -> Policy:
+    """Reads a policy file.
+
+    Raises:
+        PolicyFileError: It cannot be read, or something in it is not understood.
+    """
+    return _parsed(path, _read(path)[0])
+
+
+class Policies:
+    """The policy file of a running server, and the policy in force.
+
+    Attributes:
+        broken: Why the file as it is now is not in force, or None. The former policy is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads the file.
+
+        Raises:
+            PolicyFileError: It cannot be read or is broken: there is no policy to keep yet.
+        """
+        self._path = path
+        contents, self._stamp = _read(path)
+        self._force = InForce(_parsed(path, contents))
+        self._digest = hashlib.sha256(contents).digest()
+        self._told: tuple[bytes, str] | None = None
+        self.broken: str | None = None
+
+    def rights(self, identity: Identity) -> Rights:
+        """Returns what a caller may do now; ask for each call, since a reload changes it."""
+        return self._force.rights(identity)
+
+    def believes(self, identity: Identity) -> bool:
+        """Says whether a caller is believed about on whose behalf it calls."""
+        return self._force.policy.believes(identity)
+
+    def reload(self) -> bool:
+        """Looks at the file again, and says whether another policy holds from now on.
+
+        It reads a small file, and may do so on any one thread. A broken, unreadable or missing
+        file keeps the policy, sets `broken`, and is told in the log once for each change.
+        """
+        digest = b""
+        try:
+            if self._stamp is not None and self._stamp == _looked(self._path):
+                return False
+            contents, stamp = _read(self._path)
+            digest = hashlib.sha256(contents).digest()
+            changed = digest != self._digest
+            if changed:
+                self._force = InForce(_parsed(self._path, contents))
+                self._digest = digest
+            self._stamp = stamp
+        except PolicyFileError as error:
+            self._stamp = None
+            self._keep(digest, error.message)
+            return False
+        if changed or self.broken is not None:
+            log.info("the policy file %s is in force", self._path)
+        self.broken = self._told = None
+        return changed
+
+    def _keep(self, digest: bytes, fault: str) -> None:
+        self.broken = fault
+        if self._told != (digest, fault):
+            self._told = (digest, fault)
+            log.error("the policy file is broken, and the policy read before stays: %s", fault)
+
+
+def _looked(path: Path) -> Stamp | None:
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None

@@ -1,0 +1,304 @@
+"""The policy: what the grants together let one caller do.
+
+Invariant: nothing is allowed but by a rule and a grant, and a further grant never takes away. It
+must not know where grants come from, nor what a request looks like on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from keyfold_server.access.grants import Grant, KeyGrant, Pattern, Patterns, Role, rule
+from keyfold_server.domain.cluster import no_cluster, no_region
+from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.rights import DENIED, HIDDEN, Identity, Purpose, Rights, Use, Verdict
+
+DEVELOPMENT: Final = (
+    "neither policy, TLS nor tokens are set: whoever reaches the loopback address or the unix "
+    "socket has every role on every cluster and may name any key (LOCAL, PLATFORM, and what "
+    "KEYFOLD_ALLOWED_ENDPOINTS and the SDKs' environment reach); set KEYFOLD_POLICY to narrow it"
+)
+"""What the development default lets its callers do, for the server's log."""
+
+ROLE_OF: Final[Mapping[Purpose, Role]] = {
+    Purpose.WRAP: Role.WRAP,
+    Purpose.UNWRAP: Role.UNWRAP,
+}
+"""The role that each use of a KEK takes."""
+
+NOBODY: Final = Patterns(())
+"""No caller."""
+
+_REMEMBERED: Final = 16_384
+"""Decisions about uses that one caller's rights remember for each purpose."""
+
+_CALLERS: Final = 4_096
+"""Callers whose rights are remembered."""
+
+_LONGEST_NAME: Final = 128
+"""Characters of a name that can exist. Longer ones are not remembered: they would fill memory."""
+
+
+def purposes(rpc: str) -> tuple[Purpose, ...]:
+    """Returns for what a method of the data plane uses KEKs; for others nothing."""
+    roles = rule(rpc).roles
+    if not set(roles) <= set(ROLE_OF.values()):
+        return ()
+    return tuple(purpose for purpose, role in ROLE_OF.items() if role in roles)
+
+
+class GrantedRights:
+    """What the grants let one caller do; see `domain.rights.Rights`. For one policy only."""
+
+    __slots__ = ("_callable", "_grants", "_identity", "_unwrap", "_wrap")
+
+    def __init__(self, identity: Identity, grants: Iterable[Grant]) -> None:
+        """Takes the caller, and the grants that are its own."""
+        self._identity = identity
+        self._grants = tuple(grants)
+        self._callable: set[str] = set()
+        self._wrap: dict[tuple[str, str | None, str], Use] = {}
+        self._unwrap: dict[tuple[str, str | None, str], Use] = {}
+
+    @property
+    def identity(self) -> Identity:
+        """Who it is."""
+        return self._identity
+
+    def use(self, cluster: str, organization: str | None, region: str, purpose: Purpose) -> Use:
+        """Decides about a use of a region's KEKs; one look-up where it was decided before."""
+        known = self._wrap if purpose is Purpose.WRAP else self._unwrap
+        key = (cluster, organization, region)
+        found = known.get(key)
+        if found is None:
+            found = self._decide(cluster, organization, region, ROLE_OF[purpose])
+            if len(cluster) <= _LONGEST_NAME and len(region) <= _LONGEST_NAME:
+                if len(known) >= _REMEMBERED:
+                    known.clear()
+                known[key] = found
+        return found
+
+    def _decide(self, cluster: str, organization: str | None, region: str, role: Role) -> Use:
+        seeing = [g for g in self._grants if g.covers(cluster, organization)]
+        seeing = [g for g in seeing if g.covers_region(region)]
+        if not seeing:
+            return HIDDEN
+        contexts = [grant.context for grant in seeing if role in grant.roles]
+        if not contexts:
+            return DENIED
+        narrow = tuple(context for context in contexts if context)
+        return Use(Verdict.ALLOWED, narrow if len(narrow) == len(contexts) else ())
+
+    def sees(self, cluster: str, organization: str | None, region: str | None = None) -> bool:
+        """Says whether a grant, whatever its role, covers the cluster, and the region if given."""
+        return any(
+            grant.covers(cluster, organization) and (region is None or grant.covers_region(region))
+            for grant in self._grants
+        )
+
+    def check(self, rpc: str) -> None:
+        """Refuses a method for which no grant has a role, with NotAllowedError."""
+        if rpc not in self._callable:
+            self._check_roles(rpc, self._grants, None)
+            self._callable.add(rpc)
+
+    def check_named(self, rpc: str, cluster: str, regions: Collection[str]) -> None:
+        """Refuses by the names alone; see the port.
+
+        Grants that are narrowed to organizations count, since the cluster's may be one of them:
+        the answer is the same whether the cluster exists or not.
+        """
+        seeing = [grant for grant in self._grants if grant.covers_name(cluster)]
+        acting = self._check_reach(rpc, cluster, seeing)
+        made = rule(rpc).new_regions
+        # A region that nothing covers is hidden, which is told once the cluster is known to exist.
+        named = [r for r in regions if made or any(grant.covers_region(r) for grant in seeing)]
+        self._check_regions(rpc, cluster, named, acting)
+        self._check_whole(rpc, cluster, regions, acting)
+
+    def check_cluster(
+        self, rpc: str, cluster: str, organization: str | None, regions: Collection[str]
+    ) -> None:
+        """Decides once the cluster's organization is known; see the port."""
+        seeing = [grant for grant in self._grants if grant.covers(cluster, organization)]
+        acting = self._check_reach(rpc, cluster, seeing)
+        if not rule(rpc).new_regions:
+            for region in regions:
+                if not any(grant.covers_region(region) for grant in seeing):
+                    raise no_region(cluster, region)
+        self._check_regions(rpc, cluster, regions, acting)
+        self._check_whole(rpc, cluster, regions, acting)
+
+    def check_key(
+        self, cluster: str | None, organization: str | None, region: str | None, key: RootKey
+    ) -> None:
+        """Refuses a key that no one grant names for this cluster and region (protocol C1)."""
+        for grant in self._grants:
+            covered = grant.covers_all() if cluster is None else grant.covers(cluster, organization)
+            if (
+                covered
+                and grant.covers_region(region)
+                and Role.OPERATOR in grant.roles
+                and any(granted.matches(key) for granted in grant.keys)
+            ):
+                return
+        principal = key.principal or "ambient"
+        place = "without a cluster" if cluster is None else f"for cluster {cluster}"
+        raise KeyNotGrantedError(
+            f"no grant of {self._identity.name} names this {key.type} key as principal {principal} "
+            f"{place}{f', region {region}' if region else ''}; have type, uri, principal and "
+            "options added to a grant's keys",
+            cluster=cluster,
+            region=region,
+            field="key_spec",
+        )
+
+    def _check_reach(self, rpc: str, cluster: str, seeing: list[Grant]) -> list[Grant]:
+        """Returns those grants that have a role for the method, where one covers the cluster."""
+        if not seeing:
+            if not rule(rpc).new_cluster:
+                raise no_cluster(cluster)
+            raise NotAllowedError(
+                f"{self._identity.name} may not make cluster {cluster}: no grant covers it; use "
+                "a name and organization that one covers, or ask for a grant",
+                cluster=cluster,
+            )
+        return self._check_roles(rpc, seeing, cluster)
+
+    def _check_roles(
+        self, rpc: str, grants: Iterable[Grant], cluster: str | None, region: str | None = None
+    ) -> list[Grant]:
+        """Returns those grants that have a role for the method, where they have enough of them."""
+        wanted = rule(rpc)
+        if wanted.open:
+            return list(grants)
+        acting = [grant for grant in grants if not grant.roles.isdisjoint(wanted.roles)]
+        had = {role for grant in acting for role in grant.roles}
+        lacking = [role for role in wanted.roles if role not in had]
+        if lacking and (wanted.each or len(lacking) == len(wanted.roles)):
+            word = " and " if wanted.each else " or "
+            roles = word.join(f"{role.value} ({role.purpose})" for role in lacking)
+            place = "" if cluster is None else f" for cluster {cluster}"
+            place += "" if region is None else f", region {region}"
+            raise NotAllowedError(
+                f"{self._identity.name} may not call {rpc}{place}: ask for a grant of the role "
+                f"{roles}",
+                cluster=cluster,
+                region=region,
+            )
+        return acting
+
+    def _check_regions(
+        self, rpc: str, cluster: str, regions: Iterable[str], acting: list[Grant]
+    ) -> None:
+        """Refuses a region for which the role is lacking."""
+        for region in regions:
+            there = [grant for grant in acting if grant.covers_region(region)]
+            self._check_roles(rpc, there, cluster, region)
+
+    def _check_whole(
+        self, rpc: str, cluster: str, regions: Collection[str], acting: list[Grant]
+    ) -> None:
+        """Refuses all regions to a caller of some, whatever regions the cluster has."""
+        if regions or not rule(rpc).whole or any(g.covers_region(None) for g in acting):
+            return
+        raise NotAllowedError(
+            f"{self._identity.name} may call {rpc} for some regions only; name the regions",
+            cluster=cluster,
+            field="regions",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All grants, and who is believed.
+
+    Attributes:
+        grants: In the file's order, which decides nothing.
+        on_behalf_of: Callers that are believed when they say for whom they call.
+    """
+
+    grants: tuple[Grant, ...]
+    on_behalf_of: Patterns = NOBODY
+
+    def granted(self, identity: Identity) -> tuple[Grant, ...]:
+        """Returns the grants of a caller: those that name any of its names."""
+        return tuple(g for g in self.grants if _named(identity, g.callers.match))
+
+    def rights(self, identity: Identity) -> GrantedRights:
+        """Returns what a caller may do."""
+        return GrantedRights(identity, self.granted(identity))
+
+    def believes(self, identity: Identity) -> bool:
+        """Says whether a caller is believed about on whose behalf it calls."""
+        return _named(identity, self.on_behalf_of.match)
+
+
+def _named(identity: Identity, match: Callable[[str], bool]) -> bool:
+    return any(map(match, identity.names))
+
+
+class InForce:
+    """A policy in force, with the rights that were asked for."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Starts with nobody's rights."""
+        self.policy = policy
+        self._rights: dict[Identity, GrantedRights] = {}
+
+    def rights(self, identity: Identity) -> GrantedRights:
+        """Returns what a caller may do: the same object for each of its calls."""
+        found = self._rights.get(identity)
+        if found is None:
+            found = self.policy.rights(identity)
+            if len(self._rights) >= _CALLERS:
+                self._rights.clear()
+            self._rights[identity] = found
+        return found
+
+
+class Development:
+    """What holds where neither policy, TLS nor tokens are set: local callers may do everything."""
+
+    broken: Final = None
+
+    def __init__(self) -> None:
+        """Takes nothing: there is one development default."""
+        self._force = InForce(
+            Policy(
+                (
+                    Grant(
+                        "the development default",
+                        Patterns((Pattern("local"), Pattern("socket:*"))),
+                        frozenset(Role),
+                        keys=(_AnyKey("any"),),
+                    ),
+                )
+            )
+        )
+
+    def rights(self, identity: Identity) -> Rights:
+        """Returns what a caller may do: everything, or nothing for who is not local."""
+        return self._force.rights(identity)
+
+    def believes(self, identity: Identity) -> bool:
+        """Believes nobody about on whose behalf it calls: no policy names them."""
+        return self._force.policy.believes(identity)
+
+    def reload(self) -> bool:
+        """Says that nothing has changed: there is no file."""
+        return False
+
+
+class _AnyKey(KeyGrant):
+    """Every root key, as any principal. No file can say so."""
+
+    __slots__ = ()
+
+    def matches(self, key: RootKey) -> bool:
+        """Says yes."""
+        del key
+        return True

@@ -1,0 +1,266 @@
+"""The policy file, by hand: what it answers, and which line says so.
+
+Invariant: it decides with the code that the server decides with, and has no opinion of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from keyfold_server.admin.terminal import app, fail, reported
+from keyfold_server.domain.errors import (
+    ContextNotGrantedError,
+    ForbiddenError,
+    NotAllowedError,
+    NotFoundError,
+)
+from keyfold_server.domain.keyspec import KeySpec, RootKey
+from keyfold_server.domain.rights import Identity, Rights, Verdict
+
+if TYPE_CHECKING:
+    from keyfold_server.access.grants import Grant
+    from keyfold_server.access.policy import Policy
+
+EXIT_REFUSED: Final = 1
+"""What `check` exits with when the policy does not allow the call."""
+
+policy = typer.Typer(
+    help="The policy file: what it answers, and which line says so. It asks no server.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(policy, name="policy")
+
+_As = Annotated[
+    list[str],
+    typer.Option(
+        "--as",
+        metavar="CALLER",
+        help="Who calls, as callers are written; again for each further name of a certificate.",
+    ),
+]
+_File = Annotated[
+    Path | None,
+    typer.Option("--file", envvar="KEYFOLD_POLICY", help="The policy file.", show_default=False),
+]
+_Pairs = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", show_default=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One call that somebody might make; what is None or empty is not named in it."""
+
+    rpc: str
+    cluster: str | None
+    organization: str | None
+    regions: tuple[str, ...]
+    context: Mapping[str, str]
+    key: RootKey | None
+
+
+@policy.command()
+def check(  # noqa: PLR0913, PLR0917  options, one argument each
+    caller: _As,
+    rpc: Annotated[str, typer.Option("--rpc", metavar="METHOD", help="The method, such as Wrap.")],
+    file: _File = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="The cluster.", show_default="none is named")
+    ] = None,
+    organization: Annotated[
+        str | None,
+        typer.Option(help="The organization that it belongs to.", show_default="none"),
+    ] = None,
+    region: Annotated[
+        list[str] | None, typer.Option(help="A region; again for each.", show_default=False)
+    ] = None,
+    context: _Pairs = None,
+    key_type: Annotated[
+        str | None, typer.Option(help="Type of the key that is named.", show_default=False)
+    ] = None,
+    key_uri: Annotated[
+        str, typer.Option(help="Its uri, in canonical form.", show_default=False)
+    ] = "",
+    principal: Annotated[
+        str, typer.Option(help="As whom it is called.", show_default="the server's own identity")
+    ] = "",
+    key_option: _Pairs = None,
+) -> None:
+    """Says whether a call is allowed, denied or hidden, and which line of the file says so.
+
+    Hidden is what the caller cannot tell from what does not exist. A call that is not allowed
+    exits with 1.
+    """
+    with reported():
+        asked = _Question(
+            rpc,
+            cluster,
+            organization,
+            tuple(region or ()),
+            _pairs("--context", context),
+            _key(key_type, key_uri, principal, _pairs("--key-option", key_option)),
+        )
+        held = _held(file)
+    _complete(asked)
+    identity = Identity(tuple(caller), "none")
+    own = held.granted(identity)
+    refusal = _refusal(held.rights(identity), asked)
+    if refusal is None:
+        for where in _giving(identity, own, asked):
+            typer.echo(f"allowed: {where}")
+        return
+    hidden = isinstance(refusal, NotFoundError)
+    typer.echo(f"{'hidden' if hidden else 'denied'}: {refusal.message}")
+    if not own:
+        typer.echo(f"no grant names {', '.join(identity.names)}")
+    for grant in own:
+        typer.echo(f"{grant.where}: not enough: {_inline(grant)}")
+    raise typer.Exit(EXIT_REFUSED)
+
+
+@policy.command()
+def explain(caller: _As, file: _File = None) -> None:
+    """Lists what a caller may do, grant by grant, with the lines of the file."""
+    with reported():
+        held = _held(file)
+    identity = Identity(tuple(caller), "none")
+    own = held.granted(identity)
+    for grant in own:
+        typer.echo(grant.where)
+        for name, value in _described(grant):
+            typer.echo(f"  {name:<13} {value}")
+    if held.believes(identity):
+        typer.echo("believed about on whose behalf it calls")
+    if not own:
+        typer.echo(f"no grant names {', '.join(identity.names)}: it may do nothing")
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _held(file: Path | None) -> Policy:
+    from keyfold_server.access import policies
+
+    if file is None:
+        raise fail("no policy file; give --file, or set KEYFOLD_POLICY")
+    return policies.read(file)
+
+
+def _pairs(option: str, given: Iterable[str] | None) -> dict[str, str]:
+    pairs = {}
+    for pair in given or ():
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise fail(f"{option} {pair!r} is no pair; write NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+def _key(type_: str | None, uri: str, principal: str, options: Mapping[str, str]) -> RootKey | None:
+    if type_ is None:
+        if uri or principal or options:
+            raise fail("a key needs its type; give --key-type")
+        return None
+    spec = KeySpec.of(type_, uri, principal, options)
+    return RootKey(spec.type, spec.uri, spec.principal, spec.options)
+
+
+def _complete(asked: _Question) -> None:
+    """Refuses a question that lacks what its method always has."""
+    from keyfold_server.access.grants import RULES
+    from keyfold_server.access.policy import purposes
+
+    if asked.rpc not in RULES:
+        raise fail(f"there is no method {asked.rpc}; use one of {', '.join(RULES)}")
+    if purposes(asked.rpc) and not (asked.cluster and asked.regions):
+        raise fail(f"{asked.rpc} uses the keys of one cluster and region; give --cluster, --region")
+
+
+def _refusal(rights: Rights, asked: _Question) -> ForbiddenError | NotFoundError | None:
+    """Returns why a call is refused, or None; asks in the order in which the server does."""
+    from keyfold_server.access.policy import purposes
+
+    try:
+        rights.check(asked.rpc)
+        if purposes(asked.rpc):
+            _check_uses(rights, asked)
+        elif asked.cluster is not None:
+            rights.check_named(asked.rpc, asked.cluster, asked.regions)
+            rights.check_cluster(asked.rpc, asked.cluster, asked.organization, asked.regions)
+        if asked.key is not None:
+            for region in asked.regions or (None,):
+                rights.check_key(asked.cluster, asked.organization, region, asked.key)
+    except (ForbiddenError, NotFoundError) as error:
+        return error
+    return None
+
+
+def _check_uses(rights: Rights, asked: _Question) -> None:
+    from keyfold_server.access.policy import purposes
+
+    cluster = asked.cluster or ""
+    for purpose in purposes(asked.rpc):
+        for region in asked.regions:
+            use = rights.use(cluster, asked.organization, region, purpose)
+            method = purpose.value.capitalize()
+            if use.verdict is not Verdict.ALLOWED:
+                rights.check_cluster(method, cluster, asked.organization, (region,))
+                raise NotAllowedError(f"{method} is {use.verdict.value} in region {region}")
+            held = asked.context.items()
+            if use.contexts and not any(entries.items() <= held for entries in use.contexts):
+                wanted = " or ".join(_context(entries) for entries in use.contexts)
+                raise ContextNotGrantedError(f"the context must hold {wanted}")
+
+
+def _giving(identity: Identity, own: Iterable[Grant], asked: _Question) -> list[str]:
+    """Returns the grants each of which is enough; where it takes several, all that it takes."""
+    from keyfold_server.access.policy import GrantedRights
+
+    if _refusal(GrantedRights(identity, ()), asked) is None:
+        return ["every caller may"]
+    alone = [g.where for g in own if _refusal(GrantedRights(identity, (g,)), asked) is None]
+    if alone:
+        return alone
+    needed = list(own)
+    for grant in own:
+        others = [other for other in needed if other is not grant]
+        if _refusal(GrantedRights(identity, others), asked) is None:
+            needed = others
+    return [f"{', '.join(grant.where for grant in needed)} together"]
+
+
+def _described(grant: Grant) -> list[tuple[str, str]]:
+    from keyfold_server.access.grants import RULES
+
+    # Names with a slash are gRPC's own services, and say nothing of keys.
+    methods = [
+        name
+        for name, rule in RULES.items()
+        if "/" not in name and grant.roles.intersection(rule.roles)
+    ]
+    return [
+        ("callers", str(grant.callers)),
+        ("roles", ", ".join(sorted(role.value for role in grant.roles))),
+        ("methods", ", ".join(methods)),
+        ("clusters", str(grant.clusters or "any")),
+        ("organizations", str(grant.organizations or "any, and clusters of none")),
+        ("regions", str(grant.regions or "any")),
+        ("context", _context(grant.context) if grant.context else "any"),
+        ("keys", "; ".join(map(str, grant.keys)) or "none may be named"),
+    ]
+
+
+def _inline(grant: Grant) -> str:
+    """A grant on one line, without what it does not narrow."""
+    shown = {"roles", "clusters", "organizations", "regions", "context", "keys"}
+    return "; ".join(
+        f"{name} {value}"
+        for name, value in _described(grant)
+        if name in shown and not value.startswith(("any", "none "))
+    )
+
+
+def _context(entries: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in entries.items())

@@ -1,0 +1,83 @@
+"""Who may call: certificates, tokens and policy, from the settings to what the server asks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import grpc
+
+from keyfold_server import telemetry
+from keyfold_server.access.certificates import Certificates
+from keyfold_server.access.jwks_source import KeySource
+from keyfold_server.access.policies import Policies
+from keyfold_server.access.policy import DEVELOPMENT, Development
+from keyfold_server.access.tls import ServerTls
+from keyfold_server.access.tls_files import TlsFiles
+from keyfold_server.access.tokens import Tokens
+from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.rights import Identity
+from keyfold_server.rpc.callers import Callers
+from keyfold_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LOOK_AT_POLICY: Final = 1.0
+"""Seconds between two looks at whether the policy file has changed."""
+
+
+class Access:
+    """Who may call, as the settings say, kept fresh while the server runs.
+
+    Attributes:
+        callers: Finds out who makes each call.
+        credentials: What the server shows; None: connections are not encrypted.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        """Reads certificates and policy for the first time.
+
+        Raises:
+            SetupError: One of them cannot be used; the message names the setting.
+        """
+        self.credentials: grpc.ServerCredentials | None = None
+        certificates = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            tls = ServerTls(
+                TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca), clock
+            )
+            self.credentials = tls.credentials()
+            certificates = Certificates() if tls.asks_clients else None
+        self._keys: KeySource | None = None
+        tokens = None
+        if settings.jwt_jwks and settings.jwt_issuer and settings.jwt_audience:
+            self._keys = KeySource(settings.jwt_jwks, clock)
+            tokens = Tokens(self._keys, settings.jwt_issuer, settings.jwt_audience)
+        self._policies = Development() if settings.policy is None else Policies(settings.policy)
+        default = None
+        if settings.listen.startswith("unix:"):
+            default = Identity((f"socket:{settings.listen.removeprefix('unix:')}",), "socket")
+        elif certificates is None and tokens is None:
+            default = Identity(("local",), "loopback")
+        if settings.policy is None:
+            log.warning("no policy, TLS or tokens are set: %s", DEVELOPMENT)
+        self.callers = Callers(self._policies, default, clock, certificates, tokens)
+
+    async def start(self) -> list[asyncio.Task[None]]:
+        """Fetches the issuer's keys, and returns what keeps them and the policy fresh.
+
+        Raises:
+            SetupError: The keys are a file that cannot be used.
+        """
+        keepers = [asyncio.create_task(self._keep_policy())]
+        if self._keys is not None:
+            await self._keys.start()
+            keepers.append(asyncio.create_task(self._keys.keep()))
+        return keepers
+
+    async def _keep_policy(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_AT_POLICY)
+            self._policies.reload()
+            telemetry.POLICY_BROKEN.set(self._policies.broken is not None)

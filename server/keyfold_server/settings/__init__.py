@@ -1,0 +1,151 @@
+"""What an operator sets: from the environment, and from a TOML file for what is a table.
+
+The environment wins over the file. Every setting has a default that a single machine can start
+with, but for those that only its operator can know.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from keyfold_server.domain.errors import SetupError
+from keyfold_server.settings.forms import (
+    MAX_PORT,
+    Duration,
+    duration,
+    seconds,
+    toml,
+    toml_value,
+)
+from keyfold_server.settings.keeping import Keeping
+from keyfold_server.settings.keys import Keys
+from keyfold_server.settings.limits import Limits
+from keyfold_server.settings.listening import Listening
+
+__all__ = [
+    "PREFIX",
+    "Duration",
+    "Settings",
+    "duration",
+    "load",
+    "seconds",
+    "toml",
+    "toml_value",
+    "unknown_variables",
+]
+
+PREFIX: Final = "KEYFOLD_"
+"""How the settings' environment variables begin."""
+
+_CLIENTS_OWN: Final = {"TARGET", "CA", "CERT", "KEY", "TOKEN_FILE"}
+"""Variables of the same prefix that the client reads."""
+
+_OTHER: Final = {"CONFIG", "CACHE"}
+"""The settings file's own variable, and the folder of this project's development tools."""
+
+_METRICS_PORT: Final = 9464
+
+
+class Settings(Limits, Keys, Keeping, Listening, BaseSettings):
+    """A server's settings; each is `KEYFOLD_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    metrics: str | None = Field(
+        default=None,
+        description="Where Prometheus reads /metrics: HOST:PORT, or off. Unset: 127.0.0.1:9464, or "
+        "a free port of 127.0.0.1 where KEYFOLD_LISTEN takes a free one or a unix socket.",
+    )
+    drain_grace: Duration = Field(
+        default=30.0,
+        ge=0,
+        le=600,
+        description="How long calls under way may take to finish after SIGTERM, 0s to 10m.",
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and value != "off":
+            host, _, port = value.rpartition(":")
+            if not host or not port.isdecimal() or int(port) > MAX_PORT:
+                raise ValueError("write HOST:PORT, such as 127.0.0.1:9464, or off")
+        return value
+
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Returns the host and port of /metrics, or None where it is off."""
+        if self.metrics == "off":
+            return None
+        if self.metrics is not None:
+            host, _, port = self.metrics.rpartition(":")
+            return host.strip("[]"), int(port)
+        free = self.listen.startswith("unix:") or self.listen.endswith(":0")
+        return "127.0.0.1", 0 if free else _METRICS_PORT
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  no .env files
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  nor folders of secrets
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Reads the environment, then the TOML file that `KEYFOLD_CONFIG` names."""
+        file = os.environ.get(f"{PREFIX}CONFIG")
+        toml = TomlConfigSettingsSource(settings_cls, Path(file) if file else None)
+        return (init_settings, env_settings, toml)
+
+    def shown(self) -> dict[str, Any]:
+        """Returns the settings as they are written in a TOML file; none of them is secret."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load() -> Settings:
+    """Reads the settings.
+
+    Raises:
+        SetupError: One is wrong; the message names each with what to do.
+    """
+    file = os.environ.get(f"{PREFIX}CONFIG")
+    if file and not Path(file).is_file():
+        raise SetupError(f"KEYFOLD_CONFIG names {file}, which is not a file")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SetupError("\n".join(_faults(error))) from None
+    except ValueError as error:
+        raise SetupError(f"{file}: not a TOML file that can be read: {error}") from None
+
+
+def unknown_variables() -> list[str]:
+    """Returns environment variables that look like settings and are none: misspelt ones."""
+    known = {name.upper() for name in Settings.model_fields} | _CLIENTS_OWN | _OTHER
+    return sorted(
+        name for name in os.environ if name.startswith(PREFIX) and name[len(PREFIX) :] not in known
+    )
+
+
+def _faults(error: ValidationError) -> list[str]:
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        text = fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:
+            # About several settings together; the text names them.
+            lines.append(text)
+            continue
+        where = str(fault["loc"][0])
+        if fault["type"] == "extra_forbidden":
+            text = "there is no such setting"
+        lines.append(f"{PREFIX}{where.upper()}: {text}")
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,88 @@
+"""How values are written in settings: durations, permissions."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator, PlainSerializer
+
+MAX_PORT: Final = 65_535
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+
+
+def seconds(value: object) -> object:
+    """Returns the seconds of a duration such as `0s`, `500ms`, `60s`, `15m` or `24h`."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("write a duration with its unit, such as 0s, 500ms, 60s, 15m or 24h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def duration(value: float) -> str:
+    """Returns a duration as it is written in settings."""
+    for unit in ("h", "m", "s"):
+        if value >= _UNITS[unit] and value % _UNITS[unit] == 0:
+            return f"{value / _UNITS[unit]:.0f}{unit}"
+    # Digits enough that reading it gives the same number again, and no exponent.
+    return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def octal(value: object) -> object:
+    """Returns permissions that are written as chmod takes them."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return int(value, 8)
+    except ValueError:
+        raise ValueError("write permissions as chmod takes them, such as 0600 or 0660") from None
+
+
+def as_octal(value: int) -> str:
+    """Returns permissions as chmod takes them."""
+    return f"{value:04o}"
+
+
+Duration = Annotated[float, BeforeValidator(seconds), PlainSerializer(duration)]
+
+Permissions = Annotated[int, BeforeValidator(octal), PlainSerializer(as_octal)]
+
+
+def toml(values: Mapping[str, object]) -> str:
+    """Returns settings as a TOML file: what is printed can be saved and used."""
+    return "\n".join(_lines(values, ())) + "\n"
+
+
+def toml_value(value: object) -> str:
+    """Returns a value as TOML, which is JSON but for characters beyond 16 bits."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _lines(values: Mapping[str, object], above: tuple[str, ...]) -> Iterator[str]:
+    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    for name, value in values.items():
+        if name not in tables:
+            # A setting's name needs no quotes; what is a key by what its user calls it does.
+            written = name if name.isidentifier() else toml_value(name)
+            yield f"{written} = {toml_value(value)}"
+    for name, table in tables.items():
+        place = (*above, name if name.isidentifier() else toml_value(name))
+        if any(not isinstance(value, dict) for value in table.values()):
+            yield f"\n[{'.'.join(place)}]"
+        yield from _lines(table, place)
+
+
+def is_loopback(host: str) -> bool:
+    """Says whether a host is an address of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,103 @@
+"""What a server lets in, holds in memory and waits for."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from keyfold_server.settings.forms import Duration
+
+
+class Limits(BaseModel):
+    """The settings of sizes, rates, numbers and deadlines."""
+
+    cache_clusters: int = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="How many clusters are kept in memory, least recently used going first.",
+    )
+    max_concurrent_calls: int = Field(
+        default=4_000,
+        ge=1,
+        le=100_000,
+        description="Calls under way beyond which further ones are turned away.",
+    )
+    max_calls_per_caller: int = Field(
+        default=2_000,
+        ge=1,
+        le=100_000,
+        description="Calls of one caller that may wait at once.",
+    )
+    max_calls_per_organization: int = Field(
+        default=2_000,
+        ge=1,
+        le=100_000,
+        description="Calls for one organization's clusters that may wait at once.",
+    )
+    max_streams_per_caller: int = Field(
+        default=100, ge=1, le=100_000, description="Streams of one caller that may be open at once."
+    )
+    rate_per_caller: float = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Calls a second that one caller may make on this replica.",
+    )
+    rate_per_organization: float = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Calls a second that may use one organization's keys on this replica; a "
+        "batch counts once for each key encryption key that it uses.",
+    )
+    max_message_bytes: int = Field(
+        default=4 * 1024 * 1024,
+        ge=16 * 1024,
+        le=4 * 1024 * 1024,
+        description="Bytes of a batch's request or reply; other requests have at most 256 KiB.",
+    )
+    max_batch_items: int = Field(default=1_000, ge=1, le=1_000, description="Items of one batch.")
+    max_context_bytes: int = Field(
+        default=4_096,
+        ge=0,
+        le=4_096,
+        description="Bytes of a context's keys and values together.",
+    )
+    max_name_length: int = Field(
+        default=128,
+        ge=1,
+        le=128,
+        description="Characters of the names that new clusters and regions may have.",
+    )
+    max_header_bytes: int = Field(
+        default=16 * 1024,
+        ge=4 * 1024,
+        le=64 * 1024,
+        description="Bytes of a call's metadata; gRPC itself refuses more.",
+    )
+    default_deadline: Duration = Field(
+        default=10.0,
+        ge=0.1,
+        le=300,
+        description="How long a call may take that comes without a deadline, 100ms to 5m.",
+    )
+    max_deadline: Duration = Field(
+        default=300.0,
+        ge=1,
+        le=3600,
+        description="How long a call may take at most, whatever its deadline says, 1s to 1h.",
+    )
+    max_connection_age: Duration = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="How old a connection becomes before its client is told to make a new one, "
+        "1s to 24h; calls under way finish. A withdrawn certificate is known until then.",
+    )
+    min_ping_interval: Duration = Field(
+        default=10.0,
+        ge=1,
+        le=3600,
+        description="How long a client must wait between two pings; one that pings more often is "
+        "disconnected.",
+    )

@@ -1,0 +1,107 @@
+"""Where the server listens, and how callers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from keyfold_server.settings.forms import MAX_PORT, Permissions, is_loopback
+
+
+class Listening(BaseModel):
+    """The settings of the address, TLS, tokens and policy."""
+
+    listen: str = Field(
+        default="127.0.0.1:7443",
+        description="Where to listen: HOST:PORT, port 0 for a free one, or unix: and a path. "
+        "Without TLS only loopback addresses and unix sockets.",
+    )
+    socket_mode: Permissions = Field(
+        default=0o600,
+        ge=0,
+        le=0o777,
+        description="Permissions of the unix socket, which decide who may call: 0600 for the "
+        "server's own user, 0660 for its group too.",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="File of the server's certificate in PEM, then the intermediate authorities', "
+        "if any. A changed file is read for the next connection.",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="File of the certificate's private key, in PEM, not encrypted."
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="File of the authorities, in PEM, that clients' certificates must come from. "
+        "Set, a client without a certificate does not get in. Unset: callers are known by tokens.",
+    )
+    policy: Path | None = Field(
+        default=None,
+        description="The policy file, which says what each caller may do; a changed one is read "
+        "within a second. Unset: on loopback or a unix socket, without TLS and tokens, every "
+        "caller may do everything; otherwise the server does not start.",
+    )
+    jwt_issuer: str | None = Field(
+        default=None,
+        description="The issuer whose tokens callers may bring, as the tokens have it in iss.",
+    )
+    jwt_audience: str | None = Field(
+        default=None,
+        description="What the tokens must name in aud: this service.",
+    )
+    jwt_jwks: str | None = Field(
+        default=None,
+        description="The issuer's public keys (JWKS): an https:// url, or the path of a file.",
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _address_form(cls, value: str) -> str:
+        if value.startswith("unix:"):
+            if not value.removeprefix("unix:").startswith("/"):
+                raise ValueError("give a unix socket as unix: and an absolute path")
+            return value
+        _, colon, port = value.rpartition(":")
+        if not colon or not port.isdecimal() or int(port) > MAX_PORT:
+            raise ValueError("write HOST:PORT, such as 127.0.0.1:7443, or unix:/path")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """Refuses settings that are good one by one and not together."""
+        tokens = (self.jwt_issuer, self.jwt_audience, self.jwt_jwks)
+        host = self.listen.rpartition(":")[0].strip("[]")
+        local = self.listen.startswith("unix:") or host == "localhost" or is_loopback(host)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("KEYFOLD_TLS_CERT and KEYFOLD_TLS_KEY belong together; set both")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("KEYFOLD_TLS_CLIENT_CA needs KEYFOLD_TLS_CERT and KEYFOLD_TLS_KEY")
+        if any(tokens) and not all(tokens):
+            raise ValueError(
+                "KEYFOLD_JWT_ISSUER, KEYFOLD_JWT_AUDIENCE and KEYFOLD_JWT_JWKS belong together; "
+                "set all three"
+            )
+        if self.listen.startswith("unix:") and self.tls_cert is not None:
+            raise ValueError(
+                "KEYFOLD_LISTEN is a unix socket, which takes no TLS; unset KEYFOLD_TLS_CERT"
+            )
+        if not local and self.tls_cert is None:
+            raise ValueError(
+                "KEYFOLD_LISTEN: without TLS the server listens on loopback or a unix socket only, "
+                "since calls carry keys in the clear; use 127.0.0.1, [::1], localhost or "
+                "unix:/path, or set KEYFOLD_TLS_CERT and KEYFOLD_TLS_KEY"
+            )
+        if self.tls_cert is not None and self.tls_client_ca is None and not any(tokens):
+            raise ValueError(
+                "with KEYFOLD_TLS_CERT alone no caller is known; set KEYFOLD_TLS_CLIENT_CA for "
+                "client certificates, or KEYFOLD_JWT_ISSUER for tokens"
+            )
+        if self.policy is None and (self.tls_cert is not None or any(tokens)):
+            raise ValueError(
+                "KEYFOLD_POLICY: without a policy no caller may do anything; write one "
+                "(docs/security.md shows how), and name its file here"
+            )
+        return self

@@ -1,0 +1,24 @@
+"""Callers for tests that are not about callers: each may do everything."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from keyfold_server.access.grants import Grant, Pattern, Patterns, Role
+from keyfold_server.access.policy import Development, InForce, Policy, _AnyKey
+from keyfold_server.domain.rights import Caller, Identity, Rights
+
+POLICIES: Final = Development()
+
+LOCAL: Final = Identity(("local",), "loopback")
+
+EVERYTHING: Final[Rights] = POLICIES.rights(LOCAL)
+
+_ANYBODY: Final = InForce(
+    Policy((Grant("tests", Patterns((Pattern("*"),)), frozenset(Role), keys=(_AnyKey("any"),)),))
+)
+
+
+def caller(name: str = "local") -> Caller:
+    """Returns a caller of a name."""
+    return Caller(_ANYBODY.rights(Identity((name,), "loopback")))

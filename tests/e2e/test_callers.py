@@ -1,0 +1,496 @@
+"""Callers on the wire: certificates, tokens and sockets, and what the policy lets each do.
+
+A real server with TLS, and every kind of wrong credential on every method.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from certificates import Authority, Issued, self_signed
+from e2e.conftest import StartServer
+from e2e.server import Server
+from e2e.wire import METHODS, Refusal, refusal, refused, spec
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold.v1 import resources_pb2 as res
+
+POLICY: Final = """
+on_behalf_of = ["spiffe://example.org/gateway"]
+
+[[grant]]
+callers = ["spiffe://example.org/admin"]
+roles = ["admin"]
+keys = [{ type = "LOCAL", uri = "local:*" }]
+
+[[grant]]
+callers = ["spiffe://example.org/app", "spiffe://example.org/gateway", "jwt:https://issuer#app"]
+roles = ["crypto"]
+clusters = ["prod"]
+
+[[grant]]
+callers = ["dns:reader.example"]
+roles = ["auditor"]
+organizations = ["acme"]
+"""
+
+ISSUER: Final = "https://issuer"
+AUDIENCE: Final = "keyfold"
+
+
+@dataclass(frozen=True)
+class House:
+    """A server with TLS, and what its callers need.
+
+    Attributes:
+        server: The process.
+        authority: Whom it believes about clients.
+        key: The issuer's signing key.
+        policy: The policy file.
+    """
+
+    server: Server
+    authority: Authority
+    key: ec.EllipticCurvePrivateKey
+    policy: Path
+
+    def issue(self, name: str, **options: Any) -> Issued:
+        """Returns a client certificate."""
+        return self.authority.issue(name, **options)
+
+    def token(self, subject: str = "app", **claims: object) -> str:
+        """Returns a token of the issuer."""
+        now = int(time.time())
+        body = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + 300}
+        return jwt.encode(body | claims, self.key, "ES256", headers={"kid": "k1"})
+
+
+def jwks(key: ec.EllipticCurvePrivateKey, key_id: str = "k1") -> str:
+    """Returns an issuer's key set."""
+    public: dict[str, object] = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
+    return json.dumps({"keys": [public | {"kid": key_id, "use": "sig", "alg": "ES256"}]})
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    """Puts a file in place in one step, as what renews files does."""
+    new = path.with_suffix(".new")
+    new.write_bytes(text.encode() if isinstance(text, str) else text)
+    new.chmod(0o600)
+    new.replace(path)
+    return path
+
+
+def tls_settings(folder: Path, authority: Authority) -> dict[str, Any]:
+    """Makes the server's certificate, and returns the settings that name it."""
+    own = authority.issue("dns:localhost", "ip:127.0.0.1")
+    return {
+        "KEYFOLD_TLS_CERT": str(write(folder / "server.pem", own.pem)),
+        "KEYFOLD_TLS_KEY": str(write(folder / "server.key", own.key_pem)),
+    }
+
+
+@pytest.fixture(scope="module")
+def mutual(start_module_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> House:
+    """A server that asks for client certificates and takes tokens; cluster prod is enabled."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = Authority()
+    key = ec.generate_private_key(ec.SECP256R1())
+    policy = write(folder / "policy.toml", POLICY)
+    server = start_module_server(
+        **tls_settings(folder, authority),
+        KEYFOLD_TLS_CLIENT_CA=str(write(folder / "ca.pem", authority.pem)),
+        KEYFOLD_POLICY=str(policy),
+        KEYFOLD_JWT_ISSUER=ISSUER,
+        KEYFOLD_JWT_AUDIENCE=AUDIENCE,
+        KEYFOLD_JWT_JWKS=str(write(folder / "jwks.json", jwks(key))),
+    )
+    house = House(server, authority, key, policy)
+    with calling(house, house.issue("spiffe://example.org/admin")) as stub:
+        for cluster, organization in (("prod", "acme"), ("other", "umbrella")):
+            stub.Enable(
+                pb.EnableRequest(
+                    cluster=cluster, organization=organization, region_specs=[spec("eu")]
+                ),
+                timeout=10,
+            )
+    return house
+
+
+@contextmanager
+def channel(
+    house: House, client: Issued | tuple[bytes, bytes] | None, root: bytes | None = None
+) -> Iterator[grpc.Channel]:
+    """Opens a connection as a client with a certificate, or without one."""
+    key, chain = (None, None)
+    if isinstance(client, Issued):
+        key, chain = client.key_pem, client.pem
+    elif client is not None:
+        key, chain = client
+    credentials = grpc.ssl_channel_credentials(root or house.authority.pem, key, chain)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.secure_channel(house.server.target, credentials, options) as opened:
+        yield opened
+
+
+@contextmanager
+def calling(
+    house: House, client: Issued | tuple[bytes, bytes] | None
+) -> Iterator[service.KeyManagementServiceStub]:
+    """Yields the stubs of a client."""
+    with channel(house, client) as opened:
+        yield service.KeyManagementServiceStub(opened)
+
+
+def every_method(
+    stub: service.KeyManagementServiceStub, **options: Any
+) -> Iterator[tuple[str, Refusal]]:
+    """Calls each method with nothing in the request, and yields how it is refused."""
+    for method in METHODS:
+        request = getattr(pb, method.input_type.name)()
+        if "cluster" in method.input_type.fields_by_name:
+            request.cluster = "prod"
+
+        made = functools.partial(getattr(stub, method.name), **options)
+        yield method.name, refused(made, request)
+
+
+@pytest.mark.parametrize("who", ["nobody", "self-signed", "another authority's", "expired"])
+def test_a_bad_certificate_does_not_get_in(mutual: House, who: str) -> None:
+    """No, a self-signed, a foreign and an expired certificate are refused on every method."""
+    client: Issued | tuple[bytes, bytes] | None = None
+    if who == "self-signed":
+        client = self_signed("reader.example")
+    elif who == "another authority's":
+        client = Authority("another").issue("spiffe://example.org/admin")
+    elif who == "expired":
+        client = mutual.issue(
+            "spiffe://example.org/admin", begins=timedelta(hours=-2), ends=timedelta(hours=-1)
+        )
+    with calling(mutual, client) as stub:
+        for method, told in every_method(stub):
+            # The handshake fails, so there is nobody to give a reason to.
+            assert told.code in {
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.UNAUTHENTICATED,
+            }, method
+
+
+def test_a_certificate_that_names_nobody(mutual: House) -> None:
+    """A certificate without SPIFFE id, URI and DNS name is no caller, whatever its common name."""
+    with calling(mutual, mutual.authority.issue(common_name="spiffe://example.org/admin")) as stub:
+        for method, told in every_method(stub):
+            assert told.code is grpc.StatusCode.UNAUTHENTICATED, method
+            assert told.reason == "CALLER_CREDENTIAL_INVALID"
+
+
+def test_a_caller_without_a_grant(mutual: House) -> None:
+    """A good certificate that no grant names may do nothing, reflection included."""
+    with channel(mutual, mutual.issue("spiffe://example.org/stranger")) as opened:
+        for method, told in every_method(service.KeyManagementServiceStub(opened)):
+            assert told.code is grpc.StatusCode.PERMISSION_DENIED, method
+            assert told.reason == "NOT_ALLOWED"
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(opened)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(reflection.ServerReflectionInfo(iter([asked]), timeout=5))
+        assert refusal(caught.value).reason == "NOT_ALLOWED"
+        health: Any = health_pb2_grpc.HealthStub(opened)
+        found = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert found.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_each_does_what_its_grant_says(mutual: House) -> None:
+    """The application wraps in its cluster alone; the reader sees its organization alone."""
+    wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
+    with calling(mutual, mutual.issue("spiffe://example.org/app")) as app:
+        blob = app.Wrap(wrap, timeout=5).wrapped_key
+        assert app.Unwrap(pb.UnwrapRequest(cluster="prod", wrapped_key=blob)).plaintext == b"k"
+        wrap.cluster = "other"
+        hidden = refused(app.Wrap, wrap)
+        wrap.cluster = "nosuch"
+        absent = refused(app.Wrap, wrap)
+        assert hidden.message.replace("other", "nosuch") == absent.message
+        assert (hidden.code, hidden.reason) == (absent.code, absent.reason)
+        assert hidden.code is grpc.StatusCode.NOT_FOUND
+        told = refused(app.Revoke, pb.RevokeRequest(cluster="prod"))
+        assert (told.code, told.reason) == (grpc.StatusCode.PERMISSION_DENIED, "NOT_ALLOWED")
+    with calling(mutual, mutual.issue("dns:reader.example")) as reader:
+        listed = reader.ListClusters(pb.ListClustersRequest(), timeout=5)
+        assert [cluster.cluster for cluster in listed.clusters] == ["prod"]
+        assert not listed.next_page_token
+        told = refused(reader.GetStatus, pb.GetStatusRequest(cluster="other"))
+        assert told.reason == "CLUSTER_NOT_FOUND"
+
+
+def test_a_token_names_the_caller(mutual: House) -> None:
+    """A token that came with the call says who calls, whatever the connection's certificate may."""
+    admin = mutual.issue("spiffe://example.org/admin")
+    with calling(mutual, admin) as stub:
+        bearer = (("authorization", f"Bearer {mutual.token()}"),)
+        wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
+        assert stub.Wrap(wrap, metadata=bearer, timeout=5).wrapped_key
+        revoke = pb.RevokeRequest(cluster="prod")
+        told = refused(lambda r, timeout: stub.Revoke(r, metadata=bearer, timeout=timeout), revoke)
+        assert told.reason == "NOT_ALLOWED"
+
+
+def _none(token: str) -> str:
+    head = base64.urlsafe_b64encode(b'{"alg":"none","kid":"k1"}').rstrip(b"=").decode()
+    return f"{head}.{token.split('.')[1]}."
+
+
+def _confused(house: House, token: str) -> str:
+    """The token's claims, signed with the published key as if it were a secret."""
+    public = jwks(house.key).encode()
+    claims = jwt.decode(token, options={"verify_signature": False})
+    return jwt.encode(claims, base64.b64encode(public * 2), "HS256", headers={"kid": "k1"})
+
+
+BAD_TOKENS: Final[dict[str, Callable[[House], str]]] = {
+    "garbage": lambda _: "x.y.z",
+    "no signature": lambda h: _none(h.token("app")),
+    "key confusion": lambda h: _confused(h, h.token("app")),
+    "expired": lambda h: h.token(exp=int(time.time()) - 3600),
+    "not yet": lambda h: h.token(nbf=int(time.time()) + 3600),
+    "another issuer": lambda h: h.token(iss="https://issuer.example"),
+    "another audience": lambda h: h.token(aud="others"),
+    "unknown key": lambda h: jwt.encode(
+        {"iss": ISSUER}, ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"kid": "k9"}
+    ),
+    "changed": lambda h: h.token()[:-8] + "AAAAAAAA",
+}
+
+
+@pytest.mark.parametrize("which", sorted(BAD_TOKENS))
+def test_a_bad_token_refuses_the_call(mutual: House, which: str) -> None:
+    """A presented but invalid token is never ignored, on any method, even beside a certificate."""
+    metadata = (("authorization", f"Bearer {BAD_TOKENS[which](mutual)}"),)
+    with calling(mutual, mutual.issue("spiffe://example.org/admin")) as stub:
+        for method, told in every_method(stub, metadata=metadata):
+            assert told.code is grpc.StatusCode.UNAUTHENTICATED, method
+            assert told.reason == "CALLER_CREDENTIAL_INVALID"
+            assert metadata[0][1].split()[1] not in told.message
+
+
+def test_strangers_stand_in_the_log_alone(mutual: House) -> None:
+    """Refusals of strangers go to the log with address and reason, to no chain (protocol R5)."""
+    with calling(mutual, mutual.issue("spiffe://example.org/intruder")) as stub:
+        refused(stub.Revoke, pb.RevokeRequest(cluster="prod"))
+    deadline = time.monotonic() + 10
+    while "intruder" not in mutual.server.log() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (line,) = [json.loads(line) for line in mutual.server.log().splitlines() if "intruder" in line]
+    assert line["method"] == "Revoke"
+    assert line["reason"] == "NOT_ALLOWED"
+    assert line["address"].startswith("ipv4:127.0.0.1:")
+
+
+def test_audit_knows_the_caller(mutual: House, tmp_path: Path) -> None:
+    """The chain holds who, how that was proven, from where, and for whom where it is believed."""
+    admin = mutual.issue("spiffe://example.org/admin")
+    with calling(mutual, admin) as stub:
+        behalf = (("on-behalf-of", "alice"),)
+        stub.Rotate(
+            pb.RotateRequest(cluster="prod", region_specs=[res.RegionSpec(region="eu")]),
+            metadata=behalf,
+            timeout=10,
+        )
+    mutual.server.command("export", "--out", str(tmp_path / "out"))
+    events = [line for line in (tmp_path / "out").read_text().splitlines() if "rotate" in line]
+    assert '"spiffe://example.org/admin"' in events[-1]
+    assert '"certificate"' in events[-1]
+    assert "ipv4:127.0.0.1:" in events[-1]
+    assert "alice" not in events[-1]  # The policy does not believe the administrator.
+    with calling(mutual, mutual.issue("spiffe://example.org/gateway")) as stub:
+        wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
+        stub.Wrap(wrap, metadata=(("on-behalf-of", "bob"),), timeout=5)
+    deadline = time.monotonic() + 10
+    while '"on_behalf_of":"bob"' not in mutual.server.log() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert '"on_behalf_of":"bob"' in mutual.server.log()
+
+
+BROKEN: Final = (
+    "",
+    "[[grant",
+    POLICY + "\n[[grant]]\nroles = ['crypto']\n",
+    POLICY.replace('"auditor"', '"king"'),
+    POLICY.replace("clusters", "cluster"),
+    POLICY.replace('["prod"]', '"prod"'),
+    POLICY.replace('["acme"]', "[]"),
+    POLICY.replace('uri = "local:*"', "uri = 7"),
+    POLICY.replace("on_behalf_of = [", "on_behalf_of = [1, "),
+    "\x00" + POLICY,
+)
+
+
+def test_a_broken_policy_keeps_the_old_one(mutual: House) -> None:
+    """A policy broken in ten ways while the server runs changes nothing, and is told each time."""
+    wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
+    with (
+        calling(mutual, mutual.issue("spiffe://example.org/app")) as app,
+        calling(mutual, mutual.issue("spiffe://example.org/late")) as late,
+    ):
+        for count, broken in enumerate(BROKEN, 1):
+            write(mutual.policy, broken)
+            deadline = time.monotonic() + 10
+            while (
+                mutual.server.log().count("the policy file is broken") < count
+                and time.monotonic() < deadline
+            ):
+                time.sleep(0.05)
+            assert mutual.server.log().count("the policy file is broken") == count, broken
+            assert app.Wrap(wrap, timeout=5).wrapped_key
+        assert refused(late.Wrap, wrap).reason == "NOT_ALLOWED"
+        write(mutual.policy, POLICY.replace("example.org/app", "example.org/late"))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with contextlib.suppress(grpc.RpcError):
+                late.Wrap(wrap, timeout=5)
+                break
+            time.sleep(0.05)
+        assert refused(app.Wrap, wrap).reason == "NOT_ALLOWED"
+        write(mutual.policy, POLICY)
+
+
+def test_renewed_certificates_drop_no_connection(start_server: StartServer, tmp_path: Path) -> None:
+    """A new certificate and authority hold for the next connection; the open one goes on."""
+    old, new = Authority("old"), Authority("new")
+    policy = write(tmp_path / "policy.toml", POLICY)
+    bundle = tmp_path / "ca.pem"
+    server = start_server(
+        **tls_settings(tmp_path, old),
+        KEYFOLD_TLS_CLIENT_CA=str(write(bundle, old.pem)),
+        KEYFOLD_POLICY=str(policy),
+    )
+    house = House(server, old, ec.generate_private_key(ec.SECP256R1()), policy)
+    listing = pb.ListClustersRequest()
+    with calling(house, old.issue("spiffe://example.org/admin")) as before:
+        before.ListClusters(listing, timeout=5)
+        write(bundle, new.pem)
+        tls_settings(tmp_path, new)
+        renewed = House(server, new, house.key, policy)
+        with calling(renewed, new.issue("spiffe://example.org/admin")) as after:
+            after.ListClusters(listing, timeout=10, wait_for_ready=True)
+        before.ListClusters(listing, timeout=5)
+        with channel(house, old.issue("spiffe://example.org/admin"), new.pem) as late:
+            told = refused(service.KeyManagementServiceStub(late).ListClusters, listing)
+            assert told.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_tokens_alone(start_server: StartServer, tmp_path: Path) -> None:
+    """Without client certificates a token is needed, health excepted."""
+    authority = Authority()
+    key = ec.generate_private_key(ec.SECP256R1())
+    policy = write(
+        tmp_path / "policy.toml",
+        POLICY.replace("spiffe://example.org/admin", "jwt:https://issuer#me"),
+    )
+    server = start_server(
+        **tls_settings(tmp_path, authority),
+        KEYFOLD_POLICY=str(policy),
+        KEYFOLD_JWT_ISSUER=ISSUER,
+        KEYFOLD_JWT_AUDIENCE=AUDIENCE,
+        KEYFOLD_JWT_JWKS=str(write(tmp_path / "jwks.json", jwks(key))),
+    )
+    house = House(server, authority, key, policy)
+    with channel(house, None) as opened:
+        stub = service.KeyManagementServiceStub(opened)
+        for method, told in every_method(stub):
+            assert told.code is grpc.StatusCode.UNAUTHENTICATED, method
+            assert told.reason == "CALLER_UNKNOWN"
+        bearer = (("authorization", f"bearer {house.token('me')}"),)
+        stub.ListClusters(pb.ListClustersRequest(), metadata=bearer, timeout=5)
+        health: Any = health_pb2_grpc.HealthStub(opened)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == 1
+        # The issuer's next key is believed once the file holds it.
+        later = House(server, authority, ec.generate_private_key(ec.SECP256R1()), policy)
+        bearer = (("authorization", f"Bearer {later.token('me')}"),)
+        listing = pb.ListClustersRequest()
+        told = refused(
+            lambda r, timeout: stub.ListClusters(r, metadata=bearer, timeout=timeout), listing
+        )
+        assert told.reason == "CALLER_CREDENTIAL_INVALID"
+        write(tmp_path / "jwks.json", jwks(later.key))
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with contextlib.suppress(grpc.RpcError):
+                stub.ListClusters(listing, metadata=bearer, timeout=5)
+                break
+            time.sleep(0.1)
+        stub.ListClusters(listing, metadata=bearer, timeout=5)
+
+
+def test_a_socket_is_a_caller(start_server: StartServer, tmp_path: Path) -> None:
+    """Who comes by the unix socket is named after it, and its file's permissions are as set."""
+    path = Path(os.path.realpath(tmp_path)) / "k.sock"
+    grant = f'[[grant]]\ncallers = ["socket:{path}"]\nroles = ["auditor"]\n'
+    policy = write(tmp_path / "policy.toml", grant)
+    start_server(
+        KEYFOLD_LISTEN=f"unix:{path}", KEYFOLD_POLICY=str(policy), KEYFOLD_SOCKET_MODE="0660"
+    )
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    with grpc.insecure_channel(f"unix:{path}") as opened:
+        stub = service.KeyManagementServiceStub(opened)
+        stub.ListClusters(pb.ListClustersRequest(), timeout=5)
+        told = refused(stub.Revoke, pb.RevokeRequest(cluster="c"))
+        assert told.reason == "NOT_ALLOWED"
+        metadata = (("authorization", "Bearer x.y.z"),)
+        told = refused(
+            lambda r, timeout: stub.ListClusters(r, metadata=metadata, timeout=timeout),
+            pb.ListClustersRequest(),
+        )
+        assert told.reason == "CALLER_CREDENTIAL_INVALID"
+
+
+def test_the_development_default_says_so(start_server: StartServer) -> None:
+    """Without policy, TLS and tokens the server says at its start what anybody may do."""
+    server = start_server()
+    assert "has every role on every cluster" in server.log()
+
+
+def test_dev_certs_are_all_it_takes(start_server: StartServer, tmp_path: Path) -> None:
+    """The certificates of dev-certs, with the settings it prints, make a server and its client."""
+    server = start_server(ready=False)
+    folder = tmp_path / "certs"
+    printed = server.command(
+        "dev-certs", "--out", str(folder), "--client", "spiffe://example.org/admin"
+    )
+    policy = write(tmp_path / "policy.toml", POLICY)
+    server.settings |= dict(
+        line.removeprefix("export ").split("=", 1)
+        for line in printed.splitlines()
+        if line.strip().startswith("export KEYFOLD_TLS")
+    ) | {"KEYFOLD_POLICY": str(policy)}
+    server.start()
+    client = {
+        name: value.strip("'\"")
+        for name, value in (
+            line.strip().removeprefix("export ").split("=", 1)
+            for line in printed.splitlines()
+            if line.strip().startswith("export KEYFOLD_C")
+            or line.strip().startswith("export KEYFOLD_KEY")
+        )
+    }
+    server.settings |= client
+    assert "prod" not in server.cli("clusters")
+    assert server.command("health", "--target", server.target) == "SERVING\n"

@@ -1,0 +1,271 @@
+"""Every bound, gone past over the wire: a clear refusal, and the server goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from e2e.conftest import StartServer
+from e2e.in_process import InProcess, serving
+from e2e.server import Server
+from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold_server.bootstrap import bounds
+from keyfold_server.service.limits import Bounds
+from keyfold_server.service.timing import Timing
+from keyfold_server.settings import Settings
+
+TIMING = Timing(provider_budget=1.0, store_poll=0.2)
+
+
+@contextmanager
+def bounded(folder: Path, **bounds: Any) -> Iterator[tuple[InProcess, Any]]:
+    """Yields a server with bounds, cluster prod of organization acme, and its stubs."""
+    folder.mkdir(exist_ok=True)
+    with serving(folder, timing=TIMING, bounds=Bounds(**bounds)) as server:
+        server.provider.create_key("eu")
+        with stubs(server.target) as stub:
+            asked = pb.EnableRequest(
+                cluster="prod", organization="acme", region_specs=[spec("eu", "fake:eu", "FAKE")]
+            )
+            stub.Enable(asked, timeout=5)
+            yield server, stub
+
+
+def wrap(stub: service.KeyManagementServiceStub, **fields: Any) -> pb.WrapResponse:
+    """Wraps a key in prod."""
+    asked = pb.WrapRequest(**({"cluster": "prod", "region": "eu", "plaintext": b"k"} | fields))
+    return stub.Wrap(asked, timeout=5)
+
+
+def over(stub: service.KeyManagementServiceStub, **fields: Any) -> Refusal:
+    """Wraps a key in prod, which must be refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        wrap(stub, **fields)
+    return refusal(caught.value)
+
+
+def test_sizes(tmp_path: Path) -> None:
+    """A message, batch, context or name past its setting is refused, and says how much may be."""
+    with bounded(
+        tmp_path, message_bytes=64 * 1024, batch_items=3, context_bytes=10, name_length=8
+    ) as (server, stub):
+        wrap(stub, context={"k": "v" * 9})
+        told = over(stub, context={"k": "v" * 10})
+        assert (told.reason, told.code) == ("INVALID_CONTEXT", grpc.StatusCode.INVALID_ARGUMENT)
+        assert "10 bytes" in told.message
+
+        def batch(*sizes: int) -> pb.BatchWrapRequest:
+            items = [pb.BatchWrapItem(region="eu", plaintext=b"k" * size) for size in sizes]
+            return pb.BatchWrapRequest(cluster="prod", items=items)
+
+        assert len(stub.BatchWrap(batch(1, 1, 1), timeout=5).results) == 3
+        assert refused(stub.BatchWrap, batch(1, 1, 1, 1)).reason == "INVALID_BATCH"
+        with raw(server.target) as call:
+            for method in ("Wrap", "BatchWrap", "Enable"):
+                with pytest.raises(grpc.RpcError) as caught:
+                    call(method, bytes(64 * 1024 + 1))
+                told = refusal(caught.value)
+                assert told.code is grpc.StatusCode.INVALID_ARGUMENT
+                assert "65,536" in told.message
+        long = pb.EnableRequest(cluster="ninechars", region_specs=[spec("eu", "fake:eu", "FAKE")])
+        assert refused(stub.Enable, long).reason == "INVALID_NAME"
+
+
+def test_headers_past_their_bound(tmp_path: Path) -> None:
+    """Metadata past its bound is refused by gRPC itself, and the connection's next call works."""
+    with bounded(tmp_path, header_bytes=4 * 1024) as (_, stub):
+        asked = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
+        stub.Wrap(asked, timeout=5, metadata=(("x-small", "a" * 1_000),))
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Wrap(asked, timeout=5, metadata=(("x-large", "a" * 8_000),))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        wrap(stub)
+
+
+def test_a_call_without_a_deadline_gets_one(tmp_path: Path) -> None:
+    """A call waits no longer than the default, or than the longest, whatever it asks for."""
+    with (
+        serving(
+            tmp_path,
+            timing=Timing(provider_budget=30.0),
+            bounds=Bounds(default_deadline=0.5, longest_deadline=1.0),
+        ) as server,
+        stubs(server.target) as stub,
+    ):
+        server.provider.create_key("eu")
+        server.provider.hang()
+        asked = pb.EnableRequest(cluster="c", region_specs=[spec("eu", "fake:eu", "FAKE")])
+        for timeout in (None, 60.0):
+            began = time.monotonic()
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Enable(asked, timeout=timeout)
+            assert refusal(caught.value).reason == "DEADLINE_EXCEEDED"
+            assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("bound", ["calls_per_caller", "calls_per_organization"])
+def test_calls_at_once(tmp_path: Path, bound: str) -> None:
+    """One caller, and one organization, may have so many calls wait; further ones hear when."""
+    with (
+        bounded(tmp_path, **{bound: 1}) as (server, stub),
+        ThreadPoolExecutor(1) as threads,
+    ):
+        hang = server.provider.hang()
+        first = threads.submit(wrap, stub)
+        hang.wait_entered()
+        told = over(stub)
+        assert (told.code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert told.retry_after
+        assert told.metadata["source"] == "keyfold"
+        server.provider.mend()
+        assert first.result().wrapped_key
+
+
+def test_the_narrow_place_is_named(tmp_path: Path) -> None:
+    """RESOURCE_EXHAUSTED says whether Keyfold or the customer's KMS is the narrow place."""
+    with bounded(tmp_path / "kms", rate_per_organization=1) as (server, stub):
+        server.provider.throttle(retry_after=7.0)
+        told = over(stub)
+        assert (told.reason, told.metadata["source"]) == ("THROTTLED", "kms")
+        assert told.retry_after
+        server.provider.mend()
+    with bounded(tmp_path / "keyfold", rate_per_organization=1) as (_, stub):
+        for _ in range(3):
+            try:
+                wrap(stub)
+            except grpc.RpcError as error:
+                told = refusal(error)
+        assert (told.reason, told.metadata["source"]) == ("RATE_LIMITED", "keyfold")
+        assert told.retry_after
+
+
+def test_streams_of_one_caller(tmp_path: Path) -> None:
+    """A caller may have so many streams open; one that ends makes room."""
+    with (
+        bounded(tmp_path, streams_per_caller=2) as (server, _),
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watching = [health.Watch(health_pb2.HealthCheckRequest(), timeout=20) for _ in range(2)]
+        for stream in watching:
+            next(stream)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(health.Watch(health_pb2.HealthCheckRequest(), timeout=20))
+        assert refusal(caught.value).reason == "OVERLOADED"
+        watching[0].cancel()
+        ends = time.monotonic() + 10
+        while time.monotonic() < ends:
+            try:
+                next(health.Watch(health_pb2.HealthCheckRequest(), timeout=20))
+                break
+            except grpc.RpcError:
+                time.sleep(0.05)
+        else:
+            pytest.fail("no room was made")
+
+
+def test_an_old_connection_is_made_anew(start_server: StartServer) -> None:
+    """A connection past its age is told to go; the client's next call opens another."""
+    server = start_server(keys=("eu",), KEYFOLD_MAX_CONNECTION_AGE="1s")
+    server.enable("prod", ["eu"])
+    ends = time.monotonic() + 20
+    with server.client() as client:
+        while time.monotonic() < ends:
+            client.wrap("prod", "eu", b"k")
+            lines = [line for line in server.log().splitlines() if '"method":"Wrap"' in line]
+            if len({json.loads(line)["address"] for line in lines}) > 1:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the connection grew old")
+
+
+def _frame(kind: int, flags: int, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + bytes(4) + payload
+
+
+def test_a_flood_of_pings_is_cut_off(tmp_path: Path) -> None:
+    """A client that pings more often than it may is disconnected; others are served on."""
+    with bounded(tmp_path, ping_interval=60.0) as (server, stub):
+        host, _, port = server.target.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as abuser:
+            abuser.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, b""))
+            seen = b""
+            with contextlib.suppress(OSError):
+                for _ in range(50):
+                    abuser.sendall(_frame(6, 0, b"pingping"))
+                    seen += abuser.recv(65_536)
+                    if b"too_many_pings" in seen:
+                        break
+        assert b"too_many_pings" in seen
+        wrap(stub)
+
+
+def _rss(server: Server) -> int:
+    """Returns a server's memory in bytes."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
+
+
+def test_slow_and_silent_clients_cost_bounded_memory(start_server: StartServer) -> None:
+    """Clients that read nothing, or stop halfway through a call, are cheap, and others go on."""
+    server = start_server(keys=("eu",), KEYFOLD_MAX_CONNECTION_AGE="5s")
+    server.enable("prod", ["eu"])
+    host, _, port = server.target.rpartition(":")
+    with server.client() as client:
+        client.wrap("prod", "eu", b"k")
+        before = _rss(server)
+        sockets = []
+        for _ in range(200):
+            slow = socket.create_connection((host, int(port)), timeout=10)
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            # A preface, settings, and a call's headers without any message after them.
+            slow.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, b""))
+            sockets.append(slow)
+        for _ in range(50):
+            client.wrap("prod", "eu", b"k")
+        assert _rss(server) - before < 64 * 1024 * 1024
+        for slow in sockets:
+            slow.close()
+
+
+def test_each_bound_has_a_setting() -> None:
+    """Every bound comes from a setting of its own, whose default is the bound's."""
+    assert bounds(Settings()) == Bounds()
+    changed = Settings(
+        max_message_bytes=65_536,
+        max_batch_items=2,
+        max_context_bytes=3,
+        max_name_length=4,
+        max_header_bytes=5_000,
+        default_deadline=1,
+        max_deadline=2,
+        max_concurrent_calls=7,
+        max_calls_per_caller=8,
+        max_calls_per_organization=9,
+        max_streams_per_caller=10,
+        rate_per_caller=11,
+        rate_per_organization=12,
+        max_connection_age=13,
+        min_ping_interval=14,
+    )
+    made = bounds(changed)
+    assert all(
+        getattr(made, name) != getattr(Bounds(), name) for name in Bounds.__dataclass_fields__
+    )
+    assert json.loads(json.dumps(changed.shown()))["max_message_bytes"] == 65_536

@@ -1,0 +1,131 @@
+"""Callers by certificate: which names a certificate proves, and until when."""
+
+from __future__ import annotations
+
+import pytest
+
+from certificates import Authority, Issued, self_signed
+from keyfold_server.access import certificates as certificates_module
+from keyfold_server.access.certificates import Certificates
+from keyfold_server.domain.errors import CallerCredentialError
+from keyfold_server.domain.rights import Identity
+
+_AUTHORITY = Authority()
+
+
+def _now(issued: Issued) -> float:
+    return issued.certificate.not_valid_before_utc.timestamp() + 60
+
+
+def _identity(issued: Issued, known: Certificates | None = None) -> Identity | None:
+    context = {"x509_pem_cert": [issued.pem], "transport_security_type": [b"ssl"]}
+    return (known or Certificates()).identity(context, _now(issued))
+
+
+@pytest.mark.parametrize(
+    ("names", "proven"),
+    [
+        (["spiffe://example.org/app"], ("spiffe://example.org/app",)),
+        (["dns:app.example", "spiffe://a/b/C_d-e.f"], ("spiffe://a/b/C_d-e.f", "dns:app.example")),
+        (
+            ["dns:b.example", "uri:urn:x", "dns:a.example", "uri:https://x/y", "dns:B.example"],
+            ("uri:https://x/y", "uri:urn:x", "dns:a.example", "dns:b.example"),
+        ),
+        (["dns:*.example", "dns:a.example"], ("dns:a.example",)),
+        (["email:a@example.org", "ip:10.0.0.1", "dns:a.example"], ("dns:a.example",)),
+    ],
+)
+def test_names(names: list[str], proven: tuple[str, ...]) -> None:
+    """SPIFFE id, URIs and DNS names are proven, in this order, sorted (protocol section 7)."""
+    issued = _AUTHORITY.issue(*names, common_name="admin")
+    assert _identity(issued) == Identity(proven, "certificate")
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ([], "names no caller"),
+        (["email:a@example.org", "ip:10.0.0.1"], "names no caller"),
+        (["dns:*.example"], "names no caller"),
+        (["dns:", "uri:"], "names no caller"),
+        (["spiffe://example.org/a", "spiffe://example.org/b"], "only one"),
+        (["spiffe://example.org/a", "uri:https://x"], "only one"),
+        (["spiffe://example.org"], "of the form"),
+        (["spiffe://example.org/"], "of the form"),
+        (["spiffe://example.org/a/"], "of the form"),
+        (["spiffe://example.org//a"], "of the form"),
+        (["spiffe://example.org/a/../b"], "of the form"),
+        (["spiffe://example.org/a?b"], "of the form"),
+        (["spiffe://example.org/a#b"], "of the form"),
+        (["spiffe://example.org:443/a"], "of the form"),
+        (["spiffe://user@example.org/a"], "of the form"),
+        (["spiffe://example.org/a%2fb"], "of the form"),
+        (["spiffe://EXAMPLE.org/a"], "of the form"),
+        (["SPIFFE://example.org/a"], "of the form"),
+        (["spiffe://example.org/a\n"], "of the form"),
+        (["spiffe:/example.org/a"], "of the form"),
+        (["uri:https://x y"], "characters"),
+        (["uri:https://x\nspiffe://example.org/a"], "characters"),
+        (["dns:a\x00.example"], "characters"),
+        (["uri:https://" + "x" * 2_048], "characters"),
+        ([f"dns:h{number}.example" for number in range(65)], "more than 64"),
+    ],
+)
+def test_certificates_that_prove_nobody(names: list[str], why: str) -> None:
+    """A certificate without a plain name is refused; its common name never stands in."""
+    issued = _AUTHORITY.issue(*names, common_name="spiffe://example.org/admin")
+    with pytest.raises(CallerCredentialError, match=why):
+        _identity(issued)
+
+
+def test_an_authority_is_no_workload() -> None:
+    """A signing certificate with a SPIFFE id may not call as one (X509-SVID standard)."""
+    issued = _AUTHORITY.issue("spiffe://example.org/app", ca=True)
+    with pytest.raises(CallerCredentialError, match="authority's"):
+        _identity(issued)
+
+
+def test_no_certificate() -> None:
+    """Without a client certificate, encrypted or not, there is no caller by certificate."""
+    assert Certificates().identity({}, 0) is None
+    assert Certificates().identity({"transport_security_type": [b"ssl"]}, 0) is None
+
+
+def test_what_is_no_certificate() -> None:
+    """What cannot be read is refused, without a word of the parser's."""
+    for pem in (b"", b"junk", self_signed("localhost")[0]):
+        with pytest.raises(CallerCredentialError, match="cannot be read"):
+            Certificates().identity({"x509_pem_cert": [pem]}, 0)
+
+
+def test_expiry_is_looked_at_on_each_call() -> None:
+    """A connection that outlives its client's certificate proves nothing any more."""
+    issued = _AUTHORITY.issue("spiffe://example.org/app")
+    context = {"x509_pem_cert": [issued.pem]}
+    ends = issued.certificate.not_valid_after_utc.timestamp()
+    known = Certificates()
+    for _ in range(2):
+        assert known.identity(context, ends) is not None
+        with pytest.raises(CallerCredentialError, match="has expired"):
+            known.identity(context, ends + 1)
+    with pytest.raises(CallerCredentialError, match="not valid yet"):
+        known.identity(context, issued.certificate.not_valid_before_utc.timestamp() - 1)
+
+
+def test_a_warm_call_parses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate is read once, and only so many are remembered."""
+    read = []
+    original = certificates_module._read
+
+    def counting(pem: bytes) -> certificates_module._Known:
+        read.append(pem)
+        return original(pem)
+
+    monkeypatch.setattr(certificates_module, "_read", counting)
+    known = Certificates(most_remembered=2)
+    one, two, three = (_AUTHORITY.issue(f"dns:{n}.example") for n in ("one", "two", "three"))
+    for issued in (one, two, one, three, one, two):
+        _identity(issued, known)
+    # The third pushed out the second, which was not used for longest.
+    assert read == [one.pem, two.pem, three.pem, two.pem]
+    assert len(known._known) == 2

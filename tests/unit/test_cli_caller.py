@@ -1,0 +1,88 @@
+"""Who the operator's commands say is calling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from cli_runner import Cli
+from fake_server import FakeServer
+from fake_service import Failure
+from keyfold.cli.app import app
+
+TOKEN = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """A file with a token."""
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    return file
+
+
+def test_token_and_name(server: FakeServer, token_file: Path) -> None:
+    """A command brings the token of a file, and the name for whom it is done."""
+    cli = Cli(server.target)
+    assert cli("status", "prod", "--token-file", token_file, "--on-behalf-of", "alice").code == 0
+    [metadata] = server.metadata["GetStatus"]
+    assert metadata["authorization"] == f"Bearer {TOKEN}"
+    assert metadata["on-behalf-of"] == "alice"
+
+
+def test_token_from_the_environment(server: FakeServer, token_file: Path) -> None:
+    """KEYFOLD_TOKEN_FILE names the file where no option does, batches included."""
+    environment = {"KEYFOLD_TARGET": server.target, "KEYFOLD_TOKEN_FILE": str(token_file)}
+    line = '{"region": "eu", "plaintext": "AAAA"}\n'
+    ran = CliRunner().invoke(app, ["wrap", "prod", "--batch"], input=line, env=environment)
+    assert ran.exit_code == 0
+    [metadata] = server.metadata["BatchWrap"]
+    assert metadata["authorization"] == f"Bearer {TOKEN}"
+
+
+def test_a_token_does_not_leave_in_plain(token_file: Path) -> None:
+    """Over plain text to another machine a command with a token is refused, and says what to do."""
+    ran = Cli("keyfold.example:7443")("status", "prod", "--token-file", token_file)
+    assert ran.code == 2
+    assert ran.err.endswith("use TLS\n")
+    assert TOKEN not in ran.err
+
+
+@pytest.mark.parametrize("text", [None, "", "two tokens"])
+def test_no_token_in_the_file(server: FakeServer, token_file: Path, text: str | None) -> None:
+    """A file that is missing or holds no token is invalid input, and no server is asked."""
+    token_file.unlink() if text is None else token_file.write_text(text)
+    ran = Cli(server.target)("status", "prod", "--token-file", token_file)
+    assert ran.code == 2
+    assert str(token_file) in ran.err
+    assert not server.requests
+
+
+def test_a_name_that_cannot_be_sent(server: FakeServer) -> None:
+    """A name that no server takes is invalid input."""
+    ran = Cli(server.target)("status", "prod", "--on-behalf-of", "")
+    assert ran.code == 2
+    assert "on_behalf_of must be" in ran.err
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_refused_token_is_not_shown(
+    server: FakeServer, token_file: Path, form: tuple[str, ...]
+) -> None:
+    """What a command says of a refused token does not hold it, in either form."""
+    server.fail("GetStatus", Failure(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_INVALID"))
+    ran = Cli(server.target)("status", "prod", "--token-file", token_file, *form)
+    assert ran.code == 8
+    assert "CALLER_CREDENTIAL_INVALID" in ran.err
+    assert TOKEN not in ran.err + ran.out.decode()

@@ -1,0 +1,291 @@
+"""What the client says of its caller: a token and a name, and who never gets to see them."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Final
+
+import grpc
+import pytest
+
+import keyfold
+from certificates import self_signed
+from fake_server import FakeServer
+from fake_service import UNAVAILABLE, Failure
+from keyfold.caller import Caller
+from keyfold.channel import Tls, endpoint
+
+SECRET: Final = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
+SPEC: Final = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """A file with a token, as kubelet writes it."""
+    file = tmp_path / "token"
+    file.write_text(SECRET)
+    return file
+
+
+def swap(file: Path, text: str) -> None:
+    """Puts a new file in place in one step, as what rotates tokens does."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def brought(caller: Caller) -> str:
+    """Returns the authorization that goes along with a call."""
+    return dict(caller.metadata())["authorization"]
+
+
+def test_every_call_brings_the_token(server: FakeServer, token_file: Path) -> None:
+    """No method is called without the token, batches, pages and repetitions included."""
+    server.fail("Wrap", UNAVAILABLE)
+    with keyfold.Client(server.target, token=token_file) as client:
+        key = client.generate_data_key("prod", "eu").wrapped_key
+        client.wrap("prod", "eu", bytes(32))
+        client.unwrap("prod", key)
+        client.rewrap("prod", key)
+        client.batch_wrap("prod", [bytes(32)] * 1001, region="eu")
+        client.batch_unwrap("prod", [key])
+        client.batch_rewrap("prod", [key])
+        client.enable("test", [SPEC])
+        client.add_regions("test", [keyfold.RegionSpec("us", SPEC.key_spec)])
+        client.rotate("test", [keyfold.RegionSpec("eu")])
+        client.revoke("test")
+        client.restore("test")
+        client.test_key(keyfold.KeySpec("LOCAL", "local:acme"))
+        client.get_status("test")
+        list(client.list_clusters(page_size=1))
+    assert len(server.metadata) == 15
+    assert [len(server.metadata[name]) for name in ("Wrap", "BatchWrap", "ListClusters")] == [2] * 3
+    for method, calls in server.metadata.items():
+        for metadata in calls:
+            assert metadata["authorization"] == f"Bearer {SECRET}", method
+            assert "on-behalf-of" not in metadata
+
+
+async def test_the_client_for_asyncio_brings_them_too(server: FakeServer, token_file: Path) -> None:
+    """Token and name go along with every call of the other client, and with its batches."""
+    async with keyfold.AsyncClient(server.target, token=token_file, on_behalf_of="alice") as client:
+        await client.batch_wrap("prod", [bytes(32)], region="eu")
+        _ = [one async for one in client.list_clusters()]
+    for method in ("BatchWrap", "ListClusters"):
+        [metadata] = server.metadata[method]
+        assert metadata["authorization"] == f"Bearer {SECRET}"
+        assert metadata["on-behalf-of"] == "alice"
+
+
+def test_without_a_token_nothing_is_brought(server: FakeServer) -> None:
+    """Who brings no token sends no header, and not an empty one."""
+    with keyfold.Client(server.target) as client:
+        client.get_status("prod")
+    assert not {"authorization", "on-behalf-of"} & set(server.metadata["GetStatus"][0])
+
+
+def test_a_rotated_file_is_read_anew(token_file: Path) -> None:
+    """The next call after a rotation brings the new token, by replacement as by rewriting."""
+    caller = Caller(token_file, None)
+    assert brought(caller) == f"Bearer {SECRET}"
+    swap(token_file, "second.token.x\n")
+    assert brought(caller) == "Bearer second.token.x"
+    token_file.write_text("a-third.token.of-another-length")
+    assert brought(caller) == "Bearer a-third.token.of-another-length"
+
+
+def test_a_projected_volume_is_read_anew(tmp_path: Path) -> None:
+    """A rotation that swaps the folder behind a link is seen, as Kubernetes does it."""
+    for name, text in (("one", "first.token.x"), ("two", "other.token.x")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(text)
+    (tmp_path / "..data").symlink_to("one")
+    (tmp_path / "token").symlink_to("..data/token")
+    caller = Caller(tmp_path / "token", None)
+    assert brought(caller) == "Bearer first.token.x"
+    (tmp_path / "..data_tmp").symlink_to("two")
+    (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+    assert brought(caller) == "Bearer other.token.x"
+
+
+def test_a_file_that_did_not_change_is_not_read(token_file: Path) -> None:
+    """A call costs a look at the file, and no reading while that says nothing new."""
+    source = Caller(token_file, None)._token
+    assert source is not None
+    # Reading makes a new string each time.
+    first = source()
+    assert source() is first
+    swap(token_file, SECRET)
+    assert source() is not first
+
+
+@pytest.mark.parametrize("halfway", ["", "half a token\n", "\x00", "é"])
+def test_a_rotation_halfway_fails_no_call(token_file: Path, halfway: str) -> None:
+    """A file that is gone, empty or no token keeps the one before until there is a new one."""
+    caller = Caller(token_file, None)
+    token_file.write_text(halfway)
+    assert brought(caller) == f"Bearer {SECRET}"
+    token_file.unlink()
+    assert brought(caller) == f"Bearer {SECRET}"
+    token_file.write_text("second.token.x")
+    assert brought(caller) == "Bearer second.token.x"
+
+
+def test_a_callable_is_asked_for_each_call(server: FakeServer) -> None:
+    """A program's own source of tokens is asked before each call."""
+    tokens = iter(["first.token.x", "second.token.x"])
+    with keyfold.Client(server.target, token=lambda: next(tokens)) as client:
+        client.get_status("prod")
+        client.get_status("prod")
+    sent = [metadata["authorization"] for metadata in server.metadata["GetStatus"]]
+    assert sent == ["Bearer first.token.x", "Bearer second.token.x"]
+
+
+def test_a_name_may_differ_for_each_call(server: FakeServer) -> None:
+    """A gateway names for whom it makes each call, and nobody where it makes one for itself."""
+    user = ContextVar("user", default="")
+    with keyfold.Client(server.target, on_behalf_of=user.get) as client:
+        client.get_status("prod")
+        user.set("alice")
+        client.get_status("prod")
+    first, second = server.metadata["GetStatus"]
+    assert "on-behalf-of" not in first
+    assert second["on-behalf-of"] == "alice"
+
+
+@pytest.mark.parametrize(
+    ("target", "allowed"),
+    [
+        ("127.0.0.1:7443", True),
+        ("127.8.8.8:7443", True),
+        ("[::1]:7443", True),
+        ("localhost:7443", True),
+        ("127.0.0.1:7443,127.0.0.1:7444", True),
+        ("unix:/run/keyfold/k.sock", True),
+        ("unix-abstract:keyfold", True),
+        ("10.0.0.1:7443", False),
+        ("0.0.0.0:7443", False),
+        ("keyfold.example:7443", False),
+        ("localhost.example:7443", False),
+        ("127.0.0.1.example:7443", False),
+        ("127.0.0.1:7443,10.0.0.1:7443", False),
+        ("dns:///keyfold.example:7443", False),
+        ("ipv4:10.0.0.1:7443", False),
+        ("xds:///keyfold", False),
+    ],
+)
+def test_a_token_stays_on_this_machine_or_goes_over_tls(target: str, *, allowed: bool) -> None:
+    """Over plain text a token goes to loopback addresses and unix sockets, and nowhere else."""
+    if allowed:
+        assert endpoint(target, None, with_token=True).credentials is None
+    else:
+        with pytest.raises(ValueError, match="use TLS"):
+            endpoint(target, None, with_token=True)
+    assert "," in target or endpoint(target, Tls(), with_token=True).credentials is not None
+
+
+def test_a_client_with_a_token_is_not_made_for_plain_text(token_file: Path) -> None:
+    """Both clients refuse at once, before anything could be sent; without a token they do not."""
+    for kind in (keyfold.Client, keyfold.AsyncClient):
+        with pytest.raises(ValueError, match="use TLS"):
+            kind("10.0.0.1:7443", token=token_file)
+    keyfold.Client("10.0.0.1:7443", on_behalf_of="alice").close()
+
+
+def test_a_token_over_tls(token_file: Path) -> None:
+    """Over TLS the token arrives, with no certificate of the client's own."""
+    key, certificate = self_signed("keyfold.example")
+    credentials = grpc.ssl_server_credentials([(key, certificate)])
+    tls = Tls(certificate, server_name="keyfold.example")
+    with FakeServer(credentials=credentials) as server:
+        with keyfold.Client(server.target, tls=tls, token=token_file) as client:
+            client.get_status("prod")
+        assert server.metadata["GetStatus"][0]["authorization"] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize("wrong", [SECRET, SECRET.encode(), 7])
+def test_a_plain_string_is_no_token(wrong: object) -> None:
+    """What could be a path or a token is refused, without showing it."""
+    with pytest.raises(TypeError, match="callable") as raised:
+        keyfold.Client(token=wrong)  # type: ignore[arg-type]
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("text", ["", " \n", "two tokens", "x" * 65537, "a\nb", "é", "\x00"])
+def test_a_file_without_a_token(token_file: Path, text: str) -> None:
+    """A client is not made with a file that holds no token; the error names the file alone."""
+    token_file.write_text(text)
+    with pytest.raises(ValueError, match="token") as raised:
+        keyfold.Client(token=token_file)
+    assert str(token_file) in str(raised.value)
+    assert text.strip() == "" or text not in str(raised.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """A client is not made with a path at which there is nothing."""
+    with pytest.raises(FileNotFoundError):
+        keyfold.Client(token=tmp_path / "token")
+
+
+@pytest.mark.parametrize("wrong", [f"{SECRET} {SECRET}", f"{SECRET}\n", f"{SECRET}é", ""])
+def test_what_a_callable_returns_is_not_shown(server: FakeServer, wrong: str) -> None:
+    """A wrong token never gets as far as gRPC, which would quote it; nothing is sent."""
+    with (
+        keyfold.Client(server.target, token=lambda: wrong) as client,
+        pytest.raises(ValueError, match="not a token") as raised,
+    ):
+        client.get_status("prod")
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    assert not server.requests["GetStatus"]
+
+
+@pytest.mark.parametrize("kind", ["token", "on_behalf_of"])
+def test_a_callable_that_returns_no_string(server: FakeServer, kind: str) -> None:
+    """Bytes are refused rather than sent as their repr."""
+    options = {kind: lambda: b"bytes"}
+    with (
+        keyfold.Client(server.target, **options) as client,  # type: ignore[arg-type]
+        pytest.raises(TypeError, match="string"),
+    ):
+        client.get_status("prod")
+
+
+@pytest.mark.parametrize("wrong", ["", " alice", "a\nb", "é", "x" * 257])
+def test_a_name_that_cannot_be_sent(wrong: str) -> None:
+    """A name that no server takes is refused when the client is made."""
+    with pytest.raises(ValueError, match="on_behalf_of"):
+        keyfold.Client(on_behalf_of=wrong)
+    with pytest.raises(TypeError, match="on_behalf_of"):
+        keyfold.Client(on_behalf_of=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["file", "callable"])
+def test_a_token_shows_nowhere(
+    server: FakeServer, token_file: Path, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No repr, log line or error of a failed call holds the token, nor do errors' causes."""
+
+    def ask() -> str:
+        return SECRET
+
+    token: Path | Callable[[], str] = token_file if source == "file" else ask
+    caplog.set_level(logging.DEBUG)
+    server.fail("GetStatus", Failure(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_INVALID"))
+    with keyfold.Client(server.target, token=token) as client:
+        with pytest.raises(keyfold.CallerCredentialError) as raised:
+            client.get_status("prod")
+        shown = [repr(client), repr(client._caller), caplog.text, repr(vars(raised.value))]
+        shown += traceback.format_exception(raised.value)
+        shown += [repr(raised.value.__cause__)]
+    assert all(SECRET not in text for text in shown)

@@ -1,0 +1,200 @@
+"""`keyfold-server policy`: the answer, the line that gave it, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from keyfold_server.admin import EXIT_ERROR, app
+from keyfold_server.admin.policy import EXIT_REFUSED
+
+_POLICY = """\
+on_behalf_of = ["dns:web"]
+
+[[grant]]
+callers = ["dns:app-*"]
+roles = ["crypto:wrap"]
+clusters = ["prod-*"]
+context = { app = "billing" }
+
+[[grant]]
+callers = ["dns:web", "dns:app-1"]
+roles = ["crypto:unwrap"]
+
+[[grant]]
+callers = ["local"]
+roles = ["operator"]
+organizations = ["acme"]
+regions = ["eu-*"]
+keys = [{ type = "AWS_KMS", uri = "arn:aws:kms:*:1:key/*", principal = "ambient" }]
+"""
+
+
+_OPERATORS = "Enable, AddRegions, Rotate, Revoke, Restore, TestKey, GetStatus, ListClusters"
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A policy file, named in the environment."""
+    path = tmp_path / "policy.toml"
+    path.write_text(_POLICY)
+    monkeypatch.setenv("KEYFOLD_POLICY", str(path))
+    return path
+
+
+def _run(command: str, *words: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["policy", command, *words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def _check(words: str) -> tuple[int, list[str]]:
+    code, out, err = _run("check", *words.split())
+    assert not err
+    return code, out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--as dns:app-2 --rpc Wrap --cluster prod-1 --region eu --context app=billing", "3"),
+        ("--as dns:web --rpc Unwrap --cluster any --region eu", "9"),
+        ("--as local --rpc GetStatus --cluster c --organization acme --region eu-1", "13"),
+        ("--as local --rpc Revoke --cluster c --organization acme --region eu-1", "13"),
+        ("--as dns:x --as local --rpc ListClusters", "13"),
+        (
+            (
+                "--as local --rpc Enable --cluster c --organization acme --region eu-1 "
+                "--key-type AWS_KMS --key-uri arn:aws:kms:eu:1:key/k"
+            ),
+            "13",
+        ),
+    ],
+)
+def test_what_is_allowed_names_its_line(file: Path, words: str, line: str) -> None:
+    """An allowed call exits with 0 and says which grant was enough."""
+    assert _check(words) == (0, [f"allowed: {file}:{line}"])
+
+
+def test_what_takes_two_grants_names_both(file: Path) -> None:
+    """Rewrap needs both halves of crypto, and two grants give them; the others are not named."""
+    words = "--as dns:app-1 --as local --rpc Rewrap --cluster prod-1 --region eu-1"
+    assert _check(f"{words} --context app=billing") == (
+        0,
+        [f"allowed: {file}:3, {file}:9 together"],
+    )
+
+
+def test_health_takes_no_grant(file: Path) -> None:
+    """What is open to every caller is not put down to a grant."""
+    del file
+    for caller in ("local", "dns:stranger"):
+        words = f"--as {caller} --rpc grpc.health.v1.Health/Check"
+        assert _check(words) == (0, ["allowed: every caller may"])
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (
+            "--as dns:app-2 --rpc Wrap --cluster dev --region eu",
+            "hidden: there is no cluster dev; ",
+        ),
+        (
+            "--as local --rpc Rotate --cluster c --organization globex",
+            "hidden: there is no cluster ",
+        ),
+        (
+            "--as local --rpc Rotate --cluster c --organization acme --region us",
+            "hidden: cluster c has no region us; ",
+        ),
+        ("--as dns:web --rpc Wrap --cluster c --region eu", "denied: dns:web may not call Wrap"),
+        (
+            "--as dns:app-2 --rpc Wrap --cluster prod-1 --region eu --context app=x",
+            "denied: the context must hold app=billing",
+        ),
+        (
+            "--as local --rpc Revoke --cluster c --organization acme",
+            "denied: local may call Revoke for some regions only; name the regions",
+        ),
+        (
+            (
+                "--as local --rpc Enable --cluster c --organization acme --region eu-1 "
+                "--key-type AWS_KMS --key-uri arn:aws:kms:eu:1:key/k --principal role"
+            ),
+            "denied: no grant of local names this AWS_KMS key as principal role ",
+        ),
+        ("--as dns:stranger --rpc GetStatus --cluster c", "denied: dns:stranger may not call "),
+    ],
+)
+def test_what_is_not_allowed_says_why(file: Path, words: str, answer: str) -> None:
+    """A refused call exits with 1, with the server's own words and the caller's grants."""
+    code, lines = _check(words)
+    assert code == EXIT_REFUSED
+    assert lines[0].startswith(answer)
+    if "stranger" in words:
+        assert lines[1:] == ["no grant names dns:stranger"]
+    else:
+        assert lines[1:]
+        assert all(line.startswith(f"{file}:") and ": not enough: " in line for line in lines[1:])
+
+
+def test_explain_lists_the_caller_s_grants(file: Path) -> None:
+    """Grant by grant with its line: roles, methods, and every narrowing."""
+    code, out, err = _run("explain", "--as", "local")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        f"{file}:13",
+        "  callers       local",
+        "  roles         operator",
+        f"  methods       {_OPERATORS}",
+        "  clusters      any",
+        "  organizations acme",
+        "  regions       eu-*",
+        "  context       any",
+        "  keys          AWS_KMS arn:aws:kms:*:1:key/* as ambient",
+    ]
+    code, out, _ = _run("explain", "--as", "dns:web")
+    assert code == 0
+    assert out.splitlines()[-1] == "believed about on whose behalf it calls"
+    code, out, _ = _run("explain", "--as", "dns:stranger")
+    assert (code, out) == (EXIT_REFUSED, "no grant names dns:stranger: it may do nothing\n")
+
+
+def test_a_broken_file_is_one_line(file: Path) -> None:
+    """A fault in the file goes to stderr with its line and field, and exits with 2."""
+    file.write_text(_POLICY.replace('"operator"', '"operators"'))
+    for words in (("check", "--as", "local", "--rpc", "Wrap"), ("explain", "--as", "local")):
+        code, out, err = _run(*words)
+        assert (code, out) == (EXIT_ERROR, "")
+        assert err.startswith(f"keyfold-server: {file}:13: roles[0]: there is no role 'operators'")
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--as local --rpc Shred", "there is no method Shred; use one of Wrap, "),
+        ("--as local --rpc Wrap --cluster c", "give --cluster, --region"),
+        ("--as local --rpc TestKey --key-uri k", "give --key-type"),
+        ("--as local --rpc TestKey --key-type AWS_KMS", "the key spec has no uri"),
+        ("--as local --rpc Wrap --context app", "--context 'app' is no pair; write NAME=VALUE"),
+    ],
+)
+def test_a_question_that_lacks_something_is_an_error(file: Path, words: str, says: str) -> None:
+    """What cannot be decided is no refusal: it exits with 2 and says what to give."""
+    del file
+    code, out, err = _run("check", *words.split())
+    assert (code, out) == (EXIT_ERROR, "")
+    assert says in err
+
+
+def test_without_a_file_it_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither option nor environment: an error that names both."""
+    monkeypatch.delenv("KEYFOLD_POLICY", raising=False)
+    code, _, err = _run("explain", "--as", "local")
+    assert (code, err) == (
+        EXIT_ERROR,
+        "keyfold-server: no policy file; give --file, or set KEYFOLD_POLICY\n",
+    )

@@ -1,0 +1,351 @@
+"""The policy file: what it says, its faults told by line and field, and looking at it again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyfold_server.access import policies as policies_file
+from keyfold_server.access.grants import Role
+from keyfold_server.access.policies import MAX_FILE, Policies, read
+from keyfold_server.access.policy_file import PolicyFileError, parse
+from keyfold_server.domain.errors import NotAllowedError
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.rights import Identity, Rights
+
+_ME = Identity(("local",), "loopback")
+
+_WHOLE = """\
+on_behalf_of = ["spiffe://td/ns/web/sa/*"]
+
+[[grant]]
+callers = ["local", "jwt:https://idp#*"]
+roles = ["crypto:wrap", "operator"]
+clusters = ["prod-*"]
+organizations = ["acme"]
+regions = ["eu-*", "us"]
+context = { app = "billing" }
+keys = [
+  { type = "AWS_KMS", uri = "arn:aws:kms:*:1:key/*", principal = "arn:aws:iam::1:role/keyfold" },
+  { type = "GCP_CLOUD_KMS", uri = "projects/p/k", principal = "ambient", options = { a = "b" } },
+  { type = "LOCAL" },
+  { type = "PLATFORM" },
+]
+
+[[grant]] # the second
+callers = ["*"]
+roles = ["auditor"]
+clusters = ["*"]
+regions = ["eu", "*"]
+"""
+
+_OK = '[[grant]]\ncallers = ["local"]\nroles = ["auditor"]\n'
+
+
+def test_a_whole_file() -> None:
+    """Every field of the file arrives in its grant, and nothing else (protocol section 7)."""
+    policy = parse(_WHOLE, "policy.toml")
+    first, second = policy.grants
+    assert (first.where, second.where) == ("policy.toml:3", "policy.toml:17")
+    assert first.roles == {Role.WRAP, Role.OPERATOR}
+    assert str(first.callers) == "local, jwt:https://idp#*"
+    assert (str(first.clusters), str(first.organizations)) == ("prod-*", "acme")
+    assert str(first.regions) == "eu-*, us"
+    assert first.context == {"app": "billing"}
+    for key, fits in (
+        (RootKey("AWS_KMS", "arn:aws:kms:x:1:key/y", "arn:aws:iam::1:role/keyfold"), True),
+        (RootKey("AWS_KMS", "arn:aws:kms:x:1:key/y"), False),
+        (RootKey("GCP_CLOUD_KMS", "projects/p/k", "", (("a", "b"),)), True),
+        (RootKey("GCP_CLOUD_KMS", "projects/p/k"), False),
+        (RootKey("LOCAL", "local:any"), True),
+        (RootKey("PLATFORM", ""), True),
+        (RootKey("VAULT_TRANSIT", "https://h:8200/v1/transit/keys/k"), False),
+    ):
+        assert any(granted.matches(key) for granted in first.keys) is fits
+    # A star alone narrows nothing, as leaving the field out.
+    assert (second.clusters, second.regions, second.organizations) == (None, None, None)
+    assert (second.context, second.keys) == (None, ())
+    assert policy.believes(Identity(("spiffe://td/ns/web/sa/x",), "certificate"))
+    assert not policy.believes(_ME)
+
+
+def _grant(line: str) -> str:
+    """A file with a comment and one grant from line 2, in which a line of a good one is another."""
+    field = line.split(" ", maxsplit=1)[0]
+    good = [each for each in _OK.splitlines() if not each.startswith(f"{field} ")]
+    return "# policy\n" + "\n".join([*good, line]) + "\n"
+
+
+def _key(values: str) -> str:
+    return _grant('roles = ["operator"]') + f"keys = [{{ {values} }}]\n"
+
+
+_TYPES = "crypto, crypto:wrap, crypto:unwrap, operator, destroyer, auditor, admin"
+_FIELDS = "callers, roles, clusters, organizations, regions, context, keys"
+_AWS = 'type = "AWS_KMS"'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # The file.
+        ("", "p: grant: nobody may do anything; write at least one [[grant]]"),
+        ("grant = []", "p: grant: is empty, which grants nothing; *"),
+        ("grant = 1", "p: grant: is a number; write a list, such as [[grant]]"),
+        ("grant = [1]", "p, grant 1: is no table; write grants as [[grant]]"),
+        ("[[grant]\n", "p:1: is not TOML: *; correct this line"),
+        (_OK + 'roles = ["admin"]\n', "p:4: is not TOML: *; correct this line"),
+        (_OK + "context = 2026-13-45", "p:*: is not TOML: *; correct this line"),
+        ("a = " + "[" * 10_000, "p: is nested too deeply; write grants as [[grant]]"),
+        ('"a\\nb" = 1\n' + _OK, "p: 'a\\nb': there is no such field; *"),
+        (_OK + "[grants]", "p: grants: there is no such field; use grant, on_behalf_of"),
+        ('on_behalf_of = "local"\n' + _OK, "p: on_behalf_of: is a string; write a list, *"),
+        ("on_behalf_of = []\n" + _OK, "p: on_behalf_of: is empty, which grants nothing; *"),
+        ('on_behalf_of = ["me"]\n' + _OK, "p: on_behalf_of[0]: 'me' can match nothing; *"),
+        # A grant's fields.
+        (_grant('cluster = ["a"]'), f"p:2: cluster: there is no such field; use {_FIELDS}"),
+        ('[[grant]]\nroles = ["admin"]', "p:1: callers: is missing; write such as callers = *"),
+        ('[[grant]]\ncallers = ["local"]', "p:1: roles: is missing; write such as roles = *"),
+        (_grant("callers = []"), "p:2: callers: is empty, which grants nothing; *"),
+        (_grant("roles = []"), "p:2: roles: is empty, which grants nothing; *"),
+        (_grant("clusters = []"), "p:2: clusters: is empty, which grants nothing; leave it out, *"),
+        (_grant("context = {}"), "p:2: context: is empty, which grants nothing; leave it out, *"),
+        (_grant('roles = "admin"'), "p:2: roles: is a string; write a list, *"),
+        (_grant("regions = true"), "p:2: regions: is a boolean; write a list, *"),
+        (_grant("regions = 1979-05-27"), "p:2: regions: is a date or time; write a list, *"),
+        (_grant("clusters = [1]"), "p:2: clusters[0]: is no string; write strings, *"),
+        (_grant('context = ["a=b"]'), "p:2: context: is a list; write a table, *"),
+        (_grant('roles = ["auditor", "root"]'), f"p:2: roles[1]: *'root'; use one of {_TYPES}"),
+        (_grant('roles = ["Admin"]'), "p:2: roles[0]: there is no role 'Admin'; *"),
+        # Patterns that are none.
+        (_grant('callers = [""]'), "p:2: callers[0]: must be 1 to 1,024 printable characters"),
+        (_grant('callers = ["local\\n"]'), "p:2: callers[0]: must be 1 to 1,024 printable *"),
+        (_grant('callers = ["spiffe:/td/a"]'), "p:2: callers[0]: * can match nothing; *"),
+        (_grant('callers = ["jwt:https://idp"]'), "p:2: callers[0]: * can match nothing; *"),
+        (_grant('callers = ["loca*"]'), "p:2: callers[0]: 'loca*' can match nothing; *"),
+        (
+            _grant('clusters = ["prod-**"]'),
+            "p:2: clusters[0]: * two stars in a row; write one *",
+        ),
+        (_grant('clusters = ["prod/*"]'), "p:2: clusters[0]: 'prod/*' can match nothing; *"),
+        (_grant('regions = ["-eu"]'), "p:2: regions[0]: '-eu' can match nothing; *"),
+        (_grant('organizations = [" "]'), "p:2: organizations[0]: ' ' can match nothing; *"),
+        # What does nothing where it stands.
+        (_grant('context = { a = "b" }'), "p:2: context: narrows the role crypto alone; *"),
+        (_grant('keys = [{ type = "LOCAL" }]'), "p:2: keys: are for the role operator alone; *"),
+        (_grant('roles = ["crypto"]') + "context = { a = 1 }", "p:2: context.a: must be *"),
+        # Keys.
+        (_grant("keys = {}"), "p:2: keys: is a table; write a list, *"),
+        (_grant('keys = ["local:a"]'), "p:2: keys[0]: is no table; write *"),
+        (_key('uri = "a"'), "p:2: keys[0].type: is missing; write such as type = *"),
+        (_key('type = "aws"'), "p:2: keys[0].type: 'aws' is no type; write one exactly, *"),
+        (_key('type = "*"'), "p:2: keys[0].type: '*' is no type; write one exactly, *"),
+        (_key(f'{_AWS}, principal = "r"'), "p:2: keys[0].uri: is missing; write such as *"),
+        (_key(f'{_AWS}, uri = "a"'), 'p:2: keys[0].principal: is missing; * "ambient", *'),
+        (_key(f'{_AWS}, uri = "a", principal = ""'), "p:2: keys[0].principal: is empty, *"),
+        (_key(f'{_AWS}, uri = "*", principal = "r"'), "p:2: keys[0].uri: a * stays within *"),
+        (_key(f'{_AWS}, uri = "a**", principal = "r"'), "p:2: keys[0].uri: * two stars *"),
+        (_key(f'{_AWS}, key = "a"'), "p:2: keys[0].key: *; use type, uri, principal, options"),
+        (_key(f'{_AWS}, uri = "a", principal = "r", options = {{ a = 1 }}'), "p:2: *.options.a: *"),
+        (_key('type = "LOCAL", principal = "r"'), "p:2: keys[0].principal: LOCAL has none; *"),
+        (_key('type = "PLATFORM", uri = "a"'), "p:2: keys[0].uri: PLATFORM has none; *"),
+        (_key('type = "PLATFORM", options = {}'), "p:2: keys[0].options: PLATFORM has none; *"),
+    ],
+)
+def test_a_fault_is_told_by_line_and_field(text: str, message: str) -> None:
+    """A file that is not understood is refused as a whole, in words that say where and what."""
+    with pytest.raises(PolicyFileError) as refused:
+        parse(text, "p")
+    wanted = ".*".join(map(re.escape, message.split("*")))
+    assert re.fullmatch(wanted, refused.value.message), refused.value.message
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        'context = { a = """\n[[grant]]\n""" }',
+        "context = { a = '''\n[[grant]]\n''' }",
+        'context = { a = """\\"""\n[[grant]]\n""" }',
+        "context = { a = \"#\", 'b' = '\"' } # [[grant]]",
+        "#[[grant]]\ncontext = { '''a''' = 'b' }".replace("'''a'''", '"a"'),
+    ],
+)
+def test_no_string_or_comment_passes_for_a_header(trap: str) -> None:
+    """A `[[grant]]` that is text does not shift the lines of the grants after it."""
+    before = _OK.replace("auditor", "crypto") + trap + "\n"
+    policy = parse(before + "  [[ \"grant\" ]]\ncallers = ['*']\nroles = ['admin']\n", "p")
+    assert [grant.where for grant in policy.grants] == ["p:1", f"p:{before.count(chr(10)) + 1}"]
+
+
+def test_grants_without_headers_are_told_by_number() -> None:
+    """Where headers and grants are not as many, a number is told, never a wrong line."""
+    with pytest.raises(PolicyFileError, match=r"^p, grant 1: keys\[0\]: is no table"):
+        parse(_grant('roles = ["admin"]') + 'keys = [\n[["grant"]]\n]', "p")
+    text = 'grant = [{ callers = ["local"], roles = ["auditor"] }, { callers = ["local"] }]'
+    with pytest.raises(PolicyFileError, match=r"^p, grant 2: roles: is missing"):
+        parse(text, "p")
+
+
+@given(st.text(max_size=200) | st.text("[]grant=\"'\n#{}, callers", max_size=80))
+def test_no_text_breaks_the_parser(text: str) -> None:
+    """Whatever stands in the file, it is a policy with grants or a fault."""
+    try:
+        policy = parse(text, "p")
+    except PolicyFileError:
+        return
+    assert policy.grants
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A policy file that lets `local` read."""
+    path = tmp_path / "policy.toml"
+    path.write_text(_OK)
+    return path
+
+
+def _may(rights: Rights, method: str) -> bool:
+    try:
+        rights.check(method)
+    except NotAllowedError:
+        return False
+    return True
+
+
+def test_a_changed_file_holds_from_the_next_look(file: Path) -> None:
+    """Reloading exchanges policy and remembered rights together; an unchanged file keeps them."""
+    policies = Policies(file)
+    before = policies.rights(_ME)
+    assert policies.rights(_ME) is before
+    assert not policies.reload()
+    assert policies.rights(_ME) is before
+    file.write_text('on_behalf_of = ["local"]\n' + _OK.replace("auditor", "operator"))
+    assert not _may(policies.rights(_ME), "Rotate")
+    assert policies.reload()
+    assert _may(policies.rights(_ME), "Rotate")
+    assert policies.believes(_ME)
+    file.write_text(_OK)
+    assert policies.reload()
+    assert not _may(policies.rights(_ME), "Rotate")
+    assert not policies.believes(_ME)
+
+
+def test_a_broken_file_keeps_the_policy_and_is_told_once(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each change that breaks it is one error in the log; the former policy holds meanwhile."""
+    policies = Policies(file)
+    before = policies.rights(_ME)
+    unknown = _OK.replace("auditor", "root")
+    texts = (unknown, "[[grant\n", _OK.replace("roles", "role"), unknown, f"{unknown}# again\n")
+    for told, text in enumerate(texts, 1):
+        file.write_text(text)
+        for _ in range(3):
+            assert not policies.reload()
+        errors = [r for r in caplog.records if r.levelno == logging.ERROR]
+        assert len(errors) == told
+        assert policies.broken is not None
+        assert policies.broken in errors[-1].getMessage()
+        assert policies.broken.startswith(f"{file}:1: ")
+        assert policies.rights(_ME) is before
+    # The text that is in force: nothing changes, and nothing is broken any more.
+    file.write_text(_OK)
+    assert not policies.reload()
+    assert policies.broken is None
+    assert policies.rights(_ME) is before
+    # The last broken text again is a change again.
+    caplog.clear()
+    file.write_text(texts[-1])
+    assert not policies.reload()
+    assert [r.levelno for r in caplog.records] == [logging.ERROR]
+
+
+def test_a_file_that_comes_back_is_in_force(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file out of sight and back is broken meanwhile, and not for longer."""
+    later = SimpleNamespace(time_ns=lambda: file.stat().st_ctime_ns + 3_000_000_000)
+    monkeypatch.setattr(policies_file, "time", later)
+    policies = Policies(file)
+    away = tmp_path.with_name("away")
+    tmp_path.rename(away)
+    policies.reload()
+    assert policies.broken is not None
+    away.rename(tmp_path)
+    assert not policies.reload()
+    assert policies.broken is None
+
+
+def test_a_file_that_is_gone_keeps_the_policy(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Removed, a folder, a pipe or too large: the policy stays, and it is told once."""
+    policies = Policies(file)
+    before = policies.rights(_ME)
+
+    def look(expected: str) -> None:
+        caplog.clear()
+        for _ in range(2):
+            assert not policies.reload()
+        assert policies.broken is not None
+        assert expected in policies.broken
+        assert [r.levelno for r in caplog.records] == [logging.ERROR]
+        assert policies.rights(_ME) is before
+
+    file.unlink()
+    look("cannot be read: No such file")
+    file.mkdir()
+    look("cannot be read: Is a directory")
+    file.rmdir()
+    os.mkfifo(file)
+    look("not a regular file")
+    file.unlink()
+    file.write_text("#" * (MAX_FILE + 1))
+    look("more than 1,048,576 bytes")
+    file.write_bytes(b'[[grant]]\ncallers = ["\xff"]\n')
+    look(":2: is not UTF-8")
+    other = file.with_suffix(".new")
+    other.write_text(_OK.replace("auditor", "admin"))
+    other.replace(file)
+    assert policies.reload()
+    assert policies.broken is None
+
+
+def test_a_server_does_not_start_on_a_broken_file(tmp_path: Path) -> None:
+    """At start there is no former policy to keep, so the fault is raised."""
+    with pytest.raises(PolicyFileError, match="cannot be read"):
+        Policies(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("[[grant]]")
+    for make in (Policies, read):
+        with pytest.raises(PolicyFileError, match=r"broken.toml:1: callers: is missing"):
+            make(tmp_path / "broken.toml")
+
+
+def test_an_old_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stamp is trusted once it is older than a file system's clock is coarse, and not before."""
+    reads = []
+    read_file = policies_file._read
+
+    def counted(path: Path) -> tuple[bytes, policies_file.Stamp | None]:
+        reads.append(path)
+        return read_file(path)
+
+    monkeypatch.setattr(policies_file, "_read", counted)
+    age = 0
+    changed = file.stat().st_ctime_ns
+    monkeypatch.setattr(policies_file, "time", SimpleNamespace(time_ns=lambda: changed + age))
+    policies = Policies(file)
+    policies.reload()
+    assert len(reads) == 2
+    age = 3_000_000_000
+    policies.reload()
+    policies.reload()
+    assert len(reads) == 3
+    file.write_text(_OK.replace("auditor", "admin"))
+    assert policies.reload()
+    assert len(reads) == 4
