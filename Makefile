@@ -114,12 +114,14 @@ checks: venv
 
 .PHONY: test
 test: checks ## Everything that CI runs: all checks, then all tests, the fast ones first
-	@$(bin)/pytest $(fast_tests) $(slow_tests)
+	@$(bin)/pytest $(fast_tests)
+	@$(MAKE) --jobs=2 --keep-going $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	  $(patsubst tests/%,test-%,$(slow_tests))
 
-# KEY2=, PRINCIPAL= and OPTIONS= where they are needed; the credential comes from the environment.
-.PHONY: live
-live: venv ## Run the provider suite on a key of yours (PROVIDER=aws KEY=arn:…)
-	@PYTHONPATH=tests $(bin)/python -m contract.live
+# Real servers wait more than they work: two groups side by side.
+.PHONY: test-integration test-e2e test-chaos
+test-integration test-e2e test-chaos: test-%:
+	@$(bin)/pytest tests/$*
 
 # Bounded without these: CHAOS_RUNS=n for more runs, CHAOS_KILLS=1000 for as many kills in each,
 # CHAOS_SEED=n to repeat what it printed.

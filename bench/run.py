@@ -36,6 +36,8 @@ CASES: Final[Mapping[str, str]] = {
     "scale": "scale",
     "memory": "memory",
     "kms-calls": "kms_calls",
+    "adapters": "adapters",
+    "drip": "dripping",
 }
 """Those with goals, and the module of each, whose `measure` is called with the plan."""
 

@@ -303,7 +303,6 @@ ROW: Final = Row(
         (_spec(principal="keyfold"), "key_spec.auth_principal"),
         (_spec(principal=f"arn:aws:iam::{CUSTOMER}:user/u"), "key_spec.auth_principal"),
         (_spec(principal=_ROLE.replace("aws", "aws-cn")), "key_spec.auth_principal"),
-        (_spec(principal=_ROLE), "key_spec.auth_principal"),
         (_spec(options=(("external_id", "mine"),)), "key_spec.options"),
         (_spec(options=(("region", "x"),)), "key_spec.options"),
     ),

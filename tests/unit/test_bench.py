@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +218,16 @@ async def test_kms_answers_counts_and_misbehaves(monkeypatch: pytest.MonkeyPatch
         assert service.counts == {os.getpid(): 6}
 
 
+@pytest.fixture
+def _loggers_as_they_were() -> Iterator[None]:
+    """A bench is a program of its own, and quiets loggers for good."""
+    logger = logging.getLogger("keyfold_server.providers")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("_loggers_as_they_were")
 def test_stock_is_a_store_that_a_server_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
