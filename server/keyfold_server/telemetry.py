@@ -17,6 +17,7 @@ from typing import Final
 from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram
 
+from keyfold_server.domain import attempts
 from keyfold_server.domain.errors import KeyfoldError
 
 OK: Final = "OK"
@@ -35,7 +36,7 @@ CALLS: Final = Histogram(
 KMS_CALLS: Final = Histogram(
     "keyfold_kms_call_duration_seconds",
     "Duration of calls to customers' key services, waiting at the gates included.",
-    ("provider", "operation", "outcome"),
+    ("provider", "region", "operation", "attempts", "outcome"),
     buckets=_FAST[3:] + _SLOW,
 )
 
@@ -82,21 +83,47 @@ POLICY_BROKEN: Final = Gauge(
 _tracer: Final = trace.get_tracer("keyfold")
 
 
+class KmsCall:
+    """What is told of one call to a KMS while it is made.
+
+    Attributes:
+        region: The provider's own name of the key's region, empty where it has none.
+    """
+
+    __slots__ = ("_span", "region")
+
+    def __init__(self, span: trace.Span) -> None:
+        """Begins with nothing known but that it is made."""
+        self._span = span
+        self.region = ""
+
+    def answered(self, request_id: str) -> None:
+        """Notes the provider's own id of the call, so that the two logs can be joined."""
+        _provider_request(self._span, request_id)
+
+
 @contextmanager
-def kms_call(provider: str, operation: str) -> Iterator[trace.Span]:
+def kms_call(provider: str, operation: str) -> Iterator[KmsCall]:
     """Times a call to a KMS, in a child span where the call that caused it is sampled."""
     began = perf_counter()
     outcome = "UNEXPECTED"
-    with _child(f"kms {operation}", {"keyfold.provider": provider}) as span:
+    with (
+        _child(f"kms {operation}", {"keyfold.provider": provider}) as span,
+        attempts.counted() as made,
+    ):
+        call = KmsCall(span)
         try:
-            yield span
+            yield call
             outcome = OK
         except KeyfoldError as error:
             outcome = error.reason
             _failed(span, error)
             raise
         finally:
-            KMS_CALLS.labels(provider, operation, outcome).observe(perf_counter() - began)
+            span.set_attribute("keyfold.provider.region", call.region)
+            span.set_attribute("keyfold.provider.attempts", made.count)
+            labels = (provider, call.region, operation, str(made.count), outcome)
+            KMS_CALLS.labels(*labels).observe(perf_counter() - began)
 
 
 @contextmanager
@@ -116,8 +143,7 @@ def store_call(operation: str) -> Iterator[trace.Span]:
             STORE_CALLS.labels(operation, outcome).observe(perf_counter() - began)
 
 
-def provider_request(span: trace.Span, request_id: str | None) -> None:
-    """Notes the provider's own id of a call on its span, so that the two logs can be joined."""
+def _provider_request(span: trace.Span, request_id: str | None) -> None:
     if request_id:
         span.set_attribute("keyfold.provider.request_id", request_id)
 
@@ -143,7 +169,7 @@ def _child(name: str, attributes: dict[str, str]) -> Iterator[trace.Span]:
 def _failed(span: trace.Span, error: KeyfoldError) -> None:
     span.set_attribute("error.type", error.reason)
     span.set_status(trace.Status(trace.StatusCode.ERROR, error.reason))
-    provider_request(span, error.provider_request_id)
+    _provider_request(span, error.provider_request_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ def test_metrics(server: Server) -> None:
     calls = "keyfold_call_duration_seconds_count"
     missing = 'code="NOT_FOUND",method="Wrap",reason="CLUSTER_NOT_FOUND"'
     kms = "keyfold_kms_call_duration_seconds_count"
-    wrapped = 'operation="wrap",outcome="OK",provider="LOCAL"'
+    wrapped = 'attempts="1",operation="wrap",outcome="OK",provider="LOCAL",region=""'
     expected = {
         f'{calls}{{code="OK",method="Wrap",reason=""}} 3.0',
         f"{calls}{{{missing}}} 1.0",

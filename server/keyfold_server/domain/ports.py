@@ -115,6 +115,15 @@ class DescribesKeys(Protocol):
 
 
 @runtime_checkable
+class HasRegions(Protocol):
+    """A provider whose uris tell in which of its regions a key is."""
+
+    def region(self, key: RootKey) -> str:
+        """Returns the provider's own name of the region; asks nobody."""
+        ...
+
+
+@runtime_checkable
 class PinsVersions(Protocol):
     """A provider whose uris may name one version of a key."""
 

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import ClientError
 
+from keyfold_server.domain import attempts
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     CouldNotTellError,
@@ -93,6 +94,7 @@ def under(credential: Credential, work: Callable[[], _T], operation: str) -> _T:
         if not about_own_credential(error):
             raise
     credential.renew(used)
+    attempts.again()
     try:
         return work()
     except ClientError as error:

@@ -100,6 +100,10 @@ class AwsKmsProvider:
         """Returns the id of the AWS account that the key belongs to."""
         return key_arn(key.uri).account
 
+    def region(self, key: RootKey) -> str:
+        """Returns the AWS region whose endpoint is called."""
+        return key_arn(key.uri).region
+
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by asking AWS whose it is; see the port."""
         arn = key_arn(key.uri)

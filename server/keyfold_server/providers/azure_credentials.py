@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from keyfold_server.domain import attempts
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     CouldNotTellError,
@@ -195,7 +196,9 @@ def under(credential: Credential, work: Callable[[Token], Reply], what_for: str)
     used = credential.fresh()
     reply = work(used)
     if reply.unauthorized:
-        reply = work(credential.renew(used))
+        renewed = credential.renew(used)
+        attempts.again()
+        reply = work(renewed)
         if reply.unauthorized:
             raise credentials_failed(what_for, reply.request_id)
     return reply

@@ -21,6 +21,7 @@ from google.cloud.kms_v1.services.key_management_service.transports import (
     KeyManagementServiceGrpcTransport,
 )
 
+from keyfold_server.domain import attempts
 from keyfold_server.providers.deadline import CONNECT_TIMEOUT, MAX_ANSWER, current
 
 Headers = tuple[tuple[str, str], ...]
@@ -102,6 +103,7 @@ class Client:
                 # Connections that were good end between calls, and the next call finds out. Once
                 # more, over a new one, is safe: no method that is called changes anything.
                 line = self._take()
+                attempts.again()
         return self._call_on(line, method, request, headers)
 
     def _call_on(self, line: _Line, method: str, request: Any, headers: Headers) -> Any:

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 import google.auth
 from google.auth.credentials import with_scopes_if_required
 
+from keyfold_server.domain import attempts
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     CredentialsFailedError,
@@ -174,6 +175,7 @@ def under(credential: Held, work: Callable[[Headers], _T]) -> _T:
     except NotAcceptedError as error:
         _log.info("a Google credential was not accepted (%s); renewing it", error.word)
     renewed = credential.renew(used)
+    attempts.again()
     try:
         return work(renewed)
     except NotAcceptedError as error:

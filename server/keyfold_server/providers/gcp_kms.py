@@ -121,6 +121,10 @@ class GcpKmsProvider:
         """Returns the id of the project that the key belongs to."""
         return project(key.uri)
 
+    def region(self, key: RootKey) -> str:
+        """Returns the location that holds the key."""
+        return key.uri.split("/")[3]
+
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by getting it anew; see the port."""
         with within(budget), _translated(IMPERSONATE, key.principal or "the server's identity"):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
+from keyfold_server.domain import attempts
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     CredentialsFailedError,
@@ -110,6 +111,7 @@ class Sessions:
             if good:
                 raise denied from None
             raise
+        attempts.again()
         try:
             return work(new.client)
         except Answer as again:

@@ -30,6 +30,7 @@ from keyfold_server.domain.ports import (
     Authenticates,
     Clock,
     DescribesKeys,
+    HasRegions,
     KeyDescription,
     KeyProvider,
     PinsVersions,
@@ -148,23 +149,24 @@ class Kms:
 
     async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
         """Wraps under the newest version of a root key; raises as the provider port says."""
-        with telemetry.kms_call(root.type, "wrap") as span:
+        with telemetry.kms_call(root.type, "wrap") as call:
             wrapped = await self._call(
-                root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
+                call, root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
             )
-            telemetry.provider_request(span, wrapped.request_id)
+            call.answered(wrapped.request_id)
             return wrapped
 
     async def unwrap(
         self, root: RootKey, key_version: str, ciphertext: bytes, binding: Binding
     ) -> Unwrapped:
         """Opens what `wrap` returned; raises as the provider port says."""
-        with telemetry.kms_call(root.type, "unwrap") as span:
+        with telemetry.kms_call(root.type, "unwrap") as call:
             unwrapped = await self._call(
+                call,
                 root,
                 lambda p, budget: p.unwrap(root, key_version, ciphertext, binding, budget=budget),
             )
-            telemetry.provider_request(span, unwrapped.request_id)
+            call.answered(unwrapped.request_id)
             return unwrapped
 
     async def authenticate(self, root: RootKey) -> bool:
@@ -176,8 +178,8 @@ class Kms:
             provider.authenticate(root, budget=budget)
             return True
 
-        with telemetry.kms_call(root.type, "authenticate"):
-            return await self._call(root, step)
+        with telemetry.kms_call(root.type, "authenticate") as call:
+            return await self._call(call, root, step)
 
     async def describe(self, root: RootKey) -> KeyDescription | None:
         """Describes the key; returns None where the provider has no such step."""
@@ -189,8 +191,8 @@ class Kms:
                 else None
             )
 
-        with telemetry.kms_call(root.type, "describe"):
-            return await self._call(root, step)
+        with telemetry.kms_call(root.type, "describe") as call:
+            return await self._call(call, root, step)
 
     def close(self) -> None:
         """Lets the threads end; those that hang are not waited for."""
@@ -214,7 +216,12 @@ class Kms:
             self._made[type_] = provider
         return provider
 
-    async def _call(self, root: RootKey, work: Callable[[KeyProvider, float], _R]) -> _R:
+    async def _call(
+        self,
+        call: telemetry.KmsCall,
+        root: RootKey,
+        work: Callable[[KeyProvider, float], _R],
+    ) -> _R:
         """Carries out one call behind both gates."""
         try:
             provider = await self._provider(root.type)
@@ -223,6 +230,7 @@ class Kms:
             raise UnreachableError(
                 f"this server cannot call {root.type}: {error.message}"
             ) from None
+        call.region = provider.region(root) if isinstance(provider, HasRegions) else ""
         ends = self._clock.monotonic() + self._budget
         gates = self._enter(
             (
