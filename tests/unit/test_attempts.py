@@ -35,13 +35,15 @@ def test_a_second_attempt_is_counted_from_the_calls_own_thread() -> None:
 
 def test_a_failed_call_is_counted_with_its_reason() -> None:
     """A call that failed is counted under its reason, and the next one begins at one attempt."""
-    for _ in range(2):
-        with (
-            pytest.raises(UnreachableError),
-            telemetry.kms_call("FAILED", "unwrap"),
-        ):
+
+    def fail() -> None:
+        with telemetry.kms_call("FAILED", "unwrap"):
             attempts.again()
             raise UnreachableError("nobody is there")
+
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            fail()
     labels = {"provider": "FAILED", "region": "", "operation": "unwrap"}
     assert _seen(attempts="2", outcome="UNREACHABLE", **labels) == 2.0
 
