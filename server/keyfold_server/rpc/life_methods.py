@@ -18,7 +18,8 @@ from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import decode
 from keyfold_server.rpc.status import to_status
 from keyfold_server.service.changes import Pending
-from keyfold_server.service.mutations import Ask
+from keyfold_server.service.clusters import Enabling
+from keyfold_server.service.mutations import Ask, Done
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.status import page_token
 
@@ -61,26 +62,32 @@ class LifeMethods:
     async def _enable(
         self, asked: pb.EnableRequest, caller: Caller, deadline: float
     ) -> pb.EnableResponse:
-        wanted = convert.enabling(asked)
-        ask = Ask(caller, "Enable", asked.request_id, wanted, deadline)
-        done = await self._replica.clusters.enable(ask, wanted)
-        return pb.EnableResponse(
-            status=await self._status(caller, done.cluster),
-            replayed=done.replayed,
-            superseded=done.superseded,
+        done, status = await self._enabled(
+            "Enable", self._replica.clusters.enable, asked, caller, deadline
         )
+        return pb.EnableResponse(status=status, replayed=done.replayed, superseded=done.superseded)
 
     async def _add_regions(
         self, asked: pb.AddRegionsRequest, caller: Caller, deadline: float
     ) -> pb.AddRegionsResponse:
-        wanted = convert.enabling(asked)
-        ask = Ask(caller, "AddRegions", asked.request_id, wanted, deadline)
-        done = await self._replica.clusters.add_regions(ask, wanted)
-        return pb.AddRegionsResponse(
-            status=await self._status(caller, done.cluster),
-            replayed=done.replayed,
-            superseded=done.superseded,
+        done, status = await self._enabled(
+            "AddRegions", self._replica.clusters.add_regions, asked, caller, deadline
         )
+        return pb.AddRegionsResponse(
+            status=status, replayed=done.replayed, superseded=done.superseded
+        )
+
+    async def _enabled(
+        self,
+        rpc: str,
+        work: Callable[[Ask, Enabling], Awaitable[Done]],
+        asked: pb.EnableRequest | pb.AddRegionsRequest,
+        caller: Caller,
+        deadline: float,
+    ) -> tuple[Done, res.ClusterStatus]:
+        wanted = convert.enabling(asked)
+        done = await work(Ask(caller, rpc, asked.request_id, wanted, deadline), wanted)
+        return done, await self._status(caller, done.cluster)
 
     async def _rotate(
         self, asked: pb.RotateRequest, caller: Caller, deadline: float
