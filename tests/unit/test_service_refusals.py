@@ -436,3 +436,42 @@ async def test_what_was_observed_is_known_while_it_is_written(house: House, one:
     await writing
     await spin()
     assert not one.replica._health.pending
+
+
+async def test_a_lost_wrap_permission_stays_named(house: House, one: Member) -> None:
+    """What cannot be wrapped stays in the status, with why, while unwrapping succeeds (F5)."""
+    await one.enable()
+    house.provider.deny("fake:one", "wrap")
+    house.clock.advance(61)
+    await one.poll()
+    (before,) = (await one.status()).regions
+    assert before.seen is not None
+    assert before.seen.can_wrap is False
+    assert before.seen.message
+    one.loads.drop_all()
+    await one.wrap()
+    (after,) = (await one.status()).regions
+    assert after.seen is not None
+    assert after.seen.can_wrap is False
+    assert after.seen.message == before.seen.message
+
+
+async def test_our_own_failed_credential_is_told_loudly(
+    house: House, one: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage is a warning; a credential of Keyfold's own that fails is an error (F2a)."""
+    await one.enable()
+    await one.wrap()
+    house.provider.disconnect()
+    await house.after(61)
+    await one.wrap()
+    await one.settle()
+    assert {r.levelname for r in caplog.records if "could not be asked" in r.message} == {"WARNING"}
+    house.provider.mend()
+    house.provider.break_credentials()
+    await house.after(30)
+    await one.wrap()
+    await one.settle()
+    told = [r for r in caplog.records if "CREDENTIALS_FAILED" in r.message]
+    assert {r.levelname for r in told} == {"ERROR"}
+    assert "fake:one" in told[0].message

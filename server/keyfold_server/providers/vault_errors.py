@@ -225,7 +225,12 @@ def login_failed(error: Exception, principal: str) -> KmsError:
         error: One of `BROKEN`.
         principal: As whom Keyfold tried to log in.
     """
-    if isinstance(error, Answer) and error.status in (400, 401, _FORBIDDEN, _MISSING, 405):
+    if isinstance(error, Answer) and error.status == _FORBIDDEN:
+        return CredentialsFailedError(
+            f"the Vault server forbids Keyfold to log in as {principal}; renew its credential, and "
+            "see whether the server has locked it out after failed logins (sys/locked-users)"
+        )
+    if isinstance(error, Answer) and error.status in (400, 401, _MISSING, 405):
         return CredentialsFailedError(
             f"the Vault server does not let Keyfold log in as {principal}; renew its credential, "
             "and check that the auth method and the role are there"

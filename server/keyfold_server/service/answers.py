@@ -15,6 +15,7 @@ from typing import Final
 from keyfold_server.domain.cluster import Generation
 from keyfold_server.domain.errors import (
     CouldNotTellError,
+    CredentialsFailedError,
     KekMismatchError,
     KeyfoldError,
     OverloadedError,
@@ -146,8 +147,11 @@ class Answers:
             return
         if isinstance(error, CouldNotTellError):
             self._health.failed(generation, error)
-        if root.unknown is None:
-            log.warning("the KMS of %s could not be asked: %s", root.root_id, error.reason)
+        if root.unknown is None or root.unknown.reason != error.reason:
+            # Loudly where it is Keyfold's own credential: nobody else will renew it (F2a).
+            level = logging.ERROR if isinstance(error, CredentialsFailedError) else logging.WARNING
+            key = generation.current.root.uri
+            log.log(level, "%s could not be asked: %s: %s", key, error.reason, error.message)
         first, longest = _BACKOFF
         pause = min(longest, first * 2**root.failures) * random.uniform(0.75, 1.0)  # noqa: S311
         if isinstance(error, ThrottledError) and error.retry_after is not None:

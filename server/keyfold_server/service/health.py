@@ -37,6 +37,10 @@ def merged(old: Observation | None, new: Observation) -> Observation:
     """Returns what is known after a new observation: what it does not say stays."""
     if old is None or old.last_check > new.last_check:
         return new if old is None else old
+    unwrapped = old.health is new.health is Health.HEALTHY and new.can_wrap is None
+    if unwrapped and old.can_wrap is False:
+        # What cannot be wrapped stays named until wrapping is tried again (protocol F5).
+        new = replace(new, message=old.message, request_id=old.request_id)
     return replace(
         new,
         since=old.since if old.health is new.health else new.since,

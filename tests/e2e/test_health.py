@@ -1,0 +1,479 @@
+"""Good days and bad ones of each provider's key, told apart by a real server.
+
+One server has all providers, and a story is lived at all of them at once, since most of it is
+waiting; each provider's test then has what became of it there. Times are this machine's monotonic
+clock, read before a call is made: of a call that begins past a bound, none may be served.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+
+import keyfold
+from contract import aws_kms, azure_key_vault, gcp_kms, vault_transit
+from contract.counterparts import Ability, Counterpart, Deviation, NotInstalledError, Row, without
+from contract.vault_transit import VaultCounterpart
+from e2e.conftest import StartServer
+from e2e.provider_sites import CLOUDS, Site, opened, settings, spec_of
+from e2e.server import Server
+from keyfold_server.domain.keyspec import RootKey
+
+pytestmark = pytest.mark.timeout(180)
+
+REGION: Final = "eu"
+SECRET: Final = b"a data encryption key of somebody"
+
+TTL: Final = 2.0
+"""Seconds for which one answer of a KMS holds."""
+
+GRACE: Final = 2.0
+"""Seconds of the shorter grace; the longer one is the default, which no story outlives."""
+
+REMEMBERED: Final = 5.0
+"""Seconds for which a refusal is remembered, and the longest pause in an outage (design 3)."""
+
+BUDGET: Final = 5.0
+"""Seconds that one call to a KMS may take."""
+
+SLACK: Final = 8.0
+"""Seconds that a busy machine may take besides."""
+
+ASKING: Final = 2.0
+"""Seconds that a status may ask the KMS before it tells what is known."""
+
+PAUSE: Final = 0.05
+"""Seconds between two looks."""
+
+CODES: Final = {
+    "UNREACHABLE": "UNAVAILABLE",
+    "CREDENTIALS_FAILED": "UNAVAILABLE",
+    "THROTTLED": "RESOURCE_EXHAUSTED",
+}
+"""The reasons for which a KMS could not tell, and their codes."""
+
+CLOSED: Final = {
+    "aws": Ability.TLS_FAILURE,
+    "azure": "firewall",
+    "gcp": Ability.TLS_FAILURE,
+    "vault": "sealed",
+}
+"""What answers at each provider, and is not to be taken for a no of the key's."""
+
+ROWS: Final = {
+    "aws": aws_kms.ROW,
+    "azure": azure_key_vault.ROW,
+    "gcp": gcp_kms.ROW,
+    "vault": vault_transit.ROW,
+}
+
+UNWRAP: Final = {
+    "aws": r"kms:Decrypt",
+    "azure": r"Microsoft\.KeyVault/vaults/keys/unwrap/action",
+    "gcp": r"cloudkms\.cryptoKeyVersions\.useToDecrypt",
+    "vault": r"update transit-\w+/decrypt/key-\d+",
+}
+"""The permission to unwrap, as each provider names it."""
+
+each_provider = pytest.mark.parametrize("provider", CLOUDS)
+numbers = itertools.count(1)
+
+
+class Customer:
+    """A cluster under a root key, used and looked at."""
+
+    def __init__(self, client: keyfold.Client, key: RootKey, grace: float | None = None) -> None:
+        """Enables it and wraps a key, so that its KEK is in memory.
+
+        Args:
+            client: A client of the server.
+            key: The root key.
+            grace: Seconds that it may be used beyond the TTL in an outage; None: the default.
+        """
+        self._client = client
+        self.key = key
+        self.cluster = f"cluster-{next(numbers)}"
+        policy = None if grace is None else keyfold.RegionPolicy(None, timedelta(seconds=grace))
+        client.enable(self.cluster, [keyfold.RegionSpec(REGION, spec_of(key), policy)])
+        self._blob = client.wrap(self.cluster, REGION, SECRET).wrapped_key
+
+    def use(self) -> keyfold.KeyfoldError | None:
+        """Uses the key once; returns what kept it from being served."""
+        try:
+            assert self._client.unwrap(self.cluster, self._blob).plaintext == SECRET
+        except keyfold.KeyfoldError as error:
+            return error
+        return None
+
+    @property
+    def served(self) -> bool:
+        """Whether a call is served now."""
+        return self.use() is None
+
+    @property
+    def seen(self) -> keyfold.RegionStatus:
+        """What the server says of it; it may ask the KMS for a moment."""
+        (region,) = self._client.get_status(self.cluster, timeout=ASKING).regions
+        return region
+
+    def used_until_stopped(self, since: float, lasts: float) -> keyfold.KeyfoldError:
+        """Uses the key until a call is not served; returns what that one got.
+
+        Args:
+            since: When the KMS began to answer differently.
+            lasts: Seconds for which the last proof before that may count: the hard bound.
+        """
+        while True:
+            began = time.monotonic()
+            error = self.use()
+            if error is not None:
+                assert time.monotonic() < since + lasts + BUDGET + SLACK, f"stopped late: {error!r}"
+                return error
+            assert began < since + lasts, "served past the bound"
+            time.sleep(PAUSE)
+
+
+def await_(there: Callable[[], object], within: float) -> None:
+    """Waits until something is so, for so many seconds at most."""
+    ends = time.monotonic() + within
+    while not there():
+        assert time.monotonic() < ends
+        time.sleep(PAUSE)
+
+
+def await_service(*customers: Customer) -> None:
+    """Waits until all are served again, within the rule's bound, and are seen to be well.
+
+    One that was served all the time on grace is well once its KMS has been asked again.
+    """
+    ends = time.monotonic() + REMEMBERED + BUDGET + SLACK
+    for each in customers:
+        while (error := each.use()) is not None:
+            assert time.monotonic() < ends, f"not served again: {error!r}"
+            time.sleep(PAUSE)
+    for each in customers:
+        while (seen := each.seen).health is not keyfold.Health.HEALTHY:
+            assert time.monotonic() < ends, f"still seen as {seen.health}"
+            assert each.served
+            time.sleep(PAUSE)
+        assert seen.last_error is None
+
+
+def until_stopped(since: float, lasts: dict[Customer, float]) -> list[keyfold.KeyfoldError]:
+    """Uses several keys at the same time, each until a call is not served."""
+    with ThreadPoolExecutor(len(lasts)) as pool:
+        return list(pool.map(lambda one: one[0].used_until_stopped(since, one[1]), lasts.items()))
+
+
+def assert_refused(error: keyfold.KeyfoldError, customer: Customer, reason: str) -> None:
+    """Asserts that a call was refused by the customer's KMS, and that the status says so, too."""
+    assert isinstance(error, keyfold.RefusedError)
+    assert (error.reason, error.code, error.source) == (reason, "FAILED_PRECONDITION", "kms")
+    assert (error.cluster, error.region) == (customer.cluster, REGION)
+    seen = customer.seen
+    assert (seen.state, seen.health) == (keyfold.State.ENABLED, reason)
+    assert seen.can_unwrap is False
+    assert seen.last_error is not None
+    assert seen.last_error.reason == reason
+    assert seen.last_success_time is not None
+    assert seen.health_time is not None
+    assert seen.health_time >= seen.last_success_time
+
+
+def assert_not_told(seen: keyfold.RegionStatus, reason: str) -> None:
+    """Asserts that a status says that nobody could tell, and nothing against the key."""
+    assert (seen.state, seen.health) == (keyfold.State.ENABLED, reason)
+    assert seen.can_unwrap is not False
+    assert seen.last_error is not None
+    assert seen.last_error.reason == reason
+    assert seen.last_success_time is not None
+
+
+@dataclass(frozen=True)
+class Place:
+    """One provider, as a story has it.
+
+    Attributes:
+        name: The site's.
+        there: Its counterpart.
+        row: What is declared of it.
+        client: A client of the server.
+        server: The server, which the other providers' stories use at the same time.
+    """
+
+    name: str
+    there: Counterpart
+    row: Row
+    client: keyfold.Client
+    server: Server
+
+    def customer(self, grace: float | None = None) -> Customer:
+        """Makes a cluster under a root key of its own."""
+        return Customer(self.client, self.there.create_key(), grace)
+
+
+Story = Callable[..., None]
+
+
+class Places:
+    """All providers that can be had, and the stories that were lived at them."""
+
+    def __init__(
+        self, sites: dict[str, Site | NotInstalledError], server: Server, client: keyfold.Client
+    ) -> None:
+        self._sites = sites
+        self._server = server
+        self._client = client
+        self._threads = ThreadPoolExecutor(len(sites))
+        self._lived: dict[Any, dict[str, Future[None]]] = {}
+
+    def live(self, provider: str, story: Story, *given: str) -> None:
+        """Has a story lived everywhere, once and alone; raises what it raised at one provider."""
+        site = self._sites[provider]
+        if isinstance(site, NotInstalledError):
+            without(site)
+        if (story, given) not in self._lived:
+            self._lived[story, given] = {
+                name: self._threads.submit(story, self._place(name, each), *given)
+                for name, each in self._sites.items()
+                if isinstance(each, Site)
+            }
+            wait(self._lived[story, given].values())
+        self._lived[story, given][provider].result()
+
+    def _place(self, name: str, site: Site) -> Place:
+        return Place(name, site.there, ROWS[name], self._client, self._server)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown()
+
+
+@pytest.fixture(scope="module")
+def places(
+    tmp_path_factory: pytest.TempPathFactory, start_module_server: StartServer
+) -> Iterator[Places]:
+    """Starts the counterparts, and then the server, once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("sites")
+    with opened(CLOUDS, folder) as found:
+        there = [site for site in found.values() if isinstance(site, Site)]
+        told = settings(there, folder / "keyfold.toml")
+        server = start_module_server(keys=(), ready=True, KEYFOLD_CACHE_TTL=f"{TTL}s", **told)
+        with server.client(timeout=2 * BUDGET + SLACK) as client:
+            places = Places(found, server, client)
+            yield places
+            places.close()
+        server.stop()
+
+
+def taken_away_and_given_back(place: Place) -> None:
+    """A customer does each thing that a customer can, and takes it back."""
+    there = place.there
+    untouched, disabled, denied = (place.customer() for _ in range(3))
+    ways = {disabled: "KEY_DISABLED", denied: "ACCESS_DENIED"}
+    there.disable(disabled.key)
+    there.deny(denied.key, "unwrap")
+    leaving = place.customer() if place.row.has(Ability.SCHEDULE_DELETION) else None
+    if leaving is not None:
+        ways[leaving] = "KEY_PENDING_DELETION"
+        there.schedule_deletion(leaving.key)
+    errors = until_stopped(time.monotonic(), dict.fromkeys(ways, TTL))
+    for error, (customer, reason) in zip(errors, ways.items(), strict=True):
+        assert_refused(error, customer, reason)
+        if place.row.has(Ability.REQUEST_IDS):
+            assert error.metadata["provider_request_id"]
+    assert re.fullmatch(UNWRAP[place.name], errors[1].metadata["missing_permission"])
+    assert untouched.served
+
+    there.enable(disabled.key)
+    there.restore(denied.key, "unwrap")
+    if leaving is not None:
+        there.cancel_deletion(leaving.key)
+        if Deviation.CANCELLED_DELETION_ENABLES not in place.row.deviations:
+            steps = place.client.test_key(spec_of(leaving.key)).steps
+            assert "KEY_DISABLED" in {step.reason for step in steps}
+            there.enable(leaving.key)
+    await_service(*ways, untouched)
+
+
+@each_provider
+def test_a_customer_takes_the_key_away_and_gives_it_back(places: Places, provider: str) -> None:
+    """Disabled, denied or to be deleted: refused by TTL with that reason, and back (F1, F2)."""
+    places.live(provider, taken_away_and_given_back)
+
+
+def trust_withdrawn(place: Place) -> None:
+    """A customer lets Keyfold no longer be its principal, and lets it again."""
+    customer = place.customer()
+    with place.there.withdrawn_trust(customer.key):
+        error = customer.used_until_stopped(time.monotonic(), TTL)
+        assert_refused(error, customer, "ACCESS_DENIED")
+    await_service(customer)
+
+
+@each_provider
+def test_withdrawn_trust_is_a_refusal(places: Places, provider: str) -> None:
+    """Keyfold may not be that principal any more, and is itself well: a refusal (F2a)."""
+    places.live(provider, trust_withdrawn)
+
+
+def sessions_ended(place: Place) -> None:
+    """What Keyfold got from its credential ends; the credential itself is good."""
+    customer = place.customer(0)
+    place.there.expire_sessions()
+    ended = datetime.now(UTC)
+    ends = time.monotonic() + TTL + BUDGET + SLACK
+    seen = customer.seen
+    while seen.last_success_time is None or seen.last_success_time < ended:
+        assert time.monotonic() < ends
+        assert customer.served
+        assert seen.health is keyfold.Health.HEALTHY
+        time.sleep(PAUSE)
+        seen = customer.seen
+    assert (seen.health, seen.last_error) == (keyfold.Health.HEALTHY, None)
+
+
+@each_provider
+def test_a_session_that_ends_is_renewed(places: Places, provider: str) -> None:
+    """Tokens and sessions that die under a running server are got anew; nobody notices (F2a)."""
+    places.live(provider, sessions_ended)
+
+
+def lived_through(
+    place: Place,
+    fault: AbstractContextManager[None],
+    reason: str,
+    meanwhile: Callable[[Customer], None] = lambda _: None,
+) -> Customer:
+    """Lives through a time in which nobody can tell; returns the customer of `meanwhile`."""
+    warm, none, short, another = (place.customer(grace) for grace in (None, 0, GRACE, None))
+    with fault:
+        since = time.monotonic()
+        for error in until_stopped(since, {none: TTL, short: TTL + GRACE}):
+            assert (error.reason, error.code, error.source) == (reason, CODES[reason], "kms")
+        # Whatever proved the key last was over by now: it is the grace that serves.
+        assert time.monotonic() > since + TTL
+        assert warm.served
+        await_(lambda: warm.served and warm.seen.health == reason, BUDGET + SLACK)
+        for each in (warm, none, short):
+            assert_not_told(each.seen, reason)
+        meanwhile(another)
+        assert warm.served
+    await_service(warm, none, short)
+    return another
+
+
+def own_credential_dead(place: Place) -> None:
+    """Keyfold's own credential is not accepted any more, nor what came from it."""
+    if isinstance(place.there, VaultCounterpart):
+        # Otherwise the server locks the role out for a quarter of an hour, for trying too often.
+        at = f"sys/auth/{place.there.login}/tune"
+        place.there.server.call("POST", at, user_lockout_config={"lockout_disable": True})
+
+    def meanwhile(_: Customer) -> None:
+        with pytest.raises(keyfold.CredentialsFailedError):
+            place.customer()
+        assert "CREDENTIALS_FAILED" in place.server.log()
+
+    lived_through(place, place.there.broken_credentials(), "CREDENTIALS_FAILED", meanwhile)
+
+
+@each_provider
+def test_keyfolds_own_credential_dies(places: Places, provider: str) -> None:
+    """Service goes on within the grace, Keyfold's side is named, and no key is refused (F2a)."""
+    places.live(provider, own_credential_dead)
+
+
+def throttled(place: Place) -> None:
+    """The KMS asks to slow down, without saying for how long."""
+    lived_through(place, place.there.throttled(None), "THROTTLED")
+
+
+@each_provider
+def test_a_throttle_is_not_a_revocation(places: Places, provider: str) -> None:
+    """A KMS that asks to slow down has not refused (F1)."""
+    places.live(provider, throttled)
+
+
+def closed(place: Place) -> None:
+    """Something answers, and it is not the customer's no."""
+    lived_through(place, place.there.outage(CLOSED[place.name]), "UNREACHABLE")
+
+
+@each_provider
+def test_a_closed_network_is_not_a_revocation(places: Places, provider: str) -> None:
+    """A sealed Vault, a firewall's no and a certificate of somebody else's tell nothing (F6)."""
+    places.live(provider, closed)
+
+
+def away_and_back(place: Place, way: str) -> None:
+    """The KMS is gone, and an operator cannot wait for it."""
+
+    def meanwhile(customer: Customer) -> None:
+        await_(lambda: keks_in_grace(place.server) > 0, SLACK)
+        revoked(place.client, customer)
+
+    down = way in place.row.outages
+    fault = place.there.outage(way) if down else place.there.hanging(way)
+    restored(place.client, lived_through(place, fault, "UNREACHABLE", meanwhile))
+
+
+def keks_in_grace(server: Server) -> float:
+    """Returns how many KEKs serve although their KMS cannot be asked, as the metric tells it."""
+    address = re.search(r"http://127\.0\.0\.1:\d+/metrics", server.log())
+    assert address is not None
+    with urllib.request.urlopen(address[0], timeout=SLACK) as answer:
+        found = re.search(r"^keyfold_keks_in_grace (\S+)$", answer.read().decode(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def revoked(client: keyfold.Client, customer: Customer) -> None:
+    """Revokes a cluster whose KMS cannot be asked, and tries to restore it."""
+    assert customer.served
+    began = time.monotonic()
+    answer = client.revoke(customer.cluster, request_id=f"revoke-{customer.cluster}")
+    assert isinstance(customer.use(), keyfold.RevokedError)
+    assert customer.seen.state is keyfold.State.REVOKED
+    # No KMS was asked, which takes all of this where it hangs.
+    assert time.monotonic() - began < BUDGET
+    assert len(answer.confirmed) == 1
+    assert not answer.pending
+    (failed,) = client.restore(customer.cluster).not_restored
+    assert isinstance(failed.error, keyfold.UnreachableError)
+    assert customer.seen.state is keyfold.State.REVOKED
+    assert isinstance(customer.use(), keyfold.RevokedError)
+
+
+def restored(client: keyfold.Client, customer: Customer) -> None:
+    """Restores that cluster, and repeats the request that revoked it."""
+    assert isinstance(customer.use(), keyfold.RevokedError)
+    answer = client.restore(customer.cluster)
+    assert (answer.restored, answer.not_restored) == ((REGION,), ())
+    assert customer.served
+    again = client.revoke(customer.cluster, request_id=f"revoke-{customer.cluster}")
+    assert (again.replayed, again.superseded) == (True, True)
+    assert again.status.regions[0].state is keyfold.State.ENABLED
+    assert customer.served
+    client.revoke(customer.cluster)
+    assert isinstance(customer.use(), keyfold.RevokedError)
+
+
+@each_provider
+@pytest.mark.parametrize("way", [Ability.REFUSED, Ability.HANG_AT_READ])
+def test_an_outage_is_not_a_revocation(places: Places, way: str, provider: str) -> None:
+    """Down or hung: warm keys serve for their grace, Revoke works, and all recovers (F1, R1).
+
+    Restore proves the key first, and a repeated Revoke answers from the state as it is (R6, R7).
+    """
+    places.live(provider, away_and_back, way)
