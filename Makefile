@@ -7,6 +7,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON ?= python3
 export PYTHON
+# Tests start programs while gRPC's threads run; its handlers for that crash the child now and then.
+export GRPC_ENABLE_FORK_SUPPORT := false
 bin := .venv/bin
 
 # Only the folders that are there: a clone of an early version has not all of them.
@@ -122,6 +124,11 @@ test: checks ## Everything that CI runs: all checks, then all tests, the fast on
 .PHONY: test-integration test-e2e test-chaos
 test-integration test-e2e test-chaos: test-%:
 	@$(bin)/pytest tests/$*
+
+# KEY2=, PRINCIPAL= and OPTIONS= where they are needed; the credential comes from the environment.
+.PHONY: live
+live: venv ## Run the provider suite on a key of yours (PROVIDER=aws KEY=arn:…)
+	@PYTHONPATH=tests $(bin)/python -m contract.live
 
 # Bounded without these: CHAOS_RUNS=n for more runs, CHAOS_KILLS=1000 for as many kills in each,
 # CHAOS_SEED=n to repeat what it printed.

@@ -24,8 +24,9 @@ from typing import Any, Final
 
 import pytest
 
-from contract import aws_kms, azure_key_vault, gcp_kms, vault_transit
-from contract.counterparts import Ability, Counterpart, Row
+from contract import azure_key_vault
+from contract.counterparts import Counterpart, Row
+from contract.live_table import ABSENT, LEFT_OUT, SERVICES, Service
 from keyfold_server.bootstrap.providers import catalog
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import RootKey
@@ -39,93 +40,6 @@ SUITE: Final = (HERE / "test_provider.py", HERE / "live_checks.py")
 
 TIMEOUT: Final = 300
 """Seconds for one test: some make hundreds of calls, one after the other."""
-
-
-@dataclass(frozen=True)
-class Service:
-    """What is known of a provider.
-
-    Attributes:
-        type: Its type.
-        row: Its row of the suite.
-        calls: Calls that are paid for, by what is asked of the provider.
-        price: Dollars for 10,000 of them, as the price pages said in November 2026.
-        besides: What else it may cost.
-    """
-
-    type: str
-    row: Row
-    calls: Mapping[str, int]
-    price: float
-    besides: str = ""
-
-
-_TWICE: Final = {"wrap": 2, "unwrap": 1, "describe": 1}
-"""What was wrapped is opened at once."""
-
-SERVICES: Final[Mapping[str, Service]] = {
-    "aws": Service("AWS_KMS", aws_kms.ROW, _TWICE, 0.03),
-    "azure": Service(
-        "AZURE_KEY_VAULT",
-        azure_key_vault.ROW,
-        {**_TWICE, "authenticate": 1},
-        0.03,
-        "five times that for RSA keys of more than 2,048 bits; a Managed HSM is paid by the hour",
-    ),
-    "gcp": Service(
-        "GCP_CLOUD_KMS", gcp_kms.ROW, {"wrap": 1, "unwrap": 1}, 0.03, "describing costs nothing"
-    ),
-    "vault": Service("VAULT_TRANSIT", vault_transit.ROW, {**_TWICE, "authenticate": 1}, 0.0),
-}
-
-HAND: Final = "it needs the customer's hand on the key, and nothing is changed in a real account"
-NETWORK: Final = "it needs a hand on the network before the service"
-
-_STAYS: Final = {Ability.AUTHENTICATE, Ability.DESCRIBE}
-"""Abilities that need nobody's hand."""
-
-_BY_NETWORK: Final = {
-    Ability.THROTTLE,
-    Ability.THROTTLE_HINT,
-    Ability.WRONG_ANSWER,
-    Ability.WRONG_CHECKSUM,
-    Ability.REFUSED,
-    Ability.RESET,
-    Ability.TLS_FAILURE,
-    Ability.SERVER_ERROR,
-    Ability.GARBAGE,
-    Ability.TOO_LARGE,
-    Ability.HANG_AT_CONNECT,
-    Ability.HANG_AT_READ,
-    Ability.DRIPPING,
-}
-
-ABSENT: Final = {
-    each: NETWORK if each in _BY_NETWORK else HAND for each in Ability if each not in _STAYS
-}
-"""What a live row lacks, with the reason."""
-
-LEFT_OUT: Final = {
-    "test_a_new_version_wraps_and_the_old_one_opens": HAND,
-    "test_describe_tells_the_version_that_wraps": f"{HAND}; live_checks.py has the half of it",
-    "test_a_disabled_key_refuses_until_it_is_enabled": HAND,
-    "test_describing_a_disabled_key": HAND,
-    "test_a_deleted_key_does_not_open": HAND,
-    "test_a_missing_key_is_refused_and_not_made": "what a missing key looks like is for the "
-    "account's policy to say",
-    "test_a_missing_key_is_not_described": "what a missing key looks like is for the account's "
-    "policy to say",
-    "test_an_outage_is_not_a_refusal": NETWORK,
-    "test_a_hang_ends_with_the_budget": f"{NETWORK}; live_checks.py has a budget that ends",
-    "test_a_hang_holds_no_other_call": NETWORK,
-    "test_a_key_spec_that_is_not_the_providers_is_refused": "it asks nobody, and its key specs go "
-    "with the counterpart's settings",
-    "test_the_canonical_form_is_stable_and_asks_nobody": NETWORK,
-    "test_the_account_is_stable_and_asks_nobody": NETWORK,
-    "test_abilities_are_as_declared": "it is about rows that have outages",
-    "test_nothing_secret_is_ever_said": HAND,
-}
-"""Tests that ask for more than a live row has without saying so by a marker."""
 
 
 class UsageError(Exception):
@@ -162,7 +76,7 @@ class LiveCounterpart(Counterpart):
         return self._keys.pop(0)
 
     def missing_key(self) -> RootKey:
-        """Returns a key beside the first one; the tests that are run do not use it."""
+        """Returns a key beside the first one; only its credential is ever asked about."""
         head, middle, _ = self._first.uri.rpartition("/keys/")
         if not middle:
             head, middle, _ = self._first.uri.rpartition("/")

@@ -1,0 +1,90 @@
+"""What `contract.live` knows of the services: what calls cost, and what it cannot try there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from contract import aws_kms, azure_key_vault, gcp_kms, vault_transit
+from contract.counterparts import HANGS, OUTAGES, Ability, Row
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is known of a provider.
+
+    Attributes:
+        type: Its type.
+        row: Its row of the suite.
+        calls: Calls that are paid for, by what is asked of the provider.
+        price: Dollars for 10,000 of them, as the price pages said in November 2026.
+        besides: What else it may cost.
+    """
+
+    type: str
+    row: Row
+    calls: Mapping[str, int]
+    price: float
+    besides: str = ""
+
+
+_TWICE: Final = {"wrap": 2, "unwrap": 1, "describe": 1}
+"""What was wrapped is opened at once."""
+
+SERVICES: Final[Mapping[str, Service]] = {
+    "aws": Service("AWS_KMS", aws_kms.ROW, _TWICE, 0.03),
+    "azure": Service(
+        "AZURE_KEY_VAULT",
+        azure_key_vault.ROW,
+        {**_TWICE, "authenticate": 1},
+        0.03,
+        "five times that for RSA keys of more than 2,048 bits; a Managed HSM is paid by the hour",
+    ),
+    "gcp": Service(
+        "GCP_CLOUD_KMS", gcp_kms.ROW, {"wrap": 1, "unwrap": 1}, 0.03, "describing costs nothing"
+    ),
+    "vault": Service("VAULT_TRANSIT", vault_transit.ROW, {**_TWICE, "authenticate": 1}, 0.0),
+}
+
+HAND: Final = "it needs the customer's hand on the key, and nothing is changed in a real account"
+NETWORK: Final = "it needs a hand on the network before the service"
+
+_STAYS: Final = {Ability.AUTHENTICATE, Ability.DESCRIBE}
+"""Abilities that need nobody's hand."""
+
+_BY_NETWORK: Final = {
+    Ability.THROTTLE,
+    Ability.THROTTLE_HINT,
+    Ability.WRONG_ANSWER,
+    Ability.WRONG_CHECKSUM,
+    *OUTAGES,
+    *HANGS,
+}
+
+ABSENT: Final = {
+    each: NETWORK if each in _BY_NETWORK else HAND for each in Ability if each not in _STAYS
+}
+"""What a live row lacks, with the reason."""
+
+LEFT_OUT: Final = {
+    "test_a_new_version_wraps_and_the_old_one_opens": HAND,
+    "test_describe_tells_the_version_that_wraps": f"{HAND}; live_checks.py has the half of it",
+    "test_a_disabled_key_refuses_until_it_is_enabled": HAND,
+    "test_describing_a_disabled_key": HAND,
+    "test_a_deleted_key_does_not_open": HAND,
+    "test_a_missing_key_is_refused_and_not_made": "what a missing key looks like is for the "
+    "account's policy to say",
+    "test_a_missing_key_is_not_described": "what a missing key looks like is for the account's "
+    "policy to say",
+    "test_an_outage_is_not_a_refusal": NETWORK,
+    "test_a_hang_ends_with_the_budget": f"{NETWORK}; live_checks.py has a budget that ends",
+    "test_a_hang_holds_no_other_call": NETWORK,
+    "test_a_key_spec_that_is_not_the_providers_is_refused": "it asks nobody, and its key specs go "
+    "with the counterpart's settings",
+    "test_the_canonical_form_is_stable_and_asks_nobody": NETWORK,
+    "test_the_account_is_stable_and_asks_nobody": NETWORK,
+    "test_abilities_are_as_declared": "it is about rows that have outages",
+    "test_nothing_secret_is_ever_said": HAND,
+}
+"""Tests that ask for more than a live row has without saying so by a marker."""
