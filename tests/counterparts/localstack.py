@@ -49,7 +49,11 @@ class LocalStack:
 @functools.cache
 def shared() -> LocalStack:
     """Returns the server that all tests share; their keys keep them apart."""
-    return LocalStack()
+    try:
+        return LocalStack()
+    except AssertionError:
+        # Somebody took the port that was free a moment ago.
+        return LocalStack()
 
 
 def _main() -> None:
