@@ -427,9 +427,7 @@ class Pinned(FakeProvider):
 def test_what_a_provider_cannot_be_asked_for(reasons: Reasons, tmp_path: Path) -> None:
     """A role without an external id of ours, and the newest version of a uri that names one."""
     with (
-        serving(
-            tmp_path, Pinned(), timing=TIMING, others={"AWS_KMS": AwsKmsProvider}
-        ) as server,
+        serving(tmp_path, Pinned(), timing=TIMING, others={"AWS_KMS": AwsKmsProvider}) as server,
         stubs(server.target) as stub,
     ):
         server.provider.create_key("eu")
