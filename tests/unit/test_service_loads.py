@@ -19,7 +19,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.service import kms
-from keyfold_server.service.keyring import Call
+from keyfold_server.service.keyring import Call, Need, NeedsLoad
 from replicas import House, Member, entered, house_in, spin, until
 
 
@@ -288,3 +288,18 @@ async def test_a_cold_refused_key_does_not_hold_threads(house: House, one: Membe
         with pytest.raises(KeyDisabledError):
             await one.wrap()
     assert house.calls() == before + 1
+
+
+async def test_a_load_that_ended_meanwhile_is_not_made_again(house: House, one: Member) -> None:
+    """Who asked for a KEK just before another's load brought it makes no KMS call of its own."""
+    await one.enable()
+    one.loads.drop_all()
+    late = Call(EVERYTHING, house.clock.monotonic())
+    await one.loads.satisfy([Need("acme")], late, house.clock.monotonic() + 10)
+    with pytest.raises(NeedsLoad) as lacking:
+        one.plane.wrap("acme", "eu", b"k", {}, late)
+    await one.wrap()
+    asked = house.calls()
+    await one.loads.satisfy(lacking.value.needs, late, house.clock.monotonic() + 10)
+    assert one.plane.wrap("acme", "eu", b"k", {}, late)
+    assert house.calls() == asked

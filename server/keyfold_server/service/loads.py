@@ -141,6 +141,10 @@ class Loads:
             # No single flight at TTL 0: the KMS's own log shows each call (protocol F1).
             outcome = await asyncio.shield(self._tasks.start(self._load(view, region, generation)))
         else:
+            opened = view.open.get(need.kek_id)
+            if opened is not None and self._clock.monotonic() < opened.root.proof + opened.ttl:
+                # Another call's load ended since this one asked: it looks again, and finds that.
+                return
             flight = self._flight(view, region, generation)
             outcome = await asyncio.shield(flight.task)
             if flight.kek_id != need.kek_id and not isinstance(
