@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -244,6 +247,62 @@ def test_slow_and_silent_clients_cost_bounded_memory(start_server: StartServer) 
             slow.close()
 
 
+_GREEDY = """
+import sys, time
+from keyfold.v1 import key_management_service_pb2 as pb, key_management_service_pb2_grpc as service
+import grpc
+
+options = [("grpc.max_receive_message_length", 8 << 20)]
+stub = service.KeyManagementServiceStub(grpc.insecure_channel(sys.argv[1], options=options))
+items = [pb.BatchWrapItem(plaintext=b"x" * 3_000) for _ in range(1_000)]
+asked = pb.BatchWrapRequest(cluster="prod", region="eu", items=items)
+stub.BatchWrap(asked, timeout=20)
+calls = [stub.BatchWrap.future(asked, timeout=60) for _ in range(60)]
+calls[0].result()
+print("asking", flush=True)
+time.sleep(60)
+"""
+
+
+def test_replies_that_nobody_reads_are_bounded(start_server: StartServer) -> None:
+    """A caller who stops reading gets no further batches, and some again once it is gone."""
+    server = start_server(keys=("eu",), KEYFOLD_MAX_UNREAD_BYTES="1048576")
+    server.enable("prod", ["eu"])
+    item = pb.BatchWrapItem(region="eu", plaintext=b"k")
+    asked = pb.BatchWrapRequest(cluster="prod", items=[item])
+    with stubs(server.target) as stub:
+        arguments = [sys.executable, "-c", _GREEDY, server.target]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as greedy:
+            try:
+                assert greedy.stdout is not None
+                assert greedy.stdout.readline() == b"asking\n"
+                greedy.send_signal(signal.SIGSTOP)
+                told = None
+                ends = time.monotonic() + 20
+                while told is None and time.monotonic() < ends:
+                    try:
+                        stub.BatchWrap(asked, timeout=10)
+                    except grpc.RpcError as error:
+                        told = refusal(error)
+                    time.sleep(0.02)
+                assert told is not None
+                assert (told.reason, told.metadata["source"]) == ("OVERLOADED", "keyfold")
+                assert told.retry_after
+                # What has small replies goes on: a flood of batches is not in Revoke's way.
+                wrap(stub)
+            finally:
+                greedy.kill()
+        ends = time.monotonic() + 20
+        while time.monotonic() < ends:
+            try:
+                assert len(stub.BatchWrap(asked, timeout=10).results) == 1
+                break
+            except grpc.RpcError:
+                time.sleep(0.05)
+        else:
+            pytest.fail("the bytes of a caller that is gone were not given back")
+
+
 def test_each_bound_has_a_setting() -> None:
     """Every bound comes from a setting of its own, whose default is the bound's."""
     assert bounds(Settings()) == Bounds()
@@ -259,6 +318,7 @@ def test_each_bound_has_a_setting() -> None:
         max_calls_per_caller=8,
         max_calls_per_organization=9,
         max_streams_per_caller=10,
+        max_unread_bytes=2_000_000,
         rate_per_caller=11,
         rate_per_organization=12,
         max_connection_age=13,

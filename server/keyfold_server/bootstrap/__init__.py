@@ -116,6 +116,7 @@ def bounds(settings: Settings) -> Bounds:
         calls_per_caller=settings.max_calls_per_caller,
         calls_per_organization=settings.max_calls_per_organization,
         streams_per_caller=settings.max_streams_per_caller,
+        unread_bytes=settings.max_unread_bytes,
         rate_per_caller=settings.rate_per_caller,
         rate_per_organization=settings.rate_per_organization,
         connection_age=settings.max_connection_age,

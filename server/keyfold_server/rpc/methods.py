@@ -181,6 +181,8 @@ class Methods:
         ) -> bytes:
             if len(data) > largest:
                 _too_large(len(data), largest, batch=batch)
+            if batch:
+                account.check_unread(self._replica.bounds.unread_bytes)
             call = Call(caller.rights)
             try:
                 return core(data, call, facts)
@@ -189,7 +191,14 @@ class Methods:
             with self._cold_room.place(), account.room.place():
                 return await self._cold(core, data, facts, call, needs, self._deadline(context))
 
-        return answer
+        async def counted(
+            data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
+        ) -> bytes:
+            reply = await answer(data, context, caller, account, facts)
+            _unread(account, len(reply), context)
+            return reply
+
+        return counted if batch else answer
 
     def _life(self, life: Life) -> Answer:
         largest = min(self._replica.bounds.message_bytes, MAX_REQUEST)
@@ -246,6 +255,16 @@ class Methods:
             left = self._replica.bounds.default_deadline
         left = min(left, self._replica.bounds.longest_deadline)
         return self._replica.clock.monotonic() + left - min(_ANSWER_BEFORE, left / 10)
+
+
+def _unread(account: Account, size: int, context: Context) -> None:
+    """Counts a reply's bytes until gRPC is done with them: a caller may read slowly, or never."""
+    account.unread += size
+
+    def done(_: object) -> None:
+        account.unread -= size
+
+    context.add_done_callback(done)
 
 
 def _too_large(size: int, most: int, *, batch: bool) -> NoReturn:

@@ -35,6 +35,7 @@ class Bounds:
         calls_per_caller: The same, of one caller.
         calls_per_organization: The same, for one organization's clusters.
         streams_per_caller: Streams of one caller.
+        unread_bytes: Of one caller's large replies that it has not read; one more than that.
         rate_per_caller: Calls a second of one caller.
         rate_per_organization: Calls a second that use one organization's keys.
         connection_age: Seconds after which a connection is to be made anew.
@@ -52,6 +53,7 @@ class Bounds:
     calls_per_caller: int = 2_000
     calls_per_organization: int = 2_000
     streams_per_caller: int = 100
+    unread_bytes: int = 64 * 1024 * 1024
     rate_per_caller: float = 10_000.0
     rate_per_organization: float = 10_000.0
     connection_age: float = 300.0
@@ -94,7 +96,7 @@ class Room:
 class Account:
     """What one caller, or one organization, has used of its bounds."""
 
-    __slots__ = ("_at", "_level", "_rate", "_what", "room")
+    __slots__ = ("_at", "_level", "_rate", "_what", "room", "unread")
 
     def __init__(self, calls: int, rate: float, what: str, now: float) -> None:
         """Begins with nothing used.
@@ -110,6 +112,20 @@ class Account:
         self._level = rate
         self._at = now
         self._what = what
+        self.unread = 0
+
+    def check_unread(self, most: int) -> None:
+        """Refuses a call with a large reply to one who leaves so many bytes of others unread.
+
+        Raises:
+            OverloadedError: There are as many.
+        """
+        if self.unread >= most:
+            raise OverloadedError(
+                f"{self.unread:,} bytes of replies to this {self._what} are not read yet; read "
+                "them, and try again",
+                retry_after=1.0,
+            )
 
     def charge(self, now: float) -> None:
         """Counts a call.
@@ -129,7 +145,7 @@ class Account:
 
     def idle(self, now: float) -> bool:
         """Says whether forgetting the account would change nothing."""
-        return self.room.empty and now - self._at >= 1.0
+        return self.room.empty and not self.unread and now - self._at >= 1.0
 
 
 class Accounts:

@@ -37,6 +37,13 @@ class Limits(BaseModel):
     max_streams_per_caller: int = Field(
         default=100, ge=1, le=100_000, description="Streams of one caller that may be open at once."
     )
+    max_unread_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=1024 * 1024,
+        le=4 * 1024 * 1024 * 1024,
+        description="Bytes of batches' replies that one caller may leave unread; further batches "
+        "are turned away until it reads.",
+    )
     rate_per_caller: float = Field(
         default=10_000,
         ge=1,
