@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import grpc
@@ -68,12 +68,12 @@ class Guarded:
             except CallerUnknownError:
                 if service != OPEN:
                     raise
-                account, name_ = self._replica.callers.of(""), ""
+                who = ""
             else:
                 caller.rights.check(f"{service}/{name}")
-                account, name_ = self._replica.callers.of(caller.name), caller.name
-            account.charge(self._replica.clock.monotonic())
-            return name_
+                who = caller.name
+            self._replica.callers.of(who).charge(self._replica.clock.monotonic())
+            return who
 
         return admit
 
@@ -138,41 +138,29 @@ def _wrapped(handler: Any, streams: _Streams, admit: Admit) -> grpc.RpcMethodHan
 
 def _one(behaviour: Any, decode: Any, admit: Admit) -> Any:
     async def guarded(data: bytes, context: Any) -> Any:
-        try:
+        async with _told(context):
             await admit(context)
             return await behaviour(_decoded(decode, data), context)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # noqa: BLE001  its text must not reach the caller
-            await _abort(context, error)
 
     return guarded
 
 
 def _ending(behaviour: Any, decode: Any, streams: _Streams, admit: Admit) -> Any:
     async def guarded(data: bytes, context: Any) -> None:
-        try:
+        async with _told(context):
             with streams.one(await admit(context)):
                 await behaviour(_decoded(decode, data), context)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # noqa: BLE001  its text must not reach the caller
-            await _abort(context, error)
 
     return guarded
 
 
 def _many(behaviour: Any, decode: Any, streams: _Streams, admit: Admit) -> Any:
     async def guarded(parts: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-        try:
+        async with _told(context):
             with streams.one(await admit(context)):
                 requests = (_decoded(decode, data) async for data in parts)
                 async for reply in behaviour(requests, context):
                     yield reply
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # noqa: BLE001  its text must not reach the caller
-            await _abort(context, error)
 
     return guarded
 
@@ -184,6 +172,17 @@ def _decoded(decode: Any, data: bytes) -> Any:
         raise MalformedRequestError(
             "the request is not a message of this method; build it with its stubs"
         ) from None
+
+
+@asynccontextmanager
+async def _told(context: Any) -> AsyncIterator[None]:
+    """Answers an exception in our own words: its text must not reach the caller."""
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a servicer may raise
+        await _abort(context, error)
 
 
 async def _abort(context: Any, error: Exception) -> None:
