@@ -29,11 +29,13 @@ from keyfold_server.domain.rights import Caller, Rights
 from keyfold_server.service.clusters import Enabling
 from keyfold_server.service.data_plane import Opened, Target
 from keyfold_server.service.keyring import Call, NeedsLoad
+from keyfold_server.service.limits import Bounds, Rates
 from keyfold_server.service.mutations import Ask, Body, Done
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.revocation import Naming, Restored, Revoked
 from keyfold_server.service.rotation import Rotated, Rotating
 from keyfold_server.service.status import Report
+from keyfold_server.service.sweep import SLOTS
 from keyfold_server.service.timing import Timing
 from keyfold_server.store.opening import open_store
 
@@ -44,6 +46,10 @@ ROUNDS: Final = 8
 
 LONG: Final = 20.0
 """Real seconds after which a test that waits for something is broken."""
+
+
+UNHURRIED: Final = Rates(per_key=1e6, per_account=1e6, per_provider=1e6)
+"""Rates that no test reaches whose clock stands still."""
 
 
 class Held:
@@ -150,7 +156,7 @@ class Member:
         rights: What they may do: everything, until a test says otherwise.
     """
 
-    def __init__(self, house: House, timing: Timing, max_clusters: int) -> None:
+    def __init__(self, house: House, timing: Timing, max_clusters: int, rates: Rates) -> None:
         self.house = house
         self.line = Line(house.store)
         self.replica = Replica(
@@ -160,6 +166,7 @@ class Member:
             house.clock,
             timing,
             max_clusters=max_clusters,
+            bounds=Bounds(kms_rates=rates),
             random=house.random,
         )
         self.loads = self.replica.loads
@@ -215,6 +222,13 @@ class Member:
         """Has the keeper look at what is due now, and waits for what it began."""
         self.loads.freshness.look(self.house.clock.monotonic())
         await self.settle()
+
+    async def sweep(self) -> None:
+        """Has every slot its turn in the sweep, and writes what it saw."""
+        for slot in range(SLOTS):
+            await self.replica.sweep.turn(slot)
+        await self.settle()
+        await self.replica._health.flush()
 
     async def settle(self) -> None:
         """Waits until nothing is under way."""
@@ -434,9 +448,11 @@ class House:
             self.drawn.append(drawn)
         return drawn
 
-    async def replica(self, *, max_clusters: int = 1_000, **timing: float) -> Member:
+    async def replica(
+        self, *, max_clusters: int = 1_000, rates: Rates = UNHURRIED, **timing: float
+    ) -> Member:
         """Starts a replica."""
-        member = Member(self, Timing(**({"store_poll": 0.001} | timing)), max_clusters)
+        member = Member(self, Timing(**({"store_poll": 0.001} | timing)), max_clusters, rates)
         self.members.append(member)
         return await member.start()
 

@@ -75,6 +75,11 @@ REGIONS: Final = Gauge(
     "keyfold_regions", "Regions in the store, by state and last health.", ("state", "health")
 )
 
+CANNOT_WRAP: Final = Gauge(
+    "keyfold_regions_cannot_wrap",
+    "Enabled regions whose root key unwraps and does not wrap: their next rotation would fail.",
+)
+
 POLICY_BROKEN: Final = Gauge(
     "keyfold_policy_broken",
     "1 while the policy file is broken and the policy that was read before it holds.",

@@ -99,6 +99,10 @@ class Fleet:
             "KEYFOLD_OUTAGE_GRACE": f"{GRACE}s",
             "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS:g}s",
             "KEYFOLD_DRAIN_GRACE": "1s",
+            # Every cluster stands under a few root keys, and none of their owners is to be spared.
+            "KEYFOLD_KMS_RATE_PER_KEY": "1000000",
+            "KEYFOLD_KMS_RATE_PER_ACCOUNT": "1000000",
+            "KEYFOLD_KMS_RATE_PER_PROVIDER": "1000000",
         }
         if self.kind == SQLITE:
             return common | {"KEYFOLD_STORE": self.url}

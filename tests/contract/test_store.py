@@ -131,6 +131,8 @@ EVERY_STORE: Final = {
     "test_a_poll_reads_what_followed",
     "test_replicas_and_their_silence",
     "test_observations_replace_each_other",
+    "test_work_is_claimed_by_one",
+    "test_the_sweep_chooses_who_waited_longest",
     "test_lists_are_paged_by_name",
     "test_the_filter_of_health",
     "test_what_is_old_goes",
@@ -576,6 +578,81 @@ def test_observations_replace_each_other(store: SqlStore) -> None:
     assert found == {"root:a": last, "kek:b": replace(other, message="oddtext")}
     assert store.observations([]) == {}
     assert store.poll(beat()) == []
+
+
+def test_work_is_claimed_by_one(store: SqlStore, clock: FakeClock) -> None:
+    """F5, S7: of those who claim a piece of work at once one gets it, until its time is over."""
+
+    def claims() -> int:
+        with ThreadPoolExecutor(6) as pool:
+            return sum(pool.map(lambda _: store.claim("sweep:ab", 1_000), range(6)))
+
+    assert claims() == 1
+    assert claims() == 0
+    assert store.claim("sweep:cd", 1_000)
+    clock.advance(1.5)
+    assert claims() == 1
+    assert claims() == 0
+    assert store.poll(beat()) == []
+
+
+def seen_of(cluster: Cluster, *, health: Health = Health.HEALTHY, at: int = NOW) -> Observation:
+    """Makes the observation of a cluster's KEK."""
+    return Observation(f"kek:{cluster.regions[0].newest.kek_id.hex()}", health, at, at)
+
+
+def test_the_sweep_chooses_who_waited_longest(store: SqlStore) -> None:
+    """F4: of each root key the KEK that was asked about longest ago, and refused ones after it."""
+    made = [enabled(store, f"c-{n}") for n in range(8)]
+    root = made[0].regions[0].newest.current.root_id
+    prefix = root[:2]
+    [first] = store.samples(prefix)
+    assert (first.region, first.root, first.refused) == ("eu", root, False)
+    store.observe([seen_of(c, at=NOW + n) for n, c in enumerate(made)])
+    assert [s.cluster for s in store.samples(prefix)] == ["c-0"]
+    store.observe([seen_of(made[0], at=NOW + 100)])
+    store.observe([seen_of(c, health=Health.ACCESS_DENIED) for c in made[2:]])
+    chosen = store.samples(prefix)
+    assert (chosen[0].cluster, chosen[0].refused) == ("c-1", False)
+    assert [s.refused for s in chosen[1:]] == [True] * 4
+    other = "00" if prefix != "00" else "01"
+    assert store.samples(other) == []
+
+
+def test_the_sweep_leaves_out_what_is_revoked(store: SqlStore) -> None:
+    """Protocol 7: a revoked region is not chosen; another root key's is, with its own."""
+    whole = {
+        name: applied(
+            store, enabling(a_cluster(name, [a_region("eu", "local:one"), a_region("us", uri)]))
+        ).cluster
+        for name, uri in (("a", "local:two"), ("b", "local:two"))
+    }
+    ids = {r.newest.current.root_id for r in whole["a"].regions}
+
+    def chosen() -> list[tuple[str, str]]:
+        found = [s for root in sorted(ids) for s in store.samples(root)]
+        return sorted((s.cluster, s.region) for s in found)
+
+    assert sorted(region for _, region in chosen()) == ["eu", "us"]
+    applied(store, revoking("a"))
+    assert chosen() == [("b", "eu"), ("b", "us")]
+    applied(store, revoking("b"))
+    assert chosen() == []
+
+
+def test_root_keys_that_only_unwrap_are_counted(store: SqlStore) -> None:
+    """F5: regions whose next rotation would fail are counted, and no others."""
+    cluster = enabled(store)
+    root = f"root:{cluster.regions[0].newest.current.root_id}"
+    seen = Observation(root, Health.HEALTHY, NOW, NOW, NOW, can_wrap=False, can_unwrap=True)
+    assert store.cannot_wrap() == 0
+    store.observe([seen])
+    assert store.cannot_wrap() == 1
+    store.observe([replace(seen, health=Health.KEY_DISABLED)])
+    assert store.cannot_wrap() == 0
+    store.observe([seen])
+    applied(store, revoking("acme"))
+    assert store.cannot_wrap() == 0
 
 
 def test_whose_kek_it_is(store: SqlStore) -> None:

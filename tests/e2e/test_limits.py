@@ -27,7 +27,7 @@ from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold_server.bootstrap import bounds
-from keyfold_server.service.limits import Bounds
+from keyfold_server.service.limits import Bounds, Rates
 from keyfold_server.service.timing import Timing
 from keyfold_server.settings import Settings
 
@@ -323,8 +323,12 @@ def test_each_bound_has_a_setting() -> None:
         rate_per_organization=12,
         max_connection_age=13,
         min_ping_interval=14,
+        kms_rate_per_key=15,
+        kms_rate_per_account=16,
+        kms_rate_per_provider=17,
     )
     made = bounds(changed)
+    assert made.kms_rates == Rates(15, 16, 17)
     assert all(
         getattr(made, name) != getattr(Bounds(), name) for name in Bounds.__dataclass_fields__
     )

@@ -18,7 +18,7 @@ from keyfold_server.domain.errors import (
     OverloadedError,
     UnreachableError,
 )
-from keyfold_server.service import kms
+from keyfold_server.service import gates, kms
 from keyfold_server.service.keyring import Call, Need, NeedsLoad
 from replicas import House, Member, entered, house_in, spin, until
 
@@ -110,9 +110,9 @@ async def test_one_hanging_root_key_leaves_others_served(house: House) -> None:
     await one.enable("good", {"eu": "fake:corp.good"})
     hang = house.provider.hang("fake:corp.bad")
     calls = [asyncio.create_task(one.wrap(name)) for name in bad]
-    await entered(hang, kms.AT_ONCE_PER_KEY)
+    await entered(hang, gates.AT_ONCE_PER_KEY)
     await one.wrap("good", within=2)
-    assert hang._entered == kms.AT_ONCE_PER_KEY
+    assert hang._entered == gates.AT_ONCE_PER_KEY
     house.provider.mend()
     await asyncio.gather(*calls)
 
@@ -127,9 +127,9 @@ async def test_one_hanging_account_leaves_others_served(house: House) -> None:
     await one.enable("good")
     hangs = [house.provider.hang(f"fake:corp.key-{i}") for i in range(6)]
     calls = [asyncio.create_task(one.wrap(f"bad-{i}-{j}")) for i in range(6) for j in range(3)]
-    await until(lambda: sum(h._entered for h in hangs) >= kms.AT_ONCE_PER_ACCOUNT)
+    await until(lambda: sum(h._entered for h in hangs) >= gates.AT_ONCE_PER_ACCOUNT)
     await one.wrap("good", within=2)
-    assert sum(h._entered for h in hangs) == kms.AT_ONCE_PER_ACCOUNT
+    assert sum(h._entered for h in hangs) == gates.AT_ONCE_PER_ACCOUNT
     house.provider.mend()
     await asyncio.gather(*calls)
 
@@ -146,23 +146,23 @@ async def test_waiting_at_a_gate_is_bounded(house: House) -> None:
     for result in results:
         if isinstance(result, OverloadedError):
             assert result.retry_after
-    assert hang._entered <= 2 * kms.AT_ONCE_PER_KEY
+    assert hang._entered <= 2 * gates.AT_ONCE_PER_KEY
 
 
 async def test_a_line_that_is_too_long_is_refused_at_once(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W2: admission stands before the queue, which therefore has an end."""
-    monkeypatch.setattr(kms, "WAITING", 3)
+    monkeypatch.setattr(gates, "WAITING", 3)
     one = await house.replica(cache_ttl=0)
     await one.enable()
     hang = house.provider.hang()
     calls = [asyncio.create_task(one.wrap()) for _ in range(10)]
     done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    await entered(hang, kms.AT_ONCE_PER_KEY)
+    await entered(hang, gates.AT_ONCE_PER_KEY)
     await spin()
     done, waiting = await asyncio.wait(calls, timeout=0)
-    assert len(waiting) == kms.AT_ONCE_PER_KEY + 3
+    assert len(waiting) == gates.AT_ONCE_PER_KEY + 3
     assert {type(call.exception()) for call in done} == {OverloadedError}
     house.provider.mend()
     await asyncio.gather(*waiting)
@@ -185,7 +185,7 @@ async def test_a_hung_thread_keeps_its_place_until_it_returns(
 
     house.provider.unwrap = hanging  # type: ignore[assignment, method-assign]
     try:
-        calls = [one.wrap() for _ in range(kms.AT_ONCE_PER_KEY)]
+        calls = [one.wrap() for _ in range(gates.AT_ONCE_PER_KEY)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(r) for r in results} == {UnreachableError}
         with pytest.raises(OverloadedError):
@@ -193,7 +193,7 @@ async def test_a_hung_thread_keeps_its_place_until_it_returns(
     finally:
         ends.set()
         house.provider.unwrap = real  # type: ignore[method-assign]
-    await until(lambda: not one.replica._kms._gates)
+    await until(lambda: not one.replica._kms._gates.under_way)
     await one.wrap()
 
 

@@ -20,7 +20,7 @@ from keyfold_server.bootstrap.providers import catalog, platform_keys, set_up
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
-from keyfold_server.service.limits import Bounds
+from keyfold_server.service.limits import Bounds, Rates
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings, unknown_variables
@@ -121,6 +121,11 @@ def bounds(settings: Settings) -> Bounds:
         rate_per_organization=settings.rate_per_organization,
         connection_age=settings.max_connection_age,
         ping_interval=settings.min_ping_interval,
+        kms_rates=Rates(
+            per_key=settings.kms_rate_per_key,
+            per_account=settings.kms_rate_per_account,
+            per_provider=settings.kms_rate_per_provider,
+        ),
     )
 
 

@@ -62,7 +62,7 @@ kind of failure, and `rpc/status.py` gives each branch its gRPC code in one tabl
     │   │   └── CredentialsFailedError          CREDENTIALS_FAILED
     │   └── KekMismatchError                    KEK_MISMATCH, a stored KEK does not open
     ├── OverloadedError                         OVERLOADED, too much at once for Keyfold
-    ├── RateLimitedError                        RATE_LIMITED, too many calls of one caller
+    ├── RateLimitedError                        RATE_LIMITED, calls come too fast
     ├── RowNotAuthenticError                    ROW_NOT_AUTHENTIC
     ├── UnavailableError                        Keyfold itself cannot answer now
     │   ├── StoreUnavailableError               STORE_UNAVAILABLE
@@ -79,7 +79,7 @@ outage does not. Messages are lower case, say what to do next, and hold no key m
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, TypeAlias
 
 
 class KeyfoldError(Exception):
@@ -524,7 +524,7 @@ class OverloadedError(KeyfoldError):
 
 
 class RateLimitedError(KeyfoldError):
-    """The caller, or the organization whose keys are used, makes more calls than it may."""
+    """Calls of one caller, for one organization or to one root key come faster than they may."""
 
     reason = "RATE_LIMITED"
     remedy = "Wait for the time given and slow down; the limits are settings of the server."
@@ -588,3 +588,7 @@ class SetupError(KeyfoldError):
 
     reason = "SETUP"
     remedy = "Change the setting that the message names."
+
+
+NotAsked: TypeAlias = OverloadedError | RateLimitedError
+"""Why Keyfold itself did not ask a KMS, which tells as little of the key as an outage does."""

@@ -312,6 +312,23 @@ class ClusterFilter:
     key_uri: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A KEK that the sweep asks about.
+
+    Attributes:
+        cluster: The cluster's name.
+        region: The region's; its newest generation is meant.
+        root: The root key id.
+        refused: Whether the KEK's own last unwrap was refused.
+    """
+
+    cluster: str
+    region: str
+    root: str
+    refused: bool
+
+
 class Store(Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
@@ -338,6 +355,30 @@ class Store(Protocol):
 
     def census(self) -> dict[tuple[str, str], int]:
         """Counts regions by the names of their state and last observed health."""
+        ...
+
+    def cannot_wrap(self) -> int:
+        """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
+        ...
+
+    def samples(self, prefix: str) -> list[Sample]:
+        """Chooses KEKs for the sweep, of the root keys whose ids begin so, by root key.
+
+        Of each root key that an enabled region uses: first the KEK that was asked about longest
+        ago, so that all have their turn; then some of those that were refused.
+        """
+        ...
+
+    def claim(self, name: str, after_ms: int) -> bool:
+        """Takes a piece of work that one replica is to do, by the store's clock.
+
+        Args:
+            name: The work's.
+            after_ms: Milliseconds after the last claim from which it may be claimed again.
+
+        Returns:
+            Whether this replica is to do it.
+        """
         ...
 
     def request(self, key: RequestKey) -> RecordedRequest | None:

@@ -18,14 +18,21 @@ from keyfold_server.domain.errors import (
     CredentialsFailedError,
     KekMismatchError,
     KeyfoldError,
-    OverloadedError,
+    NotAsked,
     RefusedError,
     ThrottledError,
 )
 from keyfold_server.domain.health import Observation
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.health import HealthBook
-from keyfold_server.service.keys import NEVER, KeyCache, Refusal, RegionView, RootState, View
+from keyfold_server.service.keys import (
+    NEVER,
+    KeyCache,
+    Refusal,
+    RegionView,
+    RootState,
+    View,
+)
 from keyfold_server.service.reads import Reads
 from keyfold_server.service.timing import Timing
 
@@ -136,7 +143,7 @@ class Answers:
         root: RootState,
         generation: Generation,
         began: float,
-        error: CouldNotTellError | OverloadedError,
+        error: CouldNotTellError | NotAsked,
     ) -> None:
         """Remembers that a KMS could not be asked, and when to ask again (protocol W2).
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Final
 
 from keyfold_server.domain.cluster import Generation, Wrap
 from keyfold_server.domain.errors import (
@@ -37,9 +38,8 @@ def merged(old: Observation | None, new: Observation) -> Observation:
     """Returns what is known after a new observation: what it does not say stays."""
     if old is None or old.last_check > new.last_check:
         return new if old is None else old
-    unwrapped = old.health is new.health is Health.HEALTHY and new.can_wrap is None
-    if unwrapped and old.can_wrap is False:
-        # What cannot be wrapped stays named until wrapping is tried again (protocol F5).
+    if new.can_wrap is None and old.can_wrap is False and _is_of_wrapping(old, new):
+        # It was said of wrapping, of which the new one says nothing: it stands (protocol F5).
         new = replace(new, message=old.message, request_id=old.request_id)
     return replace(
         new,
@@ -47,6 +47,14 @@ def merged(old: Observation | None, new: Observation) -> Observation:
         last_success=new.last_success or old.last_success,
         can_wrap=old.can_wrap if new.can_wrap is None else new.can_wrap,
     )
+
+
+_WRAPPING: Final = "wrapping: "
+"""How a message begins that is about wrapping."""
+
+
+def _is_of_wrapping(old: Observation, new: Observation) -> bool:
+    return new.health is Health.HEALTHY and old.message.startswith(_WRAPPING)
 
 
 class HealthBook:
@@ -66,11 +74,14 @@ class HealthBook:
                 Observation(subject, Health.HEALTHY, now, now, last_success=now, can_unwrap=True)
             )
 
-    def failed(self, generation: Generation, error: KmsError) -> Observation:
+    def failed(
+        self, generation: Generation, error: KmsError, *, known: bool = False
+    ) -> Observation:
         """Notes that a KEK could not be unwrapped; returns what that says of its root key.
 
         A refusal speaks for the root key and, until its own unwrap succeeds, for the KEK; an
-        outage for the root key alone; a mismatch for the KEK alone (protocol F4).
+        outage for the root key alone; a mismatch for the KEK alone, and so a refusal that was
+        `known` before (protocol F4).
         """
         now = self._now()
         seen = Observation(
@@ -82,7 +93,7 @@ class HealthBook:
             request_id=error.provider_request_id or "",
             can_unwrap=None if isinstance(error, CouldNotTellError) else False,
         )
-        if isinstance(error, RefusedError | CouldNotTellError):
+        if isinstance(error, CouldNotTellError) or (isinstance(error, RefusedError) and not known):
             self._note(seen)
         if not isinstance(error, CouldNotTellError):
             self._note(replace(seen, subject=kek_subject(generation)))
@@ -96,14 +107,20 @@ class HealthBook:
             # Nothing was learned of unwrapping, and wrapping alone says nothing of a key's health.
             return
         if error is None:
-            self._note(replace(seen, can_wrap=True))
+            cleared = "" if seen.message.startswith(_WRAPPING) else seen.message
+            self._note(replace(seen, can_wrap=True, message=cleared))
         elif not isinstance(error, CouldNotTellError):
+            lacks = error.missing_permission
+            named = f" (it lacks {lacks})" if lacks and lacks not in error.message else ""
+            # Where unwrapping failed too, that decides, and its error is the one to read.
+            alone = seen.health is Health.HEALTHY
+            message = f"{_WRAPPING}{error.message}{named}" if alone else seen.message
             self._note(
                 replace(
                     seen,
                     can_wrap=False,
-                    message=f"wrapping: {error.message}",
-                    request_id=error.provider_request_id or "",
+                    message=message,
+                    request_id=(error.provider_request_id or "") if alone else seen.request_id,
                 )
             )
 

@@ -16,7 +16,7 @@ from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     KeyfoldError,
-    OverloadedError,
+    NotAsked,
     UnknownKekError,
     WrongClusterError,
 )
@@ -162,6 +162,7 @@ class Keyring:
         opened = view.open.get(kek_id)
         if opened is not None and now < opened.root.proof + opened.ttl:
             opened.root.used = opened
+            opened.used = True
             return opened.kek
         own = call.own.get(kek_id)
         if (
@@ -199,6 +200,7 @@ class Keyring:
                 ):
                     # The KMS cannot be asked: grace, a hard bound from the last proof (F1).
                     root.used = opened
+                    opened.used = True
                     self._wanted(opened, now)
                     return opened.kek
             unknown = self._could_not_tell(view, kek_id, now)
@@ -211,7 +213,7 @@ class Keyring:
 
     def _could_not_tell(
         self, view: View, kek_id: bytes, now: float
-    ) -> CouldNotTellError | OverloadedError | None:
+    ) -> CouldNotTellError | NotAsked | None:
         """Returns the remembered outage of a KEK's root key (protocol W2), or None."""
         root = self._cache.known_root(view.keks[kek_id][1].current.root_id)
         if root is None or root.unknown is None or now >= root.unknown_until:

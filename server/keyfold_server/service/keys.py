@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region
 from keyfold_server.domain.envelope import Kek
-from keyfold_server.domain.errors import CouldNotTellError, KmsError, OverloadedError
+from keyfold_server.domain.errors import CouldNotTellError, KmsError, NotAsked
 from keyfold_server.domain.lifecycle import Action, State, after
 from keyfold_server.service.timing import Timing
 
@@ -54,7 +54,7 @@ class RootState:
         """Starts with nothing known."""
         self.root_id = root_id
         self.proof = NEVER
-        self.unknown: CouldNotTellError | OverloadedError | None = None
+        self.unknown: CouldNotTellError | NotAsked | None = None
         self.unknown_until = NEVER
         self.failures = 0
         self.used: OpenKek | None = None
@@ -147,9 +147,12 @@ class View:
 
 
 class OpenKek:
-    """A KEK in memory, with what decides how long it may be used."""
+    """A KEK in memory, with what decides how long it may be used.
 
-    __slots__ = ("began", "grace", "kek", "region", "root", "ttl", "view", "voids")
+    `used`: a call used it since the sweep last looked.
+    """
+
+    __slots__ = ("began", "grace", "kek", "region", "root", "ttl", "used", "view", "voids")
 
     def __init__(
         self, kek: Kek, view: View, region: RegionView, root: RootState, began: float
@@ -162,6 +165,7 @@ class OpenKek:
         self.ttl = region.ttl
         self.grace = region.grace
         self.began = began
+        self.used = False
         self.voids = root.voids
 
     def __repr__(self) -> str:
@@ -208,10 +212,13 @@ class KeyCache:
     def put_kek(self, opened: OpenKek) -> None:
         """Keeps an opened KEK with its view, in place of an earlier opening of the same."""
         old = opened.view.open.get(opened.kek.kek_id)
-        if old is not None:
-            self._forget(old)
-        opened.view.open[opened.kek.kek_id] = opened
         root = opened.root
+        used = root.used if root.used is not old else opened
+        if old is not None:
+            opened.used = old.used
+            self._forget(old)
+            root.used = used
+        opened.view.open[opened.kek.kek_id] = opened
         root.shortest = min(root.shortest, opened.ttl) if root.open else opened.ttl
         root.open.add(opened)
 
@@ -231,6 +238,10 @@ class KeyCache:
     def known_root(self, root_id: str) -> RootState | None:
         """Returns what is known of a root key version, or None."""
         return self._roots.get(root_id)
+
+    def roots(self, prefix: str) -> list[RootState]:
+        """Returns the root key versions whose ids begin so."""
+        return [root for root_id, root in self._roots.items() if root_id.startswith(prefix)]
 
     def forget_root(self, root: RootState) -> None:
         """Forgets a root key version that no KEK in memory is under.

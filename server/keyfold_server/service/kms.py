@@ -1,8 +1,7 @@
 """Calls to customers' key services: admitted, bounded, in threads (protocol W1, W2, C4).
 
-Before a call reaches its provider's threads it passes a gate per root key and one per account, so
-that a customer whose KMS hangs holds a few threads and no more. A place is given back when the
-thread returns, not when somebody stops waiting for it.
+Before a call reaches its provider's threads it passes the `gates`. A place there is given back
+when the thread returns, not when somebody stops waiting for it.
 """
 
 from __future__ import annotations
@@ -38,38 +37,19 @@ from keyfold_server.domain.ports import (
     Wrapped,
 )
 from keyfold_server.domain.rights import Rights
+from keyfold_server.service.gates import Gates, Passage
+from keyfold_server.service.limits import Rates
 
 _R = TypeVar("_R")
 
 log = logging.getLogger(__name__)
 
-AT_ONCE_PER_KEY: Final = 4
-"""Calls under way for one root key."""
-
-AT_ONCE_PER_ACCOUNT: Final = 8
-"""Calls under way for one account: an eighth of its provider's threads."""
-
 THREADS: Final = 64
 """Threads of one provider: room for eight accounts that hang."""
-
-WAITING: Final = 1_000
-"""Calls that may wait at one gate before further ones are turned away."""
 
 _LATE: Final = 0.5
 """Seconds beyond the budget after which a thread is no longer waited for: a hang in a name
 look-up or a lost socket heeds no timeout."""
-
-
-class _Gate:
-    """A number of places, and how many calls have one or wait for one."""
-
-    __slots__ = ("at_once", "name", "places", "users")
-
-    def __init__(self, name: tuple[str, ...], at_once: int) -> None:
-        self.name = name
-        self.at_once = at_once
-        self.places = asyncio.Semaphore(at_once)
-        self.users = 0
 
 
 class Kms:
@@ -81,6 +61,7 @@ class Kms:
         platform: Callable[[str], RootKey | None],
         clock: Clock,
         budget: float,
+        rates: Rates,
     ) -> None:
         """Joins the gates to the providers.
 
@@ -90,12 +71,13 @@ class Kms:
             platform: The vendor's own key of a region, or None.
             clock: Monotonic time.
             budget: Seconds that one call may take, waiting at the gates included.
+            rates: Calls a second that the gates let through.
         """
         self._providers = providers
         self._platform = platform
         self._clock = clock
         self._budget = budget
-        self._gates: dict[tuple[str, ...], _Gate] = {}
+        self._gates = Gates(rates, clock)
         self._made: dict[str, KeyProvider] = {}
         self._pools: dict[str, ThreadPoolExecutor] = {}
 
@@ -232,23 +214,21 @@ class Kms:
             ) from None
         call.region = provider.region(root) if isinstance(provider, HasRegions) else ""
         ends = self._clock.monotonic() + self._budget
-        gates = self._enter(
-            (
-                (("key", root.type, root.uri, root.principal), AT_ONCE_PER_KEY),
-                (("account", root.type, provider.account(root)), AT_ONCE_PER_ACCOUNT),
-            )
+        passage = self._gates.enter(
+            (root.type, root.uri, root.principal),
+            (root.type, provider.account(root)),
+            root.type,
+            # What waits for a rate still needs time to ask.
+            self._budget / 2,
         )
-        held: list[_Gate] = []
         future: Future[_R] | None = None
         try:
             async with asyncio.timeout(self._budget):
-                for gate in gates:
-                    await gate.places.acquire()
-                    held.append(gate)
+                await passage.passed()
             # With the caller's trace context: what an adapter sends may carry it on.
             context = contextvars.copy_context()
             future = self._pool(root.type).submit(context.run, self._work, provider, work, ends)
-            self._leave_after(future, gates)
+            self._leave_after(future, passage)
             return await asyncio.wait_for(
                 asyncio.shield(asyncio.wrap_future(future)),
                 max(0.0, ends - self._clock.monotonic()) + _LATE,
@@ -257,7 +237,7 @@ class Kms:
             raise self._no_answer(started=future is not None) from None
         finally:
             if future is None:
-                self._leave(gates, held)
+                passage.left()
 
     def _no_answer(self, *, started: bool) -> KeyfoldError:
         if started:
@@ -300,35 +280,12 @@ class Kms:
             pool = self._pools[type_] = ThreadPoolExecutor(THREADS, f"kms-{type_.lower()}")
         return pool
 
-    def _enter(self, wanted: tuple[tuple[tuple[str, ...], int], ...]) -> list[_Gate]:
-        """Stands in line at each gate, or at none where a line is too long."""
-        gates = []
-        for name, at_once in wanted:
-            gate = self._gates.get(name) or _Gate(name, at_once)
-            if gate.users >= at_once + WAITING:
-                raise OverloadedError(
-                    "too many calls wait for this root key or account; try again", retry_after=1.0
-                )
-            gates.append(gate)
-        for gate in gates:
-            gate.users += 1
-            self._gates[gate.name] = gate
-        return gates
-
-    def _leave(self, gates: list[_Gate], held: list[_Gate]) -> None:
-        for gate in held:
-            gate.places.release()
-        for gate in gates:
-            gate.users -= 1
-            if not gate.users:
-                self._gates.pop(gate.name, None)
-
-    def _leave_after(self, future: Future[_R], gates: list[_Gate]) -> None:
+    def _leave_after(self, future: Future[_R], passage: Passage) -> None:
         loop = asyncio.get_running_loop()
 
         def done(_: Future[_R]) -> None:
             # A loop that is closed has no gates to give back.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._leave, gates, gates)
+                loop.call_soon_threadsafe(passage.left)
 
         future.add_done_callback(done)

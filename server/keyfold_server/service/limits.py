@@ -20,6 +20,21 @@ _MOST: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Calls a second that one replica makes to customers' key services (protocol C4).
+
+    Attributes:
+        per_key: With one root key.
+        per_account: To one account: an AWS account, a vault, a project.
+        per_provider: To one provider.
+    """
+
+    per_key: float = 20.0
+    per_account: float = 200.0
+    per_provider: float = 1_000.0
+
+
+@dataclass(frozen=True, slots=True)
 class Bounds:
     """What a server lets in.
 
@@ -40,6 +55,7 @@ class Bounds:
         rate_per_organization: Calls a second that use one organization's keys.
         connection_age: Seconds after which a connection is to be made anew.
         ping_interval: Seconds that must lie between two pings of an idle connection.
+        kms_rates: Calls a second that go out.
     """
 
     message_bytes: int = 4 * 1024 * 1024
@@ -58,6 +74,7 @@ class Bounds:
     rate_per_organization: float = 10_000.0
     connection_age: float = 300.0
     ping_interval: float = 10.0
+    kms_rates: Rates = Rates()
 
 
 class Room:
@@ -93,10 +110,42 @@ class Room:
             self._left += 1
 
 
+class Bucket:
+    """A rate: so many calls a second, and as many at once after a quiet second.
+
+    Attributes:
+        rate: Calls a second, at least 1.
+    """
+
+    __slots__ = ("_at", "_level", "rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        """Begins with nothing used, at a time in monotonic seconds."""
+        self.rate = rate
+        self._level = rate
+        self._at = now
+
+    def wait(self, now: float) -> float:
+        """Returns the seconds until one more call keeps to the rate; 0 where it does now."""
+        return max(0.0, (1.0 - self._filled(now)) / self.rate)
+
+    def take(self, now: float) -> None:
+        """Counts a call; one that waits first is counted before it waits."""
+        self._level = self._filled(now) - 1.0
+        self._at = now
+
+    def full(self, now: float) -> bool:
+        """Says whether nothing of it is used any more."""
+        return self._filled(now) >= self.rate
+
+    def _filled(self, now: float) -> float:
+        return min(self.rate, self._level + (now - self._at) * self.rate)
+
+
 class Account:
     """What one caller, or one organization, has used of its bounds."""
 
-    __slots__ = ("_at", "_level", "_rate", "_what", "room", "unread")
+    __slots__ = ("_bucket", "_what", "room", "unread")
 
     def __init__(self, calls: int, rate: float, what: str, now: float) -> None:
         """Begins with nothing used.
@@ -108,9 +157,7 @@ class Account:
             now: Monotonic seconds.
         """
         self.room = Room(calls, f"calls of this {what}")
-        self._rate = rate
-        self._level = rate
-        self._at = now
+        self._bucket = Bucket(rate, now)
         self._what = what
         self.unread = 0
 
@@ -133,19 +180,18 @@ class Account:
         Raises:
             RateLimitedError: The calls come faster than they may.
         """
-        level = min(self._rate, self._level + (now - self._at) * self._rate)
-        self._at = now
-        if level < 1.0:
-            self._level = level
+        wait = self._bucket.wait(now)
+        if wait:
             raise RateLimitedError(
-                f"this {self._what} makes more than {self._rate:g} calls a second; slow down",
-                retry_after=(1.0 - level) / self._rate,
+                f"this {self._what} makes more than {self._bucket.rate:g} calls a second; "
+                "slow down",
+                retry_after=wait,
             )
-        self._level = level - 1.0
+        self._bucket.take(now)
 
     def idle(self, now: float) -> bool:
         """Says whether forgetting the account would change nothing."""
-        return self.room.empty and not self.unread and now - self._at >= 1.0
+        return self.room.empty and not self.unread and self._bucket.full(now)
 
 
 class Accounts:

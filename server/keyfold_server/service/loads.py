@@ -21,7 +21,9 @@ from keyfold_server.domain.errors import (
     DeadlineError,
     KekMismatchError,
     KeyfoldError,
+    NotAsked,
     OverloadedError,
+    RateLimitedError,
     RefusedError,
 )
 from keyfold_server.domain.ports import Clock
@@ -148,7 +150,7 @@ class Loads:
             flight = self._flight(view, region, generation)
             outcome = await asyncio.shield(flight.task)
             if flight.kek_id != need.kek_id and not isinstance(
-                outcome, CouldNotTellError | OverloadedError
+                outcome, CouldNotTellError | NotAsked
             ):
                 # Another KEK's load: it may have brought the proof, and nothing else of it
                 # concerns this one, neither its KEK nor what condemned that (protocol F4).
@@ -212,8 +214,10 @@ class Loads:
             key = binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:
             return await self._answers.refused(view, region, generation, error)
-        except (CouldNotTellError, OverloadedError) as error:
-            self._answers.could_not_tell(root, generation, began, error)
+        except (CouldNotTellError, OverloadedError, RateLimitedError) as error:
+            if region.ttl > 0 or not isinstance(error, RateLimitedError):
+                # At TTL 0 each call is admitted or not by itself: the rate remembers enough.
+                self._answers.could_not_tell(root, generation, began, error)
             return error
         except KeyfoldError as error:
             return error
@@ -263,6 +267,13 @@ class Loads:
         found = opened.view.keks[opened.kek.kek_id]
         if self._cache.holds(opened.view) and opened.view.open.get(opened.kek.kek_id) is opened:
             self._flight(opened.view, *found)
+
+    def prove(self, opened: OpenKek) -> asyncio.Task[OpenKek | KeyfoldError | None] | None:
+        """Starts an unwrap of a KEK's own (protocol F4), if the KEK is still in memory."""
+        view, kek_id = opened.view, opened.kek.kek_id
+        if not self._cache.holds(view) or view.open.get(kek_id) is not opened:
+            return None
+        return self._tasks.start(self._load(view, *view.keks[kek_id]))
 
     # Invalidation
 

@@ -84,13 +84,21 @@ class Proofs:
         finally:
             wipe(key)
 
-    async def opens(self, cluster: Cluster, region: str, generation: Generation) -> None:
+    async def opens(
+        self, cluster: Cluster, region: str, generation: Generation, *, told: bool = False
+    ) -> None:
         """Proves that a generation's KEK can be unwrapped.
+
+        Args:
+            cluster: As the store has it.
+            region: The region's name.
+            generation: Whose KEK.
+            told: That it is refused is known; a further refusal flushes nothing (protocol F4).
 
         Raises:
             KmsError: It cannot.
         """
-        wipe(await self._open(cluster, region, generation))
+        wipe(await self._open(cluster, region, generation, told=told))
 
     async def wraps(self, cluster: Cluster, region: str, generation: Generation) -> None:
         """Proves that the root key of a generation wraps, on bytes that are no key.
@@ -103,7 +111,9 @@ class Proofs:
             generation.current.root, bytes(binding.payload(bytes(KEY_SIZE))), binding
         )
 
-    async def _open(self, cluster: Cluster, region: str, generation: Generation) -> bytearray:
+    async def _open(
+        self, cluster: Cluster, region: str, generation: Generation, *, told: bool = False
+    ) -> bytearray:
         wrap = generation.current
         binding = cluster.binding(region, generation)
         try:
@@ -112,7 +122,8 @@ class Proofs:
             )
             return binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:
-            await self._refused(cluster, region, generation, error)
+            if not told:
+                await self._refused(cluster, region, generation, error)
             raise
 
     async def _wrap(self, root: RootKey, binding: Binding, key: bytearray, now: int) -> Wrap:

@@ -36,6 +36,7 @@ from keyfold_server.service.revocation import Revocation
 from keyfold_server.service.rotation import Rotation
 from keyfold_server.service.status import Statuses
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.sweep import Sweep
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
 
@@ -70,6 +71,7 @@ class Replica:
         probes: TestKey.
         statuses: GetStatus and ListClusters.
         changes: What this replica knows of the others.
+        sweep: Asks about keys that nobody else asks about.
         bounds: What this replica lets in.
         callers: What each caller has used of them.
         organizations: What each organization has.
@@ -91,7 +93,8 @@ class Replica:
         self.clock = clock
         self._storage = Storage(store)
         self._retry = timing.store_poll
-        self._kms = Kms(providers, platform, clock, timing.provider_budget)
+        self.bounds = bounds or Bounds()
+        self._kms = Kms(providers, platform, clock, timing.provider_budget, self.bounds.kms_rates)
         self._health = HealthBook(clock, self._storage)
         self._cache = cache = KeyCache(max_clusters)
         self._tasks = Tasks()
@@ -100,7 +103,6 @@ class Replica:
             cache, self._kms, self._storage, self._health, clock, timing, self._spread, self._tasks
         )
         self.changes = Changes(self._storage, self.loads, clock, timing, self._tasks)
-        self.bounds = bounds or Bounds()
         self.callers = Accounts(
             self.bounds.calls_per_caller, self.bounds.rate_per_caller, "caller", clock
         )
@@ -127,6 +129,15 @@ class Replica:
         )
         self.probes = Probes(self._kms, clock, random)
         self.statuses = Statuses(self._storage, self.loads, proofs, self._health, clock, timing)
+        self.sweep = Sweep(
+            cache,
+            self.loads,
+            proofs,
+            self._health,
+            self._storage,
+            timing.sweep,
+            lambda: self.changes.check_serving(clock.monotonic()),
+        )
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -134,6 +145,7 @@ class Replica:
         await self.changes.start()
         self._keepers = [
             asyncio.create_task(self.loads.freshness.keep()),
+            asyncio.create_task(self.sweep.keep()),
             asyncio.create_task(self._write_health()),
             asyncio.create_task(self._prune()),
             asyncio.create_task(self._measure()),
@@ -205,9 +217,11 @@ class Replica:
             if turn % _CENSUS == 0:
                 try:
                     census = await self._storage.run(self._storage.store.census)
+                    cannot_wrap = await self._storage.run(self._storage.store.cannot_wrap)
                 except KeyfoldError as error:
                     log.warning("the regions could not be counted: %s", error.reason)
                 else:
+                    telemetry.CANNOT_WRAP.set(cannot_wrap)
                     telemetry.REGIONS.clear()
                     for (state, health), count in census.items():
                         telemetry.REGIONS.labels(state, health).set(count)

@@ -17,6 +17,7 @@ class Timing:
         store_poll: From one look at the store's changes to the next.
         refusal_memory: How long a refusal is answered without asking the KMS again.
         provider_budget: What one call to a KMS may take in all.
+        sweep: From one proof of each KEK in use, and of each root key, to the next.
         revoke_wait: How long Revoke waits for other replicas to confirm.
     """
 
@@ -27,6 +28,7 @@ class Timing:
     refusal_memory: float = 5.0
     provider_budget: float = 5.0
     revoke_wait: float = 5.0
+    sweep: float = 600.0
 
 
 class SystemClock:

@@ -57,6 +57,26 @@ class Limits(BaseModel):
         description="Calls a second that may use one organization's keys on this replica; a "
         "batch counts once for each key encryption key that it uses.",
     )
+    kms_rate_per_key: float = Field(
+        default=20,
+        ge=1,
+        le=1_000_000,
+        description="Calls a second that this replica makes with one root key. What is over it "
+        "waits a little, and is then turned away.",
+    )
+    kms_rate_per_account: float = Field(
+        default=200,
+        ge=1,
+        le=1_000_000,
+        description="Calls a second that this replica makes to one account: an AWS account, a "
+        "vault, a project, a Vault server.",
+    )
+    kms_rate_per_provider: float = Field(
+        default=1_000,
+        ge=1,
+        le=1_000_000,
+        description="Calls a second that this replica makes to one provider.",
+    )
     max_message_bytes: int = Field(
         default=4 * 1024 * 1024,
         ge=16 * 1024,

@@ -21,6 +21,7 @@ from keyfold_server.store import (
     replicas,
     requests,
     rows,
+    sweeping,
 )
 from keyfold_server.store.changes import Newest, Subject
 from keyfold_server.store.faults import LostRaceError
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         RecordedRequest,
         ReplicaRow,
         RequestKey,
+        Sample,
     )
     from keyfold_server.store.engine import Database
     from keyfold_server.store.horizon import Sight
@@ -123,6 +125,21 @@ class SqlStore:
     def census(self) -> dict[tuple[str, str], int]:
         """Counts regions by state and last health."""
         return self._transactions.read(listing.census)
+
+    def cannot_wrap(self) -> int:
+        """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
+        return self._transactions.read(sweeping.cannot_wrap)
+
+    def samples(self, prefix: str) -> list[Sample]:
+        """Chooses KEKs for the sweep, of the root keys whose ids begin so, by root key."""
+        return self._transactions.read(lambda c: sweeping.samples(c, prefix))
+
+    def claim(self, name: str, after_ms: int) -> bool:
+        """Takes a piece of work that one replica is to do, by the store's clock."""
+        now = self._transactions.now
+        return self._transactions.write_or_fail(
+            "observe", lambda c: sweeping.claim(c, name, after_ms, now(c))
+        )
 
     def request(self, key: RequestKey) -> RecordedRequest | None:
         """Reads what was recorded of a request_id."""

@@ -1,0 +1,195 @@
+"""The sweep: what nobody asks about is asked about all the same (protocol F4, F5).
+
+Each KEK in this replica's memory that was used since the last sweep is proven by an unwrap of its
+own, since a customer's policy may tell clusters apart; and each root key that an enabled region
+uses wraps and unwraps once, by one replica of all. What an answer means is decided where every
+other answer is: this only asks. Root keys have their turns by their ids, which are digests, so
+that they are spread over the interval however many there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from keyfold_server.domain.cluster import Cluster, Region
+from keyfold_server.domain.errors import CouldNotTellError, KeyfoldError, KmsError, NotAsked
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import Sample
+from keyfold_server.service.health import HealthBook
+from keyfold_server.service.keys import KeyCache, RootState
+from keyfold_server.service.loads import Loads
+from keyfold_server.service.proofs import Proofs
+from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+SLOTS: Final = 256
+"""Parts of an interval: one for each first byte of a root key id."""
+
+AT_ONCE: Final = 16
+"""Root keys that are asked at once."""
+
+_PAUSE: Final = 0.1
+"""Seconds between two KEKs of one root key: half of its rate is left for calls."""
+
+_PART: Final = 0.75
+"""Part of the interval for which a claim holds. Less than all of it, so that a replica whose turn
+comes a little early need not wait for another interval."""
+
+
+class Sweep:
+    """Asks, slot by slot."""
+
+    def __init__(
+        self,
+        cache: KeyCache,
+        loads: Loads,
+        proofs: Proofs,
+        health: HealthBook,
+        storage: Storage,
+        interval: float,
+        check_serving: Callable[[], None],
+    ) -> None:
+        """Joins the sweep to memory, KMS and store.
+
+        Args:
+            cache: The KEKs in memory.
+            loads: Proves them.
+            proofs: Asks about root keys that are not in memory.
+            health: Told of what was seen.
+            storage: The store.
+            interval: Seconds from one sweep to the next.
+            check_serving: Raises where this replica must not use keys.
+        """
+        self._cache = cache
+        self._loads = loads
+        self._proofs = proofs
+        self._health = health
+        self._storage = storage
+        self._interval = interval
+        self._check_serving = check_serving
+        self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._tasks = Tasks()
+        self._failing = False
+
+    async def keep(self) -> None:
+        """Has each slot its turn once in each interval; for ever."""
+        under_way: dict[int, asyncio.Task[None]] = {}
+        # Replicas that start together do not ask together.
+        first = random.randrange(SLOTS)  # noqa: S311
+        try:
+            for turn in itertools.count(first):
+                await asyncio.sleep(self._interval / SLOTS)
+                slot = turn % SLOTS
+                last = under_way.get(slot)
+                # Key services that hang may make a turn last longer than an interval.
+                if last is None or last.done():
+                    under_way[slot] = self._tasks.start(self.turn(slot))
+        finally:
+            await self._tasks.drain(0)
+
+    async def turn(self, slot: int) -> None:
+        """Asks about the root keys of one slot, 0 to 255; nobody where this replica is stale."""
+        try:
+            self._check_serving()
+        except KeyfoldError:
+            return
+        prefix = f"{slot:02x}"
+        try:
+            samples = await self._claimed(prefix)
+            self._failing = False
+        except KeyfoldError as error:
+            if not self._failing:
+                log.warning("the sweep asks only about keys in memory: %s", error.reason)
+            self._failing = True
+            samples = []
+        roots = [list(g) for _, g in itertools.groupby(samples, lambda sample: sample.root)]
+        await asyncio.gather(
+            *(self._in_memory(root) for root in self._cache.roots(prefix)),
+            *(self._root(chosen) for chosen in roots),
+        )
+
+    async def _in_memory(self, root: RootState) -> None:
+        """Proves each KEK under a root key that was used since the last turn by itself."""
+        used = [opened for opened in root.open if opened.used]
+        if not used:
+            return
+        async with self._at_once:
+            for opened in used:
+                if opened is not used[0]:
+                    await asyncio.sleep(_PAUSE)
+                task = self._loads.prove(opened)
+                if task is None:
+                    continue
+                opened.used = False
+                if isinstance(await asyncio.shield(task), CouldNotTellError | NotAsked):
+                    # The others are as little to be had; they stay used, and have the next turn.
+                    opened.used = True
+                    return
+
+    async def _claimed(self, prefix: str) -> list[Sample]:
+        """Returns whom to ask about of the store's, where no other replica has."""
+        store = self._storage.store
+        samples = await self._storage.run(store.samples, prefix)
+        holds = int(self._interval * _PART * 1000)
+        if not samples:
+            return []
+        ours = await self._storage.run(store.claim, f"sweep:{prefix}", holds)
+        return samples if ours else []
+
+    async def _root(self, chosen: Sequence[Sample]) -> None:
+        """Has a root key wrap, and open each chosen KEK."""
+        async with self._at_once:
+            for sample in chosen:
+                try:
+                    if not await self._ask(sample, wrap=sample is chosen[0]):
+                        return
+                except KeyfoldError as error:
+                    log.warning("the sweep leaves %s out: %s", sample.cluster, error.reason)
+
+    async def _ask(self, sample: Sample, *, wrap: bool) -> bool:
+        """Asks about one KEK; returns whether the KMS could be asked."""
+        cluster = await self._storage.run(self._storage.store.cluster, sample.cluster)
+        region = _enabled(cluster, sample)
+        if cluster is None or region is None:
+            return True
+        generation = region.newest
+        denied: KmsError | None = None
+        if wrap:
+            try:
+                await self._proofs.wraps(cluster, region.name, generation)
+            except KmsError as error:
+                denied = error
+        try:
+            await self._proofs.opens(cluster, region.name, generation, told=sample.refused)
+        except CouldNotTellError as error:
+            self._health.failed(generation, error)
+            return False
+        except KmsError as error:
+            if sample.refused:
+                self._health.failed(generation, error, known=True)
+        else:
+            self._health.succeeded(generation)
+        if wrap:
+            # Together with what was learned of unwrapping: alone it says nothing of health.
+            self._health.wrapping(generation, denied)
+        return True
+
+
+def _enabled(cluster: Cluster | None, sample: Sample) -> Region | None:
+    """Returns a sample's region, if it may be asked about: revoked ones are not."""
+    regions = cluster.regions if cluster is not None else ()
+    for region in regions:
+        if (
+            region.name == sample.region
+            and region.state is State.ENABLED
+            and region.newest.current.root_id == sample.root
+        ):
+            return region
+    return None

@@ -1,0 +1,105 @@
+"""What the sweep asks of the store: whose turn it is, and which replica's (protocol F4, F5).
+
+Chosen from observations, which decide nothing: a choice that was spoilt asks a KMS too often or
+too seldom, and changes no key's use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import and_, case, func, insert, or_, select, update
+
+from keyfold_server.domain.health import Health
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import Sample
+from keyfold_server.store.schema import clusters, observations, regions
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_ROOT: Final = observations.alias("root")
+_KEK: Final = observations.alias("kek")
+
+_REFUSED: Final = 4
+"""Refused KEKs of one root key that are asked about in one sweep."""
+
+_SUBJECT: Final = "root:"
+"""How the subject of a root key begins; its id follows, in hex."""
+
+
+def samples(connection: Connection, prefix: str) -> list[Sample]:
+    """Chooses KEKs of the root keys whose ids begin so; see `domain.ports.Store.samples`."""
+    refused = case((_KEK.c.health != Health.HEALTHY.value, 1), else_=0)
+    root = regions.c.root_subject
+    place = func.row_number().over(
+        partition_by=(root, refused),
+        order_by=(func.coalesce(_KEK.c.last_check, 0), regions.c.kek_subject),
+    )
+    ranked = (
+        select(
+            clusters.c.name.label("cluster"),
+            regions.c.name.label("region"),
+            root.label("root"),
+            refused.label("refused"),
+            place.label("place"),
+        )
+        .select_from(regions)
+        .join(clusters, clusters.c.uid == regions.c.cluster_uid)
+        .outerjoin(_KEK, _KEK.c.subject == regions.c.kek_subject)
+        .where(
+            regions.c.state == State.ENABLED.value,
+            root >= f"{_SUBJECT}{prefix}",
+            # No hex digit comes after it.
+            root < f"{_SUBJECT}{prefix}g",
+        )
+        .subquery()
+    )
+    chosen = (
+        select(ranked.c.cluster, ranked.c.region, ranked.c.root, ranked.c.refused)
+        .where(ranked.c.place <= case((ranked.c.refused == 1, _REFUSED), else_=1))
+        .order_by(ranked.c.root, ranked.c.refused, ranked.c.place)
+    )
+    return [
+        Sample(row[0], row[1], row[2].removeprefix(_SUBJECT), bool(row[3]))
+        for row in connection.execute(chosen)
+    ]
+
+
+def claim(connection: Connection, name: str, after_ms: int, now: int) -> bool:
+    """Says whether a piece of work is the caller's to do, and notes that it is."""
+    found = observations.c.subject == name
+    free = or_(observations.c.last_check <= now - after_ms, observations.c.last_check > now)
+    if connection.execute(
+        update(observations).where(and_(found, free)).values(last_check=now)
+    ).rowcount:
+        return True
+    if connection.execute(select(observations.c.subject).where(found)).first() is not None:
+        return False
+    # Of two that insert it the first time, one loses the race, and looks again.
+    connection.execute(
+        insert(observations).values(
+            subject=name,
+            health=Health.UNKNOWN.value,
+            since=now,
+            last_check=now,
+            message="",
+            request_id="",
+        )
+    )
+    return True
+
+
+def cannot_wrap(connection: Connection) -> int:
+    """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
+    statement = (
+        select(func.count())
+        .select_from(regions)
+        .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
+        .where(
+            regions.c.state == State.ENABLED.value,
+            _ROOT.c.health == Health.HEALTHY.value,
+            _ROOT.c.can_wrap.is_(False),
+        )
+    )
+    return int(connection.execute(statement).scalar_one())

@@ -1,0 +1,335 @@
+"""The sweep (protocol F4, F5): keys that nobody asks about are asked about all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from fakes import Call
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    StoreUnavailableError,
+)
+from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import Heartbeat, Noted, Unwrapped
+from replicas import House, Member, entered, house_in, until
+
+INTERVAL = 600
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives an empty house."""
+    async with house_in(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def one(house: House) -> Member:
+    """Gives a replica with clusters a and b in region eu, both under fake:one and in use."""
+    member = await house.replica()
+    for name in ("a", "b"):
+        await member.enable(name)
+        await member.wrap(name)
+    return member
+
+
+def condemn(house: House, cluster: str) -> Callable[[], None]:
+    """Has the key service refuse one cluster's context; returns what ends that."""
+    unwrap = house.provider.unwrap
+
+    def refusing(
+        key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        if binding.cluster == cluster:
+            house.provider._enter("unwrap", key.uri, key_version, binding)
+            raise AccessDeniedError("the policy refuses this context")
+        return unwrap(key, key_version, ciphertext, binding, budget=budget)
+
+    house.provider.unwrap = refusing  # type: ignore[method-assign]
+
+    def end() -> None:
+        house.provider.unwrap = unwrap  # type: ignore[method-assign]
+
+    return end
+
+
+def asked(house: House, since: int = 0) -> list[Call]:
+    """Lists what the key service was asked."""
+    return house.provider.calls[since:]
+
+
+def opened(house: House, since: int) -> list[str]:
+    """Lists the clusters whose KEKs the key service was asked to open."""
+    calls = [c for c in asked(house, since) if c.operation == "unwrap"]
+    return sorted(c.binding.cluster for c in calls if c.binding is not None)
+
+
+async def seen(member: Member, cluster: str = "a") -> Observation:
+    """Reads what is known of a cluster's key, asking no KMS."""
+    stored = member.house.store.cluster(cluster)
+    assert stored is not None
+    report = await member.replica.statuses.report(stored, member.rights)
+    observation = report.regions[0].seen
+    assert observation is not None
+    return observation
+
+
+def refusals(house: House) -> list[Noted]:
+    """Reads the numbered changes that tell of refusals."""
+    noted = house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
+    return [n for n in noted if n.root is not None]
+
+
+async def test_each_kek_in_use_is_proven_by_itself(house: House, one: Member) -> None:
+    """F4: a KEK that its context condemns ends within the sweep, though neighbours are proven."""
+    end = condemn(house, "a")
+    await house.after(40)
+    await one.look()
+    await one.wrap("b")
+    # Whichever KEK the root key was proven by, it was not a's.
+    assert one.serves("b")
+    one.line.fail("samples", StoreUnavailableError("not by the store's choice"))
+    await one.sweep()
+    one.line.mend()
+    with pytest.raises(AccessDeniedError):
+        await one.wrap("a")
+    await one.wrap("b")
+    end()
+    await house.after(6)
+    await one.wrap("a")
+
+
+async def test_a_kek_that_was_not_used_is_left_alone(house: House, one: Member) -> None:
+    """F4: what nobody used since the last sweep costs the customer's KMS no call of its own."""
+    await one.sweep()
+    await house.after(30)
+    await one.wrap("a")
+    before = len(asked(house))
+    for slot in range(256):
+        for root in one.cache.roots(f"{slot:02x}"):
+            await one.replica.sweep._in_memory(root)
+    assert opened(house, before) == ["a"]
+
+
+async def test_a_proof_of_the_sweep_keeps_a_root_key_in_use(house: House, one: Member) -> None:
+    """F1, F4: a KEK that the sweep proved is still refreshed ahead of its expiry."""
+    await one.sweep()
+    await house.after(50)
+    before = len(asked(house))
+    await one.look()
+    assert len(opened(house, before)) == 1
+
+
+async def test_a_condemned_kek_flushes_its_neighbours_once(house: House, one: Member) -> None:
+    """F4: the sweep's further refusals of one KEK flush nothing and are told to nobody."""
+    two = await house.replica()
+    condemn(house, "a")
+    await one.sweep()
+    told = len(refusals(house))
+    assert told
+    for member in (one, two):
+        await member.poll()
+        await member.wrap("b")
+    for _ in range(3):
+        await house.after(INTERVAL)
+        for member in (one, two):
+            await member.wrap("b")
+        for member in (one, two):
+            await member.sweep()
+        assert one.serves("b")
+        assert two.serves("b")
+    assert len(refusals(house)) == told
+    assert (await seen(one, "a")).health is Health.ACCESS_DENIED
+    assert (await seen(one, "b")).health is Health.HEALTHY
+
+
+async def test_a_refusal_of_the_sweep_ends_use_on_every_replica(house: House, one: Member) -> None:
+    """F2, F5: what the sweep is refused counts as any other refusal."""
+    two = await house.replica()
+    await two.wrap("a")
+    house.provider.disable("fake:one")
+    await one.sweep()
+    assert not one.serves("a")
+    assert not one.serves("b")
+    await two.poll()
+    assert not two.serves("a")
+
+
+async def test_an_idle_root_key_is_asked_once_by_one_replica(house: House, one: Member) -> None:
+    """F5: each interval one replica has each idle root key wrap and unwrap, and no other does."""
+    two = await house.replica()
+    await one.enable("c", {"eu": "fake:two"})
+    await one.sweep()
+    for _ in range(3):
+        await house.after(INTERVAL)
+        before = len(asked(house))
+        await asyncio.gather(one.sweep(), two.sweep())
+        calls = [c.operation for c in asked(house, before) if c.uri == "fake:two"]
+        assert sorted(calls) == ["unwrap", "wrap"]
+    await house.after(INTERVAL / 3)
+    before = len(asked(house))
+    await two.sweep()
+    assert asked(house, before) == []
+
+
+async def test_another_replica_takes_over(house: House, one: Member) -> None:
+    """F5: where the replica that asked is gone, another one asks within an interval."""
+    two = await house.replica()
+    await one.sweep()
+    await one.stop()
+    await house.after(INTERVAL)
+    before = len(asked(house))
+    await two.sweep()
+    assert {c.operation for c in asked(house, before)} == {"wrap", "unwrap"}
+
+
+async def test_every_idle_kek_has_its_turn(house: House, one: Member) -> None:
+    """F4: of many KEKs under an idle root key, each sweep opens the one opened longest ago."""
+    names = ["c", "d", "e"]
+    for name in names:
+        await one.enable(name, {"eu": "fake:two"})
+    turns = []
+    for _ in range(6):
+        await house.after(INTERVAL)
+        before = len(asked(house))
+        await one.sweep()
+        turns += [n for n in opened(house, before) if n in names]
+    assert sorted(turns) == sorted(names * 2)
+
+
+async def test_a_condemned_kek_does_not_colour_its_root_key(house: House, one: Member) -> None:
+    """F4: a neighbour of an idle KEK that its own context condemns is shown as HEALTHY."""
+    for name in ("c", "d"):
+        await one.enable(name, {"eu": "fake:two"})
+    condemn(house, "c")
+    for _ in range(3):
+        await house.after(INTERVAL)
+        await one.sweep()
+    assert (await seen(one, "c")).health is Health.ACCESS_DENIED
+    assert (await seen(one, "d")).health is Health.HEALTHY
+
+
+async def test_an_idle_key_that_is_refused_and_comes_back_shows(house: House, one: Member) -> None:
+    """Design 3: of a key that nobody uses the status tells within the sweep, both ways."""
+    await one.enable("c", {"eu": "fake:two"})
+    house.provider.disable("fake:two")
+    await house.after(INTERVAL)
+    await one.sweep()
+    assert (await seen(one, "c")).health is Health.KEY_DISABLED
+    house.provider.enable("fake:two")
+    await house.after(INTERVAL)
+    await one.sweep()
+    back = await seen(one, "c")
+    assert (back.health, back.can_wrap, back.can_unwrap) == (Health.HEALTHY, True, True)
+
+
+async def test_a_revoked_region_is_never_asked(house: House, one: Member) -> None:
+    """Protocol 7: no KMS is asked for a revoked region, by no sweep."""
+    for name in ("a", "b"):
+        await one.revoke(name)
+    await house.after(INTERVAL)
+    before = len(asked(house))
+    await one.sweep()
+    assert asked(house, before) == []
+
+
+async def test_a_missing_wrap_permission_shows_within_the_sweep(house: House, one: Member) -> None:
+    """F5: can_wrap false alone is HEALTHY, the permission named; a refresh does not hide it."""
+    denied = AccessDeniedError("no", missing_permission="kms:Encrypt")
+    house.provider.fail(denied, "fake:one", ("wrap",))
+    await one.sweep()
+    for later in (0, 50):
+        await house.after(later)
+        await one.look()  # Then the root key is refreshed.
+        found = await seen(one, "a")
+        assert (found.health, found.can_wrap, found.can_unwrap) == (Health.HEALTHY, False, True)
+        assert found.message == "wrapping: no (it lacks kms:Encrypt)"
+    assert one.serves("a")
+    assert house.store.cannot_wrap() == 2
+    house.provider.mend()
+    await house.after(INTERVAL)
+    await one.sweep()
+    found = await seen(one, "a")
+    assert (found.can_wrap, found.message) == (True, "")
+    assert house.store.cannot_wrap() == 0
+
+
+async def test_a_key_that_wraps_alone_is_no_healthy_one(house: House, one: Member) -> None:
+    """F5: some providers wrap under a disabled key; the sweep believes the unwrap."""
+    house.provider.deny("fake:one", "unwrap")
+    await one.sweep()
+    found = await seen(one)
+    assert (found.health, found.can_unwrap) == (Health.ACCESS_DENIED, False)
+    house.provider.deny("fake:one")
+    await house.after(INTERVAL)
+    await one.sweep()
+    assert (await seen(one)).message == "no permission to unwrap with fake:one"
+
+
+async def test_an_outage_during_the_sweep_drops_nothing(house: House, one: Member) -> None:
+    """F1, F6: a KMS that cannot be asked ends no use, and is not asked for each KEK."""
+    house.provider.disconnect()
+    before = len(asked(house))
+    await one.sweep()
+    assert one.serves("a")
+    assert one.serves("b")
+    assert len(opened(house, before)) == 2  # One for memory, one for the store.
+    assert (await seen(one)).health is Health.UNREACHABLE
+    house.provider.mend()
+    await house.after(INTERVAL)
+    await one.sweep()
+    assert (await seen(one)).health is Health.HEALTHY
+
+
+async def test_a_hanging_kms_keeps_no_other_from_its_turn(house: House, one: Member) -> None:
+    """W2: while one customer's KMS hangs, the others' root keys are asked."""
+    await one.enable("c", {"eu": "fake:two"})
+    await house.after(INTERVAL)
+    before = len(asked(house))
+    hang = house.provider.hang("fake:one")
+    turns = [asyncio.create_task(one.replica.sweep.turn(slot)) for slot in range(256)]
+    await entered(hang)
+    await until(lambda: "c" in opened(house, before))
+    house.provider.mend()
+    await asyncio.gather(*turns)
+
+
+async def test_a_replica_that_must_not_serve_asks_nobody(house: House, one: Member) -> None:
+    """S3: a stale replica leaves its turns out."""
+    house.clock.advance(INTERVAL)
+    before = len(asked(house))
+    await one.sweep()
+    assert asked(house, before) == []
+
+
+async def test_the_sweep_survives_the_store(house: House, one: Member) -> None:
+    """S7: where the store does not tell whose turn it is, what is in memory is proven anyway."""
+    one.line.fail("samples", StoreUnavailableError("away"))
+    before = len(asked(house))
+    await one.sweep()
+    one.line.mend()
+    assert opened(house, before) == ["a", "b"]
+
+
+async def test_slots_have_their_turns_one_after_the_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F4: the keeper gives each slot one turn in each interval."""
+    one = await house.replica(sweep=0.256)
+    turns: list[int] = []
+
+    async def noted(slot: int) -> None:
+        turns.append(slot)
+
+    monkeypatch.setattr(one.replica.sweep, "turn", noted)
+    keeper = asyncio.create_task(one.replica.sweep.keep())
+    await until(lambda: len(turns) >= 300)
+    keeper.cancel()
+    assert len(set(turns[:256])) == 256
+    assert turns[256] == turns[0]
