@@ -17,6 +17,8 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,
+    GenerationInUseError,
+    GenerationNotFoundError,
     RegionNotFoundError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
@@ -54,11 +56,14 @@ class Wrap:
         """Id, in hex, of what one proof or refusal speaks for (protocol sections 1 and 7).
 
         Type, uri, stored key version, principal and options: GCP disables versions only, and
-        a principal may lose a right that another one keeps.
+        a principal may lose a right that another one keeps. An external id counts like an
+        option, which no provider that takes one lets a caller name.
         """
         root = self.root
         parts = [root.type, root.uri, self.key_version, root.principal]
         parts += [text for pair in root.options for text in pair]
+        if root.external_id:
+            parts += ["external_id", root.external_id]
         digest = hashlib.sha256()
         for part in parts:
             digest.update(len(part.encode()).to_bytes(4, "big") + part.encode())
@@ -74,12 +79,14 @@ class Generation:
         number: 1, 2, 3 … within the region.
         created_at: Milliseconds of Unix time.
         wraps: Oldest first; never empty.
+        retired_at: Since when it opens nothing, milliseconds of Unix time; None: it is in use.
     """
 
     kek_id: bytes
     number: int
     created_at: int
     wraps: tuple[Wrap, ...]
+    retired_at: int | None = None
 
     @property
     def current(self) -> Wrap:
@@ -102,7 +109,7 @@ class Region:
         state_since: Milliseconds of Unix time.
         key_spec: As the operator wrote it.
         policy: How long keys may be used without asking the KMS.
-        generations: Oldest first; never empty. The newest wraps, all unwrap.
+        generations: Oldest first; never empty. The newest wraps, all but retired ones unwrap.
     """
 
     name: str
@@ -116,6 +123,22 @@ class Region:
     def newest(self) -> Generation:
         """The generation that wraps."""
         return self.generations[-1]
+
+    def generation(self, number: int, cluster: str) -> Generation:
+        """Returns a generation.
+
+        Raises:
+            GenerationNotFoundError: There is none of that number.
+        """
+        for generation in self.generations:
+            if generation.number == number:
+                return generation
+        raise GenerationNotFoundError(
+            f"region {self.name} has no generation {number}; GetStatus lists its generations",
+            cluster=cluster,
+            region=self.name,
+            field="generation",
+        )
 
     def moved(self, action: Action, cluster: str, now: int) -> Region:
         """Returns the region after an action of the lifecycle."""
@@ -248,6 +271,33 @@ def restored(seen: Cluster, regions: Iterable[str], now: int) -> Decide:
         cluster = _unchanged_since(current, seen)
         moved = [cluster.region(r).moved(Action.RESTORE, cluster.name, now) for r in wanted]
         return _changed(cluster, moved, now, epoch=cluster.epoch)
+
+    return decide
+
+
+def retired(name: str, region: str, number: int, now: int, *, back: bool) -> Decide:
+    """The change that takes a generation out of use, or back into it; it never loses a race.
+
+    It raises the epoch as a revocation does, since it ends use: what was proven meanwhile is not
+    committed over it (protocol R1).
+    """
+
+    def decide(current: Cluster | None) -> Cluster:
+        cluster = existing(current, name)
+        place = cluster.region(region)
+        generation = place.generation(number, name)
+        if generation is place.newest and not back:
+            raise GenerationInUseError(
+                f"generation {number} of region {region} is the newest, which wraps; make a new "
+                "one first: Rotate with new_generation",
+                cluster=name,
+                region=region,
+            )
+        since = None if back else generation.retired_at or now
+        moved = replace(generation, retired_at=since)
+        generations = tuple(moved if g is generation else g for g in place.generations)
+        changed = replace(place, generations=generations)
+        return _changed(cluster, [changed], now, epoch=cluster.epoch + 1)
 
     return decide
 

@@ -38,13 +38,17 @@ kind of failure, and `rpc/status.py` gives each branch its gRPC code in one tabl
     │   └── ContextNotGrantedError              CONTEXT_NOT_GRANTED
     ├── NotFoundError                           what was named does not exist, or is hidden
     │   ├── ClusterNotFoundError                CLUSTER_NOT_FOUND
-    │   └── RegionNotFoundError                 REGION_NOT_FOUND
+    │   ├── RegionNotFoundError                 REGION_NOT_FOUND
+    │   └── GenerationNotFoundError             GENERATION_NOT_FOUND
     ├── AlreadyExistsError                      it exists, and differs from what was asked
     │   ├── ClusterExistsError                  CLUSTER_EXISTS
     │   └── RegionExistsError                   REGION_EXISTS
     ├── StateError                              the lifecycle forbids it
     │   ├── RevokedError                        REVOKED
+    │   ├── GenerationRetiredError              GENERATION_RETIRED
+    │   ├── GenerationInUseError                GENERATION_IN_USE
     │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
+    │   ├── KeyElsewhereError                   KEY_ELSEWHERE
     │   └── KeyVersionPinnedError               KEY_VERSION_PINNED
     ├── ConflictError                           another change came first; ask again
     │   ├── ConcurrentChangeError               CONCURRENT_CHANGE
@@ -95,7 +99,7 @@ class KeyfoldError(Exception):
         field: Path of the offending request field, such as `region_specs[1].key_spec.uri`.
         retry_after: Seconds after which asking again makes sense, or None.
         provider_request_id: The KMS's own id of the failed call, where it gave one.
-        missing_permission: The permission that the customer must grant, where the KMS names it.
+        missing_permission: The permission that is missing, where the KMS or the call tells it.
     """
 
     reason: ClassVar[str]
@@ -378,6 +382,13 @@ class RegionNotFoundError(NotFoundError):
     remedy = "Check the cluster's regions with GetStatus; AddRegions adds one."
 
 
+class GenerationNotFoundError(NotFoundError):
+    """The region has no such generation."""
+
+    reason = "GENERATION_NOT_FOUND"
+    remedy = "Check the region's generations with GetStatus."
+
+
 class AlreadyExistsError(KeyfoldError):
     """It exists, and is not what the request describes."""
 
@@ -407,11 +418,32 @@ class RevokedError(StateError):
     remedy = "Call Restore once the key may be used again."
 
 
+class GenerationRetiredError(StateError):
+    """The wrapped key is under a generation that was taken out of use."""
+
+    reason = "GENERATION_RETIRED"
+    remedy = "Bring the generation back with RetireGeneration, and rewrap what is under it."
+
+
+class GenerationInUseError(StateError):
+    """RetireGeneration of the newest generation, which wraps."""
+
+    reason = "GENERATION_IN_USE"
+    remedy = "Make a new generation first: Rotate with new_generation."
+
+
 class ExternalIdNotIssuedError(StateError):
     """An AWS role for which Keyfold has issued no external id (protocol C2)."""
 
     reason = "EXTERNAL_ID_NOT_ISSUED"
-    remedy = "Have an external id issued for the role, and put it into the role's trust policy."
+    remedy = "Call GetAccessPolicy, and put the external id into the role's trust policy."
+
+
+class KeyElsewhereError(StateError):
+    """The root key is in another region than the cluster's, and the settings demand residency."""
+
+    reason = "KEY_ELSEWHERE"
+    remedy = "Name a key in the provider region that the message names."
 
 
 class KeyVersionPinnedError(StateError):
@@ -534,7 +566,10 @@ class RowNotAuthenticError(KeyfoldError):
     """A row of the store does not carry the service key's seal: somebody else wrote it."""
 
     reason = "ROW_NOT_AUTHENTIC"
-    remedy = "Restore the row from a backup, and find out who writes to the store."
+    remedy = (
+        "Restore the row from a backup, and find out who writes to the store; or, after a newer "
+        "release has used it, go back to that release."
+    )
 
 
 class UnavailableError(KeyfoldError):

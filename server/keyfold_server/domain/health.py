@@ -47,6 +47,9 @@ class Observation:
         request_id: The provider's id of the last failed call, empty where it gave none.
         can_wrap: Whether wrapping worked when it was last tried; None: not tried.
         can_unwrap: The same for unwrapping.
+        reason: The last error's reason, empty where there was none. It says more than the health
+            where a root key unwraps and does not wrap.
+        missing_permission: The permission that the last error named, or empty.
     """
 
     subject: str
@@ -58,3 +61,5 @@ class Observation:
     request_id: str = ""
     can_wrap: bool | None = None
     can_unwrap: bool | None = None
+    reason: str = ""
+    missing_permission: str = ""

@@ -1,14 +1,14 @@
 """Key specs: which root key a region uses, and as whom Keyfold calls it.
 
 These are plain values. Whether a uri fits its provider is the provider's to say
-(`ports.KeyProvider.canonical`); here stand only the rules that hold for every provider.
+(`provider.KeyProvider.canonical`); here stand only the rules that hold for every provider.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from keyfold_server.domain.errors import (
@@ -119,12 +119,21 @@ class RootKey:
     """A root key as it is called: a key spec with `PLATFORM` resolved and the uri canonical.
 
     Stored with each wrapped KEK, so that a changed setting orphans nothing (protocol section 7).
+
+    Attributes:
+        type: Provider type, never `PLATFORM`.
+        uri: In canonical form.
+        principal: As whom Keyfold calls the provider; empty for the server's own identity.
+        options: Provider options, sorted by key.
+        external_id: What Keyfold issued for the customer and shows to the provider, where the
+            provider asks for one (protocol C2); empty otherwise.
     """
 
     type: str
     uri: str
     principal: str = ""
     options: tuple[tuple[str, str], ...] = ()
+    external_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +143,12 @@ class RegionPolicy:
     Attributes:
         cache_ttl: Seconds that one proof lasts, 0 to 900; 0 asks the KMS on every call.
         outage_grace: Seconds beyond it while the KMS cannot be asked, 0 to 86,400.
+        auto_rotate: Re-wrap the region's KEKs when the root key has a newer version.
     """
 
     cache_ttl: float | None = None
     outage_grace: float | None = None
+    auto_rotate: bool = False
 
     def __post_init__(self) -> None:
         """Refuses durations out of bounds with InvalidPolicyError."""
@@ -159,11 +170,14 @@ class RegionSpec:
         region: The vendor's own name of the region.
         key_spec: The root key, or None where the request leaves it out.
         policy: The policy, or None where the request leaves it out.
+        replica_of: In place of a key spec: the region whose multi-Region key has a replica in
+            this one; empty otherwise.
     """
 
     region: str
     key_spec: KeySpec | None = None
-    policy: RegionPolicy | None = field(default=None)
+    policy: RegionPolicy | None = None
+    replica_of: str = ""
 
 
 def check_regions(names: Iterable[str], field_path: str) -> None:

@@ -1,135 +1,18 @@
-"""What the outside must supply: providers, the store, time.
+"""What the outside must supply besides key services (`domain.provider`): the store, and time.
 
-Narrow on purpose. What only some providers can do is a protocol of its own, asked for with
-`isinstance`, never faked. Providers and stores are synchronous and are called in bounded threads.
+Stores are synchronous and are called in bounded threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.cluster import Cluster, Decide
 from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.health import Health, Observation
-from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.lifecycle import State
-
-
-@dataclass(frozen=True, slots=True)
-class Wrapped:
-    """What a provider's wrap returned.
-
-    Attributes:
-        ciphertext: The provider's bytes, opaque to Keyfold.
-        key_version: The root key's version that was used, as the provider writes it.
-        request_id: The provider's own id of the call, empty where it gives none.
-    """
-
-    ciphertext: bytes
-    key_version: str
-    request_id: str = ""
-
-
-@dataclass(slots=True)
-class Unwrapped:
-    """What a provider's unwrap returned.
-
-    Attributes:
-        plaintext: The bytes that were wrapped; whoever takes them wipes them.
-        request_id: The provider's own id of the call, empty where it gives none.
-    """
-
-    plaintext: bytearray = field(repr=False)
-    request_id: str = ""
-
-
-class KeyProvider(Protocol):
-    """A key management service that holds root keys.
-
-    Every call takes a `budget` in seconds for all of its work, and raises errors of
-    `domain.errors` alone: RefusedError where the service answered no, CouldNotTellError where
-    it gave no answer that counts, KekMismatchError where the ciphertext does not open under the
-    key and binding. SDK errors never leave an adapter.
-    """
-
-    def canonical(self, key: RootKey) -> RootKey:
-        """Returns the key with its uri in canonical form; asks nobody.
-
-        Raises:
-            InvalidKeySpecError: The uri, principal or an option is not one of this provider's.
-        """
-        ...
-
-    def account(self, key: RootKey) -> str:
-        """Returns whose quota and fate a call shares: an AWS account, a vault, a project."""
-        ...
-
-    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
-        """Wraps up to 65 bytes under the newest version of a root key, bound to a context."""
-        ...
-
-    def unwrap(
-        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
-    ) -> Unwrapped:
-        """Opens what `wrap` returned, given the same key, version and binding."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class KeyDescription:
-    """What a provider says about a root key.
-
-    Attributes:
-        newest_version: The version that wraps today.
-        detail: One line for people, such as the algorithm.
-    """
-
-    newest_version: str
-    detail: str = ""
-
-
-@runtime_checkable
-class Authenticates(Protocol):
-    """A provider that can show its credential to be good without using a key."""
-
-    def authenticate(self, key: RootKey, *, budget: float) -> None:
-        """Proves the credential that this key would be called with.
-
-        Raises:
-            CredentialsFailedError: It was not accepted.
-            UnreachableError: Nobody could be asked.
-        """
-        ...
-
-
-@runtime_checkable
-class DescribesKeys(Protocol):
-    """A provider that can describe a key without using it."""
-
-    def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
-        """Describes a root key; raises as `wrap` does."""
-        ...
-
-
-@runtime_checkable
-class HasRegions(Protocol):
-    """A provider whose uris tell in which of its regions a key is."""
-
-    def region(self, key: RootKey) -> str:
-        """Returns the provider's own name of the region; asks nobody."""
-        ...
-
-
-@runtime_checkable
-class PinsVersions(Protocol):
-    """A provider whose uris may name one version of a key."""
-
-    def pinned_version(self, key: RootKey) -> str | None:
-        """Returns the version that a uri names, or None where it means the newest; asks nobody."""
-        ...
 
 
 class Clock(Protocol):
@@ -443,6 +326,26 @@ class Store(Protocol):
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
         """Reads what was last seen, by subject."""
+        ...
+
+    def external_id(self, owner: str) -> str | None:
+        """Reads what was issued for an owner (`service.external_ids`), or None."""
+        ...
+
+    def issue_external_id(self, owner: str, external_id: str, now_ms: int) -> str:
+        """Keeps an external id for an owner, for good (protocol C2).
+
+        Returns:
+            What the owner has: the one given, or that which was issued before.
+        """
+        ...
+
+    def used(self, times: Mapping[bytes, int]) -> None:
+        """Writes when KEKs were last used, by kek_id, in milliseconds; never an earlier time."""
+        ...
+
+    def last_uses(self, kek_ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Reads when KEKs were last used, by kek_id; those that never were are left out."""
         ...
 
     def prune(self, now_ms: int) -> None:

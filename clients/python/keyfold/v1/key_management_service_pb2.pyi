@@ -38,6 +38,8 @@ class _TestStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TestStep.Val
     """The key wraps."""
     TEST_STEP_UNWRAP: _TestStep.ValueType  # 4
     """The key unwraps what it wrapped, to the same bytes."""
+    TEST_STEP_CONTEXT: _TestStep.ValueType  # 5
+    """What it wrapped for one cluster does not open for another. Not tried without a cluster."""
 
 class TestStep(_TestStep, metaclass=_TestStepEnumTypeWrapper):
     """The steps of TestKey, in their order."""
@@ -52,6 +54,8 @@ TEST_STEP_WRAP: TestStep.ValueType  # 3
 """The key wraps."""
 TEST_STEP_UNWRAP: TestStep.ValueType  # 4
 """The key unwraps what it wrapped, to the same bytes."""
+TEST_STEP_CONTEXT: TestStep.ValueType  # 5
+"""What it wrapped for one cluster does not open for another. Not tried without a cluster."""
 Global___TestStep: _TypeAlias = TestStep  # noqa: Y015
 
 class _TestOutcome:
@@ -1403,6 +1407,92 @@ class RestoreResponse(_message.Message):
 Global___RestoreResponse: _TypeAlias = RestoreResponse  # noqa: Y015
 
 @_typing.final
+class RetireGenerationRequest(_message.Message):
+    """Request of RetireGeneration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    BRING_BACK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """Required. The cluster's name."""
+    region: _builtins.str
+    """Required. The region's name."""
+    generation: _builtins.int
+    """Required. Which generation; not the newest, which wraps."""
+    bring_back: _builtins.bool
+    """Optional. Takes a retired generation back into use instead."""
+    request_id: _builtins.str
+    """Optional. As in EnableRequest."""
+    reason: _builtins.str
+    """Optional. For the audit trail, at most 1,024 characters."""
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        region: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        bring_back: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bring_back", b"bring_back", "cluster", b"cluster", "generation", b"generation", "reason", b"reason", "region", b"region", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireGenerationRequest: _TypeAlias = RetireGenerationRequest  # noqa: Y015
+
+@_typing.final
+class RetireGenerationResponse(_message.Message):
+    """Response of RetireGeneration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """The request_id was seen before, and this is the state as it is now."""
+    superseded: _builtins.bool
+    """Something later has changed what the first request did."""
+    @_builtins.property
+    def status(self) -> _resources_pb2.ClusterStatus:
+        """The cluster as it is now."""
+
+    @_builtins.property
+    def confirmed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Replicas that have applied it, the answering one included."""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.PendingReplica]:
+        """Replicas that have not said so yet, and when each will have stopped by itself."""
+
+    def __init__(
+        self,
+        *,
+        status: _resources_pb2.ClusterStatus | None = ...,
+        confirmed: _abc.Iterable[_builtins.str] | None = ...,
+        pending: _abc.Iterable[_resources_pb2.PendingReplica] | None = ...,
+        replayed: _builtins.bool = ...,
+        superseded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "pending", b"pending", "replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireGenerationResponse: _TypeAlias = RetireGenerationResponse  # noqa: Y015
+
+@_typing.final
 class TestKeyRequest(_message.Message):
     """Request of TestKey."""
 
@@ -1495,13 +1585,24 @@ class TestKeyResponse(_message.Message):
     ACCESSIBLE_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     KEY_VERSION_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    KEY_REGION_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     accessible: _builtins.bool
-    """The key can be used: it wraps and unwraps."""
+    """The key can be used: it wraps, and unwraps for whom it wrapped."""
     key_version: _builtins.str
     """The version that wrapped, as the provider writes it."""
+    summary: _builtins.str
+    """What came out, and what to do about it, in one sentence for a person."""
+    key_region: _builtins.str
+    """The provider's own name of the region in which the key is, where its uri tells."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___TestKeyStep]:
         """All steps, in their order."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an operator should know and no step says, such as a key in another region than asked."""
 
     def __init__(
         self,
@@ -1509,14 +1610,163 @@ class TestKeyResponse(_message.Message):
         accessible: _builtins.bool = ...,
         steps: _abc.Iterable[Global___TestKeyStep] | None = ...,
         key_version: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        key_region: _builtins.str = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "key_version", b"key_version", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "key_region", b"key_region", "key_version", b"key_version", "notices", b"notices", "steps", b"steps", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TestKeyResponse: _TypeAlias = TestKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetAccessPolicyRequest(_message.Message):
+    """Request of GetAccessPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_SPEC_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The cluster that is to use the key; it need not exist yet. Required without an organization."""
+    region: _builtins.str
+    """Optional. The region; with it the statement is bound to it too."""
+    organization: _builtins.str
+    """Optional. The customer's organization. An external id is issued for it where it is named, and
+    for the cluster otherwise.
+    """
+    @_builtins.property
+    def key_spec(self) -> _resources_pb2.KeySpec:
+        """Required. The root key, and as whom Keyfold is to call it. The key need not exist yet."""
+
+    def __init__(
+        self,
+        *,
+        key_spec: _resources_pb2.KeySpec | None = ...,
+        cluster: _builtins.str = ...,
+        region: _builtins.str = ...,
+        organization: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "key_spec", b"key_spec", "organization", b"organization", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccessPolicyRequest: _TypeAlias = GetAccessPolicyRequest  # noqa: Y015
+
+@_typing.final
+class AccessStatement(_message.Message):
+    """One thing that the customer, or the vendor, puts in place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TITLE_FIELD_NUMBER: _builtins.int
+    ATTACH_TO_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    BY_VENDOR_FIELD_NUMBER: _builtins.int
+    title: _builtins.str
+    """What it is, for people, such as `Key policy of the root key`."""
+    attach_to: _builtins.str
+    """Where it is attached, such as the key's uri or a role's name."""
+    language: _builtins.str
+    """How the text is written: `json`, `hcl` or `shell`."""
+    text: _builtins.str
+    """The text, ready to be used."""
+    by_vendor: _builtins.bool
+    """It is the vendor's to put in place, not the customer's."""
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permissions that it gives, as the provider writes them."""
+
+    def __init__(
+        self,
+        *,
+        title: _builtins.str = ...,
+        attach_to: _builtins.str = ...,
+        language: _builtins.str = ...,
+        text: _builtins.str = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        by_vendor: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_to", b"attach_to", "by_vendor", b"by_vendor", "language", b"language", "permissions", b"permissions", "text", b"text", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessStatement: _TypeAlias = AccessStatement  # noqa: Y015
+
+@_typing.final
+class GetAccessPolicyResponse(_message.Message):
+    """Response of GetAccessPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class BoundContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    BOUND_CONTEXT_FIELD_NUMBER: _builtins.int
+    STATEMENTS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """As whom Keyfold calls the key, as the provider writes it."""
+    external_id: _builtins.str
+    """What the customer's trust policy demands of Keyfold; empty where the provider has no such thing."""
+    @_builtins.property
+    def bound_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is bound to each use of the key, by the names that a policy may demand."""
+
+    @_builtins.property
+    def statements(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessStatement]:
+        """What to put in place, in this order. Every line of it is needed, and nothing else is."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an operator should know besides, one line for people each."""
+
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+        bound_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        statements: _abc.Iterable[Global___AccessStatement] | None = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_context", b"bound_context", "external_id", b"external_id", "notices", b"notices", "principal", b"principal", "statements", b"statements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccessPolicyResponse: _TypeAlias = GetAccessPolicyResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

@@ -97,10 +97,20 @@ class KeyManagementServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.RestoreRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.RestoreResponse.FromString,
                 _registered_method=True)
+        self.RetireGeneration = channel.unary_unary(
+                '/keyfold.v1.KeyManagementService/RetireGeneration',
+                request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationResponse.FromString,
+                _registered_method=True)
         self.TestKey = channel.unary_unary(
                 '/keyfold.v1.KeyManagementService/TestKey',
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.TestKeyRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.TestKeyResponse.FromString,
+                _registered_method=True)
+        self.GetAccessPolicy = channel.unary_unary(
+                '/keyfold.v1.KeyManagementService/GetAccessPolicy',
+                request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyResponse.FromString,
                 _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/keyfold.v1.KeyManagementService/GetStatus',
@@ -211,9 +221,25 @@ class KeyManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetireGeneration(self, request, context):
+        """Takes an old generation out of use, so that it opens nothing any more; or takes it back. The
+        newest one cannot be retired. Answers as Revoke does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TestKey(self, request, context):
         """Tries a key spec step by step and stores nothing. A key that does not work is an answer, not an
         error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccessPolicy(self, request, context):
+        """Tells what a customer attaches to a root key so that Keyfold may use it, and no more. Asks no
+        KMS. For an AWS role it issues the external id, once and for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,10 +322,20 @@ def add_KeyManagementServiceServicer_to_server(servicer, server):
                     request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.RestoreRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.RestoreResponse.SerializeToString,
             ),
+            'RetireGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireGeneration,
+                    request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationResponse.SerializeToString,
+            ),
             'TestKey': grpc.unary_unary_rpc_method_handler(
                     servicer.TestKey,
                     request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.TestKeyRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.TestKeyResponse.SerializeToString,
+            ),
+            'GetAccessPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccessPolicy,
+                    request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -650,6 +686,33 @@ class KeyManagementService(object):
             _registered_method=True)
 
     @staticmethod
+    def RetireGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.KeyManagementService/RetireGeneration',
+            keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationRequest.SerializeToString,
+            keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def TestKey(request,
             target,
             options=(),
@@ -666,6 +729,33 @@ class KeyManagementService(object):
             '/keyfold.v1.KeyManagementService/TestKey',
             keyfold_dot_v1_dot_key__management__service__pb2.TestKeyRequest.SerializeToString,
             keyfold_dot_v1_dot_key__management__service__pb2.TestKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccessPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.KeyManagementService/GetAccessPolicy',
+            keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyRequest.SerializeToString,
+            keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

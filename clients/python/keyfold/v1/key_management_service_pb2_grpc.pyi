@@ -73,9 +73,17 @@ class KeyManagementServiceStub:
     """Stops all use of regions at once, without asking the KMS."""
     Restore: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.RestoreRequest, _key_management_service_pb2.RestoreResponse]
     """Proves the keys again and resumes service, region by region."""
+    RetireGeneration: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.RetireGenerationRequest, _key_management_service_pb2.RetireGenerationResponse]
+    """Takes an old generation out of use, so that it opens nothing any more; or takes it back. The
+    newest one cannot be retired. Answers as Revoke does.
+    """
     TestKey: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.TestKeyRequest, _key_management_service_pb2.TestKeyResponse]
     """Tries a key spec step by step and stores nothing. A key that does not work is an answer, not an
     error.
+    """
+    GetAccessPolicy: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.GetAccessPolicyRequest, _key_management_service_pb2.GetAccessPolicyResponse]
+    """Tells what a customer attaches to a root key so that Keyfold may use it, and no more. Asks no
+    KMS. For an AWS role it issues the external id, once and for good.
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.GetStatusRequest, _key_management_service_pb2.GetStatusResponse]
     """Tells what is known of a cluster. NOT_FOUND for an unknown one."""
@@ -127,9 +135,17 @@ class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
     """Stops all use of regions at once, without asking the KMS."""
     Restore: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.RestoreRequest, _key_management_service_pb2.RestoreResponse]  # type: ignore[assignment]
     """Proves the keys again and resumes service, region by region."""
+    RetireGeneration: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.RetireGenerationRequest, _key_management_service_pb2.RetireGenerationResponse]  # type: ignore[assignment]
+    """Takes an old generation out of use, so that it opens nothing any more; or takes it back. The
+    newest one cannot be retired. Answers as Revoke does.
+    """
     TestKey: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.TestKeyRequest, _key_management_service_pb2.TestKeyResponse]  # type: ignore[assignment]
     """Tries a key spec step by step and stores nothing. A key that does not work is an answer, not an
     error.
+    """
+    GetAccessPolicy: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.GetAccessPolicyRequest, _key_management_service_pb2.GetAccessPolicyResponse]  # type: ignore[assignment]
+    """Tells what a customer attaches to a root key so that Keyfold may use it, and no more. Asks no
+    KMS. For an AWS role it issues the external id, once and for good.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.GetStatusRequest, _key_management_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Tells what is known of a cluster. NOT_FOUND for an unknown one."""
@@ -252,6 +268,16 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Proves the keys again and resumes service, region by region."""
 
     @_abc_1.abstractmethod
+    def RetireGeneration(
+        self,
+        request: _key_management_service_pb2.RetireGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_management_service_pb2.RetireGenerationResponse, _abc.Awaitable[_key_management_service_pb2.RetireGenerationResponse]]:
+        """Takes an old generation out of use, so that it opens nothing any more; or takes it back. The
+        newest one cannot be retired. Answers as Revoke does.
+        """
+
+    @_abc_1.abstractmethod
     def TestKey(
         self,
         request: _key_management_service_pb2.TestKeyRequest,
@@ -259,6 +285,16 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_management_service_pb2.TestKeyResponse, _abc.Awaitable[_key_management_service_pb2.TestKeyResponse]]:
         """Tries a key spec step by step and stores nothing. A key that does not work is an answer, not an
         error.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAccessPolicy(
+        self,
+        request: _key_management_service_pb2.GetAccessPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_management_service_pb2.GetAccessPolicyResponse, _abc.Awaitable[_key_management_service_pb2.GetAccessPolicyResponse]]:
+        """Tells what a customer attaches to a root key so that Keyfold may use it, and no more. Asks no
+        KMS. For an AWS role it issues the external id, once and for good.
         """
 
     @_abc_1.abstractmethod

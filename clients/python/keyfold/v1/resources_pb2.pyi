@@ -202,6 +202,11 @@ class RegionPolicy(_message.Message):
 
     CACHE_TTL_FIELD_NUMBER: _builtins.int
     OUTAGE_GRACE_FIELD_NUMBER: _builtins.int
+    AUTO_ROTATE_FIELD_NUMBER: _builtins.int
+    auto_rotate: _builtins.bool
+    """Optional. Re-wraps the region's keys when the provider reports a newer version of the root key,
+    within ten minutes or so. Off unless it is set.
+    """
     @_builtins.property
     def cache_ttl(self) -> _duration_pb2.Duration:
         """Optional. How long one successful unwrap lasts, 0 to 15 minutes; unset takes the server's. At 0
@@ -219,10 +224,11 @@ class RegionPolicy(_message.Message):
         *,
         cache_ttl: _duration_pb2.Duration | None = ...,
         outage_grace: _duration_pb2.Duration | None = ...,
+        auto_rotate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ttl", b"cache_ttl", "outage_grace", b"outage_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ttl", b"cache_ttl", "outage_grace", b"outage_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_rotate", b"auto_rotate", "cache_ttl", b"cache_ttl", "outage_grace", b"outage_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -237,14 +243,20 @@ class RegionSpec(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     KEY_SPEC_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    REPLICA_OF_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """Required. The vendor's own name of the region: 1 to 128 characters of `A-Z a-z 0-9 . _ -`
     beginning with a letter or digit.
     """
+    replica_of: _builtins.str
+    """Optional. In place of a key_spec: the replica, in this region, of the multi-Region key of
+    another region, which the request or the cluster names. AWS KMS has such keys (`mrk-…`). The
+    replica is proven like any other key.
+    """
     @_builtins.property
     def key_spec(self) -> Global___KeySpec:
-        """The root key. Required in Enable and AddRegions; in Rotate, unset means the key that the region
-        has, under its newest version.
+        """The root key. Required in Enable and AddRegions, unless `replica_of` stands in its place; in
+        Rotate, unset means the key that the region has, under its newest version.
         """
 
     @_builtins.property
@@ -257,10 +269,11 @@ class RegionSpec(_message.Message):
         region: _builtins.str = ...,
         key_spec: Global___KeySpec | None = ...,
         policy: Global___RegionPolicy | None = ...,
+        replica_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "policy", b"policy", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "policy", b"policy", "region", b"region", "replica_of", b"replica_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,7 +325,9 @@ Global___GenerationWrap: _TypeAlias = GenerationWrap  # noqa: Y015
 
 @_typing.final
 class Generation(_message.Message):
-    """One key encryption key of a cluster's region. The newest generation wraps, all unwrap."""
+    """One key encryption key of a cluster's region. The newest generation wraps, all but retired ones
+    unwrap.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -320,6 +335,8 @@ class Generation(_message.Message):
     KEK_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     WRAPS_FIELD_NUMBER: _builtins.int
+    RETIRE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """1, 2, 3 … within the region."""
     kek_id: _builtins.bytes
@@ -332,6 +349,14 @@ class Generation(_message.Message):
     def wraps(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationWrap]:
         """Every root key that ever wrapped it, oldest first; the last is the current one."""
 
+    @_builtins.property
+    def retire_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it opens nothing any more; unset for one that is in use."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last used to wrap or unwrap, to about a minute; unset where that was never."""
+
     def __init__(
         self,
         *,
@@ -339,10 +364,12 @@ class Generation(_message.Message):
         kek_id: _builtins.bytes = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         wraps: _abc.Iterable[Global___GenerationWrap] | None = ...,
+        retire_time: _timestamp_pb2.Timestamp | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_use_time", b"last_use_time", "retire_time", b"retire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "kek_id", b"kek_id", "wraps", b"wraps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "kek_id", b"kek_id", "last_use_time", b"last_use_time", "retire_time", b"retire_time", "wraps", b"wraps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,22 +384,26 @@ class KmsError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MISSING_PERMISSION_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """A stable reason, such as `KEY_DISABLED`."""
     message: _builtins.str
     """One line for people."""
     request_id: _builtins.str
     """The provider's own id of the failed call, where it gave one."""
+    missing_permission: _builtins.str
+    """The permission that is missing, where the provider names it."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        missing_permission: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "missing_permission", b"missing_permission", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,6 +430,8 @@ class RegionStatus(_message.Message):
     LAST_SUCCESS_TIME_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     KEY_OWNER_FIELD_NUMBER: _builtins.int
+    KEY_REGION_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The vendor's own name of the region."""
     state: Global___State.ValueType
@@ -413,6 +446,10 @@ class RegionStatus(_message.Message):
     """Whether the root key unwraps; unset where it was not tried, and for a revoked region."""
     key_owner: Global___KeyOwner.ValueType
     """Whose key it is."""
+    key_region: _builtins.str
+    """The provider's own name of the region in which the root key is, where its uri tells; empty
+    otherwise.
+    """
     @_builtins.property
     def key_spec(self) -> Global___KeySpec:
         """The key spec as the operator wrote it."""
@@ -445,6 +482,12 @@ class RegionStatus(_message.Message):
     def last_error(self) -> Global___KmsError:
         """The last failure, unset while all is well."""
 
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an operator should know and no error says, such as a key in another region than this one;
+        one line for people each.
+        """
+
     def __init__(
         self,
         *,
@@ -463,10 +506,12 @@ class RegionStatus(_message.Message):
         last_success_time: _timestamp_pb2.Timestamp | None = ...,
         last_error: Global___KmsError | None = ...,
         key_owner: Global___KeyOwner.ValueType = ...,
+        key_region: _builtins.str = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "health_time", b"health_time", "key_spec", b"key_spec", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "policy", b"policy", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "health", b"health", "health_time", b"health_time", "key_owner", b"key_owner", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "policy", b"policy", "region", b"region", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "health", b"health", "health_time", b"health_time", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "region", b"region", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__can_unwrap: _TypeAlias = _typing.Literal["can_unwrap"]  # noqa: Y015
     _WhichOneofArgType__can_unwrap: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap"]  # noqa: Y015
