@@ -57,6 +57,9 @@ class Place:
 
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
 SEEN = Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW)
+USED = b"u" * 16
+"""The KEK whose last use is told."""
+
 DAY = 24 * 60 * 60 * 1000
 LATER = (NOW + 2 * DAY) / 1000
 """Seconds of Unix time when everything that was made is old."""
@@ -132,6 +135,8 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "poll": lambda store: store.poll(BEAT),
     "leave": lambda store: store.leave("one"),
     "observe": lambda store: store.observe([SEEN]),
+    "issue": lambda store: store.issue_external_id("acme", "issued", NOW),
+    "use": lambda store: store.used({USED: NOW}),
     "prune": lambda store: store.prune(NOW + 2 * DAY),
 }
 """Every other mutation, by name."""
@@ -165,10 +170,12 @@ def storm_id(client: int, number: int) -> str:
 def _storm(place: Place, clients: int, first: int, told: str, begun: int) -> None:
     """Has clients revoke and restore one cluster at once for ever, each with numbered requests.
 
-    What each begins, and what it is answered, stands in a file, a line each, at once.
+    What each begins, and what it is answered, stands in a file, a line each, at once. The storm
+    has begun when one of them was answered, however slow the machine is.
     """
     store = opened(place)
     tell = os.open(told, os.O_WRONLY | os.O_APPEND)
+    raging = threading.Event()
 
     def client(which: int) -> None:
         for number in range(first, sys.maxsize):
@@ -179,11 +186,13 @@ def _storm(place: Place, clients: int, first: int, told: str, begun: int) -> Non
             (result,) = store.apply([Change("acme", decide, an_event(), request)])
             if isinstance(result, Applied):
                 os.write(tell, f"done {which} {number} {result.cluster.version}\n".encode())
+                if not raging.is_set():
+                    raging.set()
+                    os.write(begun, b".")
 
     threads = [threading.Thread(target=client, args=(which,)) for which in range(clients)]
     for thread in threads:
         thread.start()
-    os.write(begun, b".")
     for thread in threads:
         thread.join()
 

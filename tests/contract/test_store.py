@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 from typing import Final, Protocol
 
 import pytest
@@ -17,6 +18,7 @@ import postgres
 from builders import (
     NOW,
     a_cluster,
+    a_generation,
     a_region,
     a_request,
     a_rotation,
@@ -26,7 +28,7 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
-from keyfold_server.domain.cluster import Cluster, restored, revoked, with_regions
+from keyfold_server.domain.cluster import Cluster, restored, retired, revoked, with_regions
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,
@@ -131,6 +133,9 @@ EVERY_STORE: Final = {
     "test_a_poll_reads_what_followed",
     "test_replicas_and_their_silence",
     "test_observations_replace_each_other",
+    "test_of_those_who_issue_at_once_one_does",
+    "test_a_last_use_never_goes_back",
+    "test_replicas_tell_their_last_uses_at_once",
     "test_work_is_claimed_by_one",
     "test_the_sweep_chooses_who_waited_longest",
     "test_lists_are_paged_by_name",
@@ -197,14 +202,17 @@ def audited(store: SqlStore, name: str = "acme") -> int:
 
 def test_a_cluster_reads_as_it_was_written(store: SqlStore) -> None:
     """Everything of a cluster comes back, and absent stays apart from empty and zero."""
-    root = RootKey("AWS_KMS", "arn:aws:kms:…", "role", (("a", ""), ("b", "x\0é")))
+    root = RootKey("AWS_KMS", "arn:aws:kms:…", "role", (("a", ""), ("b", "x\0é")), "issued")
     eu = a_region("eu")
     wrap = replace(eu.newest.current, root=root, organization="acme-org", key_version="")
     eu = replace(
         eu,
         key_spec=KeySpec("AWS_KMS", "arn:aws:kms:…", "role", (("a", ""), ("b", "x\0é"))),
-        policy=RegionPolicy(cache_ttl=0.0, outage_grace=1.25),
-        generations=(replace(eu.newest, wraps=(wrap,)),),
+        policy=RegionPolicy(cache_ttl=0.0, outage_grace=1.25, auto_rotate=True),
+        generations=(
+            replace(eu.newest, wraps=(wrap,), retired_at=NOW + 3),
+            a_generation(number=2),
+        ),
     )
     cluster = a_cluster("acme", [eu, a_region("us")], organization="acme-org")
     made = applied(store, enabling(cluster))
@@ -235,6 +243,38 @@ def test_a_rotation_adds_and_supersedes(store: SqlStore) -> None:
     assert first.wraps[0].ciphertext is None
     assert first.wraps[0].superseded_at == NOW + 1
     assert fresh.number == 2
+
+
+def retiring(region: str, number: int, at: int, *, back: bool = False) -> Change:
+    """Makes the change that takes a generation of `acme` out of use, or back into it."""
+    decide = retired("acme", region, number, at, back=back)
+    return Change("acme", decide, an_event("rpc:generation:retire"))
+
+
+def test_a_generation_goes_and_comes_back(store: SqlStore) -> None:
+    """R1: a generation is taken out of use and back, each a change; nothing else of it changes."""
+    cluster = enabled(store)
+    region = a_rotation(cluster.regions[0], "local:two", fresh=True)
+    applied(store, Change("acme", with_regions(cluster, [region], NOW + 1), an_event()))
+    out = applied(store, retiring("eu", 1, NOW + 2)).cluster
+    assert store.cluster("acme") == out
+    assert [g.retired_at for g in out.regions[0].generations] == [NOW + 2, None]
+    back = applied(store, retiring("eu", 1, NOW + 3, back=True)).cluster
+    assert store.cluster("acme") == back
+    assert back.regions[0] == region
+    assert [n.cluster for n in store.poll(beat())] == ["acme"] * 4
+    assert audited(store) == 4
+
+
+def test_rotating_by_itself_is_switched(store: SqlStore) -> None:
+    """A region's policy says whether it is rotated by itself, and can be changed again."""
+    cluster = enabled(store)
+    for wanted in (True, False, True):
+        region = replace(cluster.regions[0], policy=RegionPolicy(auto_rotate=wanted))
+        change = Change("acme", with_regions(cluster, [region], NOW), an_event())
+        cluster = applied(store, change).cluster
+        assert store.cluster("acme") == cluster
+        assert cluster.regions[0].policy.auto_rotate is wanted
 
 
 def test_revoke_never_loses(store: SqlStore) -> None:
@@ -580,6 +620,96 @@ def test_observations_replace_each_other(store: SqlStore) -> None:
     assert store.poll(beat()) == []
 
 
+def test_an_error_is_kept_with_its_reason(store: SqlStore) -> None:
+    """F5: why a root key does not wrap, and the permission that is missing, and then no more."""
+    seen = Observation(
+        "root:a",
+        Health.HEALTHY,
+        NOW,
+        NOW,
+        NOW,
+        "not allowed",
+        "id-1",
+        can_wrap=False,
+        can_unwrap=True,
+        reason="ACCESS_DENIED",
+        missing_permission="kms:Encrypt\0",
+    )
+    store.observe([seen])
+    kept = replace(seen, missing_permission="kms:Encrypt")
+    assert store.observations(["root:a"]) == {"root:a": kept}
+    well = replace(seen, message="", request_id="", can_wrap=True, reason="", missing_permission="")
+    store.observe([well])
+    assert store.observations(["root:a"]) == {"root:a": well}
+
+
+def test_what_was_issued_is_kept(bench: Bench) -> None:
+    """C2: an external id is kept for good, whoever issues another one, and takes no number."""
+    store = bench.open()
+    assert store.external_id("organization:acme") is None
+    assert store.issue_external_id("organization:acme", "one", NOW) == "one"
+    assert store.issue_external_id("organization:acme", "two", NOW + 1) == "one"
+    assert store.issue_external_id("cluster:acme", "three", NOW) == "three"
+    assert store.poll(beat()) == []
+    store.close()
+    store = bench.open()
+    assert store.external_id("organization:acme") == "one"
+    assert store.external_id("cluster:acme") == "three"
+    assert store.external_id("acme") is None
+    store.close()
+
+
+def test_of_those_who_issue_at_once_one_does(store: SqlStore) -> None:
+    """C2: whoever asks at the same moment is answered the same, and the store says so after."""
+    many = 8
+    start = Barrier(many)
+
+    def issue(number: int) -> str:
+        start.wait()
+        return store.issue_external_id("acme", f"id-{number}", NOW)
+
+    with ThreadPoolExecutor(many) as pool:
+        answers = set(pool.map(issue, range(many)))
+    assert answers == {store.external_id("acme")}
+
+
+def test_a_last_use_never_goes_back(store: SqlStore, clock: FakeClock) -> None:
+    """S7: the latest time stands, whichever replica tells it last, and takes no number."""
+    a, b, c = (bytes([n]) * 16 for n in range(3))
+    clock.advance(60.0)
+    store.used({b: NOW + 5, a: NOW + 7})
+    store.used({a: NOW + 6, b: NOW + 9})
+    store.used({})
+    assert store.last_uses([a, b, c]) == {a: NOW + 7, b: NOW + 9}
+    assert store.last_uses([b]) == {b: NOW + 9}
+    assert store.last_uses([]) == {}
+    assert store.poll(beat()) == []
+
+
+def test_no_last_use_is_yet_to_come(store: SqlStore, clock: FakeClock) -> None:
+    """S3: what a replica says whose clock is ahead does not stand above what is true later."""
+    kek = b"k" * 16
+    store.used({kek: NOW + DAY * 1000})
+    assert store.last_uses([kek]) == {kek: NOW}
+    clock.advance(2.0)
+    store.used({kek: NOW + 1500})
+    assert store.last_uses([kek]) == {kek: NOW + 1500}
+
+
+def test_replicas_tell_their_last_uses_at_once(store: SqlStore, clock: FakeClock) -> None:
+    """S7: replicas that flush the same KEKs in any order wait for each other and lose nothing."""
+    keks = [n.to_bytes(16, "big") for n in range(1_100)]
+    clock.advance(60.0)
+
+    def tell(turn: int) -> None:
+        order = keks if turn % 2 else list(reversed(keks))
+        store.used(dict.fromkeys(order, NOW + turn))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(tell, range(4)))
+    assert store.last_uses(keks) == dict.fromkeys(keks, NOW + 3)
+
+
 def test_work_is_claimed_by_one(store: SqlStore, clock: FakeClock) -> None:
     """F5, S7: of those who claim a piece of work at once one gets it, until its time is over."""
 
@@ -594,6 +724,21 @@ def test_work_is_claimed_by_one(store: SqlStore, clock: FakeClock) -> None:
     assert claims() == 1
     assert claims() == 0
     assert store.poll(beat()) == []
+
+
+def test_claims_are_nobodys_health(store: SqlStore, clock: FakeClock) -> None:
+    """F5: the rows that tell whose work the sweep is change no list and no count, and stay."""
+    enabled(store)
+    before = store.census()
+    assert before == {("ENABLED", "UNKNOWN"): 1}
+    assert store.claim("sweep:ab", 2 * DAY * 1000)
+    assert store.census() == before
+    assert names(store, health=Health.UNKNOWN) == ["acme"]
+    assert names(store, health=Health.HEALTHY) == []
+    assert store.cannot_wrap() == 0
+    clock.advance(DAY + 1)
+    store.prune(int(clock.wall() * 1000))
+    assert not store.claim("sweep:ab", 2 * DAY * 1000)
 
 
 def seen_of(cluster: Cluster, *, health: Health = Health.HEALTHY, at: int = NOW) -> Observation:

@@ -139,7 +139,7 @@ def test_export_beside_a_server_and_to_stdout(server: Server, backup: Path) -> N
     assert stat.S_IMODE((backup / "a").stat().st_mode) == 0o600
     told = server.command("export", "--cluster", "prod", "--out", "-").splitlines()
     lines = [json.loads(line) for line in told if line.startswith("{")]
-    assert lines[0]["keyfold_export"] == 1
+    assert lines[0]["keyfold_export"] == 2
     assert lines[1:-1] == [json.loads(x) for x in (backup / "a").read_text().splitlines()][1:-1]
 
 

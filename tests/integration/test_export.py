@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -49,7 +50,7 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Change, ClusterFilter, Heartbeat
 from keyfold_server.providers.local import LocalProvider
 from keyfold_server.providers.local_keys import KeyFile
-from keyfold_server.store import export, export_file, import_
+from keyfold_server.store import export, export_file, export_format, import_
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql import SqlStore
 
@@ -162,9 +163,14 @@ def files_fixture(tmp_path: Path) -> Pair:
 
 def fill(store: SqlStore) -> None:
     """Makes clusters in which every field of an export is used."""
+    us = a_region("us")
+    root = replace(us.newest.current.root, external_id="id-of-org")
+    wrap = replace(us.newest.current, root=root)
+    first = replace(us.newest, wraps=(wrap,), retired_at=NOW - 5)
     odd = replace(
-        a_region("us"),
-        policy=RegionPolicy(0.0, 1.5),
+        us,
+        generations=(first, a_generation(number=2)),
+        policy=RegionPolicy(0.0, 1.5, auto_rotate=True),
         key_spec=replace(
             a_region().key_spec, principal="r\N{DEVANAGARI LETTER KA}", options=(("a", "\0"),)
         ),
@@ -177,6 +183,9 @@ def fill(store: SqlStore) -> None:
     enabled(store, "gone")
     applied(store, Change("gone", revoked("gone", (), NOW), an_event("rpc:cluster:revoke")))
     applied(store, Change("gone", None, an_event("rpc:cluster:rotate", "REVOKED")))
+    store.issue_external_id("org", "id-of-org", NOW)
+    store.issue_external_id("Zoo", "id-of-zoo", NOW + 1)
+    store.used({first.kek_id: NOW})
 
 
 def everything(store: SqlStore) -> dict[str, tuple[Cluster, int]]:
@@ -254,13 +263,47 @@ def test_replicas_of_the_store_hear_of_an_import(pair: Pair) -> None:
     assert [each.cluster for each in noted] == ["Zoo", "acme", "gone"]
 
 
+def test_external_ids_are_brought_back(pair: Pair) -> None:
+    """C2: what was issued is kept for good, through an export and under another service key too."""
+    pair.full.export(pair.file)
+    issued = [r["external_id"] for r in records(pair.file) if "external_id" in r]
+    assert issued == [
+        {"owner": "Zoo", "external_id": "id-of-zoo", "created_at": NOW + 1},
+        {"owner": "org", "external_id": "id-of-org", "created_at": NOW},
+    ]
+    place = replace(pair.empty, key=a_key(pair.file.with_name("new.key")))
+    place.bring_in(pair.file, pair.full.key)
+    with closing(place.open(at=LATER)) as store:
+        assert store.external_id("org") == "id-of-org"
+        assert store.issue_external_id("Zoo", "another", LATER) == "id-of-zoo"
+    again = pair.file.with_name("again.jsonl")
+    place.export(again)
+    assert [r["external_id"] for r in records(again) if "external_id" in r] == issued
+
+
+def test_last_uses_are_not_exported(pair: Pair) -> None:
+    """When a KEK was last used is an observation: a restored store does not know it."""
+    pair.full.export(pair.file)
+    pair.empty.bring_in(pair.file)
+    with closing(pair.full.open()) as full, closing(pair.empty.open(at=LATER)) as empty:
+        keks = [g.kek_id for c, _ in everything(full).values() for g in c.region("eu").generations]
+        keks += [g.kek_id for g in everything(full)["acme"][0].region("us").generations]
+        assert len(full.last_uses(keks)) == 1
+        assert empty.last_uses(keks) == {}
+
+
 def test_one_clusters_keyring(pair: Pair) -> None:
-    """One cluster's export holds that cluster alone, and can be imported like any."""
+    """One cluster's export holds that cluster alone, and can be imported like any.
+
+    With it goes the external id that its root keys are called with, and no other customer's.
+    """
     pair.full.export(pair.file, "acme")
     assert [r["cluster"]["name"] for r in records(pair.file)[1:] if "cluster" in r] == ["acme"]
     pair.empty.bring_in(pair.file)
     with closing(pair.empty.open(at=LATER)) as store:
         assert everything(store).keys() == {"acme"}
+        assert store.external_id("org") == "id-of-org"
+        assert store.external_id("Zoo") is None
 
 
 def test_a_cluster_that_is_not_there_is_not_exported(files: Pair) -> None:
@@ -279,6 +322,71 @@ def test_an_import_goes_into_an_empty_store_only(pair: Pair) -> None:
         pair.full.bring_in(pair.file)
     with closing(pair.full.open()) as store:
         assert everything(store) == before
+
+
+def test_a_store_with_an_external_id_is_not_empty(files: Pair) -> None:
+    """C2: what a store has issued is not replaced by what an export says."""
+    files.full.export(files.file)
+    with closing(files.empty.open()) as store:
+        store.issue_external_id("org", "id-of-now", NOW)
+    with pytest.raises(SetupError, match=r"into an empty one: name a new store"):
+        files.empty.bring_in(files.file)
+    with closing(files.empty.open()) as store:
+        assert store.external_id("org") == "id-of-now"
+
+
+VECTORS: Final = ROOT / "tests" / "vectors"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_export_of_the_former_release(kind: str, tmp_path: Path) -> None:
+    """A4, S6: an export in the first form is imported, whole, and what is new is off in it."""
+    key = tmp_path / "service.key"
+    key.touch(0o600)
+    made = json.loads((VECTORS / "store-schema-1.json").read_text(encoding="utf-8"))
+    key.write_bytes(bytes.fromhex(made["service_key"]))
+    place = a_place(kind, tmp_path / "store", key)
+    done = place.bring_in(VECTORS / "export-form-1.jsonl")
+    assert (done.clusters, done.events) == (3, 6)
+    with closing(place.open(at=LATER)) as store:
+        found = everything(store)
+    assert {name: events for name, (_, events) in found.items()} == {"acme": 3, "gone": 4, "zoo": 2}
+    for cluster, _ in found.values():
+        for region in cluster.regions:
+            assert not region.policy.auto_rotate
+            assert {g.retired_at for g in region.generations} == {None}
+            roots = {w.root.external_id for g in region.generations for w in g.wraps}
+            assert roots == {""}
+
+
+def sealed_again(file: Path, key: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """Edits an export and seals it, as whoever holds the service key can."""
+    lines = change(file.read_bytes().splitlines(keepends=True)[:-1])
+    digest = hashlib.sha256(b"".join(lines)).digest()
+    form = json.loads(lines[0])["keyfold_export"]
+    lines.append(export_format.trailer(export_file.key_of(key), digest, form))
+    file.write_bytes(b"".join(lines))
+
+
+@pytest.mark.parametrize("field", ["auto_rotate", "retired_at", "external_id"])
+def test_a_form_has_its_own_fields_alone(files: Pair, field: str) -> None:
+    """A4: a field that does not belong to a file's form, or lacks in it, is not passed over."""
+
+    def first_form(lines: list[bytes]) -> list[bytes]:
+        # Of this form, but said to be of the first.
+        return [lines[0].replace(b'export":2', b'export":1'), *lines[1:]]
+
+    def without(lines: list[bytes]) -> list[bytes]:
+        return [re.sub(rb',"%b":[^,}]+' % field.encode(), b"", line) for line in lines]
+
+    for change in (first_form, without):
+        file = files.file.with_name(f"{change.__name__}.jsonl")
+        files.full.export(file, "acme")
+        sealed_again(file, files.full.key, change)
+        with pytest.raises(SetupError, match="a form that this release does not know"):
+            files.empty.bring_in(file)
+    with closing(files.empty.open()) as store:
+        assert everything(store) == {}
 
 
 def test_another_service_key_seals_what_is_imported(pair: Pair, tmp_path: Path) -> None:
@@ -350,8 +458,16 @@ EDITS: Final[dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]]] = {
     "appended": (lambda lines: [*lines, lines[-1]], "was changed since"),
     "carriage return": (lambda lines: [*lines[:-1], lines[-1][:-1] + b"\r\n"], "is not whole"),
     "a newer form": (
-        lambda lines: [lines[0].replace(b'export":1', b'export":2'), *lines[1:]],
-        "another form than 1",
+        lambda lines: [lines[0].replace(b'export":2', b'export":3'), *lines[1:]],
+        "another form than 1 and 2.*with the release that made it",
+    ),
+    "an older form": (
+        lambda lines: [lines[0].replace(b'export":2', b'export":1'), *lines[1:]],
+        "was changed since",
+    ),
+    "a form that is no number": (
+        lambda lines: [lines[0].replace(b'export":2', b'export":true'), *lines[1:]],
+        "another form than 1 and 2",
     ),
     "another service key": (
         lambda lines: [re.sub(rb'key_id":"\w+', b'key_id":"00', lines[0]), *lines[1:]],
@@ -395,7 +511,7 @@ def test_a_file_that_changes_after_its_check_is_refused(files: Pair) -> None:
     def edit(mark: str) -> None:
         if mark == "import:begun":
             with files.file.open("r+b") as file:
-                file.write(whole.replace(b'"local"', b'"loco1"'))
+                file.write(whole.replace(b'"state":"REVOKED"', b'"state":"ENABLED"'))
 
     with pytest.raises(SetupError, match="changed while it was read"):
         files.empty.bring_in(files.file, reach=edit)
@@ -422,6 +538,8 @@ def test_a_row_that_was_edited_is_not_exported(files: Pair) -> None:
         "UPDATE clusters SET name = '' WHERE name = 'gone'",
         "UPDATE counter SET number = 1",
         "UPDATE meta SET created_at = 1",
+        "UPDATE external_ids SET external_id = 'id-of-thief' WHERE owner = 'org'",
+        "UPDATE external_ids SET owner = 'thief' WHERE owner = 'org'",
     ):
         with closing(sqlite3.connect(path)) as connection:
             saved = list(connection.iterdump())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,7 @@ import pytest
 from builders import (
     NOW,
     a_cluster,
+    a_generation,
     a_region,
     a_request,
     a_rotation,
@@ -31,6 +34,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.ports import Applied, Change, ClusterFilter, Heartbeat
 from keyfold_server.store import schema
 from keyfold_server.store.opening import open_store
+from keyfold_server.store.seal import Seal, encode
 from keyfold_server.store.service_key import ServiceKey
 from keyfold_server.store.sql import SqlStore
 
@@ -52,6 +56,7 @@ class Bench:
                 applied(store, Change(name, revoked(name, ["us"], NOW), an_event()))
             store.register(BEAT)
             store.reconcile("a drill")
+            store.issue_external_id("acme", "id-of-acme", NOW)
 
     def open(self) -> SqlStore:
         return open_store(f"sqlite:///{self.file}", self.key, clock=FakeClock())
@@ -100,6 +105,7 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "replicas": lambda store: store.replicas(),
     "lineage": lambda store: store.replicas(),
     "reconciliations": lambda store: store.reconciled(),
+    "external_ids": lambda store: store.external_id("acme"),
 }
 """How a row of each table is believed."""
 
@@ -115,6 +121,7 @@ WHERE: Final = {
     "replicas": "replica = 'one'",
     "lineage": "id = 1",
     "reconciliations": "number = 1",
+    "external_ids": "owner = 'acme'",
 }
 """One row of each, or several."""
 
@@ -125,6 +132,7 @@ IDENTITIES: Final = {
     "counter": {"id"},
     "changes": {"number"},
     "audit_events": {"cluster_uid"},
+    "external_ids": {"owner"},
 }
 
 COLUMNS: Final = [
@@ -220,7 +228,8 @@ def test_a_planted_row(bench: Bench, opened: Callable[[], SqlStore]) -> None:
     columns = [c.name for c in schema.generations.columns]
     planted = ["x'00112233445566778899aabbccddeeff'", *columns[1:3], "9", *columns[4:]]
     bench.edit(
-        f"INSERT INTO generations SELECT {', '.join(planted)} FROM generations "
+        f"INSERT INTO generations ({', '.join(columns)}) SELECT {', '.join(planted)} "
+        f"FROM generations "
         f"WHERE {WHERE['generations']}"
     )
     store = opened()
@@ -233,14 +242,14 @@ def test_a_planted_row(bench: Bench, opened: Callable[[], SqlStore]) -> None:
 @pytest.mark.parametrize("table", ["regions", "wraps"])
 def test_an_old_row_put_back(bench: Bench, opened: Callable[[], SqlStore], table: str) -> None:
     """A2: a row that was sealed and later replaced is refused beside the newer ones."""
-    old = bench.rows(f"SELECT rowid, * FROM {table} WHERE {WHERE[table]}")
+    columns = [c.name for c in schema.metadata.tables[table].columns]
+    old = bench.rows(f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE {WHERE[table]}")
     store = opened()
     seen = store.cluster("acme")
     assert seen is not None
     moved = [a_rotation(region, "local:three") for region in seen.regions]
     applied(store, Change("acme", with_regions(seen, moved, NOW), an_event()))
     store.close()
-    columns = [c.name for c in schema.metadata.tables[table].columns]
     settings = ", ".join(f"{name} = ?" for name in columns)
     with closing(sqlite3.connect(bench.file)) as connection:
         for rowid, *cells in old:
@@ -252,11 +261,14 @@ def test_an_old_row_put_back(bench: Bench, opened: Callable[[], SqlStore], table
 
 def test_an_old_own_row_put_back(bench: Bench, opened: Callable[[], SqlStore]) -> None:
     """A2: an old row of the cluster does not fit the newer rows below it."""
-    [(rowid, *cells)] = bench.rows("SELECT rowid, * FROM clusters WHERE name = 'acme'")
+    columns = [c.name for c in schema.clusters.columns]
+    [(rowid, *cells)] = bench.rows(
+        f"SELECT rowid, {', '.join(columns)} FROM clusters WHERE name = 'acme'"
+    )
     store = opened()
     applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
     store.close()
-    names = ", ".join(f"{c.name} = ?" for c in schema.clusters.columns)
+    names = ", ".join(f"{name} = ?" for name in columns)
     with closing(sqlite3.connect(bench.file)) as connection:
         connection.execute(f"UPDATE clusters SET {names} WHERE rowid = {rowid}", cells)
         connection.commit()
@@ -323,6 +335,105 @@ def test_a_change_of_another_history(bench: Bench, opened: Callable[[], SqlStore
         connection.commit()
     with pytest.raises(StoreRolledBackError):
         opened().poll(BEAT)
+
+
+LATER: Final = [
+    ("regions", "auto_rotate"),
+    ("generations", "retired_at"),
+    ("wraps", "root_external_id"),
+]
+"""Columns of sealed rows that came after the first schema."""
+
+
+def test_every_later_column_is_tried() -> None:
+    """A2: the columns of the tests below are all that there are."""
+    later = {
+        (table.name, column.name)
+        for table in schema.metadata.tables.values()
+        for column in table.columns
+        if column.info.get("later") and "mac" in table.columns
+    }
+    assert later == set(LATER)
+
+
+@pytest.fixture
+def using(bench: Bench) -> Bench:
+    """Gives the store with a cluster that uses every later column, in region `us` alone."""
+    with closing(bench.open()) as store:
+        region = a_region("us")
+        root = replace(region.newest.current.root, external_id="id-of-later")
+        wrap = replace(region.newest.current, root=root)
+        first = replace(region.newest, wraps=(wrap,), retired_at=NOW)
+        region = replace(
+            region,
+            policy=replace(region.policy, auto_rotate=True),
+            generations=(first, a_generation(number=2)),
+        )
+        made = applied(store, enabling(a_cluster("later", [a_region("eu"), region]))).cluster
+        assert store.cluster("later") == made
+    return bench
+
+
+_OF_LATER: Final = "(SELECT uid FROM clusters WHERE name = 'later')"
+
+
+@pytest.mark.parametrize(("table", "column"), LATER)
+@pytest.mark.parametrize("value", ["NULL", "0", "''", "7"])
+def test_a_later_column_is_sealed(
+    using: Bench, opened: Callable[[], SqlStore], table: str, column: str, value: str
+) -> None:
+    """A2: what a later column says cannot be taken away by hand, nor changed."""
+    using.edit(
+        f"UPDATE {table} SET {column} = {value} "
+        f"WHERE {column} IS NOT NULL AND cluster_uid = {_OF_LATER}"
+    )
+    with pytest.raises(RowNotAuthenticError, match=f"{table} of cluster later"):
+        opened().cluster("later")
+
+
+@pytest.mark.parametrize(("table", "column"), LATER)
+@pytest.mark.parametrize("value", ["0", "''", "1", "'id'"])
+def test_a_later_column_cannot_be_planted(
+    using: Bench, opened: Callable[[], SqlStore], table: str, column: str, value: str
+) -> None:
+    """A2: a row that does not use a later column is not made to by hand, not even by a zero."""
+    using.edit(f"UPDATE {table} SET {column} = {value} WHERE {column} IS NULL")
+    store = opened()
+    for name in ("acme", "later"):
+        with pytest.raises(RowNotAuthenticError, match=f"{table} of cluster {name}"):
+            store.cluster(name)
+
+
+@pytest.mark.parametrize(("table", "column"), LATER)
+def test_a_release_that_does_not_know_a_column(using: Bench, table: str, column: str) -> None:
+    """S6, A1: to the former release rows that use a later column are not authentic; others are."""
+    seal = Seal(ServiceKey(using.key.read_bytes()))
+    known = [c.name for c in schema.metadata.tables[table].columns if not c.info.get("later")]
+    seen = using.rows(f"SELECT {column} IS NOT NULL, {', '.join(known)} FROM {table}")
+    refused = 0
+    for used, *row in seen:
+        try:
+            seal.check(table, tuple(row))
+        except RowNotAuthenticError:
+            assert used
+            refused += 1
+        else:
+            assert not used
+    assert 0 < refused < len(seen)
+
+
+def test_later_columns_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A2: no two rows have the same bytes, whichever of several later columns they use."""
+    values = (None, "", "x", b"x", 0, 1)
+    rows = list(itertools.product(values, repeat=4))
+    monkeypatch.setitem(schema.ALWAYS_SEALED, "pretended", 2)
+    assert len({encode("pretended", row) for row in rows}) == len(rows)
+    # And the first schema's own absent values keep their place.
+    monkeypatch.setitem(schema.ALWAYS_SEALED, "pretended", 4)
+    first = {row: encode("pretended", row) for row in rows}
+    monkeypatch.setitem(schema.ALWAYS_SEALED, "pretended", 2)
+    for row, raw in first.items():
+        assert (encode("pretended", row) == raw) == (row[-1] is not None)
 
 
 def test_the_message_names_no_contents(bench: Bench, opened: Callable[[], SqlStore]) -> None:

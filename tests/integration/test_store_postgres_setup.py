@@ -31,6 +31,9 @@ from keyfold_server.store.sql import SqlStore
 
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
 
+OWN, NEXT_ONE = "0002", "0003"
+"""This release's schema, and the one after."""
+
 MIGRATE = """
 import sys
 from pathlib import Path
@@ -399,7 +402,7 @@ def test_many_migrate_at_once(server: postgres.Server, empty: str, tmp_path: Pat
     assert len(stores[0].poll(BEAT)) == 6
     for store in stores:
         store.close()
-    assert server.run("SELECT version_num FROM alembic_version", empty) == [("0001",)]
+    assert server.run("SELECT version_num FROM alembic_version", empty) == [(OWN,)]
     assert server.run("SELECT count(*) FROM meta", empty) == [(1,)]
 
 
@@ -408,7 +411,7 @@ def test_processes_migrate_at_once(server: postgres.Server, empty: str) -> None:
     command = [sys.executable, "-c", MIGRATE, server.url(empty), str(server.password_file)]
     several = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     assert [(p.communicate(timeout=50)[1], p.returncode) for p in several] == [(b"", 0)] * 3
-    assert server.run("SELECT version_num FROM alembic_version", empty) == [("0001",)]
+    assert server.run("SELECT version_num FROM alembic_version", empty) == [(OWN,)]
 
 
 class Release:
@@ -443,7 +446,7 @@ def test_schemas_of_other_releases(
 ) -> None:
     """S6: a release serves on its own schema and the next; others are refused with what to do."""
     server.open(empty, key, migrating=True).close()
-    release.add("0002", "0001")
+    release.add(NEXT_ONE, OWN)
     release.use(newer=True)
     with pytest.raises(SetupError, match="older release: run `keyfold-server migrate`"):
         server.open(empty, key)
@@ -459,10 +462,10 @@ def test_schemas_of_other_releases(
     assert len(again.poll(BEAT)) == 1
     for store in (old, new, again):
         store.close()
-    assert server.run("SELECT version_num FROM alembic_version", empty) == [("0002",)]
-    server.run("UPDATE alembic_version SET version_num = '0003'", empty)
+    assert server.run("SELECT version_num FROM alembic_version", empty) == [(NEXT_ONE,)]
+    server.run("UPDATE alembic_version SET version_num = '0004'", empty)
     for migrating in (False, True):
-        with pytest.raises(SetupError, match=r"schema 0003.*serves on 0001 and the one after"):
+        with pytest.raises(SetupError, match=r"schema 0004.*serves on 0002 and the one after"):
             server.open(empty, key, migrating=migrating)
 
 
@@ -476,7 +479,7 @@ def test_the_same_schemas_in_a_file(tmp_path: Path, release: Release) -> None:
     store = opened()
     seen = enabled(store)
     store.close()
-    release.add("0002", "0001")
+    release.add(NEXT_ONE, OWN)
     for newer in (True, False):
         release.use(newer=newer)
         store = opened()
@@ -489,7 +492,7 @@ def test_who_reads_holds_a_migration_up_only(
 ) -> None:
     """S6: a migration waits for readers in short turns, so that nobody queues behind it."""
     store = server.open(empty, key, migrating=True)
-    release.add("0002", "0001")
+    release.add(NEXT_ONE, OWN)
     release.use(newer=True)
     with ThreadPoolExecutor(1) as pool, server.connect(empty) as reader:
         with reader.transaction():
@@ -501,7 +504,7 @@ def test_who_reads_holds_a_migration_up_only(
             assert not migration.done()
         migration.result(30)
     store.close()
-    assert server.run("SELECT version_num FROM alembic_version", empty) == [("0002",)]
+    assert server.run("SELECT version_num FROM alembic_version", empty) == [(NEXT_ONE,)]
 
 
 def test_a_user_without_rights(server: postgres.Server, empty: str, key: Path) -> None:

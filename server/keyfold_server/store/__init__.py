@@ -14,17 +14,18 @@ A reading order, and each file knows only those above it:
                   PostgreSQL: the url, waits that end, connections
     migrate       the schema's versions (migrations/)
     rows          a cluster to its rows and back
-    audit, requests, changes, replicas, observations, listing, lineage, reconciliations
+    audit, requests, changes, replicas, observations, uses, external_ids, listing, sweeping,
+    lineage, reconciliations
                   a file per noun, each on a connection that it is given
     plan, unit    what a group of changes will write, and its transaction
     marks         the points at which a process may die
     horizon       what this process has seen, which every server must have
     transactions  transactions that look for it first
     members       replicas: who joins, polls and leaves
-    sql           SqlStore: the port, a transaction per method
+    seen, sql     SqlStore: the port, a transaction per method
     listening     the same, which hears of changes at once
     opening       open_store, the one way in
-    export, export_format, export_file, import_
+    export, export_format, export_parse, export_file, import_
                   a store as a file, and back
     reconciling   an operator's decision that the store is right as it is
 

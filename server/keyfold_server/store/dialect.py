@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -46,16 +46,33 @@ class Access(Enum):
         return self in (Access.EXPORT, Access.MIGRATE)
 
 
-def _upsert_sqlite(table: Table) -> Insert:
+class Upsert(Protocol):
+    """Makes the statement that inserts a row or replaces all but its key."""
+
+    def __call__(self, table: Table, *, if_later: str | None = None) -> Insert:
+        """Makes it.
+
+        Args:
+            table: The table.
+            if_later: A column: a row is replaced only by one whose value there is larger.
+        """
+        ...
+
+
+def _upsert_sqlite(table: Table, *, if_later: str | None = None) -> Insert:
     insert = sqlite.insert(table)
     fresh = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
-    return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=fresh)
+    where = insert.excluded[if_later] > table.c[if_later] if if_later is not None else None
+    key = list(table.primary_key)
+    return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)
 
 
-def _upsert_postgresql(table: Table) -> Insert:
+def _upsert_postgresql(table: Table, *, if_later: str | None = None) -> Insert:
     insert = postgresql.insert(table)
     fresh = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
-    return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=fresh)
+    where = insert.excluded[if_later] > table.c[if_later] if if_later is not None else None
+    key = list(table.primary_key)
+    return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)
 
 
 _NOW: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)")
@@ -97,7 +114,7 @@ class Dialect:
         one_process: Whether the store serves this process alone, so that replicas left in it
             by another process are dead.
         tries: How often a transaction is run before another one may have come first each time.
-        upsert: The statement that inserts a row or replaces all but its key.
+        upsert: Makes the statement that inserts a row or replaces all but its key.
         now: Milliseconds by the one clock that all replicas of the store are compared by.
         notify: Has those who listen woken when the transaction commits.
         history: Names the history that the server writes on: another one after each failover.
@@ -107,7 +124,7 @@ class Dialect:
     locks_rows: bool
     one_process: bool
     tries: int
-    upsert: Callable[[Table], Insert]
+    upsert: Upsert
     now: Callable[[Connection, Clock], int]
     notify: Callable[[Connection], None]
     history: Callable[[Connection], str]

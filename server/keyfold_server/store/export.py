@@ -12,6 +12,7 @@ whatever is committed meanwhile.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -23,12 +24,22 @@ from sqlalchemy import Connection, func, select
 from keyfold_server.domain.cluster import existing
 from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
 from keyfold_server.domain.ports import AuditEvent, ClusterFilter
-from keyfold_server.store import audit, changes, faults, listing, migrate, rows, sqlite_file
+from keyfold_server.store import (
+    audit,
+    changes,
+    external_ids,
+    faults,
+    listing,
+    migrate,
+    rows,
+    sqlite_file,
+)
 from keyfold_server.store import service_key as service_keys
 from keyfold_server.store.dialect import ACCESS, Access
 from keyfold_server.store.export_format import (
     EVENT_FIELDS,
     Header,
+    IssuedId,
     cluster_record,
     event_record,
     line,
@@ -38,7 +49,7 @@ from keyfold_server.store.schema import audit_events, clusters, meta
 from keyfold_server.store.seal import Seal, not_authentic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from keyfold_server.store.rows import Stored
     from keyfold_server.store.sql import SqlStore
@@ -127,7 +138,7 @@ def write(source: Source, out: IO[bytes], *, cluster: str | None, now: int) -> E
         OSError: It could not be written.
     """
     seen = hashlib.sha256()
-    counts = {"cluster": 0, "event": 0, "keyfold_export": 0}
+    counts = Counter[str]()
     for record in _records(source, cluster, now):
         raw = line(record)
         seen.update(raw)
@@ -160,11 +171,29 @@ def _records(source: Source, wanted: str | None, now: int) -> Iterator[dict[str,
         change=newest.number,
         change_id=newest.change_id.hex(),
     ).record()
+    for issued in _issued(source, None if wanted is None else first):
+        yield {"external_id": issued.record()}
     for stored in chain(first, found):
         audit.verify(connection, stored, seal)
         yield {"cluster": cluster_record(stored)}
         for recorded in _events(connection, stored):
             yield {"event": event_record(recorded)}
+
+
+def _issued(source: Source, needed_by: Sequence[Stored] | None) -> Iterator[IssuedId]:
+    """Reads external ids: all of them, or those that some clusters' root keys are called with."""
+    issued = [IssuedId(*row[:-1]) for row in external_ids.every(source.connection, source.seal)]
+    if needed_by is None:
+        yield from issued
+        return
+    used = {
+        wrap.root.external_id
+        for stored in needed_by
+        for region in stored.cluster.regions
+        for generation in region.generations
+        for wrap in generation.wraps
+    }
+    yield from (each for each in issued if each.external_id in used)
 
 
 def _stored(source: Source, wanted: str | None) -> Iterator[Stored]:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from keyfold_server.domain.errors import SetupError
-from keyfold_server.domain.ports import AuditEvent
 from keyfold_server.store import service_key as service_keys
-from keyfold_server.store.export_format import FORMAT, TRAILER, Header, parsed, trailer
-from keyfold_server.store.rows import Stored
+from keyfold_server.store.export_format import FORMATS, TRAILER, Header, trailer
+from keyfold_server.store.export_parse import Record, parsed
 from keyfold_server.store.seal import Seal
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class ExportFile:
         """
         self._path = path
         self._file = file
-        self._check_header(seal)
+        self._form = self._check_header(seal)
         self._size = file.seek(0, 2) - TRAILER
         file.seek(max(self._size, 0))
         last = file.read()
@@ -110,7 +109,7 @@ class ExportFile:
                 f"{path} is not whole: the last line, its seal, is missing; take another copy"
             )
         self._digest = self._hashed()
-        if not hmac.compare_digest(last, trailer(seal, self._digest)):
+        if not hmac.compare_digest(last, trailer(seal, self._digest, self._form)):
             raise SetupError(
                 f"{path} does not carry the seal of the service key {seal.service_key_id}: it "
                 "was changed since it was made; take another copy"
@@ -120,7 +119,7 @@ class ExportFile:
             raise SetupError(f"{path} is not an export of Keyfold")
         self.header: Final = header
 
-    def records(self) -> Iterator[Header | Stored | AuditEvent]:
+    def records(self) -> Iterator[Record]:
         """Reads every record.
 
         Raises:
@@ -132,27 +131,33 @@ class ExportFile:
         while left > 0 and (raw := self._file.readline(left)):
             left -= len(raw)
             seen.update(raw)
-            yield parsed(raw)
+            yield parsed(raw, self._form)
         if seen.digest() != self._digest:
             raise SetupError(f"{self._path} was changed while it was read; nothing was imported")
 
-    def _check_header(self, seal: Seal) -> None:
-        """Says what can be said better than that the seal is wrong; nothing is believed yet."""
+    def _check_header(self, seal: Seal) -> int:
+        """Says what can be said better than that the seal is wrong; nothing is believed yet.
+
+        Returns:
+            The version of the form that the header names.
+        """
         try:
             header = json.loads(self._file.readline(_FIRST_LINE))
             form, key = header["keyfold_export"], str(header["service_key_id"])
         except (ValueError, LookupError, TypeError):
             raise SetupError(f"{self._path} is not an export of Keyfold") from None
-        if form != FORMAT:
+        if type(form) is not int or form not in FORMATS:
+            known = " and ".join(map(str, FORMATS))
             raise SetupError(
-                f"{self._path} has another form than {FORMAT}, the one that this release knows: "
-                "import it with the release that made it"
+                f"{self._path} has another form than {known}, which this release knows: import "
+                "it with the release that made it, or with a newer one"
             )
         if key != seal.service_key_id:
             raise SetupError(
                 f"{self._path} was sealed with another service key than {seal.service_key_id}: "
                 "put that one in its place, or name it with --service-key-of-export"
             )
+        return form
 
     def _hashed(self) -> bytes:
         seen = hashlib.sha256()

@@ -20,12 +20,14 @@ from keyfold_server.domain.cluster import revoked
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import AuditEvent
-from keyfold_server.store import audit, changes, rows
+from keyfold_server.store import audit, changes, external_ids, rows
 from keyfold_server.store.changes import Subject
+from keyfold_server.store.export_format import IssuedId
 from keyfold_server.store.faults import LostRaceError
 from keyfold_server.store.marks import nowhere
 from keyfold_server.store.rows import CHILDREN, Stored
 from keyfold_server.store.schema import Cells, audit_events, clusters, requests
+from keyfold_server.store.schema import external_ids as issued_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +72,7 @@ def bring_in(
     *,
     reach: Callable[[str], None] = nowhere,
 ) -> Imported:
-    """Imports an export into a store that has no cluster, in one transaction.
+    """Imports an export into an empty store, in one transaction.
 
     Args:
         store: The store; sealed with whichever service key.
@@ -79,7 +81,7 @@ def bring_in(
         reach: Called with each of `MARKS`.
 
     Raises:
-        SetupError: The store has clusters, or the export is not what it was.
+        SetupError: The store is not empty, or the export is not what it was.
         StoreUnavailableError: The store could not be written.
     """
     database, seal = store.parts
@@ -96,6 +98,8 @@ def bring_in(
                 writer.cluster(record)
             elif isinstance(record, AuditEvent):
                 writer.event(record)
+            elif isinstance(record, IssuedId):
+                writer.issued(record)
         writer.end()
         reach("import:rows-written")
         changes.note(connection, writer.subjects, "import", now, seal, database.dialect)
@@ -111,10 +115,10 @@ def bring_in(
 
 
 def _check_empty(connection: Connection) -> None:
-    for table in (clusters, audit_events, requests):
+    for table in (clusters, audit_events, requests, issued_ids):
         if connection.execute(select(*table.c).limit(1)).first() is not None:
             raise SetupError(
-                "the store has clusters, and an import goes into an empty one: name a new store "
+                "the store is not empty, and an import goes into an empty one: name a new store "
                 "in KEYFOLD_STORE, or stop its servers and move this one away"
             )
 
@@ -131,7 +135,7 @@ class _Writer:
         self._made: Stored | None = None
         self._begun = False
         self._tables: dict[Table, list[Cells]] = {
-            table: [] for table in (clusters, *CHILDREN, audit_events)
+            table: [] for table in (issued_ids, clusters, *CHILDREN, audit_events)
         }
         self.subjects: Final[list[Subject]] = []
         self.imported: Final = Imported()
@@ -152,6 +156,12 @@ class _Writer:
             for region in source.cluster.regions
             if region.state is State.ENABLED
         ]
+
+    def issued(self, issued: IssuedId) -> None:
+        """Keeps an external id, sealed as the store's rows are."""
+        self._tables[issued_ids].append(
+            external_ids.sealed(issued.owner, issued.external_id, issued.created_at, self._seal)
+        )
 
     def event(self, event: AuditEvent) -> None:
         """Appends an event to the cluster's chain, sealed as the store's rows are."""

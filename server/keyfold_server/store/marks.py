@@ -21,6 +21,8 @@ _OWN: Final = {
     "poll": ("written",),
     "leave": (),
     "observe": (),
+    "issue": ("looked", "written"),
+    "use": (),
     "prune": (),
 }
 

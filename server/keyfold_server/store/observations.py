@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select
 
 from keyfold_server.domain.health import Health, Observation
-from keyfold_server.store.schema import observations
+from keyfold_server.store.schema import Cells, observations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,8 @@ def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect)
             "request_id": o.request_id.replace("\0", ""),
             "can_wrap": o.can_wrap,
             "can_unwrap": o.can_unwrap,
+            "reason": o.reason or None,
+            "missing_permission": o.missing_permission.replace("\0", "") or None,
         }
         # In one order everywhere, so that two replicas cannot wait for each other's rows.
         for o in sorted(seen, key=lambda o: o.subject)
@@ -48,8 +50,9 @@ def read(connection: Connection, subjects: Sequence[str]) -> dict[str, Observati
     return {row[0]: _observation(tuple(row)) for row in connection.execute(statement).all()}
 
 
-def _observation(row: tuple[object, ...]) -> Observation:
-    subject, health, *others = row
+def _observation(row: Cells) -> Observation:
+    subject, health, *others, reason, missing_permission = row
     # A newer release may know a health that this one does not.
     known = Health(health) if health in Health.__members__ else Health.UNKNOWN
-    return Observation(subject, known, *others)  # type: ignore[arg-type]
+    cells: Cells = (*others, reason or "", missing_permission or "")
+    return Observation(subject, known, *cells)

@@ -133,6 +133,7 @@ def encoded(cluster: Cluster, seal: Seal) -> Children:
                 region.name,
                 generation.number,
                 generation.created_at,
+                generation.retired_at,
             )
             rows[generations][made[:1]] = seal.sealed("generations", made)
             for wrap in generation.wraps:
@@ -187,6 +188,7 @@ def _region_cells(uid: bytes, region: Region) -> Cells:
         newest.current.root.uri,
         f"root:{newest.current.root_id}",
         f"kek:{newest.kek_id.hex()}",
+        1 if policy.auto_rotate else None,
     )
 
 
@@ -205,6 +207,7 @@ def _wrap_cells(uid: bytes, kek_id: bytes, wrap: Wrap) -> Cells:
         wrap.ciphertext,
         wrap.created_at,
         wrap.superseded_at,
+        wrap.root.external_id or None,
     )
 
 
@@ -212,11 +215,11 @@ def _cluster(own: Cells, children: Children) -> Cluster:
     kept: dict[bytes, list[Wrap]] = {}
     for key in sorted(children[wraps]):
         w = children[wraps][key]
-        root = RootKey(w[3], w[4], w[5], _options(w[6]))
+        root = RootKey(w[3], w[4], w[5], _options(w[6]), w[13] or "")
         kept.setdefault(w[0], []).append(Wrap(w[1], root, w[8], w[9], w[10], w[11], w[12]))
     rings: dict[str, list[Generation]] = {}
     for g in sorted(children[generations].values(), key=lambda row: (row[2], row[3])):
-        rings.setdefault(g[2], []).append(Generation(g[0], g[3], g[4], tuple(kept[g[0]])))
+        rings.setdefault(g[2], []).append(Generation(g[0], g[3], g[4], tuple(kept[g[0]]), g[5]))
     return Cluster(
         uid=own[0],
         name=own[1],
@@ -239,7 +242,7 @@ def _regions(
             state=State(r[2]),
             state_since=r[3],
             key_spec=KeySpec(r[4], r[5], r[6], _options(r[7])),
-            policy=RegionPolicy(_seconds(r[8]), _seconds(r[9])),
+            policy=RegionPolicy(_seconds(r[8]), _seconds(r[9]), bool(r[13])),
             generations=tuple(rings[r[1]]),
         )
 

@@ -4,6 +4,12 @@ Decisions carry a MAC in their last column (protocol A2), over all other columns
 which they stand here: a column's place is part of the format. Observations carry none. Times are
 milliseconds of Unix time, spans milliseconds, both integers, so that no database rounds them
 and a MAC never depends on how a number is printed.
+
+A column that a table gets later (`_later`) is nullable and stands behind all others but the MAC,
+and absent means what every row before it meant. A row's MAC covers its values up to the last such
+column that is not absent; absent ones at the end are left out. So rows of before keep the MAC
+that they have, setting or clearing such a column by hand breaks it, and a release that does not
+know the column refuses the rows that use it, and serves all others (protocol S6).
 """
 
 from __future__ import annotations
@@ -29,7 +35,6 @@ from sqlalchemy.types import TypeEngine
 Cells: TypeAlias = tuple[Any, ...]
 """A row's values in the order of its table's columns."""
 
-
 metadata: Final = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -54,6 +59,10 @@ def _key(name: str, type_: _Type) -> Column[Any]:
 
 def _must(name: str, type_: _Type) -> Column[Any]:
     return Column(name, type_, nullable=False)
+
+
+def _later(name: str, type_: _Type) -> Column[Any]:
+    return Column(name, type_, nullable=True, info={"later": True})
 
 
 meta: Final = Table(
@@ -104,6 +113,7 @@ regions: Final = Table(
     _must("root_uri", Text),
     _must("root_subject", Text),
     _must("kek_subject", Text),
+    _later("auto_rotate", SmallInteger),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
     Index(None, "state", "cluster_uid"),
@@ -111,7 +121,8 @@ regions: Final = Table(
     Index(None, "root_subject"),
     Index(None, "kek_subject"),
 )
-"""`root_uri` and the subjects repeat the newest generation's current wrap, for filters alone."""
+"""`root_uri` and the subjects repeat the newest generation's current wrap, for filters alone.
+`auto_rotate` is 1 or absent."""
 
 generations: Final = Table(
     "generations",
@@ -121,6 +132,7 @@ generations: Final = Table(
     _must("region", Text),
     _must("number", BigInteger),
     _must("created_at", BigInteger),
+    _later("retired_at", BigInteger),
     _must("mac", LargeBinary),
     UniqueConstraint("cluster_uid", "region", "number"),
     ForeignKeyConstraint(["cluster_uid", "region"], ["regions.cluster_uid", "regions.name"]),
@@ -142,6 +154,7 @@ wraps: Final = Table(
     Column("ciphertext", LargeBinary, nullable=True),
     _must("created_at", BigInteger),
     Column("superseded_at", BigInteger, nullable=True),
+    _later("root_external_id", Text),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["kek_id"], ["generations.kek_id"]),
     Index(None, "root_id"),
@@ -243,6 +256,16 @@ reconciliations: Final = Table(
 )
 """`change` and `change_id` are the newest that the store had then."""
 
+external_ids: Final = Table(
+    "external_ids",
+    metadata,
+    _key("owner", Text),
+    _must("external_id", Text),
+    _must("created_at", BigInteger),
+    _must("mac", LargeBinary),
+)
+"""What was issued for whom, for good (protocol C2)."""
+
 observations: Final = Table(
     "observations",
     metadata,
@@ -255,5 +278,22 @@ observations: Final = Table(
     _must("request_id", Text),
     Column("can_wrap", Boolean, nullable=True),
     Column("can_unwrap", Boolean, nullable=True),
+    _later("reason", Text),
+    _later("missing_permission", Text),
     Index(None, "health"),
 )
+
+generation_uses: Final = Table(
+    "generation_uses",
+    metadata,
+    _key("kek_id", LargeBinary),
+    _must("used_at", BigInteger),
+)
+"""When KEKs were last used: an observation, which never goes back."""
+
+ALWAYS_SEALED: Final = {
+    table.name: sum(not column.info.get("later") for column in table.columns) - 1
+    for table in metadata.tables.values()
+    if "mac" in table.columns
+}
+"""How many values of a row its MAC covers in any case: all before the later columns."""

@@ -3,6 +3,11 @@
 The bytes are fixed (protocol section 7): a label, the encoding's version, the table's name, then
 the columns in the schema's order. Every part is prefixed with its length and every value with its
 type, so that no two rows have the same bytes, and absent is not empty.
+
+Columns that a table got after its first schema stand at the end, and of them those that are absent
+in a row, and all after them in it, have no bytes. Two rows still never have the same ones: what
+is there stands in its place, counted from the first column, and the last that is there is not
+absent. So a row that uses no later column has the bytes, and the MAC, that it always had.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.store.schema import ALWAYS_SEALED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,7 +43,7 @@ def encode(table: str, values: Sequence[object]) -> bytes:
         TypeError: A value is of a type that no column has.
     """
     parts = [_prefix(table)]
-    for value in values:
+    for value in values[: _covered(table, values)]:
         if isinstance(value, str):
             raw = value.encode()
             parts += (_typed(b"s", len(raw)), raw)
@@ -51,6 +57,15 @@ def encode(table: str, values: Sequence[object]) -> bytes:
         else:
             raise TypeError(f"no column of {table} holds a {type(value).__name__}")
     return b"".join(parts)
+
+
+def _covered(table: str, values: Sequence[object]) -> int:
+    """Counts the values that have bytes: all but absent later ones at the end."""
+    count = len(values)
+    least = ALWAYS_SEALED.get(table, count)
+    while count > least and values[count - 1] is None:
+        count -= 1
+    return count
 
 
 @cache
@@ -104,6 +119,7 @@ def not_authentic(table: str, cluster: str | None = None) -> RowNotAuthenticErro
     whose = f" of cluster {cluster}" if cluster is not None else ""
     return RowNotAuthenticError(
         f"a row in {table}{whose} does not carry the service key's seal, or one is missing: "
-        "somebody else wrote the store; restore it from a backup",
+        "somebody else wrote the store, or a newer release did; restore it from a backup, or start "
+        "that release",
         cluster=cluster,
     )

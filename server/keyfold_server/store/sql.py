@@ -15,13 +15,13 @@ from keyfold_server.domain.errors import (
 from keyfold_server.store import (
     audit,
     changes,
+    external_ids,
     listing,
     observations,
     reconciliations,
     replicas,
     requests,
     rows,
-    sweeping,
 )
 from keyfold_server.store.changes import Newest, Subject
 from keyfold_server.store.faults import LostRaceError
@@ -29,6 +29,7 @@ from keyfold_server.store.marks import nowhere
 from keyfold_server.store.members import Members
 from keyfold_server.store.schema import clusters, generations
 from keyfold_server.store.schema import requests as requests_table
+from keyfold_server.store.seen import SeenStore
 from keyfold_server.store.transactions import AGAIN, Transactions
 from keyfold_server.store.unit import Unit
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
         RecordedRequest,
         ReplicaRow,
         RequestKey,
-        Sample,
     )
     from keyfold_server.store.engine import Database
     from keyfold_server.store.horizon import Sight
@@ -57,7 +57,7 @@ KEPT: Final = 24 * 60 * 60 * 1000
 """Milliseconds that requests and changes are kept at least (protocol section 7)."""
 
 
-class SqlStore:
+class SqlStore(SeenStore):
     """A `domain.ports.Store`; may be called from any number of threads."""
 
     def __init__(
@@ -78,10 +78,10 @@ class SqlStore:
             reach: Called with each of `marks.MARKS` that a mutation passes.
             release: Called by `close`, after the connections are closed.
         """
+        super().__init__(Transactions(database, seal, clock, reach))
         self._database = database
         self._seal = seal
         self._release = release
-        self._transactions = Transactions(database, seal, clock, reach)
         self._members = Members(self._transactions)
 
     @property
@@ -121,25 +121,6 @@ class SqlStore:
         where = listing.page(which, after, limit)
         found = self._transactions.read(lambda c: rows.read(c, self._seal, where))
         return [s if isinstance(s, RowNotAuthenticError) else s.cluster for s in found.values()]
-
-    def census(self) -> dict[tuple[str, str], int]:
-        """Counts regions by state and last health."""
-        return self._transactions.read(listing.census)
-
-    def cannot_wrap(self) -> int:
-        """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
-        return self._transactions.read(sweeping.cannot_wrap)
-
-    def samples(self, prefix: str) -> list[Sample]:
-        """Chooses KEKs for the sweep, of the root keys whose ids begin so, by root key."""
-        return self._transactions.read(lambda c: sweeping.samples(c, prefix))
-
-    def claim(self, name: str, after_ms: int) -> bool:
-        """Takes a piece of work that one replica is to do, by the store's clock."""
-        now = self._transactions.now
-        return self._transactions.write_or_fail(
-            "observe", lambda c: sweeping.claim(c, name, after_ms, now(c))
-        )
 
     def request(self, key: RequestKey) -> RecordedRequest | None:
         """Reads what was recorded of a request_id."""
@@ -212,14 +193,16 @@ class SqlStore:
         """Reads every replica that has not left, and whether more may have been lost."""
         return self._members.rows()
 
-    def observe(self, observations: Sequence[Observation]) -> None:
-        """Writes what was seen of root keys; plain upserts, no number (protocol S7)."""
-        if observations:
-            self._observe(observations)
+    def external_id(self, owner: str) -> str | None:
+        """Reads what was issued for an owner, or None."""
+        return self._transactions.read(lambda c: external_ids.read(c, owner, self._seal))
 
-    def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
-        """Reads what was last seen, by subject."""
-        return self._transactions.read(lambda c: observations.read(c, subjects))
+    def issue_external_id(self, owner: str, external_id: str, now_ms: int) -> str:
+        """Keeps an external id for an owner, for good, and returns the one that the owner has."""
+        issue, reach = external_ids.issue, self._transactions.reach
+        return self._transactions.write_or_fail(
+            "issue", lambda c: issue(c, owner, external_id, now_ms, self._seal, reach)
+        )
 
     def prune(self, now_ms: int) -> None:
         """Removes requests, changes and replicas older than 24 h, the newest change never."""
@@ -273,10 +256,6 @@ class SqlStore:
     def _unit(self, connection: Connection) -> Unit:
         now, reach = self._transactions.now(connection), self._transactions.reach
         return Unit(self._database.dialect, self._seal, self._members.name, now, reach=reach)
-
-    def _observe(self, seen: Sequence[Observation]) -> None:
-        dialect = self._database.dialect
-        self._transactions.write_or_fail("observe", lambda c: observations.write(c, seen, dialect))
 
 
 def _believed(stored: rows.Stored | RowNotAuthenticError) -> rows.Stored:
