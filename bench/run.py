@@ -33,6 +33,7 @@ CASES: Final[Mapping[str, str]] = {
     "isolation": "isolation",
     "cold": "cold",
     "shed": "overload",
+    "slow": "slow",
     "scale": "scale",
     "memory": "memory",
     "kms-calls": "kms_calls",

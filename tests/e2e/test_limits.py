@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from e2e.conftest import StartServer
+from e2e.half_open import HELLO, HalfOpen, flood, frame
 from e2e.in_process import InProcess, serving
 from e2e.server import Server
 from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
@@ -197,20 +197,16 @@ def test_an_old_connection_is_made_anew(start_server: StartServer) -> None:
             pytest.fail("the connection grew old")
 
 
-def _frame(kind: int, flags: int, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + bytes(4) + payload
-
-
 def test_a_flood_of_pings_is_cut_off(tmp_path: Path) -> None:
     """A client that pings more often than it may is disconnected; others are served on."""
     with bounded(tmp_path, ping_interval=60.0) as (server, stub):
         host, _, port = server.target.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=10) as abuser:
-            abuser.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, b""))
+            abuser.sendall(HELLO)
             seen = b""
             with contextlib.suppress(OSError):
                 for _ in range(50):
-                    abuser.sendall(_frame(6, 0, b"pingping"))
+                    abuser.sendall(frame(6, 0, b"pingping"))
                     seen += abuser.recv(65_536)
                     if b"too_many_pings" in seen:
                         break
@@ -225,26 +221,98 @@ def _rss(server: Server) -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_slow_and_silent_clients_cost_bounded_memory(start_server: StartServer) -> None:
-    """Clients that read nothing, or stop halfway through a call, are cheap, and others go on."""
-    server = start_server(keys=("eu",), KEYFOLD_MAX_CONNECTION_AGE="5s")
+@pytest.mark.parametrize("method", ["BatchWrap", "Wrap", "/grpc.health.v1.Health/Check"])
+def test_slow_and_silent_clients_cost_bounded_memory(
+    start_server: StartServer, method: str
+) -> None:
+    """Requests that stop halfway take the room that one caller may take, and others go on."""
+    room = 16 * 1024 * 1024
+    server = start_server(
+        keys=("eu",),
+        KEYFOLD_MAX_REQUEST_BYTES_PER_CALLER=str(room),
+        KEYFOLD_RECEIVE_TIMEOUT="5m",
+    )
     server.enable("prod", ["eu"])
-    host, _, port = server.target.rpartition(":")
-    with server.client() as client:
-        client.wrap("prod", "eu", b"k")
-        before = _rss(server)
-        sockets = []
-        for _ in range(200):
-            slow = socket.create_connection((host, int(port)), timeout=10)
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            # A preface, settings, and a call's headers without any message after them.
-            slow.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, b""))
-            sockets.append(slow)
-        for _ in range(50):
+    before = _rss(server)
+    clients = [HalfOpen(server.target, method, 50) for _ in range(2)]
+    try:
+        flood(clients, quiet=1.0)
+        # 100 calls with 195 MB; of each, gRPC takes 16 KiB that nobody asked for.
+        unasked = 100 * 16 * 1024
+        assert room / 4 < sum(client.sent for client in clients) < room + unasked
+        assert _rss(server) - before < room + unasked + 16 * 1024 * 1024
+        assert not any(client.reset for client in clients)
+    finally:
+        for client in clients:
+            client.close()
+    # What was held for them is given back.
+    with server.client() as caller:
+        caller.wrap("prod", "eu", b"k")
+
+
+def test_a_request_that_does_not_arrive_is_given_up(start_server: StartServer) -> None:
+    """A request must be whole in time; then its room is another's, and the caller hears why."""
+    server = start_server(
+        keys=("eu",),
+        KEYFOLD_MAX_REQUEST_BYTES_PER_CALLER=str(16 * 1024 * 1024),
+        KEYFOLD_RECEIVE_TIMEOUT="1s",
+    )
+    server.enable("prod", ["eu"])
+    slow = HalfOpen(server.target, "BatchWrap", 50)
+    try:
+        flood([slow], quiet=0.2)
+        with server.client() as client:
+            # The same caller: it waits for its own requests, and no longer than they may take.
             client.wrap("prod", "eu", b"k")
-        assert _rss(server) - before < 64 * 1024 * 1024
-        for slow in sockets:
-            slow.close()
+        ends = time.monotonic() + 20
+        while len(slow.reset) < 50 and time.monotonic() < ends:
+            slow.listen(0.1)
+        assert len(slow.reset) == 50
+    finally:
+        slow.close()
+    # It heard which it was: its bytes were late, or those of its others left no room.
+    told: set[str | None] = set()
+    ends = time.monotonic() + 20
+    while not {"DEADLINE_EXCEEDED", "OVERLOADED"} <= told and time.monotonic() < ends:
+        told = {json.loads(line).get("reason") for line in server.log().splitlines()}
+    assert {"DEADLINE_EXCEEDED", "OVERLOADED"} <= told
+
+
+def test_calls_of_one_connection(tmp_path: Path) -> None:
+    """A connection may have so many calls under way; gRPC itself refuses further ones."""
+    with bounded(tmp_path, calls_per_connection=10) as (server, stub):
+        client = HalfOpen(server.target, "Wrap", 15)
+        try:
+            flood([client], quiet=0.5)
+            # REFUSED_STREAM, or ENHANCE_YOUR_CALM to one that has not heard how many there may be.
+            assert len(client.reset) == 5
+            assert set(client.reset.values()) <= {7, 11}
+        finally:
+            client.close()
+        wrap(stub)
+
+
+def test_connections(tmp_path: Path) -> None:
+    """There may be so many connections; gRPC itself closes further ones, until one has gone."""
+    with bounded(tmp_path, connections=3) as (server, stub):
+        wrap(stub)  # Over one of the three.
+        clients = [HalfOpen(server.target, "Wrap", 1) for _ in range(3)]
+        try:
+            flood(clients, quiet=0.5)
+            assert [client.closed for client in clients] == [False, False, True]
+            clients[0].close()
+            ends = time.monotonic() + 20
+            while time.monotonic() < ends:
+                clients.append(HalfOpen(server.target, "Wrap", 1))
+                flood(clients[-1:], quiet=0.2)
+                if not clients[-1].closed:
+                    break
+            else:
+                pytest.fail("no room was made")
+        finally:
+            for client in clients:
+                client.close()
+        wrap(stub)
 
 
 _GREEDY = """
@@ -318,6 +386,11 @@ def test_each_bound_has_a_setting() -> None:
         max_calls_per_caller=8,
         max_calls_per_organization=9,
         max_streams_per_caller=10,
+        max_calls_per_connection=18,
+        max_connections=19,
+        max_request_bytes=20_000_000,
+        max_request_bytes_per_caller=21_000_000,
+        receive_timeout=22,
         max_unread_bytes=2_000_000,
         rate_per_caller=11,
         rate_per_organization=12,

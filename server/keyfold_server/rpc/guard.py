@@ -24,7 +24,9 @@ from keyfold_server.domain.errors import (
     OverloadedError,
 )
 from keyfold_server.rpc.callers import Callers
+from keyfold_server.rpc.receiving import Receiver, whole
 from keyfold_server.rpc.status import internal_status, to_status
+from keyfold_server.service.limits import Account
 from keyfold_server.service.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -32,16 +34,26 @@ log = logging.getLogger(__name__)
 OPEN: Final = "grpc.health.v1.Health"
 """The service that answers callers without a credential, too: probes have none."""
 
-Admit = Callable[[Any], Awaitable[str]]
-"""Lets a call in, and returns its caller's name."""
+Admit = Callable[[Any], Awaitable[tuple[str, Account]]]
+"""Lets a call in, and returns its caller's name and account."""
 
 
 class Guarded:
     """Stands in for a server while a servicer registers its handlers, and wraps each once."""
 
-    def __init__(self, server: grpc.aio.Server, callers: Callers, replica: Replica) -> None:
-        """Takes the server that gets the wrapped handlers, who calls, and what each may ask."""
+    def __init__(
+        self, server: grpc.aio.Server, callers: Callers, receiver: Receiver, replica: Replica
+    ) -> None:
+        """Joins what the handlers go through.
+
+        Args:
+            server: Gets the wrapped handlers.
+            callers: Finds out who makes each call.
+            receiver: Reads each request.
+            replica: Knows what each caller may ask for.
+        """
         self._server = server
+        self._receiver = receiver
         self._callers = callers
         self._replica = replica
         self._streams = _Streams(replica.bounds.streams_per_caller)
@@ -54,7 +66,7 @@ class Guarded:
     ) -> None:
         """Registers a service's methods, each wrapped."""
         wrapped = {
-            name: _wrapped(handler, self._streams, self._admits(service, name))
+            name: _wrapped(handler, self._streams, self._receiver, self._admits(service, name))
             for name, handler in handlers.items()
         }
         self._server.add_generic_rpc_handlers(
@@ -62,7 +74,7 @@ class Guarded:
         )
 
     def _admits(self, service: str, name: str) -> Admit:
-        async def admit(context: Any) -> str:
+        async def admit(context: Any) -> tuple[str, Account]:
             try:
                 caller = await self._callers.caller(context, context.peer())
             except CallerUnknownError:
@@ -72,8 +84,9 @@ class Guarded:
             else:
                 caller.rights.check(f"{service}/{name}")
                 who = caller.name
-            self._replica.callers.of(who).charge(self._replica.clock.monotonic())
-            return who
+            account = self._replica.callers.of(who)
+            account.charge(self._replica.clock.monotonic())
+            return who, account
 
         return admit
 
@@ -120,49 +133,74 @@ class _Streams:
                 del self._of[caller]
 
 
-def _wrapped(handler: Any, streams: _Streams, admit: Admit) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrapped(
+    handler: Any, streams: _Streams, receiver: Receiver, admit: Admit
+) -> grpc.RpcMethodHandler[Any, Any]:
     """Wraps a handler on bytes: gRPC sends the text of a failed decoding to the caller, too."""
     decode, encode = handler.request_deserializer, handler.response_serializer
     if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(
-            _one(handler.unary_unary, decode, admit), response_serializer=encode
+        return grpc.stream_unary_rpc_method_handler(
+            _one(handler.unary_unary, decode, receiver, admit), response_serializer=encode
         )
     if handler.unary_stream:
         # Health's Watch writes to the context and yields nothing.
-        watch = _ending(handler.unary_stream, decode, streams, admit)
-        return grpc.unary_stream_rpc_method_handler(watch, response_serializer=encode)
+        watch = _ending(handler.unary_stream, decode, streams, receiver, admit)
+        return grpc.stream_stream_rpc_method_handler(watch, response_serializer=encode)
     return grpc.stream_stream_rpc_method_handler(
-        _many(handler.stream_stream, decode, streams, admit), response_serializer=encode
+        _many(handler.stream_stream, decode, streams, receiver, admit), response_serializer=encode
     )
 
 
-def _one(behaviour: Any, decode: Any, admit: Admit) -> Any:
-    async def guarded(data: bytes, context: Any) -> Any:
+def _one(behaviour: Any, decode: Any, receiver: Receiver, admit: Admit) -> Any:
+    async def guarded(_: object, context: Any) -> Any:
         async with _told(context):
-            await admit(context)
-            return await behaviour(_decoded(decode, data), context)
+            request = await _request(decode, receiver, context, (await admit(context))[1])
+            return await behaviour(request, context)
 
     return guarded
 
 
-def _ending(behaviour: Any, decode: Any, streams: _Streams, admit: Admit) -> Any:
-    async def guarded(data: bytes, context: Any) -> None:
+def _ending(
+    behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit
+) -> Any:
+    async def guarded(_: object, context: Any) -> None:
         async with _told(context):
-            with streams.one(await admit(context)):
-                await behaviour(_decoded(decode, data), context)
+            who, account = await admit(context)
+            with streams.one(who):
+                request = await _request(decode, receiver, context, account)
+                await behaviour(request, context)
 
     return guarded
 
 
-def _many(behaviour: Any, decode: Any, streams: _Streams, admit: Admit) -> Any:
-    async def guarded(parts: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+def _many(behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit) -> Any:
+    async def guarded(_: object, context: Any) -> AsyncIterator[Any]:
         async with _told(context):
-            with streams.one(await admit(context)):
-                requests = (_decoded(decode, data) async for data in parts)
+            who, account = await admit(context)
+            with streams.one(who):
+                requests = _requests(decode, receiver, context, account)
                 async for reply in behaviour(requests, context):
                     yield reply
 
     return guarded
+
+
+async def _request(decode: Any, receiver: Receiver, context: Any, account: Account) -> Any:
+    data = whole(await receiver.request(context, account))
+    try:
+        return _decoded(decode, data)
+    finally:
+        receiver.done(account, data)
+
+
+async def _requests(
+    decode: Any, receiver: Receiver, context: Any, account: Account
+) -> AsyncIterator[Any]:
+    while (data := await receiver.request(context, account)) is not None:
+        try:
+            yield _decoded(decode, data)
+        finally:
+            receiver.done(account, data)
 
 
 def _decoded(decode: Any, data: bytes) -> Any:

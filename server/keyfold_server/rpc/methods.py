@@ -33,6 +33,7 @@ from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.data_methods import Core, DataMethods
 from keyfold_server.rpc.door import Door
 from keyfold_server.rpc.life_methods import Life, LifeMethods
+from keyfold_server.rpc.receiving import Receiver, whole
 from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
 from keyfold_server.service.keyring import Call, Need, NeedsLoad
 from keyfold_server.service.limits import Account, Room
@@ -58,7 +59,7 @@ _TOO_SHORT: Final = 0.005
 Context = Any
 """`grpc.aio.ServicerContext` of bytes, which its type stubs cannot say of a generic handler."""
 
-Handler = Callable[[bytes, Context], Awaitable[bytes]]
+Handler = Callable[[object, Context], Awaitable[bytes]]
 Answer = Callable[[bytes, Context, Caller, Account, Facts], Awaitable[bytes]]
 """Answers a call; what it raises becomes what the caller may read."""
 
@@ -79,13 +80,19 @@ class Methods:
     """
 
     def __init__(
-        self, replica: Replica, callers: Callers, sampling: Sampling, call_log: CallLog
+        self,
+        replica: Replica,
+        callers: Callers,
+        receiver: Receiver,
+        sampling: Sampling,
+        call_log: CallLog,
     ) -> None:
         """Joins the service to who calls and to what is told of it.
 
         Args:
             replica: The service.
             callers: Finds out who makes each call.
+            receiver: Reads each request.
             sampling: Which calls get spans.
             call_log: Is told of each call.
         """
@@ -95,6 +102,7 @@ class Methods:
         self._life_room = Room(replica.bounds.calls, "calls")
         self._replica = replica
         self._callers = callers
+        self._receiver = receiver
         self._sampling = sampling
         self._call_log = call_log
 
@@ -113,7 +121,7 @@ class Methods:
             raise RuntimeError(f"table and contract differ in {set(table) ^ set(methods)}")
         return grpc.method_handlers_generic_handler(
             SERVICE,
-            {name: grpc.unary_unary_rpc_method_handler(h) for name, h in table.items()},
+            {name: grpc.stream_unary_rpc_method_handler(h) for name, h in table.items()},
         )
 
     def _watched(self, name: str, answer: Answer) -> Handler:
@@ -124,7 +132,7 @@ class Methods:
         traced = sampling is not NO_SPANS
         door = self.door
 
-        async def handle(data: bytes, context: Context) -> bytes:
+        async def handle(_: object, context: Context) -> bytes:
             began = perf_counter()
             if door.shut is not None:
                 await door.shut.wait()
@@ -132,14 +140,14 @@ class Methods:
             header = tracing.traceparent(context) if traced else ""
             if traced and sampling.sampled(header):
                 with tracing.server_span(full, header, context) as span:
-                    reply = await self._answered(name, answer, data, context, facts)
+                    reply = await self._answered(name, answer, context, facts)
                     header = tracing.header_of(span)
                     if isinstance(reply, _Failure):
                         tracing.ended(span, reply.code, reply.reason)
                     else:
                         tracing.ended(span, grpc.StatusCode.OK, "")
             else:
-                reply = await self._answered(name, answer, data, context, facts)
+                reply = await self._answered(name, answer, context, facts)
             seconds = perf_counter() - began
             if isinstance(reply, _Failure):
                 self._tell(name, facts, reply.code.name, reply.reason, seconds, header)
@@ -151,7 +159,7 @@ class Methods:
         return handle
 
     async def _answered(
-        self, name: str, answer: Answer, data: bytes, context: Context, facts: Facts
+        self, name: str, answer: Answer, context: Context, facts: Facts
     ) -> bytes | _Failure:
         """Answers a call of a caller who may make it, or says why not; raises nothing."""
         try:
@@ -160,8 +168,15 @@ class Methods:
             facts.caller, facts.behalf = caller.name, caller.on_behalf_of
             caller.rights.check(name)
             account = self._replica.callers.of(caller.name)
-            account.charge(self._replica.clock.monotonic())
-            return await answer(data, context, caller, account, facts)
+            now = self._replica.clock.monotonic()
+            account.charge(now)
+            if name.startswith("Batch"):
+                account.check_unread(self._replica.bounds.unread_bytes)
+            data = whole(await self._receiver.request(context, account, now))
+            try:
+                return await answer(data, context, caller, account, facts)
+            finally:
+                self._receiver.done(account, data)
         except Exception as error:  # noqa: BLE001  all become what a caller may read
             return _failure(error, facts)
 
@@ -181,8 +196,6 @@ class Methods:
         ) -> bytes:
             if len(data) > largest:
                 _too_large(len(data), largest, batch=batch)
-            if batch:
-                account.check_unread(self._replica.bounds.unread_bytes)
             call = Call(caller.rights)
             try:
                 return core(data, call, facts)

@@ -22,6 +22,7 @@ from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.door import Door
 from keyfold_server.rpc.guard import Guarded
 from keyfold_server.rpc.methods import SERVICE, Methods
+from keyfold_server.rpc.receiving import SLACK, UNASKED, Receiver
 from keyfold_server.service.limits import Bounds
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
@@ -33,11 +34,12 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_connection_age_grace_ms", 30 * 1000),
     ("grpc.keepalive_time_ms", 60 * 1000),
+    # Two minutes by default, in which a connection that says nothing takes the place of another.
+    ("grpc.server_handshake_timeout_ms", 20 * 1000),
+    # With its probes, gRPC lets a client send 4 MiB and more of each call that nobody asked for.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", UNASKED),
 )
-
-_SLACK: Final = 1024 * 1024
-"""Bytes beyond the largest message that gRPC itself takes. What is larger than a message may be is
-refused by the handlers, with a reason; this is the end of that."""
 
 _LOOK_AT_HEALTH: Final = 0.5
 """Seconds between two looks at whether this replica may serve."""
@@ -62,11 +64,13 @@ def _options(bounds: Bounds, most: int) -> tuple[tuple[str, int], ...]:
         *_OPTIONS,
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", pending),
-        ("grpc.max_receive_message_length", bounds.message_bytes + _SLACK),
-        ("grpc.max_send_message_length", bounds.message_bytes + _SLACK),
+        ("grpc.max_receive_message_length", bounds.message_bytes + SLACK),
+        ("grpc.max_send_message_length", bounds.message_bytes + SLACK),
         ("grpc.max_metadata_size", bounds.header_bytes),
         # Without it, gRPC lets a quarter more pass, and some larger ones at random.
         ("grpc.absolute_max_metadata_size", bounds.header_bytes),
+        ("grpc.max_concurrent_streams", bounds.calls_per_connection),
+        ("grpc.max_allowed_incoming_connections", bounds.connections),
         ("grpc.max_connection_age_ms", int(bounds.connection_age * 1000)),
         ("grpc.http2.min_ping_interval_without_data_ms", int(bounds.ping_interval * 1000)),
     )
@@ -109,7 +113,7 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
         self._guarded: Guarded | None = None
         self._door: Door | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._keepers: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> str:
         """Binds and serves; returns the address.
@@ -122,9 +126,10 @@ class GrpcServer:
         # The handlers shed with a reason; this is for a flood beyond what they see.
         most = _BEYOND + 2 * bounds.calls
         server = grpc.aio.server(options=_options(bounds, most), maximum_concurrent_rpcs=most)
-        methods = Methods(self._replica, self._callers, self._sampling, self._call_log)
+        receiver = Receiver(bounds, self._replica.clock)
+        methods = Methods(self._replica, self._callers, receiver, self._sampling, self._call_log)
         server.add_generic_rpc_handlers((methods.handlers(),))
-        guarded = Guarded(server, self._callers, self._replica)
+        guarded = Guarded(server, self._callers, receiver, self._replica)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it registers, and that is all
         _add_reflection(guarded)
         await self._show_health()
@@ -133,7 +138,10 @@ class GrpcServer:
         self._server = server
         self._guarded = guarded
         self._door = methods.door
-        self._watch = asyncio.create_task(self._keep_health())
+        self._keepers = (
+            asyncio.create_task(self._keep_health()),
+            asyncio.create_task(receiver.keep_time()),
+        )
         return address
 
     async def stop(self, grace: float) -> None:
@@ -148,13 +156,13 @@ class GrpcServer:
         self._door.close()
         await asyncio.sleep(_LAST_WORD)
         self._guarded.end_streams()
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
         stopping = asyncio.create_task(self._server.stop(grace))
         await asyncio.sleep(0)  # It has begun, and so have its farewells to the clients.
         self._door.open()
         await stopping
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
         if self._listen.startswith("unix:"):
             with contextlib.suppress(OSError):
                 os.unlink(self._listen.removeprefix("unix:"))  # noqa: PTH108  no Path on a loop

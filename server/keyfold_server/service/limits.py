@@ -14,6 +14,7 @@ from typing import Final
 
 from keyfold_server.domain.errors import OverloadedError, RateLimitedError
 from keyfold_server.domain.ports import Clock
+from keyfold_server.service.intake import Share
 
 _MOST: Final = 10_000
 """Callers, and as many organizations, of whom account is kept."""
@@ -50,6 +51,11 @@ class Bounds:
         calls_per_caller: The same, of one caller.
         calls_per_organization: The same, for one organization's clusters.
         streams_per_caller: Streams of one caller.
+        calls_per_connection: Calls of one connection; its client keeps further ones.
+        connections: Connections of all callers.
+        request_bytes: Of requests in memory; one more of each caller than that.
+        request_bytes_per_caller: The same, of one caller.
+        receive_timeout: Seconds in which a request must have arrived.
         unread_bytes: Of one caller's large replies that it has not read; one more than that.
         rate_per_caller: Calls a second of one caller.
         rate_per_organization: Calls a second that use one organization's keys.
@@ -69,6 +75,11 @@ class Bounds:
     calls_per_caller: int = 2_000
     calls_per_organization: int = 2_000
     streams_per_caller: int = 100
+    calls_per_connection: int = 1_000
+    connections: int = 10_000
+    request_bytes: int = 512 * 1024 * 1024
+    request_bytes_per_caller: int = 128 * 1024 * 1024
+    receive_timeout: float = 10.0
     unread_bytes: int = 64 * 1024 * 1024
     rate_per_caller: float = 10_000.0
     rate_per_organization: float = 10_000.0
@@ -143,9 +154,15 @@ class Bucket:
 
 
 class Account:
-    """What one caller, or one organization, has used of its bounds."""
+    """What one caller, or one organization, has used of its bounds.
 
-    __slots__ = ("_bucket", "_what", "room", "unread")
+    Attributes:
+        room: Places for calls that wait.
+        requests: The requests that are in memory.
+        unread: Bytes of large replies that are not read yet.
+    """
+
+    __slots__ = ("_bucket", "_what", "requests", "room", "unread")
 
     def __init__(self, calls: int, rate: float, what: str, now: float) -> None:
         """Begins with nothing used.
@@ -159,6 +176,7 @@ class Account:
         self.room = Room(calls, f"calls of this {what}")
         self._bucket = Bucket(rate, now)
         self._what = what
+        self.requests = Share()
         self.unread = 0
 
     def check_unread(self, most: int) -> None:
@@ -191,7 +209,8 @@ class Account:
 
     def idle(self, now: float) -> bool:
         """Says whether forgetting the account would change nothing."""
-        return self.room.empty and not self.unread and self._bucket.full(now)
+        quiet = self.room.empty and self.requests.empty and not self.unread
+        return quiet and self._bucket.full(now)
 
 
 class Accounts:

@@ -37,6 +37,39 @@ class Limits(BaseModel):
     max_streams_per_caller: int = Field(
         default=100, ge=1, le=100_000, description="Streams of one caller that may be open at once."
     )
+    max_calls_per_connection: int = Field(
+        default=1_000,
+        ge=10,
+        le=100_000,
+        description="Calls under way on one connection; its client keeps further ones until one "
+        "of them ends.",
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Connections at once, of all callers; gRPC itself closes further ones.",
+    )
+    max_request_bytes: int = Field(
+        default=512 * 1024 * 1024,
+        ge=16 * 1024 * 1024,
+        le=64 * 1024 * 1024 * 1024,
+        description="Bytes of requests that are received or under way, of all callers; one that "
+        "has not arrived yet counts as 1 MiB more than the largest. Further ones wait, but for "
+        "one of each caller.",
+    )
+    max_request_bytes_per_caller: int = Field(
+        default=128 * 1024 * 1024,
+        ge=16 * 1024 * 1024,
+        le=64 * 1024 * 1024 * 1024,
+        description="The same, of one caller.",
+    )
+    receive_timeout: Duration = Field(
+        default=10.0,
+        ge=1,
+        le=300,
+        description="How long a request may take to arrive, waiting for room included, 1s to 5m.",
+    )
     max_unread_bytes: int = Field(
         default=64 * 1024 * 1024,
         ge=1024 * 1024,

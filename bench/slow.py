@@ -1,0 +1,120 @@
+"""`slow`: what one caller costs in memory who sends much and reads nothing, or sends half of it.
+
+Two clients. One is gRPC's own: it sends batches of 3.9 MB at once and is then stopped. The other
+speaks HTTP/2 itself: it begins calls of that size and never ends them. Each has a fresh server with
+default settings; what is looked at is the most that the server ever had in memory.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from typing import Final
+
+from bench import cases, servers
+from bench.goals import Figure, Plan
+from bench.processes import Server
+from e2e.half_open import HalfOpen, flood
+from keyfold_server.rpc.receiving import UNASKED
+from keyfold_server.service.limits import Bounds
+
+CALLS: Final = 150
+"""Calls of each connection."""
+
+CONNECTIONS: Final = (1, 8)
+
+_CALLS_QUICK: Final = 20
+_MIB: Final = 1024 * 1024
+
+_QUIET: Final = 2.0
+"""Seconds without any growth after which there will be none."""
+
+_WITHIN: Final = 60.0
+"""Seconds after which a server is looked at that still grows."""
+
+_SENDER: Final = f"""
+import sys, time
+import grpc
+from keyfold.v1 import key_management_service_pb2 as pb, key_management_service_pb2_grpc as service
+
+options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+stubs = [
+    service.KeyManagementServiceStub(grpc.insecure_channel(sys.argv[1], options=options))
+    for _ in range(int(sys.argv[2]))
+]
+items = [pb.BatchWrapItem(plaintext=b"x" * 3_900) for _ in range(1_000)]
+asked = pb.BatchWrapRequest(cluster="{cases.CLUSTER}", region="{cases.REGION}", items=items)
+for stub in stubs:
+    stub.BatchWrap(asked, timeout=60)
+calls = [s.BatchWrap.future(asked, timeout=600) for _ in range(int(sys.argv[3])) for s in stubs]
+print("asking", flush=True)
+time.sleep(600)
+"""
+
+Case = Callable[[Server, int, int], None]
+"""Does what is measured to a server: over so many connections, so many calls on each."""
+
+
+def measure(plan: Plan) -> list[Figure]:
+    """Measures the case."""
+    calls = _CALLS_QUICK if plan.quick else CALLS
+    bounds = Bounds()
+    figures = []
+    what: dict[str, tuple[Case, int]] = {
+        "halves of requests": (_halves, 0),
+        "whole ones, by a client that is then stopped": (_stopped, bounds.unread_bytes),
+    }
+    for name, (case, unread) in what.items():
+        for connections in CONNECTIONS:
+            folder = plan.folder / f"{case.__name__}-{connections}"
+            folder.mkdir()
+            grown = _grown(plan, folder.name, case, connections, calls)
+            # Its requests; its replies, ours and gRPC's copy of each; and what gRPC takes of each
+            # call that nobody asked for.
+            room = bounds.request_bytes_per_caller + 2 * unread + connections * calls * UNASKED
+            of = f"{connections} x {calls} calls of 3.9 MB, {name}"
+            figures.append(Figure("slow", of, grown, "MiB", 1, room / _MIB))
+    return figures
+
+
+def _grown(plan: Plan, folder: str, case: Case, connections: int, calls: int) -> float:
+    with servers.one(plan.folder / folder) as server:
+        cases.enable(server.address)
+        before = server.memory().peak
+        case(server, connections, calls)
+        return server.memory().peak - before
+
+
+def _halves(server: Server, connections: int, calls: int) -> None:
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(closing(HalfOpen(server.address, "BatchWrap", calls)))
+            for _ in range(connections)
+        ]
+        flood(clients, quiet=_QUIET)
+
+
+def _stopped(server: Server, connections: int, calls: int) -> None:
+    arguments = [sys.executable, "-c", _SENDER, server.address, str(connections), str(calls)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as sender:
+        try:
+            assert sender.stdout is not None  # noqa: S101  it was asked for
+            sender.stdout.readline()
+            time.sleep(0.1 * connections)  # The worst moment is while it sends.
+            sender.send_signal(signal.SIGSTOP)
+            _settle(server)
+        finally:
+            sender.kill()
+
+
+def _settle(server: Server) -> None:
+    peak, since = server.memory().peak, time.monotonic()
+    ends = since + _WITHIN
+    while time.monotonic() < min(ends, since + _QUIET):
+        time.sleep(0.1)
+        if server.memory().peak > peak:
+            peak, since = server.memory().peak, time.monotonic()

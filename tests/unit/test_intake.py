@@ -1,0 +1,128 @@
+"""Room for requests: what fits, who waits, and whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from keyfold_server.domain.errors import OverloadedError
+from keyfold_server.service.intake import Intake, Share
+
+
+def intake(most: int = 100, each: int = 30, line: int = 10) -> Intake:
+    """Returns a room for requests of 10 bytes."""
+    return Intake(most, each, 10, line)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Runs a test on a loop."""
+    asyncio.run(test)
+
+
+async def settled() -> None:
+    """Lets every task that can go on do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_one_caller_fills_its_own_part_alone() -> None:
+    """What one caller may hold ends before what all may; another is let in at once."""
+    room, one, other = intake(), Share(), Share()
+    assert [room.take(one) for _ in range(4)] == [True, True, True, False]
+    assert room.take(other)
+    assert (one.held, other.held, room.held) == (30, 10, 40)
+
+
+def test_a_caller_with_nothing_is_always_let_in() -> None:
+    """However much others hold, one request of each caller has room: none can be kept out."""
+    room, shares = intake(most=20), [Share() for _ in range(5)]
+    assert all(room.take(share) for share in shares)
+    assert not any(room.take(share) for share in shares)
+    assert room.held == 50
+
+
+def test_what_has_arrived_counts_with_its_size() -> None:
+    """Room that a request turned out not to need lets the next one in."""
+
+    async def test() -> None:
+        room, one = intake(each=20), Share()
+        assert room.take(one)
+        assert room.take(one)
+        waiting = asyncio.create_task(room.wait(one))
+        await settled()
+        room.give(one, 4)
+        await settled()
+        assert not waiting.done()
+        room.give(one, 6)
+        await waiting
+        assert (one.held, one.waiting) == (20, {})
+        room.give(one, 20)
+        assert one.empty
+        assert room.held == 0
+
+    run(test())
+
+
+def test_callers_who_wait_take_turns() -> None:
+    """Of those who wait for the server's room, nobody's line is served before another's first."""
+
+    async def test() -> None:
+        room, greedy, modest, holder = intake(most=30, each=100), Share(), Share(), Share()
+        for share in (greedy, modest, holder):
+            assert room.take(share)
+        served: list[str] = []
+
+        async def one(share: Share, name: str) -> None:
+            await room.wait(share)
+            served.append(name)
+
+        tasks = [asyncio.create_task(one(greedy, "greedy")) for _ in range(3)]
+        await settled()
+        tasks.append(asyncio.create_task(one(modest, "modest")))
+        await settled()
+        for share in (holder, greedy, modest, greedy):
+            room.give(share, 10)
+            await settled()
+        await asyncio.gather(*tasks)
+        assert served[:2] == ["greedy", "modest"]
+
+    run(test())
+
+
+def test_who_gives_up_holds_nothing() -> None:
+    """One who is cancelled in line, even as its turn comes, leaves no room taken behind it."""
+
+    async def test() -> None:
+        room, one = intake(each=10), Share()
+        assert room.take(one)
+        first, second = (asyncio.create_task(room.wait(one)) for _ in range(2))
+        await settled()
+        room.give(one, 10)
+        first.cancel()
+        second.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        assert one.empty
+        assert room.held == 0
+        assert room.take(one)
+
+    run(test())
+
+
+def test_the_line_has_an_end() -> None:
+    """So many requests of one caller may wait; the next one hears when to try again."""
+
+    async def test() -> None:
+        room, one = intake(each=10, line=1), Share()
+        assert room.take(one)
+        waiting = asyncio.create_task(room.wait(one))
+        await settled()
+        with pytest.raises(OverloadedError) as caught:
+            await room.wait(one)
+        assert caught.value.retry_after
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    run(test())
