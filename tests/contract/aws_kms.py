@@ -12,7 +12,7 @@ import ssl
 import tempfile
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,8 @@ from certificates import Authority
 from contract.counterparts import DRIP, Ability, Counterpart, Deviation, Row
 from counterparts import localstack
 from counterparts.aws import Aws
-from counterparts.aws_sts import Role
+from counterparts.aws_attach import Attachable, attach
+from counterparts.aws_sts import Role, policy
 from counterparts.aws_wire import AwsError, error_reply, parse
 from counterparts.faults import FaultLayer
 from counterparts.messages import Reply, Request, forward
@@ -41,10 +42,19 @@ _ACTIONS: Final = {"wrap": "kms:Encrypt", "unwrap": "kms:Decrypt", "describe": "
 
 
 class AwsCounterpart(Counterpart):
-    """A customer's account in LocalStack, and a role in it that trusts Keyfold."""
+    """A customer's account in LocalStack, and a role in it that trusts Keyfold.
+
+    Attributes:
+        aws: The service.
+        layer: What stands before it.
+        role: The role.
+        external_id: What Keyfold issued for this customer.
+        env: The environment of the server.
+    """
 
     def __init__(self, folder: Path) -> None:
         server = localstack.shared()
+        self.external_id = random.token_urlsafe(24)
         self.aws = Aws(forward(server.url))
         self.layer = FaultLayer(self.aws.answer, _tls("trusted"))
         self.role = self.add_role()
@@ -53,7 +63,7 @@ class AwsCounterpart(Counterpart):
         self._set_environment(folder)
         self._customer = _client(server.url, REGION)
         self._denied: dict[str, set[str]] = {}
-        self.provider = AwsKmsProvider(external_ids=self.external_id)
+        self.provider = AwsKmsProvider(principal=VENDOR)
 
     def _set_environment(self, folder: Path) -> None:
         (folder / "aws-ca.pem").write_bytes(_authority("trusted").pem)
@@ -72,27 +82,27 @@ class AwsCounterpart(Counterpart):
         }.items():
             self.env.setenv(name, value)
 
-    def external_id(self, key: RootKey) -> str | None:
-        """Returns what Keyfold issued for a key's role."""
-        role = self.aws.sts.roles.get(key.principal)
-        return None if role is None else role.external_id
-
-    def add_role(self) -> str:
-        """Makes a role in the customer's account that trusts Keyfold; returns its ARN."""
-        arn = f"arn:aws:iam::{CUSTOMER}:role/keyfold-{random.token_hex(4)}"
-        self.aws.sts.roles[arn] = Role(VENDOR, random.token_urlsafe(24))
+    def add_role(self, account: str = CUSTOMER) -> str:
+        """Makes a role in a customer's account that trusts Keyfold; returns its ARN."""
+        arn = f"arn:aws:iam::{account}:role/keyfold-{random.token_hex(4)}"
+        self.aws.sts.roles[arn] = Role.trusting(VENDOR, self.external_id)
         return arn
+
+    def trust(self, *external_ids: str) -> None:
+        """Lets Keyfold take the role with any of the external ids that were issued."""
+        self.aws.sts.roles[self.role] = Role.trusting(VENDOR, *external_ids)
 
     # Keys.
 
     def create_key(self, **how: Any) -> RootKey:
         found = self._customer.create_key(**how)["KeyMetadata"]["Arn"]
-        key = RootKey("AWS_KMS", found, self.role)
+        key = RootKey("AWS_KMS", found, self.role, external_id=self.external_id)
         self._write_policy(key)
         return key
 
     def missing_key(self) -> RootKey:
-        return RootKey("AWS_KMS", _arn(str(uuid.uuid4())), self.role)
+        uri = _arn(str(uuid.uuid4()))
+        return RootKey("AWS_KMS", uri, self.role, external_id=self.external_id)
 
     def unusable_key(self, why: Ability) -> RootKey:
         if why is Ability.WRONG_PURPOSE:
@@ -146,17 +156,32 @@ class AwsCounterpart(Counterpart):
         root = {"AWS": f"arn:aws:iam::{CUSTOMER}:root"}
         first = {"Effect": "Allow", "Principal": root, "Action": "kms:*"}
         every = [{"Resource": "*", **each} for each in (first, *statements)]
-        policy = json.dumps({"Version": "2012-10-17", "Statement": every})
-        self._customer.put_key_policy(KeyId=key.uri, PolicyName="default", Policy=policy)
+        customer = _client(localstack.shared().url, key.uri.split(":")[3])
+        text = json.dumps(policy(*every))
+        customer.put_key_policy(KeyId=key.uri, PolicyName="default", Policy=text)
         self.aws.policies.clear()
+
+    def attach(self, key: RootKey, statements: Iterable[Attachable]) -> None:
+        """Puts an access policy in place for a key, as customer and vendor, and nothing besides.
+
+        Raises:
+            ValueError: AWS would not take it.
+        """
+        attach(
+            statements,
+            sts=self.aws.sts,
+            vendor=VENDOR,
+            role=key.principal,
+            add_to_key=lambda *each: self.put_policy(key, *each),
+        )
 
     def replicate(self, key: RootKey, region: str) -> RootKey:
         """Makes a multi-Region key's replica in another region, with the same policy."""
-        policy = self._customer.get_key_policy(KeyId=key.uri, PolicyName="default")["Policy"]
-        made = self._customer.replicate_key(KeyId=key.uri, ReplicaRegion=region, Policy=policy)
+        found = self._customer.get_key_policy(KeyId=key.uri, PolicyName="default")["Policy"]
+        made = self._customer.replicate_key(KeyId=key.uri, ReplicaRegion=region, Policy=found)
         replica = replace(key, uri=made["ReplicaKeyMetadata"]["Arn"])
         there = _client(localstack.shared().url, region)
-        there.put_key_policy(KeyId=replica.uri, PolicyName="default", Policy=policy)
+        there.put_key_policy(KeyId=replica.uri, PolicyName="default", Policy=found)
         return replica
 
     # Credentials and trust.
@@ -164,12 +189,12 @@ class AwsCounterpart(Counterpart):
     @contextmanager
     def withdrawn_trust(self, key: RootKey) -> Iterator[None]:
         role = self.aws.sts.roles[key.principal]
-        kept, role.trusted = role.trusted, "nobody"
+        kept, role.trust = role.trust, policy()
         self.aws.sts.expire_sessions(key.principal)
         try:
             yield
         finally:
-            role.trusted = kept
+            role.trust = kept
 
     @contextmanager
     def broken_credentials(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ import pytest
 
 from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import (
+from keyfold_server.domain.provider import (
     Authenticates,
     DescribesKeys,
     KeyProvider,

@@ -5,6 +5,7 @@
     KEY2        another key that the same credential may use; without it one test is left out
     PRINCIPAL   as whom Keyfold calls the provider; none: with its own credential
     OPTIONS     NAME=VALUE;NAME=VALUE
+    EXTERNAL_ID what the trust policy of an AWS role demands
 
 The provider is set up as a server is: by the SDK's standard environment, and by KEYFOLD_CONFIG
 where there is one. Keys are used and described, never made or changed, so nothing is left to
@@ -30,7 +31,7 @@ from contract.live_table import ABSENT, LEFT_OUT, SERVICES, Service
 from keyfold_server.bootstrap.providers import catalog
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyProvider
+from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.settings import load
 
 EXIT_USAGE: Final = 2
@@ -147,11 +148,12 @@ def asked(environment: Mapping[str, str]) -> Live:
         for one in environment.get("OPTIONS", "").split(";")
         if one.strip()
     ]
-    principal = environment.get("PRINCIPAL", "")
+    principal, external_id = environment.get("PRINCIPAL", ""), environment.get("EXTERNAL_ID", "")
+    how = (principal, tuple(sorted(options)), external_id)
     try:
         provider = catalog(load()).provider(service.type)
         keys = tuple(
-            provider.canonical(RootKey(service.type, each, principal, tuple(sorted(options))))
+            provider.canonical(RootKey(service.type, each, *how))
             for each in (uri, environment.get("KEY2", ""))
             if each
         )

@@ -13,7 +13,7 @@ import pytest
 from contract.aws_kms import CUSTOMER, REGION, ROW, VENDOR, AwsCounterpart
 from contract.counterparts import BUDGET, DRIP, Bench, NotInstalledError, without
 from counterparts import moto
-from counterparts.aws_sts import Role
+from counterparts.aws_sts import Role, policy
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
     AccessDeniedError,
@@ -90,10 +90,10 @@ def test_a_role_is_taken_by_its_external_id_and_session_name(
     there: AwsCounterpart, bench: Bench
 ) -> None:
     """AssumeRole carries the issued external id and the name that CloudTrail will show (C2)."""
-    there.provider = AwsKmsProvider(external_ids=there.external_id, session_name="keyfold-eu")
+    there.provider = AwsKmsProvider(session_name="keyfold-eu")
     bench.wrap()
     asked = next(call.asked for call in there.aws.calls if call.operation == "AssumeRole")
-    assert asked["ExternalId"] == there.aws.sts.roles[there.role].external_id
+    assert asked["ExternalId"] == there.external_id
     assert asked["RoleSessionName"] == "keyfold-eu"
     assert [call.operation for call in there.aws.calls].count("AssumeRole") == 1
 
@@ -184,15 +184,13 @@ def test_another_customers_role_shows_our_side_to_be_good(
 def test_the_canary_decides_where_there_is_one(there: AwsCounterpart, bench: Bench) -> None:
     """The vendor's own role tells a customer's withdrawal from a fault of our own (F2a)."""
     canary = there.add_role()
-    there.provider = AwsKmsProvider(
-        external_ids=there.external_id,
-        canary=Canary(canary, there.aws.sts.roles[canary].external_id),
-    )
+    there.aws.sts.roles[canary] = Role.trusting(VENDOR, "the canary's own")
+    there.provider = AwsKmsProvider(canary=Canary(canary, "the canary's own"))
     wrapped = bench.wrap()
     with there.withdrawn_trust(bench.key):
         with pytest.raises(AccessDeniedError):
             bench.unwrap(wrapped)
-        there.aws.sts.roles[canary] = Role("nobody", "")
+        there.aws.sts.roles[canary] = Role(policy())
         with pytest.raises(CredentialsFailedError):
             bench.unwrap(wrapped)
 
@@ -200,11 +198,21 @@ def test_the_canary_decides_where_there_is_one(there: AwsCounterpart, bench: Ben
 def test_another_external_id_is_another_principal(there: AwsCounterpart, bench: Bench) -> None:
     """A role's session is never shared between external ids: one may have been guessed (C2)."""
     bench.wrap()
-    there.aws.sts.roles[there.role] = Role(VENDOR, "issued anew")
+    there.trust("issued anew")
     bench.wrap()
-    there.provider = AwsKmsProvider(external_ids=lambda _: "guessed")
-    with pytest.raises(AccessDeniedError):
-        bench.wrap()
+    bench.wrap(key=replace(bench.key, external_id="issued anew"))
+    with pytest.raises(AccessDeniedError) as raised:
+        bench.wrap(key=replace(bench.key, external_id="guessed"))
+    assert raised.value.missing_permission == "sts:AssumeRole"
+
+
+def test_no_role_is_taken_without_an_external_id(there: AwsCounterpart, bench: Bench) -> None:
+    """A role that trusts whoever comes is not taken either, and STS is not asked (C2)."""
+    allow = {"Effect": "Allow", "Principal": {"AWS": VENDOR}, "Action": "sts:AssumeRole"}
+    there.aws.sts.roles[there.role] = Role(policy(allow))
+    with pytest.raises(CredentialsFailedError, match="no external id"):
+        bench.wrap(key=replace(bench.key, external_id=""))
+    assert there.aws.calls == []
 
 
 # moto's STS, written by others.
@@ -236,8 +244,8 @@ def user(server: moto.Moto, tmp_path: Path) -> Iterator[str]:
 
 def _at_moto(role: str, external_id: str) -> None:
     key = f"arn:aws:kms:{REGION}:{CUSTOMER}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-    provider = AwsKmsProvider(external_ids=lambda _: external_id)
-    provider.authenticate(RootKey("AWS_KMS", key, role), budget=4 * BUDGET)
+    found = RootKey("AWS_KMS", key, role, external_id=external_id)
+    AwsKmsProvider().authenticate(found, budget=4 * BUDGET)
 
 
 def test_moto_lets_the_role_be_taken_with_its_external_id(server: moto.Moto, user: str) -> None:

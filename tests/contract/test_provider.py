@@ -36,7 +36,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Authenticates, DescribesKeys, Wrapped
+from keyfold_server.domain.provider import Authenticates, DescribesKeys, Wrapped
 
 _CALLERS: Final = 16
 _MOST_FLIPS: Final = 128

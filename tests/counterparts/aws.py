@@ -4,8 +4,9 @@
 
 LocalStack has keys, states, contexts and rotation. Added here: signatures are verified and
 sessions end (`counterparts.aws_sts`); each call is held against the key's policy, which is read
-from LocalStack; each version of key material has an id; bytes that are no ciphertext are told
-from keys that do not exist; a key can be gone without seven days' wait.
+from LocalStack, and against the caller's own where the key is another account's; each version of
+key material has an id; bytes that are no ciphertext are told from keys that do not exist; a key
+can be gone without seven days' wait.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from counterparts import localstack
-from counterparts.aws_policy import Verdict, evaluate
+from counterparts.aws_policy import CONTEXT, Asked, Kind, Policy, Verdict, evaluate
 from counterparts.aws_sts import Identity, Role, Sts
 from counterparts.aws_wire import AwsError, Call, error_reply, parse
 from counterparts.faults import FaultLayer
@@ -48,7 +49,7 @@ class Aws:
         self.sts = Sts()
         self.erased: set[str] = set()
         self.calls: list[Call] = []
-        self.policies: dict[str, Mapping[str, Any]] = {}
+        self.policies: dict[str, Policy] = {}
         self._materials: dict[str, list[str]] = {}
         self._made_with: dict[bytes, str] = {}
 
@@ -88,27 +89,38 @@ class Aws:
         return reply
 
     def _authorize(self, call: Call, identity: Identity, arn: str) -> None:
-        """Holds a call against the key's policy; an account's root may do all in it."""
+        """Holds a call against the policies; an account's root may do all in it."""
         owner = arn.split(":")[4] if arn.startswith("arn:") else identity.account
         if identity.arn == f"arn:aws:iam::{owner}:root":
             return
-        why = f"because no identity-based policy allows the {call.action} action"
+        why_not: str | None = f"because no identity-based policy allows the {call.action} action"
         if call.operation not in _NEEDS_NO_KEY:
-            policy = self._policy(call, owner, arn)
-            context = call.asked.get("EncryptionContext", {})
-            verdict = evaluate(policy, identity.caller, call.action, context)
-            if verdict is Verdict.ALLOWED:
-                return
-            why = f"because no resource-based policy allows the {call.action} action"
-            if verdict is Verdict.DENIED:
-                why = "with an explicit deny in a resource-based policy"
-        raise AwsError(
-            "AccessDeniedException",
-            f"User: {identity.arn} is not authorized to perform: {call.action} on resource: "
-            f"{arn or '*'} {why}",
-        )
+            why_not = self._why_not(call, identity, owner, arn)
+        if why_not is not None:
+            raise AwsError(
+                "AccessDeniedException",
+                f"User: {identity.arn} is not authorized to perform: {call.action} on resource: "
+                f"{arn or '*'} {why_not}",
+            )
 
-    def _policy(self, call: Call, owner: str, arn: str) -> Mapping[str, Any]:
+    def _why_not(self, call: Call, identity: Identity, owner: str, arn: str) -> str | None:
+        """Returns what AWS says of why a key cannot be used, or None where it can."""
+        context = call.asked.get("EncryptionContext", {})
+        values = {CONTEXT + name: value for name, value in context.items()}
+        asked = Asked(identity.caller, call.action, arn, values)
+        verdict = evaluate(Kind.KEY, self._policy(call, owner, arn), asked)
+        if verdict is Verdict.DENIED:
+            return "with an explicit deny in a resource-based policy"
+        if verdict is Verdict.NOT_ALLOWED:
+            return f"because no resource-based policy allows the {call.action} action"
+        own = self.sts.own_verdict(identity, asked)
+        if own is Verdict.DENIED:
+            return "with an explicit deny in an identity-based policy"
+        if own is Verdict.NOT_ALLOWED and owner != identity.account:
+            return f"because no identity-based policy allows the {call.action} action"
+        return None
+
+    def _policy(self, call: Call, owner: str, arn: str) -> Policy:
         policy = self.policies.get(arn)
         if policy is None:
             asked = {"KeyId": arn, "PolicyName": "default"}
@@ -174,7 +186,7 @@ def _main() -> None:
     root_key, root_secret = aws.sts.add_user(
         f"arn:aws:iam::{given.role.split(':')[4]}:root",
     )
-    aws.sts.roles[given.role] = Role(given.user, given.external_id)
+    aws.sts.roles[given.role] = Role.trusting(given.user, given.external_id)
     with FaultLayer(aws.answer, port=given.port) as layer:
         told = {
             "AWS_ENDPOINT_URL_KMS": layer.url,

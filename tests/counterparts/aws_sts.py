@@ -1,4 +1,7 @@
-"""AWS STS as a customer's roles need it: signatures, trust policies, sessions that end.
+"""AWS STS as a customer's roles need it: signatures, policies, sessions that end.
+
+As AWS does, it asks the trust policy of the role and, where the role is another account's, the
+caller's own policies, too.
 
 Ours rather than moto's, because the policy of a key has to know a session, and a session has to
 end; `counterparts.moto` is the independent check of this side.
@@ -8,16 +11,26 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from counterparts.aws_policy import Caller
+from counterparts.aws_policy import EXTERNAL_ID, Asked, Caller, Kind, Policy, Verdict, evaluate
 from counterparts.aws_wire import AwsError, Call, sts_reply
 from counterparts.messages import Reply
 
 _SHORTEST: Final = 900
 _LONGEST: Final = 3_600
+
+
+def policy(*statements: dict[str, Any]) -> Policy:
+    """Returns a policy of these statements; of none, it allows nothing."""
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+ADMINISTRATOR: Final = policy({"Effect": "Allow", "Action": "*", "Resource": "*"})
+"""The policy of who may do in its own account what it likes."""
 
 
 @dataclass
@@ -50,18 +63,28 @@ class Identity:
         """The identity as a policy sees it."""
         return Caller((self.arn, self.role) if self.role else (self.arn,))
 
+    @property
+    def owner(self) -> str:
+        """Whose policies it has: its own, or its role's."""
+        return self.role or self.arn
+
 
 @dataclass
 class Role:
     """A role that somebody may take.
 
     Attributes:
-        trusted: The ARN that its trust policy names.
-        external_id: What the trust policy demands.
+        trust: Its trust policy.
     """
 
-    trusted: str
-    external_id: str
+    trust: Policy
+
+    @staticmethod
+    def trusting(arn: str, *external_ids: str) -> Role:
+        """Returns a role that an identity may take which shows one of the external ids."""
+        shown = {"StringEquals": {EXTERNAL_ID: list(external_ids)}}
+        allow = {"Effect": "Allow", "Principal": {"AWS": arn}, "Action": "sts:AssumeRole"}
+        return Role(policy({**allow, "Condition": shown}))
 
 
 class Sts:
@@ -70,6 +93,8 @@ class Sts:
     Attributes:
         identities: By access key.
         roles: By ARN.
+        policies: What users and roles may do in their own account's eyes, by ARN; a user may do
+            all, and a role nothing, until something else is written here.
         rejected: Access keys that are not accepted any more, nor what came from them.
     """
 
@@ -77,6 +102,7 @@ class Sts:
         self._lock = threading.Lock()
         self.identities: dict[str, Identity] = {}
         self.roles: dict[str, Role] = {}
+        self.policies: dict[str, list[Policy]] = {}
         self.rejected: set[str] = set()
 
     def add_user(self, arn: str) -> tuple[str, str]:
@@ -84,7 +110,17 @@ class Sts:
         key, secret = f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30)
         with self._lock:
             self.identities[key] = Identity(arn, secret)
+            self.policies.setdefault(arn, [ADMINISTRATOR])
         return key, secret
+
+    def own_verdict(self, identity: Identity, asked: Asked) -> Verdict:
+        """Returns what an identity's own policies say of a call."""
+        every: Iterable[Policy] = self.policies.get(identity.owner, ())
+        said = {evaluate(Kind.IDENTITY, each, asked) for each in every}
+        for verdict in (Verdict.DENIED, Verdict.ALLOWED):
+            if verdict in said:
+                return verdict
+        return Verdict.NOT_ALLOWED
 
     def expire_sessions(self, role: str | None = None) -> None:
         """Ends all sessions, or those of one role."""
@@ -136,11 +172,25 @@ class Sts:
         if not _SHORTEST <= seconds <= _LONGEST:
             raise AwsError("ValidationError", "durationSeconds is out of bounds")
         with self._lock:
-            role = self.roles.get(arn)
-            if role != Role(identity.arn, call.asked.get("ExternalId", "")):
+            why_not = self._why_not(call, identity, arn)
+            if why_not is not None:
                 said = f"User: {identity.arn} is not authorized to perform: sts:AssumeRole on "
-                raise AwsError("AccessDenied", f"{said}resource: {arn}", 403)
+                raise AwsError("AccessDenied", f"{said}resource: {arn}{why_not}", 403)
             return self._session(call, arn, seconds)
+
+    def _why_not(self, call: Call, identity: Identity, arn: str) -> str | None:
+        """Returns what AWS says of why a role cannot be taken, or None where it can."""
+        role, shown = self.roles.get(arn), call.asked.get("ExternalId")
+        values = {} if shown is None else {EXTERNAL_ID: shown}
+        asked = Asked(identity.caller, call.action, arn, values)
+        if role is None or evaluate(Kind.TRUST, role.trust, asked) is not Verdict.ALLOWED:
+            return ""
+        own = self.own_verdict(identity, asked)
+        if own is Verdict.DENIED:
+            return " with an explicit deny in an identity-based policy"
+        if own is Verdict.NOT_ALLOWED and arn.split(":")[4] != identity.account:
+            return f" because no identity-based policy allows the {call.action} action"
+        return None
 
     def _session(self, call: Call, role: str, seconds: int) -> Reply:
         account, name = role.split(":")[4], role.rpartition("/")[2]

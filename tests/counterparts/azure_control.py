@@ -45,6 +45,10 @@ class Control:
         """Lets a registered application into a customer's tenant; returns `tenant/client`."""
         return self._directory.consent(tenant, client).principal
 
+    def is_in(self, tenant: str, client: str) -> bool:
+        """Tells whether an application is in a tenant."""
+        return self._directory.knows(tenant, client)
+
     def withdraw(self, tenant: str, client: str) -> None:
         """Takes an application out of a tenant: AADSTS700016 from then on."""
         self._directory.withdraw(tenant, client)
@@ -122,6 +126,10 @@ class Control:
         """Takes data actions away again, as they were given; none named means all."""
         vault, name, _ = self._find(key)
         vault.permissions.deny(principal, name, *actions)
+
+    def given(self, principal: str, vault: str) -> list[tuple[str, str]]:
+        """Returns what a principal may do in a vault: keys, `*` for all, with actions in full."""
+        return sorted(self._find(vault)[0].permissions.given(principal))
 
     def close_network(
         self,

@@ -76,6 +76,11 @@ class Permissions:
                 raise ValueError(f"{principal} has no such permission on {key} to take away")
             self._given -= taken
 
+    def given(self, principal: str) -> set[tuple[str, str]]:
+        """Returns a principal's assignments: keys with actions."""
+        with self._lock:
+            return {(key, action) for who, key, action in self._given if who == principal}
+
     def allowed(self, principal: str, key: str, action: str) -> bool:
         """Tells whether a principal has an action (by its full name) on a key."""
         with self._lock:

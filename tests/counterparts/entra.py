@@ -97,6 +97,12 @@ class Directory:
             self._applications[client].tenants.add(tenant)
         return _caller(tenant, client)
 
+    def knows(self, tenant: str, client: str) -> bool:
+        """Tells whether an application is in a tenant."""
+        with self._lock:
+            found = self._applications.get(client)
+            return found is not None and tenant in found.tenants
+
     def withdraw(self, tenant: str, client: str) -> None:
         """Takes an application out of a tenant (700016); its live tokens stay good."""
         with self._lock:

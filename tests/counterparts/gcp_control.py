@@ -92,12 +92,24 @@ class Control:
             principal: Its email.
             resource: A project, ring, key or version by name; for
                 `iam.serviceAccounts.getAccessToken`, the other account's email.
-            permission: A permission, or a predefined role of `gcp_iam.ROLES`.
+            permission: A permission, a predefined role of `gcp_iam.ROLES` or a custom one.
         """
         self._iam.add(principal)
         if "@" in resource:
             self._iam.add(resource)
         self._iam.allow(principal, resource, permission)
+
+    def create_role(self, name: str, permissions: list[str]) -> None:
+        """Makes a custom role, `projects/P/roles/ID`.
+
+        Raises:
+            ValueError: It is there already.
+        """
+        self._iam.create_role(name, permissions)
+
+    def given(self, principal: str) -> set[tuple[str, str]]:
+        """Returns what a service account was given: resources with permissions."""
+        return self._iam.given(principal)
 
     def deny(self, principal: str, resource: str, permission: str) -> None:
         """Takes back what `allow` has given with the same arguments."""
@@ -187,6 +199,7 @@ CONTROLS = (
     "allow",
     "clear_faults",
     "create_key",
+    "create_role",
     "deny",
     "destroy",
     "disable",

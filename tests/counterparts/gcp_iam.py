@@ -23,6 +23,7 @@ from counterparts.gcp_errors import Refusal
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 GET_ACCESS_TOKEN = "iam.serviceAccounts.getAccessToken"
+IMPLICIT_DELEGATION = "iam.serviceAccounts.implicitDelegation"
 # What google-auth writes into every assertion, wherever it sends it.
 GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"
 
@@ -50,7 +51,7 @@ ROLES = {
         "cloudkms.cryptoKeyVersions.useToEncrypt",
     ),
     "roles/cloudkms.viewer": ("cloudkms.cryptoKeys.get", "cloudkms.cryptoKeyVersions.get"),
-    "roles/iam.serviceAccountTokenCreator": (GET_ACCESS_TOKEN,),
+    "roles/iam.serviceAccountTokenCreator": (GET_ACCESS_TOKEN, IMPLICIT_DELEGATION),
 }
 
 
@@ -84,6 +85,7 @@ class Iam:
         self._keys: dict[str, dict[str, rsa.RSAPublicKey]] = {}
         self._tokens: dict[str, Token] = {}
         self._bindings: set[tuple[str, str, str]] = set()
+        self._roles = dict(ROLES)
 
     def add(self, principal: str) -> None:
         """Makes a service account, unless it is there."""
@@ -124,17 +126,39 @@ class Iam:
             "universe_domain": "googleapis.com",
         }
 
+    def create_role(self, name: str, permissions: Collection[str]) -> None:
+        """Makes a custom role, by its whole name.
+
+        Raises:
+            ValueError: It is there already.
+        """
+        with self._lock:
+            if name in self._roles:
+                raise ValueError(f"role {name} exists")
+            self._roles[name] = tuple(permissions)
+
     def allow(self, principal: str, resource: str, permission: str) -> None:
         """Gives a permission, or a role's, on a resource and all below."""
         with self._lock:
-            for each in ROLES.get(permission, (permission,)):
+            for each in self._permissions(permission):
                 self._bindings.add((principal, resource, each))
 
     def deny(self, principal: str, resource: str, permission: str) -> None:
         """Takes a permission, or a role's, back from where it was given."""
         with self._lock:
-            for each in ROLES.get(permission, (permission,)):
+            for each in self._permissions(permission):
                 self._bindings.discard((principal, resource, each))
+
+    def given(self, principal: str) -> set[tuple[str, str]]:
+        """Returns what a principal was given: resources with permissions."""
+        with self._lock:
+            return {(where, each) for who, where, each in self._bindings if who == principal}
+
+    def _permissions(self, name: str) -> Collection[str]:
+        # A role that is not there is no permission of that name.
+        if "roles/" in name and name not in self._roles:
+            raise ValueError(f"there is no role {name}")
+        return self._roles.get(name, (name,))
 
     def permitted(self, principal: str, resource: str, permission: str) -> bool:
         """Says whether a principal has a permission on a resource or above it."""
@@ -144,12 +168,16 @@ class Iam:
             return any((principal, each, permission) in self._bindings for each in above)
 
     def may_impersonate(self, chain: Collection[str]) -> bool:
-        """Says whether each in the chain may get an access token of the next one."""
-        links = list(chain)
+        """Says whether the first in the chain may get an access token of the last one.
+
+        Each before the last may delegate to the next; the last but one gets the token.
+        """
+        *delegations, last = pairwise(chain)
+        links = [(link, IMPLICIT_DELEGATION) for link in delegations] + [(last, GET_ACCESS_TOKEN)]
         with self._lock:
             return all(
-                target in self._keys and (source, target, GET_ACCESS_TOKEN) in self._bindings
-                for source, target in pairwise(links)
+                target in self._keys and (source, target, permission) in self._bindings
+                for (source, target), permission in links
             )
 
     def issue(self, principal: str, scopes: Collection[str], lifetime: float) -> str:

@@ -162,6 +162,34 @@ class OpenBao:
     def _line(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=_READY)
 
+    def run(self, text: str, folder: Path) -> str:
+        """Runs a shell text as the operator, with the server's own command, in a folder.
+
+        Returns:
+            What it printed.
+
+        Raises:
+            OpenBaoError: It ended with an error.
+        """
+        done = subprocess.run(
+            ["/bin/bash", "-euo", "pipefail", "-c", text],
+            cwd=folder,
+            # No other program is to be found.
+            env={
+                "PATH": str(Path(_program()).parent),
+                "HOME": str(folder),
+                "BAO_TOKEN": self.root,
+                "NO_PROXY": "127.0.0.1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_READY,
+        )
+        if done.returncode:
+            raise OpenBaoError(done.stderr)
+        return done.stdout
+
     # What an operator does. A name in `where` is a mount with the namespaces before it.
 
     def mount(self, where: str, engine: str = "transit") -> None:

@@ -34,7 +34,7 @@ CUSTOMER = "kms-user@customer-project.iam.gserviceaccount.com"
 MIDDLE = "middle@customer-project.iam.gserviceaccount.com"
 RING = "projects/customer-project/locations/europe-west1/keyRings/ring"
 USE = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
-TOKEN_CREATOR = "iam.serviceAccounts.getAccessToken"
+TOKEN_CREATOR = "roles/iam.serviceAccountTokenCreator"
 TESTS = Path(__file__).parents[1]
 
 State: Any = kms_v1.CryptoKeyVersion.CryptoKeyVersionState

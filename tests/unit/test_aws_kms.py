@@ -1,4 +1,4 @@
-"""What the AWS adapter knows without AWS: ARNs, external ids, and what an answer means."""
+"""What the AWS adapter knows without AWS: ARNs, replicas, external ids, what an answer means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from botocore.parsers import ResponseParserError
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     CredentialsFailedError,
-    ExternalIdNotIssuedError,
     InvalidKeySpecError,
     KekMismatchError,
     KeyDisabledError,
@@ -20,13 +19,21 @@ from keyfold_server.domain.errors import (
     KeyNotFoundError,
     KeyPendingDeletionError,
     KmsError,
+    SetupError,
     ThrottledError,
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Authenticates, DescribesKeys
+from keyfold_server.domain.provider import (
+    AccessWanted,
+    Authenticates,
+    DescribesAccess,
+    DescribesKeys,
+    HasReplicas,
+    TakesExternalIds,
+)
 from keyfold_server.providers.aws_arn import check_role, key_arn
-from keyfold_server.providers.aws_errors import translate
+from keyfold_server.providers.aws_errors import denied_by_our_own_account, translate
 from keyfold_server.providers.aws_kms import AwsKmsProvider
 
 _ID: Final = "1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -96,33 +103,121 @@ def test_what_is_no_role_of_the_partition_is_refused(principal: str) -> None:
 
 
 def test_an_external_id_is_never_the_callers() -> None:
-    """It is refused as an option, even with the issued value, and no role goes without (C2)."""
-    issued = AwsKmsProvider(external_ids=lambda _: "issued")
-    mine = RootKey("AWS_KMS", _KEY, _ROLE, (("external_id", "issued"),))
+    """It is refused as an option, even with the issued value, and an issued one is kept (C2)."""
+    provider = AwsKmsProvider()
+    mine = RootKey("AWS_KMS", _KEY, _ROLE, (("external_id", "issued"),), "issued")
     with pytest.raises(InvalidKeySpecError, match="Keyfold's to issue"):
-        issued.canonical(mine)
-    good = RootKey("AWS_KMS", _KEY, _ROLE)
-    assert issued.canonical(good) == good
-    with pytest.raises(ExternalIdNotIssuedError, match="issued no external id"):
-        AwsKmsProvider().canonical(good)
+        provider.canonical(mine)
+    for good in (RootKey("AWS_KMS", _KEY, _ROLE, (), "issued"), RootKey("AWS_KMS", _KEY, _ROLE)):
+        assert provider.canonical(good) == good
+
+
+def test_whoever_takes_a_role_shows_an_external_id() -> None:
+    """A key with a principal needs one, whether it is issued yet or not; another needs none."""
+    provider = AwsKmsProvider()
+    assert provider.needs_external_id(RootKey("AWS_KMS", _KEY, _ROLE))
+    assert not provider.needs_external_id(RootKey("AWS_KMS", _KEY))
 
 
 def test_a_role_whose_external_id_is_gone_is_no_refusal() -> None:
     """What Keyfold itself lacks says nothing about a stored key (C2, F2a)."""
-    with pytest.raises(CredentialsFailedError):
+    with pytest.raises(CredentialsFailedError, match="no external id"):
         AwsKmsProvider().describe(RootKey("AWS_KMS", _KEY, _ROLE), budget=1.0)
 
 
-def test_it_authenticates_and_describes() -> None:
-    """It has both optional abilities."""
+def test_it_has_the_optional_abilities() -> None:
+    """It authenticates and describes, knows replicas, external ids and access policies."""
     provider = AwsKmsProvider()
-    assert isinstance(provider, Authenticates)
-    assert isinstance(provider, DescribesKeys)
+    for ability in (Authenticates, DescribesKeys, HasReplicas, TakesExternalIds, DescribesAccess):
+        assert isinstance(provider, ability)
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [
+        "keyfold",
+        "",
+        "arn:aws:iam::999988887777:root",
+        "arn:aws:sts::999988887777:assumed-role/keyfold/session",
+        "arn:aws:iam::999988887777:role/*",
+    ],
+)
+def test_a_setting_that_names_no_identity_is_refused(principal: str) -> None:
+    """What would stand in customers' trust policies is one role or user, never an account."""
+    with pytest.raises(SetupError, match="role or user that the server itself is"):
+        AwsKmsProvider(principal=principal)
+
+
+# Replicas.
+
+
+@pytest.mark.parametrize(
+    ("partition", "region", "other"),
+    [
+        ("aws", "eu-west-1", "us-east-1"),
+        ("aws", "eu-west-1", "ap-southeast-9"),
+        ("aws-cn", "cn-north-1", "cn-northwest-1"),
+        ("aws-us-gov", "us-gov-west-1", "us-gov-east-1"),
+        ("aws-iso", "us-iso-east-1", "us-iso-west-1"),
+    ],
+)
+def test_a_replica_differs_in_the_region_alone(partition: str, region: str, other: str) -> None:
+    """A multi-Region key's replica has its ARN with another region, and is used as the same."""
+    uri = f"arn:{partition}:kms:{{}}:111122223333:key/{_MRK}"
+    role = f"arn:{partition}:iam::111122223333:role/keyfold"
+    key = RootKey("AWS_KMS", uri.format(region), role, (), "issued")
+    found = AwsKmsProvider().replica(key, other)
+    assert found == RootKey("AWS_KMS", uri.format(other), role, (), "issued")
+
+
+@pytest.mark.parametrize(
+    ("name", "region", "said"),
+    [
+        (_ID, "us-east-1", "is a key of one region"),
+        (_MRK, "eu-west-1", "is in eu-west-1 itself"),
+        (_MRK, "cn-north-1", "no region cn-north-1 in partition aws,"),
+        (_MRK, "us-gov-west-1", "no region us-gov-west-1 in partition aws,"),
+        (_MRK, "us-iso-east-1", "no region us-iso-east-1 in partition aws,"),
+        (_MRK, "europe-west1", "no region europe-west1 in partition aws,"),
+        (_MRK, "", "no region  in partition aws,"),
+        (_MRK, "us-East-1", "no region us-East-1 in partition aws,"),
+        (_MRK, "us-east-1:1:key/x", "in partition aws,"),
+        (_MRK, "us-east-1\n", "in partition aws,"),
+    ],
+)
+def test_what_has_no_replica_there_is_refused(name: str, region: str, said: str) -> None:
+    """A key of one region, the same region, another partition's: each says what is wrong."""
+    key = RootKey("AWS_KMS", f"arn:aws:kms:eu-west-1:111122223333:key/{name}")
+    with pytest.raises(InvalidKeySpecError) as raised:
+        AwsKmsProvider().replica(key, region)
+    assert said in raised.value.message
+    assert raised.value.field == "replica_of"
 
 
 def test_the_sdk_does_not_log_what_it_sends() -> None:
     """At DEBUG the SDK writes plaintexts, so it never logs at DEBUG, whatever the root's level."""
     assert not logging.getLogger("botocore.parsers").isEnabledFor(logging.DEBUG)
+
+
+# Access policies; that they are enough, and needed, `contract/test_access_aws.py` shows.
+
+
+def test_an_access_policy_stays_in_its_partition() -> None:
+    """A server's identity of another partition cannot be let in, and no policy pretends it can."""
+    provider = AwsKmsProvider(principal="arn:aws-cn:iam::999988887777:role/keyfold-server")
+    wanted = AccessWanted("cluster-1", None, None)
+    with pytest.raises(InvalidKeySpecError, match="no identity reaches across partitions"):
+        provider.access_policy(RootKey("AWS_KMS", _KEY), wanted)
+    there = f"arn:aws-cn:kms:cn-north-1:111122223333:key/{_ID}"
+    found = provider.access_policy(RootKey("AWS_KMS", there), wanted)
+    assert not any("arn:aws:" in each.text for each in found.statements)
+
+
+def test_where_nothing_is_named_nothing_is_demanded() -> None:
+    """Without a cluster, region or organization there is no condition, and none of nothing."""
+    found = AwsKmsProvider().access_policy(RootKey("AWS_KMS", _KEY), AccessWanted(None, None, None))
+    assert found.bound_context == {}
+    assert not any("Condition" in each.text for each in found.statements)
 
 
 # Errors: code, text and status as AWS writes them.
@@ -193,6 +288,24 @@ def test_a_missing_permission_is_named() -> None:
     """ACCESS_DENIED names the action that the customer must allow."""
     error = translate(_error("AccessDeniedException"), "kms:Encrypt", _KEY)
     assert error.missing_permission == "kms:Encrypt"
+
+
+@pytest.mark.parametrize(
+    ("caller", "why", "ours"),
+    [
+        ("999988887777", "because no identity-based policy allows the kms:Decrypt action", True),
+        ("999988887777", "because no resource-based policy allows the kms:Decrypt action", False),
+        ("999988887777", "with an explicit deny in a resource-based policy", False),
+        ("111122223333", "because no identity-based policy allows the kms:Decrypt action", False),
+    ],
+)
+def test_the_servers_own_policies_are_told_from_the_keys(
+    caller: str, why: str, *, ours: bool
+) -> None:
+    """Only a denial by policies of another account than the key's is Keyfold's side (F2a)."""
+    said = f"User: arn:aws:iam::{caller}:user/keyfold is not authorized to perform: kms:Decrypt"
+    error = _error("AccessDeniedException", f"{said} on resource: {_KEY} {why}")
+    assert denied_by_our_own_account(error, "111122223333") is ours
 
 
 def test_a_key_that_takes_no_context_cannot_wrap() -> None:

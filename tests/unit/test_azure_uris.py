@@ -10,7 +10,7 @@ import pytest
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import InvalidKeySpecError, SetupError, UnreachableError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Authenticates, DescribesKeys
+from keyfold_server.domain.provider import Authenticates, DescribesKeys
 from keyfold_server.providers.azure_format import Sealed
 from keyfold_server.providers.azure_key_vault import AzureKeyVaultProvider
 from keyfold_server.providers.azure_uri import Places, normal_origin, principal

@@ -28,7 +28,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Authenticates, DescribesKeys
+from keyfold_server.domain.provider import Authenticates, DescribesKeys
 from keyfold_server.providers.gcp_errors import DECRYPT, ENCRYPT, GET, http_denial, translate
 from keyfold_server.providers.gcp_http import Exchange, Sender
 from keyfold_server.providers.gcp_kms import GcpKmsProvider
@@ -234,13 +234,15 @@ def test_an_answer_means_one_error(
 
 
 def test_the_missing_permission_is_the_one_that_google_names() -> None:
-    """A permission is named from the answer, by its details before its text, or not at all."""
+    """It is named from the answer's details, else its text, else from what the call needs."""
     told = _error(api.PermissionDenied, _DENIED, reason="IAM_PERMISSION_DENIED", permission=GET)
     assert translate(told, DECRYPT, _KEY).missing_permission == GET
     by_text = _error(api.PermissionDenied, _DENIED)
     assert translate(by_text, DECRYPT, _KEY).missing_permission == ENCRYPT
     silent = _error(api.PermissionDenied, "no", reason="IAM_PERMISSION_DENIED", permission="a b")
-    assert translate(silent, DECRYPT, _KEY).missing_permission is None
+    assert translate(silent, DECRYPT, _KEY).missing_permission == DECRYPT
+    other = _error(api.PermissionDenied, "no", reason="SOMETHING_ELSE")
+    assert translate(other, DECRYPT, _KEY).missing_permission is None
 
 
 @pytest.mark.parametrize(

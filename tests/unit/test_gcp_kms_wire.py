@@ -22,7 +22,7 @@ from google.auth.compute_engine import _metadata
 from contract.counterparts import BUDGET
 from contract.gcp_kms import PERMISSIONS, GcpCounterpart
 from counterparts.faults import FaultLayer
-from counterparts.gcp_iam import CLOUD_PLATFORM, GET_ACCESS_TOKEN
+from counterparts.gcp_iam import CLOUD_PLATFORM, GET_ACCESS_TOKEN, IMPLICIT_DELEGATION
 from counterparts.messages import Reply, Request
 from fakes import FakeClock
 from keyfold_server.domain.binding import Binding
@@ -120,7 +120,7 @@ def test_delegates_are_gone_through(there: GcpCounterpart) -> None:
     """Each delegate may act as the next; a link that is missing is the customer's refusal."""
     key = there.create_key()
     there.kms.deny(there.own, there.customer, GET_ACCESS_TOKEN)
-    there.kms.allow(there.own, MIDDLE, GET_ACCESS_TOKEN)
+    there.kms.allow(there.own, MIDDLE, IMPLICIT_DELEGATION)
     there.kms.allow(MIDDLE, there.customer, GET_ACCESS_TOKEN)
     through = replace(key, options=(("delegates", MIDDLE),))
     _wrap(there, through)

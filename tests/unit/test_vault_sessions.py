@@ -22,7 +22,7 @@ from keyfold_server.domain.errors import (
     CredentialsFailedError,
     UnreachableError,
 )
-from keyfold_server.domain.ports import Wrapped
+from keyfold_server.domain.provider import Wrapped
 from keyfold_server.providers.vault_origins import Auth, Origin
 from keyfold_server.providers.vault_sessions import AHEAD, LONGEST, RECENT
 from keyfold_server.providers.vault_transit import VaultTransitProvider

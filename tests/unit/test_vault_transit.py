@@ -25,7 +25,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Wrapped
+from keyfold_server.domain.provider import Wrapped
 from keyfold_server.providers.vault_transit import VaultTransitProvider
 
 _BUDGET: Final = 5.0

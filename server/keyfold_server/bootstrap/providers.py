@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyProvider
+from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.providers import Catalog, Maker, maker, third_party, type_of
 from keyfold_server.settings import Settings
 from keyfold_server.settings.keys import Aws, Azure, Gcp
@@ -44,7 +44,7 @@ def _aws(table: Aws) -> KeyProvider:
     canary = table.canary and Canary(table.canary.role, table.canary.external_id)
     return maker(
         "AWS_KMS",
-        external_ids=lambda key: table.external_ids.get(key.principal),
+        principal=table.principal,
         session_name=table.session_name,
         canary=canary,
     )()
@@ -69,6 +69,7 @@ def _gcp(table: Gcp) -> KeyProvider:
         endpoint=table.endpoint,
         iam_endpoint=table.iam_endpoint,
         ca=table.ca,
+        principal=table.principal,
         canary=table.canary,
     )()
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from keyfold_server.domain.errors import SetupError, UnknownProviderError
 from keyfold_server.domain.keyspec import PLATFORM
-from keyfold_server.domain.ports import KeyProvider
+from keyfold_server.domain.provider import KeyProvider
 
 ENTRY_POINTS: Final = "keyfold.providers"
 """The entry point group of third-party providers."""

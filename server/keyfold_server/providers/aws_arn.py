@@ -18,6 +18,7 @@ from keyfold_server.domain.errors import InvalidKeySpecError
 
 _URI: Final = "key_spec.uri"
 _PRINCIPAL: Final = "key_spec.auth_principal"
+_REPLICA: Final = "replica_of"
 _KEY_EXAMPLE: Final = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 _ROLE_EXAMPLE: Final = "arn:aws:iam::111122223333:role/keyfold"
 
@@ -25,10 +26,14 @@ _ARN: Final = re.compile(
     r"arn:(?P<partition>[a-z-]+):kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):"
     r"(?P<kind>key|alias)/(?P<name>.+)"
 )
+_MULTI_REGION: Final = "mrk-"
 _HEX: Final = "[0-9a-f]"
-_KEY_ID: Final = re.compile(f"{_HEX}{{8}}-(?:{_HEX}{{4}}-){{3}}{_HEX}{{12}}|mrk-{_HEX}{{32}}")
-_ROLE: Final = re.compile(
-    r"arn:(?P<partition>[a-z-]+):iam::(?P<account>[0-9]{12}):role/[A-Za-z0-9_+=,.@/-]{1,576}"
+_KEY_ID: Final = re.compile(
+    f"{_HEX}{{8}}-(?:{_HEX}{{4}}-){{3}}{_HEX}{{12}}|{_MULTI_REGION}{_HEX}{{32}}"
+)
+_IDENTITY: Final = re.compile(
+    r"arn:(?P<partition>[a-z-]+):iam::(?P<account>[0-9]{12}):(?P<kind>role|user)/"
+    r"[A-Za-z0-9_+=,.@/-]{1,576}"
 )
 
 
@@ -47,6 +52,26 @@ class KeyArn:
     region: str
     account: str
     key_id: str
+
+    @property
+    def is_multi_region(self) -> bool:
+        """Whether the key may have replicas in other regions."""
+        return self.key_id.startswith(_MULTI_REGION)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The ARN of an IAM role or user in parts.
+
+    Attributes:
+        partition: As a key's.
+        account: The id of the account that it is in.
+        is_role: Whether it is a role.
+    """
+
+    partition: str
+    account: str
+    is_role: bool
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -84,22 +109,60 @@ def key_arn(uri: str) -> KeyArn:
     return KeyArn(found["partition"], found["region"], found["account"], found["name"])
 
 
+def replica_uri(uri: str, region: str) -> str:
+    """Returns the ARN of a multi-Region key's replica, which differs in the region alone.
+
+    Raises:
+        InvalidKeySpecError: The key can have no replica, or none there.
+    """
+    arn = key_arn(uri)
+    if not arn.is_multi_region:
+        raise InvalidKeySpecError(
+            f"{uri} is a key of one region, since its id does not begin with {_MULTI_REGION}; only "
+            "a multi-Region key has replicas, so give the region a key of its own",
+            field=_REPLICA,
+        )
+    if region == arn.region:
+        raise InvalidKeySpecError(
+            f"{uri} is in {region} itself; a replica is in another region", field=_REPLICA
+        )
+    made = f"arn:{arn.partition}:kms:{region}:{arn.account}:key/{arn.key_id}"
+    try:
+        key_arn(made)
+    except InvalidKeySpecError:
+        # Nothing else than the region differs from an ARN that is good.
+        raise InvalidKeySpecError(
+            f"there is no region {region[:32]} in partition {arn.partition}, and a key's replicas "
+            "are in its own partition; check the provider's region in the settings",
+            field=_REPLICA,
+        ) from None
+    return made
+
+
+def identity(arn: str) -> Identity | None:
+    """Returns a role's or user's ARN in parts, or None where it is neither."""
+    found = _IDENTITY.fullmatch(arn)
+    if found is None:
+        return None
+    return Identity(found["partition"], found["account"], found["kind"] == "role")
+
+
 def check_role(principal: str, key: KeyArn) -> None:
     """Refuses a principal that Keyfold cannot act as to use a key.
 
     Raises:
         InvalidKeySpecError: It is not a role's ARN, or of another partition than the key.
     """
-    found = _ROLE.fullmatch(principal)
-    if found is None:
+    found = identity(principal)
+    if found is None or not found.is_role:
         raise InvalidKeySpecError(
             f"auth_principal must be the ARN of an IAM role, such as {_ROLE_EXAMPLE}; leave it "
             "out to use the server's own identity",
             field=_PRINCIPAL,
         )
-    if found["partition"] != key.partition:
+    if found.partition != key.partition:
         raise InvalidKeySpecError(
-            f"the role is in partition {found['partition'][:32]} and the key in {key.partition}; "
+            f"the role is in partition {found.partition[:32]} and the key in {key.partition}; "
             "no role reaches across partitions",
             field=_PRINCIPAL,
         )

@@ -293,4 +293,5 @@ class Role(_Held):
             f"AWS does not let Keyfold take role {self.arn}, and Keyfold's own identity could not "
             "be shown to be good; look at its credential and its permission sts:AssumeRole",
             provider_request_id=request_id(error.response),
+            missing_permission=_ASSUME,
         )

@@ -86,6 +86,9 @@ _OURS: Final = re.compile(
 )
 """How AWS says that the caller's own policies deny, rather than the resource's."""
 
+_CALLER: Final = re.compile(r"User: arn:[a-z-]{1,32}:(?:iam|sts)::([0-9]{12}):")
+"""How AWS names the account of who called."""
+
 _WORD: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -115,6 +118,22 @@ def denied(error: ClientError) -> bool:
 def blames_the_caller(error: ClientError) -> bool:
     """Tells whether AWS says that the caller's own policies deny, not the other account's."""
     return _OURS.search(_text(error)) is not None
+
+
+def denied_by_our_own_account(error: Exception, account: str) -> bool:
+    """Tells whether it is policies of Keyfold's own that deny a call made as the server itself.
+
+    Where key and caller share an account, AWS may say so of the key's policy, too; then it counts
+    as the key's, so that taking the permission away there is believed at once.
+
+    Args:
+        error: What was raised.
+        account: The key's account.
+    """
+    if not isinstance(error, ClientError) or not denied(error) or not blames_the_caller(error):
+        return False
+    caller = _CALLER.search(_text(error))
+    return caller is not None and caller[1] != account
 
 
 def translate(error: Exception, operation: str, key: str) -> KmsError:

@@ -13,7 +13,7 @@ which it used, so what it made is opened at once, which also shows that it can b
 
 Invariant: an answer counts as a refusal only under a credential that was accepted (protocol F2a);
 `aws_credentials` sees to that, and `aws_errors` says what each answer means. It must not know
-who issues external ids.
+who issues external ids: a root key comes with its own.
 """
 
 from __future__ import annotations
@@ -22,32 +22,42 @@ import hmac
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from keyfold_server.domain.binding import PAYLOAD_SIZE, Binding
 from keyfold_server.domain.errors import (
-    ExternalIdNotIssuedError,
+    CredentialsFailedError,
     InvalidKeySpecError,
     InvalidPlaintextError,
     KekMismatchError,
     KeyInvalidError,
+    SetupError,
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyDescription, Unwrapped, Wrapped
-from keyfold_server.providers.aws_arn import KeyArn, check_role, key_arn
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold_server.providers import aws_access
+from keyfold_server.providers.aws_arn import KeyArn, check_role, identity, key_arn, replica_uri
 from keyfold_server.providers.aws_credentials import under
-from keyfold_server.providers.aws_errors import BROKEN, of_state, request_id, translate
+from keyfold_server.providers.aws_errors import (
+    BROKEN,
+    denied_by_our_own_account,
+    of_state,
+    request_id,
+    translate,
+)
 from keyfold_server.providers.aws_principals import Canary, Principal, Principals
 from keyfold_server.providers.deadline import within
 
 _MOST_CIPHERTEXT: Final = 6_144
 """Bytes that AWS takes to decrypt."""
-
-
-def _none_issued(key: RootKey) -> None:
-    """Tells that no external id is issued, whatever the role."""
-    del key
 
 
 class AwsKmsProvider:
@@ -56,7 +66,7 @@ class AwsKmsProvider:
     def __init__(
         self,
         *,
-        external_ids: Callable[[RootKey], str | None] = _none_issued,
+        principal: str | None = None,
         session_name: str = "keyfold",
         canary: Canary | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -64,14 +74,23 @@ class AwsKmsProvider:
         """Prepares the adapter; AWS is asked with the first call.
 
         Args:
-            external_ids: Tells the external id that Keyfold issued for a root key's role, None
-                where it issued none; called for every call with a role.
+            principal: The ARN of the server's own identity, a role or a user, for the policies
+                that name it; what calls are made as comes from the environment.
             session_name: How Keyfold's sessions are called in the customers' CloudTrail.
             canary: A role of the vendor's own that shows Keyfold's side to be good.
             clock: Monotonic seconds.
+
+        Raises:
+            SetupError: The principal is no role's or user's ARN.
         """
-        self._external_ids = external_ids
-        self._principals = Principals(external_ids, session_name, canary, clock)
+        if principal is not None and identity(principal) is None:
+            raise SetupError(
+                "[providers.aws] principal must be the ARN of the IAM role or user that the server "
+                "itself is, such as arn:aws:iam::999988887777:role/keyfold-server; of a session, "
+                "give the role's"
+            )
+        self._own = principal
+        self._principals = Principals(session_name, canary, clock)
 
     def canonical(self, key: RootKey) -> RootKey:
         """Returns the key as it is, since an ARN has one form, or refuses it; see the port."""
@@ -88,12 +107,6 @@ class AwsKmsProvider:
             )
         if key.principal:
             check_role(key.principal, arn)
-            if self._external_ids(key) is None:
-                raise ExternalIdNotIssuedError(
-                    "Keyfold has issued no external id for this role; have one issued, and put it "
-                    "into the role's trust policy",
-                    field="key_spec.auth_principal",
-                )
         return key
 
     def account(self, key: RootKey) -> str:
@@ -104,10 +117,25 @@ class AwsKmsProvider:
         """Returns the AWS region whose endpoint is called."""
         return key_arn(key.uri).region
 
+    def replica(self, key: RootKey, region: str) -> RootKey:
+        """Returns a multi-Region key's replica, used as the same principal; see the port."""
+        return replace(key, uri=replica_uri(key.uri, region))
+
+    def needs_external_id(self, key: RootKey) -> bool:
+        """Says whether a role is taken, which shows an external id each time."""
+        return bool(key.principal)
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Returns the policies of key, role and vendor; see `aws_access`."""
+        return aws_access.access_policy(key, wanted, self._own)
+
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by asking AWS whose it is; see the port."""
         arn = key_arn(key.uri)
-        with within(budget), _translated("sts:GetCallerIdentity", key.principal or "its caller"):
+        with (
+            within(budget),
+            _translated("sts:GetCallerIdentity", key, key.principal or "its caller"),
+        ):
             principal = self._principals.of(key, arn.region)
             sts = principal.clients.client("sts", arn.region)
             reply = under(principal.credential, sts.get_caller_identity, "sts:GetCallerIdentity")
@@ -116,7 +144,7 @@ class AwsKmsProvider:
     def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
         """Describes a root key; refuses as `wrap` does."""
         arn = key_arn(key.uri)
-        with within(budget), _translated("kms:DescribeKey", key.uri):
+        with within(budget), _translated("kms:DescribeKey", key):
             reply = self._call(key, arn, "describe_key", "kms:DescribeKey", {})
             found = reply["KeyMetadata"]
             refusal = of_state(str(found["KeyState"]).lower())
@@ -138,11 +166,11 @@ class AwsKmsProvider:
             raise InvalidPlaintextError(f"a root key wraps 1 to {PAYLOAD_SIZE} bytes")
         arn, context = key_arn(key.uri), {"EncryptionContext": binding.as_map()}
         with within(budget):
-            with _translated("kms:Encrypt", key.uri):
+            with _translated("kms:Encrypt", key):
                 asked = {"Plaintext": bytes(plaintext), **context}
                 sealed = self._call(key, arn, "encrypt", "kms:Encrypt", asked)
                 ciphertext = bytes(sealed["CiphertextBlob"])
-            with _translated("kms:Decrypt", key.uri):
+            with _translated("kms:Decrypt", key):
                 asked = {"CiphertextBlob": ciphertext, **context}
                 opened = self._call(key, arn, "decrypt", "kms:Decrypt", asked)
                 same = hmac.compare_digest(bytes(opened["Plaintext"]), plaintext)
@@ -162,7 +190,7 @@ class AwsKmsProvider:
             raise KekMismatchError("the stored key is not a ciphertext of AWS KMS")
         arn = key_arn(key.uri)
         asked = {"CiphertextBlob": bytes(ciphertext), "EncryptionContext": binding.as_map()}
-        with within(budget), _translated("kms:Decrypt", key.uri):
+        with within(budget), _translated("kms:Decrypt", key):
             reply = self._call(key, arn, "decrypt", "kms:Decrypt", asked)
             return Unwrapped(bytearray(reply["Plaintext"]), request_id(reply))
 
@@ -185,9 +213,18 @@ def _version(reply: dict[str, Any], arn: KeyArn) -> str:
 
 
 @contextmanager
-def _translated(operation: str, key: str) -> Iterator[None]:
-    """Raises what the SDK raised as what it means."""
+def _translated(operation: str, key: RootKey, about: str = "") -> Iterator[None]:
+    """Raises what the SDK raised as what it means, of the key or what else it is about."""
     try:
         yield
     except BROKEN as error:
-        raise translate(error, operation, key) from error
+        meant = translate(error, operation, about or key.uri)
+        if not key.principal and denied_by_our_own_account(error, key_arn(key.uri).account):
+            # A role's policies are the customer's; those of the server itself are not (F2a).
+            raise CredentialsFailedError(
+                f"the server's own AWS identity lacks the permission {operation} on {key.uri} in "
+                "its own account; give it what GetAccessPolicy lists for the vendor",
+                provider_request_id=meant.provider_request_id,
+                missing_permission=operation,
+            ) from error
+        raise meant from error

@@ -1,7 +1,8 @@
 """The principals of AWS that are in use, and how Keyfold shows its own side to be good.
 
-Invariant: `external_id` is what Keyfold issued, never what a caller gave (protocol C2); it is
-part of what tells principals apart. The number of principals that are kept is bounded.
+Invariant: a root key's `external_id` is what Keyfold issued, never what a caller gave (protocol
+C2); no role is taken without one, and it is part of what tells principals apart. The number of
+principals that are kept is bounded.
 """
 
 from __future__ import annotations
@@ -56,12 +57,26 @@ class Canary:
     external_id: str | None = None
 
 
+def issued_external_id(key: RootKey) -> str:
+    """Returns the external id that a root key's role is taken with.
+
+    Raises:
+        CredentialsFailedError: There is none. A role that trusts whoever comes without one would
+            be anybody's, so it is never taken.
+    """
+    if not key.external_id:
+        raise CredentialsFailedError(
+            f"Keyfold has no external id for role {key.principal}; have one issued with "
+            "GetAccessPolicy, and put it into the role's trust policy"
+        )
+    return key.external_id
+
+
 class Principals:
     """Principals by role and external id. Safe for many threads."""
 
     def __init__(
         self,
-        external_ids: Callable[[RootKey], str | None],
         session_name: str,
         canary: Canary | None,
         clock: Callable[[], float],
@@ -69,12 +84,10 @@ class Principals:
         """Prepares; asks nobody.
 
         Args:
-            external_ids: Tells the external id that Keyfold issued for a root key's role.
             session_name: How Keyfold's sessions are called in CloudTrail.
             canary: What shows Keyfold's own side to be good, where there is such a role.
             clock: Monotonic seconds.
         """
-        self._external_ids = external_ids
         self._session_name = session_name
         self._canary = canary
         self._clock = clock
@@ -86,17 +99,11 @@ class Principals:
         """Returns as whom a root key is used; its sessions come from the region's STS.
 
         Raises:
-            CredentialsFailedError: No external id is issued for its role any more.
+            CredentialsFailedError: It has a role, and no external id.
         """
         if not key.principal:
             return self._own
-        external_id = self._external_ids(key)
-        if external_id is None:
-            raise CredentialsFailedError(
-                f"Keyfold has no external id for role {key.principal}; issue one, and put it "
-                "into the role's trust policy"
-            )
-        name = (key.principal, external_id, region)
+        name = (key.principal, issued_external_id(key), region)
         with self._lock:
             principal = self._roles.get(name)
             if principal is None:

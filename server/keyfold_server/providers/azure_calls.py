@@ -30,7 +30,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyDescription
+from keyfold_server.domain.provider import KeyDescription
 from keyfold_server.providers.azure_credentials import under
 from keyfold_server.providers.azure_errors import Reply, refusal
 from keyfold_server.providers.azure_format import Sealed
@@ -147,7 +147,7 @@ class Calls:
         Raises:
             KmsError: Azure refused, or could not be asked.
         """
-        failed: KmsError | None = None
+        failed: dict[_Way, KmsError] = {}
         for way in _ways(uri):
             body = {"alg": way.algorithm, "value": _text(plaintext)}
             if way is _AES:
@@ -155,8 +155,7 @@ class Calls:
             try:
                 reply = self._asked(key, uri, way.wrap, uri.version, body)
             except (KeyInvalidError, AccessDeniedError) as error:
-                # The first one told what the key is asked for; the next way only tries.
-                failed = failed or error
+                failed[way] = error
                 continue
             with _understood(reply):
                 version = _version(str(reply.body["kid"]), uri)
@@ -167,9 +166,18 @@ class Calls:
                 if Sealed.parsed(sealed.encoded()) != sealed or sealed.bound != (way is _AES):
                     raise ValueError
             return version, sealed, reply
-        if failed is None:
-            raise AssertionError  # Every place has a way.
-        raise failed
+        raise self._fitting(key, uri, failed)
+
+    def _fitting(self, key: RootKey, uri: KeyUri, failed: Mapping[_Way, KmsError]) -> KmsError:
+        """Returns why the way that a key has failed: the other would name the wrong permission."""
+        first, *others = failed.values()
+        if others:
+            with contextlib.suppress(KmsError):
+                reply = self._asked(key, uri, "get", uri.version)
+                with _understood(reply):
+                    kind = str(reply.body["key"]["kty"])
+                return next((each for way, each in failed.items() if kind in way.kinds), first)
+        return first
 
     def opened(
         self, key: RootKey, uri: KeyUri, version: str, sealed: Sealed, binding: Binding

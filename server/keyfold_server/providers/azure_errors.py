@@ -189,10 +189,12 @@ def _forbidden(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError
             "private endpoint in",
             provider_request_id=id_,
         )
+    # What is missing follows from what was asked: Azure's text may name it, or not.
+    needed = action(operation, hsm=hsm)
     denied = AccessDeniedError(
-        f"Azure denies {operation} on {key}",
+        f"Azure denies {operation} on {key}; give Keyfold's principal a role with {needed} there",
         provider_request_id=id_,
-        missing_permission=action(operation, hsm=hsm),
+        missing_permission=needed,
     )
     if code == "AccessDenied" or inner in _DENIED:
         return denied

@@ -35,7 +35,14 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyDescription, Unwrapped, Wrapped
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold_server.providers.azure_access import access_policy
 from keyfold_server.providers.azure_calls import Calls
 from keyfold_server.providers.azure_format import Sealed
 from keyfold_server.providers.azure_logins import Logins
@@ -87,6 +94,7 @@ class AzureKeyVaultProvider:
             raise SetupError("the Azure canary must be TENANT/CLIENT, both GUIDs") from error
         self._places = Places(allowed_endpoints, audiences or {})
         logins = Logins(authority=authority, instance_discovery=instance_discovery, ca=ca)
+        self._own = logins.client
         self._calls = Calls(Principals(logins, canary, ca, clock))
 
     def canonical(self, key: RootKey) -> RootKey:
@@ -110,6 +118,10 @@ class AzureKeyVaultProvider:
         Under a uri with a version nothing is rotated by wrapping again.
         """
         return self._places.uri(key.uri).version or None
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Returns the role, its assignment and who must be in the tenant; see the port."""
+        return access_policy(key, self._places.uri(key.uri), self._own, wanted)
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by asking the vault for what need not be allowed; see the port."""

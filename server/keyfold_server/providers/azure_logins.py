@@ -107,6 +107,11 @@ class Logins:
         self._environment = environment
         self._transport = Transport(ca)
 
+    @property
+    def client(self) -> str:
+        """The client id of the server's own identity, empty where the environment names none."""
+        return self._variable("AZURE_CLIENT_ID").lower()
+
     def own(self, place: Place) -> Token:
         """Logs in as the server's own identity.
 

@@ -44,6 +44,7 @@ DECRYPT: Final = "cloudkms.cryptoKeyVersions.useToDecrypt"
 ENCRYPT: Final = "cloudkms.cryptoKeyVersions.useToEncrypt"
 GET: Final = "cloudkms.cryptoKeys.get"
 IMPERSONATE: Final = "iam.serviceAccounts.getAccessToken"
+DELEGATE: Final = "iam.serviceAccounts.implicitDelegation"
 
 _LONGEST_HINT: Final = 86_400.0
 """Seconds that a hint when to come back may say."""
@@ -203,9 +204,12 @@ def _denied(error: api.GoogleAPICallError, permission: str, key: str) -> KmsErro
         return not_accepted(told.word)
     if told.word in CLOSED:
         return UnreachableError(f"Cloud KMS could not be asked: {CLOSED[told.word]} ({told.word})")
+    # What is missing follows from what was asked, unless Google says no for another reason.
+    asked = permission if told.word == "IAM_PERMISSION_DENIED" else None
     return AccessDeniedError(
-        f"Google Cloud denies {told.permission or permission} on {key}",
-        missing_permission=told.permission,
+        f"Google Cloud denies {told.permission or permission} on {key}; grant it to the principal "
+        "there",
+        missing_permission=told.permission or asked,
     )
 
 

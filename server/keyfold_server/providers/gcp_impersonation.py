@@ -27,6 +27,7 @@ from keyfold_server.providers.gcp_credentials import Held, Token
 from keyfold_server.providers.gcp_errors import (
     BROKEN,
     CLOSED,
+    DELEGATE,
     IMPERSONATE,
     OWN_SIDE,
     NotAcceptedError,
@@ -126,7 +127,8 @@ class Impersonated(Held):
             self.taken_at = None
             return AccessDeniedError(
                 f"Google Cloud does not let Keyfold act as {self.email}; grant Keyfold's service "
-                f"account, or the last of the delegates, {IMPERSONATE} on it",
+                f"account, or the last of the delegates, {IMPERSONATE} on it, and on each delegate "
+                f"{DELEGATE} to the one before",
                 missing_permission=error.permission,
             )
         return CredentialsFailedError(
@@ -189,7 +191,8 @@ def _no_account(exchange: Exchange, email: str) -> Exception:
         return UnreachableError(f"Google's IAM could not be asked: {CLOSED[told.word]}")
     # An account that was deleted is one that its owner took away.
     if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-        return DeniedError(told.permission)
+        needed = IMPERSONATE if answer.status == HTTPStatus.FORBIDDEN else None
+        return DeniedError(told.permission or needed)
     return UnreachableError(
         f"Google's IAM did not let Keyfold act as {email}: {told.word}, status {answer.status}"
     )

@@ -38,8 +38,15 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyDescription, Unwrapped, Wrapped
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
 from keyfold_server.providers.deadline import within
+from keyfold_server.providers.gcp_access import access_policy, check_own
 from keyfold_server.providers.gcp_clients import Headers
 from keyfold_server.providers.gcp_credentials import under
 from keyfold_server.providers.gcp_errors import (
@@ -76,6 +83,7 @@ class GcpKmsProvider:
         endpoint: str = "cloudkms.googleapis.com",
         iam_endpoint: str = "https://iamcredentials.googleapis.com",
         ca: str | Path | None = None,
+        principal: str | None = None,
         canary: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,6 +94,8 @@ class GcpKmsProvider:
             iam_endpoint: The address that impersonates: scheme, host and port.
             ca: File of the certificates to trust in place of the SDK's own, for these two and
                 for what gives the server its credential.
+            principal: As whom the server itself calls, for what customers are told to attach: a
+                service account's email, or a federated identity.
             canary: A service account of the vendor's own that Keyfold may impersonate; it shows
                 Keyfold's side to be good.
             clock: Monotonic seconds.
@@ -98,6 +108,12 @@ class GcpKmsProvider:
         # A credential is sent there.
         if not iam_endpoint.startswith("https://"):
             raise SetupError("the endpoint of Google's IAM must begin with https://")
+        if principal is not None and not check_own(principal):
+            raise SetupError(
+                "the principal of GCP_CLOUD_KMS must be a service account's email, or begin with "
+                "principal://iam.googleapis.com/"
+            )
+        self._own = principal
         if canary is not None and not check_account(canary):
             raise SetupError("the canary of GCP_CLOUD_KMS must be a service account's email")
         try:
@@ -124,6 +140,10 @@ class GcpKmsProvider:
     def region(self, key: RootKey) -> str:
         """Returns the location that holds the key."""
         return key.uri.split("/")[3]
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Returns custom roles and their bindings on key and principal; see the port."""
+        return access_policy(key, self._own, wanted)
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by getting it anew; see the port."""

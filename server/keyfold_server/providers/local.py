@@ -38,10 +38,17 @@ from keyfold_server.domain.errors import (
     KeyNotFoundError,
     UnreachableError,
 )
+from keyfold_server.domain.files import Stamp
 from keyfold_server.domain.keyspec import RootKey, check_name
-from keyfold_server.domain.ports import KeyDescription, Unwrapped, Wrapped
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
 from keyfold_server.providers.local_format import VersionState
-from keyfold_server.providers.local_keys import Contents, KeyFile, KeyFileError, Stamp
+from keyfold_server.providers.local_keys import Contents, KeyFile, KeyFileError
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +122,20 @@ class LocalProvider:
         """Returns the key file's path: its keys share one fate."""
         _name(key)
         return str(self._file.path)
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Says that there is nothing to attach; see the port."""
+        _name(key)
+        bound = Binding(wanted.cluster or "", wanted.region or "", b"", wanted.organization)
+        return AccessPolicy(
+            principal="the server's user",
+            bound_context=bound.as_map(),
+            statements=(),
+            notices=(
+                "LOCAL has no policies, so there is nothing to attach",
+                "its key file must be readable by the server's user, and by nobody else",
+            ),
+        )
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Shows that the key file can be read, which is all the credential there is."""

@@ -18,23 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from keyfold_server.domain.binding import KEY_SIZE, wipe
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.domain.files import Stamp, settled, stamp_of
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.providers import local_format
 from keyfold_server.providers.local_format import KeyVersion, LocalKey, VersionState
-
-_SETTLED_NS: Final = 2_000_000_000
-"""Age from which a file's stamp tells its contents.
-
-Times in a stamp are as coarse as the file system makes them, up to 2 s, and an inode's number is
-used again: two changes within that time can leave the same stamp.
-"""
-
-Stamp = tuple[int, ...]
-"""What tells one state of the file from another: device, inode, size and times."""
 
 
 class KeyFileError(SetupError):
@@ -91,7 +81,7 @@ class KeyFile:
             KeyFileError: As `read`.
         """
         try:
-            return _stamp(self.path.stat())
+            return stamp_of(self.path.stat())
         except OSError as error:
             raise self._unreadable(error) from error
 
@@ -122,9 +112,7 @@ class KeyFile:
                 f"{self.path} is not a whole key file; restore it from a copy, or move it away "
                 "and make another"
             )
-        changed = max(status.st_mtime_ns, status.st_ctime_ns)
-        settled = time.time_ns() - changed > _SETTLED_NS
-        return Contents(keys, _stamp(status) if settled else None)
+        return Contents(keys, settled(status))
 
     def create(self, name: str) -> LocalKey:
         """Adds a root key with one version; makes the file and its folder where there is none.
@@ -271,17 +259,6 @@ class KeyFile:
         return KeyFileUnreadableError(
             f"{self.path} cannot be read: {error.strerror}; run as the file's owner"
         )
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        # A changed mode shows in this one alone.
-        status.st_ctime_ns,
-    )
 
 
 def _fresh(number: int) -> KeyVersion:

@@ -38,8 +38,15 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyDescription, Unwrapped, Wrapped
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
 from keyfold_server.providers.deadline import within
+from keyfold_server.providers.vault_access import access_policy
 from keyfold_server.providers.vault_errors import BROKEN, Answer, Fault, about_key, translate
 from keyfold_server.providers.vault_origins import Origin, Origins
 from keyfold_server.providers.vault_sessions import Sessions
@@ -110,6 +117,10 @@ class VaultTransitProvider:
     def account(self, key: RootKey) -> str:
         """Returns the origin: its keys share a server's quota and fate."""
         return key_uri(key.uri).origin
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Returns the policy and how Keyfold's role gets it; see the port."""
+        return access_policy(key, self._origins.of(key_uri(key.uri).origin), wanted)
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the origin's credential by looking its token up; see the port."""

@@ -41,14 +41,14 @@ class Aws(_Table):
     """`[providers.aws]`: what the standard `AWS_*` environment leaves open.
 
     Attributes:
+        principal: The ARN of the server's own identity, for the policies that customers attach.
         session_name: How Keyfold's sessions are called in customers' CloudTrail.
         canary: A role of the vendor's own.
-        external_ids: The external id that was issued for each customer's role, by role ARN.
     """
 
+    principal: str | None = None
     session_name: str = "keyfold"
     canary: AwsCanary | None = None
-    external_ids: dict[str, str] = Field(default_factory=dict)
 
 
 class Azure(_Table):
@@ -76,12 +76,14 @@ class Gcp(_Table):
         endpoint: Cloud KMS's host, and port where it is not 443.
         iam_endpoint: The address that impersonates.
         ca: File of the certificates to trust.
+        principal: As whom the server itself calls, for the statements of GetAccessPolicy.
         canary: A service account of the vendor's own.
     """
 
     endpoint: str = "cloudkms.googleapis.com"
     iam_endpoint: str = "https://iamcredentials.googleapis.com"
     ca: Path | None = None
+    principal: str | None = None
     canary: str | None = None
 
 
@@ -162,4 +164,13 @@ class Keys(BaseModel):
         le=MAX_OUTAGE_GRACE,
         description="How much longer keys serve while the KMS cannot be asked, 0s to 24h. A "
         "region's policy may say otherwise.",
+    )
+    sweep_interval: Duration = Field(
+        default=600.0,
+        ge=10,
+        le=3600,
+        description="How often each key encryption key in use is proven by itself, and each root "
+        "key is asked to wrap and unwrap, used or not, 10s to 1h. What shows only then (a root key "
+        "that does not wrap, an idle one that is disabled or has a newer version) shows that "
+        "late.",
     )

@@ -1,0 +1,242 @@
+"""What GetAccessPolicy tells a customer to attach in Vault: it is enough, and nothing is spare.
+
+The generated policy and commands are given to the real server, by its own command line: nothing is
+granted that does not stand in the text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from contract.counterparts import BUDGET, NotInstalledError, without
+from counterparts.openbao import OpenBaoError, shared
+from counterparts.openbao_roles import ROLE, Issuer, Site
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import AccessDeniedError, CredentialsFailedError
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
+from keyfold_server.providers.vault_origins import Auth, Origin
+from keyfold_server.providers.vault_transit import VaultTransitProvider
+
+_WANTED: Final = AccessWanted("orders", "eu-west-1", "acme")
+_BINDING: Final = Binding("orders", "eu-west-1", os.urandom(16), "acme")
+_ORIGIN: Final = "https://vault.example:8200"
+_AUTHS: Final = ("approle", "jwt", "kubernetes", "token")
+
+
+class Customer:
+    """A transit key, a login of Keyfold's that may do nothing, and the `bao` command."""
+
+    def __init__(self, folder: Path, auth: Auth) -> None:
+        self.site = Site(shared(), folder, Issuer(), auth)
+        # What a site allows of itself is taken away.
+        self.site.server.call("DELETE", f"sys/policies/acl/{self.site.mount}")
+        if auth != "token":
+            self.site.give()
+        self.folder = folder
+        self.provider = self.site.provider()
+        self.key = self.provider.canonical(self.site.key)
+        self.policy = _policy(self.provider, self.key)
+
+    def attach(self, dropped: str = "", *, default: bool = True) -> None:
+        """Does what the statements say, without the rule for one path."""
+        policy, *commands = self.policy.statements
+        assert [each.language for each in self.policy.statements] == ["hcl", "shell", "shell"]
+        rules = [f"path {each}" for each in policy.text.split("path ")[1:]]
+        kept = [each for each in rules if not dropped or f'"{dropped}"' not in each]
+        assert len(kept) == len(rules) - bool(dropped)
+        name = policy.attach_to.removeprefix("policy ")
+        (self.folder / f"{name}.hcl").write_text("\n".join(kept))
+        for each in commands:
+            self.run(each.text if default else each.text.replace("-orphan", "-no-default-policy"))
+
+    def run(self, text: str) -> None:
+        """Runs a command; what it prints of a token goes where the settings say."""
+        said = self.site.server.run(text, self.folder)
+        if "token create" in text:
+            self.site.credential.write_text(said)
+
+    def use(self, provider: VaultTransitProvider | None = None) -> None:
+        """Does all that Keyfold does with a key, under a login of its own."""
+        provider, payload = provider or self.site.provider(), bytes(65)
+        provider.authenticate(self.key, budget=BUDGET)
+        provider.describe(self.key, budget=BUDGET)
+        wrapped = provider.wrap(self.key, payload, _BINDING, budget=BUDGET)
+        opened = provider.unwrap(
+            self.key, wrapped.key_version, wrapped.ciphertext, _BINDING, budget=BUDGET
+        )
+        assert opened.plaintext == payload
+
+
+@pytest.fixture
+def auth() -> Auth:
+    """How Keyfold logs in, where a test does not say."""
+    return "approle"
+
+
+@pytest.fixture
+def customer(auth: Auth, tmp_path: Path) -> Iterator[Customer]:
+    """A customer with a key."""
+    try:
+        shared()
+    except NotInstalledError as error:
+        without(error)
+    found = Customer(tmp_path, auth)
+    yield found
+    found.site.close()
+
+
+def _policy(provider: VaultTransitProvider, key: RootKey) -> AccessPolicy:
+    assert isinstance(provider, DescribesAccess)
+    return provider.access_policy(provider.canonical(key), _WANTED)
+
+
+def _told(namespace: str = "") -> AccessPolicy:
+    section = Origin("approle", role=ROLE, credential=Path("/none"), namespace=namespace)
+    provider = VaultTransitProvider(origins={_ORIGIN: section}, environment={})
+    uri = f"{_ORIGIN}/v1/team/transit/keys/App"
+    return _policy(provider, RootKey("VAULT_TRANSIT", uri))
+
+
+@pytest.mark.parametrize("auth", _AUTHS)
+def test_the_statements_are_enough(customer: Customer) -> None:
+    """What the policy says, and no more, lets Keyfold log in, describe, wrap and unwrap."""
+    if customer.site.auth != "token":
+        with pytest.raises(AccessDeniedError):
+            customer.use()
+    customer.attach()
+    customer.use()
+    assert customer.policy.principal == (customer.site.section.principal or "a token")
+
+
+@pytest.mark.parametrize("auth", ["approle", "jwt", "kubernetes"])
+def test_the_role_keeps_the_rest(customer: Customer) -> None:
+    """What gives the role its policy changes nothing else about it."""
+    at = f"auth/{customer.site.login}/role/{ROLE}"
+    before = customer.site.server.call("GET", at)["data"]
+    customer.attach()
+    after = customer.site.server.call("GET", at)["data"]
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"token_policies"}
+    assert len(after["token_policies"]) == 1
+
+
+def test_nothing_else_is_given(customer: Customer) -> None:
+    """The server counts one capability on each of three paths, and none on the key's others."""
+    customer.attach()
+    site = customer.site
+    secret = site.credential.read_text().strip()
+    login = site.server.call("POST", f"auth/{site.login}/login", role_id=ROLE, secret_id=secret)
+    paths = [
+        f"{site.mount}/{each}"
+        for each in (
+            *("encrypt/app", "decrypt/app", "keys/app", "keys/app/config", "keys/app/rotate"),
+            *("rewrap/app", "export/encryption-key/app", "encrypt/other", "keys/other"),
+        )
+    ]
+    found = site.server.call(
+        "POST", "sys/capabilities-self", token=login["auth"]["client_token"], paths=paths
+    )["data"]
+    given = {f"{may} {path}" for path in paths for may in found[path] if may != "deny"}
+    assert given == set(customer.policy.statements[0].permissions)
+
+
+@pytest.mark.parametrize("operation", ["encrypt", "decrypt", "keys"])
+def test_each_rule_is_needed(customer: Customer, operation: str) -> None:
+    """A policy without one of its paths is refused, and the error names path and capability."""
+    path = f"{customer.site.mount}/{operation}/app"
+    customer.attach(path)
+    with pytest.raises(AccessDeniedError, match=path) as raised:
+        customer.use()
+    assert raised.value.missing_permission in customer.policy.statements[0].permissions
+    assert str(raised.value.missing_permission).endswith(f" {path}")
+
+
+def test_each_statement_is_needed(customer: Customer) -> None:
+    """Without the file there is no policy, and without the policy or the role no access."""
+    policy, write, give = customer.policy.statements
+    with pytest.raises(OpenBaoError):
+        customer.run(write.text)
+    customer.run(give.text)
+    with pytest.raises(AccessDeniedError) as raised:
+        customer.use()
+    assert raised.value.missing_permission in policy.permissions
+    customer.attach()
+    customer.site.give()
+    with pytest.raises(AccessDeniedError):
+        customer.use()
+    customer.run(give.text)
+    customer.use()
+
+
+@pytest.mark.parametrize("auth", ["approle", "token"])
+def test_without_the_policy_default(customer: Customer) -> None:
+    """A token without `default` cannot look itself up, until it has the rules that a notice has."""
+    if customer.site.auth == "approle":
+        at = f"auth/{customer.site.login}/role/{ROLE}"
+        customer.site.server.call("POST", at, token_no_default_policy=True)
+    customer.attach(default=False)
+    with pytest.raises(CredentialsFailedError):
+        customer.use()
+    policy = customer.policy.statements[0]
+    (told,) = (each for each in customer.policy.notices if "policy default" in each)
+    customer.site.server.call(
+        "PUT",
+        f"sys/policies/acl/{policy.attach_to.removeprefix('policy ')}",
+        policy=policy.text + told.partition("give: ")[2],
+    )
+    customer.use()
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["login above", "login inside"])
+def test_a_key_in_a_namespace(customer: Customer, inside: bool) -> None:  # noqa: FBT001
+    """The policy is written in the namespace of the login, with the paths that it has there."""
+    site, space = customer.site, f"ns-{customer.site.mount}"
+    site.server.create_namespace(space)
+    site.server.mount(f"{space}/{site.mount}")
+    site.server.create_key(f"{space}/{site.mount}", "app")
+    provider = customer.provider
+    if inside:
+        site.server.enable_auth(f"{space}/{site.login}", "approle")
+        role_id, secret_id = site.server.create_app_role(f"{space}/{site.login}", ROLE)
+        site.credential.write_text(secret_id)
+        section = replace(site.section, namespace=space, role_id=role_id)
+        provider = site.provider(origins={site.layer.url: section})
+    uri = f"{site.layer.url}/v1/{space}/{site.mount}/keys/app"
+    customer.key = provider.canonical(RootKey("VAULT_TRANSIT", uri))
+    customer.policy = _policy(provider, customer.key)
+    operations = [f"{site.mount}/encrypt/app", f"{space}/{site.mount}/encrypt/app"]
+    customer.attach(operations[not inside])
+    with pytest.raises(AccessDeniedError) as raised:
+        customer.use(provider)
+    assert raised.value.missing_permission in customer.policy.statements[0].permissions
+    customer.attach()
+    customer.use(provider)
+
+
+def test_a_login_beside_the_key_is_told() -> None:
+    """A login in another namespace than the key's can be given nothing, and a notice says so."""
+    assert any("no policy there can permit" in each for each in _told(namespace="other").notices)
+    for space in ("", "team"):
+        assert not any("no policy there" in each for each in _told(namespace=space).notices)
+
+
+def test_what_is_bound() -> None:
+    """The context is told by its names, with a notice that the policy does not demand it."""
+    found = _told()
+    assert found.bound_context == _BINDING.as_map()
+    assert any("does not demand the context" in each for each in found.notices)
+
+
+def test_names_of_policies_have_no_upper_case() -> None:
+    """The server writes names of policies in lower case, and so do the statements."""
+    found = _told(namespace="team")
+    assert found.statements[0].attach_to == "policy keyfold-team-transit-app"
+    assert 'path "transit/encrypt/App"' in found.statements[0].text
+    assert "-namespace=team" in found.statements[1].text
