@@ -6,17 +6,22 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Final, Self
 
 from typer.testing import CliRunner
 
 from keyfold.cli.app import app
+
+_PATIENCE: Final = 20.0
+"""Seconds that a test waits for a command on a terminal."""
 
 _MAIN = "from keyfold.cli import main; main()"
 
@@ -58,6 +63,82 @@ class Cli:
         return Ran(result.exit_code, result.stdout_bytes, result.stderr)
 
 
+class Terminal:
+    """The command on a terminal of its own, under way.
+
+    Attributes:
+        seen: Everything that stood on the terminal so far.
+    """
+
+    def __init__(
+        self, target: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.seen = ""
+        self._read = 0
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _MAIN, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            env={**os.environ, "KEYFOLD_TARGET": target, "TERM": "xterm", **(environment or {})},
+        )
+        os.close(theirs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(timeout=_PATIENCE)
+        os.close(self._ours)
+
+    def until(self, text: str) -> None:
+        """Waits until a text stands there, after what was waited for before."""
+        ends = time.monotonic() + _PATIENCE
+        while (at := self.seen.find(text, self._read)) < 0:
+            if time.monotonic() > ends or not self._more():
+                raise AssertionError(f"{text!r} did not come: {self.seen[self._read :]!r}")
+        self._read = at + len(text)
+
+    def type(self, text: str) -> None:
+        """Types."""
+        os.write(self._ours, text.encode())
+
+    def interrupt(self) -> None:
+        """Does what Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        """Does what the end of a session does."""
+        self._process.terminate()
+
+    def end(self) -> int:
+        """Waits until the command has ended, and returns its exit code."""
+        ends = time.monotonic() + _PATIENCE
+        while time.monotonic() < ends and self._more():
+            pass
+        return self._process.wait(timeout=_PATIENCE)
+
+    def _more(self) -> bool:
+        """Reads what is there, or waits a moment; False when the other side is closed."""
+        if not select.select([self._ours], [], [], 0.2)[0]:
+            return True
+        try:
+            part = os.read(self._ours, 65536)
+        except OSError:  # what Linux says when the other side is closed
+            return False
+        self.seen += part.decode(errors="replace")
+        return bool(part)
+
+
 def on_terminal(
     target: str,
     *arguments: str,
@@ -70,35 +151,8 @@ def on_terminal(
     Returns:
         The exit code, and everything that stood on the terminal.
     """
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", _MAIN, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        env={**os.environ, "KEYFOLD_TARGET": target, "TERM": "xterm", **(environment or {})},
-    )
-    os.close(theirs)
-    seen = _watch(ours, prompt, typed)
-    os.close(ours)
-    return process.wait(timeout=10), seen
-
-
-def _watch(terminal: int, prompt: str, typed: str) -> str:
-    seen = ""
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        if not select.select([terminal], [], [], 0.2)[0]:
-            continue
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:  # what Linux says when the other side is closed
-            break
-        if not part:
-            break
-        seen += part.decode()
-        if typed and prompt in seen:
-            os.write(terminal, typed.encode())
-            typed = ""
-    return seen
+    with Terminal(target, *arguments, environment=environment) as terminal:
+        if typed:
+            terminal.until(prompt)
+            terminal.type(typed)
+        return terminal.end(), terminal.seen

@@ -17,7 +17,8 @@ from typing import Any, Self
 import grpc
 from grpc_status import rpc_status
 
-from fake_service import MAX_BATCH_BYTES, Failure, Toy
+from fake_failures import Failure
+from fake_service import MAX_BATCH_BYTES, Toy
 from keyfold.v1 import key_management_service_pb2_grpc as service
 
 
@@ -32,6 +33,8 @@ class FakeServer:
         failures: What the next calls of a method meet, in order; None is a call that works.
         delays: Seconds that every call of a method waits first.
         credentials: The server's certificate, where it shall use TLS.
+        toy: The Keyfold behind it. What a test changes in there, clients see.
+        arrived: Told of every request.
     """
 
     address: str = "127.0.0.1:0"
@@ -43,6 +46,8 @@ class FakeServer:
     failures: dict[str, deque[Failure | None]] = field(default_factory=lambda: defaultdict(deque))
     delays: dict[str, float] = field(default_factory=dict)
     credentials: grpc.ServerCredentials | None = None
+    toy: Toy = field(default_factory=Toy)
+    arrived: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> Self:
         self._executor = ThreadPoolExecutor(8)
@@ -54,7 +59,7 @@ class FakeServer:
                 ("grpc.max_receive_message_length", MAX_BATCH_BYTES + 1024),
             ],
         )
-        service.add_KeyManagementServiceServicer_to_server(Toy(), self._server)
+        service.add_KeyManagementServiceServicer_to_server(self.toy, self._server)
         if self.credentials is None:
             port = self._server.add_insecure_port(self.address)
         else:
@@ -73,6 +78,11 @@ class FakeServer:
         self._server.stop(None).wait()
         self._executor.shutdown()
 
+    def await_requests(self, method: str, count: int) -> None:
+        """Waits until a method was asked so often, at most 10 s."""
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.requests[method]) >= count, 10)
+
     def fail(self, method: str, *failures: Failure | None) -> None:
         self.failures[method].extend(failures)
 
@@ -80,7 +90,6 @@ class FakeServer:
 class _Interceptor(grpc.ServerInterceptor):
     def __init__(self, server: FakeServer) -> None:
         self._server = server
-        self._lock = threading.Lock()
 
     def intercept_service(
         self,
@@ -91,11 +100,12 @@ class _Interceptor(grpc.ServerInterceptor):
         method = details.method.rpartition("/")[2]
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            with self._lock:
+            with self._server.arrived:
                 self._server.requests[method].append(request)
                 self._server.metadata[method].append(dict(context.invocation_metadata()))
                 planned = self._server.failures[method]
                 failure = planned.popleft() if planned else None
+                self._server.arrived.notify_all()
             time.sleep(self._server.delays.get(method, 0))
             try:
                 if failure:

@@ -22,9 +22,12 @@ COMMANDS = {
     "enable": ["enable", "test", "--region", "eu=LOCAL,local:a"],
     "add-regions": ["add-regions", "prod", "--region", "asia=LOCAL,local:a"],
     "rotate": ["rotate", "prod", "--region", "eu"],
+    "retire-generation": ["retire-generation", "prod", "--region", "eu", "--generation", "1"],
     "revoke": ["revoke", "prod"],
     "restore": ["restore", "prod"],
     "test-key": ["test-key", "LOCAL", "local:a"],
+    "access-policy": ["access-policy", "LOCAL", "local:a", "--cluster", "test"],
+    "onboard": ["onboard", "test", "--region", "eu", "--type", "LOCAL", "--uri", "x", "--wait"],
     "status": ["status", "prod"],
     "clusters": ["clusters"],
     "wrap": ["wrap", "prod", "--region", "eu"],
@@ -32,6 +35,16 @@ COMMANDS = {
     "generate-data-key": ["generate-data-key", "prod", "--region", "eu"],
     "rewrap": ["rewrap", "prod"],
 }
+
+
+ANSWERS = {
+    "status": "GetStatus",
+    "clusters": "ListClusters",
+    "test-key": "TestKey",
+    "access-policy": "GetAccessPolicy",
+    "onboard": "Enable",
+}
+"""What commands answer that are not named as their RPC."""
 
 
 @pytest.fixture
@@ -77,13 +90,17 @@ def test_restore_that_fails(cli: Cli) -> None:
 
 def test_key_that_does_not_work(cli: Cli) -> None:
     """A key that is not accessible is shown step by step, and ends with its error's code."""
-    ran = cli("test-key", "LOCAL", "local:disabled", "--option", "a=b")
+    ran = cli("test-key", "LOCAL", "local:forbidden", "--option", "a=b", "--cluster", "prod")
     assert ran.code == 5
-    assert b"unwrap" in ran.out
-    assert b"not accessible" in ran.out
+    lines = [" ".join(line.split()) for line in ran.out.decode().splitlines()]
+    assert lines[1] == "STEP OUTCOME LATENCY MESSAGE MISSING PERMISSION"
+    assert lines[3] == "authenticate PASSED 7 ms - -"
+    assert "unwrap FAILED 7 ms the KMS does not permit it (ACCESS_DENIED) kms:Decrypt" in lines
+    assert "context SKIPPED 0 ms - -" in lines
+    assert lines[-2:] == ["the key is here", "the key does not unwrap"]
     ran = cli("test-key", "LOCAL", "local:a")
     assert ran.code == 0
-    assert b"accessible (version 1)" in ran.out
+    assert ran.out.endswith(b"the key wraps and unwraps\n")
 
 
 def test_revoke_asks_on_a_terminal(server: FakeServer) -> None:
@@ -119,6 +136,43 @@ def test_status_table(cli: Cli) -> None:
     assert region.split() == values.split()
 
 
+def test_status_below_the_table(cli: Cli, server: FakeServer) -> None:
+    """What went wrong stands below, with the permission by its name, and what is to be known."""
+    region = server.toy.clusters["prod"].regions[0]
+    region.last_error.reason, region.last_error.message = "ACCESS_DENIED", "not\npermitted"
+    region.last_error.missing_permission = "kms:Encrypt"
+    region.notices.append("the key is in eu-west-1")
+    lines = cli("status", "prod").out.decode().splitlines()
+    assert lines[-2:] == [
+        "eu: not permitted (ACCESS_DENIED); missing permission: kms:Encrypt",
+        "eu: the key is in eu-west-1",
+    ]
+
+
+def test_status_marks_retired_generations(cli: Cli, server: FakeServer) -> None:
+    """Retired generations are told from those that open, and not mixed with them."""
+    for _ in range(4):
+        cli("rotate", "prod", "--region", "eu", "--new-generation")
+    for number in (1, 2, 4):
+        server.toy.clusters["prod"].regions[0].generations[number - 1].retire_time.FromSeconds(9)
+    assert " 3, 5, retired 1-2, 4  " in cli("status", "prod").out.decode()
+
+
+def test_verbose_status(cli: Cli, server: FakeServer) -> None:
+    """Where it is asked for, every generation's last use and each policy are shown."""
+    region = server.toy.clusters["prod"].regions[0]
+    region.policy.cache_ttl.FromSeconds(0)
+    region.policy.auto_rotate = True
+    region.key_region = "eu-west-1"
+    region.generations[0].last_use_time.FromSeconds(1_800_000_060)
+    assert b"LAST USE" not in cli("status", "prod").out
+    shown = cli("status", "prod", "--verbose").out.decode()
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "eu 2027-01-15 08:00:00Z - - eu-west-1 0 s default yes" in lines
+    assert "eu 1 2027-01-15 08:00:00Z 2027-01-15 08:01:00Z - LOCAL local:acme version 1" in lines
+    assert "us 1 2027-01-15 08:00:00Z never - LOCAL local:acme version 1" in lines
+
+
 def test_colour_only_on_a_terminal(cli: Cli, server: FakeServer) -> None:
     """Colour is for terminals, unless NO_COLOR says no."""
     assert b"\x1b" not in cli("status", "prod").out
@@ -149,10 +203,11 @@ def test_json_of_every_command(cli: Cli, command: str) -> None:
     stdin = b"k" * 32
     if command in {"unwrap", "rewrap"}:
         stdin = cli("wrap", "prod", "--region", "eu", stdin=stdin).out
+    if command == "retire-generation":
+        cli("rotate", "prod", "--region", "eu", "--new-generation")
     ran = cli(*COMMANDS[command], "--json", stdin=stdin)
     assert ran.code == 0, ran.err
-    words = "TestKey" if command == "test-key" else command.title().replace("-", "")
-    name = {"Status": "GetStatus", "Clusters": "ListClusters"}.get(words, words)
+    name = ANSWERS.get(command, command.title().replace("-", ""))
     Parse(ran.out, getattr(api, f"{name}Response")())
     camel = {"keySpec", "wrappedKey", "keyVersion", "alreadyCurrent", "nextPageToken"}
     assert not any(word.encode() in ran.out for word in camel)
@@ -185,7 +240,7 @@ def test_no_argument_takes_a_key() -> None:
 def test_completion() -> None:
     """The shell can complete commands and options."""
     done = _run(COMP_WORDS="keyfold re", COMP_CWORD="1", _KEYFOLD_COMPLETE="complete_bash")
-    assert done.stdout.split() == ["revoke", "restore", "rewrap"]
+    assert done.stdout.split() == ["retire-generation", "revoke", "restore", "rewrap"]
 
 
 def test_reader_that_leaves(server: FakeServer) -> None:

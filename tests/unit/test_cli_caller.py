@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli_runner import Cli
+from fake_failures import Failure
 from fake_server import FakeServer
-from fake_service import Failure
 from keyfold.cli.app import app
 
 TOKEN = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"

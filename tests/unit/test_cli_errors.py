@@ -9,8 +9,8 @@ import pytest
 
 import keyfold
 from cli_runner import Cli
+from fake_failures import KEY_DISABLED, Failure
 from fake_server import FakeServer
-from fake_service import KEY_DISABLED, Failure
 from keyfold.cli.failures import EXIT_CODES, ExitCode, exit_code
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cli_runner import Cli, on_terminal
+from fake_failures import KEY_DISABLED
 from fake_server import FakeServer, numbered_keys
-from fake_service import KEY_DISABLED
 
 KEY = b"\x00\xffcorrect horse battery stapl\n\n"
 

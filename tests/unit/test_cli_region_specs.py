@@ -74,6 +74,32 @@ def test_regions_as_arguments(cli: Cli, server: FakeServer) -> None:
     )
 
 
+@pytest.mark.parametrize(("flag", "wanted"), [("--auto-rotate", True), ("--no-auto-rotate", False)])
+def test_auto_rotate(cli: Cli, server: FakeServer, flag: str, *, wanted: bool) -> None:
+    """A policy's auto_rotate is set or cleared over what a file says, and the rest is kept."""
+    policy = {"auto_rotate": not wanted, "cache_ttl": "5s"}
+    content = json.dumps([{**SPECS[0], "policy": policy}])
+    assert cli("enable", "test", "--file", "-", flag, stdin=content).code == 0
+    [spec] = server.requests["Enable"][0].region_specs
+    assert (spec.policy.auto_rotate, spec.policy.cache_ttl.seconds) == (wanted, 5)
+    assert cli("enable", "test", "--file", "-", stdin=content).code == 0
+    [spec] = server.requests["Enable"][1].region_specs
+    assert spec.policy.auto_rotate is not wanted
+
+
+def test_replica_of(cli: Cli, server: FakeServer) -> None:
+    """Regions named without a key get the replica of another region's key."""
+    arn = "arn:aws:kms:eu:111122223333:key/mrk-1"
+    assert cli("enable", "test", "--region", f"eu=AWS_KMS,{arn}").code == 0
+    ran = cli("add-regions", "test", "--region", "us", "--replica-of", "eu")
+    assert b"arn:aws:kms:us:111122223333:key/mrk-1" in ran.out
+    [spec] = server.requests["AddRegions"][0].region_specs
+    assert (spec.replica_of, spec.HasField("key_spec")) == ("eu", False)
+    content = json.dumps([{"region": "asia", "replica_of": "eu"}])
+    assert cli("add-regions", "test", "--file", "-", stdin=content).code == 0
+    assert server.requests["AddRegions"][1].region_specs[0].replica_of == "eu"
+
+
 def test_expected_regions_of_a_file(cli: Cli, server: FakeServer) -> None:
     """Where the file lists the cluster's regions, the server learns of them."""
     cli("enable", "t", "--file", "-", stdin=json.dumps({"region_specs": SPECS, "regions": ["eu"]}))
@@ -115,6 +141,10 @@ def test_rotate_to_the_newest_version(cli: Cli, server: FakeServer) -> None:
         ),
         ('{"dedicated": {}}', "dedicated: has no cmek_region_specs"),
         ('[{"key_spec": {"options": {"a": 1}}}]', "[0].key_spec.options.a: wants text"),
+        (
+            '[{"policy": {"auto_rotate": "yes"}}]',
+            "policy.auto_rotate: wants true or false, not text",
+        ),
         ('[{"policy": {"cache_ttl": "1m"}}]', "[0].policy.cache_ttl: wants a duration in seconds"),
     ],
 )
@@ -140,6 +170,15 @@ def test_wrong_files(
         (["enable", "test", "--region", "=LOCAL"], "is not NAME"),
         (["enable", "test", "--region", "eu=LOCAL", "--cache-ttl", "soon"], "is not a duration"),
         (["status", "prod", "--timeout", "0"], "more than 0"),
+        (["status", "prod", "--watch", "--interval", "0"], "--interval must be more than 0"),
+        (["status", "prod", "--interval", "1s"], "--interval is for --watch"),
+        (["rotate", "prod", "--all-regions", "--region", "eu"], "not both"),
+        (["add-regions", "prod", "--region", "x=A,b", "--replica-of", "eu"], "key of its own"),
+        (["onboard", "t", "--region", "eu=LOCAL,x"], "there is nobody to ask"),
+        (["onboard", "t", "--region", "eu=LOCAL,x", "--wait", "--interval", "0"], "more than 0"),
+        (["onboard", "t", "--region", "eu", "--wait"], "region eu has no key"),
+        (["onboard", "t", "--region", "eu=A,b", "--type", "C", "--wait"], "key of its own"),
+        (["access-policy", "LOCAL", "a", "--cluster", "t", "--out", "/dev/null"], "cannot make"),
         (["status", "prod", "--target", "nonsense"], "is not host:port"),
         (["status", "prod", "--ca", "/nowhere"], "No such file"),
         (["status", "prod", "--cert", "/dev/null"], "together or not at all"),

@@ -10,13 +10,12 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
 import keyfold
+from fake_failures import KEY_DISABLED, UNAVAILABLE
 from fake_server import FakeServer
-from fake_service import KEY_DISABLED, UNAVAILABLE
 
 SPEC = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
 
@@ -63,82 +62,6 @@ def test_generate_data_key(client: keyfold.Client) -> None:
     stored = client.generate_data_key("prod", "eu", wrapped_only=True)
     assert stored.plaintext == b""
     assert len(client.unwrap("prod", stored.wrapped_key).plaintext) == 32
-
-
-def test_life_of_a_key(client: keyfold.Client, server: FakeServer) -> None:
-    """A cluster is enabled, extended, rotated, revoked and restored."""
-    policy = keyfold.RegionPolicy(timedelta(0), timedelta(hours=1))
-    spec = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:b", "me", {"a": "b"}), policy)
-    enabled = client.enable("test", [spec], organization="acme", regions=["eu"])
-    [region] = enabled.status.regions
-    assert (region.key_spec, region.policy) == (spec.key_spec, policy)
-    added = client.add_regions("test", [keyfold.RegionSpec("us", spec.key_spec)])
-    assert [one.region for one in added.status.regions] == ["eu", "us"]
-    rotated = client.rotate("test", [keyfold.RegionSpec("eu")], new_generation=True)
-    assert [one.generation for one in rotated.status.regions[0].generations] == [1, 2]
-    assert [one.stops_within for one in rotated.pending] == [timedelta(seconds=3)]
-    assert not server.requests["Rotate"][0].region_specs[0].HasField("key_spec")
-    assert not server.requests["Rotate"][0].region_specs[0].HasField("policy")
-    revoked = client.revoke("test", regions=["eu"], reason="asked")
-    assert revoked.status.regions[0].state is keyfold.State.REVOKED
-    assert revoked.status.regions[0].can_wrap is None
-    assert revoked.confirmed == ("host-1",)
-    with pytest.raises(keyfold.RevokedError):
-        client.wrap("test", "eu", bytes(32))
-    restored = client.restore("test", regions=["eu"])
-    assert (restored.restored, restored.not_restored) == (("eu",), ())
-    client.wrap("test", "eu", bytes(32))
-
-
-def test_region_that_stays_revoked(client: keyfold.Client) -> None:
-    """A region that cannot be restored is told with its error, not raised."""
-    disabled = keyfold.KeySpec("LOCAL", "local:disabled")
-    client.enable("test", [keyfold.RegionSpec("eu", disabled), keyfold.RegionSpec("us", disabled)])
-    client.revoke("test")
-    restored = client.restore("test")
-    assert [one.region for one in restored.not_restored] == ["eu", "us"]
-    assert isinstance(restored.not_restored[0].error, keyfold.KeyDisabledError)
-
-
-def test_status_in_words(client: keyfold.Client) -> None:
-    """The status is of Python's own types: enums, times in UTC, None for what is unset."""
-    status = client.get_status("prod")
-    region = status.regions[0]
-    assert (region.state, region.health) == ("ENABLED", "HEALTHY")
-    assert (region.can_wrap, region.can_unwrap, region.key_owner) == (True, True, "CLUSTER")
-    assert region.last_check_time == datetime.fromtimestamp(1_800_000_000, UTC)
-    assert region.last_error is None
-    assert status.update_time is None
-
-
-def test_key_test(client: keyfold.Client) -> None:
-    """A key that does not work is an answer, step by step."""
-    test = client.test_key(keyfold.KeySpec("LOCAL", "local:disabled"))
-    assert not test.accessible
-    assert [(step.step, step.outcome) for step in test.steps] == [
-        ("AUTHENTICATE", "PASSED"),
-        ("WRAP", "PASSED"),
-        ("UNWRAP", "FAILED"),
-    ]
-    assert test.steps[0].latency == timedelta(milliseconds=7)
-
-
-def test_list_clusters_goes_through_pages(client: keyfold.Client, server: FakeServer) -> None:
-    """All clusters come, page by page, and only as far as they are asked for."""
-    for name in ("a", "b", "c", "d"):
-        client.enable(name, [SPEC])
-    assert [one.cluster for one in client.list_clusters(page_size=2)] == [
-        "a",
-        "b",
-        "c",
-        "d",
-        "prod",
-    ]
-    assert len(server.requests["ListClusters"]) == 3
-    next(iter(client.list_clusters(page_size=2)))
-    assert len(server.requests["ListClusters"]) == 4
-    narrow = keyfold.ClusterFilter(organization="acme", state=keyfold.State.ENABLED)
-    assert [one.cluster for one in client.list_clusters(narrow)] == ["prod"]
 
 
 @pytest.mark.parametrize("wrong", ["a key", 32, None])

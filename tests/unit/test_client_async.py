@@ -9,10 +9,11 @@ import pytest
 import pytest_asyncio
 
 import keyfold
+from fake_failures import KEY_DISABLED, UNAVAILABLE
 from fake_server import FakeServer, numbered_keys
-from fake_service import KEY_DISABLED, UNAVAILABLE
 
-SPEC = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
+KEY = keyfold.KeySpec("LOCAL", "local:acme")
+SPEC = keyfold.RegionSpec("eu", KEY)
 
 
 @pytest_asyncio.fixture
@@ -40,10 +41,14 @@ async def test_every_method(client: keyfold.AsyncClient) -> None:
     assert (await client.enable("test", [SPEC])).status.cluster == "test"
     await client.add_regions("test", [keyfold.RegionSpec("us", SPEC.key_spec)])
     await client.rotate("test", [keyfold.RegionSpec("eu")])
+    await client.rotate("test", [keyfold.RegionSpec("eu")], new_generation=True)
+    retired = await client.retire_generation("test", "eu", 1)
+    assert retired.status.regions[0].generations[0].retire_time is not None
     await client.revoke("test")
     assert (await client.restore("test")).restored == ("eu", "us")
     assert (await client.test_key(keyfold.KeySpec("LOCAL", "local:acme"))).accessible
-    assert (await client.get_status("test")).regions[0].key_version == "2"
+    assert (await client.get_access_policy(KEY, cluster="test")).principal == "keyfold"
+    assert (await client.get_status("test")).regions[0].key_version == "3"
     assert [one.cluster async for one in client.list_clusters(page_size=1)] == ["prod", "test"]
 
 

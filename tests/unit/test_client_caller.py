@@ -14,8 +14,8 @@ import pytest
 
 import keyfold
 from certificates import self_signed
+from fake_failures import UNAVAILABLE, Failure
 from fake_server import FakeServer
-from fake_service import UNAVAILABLE, Failure
 from keyfold.caller import Caller
 from keyfold.channel import Tls, endpoint
 

@@ -13,8 +13,8 @@ from google.rpc.status_pb2 import Status
 
 import keyfold
 import keyfold_server.domain.errors as server_errors
+from fake_failures import KEY_DISABLED, Failure
 from fake_server import FakeServer
-from fake_service import KEY_DISABLED, Failure
 from keyfold.reasons import BY_REASON
 from keyfold.rpc_status import error_of
 

@@ -12,6 +12,10 @@ asyncio, and every failure is a `KeyfoldError` (see `keyfold.errors` for the tre
 What is named here is the client's interface; other modules may change.
 """
 
+from keyfold.access import (
+    AccessPolicy,
+    AccessStatement,
+)
 from keyfold.aio import (
     AsyncClient,
 )
@@ -19,19 +23,15 @@ from keyfold.answers import (
     Change,
     DataKey,
     Enabled,
-    KeyTest,
-    KeyTestStep,
     NotRestored,
     RegionsAdded,
     Restored,
+    Retired,
     Revoked,
     Rewrapped,
     Rotated,
     Unwrapped,
     Wrapped,
-)
-from keyfold.calls import (
-    ClusterFilter,
 )
 from keyfold.channel import (
     DEFAULT_TARGET,
@@ -60,6 +60,13 @@ from keyfold.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from keyfold.key_tests import (
+    KeyTest,
+    KeyTestStep,
+)
+from keyfold.pages import (
+    ClusterFilter,
+)
 from keyfold.plaintext import (
     Plaintext,
 )
@@ -76,6 +83,9 @@ from keyfold.reasons import (
     CredentialsFailedError,
     DuplicateRegionError,
     ExternalIdNotIssuedError,
+    GenerationInUseError,
+    GenerationNotFoundError,
+    GenerationRetiredError,
     InvalidBatchError,
     InvalidContextError,
     InvalidKeySpecError,
@@ -89,6 +99,7 @@ from keyfold.reasons import (
     IssuerUnreachableError,
     KekMismatchError,
     KeyDisabledError,
+    KeyElsewhereError,
     KeyInvalidError,
     KeyNotFoundError,
     KeyNotGrantedError,
@@ -143,6 +154,8 @@ from keyfold.status import (
 __all__ = [
     "DEFAULT_TARGET",
     "AccessDeniedError",
+    "AccessPolicy",
+    "AccessStatement",
     "AlreadyExistsError",
     "AsyncClient",
     "BusyError",
@@ -170,6 +183,9 @@ __all__ = [
     "FieldViolation",
     "ForbiddenError",
     "Generation",
+    "GenerationInUseError",
+    "GenerationNotFoundError",
+    "GenerationRetiredError",
     "GenerationWrap",
     "Health",
     "InternalError",
@@ -187,6 +203,7 @@ __all__ = [
     "IssuerUnreachableError",
     "KekMismatchError",
     "KeyDisabledError",
+    "KeyElsewhereError",
     "KeyInvalidError",
     "KeyNotFoundError",
     "KeyNotGrantedError",
@@ -221,6 +238,7 @@ __all__ = [
     "RequestIdReusedError",
     "RequestInProgressError",
     "Restored",
+    "Retired",
     "Revoked",
     "RevokedError",
     "RewrapItem",

@@ -7,12 +7,11 @@ no plaintext is in anything that prints itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 from keyfold.errors import KeyfoldError
 from keyfold.plaintext import Plaintext
 from keyfold.rpc_status import error_of
-from keyfold.status import ClusterStatus, PendingReplica, enum_name
+from keyfold.status import ClusterStatus, PendingReplica
 from keyfold.v1 import key_management_service_pb2 as api
 
 
@@ -177,6 +176,30 @@ class Revoked(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class Retired(Change):
+    """Answer of `retire_generation`.
+
+    Attributes:
+        confirmed: Replicas that have applied it.
+        pending: Replicas that have not said so yet, and when each will have stopped by itself.
+    """
+
+    confirmed: tuple[str, ...]
+    pending: tuple[PendingReplica, ...]
+
+    @classmethod
+    def from_message(cls, message: api.RetireGenerationResponse) -> Retired:
+        """Reads the contract's form."""
+        return cls(
+            ClusterStatus.from_message(message.status),
+            message.replayed,
+            message.superseded,
+            tuple(message.confirmed),
+            tuple(map(PendingReplica.from_message, message.pending)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class NotRestored:
     """A region that stays revoked, since its key could not be proven.
 
@@ -211,60 +234,3 @@ class Restored(Change):
             tuple(message.restored),
             tuple(NotRestored(one.region, error_of(one.error)) for one in message.not_restored),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class KeyTestStep:
-    """One step of `test_key`.
-
-    Attributes:
-        step: `AUTHENTICATE`, `DESCRIBE`, `WRAP` or `UNWRAP`.
-        outcome: `PASSED`, `FAILED` or `SKIPPED`.
-        reason: A stable word, empty where the step passed.
-        message: One line for people.
-        missing_permission: The permission that is missing, where the provider names it.
-        latency: How long it took.
-        request_id: The provider's own id of the call, where it gave one.
-    """
-
-    step: str
-    outcome: str
-    reason: str
-    message: str
-    missing_permission: str
-    latency: timedelta
-    request_id: str
-
-    @classmethod
-    def from_message(cls, message: api.TestKeyStep) -> KeyTestStep:
-        """Reads the contract's form; what is newer than this client shows as its number."""
-        return cls(
-            enum_name(api.TestStep.DESCRIPTOR, message.step, "TEST_STEP_"),
-            enum_name(api.TestOutcome.DESCRIPTOR, message.outcome, "TEST_OUTCOME_"),
-            message.reason,
-            message.message,
-            message.missing_permission,
-            message.latency.ToTimedelta(),
-            message.request_id,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class KeyTest:
-    """Answer of `test_key`.
-
-    Attributes:
-        accessible: The key can be used: it wraps and unwraps.
-        steps: All steps, in their order.
-        key_version: The version that wrapped, as the provider writes it.
-    """
-
-    accessible: bool
-    steps: tuple[KeyTestStep, ...]
-    key_version: str
-
-    @classmethod
-    def from_message(cls, message: api.TestKeyResponse) -> KeyTest:
-        """Reads the contract's form."""
-        steps = tuple(map(KeyTestStep.from_message, message.steps))
-        return cls(message.accessible, steps, message.key_version)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Final, Generic, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from keyfold import answers
-from keyfold.reasons import RowNotAuthenticError
+from keyfold import access, answers, key_tests
 from keyfold.specs import (
     Buffer,
     Context,
@@ -23,7 +22,7 @@ from keyfold.specs import (
     as_bytes,
     region_specs,
 )
-from keyfold.status import ClusterStatus, Health, State
+from keyfold.status import ClusterStatus
 from keyfold.timeouts import Plane
 from keyfold.v1 import key_management_service_pb2 as api
 
@@ -202,14 +201,46 @@ def restore(
     return Call("Restore", request, read, Plane.CONTROL, request.request_id)
 
 
+def retire_generation(
+    cluster: str,
+    region: str,
+    generation: int,
+    *,
+    bring_back: bool,
+    reason: str,
+    request_id: str | None,
+) -> Call[api.RetireGenerationResponse, answers.Retired]:
+    """Prepares RetireGeneration."""
+    request = api.RetireGenerationRequest(
+        cluster=cluster,
+        region=region,
+        generation=generation,
+        bring_back=bring_back,
+        reason=reason,
+        request_id=_request_id(request_id),
+    )
+    read = answers.Retired.from_message
+    return Call("RetireGeneration", request, read, Plane.CONTROL, request.request_id)
+
+
 def test_key(
     key_spec: KeySpec, cluster: str, region: str, organization: str
-) -> Call[api.TestKeyResponse, answers.KeyTest]:
+) -> Call[api.TestKeyResponse, key_tests.KeyTest]:
     """Prepares TestKey."""
     request = api.TestKeyRequest(
         key_spec=key_spec.to_message(), cluster=cluster, region=region, organization=organization
     )
-    return Call("TestKey", request, answers.KeyTest.from_message, Plane.CONTROL)
+    return Call("TestKey", request, key_tests.KeyTest.from_message, Plane.CONTROL)
+
+
+def get_access_policy(
+    key_spec: KeySpec, cluster: str, region: str, organization: str
+) -> Call[api.GetAccessPolicyResponse, access.AccessPolicy]:
+    """Prepares GetAccessPolicy."""
+    request = api.GetAccessPolicyRequest(
+        key_spec=key_spec.to_message(), cluster=cluster, region=region, organization=organization
+    )
+    return Call("GetAccessPolicy", request, access.AccessPolicy.from_message, Plane.CONTROL)
 
 
 def get_status(cluster: str) -> Call[api.GetStatusResponse, ClusterStatus]:
@@ -218,73 +249,8 @@ def get_status(cluster: str) -> Call[api.GetStatusResponse, ClusterStatus]:
     return Call("GetStatus", request, _status, Plane.CONTROL)
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterFilter:
-    """What `list_clusters` narrows by; each field that is set must hold.
-
-    Attributes:
-        organization: Only clusters of this organization.
-        state: Only clusters with a region in this state.
-        health: Only clusters with a region of this health, as last recorded.
-        key_uri: Only clusters with a region whose root key has this uri.
-    """
-
-    organization: str = ""
-    state: State = State.UNSPECIFIED
-    health: Health = Health.UNSPECIFIED
-    key_uri: str = ""
-
-
-EVERYTHING: Final = ClusterFilter()
-"""Narrows nothing."""
-
-Page: TypeAlias = Call[api.ListClustersResponse, tuple[ClusterStatus, ...]]
-"""One page of ListClusters."""
-
-
-def list_clusters(narrow: ClusterFilter, page_size: int) -> Page:
-    """Prepares ListClusters for the first page."""
-    request = api.ListClustersRequest(
-        organization=narrow.organization,
-        state=narrow.state.to_message(),
-        health=narrow.health.to_message(),
-        key_uri=narrow.key_uri,
-        page_size=page_size,
-    )
-    return Call("ListClusters", request, clusters_of, Plane.CONTROL)
-
-
-def next_page(page: Page, response: api.ListClustersResponse) -> Page | None:
-    """Prepares the page after one that was answered, or None after the last."""
-    if not response.next_page_token:
-        return None
-    request = api.ListClustersRequest.FromString(page.request.SerializeToString())
-    request.page_token = response.next_page_token
-    return replace(page, request=request)
-
-
-def check_authentic(names: Iterable[str]) -> None:
-    """Refuses where a list named clusters whose stored rows somebody else wrote.
-
-    Raises:
-        RowNotAuthenticError: There is such a cluster.
-    """
-    spoilt = ", ".join(names)
-    if spoilt:
-        raise RowNotAuthenticError(
-            f"the stored rows of {spoilt} do not carry the service key's seal; restore them from "
-            "a backup, and find out who writes to the store",
-            metadata={"source": "keyfold"},
-        )
-
-
 def _status(response: api.GetStatusResponse) -> ClusterStatus:
     return ClusterStatus.from_message(response.status)
-
-
-def clusters_of(response: api.ListClustersResponse) -> tuple[ClusterStatus, ...]:
-    """Reads the clusters of a page, or of several put together."""
-    return tuple(map(ClusterStatus.from_message, response.clusters))
 
 
 def _names(names: Iterable[str]) -> list[str]:

@@ -211,6 +211,12 @@ class RegionNotFoundError(NotFoundError):
     reason = "REGION_NOT_FOUND"
 
 
+class GenerationNotFoundError(NotFoundError):
+    """The region has no such generation."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
 class ClusterExistsError(AlreadyExistsError):
     """Enable of a cluster that is enabled with other region specs."""
 
@@ -229,10 +235,28 @@ class RevokedError(StateError):
     reason = "REVOKED"
 
 
+class GenerationRetiredError(StateError):
+    """The wrapped key is under a generation that was taken out of use."""
+
+    reason = "GENERATION_RETIRED"
+
+
+class GenerationInUseError(StateError):
+    """The newest generation, which wraps, was to be retired."""
+
+    reason = "GENERATION_IN_USE"
+
+
 class ExternalIdNotIssuedError(StateError):
     """An AWS role for which the server has issued no external id."""
 
     reason = "EXTERNAL_ID_NOT_ISSUED"
+
+
+class KeyElsewhereError(StateError):
+    """The root key is in another region than the cluster's, and the server demands residency."""
+
+    reason = "KEY_ELSEWHERE"
 
 
 class KeyVersionPinnedError(StateError):

@@ -59,21 +59,24 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class RegionPolicy:
-    """How long a region's keys may be used without asking the customer's KMS.
+    """How long a region's keys may be used without asking the KMS, and how they rotate.
 
     Attributes:
         cache_ttl: How long one successful unwrap lasts, 0 to 15 minutes; None takes the
             server's. At 0 every call reaches the KMS, and its audit log shows each one.
         outage_grace: How much longer keys serve while the KMS cannot be asked, 0 to 24 hours;
             None takes the server's.
+        auto_rotate: Re-wraps the region's keys when the provider reports a newer version of the
+            root key, within ten minutes or so.
     """
 
     cache_ttl: timedelta | None = None
     outage_grace: timedelta | None = None
+    auto_rotate: bool = False
 
     def to_message(self) -> resources.RegionPolicy:
         """Returns the contract's form."""
-        message = resources.RegionPolicy()
+        message = resources.RegionPolicy(auto_rotate=self.auto_rotate)
         if self.cache_ttl is not None:
             message.cache_ttl.FromTimedelta(self.cache_ttl)
         if self.outage_grace is not None:
@@ -86,6 +89,7 @@ class RegionPolicy:
         return cls(
             message.cache_ttl.ToTimedelta() if message.HasField("cache_ttl") else None,
             message.outage_grace.ToTimedelta() if message.HasField("outage_grace") else None,
+            message.auto_rotate,
         )
 
 
@@ -98,11 +102,14 @@ class RegionSpec:
         key_spec: The root key; None in `rotate` means the key that the region has, under its
             newest version.
         policy: In `rotate`, a policy replaces the region's; None leaves it.
+        replica_of: In place of a key spec, in `enable` and `add_regions`: the region whose
+            multi-Region key has a replica here, which is then the root key.
     """
 
     region: str
     key_spec: KeySpec | None = None
     policy: RegionPolicy | None = None
+    replica_of: str = ""
 
     def to_message(self) -> resources.RegionSpec:
         """Returns the contract's form."""
@@ -110,6 +117,7 @@ class RegionSpec:
             region=self.region,
             key_spec=None if self.key_spec is None else self.key_spec.to_message(),
             policy=None if self.policy is None else self.policy.to_message(),
+            replica_of=self.replica_of,
         )
 
     @classmethod
@@ -119,6 +127,7 @@ class RegionSpec:
             message.region,
             KeySpec.from_message(message.key_spec) if message.HasField("key_spec") else None,
             RegionPolicy.from_message(message.policy) if message.HasField("policy") else None,
+            message.replica_of,
         )
 
 

@@ -93,19 +93,25 @@ class GenerationWrap:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One key encryption key of a cluster's region; the newest wraps, all unwrap.
+    """One key encryption key of a cluster's region.
+
+    The newest wraps, all but retired ones unwrap.
 
     Attributes:
         generation: 1, 2, 3 … within the region.
         kek_id: The 16 bytes that name it inside every wrapped key.
         create_time: When it was made.
         wraps: Every wrapping there ever was, oldest first; the last is the current one.
+        retire_time: Since when it opens nothing any more; None for one that is in use.
+        last_use_time: When it last wrapped or unwrapped, to about a minute; None: never.
     """
 
     generation: int
     kek_id: bytes
     create_time: datetime | None
     wraps: tuple[GenerationWrap, ...]
+    retire_time: datetime | None
+    last_use_time: datetime | None
 
     @classmethod
     def from_message(cls, message: resources.Generation) -> Generation:
@@ -120,7 +126,14 @@ class Generation:
             )
             for wrap in message.wraps
         )
-        return cls(message.generation, message.kek_id, _time(message.create_time), tuple(wraps))
+        return cls(
+            message.generation,
+            message.kek_id,
+            _time(message.create_time),
+            tuple(wraps),
+            _time(message.retire_time),
+            _time(message.last_use_time),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +144,18 @@ class KmsFailure:
         reason: A stable word, such as `KEY_DISABLED`.
         message: One line for people.
         request_id: The provider's own id of the failed call, where it gave one.
+        missing_permission: The permission that is missing, where the provider names it.
     """
 
     reason: str
     message: str
     request_id: str
+    missing_permission: str
+
+    @classmethod
+    def from_message(cls, message: resources.KmsError) -> KmsFailure:
+        """Reads the contract's form."""
+        return cls(message.reason, message.message, message.request_id, message.missing_permission)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +178,9 @@ class RegionStatus:
         last_success_time: When it last unwrapped.
         last_error: The last failure; None while all is well.
         key_owner: Whose key it is: `CLUSTER`, or `PLATFORM` for the vendor's own.
+        key_region: The provider's own name of the region in which the root key is, where its
+            uri tells; empty otherwise.
+        notices: What an operator should know and no error says, one line each.
     """
 
     region: str
@@ -175,11 +198,12 @@ class RegionStatus:
     last_success_time: datetime | None
     last_error: KmsFailure | None
     key_owner: str
+    key_region: str
+    notices: tuple[str, ...]
 
     @classmethod
     def from_message(cls, message: resources.RegionStatus) -> RegionStatus:
         """Reads the contract's form."""
-        error = message.last_error
         return cls(
             region=message.region,
             key_spec=KeySpec.from_message(message.key_spec),
@@ -194,10 +218,12 @@ class RegionStatus:
             can_unwrap=message.can_unwrap if message.HasField("can_unwrap") else None,
             last_check_time=_time(message.last_check_time),
             last_success_time=_time(message.last_success_time),
-            last_error=KmsFailure(error.reason, error.message, error.request_id)
+            last_error=KmsFailure.from_message(message.last_error)
             if message.HasField("last_error")
             else None,
             key_owner=enum_name(resources.KeyOwner.DESCRIPTOR, message.key_owner, "KEY_OWNER_"),
+            key_region=message.key_region,
+            notices=tuple(message.notices),
         )
 
 

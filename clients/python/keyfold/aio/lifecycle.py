@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 
-from keyfold import calls
+from keyfold import calls, pages
+from keyfold.access import AccessPolicy
 from keyfold.aio.connection import Connection
-from keyfold.answers import Enabled, KeyTest, RegionsAdded, Restored, Revoked, Rotated
-from keyfold.calls import EVERYTHING, ClusterFilter, Page
+from keyfold.answers import Enabled, RegionsAdded, Restored, Retired, Revoked, Rotated
+from keyfold.key_tests import KeyTest
+from keyfold.pages import EVERYTHING, ClusterFilter, Page
 from keyfold.specs import KeySpec, RegionSpec
 from keyfold.status import ClusterStatus
 
@@ -111,6 +113,28 @@ class Lifecycle(Connection):
         """As `Client.restore`."""
         return await self._ask(calls.restore(cluster, regions, reason, request_id), timeout)
 
+    async def retire_generation(
+        self,
+        cluster: str,
+        region: str,
+        generation: int,
+        *,
+        bring_back: bool = False,
+        reason: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Retired:
+        """As `Client.retire_generation`."""
+        call = calls.retire_generation(
+            cluster,
+            region,
+            generation,
+            bring_back=bring_back,
+            reason=reason,
+            request_id=request_id,
+        )
+        return await self._ask(call, timeout)
+
     async def test_key(
         self,
         key_spec: KeySpec,
@@ -122,6 +146,19 @@ class Lifecycle(Connection):
     ) -> KeyTest:
         """As `Client.test_key`."""
         return await self._ask(calls.test_key(key_spec, cluster, region, organization), timeout)
+
+    async def get_access_policy(
+        self,
+        key_spec: KeySpec,
+        *,
+        cluster: str = "",
+        region: str = "",
+        organization: str = "",
+        timeout: float | None = None,
+    ) -> AccessPolicy:
+        """As `Client.get_access_policy`."""
+        call = calls.get_access_policy(key_spec, cluster, region, organization)
+        return await self._ask(call, timeout)
 
     async def get_status(self, cluster: str, *, timeout: float | None = None) -> ClusterStatus:
         """As `Client.get_status`."""
@@ -135,12 +172,12 @@ class Lifecycle(Connection):
         timeout: float | None = None,
     ) -> AsyncIterator[ClusterStatus]:
         """As `Client.list_clusters`."""
-        page: Page | None = calls.list_clusters(narrow, page_size)
+        page: Page | None = pages.first_page(narrow, page_size)
         spoilt: list[str] = []
         while page is not None:
             response = await self.send(page, timeout=timeout)
             for cluster in page.read(response):
                 yield cluster
             spoilt += response.not_authentic
-            page = calls.next_page(page, response)
-        calls.check_authentic(spoilt)
+            page = pages.next_page(page, response)
+        pages.check_authentic(spoilt)

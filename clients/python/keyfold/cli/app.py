@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from keyfold.cli import data_plane, inspection, lifecycle
+from keyfold.cli import access, data_plane, inspection, lifecycle, onboarding, rotation
 from keyfold.cli.failures import EXIT_CODES
 from keyfold.cli.session import with_session
 
@@ -27,10 +27,13 @@ app = typer.Typer(
 for _name, _function in (
     ("enable", lifecycle.enable),
     ("add-regions", lifecycle.add_regions),
-    ("rotate", lifecycle.rotate),
+    ("rotate", rotation.rotate),
+    ("retire-generation", rotation.retire_generation),
     ("revoke", lifecycle.revoke),
     ("restore", lifecycle.restore),
     ("test-key", inspection.key_test),
+    ("access-policy", access.access_policy),
+    ("onboard", onboarding.onboard),
     ("status", inspection.status),
     ("clusters", inspection.clusters),
     ("wrap", data_plane.wrap),

@@ -70,6 +70,15 @@ _OUTCOME_UNKNOWN: Final = (
 )
 
 
+NOT_NOW: Final = (
+    errors.CancelledError,
+    errors.DeadlineError,
+    errors.LimitError,
+    errors.UnavailableError,
+)
+"""After these a command that polls asks again."""
+
+
 class InputError(Exception):
     """What the command was given cannot be used; no server was asked."""
 

@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
-from keyfold import calls
-from keyfold.calls import ClusterFilter
-from keyfold.cli.failures import exit_code
+from keyfold import calls, pages
+from keyfold.cli.failures import InputError, exit_code
+from keyfold.cli.options import Cluster, KeyOption, KeyType, KeyUri, Principal
 from keyfold.cli.session import Session, json_of
 from keyfold.cli.tables import show_clusters, show_key_test, show_status
-from keyfold.cli.values import choice, names, pairs
+from keyfold.cli.values import choice, names, pairs, seconds
+from keyfold.cli.watch import INTERVAL, watch_status
 from keyfold.errors import KeyfoldError
+from keyfold.key_tests import KeyTest
+from keyfold.pages import ClusterFilter
 from keyfold.reasons import BY_REASON
 from keyfold.specs import KeySpec
 from keyfold.status import Health, State
@@ -21,16 +24,36 @@ from keyfold.v1 import key_management_service_pb2 as api
 
 def status(
     session: Session,
-    cluster: Annotated[
-        str, typer.Argument(metavar="CLUSTER", help="The cluster's name.", show_default=False)
-    ],
+    cluster: Cluster,
+    *,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also show generations and policies.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on showing it until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        str | None, typer.Option(help=f"How often --watch asks [default: {INTERVAL:g}s].")
+    ] = None,
 ) -> None:
-    """Show what is known of a cluster's keys."""
+    """Show what is known of a cluster's keys.
+
+    On a terminal --watch redraws it. Elsewhere it prints a new table, or with --json a line, on
+    each change; a check or a use alone is none. A server that goes away is asked again.
+    """
+    if interval is not None and not watch:
+        raise InputError("--interval is for --watch")
+    every = INTERVAL if interval is None else seconds(interval, "--interval")
+    if every <= 0:
+        raise InputError("--interval must be more than 0")
+    if watch:
+        watch_status(session, cluster, every, verbose=verbose)
+        return
     answer, message = session.ask(calls.get_status(cluster))
     if session.json:
         typer.echo(json_of(message))
     else:
-        show_status(answer)
+        show_status(answer, verbose=verbose)
 
 
 def clusters(
@@ -64,36 +87,26 @@ def clusters(
         organization, choice(State, state, "--state"), choice(Health, health, "--health"), key_uri
     )
     whole = api.ListClustersResponse()
-    page: calls.Page | None = calls.list_clusters(narrow, page_size=0)
+    page: pages.Page | None = pages.first_page(narrow, page_size=0)
     while page is not None:
         response = session.client.send(page)
         whole.clusters.extend(response.clusters)
         whole.not_authentic.extend(response.not_authentic)
-        page = calls.next_page(page, response)
+        page = pages.next_page(page, response)
     if session.json:
         typer.echo(json_of(whole))
     else:
-        show_clusters(calls.clusters_of(whole))
-    calls.check_authentic(whole.not_authentic)
+        show_clusters(pages.clusters_of(whole))
+    pages.check_authentic(whole.not_authentic)
 
 
 def key_test(
     session: Session,
     *,
-    provider: Annotated[
-        str, typer.Argument(metavar="TYPE", help="Such as AWS_KMS or LOCAL.", show_default=False)
-    ],
-    uri: Annotated[
-        str,
-        typer.Argument(metavar="URI", help="What the provider calls the key.", show_default=False),
-    ] = "",
-    principal: Annotated[
-        str, typer.Option(help="As whom Keyfold calls the provider.", show_default=False)
-    ] = "",
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A provider's option; may be repeated."),
-    ] = None,
+    provider: KeyType,
+    uri: KeyUri = "",
+    principal: Principal = "",
+    option: KeyOption = None,
     cluster: Annotated[str, typer.Option(help="Bind the trial to it.", show_default=False)] = "",
     region: Annotated[str, typer.Option(help="Needed for PLATFORM.", show_default=False)] = "",
     organization: Annotated[
@@ -111,5 +124,10 @@ def key_test(
     else:
         show_key_test(answer)
     if not answer.accessible:
-        failed = next((one.reason for one in answer.steps if one.outcome == "FAILED"), "")
-        raise typer.Exit(exit_code(BY_REASON.get(failed, KeyfoldError)))
+        raise typer.Exit(code_of(answer))
+
+
+def code_of(test: KeyTest) -> int:
+    """Returns the exit code of a key that is not accessible: that of what failed first."""
+    failed = next((one.reason for one in test.steps if one.outcome == "FAILED"), "")
+    return exit_code(BY_REASON.get(failed, KeyfoldError))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -41,16 +41,63 @@ class Regions:
     expected: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """What options say of a policy; None leaves what a file says, or the server's default.
+
+    Attributes:
+        cache_ttl: How long one use of the root key lasts.
+        outage_grace: How much longer while the KMS is away.
+        auto_rotate: Whether keys are re-wrapped when the root key has a newer version.
+    """
+
+    cache_ttl: timedelta | None = None
+    outage_grace: timedelta | None = None
+    auto_rotate: bool | None = None
+
+    def over(self, spec: RegionSpec) -> RegionSpec:
+        """Returns a region spec with this said of its policy."""
+        if self == NO_CHANGE:
+            # No policy at all is kept as none: in Rotate it leaves the region's own.
+            return spec
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(spec, policy=replace(spec.policy or RegionPolicy(), **said))
+
+
+NO_CHANGE: Final = PolicyChange()
+"""No option says anything of a policy."""
+
+
+def policy_of(
+    cache_ttl: str | None, outage_grace: str | None, *, auto_rotate: bool | None
+) -> PolicyChange:
+    """Reads the options of a policy.
+
+    Raises:
+        InputError: One is not a duration.
+    """
+    return PolicyChange(
+        None if cache_ttl is None else timedelta(seconds=seconds(cache_ttl, "--cache-ttl")),
+        None
+        if outage_grace is None
+        else timedelta(seconds=seconds(outage_grace, "--outage-grace")),
+        auto_rotate,
+    )
+
+
 def read(
-    file: str | None, arguments: Sequence[str], cache_ttl: str | None, outage_grace: str | None
+    file: str | None,
+    arguments: Sequence[str],
+    policy: PolicyChange = NO_CHANGE,
+    replica_of: str | None = None,
 ) -> Regions:
     """Reads the regions that a command is about.
 
     Args:
         file: A JSON file, or `-` for stdin.
         arguments: `NAME`, or `NAME=TYPE[,URI[,PRINCIPAL]]`.
-        cache_ttl: A policy for all of these regions, over what the file says.
-        outage_grace: The same.
+        policy: A policy for all of these regions, over what the file says.
+        replica_of: The region whose key has replicas in those that are named without a key.
 
     Raises:
         InputError: No region is named, or something cannot be read.
@@ -59,19 +106,19 @@ def read(
     specs = regions.specs + [_from_argument(one) for one in arguments]
     if not specs:
         raise InputError("name the regions: --file cmek_config.json or --region NAME=TYPE,URI")
-    ttl = None if cache_ttl is None else seconds(cache_ttl, "--cache-ttl")
-    grace = None if outage_grace is None else seconds(outage_grace, "--outage-grace")
-    return Regions([_with_policy(one, ttl, grace) for one in specs], regions.expected)
+    if replica_of is not None:
+        specs = _replicas(specs, replica_of)
+    return Regions([policy.over(one) for one in specs], regions.expected)
 
 
-def _with_policy(spec: RegionSpec, ttl: float | None, grace: float | None) -> RegionSpec:
-    policy = spec.policy or RegionPolicy()
-    if ttl is not None:
-        policy = replace(policy, cache_ttl=timedelta(seconds=ttl))
-    if grace is not None:
-        policy = replace(policy, outage_grace=timedelta(seconds=grace))
-    # No policy at all is kept as none: in Rotate it leaves the region's own.
-    return spec if policy == RegionPolicy() else replace(spec, policy=policy)
+def _replicas(specs: Sequence[RegionSpec], origin: str) -> list[RegionSpec]:
+    if not any(one.key_spec is None and not one.replica_of for one in specs):
+        raise InputError(
+            "--replica-of: every region has a key of its own; name the other by --region NAME"
+        )
+    return [
+        one if one.key_spec or one.replica_of else replace(one, replica_of=origin) for one in specs
+    ]
 
 
 def _from_argument(text: str) -> RegionSpec:
@@ -159,8 +206,9 @@ def _problems(content: Any, kind: Descriptor, path: str) -> Iterator[tuple[str, 
 def _field_problems(value: Any, field: FieldDescriptor, place: str) -> Iterator[tuple[str, str]]:
     nested = field.message_type
     if nested is None:
-        if not isinstance(value, str):
-            yield place, f"wants text, not {_kind(value)}"
+        wanted, name = (bool, "true or false") if field.type == field.TYPE_BOOL else (str, "text")
+        if not isinstance(value, wanted):
+            yield place, f"wants {name}, not {_kind(value)}"
     elif nested.full_name == "google.protobuf.Duration":
         yield from _duration_problems(value, place)
     elif not nested.GetOptions().map_entry:

@@ -71,21 +71,29 @@ class Session:
     Attributes:
         client: The client.
         json: Print the contract's JSON rather than something for people.
+        timeout: Seconds that --timeout allows; None where it says nothing.
     """
 
     client: Client
     json: bool
+    timeout: float | None = None
 
-    def ask(self, call: Call[Response, Answer]) -> tuple[Answer, Response]:
+    def ask(
+        self, call: Call[Response, Answer], *, timeout: float | None = None
+    ) -> tuple[Answer, Response]:
         """Sends a call; returns its answer, and the message it was read from."""
-        response = self.client.send(call)
+        response = self.client.send(call, timeout=timeout)
         return call.read(response), response
 
 
-def json_of(message: Message) -> str:
-    """Returns a message as JSON: the contract's own field names, unset ones included."""
+def json_of(message: Message, *, indent: int | None = 2) -> str:
+    """Returns a message as JSON: the contract's own field names, unset ones included.
+
+    Without `indent` it is one line.
+    """
     return MessageToJson(
         message,
+        indent=indent,
         preserving_proto_field_name=True,
         always_print_fields_with_no_presence=True,
         ensure_ascii=False,
@@ -148,4 +156,4 @@ def _open(  # noqa: PLR0913, PLR0917  options, one argument each
         )
     except (ValueError, OSError) as problem:
         raise InputError(str(problem)) from problem
-    return Session(client, json)
+    return Session(client, json, limit)

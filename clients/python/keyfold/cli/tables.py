@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Container, Iterable, Iterator
+from datetime import datetime, timedelta
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from keyfold.answers import KeyTest
 from keyfold.cli.failures import one_line
+from keyfold.key_tests import KeyTest
 from keyfold.specs import KeySpec
-from keyfold.status import ClusterStatus, Health, RegionStatus, State
+from keyfold.status import ClusterStatus, Generation, Health, RegionStatus, State
 
 _WIDTH_ELSEWHERE: Final = 250
 """Characters of a line in a file or pipe, where nothing must be folded to a screen's width."""
+
+_NARROW: Final = 110
+"""Characters of a screen on which a table has no room for keys' uris beside all else."""
 
 _COLOURS: Final = {
     "ENABLED": "green",
@@ -36,6 +39,10 @@ _COLOURS: Final = {
 """Of words with a meaning; any other such word is red: refused, failed, no."""
 
 
+_WHOLE: Final = frozenset({"STATE", "HEALTH", "OUTCOME"})
+"""Columns of words that a narrow terminal must not break."""
+
+
 def console() -> Console:
     """Returns the console on stdout. It knows NO_COLOR by itself."""
     terminal = sys.stdout.isatty()
@@ -49,15 +56,27 @@ def console() -> Console:
     )
 
 
-def show_status(status: ClusterStatus) -> None:
-    """Prints all that is known of a cluster's regions."""
+def show_status(status: ClusterStatus, *, verbose: bool = False) -> None:
+    """Prints what is known of a cluster's regions; `verbose` adds generations and policies."""
     out = console()
+    for part in status_parts(status, out.width, verbose=verbose):
+        out.print(part)
+
+
+def status_parts(
+    status: ClusterStatus, width: int, *, verbose: bool = False
+) -> Iterator[RenderableType]:
+    """Yields what is known of a cluster, to be printed one below the other.
+
+    On a screen of little width the root keys stand below the table.
+    """
     title = one_line(status.cluster)
     if status.organization:
         title += f" of {one_line(status.organization)}"
-    out.print(Text(title, "bold"), Text(f"updated {_time(status.update_time)}", "dim"))
-    heads = ("REGION", "STATE", "HEALTH", "WRAP", "UNWRAP", "GENERATIONS", "VERSION", "KEY")
-    table = _table(*heads, "LAST CHECK")
+    yield Text.assemble((title, "bold"), " ", (f"updated {_time(status.update_time)}", "dim"))
+    heads = ("REGION", "STATE", "HEALTH", "WRAP", "UNWRAP", "GENERATIONS", "VERSION")
+    narrow = width < _NARROW
+    table = _table(*heads, *(() if narrow else ("KEY",)), "LAST CHECK")
     for region in status.regions:
         table.add_row(
             one_line(region.region),
@@ -67,14 +86,78 @@ def show_status(status: ClusterStatus) -> None:
             _word(_yes(can=region.can_unwrap)),
             _generations(region),
             one_line(region.key_version) or "-",
-            _key(region.key_spec),
+            *(() if narrow else (key_text(region.key_spec),)),
             _time(region.last_check_time),
         )
-    out.print(table)
+    yield table
+    if narrow:
+        for region in status.regions:
+            yield Text(f"{one_line(region.region)}: {key_text(region.key_spec)}", overflow="fold")
+    if verbose:
+        yield _policies(status.regions)
+        yield _every_generation(status.regions)
     for region in status.regions:
         if error := region.last_error:
             line = f"{region.region}: {error.message} ({error.reason})"
-            out.print(Text(one_line(line), "red"))
+            if error.missing_permission:
+                line += f"; missing permission: {error.missing_permission}"
+            yield Text(one_line(line), "red")
+        for notice in region.notices:
+            yield Text(one_line(f"{region.region}: {notice}"), "yellow")
+
+
+def _policies(regions: Iterable[RegionStatus]) -> Table:
+    heads = ("REGION", "STATE SINCE", "HEALTH SINCE", "LAST SUCCESS", "KEY REGION")
+    table = _table(*heads, "CACHE TTL", "OUTAGE GRACE", "AUTO-ROTATE")
+    for region in regions:
+        policy = region.policy
+        table.add_row(
+            one_line(region.region),
+            _time(region.state_time),
+            _time(region.health_time),
+            _time(region.last_success_time),
+            one_line(region.key_region) or "-",
+            _span(policy.cache_ttl),
+            _span(policy.outage_grace),
+            "yes" if policy.auto_rotate else "no",
+        )
+    return table
+
+
+def _every_generation(regions: Iterable[RegionStatus]) -> Table:
+    table = _table("REGION", "GENERATION", "MADE", "LAST USE", "RETIRED", "WRAPPED BY")
+    for region in regions:
+        for one in region.generations:
+            by = one.wraps[-1] if one.wraps else None
+            table.add_row(
+                one_line(region.region),
+                str(one.generation),
+                _time(one.create_time),
+                last_use(one),
+                Text(_time(one.retire_time), "yellow" if one.retire_time else "dim"),
+                one_line(f"{by.type} {by.uri} version {by.key_version}") if by else "-",
+            )
+    return table
+
+
+def show_plan(before: ClusterStatus, after: ClusterStatus, regions: Container[str]) -> None:
+    """Prints from which key and version to which a rotation would move each of some regions."""
+    then = {one.region: one for one in after.regions}
+    table = _table("REGION", "FROM", "TO", "NEW GENERATION")
+    for region in before.regions:
+        if region.region not in regions or region.region not in then:
+            continue
+        now, new = _key_and_version(region), then[region.region]
+        newest = max((one.generation for one in new.generations), default=0)
+        known = {one.generation for one in region.generations}
+        to = _key_and_version(new)
+        table.add_row(
+            one_line(region.region),
+            now,
+            Text("the same", "dim") if to == now else to,
+            str(newest) if newest and newest not in known else "-",
+        )
+    console().print(table)
 
 
 def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
@@ -88,7 +171,7 @@ def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
                 one_line(region.region),
                 _word(_name(region.state)),
                 _word(_name(region.health)),
-                _key(region.key_spec),
+                key_text(region.key_spec),
             )
     if table.row_count:
         console().print(table)
@@ -97,33 +180,37 @@ def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
 
 
 def show_key_test(test: KeyTest) -> None:
-    """Prints the steps of a key's trial and what they come to."""
+    """Prints the steps of a key's trial, and what they come to in one sentence."""
     out = console()
-    table = _table("STEP", "OUTCOME", "TIME", "REASON", "MESSAGE")
+    table = _table("STEP", "OUTCOME", "LATENCY", "MESSAGE", "MISSING PERMISSION")
     for step in test.steps:
-        message = step.message
-        if step.missing_permission:
-            message += f" (missing: {step.missing_permission})"
+        message = f"{step.message} ({step.reason})" if step.reason else step.message
         table.add_row(
             step.step.lower(),
             _word(step.outcome),
             f"{step.latency.total_seconds() * 1000:.0f} ms",
-            step.reason or "-",
             one_line(message) or "-",
+            one_line(step.missing_permission) or "-",
         )
     out.print(table)
-    if test.accessible:
-        version = f" (version {one_line(test.key_version)})" if test.key_version else ""
-        out.print(Text(f"accessible{version}", "green"))
-    else:
-        out.print(Text("not accessible", "red"))
+    for notice in test.notices:
+        out.print(Text(one_line(notice), "yellow"))
+    out.print(Text(verdict(test), "green" if test.accessible else "red"))
+
+
+def verdict(test: KeyTest) -> str:
+    """Returns what a key's trial comes to, in one sentence."""
+    if test.summary:
+        return one_line(test.summary)
+    # An older server sends no sentence.
+    return "accessible" if test.accessible else "not accessible"
 
 
 def _table(*heads: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for head in heads:
         # Folded, never cut: a key's uri that is shown in part is of no use.
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head in _WHOLE)
     return table
 
 
@@ -140,16 +227,39 @@ def _yes(*, can: bool | None) -> str:
 
 
 def _generations(region: RegionStatus) -> str:
-    numbers = [one.generation for one in region.generations]
-    if not numbers:
-        return "-"
-    first, last = numbers[0], numbers[-1]
-    return str(last) if first == last else f"{first}-{last}"
+    serving = _ranges([one.generation for one in region.generations if not one.retire_time])
+    retired = _ranges([one.generation for one in region.generations if one.retire_time])
+    return ", ".join(filter(None, (serving, f"retired {retired}" if retired else ""))) or "-"
 
 
-def _key(spec: KeySpec) -> str:
+def _ranges(numbers: list[int]) -> str:
+    """Returns rising numbers as runs: `1-3, 5`."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def key_text(spec: KeySpec) -> str:
+    """Returns a root key in one line."""
     principal = f" as {spec.auth_principal}" if spec.auth_principal else ""
     return one_line(f"{spec.type} {spec.uri}{principal}")
+
+
+def last_use(generation: Generation) -> str:
+    """Returns when a generation was last used."""
+    return _time(generation.last_use_time) if generation.last_use_time else "never"
+
+
+def _key_and_version(region: RegionStatus) -> str:
+    return f"{key_text(region.key_spec)}, version {one_line(region.key_version) or '-'}"
+
+
+def _span(span: timedelta | None) -> str:
+    return "default" if span is None else f"{span.total_seconds():g} s"
 
 
 def _time(time: datetime | None) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from keyfold import calls
-from keyfold.answers import Enabled, KeyTest, RegionsAdded, Restored, Revoked, Rotated
-from keyfold.calls import EVERYTHING, ClusterFilter, Page
+from keyfold import calls, pages
+from keyfold.access import AccessPolicy
+from keyfold.answers import Enabled, RegionsAdded, Restored, Retired, Revoked, Rotated
 from keyfold.client.connection import Connection
+from keyfold.key_tests import KeyTest
+from keyfold.pages import EVERYTHING, ClusterFilter, Page
 from keyfold.specs import KeySpec, RegionSpec
 from keyfold.status import ClusterStatus
 
@@ -126,6 +128,39 @@ class Lifecycle(Connection):
         """
         return self._ask(calls.restore(cluster, regions, reason, request_id), timeout)
 
+    def retire_generation(
+        self,
+        cluster: str,
+        region: str,
+        generation: int,
+        *,
+        bring_back: bool = False,
+        reason: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Retired:
+        """Takes an old generation out of use, so that it opens nothing any more; or takes it back.
+
+        The newest generation wraps and cannot be retired. What is wrapped under a retired one
+        stays as it is: `bring_back` makes it open again. `Generation.last_use_time` in the
+        status tells when each was last used.
+
+        Example:
+            >>> rotated = client.rotate("test", [keyfold.RegionSpec("eu")], new_generation=True)
+            >>> retired = client.retire_generation("test", "eu", 1)
+            >>> [one.retire_time is None for one in retired.status.regions[0].generations]
+            [False, True]
+        """
+        call = calls.retire_generation(
+            cluster,
+            region,
+            generation,
+            bring_back=bring_back,
+            reason=reason,
+            request_id=request_id,
+        )
+        return self._ask(call, timeout)
+
     def test_key(
         self,
         key_spec: KeySpec,
@@ -140,6 +175,23 @@ class Lifecycle(Connection):
         A key that does not work is an answer, not an error: see `accessible`.
         """
         return self._ask(calls.test_key(key_spec, cluster, region, organization), timeout)
+
+    def get_access_policy(
+        self,
+        key_spec: KeySpec,
+        *,
+        cluster: str = "",
+        region: str = "",
+        organization: str = "",
+        timeout: float | None = None,
+    ) -> AccessPolicy:
+        """Tells what the customer attaches to a root key so that Keyfold may use it, and no more.
+
+        The key and the cluster need not exist yet, and no KMS is asked. For an AWS role it
+        issues the external id, once and for good, for the organization where one is named.
+        """
+        call = calls.get_access_policy(key_spec, cluster, region, organization)
+        return self._ask(call, timeout)
 
     def get_status(self, cluster: str, *, timeout: float | None = None) -> ClusterStatus:
         """Tells what is known of a cluster."""
@@ -163,11 +215,11 @@ class Lifecycle(Connection):
             >>> [one.cluster for one in client.list_clusters(narrow)]
             ['prod', 'test']
         """
-        page: Page | None = calls.list_clusters(narrow, page_size)
+        page: Page | None = pages.first_page(narrow, page_size)
         spoilt: list[str] = []
         while page is not None:
             response = self.send(page, timeout=timeout)
             yield from page.read(response)
             spoilt += response.not_authentic
-            page = calls.next_page(page, response)
-        calls.check_authentic(spoilt)
+            page = pages.next_page(page, response)
+        pages.check_authentic(spoilt)

@@ -1,0 +1,114 @@
+"""What a customer attaches to a root key, shown or written to files."""
+
+# ruff: noqa: PLR0913  options of the command line, one argument each
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from keyfold import calls
+from keyfold.access import AccessPolicy, AccessStatement
+from keyfold.cli.failures import InputError, one_line
+from keyfold.cli.options import KeyOption, KeyType, KeyUri, Organization, Principal
+from keyfold.cli.session import Session, json_of
+from keyfold.cli.streams import open_output
+from keyfold.cli.values import pairs
+from keyfold.specs import KeySpec
+
+_ENDINGS: Final = {"json": ".json", "hcl": ".hcl", "shell": ".sh"}
+
+
+def access_policy(
+    session: Session,
+    *,
+    provider: KeyType,
+    uri: KeyUri = "",
+    principal: Principal = "",
+    option: KeyOption = None,
+    cluster: Annotated[
+        str, typer.Option(help="The cluster that is to use the key.", show_default=False)
+    ] = "",
+    region: Annotated[
+        str, typer.Option(help="Bind the statements to it, too.", show_default=False)
+    ] = "",
+    organization: Organization = "",
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Write each statement to a file in this folder."),
+    ] = None,
+) -> None:
+    """Show what a customer attaches to a root key so that Keyfold may use it, and no more.
+
+    Neither the key nor the cluster need exist yet. For an AWS role the external id is issued.
+    """
+    spec = KeySpec(provider, uri, principal, pairs(option or (), "--option"))
+    answer, message = session.ask(calls.get_access_policy(spec, cluster, region, organization))
+    files = () if out is None else _write(answer.statements, Path(out))
+    if session.json:
+        typer.echo(json_of(message))
+    else:
+        show_access_policy(answer, files)
+
+
+def show_access_policy(policy: AccessPolicy, files: Sequence[Path] = ()) -> None:
+    """Prints whom Keyfold calls the key as, and each statement, or the file that holds it."""
+    bound = ", ".join(f"{name}={value}" for name, value in sorted(policy.bound_context.items()))
+    for name, value in (
+        ("principal", policy.principal),
+        ("external id", policy.external_id),
+        ("bound", bound),
+    ):
+        typer.echo(f"{name:<12} {one_line(value) or '-'}")
+    for index, statement in enumerate(policy.statements):
+        whose = " (the vendor's part)" if statement.by_vendor else ""
+        typer.echo(f"\n{index + 1}. {one_line(statement.title)}{whose}")
+        typer.echo(f"   attach to  {one_line(statement.attach_to) or '-'}")
+        typer.echo(f"   permits    {one_line(', '.join(statement.permissions)) or '-'}")
+        if files:
+            typer.echo(f"   written to {files[index]}")
+        else:
+            typer.echo(f"\n{_printable(statement.text)}")
+    if policy.notices:
+        typer.echo()
+    for notice in policy.notices:
+        typer.echo(f"note: {one_line(notice)}")
+
+
+def _write(statements: Sequence[AccessStatement], folder: Path) -> list[Path]:
+    """Writes each statement to a file of its own, byte for byte.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"cannot make {folder}: {problem.strerror}") from problem
+    files = []
+    for number, statement in enumerate(statements, 1):
+        file = folder / _file_name(number, statement)
+        with open_output(str(file), secret=False) as opened:
+            opened.write(f"{statement.text.rstrip()}\n".encode())
+        files.append(file)
+    return files
+
+
+def _file_name(number: int, statement: AccessStatement) -> str:
+    # Where the title names a file, another statement reads it by that name. Nothing of the
+    # server's leaves the folder: no separator, and no leading dot.
+    named = re.search(r"(?<!\S)[A-Za-z0-9][\w.-]*\.(?:hcl|json)$", statement.title)
+    if named is not None:
+        return named[0]
+    title = re.sub(r"[^a-z0-9]+", "-", statement.title.lower()).strip("-")
+    return f"{number}-{title}{_ENDINGS.get(statement.language, '.txt')}"
+
+
+def _printable(text: str) -> str:
+    """Returns lines that can do nothing to a terminal but stand there as they are."""
+    lines = text.expandtabs(4).rstrip().splitlines()
+    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)

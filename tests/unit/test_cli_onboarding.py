@@ -1,0 +1,219 @@
+"""What a customer attaches, and the walk from there to an enabled cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import Parse
+
+import keyfold
+from cli_runner import Cli, Terminal
+from fake_failures import UNAVAILABLE
+from fake_server import FakeServer
+from keyfold.cli import access
+from keyfold.v1 import key_management_service_pb2 as api
+
+ONBOARD = ("onboard", "new", "--region", "eu", "--type", "LOCAL", "--uri", "local:forbidden")
+WAIT = ("--wait", "--interval", "20ms")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def cli(server: FakeServer) -> Cli:
+    """The command, against it."""
+    return Cli(server.target)
+
+
+# --- access-policy ---
+
+
+def test_access_policy(cli: Cli, server: FakeServer) -> None:
+    """Each statement stands under its title, with where it is attached and what it permits."""
+    ran = cli(
+        "access-policy", "AWS_KMS", "arn:key", "--principal", "arn:role", "--option", "a=b",
+        "--cluster", "new", "--region", "eu", "--organization", "acme",
+    )  # fmt: skip
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.decode() == (
+        "principal    arn:role\n"
+        "external id  kf-acme\n"
+        "bound        keyfold:cluster=new, keyfold:region=eu\n"
+        "\n1. Key policy of the root key\n"
+        "   attach to  arn:key\n"
+        "   permits    kms:Encrypt, kms:Decrypt\n"
+        '\n{\n  "Principal": "arn:role"\n}\n'
+        "\n2. The vendor's role (the vendor's part)\n"
+        "   attach to  arn:role\n"
+        "   permits    -\n"
+        "\ncloud iam attach\n"
+        "\nnote: the role's session lasts 10 minutes\n"
+    )
+    [request] = server.requests["GetAccessPolicy"]
+    assert (request.key_spec.type, dict(request.key_spec.options)) == ("AWS_KMS", {"a": "b"})
+
+
+def test_access_policy_in_files(cli: Cli, tmp_path: Path) -> None:
+    """Each statement can go to a file of its own, ready to be used."""
+    folder = tmp_path / "made" / "for it"
+    ran = cli("access-policy", "LOCAL", "local:a", "--cluster", "new", "--out", folder)
+    names = ["1-key-policy-of-the-root-key.json", "2-the-vendor-s-role.sh"]
+    assert sorted(one.name for one in folder.iterdir()) == names
+    assert json.loads((folder / names[0]).read_text()) == {"Principal": "keyfold"}
+    assert (folder / names[1]).read_text() == "cloud iam attach\n"
+    assert all(str(folder / name) in ran.out.decode() for name in names)
+    assert b"cloud iam attach" not in ran.out
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("Policy, in a file keyfold-transit-a.hcl", "keyfold-transit-a.hcl"),
+        ("Policy, in a file ../../a.hcl", "3-policy-in-a-file-a-hcl.hcl"),
+        ("Policy, in a file .a.hcl", "3-policy-in-a-file-a-hcl.hcl"),
+        ("Policy, in a file a.hcl and more", "3-policy-in-a-file-a-hcl-and-more.hcl"),
+    ],
+)
+def test_a_file_that_another_statement_reads(title: str, name: str) -> None:
+    """It has the name that the title tells, and never one outside of the folder."""
+    statement = keyfold.AccessStatement(title, "here", "hcl", "path", (), by_vendor=False)
+    assert access._file_name(3, statement) == name
+
+
+def test_access_policy_for_nobody(cli: Cli) -> None:
+    """Without cluster and organization the server's own error says what is missing."""
+    ran = cli("access-policy", "LOCAL", "local:a")
+    assert (ran.code, ran.err.splitlines()[1]) == (2, "hint: look at cluster: is missing")
+
+
+# --- onboard, with a person ---
+
+
+def test_walk_with_a_person(server: FakeServer) -> None:
+    """The policy is shown, the key tried at each Enter until it works, and then it is asked."""
+    with Terminal(server.target, *ONBOARD, "--organization", "acme") as terminal:
+        terminal.until("external id  kf-acme")
+        terminal.until("Enter tries the key of eu, q gives up")
+        terminal.type("\n")
+        terminal.until("kms:Decrypt")
+        terminal.until("the key does not unwrap")
+        terminal.until("q gives up")
+        server.toy.forbidden.clear()
+        terminal.type("\n")
+        terminal.until("the key wraps and unwraps")
+        terminal.until("Enable new in eu? [y/N]")
+        assert not server.requests["Enable"]
+        terminal.type("y\n")
+        terminal.until("enabled")
+        assert terminal.end() == 0
+    tried = server.requests["TestKey"][0]
+    assert (tried.cluster, tried.region, tried.organization) == ("new", "eu", "acme")
+    assert server.requests["Enable"][0].organization == "acme"
+    assert server.toy.clusters["new"].regions[0].key_spec.uri == "local:forbidden"
+
+
+def test_person_who_gives_up(server: FakeServer) -> None:
+    """Who gives up ends with the code of the last trial; who says no at the end, stores nothing."""
+    with Terminal(server.target, *ONBOARD) as terminal:
+        terminal.until("q gives up")
+        terminal.type("\n")
+        terminal.until("the key does not unwrap")
+        terminal.until("q gives up")
+        terminal.type("q\n")
+        assert terminal.end() == 5
+    server.toy.forbidden.clear()
+    with Terminal(server.target, *ONBOARD, *WAIT) as terminal:
+        terminal.until("Enable new in eu?")
+        terminal.type("n\n")
+        assert terminal.end() == 1
+    assert "new" not in server.toy.clusters
+
+
+def test_server_that_is_away(server: FakeServer) -> None:
+    """A trial without an answer is told, and is tried again like any other."""
+    server.toy.forbidden.clear()
+    with Terminal(server.target, *ONBOARD, "--yes") as terminal:
+        terminal.until("q gives up")
+        server.fail("TestKey", *[UNAVAILABLE] * 4)
+        terminal.type("\n")
+        terminal.until("no answer now: try again (BUSY)")
+        terminal.until("q gives up")
+        terminal.type("\n")
+        terminal.until("enabled")
+        assert terminal.end() == 0
+
+
+# --- onboard, with nobody ---
+
+
+def test_waits_until_it_works(server: FakeServer) -> None:
+    """With --wait the key is tried until it works; what has not changed is not drawn again."""
+    with Terminal(server.target, *ONBOARD, *WAIT, "--yes") as terminal:
+        terminal.until("the key does not unwrap")
+        server.await_requests("TestKey", 4)
+        server.toy.forbidden["local:forbidden"] = "kms:DescribeKey"
+        terminal.until("kms:DescribeKey")
+        server.toy.forbidden.clear()
+        terminal.until("the key wraps and unwraps")
+        terminal.until("enabled")
+        assert terminal.end() == 0
+        assert terminal.seen.count("the key does not unwrap") == 2
+
+
+def test_waits_no_longer_than_it_may(cli: Cli, server: FakeServer) -> None:
+    """A key that does not come to work in time ends the walk with what is wrong with it."""
+    ran = cli(*ONBOARD, *WAIT, "--timeout", "2s")
+    assert ran.code == 5
+    assert ran.err.startswith("error: region eu is not ready: the key does not unwrap")
+    assert len(server.requests["TestKey"]) > 1
+    ran = cli(*ONBOARD, *WAIT, "--timeout", "2s", "--json")
+    assert ran.code == 5
+    assert not Parse(ran.out, api.TestKeyResponse()).accessible
+    server.fail("TestKey", *[UNAVAILABLE] * 99)
+    ran = cli(*ONBOARD, *WAIT, "--timeout", "300ms")
+    assert ran.code in {6, 9}
+    assert not server.requests["Enable"]
+
+
+def test_several_regions(cli: Cli, server: FakeServer) -> None:
+    """A file's regions are walked through one by one, and enabled together."""
+    specs = [
+        {"region": name, "key_spec": {"type": "LOCAL", "uri": f"local:{name}"}}
+        for name in ("eu", "us")
+    ]
+    ran = cli("onboard", "new", "--file", "-", *WAIT, stdin=json.dumps(specs))
+    assert ran.code == 0, ran.err
+    assert ran.out.index(b"region eu:") < ran.out.index(b"region us:") < ran.out.index(b"enabled")
+    [request] = server.requests["Enable"]
+    assert [one.region for one in request.region_specs] == ["eu", "us"]
+
+
+def test_cluster_that_exists(cli: Cli, server: FakeServer) -> None:
+    """A cluster that exists gets the region added, under what its organization was issued."""
+    ran = cli("onboard", "prod", "--region", "asia=LOCAL,local:a", *WAIT, "--request-id", "mine")
+    assert ran.code == 0, ran.err
+    assert b"regions added" in ran.out
+    assert not server.requests["Enable"]
+    [request] = server.requests["AddRegions"]
+    assert (request.request_id, request.organization) == ("mine", "acme")
+    assert server.requests["GetAccessPolicy"][0].organization == "acme"
+
+
+def test_nobody_to_ask(cli: Cli, server: FakeServer) -> None:
+    """Without a terminal and --wait nothing hangs: it is said what to do instead."""
+    for more in ((), ("--json",)):
+        ran = cli(*ONBOARD, *more)
+        assert ran.code == 2
+        assert "give --wait" in ran.err
+    content = json.dumps([{"region": "eu", "replica_of": "us"}])
+    ran = cli("onboard", "new", "--file", "-", *WAIT, stdin=content)
+    assert (ran.code, "add-regions --replica-of" in ran.err) == (2, True)
+    assert not server.requests

@@ -1,0 +1,127 @@
+"""Commands that renew keys: rotating and its dry run, and the end of old generations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cli_runner import Cli, on_terminal
+from fake_server import FakeServer
+
+RETIRE = ("retire-generation", "prod", "--region", "eu", "--generation", "1")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def cli(server: FakeServer) -> Cli:
+    """The command, against it."""
+    return Cli(server.target)
+
+
+def _lines(shown: bytes) -> list[str]:
+    return [" ".join(line.split()) for line in shown.decode().splitlines()]
+
+
+def test_all_regions(cli: Cli, server: FakeServer) -> None:
+    """Every region that the cluster has is rotated, each with its own key."""
+    ran = cli("rotate", "prod", "--all-regions", "--new-generation")
+    assert (ran.code, ran.out[:8]) == (0, b"rotated\n")
+    [request] = server.requests["Rotate"]
+    assert [one.region for one in request.region_specs] == ["eu", "us"]
+    assert not any(one.HasField("key_spec") for one in request.region_specs)
+    assert not any(one.HasField("policy") for one in request.region_specs)
+    assert request.new_generation
+    assert not request.validate_only
+
+
+def test_dry_run_shows_from_and_to(cli: Cli, server: FakeServer) -> None:
+    """A dry run proves the keys, shows what each region would move to, and changes nothing."""
+    before = server.toy.clusters["prod"].SerializeToString(deterministic=True)
+    ran = cli("rotate", "prod", "--all-regions", "--dry-run", "--new-generation")
+    assert ran.code == 0
+    lines = _lines(ran.out)
+    assert lines[0] == "valid; nothing was stored, and this is what would be"
+    assert "eu LOCAL local:acme, version 1 LOCAL local:acme, version 2 2" in lines
+    assert "us LOCAL local:acme, version 1 LOCAL local:acme, version 2 2" in lines
+    assert server.requests["Rotate"][0].validate_only
+    assert server.toy.clusters["prod"].SerializeToString(deterministic=True) == before
+
+
+def test_dry_run_of_one_region(cli: Cli, server: FakeServer) -> None:
+    """Only regions that are named are shown; the option's older name does the same."""
+    for name in ("--dry-run", "--validate-only"):
+        lines = _lines(cli("rotate", "prod", "--region", "eu=LOCAL,local:b,me", name).out)
+        assert "eu LOCAL local:acme, version 1 LOCAL local:b as me, version 1 -" in lines
+        assert not any(line.startswith("us") for line in lines)
+    assert cli("rotate", "prod", "--region", "eu", "--dry-run", "--json").code == 0
+    assert len(server.requests["GetStatus"]) == 2
+
+
+def test_policy_options_keep_the_rest(cli: Cli, server: FakeServer) -> None:
+    """What no option names of a region's policy stays as it is when the region rotates."""
+    policy = server.toy.clusters["prod"].regions[0].policy
+    policy.cache_ttl.FromSeconds(0)
+    assert cli("rotate", "prod", "--all-regions", "--auto-rotate").code == 0
+    eu, us = server.requests["Rotate"][0].region_specs
+    assert eu.policy.HasField("cache_ttl")
+    assert (eu.policy.auto_rotate, us.policy.auto_rotate) == (True, True)
+    assert not us.policy.HasField("cache_ttl")
+    assert cli("rotate", "prod", "--region", "eu", "--no-auto-rotate").code == 0
+    [eu] = server.requests["Rotate"][1].region_specs
+    assert (eu.HasField("policy"), eu.policy.auto_rotate) == (True, False)
+    assert eu.policy.HasField("cache_ttl")
+
+
+# --- generations ---
+
+
+def test_retire_and_bring_back(cli: Cli, server: FakeServer) -> None:
+    """A generation is taken out of use and back, and the answer says who has applied it."""
+    cli("rotate", "prod", "--region", "eu", "--new-generation")
+    ran = cli(*RETIRE, "--reason", "old", "--request-id", "mine")
+    assert ran.code == 0
+    lines = _lines(ran.out)
+    assert lines[0] == "retired generation 1"
+    assert lines[-2:] == ["confirmed by 1 of 2 replicas", "host-2 will have stopped within 3 s"]
+    assert "2, retired 1" in ran.out.decode()
+    [request] = server.requests["RetireGeneration"]
+    assert (request.region, request.generation, request.reason) == ("eu", 1, "old")
+    assert request.request_id == "mine"
+    lines = _lines(cli(*RETIRE, "--bring-back").out)
+    assert lines[0] == "brought back generation 1"
+    assert lines[-1] == "host-2 will have applied it within 3 s"
+    assert not server.requests["GetStatus"]
+
+
+@pytest.mark.parametrize(("number", "code"), [("1", 4), ("7", 3)])
+def test_generation_that_cannot_be_retired(cli: Cli, number: str, code: int) -> None:
+    """The newest generation, and one that is not there, are refused with their own reasons."""
+    ran = cli("retire-generation", "prod", "--region", "eu", "--generation", number)
+    assert ran.code == code
+    assert ("GENERATION_IN_USE" if code == 4 else "GENERATION_NOT_FOUND") in ran.err
+
+
+def test_retiring_asks_on_a_terminal(server: FakeServer, cli: Cli) -> None:
+    """A person sees when the generation was last used, with a warning for a day, and may say no."""
+    cli("rotate", "prod", "--region", "eu", "--new-generation")
+    used = server.toy.clusters["prod"].regions[0].generations[0].last_use_time
+    used.FromSeconds(1_700_000_000)
+    code, seen = on_terminal(server.target, *RETIRE, typed="n\n", prompt="[y/N]")
+    assert code == 1
+    assert "generation 1 of region eu was last used: 2023-11-14 22:13:20Z" in seen
+    assert "warning" not in seen
+    used.FromSeconds(int(time.time()) - 3600)
+    code, seen = on_terminal(server.target, *RETIRE, typed="n\n", prompt="[y/N]")
+    assert (code, "warning: that is within the last day" in seen) == (1, True)
+    assert not server.requests["RetireGeneration"]
+    assert on_terminal(server.target, *RETIRE, typed="y\n", prompt="[y/N]")[0] == 0
+    assert on_terminal(server.target, *RETIRE, "--yes")[0] == 0
+    assert len(server.requests["RetireGeneration"]) == 2

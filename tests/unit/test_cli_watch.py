@@ -1,0 +1,159 @@
+"""`keyfold status --watch`: on a terminal, in a pipe, and while the server is away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cli_runner import Cli, Terminal
+from fake_failures import UNAVAILABLE
+from fake_server import FakeServer
+
+WATCH = ("status", "prod", "--watch", "--interval", "20ms")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    """A Keyfold in memory."""
+    with FakeServer() as running:
+        yield running
+
+
+@contextmanager
+def piped(server: FakeServer, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command, under way, with pipes for what it prints."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "from keyfold.cli import main; main()", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "KEYFOLD_TARGET": server.target},
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def until(lines: Iterator[str], text: str) -> list[str]:
+    """Reads lines up to the first with a text in it."""
+    seen = []
+    for line in lines:
+        seen.append(line)
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} did not come: {seen}")
+
+
+def test_redraws_on_a_terminal(server: FakeServer) -> None:
+    """A change shows by itself; Ctrl-C gives the terminal back, with what was seen last on it."""
+    with Terminal(server.target, *WATCH) as terminal:
+        terminal.until("\x1b[?1049h")
+        terminal.until("HEALTHY")
+        terminal.until("every 0.02 s; Ctrl-C ends")
+        Cli(server.target)("revoke", "prod", "--region", "us")
+        terminal.until("REVOKED")
+        terminal.interrupt()
+        assert terminal.end() == 0
+        left = terminal.seen.rpartition("\x1b[?1049l")[2]
+        assert "REVOKED" in left
+        assert "Ctrl-C" not in left
+        assert terminal.seen.count("\x1b[?25l") == terminal.seen.count("\x1b[?25h") == 1
+
+
+def test_server_that_goes_away(server: FakeServer) -> None:
+    """A server that does not answer is shown as such, and asked until it does again."""
+    with Terminal(server.target, *WATCH) as terminal:
+        terminal.until("Ctrl-C ends")
+        server.fail("GetStatus", *[UNAVAILABLE] * 4)
+        terminal.until("no answer now: try again (BUSY); trying again")
+        terminal.until("Ctrl-C ends")
+        terminal.interrupt()
+        assert terminal.end() == 0
+
+
+def test_error_that_does_not_pass(server: FakeServer) -> None:
+    """What asking again cannot mend ends the watch with its exit code, terminal given back."""
+    with Terminal(server.target, *WATCH) as terminal:
+        terminal.until("Ctrl-C ends")
+        del server.toy.clusters["prod"]
+        assert terminal.end() == 3
+        left = terminal.seen.rpartition("\x1b[?1049l")[2]
+        assert "error: no cluster prod (CLUSTER_NOT_FOUND)" in left
+
+
+def test_prints_changes_to_a_pipe(server: FakeServer) -> None:
+    """In a pipe there is a table for each change, without control codes; a check alone is none."""
+    with piped(server, *WATCH) as process:
+        assert process.stdout
+        first = until(process.stdout, "us")
+        region = server.toy.clusters["prod"].regions[0]
+        asked = len(server.requests["GetStatus"])
+        region.last_check_time.FromSeconds(1_800_000_099)
+        region.generations[0].last_use_time.FromSeconds(1_800_000_099)
+        server.await_requests("GetStatus", asked + 3)
+        Cli(server.target)("revoke", "prod", "--region", "us")
+        second = until(process.stdout, "REVOKED")
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate()
+        assert (process.returncode, errors) == (0, "")
+    assert [line for line in second if line.startswith("prod")] == ["prod of acme updated -\n"]
+    assert "\x1b" not in "".join([*first, *second, rest])
+
+
+def test_pipe_without_a_server(server: FakeServer) -> None:
+    """In a pipe an absence is told once on stderr, and so is the return."""
+    with piped(server, *WATCH) as process:
+        assert process.stdout
+        assert process.stderr
+        until(process.stdout, "us")
+        server.fail("GetStatus", *[UNAVAILABLE] * 8)
+        told = until(process.stderr, "answers again")
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate()
+        assert process.returncode == 0
+    assert told == [
+        "no answer now: try again (BUSY); trying again\n",
+        "the server answers again\n",
+    ]
+    assert not rest.strip()
+
+
+def test_json_lines(server: FakeServer) -> None:
+    """With --json each change is one line of the contract's answer."""
+    with piped(server, *WATCH, "--json") as process:
+        assert process.stdout
+        first = json.loads(process.stdout.readline())
+        Cli(server.target)("revoke", "prod")
+        second = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        assert process.returncode == 0
+    states = [[one["state"] for one in seen["status"]["regions"]] for seen in (first, second)]
+    assert states == [["STATE_ENABLED"] * 2, ["STATE_REVOKED"] * 2]
+
+
+def test_first_question_that_fails(server: FakeServer) -> None:
+    """A watch that never had an answer ends at once, with the error's exit code."""
+    cli = Cli(server.target)
+    assert cli("status", "nope", "--watch").code == 3
+    server.fail("GetStatus", *[UNAVAILABLE] * 4)
+    assert cli(*WATCH).code == 6
+
+
+def test_signal_to_end(server: FakeServer) -> None:
+    """A watch that is told to end gives the terminal back as well."""
+    with Terminal(server.target, *WATCH) as terminal:
+        terminal.until("Ctrl-C ends")
+        terminal.terminate()
+        assert terminal.end() == 128 + signal.SIGTERM
+        assert terminal.seen.count("\x1b[?1049h") == terminal.seen.count("\x1b[?1049l") == 1
