@@ -125,7 +125,7 @@ test: checks ## Everything that CI runs: all checks, then all tests, the fast on
 test-integration test-e2e test-chaos: test-%:
 	@$(bin)/pytest tests/$*
 
-# KEY2=, PRINCIPAL= and OPTIONS= where they are needed; the credential comes from the environment.
+# KEY2=, PRINCIPAL=, EXTERNAL_ID= and OPTIONS= where they are needed; the credential comes from the environment.
 .PHONY: live
 live: venv ## Run the provider suite on a key of yours (PROVIDER=aws KEY=arn:…)
 	@PYTHONPATH=tests $(bin)/python -m contract.live

@@ -39,7 +39,7 @@ from urllib3._collections import HTTPHeaderDict
 from bench.goals import Figure, Plan
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyProvider
+from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.providers import (
     aws_clients,
     azure_clients,

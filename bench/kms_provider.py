@@ -20,7 +20,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Unwrapped, Wrapped
+from keyfold_server.domain.provider import Unwrapped, Wrapped
 
 _PREFIX: Final = "bench:"
 _NONCE: Final = 12

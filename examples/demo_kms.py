@@ -108,6 +108,15 @@ class CloudWalk(Walk):
         self.specs = keys.manifest
         self.shown_specs = keys.manifest.name
 
+    def _enable(self) -> None:
+        self._report.step("Ask what lets Keyfold use the keys, and have the customer attach it")
+        self._report.ask(
+            f'client.get_access_policy(…, cluster="{CLUSTER}")',
+            lambda: self._keys.site.admit(self._client, cluster=CLUSTER),
+            _policy,
+        )
+        super()._enable()
+
     def _make_version(self) -> None:
         self._customer("rotates the key of region eu", self._keys.new_version)
 
@@ -197,6 +206,12 @@ class CloudStage(Stage):
     def close(self) -> None:
         """Ends the counterpart."""
         self._running.close()
+
+
+def _policy(policy: keyfold.AccessPolicy) -> str:
+    what = ", ".join(statement.title for statement in policy.statements)
+    shows = f"; Keyfold shows the external id {policy.external_id}" if policy.external_id else ""
+    return f"for {policy.principal}: {what}{shows}"
 
 
 def _shown(key: RootKey) -> str:

@@ -198,10 +198,11 @@ SAMPLES: Final[dict[str, object]] = {
     "local_keys": "/var/lib/keyfold/dev-keys.json",
     "allowed_endpoints": ["https://vault.example:8200"],
     "metrics": "127.0.0.1:9464",
+    "regions": {"eu": {"AWS_KMS": "eu-west-1", "GCP_CLOUD_KMS": ["europe-west1", "europe"]}},
     "providers": {
         "aws": {
             "session_name": "keyfold",
-            "external_ids": {"arn:aws:iam::111122223333:role/customer": "3f0c…"},
+            "principal": "arn:aws:iam::999988887777:role/keyfold-server",
         },
         "azure": {"instance_discovery": True},
         "gcp": {"endpoint": "cloudkms.googleapis.com"},

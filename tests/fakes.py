@@ -34,7 +34,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey, check_name
-from keyfold_server.domain.ports import KeyDescription, Unwrapped, Wrapped
+from keyfold_server.domain.provider import KeyDescription, Unwrapped, Wrapped
 
 _T = TypeVar("_T")
 

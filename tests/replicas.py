@@ -10,10 +10,11 @@ import asyncio
 import functools
 import itertools
 import os
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -21,10 +22,16 @@ from typing import Any, Final, TypeVar, cast
 import callers
 from callers import EVERYTHING
 from fakes import FakeClock, FakeProvider
-from keyfold_server.domain.binding import KEY_SIZE
-from keyfold_server.domain.errors import BusyError, KeyfoldError, UnknownProviderError
+from keyfold_server.domain.binding import KEY_SIZE, Binding
+from keyfold_server.domain.errors import (
+    BusyError,
+    KeyfoldError,
+    UnknownProviderError,
+    UnreachableError,
+)
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
-from keyfold_server.domain.ports import KeyProvider, Store
+from keyfold_server.domain.ports import Store
+from keyfold_server.domain.provider import KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Rights
 from keyfold_server.service.clusters import Enabling
 from keyfold_server.service.data_plane import Opened, Target
@@ -149,6 +156,29 @@ class Line:
         return called
 
 
+class _Severed:
+    """A way to the key service on which nothing arrives."""
+
+    type = "FAKE"
+
+    def __init__(self, provider: FakeProvider) -> None:
+        self._provider = provider
+
+    def canonical(self, key: RootKey) -> RootKey:
+        return self._provider.canonical(key)
+
+    def account(self, key: RootKey) -> str:
+        return self._provider.account(key)
+
+    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
+        raise UnreachableError("this replica is cut off from the fake key service")
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        raise UnreachableError("this replica is cut off from the fake key service")
+
+
 class Member:
     """One replica, and its callers.
 
@@ -188,6 +218,11 @@ class Member:
             self.house.provider.mend()
             self.line.end()
             await self.replica.stop()
+
+    def cut_off(self, *, cut: bool = True) -> None:
+        """Cuts this replica alone off from the key service, or ends that."""
+        provider = _Severed(self.house.provider) if cut else self.house.provider
+        self.replica._kms._made["FAKE"] = provider
 
     def hurry(self) -> Member:
         """Has Revoke look once at who has confirmed, and wait for nobody."""
@@ -229,6 +264,10 @@ class Member:
             await self.replica.sweep.turn(slot)
         await self.settle()
         await self.replica._health.flush()
+
+    async def flush_uses(self) -> None:
+        """Writes what was used, as it happens once a minute."""
+        await self.replica._uses.flush()
 
     async def settle(self) -> None:
         """Waits until nothing is under way."""
@@ -412,9 +451,11 @@ def _region_spec(region: str, spec: Spec) -> RegionSpec:
     return RegionSpec(region, spec)
 
 
-def under(uri: str, *, ttl: float | None = None, grace: float | None = None) -> RegionSpec:
+def under(
+    uri: str, *, ttl: float | None = None, grace: float | None = None, auto_rotate: bool = False
+) -> RegionSpec:
     """Makes a spec with a policy; `House` puts the region's name in."""
-    return RegionSpec("eu", KeySpec("FAKE", uri), RegionPolicy(ttl, grace))
+    return RegionSpec("eu", KeySpec("FAKE", uri), RegionPolicy(ttl, grace, auto_rotate))
 
 
 class House:
@@ -429,9 +470,8 @@ class House:
         for name in ("one", "two"):
             self.provider.create_key(name)
         self.platform: dict[str, RootKey] = {}
-        self.store = open_store(
-            f"sqlite:///{folder / 'keyfold.db'}", folder / "service.key", clock=self.clock
-        )
+        self.file = folder / "keyfold.db"
+        self.store = open_store(f"sqlite:///{self.file}", folder / "service.key", clock=self.clock)
         self.members: list[Member] = []
         self.drawn: list[bytes] = []
 
@@ -470,6 +510,16 @@ class House:
             for (op, where, _), count in self.provider.counts.items()
             if op == operation and uri in (None, where)
         )
+
+    def trail(self, cluster: str) -> list[tuple[str, str, str]]:
+        """Reads a cluster's audit chain: who did what, and how it ended."""
+        self.store.verify_audit(cluster)
+        with closing(sqlite3.connect(self.file)) as file:
+            return file.execute(
+                "SELECT caller, action, outcome FROM audit_events JOIN clusters "
+                "ON uid = cluster_uid WHERE name = ? ORDER BY number",
+                (cluster,),
+            ).fetchall()
 
     async def close(self) -> None:
         """Ends everything."""

@@ -18,7 +18,7 @@ from typing import Any
 import callers
 from fakes import FakeProvider
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import KeyProvider
+from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.providers import Catalog
 from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.server import GrpcServer

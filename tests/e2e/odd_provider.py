@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import InvalidKeySpecError, KekMismatchError, UnreachableError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Unwrapped, Wrapped
+from keyfold_server.domain.provider import Unwrapped, Wrapped
 
 SECRET: Final = "text-of-an-exception-5up3r"
 """What must not reach a caller."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import keyfold
-from contract.aws_kms import AwsCounterpart
+from contract.aws_kms import VENDOR, AwsCounterpart
 from contract.azure_key_vault import AzureCounterpart
 from contract.counterparts import Counterpart, NotInstalledError
 from contract.gcp_kms import GcpCounterpart
@@ -28,6 +28,9 @@ CLOUDS: Final = ("aws", "azure", "gcp", "vault")
 """The providers that are reached over a network."""
 
 EVERY: Final = (*CLOUDS, "local")
+
+ORGANIZATION: Final = "example"
+"""Whose clusters the tests make, and for whom an external id is issued."""
 
 
 @dataclass
@@ -49,6 +52,25 @@ class Site:
     variables: dict[str, str] = field(default_factory=dict)
     endpoints: tuple[str, ...] = ()
     tables: str = ""
+
+    def admit(
+        self, client: keyfold.Client, *, cluster: str = "", organization: str = ""
+    ) -> keyfold.AccessPolicy:
+        """Has the customer let Keyfold in, as far as that takes what Keyfold alone can tell.
+
+        Args:
+            client: A client of the server.
+            cluster: For whom; an AWS role trusts Keyfold for those alone whom it let in last.
+            organization: The same.
+
+        Returns:
+            What Keyfold says that the customer should attach.
+        """
+        spec = spec_of(self.there.missing_key())
+        policy = client.get_access_policy(spec, cluster=cluster, organization=organization)
+        if isinstance(self.there, AwsCounterpart):
+            self.there.trust(policy.external_id)
+        return policy
 
 
 def spec_of(key: RootKey) -> keyfold.KeySpec:
@@ -105,10 +127,9 @@ def _table(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _aws(folder: Path) -> Site:
-    there = AwsCounterpart(folder)
-    trusted = there.aws.sts.roles[there.role].external_id
-    tables = _table("providers.aws.external_ids", {there.role: trusted})
-    return Site("aws", there, "LocalStack with this project's STS", tables=tables)
+    tables = _table("providers.aws", {"principal": VENDOR})
+    said = "LocalStack with this project's STS"
+    return Site("aws", AwsCounterpart(folder), said, tables=tables)
 
 
 def _azure(folder: Path) -> Site:

@@ -33,7 +33,7 @@ from keyfold_server.domain import errors
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import IssuerUnreachableError, KeyfoldError, KeyInvalidError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Unwrapped
+from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.rights import Identity
 from keyfold_server.providers.aws_kms import AwsKmsProvider
 from keyfold_server.rpc.callers import Callers
@@ -202,6 +202,19 @@ def test_state(reasons: Reasons) -> None:
     see("REVOKED", "Wrap", wrap("gone", "going"))
     again = pb.RevokeRequest(cluster="gone", request_id="id", reason="another body")
     see("REQUEST_ID_REUSED", "Revoke", again)
+
+    reasons.enable("aged", "old")
+    blob = reasons.stub.Wrap(wrap("aged", "old"), timeout=9).wrapped_key
+    retire = pb.RetireGenerationRequest(cluster="aged", region="old", generation=1)
+    see("GENERATION_IN_USE", "RetireGeneration", retire)
+    anew = pb.RotateRequest(
+        cluster="aged", region_specs=[res.RegionSpec(region="old")], new_generation=True
+    )
+    reasons.stub.Rotate(anew, timeout=9)
+    reasons.stub.RetireGeneration(retire, timeout=9)
+    see("GENERATION_RETIRED", "Unwrap", pb.UnwrapRequest(cluster="aged", wrapped_key=blob))
+    retire.generation = 9
+    see("GENERATION_NOT_FOUND", "RetireGeneration", retire)
 
     # Another change comes first, while the key service unwraps for this one.
     reasons.enable("race", "slow")

@@ -25,7 +25,7 @@ from contract import aws_kms, azure_key_vault, gcp_kms, vault_transit
 from contract.counterparts import Ability, Counterpart, Deviation, NotInstalledError, Row, without
 from contract.vault_transit import VaultCounterpart
 from e2e.conftest import StartServer
-from e2e.provider_sites import CLOUDS, Site, opened, settings, spec_of
+from e2e.provider_sites import CLOUDS, ORGANIZATION, Site, opened, settings, spec_of
 from e2e.server import Server
 from keyfold_server.domain.keyspec import RootKey
 
@@ -104,7 +104,8 @@ class Customer:
         self.key = key
         self.cluster = f"cluster-{next(numbers)}"
         policy = None if grace is None else keyfold.RegionPolicy(None, timedelta(seconds=grace))
-        client.enable(self.cluster, [keyfold.RegionSpec(REGION, spec_of(key), policy)])
+        specs = [keyfold.RegionSpec(REGION, spec_of(key), policy)]
+        client.enable(self.cluster, specs, organization=ORGANIZATION)
         self._blob = client.wrap(self.cluster, REGION, SECRET).wrapped_key
 
     def use(self) -> keyfold.KeyfoldError | None:
@@ -270,6 +271,8 @@ def places(
         told = settings(there, folder / "keyfold.toml")
         server = start_module_server(keys=(), ready=True, KEYFOLD_CACHE_TTL=f"{TTL}s", **told)
         with server.client(timeout=2 * BUDGET + SLACK) as client:
+            for site in there:
+                site.admit(client, organization=ORGANIZATION)
             places = Places(found, server, client)
             yield places
             places.close()
@@ -300,7 +303,7 @@ def taken_away_and_given_back(place: Place) -> None:
     if leaving is not None:
         there.cancel_deletion(leaving.key)
         if Deviation.CANCELLED_DELETION_ENABLES not in place.row.deviations:
-            steps = place.client.test_key(spec_of(leaving.key)).steps
+            steps = place.client.test_key(spec_of(leaving.key), organization=ORGANIZATION).steps
             assert "KEY_DISABLED" in {step.reason for step in steps}
             there.enable(leaving.key)
     await_service(*ways, untouched)

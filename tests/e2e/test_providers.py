@@ -22,7 +22,16 @@ import keyfold
 from contract.azure_key_vault import AzureCounterpart
 from contract.counterparts import NotInstalledError, without
 from e2e.conftest import StartServer
-from e2e.provider_sites import CLOUDS, EVERY, Site, manifest, opened, settings, spec_of
+from e2e.provider_sites import (
+    CLOUDS,
+    EVERY,
+    ORGANIZATION,
+    Site,
+    manifest,
+    opened,
+    settings,
+    spec_of,
+)
 from e2e.server import ROOT, Server, clean_environment
 from keyfold_server.domain.keyspec import RootKey
 
@@ -89,6 +98,9 @@ def sites(
         there = [site for site in found.values() if isinstance(site, Site)]
         told = settings(there, folder / "keyfold.toml")
         server = start_module_server(keys=(), ready=True, KEYFOLD_CACHE_TTL="0s", **told)
+        with server.client(timeout=SLACK) as client:
+            for site in there:
+                site.admit(client, organization=ORGANIZATION)
         yield Sites(found, server, folder)
         server.stop()
 
@@ -102,7 +114,7 @@ def client(sites: Sites) -> Iterator[keyfold.Client]:
 
 def live(**given: str | None) -> subprocess.CompletedProcess[str]:
     """Runs `make live` with this environment over the standard one."""
-    named = dict.fromkeys(("PROVIDER", "KEY", "KEY2", "PRINCIPAL", "OPTIONS"), "")
+    named = dict.fromkeys(("PROVIDER", "KEY", "KEY2", "PRINCIPAL", "OPTIONS", "EXTERNAL_ID"), "")
     # Of a make that runs the tests.
     named |= dict.fromkeys(("MAKEFLAGS", "MAKELEVEL", "MFLAGS"), "")
     return subprocess.run(
@@ -134,7 +146,8 @@ def region_of(answer: Any) -> Any:
 def enabled(client: keyfold.Client, key: RootKey) -> tuple[str, bytes]:
     """Makes a cluster under a root key; returns its name and a wrapped key of it."""
     cluster = next(names)
-    client.enable(cluster, [keyfold.RegionSpec(REGION, spec_of(key))])
+    specs = [keyfold.RegionSpec(REGION, spec_of(key))]
+    client.enable(cluster, specs, organization=ORGANIZATION)
     return cluster, client.wrap(cluster, REGION, SECRET).wrapped_key
 
 
@@ -145,7 +158,7 @@ def move(client: keyfold.Client, cluster: str, key: RootKey) -> None:
 
 def assert_refused(client: keyfold.Client, key: RootKey) -> None:
     """Asserts that a root key does not open any more, so that what opens does so without it."""
-    steps = client.test_key(spec_of(key)).steps
+    steps = client.test_key(spec_of(key), organization=ORGANIZATION).steps
     assert "KEY_DISABLED" in {step.reason for step in steps}
 
 
@@ -163,7 +176,9 @@ def test_the_life_of_a_key(sites: Sites, client: keyfold.Client, provider: str) 
     there = sites[provider].there
     first, second = there.create_key(), there.create_key()
     cluster = next(names)
-    made = region_of(sites.cli("enable", cluster, "--file", sites.file(first)))
+    made = region_of(
+        sites.cli("enable", cluster, "--organization", ORGANIZATION, "--file", sites.file(first))
+    )
     assert made["key_spec"]["uri"] == first.uri
     blobs = [client.wrap(cluster, REGION, SECRET).wrapped_key]
 
@@ -223,11 +238,11 @@ def test_a_key_can_be_tried(sites: Sites, client: keyfold.Client, provider: str)
     there = sites[provider].there
     key, missing = there.create_key(), there.missing_key()
     who = ("--principal", key.principal) if key.principal else ()
-    tried = sites.cli("test-key", key.type, key.uri, *who)
+    tried = sites.cli("test-key", key.type, key.uri, *who, "--organization", ORGANIZATION)
     assert tried["accessible"] is True
     outcomes = {step["step"]: step["outcome"] for step in tried["steps"]}
     assert outcomes["TEST_STEP_WRAP"] == outcomes["TEST_STEP_UNWRAP"] == "TEST_OUTCOME_PASSED"
-    answer = client.test_key(spec_of(missing))
+    answer = client.test_key(spec_of(missing), organization=ORGANIZATION)
     assert not answer.accessible
     assert "KEY_NOT_FOUND" in {step.reason for step in answer.steps}
 
@@ -274,7 +289,9 @@ def test_moving_to_another_provider(
 
 
 @pytest.mark.parametrize("provider", CLOUDS)
-def test_the_live_checks_run_on_a_service(sites: Sites, provider: str) -> None:
+def test_the_live_checks_run_on_a_service(
+    sites: Sites, client: keyfold.Client, provider: str
+) -> None:
     """`contract.live` passes on a service that it knows by the standard environment alone."""
     site = sites[provider]
     keys = [site.there.create_key() for _ in range(2)]
@@ -284,6 +301,9 @@ def test_the_live_checks_run_on_a_service(sites: Sites, provider: str) -> None:
         KEY=keys[0].uri,
         KEY2=keys[1].uri,
         PRINCIPAL=keys[0].principal,
+        EXTERNAL_ID=client.get_access_policy(
+            spec_of(keys[0]), organization=ORGANIZATION
+        ).external_id,
     )
     assert done.returncode == 0, done.stdout
     assert "test_a_disabled_key_refuses_until_it_is_enabled" in done.stdout

@@ -23,14 +23,8 @@ from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap, cre
 from keyfold_server.domain.errors import KeyDisabledError, KeyfoldError, UnreachableError
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import (
-    Change,
-    ClusterFilter,
-    KeyDescription,
-    KeyProvider,
-    Unwrapped,
-    Wrapped,
-)
+from keyfold_server.domain.ports import Change, ClusterFilter
+from keyfold_server.domain.provider import KeyDescription, KeyProvider, Unwrapped, Wrapped
 from keyfold_server.service.freshness import REFRESH_AT
 from keyfold_server.service.keys import View
 from replicas import House, Member, entered, spin

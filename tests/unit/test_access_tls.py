@@ -24,6 +24,7 @@ from keyfold_server.access import tls_files
 from keyfold_server.access.certificates import Certificates
 from keyfold_server.access.tls import ServerTls
 from keyfold_server.access.tls_files import TlsFiles
+from keyfold_server.domain import files
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.service.timing import SystemClock
 
@@ -281,7 +282,7 @@ def test_a_certificate_of_the_future_is_served_in_time(
     disk: _Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A set that is wrong only for now is taken when its time comes, though no file changes."""
-    monkeypatch.setattr(tls_files, "_SETTLED_NS", 0)
+    monkeypatch.setattr(files, "_SETTLED_NS", 0)
     clock = _Clock()
     tls = ServerTls(disk.files, clock)
     new = disk.renew(begins=timedelta(minutes=10))
@@ -446,7 +447,7 @@ def test_a_settled_set_is_not_read_again(disk: _Disk, monkeypatch: pytest.Monkey
         return original(files, now)
 
     monkeypatch.setattr(tls_files, "read", counting)
-    monkeypatch.setattr(tls_files, "_SETTLED_NS", 0)
+    monkeypatch.setattr(files, "_SETTLED_NS", 0)
     tls = ServerTls(disk.files, SystemClock())
     for _ in range(3):
         tls.current()
@@ -459,7 +460,8 @@ def test_a_settled_set_is_not_read_again(disk: _Disk, monkeypatch: pytest.Monkey
 
 def test_two_changes_within_one_tick(disk: _Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that leaves the same stamp, as on a coarse file system, is seen all the same."""
-    monkeypatch.setattr(tls_files, "_stamped", lambda _status: (0,))
+    for module in (files, tls_files):
+        monkeypatch.setattr(module, "stamp_of", lambda _status: (0,))
     tls = ServerTls(disk.files, SystemClock())
     for _ in range(2):
         new = disk.renew()

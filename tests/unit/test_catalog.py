@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeProvider
 from keyfold_server import providers
 from keyfold_server.domain.errors import SetupError, UnknownProviderError
-from keyfold_server.domain.ports import KeyProvider
+from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.providers import Catalog, maker, third_party, type_of
 from keyfold_server.providers.local import LocalProvider
 

@@ -32,7 +32,10 @@ keys = [{ type = "AWS_KMS", uri = "arn:aws:kms:*:1:key/*", principal = "ambient"
 """
 
 
-_OPERATORS = "Enable, AddRegions, Rotate, Revoke, Restore, TestKey, GetStatus, ListClusters"
+_OPERATORS = (
+    "Enable, AddRegions, Rotate, Revoke, Restore, RetireGeneration, TestKey, GetAccessPolicy, "
+    "GetStatus, ListClusters"
+)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from keyfold_server.access import policies as policies_file
 from keyfold_server.access.grants import Role
 from keyfold_server.access.policies import MAX_FILE, Policies, read
 from keyfold_server.access.policy_file import PolicyFileError, parse
+from keyfold_server.domain import files
 from keyfold_server.domain.errors import NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.rights import Identity, Rights
@@ -272,7 +273,7 @@ def test_a_file_that_comes_back_is_in_force(
 ) -> None:
     """The same file out of sight and back is broken meanwhile, and not for longer."""
     later = SimpleNamespace(time_ns=lambda: file.stat().st_ctime_ns + 3_000_000_000)
-    monkeypatch.setattr(policies_file, "time", later)
+    monkeypatch.setattr(files, "time", later)
     policies = Policies(file)
     away = tmp_path.with_name("away")
     tmp_path.rename(away)
@@ -331,14 +332,14 @@ def test_an_old_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPat
     reads = []
     read_file = policies_file._read
 
-    def counted(path: Path) -> tuple[bytes, policies_file.Stamp | None]:
+    def counted(path: Path) -> tuple[bytes, files.Stamp | None]:
         reads.append(path)
         return read_file(path)
 
     monkeypatch.setattr(policies_file, "_read", counted)
     age = 0
     changed = file.stat().st_ctime_ns
-    monkeypatch.setattr(policies_file, "time", SimpleNamespace(time_ns=lambda: changed + age))
+    monkeypatch.setattr(files, "time", SimpleNamespace(time_ns=lambda: changed + age))
     policies = Policies(file)
     policies.reload()
     assert len(reads) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
+from keyfold_server.domain.health import Health
+from keyfold_server.service.status import Report
 from replicas import House, Member, entered, house_in, under, until
 
 
@@ -82,6 +85,33 @@ async def test_grace_ends_at_a_hard_bound_from_the_last_proof(house: House, one:
     await house.after(0.1)
     with pytest.raises(UnreachableError):
         await one.wrap()
+
+
+def notices(report: Report) -> str:
+    """Returns what the status of the first region says besides its health."""
+    return "\n".join(report.regions[0].notices)
+
+
+async def test_the_status_says_until_when_a_key_serves_on_grace(house: House, one: Member) -> None:
+    """F1: while nobody can tell, the status says that service goes on here, and until when."""
+    await one.wrap()
+    assert not notices(await one.status())
+    ends = datetime.fromtimestamp(house.clock.wall() + 960, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    house.provider.disconnect()
+    for _ in range(2):
+        await house.after(100)
+        report = await one.status()
+        assert report.regions[0].seen is not None
+        assert report.regions[0].seen.health is Health.UNREACHABLE
+        assert f"serves on from memory until {ends}" in notices(report)
+    two = await house.replica()
+    assert "no key of this region in memory" in notices(await two.status())
+    await house.after(760)
+    assert f"the outage grace ended at {ends}" in notices(await one.status())
+    house.provider.mend()
+    await house.after(10)
+    await one.wrap()
+    assert not notices(await one.status())
 
 
 async def test_grace_is_not_renewed_by_failures(house: House, one: Member) -> None:

@@ -1,4 +1,4 @@
-"""The life of a key: Enable, AddRegions, Rotate, Restore, TestKey, GetStatus, ListClusters, R6."""
+"""The life of a key: Enable, AddRegions, Rotate, Restore, GetStatus, ListClusters, R6."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
-from keyfold_server.rpc import convert
-from keyfold_server.service.probes import Outcome, Step, Trying
+from keyfold_server.rpc import replies
 from keyfold_server.service.status import Page, RegionReport, Report, page_token
 from replicas import House, Member, entered, house_in
 
@@ -420,44 +419,6 @@ async def test_attempts_are_in_the_chain(house: House, one: Member) -> None:
     assert after.version == before.version + 1
 
 
-# TestKey
-
-
-async def trial(one: Member, uri: str, cluster: str = "acme") -> dict[Step, Outcome]:
-    """Tries a key; returns how each step ended."""
-    tried = await one.replica.probes.test(
-        EVERYTHING, Trying(KeySpec("FAKE", uri), cluster, "eu", None)
-    )
-    assert [t.step for t in tried.steps] == list(Step)
-    assert tried.accessible == all(
-        t.outcome is Outcome.PASSED for t in tried.steps if t.step in (Step.WRAP, Step.UNWRAP)
-    )
-    return {t.step: t.outcome for t in tried.steps}
-
-
-async def test_a_trial_tells_step_by_step(house: House, one: Member) -> None:
-    """Design 2: authenticate, describe, wrap, unwrap, each with its outcome; nothing is stored."""
-    passed, failed, skipped = Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED
-    assert set((await trial(one, "fake:one")).values()) == {passed}
-    assert list((await trial(one, "fake:none")).values()) == [passed, failed, failed, skipped]
-    house.provider.deny("fake:one", "describe")
-    assert list((await trial(one, "fake:one")).values()) == [passed, failed, passed, passed]
-    house.provider.deny("fake:one", "unwrap")
-    assert list((await trial(one, "fake:one")).values()) == [passed, failed, passed, failed]
-    house.provider.wrong_plaintext("fake:two")
-    assert (await trial(one, "fake:two"))[Step.UNWRAP] is failed
-    house.provider.break_credentials()
-    assert list((await trial(one, "fake:two")).values()) == [failed, failed, failed, skipped]
-    house.provider.mend()
-    tried = await one.replica.probes.test(
-        EVERYTHING, Trying(KeySpec("FAKE", "fake:two"), "", "", None)
-    )
-    assert tried.steps[2].message == "context: not tried"
-    assert one.line.counts["apply"] == 0
-    with pytest.raises(InvalidKeySpecError):
-        await one.replica.probes.test(EVERYTHING, Trying(KeySpec("FAKE", "nonsense"), "", "", None))
-
-
 # GetStatus and ListClusters
 
 
@@ -505,7 +466,7 @@ async def test_the_status_of_a_revoked_region_asks_no_kms(house: House, one: Mem
     assert len(house.provider.calls) == before
     assert region.seen is not None
     assert region.seen.health is Health.HEALTHY
-    status = convert.cluster_status(await one.status()).regions[0]
+    status = replies.cluster_status(await one.status()).regions[0]
     assert status.health == res.HEALTH_HEALTHY
     assert not status.HasField("can_wrap")
     assert not status.HasField("can_unwrap")

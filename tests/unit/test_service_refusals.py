@@ -19,7 +19,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Heartbeat, Noted, Unwrapped
+from keyfold_server.domain.ports import Heartbeat, Noted
+from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.service import answers
 from replicas import House, Member, entered, house_in, spin
 

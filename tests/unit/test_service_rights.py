@@ -30,6 +30,7 @@ from keyfold_server.domain.rights import Identity, Rights
 from keyfold_server.service.data_plane import Opened, Target
 from keyfold_server.service.keyring import Call, NeedsLoad
 from keyfold_server.service.probes import Trying
+from keyfold_server.service.scope import Scope
 from keyfold_server.service.status import Report, page_token
 from replicas import House, Member, house_in
 
@@ -265,9 +266,11 @@ async def test_a_key_that_may_not_be_named_costs_no_call(
             one.add_regions({"as": "fake:two"}),
             one.rotate(specs),
             one.rotate({"eu": KeySpec("FAKE", "fake:two", "nobody")}),
-            one.replica.probes.test(one.rights, Trying(KeySpec("FAKE", "fake:two"), "", "", None)),
             one.replica.probes.test(
-                one.rights, Trying(KeySpec("FAKE", "fake:two"), "acme", "eu", "a")
+                one.rights, Trying(KeySpec("FAKE", "fake:two"), Scope("", "", None))
+            ),
+            one.replica.probes.test(
+                one.rights, Trying(KeySpec("FAKE", "fake:two"), Scope("acme", "eu", "a"))
             ),
         ]
         for call in calls:

@@ -16,7 +16,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Heartbeat, Noted, Unwrapped
+from keyfold_server.domain.ports import Heartbeat, Noted
+from keyfold_server.domain.provider import Unwrapped
 from replicas import House, Member, entered, house_in, until
 
 INTERVAL = 600
@@ -189,6 +190,66 @@ async def test_another_replica_takes_over(house: House, one: Member) -> None:
     assert {c.operation for c in asked(house, before)} == {"wrap", "unwrap"}
 
 
+async def test_a_replica_that_is_cut_off_is_not_the_one_that_asks(
+    house: House, one: Member
+) -> None:
+    """F5: a replica that cannot ask about a root key leaves it to one that can, and stays away."""
+    two = await house.replica()
+    await one.enable("c", {"eu": "fake:two"})
+    await house.after(INTERVAL)
+    one.cut_off()
+    for turn in range(4):
+        before = len(asked(house))
+        # Its turn always comes first, and the other's too early to take an idle claim.
+        await house.after(INTERVAL - 100)
+        await one.sweep()
+        if turn > 0:
+            assert (await seen(two, "c")).health is Health.HEALTHY
+        await house.after(100)
+        await two.sweep()
+        calls = [c.operation for c in asked(house, before) if c.uri == "fake:two"]
+        assert sorted(calls) == ["unwrap", "wrap"]
+        assert (await seen(two, "c")).health is Health.HEALTHY
+    await two.stop()
+    one.cut_off(cut=False)
+    before = len(asked(house))
+    await house.after(INTERVAL - 10)
+    await one.sweep()
+    assert "c" in opened(house, before)
+
+
+async def test_a_replica_that_is_alone_goes_on_asking(house: House, one: Member) -> None:
+    """F5: a KMS that cannot be asked is asked again in each sweep where nobody else is there."""
+    await one.enable("c", {"eu": "fake:two"})
+    house.provider.disconnect("fake:two")
+    for _ in range(6):
+        await house.after(INTERVAL)
+        before = len(asked(house))
+        await one.sweep()
+        assert "c" in opened(house, before)
+        assert (await seen(one, "c")).health is Health.UNREACHABLE
+    house.provider.mend()
+    await house.after(INTERVAL)
+    await one.sweep()
+    assert (await seen(one, "c")).health is Health.HEALTHY
+
+
+async def test_a_dead_kms_is_not_passed_round_for_ever(house: House, one: Member) -> None:
+    """F5: what no replica can ask is tried by each, and then again by one of them."""
+    two = await house.replica()
+    await one.enable("c", {"eu": "fake:two"})
+    house.provider.disconnect("fake:two")
+    turns = []
+    for _ in range(3):
+        for member in (one, two):
+            await house.after(INTERVAL / 2)
+            before = len(asked(house))
+            await member.sweep()
+            turns.append("c" in opened(house, before))
+    assert turns[:2] == [True, True]
+    assert sum(turns[2:]) == 2
+
+
 async def test_every_idle_kek_has_its_turn(house: House, one: Member) -> None:
     """F4: of many KEKs under an idle root key, each sweep opens the one opened longest ago."""
     names = ["c", "d", "e"]
@@ -249,15 +310,29 @@ async def test_a_missing_wrap_permission_shows_within_the_sweep(house: House, on
         await one.look()  # Then the root key is refreshed.
         found = await seen(one, "a")
         assert (found.health, found.can_wrap, found.can_unwrap) == (Health.HEALTHY, False, True)
-        assert found.message == "wrapping: no (it lacks kms:Encrypt)"
+        assert (found.reason, found.message) == ("ACCESS_DENIED", "no")
+        assert found.missing_permission == "kms:Encrypt"
     assert one.serves("a")
     assert house.store.cannot_wrap() == 2
     house.provider.mend()
     await house.after(INTERVAL)
     await one.sweep()
     found = await seen(one, "a")
-    assert (found.can_wrap, found.message) == (True, "")
+    assert (found.can_wrap, found.reason, found.message) == (True, "", "")
+    assert found.missing_permission == ""
     assert house.store.cannot_wrap() == 0
+
+
+async def test_a_refusal_to_unwrap_is_the_one_to_read(house: House, one: Member) -> None:
+    """F5: where a root key neither wraps nor unwraps, the status tells why it does not unwrap."""
+    for operation in ("wrap", "unwrap"):
+        lacking = AccessDeniedError(f"no {operation}", missing_permission=f"to {operation}")
+        house.provider.fail(lacking, "fake:one", (operation,))
+    await one.sweep()
+    found = await seen(one)
+    assert (found.health, found.can_wrap, found.can_unwrap) == (Health.ACCESS_DENIED, False, False)
+    assert (found.reason, found.message) == ("ACCESS_DENIED", "no unwrap")
+    assert found.missing_permission == "to unwrap"
 
 
 async def test_a_key_that_wraps_alone_is_no_healthy_one(house: House, one: Member) -> None:

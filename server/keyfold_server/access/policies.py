@@ -10,34 +10,18 @@ import hashlib
 import logging
 import os
 import stat
-import time
 from pathlib import Path
 from typing import Final
 
 from keyfold_server.access.policy import InForce, Policy
 from keyfold_server.access.policy_file import PolicyFileError, parse
+from keyfold_server.domain.files import Stamp, settled, stamp_of
 from keyfold_server.domain.rights import Identity, Rights
 
 log = logging.getLogger(__name__)
 
 MAX_FILE: Final = 1 << 20
 """Bytes of a policy file."""
-
-_SETTLED_NS: Final = 2_000_000_000
-"""Age from which a file's stamp tells its contents: file systems keep times as coarse as 2 s."""
-
-Stamp = tuple[int, ...]
-"""What tells one state of the file from another: device, inode, size and times."""
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
 
 
 def _read(path: Path) -> tuple[bytes, Stamp | None]:
@@ -60,9 +44,7 @@ def _read(path: Path) -> tuple[bytes, Stamp | None]:
         ) from None
     if len(contents) > MAX_FILE:
         raise PolicyFileError(f"{path}: has more than {MAX_FILE:,} bytes; use fewer grants")
-    changed = max(status.st_mtime_ns, status.st_ctime_ns)
-    settled = time.time_ns() - changed > _SETTLED_NS
-    return contents, _stamp(status) if settled else None
+    return contents, settled(status)
 
 
 def _parsed(path: Path, contents: bytes) -> Policy:
@@ -146,6 +128,6 @@ class Policies:
 
 def _looked(path: Path) -> Stamp | None:
     try:
-        return _stamp(path.stat())
+        return stamp_of(path.stat())
     except OSError:
         return None

@@ -15,8 +15,9 @@ from typing import Final
 import grpc
 
 from keyfold_server.access import tls_files
-from keyfold_server.access.tls_files import Stamp, TlsFiles, TlsSet
+from keyfold_server.access.tls_files import TlsFiles, TlsSet
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.domain.files import Stamp
 from keyfold_server.domain.ports import Clock
 
 log: Final = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.domain.files import Stamp, settled, stamp_of
 
 CERTIFICATE: Final = "KEYFOLD_TLS_CERT"
 KEY: Final = "KEYFOLD_TLS_KEY"
@@ -34,16 +34,10 @@ _TRIES: Final = 3
 
 _MIN_RSA: Final = 2_048
 
-_SETTLED_NS: Final = 2_000_000_000
-"""Age from which a file's stamp tells its contents: times are as coarse as the file system makes
-them, so that two quick changes can leave one stamp."""
-
 _WRITABLE: Final = {CERTIFICATE: 0o002, KEY: 0o022, CLIENT_CA: 0o002}
 """Mode bits that no file may have: who writes the authorities makes callers. That others may read
 the key is only warned of: Kubernetes mounts secrets with mode 0644, out of reach of other users
 by the container's walls."""
-
-Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +91,10 @@ def stamp(files: TlsFiles) -> Stamp | None:
     made: list[int] = []
     try:
         for path in files.named().values():
-            status = path.stat()
-            if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _SETTLED_NS:
+            one = settled(path.stat())
+            if one is None:
                 return None
-            made += _stamped(status)
+            made += one
     except OSError:
         return None
     return tuple(made)
@@ -150,27 +144,16 @@ def _read(files: TlsFiles) -> tuple[dict[str, bytes], bool, bool]:
             ) from None
         if len(texts[setting]) > _MAX_SIZE:
             raise SetupError(f"{setting}: {path} is larger than 4 MiB; is it the right file?")
-        stamps[setting] = _stamped(status)
+        stamps[setting] = stamp_of(status)
         exposed |= setting == KEY and bool(status.st_mode & 0o004)
     return texts, exposed, stamps == _stamps(files)
 
 
 def _stamps(files: TlsFiles) -> dict[str, Stamp]:
     try:
-        return {setting: _stamped(path.stat()) for setting, path in files.named().items()}
+        return {setting: stamp_of(path.stat()) for setting, path in files.named().items()}
     except OSError:
         return {}
-
-
-def _stamped(status: os.stat_result) -> Stamp:
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        # A changed mode shows in this one alone.
-        status.st_ctime_ns,
-    )
 
 
 def _check_mode(setting: str, path: Path, status: os.stat_result) -> None:

@@ -17,7 +17,9 @@ from typing import Final
 from keyfold_server import observability
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.providers import catalog, platform_keys, set_up
-from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.domain.errors import KeyfoldError, SetupError
+from keyfold_server.domain.residency import Regions
+from keyfold_server.providers import Catalog
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.limits import Bounds, Rates
@@ -42,6 +44,10 @@ def check(settings: Settings) -> list[str]:
     providers = catalog(settings)
     try:
         platform_keys(settings, providers)
+    except KeyfoldError as error:
+        faults.append(error.message)
+    try:
+        regions(settings, providers)
     except KeyfoldError as error:
         faults.append(error.message)
     for type_ in set_up(settings, providers):
@@ -74,6 +80,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     if settings.local_keys is not None:
         providers.provider("LOCAL")  # Now, so that its warning stands at the log's beginning.
     platform = platform_keys(settings, providers)
+    places = regions(settings, providers)
     store = opening.open_store(
         settings.store,
         settings.service_key,
@@ -89,6 +96,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         outage_grace=settings.outage_grace,
         store_max_staleness=settings.store_max_staleness,
         store_poll=min(1.0, settings.store_max_staleness / 4),
+        sweep=settings.sweep_interval,
     )
     joined = Replica(
         providers.provider,
@@ -98,8 +106,25 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         timing,
         max_clusters=settings.cache_clusters,
         bounds=bounds(settings),
+        regions=places,
     )
     return joined, store.close
+
+
+def regions(settings: Settings, providers: Catalog) -> Regions:
+    """Returns where the settings say that regions are.
+
+    Raises:
+        SetupError: They name a provider that there is not: its keys would be looked at by nothing.
+    """
+    unknown = {type_ for places in settings.regions.values() for type_ in places}
+    unknown -= set(providers.types())
+    if unknown:
+        raise SetupError(
+            f"KEYFOLD_REGIONS: there is no provider {', '.join(sorted(unknown))}; the table's keys "
+            f"are of {', '.join(providers.types())}"
+        )
+    return Regions(settings.regions, required=settings.residency == "require")
 
 
 def bounds(settings: Settings) -> Bounds:
@@ -116,6 +141,11 @@ def bounds(settings: Settings) -> Bounds:
         calls_per_caller=settings.max_calls_per_caller,
         calls_per_organization=settings.max_calls_per_organization,
         streams_per_caller=settings.max_streams_per_caller,
+        calls_per_connection=settings.max_calls_per_connection,
+        connections=settings.max_connections,
+        request_bytes=settings.max_request_bytes,
+        request_bytes_per_caller=settings.max_request_bytes_per_caller,
+        receive_timeout=settings.receive_timeout,
         unread_bytes=settings.max_unread_bytes,
         rate_per_caller=settings.rate_per_caller,
         rate_per_organization=settings.rate_per_organization,

@@ -13,7 +13,7 @@ from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import InvalidInputError, RowNotAuthenticError
 from keyfold_server.domain.rights import Caller
-from keyfold_server.rpc import convert
+from keyfold_server.rpc import convert, replies
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import decode
 from keyfold_server.rpc.status import to_status
@@ -53,7 +53,9 @@ class LifeMethods:
             "Rotate": _Method(pb.RotateRequest, self._rotate),
             "Revoke": _Method(pb.RevokeRequest, self._revoke),
             "Restore": _Method(pb.RestoreRequest, self._restore),
+            "RetireGeneration": _Method(pb.RetireGenerationRequest, self._retire_generation),
             "TestKey": _Method(pb.TestKeyRequest, self._test_key),
+            "GetAccessPolicy": _Method(pb.GetAccessPolicyRequest, self._get_access_policy),
             "GetStatus": _Method(pb.GetStatusRequest, self._get_status),
             "ListClusters": _Method(pb.ListClustersRequest, self._list_clusters),
         }
@@ -133,21 +135,37 @@ class LifeMethods:
             superseded=restored.done.superseded,
         )
 
+    async def _retire_generation(
+        self, asked: pb.RetireGenerationRequest, caller: Caller, deadline: float
+    ) -> pb.RetireGenerationResponse:
+        wanted = convert.retiring(asked)
+        ask = Ask(caller, "RetireGeneration", asked.request_id, wanted, deadline)
+        retired = await self._replica.revocation.retire(ask, wanted)
+        return pb.RetireGenerationResponse(
+            status=await self._status(caller, retired.done.cluster),
+            confirmed=retired.confirmed,
+            pending=self._pending(retired.pending),
+            replayed=retired.done.replayed,
+            superseded=retired.done.superseded,
+        )
+
     async def _test_key(
         self, asked: pb.TestKeyRequest, caller: Caller, _deadline: float
     ) -> pb.TestKeyResponse:
         trial = await self._replica.probes.test(caller.rights, convert.trying(asked))
-        return pb.TestKeyResponse(
-            accessible=trial.accessible,
-            steps=[convert.test_step(tried) for tried in trial.steps],
-            key_version=trial.key_version,
-        )
+        return replies.tested(trial)
+
+    async def _get_access_policy(
+        self, asked: pb.GetAccessPolicyRequest, caller: Caller, _deadline: float
+    ) -> pb.GetAccessPolicyResponse:
+        policies = self._replica.access_policies
+        return replies.access_policy(await policies.get(caller.rights, convert.asking(asked)))
 
     async def _get_status(
         self, asked: pb.GetStatusRequest, caller: Caller, deadline: float
     ) -> pb.GetStatusResponse:
         report = await self._replica.statuses.get(caller.rights, asked.cluster, deadline)
-        return pb.GetStatusResponse(status=convert.cluster_status(report))
+        return pb.GetStatusResponse(status=replies.cluster_status(report))
 
     async def _list_clusters(
         self, asked: pb.ListClustersRequest, caller: Caller, _deadline: float
@@ -162,7 +180,7 @@ class LifeMethods:
                 last = entry.cluster or last
                 reply.not_authentic.append(last)
                 continue
-            status = convert.cluster_status(entry)
+            status = replies.cluster_status(entry)
             size += status.ByteSize()
             if size > _PAGE_BYTES and reply.clusters:
                 # A page of large clusters ends early, so that gRPC's own limit never cuts it.
@@ -175,11 +193,11 @@ class LifeMethods:
         return reply
 
     async def _status(self, caller: Caller, cluster: Cluster) -> res.ClusterStatus:
-        return convert.cluster_status(await self._replica.statuses.report(cluster, caller.rights))
+        return replies.cluster_status(await self._replica.statuses.report(cluster, caller.rights))
 
     def _pending(self, pending: tuple[Pending, ...]) -> list[res.PendingReplica]:
         now = self._replica.clock.wall()
-        return [convert.pending_replica(p, now) for p in pending]
+        return [replies.pending_replica(p, now) for p in pending]
 
 
 def _on_bytes(method: _Method) -> Life:

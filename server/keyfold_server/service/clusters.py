@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyfold_server.domain.cluster import (
     MAX_REGIONS,
@@ -18,6 +18,7 @@ from keyfold_server.domain.errors import (
     ClusterExistsError,
     InvalidNameError,
     KeySpecMissingError,
+    KmsError,
     OrganizationMismatchError,
     RegionExistsError,
     RegionMismatchError,
@@ -27,14 +28,13 @@ from keyfold_server.domain.keyspec import (
     KeySpec,
     RegionPolicy,
     RegionSpec,
-    RootKey,
     check_name,
     check_regions,
 )
 from keyfold_server.domain.lifecycle import Action, after
 from keyfold_server.service.health import HealthBook
-from keyfold_server.service.kms import Kms
 from keyfold_server.service.mutations import Ask, Done, Mutations
+from keyfold_server.service.new_keys import NewKeys, check_replicas, of_replica
 from keyfold_server.service.proofs import Proofs, by_region
 
 
@@ -68,7 +68,7 @@ class Clusters:
     def __init__(
         self,
         mutations: Mutations,
-        kms: Kms,
+        keys: NewKeys,
         proofs: Proofs,
         health: HealthBook,
         name_length: int,
@@ -78,14 +78,14 @@ class Clusters:
 
         Args:
             mutations: Carries out changes.
-            kms: The key services.
+            keys: Lets keys in.
             proofs: Makes and proves KEKs.
             health: What was observed of keys.
             name_length: Characters that the names of new clusters and regions may have.
             random: The source of ids.
         """
         self._mutations = mutations
-        self._kms = kms
+        self._keys = keys
         self._proofs = proofs
         self._health = health
         self._name_length = name_length
@@ -99,10 +99,10 @@ class Clusters:
             RevokedError: It exists, and a region of it is revoked.
             KmsError: A key could not be proven; nothing was stored.
         """
-        specs = _checked(wanted)
+        _check(wanted)
         # By the organization that it is to have; one that is there already has its own.
         ask.caller.rights.check_cluster(ask.rpc, wanted.cluster, wanted.organization, wanted.named)
-        return await self._mutations.run(ask, lambda: self._enable(ask, wanted, specs), lambda d: d)
+        return await self._mutations.run(ask, lambda: self._enable(ask, wanted), lambda d: d)
 
     async def add_regions(self, ask: Ask, wanted: Enabling) -> Done:
         """Gives keys to further regions; a region given again with the same spec is no change.
@@ -112,22 +112,23 @@ class Clusters:
             RegionExistsError: A region has another spec.
             KmsError: A key could not be proven; nothing was stored.
         """
-        specs = _checked(wanted)
-        return await self._mutations.run(ask, lambda: self._add(ask, wanted, specs), lambda d: d)
+        _check(wanted)
+        return await self._mutations.run(ask, lambda: self._add(ask, wanted), lambda d: d)
 
-    async def _enable(self, ask: Ask, wanted: Enabling, specs: dict[str, KeySpec]) -> Done:
+    async def _enable(self, ask: Ask, wanted: Enabling) -> Done:
         current = await self._mutations.cluster(wanted.cluster)
+        wanted = await self._spelled(ask, wanted, current)
         if current is not None:
             _check_enabled(current, wanted)
             return await self._unchanged(ask, wanted, current)
         now = self._mutations.now()
-        regions = await self._make(ask, wanted, specs, now)
+        regions = await self._make(ask, wanted, wanted.specs, now)
         new = Cluster(
             self._random(16), wanted.cluster, wanted.organization, 0, 1, regions, now, now
         )
         return await self._store(ask, wanted, new, regions, current)
 
-    async def _add(self, ask: Ask, wanted: Enabling, specs: dict[str, KeySpec]) -> Done:
+    async def _add(self, ask: Ask, wanted: Enabling) -> Done:
         current = existing(await self._mutations.cluster(wanted.cluster), wanted.cluster)
         if wanted.organization not in (None, current.organization):
             raise OrganizationMismatchError(
@@ -136,6 +137,7 @@ class Clusters:
                 cluster=current.name,
                 field="organization",
             )
+        wanted = await self._spelled(ask, wanted, current)
         there = {region.name for region in current.regions}
         for spec in wanted.specs:
             if spec.region in there and not _same(current.region(spec.region), spec):
@@ -144,47 +146,57 @@ class Clusters:
                     cluster=current.name,
                     region=spec.region,
                 )
-        specs = {name: spec for name, spec in specs.items() if name not in there}
+        specs = [spec for spec in wanted.specs if spec.region not in there]
         if not specs:
             return await self._unchanged(ask, wanted, current)
         _check_count(len(there) + len(specs))
         added = await self._make(ask, wanted, specs, self._mutations.now(), current)
         return await self._store(ask, wanted, None, added, current)
 
+    async def _spelled(self, ask: Ask, wanted: Enabling, current: Cluster | None) -> Enabling:
+        """Returns the request with a key spec for every region."""
+        rights = ask.caller.rights
+        specs = await self._keys.spelled(rights, wanted.specs, wanted.cluster, current)
+        return replace(wanted, specs=specs)
+
     async def _make(
         self,
         ask: Ask,
         wanted: Enabling,
-        specs: dict[str, KeySpec],
+        specs: Sequence[RegionSpec],
         now: int,
         current: Cluster | None = None,
     ) -> tuple[Region, ...]:
         """Proves every key and makes the regions, sorted by name."""
         organization = wanted.organization if current is None else current.organization
-        policies = {spec.region: spec.policy or RegionPolicy() for spec in wanted.specs}
-
-        for field, name in (("cluster", wanted.cluster), *(("region_specs", n) for n in specs)):
+        names = (("cluster", wanted.cluster), *(("region_specs", spec.region) for spec in specs))
+        for field, name in names:
             if len(name) > self._name_length:
                 raise InvalidNameError(
                     f"this server takes names of up to {self._name_length} characters for new "
                     "clusters and regions; choose a shorter one",
                     field=field,
                 )
-        # All of them before any is tried: a key that may not be named costs nobody a call (C1).
-        roots = {
-            name: await self._kms.granted(
-                ask.caller.rights, spec, wanted.cluster, organization, name
-            )
-            for name, spec in specs.items()
-        }
+        roots = await self._keys.accepted(ask.caller.rights, specs, wanted.cluster, organization)
 
-        async def make(name: str, spec: KeySpec, root: RootKey) -> Region:
+        async def make(spec: RegionSpec, key_spec: KeySpec) -> Region:
+            name = spec.region
             state = after(None, Action.ENABLE, cluster=wanted.cluster, region=name)
-            first = await self._proofs.fresh(wanted.cluster, organization, name, root, 1, now)
-            return Region(name, state, now, spec, policies[name], (first,))
+            try:
+                first = await self._proofs.fresh(
+                    wanted.cluster, organization, name, roots[name], 1, now
+                )
+            except KmsError as error:
+                raise of_replica(spec, error) from None
+            return Region(name, state, now, key_spec, spec.policy or RegionPolicy(), (first,))
 
         made = await by_region(
-            {name: make(name, specs[name], roots[name]) for name in sorted(specs)}, wanted.cluster
+            {
+                spec.region: make(spec, spec.key_spec)
+                for spec in sorted(specs, key=lambda spec: spec.region)
+                if spec.key_spec is not None
+            },
+            wanted.cluster,
         )
         return tuple(made.values())
 
@@ -214,19 +226,22 @@ class Clusters:
         for region in regions:
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
+        roots = {region.name: region.newest.current.root for region in regions}
+        await self._keys.tell(wanted.cluster, roots)
         return done
 
 
-def _checked(wanted: Enabling) -> dict[str, KeySpec]:
-    """Returns the key specs by region, once the request is whole in itself."""
+def _check(wanted: Enabling) -> None:
+    """Refuses a request that is not whole in itself."""
     check_name(wanted.cluster, "cluster")
     if wanted.organization is not None:
         check_name(wanted.organization, "organization")
     check_regions(wanted.regions, "regions")
     check_regions((spec.region for spec in wanted.specs), "region_specs")
-    specs = {spec.region: spec.key_spec for spec in wanted.specs if spec.key_spec is not None}
+    check_replicas(wanted.specs)
+    given = {spec.region for spec in wanted.specs if spec.key_spec is not None or spec.replica_of}
     named = wanted.regions or tuple(spec.region for spec in wanted.specs)
-    missing = [region for region in named if region not in specs]
+    missing = [region for region in named if region not in given]
     if missing or not named:
         raise KeySpecMissingError(
             f"no key spec for region {', '.join(missing)}; give one for each region"
@@ -245,7 +260,6 @@ def _checked(wanted: Enabling) -> dict[str, KeySpec]:
                 field=f"region_specs[{index}].region",
             )
     _check_count(len(named))
-    return specs
 
 
 def _check_count(count: int) -> None:

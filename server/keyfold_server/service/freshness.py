@@ -78,6 +78,16 @@ class Freshness:
             else:
                 self.later(root, root.unknown_until)
 
+    def grace_ends(self, cluster: str, kek_id: bytes) -> float | None:
+        """Returns until when a KEK in memory may be used where nobody can be asked (protocol F1).
+
+        Returns:
+            Monotonic seconds, or None where it is not in memory.
+        """
+        view = self._cache.peek(cluster)
+        opened = view.open.get(kek_id) if view is not None else None
+        return None if opened is None else opened.root.proof + opened.ttl + opened.grace
+
     def proven(self, root: RootState) -> None:
         """Notes a root key that was just proven."""
         ttl = root.shortest if root.open else 0.0

@@ -23,6 +23,9 @@ from keyfold_server.service.storage import Storage
 
 log = logging.getLogger(__name__)
 
+COULD_NOT_TELL: Final = frozenset((Health.UNREACHABLE, Health.THROTTLED, Health.CREDENTIALS_FAILED))
+"""What says nothing of a key, but that nobody could tell (protocol F6)."""
+
 
 def root_subject(wrap: Wrap) -> str:
     """Returns the subject of a root key version."""
@@ -38,9 +41,9 @@ def merged(old: Observation | None, new: Observation) -> Observation:
     """Returns what is known after a new observation: what it does not say stays."""
     if old is None or old.last_check > new.last_check:
         return new if old is None else old
-    if new.can_wrap is None and old.can_wrap is False and _is_of_wrapping(old, new):
+    if new.can_wrap is None and of_wrapping(old) and new.health is Health.HEALTHY:
         # It was said of wrapping, of which the new one says nothing: it stands (protocol F5).
-        new = replace(new, message=old.message, request_id=old.request_id)
+        new = _with_error(new, old.reason, old.message, old.request_id, old.missing_permission)
     return replace(
         new,
         since=old.since if old.health is new.health else new.since,
@@ -49,12 +52,9 @@ def merged(old: Observation | None, new: Observation) -> Observation:
     )
 
 
-_WRAPPING: Final = "wrapping: "
-"""How a message begins that is about wrapping."""
-
-
-def _is_of_wrapping(old: Observation, new: Observation) -> bool:
-    return new.health is Health.HEALTHY and old.message.startswith(_WRAPPING)
+def of_wrapping(seen: Observation) -> bool:
+    """Says whether an observation's error is about wrapping: a key that unwraps has no other."""
+    return seen.health is Health.HEALTHY and bool(seen.reason)
 
 
 class HealthBook:
@@ -89,10 +89,9 @@ class HealthBook:
             Health.of(error),
             now,
             now,
-            message=error.message,
-            request_id=error.provider_request_id or "",
             can_unwrap=None if isinstance(error, CouldNotTellError) else False,
         )
+        seen = _of(error, seen)
         if isinstance(error, CouldNotTellError) or (isinstance(error, RefusedError) and not known):
             self._note(seen)
         if not isinstance(error, CouldNotTellError):
@@ -107,22 +106,11 @@ class HealthBook:
             # Nothing was learned of unwrapping, and wrapping alone says nothing of a key's health.
             return
         if error is None:
-            cleared = "" if seen.message.startswith(_WRAPPING) else seen.message
-            self._note(replace(seen, can_wrap=True, message=cleared))
+            self._note(replace(_cleared(seen) if of_wrapping(seen) else seen, can_wrap=True))
         elif not isinstance(error, CouldNotTellError):
-            lacks = error.missing_permission
-            named = f" (it lacks {lacks})" if lacks and lacks not in error.message else ""
             # Where unwrapping failed too, that decides, and its error is the one to read.
             alone = seen.health is Health.HEALTHY
-            message = f"{_WRAPPING}{error.message}{named}" if alone else seen.message
-            self._note(
-                replace(
-                    seen,
-                    can_wrap=False,
-                    message=message,
-                    request_id=(error.provider_request_id or "") if alone else seen.request_id,
-                )
-            )
+            self._note(replace(_of(error, seen) if alone else seen, can_wrap=False))
 
     async def known(self, subjects: list[str]) -> dict[str, Observation]:
         """Returns what the store and this replica know of some subjects.
@@ -161,3 +149,31 @@ class HealthBook:
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)
+
+
+def _of(error: KmsError, seen: Observation) -> Observation:
+    """Returns an observation with an error's words, in place of those that it had."""
+    return _with_error(
+        seen,
+        error.reason,
+        error.message,
+        error.provider_request_id or "",
+        error.missing_permission or "",
+    )
+
+
+def _cleared(seen: Observation) -> Observation:
+    """Returns an observation without an error."""
+    return _with_error(seen, "", "", "", "")
+
+
+def _with_error(
+    seen: Observation, reason: str, message: str, request_id: str, missing_permission: str
+) -> Observation:
+    return replace(
+        seen,
+        reason=reason,
+        message=message,
+        request_id=request_id,
+        missing_permission=missing_permission,
+    )

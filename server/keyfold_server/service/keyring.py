@@ -15,6 +15,7 @@ from keyfold_server.domain.cluster import no_cluster, no_region
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     CouldNotTellError,
+    GenerationRetiredError,
     KeyfoldError,
     NotAsked,
     UnknownKekError,
@@ -162,7 +163,7 @@ class Keyring:
         opened = view.open.get(kek_id)
         if opened is not None and now < opened.root.proof + opened.ttl:
             opened.root.used = opened
-            opened.used = True
+            opened.used_at = now
             return opened.kek
         own = call.own.get(kek_id)
         if (
@@ -171,6 +172,8 @@ class Keyring:
             and own.voids == own.root.voids
             and now < own.began + OWN_LASTS
         ):
+            own.used_at = now
+            self._cache.left(own)
             return own.kek
         return self._not_fresh(view, region, kek_id, opened, now, call)
 
@@ -184,6 +187,8 @@ class Keyring:
         call: Call,
     ) -> Kek:
         cluster = view.cluster.name
+        # Only here: a view never holds an open KEK of a generation that it knows to be retired.
+        _check_in_use(view, kek_id)
         need = Need(cluster, kek_id)
         if region.ttl > 0:
             refused = view.refused.get(kek_id)
@@ -200,7 +205,7 @@ class Keyring:
                 ):
                     # The KMS cannot be asked: grace, a hard bound from the last proof (F1).
                     root.used = opened
-                    opened.used = True
+                    opened.used_at = now
                     self._wanted(opened, now)
                     return opened.kek
             unknown = self._could_not_tell(view, kek_id, now)
@@ -295,6 +300,17 @@ class Keyring:
         if failed is not None:
             raise failed
         raise NeedsLoad((Need(name),))
+
+
+def _check_in_use(view: View, kek_id: bytes) -> None:
+    region, generation = view.keks[kek_id]
+    if generation.retired_at is not None:
+        raise GenerationRetiredError(
+            f"generation {generation.number} of region {region.region.name} is retired; bring it "
+            "back with RetireGeneration before you use what it wrapped",
+            cluster=view.cluster.name,
+            region=region.region.name,
+        )
 
 
 _METHOD: Final = {Purpose.WRAP: "Wrap", Purpose.UNWRAP: "Unwrap"}

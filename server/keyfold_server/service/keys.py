@@ -7,7 +7,9 @@ when its root key is refused, when its proof with all grace has run out, or when
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region
@@ -149,10 +151,23 @@ class View:
 class OpenKek:
     """A KEK in memory, with what decides how long it may be used.
 
-    `used`: a call used it since the sweep last looked.
+    Attributes:
+        used_at: When a call used it last, monotonic seconds; NEVER before the first.
+        swept: Uses until then the sweep has seen to.
     """
 
-    __slots__ = ("began", "grace", "kek", "region", "root", "ttl", "used", "view", "voids")
+    __slots__ = (
+        "began",
+        "grace",
+        "kek",
+        "region",
+        "root",
+        "swept",
+        "ttl",
+        "used_at",
+        "view",
+        "voids",
+    )
 
     def __init__(
         self, kek: Kek, view: View, region: RegionView, root: RootState, began: float
@@ -165,7 +180,8 @@ class OpenKek:
         self.ttl = region.ttl
         self.grace = region.grace
         self.began = began
-        self.used = False
+        self.used_at = NEVER
+        self.swept = NEVER
         self.voids = root.voids
 
     def __repr__(self) -> str:
@@ -174,13 +190,18 @@ class OpenKek:
 
 
 class KeyCache:
-    """Views and open KEKs of this replica, least recently used clusters going first."""
+    """Views and open KEKs of this replica, least recently used clusters going first.
+
+    Attributes:
+        left: Told of a KEK that leaves memory, and of one that served without being in it.
+    """
 
     def __init__(self, max_clusters: int) -> None:
         """Makes an empty cache of at most `max_clusters` clusters."""
         self._max_clusters = max_clusters
         self._views: OrderedDict[str, View] = OrderedDict()
         self._roots: dict[str, RootState] = {}
+        self.left: Callable[[OpenKek], None] = lambda _: None
 
     def view(self, cluster: str) -> View | None:
         """Returns a cluster's view, if it is in memory, and counts that as use."""
@@ -188,6 +209,14 @@ class KeyCache:
         if view is not None:
             self._views.move_to_end(cluster)
         return view
+
+    def peek(self, cluster: str) -> View | None:
+        """Returns a cluster's view, if it is in memory, and counts that as nothing."""
+        return self._views.get(cluster)
+
+    def opened(self) -> Iterator[OpenKek]:
+        """Yields every KEK in memory."""
+        return itertools.chain.from_iterable(root.open for root in self._roots.values())
 
     def holds(self, view: View) -> bool:
         """Says whether this very view is still the one in memory.
@@ -215,8 +244,8 @@ class KeyCache:
         root = opened.root
         used = root.used if root.used is not old else opened
         if old is not None:
-            opened.used = old.used
-            self._forget(old)
+            opened.used_at, opened.swept = old.used_at, old.swept
+            self._detach(old)
             root.used = used
         opened.view.open[opened.kek.kek_id] = opened
         root.shortest = min(root.shortest, opened.ttl) if root.open else opened.ttl
@@ -283,6 +312,7 @@ class KeyCache:
         """Drops every KEK under a root key, whose proof has run out by itself."""
         for opened in root.open:
             opened.view.open.pop(opened.kek.kek_id, None)
+            self.left(opened)
         root.open.clear()
         root.used = None
 
@@ -294,6 +324,10 @@ class KeyCache:
             self.drop_root(root)
 
     def _forget(self, opened: OpenKek) -> None:
+        self._detach(opened)
+        self.left(opened)
+
+    def _detach(self, opened: OpenKek) -> None:
         opened.root.open.discard(opened)
         if opened.root.used is opened:
             opened.root.used = None

@@ -17,17 +17,16 @@ from typing import Final, TypeVar
 from keyfold_server import telemetry
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
-    InvalidKeySpecError,
     KeyfoldError,
     OverloadedError,
     SetupError,
     UnknownProviderError,
     UnreachableError,
 )
-from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RootKey
-from keyfold_server.domain.ports import (
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.provider import (
     Authenticates,
-    Clock,
     DescribesKeys,
     HasRegions,
     KeyDescription,
@@ -36,7 +35,6 @@ from keyfold_server.domain.ports import (
     Unwrapped,
     Wrapped,
 )
-from keyfold_server.domain.rights import Rights
 from keyfold_server.service.gates import Gates, Passage
 from keyfold_server.service.limits import Rates
 
@@ -58,7 +56,6 @@ class Kms:
     def __init__(
         self,
         providers: Callable[[str], KeyProvider],
-        platform: Callable[[str], RootKey | None],
         clock: Clock,
         budget: float,
         rates: Rates,
@@ -68,65 +65,41 @@ class Kms:
         Args:
             providers: A provider by its type; raises UnknownProviderError. May import an SDK, so
                 it is called in a thread.
-            platform: The vendor's own key of a region, or None.
             clock: Monotonic time.
             budget: Seconds that one call may take, waiting at the gates included.
             rates: Calls a second that the gates let through.
         """
         self._providers = providers
-        self._platform = platform
         self._clock = clock
         self._budget = budget
         self._gates = Gates(rates, clock)
         self._made: dict[str, KeyProvider] = {}
         self._pools: dict[str, ThreadPoolExecutor] = {}
 
-    async def resolve(self, spec: KeySpec, region: str) -> RootKey:
-        """Returns the root key that a spec means in a region, in canonical form; asks no KMS.
+    async def provider(self, type_: str) -> KeyProvider:
+        """Returns a provider; the first time in a thread, since an SDK's import takes seconds.
 
         Raises:
-            InvalidKeySpecError: It does not fit its provider, or is PLATFORM where the server
-                has no such key.
-            UnknownProviderError: No provider of its type.
+            UnknownProviderError: There is none of that type, or it is not set up rightly.
         """
-        root = RootKey(spec.type, spec.uri, spec.principal, spec.options)
-        if spec.type == PLATFORM:
-            platform = self._platform(region)
-            if platform is None:
-                raise InvalidKeySpecError(
-                    f"this server has no platform key for region {region}; give the region a key "
-                    "of its own, or set KEYFOLD_PLATFORM_KEY",
+        provider = self._made.get(type_)
+        if provider is None:
+            loop = asyncio.get_running_loop()
+            try:
+                provider = await loop.run_in_executor(None, self._providers, type_)
+            except SetupError as error:
+                # How it is set up is the operator's business, and the log's.
+                log.error("provider %s cannot be used: %s", type_, error.message)  # noqa: TRY400
+                raise UnknownProviderError(
+                    f"provider {type_} is not set up rightly on this server; its log says more",
                     field="key_spec.type",
-                )
-            root = platform
-        provider = await self._provider(root.type)
-        return provider.canonical(root)
-
-    async def granted(
-        self,
-        rights: Rights,
-        spec: KeySpec,
-        cluster: str | None,
-        organization: str | None,
-        region: str,
-    ) -> RootKey:
-        """Returns the root key that a caller names, if they may name it there (protocol C1).
-
-        Raises:
-            InvalidKeySpecError: As `resolve` says.
-            KeyNotGrantedError: They may not.
-        """
-        try:
-            root = await self.resolve(spec, region)
-            named = RootKey(PLATFORM, "") if spec.type == PLATFORM else root
-            rights.check_key(cluster, organization, region or None, named)
-        except KeyfoldError as error:
-            raise error.at(cluster=cluster, region=region or None) from None
-        return root
+                ) from None
+            self._made[type_] = provider
+        return provider
 
     async def pinned(self, root: RootKey) -> str | None:
         """Returns the version that a root key's uri names, or None; asks no KMS."""
-        provider = await self._provider(root.type)
+        provider = await self.provider(root.type)
         return provider.pinned_version(root) if isinstance(provider, PinsVersions) else None
 
     async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
@@ -181,23 +154,6 @@ class Kms:
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _provider(self, type_: str) -> KeyProvider:
-        """Returns a provider; the first time in a thread, since an SDK's import takes seconds."""
-        provider = self._made.get(type_)
-        if provider is None:
-            loop = asyncio.get_running_loop()
-            try:
-                provider = await loop.run_in_executor(None, self._providers, type_)
-            except SetupError as error:
-                # How it is set up is the operator's business, and the log's.
-                log.error("provider %s cannot be used: %s", type_, error.message)  # noqa: TRY400
-                raise UnknownProviderError(
-                    f"provider {type_} is not set up rightly on this server; its log says more",
-                    field="key_spec.type",
-                ) from None
-            self._made[type_] = provider
-        return provider
-
     async def _call(
         self,
         call: telemetry.KmsCall,
@@ -206,7 +162,7 @@ class Kms:
     ) -> _R:
         """Carries out one call behind both gates."""
         try:
-            provider = await self._provider(root.type)
+            provider = await self.provider(root.type)
         except UnknownProviderError as error:
             # A stored key's provider is gone from the server, which says nothing about the key.
             raise UnreachableError(

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Final
 
-from keyfold_server.domain.binding import KEY_SIZE, Binding
-from keyfold_server.domain.errors import KeyfoldError, KmsError
-from keyfold_server.domain.keyspec import KeySpec, check_name
-from keyfold_server.domain.ports import Clock, KeyDescription, Unwrapped, Wrapped
+from keyfold_server.domain.binding import KEY_SIZE, Binding, wipe
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    KekMismatchError,
+    KeyfoldError,
+    KeyInvalidError,
+    KmsError,
+)
+from keyfold_server.domain.keyspec import KeySpec, RootKey
+from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.provider import KeyDescription, Unwrapped, Wrapped
+from keyfold_server.domain.residency import Place
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.kms import Kms
+from keyfold_server.service.resolution import Resolution
+from keyfold_server.service.scope import Scope, Scopes
+
+_RPC: Final = "TestKey"
 
 
 class Step(Enum):
@@ -22,6 +35,16 @@ class Step(Enum):
     DESCRIBE = "describe"
     WRAP = "wrap"
     UNWRAP = "unwrap"
+    CONTEXT = "context"
+
+
+_VERBS: Final = {
+    Step.AUTHENTICATE: "its credential was not accepted",
+    Step.DESCRIBE: "the key cannot be described",
+    Step.WRAP: "the key does not wrap",
+    Step.UNWRAP: "the key does not unwrap what it wrapped",
+    Step.CONTEXT: "it is not shown that the key tells clusters apart",
+}
 
 
 class Outcome(Enum):
@@ -60,16 +83,41 @@ class Trial:
     Attributes:
         steps: In their order.
         key_version: The version that wrapped, empty where none did.
+        place: Where the key is, and what is to be said of that.
     """
 
     steps: tuple[Tried, ...]
     key_version: str
+    place: Place
 
     @property
     def accessible(self) -> bool:
-        """Whether the key can be used: it wraps and unwraps. Describing it is not needed."""
-        good = {tried.step for tried in self.steps if tried.outcome is Outcome.PASSED}
-        return {Step.WRAP, Step.UNWRAP} <= good
+        """Whether the key can be used: it wraps and unwraps, for nobody else.
+
+        Describing it is not needed, nor a step that its provider does not have.
+        """
+        ended = {tried.step: tried.outcome for tried in self.steps}
+        return (
+            ended[Step.WRAP] is ended[Step.UNWRAP] is Outcome.PASSED
+            and ended[Step.CONTEXT] is not Outcome.FAILED
+        )
+
+    @property
+    def summary(self) -> str:
+        """What came out, and what to do about it, in one sentence for a person."""
+        failed = [tried for tried in self.steps if tried.outcome is Outcome.FAILED]
+        if not self.accessible:
+            # What does not decide, such as describing, is not why.
+            first = next((t for t in failed if t.step is not Step.DESCRIBE), failed[0])
+            remedy = f": {_lower(first.error.remedy)}" if first.error is not None else ""
+            verb = _VERBS[first.step]
+            return f"Keyfold cannot use this key, since {verb}; {first.message}{remedy}"
+        if failed:
+            return (
+                "Keyfold can use this key, but may not describe it, so that a newer version goes "
+                f"unnoticed; {failed[0].message}"
+            )
+        return "Keyfold can use this key: it wraps, and unwraps what it wrapped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +126,29 @@ class Trying:
 
     Attributes:
         key_spec: The key to try.
-        cluster: For which cluster the trial is bound, empty for none.
-        region: For which region; a PLATFORM key needs one.
-        organization: For which organization, or None.
+        scope: For whom the trial is authorized and bound; without a cluster it binds nothing. A
+            PLATFORM key needs a region.
     """
 
     key_spec: KeySpec
-    cluster: str
-    region: str
-    organization: str | None
+    scope: Scope
 
 
 class Probes:
     """Tries keys."""
 
-    def __init__(self, kms: Kms, clock: Clock, random: Callable[[int], bytes] = os.urandom) -> None:
-        """Takes the key services, time, and the source of trial payloads."""
+    def __init__(
+        self,
+        kms: Kms,
+        scopes: Scopes,
+        resolution: Resolution,
+        clock: Clock,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Takes the key services, what decides and resolves, time, and trial payloads' source."""
         self._kms = kms
+        self._scopes = scopes
+        self._resolution = resolution
         self._clock = clock
         self._random = random
 
@@ -109,81 +163,110 @@ class Probes:
             ClusterNotFoundError: The caller may not see the cluster.
             ForbiddenError: The caller may not try this key there.
             InvalidInputError: The key spec cannot be right as it stands.
+            ExternalIdNotIssuedError: An AWS role of nobody to whom an external id was issued.
         """
-        for name, field in (
-            (wanted.cluster, "cluster"),
-            (wanted.region, "region"),
-            (wanted.organization or "", "organization"),
-        ):
-            if name:
-                check_name(name, field)
-        regions = (wanted.region,) if wanted.region else ()
-        if wanted.cluster:
-            rights.check_named("TestKey", wanted.cluster, regions)
-            rights.check_cluster("TestKey", wanted.cluster, wanted.organization, regions)
-        root = await self._kms.granted(
-            rights, wanted.key_spec, wanted.cluster or None, wanted.organization, wanted.region
+        # A scope that is there has an organization of its own, to which its keys are bound.
+        scope = await self._scopes.allowed(_RPC, rights, wanted.scope)
+        root = await self._resolution.granted(
+            rights, wanted.key_spec, scope.cluster or None, scope.organization, scope.region
         )
-        binding = Binding(wanted.cluster, wanted.region, self._random(16), wanted.organization)
-        payload = bytes(binding.payload(self._random(KEY_SIZE)))
-        no_context = "" if wanted.cluster else "context: not tried"
-        steps: list[Tried] = []
-
-        authenticated = await self._step(
-            steps, Step.AUTHENTICATE, lambda: self._kms.authenticate(root)
-        )
-        if authenticated is False:
-            steps[-1] = Tried(Step.AUTHENTICATE, Outcome.SKIPPED, "this provider has no such step")
-        described = await self._step(steps, Step.DESCRIBE, lambda: self._kms.describe(root))
+        trial = _Trial(self._clock)
+        await trial.step(Step.AUTHENTICATE, lambda: self._kms.authenticate(root))
+        described = await trial.step(Step.DESCRIBE, lambda: self._kms.describe(root))
         if isinstance(described, KeyDescription):
-            steps[-1] = _with_message(steps[-1], described.detail)
-        elif steps[-1].error is None:
-            steps[-1] = Tried(Step.DESCRIBE, Outcome.SKIPPED, "this provider has no such step")
-        wrapped = await self._step(
-            steps, Step.WRAP, lambda: self._kms.wrap(root, payload, binding), no_context
-        )
-        if not isinstance(wrapped, Wrapped):
-            steps.append(Tried(Step.UNWRAP, Outcome.SKIPPED, "nothing was wrapped"))
-            return Trial(tuple(steps), "")
-        unwrapped = await self._step(
-            steps,
-            Step.UNWRAP,
-            lambda: self._kms.unwrap(root, wrapped.key_version, wrapped.ciphertext, binding),
-        )
-        if isinstance(unwrapped, Unwrapped) and unwrapped.plaintext != payload:
-            steps[-1] = Tried(
-                Step.UNWRAP, Outcome.FAILED, "the key does not unwrap to what it wrapped"
-            )
-        return Trial(tuple(steps), wrapped.key_version)
+            trial.told(described.detail)
+        await self._use(trial, root, scope)
+        place = await self._resolution.place(root, scope.region)
+        return Trial(tuple(trial.steps), trial.key_version, place)
 
-    async def _step(
-        self,
-        steps: list[Tried],
-        step: Step,
-        work: Callable[[], Awaitable[object]],
-        message: str = "",
-    ) -> object:
+    async def _use(self, trial: _Trial, root: RootKey, scope: Scope) -> None:
+        """Wraps, and unwraps: with what is bound to it, and with what is not."""
+        binding = Binding(scope.cluster, scope.region, self._random(16), scope.organization)
+        payload = bytes(binding.payload(self._random(KEY_SIZE)))
+        wrapped = await trial.step(Step.WRAP, lambda: self._kms.wrap(root, payload, binding))
+        if not isinstance(wrapped, Wrapped):
+            trial.skipped(Step.UNWRAP, "nothing was wrapped")
+            trial.skipped(Step.CONTEXT, "nothing was wrapped")
+            return
+        trial.key_version = wrapped.key_version
+
+        def unwrap(bound: Binding) -> Awaitable[Unwrapped]:
+            return self._kms.unwrap(root, wrapped.key_version, wrapped.ciphertext, bound)
+
+        unwrapped = await trial.step(Step.UNWRAP, lambda: unwrap(binding))
+        if isinstance(unwrapped, Unwrapped) and unwrapped.plaintext != payload:
+            trial.failed("the key does not unwrap to what it wrapped")
+        if not isinstance(unwrapped, Unwrapped):
+            trial.skipped(Step.CONTEXT, "nothing was unwrapped")
+        elif not scope.cluster:
+            trial.skipped(Step.CONTEXT, "not tried: no cluster is named to which it could be bound")
+        else:
+            await self._elsewhere(trial, replace(binding, cluster=_ANOTHER), unwrap)
+
+    async def _elsewhere(
+        self, trial: _Trial, other: Binding, unwrap: Callable[[Binding], Awaitable[Unwrapped]]
+    ) -> None:
+        """Shows that what was wrapped for a cluster opens for no other."""
+
+        async def refused() -> str:
+            try:
+                opened = await unwrap(other)
+            except (KekMismatchError, AccessDeniedError):
+                return "the key service itself refuses it for another cluster"
+            try:
+                wipe(other.open_payload(opened.plaintext))
+            except KekMismatchError:
+                return "Keyfold's own digest refuses it for another cluster"
+            raise KeyInvalidError("what the key wrapped for one cluster opens for another")
+
+        answer = await trial.step(Step.CONTEXT, refused)
+        if isinstance(answer, str):
+            trial.told(answer)
+
+
+_ANOTHER: Final = ".another"
+"""What no cluster can be called; what a trial wraps holds no key."""
+
+
+class _Trial:
+    """The steps of one trial, as they are tried."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.steps: list[Tried] = []
+        self.key_version = ""
+        self._clock = clock
+
+    async def step(self, step: Step, work: Callable[[], Awaitable[object]]) -> object:
         """Carries out a step and notes how it ended; returns its answer, or None."""
         began = self._clock.monotonic()
         try:
             answer = await work()
         except KmsError as error:
-            steps.append(
-                Tried(
-                    step,
-                    Outcome.FAILED,
-                    error.message,
-                    error,
-                    self._clock.monotonic() - began,
-                    error.provider_request_id or "",
-                )
-            )
+            took = self._clock.monotonic() - began
+            told = error.provider_request_id or ""
+            self.steps.append(Tried(step, Outcome.FAILED, error.message, error, took, told))
             return None
-        latency = self._clock.monotonic() - began
+        if answer is None or answer is False:
+            self.skipped(step, "this provider has no such step")
+            return None
+        took = self._clock.monotonic() - began
         request_id = getattr(answer, "request_id", "")
-        steps.append(Tried(step, Outcome.PASSED, message, None, latency, request_id))
+        self.steps.append(Tried(step, Outcome.PASSED, "", None, took, request_id))
         return answer
 
+    def skipped(self, step: Step, why: str) -> None:
+        """Notes a step that was not tried."""
+        self.steps.append(Tried(step, Outcome.SKIPPED, why))
 
-def _with_message(tried: Tried, message: str) -> Tried:
-    return Tried(tried.step, tried.outcome, message, None, tried.latency, tried.request_id)
+    def told(self, message: str) -> None:
+        """Adds to the last step what it found."""
+        self.steps[-1] = replace(self.steps[-1], message=message)
+
+    def failed(self, message: str) -> None:
+        """Says of the last step that its answer was wrong."""
+        self.steps[-1] = replace(self.steps[-1], outcome=Outcome.FAILED, message=message)
+
+
+def _lower(sentence: str) -> str:
+    """Returns a remedy as the end of a sentence."""
+    return sentence[:1].lower() + sentence[1:].removesuffix(".")

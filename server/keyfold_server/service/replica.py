@@ -19,10 +19,15 @@ from keyfold_server import telemetry
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.health import Observation
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Clock, KeyProvider, Store
+from keyfold_server.domain.ports import Clock, Store
+from keyfold_server.domain.provider import KeyProvider
+from keyfold_server.domain.residency import Regions
+from keyfold_server.service.access_policies import AccessPolicies
+from keyfold_server.service.auto_rotation import AutoRotation
 from keyfold_server.service.changes import Changes
 from keyfold_server.service.clusters import Clusters
 from keyfold_server.service.data_plane import DataPlane
+from keyfold_server.service.external_ids import ExternalIds
 from keyfold_server.service.health import HealthBook
 from keyfold_server.service.keyring import Keyring
 from keyfold_server.service.keys import KeyCache
@@ -30,15 +35,19 @@ from keyfold_server.service.kms import Kms
 from keyfold_server.service.limits import Accounts, Bounds
 from keyfold_server.service.loads import Loads
 from keyfold_server.service.mutations import Mutations
+from keyfold_server.service.new_keys import NewKeys
 from keyfold_server.service.probes import Probes
 from keyfold_server.service.proofs import Proofs
+from keyfold_server.service.resolution import Resolution
 from keyfold_server.service.revocation import Revocation
 from keyfold_server.service.rotation import Rotation
+from keyfold_server.service.scope import Scopes
 from keyfold_server.service.status import Statuses
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.sweep import Sweep
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
+from keyfold_server.service.uses import FLUSH, Uses
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +78,7 @@ class Replica:
         rotation: Rotate.
         revocation: Revoke and Restore.
         probes: TestKey.
+        access_policies: GetAccessPolicy.
         statuses: GetStatus and ListClusters.
         changes: What this replica knows of the others.
         sweep: Asks about keys that nobody else asks about.
@@ -77,7 +87,7 @@ class Replica:
         organizations: What each organization has.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what one process is made of
         self,
         providers: Callable[[str], KeyProvider],
         platform: Callable[[str], RootKey | None],
@@ -87,6 +97,7 @@ class Replica:
         *,
         max_clusters: int = 20_000,
         bounds: Bounds | None = None,
+        regions: Regions | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Joins the parts; `start` brings them to life."""
@@ -94,9 +105,10 @@ class Replica:
         self._storage = Storage(store)
         self._retry = timing.store_poll
         self.bounds = bounds or Bounds()
-        self._kms = Kms(providers, platform, clock, timing.provider_budget, self.bounds.kms_rates)
+        self._kms = Kms(providers, clock, timing.provider_budget, self.bounds.kms_rates)
         self._health = HealthBook(clock, self._storage)
         self._cache = cache = KeyCache(max_clusters)
+        self._uses = Uses(cache, clock, self._storage)
         self._tasks = Tasks()
         self._telling = Tasks()
         self.loads = Loads(
@@ -119,16 +131,35 @@ class Replica:
         self._mutations = Mutations(
             self._storage, self.changes, clock, self._tasks, self.organizations
         )
+        regions = regions or Regions()
+        external_ids = ExternalIds(self._storage, clock, random)
+        resolution = Resolution(self._kms, platform, regions, external_ids)
+        new_keys = NewKeys(self._kms, resolution, regions)
         proofs = Proofs(self._kms, self.loads.refused, random)
         self.clusters = Clusters(
-            self._mutations, self._kms, proofs, self._health, self.bounds.name_length, random
+            self._mutations, new_keys, proofs, self._health, self.bounds.name_length, random
         )
-        self.rotation = Rotation(self._mutations, self.changes, self._kms, proofs, self._health)
+        self.rotation = Rotation(
+            self._mutations, self.changes, self._kms, resolution, new_keys, proofs, self._health
+        )
         self.revocation = Revocation(
             self._mutations, self.changes, proofs, self._health, clock, timing
         )
-        self.probes = Probes(self._kms, clock, random)
-        self.statuses = Statuses(self._storage, self.loads, proofs, self._health, clock, timing)
+        scopes = Scopes(self._storage)
+        self.probes = Probes(self._kms, scopes, resolution, clock, random)
+        self.access_policies = AccessPolicies(
+            self._kms, scopes, resolution, external_ids, self.changes
+        )
+        self.statuses = Statuses(
+            self._storage,
+            self.loads,
+            proofs,
+            self._health,
+            self._uses,
+            resolution,
+            clock,
+            timing,
+        )
         self.sweep = Sweep(
             cache,
             self.loads,
@@ -137,6 +168,7 @@ class Replica:
             self._storage,
             timing.sweep,
             lambda: self.changes.check_serving(clock.monotonic()),
+            AutoRotation(self._kms, resolution, self.rotation, proofs, self._storage, clock),
         )
         self._keepers: list[asyncio.Task[None]] = []
 
@@ -147,6 +179,7 @@ class Replica:
             asyncio.create_task(self.loads.freshness.keep()),
             asyncio.create_task(self.sweep.keep()),
             asyncio.create_task(self._write_health()),
+            asyncio.create_task(self._write_uses()),
             asyncio.create_task(self._prune()),
             asyncio.create_task(self._measure()),
         ]
@@ -174,8 +207,9 @@ class Replica:
         await self._tasks.drain()
         await self._telling.drain(_LAST_WORDS)
         self.loads.drop_all()
-        with contextlib.suppress(KeyfoldError):
-            await self._health.flush()
+        for flush in (self._health.flush, self._uses.flush):
+            with contextlib.suppress(KeyfoldError):
+                await flush()
         await self.changes.stop()
         self._kms.close()
         self._storage.close()
@@ -235,3 +269,11 @@ class Replica:
                     await self._health.flush()
                 except KeyfoldError as error:
                     log.warning("observations wait for the store: %s", error.reason)
+
+    async def _write_uses(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            try:
+                await self._uses.flush()
+            except KeyfoldError as error:
+                log.warning("last uses wait for the store: %s", error.reason)

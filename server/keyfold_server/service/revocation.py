@@ -1,4 +1,8 @@
-"""Revocation and its end: all use stops at once and without asking a KMS; resuming needs proof."""
+"""Revocation and its end: all use stops at once and without asking a KMS; resuming needs proof.
+
+A single generation is taken out of use the same way. It is brought back without proof: its region
+is in service, and its KEK is proven when it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from keyfold_server.domain.cluster import Cluster, Region, existing, restored, revoked
+from keyfold_server.domain.cluster import Cluster, Region, existing, restored, retired, revoked
 from keyfold_server.domain.errors import InvalidReasonError, KeyfoldError, RevokedError
 from keyfold_server.domain.keyspec import check_name, check_regions
 from keyfold_server.domain.lifecycle import State
@@ -46,6 +50,30 @@ class Naming:
 
 
 @dataclass(frozen=True, slots=True)
+class Retiring:
+    """The request of RetireGeneration.
+
+    Attributes:
+        cluster: The cluster's name.
+        region: The region's.
+        generation: Its number within the region.
+        bring_back: Take it back into use instead.
+        reason: For the audit trail.
+    """
+
+    cluster: str
+    region: str
+    generation: int
+    bring_back: bool
+    reason: str
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The region that it names."""
+        return (self.region,)
+
+
+@dataclass(frozen=True, slots=True)
 class Revoked:
     """How a revocation ended.
 
@@ -76,7 +104,7 @@ class Restored:
 
 
 class Revocation:
-    """Carries out Revoke and Restore."""
+    """Carries out Revoke, Restore and RetireGeneration."""
 
     def __init__(
         self,
@@ -105,6 +133,33 @@ class Revocation:
 
         async def work() -> Revoked:
             decide = revoked(wanted.cluster, wanted.regions, self._mutations.now())
+            return Revoked(await self._mutations.commit(ask, decide))
+
+        outcome = await self._mutations.run(ask, work, Revoked)
+        return await self._confirmed(ask, outcome.done)
+
+    async def retire(self, ask: Ask, wanted: Retiring) -> Revoked:
+        """Stops all use of one old generation, or takes it back; answers as `revoke` does.
+
+        Its KEK goes on being re-wrapped by rotations, so that it can be brought back whatever
+        became of the root key that it was retired under.
+
+        Raises:
+            GenerationNotFoundError: There is no such generation.
+            GenerationInUseError: It is the newest, which wraps.
+        """
+        check_name(wanted.cluster, "cluster")
+        check_name(wanted.region, "region")
+        _check_reason(wanted.reason)
+
+        async def work() -> Revoked:
+            decide = retired(
+                wanted.cluster,
+                wanted.region,
+                wanted.generation,
+                self._mutations.now(),
+                back=wanted.bring_back,
+            )
             return Revoked(await self._mutations.commit(ask, decide))
 
         outcome = await self._mutations.run(ask, work, Revoked)
@@ -177,7 +232,11 @@ def _as_it_is(done: Done, wanted: Naming) -> Restored:
 def _check(wanted: Naming) -> None:
     check_name(wanted.cluster, "cluster")
     check_regions(wanted.regions, "regions")
-    if len(wanted.reason) > MAX_REASON:
+    _check_reason(wanted.reason)
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MAX_REASON:
         raise InvalidReasonError(
             f"the reason has more than {MAX_REASON:,} characters", field="reason"
         )

@@ -6,6 +6,7 @@ old root key is needed until the commit, and not after (protocol S5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keyfold_server.domain.cluster import (
@@ -15,14 +16,16 @@ from keyfold_server.domain.cluster import (
     rotated,
     with_regions,
 )
-from keyfold_server.domain.errors import KeySpecMissingError, KeyVersionPinnedError
+from keyfold_server.domain.errors import KeySpecMissingError, KeyVersionPinnedError, KmsError
 from keyfold_server.domain.keyspec import PLATFORM, RegionSpec, RootKey, check_name, check_regions
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.service.changes import Changes, Pending
 from keyfold_server.service.health import HealthBook
 from keyfold_server.service.kms import Kms
 from keyfold_server.service.mutations import Ask, Done, Mutations
+from keyfold_server.service.new_keys import NewKeys, check_replicas, of_replica
 from keyfold_server.service.proofs import Proofs, by_region
+from keyfold_server.service.resolution import Resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Rotating:
 
     Attributes:
         cluster: The cluster's name.
-        specs: The regions to rotate; no key spec: the key that the region has.
+        specs: The regions to rotate; neither key spec nor `replica_of`: the key that the region
+            has.
         new_generation: Also make a new KEK, which wraps from then on.
         validate_only: Prove old and new keys, store nothing.
     """
@@ -68,6 +72,8 @@ class Rotation:
         mutations: Mutations,
         changes: Changes,
         kms: Kms,
+        resolution: Resolution,
+        keys: NewKeys,
         proofs: Proofs,
         health: HealthBook,
     ) -> None:
@@ -75,6 +81,8 @@ class Rotation:
         self._mutations = mutations
         self._changes = changes
         self._kms = kms
+        self._resolution = resolution
+        self._keys = keys
         self._proofs = proofs
         self._health = health
 
@@ -88,6 +96,7 @@ class Rotation:
         """
         check_name(wanted.cluster, "cluster")
         check_regions((spec.region for spec in wanted.specs), "region_specs")
+        check_replicas(wanted.specs)
         if not wanted.specs:
             raise KeySpecMissingError(
                 "no region is named; name each region to rotate, without a key_spec to stay with "
@@ -105,16 +114,14 @@ class Rotation:
             spec.region: seen.region(spec.region).moved(Action.ROTATE, seen.name, now)
             for spec in wanted.specs
         }
-        roots = {
-            spec.region: await self._root(ask, seen, regions[spec.region], spec, wanted)
-            for spec in wanted.specs
-        }
+        specs = await self._keys.spelled(ask.caller.rights, wanted.specs, seen.name, seen)
+        roots = await self._roots(ask, seen, specs, wanted)
         done_regions = await by_region(
             {
                 spec.region: self._region(
                     seen, regions[spec.region], spec, roots[spec.region], wanted, now
                 )
-                for spec in wanted.specs
+                for spec in specs
             },
             seen.name,
         )
@@ -125,25 +132,39 @@ class Rotation:
         for region in done_regions.values():
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
+        moved = {spec.region: roots[spec.region] for spec in specs if _moves(spec, seen)}
+        await self._keys.tell(seen.name, moved)
         # One look, no waiting: a replica that has not applied it reads the store again before it
         # believes the old key's refusal (protocol F3).
         _, pending = await self._changes.confirmations(done.number or 0, 0.0)
         return Rotated(done, tuple(pending))
 
-    async def _root(
-        self, ask: Ask, seen: Cluster, region: Region, spec: RegionSpec, wanted: Rotating
-    ) -> RootKey:
-        """Returns the root key to rotate to; the one that the region has needs no grant (C1).
+    async def _roots(
+        self, ask: Ask, seen: Cluster, specs: Sequence[RegionSpec], wanted: Rotating
+    ) -> dict[str, RootKey]:
+        """Returns the root keys to rotate to; the one that a region has needs no grant (C1)."""
+        moves = [spec for spec in specs if _moves(spec, seen)]
+        roots = await self._keys.accepted(ask.caller.rights, moves, seen.name, seen.organization)
+        for spec in specs:
+            if spec.region not in roots:
+                roots[spec.region] = await self._same(seen, seen.region(spec.region), wanted)
+        return roots
+
+    async def _same(self, seen: Cluster, region: Region, wanted: Rotating) -> RootKey:
+        """Returns the root key that a region has, resolved anew.
 
         Raises:
-            KeyVersionPinnedError: It is the same, and its uri names one version of it: rotating
-                would change nothing, and be taken for more than that.
+            KeyVersionPinnedError: Its uri names one version of it: rotating would change nothing,
+                and be taken for more than that.
+            KeyElsewhereError: The settings have another PLATFORM key now, it is elsewhere, and
+                residency is demanded.
         """
-        if spec.key_spec not in (None, region.key_spec):
-            return await self._kms.granted(
-                ask.caller.rights, spec.key_spec, seen.name, seen.organization, region.name
-            )
-        root = await self._kms.resolve(region.key_spec, region.name)
+        root = await self._resolution.resolve(
+            region.key_spec, region.name, seen.name, seen.organization
+        )
+        current = region.newest.current.root
+        if (root.type, root.uri) != (current.type, current.uri):
+            await self._resolution.check_place(root, region.name, seen.name)
         pinned = await self._kms.pinned(root)
         if pinned is not None and not wanted.new_generation:
             raise KeyVersionPinnedError(
@@ -164,18 +185,28 @@ class Rotation:
         now: int,
     ) -> Region:
         key_spec = spec.key_spec or region.key_spec
-        wraps = {
-            generation.kek_id: await self._proofs.moved(seen, region.name, generation, root, now)
-            for generation in region.generations
-        }
         # Who leaves the vendor's key must not go on under a KEK that old backups open with it
         # (protocol C6).
         leaves = region.key_spec.type == PLATFORM != key_spec.type
         fresh = None
-        if wanted.new_generation or leaves:
+        if wanted.new_generation or leaves or spec.replica_of:
+            # Before the old key is asked: what fails here is known to be the new one's.
             number = region.newest.number + 1
-            fresh = await self._proofs.fresh(
-                seen.name, seen.organization, region.name, root, number, now
-            )
+            try:
+                fresh = await self._proofs.fresh(
+                    seen.name, seen.organization, region.name, root, number, now
+                )
+            except KmsError as error:
+                raise of_replica(spec, error) from None
+        wraps = {
+            generation.kek_id: await self._proofs.moved(seen, region.name, generation, root, now)
+            for generation in region.generations
+        }
         policy = region.policy if spec.policy is None else spec.policy
-        return rotated(region, key_spec, policy, wraps, fresh)
+        kept = fresh if wanted.new_generation or leaves else None
+        return rotated(region, key_spec, policy, wraps, kept)
+
+
+def _moves(spec: RegionSpec, seen: Cluster) -> bool:
+    """Says whether a region is to get another key than the one that it has."""
+    return spec.key_spec not in (None, seen.region(spec.region).key_spec)

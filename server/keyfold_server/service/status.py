@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region, existing
@@ -22,12 +24,19 @@ from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import Rights
-from keyfold_server.service.health import HealthBook, kek_subject, root_subject
+from keyfold_server.service.health import (
+    COULD_NOT_TELL,
+    HealthBook,
+    kek_subject,
+    root_subject,
+)
 from keyfold_server.service.keyring import Call, Need
 from keyfold_server.service.loads import Loads
 from keyfold_server.service.proofs import Proofs
+from keyfold_server.service.resolution import Resolution
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.timing import Timing
+from keyfold_server.service.uses import Uses
 
 MAX_PAGE: Final = 1_000
 """Clusters on one page."""
@@ -49,10 +58,17 @@ class RegionReport:
     Attributes:
         region: As the store has it.
         seen: The last observation, or None.
+        last_uses: When its KEKs were last used, by kek_id, in milliseconds of Unix time; one that
+            never was is left out.
+        key_region: The provider's own name of the region in which the root key is, or empty.
+        notices: What an operator should know besides, one line each.
     """
 
     region: Region
     seen: Observation | None
+    last_uses: Mapping[bytes, int] = field(default_factory=dict)
+    key_region: str = ""
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +106,14 @@ class Statuses:
         loads: Loads,
         proofs: Proofs,
         health: HealthBook,
+        uses: Uses,
+        resolution: Resolution,
         clock: Clock,
         timing: Timing,
     ) -> None:
         """Joins the answers to memory, KMS and store."""
+        self._uses = uses
+        self._resolution = resolution
         self._storage = storage
         self._loads = loads
         self._proofs = proofs
@@ -154,17 +174,42 @@ class Statuses:
         newest = [
             (region, region.newest) for region in cluster.regions if _reads(rights, cluster, region)
         ]
-        known = await self._health.known(
-            [kek_subject(g) for _, g in newest] + [root_subject(g.current) for _, g in newest]
-        )
-        return Report(
-            cluster,
-            tuple(
-                RegionReport(
-                    region, _decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
-                )
-                for region, g in newest
+        kek_ids = [g.kek_id for region, _ in newest for g in region.generations]
+        known, used = await asyncio.gather(
+            self._health.known(
+                [kek_subject(g) for _, g in newest] + [root_subject(g.current) for _, g in newest]
             ),
+            self._uses.known(cluster.name, kek_ids),
+        )
+        reports = []
+        for region, g in newest:
+            seen = _decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
+            uses = {
+                each.kek_id: used[each.kek_id] for each in region.generations if each.kek_id in used
+            }
+            place = await self._resolution.place(g.current.root, region.name)
+            silence = self._silence(cluster, region, seen)
+            notices = place.notices if silence is None else (*place.notices, silence)
+            reports.append(RegionReport(region, seen, uses, place.key_region, notices))
+        return Report(cluster, tuple(reports))
+
+    def _silence(self, cluster: Cluster, region: Region, seen: Observation | None) -> str | None:
+        """Says what becomes of a region's calls here while nobody can tell of its key (F1, F6)."""
+        if region.state is not State.ENABLED or seen is None or seen.health not in COULD_NOT_TELL:
+            return None
+        ends = self._loads.freshness.grace_ends(cluster.name, region.newest.kek_id)
+        if ends is None:
+            return (
+                "the KMS cannot be asked, and the replica that answers here has no key of this "
+                "region in memory: its calls fail until the KMS answers"
+            )
+        left = ends - self._clock.monotonic()
+        at = datetime.fromtimestamp(self._clock.wall() + left, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if left <= 0:
+            return f"the KMS cannot be asked, and the outage grace ended at {at}: calls fail"
+        return (
+            "the KMS cannot be asked; the replica that answers here serves on from memory until "
+            f"{at} at the latest, which is counted from its last proof"
         )
 
     def _is_old(self, report: RegionReport) -> bool:

@@ -17,11 +17,19 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
-from keyfold_server.domain.errors import CouldNotTellError, KeyfoldError, KmsError, NotAsked
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    KeyfoldError,
+    KmsError,
+    NotAsked,
+    OverloadedError,
+    RateLimitedError,
+)
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Sample
-from keyfold_server.service.health import HealthBook
-from keyfold_server.service.keys import KeyCache, RootState
+from keyfold_server.service.auto_rotation import AutoRotation
+from keyfold_server.service.health import COULD_NOT_TELL, HealthBook
+from keyfold_server.service.keys import NEVER, KeyCache, RootState
 from keyfold_server.service.loads import Loads
 from keyfold_server.service.proofs import Proofs
 from keyfold_server.service.storage import Storage
@@ -35,12 +43,22 @@ SLOTS: Final = 256
 AT_ONCE: Final = 16
 """Root keys that are asked at once."""
 
+_FOLLOWED: Final = 4
+"""Root keys whose regions are rotated at once: each may take minutes, and keeps no other's turn."""
+
 _PAUSE: Final = 0.1
 """Seconds between two KEKs of one root key: half of its rate is left for calls."""
 
 _PART: Final = 0.75
 """Part of the interval for which a claim holds. Less than all of it, so that a replica whose turn
 comes a little early need not wait for another interval."""
+
+_STEP_BACK: Final = 0.95
+"""The same for a replica that could not ask about a root key: it goes on where nobody else does,
+and leaves the turn to whoever had it since."""
+
+_TURNS: Final = 4
+"""Turns for which a replica steps back so, before it tries again to be the one that asks."""
 
 
 class Sweep:
@@ -55,6 +73,7 @@ class Sweep:
         storage: Storage,
         interval: float,
         check_serving: Callable[[], None],
+        auto_rotation: AutoRotation,
     ) -> None:
         """Joins the sweep to memory, KMS and store.
 
@@ -66,6 +85,7 @@ class Sweep:
             storage: The store.
             interval: Seconds from one sweep to the next.
             check_serving: Raises where this replica must not use keys.
+            auto_rotation: Told of root keys that wrap and unwrap.
         """
         self._cache = cache
         self._loads = loads
@@ -74,7 +94,10 @@ class Sweep:
         self._storage = storage
         self._interval = interval
         self._check_serving = check_serving
+        self._auto_rotation = auto_rotation
+        self._unheard: dict[str, int] = {}
         self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._following = asyncio.Semaphore(_FOLLOWED)
         self._tasks = Tasks()
         self._failing = False
 
@@ -117,7 +140,7 @@ class Sweep:
 
     async def _in_memory(self, root: RootState) -> None:
         """Proves each KEK under a root key that was used since the last turn by itself."""
-        used = [opened for opened in root.open if opened.used]
+        used = [opened for opened in root.open if opened.used_at > opened.swept]
         if not used:
             return
         async with self._at_once:
@@ -127,38 +150,73 @@ class Sweep:
                 task = self._loads.prove(opened)
                 if task is None:
                     continue
-                opened.used = False
+                opened.swept = opened.used_at
                 if isinstance(await asyncio.shield(task), CouldNotTellError | NotAsked):
                     # The others are as little to be had; they stay used, and have the next turn.
-                    opened.used = True
+                    opened.swept = NEVER
                     return
 
     async def _claimed(self, prefix: str) -> list[Sample]:
         """Returns whom to ask about of the store's, where no other replica has."""
         store = self._storage.store
         samples = await self._storage.run(store.samples, prefix)
-        holds = int(self._interval * _PART * 1000)
         if not samples:
             return []
+        holds = int(self._interval * await self._part(samples) * 1000)
         ours = await self._storage.run(store.claim, f"sweep:{prefix}", holds)
         return samples if ours else []
 
+    async def _part(self, samples: Sequence[Sample]) -> float:
+        """Returns for which part of the interval another's claim of these root keys counts.
+
+        A replica that is cut off from a key service must not be the one that asks it for ever,
+        and one that is not cut off must not wait for it.
+        """
+        roots = {sample.root for sample in samples}
+        unheard = roots & self._unheard.keys()
+        for root in unheard:
+            self._unheard[root] -= 1
+            if not self._unheard[root]:
+                del self._unheard[root]
+        others = [f"root:{root}" for root in roots - unheard]
+        seen = await self._storage.run(self._storage.store.observations, others)
+        if any(observation.health in COULD_NOT_TELL for observation in seen.values()):
+            return 0.0
+        return _STEP_BACK if unheard else _PART
+
     async def _root(self, chosen: Sequence[Sample]) -> None:
         """Has a root key wrap, and open each chosen KEK."""
+        follows = None
         async with self._at_once:
             for sample in chosen:
                 try:
-                    if not await self._ask(sample, wrap=sample is chosen[0]):
-                        return
+                    region = await self._ask(sample, wrap=sample is chosen[0])
+                except (CouldNotTellError, OverloadedError, RateLimitedError):
+                    self._unheard[sample.root] = _TURNS
+                    return
                 except KeyfoldError as error:
                     log.warning("the sweep leaves %s out: %s", sample.cluster, error.reason)
+                    continue
+                self._unheard.pop(sample.root, None)
+                if region is not None and region.policy.auto_rotate:
+                    follows = region.newest.current.root
+        if follows is not None:
+            async with self._following:
+                await self._auto_rotation.follow(follows)
 
-    async def _ask(self, sample: Sample, *, wrap: bool) -> bool:
-        """Asks about one KEK; returns whether the KMS could be asked."""
+    async def _ask(self, sample: Sample, *, wrap: bool) -> Region | None:
+        """Asks about one KEK.
+
+        Returns:
+            The region whose KEK opens, None where it does not.
+
+        Raises:
+            CouldNotTellError: The KMS could not be asked.
+        """
         cluster = await self._storage.run(self._storage.store.cluster, sample.cluster)
         region = _enabled(cluster, sample)
         if cluster is None or region is None:
-            return True
+            return None
         generation = region.newest
         denied: KmsError | None = None
         if wrap:
@@ -166,20 +224,22 @@ class Sweep:
                 await self._proofs.wraps(cluster, region.name, generation)
             except KmsError as error:
                 denied = error
+        opens = False
         try:
             await self._proofs.opens(cluster, region.name, generation, told=sample.refused)
+            opens = True
         except CouldNotTellError as error:
             self._health.failed(generation, error)
-            return False
+            raise
         except KmsError as error:
             if sample.refused:
                 self._health.failed(generation, error, known=True)
-        else:
+        if opens:
             self._health.succeeded(generation)
         if wrap:
             # Together with what was learned of unwrapping: alone it says nothing of health.
             self._health.wrapping(generation, denied)
-        return True
+        return region if opens and denied is None else None
 
 
 def _enabled(cluster: Cluster | None, sample: Sample) -> Region | None:

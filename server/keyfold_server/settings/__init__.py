@@ -31,6 +31,7 @@ from keyfold_server.settings.keeping import Keeping
 from keyfold_server.settings.keys import Keys
 from keyfold_server.settings.limits import Limits
 from keyfold_server.settings.listening import Listening
+from keyfold_server.settings.residing import Residing
 
 __all__ = [
     "PREFIX",
@@ -56,7 +57,7 @@ _OTHER: Final = {"CONFIG", "CACHE"}
 _METRICS_PORT: Final = 9464
 
 
-class Settings(Limits, Keys, Keeping, Listening, BaseSettings):
+class Settings(Limits, Residing, Keys, Keeping, Listening, BaseSettings):
     """A server's settings; each is `KEYFOLD_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")

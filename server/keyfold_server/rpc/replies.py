@@ -1,0 +1,185 @@
+"""From plain values to the contract's messages: what is answered."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import resources_pb2 as res
+from keyfold_server.domain.cluster import Generation, Wrap
+from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.keyspec import PLATFORM
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.service.access_policies import Described
+from keyfold_server.service.changes import Pending
+from keyfold_server.service.probes import Outcome, Step, Trial, Tried
+from keyfold_server.service.status import RegionReport, Report
+
+_STATES: Final = {state: res.State.Value(f"STATE_{state.name}") for state in State}
+_HEALTH: Final = {health: res.Health.Value(f"HEALTH_{health.value}") for health in Health}
+_STEPS: Final = {step: pb.TestStep.Value(f"TEST_STEP_{step.name}") for step in Step}
+_OUTCOMES: Final = {o: pb.TestOutcome.Value(f"TEST_OUTCOME_{o.name}") for o in Outcome}
+
+
+def cluster_status(report: Report) -> res.ClusterStatus:
+    """Returns what is known of a cluster."""
+    cluster = report.cluster
+    return res.ClusterStatus(
+        cluster=cluster.name,
+        organization=cluster.organization or "",
+        regions=[_region_status(region) for region in report.regions],
+        create_time=_time(cluster.created_at),
+        update_time=_time(cluster.updated_at),
+    )
+
+
+def _region_status(report: RegionReport) -> res.RegionStatus:
+    region = report.region
+    spec, policy = region.key_spec, region.policy
+    platform = spec.type == PLATFORM
+    status = res.RegionStatus(
+        region=region.name,
+        key_spec=res.KeySpec(
+            type=spec.type,
+            uri=spec.uri,
+            auth_principal=spec.principal,
+            options=dict(spec.options),
+        ),
+        policy=res.RegionPolicy(
+            cache_ttl=_span(policy.cache_ttl),
+            outage_grace=_span(policy.outage_grace),
+            auto_rotate=policy.auto_rotate,
+        ),
+        state=_STATES[region.state],
+        state_time=_time(region.state_since),
+        health=res.HEALTH_UNKNOWN,
+        key_version=region.newest.current.key_version,
+        generations=[_generation(g, report.last_uses.get(g.kek_id)) for g in region.generations],
+        key_owner=res.KEY_OWNER_PLATFORM if platform else res.KEY_OWNER_CLUSTER,
+        key_region=report.key_region,
+        notices=report.notices,
+    )
+    if report.seen is not None:
+        _add_seen(status, report.seen, revoked=region.state is not State.ENABLED)
+    return status
+
+
+def _add_seen(status: res.RegionStatus, seen: Observation, *, revoked: bool) -> None:
+    status.health = _HEALTH[seen.health]
+    status.health_time.CopyFrom(_time(seen.since))
+    status.last_check_time.CopyFrom(_time(seen.last_check))
+    if seen.last_success is not None:
+        status.last_success_time.CopyFrom(_time(seen.last_success))
+    if seen.message:
+        status.last_error.CopyFrom(
+            res.KmsError(
+                # Observed by an earlier release, it has the health alone.
+                reason=seen.reason or ("" if seen.health is Health.HEALTHY else seen.health.value),
+                message=seen.message,
+                request_id=seen.request_id,
+                missing_permission=seen.missing_permission,
+            )
+        )
+    if not revoked:
+        if seen.can_wrap is not None:
+            status.can_wrap = seen.can_wrap
+        if seen.can_unwrap is not None:
+            status.can_unwrap = seen.can_unwrap
+
+
+def _generation(generation: Generation, last_use: int | None) -> res.Generation:
+    return res.Generation(
+        generation=generation.number,
+        kek_id=generation.kek_id,
+        create_time=_time(generation.created_at),
+        wraps=[_wrap(wrap) for wrap in generation.wraps],
+        retire_time=_time_of(generation.retired_at),
+        last_use_time=_time_of(last_use),
+    )
+
+
+def _wrap(wrap: Wrap) -> res.GenerationWrap:
+    return res.GenerationWrap(
+        type=wrap.root.type,
+        uri=wrap.root.uri,
+        key_version=wrap.key_version,
+        create_time=_time(wrap.created_at),
+        supersede_time=_time_of(wrap.superseded_at),
+    )
+
+
+def pending_replica(pending: Pending, now: float) -> res.PendingReplica:
+    """Returns a replica that has not confirmed; `now` is Unix time in seconds."""
+    return res.PendingReplica(
+        replica=pending.replica,
+        stops_by=_time(int((now + pending.stops_within) * 1000)),
+        stops_within=_span(pending.stops_within),
+    )
+
+
+def tested(trial: Trial) -> pb.TestKeyResponse:
+    """Returns the response of TestKey."""
+    return pb.TestKeyResponse(
+        accessible=trial.accessible,
+        steps=[_test_step(tried) for tried in trial.steps],
+        key_version=trial.key_version,
+        summary=trial.summary,
+        key_region=trial.place.key_region,
+        notices=trial.place.notices,
+    )
+
+
+def access_policy(described: Described) -> pb.GetAccessPolicyResponse:
+    """Returns the response of GetAccessPolicy."""
+    policy = described.policy
+    return pb.GetAccessPolicyResponse(
+        principal=policy.principal,
+        external_id=described.external_id,
+        bound_context=policy.bound_context,
+        statements=[
+            pb.AccessStatement(
+                title=statement.title,
+                attach_to=statement.attach_to,
+                language=statement.language,
+                text=statement.text,
+                permissions=statement.permissions,
+                by_vendor=statement.by_vendor,
+            )
+            for statement in policy.statements
+        ],
+        notices=policy.notices,
+    )
+
+
+def _test_step(tried: Tried) -> pb.TestKeyStep:
+    error = tried.error
+    return pb.TestKeyStep(
+        step=_STEPS[tried.step],
+        outcome=_OUTCOMES[tried.outcome],
+        reason="" if error is None else error.reason,
+        message=tried.message,
+        missing_permission="" if error is None else error.missing_permission or "",
+        latency=_span(tried.latency),
+        request_id=tried.request_id,
+    )
+
+
+def _time(milliseconds: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMilliseconds(milliseconds)
+    return stamp
+
+
+def _time_of(milliseconds: int | None) -> Timestamp | None:
+    return None if milliseconds is None else _time(milliseconds)
+
+
+def _span(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    span = Duration()
+    span.FromMicroseconds(round(seconds * 1_000_000))
+    return span

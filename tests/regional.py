@@ -1,0 +1,115 @@
+"""The fake key service with regions, replicas, external ids and access policies.
+
+A key of region R is `fake:R.NAME`; the names `mrk-…` are of multi-Region keys, whose replicas have
+the same name in another region. A key that is called as anybody else than the server itself is
+called with an external id, and with the right one alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import replicas
+from fakes import FakeProvider
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import AccessDeniedError, InvalidKeySpecError
+from keyfold_server.domain.keyspec import KeySpec, RootKey
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    Statement,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold_server.domain.residency import Regions, Table
+from keyfold_server.service.replica import Replica
+
+_REGION: Final = re.compile(r"[a-z]+-[a-z]+-[0-9]")
+
+ROLE: Final = "role/customer"
+"""As whom keys are called that need an external id."""
+
+
+class RegionalProvider(FakeProvider):
+    """A fake key service that has every ability.
+
+    Attributes:
+        demanded: The external id that the customer's trust policy demands.
+        shown: Those that it was shown.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.demanded: str | None = None
+        self.shown: set[str] = set()
+
+    def region(self, key: RootKey) -> str:
+        return self.account(key)
+
+    def replica(self, key: RootKey, region: str) -> RootKey:
+        if _REGION.fullmatch(region) is None:
+            raise InvalidKeySpecError(f"the fake key service has no region {region}")
+        _, _, name = key.uri.partition(".")
+        if not name.startswith("mrk-"):
+            raise InvalidKeySpecError(f"{key.uri} is no multi-Region key", field="key_spec.uri")
+        return replace(key, uri=f"fake:{region}.{name}")
+
+    def needs_external_id(self, key: RootKey) -> bool:
+        return bool(key.principal)
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        statement = Statement("key policy", key.uri, "json", key.external_id, ("wrap", "unwrap"))
+        bound = {"keyfold:cluster": wanted.cluster} if wanted.cluster else {}
+        return AccessPolicy(key.principal or "ambient", bound, (statement,), ("a notice",))
+
+    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
+        self._check_trust(key)
+        return super().wrap(key, plaintext, binding, budget=budget)
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        self._check_trust(key)
+        return super().unwrap(key, key_version, ciphertext, binding, budget=budget)
+
+    def _check_trust(self, key: RootKey) -> None:
+        if not key.principal:
+            assert not key.external_id
+            return
+        assert key.external_id
+        self.shown.add(key.external_id)
+        if self.demanded not in (None, key.external_id):
+            raise AccessDeniedError("the customer trusts another external id")
+
+
+class RegionalHouse(replicas.House):
+    """Replicas whose key service has regions."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.provider: RegionalProvider = RegionalProvider()
+        for name in ("one", "two"):
+            self.provider.create_key(name)
+
+    async def with_regions(
+        self, table: Table | None = None, *, required: bool = False
+    ) -> replicas.Member:
+        """Starts a replica whose settings name these regions."""
+        member = await self.replica()
+        regions = Regions(table or {}, required=required)
+        _set_regions(member.replica, regions)
+        return member
+
+
+def _set_regions(replica: Replica, regions: Regions) -> None:
+    """Gives a replica other settings than the house has, in the parts that heed them."""
+    replica.clusters._keys._regions = regions
+    replica.clusters._keys._resolution._regions = regions
+
+
+def role(uri: str) -> KeySpec:
+    """Returns the spec of a key that is called as the customer's role."""
+    return KeySpec("FAKE", uri, ROLE)

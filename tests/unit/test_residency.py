@@ -1,0 +1,194 @@
+"""Where keys are and where they should be: the table, what is pointed out, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from keyfold_server.bootstrap import check, regions
+from keyfold_server.bootstrap.providers import catalog
+from keyfold_server.domain.errors import KeyElsewhereError, SetupError
+from keyfold_server.domain.residency import Regions, Table, Whereabouts
+from keyfold_server.settings import load, toml
+
+TABLE: Final[Table] = {
+    "eu": {
+        "AWS_KMS": ("eu-west-1",),
+        "GCP_CLOUD_KMS": ("europe-west1", "europe"),
+        "AZURE_KEY_VAULT": ("acme-eu.vault.azure.net",),
+        "VAULT_TRANSIT": ("vault.eu.example:8200",),
+        "LOCAL": ("local:eu",),
+    },
+    "us-east-1": {"AWS_KMS": ("us-east-2",)},
+}
+
+
+def aws(region: str) -> Whereabouts:
+    """Returns an AWS key's whereabouts."""
+    return Whereabouts("AWS_KMS", region, f"arn:aws:kms:{region}:111122223333:key/x")
+
+
+def host(type_: str, name: str) -> Whereabouts:
+    """Returns the whereabouts of a key whose uri tells no region."""
+    return Whereabouts(type_, "", name)
+
+
+@pytest.mark.parametrize(
+    ("region", "key"),
+    [
+        ("eu", aws("eu-west-1")),
+        ("us-east-1", aws("us-east-2")),
+        ("eu-west-1", aws("eu-west-1")),
+        ("eu", Whereabouts("GCP_CLOUD_KMS", "europe-west1", "projects/…")),
+        ("eu", Whereabouts("GCP_CLOUD_KMS", "europe", "projects/…")),
+        ("global", Whereabouts("GCP_CLOUD_KMS", "global", "projects/…")),
+        ("eu", host("AZURE_KEY_VAULT", "acme-eu.vault.azure.net")),
+        ("eu", host("VAULT_TRANSIT", "vault.eu.example:8200")),
+        ("eu", host("LOCAL", "local:eu")),
+    ],
+)
+def test_a_key_where_it_should_be_is_good_everywhere(region: str, key: Whereabouts) -> None:
+    """Equal names and what the table lists: nothing to say, and nothing to refuse."""
+    for known in (Regions(TABLE), Regions(TABLE, required=True)):
+        assert known.notice(region, key) == ""
+        known.check(region, key)
+
+
+@pytest.mark.parametrize(
+    ("region", "key", "told"),
+    [
+        ("eu", aws("us-east-1"), "in us-east-1, and region eu in eu-west-1"),
+        ("us-east-1", aws("us-east-1"), "in us-east-1, and region us-east-1 in us-east-2"),
+        ("eu-west-1", aws("us-east-1"), "in us-east-1, another region than eu-west-1"),
+        (
+            "europe-west1",
+            Whereabouts("GCP_CLOUD_KMS", "us-central1", "projects/…"),
+            "in us-central1, another region than europe-west1",
+        ),
+        ("eu", Whereabouts("GCP_CLOUD_KMS", "global", "projects/…"), "europe-west1 or europe"),
+        ("eu", host("AZURE_KEY_VAULT", "acme-us.vault.azure.net"), "in acme-us.vault.azure.net"),
+        ("eu", host("VAULT_TRANSIT", "vault.eu.example:8300"), "in vault.eu.example:8300"),
+    ],
+)
+def test_a_key_elsewhere_is_pointed_out_or_refused(
+    region: str, key: Whereabouts, told: str
+) -> None:
+    """Design 2: allowed and pointed out, and refused where the settings demand residency."""
+    assert told in Regions(TABLE).notice(region, key)
+    Regions(TABLE).check(region, key)
+    with pytest.raises(KeyElsewhereError) as caught:
+        Regions(TABLE, required=True).check(region, key)
+    assert key.name in caught.value.message
+    assert caught.value.region == region
+    assert Regions(TABLE, required=True).notice(region, key) == caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("region", "key", "add"),
+    [
+        ("ap", aws("ap-south-1"), 'AWS_KMS = "ap-south-1"'),
+        ("site-7", aws("ap-south-1"), '[regions."site-7"]'),
+        ("eu", Whereabouts("OTHER", "x", "x:1"), 'OTHER = "x"'),
+        ("europe-west1", aws("eu-west-1"), 'AWS_KMS = "eu-west-1"'),
+        ("eu-west-1", Whereabouts("GCP_CLOUD_KMS", "global", "p"), 'GCP_CLOUD_KMS = "global"'),
+        ("us-east-1", host("AZURE_KEY_VAULT", "v.vault.azure.net"), '"v.vault.azure.net"'),
+        ("us-east-1", host("LOCAL", "local:one"), 'LOCAL = "local:one"'),
+    ],
+)
+def test_a_key_of_which_nobody_can_tell_is_not_called_wrong(
+    region: str, key: Whereabouts, add: str
+) -> None:
+    """Unknown is neither wrong nor right: silent where it is noted, refused where it is demanded.
+
+    The refusal says what to add, word for word, and is shown of keys that are in use already.
+    """
+    assert Regions(TABLE).notice(region, key) == ""
+    with pytest.raises(KeyElsewhereError) as caught:
+        Regions(TABLE, required=True).check(region, key)
+    assert add in caught.value.message
+    assert f'[regions."{region}"]' in caught.value.message
+    assert Regions(TABLE, required=True).notice(region, key) == caught.value.message
+
+
+def test_what_a_refusal_says_to_add_lets_the_key_in() -> None:
+    """The remedy is one: with the entry that the message names, the same key is good."""
+    for key in (aws("ap-south-1"), host("AZURE_KEY_VAULT", "v.vault.azure.net")):
+        with pytest.raises(KeyElsewhereError) as caught:
+            Regions(required=True).check("ap", key)
+        entry = caught.value.message.split('"')[1]
+        Regions({"ap": {key.type: (entry,)}}, required=True).check("ap", key)
+
+
+def test_a_region_has_one_name_in_a_provider() -> None:
+    """The table's first, since replicas are looked for in one place; without an entry the same."""
+    regions = Regions(TABLE)
+    assert regions.provider_region("eu", "GCP_CLOUD_KMS") == "europe-west1"
+    assert regions.provider_region("eu-west-1", "AWS_KMS") == "eu-west-1"
+    assert regions.knows("eu-west-1", "AWS_KMS", "us-east-1")
+    assert not regions.knows("ap", "AWS_KMS", "us-east-1")
+
+
+# The settings
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings file that is read; no variable has a say."""
+    for name in ("REGIONS", "RESIDENCY", "LOCAL_KEYS"):
+        monkeypatch.delenv(f"KEYFOLD_{name}", raising=False)
+    path = tmp_path / "keyfold.toml"
+    monkeypatch.setenv("KEYFOLD_CONFIG", str(path))
+    monkeypatch.setenv("KEYFOLD_STORE", f"sqlite:///{tmp_path}/keyfold.db")
+    return path
+
+
+def test_the_table_is_read_from_the_file(file: Path) -> None:
+    """One place is written as a string, several as a list; what is printed reads the same."""
+    file.write_text(
+        'residency = "require"\n'
+        '[regions.eu]\nAWS_KMS = "eu-west-1"\nGCP_CLOUD_KMS = ["europe-west1", "europe"]\n'
+        '[regions."us-east.1"]\nAWS_KMS = "us-east-2"\n'
+    )
+    settings = load()
+    found = regions(settings, catalog(settings))
+    assert found.required
+    assert found.places("eu", "GCP_CLOUD_KMS") == ("europe-west1", "europe")
+    assert found.places("us-east.1", "AWS_KMS") == ("us-east-2",)
+    file.write_text(toml(settings.shown()))
+    assert load().regions == settings.regions
+
+
+def test_without_settings_keys_elsewhere_are_noted(file: Path) -> None:
+    """The default refuses nothing."""
+    file.write_text("")
+    settings = load()
+    assert regions(settings, catalog(settings)) == Regions()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('residency = "always"', "KEYFOLD_RESIDENCY"),
+        ('[regions."../eu"]\nAWS_KMS = "eu-west-1"', "characters or a length"),
+        ('[regions.eu]\nAWS_KMS = ""', "KEYFOLD_REGIONS"),
+        ("[regions.eu]\nAWS_KMS = []", "KEYFOLD_REGIONS"),
+        ("[regions.eu]\nAWS_KMS = 1", "KEYFOLD_REGIONS"),
+        ('[regions.eu]\nPLATFORM = "eu-west-1"', "stands for a key of another type"),
+    ],
+)
+def test_a_bad_table_keeps_the_server_from_starting(file: Path, text: str, told: str) -> None:
+    """What cannot be meant is said at the start, with the setting's name."""
+    file.write_text(text)
+    with pytest.raises(SetupError, match=told):
+        load()
+
+
+def test_a_misspelt_provider_keeps_the_server_from_starting(file: Path) -> None:
+    """An entry that no key is compared with would look like one that is."""
+    file.write_text('[regions.eu]\nAWS_KSM = "eu-west-1"')
+    settings = load()
+    with pytest.raises(SetupError, match="no provider AWS_KSM"):
+        regions(settings, catalog(settings))
+    assert any("AWS_KSM" in fault for fault in check(settings))

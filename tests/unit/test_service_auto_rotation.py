@@ -1,0 +1,258 @@
+"""Auto-rotation: regions that ask for it follow their root key within the sweep."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fakes import FakeProvider
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    KeyNotGrantedError,
+    NotAllowedError,
+    RevokedError,
+)
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
+from keyfold_server.domain.provider import Unwrapped
+from keyfold_server.domain.rights import DENIED, Purpose
+from keyfold_server.service import auto_rotation
+from keyfold_server.service.auto_rotation import CALLER
+from replicas import House, Member, house_in, under
+
+INTERVAL = 600
+ROTATED = (CALLER, "rpc:cluster:rotate", "done")
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives an empty house."""
+    async with house_in(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def one(house: House, monkeypatch: pytest.MonkeyPatch) -> Member:
+    """Gives a replica with cluster acme under fake:one, which it follows."""
+    monkeypatch.setattr(auto_rotation, "_PAUSE", 0.0)
+    member = await house.replica()
+    await member.enable(specs={"eu": under("fake:one", auto_rotate=True)})
+    return member
+
+
+def versions(house: House, cluster: str = "acme") -> list[str]:
+    """Reads under which versions a cluster's KEKs are, oldest generation first."""
+    found = house.store.cluster(cluster)
+    assert found is not None
+    return [g.current.key_version for g in found.regions[0].generations]
+
+
+async def swept(house: House, member: Member) -> None:
+    """Lets an interval pass and has a replica sweep."""
+    await house.after(INTERVAL)
+    await member.sweep()
+
+
+async def test_a_new_version_is_followed_within_the_sweep(house: House, one: Member) -> None:
+    """Design 2: within the sweep it is re-wrapped and audited; the old version is not needed."""
+    blob = await one.wrap()
+    house.provider.new_version("fake:one")
+    await swept(house, one)
+    assert versions(house) == ["2"]
+    assert house.trail("acme")[-1] == ROTATED
+    house.provider.disable("fake:one", "1")
+    one.loads.drop_all()
+    assert (await one.unwrap(blob)).plaintext == b"k" * 32
+
+
+async def test_every_region_under_the_key_is_re_wrapped(house: House, one: Member) -> None:
+    """Design 2: one sweep is enough for all KEKs under a root key, of each generation."""
+    names = ["acme", "b", "c", "d"]
+    for name in names[1:]:
+        await one.enable(name, {"eu": under("fake:one", auto_rotate=True)})
+    await one.rotate(new_generation=True)
+    house.provider.new_version("fake:one")
+    await swept(house, one)
+    assert [versions(house, name) for name in names] == [["2", "2"], ["2"], ["2"], ["2"]]
+
+
+async def test_who_does_not_ask_for_it_is_left_alone(house: House, one: Member) -> None:
+    """Design 2: auto_rotate is off by default, also beside a region that has it on."""
+    await one.enable("still", {"eu": "fake:one"})
+    house.provider.new_version("fake:one")
+    for _ in range(3):
+        await swept(house, one)
+    assert versions(house, "acme") == ["2"]
+    assert versions(house, "still") == ["1"]
+
+
+async def test_nothing_happens_without_a_newer_version(house: House, one: Member) -> None:
+    """Design 2: a key of one version is described, and no more."""
+    before = house.trail("acme")
+    for _ in range(3):
+        await swept(house, one)
+    assert house.calls("describe") == 3
+    assert house.trail("acme") == before
+
+
+async def test_a_pinned_version_is_left_alone(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engineering 2: a uri that names a version means that one, until an operator says other."""
+    monkeypatch.setattr(FakeProvider, "pinned_version", lambda *_: "1", raising=False)
+    house.provider.new_version("fake:one")
+    await swept(house, one)
+    assert versions(house) == ["1"]
+    assert not house.calls("describe")
+
+
+async def test_a_key_that_cannot_be_described_is_not_followed(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Design 5: where the provider has no such step, nothing happens and nothing is said."""
+
+    async def nothing(_: RootKey) -> None:
+        return None
+
+    monkeypatch.setattr(one.replica._kms, "describe", nothing)
+    house.provider.new_version("fake:one")
+    await swept(house, one)
+    assert versions(house) == ["1"]
+
+
+async def test_a_key_that_may_not_be_described_is_told_of_once(
+    house: House, one: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Design 2: a missing permission to describe is logged once, and following starts with it."""
+    house.provider.deny("fake:one", "describe")
+    house.provider.new_version("fake:one")
+    for _ in range(3):
+        await swept(house, one)
+    told = [r for r in caplog.records if "cannot be looked at for auto_rotate" in r.message]
+    assert len(told) == 1
+    assert versions(house) == ["1"]
+    house.provider.allow("fake:one", "describe")
+    await swept(house, one)
+    assert versions(house) == ["2"]
+
+
+async def test_one_replica_rotates(house: House, one: Member) -> None:
+    """F5: of two replicas that sweep at once, the one whose turn it is rotates, once."""
+    two = await house.replica()
+    house.provider.new_version("fake:one")
+    await house.after(INTERVAL)
+    await asyncio.gather(one.sweep(), two.sweep())
+    assert versions(house) == ["2"]
+    assert house.trail("acme").count(ROTATED) == 1
+
+
+async def test_an_operator_who_rotates_meanwhile_wins(house: House, one: Member) -> None:
+    """S5: a lost compare-and-swap changes nothing, and the next sweep finds nothing to do."""
+    two = await house.replica()
+    house.provider.new_version("fake:one")
+    await house.after(INTERVAL)
+    held = one.line.hold("apply")
+    sweeping = asyncio.create_task(one.sweep())
+    await held.reached()
+    await two.rotate({"eu": "fake:two"})
+    one.line.let_go("apply")
+    await sweeping
+    trail = house.trail("acme")
+    assert ROTATED not in trail
+    assert (CALLER, "rpc:cluster:rotate", "CONCURRENT_CHANGE") in trail
+    found = house.store.cluster("acme")
+    assert found is not None
+    assert found.regions[0].newest.current.root.uri == "fake:two"
+    await swept(house, one)
+    assert house.trail("acme") == trail
+
+
+async def test_a_failure_is_told_of_once(
+    house: House, one: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R5: what keeps a rotation from happening is audited and logged once, not in each sweep."""
+    caplog.set_level(logging.WARNING)
+    await one.rotate(new_generation=True)
+    found = house.store.cluster("acme")
+    assert found is not None
+    old = found.regions[0].generations[0].kek_id
+    unwrap = house.provider.unwrap
+
+    def refusing(
+        key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        if binding.kek_id == old:
+            raise AccessDeniedError("the policy refuses this context")
+        return unwrap(key, key_version, ciphertext, binding, budget=budget)
+
+    house.provider.unwrap = refusing  # type: ignore[method-assign]
+    house.provider.new_version("fake:one")
+    for _ in range(4):
+        await swept(house, one)
+    failed = [entry for entry in house.trail("acme") if entry[0] == CALLER]
+    assert failed == [(CALLER, "rpc:cluster:rotate", "ACCESS_DENIED")]
+    assert sum("auto_rotate of acme/eu failed" in r.message for r in caplog.records) == 1
+    assert versions(house) == ["1", "1"]
+    house.provider.unwrap = unwrap  # type: ignore[method-assign]
+    await swept(house, one)
+    assert versions(house) == ["2", "2"]
+
+
+async def test_a_version_that_is_told_and_not_used_is_not_chased(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Design 2: where wrapping goes on under another version than described, it is tried once."""
+    describe = house.provider.describe
+
+    def ahead(key: RootKey, *, budget: float) -> object:
+        described = describe(key, budget=budget)
+        return type(described)("9", described.detail)
+
+    monkeypatch.setattr(house.provider, "describe", ahead)
+    for _ in range(3):
+        await swept(house, one)
+    assert house.trail("acme").count(ROTATED) == 1
+    assert versions(house) == ["1"]
+
+
+async def test_a_platform_key_that_was_changed_is_not_moved_to(house: House, one: Member) -> None:
+    """Protocol 7: a changed setting orphans nothing and moves nothing; Rotate does, if asked."""
+    house.platform[""] = RootKey("FAKE", "fake:one")
+    policy = RegionPolicy(auto_rotate=True)
+    await one.enable("vendor", {"eu": RegionSpec("eu", KeySpec("PLATFORM"), policy)})
+    house.platform[""] = RootKey("FAKE", "fake:two")
+    house.provider.new_version("fake:one")
+    for _ in range(3):
+        await swept(house, one)
+    assert versions(house, "vendor") == ["1"]
+    assert versions(house, "acme") == ["2"]
+
+
+async def test_a_revoked_region_is_not_rotated(house: House, one: Member) -> None:
+    """Protocol 7: a revoked region's key is not asked, whatever its policy."""
+    await one.revoke()
+    house.provider.new_version("fake:one")
+    await swept(house, one)
+    assert versions(house) == ["1"]
+    with pytest.raises(RevokedError):
+        await one.wrap()
+
+
+def test_its_rights_are_to_rotate_and_nothing_else() -> None:
+    """C1: the server's own caller names no key, uses no KEK and calls no other method."""
+    rights = auto_rotation._RIGHTS
+    assert rights.identity.name == CALLER
+    rights.check_named("Rotate", "acme", ("eu",))
+    rights.check_cluster("Rotate", "acme", None, ("eu",))
+    for rpc in ("Revoke", "Restore", "Enable", "GetStatus"):
+        with pytest.raises(NotAllowedError):
+            rights.check_named(rpc, "acme", ())
+        with pytest.raises(NotAllowedError):
+            rights.check_cluster(rpc, "acme", None, ())
+    with pytest.raises(KeyNotGrantedError):
+        rights.check_key("acme", None, "eu", RootKey("FAKE", "fake:two"))
+    assert {rights.use("acme", None, "eu", purpose) for purpose in Purpose} == {DENIED}

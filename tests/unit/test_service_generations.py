@@ -1,0 +1,177 @@
+"""Generations: taken out of use one by one, and brought back (protocol R1, R4, S5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from keyfold_server.domain.errors import (
+    ConcurrentChangeError,
+    GenerationInUseError,
+    GenerationNotFoundError,
+    GenerationRetiredError,
+    InvalidReasonError,
+    RegionNotFoundError,
+)
+from keyfold_server.service.revocation import Retiring, Revoked
+from replicas import House, Member, entered, house_in
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives an empty house."""
+    async with house_in(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def one(house: House) -> Member:
+    """Gives a replica with cluster acme, in region eu alone, under fake:one."""
+    member = await house.replica()
+    await member.enable(specs={"eu": "fake:one"})
+    return member
+
+
+async def retire(
+    member: Member,
+    generation: int = 1,
+    *,
+    back: bool = False,
+    region: str = "eu",
+    request_id: str = "",
+    reason: str = "",
+) -> Revoked:
+    """Takes a generation out of use, or back."""
+    wanted = Retiring("acme", region, generation, back, reason)
+    ask = member.ask("RetireGeneration", wanted, request_id)
+    return await member.replica.revocation.retire(ask, wanted)
+
+
+async def test_a_retired_generation_opens_nothing(house: House, one: Member) -> None:
+    """Design 2: from the answer on its wrapped keys are refused; the newest one's still open."""
+    old = await one.wrap()
+    await one.rotate(new_generation=True)
+    new = await one.wrap()
+    await one.unwrap(old)
+    outcome = await retire(one)
+    assert outcome.confirmed == (one.changes.replica,)
+    with pytest.raises(GenerationRetiredError):
+        await one.unwrap(old)
+    with pytest.raises(GenerationRetiredError):
+        await one.rewrap(old)
+    assert (await one.unwrap(new)).generation == 2
+    stored = house.store.cluster("acme")
+    assert stored is not None
+    first, second = stored.region("eu").generations
+    assert first.retired_at is not None
+    assert second.retired_at is None
+
+
+async def test_a_retired_generation_is_brought_back(one: Member) -> None:
+    """Design 2: what is not destroyed can be brought back, and opens what it wrapped."""
+    old = await one.wrap()
+    await one.rotate(new_generation=True)
+    await retire(one)
+    await retire(one, back=True)
+    assert (await one.unwrap(old)).generation == 1
+
+
+async def test_a_retired_generation_moves_with_its_region(house: House, one: Member) -> None:
+    """S5: rotations re-wrap it, so it comes back although its old root key is gone."""
+    old = await one.wrap()
+    await one.rotate(new_generation=True)
+    await retire(one)
+    await one.rotate({"eu": "fake:two"})
+    house.provider.disable("fake:one")
+    await retire(one, back=True)
+    assert (await one.unwrap(old)).generation == 1
+
+
+async def test_the_newest_generation_cannot_be_retired(one: Member) -> None:
+    """The generation that wraps stays in use, and what does not exist is named."""
+    await one.wrap()
+    with pytest.raises(GenerationInUseError):
+        await retire(one)
+    with pytest.raises(GenerationNotFoundError):
+        await retire(one, 2)
+    with pytest.raises(RegionNotFoundError):
+        await retire(one, region="mars")
+    with pytest.raises(InvalidReasonError):
+        await retire(one, reason="x" * 1_025)
+    assert one.serves()
+
+
+async def test_other_replicas_stop_before_they_confirm(house: House, one: Member) -> None:
+    """R4: a replica that has not applied it is pending; one that has opens nothing under it."""
+    other = await house.replica()
+    old = await one.wrap()
+    await one.rotate(new_generation=True)
+    await other.poll()
+    await other.unwrap(old)
+    outcome = await retire(one.hurry(), request_id="r1")
+    assert [p.replica for p in outcome.pending] == [other.changes.replica]
+    await other.poll()
+    with pytest.raises(GenerationRetiredError):
+        await other.unwrap(old)
+    again = await retire(one, request_id="r1")
+    assert other.changes.replica in again.confirmed
+    assert again.pending == ()
+
+
+async def test_a_rotation_that_began_before_is_not_committed_over_it(
+    house: House, one: Member
+) -> None:
+    """R1: retiring loses no race; the rotation under way is told to look again."""
+    await one.rotate(new_generation=True)
+    hang = house.provider.hang("fake:two", ("wrap",))
+    rotating = asyncio.ensure_future(one.rotate({"eu": "fake:two"}))
+    await entered(hang)
+    await retire(one)
+    hang.release()
+    with pytest.raises(ConcurrentChangeError):
+        await rotating
+    stored = house.store.cluster("acme")
+    assert stored is not None
+    assert stored.region("eu").generations[0].retired_at is not None
+
+
+async def test_a_load_that_began_before_does_not_answer(house: House, one: Member) -> None:
+    """R2: an unwrap under way when its generation is retired opens nothing."""
+    old = await one.wrap()
+    await one.rotate(new_generation=True)
+    one.loads.invalidate("acme")
+    hang = house.provider.hang("fake:one", ("unwrap",), answered=True)
+    opening = asyncio.ensure_future(one.unwrap(old))
+    await entered(hang)
+    await retire(one)
+    hang.release()
+    with pytest.raises(GenerationRetiredError):
+        await opening
+
+
+async def test_retiring_again_keeps_the_first_time(house: House, one: Member) -> None:
+    """R6: a repetition changes nothing of it, with its request_id or without."""
+    await one.rotate(new_generation=True)
+    first = await retire(one, request_id="r1")
+    times = [g.retired_at for g in first.done.cluster.region("eu").generations]
+    await house.after(5)
+    again = await retire(one, request_id="r1")
+    assert again.done.replayed
+    assert not again.done.superseded
+    anew = await retire(one)
+    assert [g.retired_at for g in anew.done.cluster.region("eu").generations] == times
+
+
+async def test_nothing_of_a_retired_generation_is_loaded(house: House, one: Member) -> None:
+    """R2: no KMS is asked about it by a call, however often it is named."""
+    old = await one.wrap()
+    await one.rotate(new_generation=True)
+    await retire(one)
+    before = len(house.provider.calls)
+    for _ in range(3):
+        with pytest.raises(GenerationRetiredError):
+            await one.unwrap(old)
+    assert len(house.provider.calls) == before

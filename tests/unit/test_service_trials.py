@@ -1,0 +1,172 @@
+"""TestKey: a key tried step by step, and nothing stored (design 2)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callers import EVERYTHING
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    InvalidKeySpecError,
+    OrganizationMismatchError,
+)
+from keyfold_server.domain.keyspec import KeySpec, RootKey
+from keyfold_server.domain.provider import Unwrapped
+from keyfold_server.service.probes import Outcome, Step, Trial, Trying
+from keyfold_server.service.scope import Scope
+from replicas import House, Member, house_in
+
+PASSED, FAILED, SKIPPED = Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Gives an empty house."""
+    async with house_in(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def one(house: House) -> Member:
+    """Gives a replica with nothing in its store."""
+    return await house.replica()
+
+
+async def trial(one: Member, uri: str, cluster: str = "acme") -> Trial:
+    """Tries a key."""
+    tried = await one.replica.probes.test(
+        EVERYTHING, Trying(KeySpec("FAKE", uri), Scope(cluster, "eu" if cluster else "", None))
+    )
+    assert [t.step for t in tried.steps] == list(Step)
+    assert one.line.counts["apply"] == 0
+    return tried
+
+
+def outcomes(tried: Trial) -> list[Outcome]:
+    """Returns how each step ended."""
+    return [t.outcome for t in tried.steps]
+
+
+async def test_a_good_key_passes_every_step(one: Member) -> None:
+    """Design 2: authenticate, describe, wrap, unwrap, context; nothing is stored."""
+    tried = await trial(one, "fake:one")
+    assert outcomes(tried) == [PASSED] * 5
+    assert tried.accessible
+    assert tried.key_version == "1"
+    assert tried.summary == "Keyfold can use this key: it wraps, and unwraps what it wrapped"
+
+
+async def test_an_unknown_key_says_so(one: Member) -> None:
+    """The step that decides is told in one sentence, with what to do."""
+    tried = await trial(one, "fake:none")
+    assert outcomes(tried) == [PASSED, FAILED, FAILED, SKIPPED, SKIPPED]
+    assert not tried.accessible
+    assert tried.summary.startswith("Keyfold cannot use this key, since the key does not wrap; ")
+
+
+async def test_a_key_need_not_be_described(house: House, one: Member) -> None:
+    """Design 2: a key that wraps and unwraps is accessible, and what is missing is told."""
+    house.provider.deny("fake:one", "describe")
+    tried = await trial(one, "fake:one")
+    assert outcomes(tried) == [PASSED, FAILED, PASSED, PASSED, PASSED]
+    assert tried.accessible
+    assert "may not describe it" in tried.summary
+
+
+async def test_a_key_that_only_wraps_is_not_accessible(house: House, one: Member) -> None:
+    """F5: a policy that allows wrapping and not unwrapping is told apart, step by step."""
+    house.provider.deny("fake:one", "unwrap")
+    tried = await trial(one, "fake:one")
+    assert outcomes(tried) == [PASSED, PASSED, PASSED, FAILED, SKIPPED]
+    assert not tried.accessible
+    error = tried.steps[3].error
+    assert isinstance(error, AccessDeniedError)
+    assert "does not unwrap what it wrapped" in tried.summary
+
+
+async def test_a_key_that_opens_to_something_else_is_not_accessible(
+    house: House, one: Member
+) -> None:
+    """A KMS that answers success with somebody else's plaintext does not pass."""
+    house.provider.wrong_plaintext("fake:two")
+    tried = await trial(one, "fake:two")
+    assert tried.steps[3].outcome is FAILED
+    assert not tried.accessible
+
+
+async def test_a_broken_credential_is_told_first(house: House, one: Member) -> None:
+    """F2a: what concerns Keyfold's own side is not laid at the key's door."""
+    house.provider.break_credentials()
+    tried = await trial(one, "fake:two")
+    assert outcomes(tried) == [FAILED, FAILED, FAILED, SKIPPED, SKIPPED]
+    assert "its credential was not accepted" in tried.summary
+
+
+async def test_without_a_cluster_nothing_is_bound(one: Member) -> None:
+    """Protocol 7: TestKey without a cluster binds nothing and says that context is not tried."""
+    tried = await trial(one, "fake:one", cluster="")
+    assert tried.steps[4].outcome is SKIPPED
+    assert tried.steps[4].message.startswith("not tried")
+    assert tried.accessible
+
+
+async def test_a_cluster_that_is_there_has_its_own_organization(house: House, one: Member) -> None:
+    """C5: a trial for a cluster is bound as its KEKs are, whatever organization was left out."""
+    await one.enable(organization="org")
+    spec, calls = KeySpec("FAKE", "fake:one"), house.provider.calls
+    calls.clear()
+    await one.replica.probes.test(EVERYTHING, Trying(spec, Scope("acme", "eu", None)))
+    assert {c.binding.organization for c in calls if c.binding is not None} == {"org"}
+    with pytest.raises(OrganizationMismatchError):
+        await one.replica.probes.test(EVERYTHING, Trying(spec, Scope("acme", "eu", "other")))
+
+
+async def test_what_does_not_bind_its_context_is_still_bound_by_the_digest(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C5: where the key service opens for any context, Keyfold's own digest refuses."""
+    unwrap = house.provider.unwrap
+    bound: list[Binding] = []
+
+    def any_context(
+        key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        bound.append(binding)
+        return unwrap(key, key_version, ciphertext, bound[0], budget=budget)
+
+    monkeypatch.setattr(house.provider, "unwrap", any_context)
+    tried = await trial(one, "fake:one")
+    assert tried.steps[4].outcome is PASSED
+    assert tried.steps[4].message.startswith("Keyfold's own digest")
+    assert bound[0] != bound[1]
+
+
+async def test_an_outage_in_the_last_step_does_not_pass(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be told is not taken for a yes."""
+    unwrap, calls = house.provider.unwrap, 0
+
+    def once(
+        key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            house.provider.disconnect()
+        return unwrap(key, key_version, ciphertext, binding, budget=budget)
+
+    monkeypatch.setattr(house.provider, "unwrap", once)
+    tried = await trial(one, "fake:one")
+    assert tried.steps[4].outcome is FAILED
+    assert not tried.accessible
+
+
+async def test_a_spec_that_cannot_be_right_is_refused(one: Member) -> None:
+    """Bad input is an error, not an answer."""
+    with pytest.raises(InvalidKeySpecError):
+        await trial(one, "nonsense")
