@@ -10,7 +10,8 @@ from typing import Final
 from behaviour import State
 from chaos.history import Blob
 
-TWINS_URI: Final = "local:twins"
+TWINS_KEY: Final = "twins"
+TWINS_URI: Final = f"local:{TWINS_KEY}"
 TWINS: Final = {"twin-asked": 0, "twin-warm": 60, "twin-warm-2": 60, "twin-warm-3": 60}
 """Clusters whose region eu is under one root key that is never rotated, by their cache TTL: one
 asks the key service on every call, the others live from memory, so a refusal to the first must

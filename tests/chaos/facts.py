@@ -34,8 +34,11 @@ class Facts:
         if change.request.method == "Revoke":
             self.maybe_revoked[name].append((first, end))
             for attempt in sure[:1]:
-                # One that names no region revokes those that there are, not later ones.
-                if name in dict(attempt.answer.shown or ()):
+                # One that names no region revokes those that there are, not later ones, which a
+                # repetition shows as well.
+                region = dict(attempt.answer.shown or ()).get(name)
+                later = region is not None and not region.revoked and attempt.answer.superseded
+                if region is not None and not (later and not change.request.regions):
                     start = first if attempt.answer.replayed else attempt.start
                     stopped = attempt.end + attempt.answer.stops_within
                     self.revokes[name].append((start, stopped))

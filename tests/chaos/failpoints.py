@@ -12,7 +12,12 @@ In a server's environment:
     CHAOS_DIE    "MARK N": the process kills itself when it reaches a mark of the store's mutations
                  for the Nth time
     CHAOS_SLOW   part of the key service's and the store's answers that come late, 20 ms at most
-                 and some 150 ms; "PART METHOD": of one method's answers
+                 and some 150 ms
+
+In a server's folder:
+
+    hold         a file that names CLUSTER/REGION: the key service's answers to unwraps for it are
+                 kept back for as long as the file is there. `held` is made once one is
 
 Nothing of the server is replaced; its own calls are followed by a pause, or by its end.
 """
@@ -34,6 +39,9 @@ from typing import Any, Final, NoReturn
 
 LATE: Final = (0.02,) * 5 + (0.15,)
 """Seconds that a late answer is late at most; one of them is drawn."""
+
+HOLD: Final = "hold"
+HELD: Final = "held"
 
 
 def _check_tree(tree: Path) -> None:
@@ -89,6 +97,28 @@ def _late(owner: Any, method: str, part: float) -> None:
     setattr(owner, method, called)
 
 
+def _kept_back(provider: Any) -> None:
+    """Has the answers to unwraps that `hold` names kept back, in the threads that wait for them."""
+    original = provider.unwrap
+    hold, held = Path(HOLD), Path(HELD)
+
+    def named() -> str:
+        try:
+            return hold.read_text()
+        except FileNotFoundError:
+            return ""
+
+    @functools.wraps(original)
+    def unwrap(self: Any, key: Any, version: str, sealed: bytes, binding: Any, **more: Any) -> Any:
+        result = original(self, key, version, sealed, binding, **more)
+        while named() == f"{binding.cluster}/{binding.region}":
+            held.touch()
+            time.sleep(0.005)
+        return result
+
+    provider.unwrap = unwrap
+
+
 def _serve() -> None:
     """Sets the failpoints and becomes the server."""
     from keyfold_server import __main__ as program
@@ -101,15 +131,16 @@ def _serve() -> None:
         original(store, *args, **(kwargs | {"reach": _dying()}))
 
     setattr(SqlStore, "__init__", made)  # noqa: B010  mypy knows no other way to replace it
-    part, _, only = os.environ.get("CHAOS_SLOW", "0").partition(" ")
+    part = float(os.environ.get("CHAOS_SLOW", "0"))
     for owner, method in (
         (LocalProvider, "wrap"),
         (LocalProvider, "unwrap"),
         (SqlStore, "cluster"),
         (SqlStore, "poll"),
     ):
-        if float(part) and only in {"", method}:
-            _late(owner, method, float(part))
+        if part:
+            _late(owner, method, part)
+    _kept_back(LocalProvider)
     sys.argv = ["keyfold-server"]
     program.main()
 

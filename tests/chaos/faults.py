@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from chaos.board import TWINS_URI
+from chaos.board import TWINS_KEY
 from chaos.failover import fail_over_lagging, fail_over_synchronous
 from chaos.fleet import LAGGING, STALENESS, Fleet
 from chaos.history import History, now
+from chaos.overtaking import disabled, overtake
 from chaos.servers import ChaosServer
 from chaos.twins import TOLD
 
@@ -23,7 +24,7 @@ REVIVE: Final = 0.6
 PAST: Final = 0.8
 """Seconds for which a store is held beyond what a replica may go without it."""
 
-_FIRST: Final = ("rotate", "twins", "hold", "keys", "kill", "cut")
+_FIRST: Final = ("rotate", "twins", "overtake", "hold", "keys", "kill", "cut")
 """Faults that every run begins with, where it has them."""
 
 
@@ -50,6 +51,7 @@ class Faults:
             "kill": (5, self._kill),
             "pause": (2, self._pause),
             "twins": (3, self._disable_twins),
+            "overtake": (2, self._overtake),
             "disable": (2, self._disable),
             "rotate": (2, self._rotate),
             "keys": (1.5, self._take_keys_away),
@@ -143,20 +145,18 @@ class Faults:
 
     def _disable_twins(self) -> None:
         for _ in range(6):
-            self._switched("twins", self._random.uniform(0.05, 0.3))
+            self._switched(TWINS_KEY, self._random.uniform(0.05, 0.3))
             time.sleep(self._random.uniform(0.05, 0.15))
 
     def _disable(self) -> None:
         self._switched(self._random.choice("ab"), self._random.uniform(0.1, 2.0))
 
     def _switched(self, name: str, seconds: float) -> None:
-        what = f"key:local:{name}"
-        asked = now()
-        self._fleet.keys.disable(name)
-        self._history.span(what, asked)
-        time.sleep(seconds)
-        with self._history.ending(what):
-            self._fleet.keys.enable(name)
+        with disabled(self._fleet, self._history, name):
+            time.sleep(seconds)
+
+    def _overtake(self) -> None:
+        overtake(self._fleet, self._history, self._random)
 
     def _rotate(self) -> None:
         name = self._random.choice("ab")
@@ -178,16 +178,12 @@ class Faults:
         cannot see.
         """
         server = self._some()
-        what, key = f"keys:{server.folder.name}", f"key:{TWINS_URI}"
+        what = f"keys:{server.folder.name}"
         asked = now()
         self._fleet.cut_off(server)
         self._history.span(what, asked)
-        asked = now()
-        self._fleet.keys.disable("twins")
-        self._history.span(key, asked)
-        self._calm(STALENESS + TOLD + self._random.uniform(0.3, PAST))
-        with self._history.ending(key):
-            self._fleet.keys.enable("twins")
+        with disabled(self._fleet, self._history, TWINS_KEY):
+            self._calm(STALENESS + TOLD + self._random.uniform(0.3, PAST))
         self._calm(self._random.uniform(0.2, PAST))
         with self._history.ending(what):
             self._fleet.join(server)

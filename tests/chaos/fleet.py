@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Final
 
 import postgres
+from chaos.board import TWINS_KEY
 from chaos.network import Network, Pair
-from chaos.servers import SLOW, ChaosServer, Nursery
+from chaos.servers import ChaosServer, Nursery
 from keyfold_server.providers.local_keys import KeyFile
 from keyfold_server.service.timing import SystemClock
 from keyfold_server.store.marks import MARKS
 from keyfold_server.store.opening import migrate_store, open_store
 from keyfold_server.store.sql import SqlStore
 
-KEYS: Final = ("a", "b", "twins")
+KEYS: Final = ("a", "b", TWINS_KEY)
 """Dev keys: two that clusters move between, and one that two clusters share and never leave."""
 
 STALENESS: Final = 2.0
@@ -57,9 +58,7 @@ class Fleet:
         name: The database's name.
     """
 
-    def __init__(
-        self, folder: Path, tree: Path, kind: str, *, kills: random.Random, slow: str = SLOW
-    ) -> None:
+    def __init__(self, folder: Path, tree: Path, kind: str, *, kills: random.Random) -> None:
         """Makes keys, store and servers; `start` starts them.
 
         Args:
@@ -67,7 +66,6 @@ class Fleet:
             tree: Whose code the servers run.
             kind: One of `KINDS`.
             kills: Draws the marks at which servers die.
-            slow: Which answers inside a server come late, as `servers.SLOW`.
         """
         self.folder = folder
         self.kind = kind
@@ -86,7 +84,7 @@ class Fleet:
         self.name = ""
         common = self._store()
         self.servers = [
-            self._server(f"s{number}", common, slow)
+            self._server(f"s{number}", common)
             for number in range(1 if kind == SQLITE else _SERVERS)
         ]
 
@@ -118,7 +116,7 @@ class Fleet:
             "KEYFOLD_STORE_PASSWORD_FILE": str(self.database.password_file),
         }
 
-    def _server(self, name: str, common: dict[str, str | None], slow: str) -> ChaosServer:
+    def _server(self, name: str, common: dict[str, str | None]) -> ChaosServer:
         """Makes a server with a way of its own to the keys and, where it matters, to the store."""
         own = self.folder / name
         own.mkdir()
@@ -130,7 +128,7 @@ class Fleet:
             network.__enter__()
             here, there = f":{port}/", f":{network.port}/"
             settings["KEYFOLD_STORE"] = self.url.replace(here, there)
-        return ChaosServer(own, settings, nursery=self._nursery, slow=slow)
+        return ChaosServer(own, settings, nursery=self._nursery)
 
     @property
     def url(self) -> str:
@@ -162,7 +160,7 @@ class Fleet:
         common = first.settings | {"KEYFOLD_LISTEN": "127.0.0.1:0", "KEYFOLD_STORE": self.url}
         own = self.folder / "extra"
         own.mkdir()
-        server = ChaosServer(own, common, nursery=self._nursery, slow="0")
+        server = ChaosServer(own, common, nursery=self._nursery, slow=0.0)
         server.start()
         return server
 

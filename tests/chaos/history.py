@@ -22,6 +22,10 @@ UNDER_WAY: Final = 1.0
 now = time.monotonic
 
 
+LATE: Final = 0.5
+"""Seconds by which a busy machine may be late to notice what has happened."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """How a call ended.
@@ -225,6 +229,19 @@ class History:
         """Returns a fault's spans, by what their names begin with."""
         with self._lock:
             return [span for span in self.spans if span.what.startswith(what)]
+
+    def behind(self, attempt: Attempt) -> bool:
+        """Says whether an attempt may have read a store that takes no writes any more.
+
+        Its own server alone still takes it for right, and not for longer than it may be without
+        the store (S3). Until then what it reads is old, and no change is carried out.
+        """
+        own = f"store:{attempt.place}"
+        return any(
+            span.asked <= attempt.end and attempt.start <= span.begun + self.staleness + LATE
+            for span in self.spans_of(own)
+            if span.what == own
+        )
 
     def over_by(self, attempt: Attempt) -> float:
         """Returns when what a call began has taken effect at the latest, or never will.

@@ -69,7 +69,10 @@ class Item:
 
 
 def items_of(
-    changes: Iterable[Change], looks: Iterable[Look], over_by: Callable[[Attempt], float]
+    changes: Iterable[Change],
+    looks: Iterable[Look],
+    over_by: Callable[[Attempt], float],
+    behind: Callable[[Attempt], bool] = lambda _: False,
 ) -> list[Item]:
     """Turns what clients saw of a cluster into what an order has to hold.
 
@@ -77,12 +80,15 @@ def items_of(
         changes: Its changes.
         looks: How it was seen.
         over_by: When what an attempt of unknown outcome began is over, at the latest.
+        behind: Whether an attempt may have read a store that is not the right one any more.
     """
     items: list[Item] = []
     for change in changes:
-        _add(items, change, over_by)
+        _add(items, change, over_by, behind)
     for look in looks:
         attempt = look.attempt
+        if behind(attempt):
+            continue
         if attempt.answer.told or attempt.answer.reason == "CLUSTER_NOT_FOUND":
             items.append(_read(attempt))
     return items
@@ -92,13 +98,18 @@ def _read(attempt: Attempt, behind: int = -1) -> Item:
     return Item(attempt.start, attempt.end, shown=attempt.answer.shown, told=True, behind=behind)
 
 
-def _add(items: list[Item], change: Change, over_by: Callable[[Attempt], float]) -> None:
+def _add(
+    items: list[Item],
+    change: Change,
+    over_by: Callable[[Attempt], float],
+    behind: Callable[[Attempt], bool],
+) -> None:
     """Turns a request's attempts into what they say about when it took effect."""
     first, request = change.attempts[0].start, change.request
     made = -1
     for attempt in change.attempts:
         answer, start, end = attempt.answer, attempt.start, attempt.end
-        if answer.reason in STATE_REASONS:
+        if answer.reason in STATE_REASONS and not behind(attempt):
             items.append(Item(start, end, reason=answer.reason, of=request))
         if not answer.done:
             continue
@@ -111,18 +122,19 @@ def _add(items: list[Item], change: Change, over_by: Callable[[Attempt], float])
             made = len(items)
             items.append(Item(start, end, request, shown=answer.shown, told=True))
     unknown = [attempt for attempt in change.attempts if attempt.answer.unknown]
-    replayed = any(attempt.answer.replayed for attempt in change.attempts)
-    # A Restore that moves nothing is not recorded: an earlier attempt may yet move something.
-    if unknown and (made < 0 or (request.method == "Restore" and not replayed)):
+    # A Restore that moves nothing is not recorded: another attempt may have moved something, or
+    # may yet, until one is replayed.
+    if unknown and (made < 0 or request.method == "Restore"):
         over = max(map(over_by, unknown))
-        items.append(Item(first, over, request, needed=False))
+        replays = [attempt.end for attempt in change.attempts if attempt.answer.replayed]
+        items.append(Item(first, min([over, *replays]), request, needed=False))
 
 
 def order(
     history: History, cluster: str, changes: list[Change], looks: list[Look]
 ) -> Iterator[Violation]:
     """Finds no order in which what clients saw of a cluster can have happened."""
-    items = items_of(changes, looks, history.over_by)
+    items = items_of(changes, looks, history.over_by, history.behind)
     fits, deepest = search(items, history.spans_of("key"))
     if fits is None:
         yield Violation("order", cluster, f"no order found within {BOUND} states; not decided")

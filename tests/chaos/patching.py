@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from chaos.servers import SLOW
 from e2e.server import ROOT
 
 PATCHES: Final = Path(__file__).with_name("patches")
@@ -33,7 +32,6 @@ class Patch:
         takes: `Takes:`, what is taken away.
         kind: `On:`, the kind of system on which it shows.
         faults: `Faults:`, names of the faults under which it shows, or all; empty: any.
-        slow: `Slow:`, which answers inside a server come late, as `servers.SLOW`.
     """
 
     path: Path
@@ -41,18 +39,16 @@ class Patch:
     takes: str
     kind: str
     faults: tuple[str, ...]
-    slow: str
 
 
 def patches() -> list[Patch]:
     """Reads every patch."""
     found = []
     for path in sorted(PATCHES.glob("*.patch")):
-        lines = re.findall(r"^(Rule|Takes|On|Faults|Slow): (.+)$", path.read_text(), re.MULTILINE)
+        lines = re.findall(r"^(Rule|Takes|On|Faults): (.+)$", path.read_text(), re.MULTILINE)
         head = dict(lines)
         faults = () if head["Faults"] == "all" else tuple(head["Faults"].split(", "))
-        slow = head.get("Slow", SLOW)
-        found.append(Patch(path, head["Rule"], head["Takes"], head["On"], faults, slow))
+        found.append(Patch(path, head["Rule"], head["Takes"], head["On"], faults))
     return found
 
 

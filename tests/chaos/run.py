@@ -108,7 +108,7 @@ def found(patch: Patch, seed: int, seconds: float, tries: int = TRIES) -> list[V
             folder = Path(name)
             tree = copied(folder / "tree", patch)
             (folder / "run").mkdir()
-            plan = Plan(seed + attempt, seconds, 0, patch.kind, tree, patch.faults, patch.slow)
+            plan = Plan(seed + attempt, seconds, 0, patch.kind, tree, patch.faults)
             report = run(plan, folder / "run")
             if report.violations:
                 return report.violations

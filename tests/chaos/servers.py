@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from chaos.failpoints import HELD, HOLD
 from e2e.server import READY, NotReadyError, Server, clean_environment
 
-SLOW: Final = "0.25"
-"""Part of the answers inside a server that come late; a method after it: of its answers alone."""
+SLOW: Final = 0.25
+"""Part of the answers inside a server that come late."""
 
 # A PostgreSQL server is started by a plain fork, at which gRPC's own handlers would run while
 # clients call, and may abort. It is read when the first channel is made.
@@ -71,13 +74,13 @@ class ChaosServer(Server):
     Attributes:
         nursery: What it is forked of.
         die: At which mark of the store's mutations, and when, it kills itself; empty: at none.
-        slow: Which of its answers come late inside, as `SLOW`.
+        slow: Part of the answers inside it that come late.
         births: When each of its processes was started.
     """
 
     nursery: Nursery | None = None
     die: str = ""
-    slow: str = SLOW
+    slow: float = SLOW
     births: list[float] = field(default_factory=list)
     _pid: int = field(default=0)
     _code: int | None = field(default=None)
@@ -116,7 +119,7 @@ class ChaosServer(Server):
         assert self.nursery is not None
         self._starts += 1
         self.births.append(time.monotonic())
-        own = {"CHAOS_DIE": self.die, "CHAOS_SLOW": self.slow}
+        own = {"CHAOS_DIE": self.die, "CHAOS_SLOW": str(self.slow)}
         answer = self.nursery.ask(
             do="start",
             folder=str(self.folder),
@@ -155,3 +158,17 @@ class ChaosServer(Server):
         """Lets it go on."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGCONT)
+
+    @contextmanager
+    def holding(self, cluster: str, region: str) -> Iterator[Path]:
+        """Keeps answers to unwraps for a region back inside the server.
+
+        Gives a file that is there once one is kept back.
+        """
+        hold, held = self.folder / HOLD, self.folder / HELD
+        held.unlink(missing_ok=True)
+        hold.write_text(f"{cluster}/{region}")
+        try:
+            yield held
+        finally:
+            hold.unlink()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections import deque
 from contextlib import ExitStack
 from typing import Any, Final
@@ -17,8 +16,9 @@ import grpc
 
 from behaviour import Request
 from chaos.board import TWINS, TWINS_GRACE, TWINS_URI, Board, Live
-from chaos.history import Answer, Attempt, Blob, Change, History, Look, Use, now
-from chaos.messages import answer_of, message, opened, refusal_of, shown, spec_of
+from chaos.calls import TIMEOUT, Caller, Way
+from chaos.history import Answer, Attempt, Change, History, now
+from chaos.messages import shown, spec_of
 from chaos.servers import ChaosServer
 from chaos.wishes import REGIONS, URIS, wish
 from keyfold.v1 import key_management_service_pb2 as pb
@@ -34,8 +34,6 @@ _OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
 )
-
-_NOBODY: Final = frozenset({"UNAVAILABLE", "STORE_STALE", "STORE_UNAVAILABLE", "STORE_ROLLED_BACK"})
 
 
 class Client(threading.Thread):
@@ -68,6 +66,7 @@ class Client(threading.Thread):
         self._servers = servers
         self._board = board
         self._history = history
+        self._caller = Caller(number, history)
         self._random = random.Random(seed)
         self._changes = changes
         self._ids = 0
@@ -97,7 +96,7 @@ class Client(threading.Thread):
             else:
                 self._use(self._random.choice(self._board.live))
         elif draw < 0.1:
-            self._look(self._random.choice(self._board.live))
+            self._caller.look(self._any(), self._random.choice(self._board.live).name)
         elif draw < 0.2:
             self._burst(self._board.pick(self._random))
         elif draw < 0.26 and self._asked:
@@ -150,9 +149,7 @@ class Client(threading.Thread):
         gives_up = now() + PATIENCE
         more = 1 if self._random.random() < 0.12 else 0
         while True:
-            attempt = self._attempt(change)
-            change.attempts.append(attempt)
-            answer = attempt.answer
+            answer = self._attempt(change).answer
             if answer.told:
                 live.shown = answer.shown
             if not request_id or self.ended.is_set():
@@ -168,7 +165,7 @@ class Client(threading.Thread):
 
     def _repeat(self, change: Change) -> None:
         """Repeats a request that others may have followed since (R6)."""
-        change.attempts.append(self._attempt(change))
+        self._attempt(change)
 
     def _burst(self, live: Live) -> None:
         """Rotates, so that nothing is in memory, and revokes while others read it again."""
@@ -178,7 +175,7 @@ class Client(threading.Thread):
         for request in (Request("Rotate", tuple(there)), Request("Revoke")):
             change = Change(self.number, live.name, request, "")
             self._history.changes.append(change)
-            change.attempts.append(self._attempt(change))
+            self._attempt(change)
 
     def _storm(self, live: Live) -> None:
         """Revokes what every server has in memory, and tries it on every server at once (R4)."""
@@ -189,132 +186,37 @@ class Client(threading.Thread):
         blob = mine[-1]
         every = range(len(self._stubs))
         for place in every:
-            self._unwrap(live, blob, place)
+            self._caller.unwrap(self._way(place), blob)
         self._carry_out(live, Request("Revoke", (blob.region,)))
         for _ in range(3):
             for place in every:
-                self._unwrap(live, blob, place)
+                self._caller.unwrap(self._way(place), blob)
         self._carry_out(live, Request("Restore", (blob.region,)))
 
     def _attempt(self, change: Change) -> Attempt:
-        stub, server = self._any()
         # An impatient caller cancels nothing (protocol W1).
         hasty = change.request.method != "Revoke" and self._random.random() < 0.12
-        timeout = self._random.uniform(0.002, 0.03) if hasty else 6.0
-        call = getattr(stub, change.request.method)
-        asked = message(change)
-        start = now()
-        try:
-            answer = answer_of(call(asked, timeout=timeout))
-        except grpc.RpcError as error:
-            answer = refusal_of(error)
-        return self._paced(Attempt(start, now(), server, answer))
+        timeout = self._random.uniform(0.002, 0.03) if hasty else TIMEOUT
+        return self._caller.change(self._any(), change, timeout)
 
-    # Looking and using
-
-    def _look(self, live: Live) -> None:
-        stub, server = self._any()
-        start = now()
-        try:
-            reply = stub.GetStatus(pb.GetStatusRequest(cluster=live.name), timeout=6)
-            answer = Answer(shown=shown(reply.status), told=True)
-        except grpc.RpcError as error:
-            answer = refusal_of(error)
-        attempt = self._paced(Attempt(start, now(), server, answer))
-        self._history.looks.append(Look(self.number, live.name, attempt))
+    # Using
 
     def _use(self, live: Live) -> None:
         draw = self._random.random()
         if not live.blobs or draw < 0.35:
             regions = [name for name, _ in live.shown or ()] or list(REGIONS)
-            self._wrap(live, self._random.choice(regions))
+            region, plaintext = self._random.choice(regions), self._random.randbytes(16)
+            blob = self._caller.wrap(self._any(), live.name, region, plaintext)
         elif draw < 0.85:
-            self._unwrap(live, self._random.choice(live.blobs))
+            self._caller.unwrap(self._any(), self._random.choice(live.blobs))
+            return
         else:
-            self._rewrap(live, self._random.choice(live.blobs))
+            blob = self._caller.rewrap(self._any(), self._random.choice(live.blobs))
+        if blob is not None:
+            live.blobs.append(blob)
 
-    def _wrap(self, live: Live, region: str) -> None:
-        stub, server = self._any()
-        plaintext = self._random.randbytes(16)
-        start = now()
-        try:
-            reply = stub.Wrap(
-                pb.WrapRequest(cluster=live.name, region=region, plaintext=plaintext), timeout=6
-            )
-        except grpc.RpcError as error:
-            self._used("Wrap", live.name, region, Attempt(start, now(), server, refusal_of(error)))
-            return
-        attempt = Attempt(start, now(), server, Answer())
-        self._used("Wrap", live.name, region, attempt, reply.generation)
-        generation, wrapped = reply.generation, reply.wrapped_key
-        self._keep(live, Blob(live.name, region, generation, plaintext, wrapped, attempt.end))
+    def _any(self) -> Way:
+        return self._way(self._random.randrange(len(self._stubs)))
 
-    def _keep(self, live: Live, blob: Blob) -> None:
-        live.blobs.append(blob)
-        self._history.blobs.append(blob)
-
-    def _unwrap(self, live: Live, blob: Blob, place: int | None = None) -> None:
-        stub, server = self._any(place)
-        start = now()
-        try:
-            reply = stub.Unwrap(
-                pb.UnwrapRequest(cluster=blob.cluster, wrapped_key=blob.wrapped), timeout=6
-            )
-        except grpc.RpcError as error:
-            answer = refusal_of(error)
-            self._used("Unwrap", live.name, blob.region, Attempt(start, now(), server, answer))
-            return
-        self._used(
-            "Unwrap",
-            live.name,
-            blob.region,
-            Attempt(start, now(), server, Answer()),
-            reply.generation,
-            opened(blob, reply),
-        )
-
-    def _rewrap(self, live: Live, blob: Blob) -> None:
-        stub, server = self._any()
-        asked = pb.RewrapRequest(cluster=blob.cluster, wrapped_key=blob.wrapped)
-        start = now()
-        try:
-            reply = stub.Rewrap(asked, timeout=6)
-        except grpc.RpcError as error:
-            answer = refusal_of(error)
-            self._used("Rewrap", live.name, blob.region, Attempt(start, now(), server, answer))
-            return
-        wrong = ""
-        if reply.already_current != (reply.wrapped_key == blob.wrapped):
-            wrong = "already_current does not say whether it is the same wrapped key"
-        elif reply.generation < blob.generation:
-            wrong = f"moved back from generation {blob.generation} to {reply.generation}"
-        attempt = Attempt(start, now(), server, Answer())
-        self._used("Rewrap", live.name, blob.region, attempt, reply.generation, wrong)
-        if not reply.already_current:
-            generation, wrapped = reply.generation, reply.wrapped_key
-            moved = Blob(live.name, blob.region, generation, blob.plaintext, wrapped, attempt.end)
-            self._keep(live, moved)
-
-    def _used(
-        self,
-        method: str,
-        cluster: str,
-        region: str,
-        attempt: Attempt,
-        generation: int = 0,
-        wrong: str = "",
-    ) -> None:
-        use = Use(self.number, cluster, region, method, attempt, generation, wrong)
-        self._history.uses.append(use)
-        self._paced(attempt)
-
-    def _any(self, place: int | None = None) -> tuple[service.KeyManagementServiceStub, str]:
-        if place is None:
-            place = self._random.randrange(len(self._stubs))
-        return self._stubs[place], self._servers[place].name
-
-    def _paced(self, attempt: Attempt) -> Attempt:
-        """Waits a moment where nobody is there to answer."""
-        if attempt.answer.reason in _NOBODY:
-            time.sleep(0.02)
-        return attempt
+    def _way(self, place: int) -> Way:
+        return Way(self._stubs[place], self._servers[place].name)

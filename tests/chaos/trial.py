@@ -14,7 +14,6 @@ from chaos.fleet import GRACE, SQLITE, STALENESS, TTL, Fleet
 from chaos.history import History
 from chaos.left import left
 from chaos.order import Violation
-from chaos.servers import SLOW
 from chaos.traffic import Client
 from chaos.validate import validate
 from e2e.server import ROOT
@@ -35,7 +34,6 @@ class Plan:
         kind: One of `fleet.KINDS`.
         tree: Whose code the servers run.
         faults: Names of the faults to choose from; empty: all.
-        slow: Which answers inside a server come late, as `servers.SLOW`.
     """
 
     seed: int
@@ -44,7 +42,6 @@ class Plan:
     kind: str = SQLITE
     tree: Path = ROOT
     faults: tuple[str, ...] = ()
-    slow: str = SLOW
 
 
 @dataclass(slots=True)
@@ -64,7 +61,7 @@ def run(plan: Plan, folder: Path) -> Report:
     """Carries out one run in an empty folder."""
     draw = random.Random(plan.seed)
     kills = random.Random(draw.random())
-    fleet = Fleet(folder, plan.tree, plan.kind, kills=kills, slow=plan.slow)
+    fleet = Fleet(folder, plan.tree, plan.kind, kills=kills)
     history = History(servers=len(fleet.servers), staleness=STALENESS, ttl=TTL, grace=GRACE)
     try:
         fleet.start()

@@ -9,7 +9,7 @@ from behaviour import BELIEVED, MEMORY, Power, Verdict, verdicts
 from chaos.board import TWINS
 from chaos.facts import Facts
 from chaos.history import FOREVER, Attempt, History, Span, Use
-from chaos.order import Violation
+from chaos.order import STATE_REASONS, Violation
 
 FALLS_BACK: Final = frozenset(
     {"UNAVAILABLE", "DEADLINE_EXCEEDED", "STORE_UNAVAILABLE", "OVERLOADED", "BUSY", "CANCELLED"}
@@ -44,6 +44,8 @@ def check_use(history: History, facts: Facts, use: Use) -> Iterator[Violation]:
 def _use_explained(history: History, facts: Facts, use: Use) -> bool:
     """Whether the record or a fault explains a use's refusal."""
     reason = use.attempt.answer.reason
+    if reason in {*STATE_REASONS, "UNKNOWN_KEK"} and history.behind(use.attempt):
+        return True
     if reason == "REVOKED":
         return facts.may_be_revoked(use)
     if reason in {"CLUSTER_NOT_FOUND", "REGION_NOT_FOUND"}:

@@ -89,11 +89,26 @@ def _replayed(cluster: str, changes: list[Change]) -> Iterator[Violation]:
                 yield Violation("replayed", cluster, f"{text}: superseded, and not replayed")
             if not answer.replayed:
                 continue
-            # By the end of its first answer it had taken effect.
-            if not answer.superseded and _followed(change, changes, done[0].end, attempt.start):
+            if not answer.superseded and _followed(change, changes, _made(change), attempt.start):
                 yield Violation("replayed", cluster, f"{text}: it does not say superseded")
             if answer.superseded and not _maybe_followed(change, changes, attempt.end):
                 yield Violation("replayed", cluster, f"{text}: superseded, and by nothing")
+
+
+def _made(change: Change) -> float:
+    """Returns by when what a request's replays tell of had taken effect.
+
+    That is when it was answered first. But a Restore that moves nothing is not recorded, so that
+    of one any attempt before the first replay may have been the one that did.
+    """
+    done = [attempt for attempt in change.attempts if attempt.answer.done]
+    if change.request.method != "Restore":
+        return done[0].end
+    first = next(attempt for attempt in done if attempt.answer.replayed)
+    before = change.attempts[: change.attempts.index(first)]
+    if any(attempt.answer.unknown for attempt in before):
+        return first.end
+    return max((attempt.end for attempt in before if attempt.answer.done), default=first.end)
 
 
 def _followed(change: Change, changes: list[Change], after: float, before: float) -> bool:

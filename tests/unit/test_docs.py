@@ -154,7 +154,13 @@ def server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     """A server that takes one call at once."""
     folder = tmp_path_factory.mktemp("server")
     server = make(
-        folder, (), {"KEYFOLD_MAX_CONCURRENT_CALLS": "1", "KEYFOLD_MAX_STREAMS_PER_CALLER": "9999"}
+        folder,
+        (),
+        {
+            "KEYFOLD_MAX_CONCURRENT_CALLS": "1",
+            "KEYFOLD_MAX_STREAMS_PER_CALLER": "9999",
+            "KEYFOLD_MAX_CALLS_PER_CONNECTION": "9999",
+        },
     )
     server.start()
     yield server

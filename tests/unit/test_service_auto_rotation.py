@@ -80,6 +80,17 @@ async def test_every_region_under_the_key_is_re_wrapped(house: House, one: Membe
     assert [versions(house, name) for name in names] == [["2", "2"], ["2"], ["2"], ["2"]]
 
 
+async def test_one_that_asks_for_it_among_many_is_found(house: House, one: Member) -> None:
+    """Design 2: within the one sweep, whichever KEKs the sweep itself opens."""
+    for name in ("b", "c", "d"):
+        await one.enable(name, {"eu": "fake:two"})
+        await house.after(1)
+    await one.enable("last", {"eu": under("fake:two", auto_rotate=True)})
+    house.provider.new_version("fake:two")
+    await swept(house, one)
+    assert [versions(house, name) for name in ("b", "c", "d", "last")] == [["1"]] * 3 + [["2"]]
+
+
 async def test_who_does_not_ask_for_it_is_left_alone(house: House, one: Member) -> None:
     """Design 2: auto_rotate is off by default, also beside a region that has it on."""
     await one.enable("still", {"eu": "fake:one"})

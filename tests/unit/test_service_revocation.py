@@ -419,8 +419,24 @@ async def test_a_stale_replica_refuses_and_recovers(house: House, one: Member, c
     assert not one.changes.serving
     with pytest.raises(StoreStaleError):
         await one.wrap()
+    with pytest.raises(StoreStaleError):
+        await one.status()
     await one.poll()
     await one.wrap()
+    await one.status()
+
+
+async def test_a_restore_that_moves_nothing_is_told_by_a_store_that_takes_writes(
+    house: House, one: Member
+) -> None:
+    """S2: a deposed primary, which can still be read, is not believed that all is in service."""
+    assert (await one.restore()).regions == ()
+    assert (await one.restore(regions=["eu"])).regions == ("eu",)
+    one.line.fail("apply", StoreUnavailableError("the store takes no writes"))
+    with pytest.raises(StoreUnavailableError):
+        await one.restore(regions=["eu"])
+    with pytest.raises(StoreUnavailableError):
+        await one.restore()
 
 
 async def test_a_clock_set_back_does_not_make_a_replica_fresh(house: House, one: Member) -> None:

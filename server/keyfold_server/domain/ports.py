@@ -204,12 +204,14 @@ class Sample:
         region: The region's; its newest generation is meant.
         root: The root key id.
         refused: Whether the KEK's own last unwrap was refused.
+        followed: Whether the policy of any enabled region under the root key has `auto_rotate`.
     """
 
     cluster: str
     region: str
     root: str
     refused: bool
+    followed: bool
 
 
 class Store(Protocol):

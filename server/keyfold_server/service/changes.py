@@ -105,12 +105,23 @@ class Changes:
             StoreStaleError: The last good poll began too long ago, by either clock.
         """
         self.check_store()
+        self.check_fresh(now)
+
+    def check_fresh(self, now: float) -> None:
+        """Refuses where this replica has not seen the store for too long (S3).
+
+        Args:
+            now: Monotonic seconds.
+
+        Raises:
+            StoreStaleError: The last good poll began too long ago, by either clock.
+        """
         limit = self._timing.store_max_staleness
         seen = self._seen
         if now - seen.monotonic > limit or self._clock.wall() - seen.wall > limit:
             raise StoreStaleError(
-                f"this replica has not seen the store for {limit:g} seconds, so it must not use "
-                "keys; call another one",
+                f"this replica has not seen the store for {limit:g} seconds, so it does not "
+                "know what holds now; call another one",
                 retry_after=self._timing.store_poll,
             )
 

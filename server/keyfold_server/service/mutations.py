@@ -204,10 +204,17 @@ class Mutations:
         """Returns the number of the store's last change, noting in the chain who wanted it."""
         return (await self._apply(Change(ask.cluster, None, self._event(ask, "repeated")))).number
 
+    async def attempted(self, ask: Ask, outcome: str) -> None:
+        """Appends an attempt that changed nothing to the cluster's chain.
+
+        A write: a database that takes none is not believed about what there is (protocol S2).
+        """
+        await self._apply(Change(ask.cluster, None, self._event(ask, outcome)))
+
     async def note(self, ask: Ask, outcome: str) -> None:
-        """Appends an attempt that changed nothing to the cluster's chain, if it can be."""
+        """Appends an attempt that failed to the cluster's chain, if it can be."""
         try:
-            await self._apply(Change(ask.cluster, None, self._event(ask, outcome)))
+            await self.attempted(ask, outcome)
         except ClusterNotFoundError:
             # A cluster that was never made has no chain, and the line per call says the rest.
             return

@@ -159,6 +159,7 @@ class Replica:
             resolution,
             clock,
             timing,
+            check_fresh=self.changes.check_fresh,
         )
         self.sweep = Sweep(
             cache,

@@ -197,8 +197,8 @@ class Revocation:
         proven = tuple(name for name in names if name not in failed)
         moving = [n for n in proven if seen.region(n).state is not State.ENABLED]
         if not moving:
-            if failed:
-                await self._mutations.note(ask, next(iter(failed.values())).reason)
+            outcome = next(iter(failed.values())).reason if failed else "unchanged"
+            await self._mutations.attempted(ask, outcome)
             return Restored(Done(seen), proven, failed)
         done = await self._mutations.commit(ask, restored(seen, moving, self._mutations.now()))
         return Restored(done, proven, failed)

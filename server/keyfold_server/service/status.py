@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -100,7 +100,7 @@ class Page:
 class Statuses:
     """Answers GetStatus and ListClusters."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that is known of a cluster meets here
         self,
         storage: Storage,
         loads: Loads,
@@ -110,8 +110,24 @@ class Statuses:
         resolution: Resolution,
         clock: Clock,
         timing: Timing,
+        *,
+        check_fresh: Callable[[float], None],
     ) -> None:
-        """Joins the answers to memory, KMS and store."""
+        """Joins the answers to memory, KMS and store.
+
+        Args:
+            storage: The store.
+            loads: Bring KEKs into memory.
+            proofs: Try whether root keys wrap.
+            health: What was seen of keys.
+            uses: When KEKs were last used.
+            resolution: Where root keys are.
+            clock: Time.
+            timing: The server's own times.
+            check_fresh: Raises where this replica is stale: a database that it can still read may
+                be one that takes no changes any more, and what it says long untrue.
+        """
+        self._check_fresh = check_fresh
         self._uses = uses
         self._resolution = resolution
         self._storage = storage
@@ -129,9 +145,11 @@ class Statuses:
         Raises:
             ClusterNotFoundError: There is no such cluster, or the caller may not see it.
             NotAllowedError: The caller may not read its status.
+            StoreStaleError: This replica has not seen the store for too long.
         """
         check_name(name, "cluster")
         rights.check_named("GetStatus", name, ())
+        self._check_fresh(self._clock.monotonic())
         cluster = existing(await self._storage.run(self._storage.store.cluster, name), name)
         seen = [region.name for region in cluster.regions if _reads(rights, cluster, region)]
         rights.check_cluster("GetStatus", name, cluster.organization, seen)
@@ -151,9 +169,11 @@ class Statuses:
 
         Raises:
             InvalidPageError: The size is out of bounds, or the token is not one.
+            StoreStaleError: This replica has not seen the store for too long.
         """
         if not 0 <= size <= MAX_PAGE:
             raise InvalidPageError(f"page_size must be 0 to {MAX_PAGE:,}", field="page_size")
+        self._check_fresh(self._clock.monotonic())
         size = size or DEFAULT_PAGE
         after = _from_token(token)
         seen: list[Cluster | RowNotAuthenticError] = []

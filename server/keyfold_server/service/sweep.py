@@ -198,7 +198,7 @@ class Sweep:
                     log.warning("the sweep leaves %s out: %s", sample.cluster, error.reason)
                     continue
                 self._unheard.pop(sample.root, None)
-                if region is not None and region.policy.auto_rotate:
+                if region is not None and sample.followed:
                     follows = region.newest.current.root
         if follows is not None:
             async with self._following:

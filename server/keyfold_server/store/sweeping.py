@@ -43,6 +43,10 @@ def samples(connection: Connection, prefix: str) -> list[Sample]:
             root.label("root"),
             refused.label("refused"),
             place.label("place"),
+            # Of all regions under the root key, not of those alone that are chosen.
+            func.max(func.coalesce(regions.c.auto_rotate, 0))
+            .over(partition_by=root)
+            .label("followed"),
         )
         .select_from(regions)
         .join(clusters, clusters.c.uid == regions.c.cluster_uid)
@@ -56,12 +60,14 @@ def samples(connection: Connection, prefix: str) -> list[Sample]:
         .subquery()
     )
     chosen = (
-        select(ranked.c.cluster, ranked.c.region, ranked.c.root, ranked.c.refused)
+        select(
+            ranked.c.cluster, ranked.c.region, ranked.c.root, ranked.c.refused, ranked.c.followed
+        )
         .where(ranked.c.place <= case((ranked.c.refused == 1, _REFUSED), else_=1))
         .order_by(ranked.c.root, ranked.c.refused, ranked.c.place)
     )
     return [
-        Sample(row[0], row[1], row[2].removeprefix(_SUBJECT), bool(row[3]))
+        Sample(row[0], row[1], row[2].removeprefix(_SUBJECT), bool(row[3]), bool(row[4]))
         for row in connection.execute(chosen)
     ]
 
