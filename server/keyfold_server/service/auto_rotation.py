@@ -2,7 +2,8 @@
 
 Invariant: it does what Rotate without a key spec does, as a caller that may do nothing else, so
 that the chain, the compare-and-swap and the proofs are those of every rotation. An operator who
-changes the cluster meanwhile wins, and the next sweep looks again. When to look is the sweep's.
+changes the cluster meanwhile wins, and the next sweep looks again. When to look is the sweep's. It
+also tells the newest version, from wrapping, so that following takes no permission of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from keyfold_server.domain.keyspec import RegionSpec, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import DENIED, Caller, Identity, Purpose, Rights, Use
-from keyfold_server.service.kms import Kms
 from keyfold_server.service.mutations import Ask
 from keyfold_server.service.proofs import Proofs
 from keyfold_server.service.resolution import Resolution
@@ -104,7 +104,6 @@ class AutoRotation:
 
     def __init__(
         self,
-        kms: Kms,
         resolution: Resolution,
         rotation: Rotation,
         proofs: Proofs,
@@ -114,50 +113,37 @@ class AutoRotation:
         """Joins it to the key services, to Rotate, and to the store.
 
         Args:
-            kms: Describes root keys.
             resolution: Says which root key a region's key spec means today.
             rotation: Rotates.
             proofs: Shows that what failed once may work now.
             storage: The store.
             clock: Monotonic time.
         """
-        self._kms = kms
         self._resolution = resolution
         self._rotation = rotation
         self._proofs = proofs
         self._storage = storage
         self._clock = clock
         self._failed: set[_Place] = set()
-        self._stayed: dict[_Place, str] = {}
-        self._undescribed: set[RootKey] = set()
 
-    async def follow(self, root: RootKey) -> None:
-        """Rotates every region under a root key that has a newer version, and asks for that.
+    async def follow(self, root: RootKey, newest: str) -> None:
+        """Rotates every region under a root key that lags behind it, and asks to follow.
 
         Nothing is raised: what cannot be done now is tried again when this is called again.
+
+        Args:
+            root: The root key.
+            newest: The version under which it wraps now.
         """
+        first = True
         try:
-            newest = await self._newest(root)
-            if newest is None:
-                return
-            self._undescribed.discard(root)
-            first = True
             async for cluster, region in self._behind(root, newest):
                 if not first:
                     await asyncio.sleep(_PAUSE)
                 first = False
-                await self._rotate(cluster, region, newest)
+                await self._rotate(cluster, region)
         except KeyfoldError as error:
-            if root not in self._undescribed:
-                log.warning("%s cannot be looked at for auto_rotate: %s", root.uri, error.reason)
-            self._undescribed.add(root)
-
-    async def _newest(self, root: RootKey) -> str | None:
-        """Returns the version that wraps today; None where the uri or the provider names none."""
-        if await self._kms.pinned(root) is not None:
-            return None
-        described = await self._kms.describe(root)
-        return described.newest_version if described is not None else None
+            log.warning("%s cannot be followed now: %s", root.uri, error.reason)
 
     async def _behind(self, root: RootKey, newest: str) -> AsyncIterator[tuple[Cluster, Region]]:
         """Yields the regions that are to be rotated."""
@@ -179,10 +165,8 @@ class AutoRotation:
         """Says whether Rotate would stay with the root key; PLATFORM's may be another one now."""
         return _same(await self._resolution.named(region.key_spec, region.name), root)
 
-    async def _rotate(self, cluster: Cluster, region: Region, newest: str) -> None:
+    async def _rotate(self, cluster: Cluster, region: Region) -> None:
         place = (cluster.uid, region.name)
-        if self._stayed.get(place) == newest:
-            return
         wanted = Rotating(
             cluster.name, (RegionSpec(region.name),), new_generation=False, validate_only=False
         )
@@ -202,11 +186,8 @@ class AutoRotation:
             self._failed.add(place)
         else:
             self._failed.discard(place)
-            used = done.cluster.region(region.name).newest.current.key_version
-            if used != newest:
-                # Rotating again would not help; the next version may be another matter.
-                self._stayed[place] = newest
-            log.info("auto_rotate: %s/%s is under version %s", cluster.name, region.name, used)
+            version = done.cluster.region(region.name).newest.current.key_version
+            log.info("auto_rotate: %s/%s is under version %s", cluster.name, region.name, version)
 
     async def _prove(self, cluster: Cluster, region: Region) -> None:
         """Shows that what a rotation has to open can be opened, telling nobody where it cannot."""

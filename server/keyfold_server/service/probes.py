@@ -113,10 +113,7 @@ class Trial:
             verb = _VERBS[first.step]
             return f"Keyfold cannot use this key, since {verb}; {first.message}{remedy}"
         if failed:
-            return (
-                "Keyfold can use this key, but may not describe it, so that a newer version goes "
-                f"unnoticed; {failed[0].message}"
-            )
+            return f"Keyfold can use this key, but not describe it; {failed[0].message}"
         return "Keyfold can use this key: it wraps, and unwraps what it wrapped"
 
 

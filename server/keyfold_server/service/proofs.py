@@ -100,16 +100,20 @@ class Proofs:
         """
         wipe(await self._open(cluster, region, generation, told=told))
 
-    async def wraps(self, cluster: Cluster, region: str, generation: Generation) -> None:
+    async def wraps(self, cluster: Cluster, region: str, generation: Generation) -> str:
         """Proves that the root key of a generation wraps, on bytes that are no key.
+
+        Returns:
+            The root key's version that wraps now.
 
         Raises:
             KmsError: It does not.
         """
         binding = cluster.binding(region, generation)
-        await self._kms.wrap(
+        wrapped = await self._kms.wrap(
             generation.current.root, bytes(binding.payload(bytes(KEY_SIZE))), binding
         )
+        return wrapped.key_version
 
     async def _open(
         self, cluster: Cluster, region: str, generation: Generation, *, told: bool = False

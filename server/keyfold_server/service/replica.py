@@ -169,7 +169,7 @@ class Replica:
             self._storage,
             timing.sweep,
             lambda: self.changes.check_serving(clock.monotonic()),
-            AutoRotation(self._kms, resolution, self.rotation, proofs, self._storage, clock),
+            AutoRotation(resolution, self.rotation, proofs, self._storage, clock),
         )
         self._keepers: list[asyncio.Task[None]] = []
 

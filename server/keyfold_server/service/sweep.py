@@ -186,11 +186,12 @@ class Sweep:
 
     async def _root(self, chosen: Sequence[Sample]) -> None:
         """Has a root key wrap, and open each chosen KEK."""
+        newest = ""
         follows = None
         async with self._at_once:
             for sample in chosen:
                 try:
-                    region = await self._ask(sample, wrap=sample is chosen[0])
+                    region, version = await self._ask(sample, wrap=sample is chosen[0])
                 except (CouldNotTellError, OverloadedError, RateLimitedError):
                     self._unheard[sample.root] = _TURNS
                     return
@@ -198,17 +199,19 @@ class Sweep:
                     log.warning("the sweep leaves %s out: %s", sample.cluster, error.reason)
                     continue
                 self._unheard.pop(sample.root, None)
+                newest = newest or version
                 if region is not None and sample.followed:
                     follows = region.newest.current.root
-        if follows is not None:
+        if newest and follows is not None:
             async with self._following:
-                await self._auto_rotation.follow(follows)
+                await self._auto_rotation.follow(follows, newest)
 
-    async def _ask(self, sample: Sample, *, wrap: bool) -> Region | None:
+    async def _ask(self, sample: Sample, *, wrap: bool) -> tuple[Region | None, str]:
         """Asks about one KEK.
 
         Returns:
-            The region whose KEK opens, None where it does not.
+            The region if its KEK opens, and the version under which its root key wraps, empty
+            where that was not asked or is refused.
 
         Raises:
             CouldNotTellError: The KMS could not be asked.
@@ -216,12 +219,13 @@ class Sweep:
         cluster = await self._storage.run(self._storage.store.cluster, sample.cluster)
         region = _enabled(cluster, sample)
         if cluster is None or region is None:
-            return None
+            return None, ""
         generation = region.newest
         denied: KmsError | None = None
+        version = ""
         if wrap:
             try:
-                await self._proofs.wraps(cluster, region.name, generation)
+                version = await self._proofs.wraps(cluster, region.name, generation)
             except KmsError as error:
                 denied = error
         opens = False
@@ -239,7 +243,7 @@ class Sweep:
         if wrap:
             # Together with what was learned of unwrapping: alone it says nothing of health.
             self._health.wrapping(generation, denied)
-        return region if opens and denied is None else None
+        return region if opens else None, version
 
 
 def _enabled(cluster: Cluster | None, sample: Sample) -> Region | None:
