@@ -19,6 +19,7 @@ from typing import Any, Final
 import pytest
 
 import keyfold
+from contract.aws_kms import AwsCounterpart
 from contract.azure_key_vault import AzureCounterpart
 from contract.counterparts import NotInstalledError, without
 from e2e.conftest import StartServer
@@ -245,6 +246,31 @@ def test_a_key_can_be_tried(sites: Sites, client: keyfold.Client, provider: str)
     answer = client.test_key(spec_of(missing), organization=ORGANIZATION)
     assert not answer.accessible
     assert "KEY_NOT_FOUND" in {step.reason for step in answer.steps}
+
+
+def test_a_region_takes_the_replica_of_anothers_key(sites: Sites, client: keyfold.Client) -> None:
+    """A multi-Region key's replica is found by its region and proven; a missing one is named."""
+    there = sites["aws"].there
+    assert isinstance(there, AwsCounterpart)
+    key = there.create_key(MultiRegion=True)
+    replica = there.replicate(key, "us-east-1")
+    cluster, _ = enabled(client, key)
+    more = sites.cli("add-regions", cluster, "--region", "us-east-1", "--replica-of", REGION)
+    added = {region["region"]: region for region in more["status"]["regions"]}["us-east-1"]
+    assert added["key_spec"]["uri"] == replica.uri
+    assert added["key_region"] == "us-east-1"
+    blob = client.wrap(cluster, "us-east-1", SECRET).wrapped_key
+    there.disable(key)
+    assert client.unwrap(cluster, blob).plaintext == SECRET
+
+    there.enable(key)
+    missing = keyfold.RegionSpec("ap-south-1", replica_of=REGION)
+    with pytest.raises(keyfold.KeyNotFoundError, match=r"there is no replica of region eu's key"):
+        client.add_regions(cluster, [missing])
+    single = next(names)
+    specs = [keyfold.RegionSpec(REGION, spec_of(there.create_key())), missing]
+    with pytest.raises(keyfold.InvalidKeySpecError, match="multi-Region"):
+        client.enable(single, specs, organization=ORGANIZATION)
 
 
 def test_a_pinned_version_does_not_rotate_by_itself(sites: Sites, client: keyfold.Client) -> None:

@@ -246,6 +246,10 @@ def _violations(error: api.GoogleAPICallError) -> Iterator[str]:
             yield from (each.type for each in detail.violations)
 
 
+_UNRESOLVED: Final = ("DNS resolution", "esolution failed", "ddress lookup failed")
+"""How gRPC, by its release and resolver, says that a name does not resolve."""
+
+
 def _what_happened(error: Exception) -> str:
     """Says for people why there is no answer, without a library's text."""
     if isinstance(error, TimeoutError | api.DeadlineExceeded):
@@ -256,7 +260,7 @@ def _what_happened(error: Exception) -> str:
     if isinstance(error, api.ServiceUnavailable):
         for words, what in (
             (("CERTIFICATE", "handshak", "SSL_ERROR"), "could not be trusted; check its CA"),
-            (("DNS resolution", "esolution failed"), "cannot be found: its name does not resolve"),
+            (_UNRESOLVED, "cannot be found: its name does not resolve"),
             (("onnection refused",), "refuses connections"),
             (("failed to connect",), "was not connected"),
         ):

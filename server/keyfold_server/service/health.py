@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 COULD_NOT_TELL: Final = frozenset((Health.UNREACHABLE, Health.THROTTLED, Health.CREDENTIALS_FAILED))
 """What says nothing of a key, but that nobody could tell (protocol F6)."""
 
+_SKEW: Final = 10_000
+"""Milliseconds by which replicas' clocks may differ. What the store has from further ahead was
+written before a clock was set back, and must not hide for an hour what is seen now."""
+
 
 def root_subject(wrap: Wrap) -> str:
     """Returns the subject of a root key version."""
@@ -37,16 +41,30 @@ def kek_subject(generation: Generation) -> str:
     return f"kek:{generation.kek_id.hex()}"
 
 
+def joined(stored: Observation | None, ours: Observation, now: int) -> Observation:
+    """Returns what is known of what the store has and of what this replica has seen.
+
+    Args:
+        stored: Any replica's, or None.
+        ours: This replica's last.
+        now: Milliseconds of Unix time.
+    """
+    if stored is not None and ours.last_check < stored.last_check <= now + _SKEW:
+        return stored
+    return merged(stored, ours)
+
+
 def merged(old: Observation | None, new: Observation) -> Observation:
     """Returns what is known after a new observation: what it does not say stays."""
-    if old is None or old.last_check > new.last_check:
-        return new if old is None else old
+    if old is None:
+        return new
     if new.can_wrap is None and of_wrapping(old) and new.health is Health.HEALTHY:
         # It was said of wrapping, of which the new one says nothing: it stands (protocol F5).
         new = _with_error(new, old.reason, old.message, old.request_id, old.missing_permission)
     return replace(
         new,
-        since=old.since if old.health is new.health else new.since,
+        # Never ahead of the observation: a clock may have been set back since.
+        since=min(old.since, new.since) if old.health is new.health else new.since,
         last_success=new.last_success or old.last_success,
         can_wrap=old.can_wrap if new.can_wrap is None else new.can_wrap,
     )
@@ -126,14 +144,15 @@ class HealthBook:
         for subject in subjects:
             new = self._new.get(subject)
             if new is not None:
-                stored[subject] = merged(stored.get(subject), new)
+                stored[subject] = joined(stored.get(subject), new, self._now())
         return stored
 
     async def flush(self) -> None:
         """Writes what is new to the store; until it has it, this replica goes on knowing it."""
         taken = dict(self._new)
         stored = await self._storage.run(self._storage.store.observations, list(taken))
-        both = [merged(stored.get(subject), new) for subject, new in taken.items()]
+        now = self._now()
+        both = [joined(stored.get(subject), new, now) for subject, new in taken.items()]
         await self._storage.run(self._storage.store.observe, both)
         for subject, new in taken.items():
             if self._new.get(subject) is new:

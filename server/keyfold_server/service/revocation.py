@@ -196,10 +196,12 @@ class Revocation:
         }
         proven = tuple(name for name in names if name not in failed)
         moving = [n for n in proven if seen.region(n).state is not State.ENABLED]
-        if not moving:
-            outcome = next(iter(failed.values())).reason if failed else "unchanged"
-            await self._mutations.attempted(ask, outcome)
+        if not moving and failed:
+            await self._mutations.attempted(ask, next(iter(failed.values())).reason)
             return Restored(Done(seen), proven, failed)
+        if not moving:
+            # It counts as carried out: repeated after a later Revoke, it must not undo that (R6).
+            return Restored(await self._mutations.unchanged(ask, seen), proven, failed)
         done = await self._mutations.commit(ask, restored(seen, moving, self._mutations.now()))
         return Restored(done, proven, failed)
 

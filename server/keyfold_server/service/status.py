@@ -238,7 +238,8 @@ class Statuses:
         seen = report.seen
         if seen is None:
             return True
-        age = self._clock.wall() - seen.last_check / 1000
+        # Seen at a time that has yet to come, it is from before a clock was set back.
+        age = abs(self._clock.wall() - seen.last_check / 1000)
         if seen.can_wrap is None or seen.can_unwrap is None:
             # A KMS that refused or could not be asked a moment ago is spared a while.
             return seen.health is Health.HEALTHY or age > _FRESH

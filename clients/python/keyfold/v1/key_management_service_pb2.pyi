@@ -1336,7 +1336,7 @@ Global___RestoreRequest: _TypeAlias = RestoreRequest  # noqa: Y015
 
 @_typing.final
 class NotRestored(_message.Message):
-    """A region that stays revoked, since its key could not be proven."""
+    """A region whose key could not be proven; one that was revoked stays so."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1387,7 +1387,7 @@ class RestoreResponse(_message.Message):
 
     @_builtins.property
     def not_restored(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotRestored]:
-        """Regions that stay revoked."""
+        """Regions whose keys could not be proven; those that were revoked stay so."""
 
     def __init__(
         self,
