@@ -14,7 +14,8 @@ bin := .venv/bin
 # Only the folders that are there: a clone of an early version has not all of them.
 python_folders := $(wildcard server clients/python tests examples bench scripts)
 fast_tests := $(wildcard tests/unit tests/contract)
-slow_tests := $(wildcard tests/integration tests/e2e tests/chaos)
+# On the counterparts of the key services, which are as long as all other end-to-end tests.
+kms_tests := $(foreach test,providers health sweep bad_days,tests/e2e/test_$(test).py)
 
 .PHONY: help
 help: ## List the targets
@@ -108,22 +109,31 @@ unit: venv ## The fast tests
 model: venv ## Check the model in docs/model with TLC (needs Java; Maven, the first time)
 	@$(bin)/pytest tests/integration/test_model.py
 
-# Two at a time, each check's output in one piece where this make can do that.
+# Two at a time, each one's output in one piece where this make can do that.
+side_by_side = $(MAKE) --jobs=2 --keep-going \
+  $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
 .PHONY: checks
 checks: venv
-	@$(MAKE) --jobs=2 --keep-going $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-	  tools types lint imports check-docs check-stubs check-protos
+	@$(side_by_side) tools types lint imports check-docs check-stubs check-protos
 
+# Two groups side by side; the longest begin first.
 .PHONY: test
 test: checks ## Everything that CI runs: all checks, then all tests, the fast ones first
-	@$(bin)/pytest $(fast_tests)
-	@$(MAKE) --jobs=2 --keep-going $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-	  $(patsubst tests/%,test-%,$(slow_tests))
+	@$(side_by_side) test-contract test-unit
+	@$(side_by_side) test-e2e test-integration test-kms test-chaos
 
-# Real servers wait more than they work: two groups side by side.
-.PHONY: test-integration test-e2e test-chaos
-test-integration test-e2e test-chaos: test-%:
+.PHONY: test-unit test-contract test-integration test-chaos
+test-unit test-contract test-integration test-chaos: test-%:
 	@$(bin)/pytest tests/$*
+
+.PHONY: test-e2e
+test-e2e:
+	@$(bin)/pytest tests/e2e $(addprefix --ignore=,$(kms_tests))
+
+.PHONY: test-kms
+test-kms:
+	@$(bin)/pytest $(kms_tests)
 
 # KEY2=, PRINCIPAL=, EXTERNAL_ID= and OPTIONS= where they are needed; the credential comes from the environment.
 .PHONY: live

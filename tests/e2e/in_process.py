@@ -19,6 +19,7 @@ import callers
 from fakes import FakeProvider
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyProvider
+from keyfold_server.domain.residency import Regions
 from keyfold_server.providers import Catalog
 from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.server import GrpcServer
@@ -67,6 +68,7 @@ def serving(
     who: Callers | None = None,
     others: dict[str, Callable[[], KeyProvider]] | None = None,
     platform: Callable[[str], RootKey | None] = lambda _: None,
+    regions: Regions | None = None,
 ) -> Iterator[InProcess]:
     """Serves until the block ends."""
     fake = provider or FakeProvider()
@@ -85,7 +87,13 @@ def serving(
 
         async def start() -> tuple[Replica, GrpcServer, str]:
             replica = Replica(
-                catalog.provider, platform, store, clock, timing or Timing(), bounds=bounds
+                catalog.provider,
+                platform,
+                store,
+                clock,
+                timing or Timing(),
+                bounds=bounds,
+                regions=regions,
             )
             await replica.start()
             known = who or Callers(callers.POLICIES, callers.LOCAL, clock)

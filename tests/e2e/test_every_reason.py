@@ -34,6 +34,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import IssuerUnreachableError, KeyfoldError, KeyInvalidError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Unwrapped
+from keyfold_server.domain.residency import Regions
 from keyfold_server.domain.rights import Identity
 from keyfold_server.providers.aws_kms import AwsKmsProvider
 from keyfold_server.rpc.callers import Callers
@@ -458,6 +459,17 @@ def test_what_a_provider_cannot_be_asked_for(reasons: Reasons, tmp_path: Path) -
             cluster="new", region_specs=[res.RegionSpec(region="eu", key_spec=theirs)]
         )
         reasons.note(refused(stub.Enable, asked), "EXTERNAL_ID_NOT_ISSUED")
+
+
+def test_a_key_outside_of_its_region(reasons: Reasons, tmp_path: Path) -> None:
+    """Where the settings demand residency, a key of which nobody can tell is refused."""
+    with (
+        serving(tmp_path, timing=TIMING, regions=Regions(required=True)) as server,
+        stubs(server.target) as stub,
+    ):
+        server.provider.create_key("eu")
+        asked = pb.EnableRequest(cluster="prod", region_specs=[fake("eu")])
+        reasons.note(refused(stub.Enable, asked), "KEY_ELSEWHERE")
 
 
 def test_too_many_calls_a_second(reasons: Reasons, tmp_path: Path) -> None:

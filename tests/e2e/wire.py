@@ -129,7 +129,7 @@ def spec(region: str, uri: str | None = None, type_: str = "LOCAL") -> res.Regio
 def picture(stub: service.KeyManagementServiceStub, *clusters: str) -> list[Any]:
     """Returns all decisions that a server shows: to compare before and after a refusal.
 
-    Health and its times are observations, and change by themselves.
+    Health, its times and last uses are observations, and change by themselves.
     """
     shown = list(stub.ListClusters(pb.ListClustersRequest(page_size=1000), timeout=9).clusters)
     for name in clusters:
@@ -148,6 +148,9 @@ def _decisions(cluster: res.ClusterStatus) -> res.ClusterStatus:
             "last_check_time",
             "last_success_time",
             "last_error",
+            "notices",
         ):
             region.ClearField(field)
+        for generation in region.generations:
+            generation.ClearField("last_use_time")
     return cluster
