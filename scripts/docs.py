@@ -281,6 +281,8 @@ def sample() -> str:
 def _toml(field: FieldInfo, value: object) -> str:
     if isinstance(value, float) and _is_duration(field):
         value = settings.duration(value)
+    if isinstance(value, int) and _is_mode(field):
+        value = settings.as_octal(value)
     return settings.toml_value(value)
 
 
@@ -305,7 +307,13 @@ def _bounds(field: FieldInfo) -> str:
 
 def _number(field: FieldInfo, value: object) -> str:
     assert isinstance(value, int | float)  # noqa: S101  all our bounds are numbers
+    if isinstance(value, int) and _is_mode(field):
+        return settings.as_octal(value)
     return settings.duration(value) if _is_duration(field) else f"{value:,}"
+
+
+def _is_mode(field: FieldInfo) -> bool:
+    return any(getattr(one, "func", None) is settings.as_octal for one in field.metadata)
 
 
 def _is_duration(field: FieldInfo) -> bool:

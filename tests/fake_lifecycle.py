@@ -100,6 +100,8 @@ class Lifecycle(service.KeyManagementServiceServicer):
         for region in status.regions:
             if request.regions and region.region not in request.regions:
                 continue
+            if not request.regions and region.state != resources.STATE_REVOKED:
+                continue
             if region.key_spec.uri in self.disabled:
                 response.not_restored.add(region=region.region, error=KEY_DISABLED.status())
             else:

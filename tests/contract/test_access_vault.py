@@ -97,11 +97,10 @@ def _policy(provider: VaultTransitProvider, key: RootKey) -> AccessPolicy:
     return provider.access_policy(provider.canonical(key), _WANTED)
 
 
-def _told(namespace: str = "") -> AccessPolicy:
+def _told(namespace: str = "", key: str = "team/transit/keys/App") -> AccessPolicy:
     section = Origin("approle", role=ROLE, credential=Path("/none"), namespace=namespace)
     provider = VaultTransitProvider(origins={_ORIGIN: section}, environment={})
-    uri = f"{_ORIGIN}/v1/team/transit/keys/App"
-    return _policy(provider, RootKey("VAULT_TRANSIT", uri))
+    return _policy(provider, RootKey("VAULT_TRANSIT", f"{_ORIGIN}/v1/{key}"))
 
 
 @pytest.mark.parametrize("auth", _AUTHS)
@@ -237,6 +236,23 @@ def test_what_is_bound() -> None:
 def test_names_of_policies_have_no_upper_case() -> None:
     """The server writes names of policies in lower case, and so do the statements."""
     found = _told(namespace="team")
-    assert found.statements[0].attach_to == "policy keyfold-team-transit-app"
+    name = found.statements[0].attach_to.removeprefix("policy ")
+    assert name == name.lower()
+    assert name.startswith("keyfold-team-transit-app")
     assert 'path "transit/encrypt/App"' in found.statements[0].text
     assert "-namespace=team" in found.statements[1].text
+
+
+def test_no_two_keys_have_one_policy() -> None:
+    """Writing a key's policy never replaces another key's, however alike they are called."""
+    keys = [
+        "transit/keys/prod-a",
+        "transit/prod/keys/a",
+        "transit-prod/keys/a",
+        "transit/keys/Prod-A",
+        "transit/keys/a",
+        "transit/keys/A",
+    ]
+    names = [_told(key=key).statements[0].attach_to for key in keys]
+    assert len(set(names)) == len(keys)
+    assert names[4] == "policy keyfold-transit-a"

@@ -13,6 +13,9 @@ HELLO: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0,
 _HALF: Final = 1_950_000
 """Bytes of a request of which the rest is never sent."""
 
+_PREFIX: Final = 5
+"""Bytes before a gRPC message that say how long it is."""
+
 
 def frame(kind: int, flags: int, payload: bytes, stream: int = 0) -> bytes:
     """Returns an HTTP/2 frame."""
@@ -57,7 +60,13 @@ class HalfOpen:
         for stream in self._windows:
             while (size := min(self._allowed(stream), 16_384)) > 0:
                 began = self._left[stream] == _HALF
-                data = struct.pack(">BI", 0, 2 * _HALF) + bytes(size - 5) if began else bytes(size)
+                if began and size < _PREFIX:
+                    break  # The head of its message goes out whole.
+                data = (
+                    struct.pack(">BI", 0, 2 * _HALF) + bytes(size - _PREFIX)
+                    if began
+                    else bytes(size)
+                )
                 self._write(frame(0, 0, data, stream))
                 self._left[stream] -= size
                 self._windows[stream] -= size

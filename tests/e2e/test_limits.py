@@ -19,6 +19,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import callers
 from e2e.conftest import StartServer
 from e2e.half_open import HELLO, HalfOpen, flood, frame
 from e2e.in_process import InProcess, serving
@@ -27,8 +28,9 @@ from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold_server.bootstrap import bounds
+from keyfold_server.rpc.callers import Callers
 from keyfold_server.service.limits import Bounds, Rates
-from keyfold_server.service.timing import Timing
+from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings
 
 TIMING = Timing(provider_budget=1.0, store_poll=0.2)
@@ -250,6 +252,27 @@ def test_slow_and_silent_clients_cost_bounded_memory(
         caller.wrap("prod", "eu", b"k")
 
 
+def test_strangers_who_send_nothing_keep_no_probe_waiting(tmp_path: Path) -> None:
+    """Health probes have no credential; those who begin calls without one make way for them."""
+    narrow = Bounds(request_bytes_per_caller=16 * 1024 * 1024, receive_timeout=300.0)
+    nobody = Callers(callers.POLICIES, None, SystemClock())
+    with serving(tmp_path, bounds=narrow, who=nobody) as server:
+        slow = [HalfOpen(server.target, "/grpc.health.v1.Health/Check", 50) for _ in range(2)]
+        try:
+            flood(slow, quiet=0.5)
+            with grpc.insecure_channel(server.target) as channel:
+                probe: Any = health_pb2_grpc.HealthStub(channel)
+                for _ in range(5):
+                    asked = health_pb2.HealthCheckRequest()
+                    assert (
+                        probe.Check(asked, timeout=5).status
+                        == health_pb2.HealthCheckResponse.SERVING
+                    )
+        finally:
+            for client in slow:
+                client.close()
+
+
 def test_a_request_that_does_not_arrive_is_given_up(start_server: StartServer) -> None:
     """A request must be whole in time; then its room is another's, and the caller hears why."""
     server = start_server(
@@ -274,7 +297,9 @@ def test_a_request_that_does_not_arrive_is_given_up(start_server: StartServer) -
     told: set[str | None] = set()
     ends = time.monotonic() + 20
     while not {"DEADLINE_EXCEEDED", "OVERLOADED"} <= told and time.monotonic() < ends:
-        told = {json.loads(line).get("reason") for line in server.log().splitlines()}
+        # The last line may still be written.
+        whole = server.log().rpartition("\n")[0]
+        told = {json.loads(line).get("reason") for line in whole.splitlines()}
     assert {"DEADLINE_EXCEEDED", "OVERLOADED"} <= told
 
 

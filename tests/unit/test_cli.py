@@ -73,6 +73,9 @@ def test_life_of_a_key(cli: Cli) -> None:
     assert b"confirmed by 1 of 1 replicas" in ran.out
     ran = cli("restore", "test")
     assert (ran.code, ran.out[:12]) == (0, b"restored eu\n")
+    ran = cli("restore", "test")
+    assert ran.code == 0
+    assert ran.out.startswith(b"no region is revoked, so there is nothing to restore\n")
 
 
 def test_restore_that_fails(cli: Cli) -> None:

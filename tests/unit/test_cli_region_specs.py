@@ -166,6 +166,7 @@ def test_wrong_files(
     ("arguments", "message"),
     [
         (["enable", "test"], "name the regions"),
+        (["rotate", "test"], "--region NAME or --all-regions"),
         (["enable", "test", "--file", "/nowhere"], "cannot read /nowhere: No such file"),
         (["enable", "test", "--region", "=LOCAL"], "is not NAME"),
         (["enable", "test", "--region", "eu=LOCAL", "--cache-ttl", "soon"], "is not a duration"),

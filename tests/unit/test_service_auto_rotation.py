@@ -110,6 +110,24 @@ async def test_nothing_happens_without_a_newer_version(house: House, one: Member
     assert house.trail("acme") == before
 
 
+async def test_those_who_are_not_behind_are_not_read(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Design 2: of thousands under one root key, those are read that have to be re-wrapped."""
+    monkeypatch.setattr(auto_rotation, "_PAGE", 1)
+    for name in ("b", "c", "d"):
+        await one.enable(name, {"eu": "fake:one"})
+    await one.rotate(new_generation=True)
+    read = one.line.counts["clusters"]
+    await swept(house, one)
+    assert one.line.counts["clusters"] - read == 1
+    house.provider.new_version("fake:one")
+    await swept(house, one)
+    assert versions(house) == ["2", "2"]
+    # The page that holds it, and the empty one after it.
+    assert one.line.counts["clusters"] - read == 3
+
+
 async def test_one_replica_rotates(house: House, one: Member) -> None:
     """F5: of two replicas that sweep at once, the one whose turn it is rotates, once."""
     two = await house.replica()

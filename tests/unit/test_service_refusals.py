@@ -22,7 +22,7 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Heartbeat, Noted
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.service import answers
-from replicas import House, Member, entered, house_in, spin
+from replicas import House, Member, entered, house_in, spin, until
 
 
 @pytest.fixture
@@ -390,6 +390,23 @@ async def test_a_missing_wrap_permission_is_shown_while_service_goes_on(
     seen = (await one.status("a")).regions[0].seen
     assert seen is not None
     assert seen.can_wrap
+
+
+async def test_what_wrapping_answers_late_is_not_lost(house: House, one: Member) -> None:
+    """F5: a lost permission to wrap shows, though unwrapping was seen and written before."""
+    await house.after(600)
+    hang = house.provider.hang("fake:one", ("wrap",))
+    asking = asyncio.create_task(one.status("a"))
+    await entered(hang)
+    await until(lambda: not one.replica._tasks._under_way)
+    await one.replica._health.flush()
+    assert not one.replica._health.pending
+    house.provider.deny("fake:one", "wrap")
+    house.provider.mend()
+    seen = (await asking).regions[0].seen
+    assert seen is not None
+    assert (seen.health, seen.can_wrap, seen.can_unwrap) == (Health.HEALTHY, False, True)
+    assert seen.reason == "ACCESS_DENIED"
 
 
 async def test_a_wrap_that_works_does_not_hide_a_refusal(house: House, one: Member) -> None:

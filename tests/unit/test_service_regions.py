@@ -153,6 +153,7 @@ async def test_a_trial_tells_where_the_key_is(house: RegionalHouse) -> None:
         wanted = Trying(spec, Scope("acme", region, None))
         tried = await one.replica.probes.test(EVERYTHING, wanted)
         assert tried.accessible
+        assert tried.place.refused in tried.summary
         return tried.place
 
     assert await place(KeySpec("FAKE", EAST), "us") == Place("us-east-1")
@@ -160,7 +161,7 @@ async def test_a_trial_tells_where_the_key_is(house: RegionalHouse) -> None:
     told = await place(KeySpec("FAKE", WEST), "us")
     with pytest.raises(KeyElsewhereError) as caught:
         await one.enable(specs={"us": WEST})
-    assert told == Place("eu-west-1", (caught.value.message,))
+    assert told == Place("eu-west-1", (caught.value.message,), caught.value.message)
 
 
 async def test_a_key_whose_provider_is_gone_is_nowhere(house: RegionalHouse) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Heartbeat, Noted
 from keyfold_server.domain.provider import Unwrapped
-from replicas import House, Member, entered, house_in, until
+from keyfold_server.service import sweep as sweeping
+from replicas import House, Member, entered, house_in, under, until
 
 INTERVAL = 600
 
@@ -264,6 +267,24 @@ async def test_every_idle_kek_has_its_turn(house: House, one: Member) -> None:
     assert sorted(turns) == sorted(names * 2)
 
 
+async def test_a_cluster_whose_rows_were_changed_takes_no_turn_of_others(
+    house: House, one: Member
+) -> None:
+    """F5, A1: a row that nobody believes keeps nobody else's root key from being asked."""
+    await one.enable("c", {"eu": "fake:two"})
+    await house.after(1)
+    await one.enable("d", {"eu": "fake:two"})
+    with closing(sqlite3.connect(house.file)) as file, file:
+        file.execute("UPDATE clusters SET epoch = 7 WHERE name = 'c'")
+    turns = []
+    for _ in range(3):
+        await house.after(INTERVAL)
+        before = len(asked(house))
+        await one.sweep()
+        turns.append([c.operation for c in asked(house, before) if c.uri == "fake:two"])
+    assert turns[1:] == [["wrap", "unwrap"]] * 2
+
+
 async def test_a_condemned_kek_does_not_colour_its_root_key(house: House, one: Member) -> None:
     """F4: a neighbour of an idle KEK that its own context condemns is shown as HEALTHY."""
     for name in ("c", "d"):
@@ -408,3 +429,56 @@ async def test_slots_have_their_turns_one_after_the_other(
     keeper.cancel()
     assert len(set(turns[:256])) == 256
     assert turns[256] == turns[0]
+
+
+async def test_a_key_that_is_followed_keeps_no_other_from_its_turn(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F4, F5: re-wrapping many regions may take hours; their slot has its turns all the same."""
+    one = await house.replica(sweep=0.256)
+    await one.enable("a", {"eu": under("fake:one", auto_rotate=True)})
+    sweep = one.replica.sweep
+    followed: list[str] = []
+
+    async def follow(root: RootKey, newest: str) -> None:
+        followed.append(f"{root.uri} {newest}")
+        await asyncio.Event().wait()
+
+    turns: list[int] = []
+    turn = sweep.turn
+
+    async def noted(slot: int) -> None:
+        if followed:
+            turns.append(slot)
+        await turn(slot)
+
+    monkeypatch.setattr(sweep._auto_rotation, "follow", follow)
+    monkeypatch.setattr(sweep, "turn", noted)
+    found = house.store.cluster("a")
+    assert found is not None
+    slot = int(found.regions[0].newest.current.root_id[:2], 16)
+    keeper = asyncio.create_task(sweep.keep())
+    await until(lambda: turns.count(slot) >= 2)
+    keeper.cancel()
+    await asyncio.gather(keeper, return_exceptions=True)
+    # Whoever is at it is not joined.
+    assert followed == ["fake:one 1"]
+
+
+async def test_a_root_key_of_many_keks_leaves_the_others_their_places(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F4: proving many KEKs one after the other keeps no place from another root key between."""
+    monkeypatch.setattr(sweeping, "_PAUSE", 3_600.0)
+    one.replica.sweep._at_once = asyncio.Semaphore(1)
+    await one.enable("c", {"eu": "fake:two"})
+    await one.wrap("c")
+    before = len(asked(house))
+    tasks = [
+        asyncio.create_task(one.replica.sweep._in_memory(root)) for root in one.cache.roots("")
+    ]
+    await until(lambda: "c" in opened(house, before) and len(opened(house, before)) == 2)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await one.settle()

@@ -13,6 +13,7 @@ from keyfold_server.domain.errors import (
     AccessDeniedError,
     InvalidKeySpecError,
     OrganizationMismatchError,
+    UnreachableError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import Unwrapped
@@ -65,7 +66,16 @@ async def test_an_unknown_key_says_so(one: Member) -> None:
     tried = await trial(one, "fake:none")
     assert outcomes(tried) == [PASSED, FAILED, FAILED, SKIPPED, SKIPPED]
     assert not tried.accessible
-    assert tried.summary.startswith("Keyfold cannot use this key, since the key does not wrap; ")
+    assert tried.summary.startswith("Keyfold cannot use this key, since the key does not wrap: ")
+
+
+async def test_an_outage_is_not_told_as_a_credential_that_failed(house: House, one: Member) -> None:
+    """F2a: who reads the sentence is not sent to renew a credential that nobody refused."""
+    house.provider.disconnect()
+    tried = await trial(one, "fake:one")
+    assert tried.steps[0].outcome is FAILED
+    assert "gave no answer that counts" in tried.summary
+    assert "credential" not in tried.summary
 
 
 async def test_a_key_need_not_be_described(house: House, one: Member) -> None:
@@ -75,6 +85,19 @@ async def test_a_key_need_not_be_described(house: House, one: Member) -> None:
     assert outcomes(tried) == [PASSED, FAILED, PASSED, PASSED, PASSED]
     assert tried.accessible
     assert "but not describe it" in tried.summary
+
+
+async def test_an_identity_that_cannot_be_asked_for_is_told_as_such(
+    house: House, one: Member
+) -> None:
+    """Design 2: a key that works though who asks could not be shown is not said to be unseen."""
+    away = UnreachableError("who tells identities could not be asked")
+    house.provider.fail(away, None, ("authenticate",))
+    tried = await trial(one, "fake:one")
+    assert outcomes(tried) == [FAILED, PASSED, PASSED, PASSED, PASSED]
+    assert tried.accessible
+    assert "describe" not in tried.summary
+    assert tried.summary.endswith("; who tells identities could not be asked")
 
 
 async def test_a_key_that_only_wraps_is_not_accessible(house: House, one: Member) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from keyfold_server.domain.errors import StoreUnavailableError
+from keyfold_server.service import uses
+from keyfold_server.service.keys import OpenKek
 from replicas import House, Member, house_in, under
 
 
@@ -164,3 +167,37 @@ async def test_uses_wait_for_the_store(house: House, one: Member) -> None:
     await house.after(60)
     await one.flush_uses()
     assert stored(house)[1] == used
+
+
+async def test_collecting_uses_holds_up_no_call(
+    house: House, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S7: between two parts of the KEKs in memory calls are answered, and none of them is lost."""
+    monkeypatch.setattr(uses, "_AT_ONCE", 1)
+    await one.enable("b", {"eu": "fake:one"})
+    for name in ("acme", "b"):
+        await one.wrap(name)
+    await one.flush_uses()
+    await house.after(10)
+    for name in ("acme", "b"):
+        await one.wrap(name)
+    parts = 0
+    collect = one.replica._uses._left
+
+    def calling(opened: OpenKek) -> None:
+        nonlocal parts
+        parts += 1
+        collect(opened)
+        # Answered between this part and the next, at a later time.
+        asyncio.get_running_loop().call_soon(called)
+
+    def called() -> None:
+        house.clock.advance(0.5)
+        one.warm("b")
+
+    monkeypatch.setattr(one.replica._uses, "_left", calling)
+    await one.flush_uses()
+    assert parts == 2
+    monkeypatch.undo()
+    await one.flush_uses()
+    assert stored(house, "b") == [now(house)]

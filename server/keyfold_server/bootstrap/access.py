@@ -61,7 +61,7 @@ class Access:
         elif certificates is None and tokens is None:
             default = Identity(("local",), "loopback")
         if settings.policy is None:
-            log.warning("no policy, TLS or tokens are set: %s", DEVELOPMENT)
+            log.warning("%s", DEVELOPMENT)
         self.callers = Callers(self._policies, default, clock, certificates, tokens)
 
     async def start(self) -> list[asyncio.Task[None]]:

@@ -187,12 +187,15 @@ class ClusterFilter:
         state: With a region in this state.
         health: With a region whose last stored observation is this.
         key_uri: With a region whose current root key has this uri.
+        behind: With an enabled region under that root key that has `auto_rotate`, and a KEK in use
+            that another version of it than this one wrapped.
     """
 
     organization: str | None = None
     state: State | None = None
     health: Health | None = None
     key_uri: str | None = None
+    behind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ class Sample:
         cluster: The cluster's name.
         region: The region's; its newest generation is meant.
         root: The root key id.
+        kek: The KEK's id, in hex.
         refused: Whether the KEK's own last unwrap was refused.
         followed: Whether the policy of any enabled region under the root key has `auto_rotate`.
     """
@@ -210,6 +214,7 @@ class Sample:
     cluster: str
     region: str
     root: str
+    kek: str
     refused: bool
     followed: bool
 

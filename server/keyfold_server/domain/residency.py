@@ -47,10 +47,12 @@ class Place:
     Attributes:
         key_region: The provider's own name of its region, empty where its uri does not tell.
         notices: One line each for people; empty where nothing is to be said.
+        refused: Why the key would be refused there, were it named now; empty: it would not be.
     """
 
     key_region: str = ""
     notices: tuple[str, ...] = ()
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

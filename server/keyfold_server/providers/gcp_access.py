@@ -166,8 +166,8 @@ def _notices(key: RootKey, own: str | None, projects: list[str]) -> Iterator[str
             yield f"write the project's id in place of {where}"
     if key.principal:
         yield (
-            "roles/iam.serviceAccountTokenCreator in place of keyfoldTokenUser and "
-            "keyfoldDelegate would let Keyfold sign as the service account, too"
+            "roles/iam.serviceAccountTokenCreator in place of a custom role would let "
+            "Keyfold sign as the service account, too"
         )
         yield (
             "Keyfold's own project must have the IAM Service Account Credentials API "
@@ -175,6 +175,6 @@ def _notices(key: RootKey, own: str | None, projects: list[str]) -> Iterator[str
         )
     yield (
         f"the project of {key.principal or 'Keyfold itself'} must have the Cloud KMS API "
-        "(cloudkms.googleapis.com) enabled, and a project keeps a custom role that it has"
+        "(cloudkms.googleapis.com) enabled; leave out the custom roles that a project has already"
     )
     yield ("no binding can demand the context; Cloud KMS opens a ciphertext with the same one only")

@@ -6,6 +6,7 @@ in the namespace of the login, and its paths begin there. Nobody is asked. It mu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -32,8 +33,7 @@ def access_policy(key: RootKey, section: Origin, wanted: AccessWanted) -> Access
     """
     parts = key_uri(key.uri)
     rules = [(_path(parts, section, operation), may) for operation, may in _USES]
-    # Names of policies have no upper case.
-    name = f"keyfold-{parts.mount}-{parts.name}".replace("/", "-").lower()
+    name = _name(parts)
     options = f"-address={parts.origin}"
     if section.namespace:
         options += f" -namespace={section.namespace}"
@@ -61,6 +61,16 @@ def access_policy(key: RootKey, section: Origin, wanted: AccessWanted) -> Access
         ),
         notices=tuple(_notices(parts, section, name)),
     )
+
+
+def _name(parts: KeyUri) -> str:
+    """Returns the policy's name, which is no other key's: writing that one would replace it."""
+    told = f"keyfold-{parts.mount}-{parts.name}"
+    # Names of policies have no upper case, and no slashes.
+    name = told.replace("/", "-").lower()
+    if name == told and "-" not in parts.mount + parts.name:
+        return name
+    return f"{name}-{hashlib.sha256(parts.path('keys').encode()).hexdigest()[:8]}"
 
 
 def _path(parts: KeyUri, section: Origin, operation: str) -> str:

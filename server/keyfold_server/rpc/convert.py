@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.domain.errors import InvalidInputError, InvalidPageError
+from keyfold_server.domain.errors import InvalidInputError, InvalidPageError, KeyfoldError
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.lifecycle import State
@@ -48,10 +48,11 @@ def region_specs(messages: list[res.RegionSpec]) -> tuple[RegionSpec, ...]:
     return tuple(specs)
 
 
-def placed(error: InvalidInputError, asked: Message) -> InvalidInputError:
+def placed(error: KeyfoldError, asked: Message) -> KeyfoldError:
     """Returns an error about a region's key spec with the path of that region's spec.
 
-    Only its provider sees that a key spec is wrong, and no provider knows where it stood.
+    Only its provider sees that a key spec is wrong, only the settings that it is elsewhere, and
+    neither knows where it stood.
     """
     if error.field is not None and error.field.startswith("key_spec"):
         for index, message in enumerate(getattr(asked, "region_specs", ())):

@@ -35,7 +35,7 @@ OPEN: Final = "grpc.health.v1.Health"
 """The service that answers callers without a credential, too: probes have none."""
 
 Admit = Callable[[Any], Awaitable[tuple[str, Account]]]
-"""Lets a call in, and returns its caller's name and account."""
+"""Lets a call in, and returns its caller's name, empty where nobody knows it, and its account."""
 
 
 class Guarded:
@@ -154,7 +154,7 @@ def _wrapped(
 def _one(behaviour: Any, decode: Any, receiver: Receiver, admit: Admit) -> Any:
     async def guarded(_: object, context: Any) -> Any:
         async with _told(context):
-            request = await _request(decode, receiver, context, (await admit(context))[1])
+            request = await _request(decode, receiver, context, *await admit(context))
             return await behaviour(request, context)
 
     return guarded
@@ -167,7 +167,7 @@ def _ending(
         async with _told(context):
             who, account = await admit(context)
             with streams.one(who):
-                request = await _request(decode, receiver, context, account)
+                request = await _request(decode, receiver, context, who, account)
                 await behaviour(request, context)
 
     return guarded
@@ -185,8 +185,10 @@ def _many(behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, ad
     return guarded
 
 
-async def _request(decode: Any, receiver: Receiver, context: Any, account: Account) -> Any:
-    data = whole(await receiver.request(context, account))
+async def _request(
+    decode: Any, receiver: Receiver, context: Any, who: str, account: Account
+) -> Any:
+    data = whole(await receiver.request(context, account, stranger=not who))
     try:
         return _decoded(decode, data)
     finally:

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.errors import InvalidInputError, RowNotAuthenticError
+from keyfold_server.domain.errors import KeyfoldError, RowNotAuthenticError
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import convert, replies
 from keyfold_server.rpc.call_log import Facts
@@ -206,7 +206,7 @@ def _on_bytes(method: _Method) -> Life:
         facts.cluster = getattr(asked, "cluster", "")
         try:
             reply = await method.answer(asked, caller, deadline)
-        except InvalidInputError as error:
+        except KeyfoldError as error:
             raise convert.placed(error, asked) from None
         return reply.SerializeToString()
 

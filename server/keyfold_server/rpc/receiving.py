@@ -45,9 +45,11 @@ class Receiver:
         self._clock = clock
         # In the order of their arrival, so that those that are late stand first.
         self._arriving: dict[asyncio.Task[Any], float] = {}
+        # Those of callers whom nobody knows that have room, longest first.
+        self._strangers: dict[asyncio.Task[Any], None] = {}
 
     async def request(
-        self, context: Any, account: Account, now: float | None = None
+        self, context: Any, account: Account, now: float | None = None, *, stranger: bool = False
     ) -> bytes | None:
         """Returns the request of a call, or the next one of a stream; `done` gives its room back.
 
@@ -55,6 +57,9 @@ class Receiver:
             context: Of the call.
             account: Of its caller.
             now: Monotonic seconds, where they are known.
+            stranger: Nobody knows the caller, and its account is everybody's: it may not keep the
+                next one waiting. A probe's request comes with its call; one that does not makes
+                way.
 
         Returns:
             Its bytes; None: the client ended, or went away, before a request was whole.
@@ -71,8 +76,12 @@ class Receiver:
         size = 0
         try:
             if not intake.take(share):
+                if stranger:
+                    self._make_way()
                 await intake.wait(share)
             size = intake.largest
+            if stranger:
+                self._strangers[task] = None
             data = await context.read()
             if data is EOF:
                 return None
@@ -81,9 +90,10 @@ class Receiver:
             if task in arriving:
                 raise  # Its client has gone.
             task.uncancel()
-            raise self._late(room=bool(size)) from None
+            raise self._late(room=bool(size) and not stranger) from None
         finally:
             arriving.pop(task, None)
+            self._strangers.pop(task, None)
             intake.give(share, size)
         assert isinstance(data, bytes)  # noqa: S101  no deserializer is registered
         return data
@@ -105,6 +115,14 @@ class Receiver:
                     break
                 del self._arriving[task]
                 task.cancel()
+
+    def _make_way(self) -> None:
+        """Gives up that request of a stranger which has had room for longest."""
+        for task in self._strangers:
+            if self._arriving.pop(task, None) is not None:
+                del self._strangers[task]
+                task.cancel()
+                return
 
     def _late(self, *, room: bool) -> Exception:
         if room:

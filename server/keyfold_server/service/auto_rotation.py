@@ -147,7 +147,8 @@ class AutoRotation:
 
     async def _behind(self, root: RootKey, newest: str) -> AsyncIterator[tuple[Cluster, Region]]:
         """Yields the regions that are to be rotated."""
-        which, after = ClusterFilter(state=State.ENABLED, key_uri=root.uri), ""
+        # The store picks them: under the vendor's own key there may be every cluster.
+        which, after = ClusterFilter(key_uri=root.uri, behind=newest), ""
         store = self._storage.store
         while page := await self._storage.run(store.clusters, which, after, _PAGE):
             for cluster in page:

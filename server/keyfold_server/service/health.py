@@ -83,6 +83,7 @@ class HealthBook:
         self._clock = clock
         self._storage = storage
         self._new: dict[str, Observation] = {}
+        self._written: dict[str, Observation] = {}
 
     def succeeded(self, generation: Generation) -> None:
         """Notes that a KEK was unwrapped: good for its root key, and for itself."""
@@ -119,7 +120,8 @@ class HealthBook:
     def wrapping(self, generation: Generation, error: KmsError | None) -> None:
         """Notes whether the root key wraps; alone it does not make a key unhealthy (F5)."""
         subject = root_subject(generation.current)
-        seen = self._new.get(subject)
+        # What was learned of unwrapping may have been written while wrapping was asked.
+        seen = self._new.get(subject) or self._written.get(subject)
         if seen is None:
             # Nothing was learned of unwrapping, and wrapping alone says nothing of a key's health.
             return
@@ -129,6 +131,14 @@ class HealthBook:
             # Where unwrapping failed too, that decides, and its error is the one to read.
             alone = seen.health is Health.HEALTHY
             self._note(replace(_of(error, seen) if alone else seen, can_wrap=False))
+
+    def unreadable(self, kek_id: str) -> None:
+        """Notes, by its id in hex, that a KEK could not be looked at: its rows are not authentic.
+
+        It has had its turn in the sweep; else it would have that of every other KEK, too.
+        """
+        now = self._now()
+        self._note(Observation(f"kek:{kek_id}", Health.UNKNOWN, now, now))
 
     async def known(self, subjects: list[str]) -> dict[str, Observation]:
         """Returns what the store and this replica know of some subjects.
@@ -154,6 +164,7 @@ class HealthBook:
         now = self._now()
         both = [joined(stored.get(subject), new, now) for subject, new in taken.items()]
         await self._storage.run(self._storage.store.observe, both)
+        self._written = taken or self._written
         for subject, new in taken.items():
             if self._new.get(subject) is new:
                 del self._new[subject]

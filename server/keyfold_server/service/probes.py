@@ -11,6 +11,8 @@ from typing import Final
 from keyfold_server.domain.binding import KEY_SIZE, Binding, wipe
 from keyfold_server.domain.errors import (
     AccessDeniedError,
+    CouldNotTellError,
+    CredentialsFailedError,
     KekMismatchError,
     KeyfoldError,
     KeyInvalidError,
@@ -39,12 +41,19 @@ class Step(Enum):
 
 
 _VERBS: Final = {
-    Step.AUTHENTICATE: "its credential was not accepted",
+    Step.AUTHENTICATE: "it was not let in",
     Step.DESCRIBE: "the key cannot be described",
     Step.WRAP: "the key does not wrap",
     Step.UNWRAP: "the key does not unwrap what it wrapped",
     Step.CONTEXT: "it is not shown that the key tells clusters apart",
 }
+
+
+_BESIDES: Final = {
+    Step.AUTHENTICATE: "show its credential to be good without it",
+    Step.DESCRIBE: "describe it",
+}
+"""What a key can be used without."""
 
 
 class Outcome(Enum):
@@ -109,11 +118,13 @@ class Trial:
         if not self.accessible:
             # What does not decide, such as describing, is not why.
             first = next((t for t in failed if t.step is not Step.DESCRIBE), failed[0])
-            remedy = f": {_lower(first.error.remedy)}" if first.error is not None else ""
-            verb = _VERBS[first.step]
-            return f"Keyfold cannot use this key, since {verb}; {first.message}{remedy}"
+            return f"Keyfold cannot use this key, since {_why(first)}: {_advised(first)}"
+        if self.place.refused:
+            return f"Keyfold can use this key, but not for this region: {self.place.refused}"
         if failed:
-            return f"Keyfold can use this key, but not describe it; {failed[0].message}"
+            besides = " and ".join(_BESIDES[tried.step] for tried in failed)
+            why = "; ".join(tried.message for tried in failed)
+            return f"Keyfold can use this key, but not {besides}; {why}"
         return "Keyfold can use this key: it wraps, and unwraps what it wrapped"
 
 
@@ -264,6 +275,18 @@ class _Trial:
         self.steps[-1] = replace(self.steps[-1], outcome=Outcome.FAILED, message=message)
 
 
-def _lower(sentence: str) -> str:
-    """Returns a remedy as the end of a sentence."""
-    return sentence[:1].lower() + sentence[1:].removesuffix(".")
+def _why(failed: Tried) -> str:
+    """Returns what a step that failed shows; an outage shows nothing about a credential or key."""
+    if isinstance(failed.error, CredentialsFailedError):
+        return "its credential was not accepted"
+    if isinstance(failed.error, CouldNotTellError):
+        return "its key service gave no answer that counts"
+    return _VERBS[failed.step]
+
+
+def _advised(failed: Tried) -> str:
+    """Returns a step's message with what to do: its own advice, or else the reason's remedy."""
+    if failed.error is None or ";" in failed.message:
+        return failed.message
+    remedy = failed.error.remedy
+    return f"{failed.message}; {remedy[:1].lower()}{remedy[1:].removesuffix('.')}"

@@ -58,6 +58,12 @@ class Resolution:
         root = RootKey(spec.type, spec.uri, spec.principal, spec.options)
         if spec.type == PLATFORM:
             platform = self._platform(region)
+            if platform is None and not region:
+                raise InvalidKeySpecError(
+                    "this server has no one platform key for all regions; name the region, or set "
+                    "KEYFOLD_PLATFORM_KEY",
+                    field="region",
+                )
             if platform is None:
                 raise InvalidKeySpecError(
                     f"this server has no platform key for region {region}; give the region a key "
@@ -165,7 +171,8 @@ class Resolution:
             # A stored key whose provider is gone from the server: a status is still one.
             return Place()
         notice = self._regions.notice(region, key) if region else ""
-        return Place(key.region, (notice,) if notice else ())
+        refused = notice if self._regions.required else ""
+        return Place(key.region, (notice,) if notice else (), refused)
 
     async def check_place(self, root: RootKey, region: str, cluster: str) -> None:
         """Refuses a root key that is not in its region, where the settings demand residency.

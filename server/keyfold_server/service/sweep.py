@@ -13,7 +13,9 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
@@ -24,7 +26,9 @@ from keyfold_server.domain.errors import (
     NotAsked,
     OverloadedError,
     RateLimitedError,
+    RowNotAuthenticError,
 )
+from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Sample
 from keyfold_server.service.auto_rotation import AutoRotation
@@ -44,7 +48,7 @@ AT_ONCE: Final = 16
 """Root keys that are asked at once."""
 
 _FOLLOWED: Final = 4
-"""Root keys whose regions are rotated at once: each may take minutes, and keeps no other's turn."""
+"""Root keys whose regions are rotated at once: each may take hours, and keeps no other's turn."""
 
 _PAUSE: Final = 0.1
 """Seconds between two KEKs of one root key: half of its rate is left for calls."""
@@ -98,22 +102,19 @@ class Sweep:
         self._unheard: dict[str, int] = {}
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._following = asyncio.Semaphore(_FOLLOWED)
+        self._under_way: set[tuple[object, ...]] = set()
         self._tasks = Tasks()
         self._failing = False
 
     async def keep(self) -> None:
         """Has each slot its turn once in each interval; for ever."""
-        under_way: dict[int, asyncio.Task[None]] = {}
         # Replicas that start together do not ask together.
         first = random.randrange(SLOTS)  # noqa: S311
         try:
             for turn in itertools.count(first):
                 await asyncio.sleep(self._interval / SLOTS)
-                slot = turn % SLOTS
-                last = under_way.get(slot)
-                # Key services that hang may make a turn last longer than an interval.
-                if last is None or last.done():
-                    under_way[slot] = self._tasks.start(self.turn(slot))
+                # It may last longer than an interval; what is still under way then has no second.
+                self._tasks.start(self.turn(turn % SLOTS))
         finally:
             await self._tasks.drain(0)
 
@@ -141,20 +142,20 @@ class Sweep:
     async def _in_memory(self, root: RootState) -> None:
         """Proves each KEK under a root key that was used since the last turn by itself."""
         used = [opened for opened in root.open if opened.used_at > opened.swept]
-        if not used:
-            return
-        async with self._at_once:
-            for opened in used:
+        with self._alone("memory", root.root_id) as alone:
+            for opened in used if alone else ():
                 if opened is not used[0]:
                     await asyncio.sleep(_PAUSE)
-                task = self._loads.prove(opened)
-                if task is None:
-                    continue
-                opened.swept = opened.used_at
-                if isinstance(await asyncio.shield(task), CouldNotTellError | NotAsked):
-                    # The others are as little to be had; they stay used, and have the next turn.
-                    opened.swept = NEVER
-                    return
+                # Not for all of them: of a root key with thousands that takes half an hour.
+                async with self._at_once:
+                    task = self._loads.prove(opened)
+                    if task is None:
+                        continue
+                    opened.swept = opened.used_at
+                    if isinstance(await asyncio.shield(task), CouldNotTellError | NotAsked):
+                        # The others are as little to be had; they stay used, for the next turn.
+                        opened.swept = NEVER
+                        return
 
     async def _claimed(self, prefix: str) -> list[Sample]:
         """Returns whom to ask about of the store's, where no other replica has."""
@@ -185,7 +186,23 @@ class Sweep:
         return _STEP_BACK if unheard else _PART
 
     async def _root(self, chosen: Sequence[Sample]) -> None:
-        """Has a root key wrap, and open each chosen KEK."""
+        """Has a root key wrap, and open each chosen KEK; then has its regions follow it."""
+        with self._alone("store", chosen[0].root) as alone:
+            follows, newest = await self._asked(chosen) if alone else (None, "")
+        if newest and follows is not None:
+            # Its older versions are root keys of their own to the sweep, with the same regions.
+            with self._alone("follow", replace(follows, external_id="")) as alone:
+                if alone:
+                    async with self._following:
+                        await self._auto_rotation.follow(follows, newest)
+
+    async def _asked(self, chosen: Sequence[Sample]) -> tuple[RootKey | None, str]:
+        """Asks about a root key's chosen KEKs.
+
+        Returns:
+            The root key if a region follows it, and the version under which it wraps, empty where
+            it does not.
+        """
         newest = ""
         follows = None
         async with self._at_once:
@@ -194,17 +211,28 @@ class Sweep:
                     region, version = await self._ask(sample, wrap=sample is chosen[0])
                 except (CouldNotTellError, OverloadedError, RateLimitedError):
                     self._unheard[sample.root] = _TURNS
-                    return
+                    return None, ""
                 except KeyfoldError as error:
                     log.warning("the sweep leaves %s out: %s", sample.cluster, error.reason)
+                    if isinstance(error, RowNotAuthenticError):
+                        self._health.unreadable(sample.kek)
                     continue
                 self._unheard.pop(sample.root, None)
                 newest = newest or version
                 if region is not None and sample.followed:
                     follows = region.newest.current.root
-        if newest and follows is not None:
-            async with self._following:
-                await self._auto_rotation.follow(follows, newest)
+        return follows, newest
+
+    @contextmanager
+    def _alone(self, *work: object) -> Iterator[bool]:
+        """Says whether nobody else is at a piece of work, and keeps others from it meanwhile."""
+        alone = work not in self._under_way
+        self._under_way.add(work)
+        try:
+            yield alone
+        finally:
+            if alone:
+                self._under_way.discard(work)
 
     async def _ask(self, sample: Sample, *, wrap: bool) -> tuple[Region | None, str]:
         """Asks about one KEK.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +23,7 @@ from keyfold_server.domain.errors import SetupError
 from keyfold_server.settings.forms import (
     MAX_PORT,
     Duration,
+    as_octal,
     duration,
     seconds,
     toml,
@@ -37,6 +39,7 @@ __all__ = [
     "PREFIX",
     "Duration",
     "Settings",
+    "as_octal",
     "duration",
     "load",
     "seconds",
@@ -137,9 +140,26 @@ def unknown_variables() -> list[str]:
     )
 
 
+_BOUNDS: Final = {
+    "greater_than_equal": ("at least", "ge"),
+    "less_than_equal": ("at most", "le"),
+}
+"""What pydantic calls a number out of bounds, in our words, and where it says the bound."""
+
+
+def _bound(name: str, fault: ErrorDetails) -> str:
+    """Returns a bound as it is to be written: a duration without a unit would be refused."""
+    words, key = _BOUNDS[fault["type"]]
+    bound = fault["ctx"][key]
+    form = any(
+        getattr(one, "func", None) is duration for one in Settings.model_fields[name].metadata
+    )
+    return f"must be {words} {duration(bound) if form else f'{bound:.12g}'}"
+
+
 def _faults(error: ValidationError) -> list[str]:
     lines = []
-    for fault in error.errors(include_url=False, include_context=False):
+    for fault in error.errors(include_url=False):
         text = fault["msg"].removeprefix("Value error, ")
         if not fault["loc"]:
             # About several settings together; the text names them.
@@ -148,5 +168,7 @@ def _faults(error: ValidationError) -> list[str]:
         where = str(fault["loc"][0])
         if fault["type"] == "extra_forbidden":
             text = "there is no such setting"
+        elif fault["type"] in _BOUNDS:
+            text = _bound(where, fault)
         lines.append(f"{PREFIX}{where.upper()}: {text}")
     return list(dict.fromkeys(lines))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, case, func, or_, select
 
 from keyfold_server.domain.health import Health
-from keyfold_server.store.schema import clusters, observations, regions
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.store.schema import clusters, generations, observations, regions, wraps
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select
@@ -37,6 +38,8 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
         chosen = chosen.where(_with_region(regions.c.state == which.state.value))
     if which.key_uri is not None:
         chosen = chosen.where(_with_region(regions.c.root_uri == which.key_uri))
+    if which.behind is not None:
+        chosen = chosen.where(clusters.c.uid.in_(_behind(which.key_uri, which.behind)))
     if which.health is not None:
         chosen = chosen.where(clusters.c.uid.in_(_of_health(which.health)))
     return clusters.c.uid.in_(chosen.order_by(clusters.c.name).limit(limit))
@@ -44,6 +47,27 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
 
 def _with_region(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     return clusters.c.uid.in_(select(regions.c.cluster_uid).where(condition))
+
+
+def _behind(key_uri: str | None, version: str) -> Select[Any]:
+    """Selects the clusters with a region that is to follow a root key to a version."""
+    ring = and_(
+        generations.c.cluster_uid == regions.c.cluster_uid,
+        generations.c.region == regions.c.name,
+        generations.c.retired_at.is_(None),
+    )
+    current = and_(wraps.c.kek_id == generations.c.kek_id, wraps.c.superseded_at.is_(None))
+    return (
+        select(regions.c.cluster_uid)
+        .join(generations, ring)
+        .join(wraps, current)
+        .where(
+            regions.c.root_uri == key_uri,
+            regions.c.state == State.ENABLED.value,
+            regions.c.auto_rotate == 1,
+            wraps.c.key_version != version,
+        )
+    )
 
 
 def _of_health(health: Health) -> Select[Any]:

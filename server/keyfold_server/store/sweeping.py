@@ -27,6 +27,9 @@ _REFUSED: Final = 4
 _SUBJECT: Final = "root:"
 """How the subject of a root key begins; its id follows, in hex."""
 
+_KEK_SUBJECT: Final = "kek:"
+"""The same of a KEK."""
+
 
 def samples(connection: Connection, prefix: str) -> list[Sample]:
     """Chooses KEKs of the root keys whose ids begin so; see `domain.ports.Store.samples`."""
@@ -41,6 +44,7 @@ def samples(connection: Connection, prefix: str) -> list[Sample]:
             clusters.c.name.label("cluster"),
             regions.c.name.label("region"),
             root.label("root"),
+            regions.c.kek_subject.label("kek"),
             refused.label("refused"),
             place.label("place"),
             # Of all regions under the root key, not of those alone that are chosen.
@@ -61,14 +65,26 @@ def samples(connection: Connection, prefix: str) -> list[Sample]:
     )
     chosen = (
         select(
-            ranked.c.cluster, ranked.c.region, ranked.c.root, ranked.c.refused, ranked.c.followed
+            ranked.c.cluster,
+            ranked.c.region,
+            ranked.c.root,
+            ranked.c.kek,
+            ranked.c.refused,
+            ranked.c.followed,
         )
         .where(ranked.c.place <= case((ranked.c.refused == 1, _REFUSED), else_=1))
         .order_by(ranked.c.root, ranked.c.refused, ranked.c.place)
     )
     return [
-        Sample(row[0], row[1], row[2].removeprefix(_SUBJECT), bool(row[3]), bool(row[4]))
-        for row in connection.execute(chosen)
+        Sample(
+            cluster,
+            region,
+            root.removeprefix(_SUBJECT),
+            kek.removeprefix(_KEK_SUBJECT),
+            bool(refused),
+            bool(followed),
+        )
+        for cluster, region, root, kek, refused, followed in connection.execute(chosen)
     ]
 
 

@@ -108,7 +108,9 @@ def key_test(
     principal: Principal = "",
     option: KeyOption = None,
     cluster: Annotated[str, typer.Option(help="Bind the trial to it.", show_default=False)] = "",
-    region: Annotated[str, typer.Option(help="Needed for PLATFORM.", show_default=False)] = "",
+    region: Annotated[
+        str, typer.Option(help="Bind the trial to it; needed for PLATFORM.", show_default=False)
+    ] = "",
     organization: Annotated[
         str, typer.Option(help="Bind the trial to it.", show_default=False)
     ] = "",

@@ -140,7 +140,11 @@ def restore(
     if session.json:
         typer.echo(json_of(message))
     else:
-        show_change(answer, f"restored {', '.join(answer.restored) or 'no region'}")
+        if answer.restored or answer.not_restored:
+            done = f"restored {', '.join(answer.restored) or 'no region'}"
+        else:
+            done = "no region is revoked, so there is nothing to restore"
+        show_change(answer, done)
         for one in answer.not_restored:
             line = f"{one.region} stays revoked: {one.error.message} ({one.error.reason})"
             typer.echo(one_line(line))

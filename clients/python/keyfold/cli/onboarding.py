@@ -103,7 +103,7 @@ def onboard(
         question = f"Add {names} to {name}?" if there else f"Enable {name} in {names}?"
         typer.confirm(question, abort=True, err=True)
     ready = replace(regions, specs=specs)
-    _put_in_use(session, cluster, ready, organization, request_id, new=there is None)
+    _put_in_use(session, cluster, ready, organization, request_id, there)
 
 
 def _with_key(specs: Sequence[RegionSpec], key: KeySpec) -> list[RegionSpec]:
@@ -139,10 +139,9 @@ def _put_in_use(
     regions: region_specs.Regions,
     organization: str,
     request_id: str | None,
-    *,
-    new: bool,
+    there: ClusterStatus | None,
 ) -> None:
-    if new:
+    if there is None:
         enable = calls.enable(
             cluster,
             regions.specs,
@@ -161,7 +160,10 @@ def _put_in_use(
             request_id=request_id or None,
             validate_only=False,
         )
-        _show(session, *session.ask(add), "regions added")
+        known = {one.region for one in there.regions}
+        new = any(one.region not in known for one in regions.specs)
+        done = "regions added" if new else "nothing to add: the cluster has these regions and keys"
+        _show(session, *session.ask(add), done)
 
 
 def _show(session: Session, answer: Change, message: Message, done: str) -> None:

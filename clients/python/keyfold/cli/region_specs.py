@@ -90,6 +90,7 @@ def read(
     arguments: Sequence[str],
     policy: PolicyChange = NO_CHANGE,
     replica_of: str | None = None,
+    also: str = "",
 ) -> Regions:
     """Reads the regions that a command is about.
 
@@ -98,6 +99,7 @@ def read(
         arguments: `NAME`, or `NAME=TYPE[,URI[,PRINCIPAL]]`.
         policy: A policy for all of these regions, over what the file says.
         replica_of: The region whose key has replicas in those that are named without a key.
+        also: How else the command lets regions be named, for the message.
 
     Raises:
         InputError: No region is named, or something cannot be read.
@@ -105,7 +107,9 @@ def read(
     regions = Regions([], []) if file is None else _read_file(file)
     specs = regions.specs + [_from_argument(one) for one in arguments]
     if not specs:
-        raise InputError("name the regions: --file cmek_config.json or --region NAME=TYPE,URI")
+        raise InputError(
+            f"name the regions: --file cmek_config.json or --region NAME=TYPE,URI{also}"
+        )
     if replica_of is not None:
         specs = _replicas(specs, replica_of)
     return Regions([policy.over(one) for one in specs], regions.expected)

@@ -37,6 +37,9 @@ _RECENT: Final = timedelta(days=1)
 """A generation that was used within this time is likely to be used again."""
 
 
+_NEWEST: Final = ", or for the newest version of their keys --region NAME or --all-regions"
+
+
 def rotate(
     session: Session,
     cluster: Cluster,
@@ -77,7 +80,7 @@ def rotate(
     specs = (
         [RegionSpec(one.region) for one in before.regions]
         if before and all_regions
-        else region_specs.read(file, region or ()).specs
+        else region_specs.read(file, region or (), also=_NEWEST).specs
     )
     answer, message = session.ask(
         calls.rotate(

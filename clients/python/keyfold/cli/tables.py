@@ -42,6 +42,14 @@ _COLOURS: Final = {
 _WHOLE: Final = frozenset({"STATE", "HEALTH", "OUTCOME"})
 """Columns of words that a narrow terminal must not break."""
 
+_DATE: Final = len("2026-01-31")
+"""Characters of a time's first line, where its column is too narrow for both."""
+
+_POLICY: Final = (
+    *("STATE SINCE", "HEALTH SINCE", "LAST SUCCESS", "KEY REGION"),
+    *("CACHE TTL", "OUTAGE GRACE", "AUTO-ROTATE"),
+)
+
 
 def console() -> Console:
     """Returns the console on stdout. It knows NO_COLOR by itself."""
@@ -68,15 +76,15 @@ def status_parts(
 ) -> Iterator[RenderableType]:
     """Yields what is known of a cluster, to be printed one below the other.
 
-    On a screen of little width the root keys stand below the table.
+    On a screen of little width the root keys, their versions and the policies are lines.
     """
     title = one_line(status.cluster)
     if status.organization:
         title += f" of {one_line(status.organization)}"
     yield Text.assemble((title, "bold"), " ", (f"updated {_time(status.update_time)}", "dim"))
-    heads = ("REGION", "STATE", "HEALTH", "WRAP", "UNWRAP", "GENERATIONS", "VERSION")
+    heads = ("REGION", "STATE", "HEALTH", "WRAP", "UNWRAP", "GENERATIONS")
     narrow = width < _NARROW
-    table = _table(*heads, *(() if narrow else ("KEY",)), "LAST CHECK")
+    table = _table(*heads, *(() if narrow else ("VERSION", "KEY")), "LAST CHECK", narrow=narrow)
     for region in status.regions:
         table.add_row(
             one_line(region.region),
@@ -85,16 +93,15 @@ def status_parts(
             _word(_yes(can=region.can_wrap)),
             _word(_yes(can=region.can_unwrap)),
             _generations(region),
-            one_line(region.key_version) or "-",
-            *(() if narrow else (key_text(region.key_spec),)),
+            *(() if narrow else (one_line(region.key_version) or "-", key_text(region.key_spec))),
             _time(region.last_check_time),
         )
     yield table
     if narrow:
         for region in status.regions:
-            yield Text(f"{one_line(region.region)}: {key_text(region.key_spec)}", overflow="fold")
+            yield Text(f"{one_line(region.region)}: {_key_and_version(region)}", overflow="fold")
     if verbose:
-        yield _policies(status.regions)
+        yield from _policies(status.regions, narrow=narrow)
         yield _every_generation(status.regions)
     for region in status.regions:
         if error := region.last_error:
@@ -106,22 +113,30 @@ def status_parts(
             yield Text(one_line(f"{region.region}: {notice}"), "yellow")
 
 
-def _policies(regions: Iterable[RegionStatus]) -> Table:
-    heads = ("REGION", "STATE SINCE", "HEALTH SINCE", "LAST SUCCESS", "KEY REGION")
-    table = _table(*heads, "CACHE TTL", "OUTAGE GRACE", "AUTO-ROTATE")
+def _policies(regions: Iterable[RegionStatus], *, narrow: bool) -> Iterator[RenderableType]:
+    table = _table("REGION", *_POLICY)
     for region in regions:
-        policy = region.policy
-        table.add_row(
-            one_line(region.region),
-            _time(region.state_time),
-            _time(region.health_time),
-            _time(region.last_success_time),
-            one_line(region.key_region) or "-",
-            _span(policy.cache_ttl),
-            _span(policy.outage_grace),
-            "yes" if policy.auto_rotate else "no",
-        )
-    return table
+        values = _policy(region)
+        table.add_row(one_line(region.region), *values)
+        if narrow:
+            told = zip(_POLICY, values, strict=True)
+            line = ", ".join(f"{head.lower()} {value}" for head, value in told)
+            yield Text(f"{one_line(region.region)}: {line}", overflow="fold")
+    if not narrow:
+        yield table
+
+
+def _policy(region: RegionStatus) -> tuple[str, ...]:
+    policy = region.policy
+    return (
+        _time(region.state_time),
+        _time(region.health_time),
+        _time(region.last_success_time),
+        one_line(region.key_region) or "-",
+        _span(policy.cache_ttl),
+        _span(policy.outage_grace),
+        "yes" if policy.auto_rotate else "no",
+    )
 
 
 def _every_generation(regions: Iterable[RegionStatus]) -> Table:
@@ -182,7 +197,10 @@ def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
 def show_key_test(test: KeyTest) -> None:
     """Prints the steps of a key's trial, and what they come to in one sentence."""
     out = console()
-    table = _table("STEP", "OUTCOME", "LATENCY", "MESSAGE", "MISSING PERMISSION")
+    narrow = out.width < _NARROW
+    column = not narrow and any(step.missing_permission for step in test.steps)
+    heads = ("STEP", "OUTCOME", "LATENCY", "MESSAGE")
+    table = _table(*heads, *(("MISSING PERMISSION",) if column else ()), narrow=narrow)
     for step in test.steps:
         message = f"{step.message} ({step.reason})" if step.reason else step.message
         table.add_row(
@@ -190,9 +208,13 @@ def show_key_test(test: KeyTest) -> None:
             _word(step.outcome),
             f"{step.latency.total_seconds() * 1000:.0f} ms",
             one_line(message) or "-",
-            one_line(step.missing_permission) or "-",
+            *((one_line(step.missing_permission) or "-",) if column else ()),
         )
     out.print(table)
+    for step in test.steps:
+        if step.missing_permission and not column:
+            lacks = f"{step.step.lower()}: missing permission: {step.missing_permission}"
+            out.print(Text(one_line(lacks), overflow="fold"))
     for notice in test.notices:
         out.print(Text(one_line(notice), "yellow"))
     out.print(Text(verdict(test), "green" if test.accessible else "red"))
@@ -206,11 +228,12 @@ def verdict(test: KeyTest) -> str:
     return "accessible" if test.accessible else "not accessible"
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+def _table(*heads: str, narrow: bool = False) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=narrow)
     for head in heads:
         # Folded, never cut: a key's uri that is shown in part is of no use.
-        table.add_column(head, overflow="fold", no_wrap=head in _WHOLE)
+        least = _DATE if head == "LAST CHECK" else max(map(len, head.split()))
+        table.add_column(head, overflow="fold", no_wrap=head in _WHOLE, min_width=least)
     return table
 
 
