@@ -176,4 +176,5 @@ def test_garbage(target: Target, method: descriptors.MethodDescriptor) -> None:
     any_fields()
     mutated()
     assert target.server.running
-    assert "incident" not in target.server.log()
+    # As an event: what hypothesis makes up may hold any word of ours.
+    assert '"event": "incident ' not in target.server.log()

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import keyfold
 import postgres
@@ -102,6 +104,17 @@ def until(server: Server, wanted: str) -> None:
         time.sleep(0.1)
 
 
+def until_healthy(server: Server) -> None:
+    """Waits for a server to tell that it serves, which follows within a look at the store."""
+    with grpc.insecure_channel(server.target) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        ends = time.monotonic() + WAIT
+        asked, serving = health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse.SERVING
+        while health.Check(asked, timeout=WAIT).status != serving:
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+
+
 @pytest.mark.timeout(180)
 def test_replicas_go_on_once_an_operator_has_decided(failover: Failover) -> None:
     """S1, R4: a lost revocation is noticed, refused, decided on and made again."""
@@ -122,7 +135,7 @@ def test_replicas_go_on_once_an_operator_has_decided(failover: Failover) -> None
     assert "reconciled at change 1, in the audit trail of 1 cluster" in first.command(*decide[1:])
     for server in failover.servers:
         until(server, "")
-        server.command("health", "--target", server.target)
+        until_healthy(server)
     assert failover.audited("command:cluster:reconcile") == 1
     assert revoke[:3] == ["keyfold", "revoke", "prod"]
     first.cli(*revoke[1:])
