@@ -274,6 +274,8 @@ async def test_a_cluster_whose_rows_were_changed_takes_no_turn_of_others(
     await one.enable("c", {"eu": "fake:two"})
     await house.after(1)
     await one.enable("d", {"eu": "fake:two"})
+    # Whose turn it is goes by what the store has of them.
+    await one.replica._health.flush()
     with closing(sqlite3.connect(house.file)) as file, file:
         file.execute("UPDATE clusters SET epoch = 7 WHERE name = 'c'")
     turns = []
