@@ -7,6 +7,7 @@ no plaintext is in anything that prints itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from keyfold.errors import KeyfoldError
 from keyfold.plaintext import Plaintext
@@ -152,7 +153,25 @@ class Rotated(Change):
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked(Change):
+class _Acknowledged(Change):
+    """Answer of what every replica has to apply before use has stopped."""
+
+    confirmed: tuple[str, ...]
+    pending: tuple[PendingReplica, ...]
+
+    @classmethod
+    def from_message(cls, message: api.RevokeResponse | api.RetireGenerationResponse) -> Self:
+        """Reads the contract's form."""
+        return cls(
+            ClusterStatus.from_message(message.status),
+            message.replayed,
+            message.superseded,
+            tuple(message.confirmed),
+            tuple(map(PendingReplica.from_message, message.pending)),
+        )
+
+
+class Revoked(_Acknowledged):
     """Answer of `revoke`.
 
     Attributes:
@@ -160,23 +179,10 @@ class Revoked(Change):
         pending: Replicas that have not said so yet, and when each will have stopped by itself.
     """
 
-    confirmed: tuple[str, ...]
-    pending: tuple[PendingReplica, ...]
-
-    @classmethod
-    def from_message(cls, message: api.RevokeResponse) -> Revoked:
-        """Reads the contract's form."""
-        return cls(
-            ClusterStatus.from_message(message.status),
-            message.replayed,
-            message.superseded,
-            tuple(message.confirmed),
-            tuple(map(PendingReplica.from_message, message.pending)),
-        )
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Retired(Change):
+class Retired(_Acknowledged):
     """Answer of `retire_generation`.
 
     Attributes:
@@ -184,19 +190,7 @@ class Retired(Change):
         pending: Replicas that have not said so yet, and when each will have stopped by itself.
     """
 
-    confirmed: tuple[str, ...]
-    pending: tuple[PendingReplica, ...]
-
-    @classmethod
-    def from_message(cls, message: api.RetireGenerationResponse) -> Retired:
-        """Reads the contract's form."""
-        return cls(
-            ClusterStatus.from_message(message.status),
-            message.replayed,
-            message.superseded,
-            tuple(message.confirmed),
-            tuple(map(PendingReplica.from_message, message.pending)),
-        )
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
@@ -21,7 +21,10 @@ from keyfold_server.service.changes import Pending
 from keyfold_server.service.clusters import Enabling
 from keyfold_server.service.mutations import Ask, Done
 from keyfold_server.service.replica import Replica
+from keyfold_server.service.revocation import Revoked
 from keyfold_server.service.status import page_token
+
+_Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
 
 Life = Callable[[bytes, Caller, float, Facts], Awaitable[bytes]]
 """Request bytes, who asks, and the monotonic deadline, to reply bytes; fills in the facts."""
@@ -110,13 +113,7 @@ class LifeMethods:
         wanted = convert.naming(asked)
         ask = Ask(caller, "Revoke", asked.request_id, wanted, deadline)
         revoked = await self._replica.revocation.revoke(ask, wanted)
-        return pb.RevokeResponse(
-            status=await self._status(caller, revoked.done.cluster),
-            confirmed=revoked.confirmed,
-            pending=self._pending(revoked.pending),
-            replayed=revoked.done.replayed,
-            superseded=revoked.done.superseded,
-        )
+        return await self._acknowledged(pb.RevokeResponse, caller, revoked)
 
     async def _restore(
         self, asked: pb.RestoreRequest, caller: Caller, deadline: float
@@ -141,13 +138,7 @@ class LifeMethods:
         wanted = convert.retiring(asked)
         ask = Ask(caller, "RetireGeneration", asked.request_id, wanted, deadline)
         retired = await self._replica.revocation.retire(ask, wanted)
-        return pb.RetireGenerationResponse(
-            status=await self._status(caller, retired.done.cluster),
-            confirmed=retired.confirmed,
-            pending=self._pending(retired.pending),
-            replayed=retired.done.replayed,
-            superseded=retired.done.superseded,
-        )
+        return await self._acknowledged(pb.RetireGenerationResponse, caller, retired)
 
     async def _test_key(
         self, asked: pb.TestKeyRequest, caller: Caller, _deadline: float
@@ -191,6 +182,16 @@ class LifeMethods:
         if more:
             reply.next_page_token = page_token(last)
         return reply
+
+    async def _acknowledged(self, reply: type[_Reply], caller: Caller, outcome: Revoked) -> _Reply:
+        """Returns the answer to what every replica has to apply before use has stopped."""
+        return reply(
+            status=await self._status(caller, outcome.done.cluster),
+            confirmed=outcome.confirmed,
+            pending=self._pending(outcome.pending),
+            replayed=outcome.done.replayed,
+            superseded=outcome.done.superseded,
+        )
 
     async def _status(self, caller: Caller, cluster: Cluster) -> res.ClusterStatus:
         return replies.cluster_status(await self._replica.statuses.report(cluster, caller.rights))

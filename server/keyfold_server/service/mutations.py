@@ -184,9 +184,9 @@ class Mutations:
             )
         return task.result()
 
-    async def commit(self, ask: Ask, decide: Decide, *, outcome: str = "done") -> Done:
+    async def commit(self, ask: Ask, decide: Decide) -> Done:
         """Commits a change with its audit event and request_id, and applies it here."""
-        change = Change(ask.cluster, decide, self._event(ask, outcome), ask.key())
+        change = Change(ask.cluster, decide, self._event(ask, "done"), ask.key())
         result = await self._apply(change)
         self._changes.applied_here(result.number, result.change_id, ask.cluster)
         return Done(result.cluster, result.number)
@@ -200,16 +200,15 @@ class Mutations:
         change = Change(ask.cluster, unchanged(seen), self._event(ask, "unchanged"), ask.key())
         return Done((await self._apply(change)).cluster)
 
-    async def newest(self, ask: Ask) -> int:
-        """Returns the number of the store's last change, noting in the chain who wanted it."""
-        return (await self._apply(Change(ask.cluster, None, self._event(ask, "repeated")))).number
-
-    async def attempted(self, ask: Ask, outcome: str) -> None:
+    async def attempted(self, ask: Ask, outcome: str) -> int:
         """Appends an attempt that changed nothing to the cluster's chain.
 
         A write: a database that takes none is not believed about what there is (protocol S2).
+
+        Returns:
+            The number of the store's last change.
         """
-        await self._apply(Change(ask.cluster, None, self._event(ask, outcome)))
+        return (await self._apply(Change(ask.cluster, None, self._event(ask, outcome)))).number
 
     async def note(self, ask: Ask, outcome: str) -> None:
         """Appends an attempt that failed to the cluster's chain, if it can be."""

@@ -168,7 +168,9 @@ class Revocation:
     async def _confirmed(self, ask: Ask, done: Done) -> Revoked:
         """Waits for the other replicas; for a repeated request too, which asks the same."""
         # Repeated: what it confirms is the last change, not what this replica happened to hear.
-        number = done.number if done.number is not None else await self._mutations.newest(ask)
+        number = done.number
+        if number is None:
+            number = await self._mutations.attempted(ask, "repeated")
         ends = min(
             self._clock.monotonic() + self._timing.revoke_wait, ask.deadline - _BEFORE_DEADLINE
         )
