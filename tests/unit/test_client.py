@@ -229,7 +229,7 @@ def test_the_two_clients_have_one_shape() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["keyfold.plaintext", "keyfold.client", "keyfold.client.data_plane",
+    ["keyfold.models.plaintext", "keyfold.client", "keyfold.client.data_plane",
      "keyfold.client.lifecycle", "keyfold.aio"],
 )  # fmt: skip
 def test_examples(module: str, server: FakeServer, client: keyfold.Client) -> None:

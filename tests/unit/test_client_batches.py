@@ -12,7 +12,7 @@ import keyfold
 from fake_failures import UNAVAILABLE, Failure
 from fake_server import FakeServer, numbered_keys
 from fake_service import MAX_BATCH_BYTES
-from keyfold.batches import split, unwraps
+from keyfold.calls.batches import split, unwraps
 from keyfold.v1 import key_management_service_pb2 as api
 
 INTERNAL = Failure(grpc.StatusCode.INTERNAL, message="incident 7")

@@ -12,7 +12,7 @@ import pytest
 import keyfold
 from certificates import self_signed
 from fake_server import FakeServer
-from keyfold.channel import Tls, endpoint
+from keyfold.transport.channel import Tls, endpoint
 
 
 @pytest.fixture

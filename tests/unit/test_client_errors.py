@@ -15,8 +15,8 @@ import keyfold
 import keyfold_server.domain.errors as server_errors
 from fake_failures import KEY_DISABLED, Failure
 from fake_server import FakeServer
-from keyfold.reasons import BY_REASON
-from keyfold.rpc_status import error_of
+from keyfold.errors.reasons import BY_REASON
+from keyfold.errors.rpc_status import error_of
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 import keyfold
-from keyfold import tracing
+from keyfold.transport import tracing
 
 
 @pytest.fixture

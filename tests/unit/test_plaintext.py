@@ -12,7 +12,7 @@ import pytest
 
 import keyfold
 from keyfold import calls
-from keyfold.plaintext import Plaintext
+from keyfold.models.plaintext import Plaintext
 
 secret = b"correct horse battery staple 42!"
 key = Plaintext(secret)

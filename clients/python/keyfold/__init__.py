@@ -12,30 +12,11 @@ asyncio, and every failure is a `KeyfoldError` (see `keyfold.errors` for the tre
 What is named here is the client's interface; other modules may change.
 """
 
-from keyfold.access import (
-    AccessPolicy,
-    AccessStatement,
-)
 from keyfold.aio import (
     AsyncClient,
 )
-from keyfold.answers import (
-    Change,
-    DataKey,
-    Enabled,
-    NotRestored,
-    RegionsAdded,
-    Restored,
-    Retired,
-    Revoked,
-    Rewrapped,
-    Rotated,
-    Unwrapped,
-    Wrapped,
-)
-from keyfold.channel import (
-    DEFAULT_TARGET,
-    Tls,
+from keyfold.calls.pages import (
+    ClusterFilter,
 )
 from keyfold.client import (
     Client,
@@ -60,17 +41,7 @@ from keyfold.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from keyfold.key_tests import (
-    KeyTest,
-    KeyTestStep,
-)
-from keyfold.pages import (
-    ClusterFilter,
-)
-from keyfold.plaintext import (
-    Plaintext,
-)
-from keyfold.reasons import (
+from keyfold.errors.reasons import (
     AccessDeniedError,
     BusyError,
     CallerCredentialError,
@@ -131,7 +102,32 @@ from keyfold.reasons import (
     WrappedKeyCorruptError,
     WrongClusterError,
 )
-from keyfold.specs import (
+from keyfold.models.access_policy import (
+    AccessPolicy,
+    AccessStatement,
+)
+from keyfold.models.key_test import (
+    KeyTest,
+    KeyTestStep,
+)
+from keyfold.models.plaintext import (
+    Plaintext,
+)
+from keyfold.models.results import (
+    Change,
+    DataKey,
+    Enabled,
+    NotRestored,
+    RegionsAdded,
+    Restored,
+    Retired,
+    Revoked,
+    Rewrapped,
+    Rotated,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold.models.specs import (
     Destination,
     KeySpec,
     RegionPolicy,
@@ -140,7 +136,7 @@ from keyfold.specs import (
     UnwrapItem,
     WrapItem,
 )
-from keyfold.status import (
+from keyfold.models.status import (
     ClusterStatus,
     Generation,
     GenerationWrap,
@@ -149,6 +145,10 @@ from keyfold.status import (
     PendingReplica,
     RegionStatus,
     State,
+)
+from keyfold.transport.channel import (
+    DEFAULT_TARGET,
+    Tls,
 )
 
 __all__ = [

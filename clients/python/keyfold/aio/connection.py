@@ -12,14 +12,14 @@ from typing import Self, cast
 import grpc
 import grpc.aio
 
-from keyfold.batches import Part
-from keyfold.caller import Caller, OnBehalfOf, Token
 from keyfold.calls import Answer, Call, Response
-from keyfold.channel import DEFAULT_TARGET, Target, Tls, endpoint
+from keyfold.calls.batches import Part
 from keyfold.errors import KeyfoldError
-from keyfold.rpc_status import error_of_call
-from keyfold.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
-from keyfold.tracing import client_span
+from keyfold.errors.rpc_status import error_of_call
+from keyfold.transport.caller import Caller, OnBehalfOf, Token
+from keyfold.transport.channel import DEFAULT_TARGET, Target, Tls, endpoint
+from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
+from keyfold.transport.tracing import client_span
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
 
 

@@ -12,13 +12,13 @@ from typing import Annotated, Final
 import typer
 
 from keyfold import calls
-from keyfold.access import AccessPolicy, AccessStatement
 from keyfold.cli.failures import InputError, one_line
 from keyfold.cli.options import KeyOption, KeyType, KeyUri, Organization, Principal
 from keyfold.cli.session import Session, json_of
 from keyfold.cli.streams import open_output
 from keyfold.cli.values import pairs
-from keyfold.specs import KeySpec
+from keyfold.models.access_policy import AccessPolicy, AccessStatement
+from keyfold.models.specs import KeySpec
 
 _ENDINGS: Final = {"json": ".json", "hcl": ".hcl", "shell": ".sh"}
 

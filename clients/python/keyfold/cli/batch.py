@@ -14,15 +14,15 @@ from typing import Any, Generic, TypeVar
 
 import typer
 
-from keyfold.answers import Rewrapped, Unwrapped, Wrapped
-from keyfold.batches import MAX_ITEMS
+from keyfold.calls.batches import MAX_ITEMS
 from keyfold.cli.failures import ExitCode, InputError, error_object, exit_code
 from keyfold.cli.progress import Progress
 from keyfold.cli.session import Session
 from keyfold.cli.streams import open_input, open_output
 from keyfold.cli.values import from_base64, to_base64
 from keyfold.errors import KeyfoldError
-from keyfold.specs import Destination, RewrapItem, UnwrapItem, WrapItem
+from keyfold.models.results import Rewrapped, Unwrapped, Wrapped
+from keyfold.models.specs import Destination, RewrapItem, UnwrapItem, WrapItem
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

@@ -21,7 +21,7 @@ from keyfold.cli.streams import (
     write_key,
 )
 from keyfold.cli.values import pairs
-from keyfold.specs import Destination
+from keyfold.models.specs import Destination
 
 Cluster = Annotated[
     str, typer.Argument(metavar="CLUSTER", help="The cluster's name.", show_default=False)

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import typer
 
-from keyfold import errors, reasons
-from keyfold.errors import KeyfoldError
+from keyfold import errors
+from keyfold.errors import KeyfoldError, reasons
 
 
 class ExitCode(IntEnum):

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from keyfold import calls, pages
+from keyfold import calls
+from keyfold.calls import pages
+from keyfold.calls.pages import ClusterFilter
 from keyfold.cli.failures import InputError, exit_code
 from keyfold.cli.options import Cluster, KeyOption, KeyType, KeyUri, Principal
 from keyfold.cli.session import Session, json_of
@@ -14,11 +16,10 @@ from keyfold.cli.tables import show_clusters, show_key_test, show_status
 from keyfold.cli.values import choice, names, pairs, seconds
 from keyfold.cli.watch import INTERVAL, watch_status
 from keyfold.errors import KeyfoldError
-from keyfold.key_tests import KeyTest
-from keyfold.pages import ClusterFilter
-from keyfold.reasons import BY_REASON
-from keyfold.specs import KeySpec
-from keyfold.status import Health, State
+from keyfold.errors.reasons import BY_REASON
+from keyfold.models.key_test import KeyTest
+from keyfold.models.specs import KeySpec
+from keyfold.models.status import Health, State
 from keyfold.v1 import key_management_service_pb2 as api
 
 

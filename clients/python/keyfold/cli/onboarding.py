@@ -14,7 +14,6 @@ import typer
 from google.protobuf.message import Message
 
 from keyfold import calls
-from keyfold.answers import Change
 from keyfold.cli import region_specs
 from keyfold.cli.access import show_access_policy
 from keyfold.cli.failures import InputError, one_line
@@ -33,8 +32,9 @@ from keyfold.cli.tables import key_text
 from keyfold.cli.trials import Place, call_limit, try_until, try_with_person
 from keyfold.cli.values import pairs, seconds
 from keyfold.errors import NotFoundError
-from keyfold.specs import KeySpec, RegionSpec
-from keyfold.status import ClusterStatus
+from keyfold.models.results import Change
+from keyfold.models.specs import KeySpec, RegionSpec
+from keyfold.models.status import ClusterStatus
 
 _PATIENCE: Final = 30 * 60.0
 """Seconds that --wait goes on where --timeout says nothing."""

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable
 
 import typer
 
-from keyfold.answers import Change
 from keyfold.cli.failures import one_line
 from keyfold.cli.tables import show_status
-from keyfold.status import PendingReplica
+from keyfold.models.results import Change
+from keyfold.models.status import PendingReplica
 
 
 def show_change(answer: Change, done: str, *, validated: bool = False) -> None:

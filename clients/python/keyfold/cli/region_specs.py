@@ -14,7 +14,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from keyfold.cli.failures import InputError
 from keyfold.cli.streams import open_input
 from keyfold.cli.values import seconds
-from keyfold.specs import KeySpec, RegionPolicy, RegionSpec
+from keyfold.models.specs import KeySpec, RegionPolicy, RegionSpec
 from keyfold.v1 import resources_pb2 as resources
 
 _KINDS: Final = {

@@ -30,8 +30,8 @@ from keyfold.cli.outcomes import show_change, show_confirmed, show_pending
 from keyfold.cli.region_specs import NO_CHANGE, PolicyChange
 from keyfold.cli.session import Session, json_of
 from keyfold.cli.tables import last_use, show_plan
-from keyfold.specs import RegionSpec
-from keyfold.status import ClusterStatus, Generation
+from keyfold.models.specs import RegionSpec
+from keyfold.models.status import ClusterStatus, Generation
 
 _RECENT: Final = timedelta(days=1)
 """A generation that was used within this time is likely to be used again."""

@@ -16,11 +16,11 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from keyfold.calls import Answer, Call, Response
-from keyfold.channel import DEFAULT_TARGET, Tls
 from keyfold.cli.failures import InputError, reporting
 from keyfold.cli.values import seconds
 from keyfold.client import Client
-from keyfold.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT
+from keyfold.transport.channel import DEFAULT_TARGET, Tls
+from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with the contract's field names.")]
 Server = Annotated[

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from keyfold.cli.failures import one_line
-from keyfold.key_tests import KeyTest
-from keyfold.specs import KeySpec
-from keyfold.status import ClusterStatus, Generation, Health, RegionStatus, State
+from keyfold.models.key_test import KeyTest
+from keyfold.models.specs import KeySpec
+from keyfold.models.status import ClusterStatus, Generation, Health, RegionStatus, State
 
 _WIDTH_ELSEWHERE: Final = 250
 """Characters of a line in a file or pipe, where nothing must be folded to a screen's width."""

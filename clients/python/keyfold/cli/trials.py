@@ -14,9 +14,9 @@ from keyfold.cli.inspection import code_of
 from keyfold.cli.session import Session, json_of
 from keyfold.cli.tables import show_key_test, verdict
 from keyfold.errors import KeyfoldError
-from keyfold.key_tests import KeyTest
-from keyfold.specs import KeySpec
-from keyfold.timeouts import CONTROL_TIMEOUT
+from keyfold.models.key_test import KeyTest
+from keyfold.models.specs import KeySpec
+from keyfold.transport.timeouts import CONTROL_TIMEOUT
 from keyfold.v1 import key_management_service_pb2 as api
 
 

@@ -21,7 +21,7 @@ from keyfold.cli.failures import NOT_NOW, one_line
 from keyfold.cli.session import Session, json_of
 from keyfold.cli.tables import console, show_status, status_parts
 from keyfold.errors import KeyfoldError
-from keyfold.status import ClusterStatus
+from keyfold.models.status import ClusterStatus
 from keyfold.v1 import key_management_service_pb2 as api
 
 INTERVAL: Final = 2.0

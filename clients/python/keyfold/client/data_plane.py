@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from keyfold import batches, calls
-from keyfold.answers import DataKey, Rewrapped, Unwrapped, Wrapped
+from keyfold import calls
+from keyfold.calls import batches
 from keyfold.client.connection import Connection
 from keyfold.errors import KeyfoldError
-from keyfold.specs import Buffer, Context, Destination, RewrapItem, UnwrapItem, WrapItem
+from keyfold.models.results import DataKey, Rewrapped, Unwrapped, Wrapped
+from keyfold.models.specs import Buffer, Context, Destination, RewrapItem, UnwrapItem, WrapItem
 
 
 class DataPlane(Connection):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from keyfold import calls, pages
-from keyfold.access import AccessPolicy
-from keyfold.answers import Enabled, RegionsAdded, Restored, Retired, Revoked, Rotated
+from keyfold import calls
+from keyfold.calls import pages
+from keyfold.calls.pages import EVERYTHING, ClusterFilter, Page
 from keyfold.client.connection import Connection
-from keyfold.key_tests import KeyTest
-from keyfold.pages import EVERYTHING, ClusterFilter, Page
-from keyfold.specs import KeySpec, RegionSpec
-from keyfold.status import ClusterStatus
+from keyfold.models.access_policy import AccessPolicy
+from keyfold.models.key_test import KeyTest
+from keyfold.models.results import Enabled, RegionsAdded, Restored, Retired, Revoked, Rotated
+from keyfold.models.specs import KeySpec, RegionSpec
+from keyfold.models.status import ClusterStatus
 
 
 class Lifecycle(Connection):

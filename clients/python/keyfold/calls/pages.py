@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from keyfold.calls import Call
-from keyfold.reasons import RowNotAuthenticError
-from keyfold.status import ClusterStatus, Health, State
-from keyfold.timeouts import Plane
+from keyfold.calls.call import Call, Plane
+from keyfold.errors.reasons import RowNotAuthenticError
+from keyfold.models.status import ClusterStatus, Health, State
 from keyfold.v1 import key_management_service_pb2 as api
 
 

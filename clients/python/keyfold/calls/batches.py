@@ -13,11 +13,11 @@ from typing import Final, Generic, Protocol, TypeVar
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
-from keyfold.answers import Rewrapped, Unwrapped, Wrapped
-from keyfold.calls import Call
+from keyfold.calls.call import Call
 from keyfold.errors import InternalError, KeyfoldError
-from keyfold.rpc_status import error_of
-from keyfold.specs import Buffer, Context, Destination, RewrapItem, UnwrapItem, WrapItem
+from keyfold.errors.rpc_status import error_of
+from keyfold.models.results import Rewrapped, Unwrapped, Wrapped
+from keyfold.models.specs import Buffer, Context, Destination, RewrapItem, UnwrapItem, WrapItem
 from keyfold.v1 import key_management_service_pb2 as api
 
 MAX_ITEMS: Final = 1000

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
+
+from keyfold.calls.call import Plane
 
 DATA_TIMEOUT: Final = 10.0
 """Seconds for a call of the data plane. A cold key waits up to 5 s for the customer's KMS."""
 
 CONTROL_TIMEOUT: Final = 30.0
 """Seconds for any other call, which may have to ask the KMS for each region."""
-
-
-class Plane(Enum):
-    """Which default deadline a call has."""
-
-    DATA = "data"
-    CONTROL = "control"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from keyfold.errors import (
+from keyfold.errors.branches import (
     AlreadyExistsError,
     CancelledError,
     ConflictError,
@@ -30,7 +30,7 @@ from keyfold.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from keyfold.reasons import BY_REASON
+from keyfold.errors.reasons import BY_REASON
 
 _DOMAIN: Final = "keyfold"
 """`ErrorInfo.domain` of our own reasons; another domain's words mean something else."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from keyfold.status import enum_name
+from keyfold.models.status import enum_name
 from keyfold.v1 import key_management_service_pb2 as api
 
 

@@ -1,4 +1,4 @@
-"""Every reason that the server may send, each a leaf of the tree in `errors`.
+"""Every reason that the server may send, each a leaf of the tree in `branches`.
 
 The words are the contract's: they are never renamed, and new ones may come.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from keyfold.errors import (
+from keyfold.errors.branches import (
     AlreadyExistsError,
     ConflictError,
     CouldNotTellError,

@@ -9,7 +9,7 @@ from enum import StrEnum
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from keyfold.specs import KeySpec, RegionPolicy
+from keyfold.models.specs import KeySpec, RegionPolicy
 from keyfold.v1 import resources_pb2 as resources
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from keyfold.errors import KeyfoldError
-from keyfold.plaintext import Plaintext
-from keyfold.rpc_status import error_of
-from keyfold.status import ClusterStatus, PendingReplica
+from keyfold.errors.rpc_status import error_of
+from keyfold.models.plaintext import Plaintext
+from keyfold.models.status import ClusterStatus, PendingReplica
 from keyfold.v1 import key_management_service_pb2 as api
 
 

@@ -1,0 +1,38 @@
+"""Every call as a value: its method, its request, and how its answer is read.
+
+The two clients differ only in how they send one; what is sent and what comes back is here.
+"""
+
+from keyfold.calls.call import Answer, Call, Plane, Response
+from keyfold.calls.data_plane import generate_data_key, rewrap, unwrap, wrap
+from keyfold.calls.lifecycle import (
+    add_regions,
+    enable,
+    get_access_policy,
+    get_status,
+    restore,
+    retire_generation,
+    revoke,
+    rotate,
+    test_key,
+)
+
+__all__ = [
+    "Answer",
+    "Call",
+    "Plane",
+    "Response",
+    "add_regions",
+    "enable",
+    "generate_data_key",
+    "get_access_policy",
+    "get_status",
+    "restore",
+    "retire_generation",
+    "revoke",
+    "rewrap",
+    "rotate",
+    "test_key",
+    "unwrap",
+    "wrap",
+]

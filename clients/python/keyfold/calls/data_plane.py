@@ -1,0 +1,54 @@
+"""The calls that wrap and unwrap keys, one key each."""
+
+from __future__ import annotations
+
+from keyfold.calls.call import Call
+from keyfold.models.results import DataKey, Rewrapped, Unwrapped, Wrapped
+from keyfold.models.specs import Buffer, Context, Destination, as_bytes
+from keyfold.v1 import key_management_service_pb2 as api
+
+
+def wrap(
+    cluster: str, region: str, plaintext: Buffer, context: Context | None
+) -> Call[api.WrapResponse, Wrapped]:
+    """Prepares Wrap."""
+    request = api.WrapRequest(
+        cluster=cluster,
+        region=region,
+        plaintext=as_bytes(plaintext, "plaintext"),
+        context=context,
+    )
+    return Call("Wrap", request, Wrapped.from_message)
+
+
+def unwrap(
+    cluster: str, wrapped_key: Buffer, context: Context | None
+) -> Call[api.UnwrapResponse, Unwrapped]:
+    """Prepares Unwrap."""
+    request = api.UnwrapRequest(
+        cluster=cluster, wrapped_key=as_bytes(wrapped_key, "wrapped_key"), context=context
+    )
+    return Call("Unwrap", request, Unwrapped.from_message)
+
+
+def generate_data_key(
+    cluster: str, region: str, size: int, context: Context | None, *, wrapped_only: bool
+) -> Call[api.GenerateDataKeyResponse, DataKey]:
+    """Prepares GenerateDataKey."""
+    request = api.GenerateDataKeyRequest(
+        cluster=cluster, region=region, size=size, context=context, wrapped_only=wrapped_only
+    )
+    return Call("GenerateDataKey", request, DataKey.from_message)
+
+
+def rewrap(
+    cluster: str, wrapped_key: Buffer, context: Context | None, destination: Destination | None
+) -> Call[api.RewrapResponse, Rewrapped]:
+    """Prepares Rewrap."""
+    request = api.RewrapRequest(
+        cluster=cluster,
+        wrapped_key=as_bytes(wrapped_key, "wrapped_key"),
+        context=context,
+        destination=None if destination is None else destination.to_message(),
+    )
+    return Call("Rewrap", request, Rewrapped.from_message)

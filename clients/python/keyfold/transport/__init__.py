@@ -1,0 +1,1 @@
+"""How calls reach the servers: the channel, the caller's credential, deadlines and traces."""
