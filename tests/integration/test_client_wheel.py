@@ -1,4 +1,4 @@
-"""The client alone: installed from the wheel in an environment of its own, and used from there."""
+"""The light client: installed from the wheel into an empty environment, and used from there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,29 +17,58 @@ import pytest
 from e2e.server import Server, make
 
 ROOT: Final = Path(__file__).parents[2]
-LOCK: Final = ROOT / "requirements" / "client.lock"
+LOCKS: Final = {name: ROOT / "requirements" / f"{name}.lock" for name in ("client", "cli")}
+
+BASE: Final = {
+    "cryptography",
+    "googleapis-common-protos",
+    "grpcio",
+    "grpcio-status",
+    "protobuf",
+}
+"""The packages that `pip install keyfold` asks for."""
+
+COMMAND_LINE: Final = {"pydantic", "rich", "typer"}
+"""The packages of the command line that an application must not be made to install."""
 
 NOT_THE_CLIENTS: Final = re.compile(
-    r"alembic|azure|boto|botocore|cryptography|google-(auth|cloud)|grpcio-(health|reflection)|"
+    r"alembic|azure|boto|botocore|google-(auth|cloud)|grpcio-(health|reflection)|"
     r"hvac|mako|opentelemetry|prometheus|psycopg|pydantic-settings|sqlalchemy|structlog|uvloop"
 )
-"""What serves, stores, or speaks to clouds."""
+"""Packages that serve, store, or speak to clouds."""
 
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(name="python", scope="module")
-def python_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a clean environment that has the client alone."""
-    folder = tmp_path_factory.mktemp("client")
-    pip: list[str | Path] = [sys.executable, "-m", "pip"]
-    _run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, ROOT])
+@pytest.fixture(name="wheel", scope="module")
+def wheel_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this project."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build: list[str | Path] = ["wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    _run([sys.executable, "-m", "pip", *build, "-w", folder, ROOT])
     (wheel,) = folder.glob("keyfold-*.whl")
+    return wheel
+
+
+@pytest.fixture(name="python", scope="module")
+def python_fixture(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with the base alone."""
+    return _installed(wheel, LOCKS["client"], tmp_path_factory.mktemp("client"))
+
+
+@pytest.fixture(name="python_with_cli", scope="module")
+def python_with_cli_fixture(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with the extra `cli`."""
+    return _installed(wheel, LOCKS["cli"], tmp_path_factory.mktemp("cli"))
+
+
+def _installed(wheel: Path, lock: Path, folder: Path) -> Path:
+    """Makes an environment of a lock and the wheel, and returns its Python."""
     _run([sys.executable, "-m", "venv", "--without-pip", folder / "env"])
     python = folder / "env" / "bin" / "python"
-    install = [*pip, "--python", python, "install", "--no-deps"]
-    _run([*install, "--require-hashes", "--only-binary=:all:", "-r", LOCK])
-    _run([*install, "--no-index", wheel])
+    install: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install"]
+    _run([*install, "--no-deps", "--require-hashes", "--only-binary=:all:", "-r", lock])
+    _run([*install, "--no-deps", "--no-index", wheel])
     return python
 
 
@@ -51,7 +81,8 @@ def server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     server.kill()
 
 
-def _run(command: Sequence[str | Path], **more: str) -> str:
+def _run(command: Sequence[str | Path], code: int = 0, **more: str) -> str:
+    """Runs a command that must end with `code`; returns its output, stdout and stderr together."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("KEYFOLD_", "PYTHON"))}
     done = subprocess.run(
         command,
@@ -63,18 +94,44 @@ def _run(command: Sequence[str | Path], **more: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == code, done.stdout
     return done.stdout
 
 
-def test_it_brings_in_no_server(python: Path) -> None:
-    """Who installs the client gets its base alone: no server, no SQL, no cloud, no telemetry."""
+def _names(python: Path) -> set[str]:
+    """Returns the names of the packages that an environment has."""
     listing = "from importlib.metadata import distributions as d\nfor x in d(): print(x.name)"
-    names = {re.sub(r"[-_.]+", "-", n).lower() for n in _run([python, "-c", listing]).split()}
-    assert "keyfold" in names
+    return {re.sub(r"[-_.]+", "-", n).lower() for n in _run([python, "-c", listing]).split()}
+
+
+def test_the_base_is_what_an_application_needs() -> None:
+    """The project asks for these five packages, and `all` for every extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {re.split(r"[<>=]", one)[0] for one in project["dependencies"]} == BASE
+    extras = project["optional-dependencies"]
+    assert extras["all"] == [f"keyfold[{','.join(sorted(set(extras) - {'all'}))}]"]
+
+
+def test_it_brings_in_no_server(python: Path) -> None:
+    """Whoever installs the client gets no server, no SQL, no cloud, no telemetry."""
+    names = _names(python)
+    assert names >= BASE | {"keyfold"}
     assert {name for name in names if NOT_THE_CLIENTS.match(name)} == set()
-    locked = set(re.findall(r"^([a-z0-9._-]+)==", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
-    assert names - {"keyfold"} <= locked
+    assert names - {"keyfold"} <= _versions(LOCKS["client"]).keys()
+
+
+def test_it_brings_in_no_command_line(python: Path) -> None:
+    """An application gets no typer, rich or pydantic, and makes a client without them."""
+    assert _names(python) & COMMAND_LINE == set()
+    script = "import keyfold; keyfold.Client('127.0.0.1:1').close(); print('made')"
+    assert _run([python, "-c", script]) == "made\n"
+
+
+def test_the_command_line_names_its_extra(python: Path) -> None:
+    """Without the extra, the script `keyfold` says in one line what to install, and fails."""
+    for arguments in ([], ["--help"], ["status", "prod"]):
+        said = _run([python.with_name("keyfold"), *arguments], code=1)
+        assert said == "keyfold: typer is missing; install keyfold[cli]\n"
 
 
 def test_it_is_typed(python: Path) -> None:
@@ -105,17 +162,26 @@ print(json.dumps([reason, [name for name in sys.modules if name.startswith("keyf
     assert json.loads(_run([python, "-c", script])) == ["CONTEXT_MISMATCH", []]
 
 
-def test_its_command_line_works_there(python: Path, server: Server) -> None:
-    """The command `keyfold` is installed with it, and needs nothing more."""
-    program = python.with_name("keyfold")
+def test_the_command_line_works_with_its_extra(python_with_cli: Path, server: Server) -> None:
+    """With the extra `cli`, the command needs nothing more, and nothing of the server."""
+    names = _names(python_with_cli)
+    assert {name for name in names if NOT_THE_CLIENTS.match(name)} == set()
+    assert names - {"keyfold"} <= _versions(LOCKS["cli"]).keys()
+    program = python_with_cli.with_name("keyfold")
     shown = _run([program, "clusters", "--json"], KEYFOLD_TARGET=server.target)
     assert isinstance(json.loads(shown), dict | list)
+    assert "Wrap data keys" in _run([program, "--help"])
 
 
-def test_its_lock_is_what_the_tests_run_on() -> None:
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_its_lock_is_what_the_tests_run_on(lock: Path) -> None:
     """The versions of the lock are those of the tests' own environment."""
-    pattern = re.compile(r"^([a-z0-9._-]+)==([^ \\]+)", re.MULTILINE)
-    tested = (ROOT / "requirements" / "dev.lock").read_text(encoding="utf-8")
-    locked = dict(pattern.findall(LOCK.read_text(encoding="utf-8")))
+    locked = _versions(lock)
     assert locked
-    assert locked.items() <= dict(pattern.findall(tested)).items()
+    assert locked.items() <= _versions(ROOT / "requirements" / "dev.lock").items()
+
+
+def _versions(lock: Path) -> dict[str, str]:
+    """Returns the version of each package of a lock."""
+    pattern = re.compile(r"^([a-z0-9._-]+)==([^ \\]+)", re.MULTILINE)
+    return dict(pattern.findall(lock.read_text(encoding="utf-8")))

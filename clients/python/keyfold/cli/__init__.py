@@ -15,7 +15,8 @@ code tells the kind of an error:
     8  not permitted, or not known to the server
     9  no answer within the deadline
 
-This package alone needs typer and rich; the client library does not know it.
+The extra `cli` installs typer and rich, which only this package uses; the client library works
+without them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from __future__ import annotations
 
 def main() -> None:
     """Runs the command that the arguments name, and exits."""
-    # Imported here, so that `import keyfold.cli` for its documentation costs nothing.
-    from keyfold.cli.app import app
-
+    # Imported here, so that this package can be imported without the extra `cli`.
+    try:
+        from keyfold.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("keyfold"):
+            raise
+        # An application's installation has this script, too, and not what it needs.
+        raise SystemExit(f"keyfold: {error.name} is missing; install keyfold[cli]") from None
     app(prog_name="keyfold")
