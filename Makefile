@@ -94,6 +94,14 @@ docs: venv ## Write the pages of docs/ that are made from the code
 check-docs: venv ## Check that those pages are the code's
 	@$(bin)/python scripts/docs.py check
 
+.PHONY: client
+client: venv ## Generate the synchronous client and the client's error classes
+	$(bin)/python scripts/client.py write
+
+.PHONY: check-client
+check-client: venv ## Check that the generated parts of the client are up to date
+	@$(bin)/python scripts/client.py check
+
 .PHONY: tools
 tools: ## Try to get what tests speak to: grpcurl, TLC, PostgreSQL, PgBouncer, key services
 	@for one in grpcurl model localstack moto openbao; do scripts/$$one.sh || [ $$? -eq 3 ]; done
@@ -115,7 +123,7 @@ side_by_side = $(MAKE) --jobs=2 --keep-going \
 
 .PHONY: checks
 checks: venv
-	@$(side_by_side) tools types lint imports check-docs check-stubs check-protos
+	@$(side_by_side) tools types lint imports check-docs check-client check-stubs check-protos
 
 # Two groups side by side; the longest begin first.
 .PHONY: test

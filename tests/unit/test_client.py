@@ -175,8 +175,8 @@ def test_default_deadlines(server: FakeServer, monkeypatch: pytest.MonkeyPatch) 
             return Spy(method)
 
     with keyfold.Client(server.target) as client:
-        real = client._stub
-        monkeypatch.setattr(client, "_stub", Stub())
+        channel, real = client._open()
+        monkeypatch.setattr(client, "_opened", (channel, Stub()))
         client.wrap("prod", "eu", bytes(32))
         client.batch_wrap("prod", [bytes(32)], region="eu")
         client.get_status("prod")
@@ -230,7 +230,7 @@ def test_the_two_clients_have_one_shape() -> None:
 @pytest.mark.parametrize(
     "module",
     ["keyfold.models.plaintext", "keyfold.client", "keyfold.client.data_plane",
-     "keyfold.client.lifecycle", "keyfold.aio"],
+     "keyfold.client.lifecycle"],
 )  # fmt: skip
 def test_examples(module: str, server: FakeServer, client: keyfold.Client) -> None:
     """The examples in the docstrings do what they show."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import doctest
+import importlib
+import inspect
 from collections.abc import AsyncIterator
+from types import CodeType
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -111,3 +117,30 @@ def test_made_before_the_loop(tmp_path: object) -> None:
     """A client may be made where no event loop runs yet, and closed without a call."""
     client = keyfold.AsyncClient("127.0.0.1:7443")
     asyncio.run(client.close())
+
+
+@pytest.mark.parametrize(
+    "module", ["keyfold.aio", "keyfold.aio.data_plane", "keyfold.aio.lifecycle"]
+)
+def test_examples(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples in the docstrings do what they show, `await` at their top level included."""
+    loop = asyncio.new_event_loop()
+
+    def run(code: CodeType, names: dict[str, Any]) -> None:
+        result = eval(code, names)
+        if inspect.iscoroutine(result):
+            loop.run_until_complete(result)
+
+    # doctest itself can only run code without a top-level await.
+    monkeypatch.setattr(doctest, "exec", run, raising=False)
+    runner = doctest.DocTestRunner()
+    with FakeServer() as server:
+        client = keyfold.AsyncClient(server.target)
+        names = {"client": client, "keyfold": keyfold, "target": server.target}
+        for test in doctest.DocTestFinder().find(importlib.import_module(module), extraglobs=names):
+            runner.run(test, compileflags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        loop.run_until_complete(client.close())
+    loop.close()
+    result = runner.summarize()
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -17,7 +17,8 @@ from certificates import self_signed
 from fake_failures import UNAVAILABLE, Failure
 from fake_server import FakeServer
 from keyfold.transport.caller import Caller
-from keyfold.transport.channel import Tls, endpoint
+from keyfold.transport.channel import endpoint
+from keyfold.transport.tls import Tls
 
 SECRET: Final = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
 SPEC: Final = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))

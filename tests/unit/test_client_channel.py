@@ -12,7 +12,8 @@ import pytest
 import keyfold
 from certificates import self_signed
 from fake_server import FakeServer
-from keyfold.transport.channel import Tls, endpoint
+from keyfold.transport.channel import endpoint
+from keyfold.transport.tls import Tls
 
 
 @pytest.fixture

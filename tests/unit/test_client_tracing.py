@@ -50,6 +50,6 @@ def test_an_error_leaves_its_reason_and_not_its_text(spans: InMemorySpanExporter
 
 def test_without_opentelemetry_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client works where OpenTelemetry is not installed, and sends no header."""
-    monkeypatch.setattr(tracing, "_HERE", False)
+    monkeypatch.setattr(tracing, "_INSTALLED", False)
     with tracing.client_span("Wrap") as metadata:
         assert metadata == []

@@ -1,64 +1,56 @@
-"""Keyfold's client: data keys wrapped under root keys that the customer holds.
+"""Keyfold's client: it wraps data keys under root keys that the customer holds.
 
     import keyfold
 
     with keyfold.Client("127.0.0.1:7443") as client:
         key = client.generate_data_key("prod", "eu", context={"table": "users"})
 
-Encrypt with `key.plaintext`, keep `key.wrapped_key` beside the data and forget the plaintext;
-`unwrap` brings it back for as long as the customer allows. `AsyncClient` is the same for
-asyncio, and every failure is a `KeyfoldError` (see `keyfold.errors` for the tree).
+Encrypt with `key.plaintext`, store `key.wrapped_key` beside the data and forget the plaintext.
+`unwrap` brings it back for as long as the customer allows. `AsyncClient` has the same methods for
+asyncio. Every failed call raises a `KeyfoldError`; `keyfold.errors.branches` draws their tree.
 
-What is named here is the client's interface; other modules may change.
+The names that this module exports are the client's interface. Its rooms, which may change:
+
+    client/     the client; `make client` generates it from aio/
+    aio/        the client for asyncio
+    transport/  how a call reaches a server: channel, TLS, the caller's token, deadlines, spans
+    calls/      each call as a value: its method, its request, and how to read its response
+    models/     the values that methods take and return
+    errors/     the exceptions
+    v1/         the generated protobuf and gRPC stubs
+    cli/        the command line `keyfold`
 """
 
-from keyfold.aio import (
-    AsyncClient,
-)
-from keyfold.calls.pages import (
-    ClusterFilter,
-)
-from keyfold.client import (
-    Client,
-)
+from keyfold.aio import AsyncClient
+from keyfold.calls.pages import ClusterFilter
+from keyfold.client import Client
 from keyfold.errors import (
-    AlreadyExistsError,
-    CancelledError,
-    ConflictError,
-    CouldNotTellError,
-    DeadlineError,
-    FieldViolation,
-    ForbiddenError,
-    InternalError,
-    InvalidInputError,
-    KeyfoldError,
-    KmsError,
-    LimitError,
-    NotFoundError,
-    RefusedError,
-    StateError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnimplementedError,
-)
-from keyfold.errors.reasons import (
     AccessDeniedError,
+    AlreadyExistsError,
     BusyError,
     CallerCredentialError,
     CallerUnknownError,
+    CancelledError,
     ClusterExistsError,
     ClusterNotFoundError,
     ConcurrentChangeError,
+    ConflictError,
     ContextMismatchError,
     ContextNotGrantedError,
+    CouldNotTellError,
     CredentialsFailedError,
+    DeadlineError,
     DuplicateRegionError,
     ExternalIdNotIssuedError,
+    FieldViolation,
+    ForbiddenError,
     GenerationInUseError,
     GenerationNotFoundError,
     GenerationRetiredError,
+    InternalError,
     InvalidBatchError,
     InvalidContextError,
+    InvalidInputError,
     InvalidKeySpecError,
     InvalidNameError,
     InvalidPageError,
@@ -71,18 +63,23 @@ from keyfold.errors.reasons import (
     KekMismatchError,
     KeyDisabledError,
     KeyElsewhereError,
+    KeyfoldError,
     KeyInvalidError,
     KeyNotFoundError,
     KeyNotGrantedError,
     KeyPendingDeletionError,
     KeySpecMissingError,
     KeyVersionPinnedError,
+    KmsError,
+    LimitError,
     MalformedRequestError,
     NotAllowedError,
     NotAWrappedKeyError,
+    NotFoundError,
     OrganizationMismatchError,
     OverloadedError,
     RateLimitedError,
+    RefusedError,
     RegionExistsError,
     RegionMismatchError,
     RegionNotFoundError,
@@ -90,11 +87,15 @@ from keyfold.errors.reasons import (
     RequestInProgressError,
     RevokedError,
     RowNotAuthenticError,
+    StateError,
     StoreRolledBackError,
     StoreStaleError,
     StoreUnavailableError,
     ThrottledError,
     TooManyRegionsError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
     UnknownKekError,
     UnknownProviderError,
     UnreachableError,
@@ -102,17 +103,9 @@ from keyfold.errors.reasons import (
     WrappedKeyCorruptError,
     WrongClusterError,
 )
-from keyfold.models.access_policy import (
-    AccessPolicy,
-    AccessStatement,
-)
-from keyfold.models.key_test import (
-    KeyTest,
-    KeyTestStep,
-)
-from keyfold.models.plaintext import (
-    Plaintext,
-)
+from keyfold.models.access_policy import AccessPolicy, AccessStatement
+from keyfold.models.key_test import KeyTest, KeyTestStep
+from keyfold.models.plaintext import Plaintext
 from keyfold.models.results import (
     Change,
     DataKey,
@@ -146,10 +139,8 @@ from keyfold.models.status import (
     RegionStatus,
     State,
 )
-from keyfold.transport.channel import (
-    DEFAULT_TARGET,
-    Tls,
-)
+from keyfold.transport.target import DEFAULT_TARGET
+from keyfold.transport.tls import Tls
 
 __all__ = [
     "DEFAULT_TARGET",

@@ -182,7 +182,7 @@ class InvalidContextError(InvalidInputError):
 
 
 class InvalidSizeError(InvalidInputError):
-    """A data key of a size that is not offered."""
+    """A data key of a size other than 16, 24, 32 or 64 bytes."""
 
     reason = "INVALID_SIZE"
     remedy = "Ask for 16, 24, 32 or 64 bytes."
@@ -203,7 +203,7 @@ class InvalidRequestIdError(InvalidInputError):
 
 
 class InvalidPageError(InvalidInputError):
-    """A page_token that this server did not give out, or a page_size below zero."""
+    """A page_token that the server did not give out, or a page_size below zero."""
 
     reason = "INVALID_PAGE"
     remedy = "Pass next_page_token back as it came, with the same filters."
@@ -224,7 +224,7 @@ class InvalidKeySpecError(InvalidInputError):
 
 
 class UnknownProviderError(InvalidInputError):
-    """No provider of that type is installed."""
+    """The server has no provider of that type."""
 
     reason = "UNKNOWN_PROVIDER"
     remedy = "Use one of the types that the message lists, or install the provider's extra."
@@ -287,7 +287,7 @@ class NotAWrappedKeyError(InvalidInputError):
 
 
 class UnsupportedWrappedKeyError(InvalidInputError):
-    """A wrapped key of a format version or suite that this release does not know."""
+    """A wrapped key of a format version or suite that the server's release does not know."""
 
     reason = "UNSUPPORTED_WRAPPED_KEY"
     remedy = "Unwrap it with the newer release that wrapped it."
@@ -326,14 +326,14 @@ class UnauthenticatedError(KeyfoldError):
 
 
 class CallerUnknownError(UnauthenticatedError):
-    """No credential came with the call."""
+    """The call carries no credential, neither a client certificate nor a token."""
 
     reason = "CALLER_UNKNOWN"
     remedy = "Call with a client certificate or a token; docs/security.md says which."
 
 
 class CallerCredentialError(UnauthenticatedError):
-    """A credential came with the call and is not valid here."""
+    """The server does not accept the certificate or token that the call carries."""
 
     reason = "CALLER_CREDENTIAL_INVALID"
     remedy = "Renew the certificate or token, and check its issuer, audience and time."
@@ -344,7 +344,7 @@ class ForbiddenError(KeyfoldError):
 
 
 class NotAllowedError(ForbiddenError):
-    """No grant of the policy gives the caller a role for this."""
+    """No grant of the server's policy gives the caller a role for this."""
 
     reason = "NOT_ALLOWED"
     remedy = "Ask for a grant; `keyfold-server policy check` says what the policy answers and why."
@@ -369,14 +369,14 @@ class NotFoundError(KeyfoldError):
 
 
 class ClusterNotFoundError(NotFoundError):
-    """No such cluster."""
+    """The cluster does not exist, or the caller may not see it."""
 
     reason = "CLUSTER_NOT_FOUND"
     remedy = "Check the name with ListClusters; Enable makes a cluster."
 
 
 class RegionNotFoundError(NotFoundError):
-    """The cluster has no such region."""
+    """The cluster has no such region, or the caller may not see it."""
 
     reason = "REGION_NOT_FOUND"
     remedy = "Check the cluster's regions with GetStatus; AddRegions adds one."
@@ -440,7 +440,7 @@ class ExternalIdNotIssuedError(StateError):
 
 
 class KeyElsewhereError(StateError):
-    """The root key is in another region than the cluster's, and the settings demand residency."""
+    """The root key is in another region than the cluster's, and the server demands residency."""
 
     reason = "KEY_ELSEWHERE"
     remedy = "Name a key in the provider region that the message names."
@@ -584,21 +584,21 @@ class StoreUnavailableError(UnavailableError):
 
 
 class StoreStaleError(UnavailableError):
-    """This replica has not seen the store for so long that it must not use keys."""
+    """The replica has not seen the store for so long that it must not use keys."""
 
     reason = "STORE_STALE"
     remedy = "Call another replica; this one serves again when it sees the store."
 
 
 class StoreRolledBackError(UnavailableError):
-    """The store lacks a change that this replica has seen: a rollback, or another database."""
+    """The store lacks a change that the replica has seen: a rollback, or another database."""
 
     reason = "STORE_ROLLED_BACK"
     remedy = "Find out which store is right, and restart the replica on it."
 
 
 class IssuerUnreachableError(UnavailableError):
-    """A token cannot be checked: its issuer's keys cannot be had, and those known are too old."""
+    """The server cannot check tokens, because it cannot fetch their issuer's current keys."""
 
     reason = "ISSUER_UNREACHABLE"
     remedy = "Try again; look at KEYFOLD_JWT_JWKS and the way to it if it lasts."

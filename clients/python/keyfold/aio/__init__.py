@@ -1,4 +1,4 @@
-"""The client for asyncio, of one shape with the other."""
+"""The client for asyncio, from which `make client` generates `keyfold.client`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,38 @@ __all__ = ["AsyncClient"]
 
 
 class AsyncClient(DataPlane, Lifecycle):
-    """`Client` for asyncio: the same methods with the same arguments, to be awaited.
+    """A connection to Keyfold for asyncio. Every method raises `KeyfoldError` when its call fails.
 
-    It belongs to the event loop of its first call. What `Client` says of arguments, deadlines
-    and errors holds here, too; a task that is cancelled cancels its call.
+    It belongs to the event loop of its first call, and cancelling a task cancels its call.
+
+    Args:
+        target: The servers' address: `host:port`, `unix:/path`, or several `host:port`, in a list
+            or separated by commas. The client spreads its calls over all of them.
+        tls: The certificates that secure the connection. None means plain text, which a server
+            accepts only from its own machine.
+        token: A JWT that identifies the caller, for servers that identify callers by token. Pass
+            the path of a file, which the client reads again whenever it changes, or a callable,
+            which the client calls before each request and which must not block. Over plain text
+            the client sends tokens only to loopback addresses and unix sockets.
+        on_behalf_of: The person or system that the calls are made for. The server writes it to
+            its audit trail if its policy trusts this caller to name one. Pass a name, or a
+            callable that the client calls before each request, such as a `ContextVar.get`; when
+            it returns an empty string, the client sends no name.
+        timeout: Deadline of a data-plane call, in seconds.
+        control_timeout: Deadline of any other call, in seconds. Such a call may wait for several
+            of the customer's root keys.
+
+    Each method's own `timeout`, in seconds, replaces these for one call. When a server is
+    unavailable, the client sends the call up to three more times before the deadline.
 
     Example:
-        >>> import asyncio, keyfold
-        >>> async def main():
-        ...     async with keyfold.AsyncClient(target) as client:
-        ...         key = await client.generate_data_key("prod", "eu")
-        ...         again = await client.unwrap("prod", key.wrapped_key)
-        ...         names = [one.cluster async for one in client.list_clusters()]
-        ...     return again.plaintext == key.plaintext, "prod" in names
-        >>> asyncio.run(main())
-        (True, True)
+        >>> import keyfold
+        >>> async with keyfold.AsyncClient(target) as client:
+        ...     key = await client.generate_data_key("prod", "eu", context={"table": "users"})
+        ...     # Encrypt with key.plaintext, store key.wrapped_key, forget the plaintext.
+        ...     again = await client.unwrap("prod", key.wrapped_key, context={"table": "users"})
+        >>> again.plaintext == key.plaintext
+        True
+        >>> again.plaintext
+        Plaintext(<32 bytes>)
     """

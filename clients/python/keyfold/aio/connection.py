@@ -1,30 +1,29 @@
-"""One channel to the servers, and how a call goes over it, for asyncio."""
-
-# ruff: noqa: ASYNC109  the timeout is the call's deadline, which the server is told
+"""One channel to the servers, and how a call goes over it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
+from threading import Lock
 from types import TracebackType
 from typing import Self, cast
 
 import grpc
-import grpc.aio
 
-from keyfold.calls import Answer, Call, Response
 from keyfold.calls.batches import Part
+from keyfold.calls.call import Call, Response, Result
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
 from keyfold.transport.caller import Caller, OnBehalfOf, Token
-from keyfold.transport.channel import DEFAULT_TARGET, Target, Tls, endpoint
+from keyfold.transport.channel import endpoint
+from keyfold.transport.target import DEFAULT_TARGET, Target
 from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
+from keyfold.transport.tls import Tls
 from keyfold.transport.tracing import client_span
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
 
 
 class Connection:
-    """A channel, the deadlines of calls that name none, and errors as exceptions."""
+    """A channel to the servers. It sends calls and raises their failures as exceptions."""
 
     def __init__(
         self,
@@ -36,29 +35,29 @@ class Connection:
         timeout: float = DATA_TIMEOUT,
         control_timeout: float = CONTROL_TIMEOUT,
     ) -> None:
-        """Makes a client; nothing is sent before the first call.
+        """Makes a client, which connects when it makes its first call.
 
         Raises:
-            TypeError: The token is a plain string, or something else that it cannot be.
-            ValueError: The target, the TLS options or the token cannot be used, the token over
-                plain text to another machine among them.
-            OSError: A file cannot be read, or one of several names does not resolve.
+            TypeError: The token is neither a path nor a callable, or `on_behalf_of` is neither a
+                string nor a callable.
+            ValueError: The client cannot use the target, the TLS options, the token or the name,
+                or the token would go over plain text to another machine.
+            OSError: A file cannot be read, or one of several host names does not resolve.
         """
         self._caller = Caller(token, on_behalf_of)
         self._endpoint = endpoint(target, tls, with_token=self._caller.brings_token)
         self._timeouts = Timeouts(timeout, control_timeout)
+        self._opening = Lock()
+        self._opened: tuple[grpc.aio.Channel, KeyManagementServiceStub] | None = None
 
-    # A channel of grpc.aio belongs to a loop, and a client may be made before there is one.
-    @cached_property
-    def _channel(self) -> grpc.aio.Channel:
-        at = self._endpoint
-        if at.credentials is None:
-            return grpc.aio.insecure_channel(at.target, at.options)
-        return grpc.aio.secure_channel(at.target, at.credentials, at.options)
-
-    @cached_property
-    def _stub(self) -> KeyManagementServiceStub:
-        return KeyManagementServiceStub(self._channel)
+    def _open(self) -> tuple[grpc.aio.Channel, KeyManagementServiceStub]:
+        """Returns the channel and its stub, which the first call makes."""
+        # Under a lock, or two threads that make their first calls at once would open two channels.
+        with self._opening:
+            if self._opened is None:
+                channel = self._endpoint.aio_channel()
+                self._opened = channel, KeyManagementServiceStub(channel)
+            return self._opened
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,28 +71,30 @@ class Connection:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection; calls that are under way are cancelled."""
-        await self._channel.close()
+        """Closes the connection and cancels the calls that are under way."""
+        channel, _ = self._open()
+        await channel.close()
 
-    async def send(self, call: Call[Response, Answer], *, timeout: float | None = None) -> Response:
-        """Sends a call of `keyfold.calls` and returns the contract's message, unread."""
-        method = getattr(self._stub, call.method)
+    async def send(self, call: Call[Response, Result], *, timeout: float | None = None) -> Response:
+        """Sends a call of `keyfold.calls` and returns its response as the protobuf message."""
+        _, stub = self._open()
+        method = getattr(stub, call.method)
         limit = self._timeouts.of(call.plane, timeout)
-        who = self._caller.metadata()
-        with client_span(call.method) as traced:
+        caller = self._caller.metadata()
+        with client_span(call.method) as trace:
             try:
-                answer = await method(call.request, timeout=limit, metadata=[*who, *traced])
+                response = await method(call.request, timeout=limit, metadata=[*caller, *trace])
             except grpc.RpcError as failed:
                 raise error_of_call(failed, call.request_id) from failed
-        return cast("Response", answer)
+        return cast("Response", response)
 
-    async def _ask(self, call: Call[Response, Answer], timeout: float | None) -> Answer:
+    async def _ask(self, call: Call[Response, Result], timeout: float | None) -> Result:
         return call.read(await self.send(call, timeout=timeout))
 
     async def _batch(
-        self, parts: Iterable[Part[Response, Answer]], timeout: float | None
-    ) -> list[Answer | KeyfoldError]:
-        results: list[Answer | KeyfoldError] = []
+        self, parts: Iterable[Part[Response, Result]], timeout: float | None
+    ) -> list[Result | KeyfoldError]:
+        results: list[Result | KeyfoldError] = []
         for part in parts:
             try:
                 results += part.checked(await self._ask(part.call, timeout))

@@ -1,7 +1,4 @@
-"""Wrapping and unwrapping keys, one by one and in batches, for asyncio."""
-
-
-# ruff: noqa: ASYNC109  the timeout is the call's deadline, which the server is told
+"""Wrapping and unwrapping keys, one by one and in batches."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from keyfold.models.specs import Buffer, Context, Destination, RewrapItem, Unwra
 
 
 class DataPlane(Connection):
-    """The calls that programs make all day."""
+    """The calls that wrap and unwrap keys, for programs that encrypt data."""
 
     async def wrap(
         self,
@@ -27,7 +24,15 @@ class DataPlane(Connection):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> Wrapped:
-        """As `Client.wrap`."""
+        """Wraps a key of 1 to 4,096 bytes under the newest generation of a region.
+
+        Unwrapping it takes the same `context`, which has at most 16 pairs and 4,096 bytes.
+
+        Example:
+            >>> wrapped = await client.wrap("prod", "eu", bytes(32), context={"table": "users"})
+            >>> len(wrapped.wrapped_key)
+            122
+        """
         return await self._ask(calls.wrap(cluster, region, plaintext, context), timeout)
 
     async def unwrap(
@@ -38,7 +43,16 @@ class DataPlane(Connection):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> Unwrapped:
-        """As `Client.unwrap`."""
+        """Unwraps a wrapped key; `context` must be the one that it was wrapped with.
+
+        Example:
+            >>> wrapped = await client.wrap("prod", "eu", bytes(32), context={"table": "users"})
+            >>> try:
+            ...     await client.unwrap("prod", wrapped.wrapped_key, context={"table": "orders"})
+            ... except keyfold.ContextMismatchError as error:
+            ...     print(error.reason)
+            CONTEXT_MISMATCH
+        """
         return await self._ask(calls.unwrap(cluster, wrapped_key, context), timeout)
 
     async def generate_data_key(
@@ -51,7 +65,11 @@ class DataPlane(Connection):
         wrapped_only: bool = False,
         timeout: float | None = None,
     ) -> DataKey:
-        """As `Client.generate_data_key`."""
+        """Makes a new key of 16, 24, 32 or 64 bytes and wraps it.
+
+        With `wrapped_only` the server keeps the plaintext to itself, which suits a program that
+        stores keys and never uses them.
+        """
         call = calls.generate_data_key(cluster, region, size, context, wrapped_only=wrapped_only)
         return await self._ask(call, timeout)
 
@@ -64,7 +82,10 @@ class DataPlane(Connection):
         destination: Destination | None = None,
         timeout: float | None = None,
     ) -> Rewrapped:
-        """As `Client.rewrap`."""
+        """Moves a wrapped key to the newest generation, or to a destination.
+
+        The plaintext never leaves the server.
+        """
         return await self._ask(calls.rewrap(cluster, wrapped_key, context, destination), timeout)
 
     async def batch_wrap(
@@ -76,7 +97,17 @@ class DataPlane(Connection):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> list[Wrapped | KeyfoldError]:
-        """As `Client.batch_wrap`."""
+        """Wraps any number of keys and returns, in their order, a result or an error for each.
+
+        `region` and `context` apply to items that do not set their own. The client sends calls of
+        at most 1,000 items and 4 MiB, one after another, and `timeout` is the deadline of each. A
+        call that fails does not raise: its error is the result of each of its items.
+
+        Example:
+            >>> results = await client.batch_wrap("prod", [bytes(32), b""], region="eu")
+            >>> [getattr(result, "reason", "wrapped") for result in results]
+            ['wrapped', 'INVALID_PLAINTEXT']
+        """
         return await self._batch(batches.wraps(cluster, items, region, context), timeout)
 
     async def batch_unwrap(
@@ -87,7 +118,7 @@ class DataPlane(Connection):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> list[Unwrapped | KeyfoldError]:
-        """As `Client.batch_unwrap`."""
+        """Unwraps any number of wrapped keys; `batch_wrap` describes results and limits."""
         return await self._batch(batches.unwraps(cluster, items, context), timeout)
 
     async def batch_rewrap(
@@ -99,5 +130,5 @@ class DataPlane(Connection):
         destination: Destination | None = None,
         timeout: float | None = None,
     ) -> list[Rewrapped | KeyfoldError]:
-        """As `Client.batch_rewrap`."""
+        """Rewraps any number of wrapped keys; `batch_wrap` describes results and limits."""
         return await self._batch(batches.rewraps(cluster, items, context, destination), timeout)

@@ -1,7 +1,4 @@
-"""The life of a cluster's keys, and what is known of them, for asyncio."""
-
-
-# ruff: noqa: ASYNC109  the timeout is the call's deadline, which the server is told
+"""Enabling, rotating, revoking and inspecting the keys of clusters."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from keyfold.models.status import ClusterStatus
 
 
 class Lifecycle(Connection):
-    """The calls of operators.
+    """The calls that manage the keys of clusters, for operators.
 
-    Each change is sent with a request_id, a fresh one unless the caller has one, so that gRPC
-    may repeat it. A caller who repeats a change whose outcome is not known keeps its id: the
-    error holds it.
+    Every change carries a request_id, so that gRPC can repeat it safely; the client makes one
+    unless the caller passes one. To repeat a change whose outcome is unknown, pass the request_id
+    that the error holds.
     """
 
     async def enable(
@@ -37,7 +34,18 @@ class Lifecycle(Connection):
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Enabled:
-        """As `Client.enable`."""
+        """Enables a cluster: gives all of its regions their root keys, or none of them.
+
+        The server proves each key before it stores anything. If `regions` lists the cluster's
+        regions, an error names those that have no spec. `validate_only` proves the keys and
+        stores nothing.
+
+        Example:
+            >>> key = keyfold.KeySpec("LOCAL", "local:acme")
+            >>> enabled = await client.enable("test", [keyfold.RegionSpec("eu", key)])
+            >>> [(one.region, str(one.state)) for one in enabled.status.regions]
+            [('eu', 'ENABLED')]
+        """
         call = calls.enable(
             cluster,
             region_specs,
@@ -59,7 +67,7 @@ class Lifecycle(Connection):
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> RegionsAdded:
-        """As `Client.add_regions`."""
+        """Gives root keys to further regions of a cluster, to all of them or to none."""
         call = calls.add_regions(
             cluster,
             region_specs,
@@ -80,7 +88,12 @@ class Lifecycle(Connection):
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Rotated:
-        """As `Client.rotate`."""
+        """Moves regions to their key's newest version, or to the key that a spec names.
+
+        All of these regions move or none does, and every wrapped key stays valid. The server
+        needs the old key until this call returns, and not afterwards. `new_generation` also makes
+        a new key encryption key, which wraps from then on.
+        """
         call = calls.rotate(
             cluster,
             region_specs,
@@ -99,7 +112,7 @@ class Lifecycle(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Revoked:
-        """As `Client.revoke`."""
+        """Stops all use of regions at once; without `regions`, of all regions of the cluster."""
         return await self._ask(calls.revoke(cluster, regions, reason, request_id), timeout)
 
     async def restore(
@@ -111,7 +124,11 @@ class Lifecycle(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Restored:
-        """As `Client.restore`."""
+        """Proves the keys of revoked regions again and resumes service, region by region.
+
+        A region whose key cannot be proven stays revoked. That is a result and not an error: see
+        `Restored.not_restored`.
+        """
         return await self._ask(calls.restore(cluster, regions, reason, request_id), timeout)
 
     async def retire_generation(
@@ -125,7 +142,19 @@ class Lifecycle(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Retired:
-        """As `Client.retire_generation`."""
+        """Retires an old generation, so that it no longer unwraps, or brings it back.
+
+        The newest generation wraps and cannot be retired. Keys that a retired generation wrapped
+        stay as they are: after `bring_back`, they can be unwrapped again. The status shows when
+        each generation was last used, in `Generation.last_use_time`.
+
+        Example:
+            >>> region = keyfold.RegionSpec("eu")
+            >>> rotated = await client.rotate("test", [region], new_generation=True)
+            >>> retired = await client.retire_generation("test", "eu", 1)
+            >>> [one.retire_time is None for one in retired.status.regions[0].generations]
+            [False, True]
+        """
         call = calls.retire_generation(
             cluster,
             region,
@@ -145,7 +174,10 @@ class Lifecycle(Connection):
         organization: str = "",
         timeout: float | None = None,
     ) -> KeyTest:
-        """As `Client.test_key`."""
+        """Tries a root key step by step and stores nothing.
+
+        A key that does not work is a result and not an error: see `KeyTest.accessible`.
+        """
         return await self._ask(calls.test_key(key_spec, cluster, region, organization), timeout)
 
     async def get_access_policy(
@@ -157,12 +189,17 @@ class Lifecycle(Connection):
         organization: str = "",
         timeout: float | None = None,
     ) -> AccessPolicy:
-        """As `Client.get_access_policy`."""
+        """Returns what a customer attaches to a root key so that Keyfold may use it, and no more.
+
+        The key and the cluster need not exist yet, and the server calls no KMS. For an AWS role
+        the server issues the external id, once and for good: the organization's if the call names
+        one, and otherwise the cluster's.
+        """
         call = calls.get_access_policy(key_spec, cluster, region, organization)
         return await self._ask(call, timeout)
 
     async def get_status(self, cluster: str, *, timeout: float | None = None) -> ClusterStatus:
-        """As `Client.get_status`."""
+        """Returns what the server knows of a cluster."""
         return await self._ask(calls.get_status(cluster), timeout)
 
     async def list_clusters(
@@ -172,7 +209,17 @@ class Lifecycle(Connection):
         page_size: int = 0,
         timeout: float | None = None,
     ) -> AsyncIterator[ClusterStatus]:
-        """As `Client.list_clusters`."""
+        """Yields clusters by name, and fetches one page after another.
+
+        `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is the deadline of each
+        page. If somebody other than Keyfold wrote a cluster's stored rows, the others are still
+        listed, and RowNotAuthenticError names every such cluster at the end.
+
+        Example:
+            >>> narrow = keyfold.ClusterFilter(state=keyfold.State.ENABLED)
+            >>> [one.cluster async for one in client.list_clusters(narrow)]
+            ['prod', 'test']
+        """
         page: Page | None = pages.first_page(narrow, page_size)
         spoilt: list[str] = []
         while page is not None:

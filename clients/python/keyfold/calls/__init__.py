@@ -3,7 +3,7 @@
 The two clients differ only in how they send one; what is sent and what comes back is here.
 """
 
-from keyfold.calls.call import Answer, Call, Plane, Response
+from keyfold.calls.call import Call, Plane, Response, Result
 from keyfold.calls.data_plane import generate_data_key, rewrap, unwrap, wrap
 from keyfold.calls.lifecycle import (
     add_regions,
@@ -18,10 +18,10 @@ from keyfold.calls.lifecycle import (
 )
 
 __all__ = [
-    "Answer",
     "Call",
     "Plane",
     "Response",
+    "Result",
     "add_regions",
     "enable",
     "generate_data_key",

@@ -33,11 +33,9 @@ or a region's name of 128, and the framing."""
 _ERROR_SIZE: Final = 1024
 """Bytes to expect of an item's error, which may take an answer's place."""
 
-Answer = TypeVar("Answer")
-Answer_co = TypeVar("Answer_co", covariant=True)
+Result = TypeVar("Result")
 Item = TypeVar("Item", bound=Message)
 Response = TypeVar("Response", bound=Message)
-Reply_contra = TypeVar("Reply_contra", bound=Message, contravariant=True)
 
 
 class _Result(Protocol):
@@ -48,7 +46,7 @@ class _Result(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Generic[Response, Answer]):
+class Part(Generic[Response, Result]):
     """One call of a batch.
 
     Attributes:
@@ -56,10 +54,10 @@ class Part(Generic[Response, Answer]):
         count: How many items it has.
     """
 
-    call: Call[Response, list[Answer | KeyfoldError]]
+    call: Call[Response, list[Result | KeyfoldError]]
     count: int
 
-    def checked(self, results: list[Answer | KeyfoldError]) -> list[Answer | KeyfoldError]:
+    def checked(self, results: list[Result | KeyfoldError]) -> list[Result | KeyfoldError]:
         """Returns the results, or an error for each item where one too many or few came.
 
         Results belong to items by their place alone. A key in the wrong place is worse than none.
@@ -69,7 +67,7 @@ class Part(Generic[Response, Answer]):
         text = f"the server sent {len(results)} results for {self.count} items"
         return self.failed(InternalError(text, code="INTERNAL"))
 
-    def failed(self, error: KeyfoldError) -> list[Answer | KeyfoldError]:
+    def failed(self, error: KeyfoldError) -> list[Result | KeyfoldError]:
         """Returns the results of a call that failed as a whole: its error for each item."""
         return [error] * self.count
 

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 
 Response = TypeVar("Response", bound=Message)
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Plane(Enum):
@@ -21,7 +21,7 @@ class Plane(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[Response, Answer]):
+class Call(Generic[Response, Result]):
     """One call, not yet sent.
 
     Attributes:
@@ -34,6 +34,6 @@ class Call(Generic[Response, Answer]):
 
     method: str
     request: Message = field(repr=False)
-    read: Callable[[Response], Answer] = field(repr=False)
+    read: Callable[[Response], Result] = field(repr=False)
     plane: Plane = Plane.DATA
     request_id: str | None = None

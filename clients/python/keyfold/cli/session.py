@@ -15,12 +15,13 @@ import typer
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
-from keyfold.calls import Answer, Call, Response
+from keyfold.calls import Call, Response, Result
 from keyfold.cli.failures import InputError, reporting
 from keyfold.cli.values import seconds
 from keyfold.client import Client
-from keyfold.transport.channel import DEFAULT_TARGET, Tls
+from keyfold.transport.target import DEFAULT_TARGET
 from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT
+from keyfold.transport.tls import Tls
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with the contract's field names.")]
 Server = Annotated[
@@ -79,8 +80,8 @@ class Session:
     timeout: float | None = None
 
     def ask(
-        self, call: Call[Response, Answer], *, timeout: float | None = None
-    ) -> tuple[Answer, Response]:
+        self, call: Call[Response, Result], *, timeout: float | None = None
+    ) -> tuple[Result, Response]:
         """Sends a call; returns its answer, and the message it was read from."""
         response = self.client.send(call, timeout=timeout)
         return call.read(response), response

@@ -1,4 +1,6 @@
-"""The client for programs that wait for their answers."""
+# Generated from aio/__init__.py by `make client`; never edited.
+
+"""The client for synchronous programs."""
 
 from __future__ import annotations
 
@@ -9,26 +11,29 @@ __all__ = ["Client"]
 
 
 class Client(DataPlane, Lifecycle):
-    """A connection to Keyfold, for any number of threads. Every method raises `KeyfoldError`.
+    """A connection to Keyfold. Every method raises `KeyfoldError` when its call fails.
+
+    Any number of threads may share it.
 
     Args:
-        target: `host:port`, `unix:/path`, or several `host:port` in a list or with commas
-            between; calls go round all of them.
-        tls: How the connection is secured; None is plain text, which a server allows on its own
-            machine alone.
-        token: A JWT that says who calls, where the server knows its callers by one: the path of
-            its file, which is read anew whenever it changes, or a callable that is asked before
-            each call and must not block. Over plain text it goes to loopback addresses and unix
-            sockets alone.
-        on_behalf_of: For whom the calls are made, for the server's audit trail, if its policy
-            believes this caller: a name, or a callable that is asked before each call, such as
-            the `get` of a `ContextVar`; nothing is sent where it returns an empty string.
-        timeout: Seconds that a call of the data plane may take.
-        control_timeout: Seconds that any other call may take; it may wait for several of the
-            customer's root keys.
+        target: The servers' address: `host:port`, `unix:/path`, or several `host:port`, in a list
+            or separated by commas. The client spreads its calls over all of them.
+        tls: The certificates that secure the connection. None means plain text, which a server
+            accepts only from its own machine.
+        token: A JWT that identifies the caller, for servers that identify callers by token. Pass
+            the path of a file, which the client reads again whenever it changes, or a callable,
+            which the client calls before each request and which must not block. Over plain text
+            the client sends tokens only to loopback addresses and unix sockets.
+        on_behalf_of: The person or system that the calls are made for. The server writes it to
+            its audit trail if its policy trusts this caller to name one. Pass a name, or a
+            callable that the client calls before each request, such as a `ContextVar.get`; when
+            it returns an empty string, the client sends no name.
+        timeout: Deadline of a data-plane call, in seconds.
+        control_timeout: Deadline of any other call, in seconds. Such a call may wait for several
+            of the customer's root keys.
 
-    Each method's `timeout`, in seconds, replaces these for one call. A call that finds a server
-    unavailable is sent up to three times more within its time.
+    Each method's own `timeout`, in seconds, replaces these for one call. When a server is
+    unavailable, the client sends the call up to three more times before the deadline.
 
     Example:
         >>> import keyfold

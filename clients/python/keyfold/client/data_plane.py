@@ -1,3 +1,5 @@
+# Generated from aio/data_plane.py by `make client`; never edited.
+
 """Wrapping and unwrapping keys, one by one and in batches."""
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from keyfold.models.specs import Buffer, Context, Destination, RewrapItem, Unwra
 
 
 class DataPlane(Connection):
-    """The calls that programs make all day."""
+    """The calls that wrap and unwrap keys, for programs that encrypt data."""
 
     def wrap(
         self,
@@ -26,7 +28,7 @@ class DataPlane(Connection):
     ) -> Wrapped:
         """Wraps a key of 1 to 4,096 bytes under the newest generation of a region.
 
-        Unwrap must present the same `context`: at most 16 pairs and 4,096 bytes.
+        Unwrapping it takes the same `context`, which has at most 16 pairs and 4,096 bytes.
 
         Example:
             >>> wrapped = client.wrap("prod", "eu", bytes(32), context={"table": "users"})
@@ -43,7 +45,7 @@ class DataPlane(Connection):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> Unwrapped:
-        """Opens a wrapped key with the context of its wrapping.
+        """Unwraps a wrapped key; `context` must be the one that it was wrapped with.
 
         Example:
             >>> wrapped = client.wrap("prod", "eu", bytes(32), context={"table": "users"})
@@ -65,10 +67,10 @@ class DataPlane(Connection):
         wrapped_only: bool = False,
         timeout: float | None = None,
     ) -> DataKey:
-        """Makes a fresh key of 16, 24, 32 or 64 bytes and wraps it.
+        """Makes a new key of 16, 24, 32 or 64 bytes and wraps it.
 
-        With `wrapped_only` the plaintext stays behind: for a program that stores keys and
-        never uses them.
+        With `wrapped_only` the server keeps the plaintext to itself, which suits a program that
+        stores keys and never uses them.
         """
         call = calls.generate_data_key(cluster, region, size, context, wrapped_only=wrapped_only)
         return self._ask(call, timeout)
@@ -97,11 +99,11 @@ class DataPlane(Connection):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> list[Wrapped | KeyfoldError]:
-        """Wraps any number of keys; for each, in order, its answer or why there is none.
+        """Wraps any number of keys and returns, in their order, a result or an error for each.
 
-        `region` and `context` are those of items without their own. Sent are as many calls as
-        1,000 items and 4 MiB for each make necessary, one after another, and `timeout` is for
-        each of them. A call that fails is the result of each of its items; none is raised.
+        `region` and `context` apply to items that do not set their own. The client sends calls of
+        at most 1,000 items and 4 MiB, one after another, and `timeout` is the deadline of each. A
+        call that fails does not raise: its error is the result of each of its items.
 
         Example:
             >>> results = client.batch_wrap("prod", [bytes(32), b""], region="eu")
@@ -118,7 +120,7 @@ class DataPlane(Connection):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> list[Unwrapped | KeyfoldError]:
-        """Opens any number of wrapped keys; see `batch_wrap`."""
+        """Unwraps any number of wrapped keys; `batch_wrap` describes results and limits."""
         return self._batch(batches.unwraps(cluster, items, context), timeout)
 
     def batch_rewrap(
@@ -130,5 +132,5 @@ class DataPlane(Connection):
         destination: Destination | None = None,
         timeout: float | None = None,
     ) -> list[Rewrapped | KeyfoldError]:
-        """Rewraps any number of wrapped keys; see `batch_wrap`."""
+        """Rewraps any number of wrapped keys; `batch_wrap` describes results and limits."""
         return self._batch(batches.rewraps(cluster, items, context, destination), timeout)

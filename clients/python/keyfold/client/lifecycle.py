@@ -1,4 +1,6 @@
-"""The life of a cluster's keys, and what is known of them."""
+# Generated from aio/lifecycle.py by `make client`; never edited.
+
+"""Enabling, rotating, revoking and inspecting the keys of clusters."""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ from keyfold.models.status import ClusterStatus
 
 
 class Lifecycle(Connection):
-    """The calls of operators.
+    """The calls that manage the keys of clusters, for operators.
 
-    Each change is sent with a request_id, a fresh one unless the caller has one, so that gRPC
-    may repeat it. A caller who repeats a change whose outcome is not known keeps its id: the
-    error holds it.
+    Every change carries a request_id, so that gRPC can repeat it safely; the client makes one
+    unless the caller passes one. To repeat a change whose outcome is unknown, pass the request_id
+    that the error holds.
     """
 
     def enable(
@@ -34,10 +36,11 @@ class Lifecycle(Connection):
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Enabled:
-        """Gives a cluster its keys, in all of its regions or in none.
+        """Enables a cluster: gives all of its regions their root keys, or none of them.
 
-        Each key is proven first. Where `regions` lists the cluster's regions, one without a
-        spec is named in the error. `validate_only` proves the keys and stores nothing.
+        The server proves each key before it stores anything. If `regions` lists the cluster's
+        regions, an error names those that have no spec. `validate_only` proves the keys and
+        stores nothing.
 
         Example:
             >>> key = keyfold.KeySpec("LOCAL", "local:acme")
@@ -66,7 +69,7 @@ class Lifecycle(Connection):
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> RegionsAdded:
-        """Gives keys to further regions of a cluster, to all of them or to none."""
+        """Gives root keys to further regions of a cluster, to all of them or to none."""
         call = calls.add_regions(
             cluster,
             region_specs,
@@ -89,9 +92,9 @@ class Lifecycle(Connection):
     ) -> Rotated:
         """Moves regions to their key's newest version, or to the key that a spec names.
 
-        All named regions move or none; every wrapped key stays valid. The old key is needed
-        until this returns, and not after. `new_generation` also makes a new key encryption
-        key, which wraps from then on.
+        All of these regions move or none does, and every wrapped key stays valid. The server
+        needs the old key until this call returns, and not afterwards. `new_generation` also makes
+        a new key encryption key, which wraps from then on.
         """
         call = calls.rotate(
             cluster,
@@ -111,7 +114,7 @@ class Lifecycle(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Revoked:
-        """Stops all use of regions at once, of all of them if none is named."""
+        """Stops all use of regions at once; without `regions`, of all regions of the cluster."""
         return self._ask(calls.revoke(cluster, regions, reason, request_id), timeout)
 
     def restore(
@@ -123,9 +126,10 @@ class Lifecycle(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Restored:
-        """Proves keys again and resumes service, region by region.
+        """Proves the keys of revoked regions again and resumes service, region by region.
 
-        A region whose key cannot be proven stays revoked and is no error: see `not_restored`.
+        A region whose key cannot be proven stays revoked. That is a result and not an error: see
+        `Restored.not_restored`.
         """
         return self._ask(calls.restore(cluster, regions, reason, request_id), timeout)
 
@@ -140,14 +144,15 @@ class Lifecycle(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Retired:
-        """Takes an old generation out of use, so that it opens nothing any more; or takes it back.
+        """Retires an old generation, so that it no longer unwraps, or brings it back.
 
-        The newest generation wraps and cannot be retired. What is wrapped under a retired one
-        stays as it is: `bring_back` makes it open again. `Generation.last_use_time` in the
-        status tells when each was last used.
+        The newest generation wraps and cannot be retired. Keys that a retired generation wrapped
+        stay as they are: after `bring_back`, they can be unwrapped again. The status shows when
+        each generation was last used, in `Generation.last_use_time`.
 
         Example:
-            >>> rotated = client.rotate("test", [keyfold.RegionSpec("eu")], new_generation=True)
+            >>> region = keyfold.RegionSpec("eu")
+            >>> rotated = client.rotate("test", [region], new_generation=True)
             >>> retired = client.retire_generation("test", "eu", 1)
             >>> [one.retire_time is None for one in retired.status.regions[0].generations]
             [False, True]
@@ -173,7 +178,7 @@ class Lifecycle(Connection):
     ) -> KeyTest:
         """Tries a root key step by step and stores nothing.
 
-        A key that does not work is an answer, not an error: see `accessible`.
+        A key that does not work is a result and not an error: see `KeyTest.accessible`.
         """
         return self._ask(calls.test_key(key_spec, cluster, region, organization), timeout)
 
@@ -186,16 +191,17 @@ class Lifecycle(Connection):
         organization: str = "",
         timeout: float | None = None,
     ) -> AccessPolicy:
-        """Tells what the customer attaches to a root key so that Keyfold may use it, and no more.
+        """Returns what a customer attaches to a root key so that Keyfold may use it, and no more.
 
-        The key and the cluster need not exist yet, and no KMS is asked. For an AWS role it
-        issues the external id, once and for good, for the organization where one is named.
+        The key and the cluster need not exist yet, and the server calls no KMS. For an AWS role
+        the server issues the external id, once and for good: the organization's if the call names
+        one, and otherwise the cluster's.
         """
         call = calls.get_access_policy(key_spec, cluster, region, organization)
         return self._ask(call, timeout)
 
     def get_status(self, cluster: str, *, timeout: float | None = None) -> ClusterStatus:
-        """Tells what is known of a cluster."""
+        """Returns what the server knows of a cluster."""
         return self._ask(calls.get_status(cluster), timeout)
 
     def list_clusters(
@@ -205,11 +211,11 @@ class Lifecycle(Connection):
         page_size: int = 0,
         timeout: float | None = None,
     ) -> Iterator[ClusterStatus]:
-        """Goes through clusters by name, asking for one page after another.
+        """Yields clusters by name, and fetches one page after another.
 
-        `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is for each page.
-        A cluster whose stored rows somebody else wrote does not keep the others from being
-        listed: RowNotAuthenticError names all such at the end.
+        `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is the deadline of each
+        page. If somebody other than Keyfold wrote a cluster's stored rows, the others are still
+        listed, and RowNotAuthenticError names every such cluster at the end.
 
         Example:
             >>> narrow = keyfold.ClusterFilter(state=keyfold.State.ENABLED)
@@ -220,7 +226,8 @@ class Lifecycle(Connection):
         spoilt: list[str] = []
         while page is not None:
             response = self.send(page, timeout=timeout)
-            yield from page.read(response)
+            for cluster in page.read(response):
+                yield cluster
             spoilt += response.not_authentic
             page = pages.next_page(page, response)
         pages.check_authentic(spoilt)

@@ -1,17 +1,20 @@
-"""Every reason that the server may send, each a leaf of the tree in `branches`.
+# Generated from server/keyfold_server/domain/errors.py by `make client`; never edited.
 
-The words are the contract's: they are never renamed, and new ones may come.
+"""The error classes of all reasons that the server sends; `branches` has those they derive from.
+
+Reasons are part of the API: no release renames one, and new ones may come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from keyfold.errors.branches import (
     AlreadyExistsError,
     ConflictError,
     CouldNotTellError,
+    DeadlineError,
     ForbiddenError,
     InvalidInputError,
     KeyfoldError,
@@ -68,7 +71,7 @@ class InvalidRequestIdError(InvalidInputError):
 
 
 class InvalidPageError(InvalidInputError):
-    """A page token that the server did not give out, or a page size below zero."""
+    """A page_token that the server did not give out, or a page_size below zero."""
 
     reason = "INVALID_PAGE"
 
@@ -140,7 +143,7 @@ class NotAWrappedKeyError(InvalidInputError):
 
 
 class UnsupportedWrappedKeyError(InvalidInputError):
-    """A wrapped key of a format that the server's release does not know."""
+    """A wrapped key of a format version or suite that the server's release does not know."""
 
     reason = "UNSUPPORTED_WRAPPED_KEY"
 
@@ -152,55 +155,55 @@ class UnknownKekError(InvalidInputError):
 
 
 class WrongClusterError(InvalidInputError):
-    """The wrapped key belongs to another cluster."""
+    """The wrapped key belongs to another cluster, which the caller may see."""
 
     reason = "WRONG_CLUSTER"
 
 
 class WrappedKeyCorruptError(InvalidInputError):
-    """The wrapped key was changed after it was made."""
+    """The key commitment does not fit: the wrapped key was changed after it was made."""
 
     reason = "WRAPPED_KEY_CORRUPT"
 
 
 class ContextMismatchError(InvalidInputError):
-    """Another context than at wrapping, or a changed wrapped key: nothing can tell which."""
+    """The authentication tag does not fit: another context, or a changed wrapped key."""
 
     reason = "CONTEXT_MISMATCH"
 
 
 class CallerUnknownError(UnauthenticatedError):
-    """No credential came with the call, neither a client certificate nor a token."""
+    """The call carries no credential, neither a client certificate nor a token."""
 
     reason = "CALLER_UNKNOWN"
 
 
 class CallerCredentialError(UnauthenticatedError):
-    """The certificate or token that came with the call is not valid there."""
+    """The server does not accept the certificate or token that the call carries."""
 
     reason = "CALLER_CREDENTIAL_INVALID"
 
 
 class NotAllowedError(ForbiddenError):
-    """No grant of the server's policy gives the caller the role that the method takes there."""
+    """No grant of the server's policy gives the caller a role for this."""
 
     reason = "NOT_ALLOWED"
 
 
 class KeyNotGrantedError(ForbiddenError):
-    """No grant of the server's policy lets the caller name this root key."""
+    """The policy does not let the caller name this key, as this principal, for this cluster."""
 
     reason = "KEY_NOT_GRANTED"
 
 
 class ContextNotGrantedError(ForbiddenError):
-    """The caller's grants demand entries that the context does not have."""
+    """The caller may use these keys only with other context entries."""
 
     reason = "CONTEXT_NOT_GRANTED"
 
 
 class ClusterNotFoundError(NotFoundError):
-    """No such cluster, or the caller may not see it."""
+    """The cluster does not exist, or the caller may not see it."""
 
     reason = "CLUSTER_NOT_FOUND"
 
@@ -224,7 +227,7 @@ class ClusterExistsError(AlreadyExistsError):
 
 
 class RegionExistsError(AlreadyExistsError):
-    """A region to add has another key spec already."""
+    """AddRegions of a region that has another key spec."""
 
     reason = "REGION_EXISTS"
 
@@ -242,13 +245,13 @@ class GenerationRetiredError(StateError):
 
 
 class GenerationInUseError(StateError):
-    """The newest generation, which wraps, was to be retired."""
+    """RetireGeneration of the newest generation, which wraps."""
 
     reason = "GENERATION_IN_USE"
 
 
 class ExternalIdNotIssuedError(StateError):
-    """An AWS role for which the server has issued no external id."""
+    """An AWS role for which Keyfold has issued no external id (protocol C2)."""
 
     reason = "EXTERNAL_ID_NOT_ISSUED"
 
@@ -302,7 +305,7 @@ class KeyNotFoundError(RefusedError):
 
 
 class KeyInvalidError(RefusedError):
-    """The key exists but cannot be used for this."""
+    """The key exists but cannot be used for this: wrong purpose, algorithm or material."""
 
     reason = "KEY_INVALID"
 
@@ -313,20 +316,20 @@ class UnreachableError(CouldNotTellError):
     reason = "UNREACHABLE"
 
 
-class ThrottledError(CouldNotTellError):
-    """The KMS asks Keyfold to slow down."""
-
-    reason = "THROTTLED"
-
-
 class CredentialsFailedError(CouldNotTellError):
     """The KMS did not accept Keyfold's own credential."""
 
     reason = "CREDENTIALS_FAILED"
 
 
+class ThrottledError(CouldNotTellError):
+    """The KMS asks Keyfold to slow down."""
+
+    reason = "THROTTLED"
+
+
 class KekMismatchError(KmsError):
-    """The KMS opened a stored KEK to something else than was wrapped, or not at all."""
+    """The KMS opened the stored KEK to something else than was wrapped, or not at all."""
 
     reason = "KEK_MISMATCH"
 
@@ -338,37 +341,37 @@ class OverloadedError(LimitError):
 
 
 class RateLimitedError(LimitError):
-    """The caller, or the organization whose keys are used, makes more calls than it may."""
+    """Calls of one caller, for one organization or to one root key come faster than they may."""
 
     reason = "RATE_LIMITED"
 
 
 class RowNotAuthenticError(KeyfoldError):
-    """A row of the server's store was written by somebody else."""
+    """A row of the store does not carry the service key's seal: somebody else wrote it."""
 
     reason = "ROW_NOT_AUTHENTIC"
 
 
 class StoreUnavailableError(UnavailableError):
-    """The server's store did not answer, or could not be written."""
+    """The store did not answer, or could not be written."""
 
     reason = "STORE_UNAVAILABLE"
 
 
 class StoreStaleError(UnavailableError):
-    """The replica has not seen its store for so long that it must not use keys."""
+    """The replica has not seen the store for so long that it must not use keys."""
 
     reason = "STORE_STALE"
 
 
 class StoreRolledBackError(UnavailableError):
-    """The store lacks a change that the replica has seen."""
+    """The store lacks a change that the replica has seen: a rollback, or another database."""
 
     reason = "STORE_ROLLED_BACK"
 
 
 class IssuerUnreachableError(UnavailableError):
-    """The server cannot check tokens now: it cannot have their issuer's keys."""
+    """The server cannot check tokens, because it cannot fetch their issuer's current keys."""
 
     reason = "ISSUER_UNREACHABLE"
 
@@ -379,13 +382,69 @@ class BusyError(UnavailableError):
     reason = "BUSY"
 
 
-def _tree(branch: type[KeyfoldError]) -> Iterator[type[KeyfoldError]]:
-    yield branch
-    for child in branch.__subclasses__():
-        yield from _tree(child)
-
-
 BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
-    error.reason: error for error in _tree(KeyfoldError) if error.reason
+    error.reason: error
+    for error in (
+        DeadlineError,
+        MalformedRequestError,
+        InvalidNameError,
+        InvalidPlaintextError,
+        InvalidContextError,
+        InvalidSizeError,
+        InvalidPolicyError,
+        InvalidRequestIdError,
+        InvalidPageError,
+        InvalidBatchError,
+        InvalidKeySpecError,
+        UnknownProviderError,
+        KeySpecMissingError,
+        DuplicateRegionError,
+        TooManyRegionsError,
+        RegionMismatchError,
+        OrganizationMismatchError,
+        InvalidReasonError,
+        RequestIdReusedError,
+        NotAWrappedKeyError,
+        UnsupportedWrappedKeyError,
+        UnknownKekError,
+        WrongClusterError,
+        WrappedKeyCorruptError,
+        ContextMismatchError,
+        CallerUnknownError,
+        CallerCredentialError,
+        NotAllowedError,
+        KeyNotGrantedError,
+        ContextNotGrantedError,
+        ClusterNotFoundError,
+        RegionNotFoundError,
+        GenerationNotFoundError,
+        ClusterExistsError,
+        RegionExistsError,
+        RevokedError,
+        GenerationRetiredError,
+        GenerationInUseError,
+        ExternalIdNotIssuedError,
+        KeyElsewhereError,
+        KeyVersionPinnedError,
+        ConcurrentChangeError,
+        RequestInProgressError,
+        AccessDeniedError,
+        KeyDisabledError,
+        KeyPendingDeletionError,
+        KeyNotFoundError,
+        KeyInvalidError,
+        UnreachableError,
+        CredentialsFailedError,
+        ThrottledError,
+        KekMismatchError,
+        OverloadedError,
+        RateLimitedError,
+        RowNotAuthenticError,
+        StoreUnavailableError,
+        StoreStaleError,
+        StoreRolledBackError,
+        IssuerUnreachableError,
+        BusyError,
+    )
 }
 """The class of each reason that this client knows."""

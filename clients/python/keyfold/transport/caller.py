@@ -1,8 +1,8 @@
-"""Who is calling, as far as each call says it: a token, and on whose behalf the call is made.
+"""What each call says of its caller: a token, and on whose behalf the call is made.
 
-Invariant: a token leaves here as the metadata of a call and in no other way. It is in no `repr`,
-no log line and no error; what is refused here is therefore told without its value. Nothing here
-knows a channel: whether a token may go over one is `channel`'s to say.
+Invariant: a token leaves this module only as the metadata of a call. It stands in no `repr`, no
+log line and no error, so the errors below do not quote what they refuse. This module does not
+know the channel: `channel` decides whether a token may go over one.
 """
 
 from __future__ import annotations
@@ -13,35 +13,36 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 Token: TypeAlias = os.PathLike[str] | Callable[[], str]
-"""A path, for a file that is read anew whenever it changes, or what returns a token.
+"""The path of a token's file, or a callable that returns a token.
 
-Not a plain string: it could be a path or a token, and one taken for the other ends in an error
-message or in the hands of whoever answers.
+A plain string is not allowed. It could be a path or a token, and a token taken for a path would
+end up in an error message, a path taken for a token in a stranger's hands.
 """
 
 OnBehalfOf: TypeAlias = str | Callable[[], str]
-"""A name, or what returns the name for the call that is being made, such as a `ContextVar.get`."""
+"""A name, or a callable that returns the name for the current call, such as a `ContextVar.get`."""
 
 _MAX_FILE: Final = 64 * 1024
-"""Bytes of a token's file. Servers take tokens of at most 8 KiB; this is for a wrong path."""
+"""Most bytes of a token's file. It catches a wrong path: servers take tokens of 8 KiB at most."""
 
 _MAX_NAME: Final = 256
-"""Characters of a name that servers take."""
+"""Most characters of a name that a server takes."""
 
 _Stamp: TypeAlias = tuple[int, ...]
 
 
 class Caller:
-    """What goes along with each call of one client. Any number of threads may ask."""
+    """The token and the name that one client sends with each call. Threads may share it."""
 
     __slots__ = ("_named", "_token")
 
     def __init__(self, token: Token | None, on_behalf_of: OnBehalfOf | None) -> None:
-        """Takes what the client was made with; a file is read for the first time.
+        """Checks both, and reads a token's file for the first time.
 
         Raises:
-            TypeError: It is of another kind, such as a token as a plain string.
-            ValueError: The file holds no token, or the name cannot be sent.
+            TypeError: The token is neither a path nor a callable, such as a plain string, or
+                `on_behalf_of` is neither a string nor a callable.
+            ValueError: The file does not hold a token, or gRPC cannot send the name.
             OSError: The file cannot be read.
         """
         self._token = _source(token)
@@ -57,13 +58,13 @@ class Caller:
         return self._token is not None
 
     def metadata(self) -> list[tuple[str, str]]:
-        """Returns what the next call says of its caller.
+        """Returns the metadata that tells the server who makes the next call.
 
-        What a callable raises is passed on.
+        An exception of a callable passes through.
 
         Raises:
-            TypeError: A callable returned no string.
-            ValueError: It returned what cannot be a token or a name.
+            TypeError: A callable returned something other than a string.
+            ValueError: A callable returned a string that cannot be a token or a name.
         """
         found = []
         if self._token is not None:
@@ -90,17 +91,17 @@ def _source(token: Token | None) -> Callable[[], str] | None:
         )
     ask = token
 
-    def asked() -> str:
-        return _checked(ask(), "what the token callable returned")
+    def checked() -> str:
+        return _checked(ask(), "the token callable's result")
 
-    return asked
+    return checked
 
 
 class _File:
-    """A token's file, as whoever rotates it leaves it.
+    """A token's file, which another program rotates.
 
-    Once a token was read, a file that is missing, empty or half written keeps it: rotating must
-    fail no call, and the server refuses a token whose time is up.
+    After the first read, a missing, empty or half-written file leaves the last token in use: a
+    rotation must not fail a call, and the server refuses an expired token anyway.
     """
 
     __slots__ = ("_path", "_read")
@@ -110,7 +111,7 @@ class _File:
         self._read = self._fresh()
 
     def token(self) -> str:
-        # One attribute for both, so that no thread pairs an old stamp with a new token.
+        # One attribute holds both, so that no thread pairs an old stamp with a new token.
         stamp, token = self._read
         try:
             if _stamp(self._path.stat()) == stamp:
@@ -122,13 +123,15 @@ class _File:
 
     def _fresh(self) -> tuple[_Stamp, str]:
         with self._path.open("rb") as file:
-            # Of the file that is read, which may no longer be the one at the path.
+            # The open file's own stamp: the path may name another file by now.
             stamp = _stamp(os.fstat(file.fileno()))
             content = file.read(_MAX_FILE + 1)
         if len(content) > _MAX_FILE:
-            raise ValueError(f"{self._path} holds more than {_MAX_FILE:,} bytes, and no token")
+            raise ValueError(
+                f"{self._path} holds more than {_MAX_FILE:,} bytes, so it is not a token"
+            )
         text = content.decode("ascii", "replace").strip()
-        return stamp, _checked(text, f"what {self._path} holds")
+        return stamp, _checked(text, f"the content of {self._path}")
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
@@ -142,7 +145,7 @@ def _stamp(status: os.stat_result) -> _Stamp:
 
 
 def _checked(token: object, what: str) -> str:
-    """Returns a token that gRPC will send; it would quote another one in its own error."""
+    """Returns the token if gRPC can send it; gRPC's own error would quote the token."""
     if not isinstance(token, str):
         raise TypeError(f"{what} is not a string")
     if not token or not token.isascii() or not token.isprintable() or " " in token:
@@ -156,6 +159,6 @@ def _check_name(name: object) -> None:
     plain = name.isascii() and name.isprintable() and name == name.strip()
     if not name or not plain or len(name) > _MAX_NAME:
         raise ValueError(
-            f"on_behalf_of must be 1 to {_MAX_NAME} printable ASCII characters, without spaces "
-            "around them"
+            f"on_behalf_of must be 1 to {_MAX_NAME} printable ASCII characters, without spaces at "
+            "either end"
         )

@@ -1,39 +1,38 @@
-"""Client spans, where OpenTelemetry is installed: one per call, with its context sent along.
+"""Client spans: one for each call, if OpenTelemetry is installed.
 
-Without it, or where nobody has set up its SDK, a call costs nothing more and sends nothing more.
+The call carries the span's context to the server. Without OpenTelemetry, or without a configured
+SDK, a call costs and sends nothing extra.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from keyfold.errors import KeyfoldError
+from keyfold.transport.channel import SERVICE
 
 try:
     from opentelemetry import propagate, trace
 except ImportError:
-    _HERE = False
+    _INSTALLED = False
 else:
-    _HERE = True
+    _INSTALLED = True
 
 Metadata = list[tuple[str, str]]
-"""What goes along with a call: the W3C trace context, or nothing."""
-
-_SERVICE: Final = "keyfold.v1.KeyManagementService"
+"""Metadata of a call: the W3C trace context, or nothing."""
 
 
 @contextmanager
 def client_span(method: str) -> Iterator[Metadata]:
-    """Opens a span around one call and yields what to send along.
+    """Opens a span around one call and yields the metadata that carries its context.
 
-    An error's text is not recorded: its reason says what happened, and names nobody's data.
+    The span records an error's reason and not its message, which may name a customer's data.
     """
-    if not _HERE:
+    if not _INSTALLED:
         yield []
         return
-    name = f"{_SERVICE}/{method}"
+    name = f"{SERVICE}/{method}"
     with trace.get_tracer("keyfold").start_as_current_span(
         name,
         kind=trace.SpanKind.CLIENT,
