@@ -40,19 +40,17 @@ from bench.goals import Figure, Plan
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyProvider
-from keyfold_server.providers import (
-    aws_clients,
-    azure_clients,
-    deadline_requests,
-    gcp_clients,
-    gcp_credentials,
-    vault_client,
-)
-from keyfold_server.providers.aws_kms import AwsKmsProvider
-from keyfold_server.providers.azure_key_vault import AzureKeyVaultProvider
-from keyfold_server.providers.deadline import within
-from keyfold_server.providers.gcp_kms import GcpKmsProvider
-from keyfold_server.providers.vault_transit import VaultTransitProvider
+from keyfold_server.providers.aws import clients as aws_clients
+from keyfold_server.providers.aws.provider import AwsKmsProvider
+from keyfold_server.providers.azure import clients as azure_clients
+from keyfold_server.providers.azure.provider import AzureKeyVaultProvider
+from keyfold_server.providers.gcp import clients as gcp_clients
+from keyfold_server.providers.gcp import credentials as gcp_credentials
+from keyfold_server.providers.gcp.provider import GcpKmsProvider
+from keyfold_server.providers.shared import requests_deadlines as deadline_requests
+from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.vault import clients as vault_client
+from keyfold_server.providers.vault.provider import VaultTransitProvider
 
 GOAL: Final = 50.0
 """Microseconds of a call to the service."""

@@ -14,8 +14,8 @@ from unittest import mock
 
 from bench.goals import Figure, Plan
 from integration.test_fleet import STEP, TTL, Fleet, served, warm_up
-from keyfold_server.service import sweep
 from keyfold_server.service.timing import Timing
+from keyfold_server.service.upkeep import sweep
 from replicas import Member
 
 _KEKS: Final = 10_000

@@ -19,7 +19,7 @@ import postgres
 from bench.cases import ROOT_KEY
 from bench.goals import SkippedError
 from bench.processes import Server, running
-from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.store.opening import migrate_store
 
 ROOT: Final = Path(__file__).resolve().parents[1]

@@ -22,8 +22,8 @@ from keyfold_server.domain.cluster import Generation, Region, Wrap, created
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Change
-from keyfold_server.providers.local import LocalProvider
-from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.providers.local.key_file import KeyFile
+from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.service.timing import SystemClock
 from keyfold_server.store.opening import open_store
 

@@ -30,8 +30,8 @@ import pytest
 from psycopg import sql
 
 from fakes import FakeClock
-from keyfold_server.store.address import Limits
 from keyfold_server.store.opening import migrate_store, open_store
+from keyfold_server.store.postgresql.address import Limits
 from keyfold_server.store.schema import metadata
 from keyfold_server.store.sql import SqlStore
 

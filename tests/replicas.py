@@ -33,17 +33,17 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, Roo
 from keyfold_server.domain.ports import Store
 from keyfold_server.domain.provider import KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Rights
-from keyfold_server.service.clusters import Enabling
-from keyfold_server.service.data_plane import Opened, Target
-from keyfold_server.service.keyring import Call, NeedsLoad
+from keyfold_server.service.data.data_plane import Opened, Target
+from keyfold_server.service.data.keyring import Call, NeedsLoad
+from keyfold_server.service.life.clusters import Enabling
+from keyfold_server.service.life.mutations import Ask, Body, Done
+from keyfold_server.service.life.revocation import Naming, Restored, Revoked
+from keyfold_server.service.life.rotation import Rotated, Rotating
+from keyfold_server.service.life.status import Report
 from keyfold_server.service.limits import Bounds, Rates
-from keyfold_server.service.mutations import Ask, Body, Done
 from keyfold_server.service.replica import Replica
-from keyfold_server.service.revocation import Naming, Restored, Revoked
-from keyfold_server.service.rotation import Rotated, Rotating
-from keyfold_server.service.status import Report
-from keyfold_server.service.sweep import SLOTS
 from keyfold_server.service.timing import Timing
+from keyfold_server.service.upkeep.sweep import SLOTS
 from keyfold_server.store.opening import open_store
 
 T = TypeVar("T")

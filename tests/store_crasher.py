@@ -30,7 +30,6 @@ from fakes import FakeClock
 from keyfold_server.domain.cluster import Cluster, restored, revoked, with_regions
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.ports import Applied, Change, Heartbeat
-from keyfold_server.store import listening  # noqa: F401  so that no child has to import the driver
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql import SqlStore
 

@@ -57,12 +57,12 @@ def _check_tree(tree: Path) -> None:
 def _import() -> None:
     """Imports all that a server needs, so that none has to."""
     from keyfold_server import __main__, bootstrap
-    from keyfold_server.providers import local
+    from keyfold_server.providers.local import provider as local
     from keyfold_server.store import opening
 
     del __main__, bootstrap, local, opening
     with contextlib.suppress(ImportError):  # the driver for PostgreSQL may be missing
-        from keyfold_server.store import listening
+        from keyfold_server.store.postgresql import listening
 
         del listening
 
@@ -122,7 +122,7 @@ def _kept_back(provider: Any) -> None:
 def _serve() -> None:
     """Sets the failpoints and becomes the server."""
     from keyfold_server import __main__ as program
-    from keyfold_server.providers.local import LocalProvider
+    from keyfold_server.providers.local.provider import LocalProvider
     from keyfold_server.store.sql import SqlStore
 
     original = SqlStore.__init__

@@ -15,7 +15,7 @@ import postgres
 from chaos.board import TWINS_KEY
 from chaos.network import Network, Pair
 from chaos.servers import ChaosServer, Nursery
-from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.service.timing import SystemClock
 from keyfold_server.store.marks import MARKS
 from keyfold_server.store.opening import migrate_store, open_store

@@ -32,7 +32,7 @@ from counterparts.aws_wire import AwsError, error_reply, parse
 from counterparts.faults import FaultLayer
 from counterparts.messages import Reply, Request, forward
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.aws_kms import AwsKmsProvider
+from keyfold_server.providers.aws.provider import AwsKmsProvider
 
 REGION: Final = "eu-west-1"
 CUSTOMER: Final = "111122223333"

@@ -33,7 +33,7 @@ from counterparts.azure_key_vault import HSM_RESOURCE, TENANT, VAULT_RESOURCE, A
 from counterparts.faults import FaultLayer
 from counterparts.messages import Answer, Reply, Request
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.azure_key_vault import AzureKeyVaultProvider
+from keyfold_server.providers.azure.provider import AzureKeyVaultProvider
 
 IDENTITY: Final = "0d4c5f5e-5d2e-4c1e-8f51-1f7c61a3a001"
 """The client id of Keyfold's managed identity."""

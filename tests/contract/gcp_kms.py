@@ -29,7 +29,7 @@ from counterparts.gcp_kms import GcpKms
 from counterparts.messages import Reply, forward
 from counterparts.pki import Authority
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.gcp_kms import GcpKmsProvider
+from keyfold_server.providers.gcp.provider import GcpKmsProvider
 
 PERMISSIONS: Final = {
     "wrap": "cloudkms.cryptoKeyVersions.useToEncrypt",

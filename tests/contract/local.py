@@ -10,8 +10,8 @@ from typing import Final
 
 from contract.counterparts import NETWORK, Ability, Counterpart, Row
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.local import LocalProvider
-from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.providers.local.key_file import KeyFile
+from keyfold_server.providers.local.provider import LocalProvider
 
 
 class LocalCounterpart(Counterpart):

@@ -26,8 +26,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, Statement
-from keyfold_server.providers.aws_access import UNTOLD
-from keyfold_server.providers.aws_kms import AwsKmsProvider
+from keyfold_server.providers.aws.access import UNTOLD
+from keyfold_server.providers.aws.provider import AwsKmsProvider
 
 _ELSEWHERE: Final = "444455556666"
 _BINDING: Final = Binding("cluster-1", "eu", os.urandom(16), "acme")

@@ -31,7 +31,7 @@ from keyfold_server.domain.provider import (
     DescribesKeys,
     Statement,
 )
-from keyfold_server.providers.azure_key_vault import AzureKeyVaultProvider
+from keyfold_server.providers.azure.provider import AzureKeyVaultProvider
 
 _WANTED: Final = AccessWanted("orders", "eu-west-1", "acme")
 _BINDING: Final = Binding("orders", "eu-west-1", os.urandom(16), "acme")

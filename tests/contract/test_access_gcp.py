@@ -24,7 +24,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import AccessDeniedError, SetupError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
-from keyfold_server.providers.gcp_kms import GcpKmsProvider
+from keyfold_server.providers.gcp.provider import GcpKmsProvider
 from keyfold_server.settings import Settings
 from keyfold_server.settings.keys import Gcp, Providers
 

@@ -21,8 +21,8 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import AccessDeniedError, CredentialsFailedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
-from keyfold_server.providers.vault_origins import Auth, Origin
-from keyfold_server.providers.vault_transit import VaultTransitProvider
+from keyfold_server.providers.vault.origins import Auth, Origin
+from keyfold_server.providers.vault.provider import VaultTransitProvider
 
 _WANTED: Final = AccessWanted("orders", "eu-west-1", "acme")
 _BINDING: Final = Binding("orders", "eu-west-1", os.urandom(16), "acme")

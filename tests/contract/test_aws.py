@@ -21,8 +21,8 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.aws_kms import AwsKmsProvider
-from keyfold_server.providers.aws_principals import Canary
+from keyfold_server.providers.aws.principals import Canary
+from keyfold_server.providers.aws.provider import AwsKmsProvider
 
 
 @pytest.fixture

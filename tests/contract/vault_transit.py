@@ -24,8 +24,8 @@ from counterparts.messages import Answer, Reply, Request
 from counterparts.openbao_alone import server_tls
 from counterparts.pki import Authority
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.vault_origins import Origin
-from keyfold_server.providers.vault_transit import VaultTransitProvider
+from keyfold_server.providers.vault.origins import Origin
+from keyfold_server.providers.vault.provider import VaultTransitProvider
 
 _OPERATIONS: Final = {"wrap": "encrypt", "unwrap": "decrypt", "describe": "keys"}
 _ROLE: Final = "keyfold"

@@ -24,8 +24,8 @@ from counterparts.openbao import OpenBao
 from counterparts.openbao_alone import server_tls
 from counterparts.pki import Authority
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.vault_origins import Auth, Origin
-from keyfold_server.providers.vault_transit import VaultTransitProvider
+from keyfold_server.providers.vault.origins import Auth, Origin
+from keyfold_server.providers.vault.provider import VaultTransitProvider
 
 ROLE: Final = "keyfold"
 

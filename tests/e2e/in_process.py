@@ -20,7 +20,7 @@ from fakes import FakeProvider
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import Regions
-from keyfold_server.providers import Catalog
+from keyfold_server.providers.catalog import Catalog
 from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.limits import Bounds

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import keyfold
-from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.providers.local.key_file import KeyFile
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The repository."""

@@ -36,7 +36,7 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import Regions
 from keyfold_server.domain.rights import Identity
-from keyfold_server.providers.aws_kms import AwsKmsProvider
+from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.status import code_of
 from keyfold_server.service.limits import Bounds

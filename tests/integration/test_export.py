@@ -48,11 +48,13 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Change, ClusterFilter, Heartbeat
-from keyfold_server.providers.local import LocalProvider
-from keyfold_server.providers.local_keys import KeyFile
-from keyfold_server.store import export, export_file, export_format, import_
+from keyfold_server.providers.local.key_file import KeyFile
+from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.transfer import archive as export_file
+from keyfold_server.store.transfer import export, import_
+from keyfold_server.store.transfer import records as export_format
 
 KINDS: Final[dict[str, Callable[[Path], tuple[str, Path | None]]]] = {
     "sqlite": lambda folder: (f"sqlite:///{folder / 'keyfold.db'}", None),

@@ -25,8 +25,8 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Change, ClusterFilter
 from keyfold_server.domain.provider import KeyDescription, KeyProvider, Unwrapped, Wrapped
-from keyfold_server.service.freshness import REFRESH_AT
-from keyfold_server.service.keys import View
+from keyfold_server.service.data.memory import View
+from keyfold_server.service.loading.freshness import REFRESH_AT
 from replicas import House, Member, entered, spin
 
 KEKS: Final = 10_000

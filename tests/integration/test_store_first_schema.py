@@ -24,11 +24,15 @@ from keyfold_server.domain.cluster import Cluster, with_regions
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.ports import Change, ClusterFilter, Heartbeat
-from keyfold_server.store import address, export_file, migrate, postgresql, sqlite_file
+from keyfold_server.store import migrate
 from keyfold_server.store.engine import Database
 from keyfold_server.store.opening import migrate_store, open_store
-from keyfold_server.store.rows import Stored
+from keyfold_server.store.postgresql import address
+from keyfold_server.store.postgresql import connections as postgresql
 from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sqlite import connections as sqlite_file
+from keyfold_server.store.tables.clusters import Stored
+from keyfold_server.store.transfer import archive as export_file
 
 VECTORS: Final = Path(__file__).parents[1] / "vectors"
 EXPORT: Final = VECTORS / "export-form-1.jsonl"

@@ -42,8 +42,8 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Applied, Change, Heartbeat, Notifies
-from keyfold_server.store.address import Limits
 from keyfold_server.store.opening import open_store
+from keyfold_server.store.postgresql.address import Limits
 from keyfold_server.store.sql import SqlStore
 
 QUICK = Limits(statement=1.0, lock=0.6, idle=0.3, answer=1.5)

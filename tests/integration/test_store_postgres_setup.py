@@ -25,7 +25,9 @@ from certificates import self_signed
 from fakes import FakeClock
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
-from keyfold_server.store import address, migrate, opening, postgresql
+from keyfold_server.store import migrate, opening
+from keyfold_server.store.postgresql import address
+from keyfold_server.store.postgresql import connections as postgresql
 from keyfold_server.store.schema import metadata
 from keyfold_server.store.sql import SqlStore
 

@@ -18,8 +18,8 @@ from keyfold_server.domain.errors import (
     CredentialsFailedError,
     UnreachableError,
 )
-from keyfold_server.providers.aws_credentials import LONGEST, Role, under
-from keyfold_server.providers.deadline import within
+from keyfold_server.providers.aws.credentials import LONGEST, Role, under
+from keyfold_server.providers.shared.deadlines import within
 
 _ROLE: Final = "arn:aws:iam::111122223333:role/team/keyfold"
 

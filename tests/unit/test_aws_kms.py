@@ -32,9 +32,9 @@ from keyfold_server.domain.provider import (
     HasReplicas,
     TakesExternalIds,
 )
-from keyfold_server.providers.aws_arn import check_role, key_arn
-from keyfold_server.providers.aws_errors import denied_by_our_own_account, translate
-from keyfold_server.providers.aws_kms import AwsKmsProvider
+from keyfold_server.providers.aws.errors import denied_by_our_own_account, translate
+from keyfold_server.providers.aws.provider import AwsKmsProvider
+from keyfold_server.providers.aws.uri import check_role, key_arn
 
 _ID: Final = "1234abcd-12ab-34cd-56ef-1234567890ab"
 _MRK: Final = "mrk-1234abcd12ab34cd56ef1234567890ab"

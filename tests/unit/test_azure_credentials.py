@@ -17,12 +17,12 @@ from keyfold_server.domain.errors import (
     KmsError,
     UnreachableError,
 )
-from keyfold_server.providers.azure_credentials import LONGEST, Credential, under
-from keyfold_server.providers.azure_errors import Reply
-from keyfold_server.providers.azure_logins import Logins, Token, WithdrawnError
-from keyfold_server.providers.azure_principals import MOST, Principals
-from keyfold_server.providers.azure_uri import CLOUDS, Place
-from keyfold_server.providers.deadline import current, within
+from keyfold_server.providers.azure.credentials import LONGEST, Credential, under
+from keyfold_server.providers.azure.errors import Reply
+from keyfold_server.providers.azure.logins import Logins, Token, WithdrawnError
+from keyfold_server.providers.azure.principals import MOST, Principals
+from keyfold_server.providers.azure.uri import CLOUDS, Place
+from keyfold_server.providers.shared.deadlines import current, within
 
 _HOUR: Final = 3_600.0
 _PLACE: Final = Place("https://v.vault.azure.net", "https://vault.azure.net", CLOUDS[0], hsm=False)

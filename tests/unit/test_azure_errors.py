@@ -18,7 +18,7 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
-from keyfold_server.providers.azure_errors import (
+from keyfold_server.providers.azure.errors import (
     WITHDRAWN,
     Reply,
     action,

@@ -33,8 +33,8 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.azure_format import Sealed
-from keyfold_server.providers.azure_key_vault import AzureKeyVaultProvider
+from keyfold_server.providers.azure.ciphertext import Sealed
+from keyfold_server.providers.azure.provider import AzureKeyVaultProvider
 
 CLIENT: Final = "0b0c0d0e-0000-4000-8000-000000000001"
 IDENTITY: Final = "0b0c0d0e-0000-4000-8000-000000000002"

@@ -11,9 +11,9 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import InvalidKeySpecError, SetupError, UnreachableError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Authenticates, DescribesKeys
-from keyfold_server.providers.azure_format import Sealed
-from keyfold_server.providers.azure_key_vault import AzureKeyVaultProvider
-from keyfold_server.providers.azure_uri import Places, normal_origin, principal
+from keyfold_server.providers.azure.ciphertext import Sealed
+from keyfold_server.providers.azure.provider import AzureKeyVaultProvider
+from keyfold_server.providers.azure.uri import Places, normal_origin, principal
 
 _VERSION: Final = "0123456789abcdef0123456789abcdef"
 _PRIVATE: Final = "https://kms.example:8443"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from fakes import FakeProvider
-from keyfold_server import providers
 from keyfold_server.domain.errors import SetupError, UnknownProviderError
 from keyfold_server.domain.provider import KeyProvider
-from keyfold_server.providers import Catalog, maker, third_party, type_of
-from keyfold_server.providers.local import LocalProvider
+from keyfold_server.providers import catalog as catalog_module
+from keyfold_server.providers.catalog import Catalog, maker, third_party, type_of
+from keyfold_server.providers.local.provider import LocalProvider
 
 
 def test_a_provider_is_made_once_on_first_use() -> None:
@@ -94,8 +94,8 @@ def test_a_uri_tells_its_type() -> None:
 
 def test_a_package_adds_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed entry point is a type by its name, loaded with its first use."""
-    points = [EntryPoint("EXTRA", "fakes:FakeProvider", providers.ENTRY_POINTS)]
-    monkeypatch.setattr(providers, "entry_points", lambda group: points)
+    points = [EntryPoint("EXTRA", "fakes:FakeProvider", catalog_module.ENTRY_POINTS)]
+    monkeypatch.setattr(catalog_module, "entry_points", lambda group: points)
     catalog = Catalog(third_party())
     assert catalog.types() == ("EXTRA",)
     assert isinstance(catalog.provider("EXTRA"), FakeProvider)
@@ -104,7 +104,9 @@ def test_a_package_adds_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("taken", ["LOCAL", "PLATFORM", "EXTRA"])
 def test_a_package_takes_no_type_that_is_taken(monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
     """No package comes between a server and its own provider, or another package's."""
-    points = [EntryPoint(n, "fakes:FakeProvider", providers.ENTRY_POINTS) for n in ("EXTRA", taken)]
-    monkeypatch.setattr(providers, "entry_points", lambda group: points)
+    points = [
+        EntryPoint(n, "fakes:FakeProvider", catalog_module.ENTRY_POINTS) for n in ("EXTRA", taken)
+    ]
+    monkeypatch.setattr(catalog_module, "entry_points", lambda group: points)
     with pytest.raises(SetupError, match=taken):
         third_party()

@@ -19,9 +19,9 @@ from certificates import Authority
 from counterparts.faults import FaultLayer
 from counterparts.messages import Reply, Request
 from keyfold_server.domain.errors import UnreachableError
-from keyfold_server.providers.deadline import MAX_ANSWER, within
-from keyfold_server.providers.deadline_requests import guard
-from keyfold_server.providers.deadline_transport import Transport
+from keyfold_server.providers.shared.deadlines import MAX_ANSWER, within
+from keyfold_server.providers.shared.requests_deadlines import guard
+from keyfold_server.providers.shared.transport import Transport
 
 Get = Callable[[str], bytes]
 

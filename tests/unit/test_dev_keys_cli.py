@@ -15,7 +15,7 @@ from keyfold_server.admin import EXIT_DECLINED, EXIT_ERROR, app
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import KeyDisabledError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.local import LocalProvider
+from keyfold_server.providers.local.provider import LocalProvider
 
 _PROGRAM = "from keyfold_server.admin import app; app(prog_name='keyfold-server')"
 

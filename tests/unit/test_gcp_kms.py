@@ -29,10 +29,10 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Authenticates, DescribesKeys
-from keyfold_server.providers.gcp_errors import DECRYPT, ENCRYPT, GET, http_denial, translate
-from keyfold_server.providers.gcp_http import Exchange, Sender
-from keyfold_server.providers.gcp_kms import GcpKmsProvider
-from keyfold_server.providers.gcp_names import canonical, delegates, project
+from keyfold_server.providers.gcp.errors import DECRYPT, ENCRYPT, GET, http_denial, translate
+from keyfold_server.providers.gcp.http import Exchange, Sender
+from keyfold_server.providers.gcp.provider import GcpKmsProvider
+from keyfold_server.providers.gcp.uri import canonical, delegates, project
 
 _KEY: Final = "projects/acme-prod/locations/europe-west1/keyRings/cmek/cryptoKeys/keyfold"
 _ACCOUNT: Final = "keyfold@acme-prod.iam.gserviceaccount.com"

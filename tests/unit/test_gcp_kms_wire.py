@@ -34,9 +34,9 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers import gcp_principals
-from keyfold_server.providers.gcp_impersonation import AHEAD, LONGEST
-from keyfold_server.providers.gcp_kms import GcpKmsProvider
+from keyfold_server.providers.gcp import principals as gcp_principals
+from keyfold_server.providers.gcp.impersonation import AHEAD, LONGEST
+from keyfold_server.providers.gcp.provider import GcpKmsProvider
 
 BINDING: Final = Binding("cluster-1", "eu-west-1", bytes(16), "acme")
 PLAINTEXT: Final = bytes(range(65))

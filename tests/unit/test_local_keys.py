@@ -23,9 +23,8 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.local import LocalProvider
-from keyfold_server.providers.local_format import VersionState
-from keyfold_server.providers.local_keys import (
+from keyfold_server.providers.local.contents import VersionState
+from keyfold_server.providers.local.key_file import (
     Contents,
     KeyFile,
     KeyFileBrokenError,
@@ -34,13 +33,14 @@ from keyfold_server.providers.local_keys import (
     KeyFileMissingError,
     KeyFileUnreadableError,
 )
+from keyfold_server.providers.local.provider import LocalProvider
 
 _ROTATIONS = 20
 
 # Dies inside the named call of the first change it makes.
 _CRASH = """
 import os, pathlib, signal, sys
-from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.providers.local.key_file import KeyFile
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -52,7 +52,7 @@ KeyFile(sys.argv[1]).rotate("key")
 
 _ROTATE = """
 import sys
-from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.providers.local.key_file import KeyFile
 
 for _ in range(int(sys.argv[2])):
     KeyFile(sys.argv[1]).rotate("key")

@@ -23,8 +23,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.rights import Identity, Rights
-from keyfold_server.service.access_policies import Asking, Described
-from keyfold_server.service.scope import Scope
+from keyfold_server.service.life.access_policies import Asking, Described
+from keyfold_server.service.life.scope import Scope
 from regional import ROLE, RegionalHouse, role
 from replicas import Member
 

@@ -19,8 +19,8 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.rights import DENIED, Purpose
-from keyfold_server.service import auto_rotation
-from keyfold_server.service.auto_rotation import CALLER
+from keyfold_server.service.upkeep import auto_rotation
+from keyfold_server.service.upkeep.auto_rotation import CALLER
 from replicas import House, Member, house_in, under
 
 INTERVAL = 600

@@ -36,7 +36,7 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Heartbeat, Noted
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import Regions
-from keyfold_server.providers.aws_kms import AwsKmsProvider
+from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.store.opening import open_store
 from replicas import House, Member, Spec, house_in, until
 

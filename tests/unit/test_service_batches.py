@@ -25,7 +25,7 @@ from keyfold_server.domain.errors import (
     WrappedKeyCorruptError,
     WrongClusterError,
 )
-from keyfold_server.service.data_plane import Target
+from keyfold_server.service.data.data_plane import Target
 from replicas import House, Member, house_in
 
 WrapItem = tuple[str, bytes, Mapping[str, str] | None]

@@ -18,9 +18,9 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.rights import Identity
-from keyfold_server.service.external_ids import ExternalIds
-from keyfold_server.service.probes import Trying
-from keyfold_server.service.scope import Scope
+from keyfold_server.service.life.external_ids import ExternalIds
+from keyfold_server.service.life.scope import Scope
+from keyfold_server.service.life.trials import Trying
 from regional import RegionalHouse, role
 from replicas import Member
 

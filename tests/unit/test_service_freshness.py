@@ -17,7 +17,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.health import Health
-from keyfold_server.service.status import Report
+from keyfold_server.service.life.status import Report
 from replicas import House, Member, entered, house_in, under, until
 
 

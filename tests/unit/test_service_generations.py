@@ -16,7 +16,7 @@ from keyfold_server.domain.errors import (
     InvalidReasonError,
     RegionNotFoundError,
 )
-from keyfold_server.service.revocation import Retiring, Revoked
+from keyfold_server.service.life.revocation import Retiring, Revoked
 from replicas import House, Member, entered, house_in
 
 

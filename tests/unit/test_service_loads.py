@@ -18,8 +18,9 @@ from keyfold_server.domain.errors import (
     OverloadedError,
     UnreachableError,
 )
-from keyfold_server.service import gates, kms
-from keyfold_server.service.keyring import Call, Need, NeedsLoad
+from keyfold_server.service.data.keyring import Call, Need, NeedsLoad
+from keyfold_server.service.kms import calls as kms
+from keyfold_server.service.kms import gates
 from replicas import House, Member, entered, house_in, spin, until
 
 

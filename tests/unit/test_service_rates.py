@@ -11,8 +11,8 @@ import pytest
 from fakes import FakeClock
 from keyfold_server.domain.errors import RateLimitedError
 from keyfold_server.domain.health import Health
-from keyfold_server.service import gates
-from keyfold_server.service.gates import Gates
+from keyfold_server.service.kms import gates
+from keyfold_server.service.kms.gates import Gates
 from keyfold_server.service.limits import Bucket, Rates
 from replicas import House, Member, house_in, under
 

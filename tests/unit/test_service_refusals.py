@@ -21,7 +21,7 @@ from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Heartbeat, Noted
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.service import answers
+from keyfold_server.service.loading import failures as answers
 from replicas import House, Member, entered, house_in, spin, until
 
 

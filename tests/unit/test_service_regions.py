@@ -26,8 +26,8 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.residency import Place, Table
 from keyfold_server.domain.rights import Identity, Rights
-from keyfold_server.service.probes import Trying
-from keyfold_server.service.scope import Scope
+from keyfold_server.service.life.scope import Scope
+from keyfold_server.service.life.trials import Trying
 from regional import RegionalHouse
 from replicas import Spec
 

@@ -26,8 +26,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import UNHEARD, ReplicaRow
-from keyfold_server.service import data_plane
-from keyfold_server.service.changes import Pending
+from keyfold_server.service.data import data_plane
+from keyfold_server.service.fleet.changes import Pending
 from replicas import House, Member, entered, house_in, spin, until
 
 

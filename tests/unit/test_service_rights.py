@@ -27,11 +27,11 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Identity, Rights
-from keyfold_server.service.data_plane import Opened, Target
-from keyfold_server.service.keyring import Call, NeedsLoad
-from keyfold_server.service.probes import Trying
-from keyfold_server.service.scope import Scope
-from keyfold_server.service.status import Report, page_token
+from keyfold_server.service.data.data_plane import Opened, Target
+from keyfold_server.service.data.keyring import Call, NeedsLoad
+from keyfold_server.service.life.scope import Scope
+from keyfold_server.service.life.status import Report, page_token
+from keyfold_server.service.life.trials import Trying
 from replicas import House, Member, house_in
 
 APP = Identity(("dns:app.example",), "certificate")

@@ -20,7 +20,7 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Heartbeat, Noted
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.service import sweep as sweeping
+from keyfold_server.service.upkeep import sweep as sweeping
 from replicas import House, Member, entered, house_in, under, until
 
 INTERVAL = 600

@@ -17,8 +17,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.service.probes import Outcome, Step, Trial, Trying
-from keyfold_server.service.scope import Scope
+from keyfold_server.service.life.scope import Scope
+from keyfold_server.service.life.trials import Outcome, Step, Trial, Trying
 from replicas import House, Member, house_in
 
 PASSED, FAILED, SKIPPED = Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED

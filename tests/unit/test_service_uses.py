@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from keyfold_server.domain.errors import StoreUnavailableError
-from keyfold_server.service import uses
-from keyfold_server.service.keys import OpenKek
+from keyfold_server.service.data.memory import OpenKek
+from keyfold_server.service.observed import uses
 from replicas import House, Member, house_in, under
 
 

@@ -23,11 +23,11 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.deadline import within
-from keyfold_server.providers.vault_errors import Answer, login_failed, translate
-from keyfold_server.providers.vault_origins import Origin
-from keyfold_server.providers.vault_transit import VaultTransitProvider
-from keyfold_server.providers.vault_uri import canonical_origin
+from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.vault.errors import Answer, login_failed, translate
+from keyfold_server.providers.vault.origins import Origin
+from keyfold_server.providers.vault.provider import VaultTransitProvider
+from keyfold_server.providers.vault.uri import canonical_origin
 
 _HERE: Final = "https://vault.example:8200"
 _FILE: Final = Path("/nowhere/credential")

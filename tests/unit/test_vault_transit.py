@@ -26,7 +26,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Wrapped
-from keyfold_server.providers.vault_transit import VaultTransitProvider
+from keyfold_server.providers.vault.provider import VaultTransitProvider
 
 _BUDGET: Final = 5.0
 _BINDING: Final = Binding("cluster-1", "eu-west-1", bytes(16))

@@ -11,8 +11,8 @@ import typer
 
 from keyfold_server.admin import terminal
 from keyfold_server.admin.terminal import EXIT_DECLINED, app, fail, reported
-from keyfold_server.providers.local_format import KeyVersion, LocalKey
-from keyfold_server.providers.local_keys import KeyFile
+from keyfold_server.providers.local.contents import KeyVersion, LocalKey
+from keyfold_server.providers.local.key_file import KeyFile
 
 dev_keys = typer.Typer(
     help="The key file of LOCAL root keys: for development, tests and single-machine use only.",

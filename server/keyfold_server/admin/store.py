@@ -17,9 +17,9 @@ from keyfold_server.admin.terminal import EXIT_DECLINED, app, fail, reported
 
 if TYPE_CHECKING:
     from keyfold_server.settings import Settings
-    from keyfold_server.store.export import Source
     from keyfold_server.store.reconciling import Newest
     from keyfold_server.store.sql import SqlStore
+    from keyfold_server.store.transfer.export import Source
 
 
 @app.command("export")
@@ -39,7 +39,8 @@ def export_store(
     """
     from keyfold_server import settings
     from keyfold_server.service.timing import SystemClock
-    from keyfold_server.store import export, export_file
+    from keyfold_server.store.transfer import archive as export_file
+    from keyfold_server.store.transfer import export
 
     with reported():
         loaded = settings.load()
@@ -76,7 +77,8 @@ def import_store(
     """
     from keyfold_server import settings
     from keyfold_server.service.timing import SystemClock
-    from keyfold_server.store import export, export_file, import_
+    from keyfold_server.store.transfer import archive as export_file
+    from keyfold_server.store.transfer import export, import_
 
     with reported():
         loaded = settings.load()
@@ -169,7 +171,8 @@ def _opened_store(loaded: Settings) -> SqlStore:
 @contextmanager
 def _source(loaded: Settings) -> Iterator[Source]:
     """Opens a store for reading: a file beside its server, another one as servers do."""
-    from keyfold_server.store import address, export
+    from keyfold_server.store.postgresql import address
+    from keyfold_server.store.transfer import export
 
     if not loaded.store.startswith(address.SCHEMES):
         with export.beside(loaded.store, loaded.service_key) as source:

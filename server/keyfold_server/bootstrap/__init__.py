@@ -19,7 +19,7 @@ from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.providers import catalog, platform_keys, set_up
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.residency import Regions
-from keyfold_server.providers import Catalog
+from keyfold_server.providers.catalog import Catalog
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.limits import Bounds, Rates
@@ -27,7 +27,7 @@ from keyfold_server.service.replica import Replica
 from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings, unknown_variables
 from keyfold_server.store import opening
-from keyfold_server.store.address import Limits
+from keyfold_server.store.postgresql.address import Limits
 from keyfold_server.telemetry import Sampling
 
 log = logging.getLogger(__name__)

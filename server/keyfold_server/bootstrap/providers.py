@@ -8,7 +8,7 @@ from collections.abc import Callable
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyProvider
-from keyfold_server.providers import Catalog, Maker, maker, third_party, type_of
+from keyfold_server.providers.catalog import Catalog, Maker, maker, third_party, type_of
 from keyfold_server.settings import Settings
 from keyfold_server.settings.keys import Aws, Azure, Gcp
 
@@ -39,7 +39,7 @@ def set_up(settings: Settings, providers: Catalog) -> list[str]:
 
 
 def _aws(table: Aws) -> KeyProvider:
-    from keyfold_server.providers.aws_principals import Canary
+    from keyfold_server.providers.aws.principals import Canary
 
     canary = table.canary and Canary(table.canary.role, table.canary.external_id)
     return maker(
@@ -75,7 +75,7 @@ def _gcp(table: Gcp) -> KeyProvider:
 
 
 def _vault(settings: Settings) -> KeyProvider:
-    from keyfold_server.providers.vault_origins import Origin
+    from keyfold_server.providers.vault.origins import Origin
 
     origins = {name: Origin(**dict(table)) for name, table in settings.vault.items()}
     return maker("VAULT_TRANSIT", origins=origins, allowed=settings.allowed_endpoints)()

@@ -14,12 +14,12 @@ from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
-from keyfold_server.service.access_policies import Asking
-from keyfold_server.service.clusters import Enabling
-from keyfold_server.service.probes import Trying
-from keyfold_server.service.revocation import Naming, Retiring
-from keyfold_server.service.rotation import Rotating
-from keyfold_server.service.scope import Scope
+from keyfold_server.service.life.access_policies import Asking
+from keyfold_server.service.life.clusters import Enabling
+from keyfold_server.service.life.revocation import Naming, Retiring
+from keyfold_server.service.life.rotation import Rotating
+from keyfold_server.service.life.scope import Scope
+from keyfold_server.service.life.trials import Trying
 
 _STATES: Final = {res.State.Value(f"STATE_{state.name}"): state for state in State}
 _HEALTH: Final = {res.Health.Value(f"HEALTH_{health.value}"): health for health in Health}

@@ -20,8 +20,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.status import to_status
-from keyfold_server.service.data_plane import DataPlane, Target
-from keyfold_server.service.keyring import Call
+from keyfold_server.service.data.data_plane import DataPlane, Target
+from keyfold_server.service.data.keyring import Call
 
 Core = Callable[[bytes, Call, Facts], bytes]
 """Request bytes and what the call has fetched so far, to reply bytes; fills in the facts."""

@@ -17,12 +17,12 @@ from keyfold_server.rpc import convert, replies
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import decode
 from keyfold_server.rpc.status import to_status
-from keyfold_server.service.changes import Pending
-from keyfold_server.service.clusters import Enabling
-from keyfold_server.service.mutations import Ask, Done
+from keyfold_server.service.fleet.changes import Pending
+from keyfold_server.service.life.clusters import Enabling
+from keyfold_server.service.life.mutations import Ask, Done
+from keyfold_server.service.life.revocation import Revoked
+from keyfold_server.service.life.status import page_token
 from keyfold_server.service.replica import Replica
-from keyfold_server.service.revocation import Revoked
-from keyfold_server.service.status import page_token
 
 _Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
 

@@ -13,10 +13,10 @@ from keyfold_server.domain.cluster import Generation, Wrap
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import PLATFORM
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.service.access_policies import Described
-from keyfold_server.service.changes import Pending
-from keyfold_server.service.probes import Outcome, Step, Trial, Tried
-from keyfold_server.service.status import RegionReport, Report
+from keyfold_server.service.fleet.changes import Pending
+from keyfold_server.service.life.access_policies import Described
+from keyfold_server.service.life.status import RegionReport, Report
+from keyfold_server.service.life.trials import Outcome, Step, Trial, Tried
 
 _STATES: Final = {state: res.State.Value(f"STATE_{state.name}") for state in State}
 _HEALTH: Final = {health: res.Health.Value(f"HEALTH_{health.value}") for health in Health}

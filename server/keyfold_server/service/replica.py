@@ -22,32 +22,32 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Clock, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import Regions
-from keyfold_server.service.access_policies import AccessPolicies
-from keyfold_server.service.auto_rotation import AutoRotation
-from keyfold_server.service.changes import Changes
-from keyfold_server.service.clusters import Clusters
-from keyfold_server.service.data_plane import DataPlane
-from keyfold_server.service.external_ids import ExternalIds
-from keyfold_server.service.health import HealthBook
-from keyfold_server.service.keyring import Keyring
-from keyfold_server.service.keys import KeyCache
-from keyfold_server.service.kms import Kms
+from keyfold_server.service.data.data_plane import DataPlane
+from keyfold_server.service.data.keyring import Keyring
+from keyfold_server.service.data.memory import KeyCache
+from keyfold_server.service.fleet.changes import Changes
+from keyfold_server.service.kms.calls import Kms
+from keyfold_server.service.kms.proofs import Proofs
+from keyfold_server.service.life.access_policies import AccessPolicies
+from keyfold_server.service.life.admission import NewKeys
+from keyfold_server.service.life.clusters import Clusters
+from keyfold_server.service.life.external_ids import ExternalIds
+from keyfold_server.service.life.mutations import Mutations
+from keyfold_server.service.life.resolution import Resolution
+from keyfold_server.service.life.revocation import Revocation
+from keyfold_server.service.life.rotation import Rotation
+from keyfold_server.service.life.scope import Scopes
+from keyfold_server.service.life.status import Statuses
+from keyfold_server.service.life.trials import Probes
 from keyfold_server.service.limits import Accounts, Bounds
-from keyfold_server.service.loads import Loads
-from keyfold_server.service.mutations import Mutations
-from keyfold_server.service.new_keys import NewKeys
-from keyfold_server.service.probes import Probes
-from keyfold_server.service.proofs import Proofs
-from keyfold_server.service.resolution import Resolution
-from keyfold_server.service.revocation import Revocation
-from keyfold_server.service.rotation import Rotation
-from keyfold_server.service.scope import Scopes
-from keyfold_server.service.status import Statuses
+from keyfold_server.service.loading.loads import Loads
+from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.observed.uses import FLUSH, Uses
 from keyfold_server.service.storage import Storage
-from keyfold_server.service.sweep import Sweep
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
-from keyfold_server.service.uses import FLUSH, Uses
+from keyfold_server.service.upkeep.auto_rotation import AutoRotation
+from keyfold_server.service.upkeep.sweep import Sweep
 
 log = logging.getLogger(__name__)
 

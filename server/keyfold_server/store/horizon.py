@@ -15,8 +15,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keyfold_server.store import changes
-from keyfold_server.store.changes import Newest
+from keyfold_server.store.tables import changes
+from keyfold_server.store.tables.changes import Newest
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

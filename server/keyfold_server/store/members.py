@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.store import changes, lineage, reconciliations, replicas
-from keyfold_server.store.changes import Newest
 from keyfold_server.store.faults import CollisionError, LostRaceError
+from keyfold_server.store.tables import changes, lineage, reconciliations, replicas
+from keyfold_server.store.tables.changes import Newest
 from keyfold_server.store.transactions import AGAIN
 
 if TYPE_CHECKING:

@@ -10,21 +10,16 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, func, insert, select
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.store import address as addresses
-from keyfold_server.store import (
-    changes,
-    lineage,
-    migrate,
-    postgresql,
-    schema,
-    service_key,
-    sqlite_file,
-)
+from keyfold_server.store import migrate, schema, service_key
 from keyfold_server.store import seal as seals
 from keyfold_server.store.faults import LostRaceError
-from keyfold_server.store.file_lock import FileLock
 from keyfold_server.store.marks import nowhere
+from keyfold_server.store.postgresql import address as addresses
+from keyfold_server.store.postgresql import connections as postgresql
 from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sqlite import connections as sqlite_file
+from keyfold_server.store.sqlite.lock import FileLock
+from keyfold_server.store.tables import changes, lineage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +27,8 @@ if TYPE_CHECKING:
     from keyfold_server.domain.ports import Clock
     from keyfold_server.store.dialect import Dialect
     from keyfold_server.store.engine import Database
+    from keyfold_server.store.postgresql.session import BoundedSession
     from keyfold_server.store.service_key import ServiceKey
-    from keyfold_server.store.session import BoundedSession
 
 _ROW: Final = 1
 _UID_SIZE: Final = 16
@@ -206,7 +201,7 @@ def _shared(
             postgresql.warn(database, address)
     if not postgresql.notifies(database):
         return SqlStore(database, seal, clock=clock, reach=reach)
-    from keyfold_server.store.listening import NotifyingStore
+    from keyfold_server.store.postgresql.listening import NotifyingStore
 
     def connect() -> BoundedSession:
         return postgresql.session(listening)

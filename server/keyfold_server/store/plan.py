@@ -18,19 +18,20 @@ from keyfold_server.domain.errors import (
     RowNotAuthenticError,
 )
 from keyfold_server.domain.ports import Change, RecordedRequest, RequestKey
-from keyfold_server.store import audit, requests, rows
-from keyfold_server.store.changes import Subject
-from keyfold_server.store.rows import CHILDREN, Stored
 from keyfold_server.store.schema import Cells, audit_events, clusters
 from keyfold_server.store.schema import requests as requests_table
+from keyfold_server.store.tables import audit, requests
+from keyfold_server.store.tables import clusters as rows
+from keyfold_server.store.tables.changes import Subject
+from keyfold_server.store.tables.clusters import CHILDREN, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Insert, Table, Update
 
-    from keyfold_server.store.requests import Scope
     from keyfold_server.store.seal import Seal
+    from keyfold_server.store.tables.requests import Scope
 
 
 def _update(table: Table) -> Update:

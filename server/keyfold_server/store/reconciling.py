@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
 from keyfold_server.domain.ports import AuditEvent, Change, ClusterFilter
-from keyfold_server.store import changes
 from keyfold_server.store.schema import changes as changes_table
+from keyfold_server.store.tables import changes
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from keyfold_server.store import listing, observations, sweeping, uses
+from keyfold_server.store.tables import listing, observations, sweeping, uses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,13 @@ from keyfold_server.domain.errors import (
     RowNotAuthenticError,
     StoreUnavailableError,
 )
-from keyfold_server.store import (
+from keyfold_server.store.faults import LostRaceError
+from keyfold_server.store.marks import nowhere
+from keyfold_server.store.members import Members
+from keyfold_server.store.schema import clusters, generations
+from keyfold_server.store.schema import requests as requests_table
+from keyfold_server.store.seen import SeenStore
+from keyfold_server.store.tables import (
     audit,
     changes,
     external_ids,
@@ -21,15 +27,9 @@ from keyfold_server.store import (
     reconciliations,
     replicas,
     requests,
-    rows,
 )
-from keyfold_server.store.changes import Newest, Subject
-from keyfold_server.store.faults import LostRaceError
-from keyfold_server.store.marks import nowhere
-from keyfold_server.store.members import Members
-from keyfold_server.store.schema import clusters, generations
-from keyfold_server.store.schema import requests as requests_table
-from keyfold_server.store.seen import SeenStore
+from keyfold_server.store.tables import clusters as rows
+from keyfold_server.store.tables.changes import Newest, Subject
 from keyfold_server.store.transactions import AGAIN, Transactions
 from keyfold_server.store.unit import Unit
 

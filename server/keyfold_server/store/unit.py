@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select
 
 from keyfold_server.domain.ports import Applied, Change
-from keyfold_server.store import changes, requests, rows
 from keyfold_server.store.plan import Decided, Plan
 from keyfold_server.store.schema import clusters
+from keyfold_server.store.tables import changes, requests
+from keyfold_server.store.tables import clusters as rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,0 +1,140 @@
+"""The SDK's clients for AWS, and how their requests are sent.
+
+Invariant: an SDK session and its connections belong to one credential; a request is sent within
+its call's time (`deadline`), once. Region, endpoint, CA, proxy and the rest come from the
+environment that every AWS tool reads. It must not know what the calls are for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
+from botocore.httpsession import get_cert_path
+from botocore.session import Session
+from botocore.utils import get_environ_proxies
+
+from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT
+from keyfold_server.providers.shared.transport import Transport
+
+# At the level DEBUG it writes requests and answers, plaintexts included; at INFO, where each
+# credential was found, time and again.
+logging.getLogger("botocore").setLevel(logging.WARNING)
+
+_CONFIG: Final = Config(
+    connect_timeout=CONNECT_TIMEOUT,
+    read_timeout=READ_TIMEOUT,
+    # Whether asking again makes sense is the service's to say.
+    retries={"mode": "standard", "total_max_attempts": 1},
+    user_agent_extra="keyfold",
+)
+
+_loader_lock: Final = threading.Lock()
+_loader: Any = None
+"""The SDK's descriptions of the services, read once for all sessions."""
+
+
+class Signs(Protocol):
+    """A credential as the SDK's clients take it."""
+
+    method: str
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials | None:
+        """Returns what the next request is signed with; asks nobody."""
+        ...
+
+    def get_deferred_property(self, name: str) -> Callable[[], None]:
+        """Returns what tells a property: none has any."""
+        ...
+
+
+class _Body:
+    """An answer's body, as the SDK reads one."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def stream(self) -> Iterator[bytes]:
+        yield self._body
+
+
+class _Sender:
+    """Sends an SDK session's requests; through a proxy where the environment says so."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._transports: dict[str, Transport] = {}
+        self._by_proxies: dict[tuple[tuple[str, str], ...], Transport] = {}
+        self._lock = threading.Lock()
+
+    def send(self, request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+        """Sends a signed request, in place of the SDK."""
+        url = str(request.url)
+        origin = url[: url.find("/", url.find("//") + 2) + 1] or url
+        transport = self._transports.get(origin) or self._transport(origin)
+        headers = dict(request.headers.items())
+        answer = transport.send(request.method, url, headers, request.body)
+        return AWSResponse(url, answer.status, answer.headers, _Body(answer.body))
+
+    def _transport(self, origin: str) -> Transport:
+        proxies = get_environ_proxies(origin) if urlsplit(origin).hostname else {}
+        told = tuple(sorted((k, v) for k, v in proxies.items() if k in ("http", "https")))
+        with self._lock:
+            transport = self._by_proxies.get(told)
+            if transport is None:
+                ca = self._session.get_config_variable("ca_bundle") or get_cert_path(True)  # noqa: FBT003
+                transport = self._by_proxies[told] = Transport(ca=ca, proxies=dict(told))
+            self._transports[origin] = transport
+            return transport
+
+
+def new_session() -> Session:
+    """Returns an SDK session that sends within calls' time; it knows the usual credentials."""
+    global _loader  # noqa: PLW0603
+    session = Session()
+    with _loader_lock:
+        _loader = _loader or session.get_component("data_loader")
+    session.register_component("data_loader", _loader)
+    session.set_default_client_config(_CONFIG)
+    session.register("before-send", _Sender(session).send)
+    return session
+
+
+class _Only:
+    """A chain of credentials with one in it."""
+
+    def __init__(self, credential: Signs) -> None:
+        self._credential = credential
+
+    def load_credentials(self) -> Signs:
+        return self._credential
+
+
+class Clients:
+    """The SDK's clients of one credential, made on first use. Safe for many threads."""
+
+    def __init__(self, credential: Signs) -> None:
+        """Takes the credential; nothing is asked of it before a request is signed."""
+        self._session = new_session()
+        self._session.register_component("credential_provider", _Only(credential))
+        self._made: dict[tuple[str, str], Any] = {}
+        self._lock = threading.Lock()
+
+    def client(self, service: str, region: str) -> Any:
+        """Returns the client of `kms` or `sts` in a region."""
+        made = self._made.get((service, region))
+        if made is not None:
+            return made
+        # The SDK's sessions, other than its clients, are for one thread at a time.
+        with self._lock:
+            if (service, region) not in self._made:
+                self._made[service, region] = self._session.create_client(
+                    service, region_name=region
+                )
+            return self._made[service, region]

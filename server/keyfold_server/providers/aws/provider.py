@@ -1,0 +1,230 @@
+"""AWS_KMS: root keys in AWS KMS, multi-Region ones included.
+
+    uri          arn:PARTITION:kms:REGION:ACCOUNT:key/ID; the region's endpoint is called
+    principal    arn:PARTITION:iam::ACCOUNT:role/NAME, taken by AssumeRole with the external id
+                 that Keyfold issued; none: the server's own identity
+    options      none
+    permissions  kms:Encrypt, kms:Decrypt, kms:DescribeKey on the key; sts:AssumeRole on the role
+    environment  what every AWS tool reads: AWS_*, AWS_ENDPOINT_URL_KMS and _STS, AWS_CA_BUNDLE
+
+The binding is the encryption context, so it stands in the customer's CloudTrail and can be
+demanded by the key's policy. The version is the id of the key material: Encrypt does not tell
+which it used, so what it made is opened at once, which also shows that it can be.
+
+Invariant: an answer counts as a refusal only under a credential that was accepted (protocol F2a);
+`aws_credentials` sees to that, and `aws_errors` says what each answer means. It must not know
+who issues external ids: a root key comes with its own.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+from keyfold_server.domain.binding import PAYLOAD_SIZE, Binding
+from keyfold_server.domain.errors import (
+    CredentialsFailedError,
+    InvalidKeySpecError,
+    InvalidPlaintextError,
+    KekMismatchError,
+    KeyInvalidError,
+    SetupError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold_server.providers.aws import access as aws_access
+from keyfold_server.providers.aws.credentials import under
+from keyfold_server.providers.aws.errors import (
+    BROKEN,
+    denied_by_our_own_account,
+    of_state,
+    request_id,
+    translate,
+)
+from keyfold_server.providers.aws.principals import Canary, Principal, Principals
+from keyfold_server.providers.aws.uri import KeyArn, check_role, identity, key_arn, replica_uri
+from keyfold_server.providers.shared.deadlines import within
+
+_MOST_CIPHERTEXT: Final = 6_144
+"""Bytes that AWS takes to decrypt."""
+
+
+class AwsKmsProvider:
+    """Root keys in AWS KMS. Safe for many threads."""
+
+    def __init__(
+        self,
+        *,
+        principal: str | None = None,
+        session_name: str = "keyfold",
+        canary: Canary | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares the adapter; AWS is asked with the first call.
+
+        Args:
+            principal: The ARN of the server's own identity, a role or a user, for the policies
+                that name it; what calls are made as comes from the environment.
+            session_name: How Keyfold's sessions are called in the customers' CloudTrail.
+            canary: A role of the vendor's own that shows Keyfold's side to be good.
+            clock: Monotonic seconds.
+
+        Raises:
+            SetupError: The principal is no role's or user's ARN.
+        """
+        if principal is not None and identity(principal) is None:
+            raise SetupError(
+                "[providers.aws] principal must be the ARN of the IAM role or user that the server "
+                "itself is, such as arn:aws:iam::999988887777:role/keyfold-server; of a session, "
+                "give the role's"
+            )
+        self._own = principal
+        self._principals = Principals(session_name, canary, clock)
+
+    def canonical(self, key: RootKey) -> RootKey:
+        """Returns the key as it is, since an ARN has one form, or refuses it; see the port."""
+        arn = key_arn(key.uri)
+        if any(name == "external_id" for name, _ in key.options):
+            raise InvalidKeySpecError(
+                "external_id is Keyfold's to issue and is never taken from a request; leave it "
+                "out, and put the issued one into the role's trust policy",
+                field="key_spec.options",
+            )
+        if key.options:
+            raise InvalidKeySpecError(
+                "AWS_KMS takes no options; leave them out", field="key_spec.options"
+            )
+        if key.principal:
+            check_role(key.principal, arn)
+        return key
+
+    def account(self, key: RootKey) -> str:
+        """Returns the id of the AWS account that the key belongs to."""
+        return key_arn(key.uri).account
+
+    def region(self, key: RootKey) -> str:
+        """Returns the AWS region whose endpoint is called."""
+        return key_arn(key.uri).region
+
+    def replica(self, key: RootKey, region: str) -> RootKey:
+        """Returns a multi-Region key's replica, used as the same principal; see the port."""
+        return replace(key, uri=replica_uri(key.uri, region))
+
+    def needs_external_id(self, key: RootKey) -> bool:
+        """Says whether a role is taken, which shows an external id each time."""
+        return bool(key.principal)
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Returns the policies of key, role and vendor; see `aws_access`."""
+        return aws_access.access_policy(key, wanted, self._own)
+
+    def authenticate(self, key: RootKey, *, budget: float) -> None:
+        """Proves the credential by asking AWS whose it is; see the port."""
+        arn = key_arn(key.uri)
+        with (
+            within(budget),
+            _translated("sts:GetCallerIdentity", key, key.principal or "its caller"),
+        ):
+            principal = self._principals.of(key, arn.region)
+            sts = principal.clients.client("sts", arn.region)
+            reply = under(principal.credential, sts.get_caller_identity, "sts:GetCallerIdentity")
+            reply["Arn"]  # An answer without it is none.
+
+    def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
+        """Describes a root key; refuses as `wrap` does."""
+        arn = key_arn(key.uri)
+        with within(budget), _translated("kms:DescribeKey", key):
+            reply = self._call(key, arn, "describe_key", "kms:DescribeKey", {})
+            found = reply["KeyMetadata"]
+            refusal = of_state(str(found["KeyState"]).lower())
+            if refusal is not None:
+                kind, text = refusal
+                raise kind(f"root key {key.uri} {text}", provider_request_id=request_id(reply))
+            if found["KeySpec"] != "SYMMETRIC_DEFAULT":
+                raise KeyInvalidError(
+                    f"root key {key.uri} is not a symmetric encryption key",
+                    provider_request_id=request_id(reply),
+                )
+            reach = "multi-Region " if found.get("MultiRegion") else ""
+            detail = f"symmetric {reach}key of origin {found.get('Origin', 'AWS_KMS')}"
+            return KeyDescription(str(found.get("CurrentKeyMaterialId", arn.key_id)), detail)
+
+    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
+        """Wraps up to 65 bytes under the current key material; see the port."""
+        if not 1 <= len(plaintext) <= PAYLOAD_SIZE:
+            raise InvalidPlaintextError(f"a root key wraps 1 to {PAYLOAD_SIZE} bytes")
+        arn, context = key_arn(key.uri), {"EncryptionContext": binding.as_map()}
+        with within(budget):
+            with _translated("kms:Encrypt", key):
+                asked = {"Plaintext": bytes(plaintext), **context}
+                sealed = self._call(key, arn, "encrypt", "kms:Encrypt", asked)
+                ciphertext = bytes(sealed["CiphertextBlob"])
+            with _translated("kms:Decrypt", key):
+                asked = {"CiphertextBlob": ciphertext, **context}
+                opened = self._call(key, arn, "decrypt", "kms:Decrypt", asked)
+                same = hmac.compare_digest(bytes(opened["Plaintext"]), plaintext)
+        if not same:
+            raise UnreachableError(
+                f"AWS KMS opened what {key.uri} had just wrapped to something else",
+                provider_request_id=request_id(opened),
+            )
+        return Wrapped(ciphertext, _version(opened, arn), request_id(sealed))
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        """Opens what `wrap` returned; see the port."""
+        del key_version  # The ciphertext names its key material, and AWS holds all of them.
+        if not 1 <= len(ciphertext) <= _MOST_CIPHERTEXT:
+            raise KekMismatchError("the stored key is not a ciphertext of AWS KMS")
+        arn = key_arn(key.uri)
+        asked = {"CiphertextBlob": bytes(ciphertext), "EncryptionContext": binding.as_map()}
+        with within(budget), _translated("kms:Decrypt", key):
+            reply = self._call(key, arn, "decrypt", "kms:Decrypt", asked)
+            return Unwrapped(bytearray(reply["Plaintext"]), request_id(reply))
+
+    def _call(
+        self, key: RootKey, arn: KeyArn, method: str, operation: str, asked: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Calls AWS KMS as the key's principal.
+
+        The key is always named, for Decrypt too: AWS would open a ciphertext of any other key
+        that the principal may use.
+        """
+        principal: Principal = self._principals.of(key, arn.region)
+        call = getattr(principal.clients.client("kms", arn.region), method)
+        return under(principal.credential, lambda: call(KeyId=key.uri, **asked), operation)
+
+
+def _version(reply: dict[str, Any], arn: KeyArn) -> str:
+    """Returns the key material's id; where AWS names none, a key has one version."""
+    return str(reply.get("KeyMaterialId", arn.key_id))
+
+
+@contextmanager
+def _translated(operation: str, key: RootKey, about: str = "") -> Iterator[None]:
+    """Raises what the SDK raised as what it means, of the key or what else it is about."""
+    try:
+        yield
+    except BROKEN as error:
+        meant = translate(error, operation, about or key.uri)
+        if not key.principal and denied_by_our_own_account(error, key_arn(key.uri).account):
+            # A role's policies are the customer's; those of the server itself are not (F2a).
+            raise CredentialsFailedError(
+                f"the server's own AWS identity lacks the permission {operation} on {key.uri} in "
+                "its own account; give it what GetAccessPolicy lists for the vendor",
+                provider_request_id=meant.provider_request_id,
+                missing_permission=operation,
+            ) from error
+        raise meant from error

@@ -1,0 +1,297 @@
+"""The calls that Keyfold makes to a vault or Managed HSM, and what their answers must hold.
+
+    vault          wrapkey and unwrapkey under RSA-OAEP-256
+    Managed HSM    encrypt and decrypt under A256GCM with the binding as additional data; for its
+                   RSA keys as in a vault
+
+Invariant: every operation is Azure's own, on the key and version that are named: an answer about
+another one is none. It must not know how tokens are got.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CouldNotTellError,
+    KeyDisabledError,
+    KeyInvalidError,
+    KeyPendingDeletionError,
+    KmsError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.provider import KeyDescription
+from keyfold_server.providers.azure.ciphertext import Sealed
+from keyfold_server.providers.azure.credentials import under
+from keyfold_server.providers.azure.errors import Reply, refusal
+from keyfold_server.providers.azure.principals import Principals
+from keyfold_server.providers.azure.uri import KeyUri
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A way in which a key wraps.
+
+    Attributes:
+        algorithm: Azure's name of it.
+        wrap: The operation that wraps, as it stands in paths.
+        unwrap: The operation that unwraps.
+        key_ops: What a key must permit for both.
+        kinds: The types of keys that can.
+        detail: For people.
+    """
+
+    algorithm: str
+    wrap: str
+    unwrap: str
+    key_ops: frozenset[str]
+    kinds: frozenset[str]
+    detail: str
+
+
+_RSA: Final = _Way(
+    "RSA-OAEP-256",
+    "wrapkey",
+    "unwrapkey",
+    frozenset({"wrapKey", "unwrapKey"}),
+    frozenset({"RSA", "RSA-HSM"}),
+    "which binds no context",
+)
+_AES: Final = _Way(
+    "A256GCM",
+    "encrypt",
+    "decrypt",
+    frozenset({"encrypt", "decrypt"}),
+    frozenset({"oct-HSM"}),
+    "which binds the context",
+)
+
+_OK: Final = 200
+_URLSAFE: Final = str.maketrans("-_", "+/")
+_VERSION: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+class Calls:
+    """Calls to keys as their principals. Safe for many threads."""
+
+    def __init__(self, principals: Principals) -> None:
+        """Takes as whom to call."""
+        self._principals = principals
+
+    def accepted(self, key: RootKey, uri: KeyUri) -> None:
+        """Shows that the vault accepts the key's principal, whatever it may do there.
+
+        Raises:
+            KmsError: It does not, or could not be asked.
+        """
+        reply = self._sent(key, uri, "GET", "keys?maxresults=1", None, "to log in")
+        if reply.status == _OK:
+            with _understood(reply):
+                reply.body["value"]  # An answer without it is none.
+            return
+        meant = refusal(reply, "get", key.uri, hsm=uri.place.hsm)
+        # A denial shows that the vault knows who asked.
+        if not isinstance(meant, AccessDeniedError):
+            raise meant
+
+    def described(self, key: RootKey, uri: KeyUri) -> KeyDescription:
+        """Returns what Azure says of the version that wraps.
+
+        Raises:
+            KmsError: It could not wrap, or Azure could not be asked.
+        """
+        reply = self._asked(key, uri, "get", uri.version)
+        with _understood(reply):
+            found, attributes = reply.body["key"], reply.body["attributes"]
+            kind, version = str(found["kty"])[:32], _version(found["kid"], uri)
+            permitted = frozenset(found.get("key_ops", ()))
+            enabled, ends = attributes["enabled"] is True, attributes.get("exp")
+            expired = ends is not None and float(ends) <= time.time()
+        if not enabled:
+            raise KeyDisabledError(
+                f"root key {key.uri} is disabled; enable it in Azure",
+                provider_request_id=reply.request_id,
+            )
+        way = next((each for each in _ways(uri) if kind in each.kinds), None)
+        fault = None
+        if way is None:
+            fault = f"is of type {kind}, which cannot wrap here"
+        elif expired:
+            fault = "has expired"
+        elif not permitted >= way.key_ops:
+            fault = f"does not permit {' and '.join(sorted(way.key_ops))}"
+        if way is None or fault is not None:
+            raise KeyInvalidError(
+                f"root key {key.uri} {fault}", provider_request_id=reply.request_id
+            )
+        return KeyDescription(version, f"{kind} key, {way.algorithm}, {way.detail}")
+
+    def wrapped(
+        self, key: RootKey, uri: KeyUri, plaintext: bytes, binding: Binding
+    ) -> tuple[str, Sealed, Reply]:
+        """Wraps in the way that the key can; a Managed HSM has keys of both kinds.
+
+        Returns:
+            The version that was used, what it made, and the answer.
+
+        Raises:
+            KmsError: Azure refused, or could not be asked.
+        """
+        failed: dict[_Way, KmsError] = {}
+        for way in _ways(uri):
+            body = {"alg": way.algorithm, "value": _text(plaintext)}
+            if way is _AES:
+                body["aad"] = _text(binding.canonical())
+            try:
+                reply = self._asked(key, uri, way.wrap, uri.version, body)
+            except (KeyInvalidError, AccessDeniedError) as error:
+                failed[way] = error
+                continue
+            with _understood(reply):
+                version = _version(str(reply.body["kid"]), uri)
+                iv, tag = (
+                    _bytes(reply.body[name]) if way is _AES else b"" for name in ("iv", "tag")
+                )
+                sealed = Sealed(uri.of(version), iv, tag, _bytes(reply.body["value"]))
+                if Sealed.parsed(sealed.encoded()) != sealed or sealed.bound != (way is _AES):
+                    raise ValueError
+            return version, sealed, reply
+        raise self._fitting(key, uri, failed)
+
+    def _fitting(self, key: RootKey, uri: KeyUri, failed: Mapping[_Way, KmsError]) -> KmsError:
+        """Returns why the way that a key has failed: the other would name the wrong permission."""
+        first, *others = failed.values()
+        if others:
+            with contextlib.suppress(KmsError):
+                reply = self._asked(key, uri, "get", uri.version)
+                with _understood(reply):
+                    kind = str(reply.body["key"]["kty"])
+                return next((each for way, each in failed.items() if kind in way.kinds), first)
+        return first
+
+    def opened(
+        self, key: RootKey, uri: KeyUri, version: str, sealed: Sealed, binding: Binding
+    ) -> tuple[bytearray, Reply]:
+        """Opens what a version wrapped, and returns it with the answer.
+
+        Raises:
+            KmsError: Azure refused, or could not be asked.
+        """
+        way = _AES if sealed.bound else _RSA
+        body = {"alg": way.algorithm, "value": _text(sealed.ciphertext)}
+        if sealed.bound:
+            bound = {"iv": sealed.iv, "tag": sealed.tag, "aad": binding.canonical()}
+            body.update({name: _text(value) for name, value in bound.items()})
+        reply = self._asked(key, uri, way.unwrap, version, body)
+        with _understood(reply):
+            if _version(str(reply.body["kid"]), uri) != version:
+                raise ValueError
+            return bytearray(_bytes(reply.body["value"])), reply
+
+    def _asked(
+        self,
+        key: RootKey,
+        uri: KeyUri,
+        operation: str,
+        version: str,
+        body: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Asks for an operation on a key; without a version, Azure takes the newest."""
+        path = "/".join(filter(None, ("keys", uri.name, version)))
+        method = "GET" if body is None else "POST"
+        path = path if body is None else f"{path}/{operation}"
+        reply = self._sent(key, uri, method, path, body, f"for {operation}")
+        if reply.status == _OK:
+            return reply
+        if reply.missing:
+            self._look_among_deleted(key, uri)
+        raise refusal(reply, operation, key.uri, hsm=uri.place.hsm)
+
+    def _look_among_deleted(self, key: RootKey, uri: KeyUri) -> None:
+        """Raises KeyPendingDeletionError if Azure shows the key among its deleted ones.
+
+        It says so to those who may read keys; to others a deleted key is missing.
+        """
+        with contextlib.suppress(CouldNotTellError):
+            reply = self._sent(key, uri, "GET", f"deletedkeys/{uri.name}", None, "for deleted keys")
+            if reply.status == _OK and reply.body.get("recoveryId"):
+                raise KeyPendingDeletionError(
+                    f"root key {key.uri} is deleted and can still be recovered in Azure",
+                    provider_request_id=reply.request_id,
+                )
+
+    def _sent(
+        self,
+        key: RootKey,
+        uri: KeyUri,
+        method: str,
+        path: str,
+        body: Mapping[str, str] | None,
+        what_for: str,
+    ) -> Reply:
+        """Sends a request as the key's principal."""
+        credential = self._principals.credential(key.principal, uri.place)
+        vault = self._principals.vault(key.principal, uri.place)
+        return under(
+            credential, lambda token: vault.call(method, path, token.value, body), what_for
+        )
+
+
+def _ways(uri: KeyUri) -> tuple[_Way, ...]:
+    """Returns the ways in which a key may wrap, the better one first."""
+    return (_AES, _RSA) if uri.place.hsm else (_RSA,)
+
+
+@contextmanager
+def _understood(reply: Reply) -> Iterator[None]:
+    """Raises UnreachableError where an answer lacks what it must hold."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UnreachableError(
+            "Azure answered with something that is no answer to what was asked",
+            provider_request_id=reply.request_id,
+        ) from error
+
+
+def _version(kid: object, uri: KeyUri) -> str:
+    """Returns the version in a key's identifier, which must be of the key that was asked for.
+
+    Azure writes a key's name as it was made, whatever its case in a uri.
+
+    Raises:
+        ValueError: It is another key's, or of another version than is pinned.
+    """
+    before, _, version = str(kid).rpartition("/")
+    asked = f"{uri.place.origin}/keys/{uri.name}"
+    known = _VERSION.fullmatch(version) and before.lower() == asked.lower()
+    if not known or uri.version not in ("", version):
+        raise ValueError
+    return version
+
+
+def _text(value: bytes) -> str:
+    """Returns bytes as Azure takes them: base64url without padding."""
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode("ascii")
+
+
+def _bytes(value: object) -> bytes:
+    """Returns the bytes that Azure gave.
+
+    Raises:
+        ValueError: They are none.
+    """
+    if not isinstance(value, str) or not value.isascii():
+        raise ValueError
+    bare = value.rstrip("=").translate(_URLSAFE)
+    return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)

@@ -1,0 +1,182 @@
+"""AZURE_KEY_VAULT: root keys in Azure Key Vault and Azure Managed HSM, in every cloud of Azure.
+
+    uri          https://V.vault.azure.net/keys/K or https://H.managedhsm.azure.net/keys/K wraps
+                 under the newest version; with /VERSION, under that one
+    principal    TENANT/CLIENT, an application that the customer's tenant lets in, by a federated
+                 credential; none: the server's own identity (`azure_logins`)
+    options      none
+    permissions  data actions on the key: vaults/keys/wrap/action, unwrap/action and read; on a
+                 Managed HSM keys/encrypt/action, decrypt/action and read/action (for its RSA
+                 keys wrap and unwrap)
+    environment  what every Azure tool reads: AZURE_*; settings for private clouds
+
+An AES key of a Managed HSM binds the context as additional data (A256GCM). RSA keys bind none
+(RSA-OAEP-256), and anybody can wrap under their public half: there the payload's digest and the
+row's seal stand alone.
+
+Invariant: every wrap is the service's own, never a local one with a public key that was kept, and
+is opened again at once, because a disabled key still wraps. An answer counts as a refusal only
+under a token that was accepted (protocol F2a). It must not know settings.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from keyfold_server.domain.binding import PAYLOAD_SIZE, Binding
+from keyfold_server.domain.errors import (
+    InvalidKeySpecError,
+    InvalidPlaintextError,
+    KekMismatchError,
+    SetupError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold_server.providers.azure.access import access_policy
+from keyfold_server.providers.azure.calls import Calls
+from keyfold_server.providers.azure.ciphertext import Sealed
+from keyfold_server.providers.azure.logins import Logins
+from keyfold_server.providers.azure.principals import Principals
+from keyfold_server.providers.azure.uri import KeyUri, Places, normal_origin, origin_of, principal
+from keyfold_server.providers.shared.deadlines import within
+
+
+class AzureKeyVaultProvider:
+    """Root keys in Azure Key Vault and Managed HSM. Safe for many threads."""
+
+    def __init__(
+        self,
+        *,
+        authority: str | None = None,
+        instance_discovery: bool = True,
+        ca: str | None = None,
+        allowed_endpoints: Iterable[str] = (),
+        audiences: Mapping[str, str] | None = None,
+        canary: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares the adapter; Azure is asked with the first call.
+
+        Args:
+            authority: Microsoft Entra's url, https; None takes AZURE_AUTHORITY_HOST, else the
+                cloud's own.
+            instance_discovery: Whether the SDK asks Microsoft if the authority is a known one;
+                private clouds switch it off.
+            ca: File of the certificates to trust; None takes what requests takes.
+            allowed_endpoints: Origins of vaults beside Azure's own domains; plain http only as
+                it stands here.
+            audiences: For each of those, the audience of its tokens, such as
+                `https://vault.azure.net`; nothing is sent to one without.
+            canary: A principal of the vendor's own, `TENANT/CLIENT`, that shows Keyfold's side
+                to be good.
+            clock: Monotonic seconds.
+
+        Raises:
+            SetupError: One of these is not what it should be.
+        """
+        if authority is not None and not (normal_origin(authority.rstrip("/")) or "").startswith(
+            "https:"
+        ):
+            raise SetupError("the Azure authority must be an url such as https://host:8443")
+        try:
+            canary = None if canary is None else principal(canary)
+        except InvalidKeySpecError as error:
+            raise SetupError("the Azure canary must be TENANT/CLIENT, both GUIDs") from error
+        self._places = Places(allowed_endpoints, audiences or {})
+        logins = Logins(authority=authority, instance_discovery=instance_discovery, ca=ca)
+        self._own = logins.client
+        self._calls = Calls(Principals(logins, canary, ca, clock))
+
+    def canonical(self, key: RootKey) -> RootKey:
+        """Returns the key with its uri and principal in their one form; see the port."""
+        uri = self._places.uri(key.uri)
+        if key.options:
+            raise InvalidKeySpecError(
+                "AZURE_KEY_VAULT takes no options; leave them out", field="key_spec.options"
+            )
+        return replace(
+            key, uri=str(uri), principal=principal(key.principal) if key.principal else ""
+        )
+
+    def account(self, key: RootKey) -> str:
+        """Returns the origin of the vault or Managed HSM: its keys share quota and fate."""
+        return origin_of(key.uri)
+
+    def pinned_version(self, key: RootKey) -> str | None:
+        """Returns the version that the uri names, None where the newest one wraps.
+
+        Under a uri with a version nothing is rotated by wrapping again.
+        """
+        return self._places.uri(key.uri).version or None
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Returns the role, its assignment and who must be in the tenant; see the port."""
+        return access_policy(key, self._places.uri(key.uri), self._own, wanted)
+
+    def authenticate(self, key: RootKey, *, budget: float) -> None:
+        """Proves the credential by asking the vault for what need not be allowed; see the port."""
+        uri = self._known(key)
+        with within(budget):
+            self._calls.accepted(key, uri)
+
+    def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
+        """Describes a root key; refuses as `wrap` does."""
+        uri = self._known(key)
+        with within(budget):
+            return self._calls.described(key, uri)
+
+    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
+        """Wraps up to 65 bytes under the newest or the pinned version; see the port."""
+        if not 1 <= len(plaintext) <= PAYLOAD_SIZE:
+            raise InvalidPlaintextError(f"a root key wraps 1 to {PAYLOAD_SIZE} bytes")
+        uri = self._known(key)
+        with within(budget):
+            version, sealed, reply = self._calls.wrapped(key, uri, plaintext, binding)
+            try:
+                opened, last = self._calls.opened(key, uri, version, sealed, binding)
+                same = hmac.compare_digest(opened, plaintext)
+                id_ = last.request_id
+            except KekMismatchError as error:
+                same, id_ = False, error.provider_request_id or ""
+        if not same:
+            raise UnreachableError(
+                f"Azure opened what {key.uri} had just wrapped to something else",
+                provider_request_id=id_,
+            )
+        return Wrapped(sealed.encoded(), version, reply.request_id)
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        """Opens what `wrap` returned; see the port."""
+        uri, sealed = self._known(key), Sealed.parsed(ciphertext)
+        # Before Azure is asked: a changed version must not look like one that does not exist,
+        # which would be a refusal.
+        if sealed is None or sealed.kid != uri.of(key_version):
+            raise KekMismatchError("the stored key is none that this root key of Azure wrapped")
+        with within(budget):
+            opened, reply = self._calls.opened(key, uri, key_version, sealed, binding)
+        return Unwrapped(opened, reply.request_id)
+
+    def _known(self, key: RootKey) -> KeyUri:
+        """Returns the parts of a key's uri that was accepted before.
+
+        Raises:
+            UnreachableError: It would not be accepted now, which says nothing about the key.
+        """
+        try:
+            return self._places.uri(key.uri)
+        except InvalidKeySpecError as error:
+            raise UnreachableError(
+                f"this server may not call the vault of {key.uri}: {error.message}"
+            ) from error

@@ -1,0 +1,126 @@
+"""How Google's credentials reach what issues them: token endpoints, IAM, a machine's metadata.
+
+google-auth builds the requests and reads the answers; the sending is here, so that each ends with
+its call (`deadline`), follows no redirect, and is made once. google-auth would try again after
+waits of its own: what it would repeat is raised past it instead. Invariant: nothing is sent but
+from within a call, so that google-auth's own threads, which would show a credential to hosts that
+no setting names, send nothing. It must not know what the calls are for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from google.auth import transport
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+
+from keyfold_server.domain.errors import ThrottledError, UnreachableError
+from keyfold_server.providers.shared.transport import Answer, Transport
+
+_PASSING: Final = re.compile(
+    rb'"error(?:_description)?"\s*:\s*"(?:internal_failure|server_error|temporarily_unavailable)"'
+)
+"""How a token endpoint says in an answer of any status that it failed on its side."""
+
+
+class Sender:
+    """Sends HTTP requests; through a proxy where the environment says so. Safe for many threads."""
+
+    def __init__(self, ca: str | None) -> None:
+        """Takes the file of the certificates to trust; None takes what google-auth would."""
+        self._ca = ca or os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+        self._transports: dict[tuple[tuple[str, str], ...], Transport] = {}
+        self._lock = threading.Lock()
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> Answer:
+        """Sends a request and reads the answer, within the thread's call.
+
+        Raises:
+            UnreachableError: There is no answer, or one that says so.
+            ThrottledError: The other side asks to slow down.
+        """
+        host = urlsplit(url).hostname or "an endpoint without a name"
+        try:
+            answer = self._transport(url).send(method, url, headers, body)
+        except UnreachableError as error:
+            what = error.message.removeprefix("the KMS ")
+            raise UnreachableError(f"{host}, which gives Google credentials, {what}") from error
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise ThrottledError(f"{host} asks to slow down", retry_after=_retry_after(answer))
+        if (
+            answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            or answer.status == HTTPStatus.REQUEST_TIMEOUT
+            or (answer.status != HTTPStatus.OK and _PASSING.search(answer.body))
+        ):
+            raise UnreachableError(
+                f"{host}, which gives Google credentials, failed with status {answer.status}"
+            )
+        return answer
+
+    def _transport(self, url: str) -> Transport:
+        proxies = get_environ_proxies(url)
+        told = tuple(sorted((k, v) for k, v in proxies.items() if k in ("http", "https")))
+        with self._lock:
+            if told not in self._transports:
+                self._transports[told] = Transport(ca=self._ca, proxies=dict(told))
+            return self._transports[told]
+
+
+class _Response(transport.Response):
+    """An answer, as google-auth reads one."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    @property
+    def status(self) -> int:
+        return self._answer.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._answer.headers
+
+    @property
+    def data(self) -> bytes:
+        return self._answer.body
+
+
+class Exchange(transport.Request):
+    """What google-auth sends with, for one exchange.
+
+    Attributes:
+        last: The last answer, since google-auth's errors do not tell its status.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        """Takes what sends."""
+        self._sender = sender
+        self.last: Answer | None = None
+
+    def __call__(
+        self,
+        url: str,
+        method: str = "GET",
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> transport.Response:
+        """Sends a request; see `Sender.send`. The call's own time bounds it."""
+        del timeout
+        if options:
+            raise ValueError(f"no request is sent with {', '.join(options)}")
+        self.last = None
+        self.last = self._sender.send(method, url, dict(headers or {}), body)
+        return _Response(self.last)
+
+
+def _retry_after(answer: Answer) -> float | None:
+    hint = answer.headers.get("retry-after", "")
+    return float(hint) if re.fullmatch(r"[0-9]{1,5}", hint) else None

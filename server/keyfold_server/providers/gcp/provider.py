@@ -1,0 +1,262 @@
+"""GCP_CLOUD_KMS: root keys in Google Cloud KMS.
+
+    uri          projects/P/locations/L/keyRings/R/cryptoKeys/K, without a version
+    principal    a service account's email, impersonated; none: the server's own identity
+    options      delegates: the service accounts in between, comma-separated
+    permissions  cloudkms.cryptoKeyVersions.useToEncrypt, cloudkms.cryptoKeyVersions.useToDecrypt
+                 and cloudkms.cryptoKeys.get on the key; iam.serviceAccounts.getAccessToken on
+                 the principal
+    environment  what every Google tool reads: GOOGLE_*, the machine's metadata, the proxies
+
+The binding is the additional authenticated data. The version is the one that Encrypt says it used;
+a ciphertext names its own, so Decrypt is not told. What is sent carries checksums and so does what
+comes back, and an answer that does not fit its own, or another key's, is no answer.
+
+Invariant: an answer counts as a refusal only under a credential that was accepted (protocol F2a);
+`gcp_credentials` and `gcp_impersonation` see to that, and `gcp_errors` says what each answer means.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from google.api_core.exceptions import Unauthenticated
+from google.cloud.kms_v1.types import resources, service
+from google_crc32c import value as crc32c
+
+from keyfold_server.domain.binding import PAYLOAD_SIZE, Binding
+from keyfold_server.domain.errors import (
+    InvalidPlaintextError,
+    KekMismatchError,
+    KeyInvalidError,
+    SetupError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold_server.providers.gcp.access import access_policy, check_own
+from keyfold_server.providers.gcp.clients import Headers
+from keyfold_server.providers.gcp.credentials import under
+from keyfold_server.providers.gcp.errors import (
+    BROKEN,
+    DECRYPT,
+    ENCRYPT,
+    GET,
+    IMPERSONATE,
+    NotAcceptedError,
+    of_state,
+    translate,
+    word_of,
+)
+from keyfold_server.providers.gcp.principals import Principals
+from keyfold_server.providers.gcp.uri import canonical, check_account, project
+from keyfold_server.providers.shared.deadlines import within
+
+_MOST_CIPHERTEXT: Final = 65_536
+"""Bytes that Cloud KMS takes to decrypt."""
+
+_VERSION: Final = re.compile(r"/cryptoKeyVersions/[1-9][0-9]{0,18}")
+_ENDPOINT: Final = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?|\[[0-9a-fA-F:]+\](?::[0-9]{1,5})?")
+
+# The messages below the SDK's own types, which convert each field and cost as much as a call.
+_Encrypt: Any = service.EncryptRequest.pb()
+_Decrypt: Any = service.DecryptRequest.pb()
+
+
+class GcpKmsProvider:
+    """Root keys in Google Cloud KMS. Safe for many threads."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: str = "cloudkms.googleapis.com",
+        iam_endpoint: str = "https://iamcredentials.googleapis.com",
+        ca: str | Path | None = None,
+        principal: str | None = None,
+        canary: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares the adapter; Google is asked with the first call.
+
+        Args:
+            endpoint: Cloud KMS's host, and port where it is not 443; always called over TLS.
+            iam_endpoint: The address that impersonates: scheme, host and port.
+            ca: File of the certificates to trust in place of the SDK's own, for these two and
+                for what gives the server its credential.
+            principal: As whom the server itself calls, for what customers are told to attach: a
+                service account's email, or a federated identity.
+            canary: A service account of the vendor's own that Keyfold may impersonate; it shows
+                Keyfold's side to be good.
+            clock: Monotonic seconds.
+
+        Raises:
+            SetupError: An endpoint, the file or the account is not one.
+        """
+        if not _ENDPOINT.fullmatch(endpoint):
+            raise SetupError("the endpoint of Cloud KMS must be host or host:port")
+        # A credential is sent there.
+        if not iam_endpoint.startswith("https://"):
+            raise SetupError("the endpoint of Google's IAM must begin with https://")
+        if principal is not None and not check_own(principal):
+            raise SetupError(
+                "the principal of GCP_CLOUD_KMS must be a service account's email, or begin with "
+                "principal://iam.googleapis.com/"
+            )
+        self._own = principal
+        if canary is not None and not check_account(canary):
+            raise SetupError("the canary of GCP_CLOUD_KMS must be a service account's email")
+        try:
+            self._principals = Principals(
+                endpoint,
+                iam_endpoint.rstrip("/"),
+                None if ca is None else Path(ca),
+                canary,
+                clock,
+            )
+        except OSError as error:
+            raise SetupError(
+                f"the certificates in {ca} cannot be read ({type(error).__name__})"
+            ) from error
+
+    def canonical(self, key: RootKey) -> RootKey:
+        """Returns the key in canonical form, or refuses it; see the port."""
+        return canonical(key)
+
+    def account(self, key: RootKey) -> str:
+        """Returns the id of the project that the key belongs to."""
+        return project(key.uri)
+
+    def region(self, key: RootKey) -> str:
+        """Returns the location that holds the key."""
+        return key.uri.split("/")[3]
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Returns custom roles and their bindings on key and principal; see the port."""
+        return access_policy(key, self._own, wanted)
+
+    def authenticate(self, key: RootKey, *, budget: float) -> None:
+        """Proves the credential by getting it anew; see the port."""
+        with within(budget), _translated(IMPERSONATE, key.principal or "the server's identity"):
+            self._principals.of(key).credential.prove()
+
+    def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
+        """Describes a root key; refuses as `wrap` does."""
+        with within(budget), _translated(GET, key.uri):
+            reply = self._call(key, "get_crypto_key", {"name": key.uri})
+            found = resources.CryptoKey.pb(reply)
+            if found.name != key.uri:
+                raise _no_answer("described another key than it was asked for")
+            primary = _usable_primary(key, found)
+            level = resources.ProtectionLevel(primary.protection_level).name
+            return KeyDescription(primary.name, f"symmetric key of protection level {level}")
+
+    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
+        """Wraps up to 65 bytes under the primary version; see the port."""
+        if not 1 <= len(plaintext) <= PAYLOAD_SIZE:
+            raise InvalidPlaintextError(f"a root key wraps 1 to {PAYLOAD_SIZE} bytes")
+        plaintext, aad = bytes(plaintext), binding.canonical()
+        asked = _Encrypt(
+            name=key.uri,
+            plaintext=plaintext,
+            additional_authenticated_data=aad,
+            plaintext_crc32c={"value": crc32c(plaintext)},
+            additional_authenticated_data_crc32c={"value": crc32c(aad)},
+        )
+        with within(budget), _translated(ENCRYPT, key.uri):
+            reply = self._call(key, "encrypt", service.EncryptRequest.wrap(asked))
+            sealed = service.EncryptResponse.pb(reply)
+            if not (
+                sealed.verified_plaintext_crc32c
+                and sealed.verified_additional_authenticated_data_crc32c
+            ):
+                raise _no_answer("did not check what it was sent")
+            ciphertext = sealed.ciphertext
+            if not ciphertext or not _fits(ciphertext, sealed, "ciphertext_crc32c"):
+                raise _no_answer("gave an answer that was damaged on its way")
+            if not sealed.name.startswith(key.uri) or not _VERSION.fullmatch(
+                sealed.name, len(key.uri)
+            ):
+                raise _no_answer("wrapped under another key than it was asked to")
+            return Wrapped(ciphertext, sealed.name)
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        """Opens what `wrap` returned; see the port."""
+        del key_version  # The ciphertext names its version, and Decrypt takes none.
+        if not 1 <= len(ciphertext) <= _MOST_CIPHERTEXT:
+            raise KekMismatchError("the stored key is not a ciphertext of Cloud KMS")
+        ciphertext, aad = bytes(ciphertext), binding.canonical()
+        asked = _Decrypt(
+            name=key.uri,
+            ciphertext=ciphertext,
+            additional_authenticated_data=aad,
+            ciphertext_crc32c={"value": crc32c(ciphertext)},
+            additional_authenticated_data_crc32c={"value": crc32c(aad)},
+        )
+        with within(budget), _translated(DECRYPT, key.uri):
+            reply = self._call(key, "decrypt", service.DecryptRequest.wrap(asked))
+            opened = service.DecryptResponse.pb(reply)
+            plaintext = opened.plaintext
+            if not _fits(plaintext, opened, "plaintext_crc32c"):
+                raise _no_answer("gave an answer that was damaged on its way")
+            if not 1 <= len(plaintext) <= PAYLOAD_SIZE:
+                raise _no_answer("opened the stored key to something of another size")
+            return Unwrapped(bytearray(plaintext))
+
+    def _call(self, key: RootKey, method: str, request: Any) -> Any:
+        """Calls Cloud KMS as the key's principal."""
+        principal = self._principals.of(key)
+
+        def work(headers: Headers) -> Any:
+            try:
+                return principal.client.call(method, request, headers)
+            except Unauthenticated as error:
+                raise NotAcceptedError(word_of(error.reason)) from error
+
+        return under(principal.credential, work)
+
+
+def _fits(data: bytes, reply: Any, checksum: str) -> bool:
+    """Tells whether data is what its sender saw; an answer without a checksum tells nothing."""
+    return bool(reply.HasField(checksum)) and getattr(reply, checksum).value == crc32c(data)
+
+
+def _usable_primary(key: RootKey, found: Any) -> Any:
+    """Returns a described key's primary version, or refuses."""
+    if found.purpose != resources.CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT:
+        raise KeyInvalidError(f"root key {key.uri} is not a symmetric encryption key")
+    if not found.HasField("primary"):
+        raise KeyInvalidError(
+            f"root key {key.uri} has no primary version; make one of its versions the primary"
+        )
+    state = resources.CryptoKeyVersion.CryptoKeyVersionState(found.primary.state).name
+    refusal = of_state(state)
+    if refusal is not None:
+        kind, text = refusal
+        raise kind(f"root key {key.uri} {text}")
+    return found.primary
+
+
+def _no_answer(what: str) -> UnreachableError:
+    return UnreachableError(f"Cloud KMS {what}, which is no answer; try again")
+
+
+@contextmanager
+def _translated(permission: str, key: str) -> Iterator[None]:
+    """Raises what the SDK raised as what it means."""
+    try:
+        yield
+    except BROKEN as error:
+        raise translate(error, permission, key) from error

@@ -1,0 +1,1 @@
+"""LOCAL: root keys in a file, for development, tests and single machines."""

@@ -1,0 +1,101 @@
+"""The SDK's clients for one Vault origin, and how their requests are sent.
+
+Invariant: what is sent goes to the one origin, within its call's time (`deadline`), once; no
+redirect is followed and no cookie kept, and nothing comes from the environment that the SDK or
+its HTTP library would add: no VAULT_TOKEN, no client certificate, no .netrc. It must not know what
+the calls are for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final
+
+import hvac
+import requests
+from hvac.adapters import RawAdapter
+from requests.utils import get_environ_proxies
+
+from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT
+from keyfold_server.providers.shared.requests_deadlines import guard
+from keyfold_server.providers.vault.errors import Answer, GarbledError
+from keyfold_server.providers.vault.origins import Origin
+
+_OK: Final = 200
+
+
+class _Adapter(RawAdapter):  # type: ignore[misc]  # the SDK has no types
+    """Sends as the SDK does, and keeps what it drops: the status, Retry-After."""
+
+    def request(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Sends a request and returns the answer's body.
+
+        Raises:
+            Answer: The server answered with another status than 200.
+            GarbledError: What it answered is no JSON object.
+        """
+        reply = super().request(*args, raise_exception=False, **kwargs)
+        body = _json(reply.content)
+        if reply.status_code != _OK:
+            errors = body.get("errors") if isinstance(body, dict) else None
+            hint = str(reply.headers.get("Retry-After", ""))
+            # Only a list of texts is what the server itself writes.
+            told: Iterable[Any] | None = errors if isinstance(errors, list) else None
+            raise Answer(reply.status_code, told, hint)
+        if not isinstance(body, dict):
+            raise GarbledError
+        return body
+
+    def get_login_token(self, response: dict[str, Any]) -> str:
+        """Returns a login's token, as the SDK asks for it."""
+        return str(response["auth"]["client_token"])
+
+
+def _json(content: bytes) -> Any:
+    """Reads JSON; None: it is none. The parser's error would keep the text."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+class Clients:
+    """Makes the SDK's clients of one origin; they share its connections."""
+
+    def __init__(self, place: str, origin: Origin) -> None:
+        """Prepares; nothing is opened.
+
+        Args:
+            place: The origin: scheme, host and port.
+            origin: What the settings say of it.
+        """
+        self._place = place
+        self._http = guard(requests.Session())
+        # Neither .netrc nor CAs of others; it also costs time on every call.
+        self._http.trust_env = False
+        self._http.verify = True if origin.ca is None else str(origin.ca)
+        self._http.proxies.update(get_environ_proxies(place))
+        self._http.headers["User-Agent"] = "keyfold"
+        self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+
+    def client(self, token: str, namespace: str = "") -> Any:
+        """Returns a client with a token.
+
+        Args:
+            token: The token; empty sends none. None would be filled in from the environment.
+            namespace: Where the paths of its calls begin; empty for the root.
+        """
+        return hvac.Client(
+            url=self._place,
+            token=token,
+            # Neither of them None, which would be filled in from the environment.
+            cert=(),
+            verify=self._http.verify,
+            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            allow_redirects=False,
+            session=self._http,
+            adapter=_Adapter,
+            namespace=namespace or None,
+        )

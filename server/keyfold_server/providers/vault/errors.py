@@ -1,0 +1,238 @@
+"""What Vault and OpenBao answer, as errors of Keyfold's tree.
+
+Invariant: the texts are ours. Of the server's own text only known words are looked for, and
+nothing of it is kept, since it may repeat what was sent. The server answers 400 for most things,
+so the words decide; an answer that says nothing certain about the key is "could not tell".
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import requests
+from hvac.exceptions import VaultError
+from requests.exceptions import TooManyRedirects
+from urllib3.exceptions import MaxRetryError
+
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    KekMismatchError,
+    KeyDisabledError,
+    KeyInvalidError,
+    KeyNotFoundError,
+    KmsError,
+    ThrottledError,
+    UnreachableError,
+)
+from keyfold_server.providers.shared.deadlines import current, what_happened
+
+
+class Fault(enum.Enum):
+    """What an answer that is not 200 says, as far as it is certain."""
+
+    DENIED = enum.auto()
+    THROTTLED = enum.auto()
+    NO_KEY = enum.auto()
+    NO_MOUNT = enum.auto()
+    SOFT_DELETED = enum.auto()
+    TOO_OLD = enum.auto()
+    TRIMMED = enum.auto()
+    MISMATCH = enum.auto()
+    NOT_AEAD = enum.auto()
+    DERIVED = enum.auto()
+    NOT_TRANSIT = enum.auto()
+    SEALED = enum.auto()
+    OTHER = enum.auto()
+
+
+_WORDS: Final[tuple[tuple[int, str, Fault], ...]] = (
+    (400, "message authentication failed", Fault.MISMATCH),
+    (400, "invalid ciphertext", Fault.MISMATCH),
+    (400, "disallowed by policy (too old)", Fault.TOO_OLD),
+    (400, "soft-deleted key", Fault.SOFT_DELETED),
+    (400, "encryption key not found", Fault.NO_KEY),
+    # How a key that would have to be made is refused; see `vault_transit`.
+    (400, "not supported for this operation", Fault.NO_KEY),
+    (400, "unknown key type", Fault.NO_KEY),
+    (400, "provided for non-AEAD cipher suite", Fault.NOT_AEAD),
+    (400, "missing 'context' for key derivation", Fault.DERIVED),
+    (404, "no handler for route", Fault.NO_MOUNT),
+    (404, "namespace not found", Fault.NO_MOUNT),
+    (404, "unsupported path", Fault.NOT_TRANSIT),
+    (405, "unsupported operation", Fault.NOT_TRANSIT),
+    (429, "quota exceeded", Fault.THROTTLED),
+    (503, "sealed", Fault.SEALED),
+)
+"""Status and words as the servers write them (OpenBao 2.7; Vault has the same)."""
+
+_KINDS: Final[dict[Fault, tuple[type[KmsError], str]]] = {
+    Fault.NO_KEY: (KeyNotFoundError, "does not exist"),
+    Fault.NO_MOUNT: (KeyNotFoundError, "does not exist: there is no secrets engine at its path"),
+    Fault.TRIMMED: (
+        KeyNotFoundError,
+        "no longer has the version of the stored key: it was trimmed",
+    ),
+    Fault.SOFT_DELETED: (KeyDisabledError, "is soft-deleted; restore it with soft-delete-restore"),
+    Fault.TOO_OLD: (
+        KeyDisabledError,
+        "opens newer versions only; lower min_decryption_version",
+    ),
+    Fault.MISMATCH: (
+        KekMismatchError,
+        "and this context do not open the stored key: it was changed, or wrapped for another",
+    ),
+    Fault.NOT_AEAD: (KeyInvalidError, "binds no context; use a key of type aes256-gcm96"),
+    Fault.DERIVED: (KeyInvalidError, "is made for derivation; use one made with derived=false"),
+    Fault.NOT_TRANSIT: (KeyInvalidError, "is not in a transit secrets engine; check its uri"),
+}
+
+_HINT: Final = re.compile(r"[0-9]{1,5}")
+_FORBIDDEN: Final = 403
+_MISSING: Final = 404
+_BUSY: Final = 429
+
+
+class Answer(Exception):  # noqa: N818  the SDK's way to hand over an answer that is not 200
+    """An answer of the server that is not 200.
+
+    Attributes:
+        status: The HTTP status.
+        fault: What it says.
+        retry_after: Seconds after which to come back, where it says so.
+    """
+
+    def __init__(self, status: int, errors: Iterable[Any] | None, hint: str) -> None:
+        """Reads an answer.
+
+        Args:
+            status: The HTTP status.
+            errors: The texts of the body's `errors`; None: it is not an answer of the server.
+            hint: The header Retry-After, or empty.
+        """
+        super().__init__(f"status {status}")
+        self.status = status
+        self.retry_after = float(hint) if _HINT.fullmatch(hint) else None
+        self.fault = _fault(status, errors)
+        # Some proxies ask to slow down, in words of their own.
+        if status == _BUSY and self.retry_after is not None:
+            self.fault = Fault.THROTTLED
+
+
+def _fault(status: int, errors: Iterable[Any] | None) -> Fault:
+    if errors is None:
+        return Fault.OTHER
+    texts = [str(each) for each in errors]
+    for code, words, fault in _WORDS:
+        if code == status and any(words in text for text in texts):
+            return fault
+    if status == _FORBIDDEN:
+        return Fault.DENIED
+    # What is not there is answered without a word.
+    return Fault.NO_KEY if status == _MISSING and not texts else Fault.OTHER
+
+
+class GarbledError(Exception):
+    """A status 200 whose body is not an answer of the server."""
+
+
+BROKEN: Final = (
+    Answer,
+    GarbledError,
+    VaultError,
+    requests.RequestException,
+    TimeoutError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
+"""What a call raises: through the SDK, or because the answer is not one."""
+
+
+def translate(error: Exception, permission: str, key: str) -> KmsError:
+    """Returns what an error of a call means; inside of the call's `deadline.within`.
+
+    Args:
+        error: One of `BROKEN`.
+        permission: What a policy must allow, such as `update transit/encrypt/NAME`.
+        key: The key's uri, or what else the call was about.
+    """
+    if not isinstance(error, Answer):
+        return unreachable(error)
+    if error.fault in _KINDS:
+        return about_key(error.fault, key)
+    if error.fault is Fault.DENIED:
+        return AccessDeniedError(
+            f"the Vault server denies Keyfold {permission}; the policy of Keyfold's role must "
+            "allow it",
+            missing_permission=permission,
+        )
+    if error.fault is Fault.THROTTLED:
+        return ThrottledError(
+            "the Vault server asks to slow down: a rate limit quota is exceeded",
+            retry_after=error.retry_after,
+        )
+    if error.fault is Fault.SEALED:
+        return UnreachableError("the Vault server is sealed; it must be unsealed")
+    return UnreachableError(
+        f"the Vault server did not carry out {permission}: status {error.status}"
+    )
+
+
+def about_key(fault: Fault, key: str) -> KmsError:
+    """Returns the error for a fault of a key itself."""
+    kind, text = _KINDS[fault]
+    return kind(f"root key {key} {text}")
+
+
+def unreachable(error: Exception) -> UnreachableError:
+    """Returns the error for a call without an answer of the server."""
+    if isinstance(error, TooManyRedirects):
+        return UnreachableError(
+            "the Vault server answered with a redirect, which is not followed because it would "
+            "carry the token elsewhere; let standby servers forward requests"
+        )
+    if isinstance(error, requests.RequestException | TimeoutError):
+        call = current()
+        for cause in _causes(error):
+            if not isinstance(cause, requests.RequestException | MaxRetryError):
+                return UnreachableError(f"the Vault server {what_happened(cause, call)}")
+        return UnreachableError(f"the Vault server {what_happened(error, call)}")
+    return UnreachableError("the Vault server answered with something that is no answer")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error and what it was made from, as requests and urllib3 keep it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        inner = [
+            each
+            for each in (getattr(seen, "reason", None), *seen.args, seen.__cause__)
+            if isinstance(each, BaseException)
+        ]
+        seen = inner[0] if inner else None
+
+
+def login_failed(error: Exception, principal: str) -> KmsError:
+    """Returns what an error of a login means: never anything about a key.
+
+    Args:
+        error: One of `BROKEN`.
+        principal: As whom Keyfold tried to log in.
+    """
+    if isinstance(error, Answer) and error.status == _FORBIDDEN:
+        return CredentialsFailedError(
+            f"the Vault server forbids Keyfold to log in as {principal}; renew its credential, and "
+            "see whether the server has locked it out after failed logins (sys/locked-users)"
+        )
+    if isinstance(error, Answer) and error.status in (400, 401, _MISSING, 405):
+        return CredentialsFailedError(
+            f"the Vault server does not let Keyfold log in as {principal}; renew its credential, "
+            "and check that the auth method and the role are there"
+        )
+    return translate(error, f"a login as {principal}", principal)

@@ -1,0 +1,144 @@
+"""Which Vault and OpenBao servers there are, and what each is given to know Keyfold by.
+
+Invariant (protocol C3): a credential belongs to one origin, the one whose section names it, and
+`VAULT_TOKEN` to `VAULT_ADDR`. An origin without a section of its own is not called at all. It
+must not know keys, nor send anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from keyfold_server.domain.errors import InvalidKeySpecError, SetupError
+from keyfold_server.providers.vault.uri import canonical_origin, is_path, principal
+
+Auth = Literal["token", "approle", "kubernetes", "jwt"]
+"""How Keyfold logs in: the auth methods that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A section `[vault."https://HOST:PORT"]` of the settings.
+
+    Attributes:
+        auth: How Keyfold logs in.
+        mount: The auth method's path; empty for its usual one.
+        role: The role, of which the principal is made; `token` has none.
+        role_id: AppRole's role id, which is no secret; empty where it is the role's name.
+        namespace: Where the auth method is mounted; of keys, the uri names the namespace.
+        credential: File of the token, the secret id or the JWT, read at each login.
+        ca: File of the certificates to trust, in PEM; None takes the usual authorities.
+        token: The token itself, from the environment alone.
+    """
+
+    auth: Auth
+    mount: str = ""
+    role: str = ""
+    role_id: str = ""
+    namespace: str = ""
+    credential: Path | None = None
+    ca: Path | None = None
+    token: str = field(default="", repr=False)
+
+    @property
+    def path(self) -> str:
+        """The auth method's path, the usual one where none is said."""
+        return self.mount or self.auth
+
+    @property
+    def principal(self) -> str | None:
+        """As whom Keyfold logs in, as key specs write it; None for a token."""
+        return None if self.auth == "token" else principal(self.path, self.role)
+
+    def check(self, name: str) -> None:
+        """Refuses a section that cannot work.
+
+        Raises:
+            SetupError: The message says what is wrong in it.
+        """
+        faults = {
+            f"auth must be one of {', '.join(get_args(Auth))}": self.auth not in get_args(Auth),
+            "a token has no mount, role or role_id; leave them out": self.auth == "token"
+            and bool(self.mount or self.role or self.role_id),
+            "role must name the role to log in as": self.auth != "token"
+            and (not self.role or not is_path(self.role) or "/" in self.role),
+            "role_id is AppRole's alone; leave it out": bool(self.role_id)
+            and self.auth != "approle",
+            "credential must name the file to log in with": self.credential is None
+            and not self.token,
+            "mount must be a path such as approle": not is_path(self.path),
+            "namespace must be a path such as team or org/team": bool(self.namespace)
+            and not is_path(self.namespace),
+        }
+        for fault, there in faults.items():
+            if there:
+                raise SetupError(f'[vault."{name}"]: {fault}')
+
+
+class Origins:
+    """The origins that may be called, by their canonical form."""
+
+    def __init__(
+        self,
+        sections: Mapping[str, Origin],
+        allowed: Iterable[str],
+        environment: Mapping[str, str],
+    ) -> None:
+        """Takes them over; see `vault_transit.VaultTransitProvider` for the arguments.
+
+        Raises:
+            SetupError: A section cannot work, or two are for one origin.
+        """
+        self._allowed = {canonical_origin(each) or each for each in allowed}
+        self._origins: dict[str, Origin] = {}
+        for name, section in sections.items():
+            place = canonical_origin(name)
+            if place is None:
+                raise SetupError(
+                    f'[vault."{name}"]: write the origin alone, such as https://vault.example:8200'
+                )
+            if place in self._origins:
+                raise SetupError(f'[vault."{name}"]: there is another section for {place}')
+            section.check(name)
+            self._origins[place] = section
+        self._take_environment(environment)
+
+    def _take_environment(self, environment: Mapping[str, str]) -> None:
+        """Adds what the environment that every Vault tool reads says of its one origin."""
+        place = canonical_origin(environment.get("VAULT_ADDR", ""))
+        token = environment.get("VAULT_TOKEN", "")
+        if place is None or not token or place in self._origins:
+            return
+        ca = environment.get("VAULT_CACERT")
+        section = Origin(
+            "token",
+            namespace=environment.get("VAULT_NAMESPACE", "").strip("/"),
+            ca=Path(ca) if ca else None,
+            token=token,
+        )
+        section.check("VAULT_ADDR")
+        self._origins[place] = section
+
+    def of(self, place: str) -> Origin:
+        """Returns what the settings say of an origin.
+
+        Raises:
+            InvalidKeySpecError: It has no section, or is plain http and not listed so.
+        """
+        if place.startswith("http://") and place not in self._allowed:
+            raise InvalidKeySpecError(
+                f"{place} is plain http, over which tokens and keys travel in the clear; use "
+                "https, or list the origin in KEYFOLD_ALLOWED_ENDPOINTS",
+                field="key_spec.uri",
+            )
+        section = self._origins.get(place)
+        if section is None:
+            raise InvalidKeySpecError(
+                f"the settings have no section for {place}, so Keyfold has no credential for it; "
+                f'add [vault."{place}"]',
+                field="key_spec.uri",
+            )
+        return section

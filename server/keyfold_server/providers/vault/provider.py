@@ -1,0 +1,297 @@
+"""VAULT_TRANSIT: root keys in the transit secrets engine of Vault and OpenBao.
+
+    uri          https://HOST[:PORT]/v1/[NAMESPACE/]MOUNT/keys/NAME
+    principal    auth/MOUNT/role/ROLE, which must be the origin's own; none: the same
+    options      none
+    permissions  update MOUNT/encrypt/NAME and MOUNT/decrypt/NAME, read MOUNT/keys/NAME,
+                 read auth/token/lookup-self (policy `default` has the last one)
+    settings     a section for each origin; of the environment VAULT_ADDR, VAULT_TOKEN,
+                 VAULT_NAMESPACE and VAULT_CACERT, for that one origin
+
+The binding's canonical bytes are the `associated_data`. The version stands in the ciphertext.
+What was wrapped is opened at once, since nothing else shows that it arrived whole.
+
+Invariants: nothing is sent to an origin that has no section, and no credential to another origin
+than its own (protocol C3; `vault_origins`). An answer counts as a refusal only under a token that
+was accepted (F2a; `vault_sessions`). No key is ever made by wrapping.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from keyfold_server.domain.binding import PAYLOAD_SIZE, Binding, wipe
+from keyfold_server.domain.errors import (
+    InvalidKeySpecError,
+    InvalidPlaintextError,
+    KekMismatchError,
+    KmsError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.provider import (
+    AccessPolicy,
+    AccessWanted,
+    KeyDescription,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.vault.access import access_policy
+from keyfold_server.providers.vault.errors import BROKEN, Answer, Fault, about_key, translate
+from keyfold_server.providers.vault.origins import Origin, Origins
+from keyfold_server.providers.vault.sessions import Sessions
+from keyfold_server.providers.vault.uri import KeyUri, check_principal, key_uri
+
+_CIPHERTEXT: Final = re.compile(
+    r"vault:v([1-9][0-9]{0,8}):([A-Za-z0-9+/]{36,5000}={0,2})", re.ASCII
+)
+
+_AEAD: Final = frozenset(
+    {"aes256-gcm96", "aes128-gcm96", "chacha20-poly1305", "xchacha20-poly1305"}
+)
+"""Types of keys that bind associated data; OpenBao alone has the last one."""
+
+_NEVER_MADE: Final = "ecdsa-p256"
+"""A type that encrypt cannot make a key of, sent with each wrap. The server looks at the type only
+where there is no such key and the token may create one, and then refuses; so no key is made,
+whatever the token may do, and nothing has to be asked before."""
+
+
+class VaultTransitProvider:
+    """Root keys in transit secrets engines. Safe for many threads."""
+
+    def __init__(
+        self,
+        *,
+        origins: Mapping[str, Origin] | None = None,
+        allowed: Iterable[str] = (),
+        environment: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares the adapter; a server is asked with the first call.
+
+        Args:
+            origins: The sections of the settings, by origin: `https://HOST[:PORT]`.
+            allowed: Origins of KEYFOLD_ALLOWED_ENDPOINTS; those of plain http must be in it.
+            environment: Where VAULT_ADDR and its companions are looked for; None: the process's.
+            clock: Monotonic seconds.
+
+        Raises:
+            SetupError: A section cannot work.
+        """
+        environment = os.environ if environment is None else environment
+        self._origins = Origins(origins or {}, allowed, environment)
+        self._clock = clock
+        self._lock = threading.Lock()
+        # No more than there are sections.
+        self._sessions: dict[str, Sessions] = {}
+
+    def canonical(self, key: RootKey) -> RootKey:
+        """Returns the key with its origin in canonical form, or refuses it; see the port."""
+        parts = key_uri(key.uri)
+        if any(name == "namespace" for name, _ in key.options):
+            raise InvalidKeySpecError(
+                "the namespace is part of the uri, so that one key has one uri; write it after "
+                "/v1/ and leave the option out",
+                field="key_spec.options",
+            )
+        if key.options:
+            raise InvalidKeySpecError(
+                "VAULT_TRANSIT takes no options; leave them out", field="key_spec.options"
+            )
+        section = self._origins.of(parts.origin)
+        if key.principal:
+            check_principal(key.principal, section.principal, parts.origin)
+        return RootKey(key.type, parts.uri, key.principal)
+
+    def account(self, key: RootKey) -> str:
+        """Returns the origin: its keys share a server's quota and fate."""
+        return key_uri(key.uri).origin
+
+    def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
+        """Returns the policy and how Keyfold's role gets it; see the port."""
+        return access_policy(key, self._origins.of(key_uri(key.uri).origin), wanted)
+
+    def authenticate(self, key: RootKey, *, budget: float) -> None:
+        """Proves the origin's credential by looking its token up; see the port."""
+        with within(budget), _translated("read auth/token/lookup-self", key.uri):
+            self._at(key).prove()
+
+    def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
+        """Describes a root key; refuses as `wrap` does, and the types that it cannot use."""
+        parts = key_uri(key.uri)
+        with within(budget), _translated(f"read {parts.path('keys')}", key.uri):
+            found = self._read(key, parts)
+            if found.get("soft_deleted"):
+                raise about_key(Fault.SOFT_DELETED, key.uri)
+            kind = str(found["type"])
+            if kind not in _AEAD:
+                raise about_key(Fault.NOT_AEAD, key.uri)
+            if found.get("derived"):
+                raise about_key(Fault.DERIVED, key.uri)
+            warned = "; its material can be exported" if found.get("exportable") else ""
+            return KeyDescription(str(int(found["latest_version"])), f"{kind} key{warned}")
+
+    def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
+        """Wraps up to 65 bytes under the newest version; see the port."""
+        if not 1 <= len(plaintext) <= PAYLOAD_SIZE:
+            raise InvalidPlaintextError(f"a root key wraps 1 to {PAYLOAD_SIZE} bytes")
+        parts, bound = key_uri(key.uri), _base64(binding.canonical())
+        with within(budget):
+            with _translated(f"update {parts.path('encrypt')}", key.uri):
+                reply = self._encrypt(key, parts, _base64(plaintext), bound)
+                ciphertext = str(reply["data"]["ciphertext"])
+                version = _version(ciphertext)
+            with _translated(f"update {parts.path('decrypt')}", key.uri):
+                same = version and self._opens(key, parts, ciphertext, bound, plaintext)
+        if not same:
+            raise UnreachableError(
+                f"the Vault server does not open what {key.uri} is said to have wrapped",
+                provider_request_id=_request_id(reply),
+            )
+        return Wrapped(ciphertext.encode(), version, _request_id(reply))
+
+    def unwrap(
+        self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
+    ) -> Unwrapped:
+        """Opens what `wrap` returned; see the port."""
+        text = ciphertext.decode("latin-1")
+        # The server reads more texts than it writes, and takes a changed version for a disabled
+        # one, which would be a refusal.
+        if _version(text) != key_version:
+            raise KekMismatchError(
+                "the stored key is not a ciphertext of its version of the root key: it was changed",
+                cluster=binding.cluster,
+                region=binding.region,
+            )
+        parts, bound = key_uri(key.uri), _base64(binding.canonical())
+        with within(budget), _translated(f"update {parts.path('decrypt')}", key.uri):
+            try:
+                reply = self._decrypt(key, parts, text, bound)
+            except Answer as answer:
+                if answer.fault is Fault.TOO_OLD:
+                    raise self._too_old(key, parts, key_version) from answer
+                raise
+            return Unwrapped(_plaintext(reply), _request_id(reply))
+
+    def _encrypt(self, key: RootKey, parts: KeyUri, plaintext: str, bound: str) -> dict[str, Any]:
+        def encrypt(client: Any) -> Any:
+            return client.secrets.transit.encrypt_data(
+                parts.name,
+                plaintext,
+                associated_data=bound,
+                type=_NEVER_MADE,
+                mount_point=parts.mount,
+            )
+
+        try:
+            return dict(self._at(key).under(encrypt))
+        except Answer as answer:
+            # A policy without `create` denies what it would allow if the key were there.
+            if answer.fault is Fault.DENIED and self._is_missing(key, parts):
+                raise about_key(Fault.NO_KEY, key.uri) from answer
+            raise
+
+    def _opens(
+        self, key: RootKey, parts: KeyUri, ciphertext: str, bound: str, plaintext: bytes
+    ) -> bool:
+        """Tells whether a ciphertext opens to what was wrapped."""
+        try:
+            reply = self._decrypt(key, parts, ciphertext, bound)
+        except Answer as answer:
+            if answer.fault is Fault.MISMATCH:
+                return False
+            raise
+        opened = _plaintext(reply)
+        same = hmac.compare_digest(opened, plaintext)
+        wipe(opened)
+        return same
+
+    def _decrypt(self, key: RootKey, parts: KeyUri, ciphertext: str, bound: str) -> dict[str, Any]:
+        def decrypt(client: Any) -> Any:
+            return client.secrets.transit.decrypt_data(
+                parts.name, ciphertext, associated_data=bound, mount_point=parts.mount
+            )
+
+        return dict(self._at(key).under(decrypt))
+
+    def _read(self, key: RootKey, parts: KeyUri) -> dict[str, Any]:
+        def read(client: Any) -> Any:
+            return client.secrets.transit.read_key(parts.name, mount_point=parts.mount)
+
+        return dict(self._at(key).under(read)["data"])
+
+    def _is_missing(self, key: RootKey, parts: KeyUri) -> bool:
+        """Tells whether the server says that there is no such key."""
+        try:
+            self._read(key, parts)
+        except Answer as answer:
+            return answer.fault is Fault.NO_KEY
+        return False
+
+    def _too_old(self, key: RootKey, parts: KeyUri, version: str) -> KmsError:
+        """Returns what TOO_OLD means: a version that is held back, or one that was trimmed."""
+        try:
+            oldest = int(self._read(key, parts).get("min_available_version", 0))
+        except Answer:
+            oldest = 0
+        return about_key(Fault.TRIMMED if int(version) < oldest else Fault.TOO_OLD, key.uri)
+
+    def _at(self, key: RootKey) -> Sessions:
+        place = key_uri(key.uri).origin
+        sessions = self._sessions.get(place)
+        if sessions is not None:
+            return sessions
+        try:
+            section = self._origins.of(place)
+        except InvalidKeySpecError as error:
+            # The settings changed since the key was stored, which says nothing about it.
+            raise UnreachableError(error.message) from None
+        with self._lock:
+            if place not in self._sessions:
+                self._sessions[place] = Sessions(place, section, self._clock)
+            return self._sessions[place]
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _version(ciphertext: str) -> str:
+    """Returns a ciphertext's version; empty: it is none, or not written as the server does."""
+    found = _CIPHERTEXT.fullmatch(ciphertext)
+    if found is None:
+        return ""
+    try:
+        same = _base64(base64.b64decode(found[2], validate=True)) == found[2]
+    except binascii.Error:
+        return ""
+    return found[1] if same else ""
+
+
+def _plaintext(reply: dict[str, Any]) -> bytearray:
+    return bytearray(base64.b64decode(reply["data"]["plaintext"], validate=True))
+
+
+def _request_id(reply: dict[str, Any]) -> str:
+    found = str(reply.get("request_id", ""))
+    return found if re.fullmatch(r"[0-9a-f-]{1,64}", found) else ""
+
+
+@contextmanager
+def _translated(permission: str, key: str) -> Iterator[None]:
+    """Raises what a call raised as what it means."""
+    try:
+        yield
+    except BROKEN as error:
+        raise translate(error, permission, key) from error

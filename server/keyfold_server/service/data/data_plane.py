@@ -1,0 +1,306 @@
+"""The synchronous core: wrap, unwrap, generate, rewrap, and their batches (protocol R3).
+
+From the last check of state, staleness and freshness to the sealed or opened bytes there is no
+await and no thread, so no revocation can slip in between. What is not in memory is asked for by
+raising `NeedsLoad`; the caller loads it and runs the same function again. There is no other path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from keyfold_server.domain.envelope import (
+    WrappedKey,
+    check_plaintext,
+    encode_context,
+    parse,
+)
+from keyfold_server.domain.errors import (
+    ContextNotGrantedError,
+    InvalidBatchError,
+    InvalidContextError,
+    InvalidSizeError,
+    KeyfoldError,
+)
+from keyfold_server.service.data.keyring import Call, Granted, Keyring, Need, NeedsLoad
+from keyfold_server.service.limits import Bounds
+
+_K = TypeVar("_K")
+_A = TypeVar("_A")
+_R = TypeVar("_R")
+
+DATA_KEY_SIZES: Final = (16, 24, 32, 64)
+"""Bytes of a data key that GenerateDataKey makes."""
+
+
+class Target(NamedTuple):
+    """Where Rewrap moves a key; None keeps.
+
+    Attributes:
+        cluster: Another cluster, or None.
+        region: Another region, or None.
+        context: The new context, as it stands.
+    """
+
+    cluster: str | None
+    region: str | None
+    context: Mapping[str, str]
+
+
+class Opened(NamedTuple):
+    """An unwrapped key. Not for logs: the first field is the key."""
+
+    plaintext: bytes
+    region: str
+    generation: int
+
+
+class DataPlane:
+    """The core over one replica's keyring."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        random: Callable[[int], bytes] = os.urandom,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """Takes the KEKs, the source of nonces and data keys, and what a request may hold."""
+        self._keyring = keyring
+        self._random = random
+        bounds = bounds or Bounds()
+        self._most_items = bounds.batch_items
+        self._most_context = bounds.context_bytes
+
+    def wrap(
+        self, cluster: str, region: str, plaintext: bytes, context: Mapping[str, str], call: Call
+    ) -> tuple[bytes, int]:
+        """Wraps a key of 1 to 4,096 bytes; returns the wrapped key and its generation."""
+        bound = self._encoded(context)
+        kek, contexts = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
+        if contexts:
+            _check_granted(contexts, context)
+        return kek.seal(plaintext, bound, self._random), kek.generation
+
+    def unwrap(
+        self, cluster: str, wrapped_key: bytes, context: Mapping[str, str], call: Call
+    ) -> Opened:
+        """Opens a wrapped key."""
+        wrapped = parse(wrapped_key)
+        bound = self._encoded(context)
+        kek, contexts = self._keyring.opening(cluster, wrapped.kek_id, self._keyring.now(), call)
+        if contexts:
+            _check_granted(contexts, context)
+        return Opened(kek.open(wrapped, bound), kek.region, kek.generation)
+
+    def generate(
+        self,
+        cluster: str,
+        region: str,
+        size: int,
+        context: Mapping[str, str],
+        call: Call,
+    ) -> tuple[bytes, bytes, int]:
+        """Makes a data key; returns it with its wrapped form and generation.
+
+        Raises:
+            InvalidSizeError: The size is none of 16, 24, 32 and 64; 0 means 32.
+        """
+        size = size or 32
+        if size not in DATA_KEY_SIZES:
+            raise InvalidSizeError(
+                f"a data key has 16, 24, 32 or 64 bytes, not {size}", field="size"
+            )
+        plaintext = self._random(size)
+        return plaintext, *self.wrap(cluster, region, plaintext, context, call)
+
+    def rewrap(
+        self,
+        cluster: str,
+        wrapped_key: bytes,
+        context: Mapping[str, str],
+        target: Target | None,
+        call: Call,
+    ) -> tuple[bytes, int, bool]:
+        """Moves a wrapped key; returns it, its generation, and whether it was current already."""
+        wrapped = parse(wrapped_key)
+        bound = self._encoded(context)
+        to_bound = bound if target is None else self._encode_new(target.context)
+        now = self._keyring.now()
+        source, contexts = self._keyring.opening(cluster, wrapped.kek_id, now, call)
+        _check_granted(contexts, context)
+        to_cluster = cluster if target is None or target.cluster is None else target.cluster
+        to_region = source.region if target is None or target.region is None else target.region
+        sealing, to_contexts = self._keyring.wrapping(to_cluster, to_region, now, call)
+        _check_granted(to_contexts, context if target is None else target.context)
+        # Opened even where nothing will change: a spoiled key must not be called current.
+        plaintext = source.open(wrapped, bound)
+        if sealing is source and to_bound == bound:
+            return wrapped_key, source.generation, True
+        return sealing.seal(plaintext, to_bound, self._random), sealing.generation, False
+
+    def wrap_batch(
+        self,
+        cluster: str,
+        items: Sequence[tuple[str, bytes, Mapping[str, str] | None]],
+        context: Mapping[str, str],
+        call: Call,
+    ) -> list[tuple[bytes, int] | KeyfoldError]:
+        """Wraps many keys given as (region, plaintext, own context or None)."""
+        self._check_batch(items)
+        shared = _Shared(context, self._encoded)
+        keks = self._gather(
+            dict.fromkeys(region for region, _, _ in items),
+            lambda region, now: self._keyring.wrapping(cluster, region, now, call),
+        )
+        results: list[tuple[bytes, int] | KeyfoldError | None] = [None] * len(items)
+        by_kek: dict[str, list[tuple[int, bytes, bytes]]] = {}
+        for index, (region, plaintext, own) in enumerate(items):
+            try:
+                bound = shared.encoded() if own is None else self._encoded(own)
+                granted = keks[region]
+                if isinstance(granted, KeyfoldError):
+                    raise granted
+                if granted.contexts:
+                    _check_granted(granted.contexts, context if own is None else own)
+                check_plaintext(plaintext)
+                by_kek.setdefault(region, []).append((index, plaintext, bound))
+            except KeyfoldError as error:
+                results[index] = error
+        for region, chosen in by_kek.items():
+            granted = keks[region]
+            assert isinstance(granted, Granted)  # noqa: S101  only such regions were collected
+            kek = granted.kek
+            blobs = kek.seal_batch([(key, bound) for _, key, bound in chosen], self._random)
+            for (index, _, _), blob in zip(chosen, blobs, strict=True):
+                results[index] = (blob, kek.generation)
+        return [result for result in results if result is not None]
+
+    def unwrap_batch(
+        self,
+        cluster: str,
+        items: Sequence[tuple[bytes, Mapping[str, str] | None]],
+        context: Mapping[str, str],
+        call: Call,
+    ) -> list[Opened | KeyfoldError]:
+        """Opens many wrapped keys given as (wrapped key, own context or None)."""
+        self._check_batch(items)
+        shared = _Shared(context, self._encoded)
+        parsed = [_attempt(parse, wrapped_key) for wrapped_key, _ in items]
+        keks = self._gather(
+            dict.fromkeys(w.kek_id for w in parsed if isinstance(w, WrappedKey)),
+            lambda kek_id, now: self._keyring.opening(cluster, kek_id, now, call),
+        )
+        openers: dict[bytes, Callable[[WrappedKey, bytes], bytes]] = {
+            kek_id: granted.kek.opener()
+            for kek_id, granted in keks.items()
+            if isinstance(granted, Granted)
+        }
+        results: list[Opened | KeyfoldError] = []
+        for wrapped, (_, own) in zip(parsed, items, strict=True):
+            try:
+                if isinstance(wrapped, KeyfoldError):
+                    raise wrapped
+                bound = shared.encoded() if own is None else self._encoded(own)
+                granted = keks[wrapped.kek_id]
+                if isinstance(granted, KeyfoldError):
+                    raise granted
+                if granted.contexts:
+                    _check_granted(granted.contexts, context if own is None else own)
+                plaintext = openers[wrapped.kek_id](wrapped, bound)
+                results.append(Opened(plaintext, granted.kek.region, granted.kek.generation))
+            except KeyfoldError as error:
+                results.append(error)
+        return results
+
+    def rewrap_batch(
+        self,
+        cluster: str,
+        items: Sequence[tuple[bytes, Mapping[str, str], Target | None]],
+        call: Call,
+    ) -> list[tuple[bytes, int, bool] | KeyfoldError]:
+        """Moves many wrapped keys given as (wrapped key, context, target or None)."""
+        self._check_batch(items)
+        results: list[tuple[bytes, int, bool] | KeyfoldError] = []
+        needs: dict[Need, None] = {}
+        for wrapped_key, context, target in items:
+            try:
+                results.append(self.rewrap(cluster, wrapped_key, context, target, call))
+            except NeedsLoad as lacking:
+                needs.update(dict.fromkeys(lacking.needs))
+            except KeyfoldError as error:
+                results.append(error)
+        if needs:
+            raise NeedsLoad(tuple(needs))
+        return results
+
+    def _gather(
+        self, wanted: Mapping[_K, None], find: Callable[[_K, float], Granted]
+    ) -> dict[_K, Granted | KeyfoldError]:
+        """Finds a batch's KEKs, or asks for all that are lacking at once."""
+        now = self._keyring.now()
+        found: dict[_K, Granted | KeyfoldError] = {}
+        needs: dict[Need, None] = {}
+        for key in wanted:
+            try:
+                found[key] = find(key, now)
+            except NeedsLoad as lacking:
+                needs.update(dict.fromkeys(lacking.needs))
+            except KeyfoldError as error:
+                found[key] = error
+        if needs:
+            raise NeedsLoad(tuple(needs))
+        return found
+
+    def _encoded(self, context: Mapping[str, str]) -> bytes:
+        return encode_context(context, self._most_context)
+
+    def _encode_new(self, context: Mapping[str, str]) -> bytes:
+        try:
+            return self._encoded(context)
+        except InvalidContextError as error:
+            raise error.at(field="destination") from None
+
+    def _check_batch(self, items: Sequence[object]) -> None:
+        if not 1 <= len(items) <= self._most_items:
+            raise InvalidBatchError(
+                f"a batch has 1 to {self._most_items:,} items, not {len(items):,}", field="items"
+            )
+
+
+class _Shared:
+    """A batch's context, encoded when the first item needs it; one that is bad fails each item."""
+
+    __slots__ = ("_context", "_encode", "_encoded")
+
+    def __init__(
+        self, context: Mapping[str, str], encode: Callable[[Mapping[str, str]], bytes]
+    ) -> None:
+        self._context = context
+        self._encode = encode
+        self._encoded: bytes | None = None
+
+    def encoded(self) -> bytes:
+        if self._encoded is None:
+            self._encoded = self._encode(self._context)
+        return self._encoded
+
+
+def _check_granted(contexts: tuple[Mapping[str, str], ...], context: Mapping[str, str]) -> None:
+    """Refuses a context that holds none of the alternatives that the caller's grants demand."""
+    if contexts and not any(
+        all(context.get(key) == value for key, value in wanted.items()) for wanted in contexts
+    ):
+        names = sorted({key for wanted in contexts for key in wanted})
+        raise ContextNotGrantedError(
+            f"the caller's grants demand certain context entries for {', '.join(names)}; send them",
+            field="context",
+        )
+
+
+def _attempt(function: Callable[[_A], _R], argument: _A) -> _R | KeyfoldError:
+    try:
+        return function(argument)
+    except KeyfoldError as error:
+        return error

@@ -1,0 +1,325 @@
+"""The keyring: which KEK a call may use at this moment (protocol F1, C7), or what it lacks.
+
+The one place where rights, state, staleness, freshness and grace decide about a use. It is
+synchronous and asks nobody: what is not in memory is named in `NeedsLoad`, and whoever catches
+that loads it and runs the call again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, NoReturn
+
+from keyfold_server.domain.cluster import no_cluster, no_region
+from keyfold_server.domain.envelope import Kek
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    GenerationRetiredError,
+    KeyfoldError,
+    NotAsked,
+    UnknownKekError,
+    WrongClusterError,
+)
+from keyfold_server.domain.keyspec import check_name
+from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.rights import Purpose, Rights, Verdict
+from keyfold_server.service.data.memory import KeyCache, OpenKek, RegionView, View
+from keyfold_server.service.limits import Accounts
+
+OUTAGE_BELIEVED: Final = 10.0
+"""Seconds for which an outage is believed beyond the time to ask again, which asking may take.
+After that a KEK without a proof waits for the KMS's answer: it may be a refusal by now."""
+
+OWN_LASTS: Final = 10.0
+"""Seconds for which a KEK that a call fetched for itself may serve that call: longer than any
+load takes, and short where the process was paused between the load and its use (F1)."""
+
+
+class Need(NamedTuple):
+    """Something that a call lacks.
+
+    Attributes:
+        cluster: Whose.
+        kek_id: The KEK to open; empty: the cluster itself, read after the call arrived.
+    """
+
+    cluster: str
+    kek_id: bytes = b""
+
+
+class NeedsLoad(Exception):  # noqa: N818  a request of the core, not an error
+    """Raised by the core where something is not in memory."""
+
+    def __init__(self, needs: Sequence[Need]) -> None:
+        """Names all that is known to be lacking."""
+        super().__init__()
+        self.needs = needs
+
+
+@dataclass(slots=True)
+class Call:
+    """Whose call it is, and what it has fetched for itself.
+
+    Attributes:
+        rights: What its caller may do.
+        arrived: Monotonic seconds not before the call's arrival.
+        own: KEKs opened by an unwrap that began after the call arrived, by kek_id. At TTL 0 this
+            is the only way to a KEK; it belongs to this call alone.
+        failed: Why a need could not be met.
+        read: Clusters read from the store since the call arrived.
+        owners: Whose a KEK is, where it is not this cluster's: None for nobody's.
+    """
+
+    rights: Rights
+    arrived: float = 0.0
+    own: dict[bytes, OpenKek] = field(default_factory=dict)
+    failed: dict[Need, KeyfoldError] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    owners: dict[bytes, str | None] = field(default_factory=dict)
+
+
+class Granted(NamedTuple):
+    """A KEK that may be used now.
+
+    Attributes:
+        kek: The KEK.
+        contexts: Where not empty: entries, of which the context must hold all of one alternative.
+    """
+
+    kek: Kek
+    contexts: tuple[Mapping[str, str], ...]
+
+
+class Keyring:
+    """The KEKs of one replica's memory, each given out only while it may be used."""
+
+    def __init__(
+        self,
+        cache: KeyCache,
+        clock: Clock,
+        check_serving: Callable[[float], None],
+        wanted: Callable[[OpenKek, float], None],
+        organizations: Accounts,
+    ) -> None:
+        """Joins the keyring to what it asks; every callable is synchronous and cheap.
+
+        Args:
+            cache: Views and open KEKs.
+            clock: Monotonic time.
+            check_serving: Raises where this replica must not serve (stale, rolled back).
+            wanted: Told of a KEK served on grace, so that its root key is asked again.
+            organizations: Count the uses of each organization's keys.
+        """
+        self._organizations = organizations
+        self._cache = cache
+        self._clock = clock
+        self._check_serving = check_serving
+        self._wanted = wanted
+
+    def now(self) -> float:
+        """Returns the time, once this replica may serve at it."""
+        now = self._clock.monotonic()
+        self._check_serving(now)
+        return now
+
+    def wrapping(self, cluster: str, region: str, now: float, call: Call) -> Granted:
+        """Returns the KEK that wraps for a region."""
+        view = self._cache.view(cluster) or self._lacking(cluster, Purpose.WRAP, call)
+        use = call.rights.use(cluster, view.cluster.organization, region, Purpose.WRAP)
+        if use.verdict is not Verdict.ALLOWED:
+            self._not_allowed(view, region, Purpose.WRAP, call)
+        found = view.regions.get(region)
+        if found is None:
+            self._unknown_region(view, region, call)
+        kek = self._kek(view, found, found.newest, now, call)
+        self._charge(view, now)
+        return Granted(kek, use.contexts)
+
+    def opening(self, cluster: str, kek_id: bytes, now: float, call: Call) -> Granted:
+        """Returns the KEK that a wrapped key names."""
+        view = self._cache.view(cluster) or self._lacking(cluster, Purpose.UNWRAP, call)
+        found = view.keks.get(kek_id)
+        if found is None:
+            self._unknown_kek(view, kek_id, call)
+        region = found[0]
+        use = call.rights.use(
+            cluster, view.cluster.organization, region.region.name, Purpose.UNWRAP
+        )
+        if use.verdict is not Verdict.ALLOWED:
+            self._not_allowed(view, region.region.name, Purpose.UNWRAP, call)
+        kek = self._kek(view, region, kek_id, now, call)
+        self._charge(view, now)
+        return Granted(kek, use.contexts)
+
+    def _charge(self, view: View, now: float) -> None:
+        organization = view.cluster.organization
+        if organization is not None:
+            self._organizations.of(organization).charge(now)
+
+    def _kek(self, view: View, region: RegionView, kek_id: bytes, now: float, call: Call) -> Kek:
+        """Returns a KEK that may be used at this moment (protocol F1)."""
+        view.check_usable(region)
+        opened = view.open.get(kek_id)
+        if opened is not None and now < opened.root.proof + opened.ttl:
+            opened.root.used = opened
+            opened.used_at = now
+            return opened.kek
+        own = call.own.get(kek_id)
+        if (
+            own is not None
+            and own.view is view
+            and own.voids == own.root.voids
+            and now < own.began + OWN_LASTS
+        ):
+            own.used_at = now
+            self._cache.left(own)
+            return own.kek
+        return self._not_fresh(view, region, kek_id, opened, now, call)
+
+    def _not_fresh(
+        self,
+        view: View,
+        region: RegionView,
+        kek_id: bytes,
+        opened: OpenKek | None,
+        now: float,
+        call: Call,
+    ) -> Kek:
+        cluster = view.cluster.name
+        # Only here: a view never holds an open KEK of a generation that it knows to be retired.
+        _check_in_use(view, kek_id)
+        need = Need(cluster, kek_id)
+        if region.ttl > 0:
+            refused = view.refused.get(kek_id)
+            if refused is not None and now < refused.until:
+                error = refused.error.at(cluster=cluster, region=region.region.name)
+                error.retry_after = refused.until - now
+                raise error
+            if opened is not None:
+                root = opened.root
+                if (
+                    root.unknown is not None
+                    and now < root.unknown_until + OUTAGE_BELIEVED
+                    and now < root.proof + opened.ttl + opened.grace
+                ):
+                    # The KMS cannot be asked: grace, a hard bound from the last proof (F1).
+                    root.used = opened
+                    opened.used_at = now
+                    self._wanted(opened, now)
+                    return opened.kek
+            unknown = self._could_not_tell(view, kek_id, now)
+            if unknown is not None:
+                raise unknown.at(cluster=cluster, region=region.region.name)
+        failed = call.failed.get(need)
+        if failed is not None:
+            raise failed.at(cluster=cluster, region=region.region.name)
+        raise NeedsLoad((need,))
+
+    def _could_not_tell(
+        self, view: View, kek_id: bytes, now: float
+    ) -> CouldNotTellError | NotAsked | None:
+        """Returns the remembered outage of a KEK's root key (protocol W2), or None."""
+        root = self._cache.known_root(view.keks[kek_id][1].current.root_id)
+        if root is None or root.unknown is None or now >= root.unknown_until:
+            return None
+        error = root.unknown.at()
+        error.retry_after = root.unknown_until - now
+        return error
+
+    # What is not there, and what must look as if it were not
+
+    def _lacking(self, cluster: str, purpose: Purpose, call: Call) -> View:
+        """Asks for a cluster that is not in memory, or says why there is none."""
+        check_name(cluster, "cluster")
+        # Who may see no cluster of this name hears so before the store is asked.
+        call.rights.check_named(_METHOD[purpose], cluster, ())
+        need = Need(cluster)
+        failed = call.failed.get(need)
+        if failed is not None:
+            raise failed
+        raise NeedsLoad((need,))
+
+    def _not_allowed(self, view: View, region: str, purpose: Purpose, call: Call) -> NoReturn:
+        """Refuses a use; what the caller may not see gets the answer of what does not exist.
+
+        That answer costs a read of the store for each call, so this one does, too.
+        """
+        name, organization = view.cluster.name, view.cluster.organization
+        rights, method = call.rights, _METHOD[purpose]
+        rights.check_named(method, name, ())
+        if not rights.sees(name, organization):
+            self._read_again(view, call)
+            raise no_cluster(name)
+        if not rights.sees(name, organization, region):
+            self._read_again(view, call)
+            raise _unknown(name) if purpose is Purpose.UNWRAP else no_region(name, region)
+        rights.check_cluster(method, name, organization, (region,))
+        raise AssertionError("a use was refused that its method is allowed")
+
+    def _unknown_region(self, view: View, region: str, call: Call) -> NoReturn:
+        """Says that there is no such region, once the store was read for this call."""
+        check_name(region, "region")
+        self._read_again(view, call)
+        raise no_region(view.cluster.name, region)
+
+    def _unknown_kek(self, view: View, kek_id: bytes, call: Call) -> NoReturn:
+        """Says that the KEK is not this cluster's, once the store was read for this call."""
+        name = view.cluster.name
+        if not call.rights.sees(name, view.cluster.organization):
+            self._not_allowed(view, "", Purpose.UNWRAP, call)
+        self._read_again(view, call)
+        if kek_id not in call.owners:
+            raise NeedsLoad((Need(name, kek_id),))
+        owner = call.owners[kek_id]
+        if owner is not None and self._may_see(owner, call):
+            raise WrongClusterError(
+                f"this wrapped key belongs to cluster {owner}; unwrap it there, or move it with "
+                "Rewrap",
+                cluster=name,
+                field="wrapped_key",
+            )
+        raise _unknown(name)
+
+    def _may_see(self, cluster: str, call: Call) -> bool:
+        """Says whether the caller may know of another cluster."""
+        view = self._cache.view(cluster)
+        if view is not None:
+            return call.rights.sees(cluster, view.cluster.organization)
+        need = Need(cluster)
+        if need in call.failed:
+            return False
+        raise NeedsLoad((need,))
+
+    def _read_again(self, view: View, call: Call) -> None:
+        """Has the store read once for this call: another replica may just have changed it."""
+        name = view.cluster.name
+        if name in call.read:
+            return
+        failed = call.failed.get(Need(name))
+        if failed is not None:
+            raise failed
+        raise NeedsLoad((Need(name),))
+
+
+def _check_in_use(view: View, kek_id: bytes) -> None:
+    region, generation = view.keks[kek_id]
+    if generation.retired_at is not None:
+        raise GenerationRetiredError(
+            f"generation {generation.number} of region {region.region.name} is retired; bring it "
+            "back with RetireGeneration before you use what it wrapped",
+            cluster=view.cluster.name,
+            region=region.region.name,
+        )
+
+
+_METHOD: Final = {Purpose.WRAP: "Wrap", Purpose.UNWRAP: "Unwrap"}
+"""The method that stands for a purpose, where the policy is asked about names alone."""
+
+
+def _unknown(cluster: str) -> UnknownKekError:
+    return UnknownKekError(
+        f"cluster {cluster} has no key encryption key of the id that this wrapped key names",
+        cluster=cluster,
+        field="wrapped_key",
+    )

@@ -1,0 +1,247 @@
+"""Calls to customers' key services: admitted, bounded, in threads (protocol W1, W2, C4).
+
+Before a call reaches its provider's threads it passes the `gates`. A place there is given back
+when the thread returns, not when somebody stops waiting for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from keyfold_server import telemetry
+from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.errors import (
+    KeyfoldError,
+    OverloadedError,
+    SetupError,
+    UnknownProviderError,
+    UnreachableError,
+)
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.provider import (
+    Authenticates,
+    DescribesKeys,
+    HasRegions,
+    KeyDescription,
+    KeyProvider,
+    PinsVersions,
+    Unwrapped,
+    Wrapped,
+)
+from keyfold_server.service.kms.gates import Gates, Passage
+from keyfold_server.service.limits import Rates
+
+_R = TypeVar("_R")
+
+log = logging.getLogger(__name__)
+
+THREADS: Final = 64
+"""Threads of one provider: room for eight accounts that hang."""
+
+_LATE: Final = 0.5
+"""Seconds beyond the budget after which a thread is no longer waited for: a hang in a name
+look-up or a lost socket heeds no timeout."""
+
+
+class Kms:
+    """Every customer's KMS, behind the gates."""
+
+    def __init__(
+        self,
+        providers: Callable[[str], KeyProvider],
+        clock: Clock,
+        budget: float,
+        rates: Rates,
+    ) -> None:
+        """Joins the gates to the providers.
+
+        Args:
+            providers: A provider by its type; raises UnknownProviderError. May import an SDK, so
+                it is called in a thread.
+            clock: Monotonic time.
+            budget: Seconds that one call may take, waiting at the gates included.
+            rates: Calls a second that the gates let through.
+        """
+        self._providers = providers
+        self._clock = clock
+        self._budget = budget
+        self._gates = Gates(rates, clock)
+        self._made: dict[str, KeyProvider] = {}
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+
+    async def provider(self, type_: str) -> KeyProvider:
+        """Returns a provider; the first time in a thread, since an SDK's import takes seconds.
+
+        Raises:
+            UnknownProviderError: There is none of that type, or it is not set up rightly.
+        """
+        provider = self._made.get(type_)
+        if provider is None:
+            loop = asyncio.get_running_loop()
+            try:
+                provider = await loop.run_in_executor(None, self._providers, type_)
+            except SetupError as error:
+                # How it is set up is the operator's business, and the log's.
+                log.error("provider %s cannot be used: %s", type_, error.message)  # noqa: TRY400
+                raise UnknownProviderError(
+                    f"provider {type_} is not set up rightly on this server; its log says more",
+                    field="key_spec.type",
+                ) from None
+            self._made[type_] = provider
+        return provider
+
+    async def pinned(self, root: RootKey) -> str | None:
+        """Returns the version that a root key's uri names, or None; asks no KMS."""
+        provider = await self.provider(root.type)
+        return provider.pinned_version(root) if isinstance(provider, PinsVersions) else None
+
+    async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
+        """Wraps under the newest version of a root key; raises as the provider port says."""
+        with telemetry.kms_call(root.type, "wrap") as call:
+            wrapped = await self._call(
+                call, root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
+            )
+            call.answered(wrapped.request_id)
+            return wrapped
+
+    async def unwrap(
+        self, root: RootKey, key_version: str, ciphertext: bytes, binding: Binding
+    ) -> Unwrapped:
+        """Opens what `wrap` returned; raises as the provider port says."""
+        with telemetry.kms_call(root.type, "unwrap") as call:
+            unwrapped = await self._call(
+                call,
+                root,
+                lambda p, budget: p.unwrap(root, key_version, ciphertext, binding, budget=budget),
+            )
+            call.answered(unwrapped.request_id)
+            return unwrapped
+
+    async def authenticate(self, root: RootKey) -> bool:
+        """Proves the credential; returns False where the provider has no such step."""
+
+        def step(provider: KeyProvider, budget: float) -> bool:
+            if not isinstance(provider, Authenticates):
+                return False
+            provider.authenticate(root, budget=budget)
+            return True
+
+        with telemetry.kms_call(root.type, "authenticate") as call:
+            return await self._call(call, root, step)
+
+    async def describe(self, root: RootKey) -> KeyDescription | None:
+        """Describes the key; returns None where the provider has no such step."""
+
+        def step(provider: KeyProvider, budget: float) -> KeyDescription | None:
+            return (
+                provider.describe(root, budget=budget)
+                if isinstance(provider, DescribesKeys)
+                else None
+            )
+
+        with telemetry.kms_call(root.type, "describe") as call:
+            return await self._call(call, root, step)
+
+    def close(self) -> None:
+        """Lets the threads end; those that hang are not waited for."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(
+        self,
+        call: telemetry.KmsCall,
+        root: RootKey,
+        work: Callable[[KeyProvider, float], _R],
+    ) -> _R:
+        """Carries out one call behind both gates."""
+        try:
+            provider = await self.provider(root.type)
+        except UnknownProviderError as error:
+            # A stored key's provider is gone from the server, which says nothing about the key.
+            raise UnreachableError(
+                f"this server cannot call {root.type}: {error.message}"
+            ) from None
+        call.region = provider.region(root) if isinstance(provider, HasRegions) else ""
+        ends = self._clock.monotonic() + self._budget
+        passage = self._gates.enter(
+            (root.type, root.uri, root.principal),
+            (root.type, provider.account(root)),
+            root.type,
+            # What waits for a rate still needs time to ask.
+            self._budget / 2,
+        )
+        future: Future[_R] | None = None
+        try:
+            async with asyncio.timeout(self._budget):
+                await passage.passed()
+            # With the caller's trace context: what an adapter sends may carry it on.
+            context = contextvars.copy_context()
+            future = self._pool(root.type).submit(context.run, self._work, provider, work, ends)
+            self._leave_after(future, passage)
+            return await asyncio.wait_for(
+                asyncio.shield(asyncio.wrap_future(future)),
+                max(0.0, ends - self._clock.monotonic()) + _LATE,
+            )
+        except TimeoutError:
+            raise self._no_answer(started=future is not None) from None
+        finally:
+            if future is None:
+                passage.left()
+
+    def _no_answer(self, *, started: bool) -> KeyfoldError:
+        if started:
+            return UnreachableError(
+                f"the KMS gave no answer within {self._budget:g} seconds; try again"
+            )
+        return OverloadedError(
+            "too many calls to this root key or account are under way; try again", retry_after=1.0
+        )
+
+    def _work(
+        self, provider: KeyProvider, work: Callable[[KeyProvider, float], _R], ends: float
+    ) -> _R:
+        """Runs in the provider's thread; whatever it raises is of the tree."""
+        budget = ends - self._clock.monotonic()
+        if budget <= 0:
+            raise OverloadedError(
+                "the call waited for a thread until its time was up; try again", retry_after=1.0
+            )
+        try:
+            return work(provider, budget)
+        except KeyfoldError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever an SDK may raise
+            # Only its type: an SDK's text may hold what was sent.
+            incident = secrets.token_hex(8)
+            log.error(  # noqa: TRY400  the traceback would hold the text
+                "provider %s failed unexpectedly with %s, incident %s",
+                type(provider).__name__,
+                type(error).__name__,
+                incident,
+            )
+            raise UnreachableError(
+                f"the provider failed unexpectedly; the server's log says more under {incident}"
+            ) from None
+
+    def _pool(self, type_: str) -> ThreadPoolExecutor:
+        pool = self._pools.get(type_)
+        if pool is None:
+            pool = self._pools[type_] = ThreadPoolExecutor(THREADS, f"kms-{type_.lower()}")
+        return pool
+
+    def _leave_after(self, future: Future[_R], passage: Passage) -> None:
+        loop = asyncio.get_running_loop()
+
+        def done(_: Future[_R]) -> None:
+            # A loop that is closed has no gates to give back.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(passage.left)
+
+        future.add_done_callback(done)

@@ -1,0 +1,246 @@
+"""Revocation and its end: all use stops at once and without asking a KMS; resuming needs proof.
+
+A single generation is taken out of use the same way. It is brought back without proof: its region
+is in service, and its KEK is proven when it is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from keyfold_server.domain.cluster import Cluster, Region, existing, restored, retired, revoked
+from keyfold_server.domain.errors import InvalidReasonError, KeyfoldError, RevokedError
+from keyfold_server.domain.keyspec import check_name, check_regions
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.fleet.changes import Changes, Pending
+from keyfold_server.service.kms.proofs import Proofs
+from keyfold_server.service.life.mutations import Ask, Done, Mutations
+from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.timing import Timing
+
+MAX_REASON: Final = 1_024
+"""Characters of a reason for the audit trail."""
+
+_BEFORE_DEADLINE: Final = 0.5
+"""Seconds before the caller's deadline at which Revoke answers (protocol section 7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """The request of Revoke and of Restore.
+
+    Attributes:
+        cluster: The cluster's name.
+        regions: The regions that are meant; empty: all, and in Restore all that are revoked.
+        reason: For the audit trail.
+    """
+
+    cluster: str
+    regions: tuple[str, ...]
+    reason: str
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The regions that it names."""
+        return self.regions
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """The request of RetireGeneration.
+
+    Attributes:
+        cluster: The cluster's name.
+        region: The region's.
+        generation: Its number within the region.
+        bring_back: Take it back into use instead.
+        reason: For the audit trail.
+    """
+
+    cluster: str
+    region: str
+    generation: int
+    bring_back: bool
+    reason: str
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The region that it names."""
+        return (self.region,)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """How a revocation ended.
+
+    Attributes:
+        done: The change.
+        confirmed: Replicas that have dropped the keys.
+        pending: Those that have not said so.
+    """
+
+    done: Done
+    confirmed: tuple[str, ...] = ()
+    pending: tuple[Pending, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How a restoration ended.
+
+    Attributes:
+        done: The change.
+        regions: Regions in service.
+        failed: Why each other one stays revoked.
+    """
+
+    done: Done
+    regions: tuple[str, ...]
+    failed: dict[str, KeyfoldError]
+
+
+class Revocation:
+    """Carries out Revoke, Restore and RetireGeneration."""
+
+    def __init__(
+        self,
+        mutations: Mutations,
+        changes: Changes,
+        proofs: Proofs,
+        health: HealthBook,
+        clock: Clock,
+        timing: Timing,
+    ) -> None:
+        """Joins the changes to key services, store and the other replicas."""
+        self._mutations = mutations
+        self._changes = changes
+        self._proofs = proofs
+        self._health = health
+        self._clock = clock
+        self._timing = timing
+
+    async def revoke(self, ask: Ask, wanted: Naming) -> Revoked:
+        """Stops all use of regions; it loses no race and needs no KMS (protocol R1).
+
+        It answers when every live replica has dropped the keys, or when it has waited long
+        enough, with those that are pending.
+        """
+        _check(wanted)
+
+        async def work() -> Revoked:
+            decide = revoked(wanted.cluster, wanted.regions, self._mutations.now())
+            return Revoked(await self._mutations.commit(ask, decide))
+
+        outcome = await self._mutations.run(ask, work, Revoked)
+        return await self._confirmed(ask, outcome.done)
+
+    async def retire(self, ask: Ask, wanted: Retiring) -> Revoked:
+        """Stops all use of one old generation, or takes it back; answers as `revoke` does.
+
+        Its KEK goes on being re-wrapped by rotations, so that it can be brought back whatever
+        became of the root key that it was retired under.
+
+        Raises:
+            GenerationNotFoundError: There is no such generation.
+            GenerationInUseError: It is the newest, which wraps.
+        """
+        check_name(wanted.cluster, "cluster")
+        check_name(wanted.region, "region")
+        _check_reason(wanted.reason)
+
+        async def work() -> Revoked:
+            decide = retired(
+                wanted.cluster,
+                wanted.region,
+                wanted.generation,
+                self._mutations.now(),
+                back=wanted.bring_back,
+            )
+            return Revoked(await self._mutations.commit(ask, decide))
+
+        outcome = await self._mutations.run(ask, work, Revoked)
+        return await self._confirmed(ask, outcome.done)
+
+    async def _confirmed(self, ask: Ask, done: Done) -> Revoked:
+        """Waits for the other replicas; for a repeated request too, which asks the same."""
+        # Repeated: what it confirms is the last change, not what this replica happened to hear.
+        number = done.number
+        if number is None:
+            number = await self._mutations.attempted(ask, "repeated")
+        ends = min(
+            self._clock.monotonic() + self._timing.revoke_wait, ask.deadline - _BEFORE_DEADLINE
+        )
+        confirmed, pending = await self._changes.confirmations(number, ends)
+        return Revoked(done, tuple(confirmed), tuple(pending))
+
+    async def restore(self, ask: Ask, wanted: Naming) -> Restored:
+        """Proves keys again and takes those regions back that are proven (protocol R7)."""
+        _check(wanted)
+
+        def replay(done: Done) -> Restored:
+            return _as_it_is(done, wanted)
+
+        return await self._mutations.run(ask, lambda: self._restore(ask, wanted), replay)
+
+    async def _restore(self, ask: Ask, wanted: Naming) -> Restored:
+        seen = existing(await self._mutations.cluster(wanted.cluster), wanted.cluster)
+        names = wanted.regions or tuple(
+            region.name for region in seen.regions if region.state is State.REVOKED
+        )
+        regions = [seen.region(name) for name in names]
+        errors = await asyncio.gather(*(self._proven(seen, region) for region in regions))
+        failed = {
+            name: error for name, error in zip(names, errors, strict=True) if error is not None
+        }
+        proven = tuple(name for name in names if name not in failed)
+        moving = [n for n in proven if seen.region(n).state is not State.ENABLED]
+        if not moving and failed:
+            await self._mutations.attempted(ask, next(iter(failed.values())).reason)
+            return Restored(Done(seen), proven, failed)
+        if not moving:
+            # It counts as carried out: repeated after a later Revoke, it must not undo that (R6).
+            return Restored(await self._mutations.unchanged(ask, seen), proven, failed)
+        done = await self._mutations.commit(ask, restored(seen, moving, self._mutations.now()))
+        return Restored(done, proven, failed)
+
+    async def _proven(self, seen: Cluster, region: Region) -> KeyfoldError | None:
+        """Unwraps every generation of a region; returns why it could not."""
+        try:
+            for generation in region.generations:
+                await self._proofs.opens(seen, region.name, generation)
+                self._health.succeeded(generation)
+        except KeyfoldError as error:
+            return error.at(cluster=seen.name, region=region.name)
+        return None
+
+
+def _as_it_is(done: Done, wanted: Naming) -> Restored:
+    names: Sequence[str] = wanted.regions or [r.name for r in done.cluster.regions]
+    states = {name: done.cluster.region(name).state for name in names}
+    failed: dict[str, KeyfoldError] = {
+        name: RevokedError(
+            f"region {name} is revoked; call Restore with a new request_id",
+            cluster=done.cluster.name,
+            region=name,
+        )
+        for name, state in states.items()
+        if state is not State.ENABLED
+    }
+    return Restored(done, tuple(n for n in names if n not in failed), failed)
+
+
+def _check(wanted: Naming) -> None:
+    check_name(wanted.cluster, "cluster")
+    check_regions(wanted.regions, "regions")
+    _check_reason(wanted.reason)
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MAX_REASON:
+        raise InvalidReasonError(
+            f"the reason has more than {MAX_REASON:,} characters", field="reason"
+        )

@@ -1,0 +1,1 @@
+"""How KEKs come into memory, how they stay fresh, and what a failed load means."""

@@ -1,0 +1,169 @@
+"""Answers: what a customer's KMS's no, or its silence, means for the KEKs that are in memory.
+
+Invariant: a refusal drops every KEK under its root key here and is told to the other replicas
+(protocol F2); one KEK that its own context condemns does so once, however often it is refused
+(protocol F4). Asks no KMS itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from keyfold_server.domain.cluster import Generation
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    CredentialsFailedError,
+    KekMismatchError,
+    KeyfoldError,
+    NotAsked,
+    RefusedError,
+    ThrottledError,
+)
+from keyfold_server.domain.health import Observation
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.data.memory import (
+    NEVER,
+    KeyCache,
+    Refusal,
+    RegionView,
+    RootState,
+    View,
+)
+from keyfold_server.service.loading.reads import Reads
+from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.timing import Timing
+
+log = logging.getLogger(__name__)
+
+READ_AGAIN: Final = 2.0
+"""Seconds that the store has to say whether a refused key's row was changed meanwhile."""
+
+TELL_AGAIN: Final = 30.0
+"""Seconds from telling of a root key's refusal to telling again that a KEK of it is refused."""
+
+_BACKOFF: Final = (0.5, 5.0)
+"""First and longest pause, in seconds, before a KMS that could not be asked is asked again."""
+
+_LONGEST_HINT: Final = 30.0
+"""Seconds; a KMS that asks for a longer pause is asked earlier all the same."""
+
+Spread = Callable[[str, Observation, bytes | None], None]
+"""Tells the other replicas, through the store, that a root key was refused; where they were told
+before, that it was for this one KEK."""
+
+
+class Answers:
+    """Takes what a KMS answered instead of a key."""
+
+    def __init__(
+        self,
+        cache: KeyCache,
+        reads: Reads,
+        health: HealthBook,
+        clock: Clock,
+        timing: Timing,
+        spread: Spread,
+        later: Callable[[RootState, float], None],
+    ) -> None:
+        """Joins the answers to memory and store.
+
+        Args:
+            cache: Root keys and the KEKs under them.
+            reads: Says what the store has now.
+            health: Told of what was seen.
+            clock: Monotonic time.
+            timing: The spans.
+            spread: Tells the other replicas.
+            later: Has a root key looked at again at a time.
+        """
+        self._cache = cache
+        self._reads = reads
+        self._health = health
+        self._clock = clock
+        self._timing = timing
+        self._spread = spread
+        self._later = later
+        self._told: dict[str, float] = {}
+
+    async def refused(
+        self,
+        view: View,
+        region: RegionView,
+        generation: Generation,
+        error: RefusedError | KekMismatchError,
+    ) -> KeyfoldError | None:
+        """Takes a refusal for what it is, unless the row was changed meanwhile (protocol F3)."""
+        name = view.cluster.name
+        try:
+            current = await self._reads.now(name, READ_AGAIN)
+        except (KeyfoldError, TimeoutError):
+            # The store cannot say that the row changed, so the KMS's no stands: closed, not open.
+            current = view.cluster
+        if not self._cache.holds(view) or current is None:
+            return None
+        if current.version != view.cluster.version or current.uid != view.cluster.uid:
+            return None
+        error = error.at(cluster=name, region=region.region.name)
+        root = self._cache.root(generation.current.root_id)
+        until = self._clock.monotonic() + self._timing.refusal_memory
+        known = generation.kek_id in view.refused
+        view.refused[generation.kek_id] = Refusal(error, until)
+        self._cache.drop_kek(view, generation.kek_id)
+        seen = self._health.failed(generation, error)
+        if isinstance(error, RefusedError) and not known:
+            # Once for each KEK: one that its own context condemns must not flush the others
+            # again and again (protocol F4).
+            log.warning("the KMS refuses %s/%s: %s", name, region.region.name, error.reason)
+            self._cache.drop_root(root)
+            if not root.spread:
+                root.spread = True
+                self._tell(root, seen, None)
+        if isinstance(error, RefusedError):
+            self._tell(root, seen, generation.kek_id)
+        return error
+
+    def _tell(self, root: RootState, seen: Observation, again: bytes | None) -> None:
+        """Tells the others of a refusal; again only now and then.
+
+        Whoever was told may have opened the KEK since, and not be able to ask now. Nobody here
+        knows of that: proofs are not told. What those who hear it make of it is `Loads`'s.
+        """
+        now = self._clock.monotonic()
+        if again is not None and now - self._told.get(root.root_id, NEVER) < TELL_AGAIN:
+            return
+        self._told = {r: at for r, at in self._told.items() if now - at < TELL_AGAIN}
+        self._told[root.root_id] = now
+        self._spread(root.root_id, seen, again)
+
+    def could_not_tell(
+        self,
+        root: RootState,
+        generation: Generation,
+        began: float,
+        error: CouldNotTellError | NotAsked,
+    ) -> None:
+        """Remembers that a KMS could not be asked, and when to ask again (protocol W2).
+
+        A call that its account's other calls kept waiting at the gate until its time was up was
+        as little asked as one that hung: its root key's KEKs have their grace too.
+        """
+        if root.proof >= began:
+            return
+        if isinstance(error, CouldNotTellError):
+            self._health.failed(generation, error)
+        if root.unknown is None or root.unknown.reason != error.reason:
+            # Loudly where it is Keyfold's own credential: nobody else will renew it (F2a).
+            level = logging.ERROR if isinstance(error, CredentialsFailedError) else logging.WARNING
+            key = generation.current.root.uri
+            log.log(level, "%s could not be asked: %s: %s", key, error.reason, error.message)
+        first, longest = _BACKOFF
+        pause = min(longest, first * 2**root.failures) * random.uniform(0.75, 1.0)  # noqa: S311
+        if isinstance(error, ThrottledError) and error.retry_after is not None:
+            pause = min(max(error.retry_after, first), _LONGEST_HINT)
+        root.failures = min(root.failures + 1, 10)
+        root.unknown = error
+        root.unknown_until = self._clock.monotonic() + pause
+        self._later(root, root.unknown_until)

@@ -1,0 +1,101 @@
+"""Freshness: root keys in use are asked again ahead of their expiry, and what ran out is dropped.
+
+A queue of when to look at which root key. What is asked, and what an answer means, is `loads`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import random
+from collections.abc import Callable
+from typing import Final
+
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.data.memory import KeyCache, OpenKek, RootState
+
+REFRESH_AT: Final = 0.8
+"""Part of the TTL after which a root key in use is asked again, less up to a tenth of it."""
+
+
+class Freshness:
+    """Looks at root keys when they are due."""
+
+    def __init__(
+        self, cache: KeyCache, clock: Clock, asking: float, ask: Callable[[OpenKek], None]
+    ) -> None:
+        """Joins the queue to memory.
+
+        Args:
+            cache: Root keys and the KEKs under them.
+            clock: Monotonic time.
+            asking: Seconds after which a question that was asked has surely ended.
+            ask: Starts a load that proves a KEK's root key.
+        """
+        self._cache = cache
+        self._clock = clock
+        self._asking = asking
+        self._ask = ask
+        self._due: list[tuple[float, str]] = []
+        self._earlier = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Refreshes root keys in use ahead of their expiry, and drops what ran out; for ever."""
+        while True:
+            now = self._clock.monotonic()
+            pause = self._due[0][0] - now if self._due else 60.0
+            if pause > 0:
+                self._earlier.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._earlier.wait(), pause)
+            self.look(self._clock.monotonic())
+
+    def look(self, now: float) -> None:
+        """Looks at every root key that is due."""
+        while self._due and self._due[0][0] <= now:
+            due, root_id = heapq.heappop(self._due)
+            root = self._cache.known_root(root_id)
+            if root is not None and root.due == due:
+                self._look_at(root, now)
+
+    def _look_at(self, root: RootState, now: float) -> None:
+        used, root.used = root.used, None
+        if used is not None:
+            # A load that ends well or badly says itself when to look again. One that is
+            # overtaken or turned away says nothing, and others' KEKs are under this root key.
+            self.later(root, now + self._asking)
+            self._ask(used)
+            return
+        # Idle: it stays while an outage might need it, and not longer.
+        ends = root.proof + max((o.ttl + o.grace for o in root.open), default=0.0)
+        if ends > now:
+            self.later(root, ends)
+        else:
+            self._cache.close_root(root)
+            if root.unknown_until <= now:
+                self._cache.forget_root(root)
+            else:
+                self.later(root, root.unknown_until)
+
+    def grace_ends(self, cluster: str, kek_id: bytes) -> float | None:
+        """Returns until when a KEK in memory may be used where nobody can be asked (protocol F1).
+
+        Returns:
+            Monotonic seconds, or None where it is not in memory.
+        """
+        view = self._cache.peek(cluster)
+        opened = view.open.get(kek_id) if view is not None else None
+        return None if opened is None else opened.root.proof + opened.ttl + opened.grace
+
+    def proven(self, root: RootState) -> None:
+        """Notes a root key that was just proven."""
+        ttl = root.shortest if root.open else 0.0
+        self.later(root, root.proof + ttl * REFRESH_AT * random.uniform(0.9, 1.0))  # noqa: S311
+
+    def later(self, root: RootState, due: float) -> None:
+        """Has a root key looked at when it is due, in place of an earlier appointment."""
+        root.due = due
+        if not self._due or due < self._due[0][0]:
+            self._earlier.set()
+        heapq.heappush(self._due, (due, root.root_id))

@@ -1,0 +1,307 @@
+"""Loads: how KEKs come into memory, and what the KMS's answers mean for those that are there.
+
+A load belongs to the service, not to the call that began it (protocol W1): callers wait under
+their own deadlines, and one who gives up cancels nothing. Callers who lack the same thing share
+one load, but never one that was overtaken: a load remembers the view and the root key's count of
+voids that it began under, and one that ends in another world is thrown away (protocol R2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyfold_server import telemetry
+from keyfold_server.domain.cluster import Cluster, Generation
+from keyfold_server.domain.envelope import Kek
+from keyfold_server.domain.errors import (
+    CouldNotTellError,
+    DeadlineError,
+    KekMismatchError,
+    KeyfoldError,
+    NotAsked,
+    OverloadedError,
+    RateLimitedError,
+    RefusedError,
+)
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.data.keyring import Call, Need
+from keyfold_server.service.data.memory import KeyCache, OpenKek, RegionView, View
+from keyfold_server.service.kms.calls import Kms
+from keyfold_server.service.loading.failures import READ_AGAIN, Answers, Spread
+from keyfold_server.service.loading.freshness import Freshness
+from keyfold_server.service.loading.reads import Reads
+from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
+from keyfold_server.service.timing import Timing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flight:
+    """A load under way, of one KEK; others may wait for the proof that it brings."""
+
+    task: asyncio.Task[OpenKek | KeyfoldError | None]
+    kek_id: bytes
+    view: View
+    voids: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Load:
+    """An unwrap under way.
+
+    Attributes:
+        kek_id: Of which KEK.
+        view: The cluster as it was read then.
+    """
+
+    kek_id: bytes
+    view: View
+
+
+class Loads:
+    """Brings into memory what calls lack.
+
+    Attributes:
+        freshness: Asks root keys in use again, ahead of their expiry.
+    """
+
+    def __init__(
+        self,
+        cache: KeyCache,
+        kms: Kms,
+        storage: Storage,
+        health: HealthBook,
+        clock: Clock,
+        timing: Timing,
+        spread: Spread,
+        tasks: Tasks,
+    ) -> None:
+        """Joins the loads to memory, KMS and store."""
+        self._cache = cache
+        self._kms = kms
+        self._storage = storage
+        self._health = health
+        self._clock = clock
+        self._tasks = tasks
+        self._reads = Reads(cache, storage, clock, timing, tasks)
+        self._flights: dict[str | bytes, _Flight] = {}
+        self._under_way: set[_Load] = set()
+        self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
+        self._answers = Answers(
+            cache, self._reads, health, clock, timing, spread, self.freshness.later
+        )
+
+    # What calls lack
+
+    async def satisfy(self, needs: Sequence[Need], call: Call, deadline: float) -> None:
+        """Fetches what a call lacks; what cannot be had by its deadline is noted as failed.
+
+        Args:
+            needs: What the core asked for.
+            call: The call, which is told of failures and of KEKs that are its own.
+            deadline: Monotonic seconds until which to wait; the loads themselves go on.
+        """
+        waiters = {asyncio.ensure_future(self._meet(need, call)): need for need in needs}
+        left = max(0.0, deadline - self._clock.monotonic())
+        done, late = await asyncio.wait(waiters, timeout=left)
+        for waiter in late:
+            waiter.cancel()
+            call.failed[waiters[waiter]] = DeadlineError(
+                "the deadline passed while a key was being fetched; allow more time"
+            )
+        for waiter in done:
+            waiter.result()
+
+    async def _meet(self, need: Need, call: Call) -> None:
+        try:
+            if need.kek_id:
+                await self._open(need, call)
+            else:
+                await self._reads.for_call(need.cluster, call)
+        except KeyfoldError as error:
+            call.failed[need] = error
+
+    async def _open(self, need: Need, call: Call) -> None:
+        """Opens a KEK for a call, or finds out whose it is."""
+        view = self._cache.view(need.cluster)
+        if view is None:
+            return
+        found = view.keks.get(need.kek_id)
+        if found is None:
+            owner = await self._storage.run(self._storage.store.owner_of, need.kek_id)
+            if owner == need.cluster:
+                call.read.discard(need.cluster)
+            else:
+                call.owners[need.kek_id] = owner
+            return
+        region, generation = found
+        if region.ttl == 0:
+            # No single flight at TTL 0: the KMS's own log shows each call (protocol F1).
+            outcome = await asyncio.shield(self._tasks.start(self._load(view, region, generation)))
+        else:
+            opened = view.open.get(need.kek_id)
+            if opened is not None and self._clock.monotonic() < opened.root.proof + opened.ttl:
+                # Another call's load ended since this one asked: it looks again, and finds that.
+                return
+            flight = self._flight(view, region, generation)
+            outcome = await asyncio.shield(flight.task)
+            if flight.kek_id != need.kek_id and not isinstance(
+                outcome, CouldNotTellError | NotAsked
+            ):
+                # Another KEK's load: it may have brought the proof, and nothing else of it
+                # concerns this one, neither its KEK nor what condemned that (protocol F4).
+                return
+        if isinstance(outcome, KeyfoldError):
+            call.failed[need] = outcome
+        elif outcome is not None and outcome.began >= call.arrived:
+            call.own[need.kek_id] = outcome
+
+    # Loads
+
+    def _flight(self, view: View, region: RegionView, generation: Generation) -> _Flight:
+        """Joins or starts the load of a KEK, or of another that proves the same root key."""
+        root = self._cache.root(generation.current.root_id)
+        # A KEK in memory lacks only a proof, and any load under its root key brings one.
+        key = root.root_id if generation.kek_id in view.open else generation.kek_id
+        flight = self._flights.get(key)
+        if (
+            flight is not None
+            and flight.voids == root.voids
+            and self._cache.holds(flight.view)
+            and not flight.task.done()
+        ):
+            return flight
+        task = self._tasks.start(self._load(view, region, generation))
+        flight = self._flights[key] = _Flight(task, generation.kek_id, view, root.voids)
+
+        def done(_: asyncio.Task[OpenKek | KeyfoldError | None]) -> None:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+        task.add_done_callback(done)
+        return flight
+
+    async def _load(
+        self, view: View, region: RegionView, generation: Generation
+    ) -> OpenKek | KeyfoldError | None:
+        """Unwraps a KEK; None where it was overtaken and the call must look again."""
+        load = _Load(generation.kek_id, view)
+        self._under_way.add(load)
+        try:
+            outcome = await self._unwrapped(view, region, generation)
+        finally:
+            self._under_way.discard(load)
+        told = outcome.reason if isinstance(outcome, KeyfoldError) else telemetry.OK
+        telemetry.LOADS.labels("OVERTAKEN" if outcome is None else told).inc()
+        return outcome
+
+    async def _unwrapped(
+        self, view: View, region: RegionView, generation: Generation
+    ) -> OpenKek | KeyfoldError | None:
+        wrap = generation.current
+        root = self._cache.root(wrap.root_id)
+        voids = root.voids
+        binding = view.cluster.binding(region.region.name, generation)
+        began = self._clock.monotonic()
+        try:
+            unwrapped = await self._kms.unwrap(
+                wrap.root, wrap.key_version, wrap.ciphertext or b"", binding
+            )
+            key = binding.open_payload(unwrapped.plaintext)
+        except (RefusedError, KekMismatchError) as error:
+            return await self._answers.refused(view, region, generation, error)
+        except (CouldNotTellError, OverloadedError, RateLimitedError) as error:
+            if region.ttl > 0 or not isinstance(error, RateLimitedError):
+                # At TTL 0 each call is admitted or not by itself: the rate remembers enough.
+                self._answers.could_not_tell(root, generation, began, error)
+            return error
+        except KeyfoldError as error:
+            return error
+        kek = Kek(generation.kek_id, view.cluster.name, region.region.name, generation.number, key)
+        if not self._cache.holds(view) or root.voids != voids:
+            return None
+        opened = OpenKek(kek, view, region, root, began)
+        root.proven(began)
+        view.refused.pop(generation.kek_id, None)
+        self._health.succeeded(generation)
+        if region.ttl > 0:
+            self._cache.put_kek(opened)
+            self.freshness.proven(root)
+        return opened
+
+    async def refused(
+        self,
+        cluster: Cluster,
+        region: str,
+        generation: Generation,
+        error: RefusedError | KekMismatchError,
+    ) -> None:
+        """Takes a refusal that a change met for what one is that a load met (protocol F2).
+
+        Args:
+            cluster: As the store had it when the KMS was asked.
+            region: The region's name.
+            generation: The KEK that the KMS would not open.
+            error: What it answered.
+        """
+        if self._cache.view(cluster.name) is None:
+            with contextlib.suppress(KeyfoldError, TimeoutError):
+                await self._reads.now(cluster.name, READ_AGAIN)
+        view = self._cache.view(cluster.name)
+        if view is not None and view.cluster.version == cluster.version:
+            await self._answers.refused(view, view.regions[region], generation, error)
+
+    # Freshness
+
+    def wanted(self, opened: OpenKek, now: float) -> None:
+        """Has a root key asked again whose KEK just served on grace, unless it is too early."""
+        if now >= opened.root.unknown_until:
+            self.refresh(opened)
+
+    def refresh(self, opened: OpenKek) -> None:
+        """Starts a load that proves a root key, if the KEK is still in memory."""
+        found = opened.view.keks[opened.kek.kek_id]
+        if self._cache.holds(opened.view) and opened.view.open.get(opened.kek.kek_id) is opened:
+            self._flight(opened.view, *found)
+
+    def prove(self, opened: OpenKek) -> asyncio.Task[OpenKek | KeyfoldError | None] | None:
+        """Starts an unwrap of a KEK's own (protocol F4), if the KEK is still in memory."""
+        view, kek_id = opened.view, opened.kek.kek_id
+        if not self._cache.holds(view) or view.open.get(kek_id) is not opened:
+            return None
+        return self._tasks.start(self._load(view, *view.keks[kek_id]))
+
+    # Invalidation
+
+    def invalidate(self, cluster: str) -> None:
+        """Drops a cluster that was changed: its view, its KEKs, and reads that may be older."""
+        self._reads.forget(cluster)
+        self._cache.drop_cluster(cluster)
+
+    def root_refused(self, root_id: str, again: bytes | None = None) -> None:
+        """Drops every KEK under a root key that another replica saw refused (protocol F2).
+
+        Args:
+            root_id: The root key.
+            again: Where the refusal was told before: the one KEK that was refused again. It is
+                news where that KEK was opened since. Elsewhere it may be a KEK that its own
+                context condemns, whose further refusals flush nothing (protocol F4).
+        """
+        root = self._cache.known_root(root_id)
+        if root is None:
+            return
+        if again is None or any(opened.kek.kek_id == again for opened in root.open):
+            self._cache.drop_root(root)
+            return
+        for load in [load for load in self._under_way if load.kek_id == again]:
+            # It began before this was heard: only with its view is it overtaken.
+            self._cache.drop_cluster(load.view.cluster.name)
+
+    def drop_all(self) -> None:
+        """Drops everything."""
+        self._reads.forget_all()
+        self._cache.drop_all()

@@ -1,0 +1,99 @@
+"""Reads: how clusters come from the store into memory.
+
+Callers who lack the same cluster share one read. A read that an invalidation overtook is thrown
+away, since what it saw may be from before (protocol R2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from keyfold_server.domain.cluster import Cluster, existing
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.data.keyring import Call
+from keyfold_server.service.data.memory import KeyCache, View
+from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
+from keyfold_server.service.timing import Timing
+
+
+class _Read:
+    """A cluster being read."""
+
+    __slots__ = ("began", "task")
+
+    def __init__(self, task: asyncio.Task[Cluster | None], began: float) -> None:
+        self.task = task
+        self.began = began
+
+
+class Reads:
+    """Brings clusters into memory."""
+
+    def __init__(
+        self, cache: KeyCache, storage: Storage, clock: Clock, timing: Timing, tasks: Tasks
+    ) -> None:
+        """Joins memory to the store."""
+        self._cache = cache
+        self._storage = storage
+        self._clock = clock
+        self._timing = timing
+        self._tasks = tasks
+        self._reads: dict[str, _Read] = {}
+
+    async def for_call(self, name: str, call: Call) -> None:
+        """Reads a cluster for a call; where it is in memory already, by a read of its own time.
+
+        Raises:
+            ClusterNotFoundError: There is no such cluster.
+        """
+        again = self._cache.view(name) is not None
+        read = self._reads.get(name)
+        if again and read is not None and read.began < call.arrived:
+            await asyncio.shield(read.task)
+            read = self._reads.get(name)
+        if read is None:
+            read = self._start(name)
+        existing(await asyncio.shield(read.task), name)
+        if read.began >= call.arrived:
+            call.read.add(name)
+
+    async def now(self, name: str, within: float) -> Cluster | None:
+        """Reads a cluster by a read that begins now.
+
+        Args:
+            name: The cluster's name.
+            within: Seconds to wait.
+
+        Raises:
+            TimeoutError: The store did not answer in time.
+        """
+        async with asyncio.timeout(within):
+            return await asyncio.shield(self._start(name).task)
+
+    def forget(self, name: str) -> None:
+        """Has a read under way thrown away."""
+        self._reads.pop(name, None)
+
+    def forget_all(self) -> None:
+        """Has every read under way thrown away."""
+        self._reads.clear()
+
+    def _start(self, name: str) -> _Read:
+        task = self._tasks.start(self._storage.run(self._storage.store.cluster, name))
+        read = self._reads[name] = _Read(task, self._clock.monotonic())
+
+        def done(task: asyncio.Task[Cluster | None]) -> None:
+            if self._reads.get(name) is read:
+                del self._reads[name]
+                if not task.cancelled() and task.exception() is None:
+                    self._keep(name, task.result())
+
+        task.add_done_callback(done)
+        return read
+
+    def _keep(self, name: str, cluster: Cluster | None) -> None:
+        if cluster is None:
+            self._cache.drop_cluster(name)
+        else:
+            self._cache.put_view(View(cluster, self._timing))

@@ -1,0 +1,1 @@
+"""Work that no caller asks for: the sweep, and rotations that a policy asks for."""

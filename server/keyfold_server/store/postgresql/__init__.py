@@ -1,0 +1,1 @@
+"""PostgreSQL: its address, its connections and its notifications."""

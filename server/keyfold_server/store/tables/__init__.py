@@ -1,0 +1,1 @@
+"""Tables: a module for each, from rows to values and back."""

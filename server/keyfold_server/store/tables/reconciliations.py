@@ -1,0 +1,57 @@
+"""An operator's decisions that the store is right as it is, though replicas knew more (S1).
+
+Each has a random id. A replica that refuses because the store lacks what it knew goes on only
+for one that it has not seen before: those that were rolled back with the store are none.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, func, insert, select
+
+from keyfold_server.store.schema import reconciliations
+
+if TYPE_CHECKING:
+    from keyfold_server.store.seal import Seal
+    from keyfold_server.store.tables.changes import Newest
+
+_ID_SIZE: Final = 16
+
+
+def add(connection: Connection, newest: Newest, reason: str, now: int, seal: Seal) -> None:
+    """Records that the store is right as it is.
+
+    Args:
+        connection: Inside a transaction that writes.
+        newest: The newest change that the store has.
+        reason: Why, for people.
+        now: Milliseconds of Unix time.
+        seal: Seals the row.
+    """
+    last = connection.execute(select(func.max(reconciliations.c.number))).scalar()
+    row = seal.sealed(
+        "reconciliations",
+        (
+            (last or 0) + 1,
+            secrets.token_bytes(_ID_SIZE),
+            newest.number,
+            newest.change_id,
+            reason,
+            now,
+        ),
+    )
+    connection.execute(insert(reconciliations).values(row))
+
+
+def read(connection: Connection, seal: Seal) -> frozenset[bytes]:
+    """Returns the ids of all of them.
+
+    Raises:
+        RowNotAuthenticError: A row is not authentic.
+    """
+    rows = connection.execute(select(*reconciliations.c)).all()
+    for row in rows:
+        seal.check("reconciliations", tuple(row))
+    return frozenset(row[1] for row in rows)

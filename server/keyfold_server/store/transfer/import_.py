@@ -1,0 +1,227 @@
+"""Import: an export into an empty store, whole or not at all (protocol A4).
+
+What an export says of states is as old as the export: a revocation made since is not in it. No
+anchor outside the store proves one current yet, so every region arrives REVOKED, its cluster's
+epoch raised, and Restore takes it back once its root key was asked. Each cluster's audit chain
+goes on where it was, with an event that says so.
+
+Knows nothing of files: `export_file` hands over records of one whose seal it has checked.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from keyfold_server.domain.cluster import revoked
+from keyfold_server.domain.errors import SetupError, StoreUnavailableError
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import AuditEvent
+from keyfold_server.store.faults import LostRaceError
+from keyfold_server.store.marks import nowhere
+from keyfold_server.store.schema import Cells, audit_events, clusters, requests
+from keyfold_server.store.schema import external_ids as issued_ids
+from keyfold_server.store.tables import audit, changes, external_ids
+from keyfold_server.store.tables import clusters as rows
+from keyfold_server.store.tables.changes import Subject
+from keyfold_server.store.tables.clusters import CHILDREN, Stored
+from keyfold_server.store.transfer.records import IssuedId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Table
+
+    from keyfold_server.domain.ports import Clock
+    from keyfold_server.store.seal import Seal
+    from keyfold_server.store.sql import SqlStore
+    from keyfold_server.store.transfer.archive import ExportFile
+    from keyfold_server.store.transfer.records import Header
+
+MARKS: Final = ("import:begun", "import:rows-written", "import:numbered")
+"""The points at which an import may die, for tests."""
+
+ACTION: Final = "command:cluster:import"
+"""What the audit event is called."""
+
+_HELD: Final = 2_000
+"""Rows that are written in one go."""
+
+
+@dataclass(slots=True)
+class Imported:
+    """What an import brought.
+
+    Attributes:
+        clusters: How many clusters.
+        events: How many audit events, the import's own not counted.
+        enabled: Cluster and region of what was ENABLED in the export, for Restore.
+    """
+
+    clusters: int = 0
+    events: int = 0
+    enabled: list[tuple[str, str]] = field(default_factory=list)
+
+
+def bring_in(
+    store: SqlStore,
+    export: ExportFile,
+    clock: Clock,
+    *,
+    reach: Callable[[str], None] = nowhere,
+) -> Imported:
+    """Imports an export into an empty store, in one transaction.
+
+    Args:
+        store: The store; sealed with whichever service key.
+        export: What was checked.
+        clock: Time.
+        reach: Called with each of `MARKS`.
+
+    Raises:
+        SetupError: The store is not empty, or the export is not what it was.
+        StoreUnavailableError: The store could not be written.
+    """
+    database, seal = store.parts
+
+    def work(connection: Connection) -> Imported:
+        # First, not last as elsewhere: nobody makes a cluster between the look and the commit.
+        changes.newest(connection, seal, lock=True)
+        _check_empty(connection)
+        reach("import:begun")
+        now = database.dialect.now(connection, clock)
+        writer = _Writer(connection, seal, export.header, now)
+        for record in export.records():
+            if isinstance(record, Stored):
+                writer.cluster(record)
+            elif isinstance(record, AuditEvent):
+                writer.event(record)
+            elif isinstance(record, IssuedId):
+                writer.issued(record)
+        writer.end()
+        reach("import:rows-written")
+        changes.note(connection, writer.subjects, "import", now, seal, database.dialect)
+        reach("import:numbered")
+        return writer.imported
+
+    try:
+        return database.migrate(work)
+    except LostRaceError as error:
+        raise StoreUnavailableError(
+            "others made clusters in the store meanwhile; nothing was imported"
+        ) from error
+
+
+def _check_empty(connection: Connection) -> None:
+    for table in (clusters, audit_events, requests, issued_ids):
+        if connection.execute(select(*table.c).limit(1)).first() is not None:
+            raise SetupError(
+                "the store is not empty, and an import goes into an empty one: name a new store "
+                "in KEYFOLD_STORE, or stop its servers and move this one away"
+            )
+
+
+class _Writer:
+    """Writes clusters with their chains, a bounded number of rows in memory."""
+
+    def __init__(self, connection: Connection, seal: Seal, header: Header, now: int) -> None:
+        self._connection = connection
+        self._seal = seal
+        self._header = header
+        self._now = now
+        self._source: Stored | None = None
+        self._made: Stored | None = None
+        self._begun = False
+        self._tables: dict[Table, list[Cells]] = {
+            table: [] for table in (issued_ids, clusters, *CHILDREN, audit_events)
+        }
+        self.subjects: Final[list[Subject]] = []
+        self.imported: Final = Imported()
+
+    def cluster(self, source: Stored) -> None:
+        """Begins a cluster, revoked; its events follow."""
+        self._finish()
+        now_revoked = revoked(source.cluster.name, (), self._now)(source.cluster)
+        children = rows.encoded(now_revoked, self._seal)
+        self._source, self._made = source, Stored(now_revoked, b"", 0, children)
+        self._begun = False
+        for table in CHILDREN:
+            self._tables[table] += children[table].values()
+        self.subjects.append(Subject(cluster=now_revoked.name))
+        self.imported.clusters += 1
+        self.imported.enabled += [
+            (now_revoked.name, region.name)
+            for region in source.cluster.regions
+            if region.state is State.ENABLED
+        ]
+
+    def issued(self, issued: IssuedId) -> None:
+        """Keeps an external id, sealed as the store's rows are."""
+        self._tables[issued_ids].append(
+            external_ids.sealed(issued.owner, issued.external_id, issued.created_at, self._seal)
+        )
+
+    def event(self, event: AuditEvent) -> None:
+        """Appends an event to the cluster's chain, sealed as the store's rows are."""
+        if self._made is None:
+            raise SetupError("the export has an audit event that belongs to no cluster")
+        cells = audit.appended(self._made, event, self._seal)
+        self._made = replace(self._made, head=cells[-1], events=cells[1])
+        self._tables[audit_events].append(cells)
+        if sum(map(len, self._tables.values())) >= _HELD:
+            self._flush()
+
+    def end(self) -> None:
+        """Writes what is left."""
+        self._finish()
+        self._flush()
+
+    def _finish(self) -> None:
+        """Ends the cluster that was begun, if any, with the import's own event."""
+        if self._source is None or self._made is None:
+            return
+        source = self._source
+        same_key = self._header.service_key_id == self._seal.service_key_id
+        if self._made.events != source.events or (same_key and self._made.head != source.head):
+            raise SetupError(
+                f"the export's audit events of cluster {source.cluster.name} are not its chain"
+            )
+        self.imported.events += source.events
+        self.event(_own_event(source, self._header, self._now))
+        own = rows.own_row(self._made, self._seal)
+        if self._begun:
+            self._flush()
+            self._connection.execute(_CORRECT, dict(zip(_OWN_NAMES, own, strict=True)))
+        else:
+            self._tables[clusters].append(own)
+        self._source = self._made = None
+
+    def _flush(self) -> None:
+        """Writes what is held; a cluster whose chain goes on gets its own row, corrected later."""
+        if self._made is not None and not self._begun:
+            self._tables[clusters].append(rows.own_row(self._made, self._seal))
+            self._begun = True
+        for table, held in self._tables.items():
+            if held:
+                names = table.columns.keys()
+                values = [dict(zip(names, cells, strict=True)) for cells in held]
+                self._connection.execute(insert(table), values)
+                held.clear()
+
+
+_OWN_NAMES: Final = tuple(f"own_{c.name}" if c is clusters.c.uid else c.name for c in clusters.c)
+_CORRECT: Final = update(clusters).where(clusters.c.uid == bindparam("own_uid"))
+
+
+def _own_event(source: Stored, header: Header, now: int) -> AuditEvent:
+    detail: dict[str, Any] = {
+        "exported_at": header.exported_at,
+        "head": source.head.hex(),
+        "regions": {region.name: region.state.value for region in source.cluster.regions},
+        "service_key_id": header.service_key_id,
+    }
+    text = json.dumps(detail, sort_keys=True, separators=(",", ":"))
+    return AuditEvent(now, "local", ACTION, "done", text)
