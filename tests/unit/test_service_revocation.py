@@ -208,7 +208,8 @@ async def test_a_rotation_does_not_disturb_calls(house: House, one: Member) -> N
         while not stop.is_set():
             assert (await one.unwrap(blob)).plaintext == b"k" * 32
             opened += 1
-            await asyncio.sleep(0)
+            # A real pause: callers that spin would starve the store's threads on a busy machine.
+            await asyncio.sleep(0.001)
 
     callers = [asyncio.create_task(caller()) for _ in range(3)]
     for _ in range(3):
