@@ -22,14 +22,14 @@ SPEC = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
+    """A fake Keyfold server in memory."""
     with FakeServer() as running:
         yield running
 
 
 @pytest.fixture
 def client(server: FakeServer) -> Iterator[keyfold.Client]:
-    """A client of it."""
+    """A client of that server."""
     with keyfold.Client(server.target) as connected:
         yield connected
 
@@ -66,7 +66,7 @@ def test_generate_data_key(client: keyfold.Client) -> None:
 
 @pytest.mark.parametrize("wrong", ["a key", 32, None])
 def test_only_bytes_are_wrapped(client: keyfold.Client, wrong: object) -> None:
-    """Text and numbers are refused rather than turned into some bytes."""
+    """The client refuses text and numbers; it does not turn them into bytes."""
     with pytest.raises(TypeError, match="plaintext must be bytes"):
         client.wrap("prod", "eu", wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be bytes"):
@@ -74,7 +74,7 @@ def test_only_bytes_are_wrapped(client: keyfold.Client, wrong: object) -> None:
 
 
 def test_regions_are_a_list(client: keyfold.Client) -> None:
-    """One region's name in place of a list does not revoke the regions of its letters."""
+    """The client refuses one region's name in place of a list: its letters are not regions."""
     with pytest.raises(TypeError, match="list of names"):
         client.revoke("prod", regions="eu")
 
@@ -90,7 +90,7 @@ def test_unavailable_is_repeated(client: keyfold.Client, server: FakeServer) -> 
 
 
 def test_change_is_repeated_with_its_id(client: keyfold.Client, server: FakeServer) -> None:
-    """A change that is repeated carries the same request_id, so that it is made once."""
+    """A repeated change carries the same request_id, so the server makes it once."""
     server.fail("Rotate", UNAVAILABLE, UNAVAILABLE)
     client.rotate("prod", [keyfold.RegionSpec("eu")])
     ids = [request.request_id for request in server.requests["Rotate"]]
@@ -100,7 +100,7 @@ def test_change_is_repeated_with_its_id(client: keyfold.Client, server: FakeServ
 
 
 def test_each_change_has_an_id_of_its_own(client: keyfold.Client, server: FakeServer) -> None:
-    """Two changes are never taken for one; the caller's own id is kept."""
+    """Every change has an id of its own, and the client keeps the id that a caller passes."""
     client.revoke("prod")
     client.revoke("prod")
     client.revoke("prod", request_id="mine")
@@ -110,13 +110,13 @@ def test_each_change_has_an_id_of_its_own(client: keyfold.Client, server: FakeSe
 
 
 def test_no_change_without_an_id(client: keyfold.Client) -> None:
-    """There is no way to send a change that could not be repeated safely."""
+    """The client refuses an empty request_id: it could not repeat such a change safely."""
     with pytest.raises(ValueError, match="request_id"):
         client.revoke("prod", request_id="")
 
 
 def test_repeating_ends(client: keyfold.Client, server: FakeServer) -> None:
-    """After four attempts the error comes, with the id to go on with."""
+    """After four attempts the client raises the error, which holds the request_id."""
     server.fail("Revoke", *[UNAVAILABLE] * 9)
     with pytest.raises(keyfold.BusyError) as raised:
         client.revoke("prod")
@@ -125,7 +125,7 @@ def test_repeating_ends(client: keyfold.Client, server: FakeServer) -> None:
 
 
 def test_a_refusal_is_not_repeated(client: keyfold.Client, server: FakeServer) -> None:
-    """What is not "not now" is raised at once."""
+    """The client raises a refusal at once: only "not now" is worth repeating."""
     server.fail("Wrap", KEY_DISABLED)
     with pytest.raises(keyfold.KeyDisabledError):
         client.wrap("prod", "eu", bytes(32))
@@ -136,7 +136,7 @@ def test_a_refusal_is_not_repeated(client: keyfold.Client, server: FakeServer) -
 
 
 def test_deadline_of_a_call(client: keyfold.Client, server: FakeServer) -> None:
-    """A call takes no longer than it is given."""
+    """A call takes no longer than its own timeout."""
     server.delays["Wrap"] = 0.3
     began = time.monotonic()
     with pytest.raises(keyfold.DeadlineError):
@@ -145,7 +145,7 @@ def test_deadline_of_a_call(client: keyfold.Client, server: FakeServer) -> None:
 
 
 def test_deadlines_of_a_client(server: FakeServer) -> None:
-    """A client's own deadlines hold for calls that name none, each for its plane."""
+    """A client's deadlines apply to calls without their own, each to its plane."""
     server.delays.update({"Wrap": 0.15, "Revoke": 0.15})
     with keyfold.Client(server.target, timeout=0.05) as impatient:
         with pytest.raises(keyfold.DeadlineError):
@@ -188,7 +188,7 @@ def test_default_deadlines(server: FakeServer, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_public_names() -> None:
-    """What `keyfold` offers is listed, with every error among it."""
+    """`__all__` lists every public name once, and every error class."""
     assert len(keyfold.__all__) == len(set(keyfold.__all__))
     assert all(hasattr(keyfold, name) for name in keyfold.__all__)
     tree = {name for name in vars(keyfold) if name.endswith("Error")}

@@ -24,20 +24,20 @@ SPEC = keyfold.RegionSpec("eu", KEY)
 
 @pytest_asyncio.fixture
 async def server() -> AsyncIterator[FakeServer]:
-    """A Keyfold in memory."""
+    """A fake Keyfold server in memory."""
     with FakeServer() as running:
         yield running
 
 
 @pytest_asyncio.fixture
 async def client(server: FakeServer) -> AsyncIterator[keyfold.AsyncClient]:
-    """A client of it."""
+    """A client of that server."""
     async with keyfold.AsyncClient(server.target) as connected:
         yield connected
 
 
 async def test_every_method(client: keyfold.AsyncClient) -> None:
-    """Each call goes through, and returns what the other client's does."""
+    """Each method returns what the synchronous client's returns."""
     key = await client.generate_data_key("prod", "eu", context={"a": "b"})
     wrapped = await client.wrap("prod", "eu", key.plaintext, context={"a": "b"})
     opened = await client.unwrap("prod", wrapped.wrapped_key, context={"a": "b"})
@@ -59,7 +59,7 @@ async def test_every_method(client: keyfold.AsyncClient) -> None:
 
 
 async def test_batches(client: keyfold.AsyncClient, server: FakeServer) -> None:
-    """Batches are cut and put together as the other client's are."""
+    """The client cuts batches and joins their results as the synchronous client does."""
     keys = numbered_keys(1200)
     results = await client.batch_wrap("prod", keys, region="eu")
     wrapped = [one.wrapped_key for one in results if isinstance(one, keyfold.Wrapped)]
@@ -80,7 +80,7 @@ async def test_errors(client: keyfold.AsyncClient, server: FakeServer) -> None:
 
 
 async def test_unavailable_is_repeated(client: keyfold.AsyncClient, server: FakeServer) -> None:
-    """A change that finds the server unavailable twice is made the third time, with one id."""
+    """A change that finds the server unavailable twice succeeds the third time, with one id."""
     server.fail("Rotate", UNAVAILABLE, UNAVAILABLE)
     await client.rotate("prod", [keyfold.RegionSpec("eu")])
     ids = [request.request_id for request in server.requests["Rotate"]]
@@ -89,7 +89,7 @@ async def test_unavailable_is_repeated(client: keyfold.AsyncClient, server: Fake
 
 
 async def test_deadline(client: keyfold.AsyncClient, server: FakeServer) -> None:
-    """A call takes no longer than it is given."""
+    """A call takes no longer than its own timeout."""
     server.delays["Wrap"] = 0.2
     with pytest.raises(keyfold.DeadlineError):
         await client.wrap("prod", "eu", bytes(32), timeout=0.05)
@@ -104,7 +104,7 @@ async def test_many_at_once(client: keyfold.AsyncClient, server: FakeServer) -> 
 
 
 async def test_calls_go_round_all_servers(server: FakeServer) -> None:
-    """Of two addresses both get calls."""
+    """The servers at both addresses get calls."""
     with FakeServer() as other:
         async with keyfold.AsyncClient([server.target, other.target]) as client:
             for _ in range(20):
@@ -114,7 +114,7 @@ async def test_calls_go_round_all_servers(server: FakeServer) -> None:
 
 
 def test_made_before_the_loop(tmp_path: object) -> None:
-    """A client may be made where no event loop runs yet, and closed without a call."""
+    """A program may make a client before an event loop runs, and close it without a call."""
     client = keyfold.AsyncClient("127.0.0.1:7443")
     asyncio.run(client.close())
 

@@ -1,4 +1,4 @@
-"""Batches of any length: cut as the server takes them, and put together in order."""
+"""Batches of any length: how the client cuts them and joins their results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ INTERNAL = Failure(grpc.StatusCode.INTERNAL, message="incident 7")
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
+    """A fake Keyfold server in memory."""
     with FakeServer() as running:
         yield running
 
 
 @pytest.fixture
 def client(server: FakeServer) -> Iterator[keyfold.Client]:
-    """A client of it."""
+    """A client of that server."""
     with keyfold.Client(server.target) as connected:
         yield connected
 
@@ -43,7 +43,7 @@ def _opened(results: list[keyfold.Unwrapped | keyfold.KeyfoldError]) -> list[byt
 
 
 def test_more_than_a_thousand(client: keyfold.Client, server: FakeServer) -> None:
-    """2,500 keys go in three calls, and come back in their order."""
+    """The client sends 2,500 keys in three calls and returns their results in order."""
     keys = numbered_keys(2500)
     wrapped = _wrapped(client.batch_wrap("prod", keys, region="eu"))
     assert [len(one.items) for one in server.requests["BatchWrap"]] == [1000, 1000, 500]
@@ -54,7 +54,7 @@ def test_more_than_a_thousand(client: keyfold.Client, server: FakeServer) -> Non
 
 
 def test_more_than_four_mebibytes(client: keyfold.Client, server: FakeServer) -> None:
-    """Keys of 4 KiB pass 4 MiB before they are a thousand; requests and answers stay below."""
+    """A thousand keys of 4 KiB exceed 4 MiB; requests and responses stay below it."""
     keys = numbered_keys(2000, size=4096)
     results = client.batch_wrap("prod", keys, region="eu", context={"table": "users"})
     wrapped = _wrapped(results)
@@ -67,14 +67,14 @@ def test_more_than_four_mebibytes(client: keyfold.Client, server: FakeServer) ->
 
 
 def test_one_item_too_large_for_any_call(client: keyfold.Client) -> None:
-    """An item that no call can hold fails alone; it is the server that refuses it."""
+    """An item too large for any call fails alone, and it is the server that refuses it."""
     results = client.batch_wrap("prod", [bytes(32), bytes(5_000_000), bytes(32)], region="eu")
     assert [type(one) for one in results] == [keyfold.Wrapped, keyfold.LimitError, keyfold.Wrapped]
 
 
 @pytest.mark.parametrize("size", [0, 1, 37, 127, 128, 300, 4096])
 def test_parts_are_as_large_as_they_may_be(size: int) -> None:
-    """A part's size is reckoned to the byte, so none is over the limit or needlessly small."""
+    """The client counts a part's size to the byte: no part is over the limit or too small."""
     base = api.BatchUnwrapRequest(cluster="prod", context={"table": "users"})
     items = [api.BatchUnwrapItem(wrapped_key=bytes(size), context={"n": "x" * 5000})] * 1500
     parts = list(split(base.ByteSize(), items, lambda one: len(one.wrapped_key)))
@@ -87,7 +87,7 @@ def test_parts_are_as_large_as_they_may_be(size: int) -> None:
 
 
 def test_items_fail_alone(client: keyfold.Client) -> None:
-    """Each item has its own answer or its own error, of the same classes as elsewhere."""
+    """Each item has its own result or its own error, of the classes that single calls use."""
     results = client.batch_wrap(
         "prod",
         [
@@ -117,7 +117,7 @@ def test_items_fail_alone(client: keyfold.Client) -> None:
 
 
 def test_destinations(client: keyfold.Client) -> None:
-    """An item's own destination goes before the batch's."""
+    """An item's own destination overrides the batch's."""
     [first, second] = _wrapped(client.batch_wrap("prod", [bytes(32)] * 2, region="eu"))
     results = client.batch_rewrap(
         "prod",
@@ -130,7 +130,7 @@ def test_destinations(client: keyfold.Client) -> None:
 
 
 def test_a_part_fails_as_a_whole(client: keyfold.Client, server: FakeServer) -> None:
-    """A call that fails is the result of its own items; what others brought is not lost."""
+    """A failed call is the result of its own items only; the results of other calls stay."""
     server.fail("BatchWrap", None, INTERNAL, None)
     results = client.batch_wrap("prod", numbered_keys(2500), region="eu")
     kinds = [type(one) for one in results]
@@ -140,27 +140,27 @@ def test_a_part_fails_as_a_whole(client: keyfold.Client, server: FakeServer) -> 
 
 
 def test_parts_are_repeated(client: keyfold.Client, server: FakeServer) -> None:
-    """A part that finds the server unavailable is sent again, and only that one."""
+    """The client repeats the part that finds the server unavailable, and no other part."""
     server.fail("BatchWrap", None, UNAVAILABLE)
     _wrapped(client.batch_wrap("prod", numbered_keys(2000), region="eu"))
     assert len(server.requests["BatchWrap"]) == 3
 
 
 def test_results_that_cannot_be_matched() -> None:
-    """One result too few makes all of them errors: no key is taken for another's."""
+    """If a result is missing, all items get an error, so none can get another item's key."""
     [part] = unwraps("prod", [b"1", b"2", b"3"], None)
     results = part.checked([keyfold.Unwrapped(keyfold.Plaintext(b"k"), "eu", 1)] * 2)
     assert [type(one) for one in results] == [keyfold.InternalError] * 3
 
 
 def test_nothing_to_do(client: keyfold.Client, server: FakeServer) -> None:
-    """A batch of nothing sends nothing."""
+    """The client sends nothing for an empty batch."""
     assert client.batch_wrap("prod", [], region="eu") == []
     assert server.requests["BatchWrap"] == []
 
 
 def test_wrong_items_send_nothing(client: keyfold.Client, server: FakeServer) -> None:
-    """An item that is no bytes is found before the first call."""
+    """The client refuses an item that is not bytes before it sends the first call."""
     items = [*numbered_keys(1500), "a key"]
     with pytest.raises(TypeError, match="must be bytes"):
         client.batch_wrap("prod", items, region="eu")  # type: ignore[arg-type]

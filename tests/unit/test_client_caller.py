@@ -1,4 +1,4 @@
-"""What the client says of its caller: a token and a name, and who never gets to see them."""
+"""The caller's token and name: which calls carry them, and who never sees them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPEC: Final = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
+    """A fake Keyfold server in memory."""
     with FakeServer() as running:
         yield running
 
@@ -40,19 +40,19 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def swap(file: Path, text: str) -> None:
-    """Puts a new file in place in one step, as what rotates tokens does."""
+    """Replaces a file in one step, as programs that rotate tokens do."""
     new = file.with_suffix(".new")
     new.write_text(text)
     new.replace(file)
 
 
 def brought(caller: Caller) -> str:
-    """Returns the authorization that goes along with a call."""
+    """Returns the authorization header of a call."""
     return dict(caller.metadata())["authorization"]
 
 
 def test_every_call_brings_the_token(server: FakeServer, token_file: Path) -> None:
-    """No method is called without the token, batches, pages and repetitions included."""
+    """Every call carries the token, also in batches, pages and repetitions."""
     server.fail("Wrap", UNAVAILABLE)
     with keyfold.Client(server.target, token=token_file) as client:
         key = client.generate_data_key("prod", "eu").wrapped_key
@@ -79,7 +79,7 @@ def test_every_call_brings_the_token(server: FakeServer, token_file: Path) -> No
 
 
 async def test_the_client_for_asyncio_brings_them_too(server: FakeServer, token_file: Path) -> None:
-    """Token and name go along with every call of the other client, and with its batches."""
+    """Every call of the asyncio client carries token and name, also in batches."""
     async with keyfold.AsyncClient(server.target, token=token_file, on_behalf_of="alice") as client:
         await client.batch_wrap("prod", [bytes(32)], region="eu")
         _ = [one async for one in client.list_clusters()]
@@ -90,14 +90,14 @@ async def test_the_client_for_asyncio_brings_them_too(server: FakeServer, token_
 
 
 def test_without_a_token_nothing_is_brought(server: FakeServer) -> None:
-    """Who brings no token sends no header, and not an empty one."""
+    """A client without a token sends no header, not even an empty one."""
     with keyfold.Client(server.target) as client:
         client.get_status("prod")
     assert not {"authorization", "on-behalf-of"} & set(server.metadata["GetStatus"][0])
 
 
 def test_a_rotated_file_is_read_anew(token_file: Path) -> None:
-    """The next call after a rotation brings the new token, by replacement as by rewriting."""
+    """The call after a rotation carries the new token, of a replaced or a rewritten file."""
     caller = Caller(token_file, None)
     assert brought(caller) == f"Bearer {SECRET}"
     swap(token_file, "second.token.x\n")
@@ -107,7 +107,7 @@ def test_a_rotated_file_is_read_anew(token_file: Path) -> None:
 
 
 def test_a_projected_volume_is_read_anew(tmp_path: Path) -> None:
-    """A rotation that swaps the folder behind a link is seen, as Kubernetes does it."""
+    """The client notices a rotation that swaps the folder behind a link, as Kubernetes does."""
     for name, text in (("one", "first.token.x"), ("two", "other.token.x")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "token").write_text(text)
@@ -121,7 +121,7 @@ def test_a_projected_volume_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_a_file_that_did_not_change_is_not_read(token_file: Path) -> None:
-    """A call costs a look at the file, and no reading while that says nothing new."""
+    """A call checks the file, and reads it only if it has changed."""
     source = Caller(token_file, None)._token
     assert source is not None
     # Reading makes a new string each time.
@@ -133,7 +133,7 @@ def test_a_file_that_did_not_change_is_not_read(token_file: Path) -> None:
 
 @pytest.mark.parametrize("halfway", ["", "half a token\n", "\x00", "é"])
 def test_a_rotation_halfway_fails_no_call(token_file: Path, halfway: str) -> None:
-    """A file that is gone, empty or no token keeps the one before until there is a new one."""
+    """While the file is missing, empty or not a token, the client keeps the last token."""
     caller = Caller(token_file, None)
     token_file.write_text(halfway)
     assert brought(caller) == f"Bearer {SECRET}"
@@ -144,7 +144,7 @@ def test_a_rotation_halfway_fails_no_call(token_file: Path, halfway: str) -> Non
 
 
 def test_a_callable_is_asked_for_each_call(server: FakeServer) -> None:
-    """A program's own source of tokens is asked before each call."""
+    """The client calls a program's own source of tokens before each call."""
     tokens = iter(["first.token.x", "second.token.x"])
     with keyfold.Client(server.target, token=lambda: next(tokens)) as client:
         client.get_status("prod")
@@ -154,7 +154,7 @@ def test_a_callable_is_asked_for_each_call(server: FakeServer) -> None:
 
 
 def test_a_name_may_differ_for_each_call(server: FakeServer) -> None:
-    """A gateway names for whom it makes each call, and nobody where it makes one for itself."""
+    """A gateway names whom it makes each call for, and sends no name for its own calls."""
     user = ContextVar("user", default="")
     with keyfold.Client(server.target, on_behalf_of=user.get) as client:
         client.get_status("prod")
@@ -187,7 +187,7 @@ def test_a_name_may_differ_for_each_call(server: FakeServer) -> None:
     ],
 )
 def test_a_token_stays_on_this_machine_or_goes_over_tls(target: str, *, allowed: bool) -> None:
-    """Over plain text a token goes to loopback addresses and unix sockets, and nowhere else."""
+    """Over plain text a token goes only to loopback addresses and unix sockets."""
     if allowed:
         assert endpoint(target, None, with_token=True).credentials is None
     else:
@@ -197,7 +197,7 @@ def test_a_token_stays_on_this_machine_or_goes_over_tls(target: str, *, allowed:
 
 
 def test_a_client_with_a_token_is_not_made_for_plain_text(token_file: Path) -> None:
-    """Both clients refuse at once, before anything could be sent; without a token they do not."""
+    """Both clients refuse a token over plain text at once; without a token they do not."""
     for kind in (keyfold.Client, keyfold.AsyncClient):
         with pytest.raises(ValueError, match="use TLS"):
             kind("10.0.0.1:7443", token=token_file)
@@ -205,7 +205,7 @@ def test_a_client_with_a_token_is_not_made_for_plain_text(token_file: Path) -> N
 
 
 def test_a_token_over_tls(token_file: Path) -> None:
-    """Over TLS the token arrives, with no certificate of the client's own."""
+    """Over TLS the token arrives, although the client has no certificate of its own."""
     key, certificate = self_signed("keyfold.example")
     credentials = grpc.ssl_server_credentials([(key, certificate)])
     tls = Tls(certificate, server_name="keyfold.example")
@@ -217,7 +217,7 @@ def test_a_token_over_tls(token_file: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [SECRET, SECRET.encode(), 7])
 def test_a_plain_string_is_no_token(wrong: object) -> None:
-    """What could be a path or a token is refused, without showing it."""
+    """The client refuses a string, which could be a path or a token, and does not show it."""
     with pytest.raises(TypeError, match="callable") as raised:
         keyfold.Client(token=wrong)  # type: ignore[arg-type]
     assert SECRET not in "".join(traceback.format_exception(raised.value))
@@ -225,7 +225,7 @@ def test_a_plain_string_is_no_token(wrong: object) -> None:
 
 @pytest.mark.parametrize("text", ["", " \n", "two tokens", "x" * 65537, "a\nb", "é", "\x00"])
 def test_a_file_without_a_token(token_file: Path, text: str) -> None:
-    """A client is not made with a file that holds no token; the error names the file alone."""
+    """The client refuses a file that does not hold a token; the error names only the file."""
     token_file.write_text(text)
     with pytest.raises(ValueError, match="token") as raised:
         keyfold.Client(token=token_file)
@@ -234,14 +234,14 @@ def test_a_file_without_a_token(token_file: Path, text: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """A client is not made with a path at which there is nothing."""
+    """The client refuses the path of a file that does not exist."""
     with pytest.raises(FileNotFoundError):
         keyfold.Client(token=tmp_path / "token")
 
 
 @pytest.mark.parametrize("wrong", [f"{SECRET} {SECRET}", f"{SECRET}\n", f"{SECRET}é", ""])
 def test_what_a_callable_returns_is_not_shown(server: FakeServer, wrong: str) -> None:
-    """A wrong token never gets as far as gRPC, which would quote it; nothing is sent."""
+    """The client sends nothing with a malformed token, because gRPC would quote it."""
     with (
         keyfold.Client(server.target, token=lambda: wrong) as client,
         pytest.raises(ValueError, match="not a token") as raised,
@@ -253,7 +253,7 @@ def test_what_a_callable_returns_is_not_shown(server: FakeServer, wrong: str) ->
 
 @pytest.mark.parametrize("kind", ["token", "on_behalf_of"])
 def test_a_callable_that_returns_no_string(server: FakeServer, kind: str) -> None:
-    """Bytes are refused rather than sent as their repr."""
+    """The client refuses bytes; it does not send their repr."""
     options = {kind: lambda: b"bytes"}
     with (
         keyfold.Client(server.target, **options) as client,  # type: ignore[arg-type]
@@ -264,7 +264,7 @@ def test_a_callable_that_returns_no_string(server: FakeServer, kind: str) -> Non
 
 @pytest.mark.parametrize("wrong", ["", " alice", "a\nb", "é", "x" * 257])
 def test_a_name_that_cannot_be_sent(wrong: str) -> None:
-    """A name that no server takes is refused when the client is made."""
+    """A new client refuses a name that no server takes."""
     with pytest.raises(ValueError, match="on_behalf_of"):
         keyfold.Client(on_behalf_of=wrong)
     with pytest.raises(TypeError, match="on_behalf_of"):

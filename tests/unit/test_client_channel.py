@@ -18,13 +18,13 @@ from keyfold.transport.tls import Tls
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
+    """A fake Keyfold server in memory."""
     with FakeServer() as running:
         yield running
 
 
 def test_calls_go_round_all_servers() -> None:
-    """Of two addresses both get calls, in turn."""
+    """The servers at both addresses get calls, in turn."""
     with FakeServer() as one, FakeServer() as two:
         for target in ([one.target, two.target], f"{one.target}, {two.target}"):
             with keyfold.Client(target) as client:
@@ -45,7 +45,7 @@ def test_one_of_two_servers_is_down(server: FakeServer) -> None:
 
 
 def test_names_among_several() -> None:
-    """Several addresses may be names; gRPC itself would want numbers."""
+    """Several addresses may be host names, although gRPC takes only IP addresses."""
     made = endpoint("localhost:7001,localhost:7002", None)
     assert made.target in {
         "ipv4:127.0.0.1:7001,127.0.0.1:7002",
@@ -54,7 +54,7 @@ def test_names_among_several() -> None:
 
 
 def test_unix_socket(tmp_path: Path) -> None:
-    """A server on a unix socket is reached by its path."""
+    """The client reaches a server on a unix socket by its path."""
     with (
         FakeServer(f"unix:{tmp_path}/keyfold.sock") as server,
         keyfold.Client(server.target) as client,
@@ -63,7 +63,7 @@ def test_unix_socket(tmp_path: Path) -> None:
 
 
 def test_mutual_tls(tmp_path: Path) -> None:
-    """Server and client prove themselves, from files or bytes, under the name that is expected."""
+    """Server and client prove themselves under the expected name, with files or PEM bytes."""
     pair = self_signed("keyfold.example")
     credentials = grpc.ssl_server_credentials([pair], pair[1], require_client_auth=True)
     for name, content in zip(("key", "cert"), pair, strict=True):
@@ -101,19 +101,19 @@ def test_several_servers_prove_one_name() -> None:
     "wrong", ["", "localhost", "https://keyfold.example:443", "a:1,", "a:1,unix:/x", "[::1]:x"]
 )
 def test_unusable_targets(wrong: str) -> None:
-    """A target that means nothing is refused when the client is made."""
+    """A new client refuses a malformed target."""
     with pytest.raises(ValueError, match="host:port"):
         keyfold.Client(wrong)
 
 
 def test_no_proxy_sees_plain_text() -> None:
-    """Without TLS no proxy from the environment is used: it would read every key."""
+    """Without TLS the client ignores proxies from the environment: they would read every key."""
     assert ("grpc.enable_http_proxy", 0) in endpoint("127.0.0.1:7443", None).options
     assert ("grpc.enable_http_proxy", 0) not in endpoint("127.0.0.1:7443", Tls()).options
 
 
 def test_nobody_answers() -> None:
-    """A server that is not there is unavailable, in good time."""
+    """A server that does not exist is unavailable, and the client says so in good time."""
     with FakeServer() as server:
         gone = server.target
     with (

@@ -21,14 +21,14 @@ from keyfold.errors.rpc_status import error_of
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
+    """A fake Keyfold server in memory."""
     with FakeServer() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def client(server: FakeServer) -> Iterator[keyfold.Client]:
-    """A client of it."""
+    """A client of that server."""
     with keyfold.Client(server.target) as connected:
         yield connected
 
@@ -43,7 +43,7 @@ def _server_leaves(
 
 
 def test_reasons_are_the_servers() -> None:
-    """Every reason that the server can send has a class here, and there is no other."""
+    """The client has a class for every reason that the server can send, and no others."""
     assert set(BY_REASON) == {leaf.reason for leaf in _server_leaves()}
 
 
@@ -86,7 +86,7 @@ def test_reason_decides_the_class(reason: str) -> None:
     ],
 )
 def test_unknown_reason_falls_to_its_branch(code: str, branch: type[keyfold.KeyfoldError]) -> None:
-    """A reason newer than this client is raised as the branch of its gRPC code."""
+    """For a reason newer than itself, the client raises the branch of the gRPC code."""
     error = error_of(Failure(grpc.StatusCode[code], "FROM_THE_FUTURE").status())
     assert type(error) is branch
     assert (error.reason, error.code) == ("FROM_THE_FUTURE", code)
@@ -103,13 +103,13 @@ def test_unknown_reason_falls_to_its_branch(code: str, branch: type[keyfold.Keyf
     ],
 )
 def test_unknown_reason_of_the_kms(code: str, branch: type[keyfold.KeyfoldError]) -> None:
-    """Refused and could not tell stay apart for reasons newer than this client, too."""
+    """Refused and could not tell stay apart even for reasons newer than the client."""
     failure = Failure(grpc.StatusCode[code], "FROM_THE_FUTURE", metadata={"source": "kms"})
     assert type(error_of(failure.status())) is branch
 
 
 def test_another_domains_reason_is_not_ours() -> None:
-    """A word of a proxy's own is not mistaken for a reason of Keyfold."""
+    """The client does not mistake a proxy's own word for a reason of Keyfold."""
     failure = Failure(grpc.StatusCode.UNAVAILABLE, "KEY_DISABLED", domain="proxy.example")
     error = error_of(failure.status())
     assert type(error) is keyfold.UnavailableError
@@ -117,7 +117,7 @@ def test_another_domains_reason_is_not_ours() -> None:
 
 
 def test_unreadable_details_are_left_out() -> None:
-    """A detail that is not what it says it is does not hide the error itself."""
+    """A malformed detail does not hide the error itself."""
     broken = AnyMessage(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff\xff")
     fine = AnyMessage()
     fine.Pack(ErrorInfo(reason="REVOKED", domain="keyfold"))
@@ -152,7 +152,7 @@ def test_every_detail_arrives(server: FakeServer, client: keyfold.Client) -> Non
 
 
 def test_refused_by_the_kms(server: FakeServer, client: keyfold.Client) -> None:
-    """A refusal is caught by its branch, and says that it is the KMS's."""
+    """`except RefusedError` catches a refusal, and its source is the KMS."""
     server.fail("Wrap", KEY_DISABLED)
     with pytest.raises(keyfold.RefusedError) as raised:
         client.wrap("prod", "eu", bytes(32))

@@ -15,20 +15,20 @@ SPEC = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
+    """A fake Keyfold server in memory."""
     with FakeServer() as running:
         yield running
 
 
 @pytest.fixture
 def client(server: FakeServer) -> Iterator[keyfold.Client]:
-    """A client of it."""
+    """A client of that server."""
     with keyfold.Client(server.target) as connected:
         yield connected
 
 
 def test_life_of_a_key(client: keyfold.Client, server: FakeServer) -> None:
-    """A cluster is enabled, extended, rotated, revoked and restored."""
+    """Enable, add_regions, rotate, revoke and restore return the cluster as it then is."""
     policy = keyfold.RegionPolicy(timedelta(0), timedelta(hours=1))
     spec = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:b", "me", {"a": "b"}), policy)
     enabled = client.enable("test", [spec], organization="acme", regions=["eu"])
@@ -53,7 +53,7 @@ def test_life_of_a_key(client: keyfold.Client, server: FakeServer) -> None:
 
 
 def test_region_that_stays_revoked(client: keyfold.Client) -> None:
-    """A region that cannot be restored is told with its error, not raised."""
+    """A region that cannot be restored is part of the result, with its error."""
     disabled = keyfold.KeySpec("LOCAL", "local:disabled")
     client.enable("test", [keyfold.RegionSpec("eu", disabled), keyfold.RegionSpec("us", disabled)])
     client.revoke("test")
@@ -63,7 +63,7 @@ def test_region_that_stays_revoked(client: keyfold.Client) -> None:
 
 
 def test_status_in_words(client: keyfold.Client) -> None:
-    """The status is of Python's own types: enums, times in UTC, None for what is unset."""
+    """The status has Python's own types: enums, times in UTC, None for unset fields."""
     status = client.get_status("prod")
     region = status.regions[0]
     assert (region.state, region.health) == ("ENABLED", "HEALTHY")
@@ -87,7 +87,7 @@ def test_what_went_wrong(client: keyfold.Client, server: FakeServer) -> None:
 
 
 def test_retire_generation(client: keyfold.Client, server: FakeServer) -> None:
-    """A retired generation opens nothing until it is brought back; the status tells its times."""
+    """A retired generation unwraps nothing until it is brought back; the status has its times."""
     wrapped = client.wrap("prod", "eu", bytes(32)).wrapped_key
     with pytest.raises(keyfold.GenerationInUseError):
         client.retire_generation("prod", "eu", 1)
@@ -112,7 +112,7 @@ def test_retire_generation(client: keyfold.Client, server: FakeServer) -> None:
 
 
 def test_access_policy(client: keyfold.Client) -> None:
-    """What the customer attaches comes in its order, with what is the vendor's marked."""
+    """An access policy keeps the order of its statements and marks those of the vendor."""
     key = keyfold.KeySpec("AWS_KMS", "arn:key", "arn:role")
     policy = client.get_access_policy(key, cluster="new", region="eu", organization="acme")
     assert (policy.principal, policy.external_id) == ("arn:role", "kf-acme")
@@ -139,7 +139,7 @@ def test_replica_of_a_multi_region_key(client: keyfold.Client, server: FakeServe
 
 
 def test_key_test(client: keyfold.Client) -> None:
-    """A key that does not work is an answer, step by step."""
+    """A key that does not work is a result with its steps, not an error."""
     test = client.test_key(keyfold.KeySpec("LOCAL", "local:forbidden"), cluster="prod")
     assert not test.accessible
     assert [(step.step, step.outcome) for step in test.steps] == [
@@ -162,7 +162,7 @@ def test_key_test(client: keyfold.Client) -> None:
 
 
 def test_list_clusters_goes_through_pages(client: keyfold.Client, server: FakeServer) -> None:
-    """All clusters come, page by page, and only as far as they are asked for."""
+    """The client lists all clusters page by page, and fetches only the pages that it needs."""
     for name in ("a", "b", "c", "d"):
         client.enable(name, [SPEC])
     assert [one.cluster for one in client.list_clusters(page_size=2)] == [

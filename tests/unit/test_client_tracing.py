@@ -1,4 +1,4 @@
-"""The client's spans: one per call where OpenTelemetry is set up, nothing where it is not."""
+"""The client's spans: one for each call, if OpenTelemetry is set up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keyfold.transport import tracing
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What is exported while the test's own provider is the one in force."""
+    """The spans that the test's own tracer provider exports."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -24,7 +24,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 
 def test_a_call_is_a_client_span_whose_context_is_sent(spans: InMemorySpanExporter) -> None:
-    """The span names method and system, and the W3C header that goes along names the span."""
+    """The span names method and system, and the call's W3C header names the span."""
     with tracing.client_span("Wrap") as metadata:
         pass
     [span] = spans.get_finished_spans()
@@ -37,7 +37,7 @@ def test_a_call_is_a_client_span_whose_context_is_sent(spans: InMemorySpanExport
 
 
 def test_an_error_leaves_its_reason_and_not_its_text(spans: InMemorySpanExporter) -> None:
-    """A failed call's span says why, in the stable word; a message could hold anything."""
+    """The span of a failed call has the error's reason, and not its message."""
     error = keyfold.RevokedError("secret text", reason="REVOKED")
     with pytest.raises(keyfold.RevokedError), tracing.client_span("Unwrap"):
         raise error

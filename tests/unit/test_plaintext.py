@@ -1,4 +1,4 @@
-"""A plaintext key does not show itself."""
+"""Plaintext keys, which Python does not print."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_nothing_writes_it_out(text: str) -> None:
 
 
 def test_repr_tells_the_length() -> None:
-    """What stands in the key's place tells its length and no more."""
+    """The text that stands for a key shows only its length."""
     assert repr(key) == str(key) == f"{key}" == SHOWN
 
 
@@ -56,14 +56,14 @@ def test_slices_are_redacted() -> None:
 
 
 def test_log_lines_do_not_show_it(caplog: pytest.LogCaptureFixture) -> None:
-    """A key given to a logger is redacted."""
+    """A logger does not print a key."""
     logging.getLogger("test").warning("key %s %r", key, {"key": key})
     assert "horse" not in caplog.text
     assert SHOWN in caplog.text
 
 
 def test_tracebacks_do_not_show_it() -> None:
-    """A key in an exception, or in the frames of its traceback, is redacted."""
+    """A traceback does not print a key of an exception or of its frames."""
     try:
         raise ValueError(key)  # noqa: TRY301
     except ValueError as error:
@@ -75,7 +75,7 @@ def test_tracebacks_do_not_show_it() -> None:
 
 
 def test_it_is_bytes() -> None:
-    """It goes wherever bytes go, and plain bytes come out where they are asked for."""
+    """A key works wherever bytes do, and its `bytes` property returns plain bytes."""
     assert memoryview(key) == secret
     assert b"".join([key]) == secret
     for plain in (key.bytes, bytes(key)):
@@ -84,7 +84,7 @@ def test_it_is_bytes() -> None:
 
 
 def test_equality() -> None:
-    """Keys equal what has the same bytes, either way round, and nothing else."""
+    """A key equals any value with the same bytes, either way round, and no other."""
     assert key == Plaintext(secret)
     assert key == secret
     assert secret == key
@@ -96,7 +96,7 @@ def test_equality() -> None:
 
 
 def test_equality_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparing goes through the one function that does not stop at the first difference."""
+    """Comparing uses the function that does not stop at the first difference."""
     compared: list[object] = []
 
     def compare(left: object, right: object) -> bool:
@@ -111,7 +111,7 @@ def test_equality_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickling_is_refused(protocol: int) -> None:
-    """A key does not get into a file or to another process by accident."""
+    """A key cannot be pickled, so it does not reach a file or another process by accident."""
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(key, protocol)
     with pytest.raises(TypeError, match="not pickled"):

@@ -1,6 +1,6 @@
-"""Every call as a value: its method, its request, and how its answer is read.
+"""Every call as a value: its method, its request, and how to read its response.
 
-The two clients differ only in how they send one; what is sent and what comes back is here.
+Both clients take their calls from here and differ only in how they send one.
 """
 
 from keyfold.calls.call import Call, Plane, Response, Result

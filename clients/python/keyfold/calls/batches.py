@@ -1,7 +1,7 @@
-"""Batches of any length, cut into calls that the server takes.
+"""Batches of any length, cut into calls that fit the server's limits.
 
-A call holds at most 1,000 items and 4 MiB of request, and its answer at most 4 MiB. A part that
-fails as a whole fails for its own items alone: what the other parts brought is not lost.
+A call has at most 1,000 items, its request at most 4 MiB, and its response at most 4 MiB. If a
+call fails, only its own items fail; the results of the other calls stay.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from keyfold.models.specs import Buffer, Context, Destination, RewrapItem, Unwra
 from keyfold.v1 import key_management_service_pb2 as api
 
 MAX_ITEMS: Final = 1000
-"""Items of one call."""
+"""Most items of one call."""
 
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of one request, and of one answer."""
+"""Most bytes of one request, and of one response."""
 
-_ANSWER_OVERHEAD: Final = 192
-"""Bytes of an item's answer beside the key itself: 90 of a wrapped key more than of a plaintext,
-or a region's name of 128, and the framing."""
+_RESULT_OVERHEAD: Final = 192
+"""Bytes that an item's result may have beyond the key in the item: the 90 bytes by which a wrapped
+key is longer than its plaintext, or a region's name of 128 bytes, and protobuf's framing."""
 
 _ERROR_SIZE: Final = 1024
-"""Bytes to expect of an item's error, which may take an answer's place."""
+"""Bytes to reserve for an item's error, which may stand in place of its result."""
 
 Result = TypeVar("Result")
 Item = TypeVar("Item", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 
-class _Result(Protocol):
-    """What the results of every batch have in common."""
+class _ItemResult(Protocol):
+    """The result message of an item, whatever the batch does."""
 
     @property
     def error(self) -> Status: ...
@@ -50,17 +50,18 @@ class Part(Generic[Response, Result]):
     """One call of a batch.
 
     Attributes:
-        call: The call; its answer has one entry for each item, in the items' order.
-        count: How many items it has.
+        call: The call. Its result has one entry for each item, in the items' order.
+        count: The number of items.
     """
 
     call: Call[Response, list[Result | KeyfoldError]]
     count: int
 
     def checked(self, results: list[Result | KeyfoldError]) -> list[Result | KeyfoldError]:
-        """Returns the results, or an error for each item where one too many or few came.
+        """Returns the results, or an error for every item if their number is wrong.
 
-        Results belong to items by their place alone. A key in the wrong place is worse than none.
+        Only its place says which item a result belongs to, so a missing or extra result could
+        give an item another item's key.
         """
         if len(results) == self.count:
             return results
@@ -68,17 +69,17 @@ class Part(Generic[Response, Result]):
         return self.failed(InternalError(text, code="INTERNAL"))
 
     def failed(self, error: KeyfoldError) -> list[Result | KeyfoldError]:
-        """Returns the results of a call that failed as a whole: its error for each item."""
+        """Returns the results of a call that failed: its error, once for each item."""
         return [error] * self.count
 
 
 def wraps(
     cluster: str, items: Iterable[WrapItem | Buffer], region: str, context: Context | None
 ) -> Iterator[Part[api.BatchWrapResponse, Wrapped]]:
-    """Prepares BatchWrap.
+    """Prepares the BatchWrap calls of a batch.
 
     Raises:
-        TypeError: An item is neither bytes nor a WrapItem; nothing was sent.
+        TypeError: An item is neither bytes nor a WrapItem. The client has sent nothing then.
     """
     made = [(one if isinstance(one, WrapItem) else WrapItem(one)).to_message() for one in items]
     base = api.BatchWrapRequest(cluster=cluster, region=region, context=context)
@@ -90,10 +91,10 @@ def wraps(
 def unwraps(
     cluster: str, items: Iterable[UnwrapItem | Buffer], context: Context | None
 ) -> Iterator[Part[api.BatchUnwrapResponse, Unwrapped]]:
-    """Prepares BatchUnwrap.
+    """Prepares the BatchUnwrap calls of a batch.
 
     Raises:
-        TypeError: An item is neither bytes nor an UnwrapItem; nothing was sent.
+        TypeError: An item is neither bytes nor an UnwrapItem. The client has sent nothing then.
     """
     made = [(one if isinstance(one, UnwrapItem) else UnwrapItem(one)).to_message() for one in items]
     base = api.BatchUnwrapRequest(cluster=cluster, context=context)
@@ -108,10 +109,10 @@ def rewraps(
     context: Context | None,
     destination: Destination | None,
 ) -> Iterator[Part[api.BatchRewrapResponse, Rewrapped]]:
-    """Prepares BatchRewrap.
+    """Prepares the BatchRewrap calls of a batch.
 
     Raises:
-        TypeError: An item is neither bytes nor a RewrapItem; nothing was sent.
+        TypeError: An item is neither bytes nor a RewrapItem. The client has sent nothing then.
     """
     made = [(one if isinstance(one, RewrapItem) else RewrapItem(one)).to_message() for one in items]
     move = None if destination is None else destination.to_message()
@@ -126,27 +127,28 @@ def rewraps(
 def split(
     base: int, items: Iterable[Item], key_size: Callable[[Item], int]
 ) -> Iterator[list[Item]]:
-    """Cuts items into parts that fit one call each, in order and as few as that allows.
+    """Cuts items, in their order, into as few parts as possible that each fit into one call.
+
+    An item that is too large for any call becomes a part of its own, which the server refuses.
 
     Args:
-        base: Bytes of the request without items.
-        items: The items; one that is too large by itself is a part of its own, for the server
-            to refuse.
-        key_size: Bytes of the key in an item.
+        base: Size of the request without items, in bytes.
+        items: The items.
+        key_size: A function that returns the size of an item's key, in bytes.
     """
     part: list[Item] = []
-    request = answer = 0
+    request = response = 0
     for item in items:
         size = item.ByteSize()
         size += _framing(size)
-        reply = max(key_size(item) + _ANSWER_OVERHEAD, _ERROR_SIZE)
+        result = max(key_size(item) + _RESULT_OVERHEAD, _ERROR_SIZE)
         full = len(part) == MAX_ITEMS
-        if part and (full or base + request + size > MAX_BYTES or answer + reply > MAX_BYTES):
+        if part and (full or base + request + size > MAX_BYTES or response + result > MAX_BYTES):
             yield part
-            part, request, answer = [], 0, 0
+            part, request, response = [], 0, 0
         part.append(item)
         request += size
-        answer += reply
+        response += result
     if part:
         yield part
 
@@ -177,5 +179,5 @@ def _read_rewraps(response: api.BatchRewrapResponse) -> list[Rewrapped | Keyfold
     ]
 
 
-def _error(result: _Result) -> KeyfoldError:
+def _error(result: _ItemResult) -> KeyfoldError:
     return error_of(result.error)

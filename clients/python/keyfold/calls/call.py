@@ -1,4 +1,4 @@
-"""One call as a value: its method, its request, and how its answer is read."""
+"""One call as a value: its method, its request, and how to read its response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class Plane(Enum):
-    """Which default deadline a call has."""
+    """The plane of a call, which decides its default deadline."""
 
     DATA = "data"
     CONTROL = "control"
@@ -22,14 +22,14 @@ class Plane(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Response, Result]):
-    """One call, not yet sent.
+    """One call that the client has not sent yet.
 
     Attributes:
         method: The RPC's name.
-        request: Its request; kept out of `repr`, since it may hold a plaintext.
-        read: Makes the answer out of the response.
-        plane: Which default deadline it has.
-        request_id: The id of a change, or None.
+        request: The request message. `repr` leaves it out, because it may hold a plaintext.
+        read: The function that makes the result from the response message.
+        plane: The plane, which decides the default deadline.
+        request_id: The id of a change; None for a call that changes nothing.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""The calls that wrap and unwrap keys, one key each."""
+"""The calls that wrap or unwrap one key each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keyfold.v1 import key_management_service_pb2 as api
 def wrap(
     cluster: str, region: str, plaintext: Buffer, context: Context | None
 ) -> Call[api.WrapResponse, Wrapped]:
-    """Prepares Wrap."""
+    """Prepares a Wrap call."""
     request = api.WrapRequest(
         cluster=cluster,
         region=region,
@@ -24,7 +24,7 @@ def wrap(
 def unwrap(
     cluster: str, wrapped_key: Buffer, context: Context | None
 ) -> Call[api.UnwrapResponse, Unwrapped]:
-    """Prepares Unwrap."""
+    """Prepares an Unwrap call."""
     request = api.UnwrapRequest(
         cluster=cluster, wrapped_key=as_bytes(wrapped_key, "wrapped_key"), context=context
     )
@@ -34,7 +34,7 @@ def unwrap(
 def generate_data_key(
     cluster: str, region: str, size: int, context: Context | None, *, wrapped_only: bool
 ) -> Call[api.GenerateDataKeyResponse, DataKey]:
-    """Prepares GenerateDataKey."""
+    """Prepares a GenerateDataKey call."""
     request = api.GenerateDataKeyRequest(
         cluster=cluster, region=region, size=size, context=context, wrapped_only=wrapped_only
     )
@@ -44,7 +44,7 @@ def generate_data_key(
 def rewrap(
     cluster: str, wrapped_key: Buffer, context: Context | None, destination: Destination | None
 ) -> Call[api.RewrapResponse, Rewrapped]:
-    """Prepares Rewrap."""
+    """Prepares a Rewrap call."""
     request = api.RewrapRequest(
         cluster=cluster,
         wrapped_key=as_bytes(wrapped_key, "wrapped_key"),

@@ -1,4 +1,4 @@
-"""The calls for the life of a cluster's keys, and for what is known of them."""
+"""The calls that change or show the keys of clusters, all but ListClusters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def enable(
     request_id: str | None,
     validate_only: bool,
 ) -> Call[api.EnableResponse, Enabled]:
-    """Prepares Enable."""
+    """Prepares an Enable call."""
     request = api.EnableRequest(
         cluster=cluster,
         organization=organization,
@@ -45,7 +45,7 @@ def add_regions(
     request_id: str | None,
     validate_only: bool,
 ) -> Call[api.AddRegionsResponse, RegionsAdded]:
-    """Prepares AddRegions."""
+    """Prepares an AddRegions call."""
     request = api.AddRegionsRequest(
         cluster=cluster,
         organization=organization,
@@ -66,7 +66,7 @@ def rotate(
     request_id: str | None,
     validate_only: bool,
 ) -> Call[api.RotateResponse, Rotated]:
-    """Prepares Rotate."""
+    """Prepares a Rotate call."""
     request = api.RotateRequest(
         cluster=cluster,
         region_specs=region_specs(specs),
@@ -81,7 +81,7 @@ def rotate(
 def revoke(
     cluster: str, regions: Iterable[str], reason: str, request_id: str | None
 ) -> Call[api.RevokeResponse, Revoked]:
-    """Prepares Revoke."""
+    """Prepares a Revoke call."""
     request = api.RevokeRequest(
         cluster=cluster,
         regions=_names(regions),
@@ -95,7 +95,7 @@ def revoke(
 def restore(
     cluster: str, regions: Iterable[str], reason: str, request_id: str | None
 ) -> Call[api.RestoreResponse, Restored]:
-    """Prepares Restore."""
+    """Prepares a Restore call."""
     request = api.RestoreRequest(
         cluster=cluster,
         regions=_names(regions),
@@ -115,7 +115,7 @@ def retire_generation(
     reason: str,
     request_id: str | None,
 ) -> Call[api.RetireGenerationResponse, Retired]:
-    """Prepares RetireGeneration."""
+    """Prepares a RetireGeneration call."""
     request = api.RetireGenerationRequest(
         cluster=cluster,
         region=region,
@@ -131,7 +131,7 @@ def retire_generation(
 def test_key(
     key_spec: KeySpec, cluster: str, region: str, organization: str
 ) -> Call[api.TestKeyResponse, KeyTest]:
-    """Prepares TestKey."""
+    """Prepares a TestKey call."""
     request = api.TestKeyRequest(
         key_spec=key_spec.to_message(), cluster=cluster, region=region, organization=organization
     )
@@ -141,7 +141,7 @@ def test_key(
 def get_access_policy(
     key_spec: KeySpec, cluster: str, region: str, organization: str
 ) -> Call[api.GetAccessPolicyResponse, AccessPolicy]:
-    """Prepares GetAccessPolicy."""
+    """Prepares a GetAccessPolicy call."""
     request = api.GetAccessPolicyRequest(
         key_spec=key_spec.to_message(), cluster=cluster, region=region, organization=organization
     )
@@ -149,7 +149,7 @@ def get_access_policy(
 
 
 def get_status(cluster: str) -> Call[api.GetStatusResponse, ClusterStatus]:
-    """Prepares GetStatus."""
+    """Prepares a GetStatus call."""
     request = api.GetStatusRequest(cluster=cluster)
     return Call("GetStatus", request, _status, Plane.CONTROL)
 
@@ -159,10 +159,10 @@ def _status(response: api.GetStatusResponse) -> ClusterStatus:
 
 
 def _names(names: Iterable[str]) -> list[str]:
-    """Returns a list of names.
+    """Returns the names as a list.
 
     Raises:
-        TypeError: It is one string, whose letters would each be taken for a name.
+        TypeError: `names` is one string, of which every letter would count as a name.
     """
     if isinstance(names, str):
         raise TypeError("regions must be a list of names, not one string")
@@ -170,14 +170,14 @@ def _names(names: Iterable[str]) -> list[str]:
 
 
 def _request_id(given: str | None) -> str:
-    """Returns the id of a change: the caller's, or a fresh one.
+    """Returns the caller's request_id, or a new one if the caller gave None.
 
-    There is always one. gRPC's retries are set per method, not per request, and a change may be
-    repeated only if the server can see that it is the same one.
+    Every change has one: gRPC repeats calls by method, and a repeated change is safe only if the
+    server recognises it by its id.
 
     Raises:
-        ValueError: The caller gave an empty one.
+        ValueError: The caller's request_id is empty.
     """
     if given == "":
-        raise ValueError("request_id must not be empty: leave it out to have one made")
+        raise ValueError("request_id must not be empty; leave it out and the client makes one")
     return given or str(uuid.uuid4())

@@ -1,4 +1,4 @@
-"""ListClusters: what it narrows by, and one page after another."""
+"""ListClusters: its filter, and its calls for one page after another."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from keyfold.v1 import key_management_service_pb2 as api
 
 @dataclass(frozen=True, slots=True)
 class ClusterFilter:
-    """What `list_clusters` narrows by; each field that is set must hold.
+    """The filter of `list_clusters`. A cluster must match every field that is set.
 
     Attributes:
-        organization: Only clusters of this organization.
-        state: Only clusters with a region in this state.
-        health: Only clusters with a region of this health, as last recorded.
-        key_uri: Only clusters with a region whose root key has this uri.
+        organization: The organization that the cluster belongs to.
+        state: The state of at least one of the cluster's regions.
+        health: The health of at least one of the cluster's regions, as the server last recorded
+            it.
+        key_uri: The uri of the root key of at least one of the cluster's regions.
     """
 
     organization: str = ""
@@ -30,14 +31,14 @@ class ClusterFilter:
 
 
 EVERYTHING: Final = ClusterFilter()
-"""Narrows nothing."""
+"""The filter that every cluster matches."""
 
 Page: TypeAlias = Call[api.ListClustersResponse, tuple[ClusterStatus, ...]]
-"""One page of ListClusters."""
+"""The call for one page."""
 
 
 def first_page(narrow: ClusterFilter, page_size: int) -> Page:
-    """Prepares ListClusters for its first page."""
+    """Prepares the call for the first page."""
     request = api.ListClustersRequest(
         organization=narrow.organization,
         state=narrow.state.to_message(),
@@ -49,7 +50,7 @@ def first_page(narrow: ClusterFilter, page_size: int) -> Page:
 
 
 def next_page(page: Page, response: api.ListClustersResponse) -> Page | None:
-    """Prepares the page after one that was answered, or None after the last."""
+    """Prepares the call for the page after `page`, or returns None after the last page."""
     if not response.next_page_token:
         return None
     request = api.ListClustersRequest.FromString(page.request.SerializeToString())
@@ -58,10 +59,10 @@ def next_page(page: Page, response: api.ListClustersResponse) -> Page | None:
 
 
 def check_authentic(names: Iterable[str]) -> None:
-    """Refuses where a list named clusters whose stored rows somebody else wrote.
+    """Raises an error if the server named clusters whose stored rows are not authentic.
 
     Raises:
-        RowNotAuthenticError: There is such a cluster.
+        RowNotAuthenticError: `names` has at least one cluster.
     """
     spoilt = ", ".join(names)
     if spoilt:
@@ -73,5 +74,5 @@ def check_authentic(names: Iterable[str]) -> None:
 
 
 def clusters_of(response: api.ListClustersResponse) -> tuple[ClusterStatus, ...]:
-    """Reads the clusters of a page, or of several put together."""
+    """Reads the clusters of one page, or of several pages merged into one message."""
     return tuple(map(ClusterStatus.from_message, response.clusters))

@@ -114,7 +114,7 @@ class Lifecycle(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Revoked:
-        """Stops all use of regions at once; without `regions`, of all regions of the cluster."""
+        """Stops all use of keys at once in the named regions; without `regions`, in the cluster."""
         return self._ask(calls.revoke(cluster, regions, reason, request_id), timeout)
 
     def restore(

@@ -1,4 +1,4 @@
-"""What a call can raise: branches, a leaf for each reason, and how gRPC's status becomes one."""
+"""The exceptions that calls raise: a branch for each kind of failure, a leaf for each reason."""
 
 from keyfold.errors.branches import (
     AlreadyExistsError,

@@ -1,31 +1,31 @@
-"""What a call can raise: the base, and a branch for each kind of failure.
+"""The exceptions that a call raises: their base, and a branch for each kind of failure.
 
-The leaves, one for each *reason* that the server sends, are in `reasons`. A branch is what most
-callers catch: `except RefusedError` needs no list of reasons. A reason newer than this client is
-raised as its branch, with the word itself in `reason`.
+The module `reasons` has the leaves, one for each *reason* that the server sends. Most callers
+catch a branch: `except RefusedError` needs no list of reasons. For a reason newer than itself the
+client raises the branch, with the reason in its attribute `reason`.
 
     KeyfoldError
     ├── InvalidInputError           the request cannot be right; nothing was tried
-    ├── NotFoundError               what was named does not exist, or may not be seen
-    ├── AlreadyExistsError          it exists, and differs from what was asked
-    ├── StateError                  the lifecycle forbids it, such as RevokedError
-    ├── ConflictError               another change came first; ask again
+    ├── NotFoundError               it does not exist, or the caller may not see it
+    ├── AlreadyExistsError          it exists, and differs from the request
+    ├── StateError                  the state forbids the call, as with RevokedError
+    ├── ConflictError               another change came first; try again
     ├── KmsError                    about the customer's KMS
-    │   ├── RefusedError            it answered no
-    │   ├── CouldNotTellError       it gave no answer that counts
-    │   └── KekMismatchError        a stored KEK does not open
-    ├── LimitError                  too much at once, or too large
+    │   ├── RefusedError            the KMS answered no
+    │   ├── CouldNotTellError       the KMS gave no answer that counts
+    │   └── KekMismatchError        a stored KEK does not unwrap
+    ├── LimitError                  too many calls, or a message too large
     ├── RowNotAuthenticError        somebody else wrote into the server's store
-    ├── UnavailableError            Keyfold itself cannot answer now, or was not reached
-    ├── DeadlineError               no answer within the deadline
+    ├── UnavailableError            Keyfold cannot answer now, or cannot be reached
+    ├── DeadlineError               no response within the deadline
     ├── ForbiddenError              the caller may not do this
     ├── UnauthenticatedError        the server does not know the caller
     ├── UnimplementedError          the server does not have this method
-    ├── CancelledError              the call was cancelled
+    ├── CancelledError              the caller cancelled the call, or a stopping server did
     └── InternalError               a fault in the server; the message names the incident
 
-"Refused" and "could not tell" are never mixed: the first is the customer's decision, the second
-an outage that passes.
+Keyfold never mixes "refused" and "could not tell": the first is the customer's decision, the
+second an outage that passes.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class FieldViolation:
     """One field of the request that is wrong.
 
     Attributes:
-        field: Its path, such as `region_specs[1].key_spec.uri`.
-        description: What is wrong with it, in one line.
+        field: The field's path, such as `region_specs[1].key_spec.uri`.
+        description: The fault, in one line.
     """
 
     field: str
@@ -51,15 +51,15 @@ class KeyfoldError(Exception):
     """Base of the tree.
 
     Attributes:
-        reason: The stable word. Where the answer did not come from Keyfold itself but from gRPC,
-            such as an unreachable address, it is the name of the gRPC code.
+        reason: A stable word. If gRPC itself raised the error, as for an unreachable address, it
+            is the name of the gRPC code.
         message: One line for people.
         code: The name of the gRPC code, such as `FAILED_PRECONDITION`.
-        metadata: What else the server said, such as `provider_request_id`.
+        metadata: Further facts from the server, such as `provider_request_id`.
         field_violations: The fields that are wrong, for input errors.
-        retry_after: Seconds after which asking again makes sense, or None.
-        request_id: The id that a change was sent with, or None. Where it is not known whether
-            the change was made, sending it again with the same id is safe.
+        retry_after: Seconds to wait before trying again, or None.
+        request_id: The request_id of a change, or None for other calls. If it is unknown whether
+            the change was made, sending it again with this id is safe.
     """
 
     reason: str = ""
@@ -74,7 +74,7 @@ class KeyfoldError(Exception):
         field_violations: tuple[FieldViolation, ...] = (),
         retry_after: float | None = None,
     ) -> None:
-        """Makes an error; see the class for the meaning of each argument."""
+        """Makes an error from the values that the class describes."""
         super().__init__(message)
         self.message = message
         self.reason = reason or self.reason or code
@@ -86,17 +86,17 @@ class KeyfoldError(Exception):
 
     @property
     def cluster(self) -> str | None:
-        """The cluster concerned, where there is one."""
+        """The cluster that the error concerns, or None."""
         return self.metadata.get("cluster")
 
     @property
     def region(self) -> str | None:
-        """The region concerned, where there is one."""
+        """The region that the error concerns, or None."""
         return self.metadata.get("region")
 
     @property
     def source(self) -> str:
-        """Whose answer it is: `keyfold`, or `kms` for the customer's KMS."""
+        """The origin of the error: `keyfold`, or `kms` for the customer's KMS."""
         return self.metadata.get("source") or ("kms" if isinstance(self, KmsError) else "keyfold")
 
 
@@ -109,7 +109,7 @@ class NotFoundError(KeyfoldError):
 
 
 class AlreadyExistsError(KeyfoldError):
-    """It exists, and is not what the request describes."""
+    """The cluster or region exists, and differs from what the request describes."""
 
 
 class StateError(KeyfoldError):
@@ -121,7 +121,7 @@ class ConflictError(KeyfoldError):
 
 
 class KmsError(KeyfoldError):
-    """What the customer's KMS said, or that it said nothing."""
+    """A failure in the customer's KMS, or on the way to it."""
 
 
 class RefusedError(KmsError):
@@ -133,11 +133,11 @@ class CouldNotTellError(KmsError):
 
 
 class LimitError(KeyfoldError):
-    """Too much at once, or a message over the size limit."""
+    """Too many calls, or a message over the size limit."""
 
 
 class UnavailableError(KeyfoldError):
-    """Keyfold itself cannot answer now, or could not be reached."""
+    """Keyfold cannot answer now, or the client could not reach it."""
 
 
 class ForbiddenError(KeyfoldError):
@@ -153,7 +153,7 @@ class UnimplementedError(KeyfoldError):
 
 
 class CancelledError(KeyfoldError):
-    """The call was cancelled before an answer came."""
+    """The caller, or a server that was stopping, cancelled the call before it had a response."""
 
 
 class InternalError(KeyfoldError):
@@ -161,6 +161,6 @@ class InternalError(KeyfoldError):
 
 
 class DeadlineError(KeyfoldError):
-    """The deadline passed before the answer was there. A change may have been made or not."""
+    """The deadline passed before the response arrived. A change may or may not have been made."""
 
     reason = "DEADLINE_EXCEEDED"

@@ -1,4 +1,4 @@
-"""From what gRPC says to an error of the tree: the one place where codes are looked at."""
+"""The conversion of a gRPC status to an error. No other module looks at gRPC codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from keyfold.errors.branches import (
 from keyfold.errors.reasons import BY_REASON
 
 _DOMAIN: Final = "keyfold"
-"""`ErrorInfo.domain` of our own reasons; another domain's words mean something else."""
+"""`ErrorInfo.domain` of Keyfold's reasons. A word of another domain means something else."""
 
 _DETAILS: Final = "grpc-status-details-bin"
 """The trailing metadata in which gRPC carries a `google.rpc.Status`."""
@@ -54,7 +54,7 @@ _BY_CODE: Final[dict[str, type[KeyfoldError]]] = {
     "UNAVAILABLE": UnavailableError,
     "UNIMPLEMENTED": UnimplementedError,
 }
-"""The branch of each gRPC code, for reasons that this client does not know."""
+"""The branch for each gRPC code, if the client does not know the reason."""
 
 _BY_CODE_OF_KMS: Final[dict[str, type[KeyfoldError]]] = {
     "DATA_LOSS": KmsError,
@@ -62,13 +62,13 @@ _BY_CODE_OF_KMS: Final[dict[str, type[KeyfoldError]]] = {
     "RESOURCE_EXHAUSTED": CouldNotTellError,
     "UNAVAILABLE": CouldNotTellError,
 }
-"""The same where the server says that the customer's KMS is the source."""
+"""The same, if the server names the customer's KMS as the source."""
 
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 def error_of(status: Status) -> KeyfoldError:
-    """Returns the error that a status stands for; a detail that cannot be read is left out."""
+    """Returns the error of a status, without the details that cannot be read."""
     reason, metadata = "", dict[str, str]()
     violations: list[FieldViolation] = []
     retry_after: float | None = None
@@ -97,11 +97,11 @@ def error_of(status: Status) -> KeyfoldError:
 
 
 def error_of_call(failed: grpc.RpcError, request_id: str | None = None) -> KeyfoldError:
-    """Returns the error that a failed call stands for, of a sync channel or an async one.
+    """Returns the error of a failed call.
 
     Args:
-        failed: What the channel raised.
-        request_id: The id that a change was sent with.
+        failed: The exception that the channel raised, either a synchronous or an asyncio one.
+        request_id: The request_id of a change.
     """
     error = error_of(_status_of(failed))
     error.request_id = request_id
@@ -116,7 +116,7 @@ def _status_of(failed: grpc.RpcError) -> Status:
                 status = Status.FromString(value)
             except DecodeError:
                 break
-            # Something between us and the server may have replaced the status, not the trailer.
+            # A proxy may have replaced the status and left the trailer.
             if status.code == code.value[0]:
                 return status
     return Status(code=code.value[0], message=text)
@@ -125,7 +125,7 @@ def _status_of(failed: grpc.RpcError) -> Status:
 def _parts(
     failed: grpc.RpcError,
 ) -> tuple[grpc.StatusCode, str, Iterable[tuple[str, str | bytes]]]:
-    # What is raised by a channel is a Call as well; the base class alone says nothing.
+    # A channel raises an RpcError that is also a Call; the base class alone has no status.
     if not isinstance(failed, (grpc.Call, grpc.aio.AioRpcError)):
         return grpc.StatusCode.UNKNOWN, str(failed), ()
     trailers = failed.trailing_metadata() or ()

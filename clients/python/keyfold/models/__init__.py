@@ -1,1 +1,1 @@
-"""What callers say and what they get back, as plain values: specs, status, results."""
+"""The values that the client's methods take and return."""

@@ -1,4 +1,4 @@
-"""What a customer puts in place so that Keyfold may use a root key."""
+"""The access that a customer grants so that Keyfold may use a root key."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from keyfold.v1 import key_management_service_pb2 as api
 
 @dataclass(frozen=True, slots=True)
 class AccessStatement:
-    """One thing that the customer, or the vendor, puts in place.
+    """One policy or command that the customer, or the vendor, puts in place.
 
     Attributes:
-        title: What it is, for people.
-        attach_to: Where it is attached, such as the key's uri or a role's name.
-        language: How the text is written: `json`, `hcl` or `shell`.
-        text: Ready to be used.
-        permissions: What it permits, as the provider writes it.
-        by_vendor: It is the vendor's to put in place, not the customer's.
+        title: A headline for people.
+        attach_to: The object to attach it to, such as the key's uri or a role's name.
+        language: The language of the text: `json`, `hcl` or `shell`.
+        text: The statement itself, ready to use.
+        permissions: The permissions that it grants, by the provider's own names.
+        by_vendor: Whether the vendor puts it in place, and not the customer.
     """
 
     title: str
@@ -30,7 +30,7 @@ class AccessStatement:
 
     @classmethod
     def from_message(cls, message: api.AccessStatement) -> AccessStatement:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             message.title,
             message.attach_to,
@@ -43,15 +43,16 @@ class AccessStatement:
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """Answer of `get_access_policy`.
+    """The result of `get_access_policy`.
 
     Attributes:
-        principal: As whom Keyfold calls the key, as the provider writes it.
-        external_id: What the customer's trust policy demands of Keyfold; empty where the
-            provider has no such thing.
-        bound_context: What is bound to each use, by the names that a policy may demand.
-        statements: What to put in place, in this order. Every line of it is needed.
-        notices: What an operator should know besides, one line each.
+        principal: The identity that Keyfold calls the KMS as, in the provider's own form.
+        external_id: The id that the customer's trust policy requires Keyfold to present; empty
+            if the provider has no external ids.
+        bound_context: The names and values that Keyfold binds to each use of the key, and that a
+            policy may require.
+        statements: The statements to put in place, in this order. Keyfold needs all of them.
+        notices: Further facts that an operator should know, one line each.
     """
 
     principal: str
@@ -62,7 +63,7 @@ class AccessPolicy:
 
     @classmethod
     def from_message(cls, message: api.GetAccessPolicyResponse) -> AccessPolicy:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             message.principal,
             message.external_id,

@@ -1,4 +1,4 @@
-"""What a trial of a root key told."""
+"""The result of trying a root key."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class KeyTestStep:
     """One step of `test_key`.
 
     Attributes:
-        step: `AUTHENTICATE`, `DESCRIBE`, `WRAP`, `UNWRAP`, or `CONTEXT`: what was wrapped for
-            one cluster does not open for another.
+        step: `AUTHENTICATE`, `DESCRIBE`, `WRAP`, `UNWRAP` or `CONTEXT`. The last one checks that
+            a key wrapped for one cluster cannot be unwrapped for another.
         outcome: `PASSED`, `FAILED` or `SKIPPED`.
-        reason: A stable word, empty where the step passed.
+        reason: A stable word such as `ACCESS_DENIED`; empty if the step passed.
         message: One line for people.
-        missing_permission: The permission that is missing, where the provider names it.
-        latency: How long it took.
-        request_id: The provider's own id of the call, where it gave one.
+        missing_permission: The permission that Keyfold lacks, if the provider names it.
+        latency: The time that the step took.
+        request_id: The provider's own id of the call, if it gave one.
     """
 
     step: str
@@ -34,7 +34,7 @@ class KeyTestStep:
 
     @classmethod
     def from_message(cls, message: api.TestKeyStep) -> KeyTestStep:
-        """Reads the contract's form; what is newer than this client shows as its number."""
+        """Reads the protobuf message; an enum value newer than this client shows as its number."""
         return cls(
             enum_name(api.TestStep.DESCRIPTOR, message.step, "TEST_STEP_"),
             enum_name(api.TestOutcome.DESCRIPTOR, message.outcome, "TEST_OUTCOME_"),
@@ -48,16 +48,15 @@ class KeyTestStep:
 
 @dataclass(frozen=True, slots=True)
 class KeyTest:
-    """Answer of `test_key`.
+    """The result of `test_key`.
 
     Attributes:
-        accessible: The key can be used: it wraps and unwraps.
+        accessible: Whether Keyfold can use the key: it wraps and unwraps.
         steps: All steps, in their order.
-        key_version: The version that wrapped, as the provider writes it.
-        summary: What the steps come to, in one sentence for people.
-        key_region: The provider's own name of the region in which the key is, where its uri
-            tells; empty otherwise.
-        notices: What an operator should know and no step says, one line each.
+        key_version: The key version that wrapped, in the provider's own form.
+        summary: The outcome of all steps, in one sentence for people.
+        key_region: The provider's own name of the key's region; empty if the uri does not tell.
+        notices: Facts that an operator should know and that no step reports, one line each.
     """
 
     accessible: bool
@@ -69,7 +68,7 @@ class KeyTest:
 
     @classmethod
     def from_message(cls, message: api.TestKeyResponse) -> KeyTest:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         steps = tuple(map(KeyTestStep.from_message, message.steps))
         return cls(
             message.accessible,

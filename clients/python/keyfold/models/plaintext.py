@@ -1,7 +1,7 @@
-"""Key material that does not show itself.
+"""Plaintext keys that Python does not print.
 
-The guard is against accident, not against the program itself: whoever wants the bytes asks for
-them. Python cannot promise to wipe them, so drop the last reference soon.
+This guards against accidents, not against the program itself, which can always ask for the bytes.
+Python cannot promise to wipe memory, so drop the last reference soon.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NoReturn, Self, SupportsIndex, overload
 
 
 class Plaintext(bytes):
-    """A plaintext key: bytes in use, redacted wherever Python writes values out.
+    """A plaintext key: bytes that Python does not print.
 
-    It can be given to anything that takes bytes. `repr`, `str` and formatting show the length
-    alone, and so do the slices of it; comparing takes the same time wherever the difference
-    is; pickling is refused, since a pickle is a file or a message that nobody guards.
+    It works wherever bytes do. `repr`, `str` and formatting show only the length, also of a slice.
+    Comparing takes the same time wherever the difference is. Pickling raises TypeError, because
+    nobody guards the file or message that a pickle becomes.
 
     Example:
         >>> key = Plaintext(b"0123456789abcdef")
@@ -43,7 +43,7 @@ class Plaintext(bytes):
             return NotImplemented
         return hmac.compare_digest(self, other)
 
-    # Equal to bytes, so it must hash as they do; Python keys that hash anew for each process.
+    # It equals bytes, so it must hash as they do. Python salts that hash anew in each process.
     __hash__ = bytes.__hash__
 
     @overload
@@ -61,15 +61,15 @@ class Plaintext(bytes):
         return self
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        """Refuses.
+        """Refuses to pickle the key.
 
         Raises:
             TypeError: Always.
         """
-        raise TypeError("a plaintext key is not pickled: wrap it, and store the wrapped key")
+        raise TypeError("a plaintext key cannot be pickled: wrap it, and store the wrapped key")
 
-    # Last, since from here on `bytes` in this class is this.
+    # Last in the class, because from here on the name `bytes` means this property.
     @property
     def bytes(self) -> builtins.bytes:
-        """The same as plain bytes, which show themselves."""
+        """The key as plain bytes, which Python prints."""
         return builtins.bytes(self)

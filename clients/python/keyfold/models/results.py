@@ -1,7 +1,7 @@
-"""What calls return.
+"""The results of calls.
 
-Each class reads its answer from the contract's message, so that no message leaves the client and
-no plaintext is in anything that prints itself.
+Each class reads its result from the response message. It holds a key as `Plaintext`, which Python
+does not print; a protobuf message would print the key.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from keyfold.v1 import key_management_service_pb2 as api
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """Answer of `wrap`.
+    """The result of `wrap`.
 
     Attributes:
-        wrapped_key: What to keep beside the data; 90 bytes longer than the plaintext.
+        wrapped_key: The wrapped key, to store beside the data; 90 bytes longer than the plaintext.
         generation: The generation that wrapped it.
     """
 
@@ -30,16 +30,16 @@ class Wrapped:
 
     @classmethod
     def from_message(cls, message: api.WrapResponse) -> Wrapped:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(message.wrapped_key, message.generation)
 
 
 @dataclass(frozen=True, slots=True)
 class Unwrapped:
-    """Answer of `unwrap`.
+    """The result of `unwrap`.
 
     Attributes:
-        plaintext: The key.
+        plaintext: The unwrapped key.
         region: The region that wrapped it.
         generation: The generation that wrapped it.
     """
@@ -50,17 +50,17 @@ class Unwrapped:
 
     @classmethod
     def from_message(cls, message: api.UnwrapResponse) -> Unwrapped:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(Plaintext(message.plaintext), message.region, message.generation)
 
 
 @dataclass(frozen=True, slots=True)
 class DataKey:
-    """Answer of `generate_data_key`.
+    """The result of `generate_data_key`.
 
     Attributes:
         plaintext: The key, to encrypt with and then to forget; empty with `wrapped_only`.
-        wrapped_key: Its wrapped form, to keep beside the data.
+        wrapped_key: The wrapped key, to store beside the data.
         generation: The generation that wrapped it.
     """
 
@@ -70,18 +70,19 @@ class DataKey:
 
     @classmethod
     def from_message(cls, message: api.GenerateDataKeyResponse) -> DataKey:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(Plaintext(message.plaintext), message.wrapped_key, message.generation)
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrapped:
-    """Answer of `rewrap`.
+    """The result of `rewrap`.
 
     Attributes:
-        wrapped_key: The wrapped key to keep from now on.
+        wrapped_key: The wrapped key to store from now on.
         generation: The generation that wraps it now.
-        already_current: It was current already, and is what was sent.
+        already_current: Whether the newest generation had wrapped it already. Then `wrapped_key`
+            is the one that the caller sent.
     """
 
     wrapped_key: bytes
@@ -90,18 +91,18 @@ class Rewrapped:
 
     @classmethod
     def from_message(cls, message: api.RewrapResponse) -> Rewrapped:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(message.wrapped_key, message.generation, message.already_current)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What the answer of every change of a cluster begins with.
+    """The part that the results of all changes of a cluster share.
 
     Attributes:
         status: The cluster as it is now; with `validate_only`, as it would be.
-        replayed: The request_id was seen before, and nothing was done again.
-        superseded: Something later has changed what the first request did.
+        replayed: Whether the server knew the request_id already, and did nothing again.
+        superseded: Whether a later change has overtaken what the first request did.
     """
 
     status: ClusterStatus
@@ -111,39 +112,39 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Enabled(Change):
-    """Answer of `enable`."""
+    """The result of `enable`."""
 
     @classmethod
     def from_message(cls, message: api.EnableResponse) -> Enabled:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         status = ClusterStatus.from_message(message.status)
         return cls(status, message.replayed, message.superseded)
 
 
 @dataclass(frozen=True, slots=True)
 class RegionsAdded(Change):
-    """Answer of `add_regions`."""
+    """The result of `add_regions`."""
 
     @classmethod
     def from_message(cls, message: api.AddRegionsResponse) -> RegionsAdded:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         status = ClusterStatus.from_message(message.status)
         return cls(status, message.replayed, message.superseded)
 
 
 @dataclass(frozen=True, slots=True)
 class Rotated(Change):
-    """Answer of `rotate`.
+    """The result of `rotate`.
 
     Attributes:
-        pending: Replicas that have not applied the rotation yet.
+        pending: The replicas that have not applied the rotation yet.
     """
 
     pending: tuple[PendingReplica, ...]
 
     @classmethod
     def from_message(cls, message: api.RotateResponse) -> Rotated:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             ClusterStatus.from_message(message.status),
             message.replayed,
@@ -154,14 +155,14 @@ class Rotated(Change):
 
 @dataclass(frozen=True, slots=True)
 class _Acknowledged(Change):
-    """Answer of what every replica has to apply before use has stopped."""
+    """The result of a change that stops use, once every replica has applied it."""
 
     confirmed: tuple[str, ...]
     pending: tuple[PendingReplica, ...]
 
     @classmethod
     def from_message(cls, message: api.RevokeResponse | api.RetireGenerationResponse) -> Self:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             ClusterStatus.from_message(message.status),
             message.replayed,
@@ -172,22 +173,22 @@ class _Acknowledged(Change):
 
 
 class Revoked(_Acknowledged):
-    """Answer of `revoke`.
+    """The result of `revoke`.
 
     Attributes:
-        confirmed: Replicas that have dropped the keys from memory.
-        pending: Replicas that have not said so yet, and when each will have stopped by itself.
+        confirmed: The replicas that have dropped the keys from memory.
+        pending: The replicas that have not confirmed this yet, and when each stops by itself.
     """
 
     __slots__ = ()
 
 
 class Retired(_Acknowledged):
-    """Answer of `retire_generation`.
+    """The result of `retire_generation`.
 
     Attributes:
-        confirmed: Replicas that have applied it.
-        pending: Replicas that have not said so yet, and when each will have stopped by itself.
+        confirmed: The replicas that have applied it.
+        pending: The replicas that have not confirmed this yet, and when each stops by itself.
     """
 
     __slots__ = ()
@@ -195,11 +196,11 @@ class Retired(_Acknowledged):
 
 @dataclass(frozen=True, slots=True)
 class NotRestored:
-    """A region that stays revoked, since its key could not be proven.
+    """A region that `restore` did not put into service; one that was revoked stays so.
 
     Attributes:
-        region: The region.
-        error: Why.
+        region: The region's name.
+        error: The failure to prove the region's key.
     """
 
     region: str
@@ -208,11 +209,11 @@ class NotRestored:
 
 @dataclass(frozen=True, slots=True)
 class Restored(Change):
-    """Answer of `restore`.
+    """The result of `restore`.
 
     Attributes:
-        restored: Regions that are in service, by name.
-        not_restored: Regions that stay revoked.
+        restored: The names of the regions that are in service.
+        not_restored: The regions whose keys the server could not prove.
     """
 
     restored: tuple[str, ...]
@@ -220,7 +221,7 @@ class Restored(Change):
 
     @classmethod
     def from_message(cls, message: api.RestoreResponse) -> Restored:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             ClusterStatus.from_message(message.status),
             message.replayed,

@@ -1,4 +1,4 @@
-"""What a caller says: key specs, regions, and the items of a batch."""
+"""The values that a caller passes: key specs, region specs, and the items of a batch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from keyfold.v1 import key_management_service_pb2 as api
 from keyfold.v1 import resources_pb2 as resources
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-"""What is taken where bytes are wanted."""
+"""The types that a method takes as bytes."""
 
 Context: TypeAlias = Mapping[str, str]
-"""Names and values bound to a wrapped key, such as `{"table": "users"}`. They are not secret."""
+"""Names and values that wrapping binds to a key, such as `{"table": "users"}`; not secret."""
 
 
 def as_bytes(value: Buffer, name: str) -> bytes:
     """Returns the bytes of a buffer.
 
     Raises:
-        TypeError: It is something else; `bytes()` alone would make zeros out of a number.
+        TypeError: The value is not a buffer. `bytes()` would turn a number into zeros.
     """
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
@@ -30,14 +30,14 @@ def as_bytes(value: Buffer, name: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """A root key in a customer's key management service, and as whom Keyfold calls it.
+    """A root key in a customer's KMS, and the identity that Keyfold calls the KMS as.
 
     Attributes:
         type: The provider type, such as `AWS_KMS`, `LOCAL`, or `PLATFORM` for the vendor's own
             key, which takes no other field.
-        uri: What the provider itself calls the key.
-        auth_principal: As whom Keyfold calls the provider; empty is the server's own identity.
-        options: What the provider's page lists.
+        uri: The provider's own name of the key.
+        auth_principal: The identity that Keyfold calls the KMS as; empty means the server's own.
+        options: The options of the provider, which its documentation lists.
     """
 
     type: str
@@ -46,28 +46,28 @@ class KeySpec:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def to_message(self) -> resources.KeySpec:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         return resources.KeySpec(
             type=self.type, uri=self.uri, auth_principal=self.auth_principal, options=self.options
         )
 
     @classmethod
     def from_message(cls, message: resources.KeySpec) -> KeySpec:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(message.type, message.uri, message.auth_principal, dict(message.options))
 
 
 @dataclass(frozen=True, slots=True)
 class RegionPolicy:
-    """How long a region's keys may be used without asking the KMS, and how they rotate.
+    """A region's limits on using keys without asking the KMS, and its rotation.
 
     Attributes:
-        cache_ttl: How long one successful unwrap lasts, 0 to 15 minutes; None takes the
-            server's. At 0 every call reaches the KMS, and its audit log shows each one.
-        outage_grace: How much longer keys serve while the KMS cannot be asked, 0 to 24 hours;
-            None takes the server's.
-        auto_rotate: Re-wraps the region's keys when the provider reports a newer version of the
-            root key, within ten minutes or so.
+        cache_ttl: The time that one successful unwrap by the KMS lasts, 0 to 15 minutes; None
+            means the server's default. At 0 every call reaches the KMS, whose audit log shows it.
+        outage_grace: The time beyond it that keys stay in use while the KMS gives no answer, 0 to
+            24 hours; None means the server's default.
+        auto_rotate: Whether the server re-wraps the region's keys when the provider reports a
+            newer version of the root key, within about ten minutes.
     """
 
     cache_ttl: timedelta | None = None
@@ -75,7 +75,7 @@ class RegionPolicy:
     auto_rotate: bool = False
 
     def to_message(self) -> resources.RegionPolicy:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         message = resources.RegionPolicy(auto_rotate=self.auto_rotate)
         if self.cache_ttl is not None:
             message.cache_ttl.FromTimedelta(self.cache_ttl)
@@ -85,7 +85,7 @@ class RegionPolicy:
 
     @classmethod
     def from_message(cls, message: resources.RegionPolicy) -> RegionPolicy:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             message.cache_ttl.ToTimedelta() if message.HasField("cache_ttl") else None,
             message.outage_grace.ToTimedelta() if message.HasField("outage_grace") else None,
@@ -99,11 +99,11 @@ class RegionSpec:
 
     Attributes:
         region: The region's name.
-        key_spec: The root key; None in `rotate` means the key that the region has, under its
-            newest version.
-        policy: In `rotate`, a policy replaces the region's; None leaves it.
-        replica_of: In place of a key spec, in `enable` and `add_regions`: the region whose
-            multi-Region key has a replica here, which is then the root key.
+        key_spec: The root key. In `rotate`, None means the newest version of the key that the
+            region has.
+        policy: The region's policy. In `rotate`, None keeps the present one.
+        replica_of: Another region, whose AWS multi-Region key has a replica in this region. That
+            replica is then the root key, in place of `key_spec`.
     """
 
     region: str
@@ -112,7 +112,7 @@ class RegionSpec:
     replica_of: str = ""
 
     def to_message(self) -> resources.RegionSpec:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         return resources.RegionSpec(
             region=self.region,
             key_spec=None if self.key_spec is None else self.key_spec.to_message(),
@@ -122,7 +122,7 @@ class RegionSpec:
 
     @classmethod
     def from_message(cls, message: resources.RegionSpec) -> RegionSpec:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             message.region,
             KeySpec.from_message(message.key_spec) if message.HasField("key_spec") else None,
@@ -133,12 +133,12 @@ class RegionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where `rewrap` moves a wrapped key.
+    """The place that `rewrap` moves a wrapped key to.
 
     Attributes:
-        cluster: Another cluster; empty keeps it.
-        region: Another region; empty keeps it.
-        context: The new context, taken as it stands: empty means an empty one.
+        cluster: The new cluster; empty keeps the present one.
+        region: The new region; empty keeps the present one.
+        context: The new context. An empty one replaces the present context, too.
     """
 
     cluster: str = ""
@@ -146,7 +146,7 @@ class Destination:
     context: Context = field(default_factory=dict)
 
     def to_message(self) -> api.Destination:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         return api.Destination(cluster=self.cluster, region=self.region, context=self.context)
 
 
@@ -156,8 +156,8 @@ class WrapItem:
 
     Attributes:
         plaintext: The key, 1 to 4,096 bytes.
-        region: The item's own region; empty takes the batch's.
-        context: The item's own context; empty takes the batch's.
+        region: The item's own region; empty means the batch's.
+        context: The item's own context; empty means the batch's.
     """
 
     plaintext: Buffer = field(repr=False)
@@ -165,7 +165,7 @@ class WrapItem:
     context: Context = field(default_factory=dict)
 
     def to_message(self) -> api.BatchWrapItem:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         plaintext = as_bytes(self.plaintext, "plaintext")
         return api.BatchWrapItem(region=self.region, plaintext=plaintext, context=self.context)
 
@@ -175,15 +175,15 @@ class UnwrapItem:
     """One wrapped key of `batch_unwrap`.
 
     Attributes:
-        wrapped_key: What wrap returned.
-        context: The item's own context; empty takes the batch's.
+        wrapped_key: The wrapped key, as `wrap` returned it.
+        context: The item's own context; empty means the batch's.
     """
 
     wrapped_key: Buffer
     context: Context = field(default_factory=dict)
 
     def to_message(self) -> api.BatchUnwrapItem:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         wrapped_key = as_bytes(self.wrapped_key, "wrapped_key")
         return api.BatchUnwrapItem(wrapped_key=wrapped_key, context=self.context)
 
@@ -193,9 +193,9 @@ class RewrapItem:
     """One wrapped key of `batch_rewrap`.
 
     Attributes:
-        wrapped_key: What wrap returned.
-        context: The item's own context; empty takes the batch's.
-        destination: The item's own destination; None takes the batch's.
+        wrapped_key: The wrapped key, as `wrap` returned it.
+        context: The item's own context; empty means the batch's.
+        destination: The item's own destination; None means the batch's.
     """
 
     wrapped_key: Buffer
@@ -203,7 +203,7 @@ class RewrapItem:
     destination: Destination | None = None
 
     def to_message(self) -> api.BatchRewrapItem:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         return api.BatchRewrapItem(
             wrapped_key=as_bytes(self.wrapped_key, "wrapped_key"),
             context=self.context,
@@ -212,5 +212,5 @@ class RewrapItem:
 
 
 def region_specs(specs: Iterable[RegionSpec]) -> list[resources.RegionSpec]:
-    """Returns the contract's form of several."""
+    """Returns the protobuf messages of several specs."""
     return [spec.to_message() for spec in specs]

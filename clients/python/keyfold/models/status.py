@@ -1,4 +1,4 @@
-"""What is known of a cluster and its keys."""
+"""The status of a cluster and its keys."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ def enum_name(enum: EnumDescriptor, number: int, prefix: str) -> str:
 
 
 class State(StrEnum):
-    """What the operator wants of a region's key. `UNSPECIFIED`: newer than this client."""
+    """The state that the operator set for a region's key.
+
+    `UNSPECIFIED` stands for a state newer than this client.
+    """
 
     UNSPECIFIED = "UNSPECIFIED"
     ENABLED = "ENABLED"
     REVOKED = "REVOKED"
 
     def to_message(self) -> resources.State.ValueType:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         return resources.State.Value(f"STATE_{self.value}")
 
     @classmethod
     def from_message(cls, number: resources.State.ValueType) -> State:
-        """Reads the contract's form; a number that this client does not know is UNSPECIFIED."""
+        """Reads the protobuf value; UNSPECIFIED if this client does not know it."""
         name = enum_name(resources.State.DESCRIPTOR, number, "STATE_")
         return cls.__members__.get(name, cls.UNSPECIFIED)
 
 
 class Health(StrEnum):
-    """What the customer's KMS last answered about a region's key, or that it did not answer.
+    """The last answer of the customer's KMS about a region's key, or its failure to answer.
 
-    `UNSPECIFIED` is a health newer than this client; `UNKNOWN`, that the KMS has not been asked.
+    `UNSPECIFIED` stands for a health newer than this client. `UNKNOWN` means that Keyfold has not
+    asked the KMS yet.
     """
 
     UNSPECIFIED = "UNSPECIFIED"
@@ -57,31 +61,31 @@ class Health(StrEnum):
     CREDENTIALS_FAILED = "CREDENTIALS_FAILED"
 
     def to_message(self) -> resources.Health.ValueType:
-        """Returns the contract's form."""
+        """Returns the protobuf message."""
         return resources.Health.Value(f"HEALTH_{self.value}")
 
     @classmethod
     def from_message(cls, number: resources.Health.ValueType) -> Health:
-        """Reads the contract's form; a number that this client does not know is UNSPECIFIED."""
+        """Reads the protobuf value; UNSPECIFIED if this client does not know it."""
         name = enum_name(resources.Health.DESCRIPTOR, number, "HEALTH_")
         return cls.__members__.get(name, cls.UNSPECIFIED)
 
 
 def _time(stamp: Timestamp) -> datetime | None:
-    """Returns the time in UTC; the contract's unset is its zero, which nothing here dates from."""
+    """Returns the time in UTC; None for zero, which is how the API leaves a time unset."""
     return stamp.ToDatetime(UTC) if stamp.seconds or stamp.nanos else None
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationWrap:
-    """One wrapping of a generation by a root key.
+    """One wrap of a generation by a root key.
 
     Attributes:
         type: The provider type of the root key.
         uri: The uri of the root key.
-        key_version: The root key's version, as the provider writes it.
-        create_time: When it was wrapped.
-        supersede_time: When another wrap took its place; None for the current one.
+        key_version: The root key's version, in the provider's own form.
+        create_time: The time of the wrap.
+        supersede_time: The time at which another wrap took its place; None for the current one.
     """
 
     type: str
@@ -93,17 +97,18 @@ class GenerationWrap:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One key encryption key of a cluster's region.
+    """One key encryption key (KEK) of a cluster's region.
 
-    The newest wraps, all but retired ones unwrap.
+    The newest generation wraps, and all but the retired ones unwrap.
 
     Attributes:
-        generation: 1, 2, 3 … within the region.
-        kek_id: The 16 bytes that name it inside every wrapped key.
-        create_time: When it was made.
-        wraps: Every wrapping there ever was, oldest first; the last is the current one.
-        retire_time: Since when it opens nothing any more; None for one that is in use.
-        last_use_time: When it last wrapped or unwrapped, to about a minute; None: never.
+        generation: The number of the generation in its region, from 1.
+        kek_id: The 16 bytes that identify the KEK inside every wrapped key.
+        create_time: The time at which the server made the KEK.
+        wraps: All its wraps, oldest first. The last one is the current one.
+        retire_time: The time from which it no longer unwraps; None if it is in use.
+        last_use_time: The time of its last wrap or unwrap, to about a minute; None if it was
+            never used.
     """
 
     generation: int
@@ -115,7 +120,7 @@ class Generation:
 
     @classmethod
     def from_message(cls, message: resources.Generation) -> Generation:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         wraps = (
             GenerationWrap(
                 wrap.type,
@@ -138,13 +143,13 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class KmsFailure:
-    """The last thing that went wrong between Keyfold and the customer's KMS.
+    """The last failure of a call to the customer's KMS.
 
     Attributes:
         reason: A stable word, such as `KEY_DISABLED`.
         message: One line for people.
-        request_id: The provider's own id of the failed call, where it gave one.
-        missing_permission: The permission that is missing, where the provider names it.
+        request_id: The provider's own id of the failed call, if it gave one.
+        missing_permission: The permission that Keyfold lacks, if the provider names it.
     """
 
     reason: str
@@ -154,33 +159,34 @@ class KmsFailure:
 
     @classmethod
     def from_message(cls, message: resources.KmsError) -> KmsFailure:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(message.reason, message.message, message.request_id, message.missing_permission)
 
 
 @dataclass(frozen=True, slots=True)
 class RegionStatus:
-    """What is known of one region.
+    """The status of one region.
 
     Attributes:
         region: The region's name.
         key_spec: The root key as the operator wrote it.
-        policy: The region's policy; what is None takes the server's.
-        state: What the operator wants.
-        state_time: Since when.
-        health: What the KMS last answered.
-        health_time: Since when it has answered that.
+        policy: The region's policy. A field that is None takes the server's default.
+        state: The state that the operator set.
+        state_time: The time at which that state began.
+        health: The last answer of the KMS.
+        health_time: The time at which that health began.
         key_version: The root key's version that wraps the newest generation.
-        generations: Oldest first.
-        can_wrap: Whether the root key wraps; None where it was not tried, or is revoked.
-        can_unwrap: Whether the root key unwraps; None as above.
-        last_check_time: When the KMS was last asked.
-        last_success_time: When it last unwrapped.
+        generations: All generations, oldest first.
+        can_wrap: Whether the root key wraps; None if Keyfold has not tried, or the region is
+            revoked.
+        can_unwrap: Whether the root key unwraps; None as for `can_wrap`.
+        last_check_time: The time at which Keyfold last asked the KMS.
+        last_success_time: The time at which the KMS last unwrapped.
         last_error: The last failure; None while all is well.
-        key_owner: Whose key it is: `CLUSTER`, or `PLATFORM` for the vendor's own.
-        key_region: The provider's own name of the region in which the root key is, where its
-            uri tells; empty otherwise.
-        notices: What an operator should know and no error says, one line each.
+        key_owner: The owner of the root key: `CLUSTER`, or `PLATFORM` for the vendor.
+        key_region: The provider's own name of the root key's region; empty if the uri does not
+            tell.
+        notices: Facts that an operator should know and that no error reports, one line each.
     """
 
     region: str
@@ -203,7 +209,7 @@ class RegionStatus:
 
     @classmethod
     def from_message(cls, message: resources.RegionStatus) -> RegionStatus:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             region=message.region,
             key_spec=KeySpec.from_message(message.key_spec),
@@ -229,14 +235,14 @@ class RegionStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """What is known of a cluster.
+    """The status of a cluster.
 
     Attributes:
         cluster: The cluster's name.
-        organization: The customer's organization, empty where none was named.
-        regions: Its regions, by name.
-        create_time: When the cluster was enabled.
-        update_time: When an operator last changed it.
+        organization: The customer's organization; empty if the cluster does not have one.
+        regions: The status of its regions, sorted by name.
+        create_time: The time at which an operator enabled the cluster.
+        update_time: The time of an operator's last change to it.
     """
 
     cluster: str
@@ -247,7 +253,7 @@ class ClusterStatus:
 
     @classmethod
     def from_message(cls, message: resources.ClusterStatus) -> ClusterStatus:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(
             cluster=message.cluster,
             organization=message.organization,
@@ -262,9 +268,9 @@ class PendingReplica:
     """A replica that has not confirmed a change yet.
 
     Attributes:
-        replica: Its name.
-        stops_by: When it will have stopped by itself, by the answering server's clock.
-        stops_within: The same as a span from the answer.
+        replica: The replica's name.
+        stops_by: The time by which it stops by itself, on the clock of the server that answered.
+        stops_within: The time left until then, counted from the response.
     """
 
     replica: str
@@ -273,5 +279,5 @@ class PendingReplica:
 
     @classmethod
     def from_message(cls, message: resources.PendingReplica) -> PendingReplica:
-        """Reads the contract's form."""
+        """Reads the protobuf message."""
         return cls(message.replica, _time(message.stops_by), message.stops_within.ToTimedelta())

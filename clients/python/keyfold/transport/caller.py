@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 Token: TypeAlias = os.PathLike[str] | Callable[[], str]
 """The path of a token's file, or a callable that returns a token.
 
-A plain string is not allowed. It could be a path or a token, and a token taken for a path would
-end up in an error message, a path taken for a token in a stranger's hands.
+A plain string is not allowed, because it could be either. A token that passed for a path would
+end up in an error message.
 """
 
 OnBehalfOf: TypeAlias = str | Callable[[], str]
@@ -60,7 +60,7 @@ class Caller:
     def metadata(self) -> list[tuple[str, str]]:
         """Returns the metadata that tells the server who makes the next call.
 
-        An exception of a callable passes through.
+        An exception that a callable raises passes through.
 
         Raises:
             TypeError: A callable returned something other than a string.
