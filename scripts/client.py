@@ -1,12 +1,13 @@
-"""Writes those parts of the Python client that follow from other code, or checks them.
+"""Generates parts of the Python client from other code, or checks them.
 
 client.py write    writes them
 client.py check    fails if a committed file differs from what this program would write
 
-It generates in clients/python/keyfold:
-    client/               the synchronous client, from the one for asyncio in aio/
+In clients/python/keyfold it generates:
+    client/               the synchronous client, from the asyncio client in aio/
     errors/reasons.py     an error class for each reason, from the server's error tree
-    errors/__init__.py, __init__.py    the names of all errors in their imports and `__all__`
+    errors/__init__.py    its imports and `__all__`, which name every error
+    __init__.py           its `__all__`, and its import of every error
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SYNC: Final[Mapping[str, str]] = {
     r"\.aio_channel\(": ".channel(",
     r"\bkeyfold\.aio\b": "keyfold.client",
 }
-"""Patterns of the asyncio client's code and examples, and what the synchronous one has there."""
+"""Patterns in the asyncio client, code and examples alike, and their replacements."""
 
 SYNC_DOCS: Final[Mapping[str, str]] = {
     "The client for asyncio, from which `make client` generates `keyfold.client`.": (
@@ -49,10 +50,10 @@ SYNC_DOCS: Final[Mapping[str, str]] = {
         "Any number of threads may share it."
     ),
 }
-"""Sentences that hold for asyncio alone, and those that stand in their place."""
+"""Sentences that are true only of the asyncio client, and their replacements."""
 
 ASYNC_LEFT: Final = re.compile(r"\b(async\w*|await\w*|aio|__a(enter|exit)__)\b", re.IGNORECASE)
-"""What a synchronous client must not contain."""
+"""Words that the synchronous client must not contain."""
 
 
 def sync_client() -> dict[Path, str]:
@@ -94,10 +95,10 @@ BRANCHES: Final[Mapping[type[server.KeyfoldError], str]] = {
     server.OverloadedError: "LimitError",
     server.RateLimitedError: "LimitError",
 }
-"""Reasons that hang on another branch than the server's: one that only the client has."""
+"""Errors that derive from a branch which only the client has."""
 
 NOT_REASONS: Final = {server.DeadlineError, server.SetupError}
-"""A branch of the client itself, and what the server never sends."""
+"""Errors without a generated class: a branch of the client, and one that no server sends."""
 
 REASONS: Final = '''\
 """The error classes of all reasons that the server sends; `branches` has those they derive from.
@@ -125,13 +126,15 @@ def reasons() -> str:
     """Returns errors/reasons.py."""
     leaves = list(_leaves(server.KeyfoldError))
     parents = {leaf: BRANCHES.get(leaf, leaf.__bases__[0].__name__) for leaf in leaves}
+    branches = {*parents.values(), "KeyfoldError", "DeadlineError"}
+    branches -= {leaf.__name__ for leaf in leaves}
     classes = [
         f"class {leaf.__name__}({parents[leaf]}):\n"
         + textwrap.indent(f'"""{inspect.getdoc(leaf)}"""\n\nreason = "{leaf.reason}"\n', "    ")
         for leaf in leaves
     ]
     return REASONS.format(
-        branches=_listed({*parents.values(), "KeyfoldError", "DeadlineError"}),
+        branches=_listed(branches),
         classes="\n".join(classes),
         names=", ".join(["DeadlineError", *(leaf.__name__ for leaf in leaves)]),
     )
@@ -156,7 +159,7 @@ def public_names(path: Path, exported: Mapping[str, Iterable[str]]) -> str:
 
     Args:
         path: The file. Its docstring and its other imports stay as they are.
-        exported: For modules that it imports from, all names to import.
+        exported: The names to import, by module.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imports = {
@@ -213,7 +216,7 @@ def _formatted(path: Path, source: str) -> str:
 
 
 def stale() -> str:
-    """Returns how the files that are there differ from the generated ones; empty if not at all."""
+    """Returns how the committed files differ from the generated ones; empty if they do not."""
     found: list[str] = []
     made = files()
     for path in sorted({*made, *KEYFOLD.glob("client/*.py")}):
