@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -42,6 +45,22 @@ def test_one_of_two_servers_is_down(server: FakeServer) -> None:
     with keyfold.Client([down, server.target]) as client:
         for _ in range(5):
             client.get_status("prod")
+
+
+def test_threads_share_one_channel(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that make a client's first calls at once open one channel between them."""
+    opened: list[grpc.Channel] = []
+    open_channel = grpc.insecure_channel
+
+    def slowly(*arguments: Any) -> grpc.Channel:
+        time.sleep(0.05)
+        opened.append(open_channel(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(grpc, "insecure_channel", slowly)
+    with keyfold.Client(server.target) as client, ThreadPoolExecutor(4) as threads:
+        list(threads.map(client.get_status, ["prod"] * 4))
+    assert len(opened) == 1
 
 
 def test_names_among_several() -> None:
