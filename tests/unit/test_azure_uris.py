@@ -13,7 +13,8 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Authenticates, DescribesKeys
 from keyfold_server.providers.azure.ciphertext import Sealed
 from keyfold_server.providers.azure.provider import AzureKeyVaultProvider
-from keyfold_server.providers.azure.uri import Places, normal_origin, principal
+from keyfold_server.providers.azure.uri import Places, principal
+from keyfold_server.providers.shared.origins import canonical_origin
 
 _VERSION: Final = "0123456789abcdef0123456789abcdef"
 _PRIVATE: Final = "https://kms.example:8443"
@@ -125,7 +126,7 @@ def test_settings_that_cannot_be_right_are_refused(settings: dict[str, Any]) -> 
 )
 def test_an_origin_has_one_form(given: str, normal: str | None) -> None:
     """Scheme and host in lower case, without the port that goes without saying."""
-    assert normal_origin(given) == normal
+    assert canonical_origin(given) == normal
 
 
 def test_a_principal_has_one_form() -> None:

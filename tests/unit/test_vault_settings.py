@@ -24,10 +24,10 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.origins import configured_origin
 from keyfold_server.providers.vault.errors import Answer, login_failed, translate
 from keyfold_server.providers.vault.origins import Origin
 from keyfold_server.providers.vault.provider import VaultTransitProvider
-from keyfold_server.providers.vault.uri import canonical_origin
 
 _HERE: Final = "https://vault.example:8200"
 _FILE: Final = Path("/nowhere/credential")
@@ -60,7 +60,7 @@ def _key(origin: str, principal: str = "", path: str = "transit/keys/app") -> Ro
 )
 def test_an_origin_has_one_form(given: str, canonical: str | None) -> None:
     """Scheme, host and port are compared in one form, and nothing else is an origin."""
-    assert canonical_origin(given) == canonical
+    assert configured_origin(given) == canonical
 
 
 @pytest.mark.parametrize("path", ["team/transit/keys/app", "a/b/c/keys/x.y-z_1", "t/keys/keys/k"])

@@ -47,8 +47,9 @@ from keyfold_server.providers.azure.calls import Calls
 from keyfold_server.providers.azure.ciphertext import Sealed
 from keyfold_server.providers.azure.logins import Logins
 from keyfold_server.providers.azure.principals import Principals
-from keyfold_server.providers.azure.uri import KeyUri, Places, normal_origin, origin_of, principal
+from keyfold_server.providers.azure.uri import KeyUri, Places, origin_of, principal
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.origins import configured_origin
 
 
 class AzureKeyVaultProvider:
@@ -84,9 +85,7 @@ class AzureKeyVaultProvider:
         Raises:
             SetupError: One of these is not what it should be.
         """
-        if authority is not None and not (normal_origin(authority.rstrip("/")) or "").startswith(
-            "https:"
-        ):
+        if authority is not None and not (configured_origin(authority) or "").startswith("https:"):
             raise SetupError("the Azure authority must be an url such as https://host:8443")
         try:
             canary = None if canary is None else principal(canary)

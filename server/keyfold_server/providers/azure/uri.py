@@ -15,6 +15,11 @@ from typing import Final
 from azure.identity import AzureAuthorityHosts
 
 from keyfold_server.domain.errors import InvalidKeySpecError, SetupError
+from keyfold_server.providers.shared.origins import (
+    allowed_origins,
+    canonical_origin,
+    configured_origin,
+)
 
 _URI: Final = "key_spec.uri"
 _PRINCIPAL: Final = "key_spec.auth_principal"
@@ -25,11 +30,6 @@ _KEY: Final = re.compile(
     r"(?:/(?P<version>[0-9a-f]{32}))?/?",
     re.ASCII,
 )
-_ORIGIN: Final = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])"
-    r"(?::(?P<port>[1-9][0-9]{0,4}))?",
-    re.ASCII,
-)
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,22}[a-z0-9])", re.ASCII)
 """A vault's name: one label, so that it cannot leave its domain."""
 
@@ -38,8 +38,6 @@ _TENANT_CLIENT: Final = re.compile(f"{_GUID}/{_GUID}", re.ASCII)
 
 _MOST_KNOWN: Final = 4_096
 """Uris whose parts are remembered."""
-
-_PORTS: Final = {"https": "443", "http": "80"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +138,16 @@ class Places:
         Raises:
             SetupError: What is listed is no origin, or an audience's is not listed.
         """
-        listed = {_listed_origin(each) for each in allowed}
+        self._listed = allowed_origins(allowed)
         self._audiences: dict[str, str] = {}
-        for origin, audience in audiences.items():
-            if _listed_origin(origin) not in listed:
+        for text, audience in audiences.items():
+            origin = configured_origin(text)
+            if origin is None or origin not in self._listed:
                 raise SetupError(
-                    f"there is an Azure audience for {origin}, which is not in the allowed "
+                    f"there is an Azure audience for {text}, which is not in the allowed "
                     "endpoints; add it there too"
                 )
-            self._audiences[_listed_origin(origin)] = audience.rstrip("/")
-        self._listed = frozenset(listed)
+            self._audiences[origin] = audience.rstrip("/")
         self._known: dict[str, KeyUri] = {}
 
     def uri(self, uri: str) -> KeyUri:
@@ -196,15 +194,6 @@ class Places:
         return _with_audience(origin, audience)
 
 
-def normal_origin(text: str) -> str | None:
-    """Returns an origin in its one form, or None for what is none."""
-    found = _ORIGIN.fullmatch(text.lower())
-    if found is None or int(found["port"] or 0) > 65_535 or ".." in found["host"]:  # noqa: PLR2004
-        return None
-    own = found["port"] in (None, _PORTS[found["scheme"]])
-    return f"{found['scheme']}://{found['host']}" + ("" if own else f":{found['port']}")
-
-
 def origin_of(uri: str) -> str:
     """Returns the origin of a key's uri, whether keys may be there or not.
 
@@ -217,7 +206,7 @@ def origin_of(uri: str) -> str:
 def _parts(uri: str) -> tuple[str, str, str]:
     """Returns origin, name and version of a key's uri."""
     found = _KEY.fullmatch(uri)
-    origin = None if found is None else normal_origin(found["origin"])
+    origin = None if found is None else canonical_origin(found["origin"])
     if found is None or origin is None:
         raise InvalidKeySpecError(
             f"the uri must be that of a key, such as {_EXAMPLE}, with or without a version of 32 "
@@ -241,15 +230,6 @@ def principal(text: str) -> str:
             field=_PRINCIPAL,
         )
     return lowered
-
-
-def _listed_origin(text: str) -> str:
-    origin = normal_origin(text.rstrip("/"))
-    if origin is None:
-        raise SetupError(
-            f"{text[:128]} in the allowed endpoints is no origin such as https://host:8443"
-        )
-    return origin
 
 
 def _with_audience(origin: str, audience: str) -> Place:

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from keyfold_server.domain.errors import InvalidKeySpecError, SetupError
-from keyfold_server.providers.vault.uri import canonical_origin, is_path, principal
+from keyfold_server.providers.shared.origins import (
+    allowed_origins,
+    configured_origin,
+    refuse_plain_http,
+)
+from keyfold_server.providers.vault.uri import is_path, principal
 
 Auth = Literal["token", "approle", "kubernetes", "jwt"]
 """How Keyfold logs in: the auth methods that there are."""
@@ -90,12 +95,13 @@ class Origins:
         """Takes them over; see `vault_transit.VaultTransitProvider` for the arguments.
 
         Raises:
-            SetupError: A section cannot work, or two are for one origin.
+            SetupError: A section cannot work, two are for one origin, or an allowed endpoint is
+                not an origin.
         """
-        self._allowed = {canonical_origin(each) or each for each in allowed}
+        self._allowed = allowed_origins(allowed)
         self._origins: dict[str, Origin] = {}
         for name, section in sections.items():
-            place = canonical_origin(name)
+            place = configured_origin(name)
             if place is None:
                 raise SetupError(
                     f'[vault."{name}"]: write the origin alone, such as https://vault.example:8200'
@@ -108,7 +114,7 @@ class Origins:
 
     def _take_environment(self, environment: Mapping[str, str]) -> None:
         """Adds what the environment that every Vault tool reads says of its one origin."""
-        place = canonical_origin(environment.get("VAULT_ADDR", ""))
+        place = configured_origin(environment.get("VAULT_ADDR", ""))
         token = environment.get("VAULT_TOKEN", "")
         if place is None or not token or place in self._origins:
             return
@@ -128,12 +134,7 @@ class Origins:
         Raises:
             InvalidKeySpecError: It has no section, or is plain http and not listed so.
         """
-        if place.startswith("http://") and place not in self._allowed:
-            raise InvalidKeySpecError(
-                f"{place} is plain http, over which tokens and keys travel in the clear; use "
-                "https, or list the origin in KEYFOLD_ALLOWED_ENDPOINTS",
-                field="key_spec.uri",
-            )
+        refuse_plain_http(place, self._allowed)
         section = self._origins.get(place)
         if section is None:
             raise InvalidKeySpecError(

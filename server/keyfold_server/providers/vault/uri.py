@@ -11,29 +11,22 @@ begins need not be known, since the server finds out. It must not know which ori
 from __future__ import annotations
 
 import functools
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
 
 from keyfold_server.domain.errors import InvalidKeySpecError
+from keyfold_server.providers.shared.origins import canonical_origin
 
 _URI: Final = "key_spec.uri"
 _EXAMPLE: Final = "https://vault.example.com:8200/v1/transit/keys/NAME"
 
 _PARTS: Final = re.compile(r"(?P<origin>[A-Za-z]+://[^/]*)/v1/(?P<mount>.+)/keys/(?P<name>[^/]+)")
-_ORIGIN: Final = re.compile(
-    r"(?P<scheme>https?)://"
-    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(?P<port>[0-9]{1,5}))?",
-    re.IGNORECASE,
-)
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
 _NAME: Final = re.compile(r"\w(?:[\w.-]*\w)?", re.ASCII)
 """The server's own rule for names of keys."""
 
 _PRINCIPAL: Final = re.compile(r"auth/(?P<mount>.+)/role/(?P<role>[^/]+)")
-_USUAL: Final = {"https": 443, "http": 80}
-_MOST_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +81,6 @@ def key_uri(uri: str) -> KeyUri:
             field=_URI,
         )
     return KeyUri(origin, found["mount"], found["name"])
-
-
-def canonical_origin(text: str) -> str | None:
-    """Returns an origin in lower case and without the scheme's usual port; None: it is none."""
-    found = _ORIGIN.fullmatch(text.removesuffix("/"))
-    if found is None:
-        return None
-    scheme, host = found["scheme"].lower(), found["host"].lower()
-    if host.startswith("["):
-        try:
-            host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
-        except ValueError:
-            return None
-    elif ".." in host:
-        return None
-    port = _USUAL[scheme] if found["port"] is None else int(found["port"])
-    if not 0 < port <= _MOST_PORT:
-        return None
-    return f"{scheme}://{host}" if port == _USUAL[scheme] else f"{scheme}://{host}:{port}"
 
 
 def is_path(text: str) -> bool:
