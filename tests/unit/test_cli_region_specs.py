@@ -182,7 +182,7 @@ def test_wrong_files(
         (["access-policy", "LOCAL", "a", "--cluster", "t", "--out", "/dev/null"], "cannot make"),
         (["status", "prod", "--target", "nonsense"], "is not host:port"),
         (["status", "prod", "--ca", "/nowhere"], "No such file"),
-        (["status", "prod", "--cert", "/dev/null"], "together or not at all"),
+        (["status", "prod", "--cert", "/dev/null"], "together, or neither"),
         (["clusters", "--state", "broken"], "none of ENABLED, REVOKED"),
         (["wrap", "prod"], "wrap needs --region"),
         (["wrap", "prod", "--region", "eu", "--context", "table"], "is not NAME=VALUE"),
