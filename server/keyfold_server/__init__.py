@@ -2,9 +2,12 @@
 
 __main__, admin    the command line
 bootstrap          the only place where concrete parts meet
+observability      where logs, spans and metrics go
 rpc                bytes on the wire to plain values and back; the only room that knows gRPC
-providers, store   the outside world: customers' key services, the database
-service            what Keyfold does: data plane, life of a key, freshness, changes
+access             who is calling: certificates, tokens, the policy
+providers, store   the outside world: customers' KMSs, the database
+service            what Keyfold does: data plane, life of a key, freshness, other replicas
 settings           what an operator sets
+telemetry          the names of spans and metrics
 domain             nouns and rules; no SDK, no gRPC, no SQL
 """
