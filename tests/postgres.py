@@ -31,9 +31,9 @@ from psycopg import sql
 
 from fakes import FakeClock
 from keyfold_server.store.opening import migrate_store, open_store
-from keyfold_server.store.postgresql.address import Limits
+from keyfold_server.store.postgresql.address import Timeouts
 from keyfold_server.store.schema import metadata
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.store import SqlStore
 
 VERSIONS: Final = ("15", "16", "18")
 USER: Final = "keyfold"
@@ -322,7 +322,7 @@ class Server:
         *,
         reach: Callable[[str], None] = lambda _mark: None,
         migrating: bool = False,
-        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
     ) -> SqlStore:
         """Opens the store in a database."""
         return open_store(
@@ -332,7 +332,7 @@ class Server:
             reach=reach,
             password_file=self.password_file,
             migrating=migrating,
-            limits=limits,
+            timeouts=timeouts,
         )
 
 

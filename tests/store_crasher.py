@@ -31,7 +31,7 @@ from keyfold_server.domain.cluster import Cluster, restored, revoked, with_regio
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.ports import Applied, Change, Heartbeat
 from keyfold_server.store.opening import open_store
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.store import SqlStore
 
 
 @dataclass(frozen=True)

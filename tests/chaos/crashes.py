@@ -24,13 +24,13 @@ from chaos.benches import BENCHES, Bench, Picture, picture
 from fakes import FakeClock
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.ports import Applied, ClusterFilter
-from keyfold_server.store.marks import MARKS
+from keyfold_server.store.sql.failpoints import FAILPOINTS
 from store_crasher import Place
 
 POINTS: Final = [
     (kind, mark)
     for kind in (*store_crasher.CHANGES, *store_crasher.OTHERS)
-    for mark in MARKS
+    for mark in FAILPOINTS
     if mark.startswith("apply:" if kind in store_crasher.CHANGES else f"{kind}:")
 ]
 """Every mutation with every mark that it passes."""

@@ -62,9 +62,9 @@ def _import() -> None:
 
     del __main__, bootstrap, local, opening
     with contextlib.suppress(ImportError):  # the driver for PostgreSQL may be missing
-        from keyfold_server.store.postgresql import listening
+        from keyfold_server.store.postgresql import notifications
 
-        del listening
+        del notifications
 
 
 def _dying() -> Callable[[str], None]:
@@ -123,7 +123,7 @@ def _serve() -> None:
     """Sets the failpoints and becomes the server."""
     from keyfold_server import __main__ as program
     from keyfold_server.providers.local.provider import LocalProvider
-    from keyfold_server.store.sql import SqlStore
+    from keyfold_server.store.sql.store import SqlStore
 
     original = SqlStore.__init__
 

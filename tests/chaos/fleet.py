@@ -17,9 +17,9 @@ from chaos.network import Network, Pair
 from chaos.servers import ChaosServer, Nursery
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.service.timing import SystemClock
-from keyfold_server.store.marks import MARKS
 from keyfold_server.store.opening import migrate_store, open_store
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.failpoints import FAILPOINTS
+from keyfold_server.store.sql.store import SqlStore
 
 KEYS: Final = ("a", "b", TWINS_KEY)
 """Dev keys: two that clusters move between, and one that two clusters share and never leave."""
@@ -168,7 +168,7 @@ class Fleet:
         """Has a server's next start end, by some chance, at a mark of the store's mutations."""
         server.die = ""
         if self._random.random() < chance:
-            mark = self._random.choice([m for m in MARKS if m.startswith("apply:")])
+            mark = self._random.choice([m for m in FAILPOINTS if m.startswith("apply:")])
             server.die = f"{mark} {self._random.randint(5, 60)}"
 
     def revive(self, chance: float) -> None:

@@ -50,7 +50,7 @@ from keyfold_server.domain.ports import (
 )
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import audit_events
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.store import SqlStore
 
 DAY = 24 * 60 * 60
 

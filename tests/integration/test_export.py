@@ -51,10 +51,8 @@ from keyfold_server.domain.ports import Change, ClusterFilter, Heartbeat
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.store.opening import open_store
-from keyfold_server.store.sql import SqlStore
-from keyfold_server.store.transfer import archive as export_file
-from keyfold_server.store.transfer import export, import_
-from keyfold_server.store.transfer import records as export_format
+from keyfold_server.store.sql.store import SqlStore
+from keyfold_server.store.transfer import archive, export, import_, records
 
 KINDS: Final[dict[str, Callable[[Path], tuple[str, Path | None]]]] = {
     "sqlite": lambda folder: (f"sqlite:///{folder / 'keyfold.db'}", None),
@@ -90,10 +88,10 @@ class Place:
             migrating=True,
         )
 
-    def export(self, file: Path, cluster: str | None = None) -> export.Exported:
+    def export(self, file: Path, cluster: str | None = None) -> export.ExportResult:
         """Exports as the command does."""
         with ExitStack() as stack:
-            out = stack.enter_context(export_file.new_file(file))
+            out = stack.enter_context(archive.new_file(file))
             if self.url.startswith("sqlite:"):
                 source = stack.enter_context(export.beside(self.url, self.key))
             else:
@@ -106,10 +104,10 @@ class Place:
         file: Path,
         key: Path | None = None,
         reach: Callable[[str], None] = lambda _mark: None,
-    ) -> import_.Imported:
+    ) -> import_.ImportResult:
         """Imports as the command does."""
         with (
-            export_file.checked(file, export_file.key_of(key or self.key)) as checked,
+            archive.checked(file, archive.key_of(key or self.key)) as checked,
             closing(self.open(at=LATER)) as store,
         ):
             return import_.bring_in(store, checked, FakeClock(LATER / 1000), reach=reach)
@@ -203,7 +201,7 @@ def without_state(cluster: Cluster) -> Cluster:
     return replace(cluster, regions=regions, epoch=0, version=0, updated_at=0)
 
 
-def records(file: Path) -> list[dict[str, Any]]:
+def records_in(file: Path) -> list[dict[str, Any]]:
     """Reads an export as anyone can."""
     return [json.loads(line) for line in file.read_bytes().splitlines()]
 
@@ -235,7 +233,7 @@ def test_an_imported_store_is_exported_again(pair: Pair, tmp_path: Path) -> None
     pair.empty.bring_in(pair.file)
     again = tmp_path / "again.jsonl"
     pair.empty.export(again)
-    before, after = records(pair.file), records(again)
+    before, after = records_in(pair.file), records_in(again)
     old = [r["event"] for r in before if "event" in r]
     new = [r["event"] for r in after if "event" in r]
     assert [event for event in new if event["action"] != import_.ACTION] == old
@@ -268,7 +266,7 @@ def test_replicas_of_the_store_hear_of_an_import(pair: Pair) -> None:
 def test_external_ids_are_brought_back(pair: Pair) -> None:
     """C2: what was issued is kept for good, through an export and under another service key too."""
     pair.full.export(pair.file)
-    issued = [r["external_id"] for r in records(pair.file) if "external_id" in r]
+    issued = [r["external_id"] for r in records_in(pair.file) if "external_id" in r]
     assert issued == [
         {"owner": "Zoo", "external_id": "id-of-zoo", "created_at": NOW + 1},
         {"owner": "org", "external_id": "id-of-org", "created_at": NOW},
@@ -280,7 +278,7 @@ def test_external_ids_are_brought_back(pair: Pair) -> None:
         assert store.issue_external_id("Zoo", "another", LATER) == "id-of-zoo"
     again = pair.file.with_name("again.jsonl")
     place.export(again)
-    assert [r["external_id"] for r in records(again) if "external_id" in r] == issued
+    assert [r["external_id"] for r in records_in(again) if "external_id" in r] == issued
 
 
 def test_last_uses_are_not_exported(pair: Pair) -> None:
@@ -300,7 +298,7 @@ def test_one_clusters_keyring(pair: Pair) -> None:
     With it goes the external id that its root keys are called with, and no other customer's.
     """
     pair.full.export(pair.file, "acme")
-    assert [r["cluster"]["name"] for r in records(pair.file)[1:] if "cluster" in r] == ["acme"]
+    assert [r["cluster"]["name"] for r in records_in(pair.file)[1:] if "cluster" in r] == ["acme"]
     pair.empty.bring_in(pair.file)
     with closing(pair.empty.open(at=LATER)) as store:
         assert everything(store).keys() == {"acme"}
@@ -366,7 +364,7 @@ def sealed_again(file: Path, key: Path, change: Callable[[list[bytes]], list[byt
     lines = change(file.read_bytes().splitlines(keepends=True)[:-1])
     digest = hashlib.sha256(b"".join(lines)).digest()
     form = json.loads(lines[0])["keyfold_export"]
-    lines.append(export_format.trailer(export_file.key_of(key), digest, form))
+    lines.append(records.trailer(archive.key_of(key), digest, form))
     file.write_bytes(b"".join(lines))
 
 
@@ -500,7 +498,7 @@ def test_every_byte_of_an_export_is_sealed(files: Pair) -> None:
         files.file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with (
             pytest.raises(SetupError),
-            export_file.checked(files.file, export_file.key_of(files.full.key)),
+            archive.checked(files.file, archive.key_of(files.full.key)),
         ):
             pass
 
@@ -659,7 +657,7 @@ def test_there_is_no_store_to_export(tmp_path: Path) -> None:
 # Crashes
 
 
-@pytest.mark.parametrize("mark", import_.MARKS)
+@pytest.mark.parametrize("mark", import_.FAILPOINTS)
 def test_an_import_that_is_killed_leaves_an_empty_store(pair: Pair, mark: str) -> None:
     """A4: an import is one transaction: killed anywhere it brought nothing, and can be repeated."""
     pair.full.export(pair.file)
@@ -742,7 +740,7 @@ def test_a_keyring_opens_wrapped_keys_without_keyfold(
     page = _page()
     [cluster] = [
         record["cluster"]
-        for record in records(tmp_path / "keyring.jsonl")[1:]
+        for record in records_in(tmp_path / "keyring.jsonl")[1:]
         if "cluster" in record
     ]
     keks = {}

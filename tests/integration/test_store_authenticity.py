@@ -36,7 +36,7 @@ from keyfold_server.store import schema
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.seal import Seal, encode
 from keyfold_server.store.service_key import ServiceKey
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.store import SqlStore
 
 BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
 

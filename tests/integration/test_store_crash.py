@@ -14,8 +14,8 @@ import pytest
 from builders import NOW
 from chaos.benches import BENCHES, Bench
 from chaos.crashes import POINTS, Crasher, Pictures, Storm, killed_at
-from keyfold_server.store.marks import MARKS
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.failpoints import FAILPOINTS
+from keyfold_server.store.sql.store import SqlStore
 from store_crasher import USED, opened
 
 STORMS = 12
@@ -58,7 +58,7 @@ def test_all_or_nothing(
 
 def test_every_mark_is_tried(pictures: Pictures) -> None:
     """No mark is left out, and each mutation shows in the picture, or in what is told below."""
-    assert {mark for _, mark in POINTS} == set(MARKS)
+    assert {mark for _, mark in POINTS} == set(FAILPOINTS)
     unseen = [kind for kind, seen in pictures.after.items() if seen == pictures.before]
     assert unseen == ["poll", *TOLD]
 

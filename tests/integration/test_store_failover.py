@@ -21,9 +21,9 @@ from fakes import FakeClock
 from keyfold_server.domain.cluster import restored, revoked
 from keyfold_server.domain.errors import StoreRolledBackError, StoreUnavailableError
 from keyfold_server.domain.ports import UNHEARD, Change, Heartbeat, ReplicaRow
-from keyfold_server.store import opening, reconciling
+from keyfold_server.store import opening, reconciliation
 from keyfold_server.store.schema import clusters
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.store import SqlStore
 
 STALENESS = 120.0
 BEAT = Heartbeat("one", 0, b"", STALENESS, NOW)
@@ -81,15 +81,15 @@ def test_a_server_that_lacks_what_was_seen_is_not_believed(bench: Bench) -> None
         one.replicas,
     ]
     for ask in asked:
-        with pytest.raises(StoreUnavailableError, match="lacks changes that were seen"):
+        with pytest.raises(StoreUnavailableError, match="lacks changes that this replica has seen"):
             ask()
     # The same cluster, version, epoch and number, in another history.
     other = applied(two, revoking()).cluster
     assert (other.uid, other.version, other.epoch) == (seen.uid, seen.version, seen.epoch)
-    with pytest.raises(StoreUnavailableError, match="lacks changes that were seen"):
+    with pytest.raises(StoreUnavailableError, match="lacks changes that this replica has seen"):
         one.apply([restoring])
     enabled(two, "later")
-    with pytest.raises(StoreUnavailableError, match="lacks changes that were seen"):
+    with pytest.raises(StoreUnavailableError, match="lacks changes that this replica has seen"):
         one.apply([restoring])
     with pytest.raises(StoreRolledBackError):
         one.poll(BEAT)
@@ -182,16 +182,16 @@ def test_a_decision_stands_in_every_chain(bench: Bench) -> None:
     for name in ("acme", "edited", "other"):
         enabled(store, name)
     bench._server.run("UPDATE clusters SET epoch = epoch + 1 WHERE name = 'edited'", bench._name)
-    newest = reconciling.newest(store)
+    newest = reconciliation.newest(store)
     assert (newest.number, newest.made_at is not None) == (3, True)
-    done = reconciling.carry_out(store, "the standby lagged", FakeClock())
+    done = reconciliation.carry_out(store, "the standby lagged", FakeClock())
     assert done.clusters == 2
     assert [error.cluster for error in done.refused] == ["edited"]
     assert (store.verify_audit("acme"), store.verify_audit("other")) == (2, 2)
     told = bench._server.run(
         "SELECT action, outcome, detail FROM audit_events WHERE number = 2", bench._name
     )
-    assert {row[:2] for row in told} == {(reconciling.ACTION, "done")}
+    assert {row[:2] for row in told} == {(reconciliation.ACTION, "done")}
     detail = json.loads(told[0][2])
     assert detail == {
         "change": 3,
@@ -199,7 +199,7 @@ def test_a_decision_stands_in_every_chain(bench: Bench) -> None:
         "reason": "the standby lagged",
     }
     # No cluster was changed by it, so nobody drops one for it.
-    assert reconciling.newest(store) == newest
+    assert reconciliation.newest(store) == newest
 
 
 # Failover

@@ -24,15 +24,15 @@ from keyfold_server.domain.cluster import Cluster, with_regions
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.ports import Change, ClusterFilter, Heartbeat
-from keyfold_server.store import migrate
-from keyfold_server.store.engine import Database
+from keyfold_server.store.database.engine import Database
+from keyfold_server.store.migrations import migrate
 from keyfold_server.store.opening import migrate_store, open_store
 from keyfold_server.store.postgresql import address
 from keyfold_server.store.postgresql import connections as postgresql
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.sqlite import connections as sqlite_file
-from keyfold_server.store.tables.clusters import Stored
-from keyfold_server.store.transfer import archive as export_file
+from keyfold_server.store.tables.clusters import StoredCluster
+from keyfold_server.store.transfer import archive
 
 VECTORS: Final = Path(__file__).parents[1] / "vectors"
 EXPORT: Final = VECTORS / "export-form-1.jsonl"
@@ -185,8 +185,8 @@ def everything(store: SqlStore) -> dict[str, tuple[Cluster, int]]:
 
 def exported(key: Path) -> dict[str, tuple[Cluster, int]]:
     """Returns what the first release exported of the store."""
-    with export_file.checked(EXPORT, export_file.key_of(key)) as checked:
-        records = [each for each in checked.records() if isinstance(each, Stored)]
+    with archive.checked(EXPORT, archive.key_of(key)) as checked:
+        records = [each for each in checked.records() if isinstance(each, StoredCluster)]
     return {each.cluster.name: (each.cluster, each.events) for each in records}
 
 
@@ -221,7 +221,7 @@ def test_it_comes_up_as_it_was(
         place.migrate()
     with closing(place.open()) as store:
         database, _ = store.parts
-        assert database.read(migrate.check) is migrate.Age.CURRENT
+        assert database.read(migrate.check) is migrate.SchemaAge.CURRENT
         # To the letter: nothing was sealed again.
         assert database.read(stored) == {name: values(name) for name in FILLED}
         check(store, tmp_path)

@@ -43,10 +43,10 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Applied, Change, Heartbeat, Notifies
 from keyfold_server.store.opening import open_store
-from keyfold_server.store.postgresql.address import Limits
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.postgresql.address import Timeouts
+from keyfold_server.store.sql.store import SqlStore
 
-QUICK = Limits(statement=1.0, lock=0.6, idle=0.3, answer=1.5)
+QUICK = Timeouts(statement=1.0, lock=0.6, idle=0.3, answer=1.5)
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
 
 WRITER = """
@@ -78,9 +78,9 @@ class Bench:
         self._stack = stack
         stack.callback(server.give_back, self.name)
 
-    def open(self, limits: Limits | None = None, **options: Any) -> SqlStore:
+    def open(self, timeouts: Timeouts | None = None, **options: Any) -> SqlStore:
         """Opens another replica's store."""
-        store = self.server.open(self.name, self.key, limits=limits, **options)
+        store = self.server.open(self.name, self.key, timeouts=timeouts, **options)
         self._stack.callback(store.close)
         return store
 
@@ -445,7 +445,7 @@ def test_a_lock_is_not_waited_for_without_end(bench: Bench) -> None:
 
 def test_a_statement_ends(bench: Bench) -> None:
     """A statement that takes too long is stopped by the server, and said in our words."""
-    store = bench.open(Limits(statement=0.4))
+    store = bench.open(Timeouts(statement=0.4))
     other = bench.session()
     with other.transaction():
         other.execute("LOCK TABLE clusters IN ACCESS EXCLUSIVE MODE")

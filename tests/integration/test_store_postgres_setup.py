@@ -25,11 +25,12 @@ from certificates import self_signed
 from fakes import FakeClock
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
-from keyfold_server.store import migrate, opening
+from keyfold_server.store import opening
+from keyfold_server.store.migrations import migrate
 from keyfold_server.store.postgresql import address
 from keyfold_server.store.postgresql import connections as postgresql
 from keyfold_server.store.schema import metadata
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.store import SqlStore
 
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
 

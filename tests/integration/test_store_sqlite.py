@@ -28,10 +28,10 @@ from fakes import FakeClock
 from keyfold_server.domain.cluster import with_regions
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.ports import Change, Heartbeat
-from keyfold_server.store import migrate
+from keyfold_server.store.migrations import migrate
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import metadata
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.store import SqlStore
 
 NOBODY = 65534
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
@@ -411,4 +411,4 @@ def test_migrating_leaves_logging_alone(tmp_path: Path) -> None:
 
 def test_the_schema_is_current_after_opening(store: SqlStore) -> None:
     """A store that was opened has the newest schema."""
-    assert store._database.read(migrate.check) is migrate.Age.CURRENT
+    assert store._database.read(migrate.check) is migrate.SchemaAge.CURRENT

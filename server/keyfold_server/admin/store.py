@@ -17,8 +17,8 @@ from keyfold_server.admin.terminal import EXIT_DECLINED, app, fail, reported
 
 if TYPE_CHECKING:
     from keyfold_server.settings import Settings
-    from keyfold_server.store.reconciling import Newest
-    from keyfold_server.store.sql import SqlStore
+    from keyfold_server.store.reconciliation import NewestChange
+    from keyfold_server.store.sql.store import SqlStore
     from keyfold_server.store.transfer.export import Source
 
 
@@ -39,14 +39,13 @@ def export_store(
     """
     from keyfold_server import settings
     from keyfold_server.service.timing import SystemClock
-    from keyfold_server.store.transfer import archive as export_file
-    from keyfold_server.store.transfer import export
+    from keyfold_server.store.transfer import archive, export
 
     with reported():
         loaded = settings.load()
         now = int(SystemClock().wall() * 1_000)
         try:
-            with export_file.target(out) as file, _source(loaded) as source:
+            with archive.target(out) as file, _source(loaded) as source:
                 made = export.write(source, file, cluster=cluster, now=now)
         except OSError as error:
             raise fail(f"{out} cannot be written: {error.strerror or error}") from None
@@ -77,14 +76,13 @@ def import_store(
     """
     from keyfold_server import settings
     from keyfold_server.service.timing import SystemClock
-    from keyfold_server.store.transfer import archive as export_file
-    from keyfold_server.store.transfer import export, import_
+    from keyfold_server.store.transfer import archive, export, import_
 
     with reported():
         loaded = settings.load()
         sealed_by = key or export.key_path(loaded.store, loaded.service_key)
         # Before the store is opened, which may make it: a bad file leaves nothing behind.
-        with export_file.checked(file, export_file.key_of(sealed_by)) as checked:
+        with archive.checked(file, archive.key_of(sealed_by)) as checked:
             store = _opened_store(loaded)
             try:
                 made = import_.bring_in(store, checked, SystemClock())
@@ -116,16 +114,16 @@ def reconcile_store(
     """
     from keyfold_server import settings
     from keyfold_server.service.timing import SystemClock
-    from keyfold_server.store import reconciling
+    from keyfold_server.store import reconciliation
 
     with reported():
         loaded = settings.load()
         with closing(_opened_store(loaded)) as store:
-            newest = reconciling.newest(store)
+            newest = reconciliation.newest(store)
             if not yes:
                 typer.echo(_explained(newest))
                 raise typer.Exit(EXIT_DECLINED)
-            done = reconciling.carry_out(store, reason, SystemClock())
+            done = reconciliation.carry_out(store, reason, SystemClock())
     for refused in done.refused:
         typer.echo(f"keyfold-server: not in its audit trail: {refused.message}", err=True)
     typer.echo(
@@ -147,7 +145,7 @@ If another server of the database has the lost changes, bring that one back inst
 Nothing was done."""
 
 
-def _explained(newest: Newest) -> str:
+def _explained(newest: NewestChange) -> str:
     made = "There is none yet."
     if newest.made_at is not None:
         at = datetime.fromtimestamp(newest.made_at / 1000, UTC).isoformat(timespec="milliseconds")

@@ -27,7 +27,7 @@ from keyfold_server.service.replica import Replica
 from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings, unknown_variables
 from keyfold_server.store import opening
-from keyfold_server.store.postgresql.address import Limits
+from keyfold_server.store.postgresql.address import Timeouts
 from keyfold_server.telemetry import Sampling
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         listen_url=settings.store_listen,
         migrating=settings.migrate == "auto",
         # Two polls that hang fit into the time that a replica may go without the store.
-        limits=Limits(poll=min(5.0, settings.store_max_staleness / 3)),
+        timeouts=Timeouts(poll=min(5.0, settings.store_max_staleness / 3)),
     )
     timing = Timing(
         cache_ttl=settings.cache_ttl,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, func, insert, select
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.store import migrate, schema, service_key
+from keyfold_server.store import schema, service_key
 from keyfold_server.store import seal as seals
-from keyfold_server.store.faults import LostRaceError
-from keyfold_server.store.marks import nowhere
+from keyfold_server.store.database.faults import LostRaceError
+from keyfold_server.store.migrations import migrate
 from keyfold_server.store.postgresql import address as addresses
 from keyfold_server.store.postgresql import connections as postgresql
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.sql.failpoints import no_failpoint
+from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.sqlite import connections as sqlite_file
 from keyfold_server.store.sqlite.lock import FileLock
 from keyfold_server.store.tables import changes, lineage
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from keyfold_server.domain.ports import Clock
-    from keyfold_server.store.dialect import Dialect
-    from keyfold_server.store.engine import Database
+    from keyfold_server.store.database.dialect import Dialect
+    from keyfold_server.store.database.engine import Database
     from keyfold_server.store.postgresql.session import BoundedSession
     from keyfold_server.store.service_key import ServiceKey
 
@@ -39,11 +40,11 @@ def open_store(
     service_key_path: str | Path | None,
     *,
     clock: Clock,
-    reach: Callable[[str], None] = nowhere,
+    reach: Callable[[str], None] = no_failpoint,
     password_file: Path | None = None,
     listen_url: str | None = None,
     migrating: bool = False,
-    limits: addresses.Limits | None = None,
+    timeouts: addresses.Timeouts | None = None,
 ) -> SqlStore:
     """Opens a store; an embedded one is made with its service key where there is none.
 
@@ -52,20 +53,20 @@ def open_store(
         service_key_path: The service key's file; None: beside an embedded store. A shared
             store's must be named, and be there.
         clock: Time.
-        reach: Called with each of `marks.MARKS` that a mutation passes.
+        reach: Called with each of `marks.FAILPOINTS` that a mutation passes.
         password_file: File of the database's password.
         listen_url: Where a shared store is listened to, if not by the first url: past a pooler
             that passes no notifications on.
         migrating: Whether to bring a shared store to this release's schema. An embedded one
             is brought to it in any case.
-        limits: How long a shared store may take.
+        timeouts: How long a shared store may take.
 
     Raises:
         SetupError: The store or the key cannot be used as they are; the message says why.
         RowNotAuthenticError: The store's own row was changed by somebody else.
     """
     if url.startswith(addresses.SCHEMES):
-        address = addresses.parse(url, password_file, limits or addresses.Limits())
+        address = addresses.parse(url, password_file, timeouts or addresses.Timeouts())
         listening = _listening(url, listen_url, password_file) or address
         key = _shared_key(service_key_path, address.label)
         return _shared(address, listening, key, clock=clock, reach=reach, migrating=migrating)
@@ -201,7 +202,7 @@ def _shared(
             postgresql.warn(database, address)
     if not postgresql.notifies(database):
         return SqlStore(database, seal, clock=clock, reach=reach)
-    from keyfold_server.store.postgresql.listening import NotifyingStore
+    from keyfold_server.store.postgresql.notifications import NotifyingStore
 
     def connect() -> BoundedSession:
         return postgresql.session(listening)

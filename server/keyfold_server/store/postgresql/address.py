@@ -70,7 +70,7 @@ _DEFAULTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Timeouts:
     """How long things may take, in seconds.
 
     Attributes:
@@ -100,13 +100,13 @@ class Address:
         url: The url, which holds no password.
         label: Host and database, for messages.
         password_file: File of the password, read for each connection so that it may be changed.
-        limits: How long things may take.
+        timeouts: How long things may take.
     """
 
     url: URL = field(repr=False)
     label: str
     password_file: Path | None
-    limits: Limits
+    timeouts: Timeouts
 
     def password(self) -> str | None:
         """Reads the password.
@@ -125,7 +125,7 @@ class Address:
             ) from None
 
 
-def parse(url: str, password_file: Path | None = None, limits: Limits = Limits()) -> Address:
+def parse(url: str, password_file: Path | None = None, timeouts: Timeouts = Timeouts()) -> Address:
     """Takes a url apart; repeats no part of one that may hold a secret.
 
     A host that is not this machine is spoken to over TLS and must prove its name, unless the url
@@ -163,7 +163,7 @@ def parse(url: str, password_file: Path | None = None, limits: Limits = Limits()
         if mode == "verify-full":
             defaults["sslrootcert"] = ssl.get_default_verify_paths().cafile or "system"
     full = parsed.set(drivername="postgresql+psycopg", query={**defaults, **parsed.query})
-    return Address(full, f"{','.join(hosts)}/{parsed.database}", password_file, limits)
+    return Address(full, f"{','.join(hosts)}/{parsed.database}", password_file, timeouts)
 
 
 def _hosts(url: URL) -> list[str]:

@@ -19,14 +19,19 @@ from sqlalchemy import Engine, QueuePool, create_engine, event, func, select, te
 from sqlalchemy.exc import DBAPIError
 
 from keyfold_server.domain.errors import SetupError
-from keyfold_server.store import faults
-from keyfold_server.store.dialect import ACCESS, POSTGRESQL, Access, unknown_history
-from keyfold_server.store.engine import Database
+from keyfold_server.store.database import faults
+from keyfold_server.store.database.dialect import (
+    ACCESS_MODE,
+    POSTGRESQL,
+    AccessMode,
+    unknown_timeline,
+)
+from keyfold_server.store.database.engine import Database
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, ExceptionContext
 
-    from keyfold_server.store.postgresql.address import Address, Limits
+    from keyfold_server.store.postgresql.address import Address, Timeouts
     from keyfold_server.store.postgresql.session import BoundedSession
 
 log = logging.getLogger(__name__)
@@ -37,7 +42,7 @@ _POOL_WAIT: Final = 5.0
 _OLD: Final = 1800
 """Seconds after which a connection is made anew, so that none outlives what stands between."""
 
-_TELLS_HISTORY: Final = text(
+_TELLS_TIMELINE: Final = text(
     "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'execute') "
     "AND has_function_privilege('pg_catalog.pg_walfile_name(pg_lsn)', 'execute')"
 )
@@ -62,7 +67,7 @@ def connected(where: Address) -> Database:
     """
     require_driver()
     engine = _engine(where, _POOL_SIZE, _OVERFLOW)
-    polling = _engine(replace(where, limits=_for_polling(where.limits)), 1, 0)
+    polling = _engine(replace(where, timeouts=_for_polling(where.timeouts)), 1, 0)
     database = Database(POSTGRESQL, engine, polling)
     try:
         version = database.read(lambda c: c.execute(text("SELECT version()")).scalar_one())
@@ -71,21 +76,21 @@ def connected(where: Address) -> Database:
         raise
     if not str(version).startswith("PostgreSQL"):
         # What speaks its protocol need not have its notifications: the poll suffices.
-        other = replace(POSTGRESQL, notify=lambda _connection: None, history=unknown_history)
+        other = replace(POSTGRESQL, notify=lambda _connection: None, timeline=unknown_timeline)
         return Database(other, engine, polling)
-    if not database.read(lambda c: c.execute(_TELLS_HISTORY).scalar_one()):
-        return Database(replace(POSTGRESQL, history=unknown_history), engine, polling)
+    if not database.read(lambda c: c.execute(_TELLS_TIMELINE).scalar_one()):
+        return Database(replace(POSTGRESQL, timeline=unknown_timeline), engine, polling)
     return database
 
 
-def _for_polling(limits: Limits) -> Limits:
-    most = min(limits.poll, limits.answer)
+def _for_polling(timeouts: Timeouts) -> Timeouts:
+    most = min(timeouts.poll, timeouts.answer)
     return replace(
-        limits,
+        timeouts,
         answer=most,
-        statement=min(limits.statement, most),
-        lock=min(limits.lock, most),
-        idle=min(limits.idle, most),
+        statement=min(timeouts.statement, most),
+        lock=min(timeouts.lock, most),
+        idle=min(timeouts.idle, most),
     )
 
 
@@ -111,7 +116,7 @@ def warn(database: Database, where: Address) -> None:
             "changes, revocations among them; replicas then refuse until an operator reconciles",
             where.label,
         )
-    if database.dialect.history is unknown_history:
+    if database.dialect.timeline is unknown_timeline:
         log.warning(
             "%s: the database does not tell one server from the next, so after a failover Revoke "
             "may miss replicas whose registration was lost; let the user call pg_control_system "
@@ -146,7 +151,7 @@ def _connected(where: Address, parameters: dict[str, Any]) -> BoundedSession:
         parameters["password"] = password
     # Nothing is prepared: with a pooler the next transaction may run in another session.
     made = BoundedSession.connect(autocommit=True, prepare_threshold=None, **parameters)
-    made.ends = time.monotonic() + where.limits.answer
+    made.ends = time.monotonic() + where.timeouts.answer
     made.watch()
     return made
 
@@ -169,12 +174,12 @@ def _engine(where: Address, size: int, overflow: int) -> Engine:
     ) -> BoundedSession:
         return _connected(where, parameters)
 
-    begin = _begin(where.limits)
+    begin = _begin(where.timeouts)
 
     def on_begin(connection: Connection) -> None:
-        access = connection.get_execution_options().get(ACCESS, Access.READ)
+        access = connection.get_execution_options().get(ACCESS_MODE, AccessMode.READ)
         driver: Any = connection.connection.driver_connection
-        driver.ends = None if access.is_long else time.monotonic() + where.limits.answer
+        driver.ends = None if access.is_long else time.monotonic() + where.timeouts.answer
         connection.exec_driver_sql(begin[access])
 
     event.listen(engine, "do_connect", connect)
@@ -196,12 +201,12 @@ def _on_error(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _begin(limits: Limits) -> dict[Access, str]:
+def _begin(timeouts: Timeouts) -> dict[AccessMode, str]:
     def local(**seconds: float) -> str:
         return "".join(f"; SET LOCAL {n} = {int(s * 1000)}" for n, s in seconds.items())
 
     usual = local(
-        statement_timeout=limits.statement, idle_in_transaction_session_timeout=limits.idle
+        statement_timeout=timeouts.statement, idle_in_transaction_session_timeout=timeouts.idle
     )
     long = local(statement_timeout=0, idle_in_transaction_session_timeout=0)
     # Rows are locked before they are read, so each statement shall see what is committed by
@@ -209,8 +214,8 @@ def _begin(limits: Limits) -> dict[Access, str]:
     reads = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     writes = "BEGIN ISOLATION LEVEL READ COMMITTED"
     return {
-        Access.READ: reads + usual,
-        Access.EXPORT: reads + long,
-        Access.WRITE: writes + usual + local(lock_timeout=limits.lock),
-        Access.MIGRATE: writes + long + local(lock_timeout=limits.migrating),
+        AccessMode.READ: reads + usual,
+        AccessMode.EXPORT: reads + long,
+        AccessMode.WRITE: writes + usual + local(lock_timeout=timeouts.lock),
+        AccessMode.MIGRATE: writes + long + local(lock_timeout=timeouts.migrating),
     }

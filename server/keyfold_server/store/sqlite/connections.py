@@ -21,9 +21,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
 from keyfold_server.domain.errors import SetupError
-from keyfold_server.store import faults
-from keyfold_server.store.dialect import ACCESS, SQLITE, Access
-from keyfold_server.store.engine import Database
+from keyfold_server.store.database import faults
+from keyfold_server.store.database.dialect import ACCESS_MODE, SQLITE, AccessMode
+from keyfold_server.store.database.engine import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,5 +162,5 @@ def _on_connect(driver: Any, _record: object) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    access = connection.get_execution_options().get(ACCESS, Access.READ)
+    access = connection.get_execution_options().get(ACCESS_MODE, AccessMode.READ)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if access.writes else "BEGIN")

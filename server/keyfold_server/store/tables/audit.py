@@ -17,12 +17,12 @@ from keyfold_server.store.seal import not_authentic
 if TYPE_CHECKING:
     from keyfold_server.domain.ports import AuditEvent
     from keyfold_server.store.seal import Seal
-    from keyfold_server.store.tables.clusters import Stored
+    from keyfold_server.store.tables.clusters import StoredCluster
 
 _PAGE: Final = 1_000
 
 
-def appended(stored: Stored, event: AuditEvent, seal: Seal) -> Cells:
+def appended(stored: StoredCluster, event: AuditEvent, seal: Seal) -> Cells:
     """Returns the row of a cluster's next event; its MAC is the chain's new head."""
     return seal.sealed(
         "audit_events",
@@ -42,7 +42,7 @@ def appended(stored: Stored, event: AuditEvent, seal: Seal) -> Cells:
     )
 
 
-def verify(connection: Connection, stored: Stored, seal: Seal) -> int:
+def verify(connection: Connection, stored: StoredCluster, seal: Seal) -> int:
     """Walks a cluster's chain from its first event, and returns how many there are.
 
     Raises:

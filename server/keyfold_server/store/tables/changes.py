@@ -21,7 +21,7 @@ from keyfold_server.store.seal import not_authentic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.seal import Seal
 
 _ROW: Final = 1
@@ -34,7 +34,7 @@ _NAMES: Final = tuple(column.name for column in changes.columns)
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
+class Position:
     """The newest change.
 
     Attributes:
@@ -67,7 +67,7 @@ def begin(connection: Connection, seal: Seal) -> None:
     connection.execute(insert(counter).values(row))
 
 
-def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Newest:
+def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Position:
     """Reads the counter, under its lock where a number will be taken.
 
     Raises:
@@ -77,7 +77,7 @@ def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Newest:
     if row is None:
         raise not_authentic("counter")
     seal.check("counter", tuple(row))
-    return Newest(row[1], row[2])
+    return Position(row[1], row[2])
 
 
 def id_of(connection: Connection, number: int, seal: Seal) -> bytes | None:
@@ -100,7 +100,7 @@ def note(
     now: int,
     seal: Seal,
     dialect: Dialect,
-) -> list[Newest]:
+) -> list[Position]:
     """Gives each subject the next number; the last thing that a transaction does.
 
     Returns:
@@ -129,7 +129,7 @@ def note(
         sealed = seal.sealed("counter", (_ROW, rows[-1][0], rows[-1][1]))
         connection.execute(_SET.values(number=sealed[1], change_id=sealed[2], mac=sealed[3]))
         connection.execute(_NOTE, [dict(zip(_NAMES, row, strict=True)) for row in rows])
-    return [before, *(Newest(row[0], row[1]) for row in rows)]
+    return [before, *(Position(row[0], row[1]) for row in rows)]
 
 
 def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Noted]:

@@ -52,7 +52,7 @@ _AGGREGATE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredCluster:
     """A cluster with what of its rows the domain does not know.
 
     Attributes:
@@ -70,7 +70,7 @@ class Stored:
 
 def read(
     connection: Connection, seal: Seal, where: ColumnElement[bool]
-) -> dict[str, Stored | RowNotAuthenticError]:
+) -> dict[str, StoredCluster | RowNotAuthenticError]:
     """Reads the clusters that a condition on their own rows names, in the order of their names.
 
     The order is the database's own, so that the next page begins where this one ended. A cluster
@@ -92,7 +92,7 @@ def read(
     return {own[1]: _verified(own, children, seal) for own, children in found.values()}
 
 
-def _verified(own: Cells, children: Children, seal: Seal) -> Stored | RowNotAuthenticError:
+def _verified(own: Cells, children: Children, seal: Seal) -> StoredCluster | RowNotAuthenticError:
     name = own[1] if isinstance(own[1], str) else None
     try:
         seal.check("clusters", own, name)
@@ -103,7 +103,7 @@ def _verified(own: Cells, children: Children, seal: Seal) -> Stored | RowNotAuth
             return seals.not_authentic("clusters", name)
     except RowNotAuthenticError as error:
         return error
-    return Stored(_cluster(own, children), head=own[8], events=own[9], children=children)
+    return StoredCluster(_cluster(own, children), head=own[8], events=own[9], children=children)
 
 
 def _digest(children: Children) -> bytes:
@@ -142,7 +142,7 @@ def encoded(cluster: Cluster, seal: Seal) -> Children:
     return rows
 
 
-def own_row(stored: Stored, seal: Seal) -> Cells:
+def own_row(stored: StoredCluster, seal: Seal) -> Cells:
     """Returns the cluster's own row, which vouches for all that belongs to it."""
     c = stored.cluster
     return seal.sealed(

@@ -17,7 +17,7 @@ from keyfold_server.store.schema import Cells, lineage
 from keyfold_server.store.seal import not_authentic
 
 if TYPE_CHECKING:
-    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.seal import Seal
 
 _ROW: Final = 1
@@ -28,7 +28,7 @@ _LOCK: Final = _READ.with_for_update()
 
 def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:
     """Makes the row in a new store, of which no replica knows yet."""
-    row = seal.sealed("lineage", (_ROW, dialect.history(connection), 0, 0))
+    row = seal.sealed("lineage", (_ROW, dialect.timeline(connection), 0, 0))
     connection.execute(insert(lineage).values(row))
 
 
@@ -44,7 +44,7 @@ def keep(
         seal: Seals the row.
         dialect: What the database does differently.
     """
-    found = dialect.history(connection)
+    found = dialect.timeline(connection)
 
     def kept(row: Cells) -> Cells:
         _, history, since, longest, _ = row
@@ -64,7 +64,7 @@ def unheard(connection: Connection, now: int, seal: Seal, dialect: Dialect) -> l
     """Returns a row for the replicas that a failover may have lost, while there may be any."""
     _, history, since, longest, _ = _read(connection, seal)
     # A server that nobody has noted yet took over this moment.
-    taken_over = since if dialect.history(connection) == history else now
+    taken_over = since if dialect.timeline(connection) == history else now
     silent = max(0, now - taken_over)
     if taken_over == 0 or silent > longest:
         return []

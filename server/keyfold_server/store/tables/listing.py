@@ -94,6 +94,21 @@ def census(connection: Connection) -> dict[tuple[str, str], int]:
     return {(row[0], row[1]): row[2] for row in connection.execute(statement)}
 
 
+def cannot_wrap(connection: Connection) -> int:
+    """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
+    statement = (
+        select(func.count())
+        .select_from(regions)
+        .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
+        .where(
+            regions.c.state == State.ENABLED.value,
+            _ROOT.c.health == Health.HEALTHY.value,
+            _ROOT.c.can_wrap.is_(False),
+        )
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
 def _with_health(statement: Select[Any]) -> Select[Any]:
     return (
         statement.select_from(regions)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, insert, or_, select, update
 
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.store.schema import Cells, observations
@@ -15,7 +15,7 @@ from keyfold_server.store.schema import Cells, observations
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.database.dialect import Dialect
 
 
 def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect) -> None:
@@ -48,6 +48,30 @@ def read(connection: Connection, subjects: Sequence[str]) -> dict[str, Observati
         return {}
     statement = select(*observations.c).where(observations.c.subject.in_(set(subjects)))
     return {row[0]: _observation(tuple(row)) for row in connection.execute(statement).all()}
+
+
+def claim(connection: Connection, name: str, after_ms: int, now: int) -> bool:
+    """Says whether a piece of work is the caller's to do, and notes that it is."""
+    found = observations.c.subject == name
+    free = or_(observations.c.last_check <= now - after_ms, observations.c.last_check > now)
+    if connection.execute(
+        update(observations).where(and_(found, free)).values(last_check=now)
+    ).rowcount:
+        return True
+    if connection.execute(select(observations.c.subject).where(found)).first() is not None:
+        return False
+    # Of two that insert it the first time, one loses the race, and looks again.
+    connection.execute(
+        insert(observations).values(
+            subject=name,
+            health=Health.UNKNOWN.value,
+            since=now,
+            last_check=now,
+            message="",
+            request_id="",
+        )
+    )
+    return True
 
 
 def _observation(row: Cells) -> Observation:

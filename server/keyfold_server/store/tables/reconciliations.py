@@ -15,12 +15,12 @@ from keyfold_server.store.schema import reconciliations
 
 if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
-    from keyfold_server.store.tables.changes import Newest
+    from keyfold_server.store.tables.changes import Position
 
 _ID_SIZE: Final = 16
 
 
-def add(connection: Connection, newest: Newest, reason: str, now: int, seal: Seal) -> None:
+def add(connection: Connection, newest: Position, reason: str, now: int, seal: Seal) -> None:
     """Records that the store is right as it is.
 
     Args:

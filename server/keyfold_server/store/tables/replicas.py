@@ -16,7 +16,7 @@ from keyfold_server.store.schema import Cells, replicas
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.seal import Seal
 
 

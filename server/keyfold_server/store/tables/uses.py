@@ -14,7 +14,7 @@ from keyfold_server.store.schema import generation_uses
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.database.dialect import Dialect
 
 
 def write(connection: Connection, times: Mapping[bytes, int], now: int, dialect: Dialect) -> None:

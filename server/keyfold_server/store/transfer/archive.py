@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Final
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.store import service_key as service_keys
 from keyfold_server.store.seal import Seal
-from keyfold_server.store.transfer.parsing import Record, parsed
+from keyfold_server.store.transfer.parser import Record, parsed
 from keyfold_server.store.transfer.records import FORMATS, TRAILER, Header, trailer
 
 if TYPE_CHECKING:

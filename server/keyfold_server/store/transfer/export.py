@@ -24,9 +24,10 @@ from sqlalchemy import Connection, func, select
 from keyfold_server.domain.cluster import existing
 from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
 from keyfold_server.domain.ports import AuditEvent, ClusterFilter
-from keyfold_server.store import faults, migrate
 from keyfold_server.store import service_key as service_keys
-from keyfold_server.store.dialect import ACCESS, Access
+from keyfold_server.store.database import faults
+from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
+from keyfold_server.store.migrations import migrate
 from keyfold_server.store.schema import audit_events, clusters, meta
 from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite_file
@@ -45,8 +46,8 @@ from keyfold_server.store.transfer.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from keyfold_server.store.sql import SqlStore
-    from keyfold_server.store.tables.clusters import Stored
+    from keyfold_server.store.sql.store import SqlStore
+    from keyfold_server.store.tables.clusters import StoredCluster
 
 _PAGE: Final = 200
 
@@ -65,7 +66,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """How much an export holds, and which service key sealed it."""
 
     clusters: int
@@ -99,7 +100,7 @@ def beside(url: str, service_key: Path | None) -> Iterator[Source]:
     seal = Seal(service_keys.load(key_path(url, service_key), store=path, new=False))
 
     with sqlite_file.reading(path) as connection:
-        if migrate.check(connection) in (migrate.Age.EMPTY, migrate.Age.OLDER):
+        if migrate.check(connection) in (migrate.SchemaAge.EMPTY, migrate.SchemaAge.OLDER):
             raise SetupError(
                 f"the store {path} has an older schema: run `keyfold-server migrate` first, "
                 "or export with the release that made it"
@@ -112,12 +113,12 @@ def opened(store: SqlStore) -> Iterator[Source]:
     """Reads a store that was opened."""
     database, seal = store.parts
     with faults.ending(), database.engine.connect() as bare:
-        connection = bare.execution_options(**{ACCESS: Access.EXPORT})
+        connection = bare.execution_options(**{ACCESS_MODE: AccessMode.EXPORT})
         with connection.begin():
             yield Source(connection, seal)
 
 
-def write(source: Source, out: IO[bytes], *, cluster: str | None, now: int) -> Exported:
+def write(source: Source, out: IO[bytes], *, cluster: str | None, now: int) -> ExportResult:
     """Writes an export.
 
     Args:
@@ -139,7 +140,7 @@ def write(source: Source, out: IO[bytes], *, cluster: str | None, now: int) -> E
         out.write(raw)
         counts[next(iter(record))] += 1
     out.write(trailer(source.seal, seen.digest()))
-    return Exported(counts["cluster"], counts["event"], source.seal.service_key_id)
+    return ExportResult(counts["cluster"], counts["event"], source.seal.service_key_id)
 
 
 def _records(source: Source, wanted: str | None, now: int) -> Iterator[dict[str, Any]]:
@@ -174,7 +175,7 @@ def _records(source: Source, wanted: str | None, now: int) -> Iterator[dict[str,
             yield {"event": event_record(recorded)}
 
 
-def _issued(source: Source, needed_by: Sequence[Stored] | None) -> Iterator[IssuedId]:
+def _issued(source: Source, needed_by: Sequence[StoredCluster] | None) -> Iterator[IssuedId]:
     """Reads external ids: all of them, or those that some clusters' root keys are called with."""
     issued = [IssuedId(*row[:-1]) for row in external_ids.every(source.connection, source.seal)]
     if needed_by is None:
@@ -190,7 +191,7 @@ def _issued(source: Source, needed_by: Sequence[Stored] | None) -> Iterator[Issu
     yield from (each for each in issued if each.external_id in used)
 
 
-def _stored(source: Source, wanted: str | None) -> Iterator[Stored]:
+def _stored(source: Source, wanted: str | None) -> Iterator[StoredCluster]:
     if wanted is not None:
         found = rows.read(source.connection, source.seal, clusters.c.name == wanted)
         if wanted not in found:
@@ -208,13 +209,13 @@ def _stored(source: Source, wanted: str | None) -> Iterator[Stored]:
         raise not_authentic("clusters")
 
 
-def _believed(stored: Stored | RowNotAuthenticError) -> Stored:
+def _believed(stored: StoredCluster | RowNotAuthenticError) -> StoredCluster:
     if isinstance(stored, RowNotAuthenticError):
         raise stored
     return stored
 
 
-def _events(connection: Connection, stored: Stored) -> Iterator[AuditEvent]:
+def _events(connection: Connection, stored: StoredCluster) -> Iterator[AuditEvent]:
     """Reads a chain that was verified in the same snapshot."""
     columns = audit_events.c
     events = select(*(columns[name] for name in EVENT_FIELDS))

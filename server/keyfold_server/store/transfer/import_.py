@@ -20,14 +20,14 @@ from keyfold_server.domain.cluster import revoked
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import AuditEvent
-from keyfold_server.store.faults import LostRaceError
-from keyfold_server.store.marks import nowhere
+from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import Cells, audit_events, clusters, requests
 from keyfold_server.store.schema import external_ids as issued_ids
+from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.tables import audit, changes, external_ids
 from keyfold_server.store.tables import clusters as rows
 from keyfold_server.store.tables.changes import Subject
-from keyfold_server.store.tables.clusters import CHILDREN, Stored
+from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 from keyfold_server.store.transfer.records import IssuedId
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from keyfold_server.domain.ports import Clock
     from keyfold_server.store.seal import Seal
-    from keyfold_server.store.sql import SqlStore
+    from keyfold_server.store.sql.store import SqlStore
     from keyfold_server.store.transfer.archive import ExportFile
     from keyfold_server.store.transfer.records import Header
 
-MARKS: Final = ("import:begun", "import:rows-written", "import:numbered")
+FAILPOINTS: Final = ("import:begun", "import:rows-written", "import:numbered")
 """The points at which an import may die, for tests."""
 
 ACTION: Final = "command:cluster:import"
@@ -52,7 +52,7 @@ _HELD: Final = 2_000
 
 
 @dataclass(slots=True)
-class Imported:
+class ImportResult:
     """What an import brought.
 
     Attributes:
@@ -71,15 +71,15 @@ def bring_in(
     export: ExportFile,
     clock: Clock,
     *,
-    reach: Callable[[str], None] = nowhere,
-) -> Imported:
+    reach: Callable[[str], None] = no_failpoint,
+) -> ImportResult:
     """Imports an export into an empty store, in one transaction.
 
     Args:
         store: The store; sealed with whichever service key.
         export: What was checked.
         clock: Time.
-        reach: Called with each of `MARKS`.
+        reach: Called with each of `FAILPOINTS`.
 
     Raises:
         SetupError: The store is not empty, or the export is not what it was.
@@ -87,7 +87,7 @@ def bring_in(
     """
     database, seal = store.parts
 
-    def work(connection: Connection) -> Imported:
+    def work(connection: Connection) -> ImportResult:
         # First, not last as elsewhere: nobody makes a cluster between the look and the commit.
         changes.newest(connection, seal, lock=True)
         _check_empty(connection)
@@ -95,7 +95,7 @@ def bring_in(
         now = database.dialect.now(connection, clock)
         writer = _Writer(connection, seal, export.header, now)
         for record in export.records():
-            if isinstance(record, Stored):
+            if isinstance(record, StoredCluster):
                 writer.cluster(record)
             elif isinstance(record, AuditEvent):
                 writer.event(record)
@@ -132,21 +132,21 @@ class _Writer:
         self._seal = seal
         self._header = header
         self._now = now
-        self._source: Stored | None = None
-        self._made: Stored | None = None
+        self._source: StoredCluster | None = None
+        self._made: StoredCluster | None = None
         self._begun = False
         self._tables: dict[Table, list[Cells]] = {
             table: [] for table in (issued_ids, clusters, *CHILDREN, audit_events)
         }
         self.subjects: Final[list[Subject]] = []
-        self.imported: Final = Imported()
+        self.imported: Final = ImportResult()
 
-    def cluster(self, source: Stored) -> None:
+    def cluster(self, source: StoredCluster) -> None:
         """Begins a cluster, revoked; its events follow."""
         self._finish()
         now_revoked = revoked(source.cluster.name, (), self._now)(source.cluster)
         children = rows.encoded(now_revoked, self._seal)
-        self._source, self._made = source, Stored(now_revoked, b"", 0, children)
+        self._source, self._made = source, StoredCluster(now_revoked, b"", 0, children)
         self._begun = False
         for table in CHILDREN:
             self._tables[table] += children[table].values()
@@ -216,7 +216,7 @@ _OWN_NAMES: Final = tuple(f"own_{c.name}" if c is clusters.c.uid else c.name for
 _CORRECT: Final = update(clusters).where(clusters.c.uid == bindparam("own_uid"))
 
 
-def _own_event(source: Stored, header: Header, now: int) -> AuditEvent:
+def _own_event(source: StoredCluster, header: Header, now: int) -> AuditEvent:
     detail: dict[str, Any] = {
         "exported_at": header.exported_at,
         "head": source.head.hex(),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from keyfold_server.domain.cluster import Generation, Region, Wrap
     from keyfold_server.domain.keyspec import KeySpec, RootKey
     from keyfold_server.store.seal import Seal
-    from keyfold_server.store.tables.clusters import Stored
+    from keyfold_server.store.tables.clusters import StoredCluster
 
 FORMAT: Final = 2
 """Version of the form that is written."""
@@ -107,7 +107,7 @@ class IssuedId:
         return asdict(self)
 
 
-def cluster_record(stored: Stored, form: int = FORMAT) -> dict[str, Any]:
+def cluster_record(stored: StoredCluster, form: int = FORMAT) -> dict[str, Any]:
     """Returns a cluster as it stands in an export."""
     c = stored.cluster
     return {

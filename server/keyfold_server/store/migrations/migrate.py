@@ -20,15 +20,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import column, inspect, select, table
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.store import faults
+from keyfold_server.store.database import faults
 from keyfold_server.store.schema import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
-    from keyfold_server.store.engine import Database
+    from keyfold_server.store.database.engine import Database
 
-_SCRIPTS: Final = Path(__file__).parent / "migrations"
+_SCRIPTS: Final = Path(__file__).parent
 _VERSION_TABLE: Final = "alembic_version"
 _LOCK: Final[Select[Any]] = (
     select(column("version_num")).select_from(table(_VERSION_TABLE)).with_for_update()
@@ -43,7 +43,7 @@ _alembic: Final = threading.Lock()
 """Alembic keeps what it runs in globals of the process."""
 
 
-class Age(Enum):
+class SchemaAge(Enum):
     """How a store's schema stands to this release's."""
 
     EMPTY = "empty"
@@ -52,7 +52,7 @@ class Age(Enum):
     NEXT = "next"
 
 
-def check(connection: Connection) -> Age:
+def check(connection: Connection) -> SchemaAge:
     """Tells how old a store's schema is.
 
     Raises:
@@ -68,13 +68,13 @@ def check(connection: Connection) -> Age:
     current = MigrationContext.configure(connection).get_current_revision()
     own = scripts.get_current_head()
     if current is None:
-        return Age.EMPTY
+        return SchemaAge.EMPTY
     if current == own:
-        return Age.CURRENT
+        return SchemaAge.CURRENT
     if current in {script.revision for script in scripts.walk_revisions()}:
-        return Age.OLDER
+        return SchemaAge.OLDER
     if own is not None and current.isdecimal() and int(current) == int(own) + 1:
-        return Age.NEXT
+        return SchemaAge.NEXT
     raise SetupError(
         f"the store has schema {current}, which this release does not know: it serves on {own} "
         "and the one after; start the release that made it, or one before that, or restore a "
@@ -89,8 +89,8 @@ def require(database: Database) -> None:
         SetupError: It is older or newer, there is none yet, or it is another program's database.
     """
     age = database.read(check)
-    if age in (Age.EMPTY, Age.OLDER):
-        what = "no schema yet" if age is Age.EMPTY else "the schema of an older release"
+    if age in (SchemaAge.EMPTY, SchemaAge.OLDER):
+        what = "no schema yet" if age is SchemaAge.EMPTY else "the schema of an older release"
         raise SetupError(
             f"the store has {what}: run `keyfold-server migrate` once, or set "
             "KEYFOLD_MIGRATE=auto and each server does so at its start"
@@ -124,9 +124,9 @@ def upgrade(database: Database) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    if check(connection) is not Age.EMPTY:
+    if check(connection) is not SchemaAge.EMPTY:
         connection.execute(_LOCK).all()
-    if check(connection) in (Age.EMPTY, Age.OLDER):
+    if check(connection) in (SchemaAge.EMPTY, SchemaAge.OLDER):
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

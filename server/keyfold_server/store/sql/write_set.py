@@ -23,7 +23,7 @@ from keyfold_server.store.schema import requests as requests_table
 from keyfold_server.store.tables import audit, requests
 from keyfold_server.store.tables import clusters as rows
 from keyfold_server.store.tables.changes import Subject
-from keyfold_server.store.tables.clusters import CHILDREN, Stored
+from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,11 +44,11 @@ _UPDATE: Final[dict[Table, Update]] = {table: _update(table) for table in _TABLE
 
 
 @dataclass(slots=True)
-class _Held:
+class _Pending:
     """A cluster as the store has it, and as it shall be."""
 
-    before: Stored | None
-    after: Stored | None
+    before: StoredCluster | None
+    after: StoredCluster | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class Decided:
     ordinal: int
 
 
-class Plan:
+class WriteSet:
     """A group of changes, decided one by one on what their clusters' rows say."""
 
     def __init__(
         self,
-        found: Mapping[str, Stored | RowNotAuthenticError],
+        found: Mapping[str, StoredCluster | RowNotAuthenticError],
         recorded: Mapping[Scope, RecordedRequest],
         *,
         seal: Seal,
@@ -87,7 +87,7 @@ class Plan:
         self._recorded = dict(recorded)
         self._seal = seal
         self._now = now
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _Pending] = {}
         self._events: list[Cells] = []
         self._requests: list[Cells] = []
         self.subjects: Final[list[Subject]] = []
@@ -109,7 +109,7 @@ class Plan:
         else:
             cluster = change.decide(current)
             _check_kept(current, cluster, change.cluster)
-        stored = replace(held.after or Stored(cluster, b"", 0, {}), cluster=cluster)
+        stored = replace(held.after or StoredCluster(cluster, b"", 0, {}), cluster=cluster)
         event = audit.appended(stored, change.event, self._seal)
         if change.request is not None:
             self._record(change.request, cluster.version)
@@ -152,14 +152,14 @@ class Plan:
         """Records the requests."""
         _insert(connection, requests_table, self._requests)
 
-    def _hold(self, name: str) -> _Held:
+    def _hold(self, name: str) -> _Pending:
         found = self._found.get(name)
         if isinstance(found, RowNotAuthenticError):
             # A copy: a raised exception collects tracebacks, and two changes may meet this one.
             raise found.at()
-        return self._held.setdefault(name, _Held(found, found))
+        return self._held.setdefault(name, _Pending(found, found))
 
-    def _finish(self, before: Stored | None, after: Stored) -> Stored:
+    def _finish(self, before: StoredCluster | None, after: StoredCluster) -> StoredCluster:
         if before is not None and after.cluster is before.cluster:
             return after
         return replace(after, children=rows.encoded(after.cluster, self._seal))

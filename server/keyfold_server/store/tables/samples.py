@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import and_, case, func, insert, or_, select, update
+from sqlalchemy import case, func, select
 
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.lifecycle import State
@@ -18,7 +18,6 @@ from keyfold_server.store.schema import clusters, observations, regions
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-_ROOT: Final = observations.alias("root")
 _KEK: Final = observations.alias("kek")
 
 _REFUSED: Final = 4
@@ -31,7 +30,7 @@ _KEK_SUBJECT: Final = "kek:"
 """The same of a KEK."""
 
 
-def samples(connection: Connection, prefix: str) -> list[Sample]:
+def read(connection: Connection, prefix: str) -> list[Sample]:
     """Chooses KEKs of the root keys whose ids begin so; see `domain.ports.Store.samples`."""
     refused = case((_KEK.c.health != Health.HEALTHY.value, 1), else_=0)
     root = regions.c.root_subject
@@ -86,42 +85,3 @@ def samples(connection: Connection, prefix: str) -> list[Sample]:
         )
         for cluster, region, root, kek, refused, followed in connection.execute(chosen)
     ]
-
-
-def claim(connection: Connection, name: str, after_ms: int, now: int) -> bool:
-    """Says whether a piece of work is the caller's to do, and notes that it is."""
-    found = observations.c.subject == name
-    free = or_(observations.c.last_check <= now - after_ms, observations.c.last_check > now)
-    if connection.execute(
-        update(observations).where(and_(found, free)).values(last_check=now)
-    ).rowcount:
-        return True
-    if connection.execute(select(observations.c.subject).where(found)).first() is not None:
-        return False
-    # Of two that insert it the first time, one loses the race, and looks again.
-    connection.execute(
-        insert(observations).values(
-            subject=name,
-            health=Health.UNKNOWN.value,
-            since=now,
-            last_check=now,
-            message="",
-            request_id="",
-        )
-    )
-    return True
-
-
-def cannot_wrap(connection: Connection) -> int:
-    """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
-    statement = (
-        select(func.count())
-        .select_from(regions)
-        .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
-        .where(
-            regions.c.state == State.ENABLED.value,
-            _ROOT.c.health == Health.HEALTHY.value,
-            _ROOT.c.can_wrap.is_(False),
-        )
-    )
-    return int(connection.execute(statement).scalar_one())

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from keyfold_server.store.tables import listing, observations, sweeping, uses
+from keyfold_server.store.tables import listing, observations, samples, uses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from keyfold_server.domain.health import Observation
     from keyfold_server.domain.ports import Sample
-    from keyfold_server.store.transactions import Transactions
+    from keyfold_server.store.sql.transactions import Transactions
 
 _USES: Final = 1_000
 """Last uses that are written in one transaction, so that no other waits long for its turn."""
 
 
-class SeenStore:
+class ObservationStore:
     """The part of a `domain.ports.Store` that is about what was seen."""
 
     def __init__(self, transactions: Transactions) -> None:
@@ -34,17 +34,17 @@ class SeenStore:
 
     def cannot_wrap(self) -> int:
         """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
-        return self._transactions.read(sweeping.cannot_wrap)
+        return self._transactions.read(listing.cannot_wrap)
 
     def samples(self, prefix: str) -> list[Sample]:
         """Chooses KEKs for the sweep, of the root keys whose ids begin so, by root key."""
-        return self._transactions.read(lambda c: sweeping.samples(c, prefix))
+        return self._transactions.read(lambda c: samples.read(c, prefix))
 
     def claim(self, name: str, after_ms: int) -> bool:
         """Takes a piece of work that one replica is to do, by the store's clock."""
         now = self._transactions.now
         return self._transactions.write_or_fail(
-            "observe", lambda c: sweeping.claim(c, name, after_ms, now(c))
+            "observe", lambda c: observations.claim(c, name, after_ms, now(c))
         )
 
     def observe(self, observations: Sequence[Observation]) -> None:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final
 from psycopg import Error, sql
 
 from keyfold_server.domain.errors import StoreUnavailableError
-from keyfold_server.store.dialect import CHANNEL
-from keyfold_server.store.marks import nowhere
-from keyfold_server.store.sql import SqlStore
+from keyfold_server.store.database.dialect import CHANNEL
+from keyfold_server.store.sql.failpoints import no_failpoint
+from keyfold_server.store.sql.store import SqlStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from keyfold_server.domain.ports import Clock
-    from keyfold_server.store.engine import Database
+    from keyfold_server.store.database.engine import Database
     from keyfold_server.store.postgresql.session import BoundedSession
     from keyfold_server.store.seal import Seal
 
@@ -110,7 +110,7 @@ class NotifyingStore(SqlStore):
         connect: Callable[[], BoundedSession],
         *,
         clock: Clock,
-        reach: Callable[[str], None] = nowhere,
+        reach: Callable[[str], None] = no_failpoint,
     ) -> None:
         """Takes what a SqlStore takes, and what opens a connection to listen on."""
         super().__init__(database, seal, clock=clock, reach=reach)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sqlalchemy import Connection, Engine
 
 from keyfold_server.domain.errors import StoreUnavailableError
-from keyfold_server.store import faults
-from keyfold_server.store.dialect import ACCESS, Access
+from keyfold_server.store.database import faults
+from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.database.dialect import Dialect
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Database:
             StoreUnavailableError: The store did not answer.
         """
         try:
-            return self._settled(lambda: self._once(self.engine, Access.READ, work))
+            return self._settled(lambda: self._once(self.engine, AccessMode.READ, work))
         except faults.LostRaceError as error:
             raise StoreUnavailableError("the store is busy with changes; ask again") from error
 
@@ -64,7 +64,7 @@ class Database:
             LostRaceError: Another one came first every time.
         """
         engine = self._polling if polling else self.engine
-        return self._settled(lambda: self._once(engine, Access.WRITE, work))
+        return self._settled(lambda: self._once(engine, AccessMode.WRITE, work))
 
     def migrate(self, work: Callable[[Connection], T]) -> T:
         """Runs a transaction once that may take its time.
@@ -74,7 +74,7 @@ class Database:
             LostRaceError: Another one came first.
         """
         try:
-            return self._once(self.engine, Access.MIGRATE, work)
+            return self._once(self.engine, AccessMode.MIGRATE, work)
         except faults.ConnectionLostError as error:
             raise StoreUnavailableError(error.message) from error
 
@@ -97,12 +97,12 @@ class Database:
                 lost = True
         raise AssertionError
 
-    def _once(self, engine: Engine, access: Access, work: Callable[[Connection], T]) -> T:
+    def _once(self, engine: Engine, access: AccessMode, work: Callable[[Connection], T]) -> T:
         committing = False
         try:
             # The connection first: who waits for one must not keep the poll from its turn.
             with faults.translated(), engine.connect() as bare, self._turn(access):
-                connection = bare.execution_options(**{ACCESS: access})
+                connection = bare.execution_options(**{ACCESS_MODE: access})
                 with connection.begin():
                     result = work(connection)
                     committing = access.writes
@@ -117,7 +117,7 @@ class Database:
             ) from error
 
     @contextmanager
-    def _turn(self, access: Access) -> Iterator[None]:
+    def _turn(self, access: AccessMode) -> Iterator[None]:
         """Waits in line where only one may write: SQLite's own waiting starves the unlucky."""
         if self.dialect.locks_rows or not access.writes:
             yield

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from keyfold_server.domain.ports import Clock
-    from keyfold_server.store.sql import SqlStore
+    from keyfold_server.store.sql.store import SqlStore
 
 ACTION: Final = "command:cluster:reconcile"
 """What the audit event is called."""
@@ -30,7 +30,7 @@ _PAGE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
+class NewestChange:
     """The newest change that a store has.
 
     Attributes:
@@ -47,7 +47,7 @@ class Newest:
 
 
 @dataclass(slots=True)
-class Reconciled:
+class ReconcileResult:
     """What was done.
 
     Attributes:
@@ -59,7 +59,7 @@ class Reconciled:
     refused: list[RowNotAuthenticError] = field(default_factory=list)
 
 
-def newest(store: SqlStore) -> Newest:
+def newest(store: SqlStore) -> NewestChange:
     """Returns the newest change that a store has.
 
     Raises:
@@ -72,17 +72,17 @@ def newest(store: SqlStore) -> Newest:
             "a store in SQLite has one server: restart that, and it goes on with the store as it is"
         )
 
-    def work(connection: Connection) -> Newest:
+    def work(connection: Connection) -> NewestChange:
         last = changes.newest(connection, seal)
         about = select(changes_table.c.created_at, changes_table.c.replica)
         row = connection.execute(about.where(changes_table.c.number == last.number)).first()
         made_at, replica = (None, None) if row is None else tuple(row)
-        return Newest(last.number, last.change_id, made_at, replica)
+        return NewestChange(last.number, last.change_id, made_at, replica)
 
     return database.read(work)
 
 
-def carry_out(store: SqlStore, reason: str, clock: Clock) -> Reconciled:
+def carry_out(store: SqlStore, reason: str, clock: Clock) -> ReconcileResult:
     """Records the decision; replicas that refuse then drop everything and go on.
 
     Args:
@@ -96,7 +96,7 @@ def carry_out(store: SqlStore, reason: str, clock: Clock) -> Reconciled:
         ConcurrentChangeError: Others changed a cluster again and again; nothing was decided.
     """
     found = newest(store)
-    done = Reconciled()
+    done = ReconcileResult()
     detail = {"change": found.number, "change_id": found.change_id.hex(), "reason": reason}
     text = json.dumps(detail, sort_keys=True, separators=(",", ":"))
     after = ""

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from keyfold_server.domain.ports import Clock
 
-ACCESS: Final = "keyfold_access"
+ACCESS_MODE: Final = "keyfold_access"
 """Execution option of a connection that says what its transaction is for."""
 
 CHANNEL: Final = "keyfold"
 """What PostgreSQL's notifications are sent on. Another store's only cause a poll too many."""
 
 
-class Access(Enum):
+class AccessMode(Enum):
     """What a transaction is for; an export reads, too, and may take its time."""
 
     READ = "read"
@@ -38,12 +38,12 @@ class Access(Enum):
     @property
     def writes(self) -> bool:
         """Whether it changes the store."""
-        return self in (Access.WRITE, Access.MIGRATE)
+        return self in (AccessMode.WRITE, AccessMode.MIGRATE)
 
     @property
     def is_long(self) -> bool:
         """Whether it may take longer than any call."""
-        return self in (Access.EXPORT, Access.MIGRATE)
+        return self in (AccessMode.EXPORT, AccessMode.MIGRATE)
 
 
 class Upsert(Protocol):
@@ -79,7 +79,7 @@ _NOW: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS 
 _NOTIFY: Final = select(func.pg_notify(CHANNEL, ""))
 
 # A promoted standby begins a new timeline with its first write; the file's name begins with it.
-_HISTORY: Final = text(
+_TIMELINE: Final = text(
     "SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
     "FROM pg_control_system()"
 )
@@ -94,12 +94,12 @@ def _notify_postgresql(connection: Connection) -> None:
     connection.execute(_NOTIFY)
 
 
-def _history_postgresql(connection: Connection) -> str:
-    history: str = connection.execute(_HISTORY).scalar_one()
-    return history
+def _timeline_postgresql(connection: Connection) -> str:
+    timeline: str = connection.execute(_TIMELINE).scalar_one()
+    return timeline
 
 
-def unknown_history(_connection: Connection) -> str:
+def unknown_timeline(_connection: Connection) -> str:
     """Says of every server that it cannot tell."""
     return ""
 
@@ -117,7 +117,7 @@ class Dialect:
         upsert: Makes the statement that inserts a row or replaces all but its key.
         now: Milliseconds by the one clock that all replicas of the store are compared by.
         notify: Has those who listen woken when the transaction commits.
-        history: Names the history that the server writes on: another one after each failover.
+        timeline: Names the history that the server writes on: another one after each failover.
             Empty where the server cannot tell, or nothing can fail over.
     """
 
@@ -127,7 +127,7 @@ class Dialect:
     upsert: Upsert
     now: Callable[[Connection, Clock], int]
     notify: Callable[[Connection], None]
-    history: Callable[[Connection], str]
+    timeline: Callable[[Connection], str]
 
 
 SQLITE: Final = Dialect(
@@ -137,7 +137,7 @@ SQLITE: Final = Dialect(
     upsert=_upsert_sqlite,
     now=lambda _connection, clock: int(clock.wall() * 1000),
     notify=lambda _connection: None,
-    history=unknown_history,
+    timeline=unknown_timeline,
 )
 
 POSTGRESQL: Final = Dialect(
@@ -147,5 +147,5 @@ POSTGRESQL: Final = Dialect(
     upsert=_upsert_postgresql,
     now=_now_postgresql,
     notify=_notify_postgresql,
-    history=_history_postgresql,
+    timeline=_timeline_postgresql,
 )

@@ -7,20 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.store.faults import CollisionError, LostRaceError
+from keyfold_server.store.database.faults import CollisionError, LostRaceError
+from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN
 from keyfold_server.store.tables import changes, lineage, reconciliations, replicas
-from keyfold_server.store.tables.changes import Newest
-from keyfold_server.store.transactions import AGAIN
+from keyfold_server.store.tables.changes import Position
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from keyfold_server.domain.ports import Heartbeat, Noted, ReplicaRow
-    from keyfold_server.store.horizon import Sight
-    from keyfold_server.store.transactions import Transactions
+    from keyfold_server.store.sql.history import HighWaterMark
+    from keyfold_server.store.sql.transactions import Transactions
 
 
-class Members:
+class Membership:
     """The replicas of a store, as far as they concern its port.
 
     Attributes:
@@ -48,15 +48,15 @@ class Members:
                 return self._registered(connection, beat, mine)
 
             try:
-                current, decided = self._transactions.begin("register", work)
+                current, decided = self._transactions.write_unchecked("register", work)
             except CollisionError:
                 raise SetupError(
                     f"another replica is named {beat.replica}; give this one a name of its own"
                 ) from None
             except LostRaceError as error:
-                raise StoreUnavailableError(AGAIN) from error
+                raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
             self._mine, self.name, self._reconciled = mine, beat.replica, decided
-            self._transactions.horizon.begin(Newest(current.number, current.change_id))
+            self._transactions.history.restart(Position(current.number, current.change_id))
         return current
 
     def poll(self, beat: Heartbeat) -> list[Noted]:
@@ -67,14 +67,16 @@ class Members:
                 another one that this process has seen. Then no heartbeat is written: this
                 replica is not one of this store's.
         """
-        seal, horizon = self._transactions.seal, self._transactions.horizon
+        seal, history = self._transactions.seal, self._transactions.history
 
-        def work(connection: Connection, sight: Sight) -> tuple[list[Noted], frozenset[bytes]]:
+        def work(
+            connection: Connection, mark: HighWaterMark
+        ) -> tuple[list[Noted], frozenset[bytes]]:
             self._beat(connection, beat)
             self._transactions.reach("poll:written")
             noted = changes.since(connection, beat, seal)
             if noted:
-                horizon.saw(Newest(noted[-1].number, noted[-1].change_id), sight)
+                history.advance(Position(noted[-1].number, noted[-1].change_id), mark)
             return noted, reconciliations.read(connection, seal)
 
         noted, self._reconciled = self._transactions.poll(work)

@@ -15,7 +15,7 @@ from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import AuditEvent
-from keyfold_server.store.tables.clusters import Stored
+from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.transfer.records import (
     Header,
     IssuedId,
@@ -24,7 +24,7 @@ from keyfold_server.store.transfer.records import (
     line,
 )
 
-Record: TypeAlias = Header | IssuedId | Stored | AuditEvent
+Record: TypeAlias = Header | IssuedId | StoredCluster | AuditEvent
 """What a line of an export is about."""
 
 
@@ -67,14 +67,14 @@ def _record(found: Record, form: int) -> dict[str, Any]:
     match found:
         case IssuedId():
             return {"external_id": found.record()}
-        case Stored():
+        case StoredCluster():
             return {"cluster": cluster_record(found, form)}
         case AuditEvent():
             return {"event": event_record(found)}
     return found.record()
 
 
-def _stored(raw: dict[str, Any]) -> Stored:
+def _stored(raw: dict[str, Any]) -> StoredCluster:
     cluster = Cluster(
         uid=bytes.fromhex(raw["uid"]),
         name=raw["name"],
@@ -85,7 +85,7 @@ def _stored(raw: dict[str, Any]) -> Stored:
         created_at=raw["created_at"],
         updated_at=raw["updated_at"],
     )
-    return Stored(cluster, bytes.fromhex(raw["audit_head"]), raw["audit_count"], {})
+    return StoredCluster(cluster, bytes.fromhex(raw["audit_head"]), raw["audit_count"], {})
 
 
 def _region(raw: dict[str, Any]) -> Region:

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select
 
 from keyfold_server.domain.ports import Applied, Change
-from keyfold_server.store.plan import Decided, Plan
 from keyfold_server.store.schema import clusters
+from keyfold_server.store.sql.write_set import Decided, WriteSet
 from keyfold_server.store.tables import changes, requests
 from keyfold_server.store.tables import clusters as rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from keyfold_server.store.dialect import Dialect
+    from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.seal import Seal
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Batch:
     """What a group needs besides its connection.
 
     Attributes:
@@ -38,9 +38,7 @@ class Unit:
     now: int
     reach: Callable[[str], None]
 
-    def carry_out(
-        self, connection: Connection, wanted: Sequence[Change]
-    ) -> list[Applied | Exception]:
+    def apply(self, connection: Connection, wanted: Sequence[Change]) -> list[Applied | Exception]:
         """Carries out the changes; one that raises drops out alone."""
         plan = self._plan(connection, wanted)
         decided: list[Decided | Exception] = []
@@ -67,7 +65,7 @@ class Unit:
             for d in decided
         ]
 
-    def _plan(self, connection: Connection, wanted: Sequence[Change]) -> Plan:
+    def _plan(self, connection: Connection, wanted: Sequence[Change]) -> WriteSet:
         names = sorted({change.cluster for change in wanted})
         here = clusters.c.name.in_(names)
         if self.dialect.locks_rows:
@@ -82,4 +80,4 @@ class Unit:
         found = rows.read(connection, self.seal, here)
         keys = [change.request for change in wanted if change.request is not None]
         recorded = requests.read(connection, keys, self.seal)
-        return Plan(found, recorded, seal=self.seal, now=self.now)
+        return WriteSet(found, recorded, seal=self.seal, now=self.now)

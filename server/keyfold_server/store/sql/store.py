@@ -12,12 +12,14 @@ from keyfold_server.domain.errors import (
     RowNotAuthenticError,
     StoreUnavailableError,
 )
-from keyfold_server.store.faults import LostRaceError
-from keyfold_server.store.marks import nowhere
-from keyfold_server.store.members import Members
+from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import clusters, generations
 from keyfold_server.store.schema import requests as requests_table
-from keyfold_server.store.seen import SeenStore
+from keyfold_server.store.sql.batch import Batch
+from keyfold_server.store.sql.failpoints import no_failpoint
+from keyfold_server.store.sql.membership import Membership
+from keyfold_server.store.sql.observations import ObservationStore
+from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
     audit,
     changes,
@@ -29,9 +31,7 @@ from keyfold_server.store.tables import (
     requests,
 )
 from keyfold_server.store.tables import clusters as rows
-from keyfold_server.store.tables.changes import Newest, Subject
-from keyfold_server.store.transactions import AGAIN, Transactions
-from keyfold_server.store.unit import Unit
+from keyfold_server.store.tables.changes import Position, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,15 +49,15 @@ if TYPE_CHECKING:
         ReplicaRow,
         RequestKey,
     )
-    from keyfold_server.store.engine import Database
-    from keyfold_server.store.horizon import Sight
+    from keyfold_server.store.database.engine import Database
     from keyfold_server.store.seal import Seal
+    from keyfold_server.store.sql.history import HighWaterMark
 
 KEPT: Final = 24 * 60 * 60 * 1000
 """Milliseconds that requests and changes are kept at least (protocol section 7)."""
 
 
-class SqlStore(SeenStore):
+class SqlStore(ObservationStore):
     """A `domain.ports.Store`; may be called from any number of threads."""
 
     def __init__(
@@ -66,7 +66,7 @@ class SqlStore(SeenStore):
         seal: Seal,
         *,
         clock: Clock,
-        reach: Callable[[str], None] = nowhere,
+        reach: Callable[[str], None] = no_failpoint,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         """Takes an opened database; `opening.open_store` makes one.
@@ -75,14 +75,14 @@ class SqlStore(SeenStore):
             database: The store's connections.
             seal: Seals and checks its rows.
             clock: Time.
-            reach: Called with each of `marks.MARKS` that a mutation passes.
+            reach: Called with each of `marks.FAILPOINTS` that a mutation passes.
             release: Called by `close`, after the connections are closed.
         """
         super().__init__(Transactions(database, seal, clock, reach))
         self._database = database
         self._seal = seal
         self._release = release
-        self._members = Members(self._transactions)
+        self._membership = Membership(self._transactions)
 
     @property
     def parts(self) -> tuple[Database, Seal]:
@@ -135,11 +135,13 @@ class SqlStore(SeenStore):
         if not changes:
             return []
 
-        def work(connection: Connection, sight: Sight) -> tuple[list[Applied | Exception], Sight]:
-            return self._unit(connection).carry_out(connection, changes), sight
+        def work(
+            connection: Connection, mark: HighWaterMark
+        ) -> tuple[list[Applied | Exception], HighWaterMark]:
+            return self._batch(connection).apply(connection, changes), mark
 
         try:
-            made, sight = self._transactions.write("apply", work)
+            made, mark = self._transactions.write("apply", work)
         except LostRaceError:
             if len(changes) > 1:
                 # One of them collides whenever it is tried: it must not take the others along.
@@ -154,7 +156,7 @@ class SqlStore(SeenStore):
         # Once it is committed, and not before.
         for each in made:
             if not isinstance(each, Exception):
-                self._transactions.horizon.saw(Newest(each.number, each.change_id), sight)
+                self._transactions.history.advance(Position(each.number, each.change_id), mark)
         return made
 
     def refused(
@@ -175,23 +177,23 @@ class SqlStore(SeenStore):
 
     def register(self, beat: Heartbeat) -> Heartbeat:
         """Adds a replica and returns its heartbeat with the newest change (protocol S4)."""
-        return self._members.register(beat)
+        return self._membership.register(beat)
 
     def poll(self, beat: Heartbeat) -> list[Noted]:
         """Writes a heartbeat and reads the changes after its number, oldest first."""
-        return self._members.poll(beat)
+        return self._membership.poll(beat)
 
     def reconciled(self) -> bool:
         """Tells whether an operator has decided since that the store is right as it is."""
-        return self._members.reconciled()
+        return self._membership.reconciled()
 
     def leave(self, replica: str) -> None:
         """Removes a replica that stops."""
-        self._members.leave(replica)
+        self._membership.leave(replica)
 
     def replicas(self) -> list[ReplicaRow]:
         """Reads every replica that has not left, and whether more may have been lost."""
-        return self._members.rows()
+        return self._membership.rows()
 
     def external_id(self, owner: str) -> str | None:
         """Reads what was issued for an owner, or None."""
@@ -247,18 +249,18 @@ class SqlStore(SeenStore):
         try:
             self._database.write(work)
         except LostRaceError as error:
-            raise StoreUnavailableError(AGAIN) from error
+            raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
 
-    def _stored(self, connection: Connection, name: str) -> rows.Stored | None:
+    def _stored(self, connection: Connection, name: str) -> rows.StoredCluster | None:
         found = rows.read(connection, self._seal, clusters.c.name == name)
         return _believed(found[name]) if name in found else None
 
-    def _unit(self, connection: Connection) -> Unit:
+    def _batch(self, connection: Connection) -> Batch:
         now, reach = self._transactions.now(connection), self._transactions.reach
-        return Unit(self._database.dialect, self._seal, self._members.name, now, reach=reach)
+        return Batch(self._database.dialect, self._seal, self._membership.name, now, reach=reach)
 
 
-def _believed(stored: rows.Stored | RowNotAuthenticError) -> rows.Stored:
+def _believed(stored: rows.StoredCluster | RowNotAuthenticError) -> rows.StoredCluster:
     if isinstance(stored, RowNotAuthenticError):
         raise stored
     return stored
