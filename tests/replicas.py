@@ -35,10 +35,15 @@ from keyfold_server.domain.provider import KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Rights
 from keyfold_server.service.data.data_plane import Opened, Target
 from keyfold_server.service.data.keyring import Call, NeedsLoad
-from keyfold_server.service.life.clusters import Enabling
-from keyfold_server.service.life.mutations import Ask, Body, Done
-from keyfold_server.service.life.revocation import Naming, Restored, Revoked
-from keyfold_server.service.life.rotation import Rotated, Rotating
+from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
+from keyfold_server.service.life.mutations import MutationCall, MutationRequest, MutationResult
+from keyfold_server.service.life.revocation import (
+    RestoreRequest,
+    RestoreResult,
+    RevokeRequest,
+    RevokeResult,
+)
+from keyfold_server.service.life.rotation import RotateRequest, RotateResult
 from keyfold_server.service.life.status import Report
 from keyfold_server.service.limits import Bounds, Rates
 from keyfold_server.service.replica import Replica
@@ -47,6 +52,7 @@ from keyfold_server.service.upkeep.sweep import SLOTS
 from keyfold_server.store.opening import open_store
 
 T = TypeVar("T")
+RequestT = TypeVar("RequestT", bound=MutationRequest)
 
 ROUNDS: Final = 8
 """As in `rpc.methods`: how often a call looks again before it gives up."""
@@ -343,18 +349,18 @@ class Member:
             return False
         return True
 
-    def ask(
+    def asked(
         self,
         rpc: str,
-        body: Body,
+        request: RequestT,
         request_id: str = "",
         caller: str = "local",
         within: float = 10.0,
-    ) -> Ask:
+    ) -> MutationCall[RequestT]:
         """Makes the request of a change."""
         deadline = self.house.clock.monotonic() + within
         who = Caller(self.rights) if caller == "local" else callers.caller(caller)
-        return Ask(who, rpc, request_id, body, deadline)
+        return MutationCall(who, rpc, request_id, request, deadline)
 
     async def enable(
         self,
@@ -367,12 +373,12 @@ class Member:
         caller: str = "local",
         validate_only: bool = False,
         within: float = 10.0,
-    ) -> Done:
+    ) -> MutationResult:
         """Enables a cluster; by default in region eu under fake:one."""
         given = region_specs(specs if specs is not None else {"eu": "fake:one"})
-        wanted = Enabling(cluster, organization, tuple(regions), given, validate_only)
-        ask = self.ask("Enable", wanted, request_id, caller, within)
-        return await self.replica.clusters.enable(ask, wanted)
+        request = EnableRequest(cluster, organization, tuple(regions), given, validate_only)
+        call = self.asked("Enable", request, request_id, caller, within)
+        return await self.replica.clusters.enable(call)
 
     async def add_regions(
         self,
@@ -382,11 +388,11 @@ class Member:
         organization: str | None = None,
         request_id: str = "",
         validate_only: bool = False,
-    ) -> Done:
+    ) -> MutationResult:
         """Adds regions."""
-        wanted = Enabling(cluster, organization, (), region_specs(specs), validate_only)
-        ask = self.ask("AddRegions", wanted, request_id)
-        return await self.replica.clusters.add_regions(ask, wanted)
+        request = AddRegionsRequest(cluster, organization, (), region_specs(specs), validate_only)
+        call = self.asked("AddRegions", request, request_id)
+        return await self.replica.clusters.add_regions(call)
 
     async def rotate(
         self,
@@ -397,12 +403,12 @@ class Member:
         request_id: str = "",
         validate_only: bool = False,
         within: float = 10.0,
-    ) -> Rotated:
+    ) -> RotateResult:
         """Rotates; by default region eu under its own key."""
         given = region_specs(specs if specs is not None else {"eu": None})
-        wanted = Rotating(cluster, given, new_generation, validate_only)
-        ask = self.ask("Rotate", wanted, request_id, within=within)
-        return await self.replica.rotation.rotate(ask, wanted)
+        request = RotateRequest(cluster, given, new_generation, validate_only)
+        call = self.asked("Rotate", request, request_id, within=within)
+        return await self.replica.rotation.rotate(call)
 
     async def revoke(
         self,
@@ -411,19 +417,19 @@ class Member:
         *,
         request_id: str = "",
         within: float = 10.0,
-    ) -> Revoked:
+    ) -> RevokeResult:
         """Revokes."""
-        wanted = Naming(cluster, tuple(regions), "")
-        ask = self.ask("Revoke", wanted, request_id, within=within)
-        return await self.replica.revocation.revoke(ask, wanted)
+        request = RevokeRequest(cluster, tuple(regions), "")
+        call = self.asked("Revoke", request, request_id, within=within)
+        return await self.replica.revocation.revoke(call)
 
     async def restore(
         self, cluster: str = "acme", regions: Sequence[str] = (), *, request_id: str = ""
-    ) -> Restored:
+    ) -> RestoreResult:
         """Restores."""
-        wanted = Naming(cluster, tuple(regions), "")
-        ask = self.ask("Restore", wanted, request_id)
-        return await self.replica.revocation.restore(ask, wanted)
+        request = RestoreRequest(cluster, tuple(regions), "")
+        call = self.asked("Restore", request, request_id)
+        return await self.replica.revocation.restore(call)
 
     async def status(self, cluster: str = "acme", within: float = 10.0) -> Report:
         """Reads the status."""

@@ -23,7 +23,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.rights import Identity, Rights
-from keyfold_server.service.life.access_policies import Asking, Described
+from keyfold_server.service.life.access_policies import AccessPolicyRequest, AccessPolicyResult
 from keyfold_server.service.life.scope import Scope
 from regional import ROLE, RegionalHouse, role
 from replicas import Member
@@ -60,9 +60,9 @@ async def ask(
     region: str = "",
     organization: str | None = None,
     rights: Rights = EVERYTHING,
-) -> Described:
+) -> AccessPolicyResult:
     """Asks for a policy."""
-    wanted = Asking(spec, Scope(cluster, region, organization))
+    wanted = AccessPolicyRequest(spec, Scope(cluster, region, organization))
     return await member.replica.access_policies.get(rights, wanted)
 
 

@@ -226,7 +226,7 @@ async def test_a_request_is_not_carried_out_again_after_a_clock_was_set(
     await set_clock(house, step)
     house.store.prune(int(house.clock.wall() * 1000))
     again = await one.revoke(request_id="r")
-    assert (again.done.replayed, again.done.superseded) == (True, True)
+    assert (again.mutation.replayed, again.mutation.superseded) == (True, True)
     await one.wrap()
 
 
@@ -543,10 +543,10 @@ async def test_restore_of_what_is_not_revoked_changes_nothing(house: House, one:
     before, told = stored(house), len(noted(house))
     asked = house.calls()
     outcome = await one.restore()
-    assert (outcome.regions, outcome.failed, outcome.done.number) == ((), {}, None)
+    assert (outcome.regions, outcome.failed, outcome.mutation.number) == ((), {}, None)
     assert house.calls() == asked
     outcome = await one.restore(regions=["eu"])
-    assert (outcome.regions, outcome.failed, outcome.done.number) == (("eu",), {}, None)
+    assert (outcome.regions, outcome.failed, outcome.mutation.number) == (("eu",), {}, None)
     assert stored(house) == before
     assert len(noted(house)) == told
     assert one.serves()
@@ -559,7 +559,7 @@ async def test_restore_of_what_is_not_revoked_loses_nothing(house: House, one: M
     outcome = await one.restore(regions=["eu"])
     assert outcome.regions == ()
     assert isinstance(outcome.failed["eu"], UnreachableError)
-    assert outcome.done.cluster.region("eu").state is State.ENABLED
+    assert outcome.mutation.cluster.region("eu").state is State.ENABLED
     assert stored(house) == before
     assert one.serves()
 
@@ -570,10 +570,10 @@ async def test_a_repeated_restore_undoes_no_later_revoke(house: House, one: Memb
     A client whose first answer was lost repeats it, and must not undo what came in between.
     """
     first = await one.restore(request_id="r")
-    assert not first.done.replayed
+    assert not first.mutation.replayed
     await one.revoke()
     again = await one.restore(request_id="r")
-    assert (again.done.replayed, again.done.superseded) == (True, True)
+    assert (again.mutation.replayed, again.mutation.superseded) == (True, True)
     assert again.regions == ()
     assert isinstance(again.failed["eu"], RevokedError)
     assert stored(house).region("eu").state is State.REVOKED

@@ -20,7 +20,7 @@ from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.rights import Identity
 from keyfold_server.service.life.external_ids import ExternalIds
 from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.trials import Trying
+from keyfold_server.service.life.trials import TestKeyRequest
 from regional import RegionalHouse, role
 from replicas import Member
 
@@ -79,7 +79,9 @@ async def test_without_an_id_no_call_is_made(house: RegionalHouse, one: Member) 
     with pytest.raises(ExternalIdNotIssuedError, match="for cluster acme"):
         await one.enable(specs={"eu": role("fake:one")})
     with pytest.raises(ExternalIdNotIssuedError, match="name one of them"):
-        await one.replica.probes.test(EVERYTHING, Trying(role("fake:one"), Scope("", "", None)))
+        await one.replica.trials.test(
+            EVERYTHING, TestKeyRequest(role("fake:one"), Scope("", "", None))
+        )
     assert house.provider.calls == []
     await one.enable()
 

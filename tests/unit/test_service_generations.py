@@ -16,7 +16,7 @@ from keyfold_server.domain.errors import (
     InvalidReasonError,
     RegionNotFoundError,
 )
-from keyfold_server.service.life.revocation import Retiring, Revoked
+from keyfold_server.service.life.revocation import RetireGenerationRequest, RevokeResult
 from replicas import House, Member, entered, house_in
 
 
@@ -43,11 +43,11 @@ async def retire(
     region: str = "eu",
     request_id: str = "",
     reason: str = "",
-) -> Revoked:
+) -> RevokeResult:
     """Takes a generation out of use, or back."""
-    wanted = Retiring("acme", region, generation, back, reason)
-    ask = member.ask("RetireGeneration", wanted, request_id)
-    return await member.replica.revocation.retire(ask, wanted)
+    request = RetireGenerationRequest("acme", region, generation, back, reason)
+    call = member.asked("RetireGeneration", request, request_id)
+    return await member.replica.revocation.retire(call)
 
 
 async def test_a_retired_generation_opens_nothing(house: House, one: Member) -> None:
@@ -156,13 +156,13 @@ async def test_retiring_again_keeps_the_first_time(house: House, one: Member) ->
     """R6: a repetition changes nothing of it, with its request_id or without."""
     await one.rotate(new_generation=True)
     first = await retire(one, request_id="r1")
-    times = [g.retired_at for g in first.done.cluster.region("eu").generations]
+    times = [g.retired_at for g in first.mutation.cluster.region("eu").generations]
     await house.after(5)
     again = await retire(one, request_id="r1")
-    assert again.done.replayed
-    assert not again.done.superseded
+    assert again.mutation.replayed
+    assert not again.mutation.superseded
     anew = await retire(one)
-    assert [g.retired_at for g in anew.done.cluster.region("eu").generations] == times
+    assert [g.retired_at for g in anew.mutation.cluster.region("eu").generations] == times
 
 
 async def test_nothing_of_a_retired_generation_is_loaded(house: House, one: Member) -> None:

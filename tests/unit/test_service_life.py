@@ -134,7 +134,7 @@ async def test_validate_only_stores_nothing(house: House, one: Member) -> None:
     before = house.store.cluster("acme")
     await one.add_regions({"us": "fake:two"}, validate_only=True)
     rotated = await one.rotate({"eu": "fake:two"}, validate_only=True)
-    assert rotated.done.cluster.region("eu").key_spec.uri == "fake:two"
+    assert rotated.mutation.cluster.region("eu").key_spec.uri == "fake:two"
     assert house.store.cluster("acme") == before
     house.provider.disable("fake:two")
     with pytest.raises(KeyDisabledError):
@@ -181,7 +181,7 @@ async def test_rotate_to_a_new_version(house: House, one: Member) -> None:
     blob = await one.wrap()
     version = house.provider.new_version("fake:one")
     rotated = await one.rotate()
-    assert rotated.done.cluster.region("eu").newest.current.key_version == version
+    assert rotated.mutation.cluster.region("eu").newest.current.key_version == version
     house.provider.delete("fake:one", "1")
     one.loads.drop_all()
     opened = await one.unwrap(blob)
@@ -298,10 +298,10 @@ async def test_a_policy_changes_only_where_it_is_given(house: House, one: Member
     """Section 7: rotating never resets a policy; one that is present replaces it."""
     await one.enable(specs={"eu": RegionSpec("eu", KeySpec("FAKE", "fake:one"), RegionPolicy(10))})
     rotated = await one.rotate({"eu": "fake:two"})
-    assert rotated.done.cluster.region("eu").policy == RegionPolicy(10)
+    assert rotated.mutation.cluster.region("eu").policy == RegionPolicy(10)
     await one.wrap()
     rotated = await one.rotate({"eu": RegionPolicy(0)})
-    assert rotated.done.cluster.region("eu").key_spec.uri == "fake:two"
+    assert rotated.mutation.cluster.region("eu").key_spec.uri == "fake:two"
     await one.wrap()
     assert not one.serves()
 
@@ -318,20 +318,20 @@ async def test_a_repeated_request_is_answered_and_not_carried_out(
     again = await one.enable(request_id="r-1")
     assert (again.replayed, again.superseded, again.number) == (True, False, None)
     rotated = await one.rotate(request_id="r-2", new_generation=True)
-    assert not rotated.done.replayed
+    assert not rotated.mutation.replayed
     later = await one.rotate(request_id="r-2", new_generation=True)
-    assert (later.done.replayed, later.done.superseded) == (True, False)
-    assert len(later.done.cluster.region("eu").generations) == 2
+    assert (later.mutation.replayed, later.mutation.superseded) == (True, False)
+    assert len(later.mutation.cluster.region("eu").generations) == 2
     old = await one.enable(request_id="r-1")
     assert (old.replayed, old.superseded) == (True, True)
     await one.revoke(request_id="r-3")
     await one.restore(request_id="r-4")
     late = await one.revoke(request_id="r-3")
-    assert (late.done.replayed, late.done.superseded) == (True, True)
-    assert late.done.cluster.region("eu").state is State.ENABLED
+    assert (late.mutation.replayed, late.mutation.superseded) == (True, True)
+    assert late.mutation.cluster.region("eu").state is State.ENABLED
     await one.revoke()
     restored = await one.restore(request_id="r-4")
-    assert (restored.done.replayed, restored.done.superseded) == (True, True)
+    assert (restored.mutation.replayed, restored.mutation.superseded) == (True, True)
     assert restored.regions == ()
     assert isinstance(restored.failed["eu"], RevokedError)
 
@@ -342,7 +342,7 @@ async def test_another_request_with_the_same_id_is_refused(house: House, one: Me
     with pytest.raises(RequestIdReusedError):
         await one.enable(specs={"eu": "fake:two"}, request_id="r")
     await one.enable("other", request_id="r")
-    assert not (await one.rotate(request_id="r")).done.replayed
+    assert not (await one.rotate(request_id="r")).mutation.replayed
     assert not (await one.enable(request_id="r", caller="somebody")).replayed
     for bad in ("x" * 129, "a\nb", "ä"):
         with pytest.raises(InvalidRequestIdError):

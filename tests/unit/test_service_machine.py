@@ -213,14 +213,16 @@ class ReplicaMachine(RuleBasedStateMachine):
         result = self.tried(self.one.rotate(dict.fromkeys(names, uri), new_generation=fresh))
         uris = () if uri is None else tuple((name, uri) for name in names)
         request = Request("Rotate", tuple(names), uris, fresh)
-        self.asked_for(request, result if isinstance(result, KeyfoldError) else result.done.cluster)
+        self.asked_for(
+            request, result if isinstance(result, KeyfoldError) else result.mutation.cluster
+        )
 
     @rule(names=st.lists(st.sampled_from(REGIONS), unique=True))
     def revoke(self, names: list[str]) -> None:
         result = self.tried(self.one.revoke(regions=names))
         self.asked_for(
             Request("Revoke", tuple(names)),
-            result if isinstance(result, KeyfoldError) else result.done.cluster,
+            result if isinstance(result, KeyfoldError) else result.mutation.cluster,
         )
 
     @rule()
@@ -231,7 +233,7 @@ class ReplicaMachine(RuleBasedStateMachine):
         good = {name for name in revoked if self.provable(name, self.regions[name])}
         assert set(result.regions) == good
         assert set(result.failed) == revoked - good
-        self.changed(Request("Restore"), result.done.cluster)
+        self.changed(Request("Restore"), result.mutation.cluster)
         assert {name for name, region in self.regions.items() if region.revoked} == revoked - good
 
     @rule()

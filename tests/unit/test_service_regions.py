@@ -27,7 +27,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.residency import Place, Table
 from keyfold_server.domain.rights import Identity, Rights
 from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.trials import Trying
+from keyfold_server.service.life.trials import TestKeyRequest
 from regional import RegionalHouse
 from replicas import Spec
 
@@ -150,8 +150,8 @@ async def test_a_trial_tells_where_the_key_is(house: RegionalHouse) -> None:
     one = await house.with_regions(TABLE, required=True)
 
     async def place(spec: KeySpec, region: str) -> Place:
-        wanted = Trying(spec, Scope("acme", region, None))
-        tried = await one.replica.probes.test(EVERYTHING, wanted)
+        wanted = TestKeyRequest(spec, Scope("acme", region, None))
+        tried = await one.replica.trials.test(EVERYTHING, wanted)
         assert tried.accessible
         assert tried.place.refused in tried.summary
         return tried.place

@@ -270,7 +270,7 @@ async def test_what_is_reported_as_applied_is_gone_from_memory(house: House, one
     two = await house.replica()
     await two.wrap()
     outcome = await one.hurry().revoke()
-    number = outcome.done.number
+    number = outcome.mutation.number
     assert number is not None
     [pending] = outcome.pending
     assert pending.replica == two.changes.replica
@@ -330,7 +330,7 @@ async def test_a_repeated_revoke_confirms_only_who_has_dropped_the_keys(
     await three.wrap()
     await one.hurry().revoke(request_id="r")
     outcome = await two.hurry().revoke(request_id="r")
-    assert outcome.done.replayed
+    assert outcome.mutation.replayed
     assert two.changes.replica in outcome.confirmed
     assert not two.serves()
     assert three.serves()
@@ -353,7 +353,7 @@ async def test_a_rotate_that_is_committed_is_not_reported_as_failed(
 ) -> None:
     """S5: who hears that a rotation failed keeps the old key; so it must be true."""
     one.line.fail("replicas", StoreUnavailableError("away"))
-    assert (await one.rotate({"eu": "fake:two"})).done.number is not None
+    assert (await one.rotate({"eu": "fake:two"})).mutation.number is not None
 
 
 # W1 for changes
@@ -393,7 +393,7 @@ async def test_a_flood_of_reads_does_not_get_in_revokes_way(house: House, one: M
     await held.reached()
     await spin()
     outcome = await asyncio.wait_for(one.revoke(), 10)
-    assert outcome.done.number is not None
+    assert outcome.mutation.number is not None
     assert not one.serves()
     one.line.let_go("cluster")
     results = await asyncio.gather(*flood, return_exceptions=True)

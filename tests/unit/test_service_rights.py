@@ -31,7 +31,7 @@ from keyfold_server.service.data.data_plane import Opened, Target
 from keyfold_server.service.data.keyring import Call, NeedsLoad
 from keyfold_server.service.life.scope import Scope
 from keyfold_server.service.life.status import Report, page_token
-from keyfold_server.service.life.trials import Trying
+from keyfold_server.service.life.trials import TestKeyRequest
 from replicas import House, Member, house_in
 
 APP = Identity(("dns:app.example",), "certificate")
@@ -266,11 +266,11 @@ async def test_a_key_that_may_not_be_named_costs_no_call(
             one.add_regions({"as": "fake:two"}),
             one.rotate(specs),
             one.rotate({"eu": KeySpec("FAKE", "fake:two", "nobody")}),
-            one.replica.probes.test(
-                one.rights, Trying(KeySpec("FAKE", "fake:two"), Scope("", "", None))
+            one.replica.trials.test(
+                one.rights, TestKeyRequest(KeySpec("FAKE", "fake:two"), Scope("", "", None))
             ),
-            one.replica.probes.test(
-                one.rights, Trying(KeySpec("FAKE", "fake:two"), Scope("acme", "eu", "a"))
+            one.replica.trials.test(
+                one.rights, TestKeyRequest(KeySpec("FAKE", "fake:two"), Scope("acme", "eu", "a"))
             ),
         ]
         for call in calls:
@@ -309,8 +309,8 @@ async def test_one_forbidden_key_among_many_costs_no_call(house: House, one: Mem
 async def test_rotating_a_regions_own_key_names_none(one: Member) -> None:
     """The newest version of the key that a region has needs no grant of that key."""
     with as_one_who(one, 'roles = ["operator"]'):
-        assert (await one.rotate({"eu": None})).done.number
-        assert (await one.rotate({"eu": "fake:one"})).done.number
+        assert (await one.rotate({"eu": None})).mutation.number
+        assert (await one.rotate({"eu": "fake:one"})).mutation.number
 
 
 async def test_a_cluster_outside_ones_pattern_is_not_made(house: House, one: Member) -> None:

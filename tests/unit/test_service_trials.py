@@ -18,7 +18,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.trials import Outcome, Step, Trial, Trying
+from keyfold_server.service.life.trials import Outcome, Step, TestKeyRequest, TestKeyResult
 from replicas import House, Member, house_in
 
 PASSED, FAILED, SKIPPED = Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED
@@ -37,17 +37,18 @@ async def one(house: House) -> Member:
     return await house.replica()
 
 
-async def trial(one: Member, uri: str, cluster: str = "acme") -> Trial:
+async def trial(one: Member, uri: str, cluster: str = "acme") -> TestKeyResult:
     """Tries a key."""
-    tried = await one.replica.probes.test(
-        EVERYTHING, Trying(KeySpec("FAKE", uri), Scope(cluster, "eu" if cluster else "", None))
+    tried = await one.replica.trials.test(
+        EVERYTHING,
+        TestKeyRequest(KeySpec("FAKE", uri), Scope(cluster, "eu" if cluster else "", None)),
     )
     assert [t.step for t in tried.steps] == list(Step)
     assert one.line.counts["apply"] == 0
     return tried
 
 
-def outcomes(tried: Trial) -> list[Outcome]:
+def outcomes(tried: TestKeyResult) -> list[Outcome]:
     """Returns how each step ended."""
     return [t.outcome for t in tried.steps]
 
@@ -142,10 +143,12 @@ async def test_a_cluster_that_is_there_has_its_own_organization(house: House, on
     await one.enable(organization="org")
     spec, calls = KeySpec("FAKE", "fake:one"), house.provider.calls
     calls.clear()
-    await one.replica.probes.test(EVERYTHING, Trying(spec, Scope("acme", "eu", None)))
+    await one.replica.trials.test(EVERYTHING, TestKeyRequest(spec, Scope("acme", "eu", None)))
     assert {c.binding.organization for c in calls if c.binding is not None} == {"org"}
     with pytest.raises(OrganizationMismatchError):
-        await one.replica.probes.test(EVERYTHING, Trying(spec, Scope("acme", "eu", "other")))
+        await one.replica.trials.test(
+            EVERYTHING, TestKeyRequest(spec, Scope("acme", "eu", "other"))
+        )
 
 
 async def test_what_does_not_bind_its_context_is_still_bound_by_the_digest(

@@ -14,12 +14,16 @@ from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
-from keyfold_server.service.life.access_policies import Asking
-from keyfold_server.service.life.clusters import Enabling
-from keyfold_server.service.life.revocation import Naming, Retiring
-from keyfold_server.service.life.rotation import Rotating
+from keyfold_server.service.life.access_policies import AccessPolicyRequest
+from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
+from keyfold_server.service.life.revocation import (
+    RestoreRequest,
+    RetireGenerationRequest,
+    RevokeRequest,
+)
+from keyfold_server.service.life.rotation import RotateRequest
 from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.trials import Trying
+from keyfold_server.service.life.trials import TestKeyRequest
 
 _STATES: Final = {res.State.Value(f"STATE_{state.name}"): state for state in State}
 _HEALTH: Final = {res.Health.Value(f"HEALTH_{health.value}"): health for health in Health}
@@ -73,9 +77,9 @@ def _seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def enabling(message: pb.EnableRequest | pb.AddRegionsRequest) -> Enabling:
-    """Returns the request of Enable or AddRegions."""
-    return Enabling(
+def enable_request(message: pb.EnableRequest) -> EnableRequest:
+    """Returns the request of Enable."""
+    return EnableRequest(
         message.cluster,
         message.organization or None,
         tuple(message.regions),
@@ -84,9 +88,20 @@ def enabling(message: pb.EnableRequest | pb.AddRegionsRequest) -> Enabling:
     )
 
 
-def rotating(message: pb.RotateRequest) -> Rotating:
+def add_regions_request(message: pb.AddRegionsRequest) -> AddRegionsRequest:
+    """Returns the request of AddRegions."""
+    return AddRegionsRequest(
+        message.cluster,
+        message.organization or None,
+        tuple(message.regions),
+        region_specs(list(message.region_specs)),
+        message.validate_only,
+    )
+
+
+def rotate_request(message: pb.RotateRequest) -> RotateRequest:
     """Returns the request of Rotate."""
-    return Rotating(
+    return RotateRequest(
         message.cluster,
         region_specs(list(message.region_specs)),
         message.new_generation,
@@ -94,26 +109,31 @@ def rotating(message: pb.RotateRequest) -> Rotating:
     )
 
 
-def naming(message: pb.RevokeRequest | pb.RestoreRequest) -> Naming:
-    """Returns the request of Revoke or Restore."""
-    return Naming(message.cluster, tuple(message.regions), message.reason)
+def revoke_request(message: pb.RevokeRequest) -> RevokeRequest:
+    """Returns the request of Revoke."""
+    return RevokeRequest(message.cluster, tuple(message.regions), message.reason)
 
 
-def retiring(message: pb.RetireGenerationRequest) -> Retiring:
+def restore_request(message: pb.RestoreRequest) -> RestoreRequest:
+    """Returns the request of Restore."""
+    return RestoreRequest(message.cluster, tuple(message.regions), message.reason)
+
+
+def retire_generation_request(message: pb.RetireGenerationRequest) -> RetireGenerationRequest:
     """Returns the request of RetireGeneration."""
-    return Retiring(
+    return RetireGenerationRequest(
         message.cluster, message.region, message.generation, message.bring_back, message.reason
     )
 
 
-def trying(message: pb.TestKeyRequest) -> Trying:
+def test_key_request(message: pb.TestKeyRequest) -> TestKeyRequest:
     """Returns the request of TestKey."""
-    return Trying(key_spec(message.key_spec), _scope(message))
+    return TestKeyRequest(key_spec(message.key_spec), _scope(message))
 
 
-def asking(message: pb.GetAccessPolicyRequest) -> Asking:
+def access_policy_request(message: pb.GetAccessPolicyRequest) -> AccessPolicyRequest:
     """Returns the request of GetAccessPolicy."""
-    return Asking(key_spec(message.key_spec), _scope(message))
+    return AccessPolicyRequest(key_spec(message.key_spec), _scope(message))
 
 
 def _scope(message: pb.TestKeyRequest | pb.GetAccessPolicyRequest) -> Scope:

@@ -18,9 +18,8 @@ from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import decode
 from keyfold_server.rpc.status import to_status
 from keyfold_server.service.fleet.changes import Pending
-from keyfold_server.service.life.clusters import Enabling
-from keyfold_server.service.life.mutations import Ask, Done
-from keyfold_server.service.life.revocation import Revoked
+from keyfold_server.service.life.mutations import MutationCall
+from keyfold_server.service.life.revocation import RevokeResult
 from keyfold_server.service.life.status import page_token
 from keyfold_server.service.replica import Replica
 
@@ -67,90 +66,86 @@ class LifeMethods:
     async def _enable(
         self, asked: pb.EnableRequest, caller: Caller, deadline: float
     ) -> pb.EnableResponse:
-        done, status = await self._enabled(
-            "Enable", self._replica.clusters.enable, asked, caller, deadline
+        request = convert.enable_request(asked)
+        call = MutationCall(caller, "Enable", asked.request_id, request, deadline)
+        result = await self._replica.clusters.enable(call)
+        return pb.EnableResponse(
+            status=await self._status(caller, result.cluster),
+            replayed=result.replayed,
+            superseded=result.superseded,
         )
-        return pb.EnableResponse(status=status, replayed=done.replayed, superseded=done.superseded)
 
     async def _add_regions(
         self, asked: pb.AddRegionsRequest, caller: Caller, deadline: float
     ) -> pb.AddRegionsResponse:
-        done, status = await self._enabled(
-            "AddRegions", self._replica.clusters.add_regions, asked, caller, deadline
-        )
+        request = convert.add_regions_request(asked)
+        call = MutationCall(caller, "AddRegions", asked.request_id, request, deadline)
+        result = await self._replica.clusters.add_regions(call)
         return pb.AddRegionsResponse(
-            status=status, replayed=done.replayed, superseded=done.superseded
+            status=await self._status(caller, result.cluster),
+            replayed=result.replayed,
+            superseded=result.superseded,
         )
-
-    async def _enabled(
-        self,
-        rpc: str,
-        work: Callable[[Ask, Enabling], Awaitable[Done]],
-        asked: pb.EnableRequest | pb.AddRegionsRequest,
-        caller: Caller,
-        deadline: float,
-    ) -> tuple[Done, res.ClusterStatus]:
-        wanted = convert.enabling(asked)
-        done = await work(Ask(caller, rpc, asked.request_id, wanted, deadline), wanted)
-        return done, await self._status(caller, done.cluster)
 
     async def _rotate(
         self, asked: pb.RotateRequest, caller: Caller, deadline: float
     ) -> pb.RotateResponse:
-        wanted = convert.rotating(asked)
-        ask = Ask(caller, "Rotate", asked.request_id, wanted, deadline)
-        rotated = await self._replica.rotation.rotate(ask, wanted)
+        request = convert.rotate_request(asked)
+        call = MutationCall(caller, "Rotate", asked.request_id, request, deadline)
+        rotated = await self._replica.rotation.rotate(call)
         return pb.RotateResponse(
-            status=await self._status(caller, rotated.done.cluster),
+            status=await self._status(caller, rotated.mutation.cluster),
             pending=self._pending(rotated.pending),
-            replayed=rotated.done.replayed,
-            superseded=rotated.done.superseded,
+            replayed=rotated.mutation.replayed,
+            superseded=rotated.mutation.superseded,
         )
 
     async def _revoke(
         self, asked: pb.RevokeRequest, caller: Caller, deadline: float
     ) -> pb.RevokeResponse:
-        wanted = convert.naming(asked)
-        ask = Ask(caller, "Revoke", asked.request_id, wanted, deadline)
-        revoked = await self._replica.revocation.revoke(ask, wanted)
+        request = convert.revoke_request(asked)
+        call = MutationCall(caller, "Revoke", asked.request_id, request, deadline)
+        revoked = await self._replica.revocation.revoke(call)
         return await self._acknowledged(pb.RevokeResponse, caller, revoked)
 
     async def _restore(
         self, asked: pb.RestoreRequest, caller: Caller, deadline: float
     ) -> pb.RestoreResponse:
-        wanted = convert.naming(asked)
-        ask = Ask(caller, "Restore", asked.request_id, wanted, deadline)
-        restored = await self._replica.revocation.restore(ask, wanted)
+        request = convert.restore_request(asked)
+        call = MutationCall(caller, "Restore", asked.request_id, request, deadline)
+        restored = await self._replica.revocation.restore(call)
         return pb.RestoreResponse(
-            status=await self._status(caller, restored.done.cluster),
+            status=await self._status(caller, restored.mutation.cluster),
             restored=restored.regions,
             not_restored=[
                 pb.NotRestored(region=region, error=to_status(error))
                 for region, error in restored.failed.items()
             ],
-            replayed=restored.done.replayed,
-            superseded=restored.done.superseded,
+            replayed=restored.mutation.replayed,
+            superseded=restored.mutation.superseded,
         )
 
     async def _retire_generation(
         self, asked: pb.RetireGenerationRequest, caller: Caller, deadline: float
     ) -> pb.RetireGenerationResponse:
-        wanted = convert.retiring(asked)
-        ask = Ask(caller, "RetireGeneration", asked.request_id, wanted, deadline)
-        retired = await self._replica.revocation.retire(ask, wanted)
+        request = convert.retire_generation_request(asked)
+        call = MutationCall(caller, "RetireGeneration", asked.request_id, request, deadline)
+        retired = await self._replica.revocation.retire(call)
         return await self._acknowledged(pb.RetireGenerationResponse, caller, retired)
 
     async def _test_key(
         self, asked: pb.TestKeyRequest, caller: Caller, _deadline: float
     ) -> pb.TestKeyResponse:
-        trial = await self._replica.probes.test(caller.rights, convert.trying(asked))
+        trial = await self._replica.trials.test(caller.rights, convert.test_key_request(asked))
         return replies.tested(trial)
 
     async def _get_access_policy(
         self, asked: pb.GetAccessPolicyRequest, caller: Caller, _deadline: float
     ) -> pb.GetAccessPolicyResponse:
         policies = self._replica.access_policies
-        return replies.access_policy(await policies.get(caller.rights, convert.asking(asked)))
+        return replies.access_policy(
+            await policies.get(caller.rights, convert.access_policy_request(asked))
+        )
 
     async def _get_status(
         self, asked: pb.GetStatusRequest, caller: Caller, deadline: float
@@ -183,14 +178,16 @@ class LifeMethods:
             reply.next_page_token = page_token(last)
         return reply
 
-    async def _acknowledged(self, reply: type[_Reply], caller: Caller, outcome: Revoked) -> _Reply:
+    async def _acknowledged(
+        self, reply: type[_Reply], caller: Caller, outcome: RevokeResult
+    ) -> _Reply:
         """Returns the answer to what every replica has to apply before use has stopped."""
         return reply(
-            status=await self._status(caller, outcome.done.cluster),
+            status=await self._status(caller, outcome.mutation.cluster),
             confirmed=outcome.confirmed,
             pending=self._pending(outcome.pending),
-            replayed=outcome.done.replayed,
-            superseded=outcome.done.superseded,
+            replayed=outcome.mutation.replayed,
+            superseded=outcome.mutation.superseded,
         )
 
     async def _status(self, caller: Caller, cluster: Cluster) -> res.ClusterStatus:

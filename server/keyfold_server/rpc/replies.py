@@ -14,9 +14,9 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import PLATFORM
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.service.fleet.changes import Pending
-from keyfold_server.service.life.access_policies import Described
+from keyfold_server.service.life.access_policies import AccessPolicyResult
 from keyfold_server.service.life.status import RegionReport, Report
-from keyfold_server.service.life.trials import Outcome, Step, Trial, Tried
+from keyfold_server.service.life.trials import Outcome, Step, StepResult, TestKeyResult
 
 _STATES: Final = {state: res.State.Value(f"STATE_{state.name}") for state in State}
 _HEALTH: Final = {health: res.Health.Value(f"HEALTH_{health.value}") for health in Health}
@@ -120,7 +120,7 @@ def pending_replica(pending: Pending, now: float) -> res.PendingReplica:
     )
 
 
-def tested(trial: Trial) -> pb.TestKeyResponse:
+def tested(trial: TestKeyResult) -> pb.TestKeyResponse:
     """Returns the response of TestKey."""
     return pb.TestKeyResponse(
         accessible=trial.accessible,
@@ -132,7 +132,7 @@ def tested(trial: Trial) -> pb.TestKeyResponse:
     )
 
 
-def access_policy(described: Described) -> pb.GetAccessPolicyResponse:
+def access_policy(described: AccessPolicyResult) -> pb.GetAccessPolicyResponse:
     """Returns the response of GetAccessPolicy."""
     policy = described.policy
     return pb.GetAccessPolicyResponse(
@@ -154,7 +154,7 @@ def access_policy(described: Described) -> pb.GetAccessPolicyResponse:
     )
 
 
-def _test_step(tried: Tried) -> pb.TestKeyStep:
+def _test_step(tried: StepResult) -> pb.TestKeyStep:
     error = tried.error
     return pb.TestKeyStep(
         step=_STEPS[tried.step],

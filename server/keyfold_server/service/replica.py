@@ -38,7 +38,7 @@ from keyfold_server.service.life.revocation import Revocation
 from keyfold_server.service.life.rotation import Rotation
 from keyfold_server.service.life.scope import Scopes
 from keyfold_server.service.life.status import Statuses
-from keyfold_server.service.life.trials import Probes
+from keyfold_server.service.life.trials import Trials
 from keyfold_server.service.limits import Accounts, Bounds
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthBook
@@ -77,7 +77,7 @@ class Replica:
         clusters: Enable and AddRegions.
         rotation: Rotate.
         revocation: Revoke and Restore.
-        probes: TestKey.
+        trials: TestKey.
         access_policies: GetAccessPolicy.
         statuses: GetStatus and ListClusters.
         changes: What this replica knows of the others.
@@ -146,7 +146,7 @@ class Replica:
             self._mutations, self.changes, proofs, self._health, clock, timing
         )
         scopes = Scopes(self._storage)
-        self.probes = Probes(self._kms, scopes, resolution, clock, random)
+        self.trials = Trials(self._kms, scopes, resolution, clock, random)
         self.access_policies = AccessPolicies(
             self._kms, scopes, resolution, external_ids, self.changes
         )

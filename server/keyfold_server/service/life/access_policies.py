@@ -23,7 +23,7 @@ _RPC: Final = "GetAccessPolicy"
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class AccessPolicyRequest:
     """The request of GetAccessPolicy.
 
     Attributes:
@@ -36,7 +36,7 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class AccessPolicyResult:
     """What is to be put in place.
 
     Attributes:
@@ -67,7 +67,7 @@ class AccessPolicies:
         self._external_ids = external_ids
         self._changes = changes
 
-    async def get(self, rights: Rights, wanted: Asking) -> Described:
+    async def get(self, rights: Rights, wanted: AccessPolicyRequest) -> AccessPolicyResult:
         """Tells what permits Keyfold to use a key; issues an external id where one is needed.
 
         Without a cluster it speaks for every cluster of the organization, those included that are
@@ -113,4 +113,6 @@ class AccessPolicies:
             root, AccessWanted(cluster, scope.region or None, scope.organization)
         )
         place = await self._resolution.place(root, scope.region)
-        return Described(replace(policy, notices=(*policy.notices, *place.notices)), external_id)
+        return AccessPolicyResult(
+            replace(policy, notices=(*policy.notices, *place.notices)), external_id
+        )

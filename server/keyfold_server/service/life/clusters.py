@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from keyfold_server.domain.cluster import (
     MAX_REGIONS,
     Cluster,
+    Decide,
     Region,
     created,
     existing,
@@ -34,20 +35,20 @@ from keyfold_server.domain.keyspec import (
 from keyfold_server.domain.lifecycle import Action, after
 from keyfold_server.service.kms.proofs import Proofs, by_region
 from keyfold_server.service.life.admission import NewKeys, check_replicas, of_replica
-from keyfold_server.service.life.mutations import Ask, Done, Mutations
+from keyfold_server.service.life.mutations import MutationCall, MutationResult, Mutations
 from keyfold_server.service.observed.health import HealthBook
 
 
 @dataclass(frozen=True, slots=True)
-class Enabling:
-    """The request of Enable and of AddRegions.
+class RegionsRequest:
+    """What the requests of Enable and of AddRegions have in common, which is every field.
 
     Attributes:
         cluster: The cluster's name.
         organization: The customer's organization, or None.
-        regions: All regions that are meant; empty: those of the specs.
-        specs: One per region.
-        validate_only: Prove the keys, store nothing.
+        regions: The names of all regions that the caller means; empty: those of the specs.
+        specs: One spec for each region.
+        validate_only: Whether to prove the keys and store nothing.
     """
 
     cluster: str
@@ -58,8 +59,20 @@ class Enabling:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The regions that it names."""
+        """The regions that the request names."""
         return tuple(dict.fromkeys((*self.regions, *(spec.region for spec in self.specs))))
+
+
+class EnableRequest(RegionsRequest):
+    """The request of Enable."""
+
+    __slots__ = ()
+
+
+class AddRegionsRequest(RegionsRequest):
+    """The request of AddRegions."""
+
+    __slots__ = ()
 
 
 class Clusters:
@@ -74,14 +87,14 @@ class Clusters:
         name_length: int,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Joins the changes to key services and store.
+        """Joins Enable and AddRegions to the KMS and to the store.
 
         Args:
             mutations: Carries out changes.
-            keys: Lets keys in.
+            keys: Checks and completes the region specs of a request.
             proofs: Makes and proves KEKs.
-            health: What was observed of keys.
-            name_length: Characters that the names of new clusters and regions may have.
+            health: Records what this replica observes of keys.
+            name_length: Most characters in the name of a new cluster or region.
             random: The source of ids.
         """
         self._mutations = mutations
@@ -91,85 +104,93 @@ class Clusters:
         self._name_length = name_length
         self._random = random
 
-    async def enable(self, ask: Ask, wanted: Enabling) -> Done:
-        """Gives a cluster its keys; the same specs again change nothing.
+    async def enable(self, call: MutationCall[EnableRequest]) -> MutationResult:
+        """Makes a cluster with its keys; repeated with the same specs, it changes nothing.
 
         Raises:
-            ClusterExistsError: It is enabled with other specs.
-            RevokedError: It exists, and a region of it is revoked.
+            ClusterExistsError: The cluster is enabled with other specs.
+            RevokedError: The cluster exists, and one of its regions is revoked.
             KmsError: A key could not be proven; nothing was stored.
         """
-        _check(wanted)
-        # By the organization that it is to have; one that is there already has its own.
-        ask.caller.rights.check_cluster(ask.rpc, wanted.cluster, wanted.organization, wanted.named)
-        return await self._mutations.run(ask, lambda: self._enable(ask, wanted), lambda d: d)
-
-    async def add_regions(self, ask: Ask, wanted: Enabling) -> Done:
-        """Gives keys to further regions; a region given again with the same spec is no change.
-
-        Raises:
-            ClusterNotFoundError: There is no such cluster.
-            RegionExistsError: A region has another spec.
-            KmsError: A key could not be proven; nothing was stored.
-        """
-        _check(wanted)
-        return await self._mutations.run(ask, lambda: self._add(ask, wanted), lambda d: d)
-
-    async def _enable(self, ask: Ask, wanted: Enabling) -> Done:
-        current = await self._mutations.cluster(wanted.cluster)
-        wanted = await self._spelled(ask, wanted, current)
-        if current is not None:
-            _check_enabled(current, wanted)
-            return await self._unchanged(ask, wanted, current)
-        now = self._mutations.now()
-        regions = await self._make(ask, wanted, wanted.specs, now)
-        new = Cluster(
-            self._random(16), wanted.cluster, wanted.organization, 0, 1, regions, now, now
+        request = call.request
+        _check(request)
+        # By the organization that the new cluster is to have. `Mutations` checks the rights again
+        # by the organization of a cluster that exists.
+        call.caller.rights.check_cluster(
+            call.rpc, request.cluster, request.organization, request.named
         )
-        return await self._store(ask, wanted, new, regions, current)
+        return await self._mutations.run(call, lambda: self._enable(call), lambda result: result)
 
-    async def _add(self, ask: Ask, wanted: Enabling) -> Done:
-        current = existing(await self._mutations.cluster(wanted.cluster), wanted.cluster)
-        if wanted.organization not in (None, current.organization):
+    async def add_regions(self, call: MutationCall[AddRegionsRequest]) -> MutationResult:
+        """Adds regions to a cluster; a region that it has with the same spec is no change.
+
+        Raises:
+            ClusterNotFoundError: The cluster does not exist.
+            RegionExistsError: The cluster has one of the regions, with another spec.
+            KmsError: A key could not be proven; nothing was stored.
+        """
+        _check(call.request)
+        return await self._mutations.run(call, lambda: self._add(call), lambda result: result)
+
+    async def _enable(self, call: MutationCall[EnableRequest]) -> MutationResult:
+        request = call.request
+        current = await self._mutations.cluster(request.cluster)
+        specs = await self._spelled(call, current)
+        if current is not None:
+            _check_enabled(current, request.organization, specs)
+            return await self._unchanged(call, current)
+        now = self._mutations.now()
+        regions = await self._make(call, specs, request.organization, now)
+        new = Cluster(
+            self._random(16), request.cluster, request.organization, 0, 1, regions, now, now
+        )
+        return await self._store(call, created(new), regions, current)
+
+    async def _add(self, call: MutationCall[AddRegionsRequest]) -> MutationResult:
+        request = call.request
+        current = existing(await self._mutations.cluster(request.cluster), request.cluster)
+        if request.organization not in (None, current.organization):
             raise OrganizationMismatchError(
                 f"cluster {current.name} belongs to another organization; leave the organization "
                 "out, or check the cluster's name",
                 cluster=current.name,
                 field="organization",
             )
-        wanted = await self._spelled(ask, wanted, current)
         there = {region.name for region in current.regions}
-        for spec in wanted.specs:
-            if spec.region in there and not _same(current.region(spec.region), spec):
+        added = []
+        for spec in await self._spelled(call, current):
+            if spec.region not in there:
+                added.append(spec)
+            elif not _same(current.region(spec.region), spec):
                 raise RegionExistsError(
                     f"region {spec.region} has another key spec or policy; change it with Rotate",
                     cluster=current.name,
                     region=spec.region,
                 )
-        specs = [spec for spec in wanted.specs if spec.region not in there]
-        if not specs:
-            return await self._unchanged(ask, wanted, current)
-        _check_count(len(there) + len(specs))
-        added = await self._make(ask, wanted, specs, self._mutations.now(), current)
-        return await self._store(ask, wanted, None, added, current)
+        if not added:
+            return await self._unchanged(call, current)
+        _check_count(len(there) + len(added))
+        regions = await self._make(call, added, current.organization, self._mutations.now())
+        decide = with_regions(current, regions, self._mutations.now())
+        return await self._store(call, decide, regions, current)
 
-    async def _spelled(self, ask: Ask, wanted: Enabling, current: Cluster | None) -> Enabling:
-        """Returns the request with a key spec for every region."""
-        rights = ask.caller.rights
-        specs = await self._keys.spelled(rights, wanted.specs, wanted.cluster, current)
-        return replace(wanted, specs=specs)
+    async def _spelled(
+        self, call: MutationCall[RegionsRequest], current: Cluster | None
+    ) -> tuple[RegionSpec, ...]:
+        """Returns the request's specs with a key spec for every region."""
+        request = call.request
+        return await self._keys.spelled(call.caller.rights, request.specs, request.cluster, current)
 
     async def _make(
         self,
-        ask: Ask,
-        wanted: Enabling,
+        call: MutationCall[RegionsRequest],
         specs: Sequence[RegionSpec],
+        organization: str | None,
         now: int,
-        current: Cluster | None = None,
     ) -> tuple[Region, ...]:
         """Proves every key and makes the regions, sorted by name."""
-        organization = wanted.organization if current is None else current.organization
-        names = (("cluster", wanted.cluster), *(("region_specs", spec.region) for spec in specs))
+        cluster = call.request.cluster
+        names = (("cluster", cluster), *(("region_specs", spec.region) for spec in specs))
         for field, name in names:
             if len(name) > self._name_length:
                 raise InvalidNameError(
@@ -177,15 +198,13 @@ class Clusters:
                     "clusters and regions; choose a shorter one",
                     field=field,
                 )
-        roots = await self._keys.accepted(ask.caller.rights, specs, wanted.cluster, organization)
+        roots = await self._keys.accepted(call.caller.rights, specs, cluster, organization)
 
         async def make(spec: RegionSpec, key_spec: KeySpec) -> Region:
             name = spec.region
-            state = after(None, Action.ENABLE, cluster=wanted.cluster, region=name)
+            state = after(None, Action.ENABLE, cluster=cluster, region=name)
             try:
-                first = await self._proofs.fresh(
-                    wanted.cluster, organization, name, roots[name], 1, now
-                )
+                first = await self._proofs.fresh(cluster, organization, name, roots[name], 1, now)
             except KmsError as error:
                 raise of_replica(spec, error) from None
             return Region(name, state, now, key_spec, spec.policy or RegionPolicy(), (first,))
@@ -196,66 +215,62 @@ class Clusters:
                 for spec in sorted(specs, key=lambda spec: spec.region)
                 if spec.key_spec is not None
             },
-            wanted.cluster,
+            cluster,
         )
         return tuple(made.values())
 
-    async def _unchanged(self, ask: Ask, wanted: Enabling, current: Cluster) -> Done:
-        """Answers a request for what is there already; it counts as carried out (R6)."""
-        return (
-            Done(current) if wanted.validate_only else await self._mutations.unchanged(ask, current)
-        )
+    async def _unchanged(
+        self, call: MutationCall[RegionsRequest], current: Cluster
+    ) -> MutationResult:
+        """Answers a request for what exists already; the request counts as carried out (R6)."""
+        if call.request.validate_only:
+            return MutationResult(current)
+        return await self._mutations.unchanged(call, current)
 
     async def _store(
         self,
-        ask: Ask,
-        wanted: Enabling,
-        new: Cluster | None,
+        call: MutationCall[RegionsRequest],
+        decide: Decide,
         regions: Sequence[Region],
         current: Cluster | None,
-    ) -> Done:
-        """Commits, or answers what would be."""
-        if new is not None:
-            decide = created(new)
-        else:
-            seen = existing(current, wanted.cluster)
-            decide = with_regions(seen, regions, self._mutations.now())
-        if wanted.validate_only:
-            return Done(decide(current))
-        done = await self._mutations.commit(ask, decide)
+    ) -> MutationResult:
+        """Commits a change, or with `validate_only` returns what the change would result in."""
+        if call.request.validate_only:
+            return MutationResult(decide(current))
+        result = await self._mutations.commit(call, decide)
         for region in regions:
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
         roots = {region.name: region.newest.current.root for region in regions}
-        await self._keys.tell(wanted.cluster, roots)
-        return done
+        await self._keys.tell(call.request.cluster, roots)
+        return result
 
 
-def _check(wanted: Enabling) -> None:
+def _check(request: RegionsRequest) -> None:
     """Refuses a request that is not whole in itself."""
-    check_name(wanted.cluster, "cluster")
-    if wanted.organization is not None:
-        check_name(wanted.organization, "organization")
-    check_regions(wanted.regions, "regions")
-    check_regions((spec.region for spec in wanted.specs), "region_specs")
-    check_replicas(wanted.specs)
-    given = {spec.region for spec in wanted.specs if spec.key_spec is not None or spec.replica_of}
-    named = wanted.regions or tuple(spec.region for spec in wanted.specs)
+    check_name(request.cluster, "cluster")
+    if request.organization is not None:
+        check_name(request.organization, "organization")
+    check_regions(request.regions, "regions")
+    check_regions((spec.region for spec in request.specs), "region_specs")
+    check_replicas(request.specs)
+    given = {spec.region for spec in request.specs if spec.key_spec is not None or spec.replica_of}
+    named = request.regions or tuple(spec.region for spec in request.specs)
     missing = [region for region in named if region not in given]
     if missing or not named:
         raise KeySpecMissingError(
             f"no key spec for region {', '.join(missing)}; give one for each region"
             if missing
             else "no region is named; give one region spec for each region of the cluster",
-            cluster=wanted.cluster,
+            cluster=request.cluster,
             region=missing[0] if missing else None,
             field="region_specs",
         )
-    for index, spec in enumerate(wanted.specs):
+    for index, spec in enumerate(request.specs):
         if spec.region not in named:
             raise RegionMismatchError(
                 f"region_specs names {spec.region}, which regions does not list",
-                cluster=wanted.cluster,
+                cluster=request.cluster,
                 region=spec.region,
                 field=f"region_specs[{index}].region",
             )
@@ -273,11 +288,11 @@ def _same(region: Region, spec: RegionSpec) -> bool:
     return region.key_spec == spec.key_spec and spec.policy in (None, region.policy)
 
 
-def _check_enabled(current: Cluster, wanted: Enabling) -> None:
-    """Refuses an Enable of a cluster that exists otherwise than wanted (protocol section 7)."""
+def _check_enabled(current: Cluster, organization: str | None, specs: Sequence[RegionSpec]) -> None:
+    """Refuses an Enable of a cluster that exists with other specs (protocol section 7)."""
     for region in current.regions:
         after(region.state, Action.ENABLE, cluster=current.name, region=region.name)
-    given = {spec.region: spec for spec in wanted.specs}
+    given = {spec.region: spec for spec in specs}
     differing = sorted(
         {region.name for region in current.regions}.symmetric_difference(given)
         | {
@@ -286,7 +301,7 @@ def _check_enabled(current: Cluster, wanted: Enabling) -> None:
             if region.name in given and not _same(region, given[region.name])
         }
     )
-    if differing or wanted.organization != current.organization:
+    if differing or organization != current.organization:
         what = f"region {', '.join(differing)}" if differing else "its organization"
         raise ClusterExistsError(
             f"cluster {current.name} is enabled and differs in {what}; change keys with Rotate, "

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from keyfold_server.domain.cluster import Cluster, Decide, existing, unchanged
 from keyfold_server.domain.errors import (
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _R = TypeVar("_R")
 
+RequestT_co = TypeVar("RequestT_co", bound="MutationRequest", covariant=True)
+
 MAX_REQUEST_ID: Final = 128
 """Characters of a request_id."""
 
@@ -46,7 +48,7 @@ _AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
 """Refusals that belong in a cluster's chain: by the KMS or the state (protocol R5)."""
 
 
-class Body(Protocol):
+class MutationRequest(Protocol):
     """A parsed request: a dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -63,31 +65,31 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class MutationCall(Generic[RequestT_co]):
     """A request for a change.
 
     Attributes:
         caller: Who asks, and what they may do.
         rpc: The method's name.
         request_id: The caller's id of the request, empty where there is none.
-        body: The parsed request, a dataclass; what a repetition is compared with.
+        request: The parsed request, a dataclass; what a repetition is compared with.
         deadline: Monotonic seconds until which the caller waits.
     """
 
     caller: Caller
     rpc: str
     request_id: str
-    body: Body
+    request: RequestT_co
     deadline: float
 
     @property
     def cluster(self) -> str:
         """The cluster's name."""
-        return self.body.cluster
+        return self.request.cluster
 
     def detail(self) -> str:
         """Returns the parsed request as JSON with sorted keys; it holds no key material."""
-        return json.dumps(asdict(self.body), sort_keys=True, separators=(",", ":"))
+        return json.dumps(asdict(self.request), sort_keys=True, separators=(",", ":"))
 
     def key(self) -> RequestKey | None:
         """Returns the request_id in its scope, or None where there is none.
@@ -109,7 +111,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class MutationResult:
     """How a change ended.
 
     Attributes:
@@ -153,12 +155,15 @@ class Mutations:
         return await self._storage.run(self._storage.store.cluster, name)
 
     async def run(
-        self, ask: Ask, work: Callable[[], Coroutine[Any, Any, _R]], replay: Callable[[Done], _R]
+        self,
+        call: MutationCall[MutationRequest],
+        work: Callable[[], Coroutine[Any, Any, _R]],
+        replay: Callable[[MutationResult], _R],
     ) -> _R:
         """Carries out a change once, or answers from the state as it is now (protocol R6).
 
         Args:
-            ask: The request.
+            call: The caller's request.
             work: The change.
             replay: Makes the answer to a request that was carried out before.
 
@@ -170,37 +175,37 @@ class Mutations:
             RequestIdReusedError: The id came before with another request.
             DeadlineError: The caller's time is up; the change goes on.
         """
-        ask.caller.rights.check_named(ask.rpc, ask.cluster, ask.body.named)
+        call.caller.rights.check_named(call.rpc, call.cluster, call.request.named)
         # Not refused on a replica that is merely stale: a Revoke that reaches the store counts.
         self._changes.check_store()
-        task = self._tasks.start(self._once(ask, work, replay))
-        left = ask.deadline - self._clock.monotonic()
+        task = self._tasks.start(self._once(call, work, replay))
+        left = call.deadline - self._clock.monotonic()
         done, _ = await asyncio.wait({task}, timeout=max(0.0, left))
         if not done:
             raise DeadlineError(
                 "the deadline passed while the change was being carried out, which goes on; "
                 "read the status, or repeat the request with the same request_id",
-                cluster=ask.cluster,
+                cluster=call.cluster,
             )
         return task.result()
 
-    async def commit(self, ask: Ask, decide: Decide) -> Done:
+    async def commit(self, call: MutationCall[MutationRequest], decide: Decide) -> MutationResult:
         """Commits a change with its audit event and request_id, and applies it here."""
-        change = Change(ask.cluster, decide, self._event(ask, "done"), ask.key())
+        change = Change(call.cluster, decide, self._event(call, "done"), call.key())
         result = await self._apply(change)
-        self._changes.applied_here(result.number, result.change_id, ask.cluster)
-        return Done(result.cluster, result.number)
+        self._changes.applied_here(result.number, result.change_id, call.cluster)
+        return MutationResult(result.cluster, result.number)
 
-    async def unchanged(self, ask: Ask, seen: Cluster) -> Done:
+    async def unchanged(self, call: MutationCall[MutationRequest], seen: Cluster) -> MutationResult:
         """Records a request that found everything as it wants it, so that repeating it is safe.
 
         Raises:
             ConcurrentChangeError: It is not so any more.
         """
-        change = Change(ask.cluster, unchanged(seen), self._event(ask, "unchanged"), ask.key())
-        return Done((await self._apply(change)).cluster)
+        change = Change(call.cluster, unchanged(seen), self._event(call, "unchanged"), call.key())
+        return MutationResult((await self._apply(change)).cluster)
 
-    async def attempted(self, ask: Ask, outcome: str) -> int:
+    async def attempted(self, call: MutationCall[MutationRequest], outcome: str) -> int:
         """Appends an attempt that changed nothing to the cluster's chain.
 
         A write: a database that takes none is not believed about what there is (protocol S2).
@@ -208,12 +213,12 @@ class Mutations:
         Returns:
             The number of the store's last change.
         """
-        return (await self._apply(Change(ask.cluster, None, self._event(ask, outcome)))).number
+        return (await self._apply(Change(call.cluster, None, self._event(call, outcome)))).number
 
-    async def note(self, ask: Ask, outcome: str) -> None:
+    async def note(self, call: MutationCall[MutationRequest], outcome: str) -> None:
         """Appends an attempt that failed to the cluster's chain, if it can be."""
         try:
-            await self.attempted(ask, outcome)
+            await self.attempted(call, outcome)
         except ClusterNotFoundError:
             # A cluster that was never made has no chain, and the line per call says the rest.
             return
@@ -227,76 +232,84 @@ class Mutations:
         return result
 
     async def _once(
-        self, ask: Ask, work: Callable[[], Awaitable[_R]], replay: Callable[[Done], _R]
+        self,
+        call: MutationCall[MutationRequest],
+        work: Callable[[], Awaitable[_R]],
+        replay: Callable[[MutationResult], _R],
     ) -> _R:
-        with await self._authorize(ask):
-            return await self._authorized(ask, work, replay)
+        with await self._authorize(call):
+            return await self._authorized(call, work, replay)
 
     async def _authorized(
-        self, ask: Ask, work: Callable[[], Awaitable[_R]], replay: Callable[[Done], _R]
+        self,
+        call: MutationCall[MutationRequest],
+        work: Callable[[], Awaitable[_R]],
+        replay: Callable[[MutationResult], _R],
     ) -> _R:
-        key = ask.key()
+        key = call.key()
         if key is None:
-            return await self._audited(ask, work)
+            return await self._audited(call, work)
         scope = (key.caller, key.rpc, key.cluster, key.request_id)
         if scope in self._under_way:
             raise RequestInProgressError(
                 "a request with this request_id is still being carried out; wait and repeat it",
-                cluster=ask.cluster,
+                cluster=call.cluster,
                 retry_after=1.0,
             )
         self._under_way.add(scope)
         try:
             before = await self._storage.decide(self._storage.store.request, key)
             if before is None:
-                return await self._audited(ask, work)
+                return await self._audited(call, work)
             if before.digest != key.digest:
                 raise RequestIdReusedError(
                     "this request_id came before with another request; use a new one",
-                    cluster=ask.cluster,
+                    cluster=call.cluster,
                     field="request_id",
                 )
-            cluster = existing(await self.cluster(ask.cluster), ask.cluster)
+            cluster = existing(await self.cluster(call.cluster), call.cluster)
             later = cluster.version > before.version
             # Another replica may have made the change, and this one not have heard of it.
-            self._changes.made_elsewhere(ask.cluster)
-            return replay(Done(cluster, replayed=True, superseded=later))
+            self._changes.made_elsewhere(call.cluster)
+            return replay(MutationResult(cluster, replayed=True, superseded=later))
         finally:
             self._under_way.discard(scope)
 
-    async def _authorize(self, ask: Ask) -> AbstractContextManager[None]:
+    async def _authorize(self, call: MutationCall[MutationRequest]) -> AbstractContextManager[None]:
         """Decides by the cluster's organization, before anything tells whether it exists.
 
         Returns:
             What holds a place among that organization's calls.
         """
         # Not behind the data plane's reads: a flood of those must not get in Revoke's way.
-        cluster = await self._storage.decide(self._storage.store.cluster, ask.cluster)
+        cluster = await self._storage.decide(self._storage.store.cluster, call.cluster)
         if cluster is None:
             return nullcontext()
         organization = cluster.organization
-        ask.caller.rights.check_cluster(ask.rpc, ask.cluster, organization, ask.body.named)
+        call.caller.rights.check_cluster(call.rpc, call.cluster, organization, call.request.named)
         if organization is None:
             return nullcontext()
         account = self._organizations.of(organization)
         account.charge(self._clock.monotonic())
         return account.room.place()
 
-    async def _audited(self, ask: Ask, work: Callable[[], Awaitable[_R]]) -> _R:
+    async def _audited(
+        self, call: MutationCall[MutationRequest], work: Callable[[], Awaitable[_R]]
+    ) -> _R:
         try:
             return await work()
         except _AUDITED as error:
-            await self.note(ask, error.reason)
+            await self.note(call, error.reason)
             raise
 
-    def _event(self, ask: Ask, outcome: str) -> AuditEvent:
-        caller = ask.caller
+    def _event(self, call: MutationCall[MutationRequest], outcome: str) -> AuditEvent:
+        caller = call.caller
         return AuditEvent(
             self.now(),
             caller.name,
-            f"rpc:cluster:{ask.rpc.lower()}",
+            f"rpc:cluster:{call.rpc.lower()}",
             outcome,
-            ask.detail(),
+            call.detail(),
             proof=caller.rights.identity.proof,
             address=caller.address,
             on_behalf_of=caller.on_behalf_of,

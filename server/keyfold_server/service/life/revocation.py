@@ -18,7 +18,12 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.fleet.changes import Changes, Pending
 from keyfold_server.service.kms.proofs import Proofs
-from keyfold_server.service.life.mutations import Ask, Done, Mutations
+from keyfold_server.service.life.mutations import (
+    MutationCall,
+    MutationRequest,
+    MutationResult,
+    Mutations,
+)
 from keyfold_server.service.observed.health import HealthBook
 from keyfold_server.service.timing import Timing
 
@@ -30,13 +35,13 @@ _BEFORE_DEADLINE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Naming:
-    """The request of Revoke and of Restore.
+class RevokeRequest:
+    """The request of Revoke.
 
     Attributes:
         cluster: The cluster's name.
-        regions: The regions that are meant; empty: all, and in Restore all that are revoked.
-        reason: For the audit trail.
+        regions: The names of the regions to revoke; empty: all regions.
+        reason: The caller's reason, for the audit trail.
     """
 
     cluster: str
@@ -45,12 +50,32 @@ class Naming:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The regions that it names."""
+        """The regions that the request names."""
         return self.regions
 
 
 @dataclass(frozen=True, slots=True)
-class Retiring:
+class RestoreRequest:
+    """The request of Restore.
+
+    Attributes:
+        cluster: The cluster's name.
+        regions: The names of the regions to restore; empty: all that are revoked.
+        reason: The caller's reason, for the audit trail.
+    """
+
+    cluster: str
+    regions: tuple[str, ...]
+    reason: str
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The regions that the request names."""
+        return self.regions
+
+
+@dataclass(frozen=True, slots=True)
+class RetireGenerationRequest:
     """The request of RetireGeneration.
 
     Attributes:
@@ -74,31 +99,31 @@ class Retiring:
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked:
+class RevokeResult:
     """How a revocation ended.
 
     Attributes:
-        done: The change.
+        mutation: The change.
         confirmed: Replicas that have dropped the keys.
         pending: Those that have not said so.
     """
 
-    done: Done
+    mutation: MutationResult
     confirmed: tuple[str, ...] = ()
     pending: tuple[Pending, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoreResult:
     """How a restoration ended.
 
     Attributes:
-        done: The change.
+        mutation: The change.
         regions: Regions in service.
         failed: Why each other one stays revoked.
     """
 
-    done: Done
+    mutation: MutationResult
     regions: tuple[str, ...]
     failed: dict[str, KeyfoldError]
 
@@ -123,22 +148,23 @@ class Revocation:
         self._clock = clock
         self._timing = timing
 
-    async def revoke(self, ask: Ask, wanted: Naming) -> Revoked:
+    async def revoke(self, call: MutationCall[RevokeRequest]) -> RevokeResult:
         """Stops all use of regions; it loses no race and needs no KMS (protocol R1).
 
         It answers when every live replica has dropped the keys, or when it has waited long
         enough, with those that are pending.
         """
-        _check(wanted)
+        request = call.request
+        _check(request)
 
-        async def work() -> Revoked:
-            decide = revoked(wanted.cluster, wanted.regions, self._mutations.now())
-            return Revoked(await self._mutations.commit(ask, decide))
+        async def work() -> RevokeResult:
+            decide = revoked(request.cluster, request.regions, self._mutations.now())
+            return RevokeResult(await self._mutations.commit(call, decide))
 
-        outcome = await self._mutations.run(ask, work, Revoked)
-        return await self._confirmed(ask, outcome.done)
+        outcome = await self._mutations.run(call, work, RevokeResult)
+        return await self._confirmed(call, outcome.mutation)
 
-    async def retire(self, ask: Ask, wanted: Retiring) -> Revoked:
+    async def retire(self, call: MutationCall[RetireGenerationRequest]) -> RevokeResult:
         """Stops all use of one old generation, or takes it back; answers as `revoke` does.
 
         Its KEK goes on being re-wrapped by rotations, so that it can be brought back whatever
@@ -148,47 +174,51 @@ class Revocation:
             GenerationNotFoundError: There is no such generation.
             GenerationInUseError: It is the newest, which wraps.
         """
-        check_name(wanted.cluster, "cluster")
-        check_name(wanted.region, "region")
-        _check_reason(wanted.reason)
+        request = call.request
+        check_name(request.cluster, "cluster")
+        check_name(request.region, "region")
+        _check_reason(request.reason)
 
-        async def work() -> Revoked:
+        async def work() -> RevokeResult:
             decide = retired(
-                wanted.cluster,
-                wanted.region,
-                wanted.generation,
+                request.cluster,
+                request.region,
+                request.generation,
                 self._mutations.now(),
-                back=wanted.bring_back,
+                back=request.bring_back,
             )
-            return Revoked(await self._mutations.commit(ask, decide))
+            return RevokeResult(await self._mutations.commit(call, decide))
 
-        outcome = await self._mutations.run(ask, work, Revoked)
-        return await self._confirmed(ask, outcome.done)
+        outcome = await self._mutations.run(call, work, RevokeResult)
+        return await self._confirmed(call, outcome.mutation)
 
-    async def _confirmed(self, ask: Ask, done: Done) -> Revoked:
+    async def _confirmed(
+        self, call: MutationCall[MutationRequest], done: MutationResult
+    ) -> RevokeResult:
         """Waits for the other replicas; for a repeated request too, which asks the same."""
         # Repeated: what it confirms is the last change, not what this replica happened to hear.
         number = done.number
         if number is None:
-            number = await self._mutations.attempted(ask, "repeated")
+            number = await self._mutations.attempted(call, "repeated")
         ends = min(
-            self._clock.monotonic() + self._timing.revoke_wait, ask.deadline - _BEFORE_DEADLINE
+            self._clock.monotonic() + self._timing.revoke_wait, call.deadline - _BEFORE_DEADLINE
         )
         confirmed, pending = await self._changes.confirmations(number, ends)
-        return Revoked(done, tuple(confirmed), tuple(pending))
+        return RevokeResult(done, tuple(confirmed), tuple(pending))
 
-    async def restore(self, ask: Ask, wanted: Naming) -> Restored:
+    async def restore(self, call: MutationCall[RestoreRequest]) -> RestoreResult:
         """Proves keys again and takes those regions back that are proven (protocol R7)."""
-        _check(wanted)
+        _check(call.request)
 
-        def replay(done: Done) -> Restored:
-            return _as_it_is(done, wanted)
+        def replay(done: MutationResult) -> RestoreResult:
+            return _as_it_is(done, call.request)
 
-        return await self._mutations.run(ask, lambda: self._restore(ask, wanted), replay)
+        return await self._mutations.run(call, lambda: self._restore(call), replay)
 
-    async def _restore(self, ask: Ask, wanted: Naming) -> Restored:
-        seen = existing(await self._mutations.cluster(wanted.cluster), wanted.cluster)
-        names = wanted.regions or tuple(
+    async def _restore(self, call: MutationCall[RestoreRequest]) -> RestoreResult:
+        request = call.request
+        seen = existing(await self._mutations.cluster(request.cluster), request.cluster)
+        names = request.regions or tuple(
             region.name for region in seen.regions if region.state is State.REVOKED
         )
         regions = [seen.region(name) for name in names]
@@ -199,13 +229,13 @@ class Revocation:
         proven = tuple(name for name in names if name not in failed)
         moving = [n for n in proven if seen.region(n).state is not State.ENABLED]
         if not moving and failed:
-            await self._mutations.attempted(ask, next(iter(failed.values())).reason)
-            return Restored(Done(seen), proven, failed)
+            await self._mutations.attempted(call, next(iter(failed.values())).reason)
+            return RestoreResult(MutationResult(seen), proven, failed)
         if not moving:
             # It counts as carried out: repeated after a later Revoke, it must not undo that (R6).
-            return Restored(await self._mutations.unchanged(ask, seen), proven, failed)
-        done = await self._mutations.commit(ask, restored(seen, moving, self._mutations.now()))
-        return Restored(done, proven, failed)
+            return RestoreResult(await self._mutations.unchanged(call, seen), proven, failed)
+        done = await self._mutations.commit(call, restored(seen, moving, self._mutations.now()))
+        return RestoreResult(done, proven, failed)
 
     async def _proven(self, seen: Cluster, region: Region) -> KeyfoldError | None:
         """Unwraps every generation of a region; returns why it could not."""
@@ -218,8 +248,8 @@ class Revocation:
         return None
 
 
-def _as_it_is(done: Done, wanted: Naming) -> Restored:
-    names: Sequence[str] = wanted.regions or [r.name for r in done.cluster.regions]
+def _as_it_is(done: MutationResult, request: RestoreRequest) -> RestoreResult:
+    names: Sequence[str] = request.regions or [r.name for r in done.cluster.regions]
     states = {name: done.cluster.region(name).state for name in names}
     failed: dict[str, KeyfoldError] = {
         name: RevokedError(
@@ -230,13 +260,13 @@ def _as_it_is(done: Done, wanted: Naming) -> Restored:
         for name, state in states.items()
         if state is not State.ENABLED
     }
-    return Restored(done, tuple(n for n in names if n not in failed), failed)
+    return RestoreResult(done, tuple(n for n in names if n not in failed), failed)
 
 
-def _check(wanted: Naming) -> None:
-    check_name(wanted.cluster, "cluster")
-    check_regions(wanted.regions, "regions")
-    _check_reason(wanted.reason)
+def _check(request: RevokeRequest | RestoreRequest) -> None:
+    check_name(request.cluster, "cluster")
+    check_regions(request.regions, "regions")
+    _check_reason(request.reason)
 
 
 def _check_reason(reason: str) -> None:

@@ -23,13 +23,13 @@ from keyfold_server.service.fleet.changes import Changes, Pending
 from keyfold_server.service.kms.calls import Kms
 from keyfold_server.service.kms.proofs import Proofs, by_region
 from keyfold_server.service.life.admission import NewKeys, check_replicas, of_replica
-from keyfold_server.service.life.mutations import Ask, Done, Mutations
+from keyfold_server.service.life.mutations import MutationCall, MutationResult, Mutations
 from keyfold_server.service.life.resolution import Resolution
 from keyfold_server.service.observed.health import HealthBook
 
 
 @dataclass(frozen=True, slots=True)
-class Rotating:
+class RotateRequest:
     """The request of Rotate.
 
     Attributes:
@@ -52,15 +52,15 @@ class Rotating:
 
 
 @dataclass(frozen=True, slots=True)
-class Rotated:
+class RotateResult:
     """How a rotation ended.
 
     Attributes:
-        done: The change.
+        mutation: The change.
         pending: Replicas that have not applied it yet.
     """
 
-    done: Done
+    mutation: MutationResult
     pending: tuple[Pending, ...] = ()
 
 
@@ -86,7 +86,7 @@ class Rotation:
         self._proofs = proofs
         self._health = health
 
-    async def rotate(self, ask: Ask, wanted: Rotating) -> Rotated:
+    async def rotate(self, call: MutationCall[RotateRequest]) -> RotateResult:
         """Re-wraps the named regions' KEKs.
 
         Raises:
@@ -94,41 +94,43 @@ class Rotation:
             RevokedError: A region is revoked.
             KmsError: An old or new key could not be used; nothing was changed.
         """
-        check_name(wanted.cluster, "cluster")
-        check_regions((spec.region for spec in wanted.specs), "region_specs")
-        check_replicas(wanted.specs)
-        if not wanted.specs:
+        request = call.request
+        check_name(request.cluster, "cluster")
+        check_regions((spec.region for spec in request.specs), "region_specs")
+        check_replicas(request.specs)
+        if not request.specs:
             raise KeySpecMissingError(
                 "no region is named; name each region to rotate, without a key_spec to stay with "
                 "its key",
-                cluster=wanted.cluster,
+                cluster=request.cluster,
                 field="region_specs",
             )
-        return await self._mutations.run(ask, lambda: self._rotate(ask, wanted), Rotated)
+        return await self._mutations.run(call, lambda: self._rotate(call), RotateResult)
 
-    async def _rotate(self, ask: Ask, wanted: Rotating) -> Rotated:
-        seen = existing(await self._mutations.cluster(wanted.cluster), wanted.cluster)
+    async def _rotate(self, call: MutationCall[RotateRequest]) -> RotateResult:
+        request = call.request
+        seen = existing(await self._mutations.cluster(request.cluster), request.cluster)
         now = self._mutations.now()
         # Before any KMS is asked: one region that is revoked or unknown costs the others nothing.
         regions = {
             spec.region: seen.region(spec.region).moved(Action.ROTATE, seen.name, now)
-            for spec in wanted.specs
+            for spec in request.specs
         }
-        specs = await self._keys.spelled(ask.caller.rights, wanted.specs, seen.name, seen)
-        roots = await self._roots(ask, seen, specs, wanted)
+        specs = await self._keys.spelled(call.caller.rights, request.specs, seen.name, seen)
+        roots = await self._roots(call, seen, specs)
         done_regions = await by_region(
             {
                 spec.region: self._region(
-                    seen, regions[spec.region], spec, roots[spec.region], wanted, now
+                    seen, regions[spec.region], spec, roots[spec.region], request, now
                 )
                 for spec in specs
             },
             seen.name,
         )
         decide = with_regions(seen, done_regions.values(), now)
-        if wanted.validate_only:
-            return Rotated(Done(decide(seen)))
-        done = await self._mutations.commit(ask, decide)
+        if request.validate_only:
+            return RotateResult(MutationResult(decide(seen)))
+        done = await self._mutations.commit(call, decide)
         for region in done_regions.values():
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
@@ -137,20 +139,20 @@ class Rotation:
         # One look, no waiting: a replica that has not applied it reads the store again before it
         # believes the old key's refusal (protocol F3).
         _, pending = await self._changes.confirmations(done.number or 0, 0.0)
-        return Rotated(done, tuple(pending))
+        return RotateResult(done, tuple(pending))
 
     async def _roots(
-        self, ask: Ask, seen: Cluster, specs: Sequence[RegionSpec], wanted: Rotating
+        self, call: MutationCall[RotateRequest], seen: Cluster, specs: Sequence[RegionSpec]
     ) -> dict[str, RootKey]:
         """Returns the root keys to rotate to; the one that a region has needs no grant (C1)."""
         moves = [spec for spec in specs if _moves(spec, seen)]
-        roots = await self._keys.accepted(ask.caller.rights, moves, seen.name, seen.organization)
+        roots = await self._keys.accepted(call.caller.rights, moves, seen.name, seen.organization)
         for spec in specs:
             if spec.region not in roots:
-                roots[spec.region] = await self._same(seen, seen.region(spec.region), wanted)
+                roots[spec.region] = await self._same(seen, seen.region(spec.region), call.request)
         return roots
 
-    async def _same(self, seen: Cluster, region: Region, wanted: Rotating) -> RootKey:
+    async def _same(self, seen: Cluster, region: Region, request: RotateRequest) -> RootKey:
         """Returns the root key that a region has, resolved anew.
 
         Raises:
@@ -166,7 +168,7 @@ class Rotation:
         if (root.type, root.uri) != (current.type, current.uri):
             await self._resolution.check_place(root, region.name, seen.name)
         pinned = await self._kms.pinned(root)
-        if pinned is not None and not wanted.new_generation:
+        if pinned is not None and not request.new_generation:
             raise KeyVersionPinnedError(
                 f"the uri of region {region.name}'s key names version {pinned}; name the newer "
                 "version, or the key without one",
@@ -181,7 +183,7 @@ class Rotation:
         region: Region,
         spec: RegionSpec,
         root: RootKey,
-        wanted: Rotating,
+        request: RotateRequest,
         now: int,
     ) -> Region:
         key_spec = spec.key_spec or region.key_spec
@@ -189,7 +191,7 @@ class Rotation:
         # (protocol C6).
         leaves = region.key_spec.type == PLATFORM != key_spec.type
         fresh = None
-        if wanted.new_generation or leaves or spec.replica_of:
+        if request.new_generation or leaves or spec.replica_of:
             # Before the old key is asked: what fails here is known to be the new one's.
             number = region.newest.number + 1
             try:
@@ -203,7 +205,7 @@ class Rotation:
             for generation in region.generations
         }
         policy = region.policy if spec.policy is None else spec.policy
-        kept = fresh if wanted.new_generation or leaves else None
+        kept = fresh if request.new_generation or leaves else None
         return rotated(region, key_spec, policy, wraps, kept)
 
 

@@ -1,4 +1,4 @@
-"""Probes: trying a key step by step, as TestKey does, and storing nothing."""
+"""Trials: trying a key step by step, as TestKey does, and storing nothing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class StepResult:
     """One step.
 
     Attributes:
@@ -86,7 +86,7 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class TestKeyResult:
     """All steps of one trial.
 
     Attributes:
@@ -95,7 +95,7 @@ class Trial:
         place: Where the key is, and what is to be said of that.
     """
 
-    steps: tuple[Tried, ...]
+    steps: tuple[StepResult, ...]
     key_version: str
     place: Place
 
@@ -129,7 +129,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Trying:
+class TestKeyRequest:
     """The request of TestKey.
 
     Attributes:
@@ -142,7 +142,7 @@ class Trying:
     scope: Scope
 
 
-class Probes:
+class Trials:
     """Tries keys."""
 
     def __init__(
@@ -160,7 +160,7 @@ class Probes:
         self._clock = clock
         self._random = random
 
-    async def test(self, rights: Rights, wanted: Trying) -> Trial:
+    async def test(self, rights: Rights, wanted: TestKeyRequest) -> TestKeyResult:
         """Tries a key; what does not work is an answer.
 
         Args:
@@ -185,7 +185,7 @@ class Probes:
             trial.told(described.detail)
         await self._use(trial, root, scope)
         place = await self._resolution.place(root, scope.region)
-        return Trial(tuple(trial.steps), trial.key_version, place)
+        return TestKeyResult(tuple(trial.steps), trial.key_version, place)
 
     async def _use(self, trial: _Trial, root: RootKey, scope: Scope) -> None:
         """Wraps, and unwraps: with what is bound to it, and with what is not."""
@@ -240,7 +240,7 @@ class _Trial:
     """The steps of one trial, as they are tried."""
 
     def __init__(self, clock: Clock) -> None:
-        self.steps: list[Tried] = []
+        self.steps: list[StepResult] = []
         self.key_version = ""
         self._clock = clock
 
@@ -252,19 +252,19 @@ class _Trial:
         except KmsError as error:
             took = self._clock.monotonic() - began
             told = error.provider_request_id or ""
-            self.steps.append(Tried(step, Outcome.FAILED, error.message, error, took, told))
+            self.steps.append(StepResult(step, Outcome.FAILED, error.message, error, took, told))
             return None
         if answer is None or answer is False:
             self.skipped(step, "this provider has no such step")
             return None
         took = self._clock.monotonic() - began
         request_id = getattr(answer, "request_id", "")
-        self.steps.append(Tried(step, Outcome.PASSED, "", None, took, request_id))
+        self.steps.append(StepResult(step, Outcome.PASSED, "", None, took, request_id))
         return answer
 
     def skipped(self, step: Step, why: str) -> None:
         """Notes a step that was not tried."""
-        self.steps.append(Tried(step, Outcome.SKIPPED, why))
+        self.steps.append(StepResult(step, Outcome.SKIPPED, why))
 
     def told(self, message: str) -> None:
         """Adds to the last step what it found."""
@@ -275,7 +275,7 @@ class _Trial:
         self.steps[-1] = replace(self.steps[-1], outcome=Outcome.FAILED, message=message)
 
 
-def _why(failed: Tried) -> str:
+def _why(failed: StepResult) -> str:
     """Returns what a step that failed shows; an outage shows nothing about a credential or key."""
     if isinstance(failed.error, CredentialsFailedError):
         return "its credential was not accepted"
@@ -284,7 +284,7 @@ def _why(failed: Tried) -> str:
     return _VERBS[failed.step]
 
 
-def _advised(failed: Tried) -> str:
+def _advised(failed: StepResult) -> str:
     """Returns a step's message with what to do: its own advice, or else the reason's remedy."""
     if failed.error is None or ";" in failed.message:
         return failed.message

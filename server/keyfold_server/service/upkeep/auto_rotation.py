@@ -26,9 +26,9 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import DENIED, Caller, Identity, Purpose, Rights, Use
 from keyfold_server.service.kms.proofs import Proofs
-from keyfold_server.service.life.mutations import Ask
+from keyfold_server.service.life.mutations import MutationCall
 from keyfold_server.service.life.resolution import Resolution
-from keyfold_server.service.life.rotation import Rotating, Rotation
+from keyfold_server.service.life.rotation import RotateRequest, Rotation
 from keyfold_server.service.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -168,15 +168,15 @@ class AutoRotation:
 
     async def _rotate(self, cluster: Cluster, region: Region) -> None:
         place = (cluster.uid, region.name)
-        wanted = Rotating(
+        request = RotateRequest(
             cluster.name, (RegionSpec(region.name),), new_generation=False, validate_only=False
         )
-        ask = Ask(Caller(_RIGHTS), _RPC, "", wanted, self._clock.monotonic() + _PATIENCE)
+        call = MutationCall(Caller(_RIGHTS), _RPC, "", request, self._clock.monotonic() + _PATIENCE)
         try:
             if place in self._failed:
                 # It was told of in log and chain, and is not told of again with every sweep.
                 await self._prove(cluster, region)
-            done = (await self._rotation.rotate(ask, wanted)).done
+            done = (await self._rotation.rotate(call)).mutation
         except ConflictError:
             log.info("auto_rotate leaves %s/%s to who changed it", cluster.name, region.name)
         except KeyfoldError as error:
