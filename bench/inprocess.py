@@ -30,7 +30,7 @@ from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_methods import DataMethods
 from keyfold_server.rpc.life_methods import LifeMethods
-from keyfold_server.service.data.keyring import Call, NeedsLoad
+from keyfold_server.service.data.call import Call, NeedsLoad
 from keyfold_server.service.replica import Replica
 from keyfold_server.settings import Settings
 

@@ -18,10 +18,10 @@ import keyfold_server
 from bench.cases import REGION
 from builders import a_cluster, an_event
 from keyfold_server.domain.binding import KEY_SIZE, Binding
-from keyfold_server.domain.cluster import Generation, Region, Wrap, created
+from keyfold_server.domain.changes import Change, created
+from keyfold_server.domain.cluster import Generation, Region, Wrap
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import Change
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.service.timing import SystemClock

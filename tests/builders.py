@@ -7,10 +7,18 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 
-from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap, created, rotated
+from keyfold_server.domain.changes import (
+    AuditEvent,
+    Change,
+    CommittedChange,
+    RequestKey,
+    created,
+    rotated,
+)
+from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import Applied, AuditEvent, Change, RequestKey, Store
+from keyfold_server.domain.ports import Store
 
 NOW = 1_800_000_000_000
 """Milliseconds; where `fakes.FakeClock` begins."""
@@ -85,7 +93,7 @@ def enabling(cluster: Cluster, request: RequestKey | None = None) -> Change:
     return Change(cluster.name, created(cluster), an_event(), request)
 
 
-def applied(store: Store, change: Change) -> Applied:
+def applied(store: Store, change: Change) -> CommittedChange:
     """Applies one change that must not be refused."""
     [result] = store.apply([change])
     if isinstance(result, Exception):

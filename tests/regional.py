@@ -24,7 +24,7 @@ from keyfold_server.domain.provider import (
     Unwrapped,
     Wrapped,
 )
-from keyfold_server.domain.residency import Regions, Table
+from keyfold_server.domain.residency import ResidencyPolicy, Table
 from keyfold_server.service.replica import Replica
 
 _REGION: Final = re.compile(r"[a-z]+-[a-z]+-[0-9]")
@@ -99,12 +99,12 @@ class RegionalHouse(replicas.House):
     ) -> replicas.Member:
         """Starts a replica whose settings name these regions."""
         member = await self.replica()
-        regions = Regions(table or {}, required=required)
+        regions = ResidencyPolicy(table or {}, required=required)
         _set_regions(member.replica, regions)
         return member
 
 
-def _set_regions(replica: Replica, regions: Regions) -> None:
+def _set_regions(replica: Replica, regions: ResidencyPolicy) -> None:
     """Gives a replica other settings than the house has, in the parts that heed them."""
     replica.clusters._keys._regions = regions
     replica.clusters._keys._resolution._regions = regions

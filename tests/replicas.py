@@ -33,8 +33,8 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, Roo
 from keyfold_server.domain.ports import Store
 from keyfold_server.domain.provider import KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Rights
-from keyfold_server.service.data.data_plane import Opened, Target
-from keyfold_server.service.data.keyring import Call, NeedsLoad
+from keyfold_server.service.data.call import Call, NeedsLoad
+from keyfold_server.service.data.data_plane import Destination, UnwrapResult
 from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
 from keyfold_server.service.life.mutations import MutationCall, MutationRequest, MutationResult
 from keyfold_server.service.life.revocation import (
@@ -261,7 +261,7 @@ class Member:
 
     async def look(self) -> None:
         """Has the keeper look at what is due now, and waits for what it began."""
-        self.loads.freshness.look(self.house.clock.monotonic())
+        self.loads.freshness.run_due(self.house.clock.monotonic())
         await self.settle()
 
     async def sweep(self) -> None:
@@ -323,14 +323,14 @@ class Member:
         cluster: str = "acme",
         context: Mapping[str, str] | None = None,
         within: float = 10.0,
-    ) -> Opened:
+    ) -> UnwrapResult:
         """Opens a wrapped key."""
         return await self.call(lambda c: self.plane.unwrap(cluster, blob, context or {}, c), within)
 
     async def rewrap(
         self,
         blob: bytes,
-        target: Target | None = None,
+        target: Destination | None = None,
         cluster: str = "acme",
         context: Mapping[str, str] | None = None,
     ) -> tuple[bytes, int, bool]:

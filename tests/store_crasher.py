@@ -27,9 +27,10 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
-from keyfold_server.domain.cluster import Cluster, restored, revoked, with_regions
+from keyfold_server.domain.changes import Change, CommittedChange, restored, revoked, with_regions
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.health import Health, Observation
-from keyfold_server.domain.ports import Applied, Change, Heartbeat
+from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
 
@@ -141,7 +142,7 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
 """Every other mutation, by name."""
 
 
-def mutate(store: SqlStore, kind: str) -> list[Applied | Exception]:
+def mutate(store: SqlStore, kind: str) -> list[CommittedChange | Exception]:
     """Carries out a mutation."""
     if kind in CHANGES:
         return store.apply(group(store, kind))
@@ -183,7 +184,7 @@ def _storm(place: Place, clients: int, first: int, told: str, begun: int) -> Non
             decide = restored(seen, ["eu"], NOW) if number % 2 else revoked("acme", ["eu"], NOW)
             request = a_request("acme", storm_id(which, number))
             (result,) = store.apply([Change("acme", decide, an_event(), request)])
-            if isinstance(result, Applied):
+            if isinstance(result, CommittedChange):
                 os.write(tell, f"done {which} {number} {result.cluster.version}\n".encode())
                 if not raging.is_set():
                     raging.set()

@@ -22,8 +22,9 @@ import store_crasher
 from builders import a_request
 from chaos.benches import BENCHES, Bench, Picture, picture
 from fakes import FakeClock
+from keyfold_server.domain.changes import CommittedChange
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.ports import Applied, ClusterFilter
+from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.store.sql.failpoints import FAILPOINTS
 from store_crasher import Place
 
@@ -86,7 +87,7 @@ class Pictures:
             clock = FakeClock(store_crasher.LATER)
         with closing(store_crasher.opened(place, clock=clock)) as store:
             results = store_crasher.mutate(store, kind)
-            assert all(isinstance(result, Applied) for result in results)
+            assert all(isinstance(result, CommittedChange) for result in results)
         return picture(place)
 
     def expected(self, kind: str, mark: str) -> Picture:

@@ -28,7 +28,17 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
-from keyfold_server.domain.cluster import Cluster, restored, retired, revoked, with_regions
+from keyfold_server.domain.changes import (
+    AuditEvent,
+    Change,
+    CommittedChange,
+    RecordedChange,
+    restored,
+    retired,
+    revoked,
+    with_regions,
+)
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,
@@ -39,15 +49,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import (
-    Applied,
-    AuditEvent,
-    Change,
-    ClusterFilter,
-    Heartbeat,
-    Noted,
-    Store,
-)
+from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import audit_events
 from keyfold_server.store.sql.store import SqlStore
@@ -179,7 +181,7 @@ def beat(replica: str = "one", number: int = 0, change_id: bytes = b"") -> Heart
     return Heartbeat(replica, number, change_id, 120.0, NOW)
 
 
-def at(replica: str, noted: Noted) -> Heartbeat:
+def at(replica: str, noted: RecordedChange) -> Heartbeat:
     """Makes the heartbeat of a replica that has applied a change."""
     return beat(replica, noted.number, noted.change_id)
 
@@ -283,7 +285,7 @@ def test_revoke_never_loses(store: SqlStore) -> None:
     changes = [rotating(cluster), *[revoking("acme")] * 3, rotating(cluster)]
     with ThreadPoolExecutor(5) as pool:
         results = [r for [r] in pool.map(lambda change: store.apply([change]), changes)]
-    assert all(isinstance(result, Applied) for result in results[1:4])
+    assert all(isinstance(result, CommittedChange) for result in results[1:4])
     now = store.cluster("acme")
     assert now is not None
     assert now.epoch == 3
@@ -311,7 +313,7 @@ def test_an_audit_event_alone_is_no_change(store: SqlStore) -> None:
     assert (noted.cluster, noted.number) == (cluster, 1)
     assert store.cluster("acme") == cluster
     assert audited(store) == 2
-    assert isinstance(applied(store, rotating(cluster)), Applied)
+    assert isinstance(applied(store, rotating(cluster)), CommittedChange)
 
 
 def test_an_audit_event_tells_who_asked(store: SqlStore) -> None:
@@ -373,7 +375,7 @@ def test_a_concurrent_twin_is_aborted(store: SqlStore) -> None:
     twin = replace(revoking("acme"), request=a_request())
     first, second = store.apply([twin, twin])
     [third] = store.apply([twin])
-    assert isinstance(first, Applied)
+    assert isinstance(first, CommittedChange)
     assert isinstance(second, RequestInProgressError)
     assert isinstance(third, RequestInProgressError)
     assert audited(store) == 2
@@ -407,17 +409,17 @@ def test_losers_drop_out_alone(store: SqlStore) -> None:
         ]
     )
     expected = (
-        Applied,
+        CommittedChange,
         ConcurrentChangeError,
         ZeroDivisionError,
-        Applied,
+        CommittedChange,
         ConcurrentChangeError,
-        Applied,
+        CommittedChange,
         ClusterNotFoundError,
-        Applied,
+        CommittedChange,
     )
     assert tuple(type(result) for result in results) == expected
-    assert [r.number for r in results if isinstance(r, Applied)] == [2, 3, 4, 5]
+    assert [r.number for r in results if isinstance(r, CommittedChange)] == [2, 3, 4, 5]
     now = store.cluster("acme")
     assert now is not None
     assert (now.version, now.epoch) == (3, 1)
@@ -429,7 +431,7 @@ def test_a_collision_takes_nobody_along(store: SqlStore) -> None:
     twice = a_cluster("first")
     thief = replace(a_cluster("thief"), regions=twice.regions)
     results = store.apply([enabling(a_cluster("acme")), enabling(twice), enabling(thief)])
-    assert isinstance(results[1], Applied)
+    assert isinstance(results[1], CommittedChange)
     assert isinstance(results[2], ConcurrentChangeError)
     assert store.cluster("acme") is not None
     assert store.cluster("thief") is None
@@ -456,7 +458,7 @@ def test_numbers_have_no_gaps(store: SqlStore) -> None:
         for i in range(12):
             name = f"c-{thread}-{i}"
             group = [enabling(a_cluster(name)), revoking("nobody"), revoking(name)]
-            numbers += [r.number for r in store.apply(group) if isinstance(r, Applied)]
+            numbers += [r.number for r in store.apply(group) if isinstance(r, CommittedChange)]
         return numbers
 
     with ThreadPoolExecutor(8) as pool:

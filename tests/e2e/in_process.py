@@ -19,7 +19,7 @@ import callers
 from fakes import FakeProvider
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyProvider
-from keyfold_server.domain.residency import Regions
+from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog
 from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.server import GrpcServer
@@ -68,7 +68,7 @@ def serving(
     who: Callers | None = None,
     others: dict[str, Callable[[], KeyProvider]] | None = None,
     platform: Callable[[str], RootKey | None] = lambda _: None,
-    regions: Regions | None = None,
+    regions: ResidencyPolicy | None = None,
 ) -> Iterator[InProcess]:
     """Serves until the block ends."""
     fake = provider or FakeProvider()

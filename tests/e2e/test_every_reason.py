@@ -34,7 +34,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import IssuerUnreachableError, KeyfoldError, KeyInvalidError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.domain.residency import Regions
+from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Identity
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.rpc.callers import Callers
@@ -464,7 +464,7 @@ def test_what_a_provider_cannot_be_asked_for(reasons: Reasons, tmp_path: Path) -
 def test_a_key_outside_of_its_region(reasons: Reasons, tmp_path: Path) -> None:
     """Where the settings demand residency, a key of which nobody can tell is refused."""
     with (
-        serving(tmp_path, timing=TIMING, regions=Regions(required=True)) as server,
+        serving(tmp_path, timing=TIMING, regions=ResidencyPolicy(required=True)) as server,
         stubs(server.target) as stub,
     ):
         server.provider.create_key("eu")

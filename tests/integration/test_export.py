@@ -37,7 +37,8 @@ from builders import (
 from e2e.server import ROOT
 from fakes import FakeClock
 from keyfold_server.domain.binding import Binding
-from keyfold_server.domain.cluster import Cluster, Generation, Wrap, revoked, with_regions
+from keyfold_server.domain.changes import Change, revoked, with_regions
+from keyfold_server.domain.cluster import Cluster, Generation, Wrap
 from keyfold_server.domain.envelope import Kek, encode_context
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
@@ -47,7 +48,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import Change, ClusterFilter, Heartbeat
+from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.store.opening import open_store

@@ -19,13 +19,14 @@ import pytest
 from builders import a_cluster, an_event
 from fakes import FakeProvider, Hang
 from keyfold_server.domain.binding import KEY_SIZE, Binding
-from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap, created
+from keyfold_server.domain.changes import Change, created
+from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
 from keyfold_server.domain.errors import KeyDisabledError, KeyfoldError, UnreachableError
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import Change, ClusterFilter
+from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.provider import KeyDescription, KeyProvider, Unwrapped, Wrapped
-from keyfold_server.service.data.memory import View
+from keyfold_server.service.data.cache_entries import ClusterView
 from keyfold_server.service.loading.freshness import REFRESH_AT
 from replicas import House, Member, entered, spin
 
@@ -150,7 +151,7 @@ async def warm_up(member: Member, keks: int) -> None:
     while page := member.house.store.clusters(ClusterFilter(), after, GROUP):
         for found in page:
             assert isinstance(found, Cluster)
-            member.cache.put_view(View(found, member.loads._answers._timing))
+            member.cache.put_view(ClusterView(found, member.loads._failures._timing))
             after = found.name
     numbers = range(keks)
     for start in range(0, keks, GROUP):

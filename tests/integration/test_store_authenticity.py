@@ -24,14 +24,15 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
-from keyfold_server.domain.cluster import Cluster, revoked, with_regions
+from keyfold_server.domain.changes import Change, CommittedChange, revoked, with_regions
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     KeyfoldError,
     RowNotAuthenticError,
     SetupError,
     StoreRolledBackError,
 )
-from keyfold_server.domain.ports import Applied, Change, ClusterFilter, Heartbeat
+from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.store import schema
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.seal import Seal, encode
@@ -194,7 +195,7 @@ def test_un_revoking_by_hand(bench: Bench, opened: Callable[[], SqlStore]) -> No
         [Change(n, revoked(n, (), NOW), an_event()) for n in ("acme", "other")]
     )
     assert isinstance(bad, RowNotAuthenticError)
-    assert isinstance(good, Applied)
+    assert isinstance(good, CommittedChange)
 
 
 @pytest.mark.parametrize("table", ["regions", "generations", "wraps"])

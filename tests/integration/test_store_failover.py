@@ -18,9 +18,9 @@ from sqlalchemy import Connection, event, func, select
 import postgres
 from builders import NOW, an_event, applied, enabled
 from fakes import FakeClock
-from keyfold_server.domain.cluster import restored, revoked
+from keyfold_server.domain.changes import Change, restored, revoked
 from keyfold_server.domain.errors import StoreRolledBackError, StoreUnavailableError
-from keyfold_server.domain.ports import UNHEARD, Change, Heartbeat, ReplicaRow
+from keyfold_server.domain.ports import UNKNOWN_REPLICA, Heartbeat, ReplicaRow
 from keyfold_server.store import opening, reconciliation
 from keyfold_server.store.schema import clusters
 from keyfold_server.store.sql.store import SqlStore
@@ -249,7 +249,7 @@ def failover(tmp_path: Path) -> Iterator[Failover]:
 
 def unheard(store: SqlStore) -> list[ReplicaRow]:
     """Returns what stands for replicas that may have been lost."""
-    return [row for row in store.replicas() if row.replica == UNHEARD]
+    return [row for row in store.replicas() if row.replica == UNKNOWN_REPLICA]
 
 
 def test_a_lost_registration_is_missed(failover: Failover) -> None:
@@ -263,7 +263,7 @@ def test_a_lost_registration_is_missed(failover: Failover) -> None:
     after = failover.open(failover.standby)
     rows = after.replicas()
     # The second one serves on and is not there; before anybody polled, too.
-    assert [row.replica for row in rows] == ["one", UNHEARD]
+    assert [row.replica for row in rows] == ["one", UNKNOWN_REPLICA]
     assert rows[-1].applied < 0
     assert (rows[-1].max_staleness, rows[-1].silent_for) == (STALENESS, 0.0)
     after.poll(BEAT)

@@ -20,10 +20,11 @@ from sqlalchemy import Connection, column, insert, select, table
 import postgres
 from builders import NOW, a_request, an_event, applied
 from fakes import FakeClock
-from keyfold_server.domain.cluster import Cluster, with_regions
+from keyfold_server.domain.changes import Change, with_regions
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.health import Health
-from keyfold_server.domain.ports import Change, ClusterFilter, Heartbeat
+from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.store.database.engine import Database
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.opening import migrate_store, open_store

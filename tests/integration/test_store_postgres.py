@@ -33,7 +33,8 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
-from keyfold_server.domain.cluster import Cluster, revoked, with_regions
+from keyfold_server.domain.changes import Change, CommittedChange, revoked, with_regions
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     SetupError,
@@ -41,7 +42,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import Applied, Change, Heartbeat, Notifies
+from keyfold_server.domain.ports import Heartbeat, Notifies
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.postgresql.address import Timeouts
 from keyfold_server.store.sql.store import SqlStore
@@ -145,7 +146,7 @@ def test_of_two_rotations_one_loses(bench: Bench) -> None:
             lambda pair: pair[0].apply([rotating(seen, pair[1])])[0],
             [(one, "local:two"), (two, "local:three")],
         )
-    assert {type(result) for result in both} == {Applied, ConcurrentChangeError}
+    assert {type(result) for result in both} == {CommittedChange, ConcurrentChangeError}
     assert one.cluster("acme") == two.cluster("acme")
     assert two.verify_audit("acme") == 2
 
@@ -157,7 +158,7 @@ def test_of_two_creations_one_loses(bench: Bench) -> None:
         name = f"c-{turn}"
         with ThreadPoolExecutor(2) as pool:
             both = pool.map(lambda s, n=name: s.apply([enabling(a_cluster(n))])[0], (one, two))
-        assert {type(result) for result in both} == {Applied, ConcurrentChangeError}
+        assert {type(result) for result in both} == {CommittedChange, ConcurrentChangeError}
         assert one.verify_audit(name) == 1
 
 
@@ -171,7 +172,7 @@ def test_revoke_wins_against_rotations_elsewhere(bench: Bench) -> None:
 
         def change(
             store: SqlStore, made: Change, barrier: threading.Barrier = start
-        ) -> Applied | Exception:
+        ) -> CommittedChange | Exception:
             barrier.wait()
             return store.apply([made])[0]
 
@@ -181,12 +182,12 @@ def test_revoke_wins_against_rotations_elsewhere(bench: Bench) -> None:
             ]
             revocation = pool.submit(change, one, revoking(name)).result()
             kinds = [type(r.result()) for r in rotations]
-        assert isinstance(revocation, Applied)
-        assert set(kinds) <= {Applied, ConcurrentChangeError}
+        assert isinstance(revocation, CommittedChange)
+        assert set(kinds) <= {CommittedChange, ConcurrentChangeError}
         now = two.cluster(name)
         assert now is not None
         assert (now.epoch, {r.state for r in now.regions}) == (1, {State.REVOKED})
-        assert one.verify_audit(name) == 2 + kinds.count(Applied)
+        assert one.verify_audit(name) == 2 + kinds.count(CommittedChange)
 
 
 def test_a_cluster_made_behind_the_lock_is_not_overwritten(bench: Bench) -> None:
@@ -209,7 +210,7 @@ def test_a_cluster_made_behind_the_lock_is_not_overwritten(bench: Bench) -> None
 
     one = bench.open(reach=reach)
     [result] = one.apply([Change("acme", decide, an_event())])
-    assert isinstance(result, Applied)
+    assert isinstance(result, CommittedChange)
     now = other.cluster("acme")
     assert now is not None
     assert {r.name: r.state for r in now.regions}["eu"] is State.REVOKED
@@ -231,8 +232,8 @@ def test_groups_that_cross_do_not_deadlock(bench: Bench) -> None:
             for s, g in zip((one, two), groups, strict=True)
         ]
         results = [r for w in work for r in w.result()]
-    assert all(isinstance(r, Applied) for r in results)
-    assert sorted(r.number for r in results if isinstance(r, Applied)) == list(range(5, 85))
+    assert all(isinstance(r, CommittedChange) for r in results)
+    assert sorted(r.number for r in results if isinstance(r, CommittedChange)) == list(range(5, 85))
     [(deadlocks,)] = bench.run(
         f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{bench.name}'"
     )
@@ -440,7 +441,7 @@ def test_a_lock_is_not_waited_for_without_end(bench: Bench) -> None:
         assert time.monotonic() - began < 3
         assert store.poll(BEAT)  # a poll needs no lock of others
     assert "counter" not in str(caught.value)
-    assert isinstance(applied(store, revoking()), Applied)
+    assert isinstance(applied(store, revoking()), CommittedChange)
 
 
 def test_a_statement_ends(bench: Bench) -> None:
@@ -681,7 +682,7 @@ def test_the_server_crashes_during_changes(crashing: Bench) -> None:
             except StoreUnavailableError:
                 time.sleep(0.05)
                 continue
-            answered.update(r.cluster.name for r in results if isinstance(r, Applied))
+            answered.update(r.cluster.name for r in results if isinstance(r, CommittedChange))
 
     with ThreadPoolExecutor(4) as pool:
         writers = [pool.submit(write, store) for store in stores * 2]

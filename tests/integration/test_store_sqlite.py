@@ -25,9 +25,9 @@ from sqlalchemy import create_engine, event
 
 from builders import NOW, a_cluster, a_rotation, an_event, applied, enabled, enabling
 from fakes import FakeClock
-from keyfold_server.domain.cluster import with_regions
+from keyfold_server.domain.changes import Change, with_regions
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.domain.ports import Change, Heartbeat
+from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import metadata

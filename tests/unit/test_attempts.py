@@ -28,7 +28,7 @@ def test_a_second_attempt_is_counted_from_the_calls_own_thread() -> None:
     ):
         call.region = "eu-1"
         context = contextvars.copy_context()
-        threads.submit(context.run, attempts.again).result()
+        threads.submit(context.run, attempts.count_retry).result()
     assert _seen(attempts="2", **labels) == 1.0
     assert _seen(attempts="1", **labels) == 0.0
 
@@ -38,7 +38,7 @@ def test_a_failed_call_is_counted_with_its_reason() -> None:
 
     def fail() -> None:
         with telemetry.kms_call("FAILED", "unwrap"):
-            attempts.again()
+            attempts.count_retry()
             raise UnreachableError("nobody is there")
 
     for _ in range(2):
@@ -50,4 +50,4 @@ def test_a_failed_call_is_counted_with_its_reason() -> None:
 
 def test_outside_of_a_call_nothing_is_counted() -> None:
     """An adapter may be used without anybody who counts, as in its own tests."""
-    attempts.again()
+    attempts.count_retry()

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from builders import NOW, a_cluster, a_region, a_rotation
-from keyfold_server.domain.cluster import (
-    Cluster,
-    Decide,
-    created,
-    existing,
-    restored,
-    revoked,
-    with_regions,
-)
+from keyfold_server.domain.changes import Decide, created, restored, revoked, with_regions
+from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,

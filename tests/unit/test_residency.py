@@ -10,7 +10,7 @@ import pytest
 from keyfold_server.bootstrap import check, regions
 from keyfold_server.bootstrap.providers import catalog
 from keyfold_server.domain.errors import KeyElsewhereError, SetupError
-from keyfold_server.domain.residency import Regions, Table, Whereabouts
+from keyfold_server.domain.residency import KeyLocation, ResidencyPolicy, Table
 from keyfold_server.settings import load, toml
 
 TABLE: Final[Table] = {
@@ -25,14 +25,14 @@ TABLE: Final[Table] = {
 }
 
 
-def aws(region: str) -> Whereabouts:
+def aws(region: str) -> KeyLocation:
     """Returns an AWS key's whereabouts."""
-    return Whereabouts("AWS_KMS", region, f"arn:aws:kms:{region}:111122223333:key/x")
+    return KeyLocation("AWS_KMS", region, f"arn:aws:kms:{region}:111122223333:key/x")
 
 
-def host(type_: str, name: str) -> Whereabouts:
+def host(type_: str, name: str) -> KeyLocation:
     """Returns the whereabouts of a key whose uri tells no region."""
-    return Whereabouts(type_, "", name)
+    return KeyLocation(type_, "", name)
 
 
 @pytest.mark.parametrize(
@@ -41,17 +41,17 @@ def host(type_: str, name: str) -> Whereabouts:
         ("eu", aws("eu-west-1")),
         ("us-east-1", aws("us-east-2")),
         ("eu-west-1", aws("eu-west-1")),
-        ("eu", Whereabouts("GCP_CLOUD_KMS", "europe-west1", "projects/…")),
-        ("eu", Whereabouts("GCP_CLOUD_KMS", "europe", "projects/…")),
-        ("global", Whereabouts("GCP_CLOUD_KMS", "global", "projects/…")),
+        ("eu", KeyLocation("GCP_CLOUD_KMS", "europe-west1", "projects/…")),
+        ("eu", KeyLocation("GCP_CLOUD_KMS", "europe", "projects/…")),
+        ("global", KeyLocation("GCP_CLOUD_KMS", "global", "projects/…")),
         ("eu", host("AZURE_KEY_VAULT", "acme-eu.vault.azure.net")),
         ("eu", host("VAULT_TRANSIT", "vault.eu.example:8200")),
         ("eu", host("LOCAL", "local:eu")),
     ],
 )
-def test_a_key_where_it_should_be_is_good_everywhere(region: str, key: Whereabouts) -> None:
+def test_a_key_where_it_should_be_is_good_everywhere(region: str, key: KeyLocation) -> None:
     """Equal names and what the table lists: nothing to say, and nothing to refuse."""
-    for known in (Regions(TABLE), Regions(TABLE, required=True)):
+    for known in (ResidencyPolicy(TABLE), ResidencyPolicy(TABLE, required=True)):
         assert known.notice(region, key) == ""
         known.check(region, key)
 
@@ -64,25 +64,25 @@ def test_a_key_where_it_should_be_is_good_everywhere(region: str, key: Whereabou
         ("eu-west-1", aws("us-east-1"), "in us-east-1, another region than eu-west-1"),
         (
             "europe-west1",
-            Whereabouts("GCP_CLOUD_KMS", "us-central1", "projects/…"),
+            KeyLocation("GCP_CLOUD_KMS", "us-central1", "projects/…"),
             "in us-central1, another region than europe-west1",
         ),
-        ("eu", Whereabouts("GCP_CLOUD_KMS", "global", "projects/…"), "europe-west1 or europe"),
+        ("eu", KeyLocation("GCP_CLOUD_KMS", "global", "projects/…"), "europe-west1 or europe"),
         ("eu", host("AZURE_KEY_VAULT", "acme-us.vault.azure.net"), "in acme-us.vault.azure.net"),
         ("eu", host("VAULT_TRANSIT", "vault.eu.example:8300"), "in vault.eu.example:8300"),
     ],
 )
 def test_a_key_elsewhere_is_pointed_out_or_refused(
-    region: str, key: Whereabouts, told: str
+    region: str, key: KeyLocation, told: str
 ) -> None:
     """Design 2: allowed and pointed out, and refused where the settings demand residency."""
-    assert told in Regions(TABLE).notice(region, key)
-    Regions(TABLE).check(region, key)
+    assert told in ResidencyPolicy(TABLE).notice(region, key)
+    ResidencyPolicy(TABLE).check(region, key)
     with pytest.raises(KeyElsewhereError) as caught:
-        Regions(TABLE, required=True).check(region, key)
+        ResidencyPolicy(TABLE, required=True).check(region, key)
     assert key.name in caught.value.message
     assert caught.value.region == region
-    assert Regions(TABLE, required=True).notice(region, key) == caught.value.message
+    assert ResidencyPolicy(TABLE, required=True).notice(region, key) == caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -90,40 +90,40 @@ def test_a_key_elsewhere_is_pointed_out_or_refused(
     [
         ("ap", aws("ap-south-1"), 'AWS_KMS = "ap-south-1"'),
         ("site-7", aws("ap-south-1"), '[regions."site-7"]'),
-        ("eu", Whereabouts("OTHER", "x", "x:1"), 'OTHER = "x"'),
+        ("eu", KeyLocation("OTHER", "x", "x:1"), 'OTHER = "x"'),
         ("europe-west1", aws("eu-west-1"), 'AWS_KMS = "eu-west-1"'),
-        ("eu-west-1", Whereabouts("GCP_CLOUD_KMS", "global", "p"), 'GCP_CLOUD_KMS = "global"'),
+        ("eu-west-1", KeyLocation("GCP_CLOUD_KMS", "global", "p"), 'GCP_CLOUD_KMS = "global"'),
         ("us-east-1", host("AZURE_KEY_VAULT", "v.vault.azure.net"), '"v.vault.azure.net"'),
         ("us-east-1", host("LOCAL", "local:one"), 'LOCAL = "local:one"'),
     ],
 )
 def test_a_key_of_which_nobody_can_tell_is_not_called_wrong(
-    region: str, key: Whereabouts, add: str
+    region: str, key: KeyLocation, add: str
 ) -> None:
     """Unknown is neither wrong nor right: silent where it is noted, refused where it is demanded.
 
     The refusal says what to add, word for word, and is shown of keys that are in use already.
     """
-    assert Regions(TABLE).notice(region, key) == ""
+    assert ResidencyPolicy(TABLE).notice(region, key) == ""
     with pytest.raises(KeyElsewhereError) as caught:
-        Regions(TABLE, required=True).check(region, key)
+        ResidencyPolicy(TABLE, required=True).check(region, key)
     assert add in caught.value.message
     assert f'[regions."{region}"]' in caught.value.message
-    assert Regions(TABLE, required=True).notice(region, key) == caught.value.message
+    assert ResidencyPolicy(TABLE, required=True).notice(region, key) == caught.value.message
 
 
 def test_what_a_refusal_says_to_add_lets_the_key_in() -> None:
     """The remedy is one: with the entry that the message names, the same key is good."""
     for key in (aws("ap-south-1"), host("AZURE_KEY_VAULT", "v.vault.azure.net")):
         with pytest.raises(KeyElsewhereError) as caught:
-            Regions(required=True).check("ap", key)
+            ResidencyPolicy(required=True).check("ap", key)
         entry = caught.value.message.split('"')[1]
-        Regions({"ap": {key.type: (entry,)}}, required=True).check("ap", key)
+        ResidencyPolicy({"ap": {key.type: (entry,)}}, required=True).check("ap", key)
 
 
 def test_a_region_has_one_name_in_a_provider() -> None:
     """The table's first, since replicas are looked for in one place; without an entry the same."""
-    regions = Regions(TABLE)
+    regions = ResidencyPolicy(TABLE)
     assert regions.provider_region("eu", "GCP_CLOUD_KMS") == "europe-west1"
     assert regions.provider_region("eu-west-1", "AWS_KMS") == "eu-west-1"
     assert regions.knows("eu-west-1", "AWS_KMS", "us-east-1")
@@ -164,7 +164,7 @@ def test_without_settings_keys_elsewhere_are_noted(file: Path) -> None:
     """The default refuses nothing."""
     file.write_text("")
     settings = load()
-    assert regions(settings, catalog(settings)) == Regions()
+    assert regions(settings, catalog(settings)) == ResidencyPolicy()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from fakes import FakeClock, FakeProvider
 from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     AccessDeniedError,
@@ -33,9 +34,9 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import Heartbeat, Noted
+from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.domain.residency import Regions
+from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.store.opening import open_store
 from replicas import House, Member, Spec, house_in, until
@@ -76,7 +77,7 @@ def stored(house: House) -> Cluster:
     return found
 
 
-def noted(house: House) -> list[Noted]:
+def noted(house: House) -> list[RecordedChange]:
     """Reads every numbered change."""
     return house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
 
@@ -402,7 +403,7 @@ async def test_a_replica_in_a_partition_that_does_not_exist(house: House) -> Non
     house.provider_of = lambda _: aws  # type: ignore[method-assign, assignment]
     one = await house.replica()
     keys = one.replica.clusters._keys
-    regions = Regions({"us": {"AWS_KMS": ("us-east-1",)}}, required=False)
+    regions = ResidencyPolicy({"us": {"AWS_KMS": ("us-east-1",)}}, required=False)
     keys._regions = keys._resolution._regions = regions
     arn = "arn:{}:kms:eu-west-1:111122223333:key/mrk-" + 32 * "a"
     for partition, why in (("aws-moon", "no AWS partition aws-moon"), ("aws-cn", "eu-west-1")):

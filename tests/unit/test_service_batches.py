@@ -25,7 +25,7 @@ from keyfold_server.domain.errors import (
     WrappedKeyCorruptError,
     WrongClusterError,
 )
-from keyfold_server.service.data.data_plane import Target
+from keyfold_server.service.data.data_plane import Destination
 from replicas import House, Member, house_in
 
 WrapItem = tuple[str, bytes, Mapping[str, str] | None]
@@ -206,22 +206,24 @@ async def test_rewrap_without_destination_keeps_everything(house: House, one: Me
 async def test_rewrap_moves_to_another_cluster_region_and_context(one: Member) -> None:
     """Design 2: a destination's context is taken as it stands; cluster and region may be kept."""
     blob = await one.wrap(context={"a": "b"})
-    moved, _, current = await one.rewrap(blob, Target("zeta", None, {}), context={"a": "b"})
+    moved, _, current = await one.rewrap(blob, Destination("zeta", None, {}), context={"a": "b"})
     assert not current
     assert (await one.unwrap(moved, "zeta")).region == "eu"
     with pytest.raises(WrongClusterError):
         await one.unwrap(moved, "acme")
-    moved, _, _ = await one.rewrap(blob, Target(None, "us", {"c": "d"}), context={"a": "b"})
+    moved, _, _ = await one.rewrap(blob, Destination(None, "us", {"c": "d"}), context={"a": "b"})
     assert (await one.unwrap(moved, context={"c": "d"})).region == "us"
-    same, _, current = await one.rewrap(blob, Target(None, None, {"a": "b"}), context={"a": "b"})
+    same, _, current = await one.rewrap(
+        blob, Destination(None, None, {"a": "b"}), context={"a": "b"}
+    )
     assert current
     assert same == blob
     with pytest.raises(RegionNotFoundError):
-        await one.rewrap(blob, Target("zeta", "us", {}), context={"a": "b"})
+        await one.rewrap(blob, Destination("zeta", "us", {}), context={"a": "b"})
     with pytest.raises(ClusterNotFoundError):
-        await one.rewrap(blob, Target("nobody", None, {}), context={"a": "b"})
+        await one.rewrap(blob, Destination("nobody", None, {}), context={"a": "b"})
     with pytest.raises(InvalidContextError) as caught:
-        await one.rewrap(blob, Target(None, None, {"": "x"}), context={"a": "b"})
+        await one.rewrap(blob, Destination(None, None, {"": "x"}), context={"a": "b"})
     assert caught.value.field == "destination.context"
 
 
@@ -241,10 +243,10 @@ async def test_a_batch_of_rewraps_goes_to_many_places(one: Member) -> None:
             "acme",
             [
                 (blob, {}, None),
-                (blob, {}, Target("zeta", None, {"x": "y"})),
+                (blob, {}, Destination("zeta", None, {"x": "y"})),
                 (blob, {"wrong": "context"}, None),
-                (blob, {}, Target("nobody", None, {})),
-                (blob, {}, Target(None, "us", {})),
+                (blob, {}, Destination("nobody", None, {})),
+                (blob, {}, Destination(None, "us", {})),
             ],
             c,
         )

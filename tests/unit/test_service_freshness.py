@@ -394,7 +394,7 @@ async def test_an_idle_kek_leaves_memory_though_its_last_refresh_was_overtaken(
     await one.wrap("a")
     hang = house.provider.hang()
     house.clock.advance(50)
-    one.loads.freshness.look(house.clock.monotonic())
+    one.loads.freshness.run_due(house.clock.monotonic())
     await entered(hang)
     one.loads.invalidate("a")
     house.provider.mend()
@@ -515,7 +515,7 @@ async def test_a_root_key_that_fails_and_recovers_while_a_load_is_slow_is_known_
     with pytest.raises(UnreachableError):
         await one.wrap("b")
     house.clock.advance(4)
-    one.loads.freshness.look(
+    one.loads.freshness.run_due(
         house.clock.monotonic()
     )  # Nothing under the root key: it is forgotten.
     house.provider.mend()

@@ -18,8 +18,8 @@ from keyfold_server.domain.errors import (
     OverloadedError,
     UnreachableError,
 )
-from keyfold_server.service.data.keyring import Call, Need, NeedsLoad
-from keyfold_server.service.kms import calls as kms
+from keyfold_server.service.data.call import Call, Need, NeedsLoad
+from keyfold_server.service.kms import client as kms
 from keyfold_server.service.kms import gates
 from replicas import House, Member, entered, house_in, spin, until
 
@@ -194,7 +194,7 @@ async def test_a_hung_thread_keeps_its_place_until_it_returns(
     finally:
         ends.set()
         house.provider.unwrap = real  # type: ignore[method-assign]
-    await until(lambda: not one.replica._kms._gates.under_way)
+    await until(lambda: not one.replica._kms._gates.in_use)
     await one.wrap()
 
 

@@ -114,10 +114,10 @@ def test_gates_that_nobody_needs_are_forgotten(monkeypatch: pytest.MonkeyPatch) 
     kept = Gates(Rates(FAST, FAST, FAST), clock)
     for number in range(1_000):
         clock.advance(1)
-        kept.enter(("FAKE", f"fake:{number}", ""), ("FAKE", "fake"), "FAKE", 1.0).left()
+        kept.enter(("FAKE", f"fake:{number}", ""), ("FAKE", "fake"), "FAKE", 1.0).release()
     assert len(kept._gates) <= 1_010
     for number in range(1_010):
         clock.advance(1)
-        kept.enter(("FAKE", f"fake:x{number}", ""), ("FAKE", "fake"), "FAKE", 1.0).left()
+        kept.enter(("FAKE", f"fake:x{number}", ""), ("FAKE", "fake"), "FAKE", 1.0).release()
     assert len(kept._gates) < 1_010
-    assert not kept.under_way
+    assert not kept.in_use

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     KekMismatchError,
@@ -19,9 +20,9 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Heartbeat, Noted
+from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.service.loading import failures as answers
+from keyfold_server.service.loading import failures
 from replicas import House, Member, entered, house_in, spin, until
 
 
@@ -64,7 +65,7 @@ def only_generation(house: House, cluster: str) -> bytes:
     return found.regions[0].newest.kek_id
 
 
-def noted(house: House) -> list[Noted]:
+def noted(house: House) -> list[RecordedChange]:
     """Reads every numbered change."""
     return house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
 
@@ -248,7 +249,7 @@ async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
     told = len(noted(house))
     await two.poll()
     await two.wrap("b")
-    voids = two.cache.root(str(noted(house)[-1].root)).voids
+    before = two.cache.root(str(noted(house)[-1].root)).invalidations
     for _ in range(10):
         await house.after(6)
         with pytest.raises(AccessDeniedError):
@@ -264,7 +265,7 @@ async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
     assert 1 <= len(again) <= 3
     assert {n.kek for n in again} == {only_generation(house, "a")}
     await two.poll()
-    assert two.cache.root(str(again[0].root)).voids == voids
+    assert two.cache.root(str(again[0].root)).invalidations == before
 
 
 async def test_a_refusal_that_is_met_again_reaches_who_opened_the_kek_since(
@@ -284,7 +285,7 @@ async def test_a_refusal_that_is_met_again_reaches_who_opened_the_kek_since(
         await two.wrap(name)
     house.provider.disable("fake:one")
     # The first one has heard of no proof, and meets what it knows.
-    await house.after(answers.TELL_AGAIN)
+    await house.after(failures.ANNOUNCE_AGAIN)
     assert two.serves("a")
     with pytest.raises(KeyDisabledError):
         await one.wrap("a")
@@ -312,7 +313,7 @@ async def test_a_load_from_before_a_refusal_told_again_does_not_count(
     await entered(hang)
     house.provider._faults.clear()
     house.provider.disable("fake:one")
-    await house.after(answers.TELL_AGAIN)
+    await house.after(failures.ANNOUNCE_AGAIN)
     with pytest.raises(KeyDisabledError):
         await one.wrap("a")
     await one.settle()

@@ -24,7 +24,7 @@ from keyfold_server.domain.errors import (
     RegionNotFoundError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
-from keyfold_server.domain.residency import Place, Table
+from keyfold_server.domain.residency import ResidencyReport, Table
 from keyfold_server.domain.rights import Identity, Rights
 from keyfold_server.service.life.scope import Scope
 from keyfold_server.service.life.trials import TestKeyRequest
@@ -149,26 +149,26 @@ async def test_a_trial_tells_where_the_key_is(house: RegionalHouse) -> None:
     """TestKey stores nothing and refuses no key for its place: it says what Enable would say."""
     one = await house.with_regions(TABLE, required=True)
 
-    async def place(spec: KeySpec, region: str) -> Place:
+    async def place(spec: KeySpec, region: str) -> ResidencyReport:
         wanted = TestKeyRequest(spec, Scope("acme", region, None))
         tried = await one.replica.trials.test(EVERYTHING, wanted)
         assert tried.accessible
         assert tried.place.refused in tried.summary
         return tried.place
 
-    assert await place(KeySpec("FAKE", EAST), "us") == Place("us-east-1")
-    assert await place(KeySpec("FAKE", EAST), "") == Place("us-east-1")
+    assert await place(KeySpec("FAKE", EAST), "us") == ResidencyReport("us-east-1")
+    assert await place(KeySpec("FAKE", EAST), "") == ResidencyReport("us-east-1")
     told = await place(KeySpec("FAKE", WEST), "us")
     with pytest.raises(KeyElsewhereError) as caught:
         await one.enable(specs={"us": WEST})
-    assert told == Place("eu-west-1", (caught.value.message,), caught.value.message)
+    assert told == ResidencyReport("eu-west-1", (caught.value.message,), caught.value.message)
 
 
 async def test_a_key_whose_provider_is_gone_is_nowhere(house: RegionalHouse) -> None:
     """A status is one all the same."""
     one = await house.with_regions(TABLE)
     resolution = one.replica.clusters._keys._resolution
-    assert await resolution.place(RootKey("GONE", "gone:x"), "us") == Place()
+    assert await resolution.place(RootKey("GONE", "gone:x"), "us") == ResidencyReport()
 
 
 # Replicas

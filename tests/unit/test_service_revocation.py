@@ -25,7 +25,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import UNHEARD, ReplicaRow
+from keyfold_server.domain.ports import UNKNOWN_REPLICA, ReplicaRow
 from keyfold_server.service.data import data_plane
 from keyfold_server.service.fleet.changes import Pending
 from replicas import House, Member, entered, house_in, spin, until
@@ -551,11 +551,11 @@ async def test_revoke_names_those_that_a_failover_may_have_lost(
 ) -> None:
     """R4: Revoke does not claim that all have confirmed while the store may have lost some."""
     real = house.store.replicas
-    lost = ReplicaRow(UNHEARD, -1, 120.0, 20.0)
+    lost = ReplicaRow(UNKNOWN_REPLICA, -1, 120.0, 20.0)
     monkeypatch.setattr(house.store, "replicas", lambda: [*real(), lost])
     outcome = await one.hurry().revoke()
     assert outcome.confirmed == (one.changes.replica,)
-    assert outcome.pending == (Pending(UNHEARD, 100.0),)
+    assert outcome.pending == (Pending(UNKNOWN_REPLICA, 100.0),)
 
 
 async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) -> None:

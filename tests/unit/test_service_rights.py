@@ -27,8 +27,8 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Identity, Rights
-from keyfold_server.service.data.data_plane import Opened, Target
-from keyfold_server.service.data.keyring import Call, NeedsLoad
+from keyfold_server.service.data.call import Call, NeedsLoad
+from keyfold_server.service.data.data_plane import Destination, UnwrapResult
 from keyfold_server.service.life.scope import Scope
 from keyfold_server.service.life.status import Report, page_token
 from keyfold_server.service.life.trials import TestKeyRequest
@@ -178,8 +178,8 @@ async def test_batches_decide_for_each_item(one: Member) -> None:
         opened = await one.call(
             lambda c: one.plane.unwrap_batch("acme", [(us, None), (eu, None)], {}, c)
         )
-        assert [type(r) for r in opened] == [UnknownKekError, Opened]
-        target = Target(None, "us", {})
+        assert [type(r) for r in opened] == [UnknownKekError, UnwrapResult]
+        target = Destination(None, "us", {})
         moved = await one.call(
             lambda c: one.plane.rewrap_batch("acme", [(eu, {}, None), (eu, {}, target)], c)
         )
@@ -199,7 +199,7 @@ async def test_wrap_only_cannot_unwrap(one: Member) -> None:
         assert isinstance(await refused(one.rewrap(blob)), NotAllowedError)
     with as_one_who(one, 'roles = ["crypto"]\nclusters = ["acme"]'):
         assert isinstance(
-            await refused(one.rewrap(blob, Target("beta", "eu", {}))), ClusterNotFoundError
+            await refused(one.rewrap(blob, Destination("beta", "eu", {}))), ClusterNotFoundError
         )
 
 
@@ -224,7 +224,7 @@ async def test_context_entries_can_be_demanded(one: Member) -> None:
             lambda c: one.plane.unwrap_batch("acme", [(blob, None)], {"app": "y"}, c)
         )
         assert [type(r) for r in opened] == [ContextNotGrantedError]
-        away = Target(None, None, {"app": "y"})
+        away = Destination(None, None, {"app": "y"})
         assert isinstance(
             await refused(one.rewrap(blob, away, context={"app": "x", "row": "1"})),
             ContextNotGrantedError,

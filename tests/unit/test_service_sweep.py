@@ -12,13 +12,14 @@ import pytest
 
 from fakes import Call
 from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     StoreUnavailableError,
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.ports import Heartbeat, Noted
+from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.service.upkeep import sweep as sweeping
 from replicas import House, Member, entered, house_in, under, until
@@ -84,7 +85,7 @@ async def seen(member: Member, cluster: str = "a") -> Observation:
     return observation
 
 
-def refusals(house: House) -> list[Noted]:
+def refusals(house: House) -> list[RecordedChange]:
     """Reads the numbered changes that tell of refusals."""
     noted = house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
     return [n for n in noted if n.root is not None]

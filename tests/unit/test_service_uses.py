@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keyfold_server.domain.errors import StoreUnavailableError
-from keyfold_server.service.data.memory import OpenKek
+from keyfold_server.service.data.cache_entries import OpenKek
 from keyfold_server.service.observed import uses
 from replicas import House, Member, house_in, under
 
@@ -87,7 +87,7 @@ async def test_uses_are_written_once(house: House, one: Member) -> None:
     assert one.line.counts["used"] == written
     await house.after(1)
     for _ in range(100):
-        one.loads.freshness.look(house.clock.monotonic())
+        one.loads.freshness.run_due(house.clock.monotonic())
         await one.wrap()
     await house.after(1)
     await one.flush_uses()
@@ -182,7 +182,7 @@ async def test_collecting_uses_holds_up_no_call(
     for name in ("acme", "b"):
         await one.wrap(name)
     parts = 0
-    collect = one.replica._uses._left
+    collect = one.replica._uses._record
 
     def calling(opened: OpenKek) -> None:
         nonlocal parts
@@ -195,7 +195,7 @@ async def test_collecting_uses_holds_up_no_call(
         house.clock.advance(0.5)
         one.warm("b")
 
-    monkeypatch.setattr(one.replica._uses, "_left", calling)
+    monkeypatch.setattr(one.replica._uses, "_record", calling)
     await one.flush_uses()
     assert parts == 2
     monkeypatch.undo()

@@ -18,7 +18,7 @@ from keyfold_server import observability
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.providers import catalog, platform_keys, set_up
 from keyfold_server.domain.errors import KeyfoldError, SetupError
-from keyfold_server.domain.residency import Regions
+from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
@@ -111,7 +111,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     return joined, store.close
 
 
-def regions(settings: Settings, providers: Catalog) -> Regions:
+def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
     """Returns where the settings say that regions are.
 
     Raises:
@@ -124,7 +124,7 @@ def regions(settings: Settings, providers: Catalog) -> Regions:
             f"KEYFOLD_REGIONS: there is no provider {', '.join(sorted(unknown))}; the table's keys "
             f"are of {', '.join(providers.types())}"
         )
-    return Regions(settings.regions, required=settings.residency == "require")
+    return ResidencyPolicy(settings.regions, required=settings.residency == "require")
 
 
 def bounds(settings: Settings) -> Bounds:

@@ -36,7 +36,7 @@ def counted() -> Iterator[Attempts]:
         _attempts.reset(token)
 
 
-def again() -> None:
+def count_retry() -> None:
     """Notes that the call is tried once more; for adapters, in the call's own thread."""
     attempts = _attempts.get()
     if attempts is not None:

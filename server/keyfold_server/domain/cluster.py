@@ -1,23 +1,18 @@
-"""A cluster with its regions and their keyrings, and every change that can happen to it.
+"""A cluster with its regions and their generations of KEKs.
 
-The values are immutable. A change is a pure function from the cluster as the store has it, read
-under its lock, to the cluster as it shall be; it raises where the change may not happen. So
-compare-and-swap, epochs and the lifecycle are decided here, and a store only reads, calls and
-writes. KEKs are never changed in place: wraps are added and superseded (protocol S5).
+The values are immutable, and KEKs are never changed in place: wraps are added and superseded
+(protocol S5). `changes` has every change that can happen to a cluster.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
-    ConcurrentChangeError,
-    GenerationInUseError,
     GenerationNotFoundError,
     RegionNotFoundError,
 )
@@ -186,122 +181,6 @@ class Cluster:
         return Binding(self.name, region, generation.kek_id, generation.current.organization)
 
 
-Decide = Callable[[Cluster | None], Cluster]
-"""A change: from the cluster under its lock (None: there is none) to the cluster as it shall be."""
-
-
-def _changed(current: Cluster, regions: Iterable[Region], now: int, *, epoch: int) -> Cluster:
-    by_name = {r.name: r for r in current.regions} | {r.name: r for r in regions}
-    return replace(
-        current,
-        epoch=epoch,
-        version=current.version + 1,
-        regions=tuple(by_name[name] for name in sorted(by_name)),
-        updated_at=now,
-    )
-
-
-def _unchanged_since(current: Cluster | None, seen: Cluster) -> Cluster:
-    """Returns the current cluster if it is the one that was seen, else refuses (protocol R1, S5).
-
-    The version alone would do, since every change raises it; the epoch is compared too so that
-    the rule about revocations does not rest on another one.
-    """
-    if (
-        current is None
-        or current.uid != seen.uid
-        or current.version != seen.version
-        or current.epoch != seen.epoch
-    ):
-        raise ConcurrentChangeError(
-            f"cluster {seen.name} was changed by another request; read the status and ask again",
-            cluster=seen.name,
-        )
-    return current
-
-
-def created(new: Cluster) -> Decide:
-    """The change that makes a cluster; it must not exist yet."""
-
-    def decide(current: Cluster | None) -> Cluster:
-        if current is not None:
-            raise ConcurrentChangeError(
-                f"cluster {new.name} was enabled by another request; read its status",
-                cluster=new.name,
-            )
-        return new
-
-    return decide
-
-
-def with_regions(seen: Cluster, regions: Iterable[Region], now: int) -> Decide:
-    """The change that adds regions, or replaces some by their rotated form."""
-    changes = tuple(regions)
-
-    def decide(current: Cluster | None) -> Cluster:
-        cluster = _unchanged_since(current, seen)
-        return _changed(cluster, changes, now, epoch=cluster.epoch)
-
-    return decide
-
-
-def unchanged(seen: Cluster) -> Decide:
-    """The change that finds everything as it was seen, and leaves it so."""
-    return lambda current: _unchanged_since(current, seen)
-
-
-def revoked(name: str, regions: Iterable[str], now: int) -> Decide:
-    """The change that revokes regions, all of them where none is named; it never loses a race."""
-    wanted = tuple(regions)
-
-    def decide(current: Cluster | None) -> Cluster:
-        cluster = existing(current, name)
-        chosen = [cluster.region(r) for r in wanted] if wanted else cluster.regions
-        moved = [region.moved(Action.REVOKE, name, now) for region in chosen]
-        return _changed(cluster, moved, now, epoch=cluster.epoch + 1)
-
-    return decide
-
-
-def restored(seen: Cluster, regions: Iterable[str], now: int) -> Decide:
-    """The change that takes proven regions back into service."""
-    wanted = tuple(regions)
-
-    def decide(current: Cluster | None) -> Cluster:
-        cluster = _unchanged_since(current, seen)
-        moved = [cluster.region(r).moved(Action.RESTORE, cluster.name, now) for r in wanted]
-        return _changed(cluster, moved, now, epoch=cluster.epoch)
-
-    return decide
-
-
-def retired(name: str, region: str, number: int, now: int, *, back: bool) -> Decide:
-    """The change that takes a generation out of use, or back into it; it never loses a race.
-
-    It raises the epoch as a revocation does, since it ends use: what was proven meanwhile is not
-    committed over it (protocol R1).
-    """
-
-    def decide(current: Cluster | None) -> Cluster:
-        cluster = existing(current, name)
-        place = cluster.region(region)
-        generation = place.generation(number, name)
-        if generation is place.newest and not back:
-            raise GenerationInUseError(
-                f"generation {number} of region {region} is the newest, which wraps; make a new "
-                "one first: Rotate with new_generation",
-                cluster=name,
-                region=region,
-            )
-        since = None if back else generation.retired_at or now
-        moved = replace(generation, retired_at=since)
-        generations = tuple(moved if g is generation else g for g in place.generations)
-        changed = replace(place, generations=generations)
-        return _changed(cluster, [changed], now, epoch=cluster.epoch + 1)
-
-    return decide
-
-
 def existing(cluster: Cluster | None, name: str) -> Cluster:
     """Returns the cluster, or says that there is none.
 
@@ -327,25 +206,3 @@ def no_region(cluster: str, name: str) -> RegionNotFoundError:
         cluster=cluster,
         region=name,
     )
-
-
-def rotated(
-    region: Region,
-    key_spec: KeySpec,
-    policy: RegionPolicy,
-    wraps: Mapping[bytes, Wrap],
-    fresh: Generation | None,
-) -> Region:
-    """Returns a region under its new root key.
-
-    Args:
-        region: As it was.
-        key_spec: The new key spec, or the one it had.
-        policy: The new policy, or the one it had.
-        wraps: A new wrap for every generation, by kek_id.
-        fresh: A generation that wraps from now on, or None.
-    """
-    generations = tuple(g.rewrapped(wraps[g.kek_id]) for g in region.generations)
-    if fresh is not None:
-        generations = (*generations, fresh)
-    return replace(region, key_spec=key_spec, policy=policy, generations=generations)

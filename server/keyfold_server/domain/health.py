@@ -1,14 +1,17 @@
-"""Health: what the customer's KMS last answered about a root key, or that it did not.
+"""Health: what the customer's KMS last answered about a root key or KEK, or that it did not.
 
-Refused and could-not-tell are two families, kept apart everywhere. An error of the tree
-belongs to exactly one health value, and the mapping is the error's reason itself.
+Refused and could-not-tell are two families, kept apart everywhere. Every KMS error of the tree
+belongs to exactly one health value, whose name is the error's reason. Here are also the rules for
+combining observations; `service.observed` buffers and writes them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Final
 
+from keyfold_server.domain.cluster import Generation, Wrap
 from keyfold_server.domain.errors import KmsError
 
 
@@ -29,26 +32,34 @@ class Health(Enum):
 
     @staticmethod
     def of(error: KmsError) -> Health:
-        """Returns the health that an answer of the KMS means."""
+        """Returns the health value that stands for a KMS error."""
         return Health(error.reason)
+
+
+COULD_NOT_TELL: Final = frozenset((Health.UNREACHABLE, Health.THROTTLED, Health.CREDENTIALS_FAILED))
+"""Health values that say nothing about the key: the KMS could not be asked (protocol F6)."""
+
+_SKEW: Final = 10_000
+"""Milliseconds by which replicas' clocks may differ. A stored observation from further ahead was
+written before a clock was set back, and must not hide for an hour what a replica sees now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was seen of one root key version, or of one KEK that differs from its root key.
+    """What a replica saw of one root key version, or of one KEK that differs from its root key.
 
     Attributes:
-        subject: Whom it is about: `root:` and a `Wrap.root_id`, or `kek:` and a kek_id in hex.
+        subject: `root:` and a `Wrap.root_id`, or `kek:` and a kek_id in hex.
         health: The last answer.
         since: When the health took this value, milliseconds of Unix time.
-        last_check: When the KMS was last asked, milliseconds of Unix time.
-        last_success: When it last unwrapped, or None.
-        message: The last error's text, empty where there was none.
-        request_id: The provider's id of the last failed call, empty where it gave none.
-        can_wrap: Whether wrapping worked when it was last tried; None: not tried.
+        last_check: When a replica last called the KMS, milliseconds of Unix time.
+        last_success: When the KMS last unwrapped, milliseconds of Unix time; None: never seen.
+        message: The last error's text; empty without an error.
+        request_id: The provider's id of the last failed call; empty where it gave none.
+        can_wrap: Whether wrapping worked the last time a replica tried; None: never tried.
         can_unwrap: The same for unwrapping.
-        reason: The last error's reason, empty where there was none. It says more than the health
-            where a root key unwraps and does not wrap.
+        reason: The last error's reason; empty without an error. It says more than `health` where
+            a root key unwraps and does not wrap.
         missing_permission: The permission that the last error named, or empty.
     """
 
@@ -63,3 +74,72 @@ class Observation:
     can_unwrap: bool | None = None
     reason: str = ""
     missing_permission: str = ""
+
+    @property
+    def error_is_about_wrapping(self) -> bool:
+        """Whether the error is about wrapping: a key that unwraps can have no other error."""
+        return self.health is Health.HEALTHY and bool(self.reason)
+
+    def with_error(self, error: KmsError) -> Observation:
+        """Returns this observation with an error's words in place of its own."""
+        return replace(
+            self,
+            reason=error.reason,
+            message=error.message,
+            request_id=error.provider_request_id or "",
+            missing_permission=error.missing_permission or "",
+        )
+
+    def without_error(self) -> Observation:
+        """Returns this observation without an error."""
+        return replace(self, reason="", message="", request_id="", missing_permission="")
+
+    def after(self, old: Observation | None) -> Observation:
+        """Returns what is known after this observation: what it leaves open stays as it was.
+
+        Args:
+            old: What was known before of the same subject, or None.
+        """
+        if old is None:
+            return self
+        new = self
+        if new.can_wrap is None and old.error_is_about_wrapping and new.health is Health.HEALTHY:
+            # The new observation says nothing about wrapping, so that error stands (protocol F5).
+            new = replace(
+                new,
+                reason=old.reason,
+                message=old.message,
+                request_id=old.request_id,
+                missing_permission=old.missing_permission,
+            )
+        return replace(
+            new,
+            # Never ahead of the observation: a clock may have been set back since.
+            since=min(old.since, new.since) if old.health is new.health else new.since,
+            last_success=new.last_success or old.last_success,
+            can_wrap=old.can_wrap if new.can_wrap is None else new.can_wrap,
+        )
+
+    def combined_with(self, stored: Observation | None, now: int) -> Observation:
+        """Combines this replica's last observation with the stored one of the same subject.
+
+        Args:
+            stored: The last that any replica wrote, or None.
+            now: Milliseconds of Unix time.
+
+        Returns:
+            The stored observation where it is newer, else this one after it.
+        """
+        if stored is not None and self.last_check < stored.last_check <= now + _SKEW:
+            return stored
+        return self.after(stored)
+
+
+def root_subject(wrap: Wrap) -> str:
+    """Returns the observation subject of a root key version."""
+    return f"root:{wrap.root_id}"
+
+
+def kek_subject(generation: Generation) -> str:
+    """Returns the observation subject of a KEK."""
+    return f"kek:{generation.kek_id.hex()}"

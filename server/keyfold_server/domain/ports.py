@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from keyfold_server.domain.cluster import Cluster, Decide
+from keyfold_server.domain.changes import (
+    Change,
+    CommittedChange,
+    RecordedChange,
+    RecordedRequest,
+    RequestKey,
+)
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
@@ -25,96 +32,6 @@ class Clock(Protocol):
     def wall(self) -> float:
         """Seconds of Unix time."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEvent:
-    """One entry of a cluster's audit chain.
-
-    Attributes:
-        time: Milliseconds of Unix time.
-        caller: Who asked, as callers are written (protocol section 7).
-        action: `source:subject:action`, such as `rpc:cluster:enable`.
-        outcome: `done`, or the reason of the refusal.
-        detail: What was asked, as JSON with sorted keys; never key material.
-        proof: How the caller's identity was proven (`rights.Identity`); empty where nobody called.
-        address: From where the call came, as gRPC writes it, or empty.
-        on_behalf_of: For whom the caller said that it asks, where it is believed; or empty.
-    """
-
-    time: int
-    caller: str
-    action: str
-    outcome: str
-    detail: str
-    proof: str = ""
-    address: str = ""
-    on_behalf_of: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestKey:
-    """A caller's request_id in its scope (protocol R6).
-
-    Attributes:
-        caller: Who asked.
-        rpc: The method's name.
-        cluster: The cluster's name.
-        request_id: What the caller chose.
-        digest: SHA-256 of the parsed request.
-    """
-
-    caller: str
-    rpc: str
-    cluster: str
-    request_id: str
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedRequest:
-    """A request that was carried out.
-
-    Attributes:
-        digest: SHA-256 of the request as it was then.
-        version: The cluster's row version that it made.
-    """
-
-    digest: bytes
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One RPC's change of one cluster: all of it or none.
-
-    Attributes:
-        cluster: The cluster's name.
-        decide: The change, called under the row's lock; None only appends the audit event, which
-            does not raise the row version (protocol R5).
-        event: The audit event, in the same transaction.
-        request: The request_id to record, in the same transaction, or None.
-    """
-
-    cluster: str
-    decide: Decide | None
-    event: AuditEvent
-    request: RequestKey | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A change that was committed.
-
-    Attributes:
-        cluster: The cluster as it is now.
-        number: The change's number; for an audit event alone, the number of the last change.
-        change_id: That change's random id.
-    """
-
-    cluster: Cluster
-    number: int
-    change_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +53,7 @@ class Heartbeat:
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """One numbered change, as a poll reports it.
-
-    Attributes:
-        number: 1, 2, 3 … without gaps.
-        change_id: 16 random bytes.
-        cluster: The cluster that changed, or None for a refusal.
-        root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
-        kek: Where the refusal was told before: the one KEK that was refused again.
-        replica: Who made it.
-    """
-
-    number: int
-    change_id: bytes
-    cluster: str | None
-    root: str | None
-    kek: bytes | None
-    replica: str
-
-
-UNHEARD: Final = "unknown"
+UNKNOWN_REPLICA: Final = "unknown"
 """Stands for replicas of which the store may have lost all trace."""
 
 
@@ -275,7 +171,7 @@ class Store(Protocol):
         """Reads what was recorded of a request_id."""
         ...
 
-    def apply(self, changes: Sequence[Change]) -> list[Applied | Exception]:
+    def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
         """Carries out changes in one transaction; a change that raises drops out alone.
 
         Cluster rows are locked in sorted order, the counter's row is taken last (protocol S8).
@@ -299,7 +195,7 @@ class Store(Protocol):
         """Adds a replica and returns its heartbeat with the newest change (protocol S4)."""
         ...
 
-    def poll(self, beat: Heartbeat) -> list[Noted]:
+    def poll(self, beat: Heartbeat) -> list[RecordedChange]:
         """Writes a heartbeat and reads the changes after its number, oldest first.
 
         Raises:
@@ -323,7 +219,7 @@ class Store(Protocol):
     def replicas(self) -> list[ReplicaRow]:
         """Reads every replica that has not left.
 
-        One named `UNHEARD` stands for those that a failover of the store may have lost.
+        One named `UNKNOWN_REPLICA` stands for those that a failover of the store may have lost.
         """
         ...
 

@@ -14,14 +14,14 @@ from typing import Final
 from keyfold_server.domain.errors import KeyElsewhereError
 
 Table = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""By the vendor's region and the provider's type: the places there, each as `Whereabouts` says."""
+"""By the vendor's region and the provider's type: the places there, each as `KeyLocation` says."""
 
 _REGION: Final = re.compile(r"[a-z]+(?:-[a-z]+)+-?[0-9]+")
 """How providers write their regions: `eu-west-1`, `europe-west1`, `us-gov-west-1`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class KeyLocation:
     """Where a root key is, as far as its uri tells.
 
     Attributes:
@@ -41,7 +41,7 @@ class Whereabouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ResidencyReport:
     """What a status says about where a root key is.
 
     Attributes:
@@ -56,7 +56,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Regions:
+class ResidencyPolicy:
     """The vendor's regions, and where in each provider they are.
 
     Attributes:
@@ -85,7 +85,7 @@ class Regions:
             or (form is not None and form == _form(region))
         )
 
-    def notice(self, region: str, key: Whereabouts) -> str:
+    def notice(self, region: str, key: KeyLocation) -> str:
         """Returns the line that points a key in another region out; empty where it is not known.
 
         Without an entry of the table a key is known to be elsewhere where the region is named as
@@ -106,7 +106,7 @@ class Regions:
             f"there, {_remedy(region, key)}"
         )
 
-    def check(self, region: str, key: Whereabouts) -> None:
+    def check(self, region: str, key: KeyLocation) -> None:
         """Refuses a key whose place is not the region's, where residency is demanded.
 
         Raises:
@@ -116,7 +116,7 @@ class Regions:
         if refusal:
             raise KeyElsewhereError(refusal, region=region, field="key_spec.uri")
 
-    def _refusal(self, region: str, key: Whereabouts) -> str:
+    def _refusal(self, region: str, key: KeyLocation) -> str:
         places = self.places(region, key.type)
         if key.name in places or (not places and key.region == region):
             return ""
@@ -148,5 +148,5 @@ def _form(name: str) -> str | None:
     return re.sub(r"[0-9]+", "0", re.sub(r"[a-z]+", "a", name))
 
 
-def _remedy(region: str, key: Whereabouts) -> str:
+def _remedy(region: str, key: KeyLocation) -> str:
     return f'have {key.type} = "{key.name}" added to the settings\' table [regions."{region}"]'

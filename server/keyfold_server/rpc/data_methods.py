@@ -20,8 +20,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.status import to_status
-from keyfold_server.service.data.data_plane import DataPlane, Target
-from keyfold_server.service.data.keyring import Call
+from keyfold_server.service.data.call import Call
+from keyfold_server.service.data.data_plane import DataPlane, Destination
 
 Core = Callable[[bytes, Call, Facts], bytes]
 """Request bytes and what the call has fetched so far, to reply bytes; fills in the facts."""
@@ -174,5 +174,5 @@ class DataMethods:
         return reply.SerializeToString()
 
 
-def _target(message: pb.Destination) -> Target:
-    return Target(message.cluster or None, message.region or None, message.context)
+def _target(message: pb.Destination) -> Destination:
+    return Destination(message.cluster or None, message.region or None, message.context)

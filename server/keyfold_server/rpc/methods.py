@@ -35,7 +35,7 @@ from keyfold_server.rpc.door import Door
 from keyfold_server.rpc.life_methods import Life, LifeMethods
 from keyfold_server.rpc.receiving import Receiver, whole
 from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
-from keyfold_server.service.data.keyring import Call, Need, NeedsLoad
+from keyfold_server.service.data.call import Call, Need, NeedsLoad
 from keyfold_server.service.limits import Account, Room
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling

@@ -21,13 +21,13 @@ from keyfold_server.domain.health import Observation
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Clock, Store
 from keyfold_server.domain.provider import KeyProvider
-from keyfold_server.domain.residency import Regions
+from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.service.data.data_plane import DataPlane
+from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.data.keyring import Keyring
-from keyfold_server.service.data.memory import KeyCache
 from keyfold_server.service.fleet.changes import Changes
-from keyfold_server.service.kms.calls import Kms
-from keyfold_server.service.kms.proofs import Proofs
+from keyfold_server.service.kms.client import KmsClient
+from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.access_policies import AccessPolicies
 from keyfold_server.service.life.admission import NewKeys
 from keyfold_server.service.life.clusters import Clusters
@@ -41,8 +41,8 @@ from keyfold_server.service.life.status import Statuses
 from keyfold_server.service.life.trials import Trials
 from keyfold_server.service.limits import Accounts, Bounds
 from keyfold_server.service.loading.loads import Loads
-from keyfold_server.service.observed.health import HealthBook
-from keyfold_server.service.observed.uses import FLUSH, Uses
+from keyfold_server.service.observed.health import HealthRecorder
+from keyfold_server.service.observed.uses import FLUSH, UseRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
@@ -97,7 +97,7 @@ class Replica:
         *,
         max_clusters: int = 20_000,
         bounds: Bounds | None = None,
-        regions: Regions | None = None,
+        regions: ResidencyPolicy | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Joins the parts; `start` brings them to life."""
@@ -105,10 +105,10 @@ class Replica:
         self._storage = Storage(store)
         self._retry = timing.store_poll
         self.bounds = bounds or Bounds()
-        self._kms = Kms(providers, clock, timing.provider_budget, self.bounds.kms_rates)
-        self._health = HealthBook(clock, self._storage)
+        self._kms = KmsClient(providers, clock, timing.provider_budget, self.bounds.kms_rates)
+        self._health = HealthRecorder(clock, self._storage)
         self._cache = cache = KeyCache(max_clusters)
-        self._uses = Uses(cache, clock, self._storage)
+        self._uses = UseRecorder(cache, clock, self._storage)
         self._tasks = Tasks()
         self._telling = Tasks()
         self.loads = Loads(
@@ -125,25 +125,35 @@ class Replica:
             clock,
         )
         keyring = Keyring(
-            cache, clock, self.changes.check_serving, self.loads.wanted, self.organizations
+            cache,
+            clock,
+            self.changes.check_serving,
+            self.loads.refresh_on_grace,
+            self.organizations,
         )
         self.data_plane = DataPlane(keyring, random, self.bounds)
         self._mutations = Mutations(
             self._storage, self.changes, clock, self._tasks, self.organizations
         )
-        regions = regions or Regions()
+        regions = regions or ResidencyPolicy()
         external_ids = ExternalIds(self._storage, clock, random)
         resolution = Resolution(self._kms, platform, regions, external_ids)
         new_keys = NewKeys(self._kms, resolution, regions)
-        proofs = Proofs(self._kms, self.loads.refused, random)
+        kek_wrapper = KekWrapper(self._kms, self.loads.refused, random)
         self.clusters = Clusters(
-            self._mutations, new_keys, proofs, self._health, self.bounds.name_length, random
+            self._mutations, new_keys, kek_wrapper, self._health, self.bounds.name_length, random
         )
         self.rotation = Rotation(
-            self._mutations, self.changes, self._kms, resolution, new_keys, proofs, self._health
+            self._mutations,
+            self.changes,
+            self._kms,
+            resolution,
+            new_keys,
+            kek_wrapper,
+            self._health,
         )
         self.revocation = Revocation(
-            self._mutations, self.changes, proofs, self._health, clock, timing
+            self._mutations, self.changes, kek_wrapper, self._health, clock, timing
         )
         scopes = Scopes(self._storage)
         self.trials = Trials(self._kms, scopes, resolution, clock, random)
@@ -153,7 +163,7 @@ class Replica:
         self.statuses = Statuses(
             self._storage,
             self.loads,
-            proofs,
+            kek_wrapper,
             self._health,
             self._uses,
             resolution,
@@ -164,12 +174,12 @@ class Replica:
         self.sweep = Sweep(
             cache,
             self.loads,
-            proofs,
+            kek_wrapper,
             self._health,
             self._storage,
             timing.sweep,
             lambda: self.changes.check_serving(clock.monotonic()),
-            AutoRotation(resolution, self.rotation, proofs, self._storage, clock),
+            AutoRotation(resolution, self.rotation, kek_wrapper, self._storage, clock),
         )
         self._keepers: list[asyncio.Task[None]] = []
 

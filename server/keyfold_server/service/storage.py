@@ -49,7 +49,7 @@ class Storage:
         with telemetry.store_call(getattr(method, "__name__", "call")):
             self._under_way += 1
             future = self._pool.submit(method, *args, **kwargs)
-            future.add_done_callback(self._on_loop(self._left))
+            future.add_done_callback(self._on_loop(self._ended))
             return await asyncio.shield(asyncio.wrap_future(future))
 
     async def decide(self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -67,7 +67,7 @@ class Storage:
 
         return done
 
-    def _left(self) -> None:
+    def _ended(self) -> None:
         self._under_way -= 1
 
     def close(self) -> None:

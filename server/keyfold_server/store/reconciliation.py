@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import select
 
+from keyfold_server.domain.changes import AuditEvent, Change
 from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
-from keyfold_server.domain.ports import AuditEvent, Change, ClusterFilter
+from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.store.schema import changes as changes_table
 from keyfold_server.store.tables import changes
 

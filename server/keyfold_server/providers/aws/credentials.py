@@ -94,7 +94,7 @@ def under(credential: Credential, work: Callable[[], _T], operation: str) -> _T:
         if not about_own_credential(error):
             raise
     credential.renew(used)
-    attempts.again()
+    attempts.count_retry()
     try:
         return work()
     except ClientError as error:

@@ -197,7 +197,7 @@ def under(credential: Credential, work: Callable[[Token], Reply], what_for: str)
     reply = work(used)
     if reply.unauthorized:
         renewed = credential.renew(used)
-        attempts.again()
+        attempts.count_retry()
         reply = work(renewed)
         if reply.unauthorized:
             raise credentials_failed(what_for, reply.request_id)

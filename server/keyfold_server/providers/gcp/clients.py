@@ -103,7 +103,7 @@ class Client:
                 # Connections that were good end between calls, and the next call finds out. Once
                 # more, over a new one, is safe: no method that is called changes anything.
                 line = self._take()
-                attempts.again()
+                attempts.count_retry()
         return self._call_on(line, method, request, headers)
 
     def _call_on(self, line: _Line, method: str, request: Any, headers: Headers) -> Any:

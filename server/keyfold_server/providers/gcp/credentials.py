@@ -175,7 +175,7 @@ def under(credential: Held, work: Callable[[Headers], _T]) -> _T:
     except NotAcceptedError as error:
         _log.info("a Google credential was not accepted (%s); renewing it", error.word)
     renewed = credential.renew(used)
-    attempts.again()
+    attempts.count_retry()
     try:
         return work(renewed)
     except NotAcceptedError as error:

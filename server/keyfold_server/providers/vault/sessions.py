@@ -111,7 +111,7 @@ class Sessions:
             if good:
                 raise denied from None
             raise
-        attempts.again()
+        attempts.count_retry()
         try:
             return work(new.client)
         except Answer as again:

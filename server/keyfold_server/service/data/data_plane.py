@@ -24,7 +24,8 @@ from keyfold_server.domain.errors import (
     InvalidSizeError,
     KeyfoldError,
 )
-from keyfold_server.service.data.keyring import Call, Granted, Keyring, Need, NeedsLoad
+from keyfold_server.service.data.call import Call, Need, NeedsLoad
+from keyfold_server.service.data.keyring import Granted, Keyring
 from keyfold_server.service.limits import Bounds
 
 _K = TypeVar("_K")
@@ -35,7 +36,7 @@ DATA_KEY_SIZES: Final = (16, 24, 32, 64)
 """Bytes of a data key that GenerateDataKey makes."""
 
 
-class Target(NamedTuple):
+class Destination(NamedTuple):
     """Where Rewrap moves a key; None keeps.
 
     Attributes:
@@ -49,7 +50,7 @@ class Target(NamedTuple):
     context: Mapping[str, str]
 
 
-class Opened(NamedTuple):
+class UnwrapResult(NamedTuple):
     """An unwrapped key. Not for logs: the first field is the key."""
 
     plaintext: bytes
@@ -85,14 +86,14 @@ class DataPlane:
 
     def unwrap(
         self, cluster: str, wrapped_key: bytes, context: Mapping[str, str], call: Call
-    ) -> Opened:
+    ) -> UnwrapResult:
         """Opens a wrapped key."""
         wrapped = parse(wrapped_key)
         bound = self._encoded(context)
         kek, contexts = self._keyring.opening(cluster, wrapped.kek_id, self._keyring.now(), call)
         if contexts:
             _check_granted(contexts, context)
-        return Opened(kek.open(wrapped, bound), kek.region, kek.generation)
+        return UnwrapResult(kek.open(wrapped, bound), kek.region, kek.generation)
 
     def generate(
         self,
@@ -120,20 +121,26 @@ class DataPlane:
         cluster: str,
         wrapped_key: bytes,
         context: Mapping[str, str],
-        target: Target | None,
+        destination: Destination | None,
         call: Call,
     ) -> tuple[bytes, int, bool]:
         """Moves a wrapped key; returns it, its generation, and whether it was current already."""
         wrapped = parse(wrapped_key)
         bound = self._encoded(context)
-        to_bound = bound if target is None else self._encode_new(target.context)
+        to_bound = bound if destination is None else self._encode_new(destination.context)
         now = self._keyring.now()
         source, contexts = self._keyring.opening(cluster, wrapped.kek_id, now, call)
         _check_granted(contexts, context)
-        to_cluster = cluster if target is None or target.cluster is None else target.cluster
-        to_region = source.region if target is None or target.region is None else target.region
+        to_cluster = (
+            cluster if destination is None or destination.cluster is None else destination.cluster
+        )
+        to_region = (
+            source.region
+            if destination is None or destination.region is None
+            else destination.region
+        )
         sealing, to_contexts = self._keyring.wrapping(to_cluster, to_region, now, call)
-        _check_granted(to_contexts, context if target is None else target.context)
+        _check_granted(to_contexts, context if destination is None else destination.context)
         # Opened even where nothing will change: a spoiled key must not be called current.
         plaintext = source.open(wrapped, bound)
         if sealing is source and to_bound == bound:
@@ -183,7 +190,7 @@ class DataPlane:
         items: Sequence[tuple[bytes, Mapping[str, str] | None]],
         context: Mapping[str, str],
         call: Call,
-    ) -> list[Opened | KeyfoldError]:
+    ) -> list[UnwrapResult | KeyfoldError]:
         """Opens many wrapped keys given as (wrapped key, own context or None)."""
         self._check_batch(items)
         shared = _Shared(context, self._encoded)
@@ -197,7 +204,7 @@ class DataPlane:
             for kek_id, granted in keks.items()
             if isinstance(granted, Granted)
         }
-        results: list[Opened | KeyfoldError] = []
+        results: list[UnwrapResult | KeyfoldError] = []
         for wrapped, (_, own) in zip(parsed, items, strict=True):
             try:
                 if isinstance(wrapped, KeyfoldError):
@@ -209,7 +216,7 @@ class DataPlane:
                 if granted.contexts:
                     _check_granted(granted.contexts, context if own is None else own)
                 plaintext = openers[wrapped.kek_id](wrapped, bound)
-                results.append(Opened(plaintext, granted.kek.region, granted.kek.generation))
+                results.append(UnwrapResult(plaintext, granted.kek.region, granted.kek.generation))
             except KeyfoldError as error:
                 results.append(error)
         return results
@@ -217,16 +224,16 @@ class DataPlane:
     def rewrap_batch(
         self,
         cluster: str,
-        items: Sequence[tuple[bytes, Mapping[str, str], Target | None]],
+        items: Sequence[tuple[bytes, Mapping[str, str], Destination | None]],
         call: Call,
     ) -> list[tuple[bytes, int, bool] | KeyfoldError]:
-        """Moves many wrapped keys given as (wrapped key, context, target or None)."""
+        """Moves many wrapped keys given as (wrapped key, context, destination or None)."""
         self._check_batch(items)
         results: list[tuple[bytes, int, bool] | KeyfoldError] = []
         needs: dict[Need, None] = {}
-        for wrapped_key, context, target in items:
+        for wrapped_key, context, destination in items:
             try:
-                results.append(self.rewrap(cluster, wrapped_key, context, target, call))
+                results.append(self.rewrap(cluster, wrapped_key, context, destination, call))
             except NeedsLoad as lacking:
                 needs.update(dict.fromkeys(lacking.needs))
             except KeyfoldError as error:

@@ -7,8 +7,7 @@ that loads it and runs the call again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, NoReturn
 
 from keyfold_server.domain.cluster import no_cluster, no_region
@@ -16,15 +15,16 @@ from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     GenerationRetiredError,
-    KeyfoldError,
     NotAsked,
     UnknownKekError,
     WrongClusterError,
 )
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.ports import Clock
-from keyfold_server.domain.rights import Purpose, Rights, Verdict
-from keyfold_server.service.data.memory import KeyCache, OpenKek, RegionView, View
+from keyfold_server.domain.rights import Purpose, Verdict
+from keyfold_server.service.data.cache_entries import ClusterView, OpenKek, RegionView
+from keyfold_server.service.data.call import Call, Need, NeedsLoad
+from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.limits import Accounts
 
 OUTAGE_BELIEVED: Final = 10.0
@@ -34,49 +34,6 @@ After that a KEK without a proof waits for the KMS's answer: it may be a refusal
 OWN_LASTS: Final = 10.0
 """Seconds for which a KEK that a call fetched for itself may serve that call: longer than any
 load takes, and short where the process was paused between the load and its use (F1)."""
-
-
-class Need(NamedTuple):
-    """Something that a call lacks.
-
-    Attributes:
-        cluster: Whose.
-        kek_id: The KEK to open; empty: the cluster itself, read after the call arrived.
-    """
-
-    cluster: str
-    kek_id: bytes = b""
-
-
-class NeedsLoad(Exception):  # noqa: N818  a request of the core, not an error
-    """Raised by the core where something is not in memory."""
-
-    def __init__(self, needs: Sequence[Need]) -> None:
-        """Names all that is known to be lacking."""
-        super().__init__()
-        self.needs = needs
-
-
-@dataclass(slots=True)
-class Call:
-    """Whose call it is, and what it has fetched for itself.
-
-    Attributes:
-        rights: What its caller may do.
-        arrived: Monotonic seconds not before the call's arrival.
-        own: KEKs opened by an unwrap that began after the call arrived, by kek_id. At TTL 0 this
-            is the only way to a KEK; it belongs to this call alone.
-        failed: Why a need could not be met.
-        read: Clusters read from the store since the call arrived.
-        owners: Whose a KEK is, where it is not this cluster's: None for nobody's.
-    """
-
-    rights: Rights
-    arrived: float = 0.0
-    own: dict[bytes, OpenKek] = field(default_factory=dict)
-    failed: dict[Need, KeyfoldError] = field(default_factory=dict)
-    read: set[str] = field(default_factory=set)
-    owners: dict[bytes, str | None] = field(default_factory=dict)
 
 
 class Granted(NamedTuple):
@@ -99,7 +56,7 @@ class Keyring:
         cache: KeyCache,
         clock: Clock,
         check_serving: Callable[[float], None],
-        wanted: Callable[[OpenKek, float], None],
+        on_grace: Callable[[OpenKek, float], None],
         organizations: Accounts,
     ) -> None:
         """Joins the keyring to what it asks; every callable is synchronous and cheap.
@@ -108,14 +65,14 @@ class Keyring:
             cache: Views and open KEKs.
             clock: Monotonic time.
             check_serving: Raises where this replica must not serve (stale, rolled back).
-            wanted: Told of a KEK served on grace, so that its root key is asked again.
+            on_grace: Told of a KEK served on grace, so that its root key is asked again.
             organizations: Count the uses of each organization's keys.
         """
         self._organizations = organizations
         self._cache = cache
         self._clock = clock
         self._check_serving = check_serving
-        self._wanted = wanted
+        self._on_grace = on_grace
 
     def now(self) -> float:
         """Returns the time, once this replica may serve at it."""
@@ -152,12 +109,14 @@ class Keyring:
         self._charge(view, now)
         return Granted(kek, use.contexts)
 
-    def _charge(self, view: View, now: float) -> None:
+    def _charge(self, view: ClusterView, now: float) -> None:
         organization = view.cluster.organization
         if organization is not None:
             self._organizations.of(organization).charge(now)
 
-    def _kek(self, view: View, region: RegionView, kek_id: bytes, now: float, call: Call) -> Kek:
+    def _kek(
+        self, view: ClusterView, region: RegionView, kek_id: bytes, now: float, call: Call
+    ) -> Kek:
         """Returns a KEK that may be used at this moment (protocol F1)."""
         view.check_usable(region)
         opened = view.open.get(kek_id)
@@ -169,17 +128,17 @@ class Keyring:
         if (
             own is not None
             and own.view is view
-            and own.voids == own.root.voids
+            and own.invalidations == own.root.invalidations
             and now < own.began + OWN_LASTS
         ):
             own.used_at = now
-            self._cache.left(own)
+            self._cache.record_use(own)
             return own.kek
         return self._not_fresh(view, region, kek_id, opened, now, call)
 
     def _not_fresh(
         self,
-        view: View,
+        view: ClusterView,
         region: RegionView,
         kek_id: bytes,
         opened: OpenKek | None,
@@ -206,7 +165,7 @@ class Keyring:
                     # The KMS cannot be asked: grace, a hard bound from the last proof (F1).
                     root.used = opened
                     opened.used_at = now
-                    self._wanted(opened, now)
+                    self._on_grace(opened, now)
                     return opened.kek
             unknown = self._could_not_tell(view, kek_id, now)
             if unknown is not None:
@@ -217,7 +176,7 @@ class Keyring:
         raise NeedsLoad((need,))
 
     def _could_not_tell(
-        self, view: View, kek_id: bytes, now: float
+        self, view: ClusterView, kek_id: bytes, now: float
     ) -> CouldNotTellError | NotAsked | None:
         """Returns the remembered outage of a KEK's root key (protocol W2), or None."""
         root = self._cache.known_root(view.keks[kek_id][1].current.root_id)
@@ -229,7 +188,7 @@ class Keyring:
 
     # What is not there, and what must look as if it were not
 
-    def _lacking(self, cluster: str, purpose: Purpose, call: Call) -> View:
+    def _lacking(self, cluster: str, purpose: Purpose, call: Call) -> ClusterView:
         """Asks for a cluster that is not in memory, or says why there is none."""
         check_name(cluster, "cluster")
         # Who may see no cluster of this name hears so before the store is asked.
@@ -240,7 +199,9 @@ class Keyring:
             raise failed
         raise NeedsLoad((need,))
 
-    def _not_allowed(self, view: View, region: str, purpose: Purpose, call: Call) -> NoReturn:
+    def _not_allowed(
+        self, view: ClusterView, region: str, purpose: Purpose, call: Call
+    ) -> NoReturn:
         """Refuses a use; what the caller may not see gets the answer of what does not exist.
 
         That answer costs a read of the store for each call, so this one does, too.
@@ -257,13 +218,13 @@ class Keyring:
         rights.check_cluster(method, name, organization, (region,))
         raise AssertionError("a use was refused that its method is allowed")
 
-    def _unknown_region(self, view: View, region: str, call: Call) -> NoReturn:
+    def _unknown_region(self, view: ClusterView, region: str, call: Call) -> NoReturn:
         """Says that there is no such region, once the store was read for this call."""
         check_name(region, "region")
         self._read_again(view, call)
         raise no_region(view.cluster.name, region)
 
-    def _unknown_kek(self, view: View, kek_id: bytes, call: Call) -> NoReturn:
+    def _unknown_kek(self, view: ClusterView, kek_id: bytes, call: Call) -> NoReturn:
         """Says that the KEK is not this cluster's, once the store was read for this call."""
         name = view.cluster.name
         if not call.rights.sees(name, view.cluster.organization):
@@ -291,7 +252,7 @@ class Keyring:
             return False
         raise NeedsLoad((need,))
 
-    def _read_again(self, view: View, call: Call) -> None:
+    def _read_again(self, view: ClusterView, call: Call) -> None:
         """Has the store read once for this call: another replica may just have changed it."""
         name = view.cluster.name
         if name in call.read:
@@ -302,7 +263,7 @@ class Keyring:
         raise NeedsLoad((Need(name),))
 
 
-def _check_in_use(view: View, kek_id: bytes) -> None:
+def _check_in_use(view: ClusterView, kek_id: bytes) -> None:
     region, generation = view.keks[kek_id]
     if generation.retired_at is not None:
         raise GenerationRetiredError(

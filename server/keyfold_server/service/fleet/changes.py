@@ -15,12 +15,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import (
     KeyfoldError,
     StoreRolledBackError,
     StoreStaleError,
 )
-from keyfold_server.domain.ports import UNHEARD, Clock, Heartbeat, Noted, Notifies, Store
+from keyfold_server.domain.ports import UNKNOWN_REPLICA, Clock, Heartbeat, Notifies, Store
 from keyfold_server.service.fleet.poll import Moment, Poll
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.storage import Storage
@@ -190,7 +191,7 @@ class Changes:
             rows = await self._storage.decide(self._store.replicas)
         except KeyfoldError as error:
             log.warning("the store does not say who has applied a change: %s", error.reason)
-            return confirmed, [Pending(UNHEARD, self._timing.store_max_staleness)]
+            return confirmed, [Pending(UNKNOWN_REPLICA, self._timing.store_max_staleness)]
         for row in rows:
             if row.replica == self.replica:
                 continue
@@ -220,7 +221,7 @@ class Changes:
 
     def apply(
         self,
-        noted: Sequence[Noted],
+        noted: Sequence[RecordedChange],
         ours: Mapping[int, bytes],
         began: Moment,
         applied: threading.Event,

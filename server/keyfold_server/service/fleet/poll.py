@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keyfold_server import telemetry
+from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
-from keyfold_server.domain.ports import Clock, Heartbeat, Noted, Store
+from keyfold_server.domain.ports import Clock, Heartbeat, Store
 from keyfold_server.service.timing import Timing
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Follower(Protocol):
 
     def apply(
         self,
-        noted: Sequence[Noted],
+        noted: Sequence[RecordedChange],
         ours: Mapping[int, bytes],
         began: Moment,
         applied: threading.Event,

@@ -41,7 +41,7 @@ class _Gate:
         self.bucket = Bucket(rate, now)
 
 
-class Passage:
+class Permit:
     """One call's way through its gates."""
 
     def __init__(self, gates: list[_Gate], pause: float) -> None:
@@ -52,8 +52,8 @@ class Passage:
         for gate in gates:
             gate.users += 1
 
-    async def passed(self) -> None:
-        """Returns once the call may be made; whoever gives up calls `left` all the same."""
+    async def acquire(self) -> None:
+        """Returns once the call may be made; whoever gives up calls `release` all the same."""
         # Before a place is taken: whoever waits for the rate keeps nobody from the account.
         if self._pause:
             await asyncio.sleep(self._pause)
@@ -61,7 +61,7 @@ class Passage:
             await gate.places.acquire()
             self._held.append(gate)
 
-    def left(self) -> None:
+    def release(self) -> None:
         """Gives the places back."""
         for gate in self._held:
             gate.places.release()
@@ -81,13 +81,13 @@ class Gates:
         self._look_at = _KEPT
 
     @property
-    def under_way(self) -> int:
+    def in_use(self) -> int:
         """How many places in lines are taken."""
         return sum(gate.users for gate in self._gates.values())
 
     def enter(
         self, key: tuple[str, ...], account: tuple[str, ...], type_: str, patience: float
-    ) -> Passage:
+    ) -> Permit:
         """Stands in line at each gate, or at none.
 
         Args:
@@ -126,7 +126,7 @@ class Gates:
             )
         for bucket, _ in rates:
             bucket.take(now)
-        return Passage(gates, pause)
+        return Permit(gates, pause)
 
     def _gate(
         self, name: tuple[str, ...], what: str, at_once: int, rate: float, now: float

@@ -14,7 +14,7 @@ from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.fleet.changes import Changes
-from keyfold_server.service.kms.calls import Kms
+from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.life.external_ids import ExternalIds
 from keyfold_server.service.life.resolution import Resolution
 from keyfold_server.service.life.scope import Scope, Scopes
@@ -54,7 +54,7 @@ class AccessPolicies:
 
     def __init__(
         self,
-        kms: Kms,
+        kms: KmsClient,
         scopes: Scopes,
         resolution: Resolution,
         external_ids: ExternalIds,

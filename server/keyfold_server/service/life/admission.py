@@ -20,9 +20,9 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RegionSpec, RootKey, check_name
 from keyfold_server.domain.provider import HasRegions, HasReplicas
-from keyfold_server.domain.residency import Regions
+from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Rights
-from keyfold_server.service.kms.calls import Kms
+from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.life.resolution import Resolution
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def check_replicas(specs: Sequence[RegionSpec]) -> None:
 class NewKeys:
     """Takes the region specs of Enable, AddRegions and Rotate; asks no KMS."""
 
-    def __init__(self, kms: Kms, resolution: Resolution, regions: Regions) -> None:
+    def __init__(self, kms: KmsClient, resolution: Resolution, regions: ResidencyPolicy) -> None:
         """Joins it to the providers, to what resolves specs, and to the table of regions."""
         self._kms = kms
         self._resolution = resolution

@@ -6,15 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from keyfold_server.domain.cluster import (
-    MAX_REGIONS,
-    Cluster,
-    Decide,
-    Region,
-    created,
-    existing,
-    with_regions,
-)
+from keyfold_server.domain.changes import Decide, created, with_regions
+from keyfold_server.domain.cluster import MAX_REGIONS, Cluster, Region, existing
 from keyfold_server.domain.errors import (
     ClusterExistsError,
     InvalidNameError,
@@ -33,10 +26,10 @@ from keyfold_server.domain.keyspec import (
     check_regions,
 )
 from keyfold_server.domain.lifecycle import Action, after
-from keyfold_server.service.kms.proofs import Proofs, by_region
+from keyfold_server.service.kms.kek_wrapper import KekWrapper, by_region
 from keyfold_server.service.life.admission import NewKeys, check_replicas, of_replica
 from keyfold_server.service.life.mutations import MutationCall, MutationResult, Mutations
-from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.observed.health import HealthRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +75,8 @@ class Clusters:
         self,
         mutations: Mutations,
         keys: NewKeys,
-        proofs: Proofs,
-        health: HealthBook,
+        kek_wrapper: KekWrapper,
+        health: HealthRecorder,
         name_length: int,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -92,14 +85,14 @@ class Clusters:
         Args:
             mutations: Carries out changes.
             keys: Checks and completes the region specs of a request.
-            proofs: Makes and proves KEKs.
+            kek_wrapper: Makes and proves KEKs.
             health: Records what this replica observes of keys.
             name_length: Most characters in the name of a new cluster or region.
             random: The source of ids.
         """
         self._mutations = mutations
         self._keys = keys
-        self._proofs = proofs
+        self._kek_wrapper = kek_wrapper
         self._health = health
         self._name_length = name_length
         self._random = random
@@ -204,7 +197,9 @@ class Clusters:
             name = spec.region
             state = after(None, Action.ENABLE, cluster=cluster, region=name)
             try:
-                first = await self._proofs.fresh(cluster, organization, name, roots[name], 1, now)
+                first = await self._kek_wrapper.create(
+                    cluster, organization, name, roots[name], 1, now
+                )
             except KmsError as error:
                 raise of_replica(spec, error) from None
             return Region(name, state, now, key_spec, spec.policy or RegionPolicy(), (first,))

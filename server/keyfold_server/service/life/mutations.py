@@ -15,7 +15,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
-from keyfold_server.domain.cluster import Cluster, Decide, existing, unchanged
+from keyfold_server.domain.changes import (
+    AuditEvent,
+    Change,
+    CommittedChange,
+    Decide,
+    RequestKey,
+    unchanged,
+)
+from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.errors import (
     AlreadyExistsError,
     ClusterNotFoundError,
@@ -28,7 +36,7 @@ from keyfold_server.domain.errors import (
     RequestInProgressError,
     StateError,
 )
-from keyfold_server.domain.ports import Applied, AuditEvent, Change, Clock, RequestKey
+from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.limits import Accounts
@@ -225,9 +233,9 @@ class Mutations:
         except KeyfoldError as error:
             log.warning("an attempt could not be recorded: %s", error.reason)
 
-    async def _apply(self, change: Change) -> Applied:
+    async def _apply(self, change: Change) -> CommittedChange:
         (result,) = await self._storage.decide(self._storage.store.apply, [change])
-        if not isinstance(result, Applied):
+        if not isinstance(result, CommittedChange):
             raise result
         return result
 

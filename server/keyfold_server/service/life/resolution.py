@@ -16,9 +16,9 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RootKey
 from keyfold_server.domain.provider import HasRegions, TakesExternalIds
-from keyfold_server.domain.residency import Place, Regions, Whereabouts
+from keyfold_server.domain.residency import KeyLocation, ResidencyPolicy, ResidencyReport
 from keyfold_server.domain.rights import Rights
-from keyfold_server.service.kms.calls import Kms
+from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.life.external_ids import ExternalIds
 
 
@@ -27,9 +27,9 @@ class Resolution:
 
     def __init__(
         self,
-        kms: Kms,
+        kms: KmsClient,
         platform: Callable[[str], RootKey | None],
-        regions: Regions,
+        regions: ResidencyPolicy,
         external_ids: ExternalIds,
     ) -> None:
         """Joins what a key spec is resolved by.
@@ -158,7 +158,7 @@ class Resolution:
         provider = await self._kms.provider(root.type)
         return isinstance(provider, TakesExternalIds) and provider.needs_external_id(root)
 
-    async def place(self, root: RootKey, region: str) -> Place:
+    async def place(self, root: RootKey, region: str) -> ResidencyReport:
         """Returns where a root key is, and what is to be said of that.
 
         Args:
@@ -169,10 +169,10 @@ class Resolution:
             key = await self._whereabouts(root)
         except KeyfoldError:
             # A stored key whose provider is gone from the server: a status is still one.
-            return Place()
+            return ResidencyReport()
         notice = self._regions.notice(region, key) if region else ""
         refused = notice if self._regions.required else ""
-        return Place(key.region, (notice,) if notice else (), refused)
+        return ResidencyReport(key.region, (notice,) if notice else (), refused)
 
     async def check_place(self, root: RootKey, region: str, cluster: str) -> None:
         """Refuses a root key that is not in its region, where the settings demand residency.
@@ -185,8 +185,8 @@ class Resolution:
         except KeyfoldError as error:
             raise error.at(cluster=cluster, region=region) from None
 
-    async def _whereabouts(self, root: RootKey) -> Whereabouts:
+    async def _whereabouts(self, root: RootKey) -> KeyLocation:
         provider = await self._kms.provider(root.type)
         region = provider.region(root) if isinstance(provider, HasRegions) else ""
         host = root.uri.partition("://")[2].partition("/")[0]
-        return Whereabouts(root.type, region, host or root.uri)
+        return KeyLocation(root.type, region, host or root.uri)

@@ -11,20 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from keyfold_server.domain.cluster import Cluster, Region, existing, restored, retired, revoked
+from keyfold_server.domain.changes import restored, retired, revoked
+from keyfold_server.domain.cluster import Cluster, Region, existing
 from keyfold_server.domain.errors import InvalidReasonError, KeyfoldError, RevokedError
 from keyfold_server.domain.keyspec import check_name, check_regions
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.fleet.changes import Changes, Pending
-from keyfold_server.service.kms.proofs import Proofs
+from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.mutations import (
     MutationCall,
     MutationRequest,
     MutationResult,
     Mutations,
 )
-from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.timing import Timing
 
 MAX_REASON: Final = 1_024
@@ -135,15 +136,15 @@ class Revocation:
         self,
         mutations: Mutations,
         changes: Changes,
-        proofs: Proofs,
-        health: HealthBook,
+        kek_wrapper: KekWrapper,
+        health: HealthRecorder,
         clock: Clock,
         timing: Timing,
     ) -> None:
         """Joins the changes to key services, store and the other replicas."""
         self._mutations = mutations
         self._changes = changes
-        self._proofs = proofs
+        self._kek_wrapper = kek_wrapper
         self._health = health
         self._clock = clock
         self._timing = timing
@@ -241,7 +242,7 @@ class Revocation:
         """Unwraps every generation of a region; returns why it could not."""
         try:
             for generation in region.generations:
-                await self._proofs.opens(seen, region.name, generation)
+                await self._kek_wrapper.prove_unwrap(seen, region.name, generation)
                 self._health.succeeded(generation)
         except KeyfoldError as error:
             return error.at(cluster=seen.name, region=region.name)

@@ -9,23 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keyfold_server.domain.cluster import (
-    Cluster,
-    Region,
-    existing,
-    rotated,
-    with_regions,
-)
+from keyfold_server.domain.changes import rotated, with_regions
+from keyfold_server.domain.cluster import Cluster, Region, existing
 from keyfold_server.domain.errors import KeySpecMissingError, KeyVersionPinnedError, KmsError
 from keyfold_server.domain.keyspec import PLATFORM, RegionSpec, RootKey, check_name, check_regions
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.service.fleet.changes import Changes, Pending
-from keyfold_server.service.kms.calls import Kms
-from keyfold_server.service.kms.proofs import Proofs, by_region
+from keyfold_server.service.kms.client import KmsClient
+from keyfold_server.service.kms.kek_wrapper import KekWrapper, by_region
 from keyfold_server.service.life.admission import NewKeys, check_replicas, of_replica
 from keyfold_server.service.life.mutations import MutationCall, MutationResult, Mutations
 from keyfold_server.service.life.resolution import Resolution
-from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.observed.health import HealthRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +66,11 @@ class Rotation:
         self,
         mutations: Mutations,
         changes: Changes,
-        kms: Kms,
+        kms: KmsClient,
         resolution: Resolution,
         keys: NewKeys,
-        proofs: Proofs,
-        health: HealthBook,
+        kek_wrapper: KekWrapper,
+        health: HealthRecorder,
     ) -> None:
         """Joins the change to key services and store."""
         self._mutations = mutations
@@ -83,7 +78,7 @@ class Rotation:
         self._kms = kms
         self._resolution = resolution
         self._keys = keys
-        self._proofs = proofs
+        self._kek_wrapper = kek_wrapper
         self._health = health
 
     async def rotate(self, call: MutationCall[RotateRequest]) -> RotateResult:
@@ -195,13 +190,15 @@ class Rotation:
             # Before the old key is asked: what fails here is known to be the new one's.
             number = region.newest.number + 1
             try:
-                fresh = await self._proofs.fresh(
+                fresh = await self._kek_wrapper.create(
                     seen.name, seen.organization, region.name, root, number, now
                 )
             except KmsError as error:
                 raise of_replica(spec, error) from None
         wraps = {
-            generation.kek_id: await self._proofs.moved(seen, region.name, generation, root, now)
+            generation.kek_id: await self._kek_wrapper.rewrap(
+                seen, region.name, generation, root, now
+            )
             for generation in region.generations
         }
         policy = region.policy if spec.policy is None else spec.policy

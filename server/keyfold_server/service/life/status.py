@@ -19,22 +19,23 @@ from keyfold_server.domain.errors import (
     NotFoundError,
     RowNotAuthenticError,
 )
-from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.health import (
+    COULD_NOT_TELL,
+    Health,
+    Observation,
+    kek_subject,
+    root_subject,
+)
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import Rights
-from keyfold_server.service.data.keyring import Call, Need
-from keyfold_server.service.kms.proofs import Proofs
+from keyfold_server.service.data.call import Call, Need
+from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.resolution import Resolution
 from keyfold_server.service.loading.loads import Loads
-from keyfold_server.service.observed.health import (
-    COULD_NOT_TELL,
-    HealthBook,
-    kek_subject,
-    root_subject,
-)
-from keyfold_server.service.observed.uses import Uses
+from keyfold_server.service.observed.health import HealthRecorder
+from keyfold_server.service.observed.uses import UseRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.timing import Timing
 
@@ -104,9 +105,9 @@ class Statuses:
         self,
         storage: Storage,
         loads: Loads,
-        proofs: Proofs,
-        health: HealthBook,
-        uses: Uses,
+        kek_wrapper: KekWrapper,
+        health: HealthRecorder,
+        uses: UseRecorder,
         resolution: Resolution,
         clock: Clock,
         timing: Timing,
@@ -118,7 +119,7 @@ class Statuses:
         Args:
             storage: The store.
             loads: Bring KEKs into memory.
-            proofs: Try whether root keys wrap.
+            kek_wrapper: Try whether root keys wrap.
             health: What was seen of keys.
             uses: When KEKs were last used.
             resolution: Where root keys are.
@@ -132,7 +133,7 @@ class Statuses:
         self._resolution = resolution
         self._storage = storage
         self._loads = loads
-        self._proofs = proofs
+        self._kek_wrapper = kek_wrapper
         self._health = health
         self._clock = clock
         self._timing = timing
@@ -256,7 +257,7 @@ class Statuses:
         left = max(0.0, ends - self._clock.monotonic())
         try:
             await asyncio.wait_for(
-                self._proofs.wraps(cluster, region.name, region.newest), timeout=left
+                self._kek_wrapper.prove_wrap(cluster, region.name, region.newest), timeout=left
             )
         except TimeoutError:
             return

@@ -21,9 +21,9 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.provider import KeyDescription, Unwrapped, Wrapped
-from keyfold_server.domain.residency import Place
+from keyfold_server.domain.residency import ResidencyReport
 from keyfold_server.domain.rights import Rights
-from keyfold_server.service.kms.calls import Kms
+from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.life.resolution import Resolution
 from keyfold_server.service.life.scope import Scope, Scopes
 
@@ -97,7 +97,7 @@ class TestKeyResult:
 
     steps: tuple[StepResult, ...]
     key_version: str
-    place: Place
+    place: ResidencyReport
 
     @property
     def accessible(self) -> bool:
@@ -147,7 +147,7 @@ class Trials:
 
     def __init__(
         self,
-        kms: Kms,
+        kms: KmsClient,
         scopes: Scopes,
         resolution: Resolution,
         clock: Clock,

@@ -24,24 +24,24 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Observation
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.data.memory import (
+from keyfold_server.service.data.cache_entries import (
     NEVER,
-    KeyCache,
+    ClusterView,
     Refusal,
     RegionView,
     RootState,
-    View,
 )
+from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.loading.reads import Reads
-from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.timing import Timing
 
 log = logging.getLogger(__name__)
 
-READ_AGAIN: Final = 2.0
+REREAD_TIMEOUT: Final = 2.0
 """Seconds that the store has to say whether a refused key's row was changed meanwhile."""
 
-TELL_AGAIN: Final = 30.0
+ANNOUNCE_AGAIN: Final = 30.0
 """Seconds from telling of a root key's refusal to telling again that a KEK of it is refused."""
 
 _BACKOFF: Final = (0.5, 5.0)
@@ -50,23 +50,23 @@ _BACKOFF: Final = (0.5, 5.0)
 _LONGEST_HINT: Final = 30.0
 """Seconds; a KMS that asks for a longer pause is asked earlier all the same."""
 
-Spread = Callable[[str, Observation, bytes | None], None]
+AnnounceRefusal = Callable[[str, Observation, bytes | None], None]
 """Tells the other replicas, through the store, that a root key was refused; where they were told
 before, that it was for this one KEK."""
 
 
-class Answers:
+class KmsFailures:
     """Takes what a KMS answered instead of a key."""
 
     def __init__(
         self,
         cache: KeyCache,
         reads: Reads,
-        health: HealthBook,
+        health: HealthRecorder,
         clock: Clock,
         timing: Timing,
-        spread: Spread,
-        later: Callable[[RootState, float], None],
+        announce: AnnounceRefusal,
+        schedule: Callable[[RootState, float], None],
     ) -> None:
         """Joins the answers to memory and store.
 
@@ -76,21 +76,21 @@ class Answers:
             health: Told of what was seen.
             clock: Monotonic time.
             timing: The spans.
-            spread: Tells the other replicas.
-            later: Has a root key looked at again at a time.
+            announce: Tells the other replicas.
+            schedule: Has a root key looked at again at a time.
         """
         self._cache = cache
         self._reads = reads
         self._health = health
         self._clock = clock
         self._timing = timing
-        self._spread = spread
-        self._later = later
-        self._told: dict[str, float] = {}
+        self._announce_to_others = announce
+        self._schedule = schedule
+        self._announced: dict[str, float] = {}
 
     async def refused(
         self,
-        view: View,
+        view: ClusterView,
         region: RegionView,
         generation: Generation,
         error: RefusedError | KekMismatchError,
@@ -98,7 +98,7 @@ class Answers:
         """Takes a refusal for what it is, unless the row was changed meanwhile (protocol F3)."""
         name = view.cluster.name
         try:
-            current = await self._reads.now(name, READ_AGAIN)
+            current = await self._reads.now(name, REREAD_TIMEOUT)
         except (KeyfoldError, TimeoutError):
             # The store cannot say that the row changed, so the KMS's no stands: closed, not open.
             current = view.cluster
@@ -112,31 +112,36 @@ class Answers:
         known = generation.kek_id in view.refused
         view.refused[generation.kek_id] = Refusal(error, until)
         self._cache.drop_kek(view, generation.kek_id)
-        seen = self._health.failed(generation, error)
+        observation = self._health.failed(generation, error)
         if isinstance(error, RefusedError) and not known:
             # Once for each KEK: one that its own context condemns must not flush the others
             # again and again (protocol F4).
             log.warning("the KMS refuses %s/%s: %s", name, region.region.name, error.reason)
             self._cache.drop_root(root)
-            if not root.spread:
-                root.spread = True
-                self._tell(root, seen, None)
+            if not root.refusal_announced:
+                root.refusal_announced = True
+                self._announce(root, observation, None)
         if isinstance(error, RefusedError):
-            self._tell(root, seen, generation.kek_id)
+            self._announce(root, observation, generation.kek_id)
         return error
 
-    def _tell(self, root: RootState, seen: Observation, again: bytes | None) -> None:
+    def _announce(
+        self, root: RootState, observation: Observation, repeated_kek: bytes | None
+    ) -> None:
         """Tells the others of a refusal; again only now and then.
 
         Whoever was told may have opened the KEK since, and not be able to ask now. Nobody here
         knows of that: proofs are not told. What those who hear it make of it is `Loads`'s.
         """
         now = self._clock.monotonic()
-        if again is not None and now - self._told.get(root.root_id, NEVER) < TELL_AGAIN:
+        if (
+            repeated_kek is not None
+            and now - self._announced.get(root.root_id, NEVER) < ANNOUNCE_AGAIN
+        ):
             return
-        self._told = {r: at for r, at in self._told.items() if now - at < TELL_AGAIN}
-        self._told[root.root_id] = now
-        self._spread(root.root_id, seen, again)
+        self._announced = {r: at for r, at in self._announced.items() if now - at < ANNOUNCE_AGAIN}
+        self._announced[root.root_id] = now
+        self._announce_to_others(root.root_id, observation, repeated_kek)
 
     def could_not_tell(
         self,
@@ -166,4 +171,4 @@ class Answers:
         root.failures = min(root.failures + 1, 10)
         root.unknown = error
         root.unknown_until = self._clock.monotonic() + pause
-        self._later(root, root.unknown_until)
+        self._schedule(root, root.unknown_until)

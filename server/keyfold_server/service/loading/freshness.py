@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.data.memory import KeyCache, OpenKek, RootState
+from keyfold_server.service.data.cache_entries import OpenKek, RootState
+from keyfold_server.service.data.key_cache import KeyCache
 
 REFRESH_AT: Final = 0.8
 """Part of the TTL after which a root key in use is asked again, less up to a tenth of it."""
@@ -49,9 +50,9 @@ class Freshness:
                 self._earlier.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._earlier.wait(), pause)
-            self.look(self._clock.monotonic())
+            self.run_due(self._clock.monotonic())
 
-    def look(self, now: float) -> None:
+    def run_due(self, now: float) -> None:
         """Looks at every root key that is due."""
         while self._due and self._due[0][0] <= now:
             due, root_id = heapq.heappop(self._due)
@@ -64,19 +65,19 @@ class Freshness:
         if used is not None:
             # A load that ends well or badly says itself when to look again. One that is
             # overtaken or turned away says nothing, and others' KEKs are under this root key.
-            self.later(root, now + self._asking)
+            self.schedule(root, now + self._asking)
             self._ask(used)
             return
         # Idle: it stays while an outage might need it, and not longer.
         ends = root.proof + max((o.ttl + o.grace for o in root.open), default=0.0)
         if ends > now:
-            self.later(root, ends)
+            self.schedule(root, ends)
         else:
             self._cache.close_root(root)
             if root.unknown_until <= now:
                 self._cache.forget_root(root)
             else:
-                self.later(root, root.unknown_until)
+                self.schedule(root, root.unknown_until)
 
     def grace_ends(self, cluster: str, kek_id: bytes) -> float | None:
         """Returns until when a KEK in memory may be used where nobody can be asked (protocol F1).
@@ -88,12 +89,12 @@ class Freshness:
         opened = view.open.get(kek_id) if view is not None else None
         return None if opened is None else opened.root.proof + opened.ttl + opened.grace
 
-    def proven(self, root: RootState) -> None:
+    def schedule_refresh(self, root: RootState) -> None:
         """Notes a root key that was just proven."""
         ttl = root.shortest if root.open else 0.0
-        self.later(root, root.proof + ttl * REFRESH_AT * random.uniform(0.9, 1.0))  # noqa: S311
+        self.schedule(root, root.proof + ttl * REFRESH_AT * random.uniform(0.9, 1.0))  # noqa: S311
 
-    def later(self, root: RootState, due: float) -> None:
+    def schedule(self, root: RootState, due: float) -> None:
         """Has a root key looked at when it is due, in place of an earlier appointment."""
         root.due = due
         if not self._due or due < self._due[0][0]:

@@ -27,30 +27,31 @@ from keyfold_server.domain.errors import (
     RefusedError,
 )
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.data.keyring import Call, Need
-from keyfold_server.service.data.memory import KeyCache, OpenKek, RegionView, View
-from keyfold_server.service.kms.calls import Kms
-from keyfold_server.service.loading.failures import READ_AGAIN, Answers, Spread
+from keyfold_server.service.data.cache_entries import ClusterView, OpenKek, RegionView
+from keyfold_server.service.data.call import Call, Need
+from keyfold_server.service.data.key_cache import KeyCache
+from keyfold_server.service.kms.client import KmsClient
+from keyfold_server.service.loading.failures import REREAD_TIMEOUT, AnnounceRefusal, KmsFailures
 from keyfold_server.service.loading.freshness import Freshness
 from keyfold_server.service.loading.reads import Reads
-from keyfold_server.service.observed.health import HealthBook
+from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Flight:
+class _SharedLoad:
     """A load under way, of one KEK; others may wait for the proof that it brings."""
 
     task: asyncio.Task[OpenKek | KeyfoldError | None]
     kek_id: bytes
-    view: View
-    voids: int
+    view: ClusterView
+    invalidations: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Load:
+class _Unwrap:
     """An unwrap under way.
 
     Attributes:
@@ -59,7 +60,7 @@ class _Load:
     """
 
     kek_id: bytes
-    view: View
+    view: ClusterView
 
 
 class Loads:
@@ -72,12 +73,12 @@ class Loads:
     def __init__(
         self,
         cache: KeyCache,
-        kms: Kms,
+        kms: KmsClient,
         storage: Storage,
-        health: HealthBook,
+        health: HealthRecorder,
         clock: Clock,
         timing: Timing,
-        spread: Spread,
+        announce: AnnounceRefusal,
         tasks: Tasks,
     ) -> None:
         """Joins the loads to memory, KMS and store."""
@@ -88,11 +89,11 @@ class Loads:
         self._clock = clock
         self._tasks = tasks
         self._reads = Reads(cache, storage, clock, timing, tasks)
-        self._flights: dict[str | bytes, _Flight] = {}
-        self._under_way: set[_Load] = set()
+        self._shared: dict[str | bytes, _SharedLoad] = {}
+        self._under_way: set[_Unwrap] = set()
         self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
-        self._answers = Answers(
-            cache, self._reads, health, clock, timing, spread, self.freshness.later
+        self._failures = KmsFailures(
+            cache, self._reads, health, clock, timing, announce, self.freshness.schedule
         )
 
     # What calls lack
@@ -140,16 +141,16 @@ class Loads:
             return
         region, generation = found
         if region.ttl == 0:
-            # No single flight at TTL 0: the KMS's own log shows each call (protocol F1).
+            # No shared load at TTL 0: the KMS's own log shows each call (protocol F1).
             outcome = await asyncio.shield(self._tasks.start(self._load(view, region, generation)))
         else:
             opened = view.open.get(need.kek_id)
             if opened is not None and self._clock.monotonic() < opened.root.proof + opened.ttl:
                 # Another call's load ended since this one asked: it looks again, and finds that.
                 return
-            flight = self._flight(view, region, generation)
-            outcome = await asyncio.shield(flight.task)
-            if flight.kek_id != need.kek_id and not isinstance(
+            shared = self._join(view, region, generation)
+            outcome = await asyncio.shield(shared.task)
+            if shared.kek_id != need.kek_id and not isinstance(
                 outcome, CouldNotTellError | NotAsked
             ):
                 # Another KEK's load: it may have brought the proof, and nothing else of it
@@ -162,34 +163,34 @@ class Loads:
 
     # Loads
 
-    def _flight(self, view: View, region: RegionView, generation: Generation) -> _Flight:
+    def _join(self, view: ClusterView, region: RegionView, generation: Generation) -> _SharedLoad:
         """Joins or starts the load of a KEK, or of another that proves the same root key."""
         root = self._cache.root(generation.current.root_id)
         # A KEK in memory lacks only a proof, and any load under its root key brings one.
         key = root.root_id if generation.kek_id in view.open else generation.kek_id
-        flight = self._flights.get(key)
+        shared = self._shared.get(key)
         if (
-            flight is not None
-            and flight.voids == root.voids
-            and self._cache.holds(flight.view)
-            and not flight.task.done()
+            shared is not None
+            and shared.invalidations == root.invalidations
+            and self._cache.holds(shared.view)
+            and not shared.task.done()
         ):
-            return flight
+            return shared
         task = self._tasks.start(self._load(view, region, generation))
-        flight = self._flights[key] = _Flight(task, generation.kek_id, view, root.voids)
+        shared = self._shared[key] = _SharedLoad(task, generation.kek_id, view, root.invalidations)
 
         def done(_: asyncio.Task[OpenKek | KeyfoldError | None]) -> None:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            if self._shared.get(key) is shared:
+                del self._shared[key]
 
         task.add_done_callback(done)
-        return flight
+        return shared
 
     async def _load(
-        self, view: View, region: RegionView, generation: Generation
+        self, view: ClusterView, region: RegionView, generation: Generation
     ) -> OpenKek | KeyfoldError | None:
         """Unwraps a KEK; None where it was overtaken and the call must look again."""
-        load = _Load(generation.kek_id, view)
+        load = _Unwrap(generation.kek_id, view)
         self._under_way.add(load)
         try:
             outcome = await self._unwrapped(view, region, generation)
@@ -200,11 +201,11 @@ class Loads:
         return outcome
 
     async def _unwrapped(
-        self, view: View, region: RegionView, generation: Generation
+        self, view: ClusterView, region: RegionView, generation: Generation
     ) -> OpenKek | KeyfoldError | None:
         wrap = generation.current
         root = self._cache.root(wrap.root_id)
-        voids = root.voids
+        invalidations = root.invalidations
         binding = view.cluster.binding(region.region.name, generation)
         began = self._clock.monotonic()
         try:
@@ -213,16 +214,16 @@ class Loads:
             )
             key = binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:
-            return await self._answers.refused(view, region, generation, error)
+            return await self._failures.refused(view, region, generation, error)
         except (CouldNotTellError, OverloadedError, RateLimitedError) as error:
             if region.ttl > 0 or not isinstance(error, RateLimitedError):
                 # At TTL 0 each call is admitted or not by itself: the rate remembers enough.
-                self._answers.could_not_tell(root, generation, began, error)
+                self._failures.could_not_tell(root, generation, began, error)
             return error
         except KeyfoldError as error:
             return error
         kek = Kek(generation.kek_id, view.cluster.name, region.region.name, generation.number, key)
-        if not self._cache.holds(view) or root.voids != voids:
+        if not self._cache.holds(view) or root.invalidations != invalidations:
             return None
         opened = OpenKek(kek, view, region, root, began)
         root.proven(began)
@@ -230,7 +231,7 @@ class Loads:
         self._health.succeeded(generation)
         if region.ttl > 0:
             self._cache.put_kek(opened)
-            self.freshness.proven(root)
+            self.freshness.schedule_refresh(root)
         return opened
 
     async def refused(
@@ -250,14 +251,14 @@ class Loads:
         """
         if self._cache.view(cluster.name) is None:
             with contextlib.suppress(KeyfoldError, TimeoutError):
-                await self._reads.now(cluster.name, READ_AGAIN)
+                await self._reads.now(cluster.name, REREAD_TIMEOUT)
         view = self._cache.view(cluster.name)
         if view is not None and view.cluster.version == cluster.version:
-            await self._answers.refused(view, view.regions[region], generation, error)
+            await self._failures.refused(view, view.regions[region], generation, error)
 
     # Freshness
 
-    def wanted(self, opened: OpenKek, now: float) -> None:
+    def refresh_on_grace(self, opened: OpenKek, now: float) -> None:
         """Has a root key asked again whose KEK just served on grace, unless it is too early."""
         if now >= opened.root.unknown_until:
             self.refresh(opened)
@@ -266,7 +267,7 @@ class Loads:
         """Starts a load that proves a root key, if the KEK is still in memory."""
         found = opened.view.keks[opened.kek.kek_id]
         if self._cache.holds(opened.view) and opened.view.open.get(opened.kek.kek_id) is opened:
-            self._flight(opened.view, *found)
+            self._join(opened.view, *found)
 
     def prove(self, opened: OpenKek) -> asyncio.Task[OpenKek | KeyfoldError | None] | None:
         """Starts an unwrap of a KEK's own (protocol F4), if the KEK is still in memory."""
@@ -282,22 +283,22 @@ class Loads:
         self._reads.forget(cluster)
         self._cache.drop_cluster(cluster)
 
-    def root_refused(self, root_id: str, again: bytes | None = None) -> None:
+    def root_refused(self, root_id: str, repeated_kek: bytes | None = None) -> None:
         """Drops every KEK under a root key that another replica saw refused (protocol F2).
 
         Args:
             root_id: The root key.
-            again: Where the refusal was told before: the one KEK that was refused again. It is
+            repeated_kek: None: a first refusal. Else the one KEK that was refused again. It is
                 news where that KEK was opened since. Elsewhere it may be a KEK that its own
                 context condemns, whose further refusals flush nothing (protocol F4).
         """
         root = self._cache.known_root(root_id)
         if root is None:
             return
-        if again is None or any(opened.kek.kek_id == again for opened in root.open):
+        if repeated_kek is None or any(opened.kek.kek_id == repeated_kek for opened in root.open):
             self._cache.drop_root(root)
             return
-        for load in [load for load in self._under_way if load.kek_id == again]:
+        for load in [load for load in self._under_way if load.kek_id == repeated_kek]:
             # It began before this was heard: only with its view is it overtaken.
             self._cache.drop_cluster(load.view.cluster.name)
 

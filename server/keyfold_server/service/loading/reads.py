@@ -10,8 +10,9 @@ import asyncio
 
 from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.data.keyring import Call
-from keyfold_server.service.data.memory import KeyCache, View
+from keyfold_server.service.data.cache_entries import ClusterView
+from keyfold_server.service.data.call import Call
+from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.timing import Timing
@@ -47,9 +48,9 @@ class Reads:
         Raises:
             ClusterNotFoundError: There is no such cluster.
         """
-        again = self._cache.view(name) is not None
+        in_memory = self._cache.view(name) is not None
         read = self._reads.get(name)
-        if again and read is not None and read.began < call.arrived:
+        if in_memory and read is not None and read.began < call.arrived:
             await asyncio.shield(read.task)
             read = self._reads.get(name)
         if read is None:
@@ -96,4 +97,4 @@ class Reads:
         if cluster is None:
             self._cache.drop_cluster(name)
         else:
-            self._cache.put_view(View(cluster, self._timing))
+            self._cache.put_view(ClusterView(cluster, self._timing))

@@ -1,168 +1,134 @@
-"""What this replica has seen of root keys and KEKs, on its way to the store.
+"""The health recorder: buffers what this replica saw of root keys and KEKs, and writes it.
 
-Observations, not decisions (protocol S7): they are written now and then, in plain upserts, and
-cost no rotation its turn.
+Observations are not decisions (protocol S7): they are plain upserts without a change number, so
+writing them never delays a rotation. The rules for combining them are in `domain.health`.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Final
 
-from keyfold_server.domain.cluster import Generation, Wrap
+from keyfold_server.domain.cluster import Generation
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     KeyfoldError,
     KmsError,
     RefusedError,
 )
-from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.health import Health, Observation, kek_subject, root_subject
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.storage import Storage
 
 log = logging.getLogger(__name__)
 
-COULD_NOT_TELL: Final = frozenset((Health.UNREACHABLE, Health.THROTTLED, Health.CREDENTIALS_FAILED))
-"""What says nothing of a key, but that nobody could tell (protocol F6)."""
 
-_SKEW: Final = 10_000
-"""Milliseconds by which replicas' clocks may differ. What the store has from further ahead was
-written before a clock was set back, and must not hide for an hour what is seen now."""
-
-
-def root_subject(wrap: Wrap) -> str:
-    """Returns the subject of a root key version."""
-    return f"root:{wrap.root_id}"
-
-
-def kek_subject(generation: Generation) -> str:
-    """Returns the subject of a KEK."""
-    return f"kek:{generation.kek_id.hex()}"
-
-
-def joined(stored: Observation | None, ours: Observation, now: int) -> Observation:
-    """Returns what is known of what the store has and of what this replica has seen.
-
-    Args:
-        stored: Any replica's, or None.
-        ours: This replica's last.
-        now: Milliseconds of Unix time.
-    """
-    if stored is not None and ours.last_check < stored.last_check <= now + _SKEW:
-        return stored
-    return merged(stored, ours)
-
-
-def merged(old: Observation | None, new: Observation) -> Observation:
-    """Returns what is known after a new observation: what it does not say stays."""
-    if old is None:
-        return new
-    if new.can_wrap is None and of_wrapping(old) and new.health is Health.HEALTHY:
-        # It was said of wrapping, of which the new one says nothing: it stands (protocol F5).
-        new = _with_error(new, old.reason, old.message, old.request_id, old.missing_permission)
-    return replace(
-        new,
-        # Never ahead of the observation: a clock may have been set back since.
-        since=min(old.since, new.since) if old.health is new.health else new.since,
-        last_success=new.last_success or old.last_success,
-        can_wrap=old.can_wrap if new.can_wrap is None else new.can_wrap,
-    )
-
-
-def of_wrapping(seen: Observation) -> bool:
-    """Says whether an observation's error is about wrapping: a key that unwraps has no other."""
-    return seen.health is Health.HEALTHY and bool(seen.reason)
-
-
-class HealthBook:
-    """Observations that the store does not have yet, merged by subject."""
+class HealthRecorder:
+    """Observations that the store does not have yet, one per subject."""
 
     def __init__(self, clock: Clock, storage: Storage) -> None:
-        """Makes an empty book."""
+        """Starts with an empty buffer."""
         self._clock = clock
         self._storage = storage
         self._new: dict[str, Observation] = {}
         self._written: dict[str, Observation] = {}
 
     def succeeded(self, generation: Generation) -> None:
-        """Notes that a KEK was unwrapped: good for its root key, and for itself."""
+        """Records that the KMS unwrapped a KEK: its root key and the KEK itself are healthy."""
         for subject in (root_subject(generation.current), kek_subject(generation)):
             now = self._now()
-            self._note(
+            self._record(
                 Observation(subject, Health.HEALTHY, now, now, last_success=now, can_unwrap=True)
             )
 
     def failed(
-        self, generation: Generation, error: KmsError, *, known: bool = False
+        self, generation: Generation, error: KmsError, *, already_refused: bool = False
     ) -> Observation:
-        """Notes that a KEK could not be unwrapped; returns what that says of its root key.
+        """Records that a KEK could not be unwrapped.
 
-        A refusal speaks for the root key and, until its own unwrap succeeds, for the KEK; an
-        outage for the root key alone; a mismatch for the KEK alone, and so a refusal that was
-        `known` before (protocol F4).
+        A refusal is recorded for the root key and for the KEK; an outage for the root key alone.
+        A mismatch, and the repeated refusal of a KEK that was `already_refused`, are recorded for
+        the KEK alone (protocol F4).
+
+        Returns:
+            What the error says of the root key, whether or not it was recorded for that.
         """
         now = self._now()
-        seen = Observation(
+        observation = Observation(
             root_subject(generation.current),
             Health.of(error),
             now,
             now,
             can_unwrap=None if isinstance(error, CouldNotTellError) else False,
-        )
-        seen = _of(error, seen)
-        if isinstance(error, CouldNotTellError) or (isinstance(error, RefusedError) and not known):
-            self._note(seen)
-        if not isinstance(error, CouldNotTellError):
-            self._note(replace(seen, subject=kek_subject(generation)))
-        return seen
+        ).with_error(error)
+        could_not_tell = isinstance(error, CouldNotTellError)
+        if could_not_tell or (isinstance(error, RefusedError) and not already_refused):
+            self._record(observation)
+        if not could_not_tell:
+            self._record(replace(observation, subject=kek_subject(generation)))
+        return observation
 
     def wrapping(self, generation: Generation, error: KmsError | None) -> None:
-        """Notes whether the root key wraps; alone it does not make a key unhealthy (F5)."""
+        """Records whether the root key wraps.
+
+        Wrapping alone does not make a key unhealthy (protocol F5), so nothing is recorded until
+        this replica has also learned about unwrapping.
+
+        Args:
+            generation: A generation under the root key.
+            error: Why the root key does not wrap; None: it does.
+        """
         subject = root_subject(generation.current)
-        # What was learned of unwrapping may have been written while wrapping was asked.
-        seen = self._new.get(subject) or self._written.get(subject)
-        if seen is None:
-            # Nothing was learned of unwrapping, and wrapping alone says nothing of a key's health.
+        # The unwrap's observation may have been written to the store during the wrap.
+        last = self._new.get(subject) or self._written.get(subject)
+        if last is None:
             return
         if error is None:
-            self._note(replace(_cleared(seen) if of_wrapping(seen) else seen, can_wrap=True))
+            cleared = last.without_error() if last.error_is_about_wrapping else last
+            self._record(replace(cleared, can_wrap=True))
         elif not isinstance(error, CouldNotTellError):
-            # Where unwrapping failed too, that decides, and its error is the one to read.
-            alone = seen.health is Health.HEALTHY
-            self._note(replace(_of(error, seen) if alone else seen, can_wrap=False))
+            # Where unwrapping failed too, its error is the one that people must read.
+            unwraps = last.health is Health.HEALTHY
+            self._record(replace(last.with_error(error) if unwraps else last, can_wrap=False))
 
     def unreadable(self, kek_id: str) -> None:
-        """Notes, by its id in hex, that a KEK could not be looked at: its rows are not authentic.
+        """Records that the sweep could not check a KEK, because its rows are not authentic.
 
-        It has had its turn in the sweep; else it would have that of every other KEK, too.
+        This marks the KEK as swept; otherwise the sweep would retry it in place of every other.
+
+        Args:
+            kek_id: The KEK's id in hex.
         """
         now = self._now()
-        self._note(Observation(f"kek:{kek_id}", Health.UNKNOWN, now, now))
+        self._record(Observation(f"kek:{kek_id}", Health.UNKNOWN, now, now))
 
     async def known(self, subjects: list[str]) -> dict[str, Observation]:
         """Returns what the store and this replica know of some subjects.
 
-        Observations decide nothing, so a store that does not answer here fails nobody: a change
-        that was committed a moment ago must not look as if it were not.
+        A store that does not answer is logged and not raised: observations decide nothing, and
+        a change that was committed a moment ago must not look as if it had failed.
         """
         try:
             stored = await self._storage.run(self._storage.store.observations, subjects)
         except KeyfoldError as error:
-            log.warning("the store does not tell its observations: %s", error.reason)
+            log.warning("cannot read observations from the store: %s", error.reason)
             stored = {}
         for subject in subjects:
             new = self._new.get(subject)
             if new is not None:
-                stored[subject] = joined(stored.get(subject), new, self._now())
+                stored[subject] = new.combined_with(stored.get(subject), self._now())
         return stored
 
     async def flush(self) -> None:
-        """Writes what is new to the store; until it has it, this replica goes on knowing it."""
+        """Writes what is new to the store, and keeps it until the store has it.
+
+        Raises:
+            KeyfoldError: The store did not take it; the next flush writes it.
+        """
         taken = dict(self._new)
         stored = await self._storage.run(self._storage.store.observations, list(taken))
         now = self._now()
-        both = [joined(stored.get(subject), new, now) for subject, new in taken.items()]
+        both = [new.combined_with(stored.get(subject), now) for subject, new in taken.items()]
         await self._storage.run(self._storage.store.observe, both)
         self._written = taken or self._written
         for subject, new in taken.items():
@@ -174,36 +140,8 @@ class HealthBook:
         """Whether there is something to write."""
         return bool(self._new)
 
-    def _note(self, new: Observation) -> None:
-        self._new[new.subject] = merged(self._new.get(new.subject), new)
+    def _record(self, new: Observation) -> None:
+        self._new[new.subject] = new.after(self._new.get(new.subject))
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)
-
-
-def _of(error: KmsError, seen: Observation) -> Observation:
-    """Returns an observation with an error's words, in place of those that it had."""
-    return _with_error(
-        seen,
-        error.reason,
-        error.message,
-        error.provider_request_id or "",
-        error.missing_permission or "",
-    )
-
-
-def _cleared(seen: Observation) -> Observation:
-    """Returns an observation without an error."""
-    return _with_error(seen, "", "", "", "")
-
-
-def _with_error(
-    seen: Observation, reason: str, message: str, request_id: str, missing_permission: str
-) -> Observation:
-    return replace(
-        seen,
-        reason=reason,
-        message=message,
-        request_id=request_id,
-        missing_permission=missing_permission,
-    )

@@ -14,7 +14,8 @@ from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.data.memory import NEVER, KeyCache, OpenKek
+from keyfold_server.service.data.cache_entries import NEVER, OpenKek
+from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ _AT_ONCE: Final = 1_000
 """KEKs that are looked at while no call is answered: of 100,000 it would be a fifth of a second."""
 
 
-class Uses:
+class UseRecorder:
     """The last uses that the store does not have yet."""
 
     def __init__(self, cache: KeyCache, clock: Clock, storage: Storage) -> None:
@@ -36,7 +37,7 @@ class Uses:
         self._storage = storage
         self._new: dict[bytes, int] = {}
         self._collected = NEVER
-        cache.left = self._left
+        cache.record_use = self._record
 
     async def flush(self) -> None:
         """Writes which KEKs were used since the last time, and when.
@@ -49,7 +50,7 @@ class Uses:
         for first in range(0, len(opened), _AT_ONCE):
             # One that is used, or leaves, between two parts is collected all the same: by its time.
             for each in opened[first : first + _AT_ONCE]:
-                self._left(each)
+                self._record(each)
             await asyncio.sleep(0)
         self._collected = now
         taken = dict(self._new)
@@ -80,7 +81,7 @@ class Uses:
                 known[kek_id] = latest
         return known
 
-    def _left(self, opened: OpenKek) -> None:
+    def _record(self, opened: OpenKek) -> None:
         if opened.used_at > self._collected:
             kek_id = opened.kek.kek_id
             self._new[kek_id] = max(self._time(opened), self._new.get(kek_id, 0))

@@ -25,7 +25,7 @@ from keyfold_server.domain.keyspec import RegionSpec, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import DENIED, Caller, Identity, Purpose, Rights, Use
-from keyfold_server.service.kms.proofs import Proofs
+from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.mutations import MutationCall
 from keyfold_server.service.life.resolution import Resolution
 from keyfold_server.service.life.rotation import RotateRequest, Rotation
@@ -106,7 +106,7 @@ class AutoRotation:
         self,
         resolution: Resolution,
         rotation: Rotation,
-        proofs: Proofs,
+        kek_wrapper: KekWrapper,
         storage: Storage,
         clock: Clock,
     ) -> None:
@@ -115,13 +115,13 @@ class AutoRotation:
         Args:
             resolution: Says which root key a region's key spec means today.
             rotation: Rotates.
-            proofs: Shows that what failed once may work now.
+            kek_wrapper: Shows that what failed once may work now.
             storage: The store.
             clock: Monotonic time.
         """
         self._resolution = resolution
         self._rotation = rotation
-        self._proofs = proofs
+        self._kek_wrapper = kek_wrapper
         self._storage = storage
         self._clock = clock
         self._failed: set[_Place] = set()
@@ -193,7 +193,9 @@ class AutoRotation:
     async def _prove(self, cluster: Cluster, region: Region) -> None:
         """Shows that what a rotation has to open can be opened, telling nobody where it cannot."""
         for generation in region.generations:
-            await self._proofs.opens(cluster, region.name, generation, told=True)
+            await self._kek_wrapper.prove_unwrap(
+                cluster, region.name, generation, report_refusal=False
+            )
 
 
 def _same(one: RootKey, other: RootKey) -> bool:

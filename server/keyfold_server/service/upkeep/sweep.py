@@ -28,13 +28,15 @@ from keyfold_server.domain.errors import (
     RateLimitedError,
     RowNotAuthenticError,
 )
+from keyfold_server.domain.health import COULD_NOT_TELL
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Sample
-from keyfold_server.service.data.memory import NEVER, KeyCache, RootState
-from keyfold_server.service.kms.proofs import Proofs
+from keyfold_server.service.data.cache_entries import NEVER, RootState
+from keyfold_server.service.data.key_cache import KeyCache
+from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.loading.loads import Loads
-from keyfold_server.service.observed.health import COULD_NOT_TELL, HealthBook
+from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
@@ -72,8 +74,8 @@ class Sweep:
         self,
         cache: KeyCache,
         loads: Loads,
-        proofs: Proofs,
-        health: HealthBook,
+        kek_wrapper: KekWrapper,
+        health: HealthRecorder,
         storage: Storage,
         interval: float,
         check_serving: Callable[[], None],
@@ -84,7 +86,7 @@ class Sweep:
         Args:
             cache: The KEKs in memory.
             loads: Proves them.
-            proofs: Asks about root keys that are not in memory.
+            kek_wrapper: Asks about root keys that are not in memory.
             health: Told of what was seen.
             storage: The store.
             interval: Seconds from one sweep to the next.
@@ -93,7 +95,7 @@ class Sweep:
         """
         self._cache = cache
         self._loads = loads
-        self._proofs = proofs
+        self._kek_wrapper = kek_wrapper
         self._health = health
         self._storage = storage
         self._interval = interval
@@ -253,19 +255,21 @@ class Sweep:
         version = ""
         if wrap:
             try:
-                version = await self._proofs.wraps(cluster, region.name, generation)
+                version = await self._kek_wrapper.prove_wrap(cluster, region.name, generation)
             except KmsError as error:
                 denied = error
         opens = False
         try:
-            await self._proofs.opens(cluster, region.name, generation, told=sample.refused)
+            await self._kek_wrapper.prove_unwrap(
+                cluster, region.name, generation, report_refusal=not sample.refused
+            )
             opens = True
         except CouldNotTellError as error:
             self._health.failed(generation, error)
             raise
         except KmsError as error:
             if sample.refused:
-                self._health.failed(generation, error, known=True)
+                self._health.failed(generation, error, already_refused=True)
         if opens:
             self._health.succeeded(generation)
         if wrap:

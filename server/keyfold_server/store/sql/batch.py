@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
 
-from keyfold_server.domain.ports import Applied, Change
+from keyfold_server.domain.changes import Change, CommittedChange
 from keyfold_server.store.schema import clusters
 from keyfold_server.store.sql.write_set import Decided, WriteSet
 from keyfold_server.store.tables import changes, requests
@@ -38,7 +38,9 @@ class Batch:
     now: int
     reach: Callable[[str], None]
 
-    def apply(self, connection: Connection, wanted: Sequence[Change]) -> list[Applied | Exception]:
+    def apply(
+        self, connection: Connection, wanted: Sequence[Change]
+    ) -> list[CommittedChange | Exception]:
         """Carries out the changes; one that raises drops out alone."""
         plan = self._plan(connection, wanted)
         decided: list[Decided | Exception] = []
@@ -59,7 +61,7 @@ class Batch:
         )
         self.reach("apply:numbered")
         return [
-            Applied(d.cluster, made[d.ordinal].number, made[d.ordinal].change_id)
+            CommittedChange(d.cluster, made[d.ordinal].number, made[d.ordinal].change_id)
             if isinstance(d, Decided)
             else d
             for d in decided

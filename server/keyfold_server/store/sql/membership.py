@@ -15,7 +15,8 @@ from keyfold_server.store.tables.changes import Position
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from keyfold_server.domain.ports import Heartbeat, Noted, ReplicaRow
+    from keyfold_server.domain.changes import RecordedChange
+    from keyfold_server.domain.ports import Heartbeat, ReplicaRow
     from keyfold_server.store.sql.history import HighWaterMark
     from keyfold_server.store.sql.transactions import Transactions
 
@@ -59,7 +60,7 @@ class Membership:
             self._transactions.history.restart(Position(current.number, current.change_id))
         return current
 
-    def poll(self, beat: Heartbeat) -> list[Noted]:
+    def poll(self, beat: Heartbeat) -> list[RecordedChange]:
         """Writes a heartbeat and reads the changes after its number, oldest first.
 
         Raises:
@@ -71,7 +72,7 @@ class Membership:
 
         def work(
             connection: Connection, mark: HighWaterMark
-        ) -> tuple[list[Noted], frozenset[bytes]]:
+        ) -> tuple[list[RecordedChange], frozenset[bytes]]:
             self._beat(connection, beat)
             self._transactions.reach("poll:written")
             noted = changes.since(connection, beat, seal)

@@ -36,19 +36,16 @@ from keyfold_server.store.tables.changes import Position, Subject
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from keyfold_server.domain.cluster import Cluster
-    from keyfold_server.domain.health import Observation
-    from keyfold_server.domain.ports import (
-        Applied,
+    from keyfold_server.domain.changes import (
         Change,
-        Clock,
-        ClusterFilter,
-        Heartbeat,
-        Noted,
+        CommittedChange,
+        RecordedChange,
         RecordedRequest,
-        ReplicaRow,
         RequestKey,
     )
+    from keyfold_server.domain.cluster import Cluster
+    from keyfold_server.domain.health import Observation
+    from keyfold_server.domain.ports import Clock, ClusterFilter, Heartbeat, ReplicaRow
     from keyfold_server.store.database.engine import Database
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.history import HighWaterMark
@@ -127,7 +124,7 @@ class SqlStore(ObservationStore):
         found = self._transactions.read(lambda c: requests.read(c, [key], self._seal))
         return found.get(requests.scope(key))
 
-    def apply(self, changes: Sequence[Change]) -> list[Applied | Exception]:
+    def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
         """Carries out changes in one transaction; a change that raises drops out alone.
 
         Cluster rows are locked in sorted order, the counter's row is taken last (protocol S8).
@@ -137,7 +134,7 @@ class SqlStore(ObservationStore):
 
         def work(
             connection: Connection, mark: HighWaterMark
-        ) -> tuple[list[Applied | Exception], HighWaterMark]:
+        ) -> tuple[list[CommittedChange | Exception], HighWaterMark]:
             return self._batch(connection).apply(connection, changes), mark
 
         try:
@@ -179,7 +176,7 @@ class SqlStore(ObservationStore):
         """Adds a replica and returns its heartbeat with the newest change (protocol S4)."""
         return self._membership.register(beat)
 
-    def poll(self, beat: Heartbeat) -> list[Noted]:
+    def poll(self, beat: Heartbeat) -> list[RecordedChange]:
         """Writes a heartbeat and reads the changes after its number, oldest first."""
         return self._membership.poll(beat)
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, bindparam, insert, update
 
+from keyfold_server.domain.changes import Change, RecordedRequest, RequestKey
 from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.errors import (
     RequestIdReusedError,
     RequestInProgressError,
     RowNotAuthenticError,
 )
-from keyfold_server.domain.ports import Change, RecordedRequest, RequestKey
 from keyfold_server.store.schema import Cells, audit_events, clusters
 from keyfold_server.store.schema import requests as requests_table
 from keyfold_server.store.tables import audit, requests

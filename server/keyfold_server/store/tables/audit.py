@@ -15,7 +15,7 @@ from keyfold_server.store.schema import Cells, audit_events
 from keyfold_server.store.seal import not_authentic
 
 if TYPE_CHECKING:
-    from keyfold_server.domain.ports import AuditEvent
+    from keyfold_server.domain.changes import AuditEvent
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.tables.clusters import StoredCluster
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import StoreRolledBackError
-from keyfold_server.domain.ports import Heartbeat, Noted
+from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.store.schema import changes, counter
 from keyfold_server.store.seal import not_authentic
 
@@ -132,7 +133,7 @@ def note(
     return [before, *(Position(row[0], row[1]) for row in rows)]
 
 
-def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Noted]:
+def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[RecordedChange]:
     """Reads the changes after the one that a replica has applied.
 
     Raises:
@@ -146,10 +147,10 @@ def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Noted]:
         .where(changes.c.number >= beat.number, changes.c.number <= last.number)
         .order_by(changes.c.number)
     ).all()
-    chain = [Noted(0, b"", None, None, None, "")] if beat.number == 0 else []
+    chain = [RecordedChange(0, b"", None, None, None, "")] if beat.number == 0 else []
     for row in map(tuple, rows):
         seal.check("changes", row, row[2])
-        chain.append(Noted(*row[:6]))
+        chain.append(RecordedChange(*row[:6]))
     if (
         not chain
         or [noted.number for noted in chain] != list(range(beat.number, last.number + 1))

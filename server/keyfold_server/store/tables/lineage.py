@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, insert, select, update
 
-from keyfold_server.domain.ports import UNHEARD, ReplicaRow
+from keyfold_server.domain.ports import UNKNOWN_REPLICA, ReplicaRow
 from keyfold_server.store.schema import Cells, lineage
 from keyfold_server.store.seal import not_authentic
 
@@ -68,7 +68,7 @@ def unheard(connection: Connection, now: int, seal: Seal, dialect: Dialect) -> l
     silent = max(0, now - taken_over)
     if taken_over == 0 or silent > longest:
         return []
-    return [ReplicaRow(UNHEARD, _NONE_APPLIED, longest / 1000, silent / 1000)]
+    return [ReplicaRow(UNKNOWN_REPLICA, _NONE_APPLIED, longest / 1000, silent / 1000)]
 
 
 def _read(connection: Connection, seal: Seal, *, lock: bool = False) -> Cells:

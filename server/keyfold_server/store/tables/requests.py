@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, and_, select
 
-from keyfold_server.domain.ports import RecordedRequest, RequestKey
+from keyfold_server.domain.changes import RecordedRequest, RequestKey
 from keyfold_server.store.schema import Cells, requests
 
 if TYPE_CHECKING:

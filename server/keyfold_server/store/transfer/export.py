@@ -21,9 +21,10 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, func, select
 
+from keyfold_server.domain.changes import AuditEvent
 from keyfold_server.domain.cluster import existing
 from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
-from keyfold_server.domain.ports import AuditEvent, ClusterFilter
+from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.store import service_key as service_keys
 from keyfold_server.store.database import faults
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode

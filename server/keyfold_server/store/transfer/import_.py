@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from keyfold_server.domain.cluster import revoked
+from keyfold_server.domain.changes import AuditEvent, revoked
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import AuditEvent
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import Cells, audit_events, clusters, requests
 from keyfold_server.store.schema import external_ids as issued_ids

@@ -10,11 +10,11 @@ import base64
 import json
 from typing import Any, TypeAlias
 
+from keyfold_server.domain.changes import AuditEvent
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import AuditEvent
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.transfer.records import (
     Header,

@@ -19,7 +19,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
-from keyfold_server.domain.ports import AuditEvent
+from keyfold_server.domain.changes import AuditEvent
 
 if TYPE_CHECKING:
     from keyfold_server.domain.cluster import Generation, Region, Wrap

@@ -35,7 +35,7 @@ from keyfold_server.domain.provider import (
     Unwrapped,
     Wrapped,
 )
-from keyfold_server.service.kms.gates import Gates, Passage
+from keyfold_server.service.kms.gates import Gates, Permit
 from keyfold_server.service.limits import Rates
 
 _R = TypeVar("_R")
@@ -50,7 +50,7 @@ _LATE: Final = 0.5
 look-up or a lost socket heeds no timeout."""
 
 
-class Kms:
+class KmsClient:
     """Every customer's KMS, behind the gates."""
 
     def __init__(
@@ -170,7 +170,7 @@ class Kms:
             ) from None
         call.region = provider.region(root) if isinstance(provider, HasRegions) else ""
         ends = self._clock.monotonic() + self._budget
-        passage = self._gates.enter(
+        permit = self._gates.enter(
             (root.type, root.uri, root.principal),
             (root.type, provider.account(root)),
             root.type,
@@ -180,11 +180,11 @@ class Kms:
         future: Future[_R] | None = None
         try:
             async with asyncio.timeout(self._budget):
-                await passage.passed()
+                await permit.acquire()
             # With the caller's trace context: what an adapter sends may carry it on.
             context = contextvars.copy_context()
             future = self._pool(root.type).submit(context.run, self._work, provider, work, ends)
-            self._leave_after(future, passage)
+            self._leave_after(future, permit)
             return await asyncio.wait_for(
                 asyncio.shield(asyncio.wrap_future(future)),
                 max(0.0, ends - self._clock.monotonic()) + _LATE,
@@ -193,7 +193,7 @@ class Kms:
             raise self._no_answer(started=future is not None) from None
         finally:
             if future is None:
-                passage.left()
+                permit.release()
 
     def _no_answer(self, *, started: bool) -> KeyfoldError:
         if started:
@@ -236,12 +236,12 @@ class Kms:
             pool = self._pools[type_] = ThreadPoolExecutor(THREADS, f"kms-{type_.lower()}")
         return pool
 
-    def _leave_after(self, future: Future[_R], passage: Passage) -> None:
+    def _leave_after(self, future: Future[_R], permit: Permit) -> None:
         loop = asyncio.get_running_loop()
 
         def done(_: Future[_R]) -> None:
             # A loop that is closed has no gates to give back.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(passage.left)
+                loop.call_soon_threadsafe(permit.release)
 
         future.add_done_callback(done)

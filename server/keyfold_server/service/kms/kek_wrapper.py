@@ -21,7 +21,7 @@ from keyfold_server.domain.errors import (
     RefusedError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.service.kms.calls import Kms
+from keyfold_server.service.kms.client import KmsClient
 
 _R = TypeVar("_R")
 
@@ -29,11 +29,11 @@ Refused = Callable[[Cluster, str, Generation, RefusedError | KekMismatchError], 
 """Takes a cluster as the store had it, a region, and the KEK that the KMS would not open."""
 
 
-class Proofs:
+class KekWrapper:
     """Wraps KEKs under root keys and shows that they open."""
 
     def __init__(
-        self, kms: Kms, refused: Refused, random: Callable[[int], bytes] = os.urandom
+        self, kms: KmsClient, refused: Refused, random: Callable[[int], bytes] = os.urandom
     ) -> None:
         """Joins the proofs to the key services.
 
@@ -47,7 +47,7 @@ class Proofs:
         self._refused = refused
         self._random = random
 
-    async def fresh(
+    async def create(
         self,
         cluster: str,
         organization: str | None,
@@ -69,7 +69,7 @@ class Proofs:
             wipe(key)
         return Generation(binding.kek_id, number, now, (wrap,))
 
-    async def moved(
+    async def rewrap(
         self, cluster: Cluster, region: str, generation: Generation, root: RootKey, now: int
     ) -> Wrap:
         """Wraps a generation's KEK anew: unwrapped by the old root key, wrapped by the new.
@@ -84,8 +84,8 @@ class Proofs:
         finally:
             wipe(key)
 
-    async def opens(
-        self, cluster: Cluster, region: str, generation: Generation, *, told: bool = False
+    async def prove_unwrap(
+        self, cluster: Cluster, region: str, generation: Generation, *, report_refusal: bool = True
     ) -> None:
         """Proves that a generation's KEK can be unwrapped.
 
@@ -93,14 +93,15 @@ class Proofs:
             cluster: As the store has it.
             region: The region's name.
             generation: Whose KEK.
-            told: That it is refused is known; a further refusal flushes nothing (protocol F4).
+            report_refusal: False where the refusal is known: a repeated one flushes nothing
+                (protocol F4).
 
         Raises:
             KmsError: It cannot.
         """
-        wipe(await self._open(cluster, region, generation, told=told))
+        wipe(await self._open(cluster, region, generation, report_refusal=report_refusal))
 
-    async def wraps(self, cluster: Cluster, region: str, generation: Generation) -> str:
+    async def prove_wrap(self, cluster: Cluster, region: str, generation: Generation) -> str:
         """Proves that the root key of a generation wraps, on bytes that are no key.
 
         Returns:
@@ -116,7 +117,7 @@ class Proofs:
         return wrapped.key_version
 
     async def _open(
-        self, cluster: Cluster, region: str, generation: Generation, *, told: bool = False
+        self, cluster: Cluster, region: str, generation: Generation, *, report_refusal: bool = True
     ) -> bytearray:
         wrap = generation.current
         binding = cluster.binding(region, generation)
@@ -126,7 +127,7 @@ class Proofs:
             )
             return binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:
-            if not told:
+            if report_refusal:
                 await self._refused(cluster, region, generation, error)
             raise
 

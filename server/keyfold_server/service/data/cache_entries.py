@@ -1,0 +1,198 @@
+"""What the key cache holds: cluster views, open KEKs, and what is known of their root keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keyfold_server.domain.cluster import Cluster, Generation, Region
+from keyfold_server.domain.envelope import Kek
+from keyfold_server.domain.errors import CouldNotTellError, KmsError, NotAsked
+from keyfold_server.domain.lifecycle import Action, State, after
+from keyfold_server.service.timing import Timing
+
+NEVER = float("-inf")
+"""A monotonic time before every other."""
+
+
+class RootState:
+    """What this replica knows of one root key version. All times are monotonic seconds.
+
+    A *proof* is a successful unwrap under the root key version (protocol F1).
+
+    Attributes:
+        root_id: `Wrap.root_id`.
+        proof: When the unwrap behind the last proof began; NEVER without a proof.
+        unknown: Why the last attempt to call the KMS failed, or None.
+        unknown_until: When the KMS may be called again.
+        failures: Failed attempts in a row.
+        used: The KEK that a call used last since the keeper's last look. A refresh unwraps it.
+        open: KEKs in memory under this root key.
+        shortest: Seconds of the shortest TTL among them. A KEK that left may have had it.
+        invalidations: Counts how often its proofs were voided. A load that began under another
+            count is discarded (protocol R2).
+        refusal_announced: Whether this replica told the others of a refusal, and no proof has
+            come since.
+        due: When the keeper looks at it next. Queue entries with another time are outdated.
+    """
+
+    __slots__ = (
+        "due",
+        "failures",
+        "invalidations",
+        "open",
+        "proof",
+        "refusal_announced",
+        "root_id",
+        "shortest",
+        "unknown",
+        "unknown_until",
+        "used",
+    )
+
+    def __init__(self, root_id: str) -> None:
+        """Starts with nothing known."""
+        self.root_id = root_id
+        self.proof = NEVER
+        self.unknown: CouldNotTellError | NotAsked | None = None
+        self.unknown_until = NEVER
+        self.failures = 0
+        self.used: OpenKek | None = None
+        self.open: set[OpenKek] = set()
+        self.shortest = 0.0
+        self.invalidations = 0
+        self.refusal_announced = False
+        self.due = NEVER
+
+    def proven(self, began: float) -> None:
+        """Records a proof, whose time is when its unwrap began."""
+        self.proof = max(self.proof, began)
+        self.unknown = None
+        self.unknown_until = NEVER
+        self.failures = 0
+        self.refusal_announced = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A KEK's refusal, remembered until a time and until the KEK's own unwrap succeeds (F4).
+
+    Attributes:
+        error: What the KMS answered.
+        until: When to ask the KMS again, monotonic seconds.
+    """
+
+    error: KmsError
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class RegionView:
+    """A region as calls need it.
+
+    Attributes:
+        region: The region as the store has it.
+        ttl: Seconds that a proof lasts.
+        grace: Seconds that KEKs serve beyond the TTL while the KMS cannot be asked.
+        newest: The kek_id of the generation that wraps.
+    """
+
+    region: Region
+    ttl: float
+    grace: float
+    newest: bytes
+
+
+class ClusterView:
+    """A cluster as read from the store, with the KEKs opened for it since.
+
+    Attributes:
+        cluster: The cluster as the store had it.
+        regions: Regions by name.
+        keks: The region and generation of each KEK, by kek_id.
+        open: Open KEKs, by kek_id.
+        refused: KEKs whose last unwrap was refused, by kek_id.
+    """
+
+    __slots__ = ("cluster", "keks", "open", "refused", "regions")
+
+    def __init__(self, cluster: Cluster, timing: Timing) -> None:
+        """Arranges a cluster for look-up by name and by kek_id."""
+        self.cluster = cluster
+        self.regions: dict[str, RegionView] = {}
+        self.keks: dict[bytes, tuple[RegionView, Generation]] = {}
+        self.open: dict[bytes, OpenKek] = {}
+        self.refused: dict[bytes, Refusal] = {}
+        for region in cluster.regions:
+            policy = region.policy
+            view = RegionView(
+                region,
+                timing.cache_ttl if policy.cache_ttl is None else policy.cache_ttl,
+                timing.outage_grace if policy.outage_grace is None else policy.outage_grace,
+                region.newest.kek_id,
+            )
+            self.regions[region.name] = view
+            for generation in region.generations:
+                self.keks[generation.kek_id] = (view, generation)
+
+    def check_usable(self, region: RegionView) -> None:
+        """Refuses a region whose state forbids use.
+
+        Raises:
+            RevokedError: The region is revoked.
+        """
+        if region.region.state is not State.ENABLED:
+            after(
+                region.region.state,
+                Action.USE,
+                cluster=self.cluster.name,
+                region=region.region.name,
+            )
+
+
+class OpenKek:
+    """A KEK in memory, with what decides how long it may be used. Times are monotonic seconds.
+
+    Attributes:
+        kek: The open key.
+        view: The view that it was opened under.
+        region: Its region in that view.
+        root: Its root key version.
+        ttl: Seconds that a proof of the root key lasts for it.
+        grace: Seconds that it serves beyond the TTL while the KMS cannot be asked.
+        began: When the unwrap that opened it began.
+        used_at: When a call last used it; NEVER before the first use.
+        swept: The sweep has dealt with uses up to this time.
+        invalidations: The root key's count of invalidations when this KEK was opened.
+    """
+
+    __slots__ = (
+        "began",
+        "grace",
+        "invalidations",
+        "kek",
+        "region",
+        "root",
+        "swept",
+        "ttl",
+        "used_at",
+        "view",
+    )
+
+    def __init__(
+        self, kek: Kek, view: ClusterView, region: RegionView, root: RootState, began: float
+    ) -> None:
+        """Joins an open key to its cluster, region and root key."""
+        self.kek = kek
+        self.view = view
+        self.region = region
+        self.root = root
+        self.ttl = region.ttl
+        self.grace = region.grace
+        self.began = began
+        self.used_at = NEVER
+        self.swept = NEVER
+        self.invalidations = root.invalidations
+
+    def __repr__(self) -> str:
+        """Names the KEK, never its key."""
+        return f"OpenKek({self.kek!r})"
