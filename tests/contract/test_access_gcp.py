@@ -26,7 +26,6 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
 from keyfold_server.providers.gcp.provider import GcpKmsProvider
 from keyfold_server.settings import Settings
-from keyfold_server.settings.keys import Gcp, Providers
 
 _WANTED: Final = AccessWanted("orders", "eu-west-1", "acme")
 _BINDING: Final = Binding("orders", "eu-west-1", os.urandom(16), "acme")
@@ -195,7 +194,7 @@ def test_a_federated_identity_is_a_member_as_it_is() -> None:
 def test_the_settings_tell_it() -> None:
     """`principal` in [providers.gcp] is whom the statements name."""
     own = "keyfold@vendor-project.iam.gserviceaccount.com"
-    settings = Settings(providers=Providers(gcp=Gcp(principal=own)))
+    settings = Settings(providers={"gcp": {"principal": own}})
     provider = catalog(settings).provider("GCP_CLOUD_KMS")
     assert isinstance(provider, DescribesAccess)
     assert provider.access_policy(RootKey("GCP_CLOUD_KMS", _KEY), _WANTED).principal == own

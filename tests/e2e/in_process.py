@@ -21,6 +21,7 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog
+from keyfold_server.providers.shared.entry import Entry
 from keyfold_server.rpc.callers import Callers
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.limits import Bounds
@@ -82,7 +83,8 @@ def serving(
         return asyncio.run_coroutine_threadsafe(work, loop).result(30)
 
     store = open_store(f"sqlite:///{path}", f"{path}.service-key", clock=clock)
-    catalog = Catalog({"FAKE": lambda: fake} | (others or {}))
+    makers = {"FAKE": lambda: fake} | (others or {})
+    catalog = Catalog({type_: _entry(make) for type_, make in makers.items()})
     try:
 
         async def start() -> tuple[Replica, GrpcServer, str]:
@@ -115,3 +117,8 @@ def serving(
         thread.join()
         loop.close()
         store.close()
+
+
+def _entry(make: Callable[[], KeyProvider]) -> Entry:
+    """Returns the entry of a provider that needs no settings."""
+    return Entry(make=lambda _: make(), example="fake:NAME")

@@ -22,6 +22,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import InvalidKeySpecError, KekMismatchError, UnreachableError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Unwrapped, Wrapped
+from keyfold_server.providers.shared.entry import Entry
 
 SECRET: Final = "text-of-an-exception-5up3r"
 """What must not reach a caller."""
@@ -35,9 +36,7 @@ def installed(folder: Path) -> dict[str, str]:
     info = folder / "odd_provider-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-provider\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(
-        "[keyfold.providers]\nODD = e2e.odd_provider:OddProvider\n"
-    )
+    (info / "entry_points.txt").write_text("[keyfold.providers]\nODD = e2e.odd_provider:ENTRY\n")
     tests = Path(__file__).resolve().parents[1]
     return {
         "PYTHONPATH": f"{tests}{os.pathsep}{folder}",
@@ -86,3 +85,6 @@ def _misbehave(key: RootKey, budget: float) -> None:
         if time.monotonic() > ends:
             raise UnreachableError("it hangs")
         time.sleep(0.01)
+
+
+ENTRY: Final = Entry(make=lambda _: OddProvider(), uris=("odd:**",), example="odd:NAME")

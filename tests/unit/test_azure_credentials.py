@@ -17,11 +17,12 @@ from keyfold_server.domain.errors import (
     KmsError,
     UnreachableError,
 )
+from keyfold_server.providers.azure.clouds import CLOUDS
 from keyfold_server.providers.azure.credentials import LONGEST, Credential, under
 from keyfold_server.providers.azure.errors import Reply
 from keyfold_server.providers.azure.logins import Logins, Token, WithdrawnError
 from keyfold_server.providers.azure.principals import MOST, Principals
-from keyfold_server.providers.azure.uri import CLOUDS, Place
+from keyfold_server.providers.azure.uri import Place
 from keyfold_server.providers.shared.deadlines import current, within
 
 _HOUR: Final = 3_600.0

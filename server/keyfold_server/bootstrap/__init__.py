@@ -16,7 +16,7 @@ from typing import Final
 
 from keyfold_server import observability
 from keyfold_server.bootstrap.access import Access
-from keyfold_server.bootstrap.providers import catalog, platform_keys, set_up
+from keyfold_server.bootstrap.providers import catalog, platform_keys
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog
@@ -41,7 +41,10 @@ def check(settings: Settings) -> list[str]:
     Each provider that is set up is made, so that a missing extra shows now and not on first use.
     """
     faults = []
-    providers = catalog(settings)
+    try:
+        providers = catalog(settings)
+    except KeyfoldError as error:
+        return error.message.splitlines()
     try:
         platform_keys(settings, providers)
     except KeyfoldError as error:
@@ -50,7 +53,7 @@ def check(settings: Settings) -> list[str]:
         regions(settings, providers)
     except KeyfoldError as error:
         faults.append(error.message)
-    for type_ in set_up(settings, providers):
+    for type_ in providers.set_up():
         try:
             providers.provider(type_)
         except KeyfoldError as error:
@@ -77,8 +80,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     """
     clock = SystemClock()
     providers = catalog(settings)
-    if settings.local_keys is not None:
-        providers.provider("LOCAL")  # Now, so that its warning stands at the log's beginning.
+    providers.start()
     platform = platform_keys(settings, providers)
     places = regions(settings, providers)
     store = opening.open_store(

@@ -1,95 +1,62 @@
-"""The providers, from the settings to the catalog; what each is made of is read on first use."""
+"""The providers, from the settings to the catalog.
+
+Which providers there are, and what each reads, is in their entries; this module knows none of them.
+"""
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable
+from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.provider import KeyProvider
-from keyfold_server.providers.catalog import Catalog, Maker, maker, third_party, type_of
+from keyfold_server.providers.catalog import Catalog, installed
+from keyfold_server.providers.shared.entry import Entry, Setup
 from keyfold_server.settings import Settings
-from keyfold_server.settings.keys import Aws, Azure, Gcp
+
+_TYPED: Final = re.compile(r"(?P<type>[A-Z][A-Z0-9_]*) +(?P<uri>.+)")
+"""A PLATFORM key with its type before its uri."""
 
 
 def catalog(settings: Settings) -> Catalog:
-    """Returns the providers that there are: LOCAL where it has a key file, the others always."""
-    makers: dict[str, Maker] = third_party() | {
-        "AWS_KMS": lambda: _aws(settings.providers.aws),
-        "AZURE_KEY_VAULT": lambda: _azure(settings),
-        "GCP_CLOUD_KMS": lambda: _gcp(settings.providers.gcp),
-        "VAULT_TRANSIT": lambda: _vault(settings),
-    }
-    if settings.local_keys is not None:
-        makers["LOCAL"] = maker("LOCAL", settings.local_keys)
-    return Catalog(makers)
+    """Returns the catalog of the installed providers, each with what the settings hold for it.
 
+    Raises:
+        SetupError: Two packages claim the same, the settings have a table of a provider that is
+            not installed, or a table cannot work.
+    """
+    entries = installed()
+    known = sorted(entry.table for entry in entries.values() if entry.table)
+    unknown = sorted(settings.providers.keys() - set(known))
+    # A package that does not load does not say which table is its own.
+    if unknown and all(entry.loads for entry in entries.values()):
+        raise SetupError(
+            f"KEYFOLD_PROVIDERS: there is no table [providers.{unknown[0]}]; the tables are: "
+            f"{', '.join(known)}"
+        )
 
-def set_up(settings: Settings, providers: Catalog) -> list[str]:
-    """Returns the types of providers that the settings speak of, and those that packages add."""
-    tables = settings.providers
-    spoken = {
-        "AWS_KMS": tables.aws != Aws(),
-        "AZURE_KEY_VAULT": tables.azure != Azure(),
-        "GCP_CLOUD_KMS": tables.gcp != Gcp(),
-        "VAULT_TRANSIT": bool(settings.vault) or "VAULT_ADDR" in os.environ,
-    }
-    return [type_ for type_ in providers.types() if spoken.get(type_, True)]
+    def setup(entry: Entry) -> Setup:
+        return Setup(
+            table=settings.providers.get(entry.table, {}),
+            allowed_endpoints=tuple(settings.allowed_endpoints),
+            settings={name: getattr(settings, name) for name in entry.settings},
+        )
 
-
-def _aws(table: Aws) -> KeyProvider:
-    from keyfold_server.providers.aws.principals import Canary
-
-    canary = table.canary and Canary(table.canary.role, table.canary.external_id)
-    return maker(
-        "AWS_KMS",
-        principal=table.principal,
-        session_name=table.session_name,
-        canary=canary,
-    )()
-
-
-def _azure(settings: Settings) -> KeyProvider:
-    table = settings.providers.azure
-    return maker(
-        "AZURE_KEY_VAULT",
-        authority=table.authority,
-        instance_discovery=table.instance_discovery,
-        ca=None if table.ca is None else str(table.ca),
-        allowed_endpoints=settings.allowed_endpoints,
-        audiences=table.audiences,
-        canary=table.canary,
-    )()
-
-
-def _gcp(table: Gcp) -> KeyProvider:
-    return maker(
-        "GCP_CLOUD_KMS",
-        endpoint=table.endpoint,
-        iam_endpoint=table.iam_endpoint,
-        ca=table.ca,
-        principal=table.principal,
-        canary=table.canary,
-    )()
-
-
-def _vault(settings: Settings) -> KeyProvider:
-    from keyfold_server.providers.vault.origins import Origin
-
-    origins = {name: Origin(**dict(table)) for name, table in settings.vault.items()}
-    return maker("VAULT_TRANSIT", origins=origins, allowed=settings.allowed_endpoints)()
+    return Catalog(entries, setup)
 
 
 def platform_keys(settings: Settings, providers: Catalog) -> Callable[[str], RootKey | None]:
-    """Returns what tells the vendor's own key of a region.
+    """Returns what finds the vendor's own key of a region, by the region's name.
 
     Raises:
-        SetupError: A uri is none of a known provider's, or that provider is not set up.
+        SetupError: A uri belongs to no provider, or is not one that its provider takes.
     """
 
-    def key(uri: str) -> RootKey:
-        root = RootKey(type_of(uri), uri)
+    def key(text: str) -> RootKey:
+        typed = _TYPED.fullmatch(text)
+        type_ = typed["type"] if typed else providers.type_of(text)
+        root = RootKey(type_, typed["uri"] if typed else text)
         return providers.provider(root.type).canonical(root)
 
     given = settings.platform_key

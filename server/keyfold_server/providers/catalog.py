@@ -1,168 +1,210 @@
-"""Key management services that hold root keys: the catalog, and a module per provider.
+"""The catalog: which providers there are, which key uris are whose, and each provider on first use.
 
-The catalog maps a type, such as `LOCAL`, to its provider, which it makes on first use. A
-provider's module, and so its SDK, is imported no earlier: a missing or broken one takes its own
-provider out and no other. It must not know settings, nor import a provider's module itself.
+One table, made of the entry points of the group `keyfold.providers`: by type an `Entry`, which says
+how the provider's uris look, what brings its SDK, how the server makes it from the settings, and
+whether the settings set it up. Keyfold's own entries stand in `pyproject.toml` and in each
+provider's package; another package's come in by the same way. Nothing else lists providers.
 
-A third party adds a provider through an entry point of the group `keyfold.providers`: its name
-is the type, its object is called without arguments and returns the provider.
+Invariant: a type and a key uri belong to one provider at most, and no package takes over those of
+another: the server refuses to start. The SDK of a provider is imported on the provider's first use,
+so one that is missing or broken takes its own provider out and no other. This module must not know
+the settings, nor import a provider.
 """
 
 from __future__ import annotations
 
-import importlib
+import itertools
+import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final
+from typing import Final, NoReturn
 
-from keyfold_server.domain.errors import SetupError, UnknownProviderError
+from keyfold_server.domain.errors import KeyfoldError, SetupError, UnknownProviderError
 from keyfold_server.domain.keyspec import PLATFORM
 from keyfold_server.domain.provider import KeyProvider
+from keyfold_server.providers.shared.entry import Entry, Setup
+from keyfold_server.providers.shared.origins import allowed_origins, canonical_origin
+from keyfold_server.providers.shared.patterns import UriPattern
+
+_log = logging.getLogger(__name__)
 
 ENTRY_POINTS: Final = "keyfold.providers"
-"""The entry point group of third-party providers."""
+"""The entry point group of providers."""
 
-Maker = Callable[[], KeyProvider]
-"""Makes a provider; called once, on first use."""
+_OWN: Final = "keyfold"
+"""The package whose entries come first, so that another package's is the one that is refused."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """Where a provider of our own is found.
-
-    Attributes:
-        module: The module, below this package.
-        name: The class in it.
-        uri: How the uris of its keys look, as a regular expression from their beginning; the
-            provider itself judges the rest.
-        extra: The extra that brings its SDK, empty where it needs none.
-        example: Such a uri, for people.
-    """
-
-    module: str
-    name: str
-    uri: str
-    extra: str
-    example: str
+_TYPE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
-_TABLE: Final[Mapping[str, _Entry]] = {
-    "AWS_KMS": _Entry(
-        "aws.provider", "AwsKmsProvider", "arn:", "aws", "arn:aws:kms:REGION:ACCOUNT:key/ID"
-    ),
-    "AZURE_KEY_VAULT": _Entry(
-        "azure.provider",
-        "AzureKeyVaultProvider",
-        r"https?://[^/]+/keys/",
-        "azure",
-        "https://VAULT.vault.azure.net/keys/KEY",
-    ),
-    "GCP_CLOUD_KMS": _Entry(
-        "gcp.provider",
-        "GcpKmsProvider",
-        "projects/",
-        "gcp",
-        "projects/P/locations/L/keyRings/R/cryptoKeys/K",
-    ),
-    "LOCAL": _Entry("local.provider", "LocalProvider", "local:", "", "local:NAME"),
-    "VAULT_TRANSIT": _Entry(
-        "vault.provider",
-        "VaultTransitProvider",
-        r"https?://[^/]+/v1/",
-        "vault",
-        "https://HOST:8200/v1/transit/keys/KEY",
-    ),
-}
+def installed() -> dict[str, Entry]:
+    """Returns the entry of every provider whose package is installed, by type.
 
-
-def type_of(uri: str) -> str:
-    """Returns the provider type that a key uri tells.
+    A package whose entry cannot be imported takes out its own provider: its entry is there, and
+    making the provider says why it does not load.
 
     Raises:
-        UnknownProviderError: No provider's uris look like that.
+        SetupError: A package adds something that is not a provider, or claims a type or key uris
+            of another. The order of installation would decide who gets key material, so the
+            server chooses neither.
     """
-    for type_, entry in _TABLE.items():
-        if re.match(entry.uri, uri):
-            return type_
-    examples = ", ".join(entry.example for entry in _TABLE.values())
-    raise UnknownProviderError(
-        f"the key uri tells no provider; it must look like one of: {examples}",
-        field="key_spec.uri",
-    )
-
-
-def maker(type_: str, *args: Any, **kwargs: Any) -> Maker:
-    """Returns what makes a provider of our own, for the catalog; imports nothing yet.
-
-    Args:
-        type_: A type of the table.
-        *args: What the provider's class takes.
-        **kwargs: The same, by name.
-    """
-    entry = _TABLE[type_]
-
-    def make() -> KeyProvider:
-        module = importlib.import_module(f"keyfold_server.providers.{entry.module}")
-        provider: KeyProvider = getattr(module, entry.name)(*args, **kwargs)
-        return provider
-
-    return make
-
-
-def third_party() -> dict[str, Maker]:
-    """Returns what makes each provider that installed packages add; imports none of them yet.
-
-    Raises:
-        SetupError: A package claims a type that is taken. Which one came first would decide who
-            is handed key material, so nothing is chosen.
-    """
-    makers: dict[str, Maker] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name in _TABLE or point.name == PLATFORM or point.name in makers:
+    entries: dict[str, Entry] = {}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=_own_first):
+        if _TYPE.fullmatch(point.name) is None:
             raise SetupError(
-                f"an installed package adds a provider {point.name} ({point.value}), but that "
-                "type is taken; remove the package"
+                f"{_package(point)} adds a provider {point.name!r}, which is not a type; a type "
+                "has capitals, digits and underscores, such as ACME_KMS"
             )
-        makers[point.name] = _loader(point)
-    return makers
+        if point.name == PLATFORM or point.name in entries:
+            raise SetupError(
+                f"{_package(point)} adds a provider {point.name} ({point.value}), but that type is "
+                "taken; remove the package"
+            )
+        entry = _loaded(point)
+        for type_, other in entries.items():
+            _refuse_overlap(point, entry, type_, other)
+        entries[point.name] = entry
+    return entries
 
 
-def _loader(point: EntryPoint) -> Maker:
-    def make() -> KeyProvider:
-        provider: KeyProvider = point.load()()
-        return provider
+def _own_first(point: EntryPoint) -> tuple[bool, str]:
+    return (point.dist is None or point.dist.name != _OWN, point.name)
 
-    return make
+
+def _package(point: EntryPoint) -> str:
+    return "an installed package" if point.dist is None else f"the package {point.dist.name}"
+
+
+def _loaded(point: EntryPoint) -> Entry:
+    """Imports an entry."""
+    try:
+        entry = point.load()
+    except Exception as error:  # noqa: BLE001  any error of a package's code is that package's
+        _log.warning("provider %s does not load: %s", point.name, type(error).__name__)
+        # The name of the error is cleared when this block ends.
+        why = error
+
+        def fail(_: Setup) -> NoReturn:
+            raise why
+
+        return Entry(make=fail, example="", loads=False)
+    if not isinstance(entry, Entry):
+        raise SetupError(
+            f"{_package(point)} adds a provider {point.name}, but {point.value} is not an Entry of "
+            "keyfold_server.providers.shared.entry; remove the package"
+        )
+    return entry
+
+
+def _refuse_overlap(point: EntryPoint, entry: Entry, type_: str, other: Entry) -> None:
+    """Raises SetupError where two providers claim the same table or the same key uris."""
+    if entry.table and entry.table == other.table:
+        raise SetupError(
+            f"{_package(point)} adds a provider {point.name} that reads the settings "
+            f"[providers.{entry.table}], but they are those of {type_}; remove the package"
+        )
+    for mine, others in itertools.product(entry.uris, other.uris):
+        if UriPattern(mine).overlaps(UriPattern(others)):
+            raise SetupError(
+                f"{_package(point)} adds a provider {point.name} that claims key uris such as "
+                f"{mine}, but some of them belong to {type_} ({others}); remove the package"
+            )
 
 
 class Catalog:
     """The providers of one server, each made on first use. Safe for many threads."""
 
-    def __init__(self, makers: Mapping[str, Maker]) -> None:
-        """Takes what makes each provider, by type."""
-        self._makers = dict(makers)
+    def __init__(
+        self, entries: Mapping[str, Entry], setup: Callable[[Entry], Setup] = lambda _: Setup()
+    ) -> None:
+        """Takes the entries and what the settings hold for each; makes no provider yet.
+
+        Args:
+            entries: By type, as `installed` returns them.
+            setup: Returns what the settings hold for an entry.
+
+        Raises:
+            SetupError: What the settings hold for a provider cannot work.
+        """
+        self._entries = dict(entries)
+        self._setups = {type_: setup(entry) for type_, entry in self._entries.items()}
+        for type_, entry in self._entries.items():
+            entry.check(self._setups[type_])
         # A lock for each: importing one provider's SDK takes seconds, and must not hold up
         # calls to the others.
-        self._locks = {type_: threading.Lock() for type_ in self._makers}
+        self._locks = {
+            type_: threading.Lock()
+            for type_, entry in self._entries.items()
+            if self._is_set_up(type_) or not entry.only_if_set_up
+        }
         self._made: dict[str, KeyProvider] = {}
 
     def types(self) -> tuple[str, ...]:
-        """Returns the types that there are, sorted."""
-        return tuple(sorted(self._makers))
+        """Returns the types that a key spec may name, sorted."""
+        return tuple(sorted(self._locks))
+
+    def set_up(self) -> tuple[str, ...]:
+        """Returns the types that the settings set up, sorted."""
+        return tuple(type_ for type_ in self.types() if self._is_set_up(type_))
+
+    def start(self) -> None:
+        """Makes the providers that exist only because the settings set them up.
+
+        What they have to say to the operator then stands at the beginning of the log.
+
+        Raises:
+            KeyfoldError: One of them cannot be made.
+        """
+        for type_ in self.types():
+            if self._entries[type_].only_if_set_up:
+                self.provider(type_)
+
+    def _is_set_up(self, type_: str) -> bool:
+        return self._entries[type_].is_set_up(self._setups[type_])
+
+    def type_of(self, uri: str) -> str:
+        """Returns the type of the provider that a key uri belongs to.
+
+        Raises:
+            UnknownProviderError: It belongs to no provider, or several could have it.
+        """
+        origin, path = _split(uri)
+        for type_, entry in self._entries.items():
+            if any(UriPattern(pattern).matches(origin + path) for pattern in entry.uris):
+                return type_
+        found = [
+            type_
+            for type_, entry in self._entries.items()
+            if origin in allowed_origins(self._setups[type_].allowed_endpoints)
+            and any(UriPattern(pattern).matches(path) for pattern in entry.endpoint_paths)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownProviderError(
+                f"the key uri could be one of {' or '.join(found)}; give the type, too",
+                field="key_spec.uri",
+            )
+        examples = ", ".join(entry.example for entry in self._entries.values() if entry.uris)
+        raise UnknownProviderError(
+            "no provider is known by such a key uri; give the type, too, or a uri that looks like "
+            f"one of: {examples}",
+            field="key_spec.uri",
+        )
 
     def provider(self, type_: str) -> KeyProvider:
         """Returns the provider of a type.
 
         Raises:
-            UnknownProviderError: There is none of that type, or its package is not installed.
+            UnknownProviderError: No such type exists, or its provider does not load.
+            SetupError: The settings of the provider cannot work.
         """
         made = self._made.get(type_)
         if made is not None:
             return made
-        if type_ not in self._makers:
+        if type_ not in self._locks:
             raise UnknownProviderError(
                 f"there is no provider {type_}; the types are: {', '.join(self.types())}",
                 field="key_spec.type",
@@ -173,14 +215,32 @@ class Catalog:
             return self._made[type_]
 
     def _make(self, type_: str) -> KeyProvider:
+        """Makes a provider. A failure is not remembered: the next call tries again."""
+        entry = self._entries[type_]
+        remedy = f"install {entry.install}" if entry.install else "install what it needs"
         try:
-            return self._makers[type_]()
+            return entry.make(self._setups[type_])
+        except KeyfoldError:
+            raise
         except ImportError as error:
-            # Not remembered: the next call tries again, and names the package again.
-            extra = _TABLE[type_].extra if type_ in _TABLE else ""
-            remedy = f"install keyfold[{extra}]" if extra else "install what it needs"
+            why = (
+                f"needs the package {error.name or 'of its extra'}, which is not installed or does "
+                f"not load; {remedy}"
+            )
+            raise UnknownProviderError(f"provider {type_} {why}", field="key_spec.type") from error
+        except Exception as error:
+            # An SDK that breaks when it is imported raises what it likes.
+            _log.exception("provider %s could not be made", type_)
             raise UnknownProviderError(
-                f"provider {type_} needs the package {error.name or 'of its extra'}, which is "
-                f"not installed or does not load; {remedy}",
+                f"provider {type_} could not be made ({type(error).__name__}); {remedy}, and see "
+                "the server's log",
                 field="key_spec.type",
             ) from error
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """Returns a uri's origin in its one form, and the rest; other uris have no origin."""
+    scheme, mark, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    origin = canonical_origin(scheme + mark + host)
+    return ("", uri) if origin is None else (origin, slash + path)

@@ -1,11 +1,11 @@
-"""Whose keys, where they are, and how long one answer about them holds."""
+"""Settings of root keys: where they are, and how long one answer of a KMS holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from keyfold_server.domain.keyspec import MAX_CACHE_TTL, MAX_OUTAGE_GRACE
@@ -13,118 +13,18 @@ from keyfold_server.settings.forms import Duration
 
 
 def _listed(value: object) -> object:
-    """Returns the parts of a list that is written with commas."""
+    """Splits a list that is written with commas."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-class _Table(BaseModel):
-    """A table of the settings file; a key that is none of its own is a fault."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AwsCanary(_Table):
-    """A role that shows Keyfold's own side to be good.
-
-    Attributes:
-        role: Its ARN, in an account of the vendor's own.
-        external_id: What its trust policy demands.
-    """
-
-    role: str
-    external_id: str
-
-
-class Aws(_Table):
-    """`[providers.aws]`: what the standard `AWS_*` environment leaves open.
-
-    Attributes:
-        principal: The ARN of the server's own identity, for the policies that customers attach.
-        session_name: How Keyfold's sessions are called in customers' CloudTrail.
-        canary: A role of the vendor's own.
-    """
-
-    principal: str | None = None
-    session_name: str = "keyfold"
-    canary: AwsCanary | None = None
-
-
-class Azure(_Table):
-    """`[providers.azure]`: what the standard `AZURE_*` environment leaves open.
-
-    Attributes:
-        authority: Microsoft Entra's url; unset: `AZURE_AUTHORITY_HOST`, else the cloud's own.
-        instance_discovery: Whether the SDK asks Microsoft if the authority is a known one.
-        ca: File of the certificates to trust.
-        audiences: The audience of tokens for each origin of `allowed_endpoints`.
-        canary: A principal of the vendor's own, `TENANT/CLIENT`.
-    """
-
-    authority: str | None = None
-    instance_discovery: bool = True
-    ca: Path | None = None
-    audiences: dict[str, str] = Field(default_factory=dict)
-    canary: str | None = None
-
-
-class Gcp(_Table):
-    """`[providers.gcp]`: what the standard `GOOGLE_*` environment leaves open.
-
-    Attributes:
-        endpoint: Cloud KMS's host, and port where it is not 443.
-        iam_endpoint: The address that impersonates.
-        ca: File of the certificates to trust.
-        principal: As whom the server itself calls, for the statements of GetAccessPolicy.
-        canary: A service account of the vendor's own.
-    """
-
-    endpoint: str = "cloudkms.googleapis.com"
-    iam_endpoint: str = "https://iamcredentials.googleapis.com"
-    ca: Path | None = None
-    principal: str | None = None
-    canary: str | None = None
-
-
-class Vault(_Table):
-    """`[vault."https://HOST:PORT"]`: how Keyfold logs in at one origin (protocol C3).
-
-    Attributes:
-        auth: How.
-        mount: The auth method's path; empty for its usual one.
-        role: The role, of which the principal is made; a token has none.
-        role_id: AppRole's role id, where it is not the role's name.
-        namespace: Where the auth method is mounted.
-        credential: File of the token, the secret id or the JWT, read at each login.
-        ca: File of the certificates to trust.
-    """
-
-    auth: Literal["token", "approle", "kubernetes", "jwt"]
-    mount: str = ""
-    role: str = ""
-    role_id: str = ""
-    namespace: str = ""
-    credential: Path | None = None
-    ca: Path | None = None
-
-
-class Providers(_Table):
-    """The `[providers.…]` tables.
-
-    Attributes:
-        aws: AWS KMS.
-        azure: Azure Key Vault.
-        gcp: GCP Cloud KMS.
-    """
-
-    aws: Aws = Aws()
-    azure: Azure = Azure()
-    gcp: Gcp = Gcp()
-
-
 class Keys(BaseModel):
-    """The settings of providers, root keys and freshness."""
+    """The settings of providers, root keys and freshness.
+
+    The tables of providers are read by the providers themselves, which know what belongs in them;
+    see `providers.shared.entry`.
+    """
 
     local_keys: Path | None = Field(
         default=None,
@@ -133,44 +33,46 @@ class Keys(BaseModel):
     )
     platform_key: str | dict[str, str] | None = Field(
         default=None,
-        description="The vendor's own key for clusters that bring none: one uri for all regions, "
-        "or in the file a table of uris by region.",
+        description="The vendor's own key, for clusters that do not bring a key: one uri for all "
+        "regions, or in the file a table of uris by region. Where a uri does not tell its "
+        'provider, write the type before it: "AZURE_KEY_VAULT https://kms.example/keys/app".',
     )
     allowed_endpoints: Annotated[list[str], NoDecode, BeforeValidator(_listed)] = Field(
         default_factory=list,
-        description="Origins of key services outside of the providers' own domains, such as "
-        "https://vault.example:8200, with commas between; plain http only where it is written so.",
+        description="Origins of KMSs outside of the providers' own domains, such as "
+        "https://vault.example:8200, separated by commas. Keyfold calls an origin over plain http "
+        "only if it is listed here with http.",
     )
-    providers: Providers = Field(
-        default=Providers(),
-        description="In the file: the tables [providers.aws], [providers.azure] and "
-        "[providers.gcp], for what the SDKs' own environment leaves open; docs/providers tells.",
-    )
-    vault: dict[str, Vault] = Field(
+    providers: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description='In the file: a table [vault."https://HOST:PORT"] for each Vault or OpenBao, '
-        "which says how to log in there; docs/providers/vault.md tells.",
+        description="In the file: a table [providers.NAME] for a provider, such as "
+        "[providers.aws], for what the environment of its SDK leaves open; see docs/providers.",
+    )
+    vault: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description='In the file: a table [vault."https://HOST:PORT"] for each Vault or OpenBao '
+        "server, which says how Keyfold logs in there; see docs/providers/vault.md.",
     )
     cache_ttl: Duration = Field(
         default=60.0,
         ge=0,
         le=MAX_CACHE_TTL,
-        description="How long one successful unwrap lets a key be used, 0s to 15m. At 0s every "
-        "call asks the customer's KMS. A region's policy may say otherwise.",
+        description="How long Keyfold may use a key after one successful unwrap, 0s to 15m. At 0s "
+        "every call asks the customer's KMS. A region's policy can override this.",
     )
     outage_grace: Duration = Field(
         default=900.0,
         ge=0,
         le=MAX_OUTAGE_GRACE,
-        description="How much longer keys serve while the KMS cannot be asked, 0s to 24h. A "
-        "region's policy may say otherwise.",
+        description="How much longer Keyfold may use a key while it cannot reach the KMS, 0s to "
+        "24h. A region's policy can override this.",
     )
     sweep_interval: Duration = Field(
         default=600.0,
         ge=10,
         le=3600,
-        description="How often each key encryption key in use is proven by itself, and each root "
-        "key is asked to wrap and unwrap, used or not, 10s to 1h. What shows only then (a root key "
-        "that does not wrap, an idle one that is disabled or has a newer version) shows that "
-        "late.",
+        description="How often Keyfold opens each stored key encryption key (KEK) anew, and asks "
+        "each root key to wrap and unwrap, whether callers use it or not, 10s to 1h. Some changes "
+        "show up only then: a root key that no longer wraps, or an idle root key that is disabled "
+        "or has a newer version.",
     )

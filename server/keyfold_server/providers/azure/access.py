@@ -16,8 +16,9 @@ from typing import Final
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, Statement
+from keyfold_server.providers.azure.clouds import Cloud
 from keyfold_server.providers.azure.errors import action
-from keyfold_server.providers.azure.uri import Cloud, KeyUri
+from keyfold_server.providers.azure.uri import KeyUri
 
 _OPERATIONS: Final = {False: ("get", "wrapkey", "unwrapkey"), True: ("get", "encrypt", "decrypt")}
 """What `azure_calls` does with a key, by whether it is a Managed HSM's."""

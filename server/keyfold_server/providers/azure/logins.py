@@ -33,13 +33,14 @@ from azure.identity import (
 
 from keyfold_server.domain.errors import CredentialsFailedError, UnreachableError
 from keyfold_server.providers.azure.clients import BROKEN, Transport, broken_off
+from keyfold_server.providers.azure.clouds import Cloud
 from keyfold_server.providers.azure.errors import (
     WITHDRAWN,
     Reply,
     login_codes,
     login_failure,
 )
-from keyfold_server.providers.azure.uri import Cloud, Place
+from keyfold_server.providers.azure.uri import Place
 
 _MOST_ASSERTION: Final = 64 * 1024
 """Bytes of a federated token's file."""

@@ -13,9 +13,10 @@ from typing import Final, Generic, TypeVar
 
 from keyfold_server.domain.errors import KmsError
 from keyfold_server.providers.azure.clients import Vault
+from keyfold_server.providers.azure.clouds import Cloud
 from keyfold_server.providers.azure.credentials import Credential
 from keyfold_server.providers.azure.logins import Logins, Token, WithdrawnError
-from keyfold_server.providers.azure.uri import Cloud, Place
+from keyfold_server.providers.azure.uri import Place
 
 _T = TypeVar("_T")
 

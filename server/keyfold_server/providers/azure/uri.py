@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from azure.identity import AzureAuthorityHosts
-
 from keyfold_server.domain.errors import InvalidKeySpecError, SetupError
+from keyfold_server.providers.azure.clouds import CLOUDS, Cloud
 from keyfold_server.providers.shared.origins import (
     allowed_origins,
     canonical_origin,
@@ -38,46 +37,6 @@ _TENANT_CLIENT: Final = re.compile(f"{_GUID}/{_GUID}", re.ASCII)
 
 _MOST_KNOWN: Final = 4_096
 """Uris whose parts are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cloud:
-    """One of Azure's clouds.
-
-    Attributes:
-        vaults: The domain of its vaults.
-        hsms: The domain of its Managed HSMs.
-        authority: The host of its Microsoft Entra.
-        exchange: The audience of assertions that are exchanged for tokens.
-    """
-
-    vaults: str
-    hsms: str
-    authority: str
-    exchange: str
-
-
-CLOUDS: Final = (
-    Cloud(
-        "vault.azure.net",
-        "managedhsm.azure.net",
-        AzureAuthorityHosts.AZURE_PUBLIC_CLOUD,
-        "api://AzureADTokenExchange",
-    ),
-    Cloud(
-        "vault.azure.cn",
-        "managedhsm.azure.cn",
-        AzureAuthorityHosts.AZURE_CHINA,
-        "api://AzureADTokenExchangeChina",
-    ),
-    Cloud(
-        "vault.usgovcloudapi.net",
-        "managedhsm.usgovcloudapi.net",
-        AzureAuthorityHosts.AZURE_GOVERNMENT,
-        "api://AzureADTokenExchangeUSGov",
-    ),
-)
-"""The clouds that there are; the first one is taken for audiences of none."""
 
 
 @dataclass(frozen=True, slots=True)
