@@ -28,8 +28,8 @@ from keyfold_server import bootstrap
 from keyfold_server.access.policy import Development
 from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.rpc.call_log import Facts
-from keyfold_server.rpc.data_methods import DataMethods
-from keyfold_server.rpc.life_methods import LifeMethods
+from keyfold_server.rpc.handlers.data import DataMethods
+from keyfold_server.rpc.handlers.life import LifeMethods
 from keyfold_server.service.data.call import Call, NeedsLoad
 from keyfold_server.service.replica import Replica
 from keyfold_server.settings import Settings
@@ -85,7 +85,7 @@ async def _measure(folder: Path, repeats: int) -> list[Row]:
 
 
 async def _rows(replica: Replica, repeats: int) -> list[Row]:
-    methods = DataMethods(replica.data_plane, replica.bounds.message_bytes).table()
+    methods = DataMethods(replica.data_plane).table()
 
     def core(method: str, request: Message) -> Callable[[], bytes]:
         """Returns the whole warm path of one call, without an argument left."""

@@ -19,7 +19,7 @@ from bench import cases, servers
 from bench.goals import Figure, Plan
 from bench.processes import Server
 from e2e.half_open import HalfOpen, flood
-from keyfold_server.rpc.receiving import UNASKED
+from keyfold_server.rpc.messages.sizes import UNASKED
 from keyfold_server.service.limits import Bounds
 
 CALLS: Final = 150

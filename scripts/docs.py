@@ -33,7 +33,7 @@ from keyfold_server.domain.errors import (
     SetupError,
     StoreStaleError,
 )
-from keyfold_server.rpc.status import DOMAIN, INTERNAL, code_of
+from keyfold_server.rpc.messages.status import DOMAIN, INTERNAL, code_of
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 
@@ -57,7 +57,7 @@ ERRORS_HEAD: Final = f"""\
 # Errors
 
 Made from the code by `make docs`: the error tree in `server/keyfold_server/domain/errors.py`, and
-its gRPC codes in `rpc/status.py`.
+its gRPC codes in `rpc/messages/status.py`.
 
 Every error of Keyfold's own has a gRPC code, a message for people, and a `google.rpc.ErrorInfo`
 of the domain `{DOMAIN}` with a **reason**: a stable word that programs may branch on. Messages may

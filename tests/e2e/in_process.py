@@ -22,7 +22,7 @@ from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog
 from keyfold_server.providers.shared.entry import Entry
-from keyfold_server.rpc.callers import Callers
+from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.limits import Bounds
 from keyfold_server.service.replica import Replica

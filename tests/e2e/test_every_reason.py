@@ -37,8 +37,8 @@ from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Identity
 from keyfold_server.providers.aws.provider import AwsKmsProvider
-from keyfold_server.rpc.callers import Callers
-from keyfold_server.rpc.status import code_of
+from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.messages.status import code_of
 from keyfold_server.service.limits import Bounds
 from keyfold_server.service.timing import SystemClock, Timing
 

@@ -28,7 +28,8 @@ from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold_server.bootstrap import bounds
-from keyfold_server.rpc.callers import Callers
+from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.messages.sizes import MAX_BATCH, MAX_REQUEST
 from keyfold_server.service.limits import Bounds, Rates
 from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings
@@ -64,30 +65,41 @@ def over(stub: service.KeyManagementServiceStub, **fields: Any) -> Refusal:
 
 
 def test_sizes(tmp_path: Path) -> None:
-    """A message, batch, context or name past its setting is refused, and says how much may be."""
-    with bounded(
-        tmp_path, message_bytes=64 * 1024, batch_items=3, context_bytes=10, name_length=8
-    ) as (server, stub):
-        wrap(stub, context={"k": "v" * 9})
-        told = over(stub, context={"k": "v" * 10})
+    """A message, batch, context or name past its bound is refused, and says how much may be."""
+    with bounded(tmp_path) as (server, stub):
+        wrap(stub, context={"k": "v" * 4_095})
+        told = over(stub, context={"k": "v" * 4_096})
         assert (told.reason, told.code) == ("INVALID_CONTEXT", grpc.StatusCode.INVALID_ARGUMENT)
-        assert "10 bytes" in told.message
+        assert "4096 bytes" in told.message
 
-        def batch(*sizes: int) -> pb.BatchWrapRequest:
-            items = [pb.BatchWrapItem(region="eu", plaintext=b"k" * size) for size in sizes]
+        def batch(count: int) -> pb.BatchWrapRequest:
+            items = [pb.BatchWrapItem(region="eu", plaintext=b"k")] * count
             return pb.BatchWrapRequest(cluster="prod", items=items)
 
-        assert len(stub.BatchWrap(batch(1, 1, 1), timeout=5).results) == 3
-        assert refused(stub.BatchWrap, batch(1, 1, 1, 1)).reason == "INVALID_BATCH"
+        assert len(stub.BatchWrap(batch(1_000), timeout=5).results) == 1_000
+        assert refused(stub.BatchWrap, batch(1_001)).reason == "INVALID_BATCH"
+        # Its answer is larger than the request: it would not fit.
+        large = [pb.BatchWrapItem(region="eu", plaintext=b"k" * 4_096)] * 1_000
+        much = pb.BatchWrapRequest(cluster="prod", items=large)
+        assert much.ByteSize() < MAX_BATCH
+        assert "4,194,304" in refused(stub.BatchWrap, much).message
         with raw(server.target) as call:
-            for method in ("Wrap", "BatchWrap", "Enable"):
+            for method, most in (
+                ("Wrap", MAX_REQUEST),
+                ("BatchWrap", MAX_BATCH),
+                ("Enable", MAX_REQUEST),
+            ):
                 with pytest.raises(grpc.RpcError) as caught:
-                    call(method, bytes(64 * 1024 + 1))
+                    call(method, bytes(most + 1))
                 told = refusal(caught.value)
                 assert told.code is grpc.StatusCode.INVALID_ARGUMENT
-                assert "65,536" in told.message
-        long = pb.EnableRequest(cluster="ninechars", region_specs=[spec("eu", "fake:eu", "FAKE")])
-        assert refused(stub.Enable, long).reason == "INVALID_NAME"
+                assert f"{most:,}" in told.message
+        for name, reason in (("n" * 129, "INVALID_NAME"), ("n" * 128, None)):
+            named = pb.EnableRequest(cluster=name, region_specs=[spec("eu", "fake:eu", "FAKE")])
+            if reason is None:
+                assert stub.Enable(named, timeout=5).status.cluster == name
+            else:
+                assert refused(stub.Enable, named).reason == reason
 
 
 def test_headers_past_their_bound(tmp_path: Path) -> None:
@@ -371,10 +383,12 @@ def test_replies_that_nobody_reads_are_bounded(start_server: StartServer) -> Non
                 assert greedy.stdout.readline() == b"asking\n"
                 greedy.send_signal(signal.SIGSTOP)
                 told = None
-                ends = time.monotonic() + 20
+                ends = time.monotonic() + 40
                 while told is None and time.monotonic() < ends:
                     try:
-                        stub.BatchWrap(asked, timeout=10)
+                        # Longer than the receive timeout, within which the stopped caller's
+                        # halves of requests may keep this one waiting.
+                        stub.BatchWrap(asked, timeout=20)
                     except grpc.RpcError as error:
                         told = refusal(error)
                     time.sleep(0.02)
@@ -400,10 +414,6 @@ def test_each_bound_has_a_setting() -> None:
     """Every bound comes from a setting of its own, whose default is the bound's."""
     assert bounds(Settings()) == Bounds()
     changed = Settings(
-        max_message_bytes=65_536,
-        max_batch_items=2,
-        max_context_bytes=3,
-        max_name_length=4,
         max_header_bytes=5_000,
         default_deadline=1,
         max_deadline=2,
@@ -430,4 +440,4 @@ def test_each_bound_has_a_setting() -> None:
     assert all(
         getattr(made, name) != getattr(Bounds(), name) for name in Bounds.__dataclass_fields__
     )
-    assert json.loads(json.dumps(changed.shown()))["max_message_bytes"] == 65_536
+    assert json.loads(json.dumps(changed.shown()))["max_unread_bytes"] == 2_000_000

@@ -25,7 +25,7 @@ from keyfold_server.domain.errors import (
     SetupError,
 )
 from keyfold_server.domain.rights import Identity, NeedsKeysError
-from keyfold_server.rpc.callers import bearer
+from keyfold_server.rpc.incoming.callers import bearer
 
 _ISSUER = "https://issuer.example/realm"
 _AUDIENCE = "keyfold"

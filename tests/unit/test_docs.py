@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 from e2e.server import Server, make
 from keyfold_server import settings
 from keyfold_server.domain import errors
-from keyfold_server.rpc.status import CODES, code_of
+from keyfold_server.rpc.messages.status import CODES, code_of
 
 ROOT = Path(__file__).parents[2]
 ERRORS = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")

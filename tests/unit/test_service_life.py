@@ -38,7 +38,7 @@ from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
-from keyfold_server.rpc import replies
+from keyfold_server.rpc.messages import replies
 from keyfold_server.service.life.status import Page, RegionReport, Report, page_token
 from replicas import House, Member, entered, house_in
 

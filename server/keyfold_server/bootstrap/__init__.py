@@ -132,10 +132,6 @@ def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
 def bounds(settings: Settings) -> Bounds:
     """Returns what the settings let in."""
     return Bounds(
-        message_bytes=settings.max_message_bytes,
-        batch_items=settings.max_batch_items,
-        context_bytes=settings.max_context_bytes,
-        name_length=settings.max_name_length,
         header_bytes=settings.max_header_bytes,
         default_deadline=settings.default_deadline,
         longest_deadline=settings.max_deadline,

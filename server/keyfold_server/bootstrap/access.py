@@ -18,7 +18,7 @@ from keyfold_server.access.tls_files import TlsFiles
 from keyfold_server.access.tokens import Tokens
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Identity
-from keyfold_server.rpc.callers import Callers
+from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -76,16 +76,12 @@ Opener = Callable[[WrappedKey, bytes], bytes]
 """Opens one wrapped key of a batch: as `Kek.open`."""
 
 
-def encode_context(context: Mapping[str, str], most: int = MAX_CONTEXT_BYTES) -> bytes:
+def encode_context(context: Mapping[str, str]) -> bytes:
     """Returns the one encoding of a context: pairs in the order of their keys' UTF-8 bytes.
 
     A count, then each key and value behind its length, all lengths 16 bits big-endian: no two
     contexts share an encoding. Text is taken as it stands, without Unicode normalisation, since a
     caller's next release must produce the same bytes.
-
-    Args:
-        context: The pairs.
-        most: Bytes of keys and values together, at most 4,096.
 
     Raises:
         InvalidContextError: More than 16 pairs, too many bytes, an empty key, or text that UTF-8
@@ -96,7 +92,7 @@ def encode_context(context: Mapping[str, str], most: int = MAX_CONTEXT_BYTES) ->
     if len(context) > MAX_CONTEXT_PAIRS:
         raise _bad_context(f"has {len(context)} pairs; send at most {MAX_CONTEXT_PAIRS}")
     parts = [_u16(len(context))]
-    room = most
+    room = MAX_CONTEXT_BYTES
     try:
         # Python compares text by code point, and UTF-8 keeps that order in its bytes.
         for name in sorted(context):
@@ -110,7 +106,9 @@ def encode_context(context: Mapping[str, str], most: int = MAX_CONTEXT_BYTES) ->
     except UnicodeEncodeError as error:
         raise _bad_context("has a lone surrogate; send text that UTF-8 can express") from error
     if room < 0:
-        raise _bad_context(f"is too large; keep keys and values within {most} bytes together")
+        raise _bad_context(
+            f"is too large; keep keys and values within {MAX_CONTEXT_BYTES} bytes together"
+        )
     raise _bad_context("has an empty key; give each pair a key")
 
 

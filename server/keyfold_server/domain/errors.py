@@ -1,7 +1,7 @@
 """Every error that Keyfold knows, in one tree.
 
 A leaf is one *reason*: a stable UPPER_SNAKE word that callers may branch on. A branch is one
-kind of failure, and `rpc/status.py` gives each branch its gRPC code in one table.
+kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in one table.
 
     KeyfoldError
     ├── InvalidInputError                       the request cannot be right; nothing was tried

@@ -29,12 +29,13 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import tracing
 from keyfold_server.rpc.call_log import CallLog, Ended, Facts
-from keyfold_server.rpc.callers import Callers
-from keyfold_server.rpc.data_methods import Core, DataMethods
-from keyfold_server.rpc.door import Door
-from keyfold_server.rpc.life_methods import Life, LifeMethods
-from keyfold_server.rpc.receiving import Receiver, whole
-from keyfold_server.rpc.status import INTERNAL, code_of, internal_status, to_status
+from keyfold_server.rpc.handlers.data import Core, DataMethods
+from keyfold_server.rpc.handlers.life import Life, LifeMethods
+from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.incoming.door import Door
+from keyfold_server.rpc.incoming.receiver import Receiver, whole
+from keyfold_server.rpc.messages.sizes import MAX_BATCH, MAX_REQUEST
+from keyfold_server.rpc.messages.status import INTERNAL, code_of, internal_status, to_status
 from keyfold_server.service.data.call import Call, Need, NeedsLoad
 from keyfold_server.service.limits import Account, Room
 from keyfold_server.service.replica import Replica
@@ -43,9 +44,6 @@ from keyfold_server.telemetry import NO_SPANS, Sampling
 log = logging.getLogger(__name__)
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyManagementService"].full_name
-
-MAX_REQUEST: Final = 256 * 1024
-"""Bytes of a request that is no batch: many times the largest sensible one."""
 
 _ROUNDS: Final = 8
 """Times that a call's keys may change under it before it is told to try again."""
@@ -112,7 +110,7 @@ class Methods:
         Raises:
             RuntimeError: The table and the contract differ.
         """
-        data = DataMethods(self._replica.data_plane, self._replica.bounds.message_bytes).table()
+        data = DataMethods(self._replica.data_plane).table()
         life = LifeMethods(self._replica).table()
         table = {name: self._watched(name, self._data(name, core)) for name, core in data.items()}
         table |= {name: self._watched(name, self._life(method)) for name, method in life.items()}
@@ -188,8 +186,7 @@ class Methods:
 
     def _data(self, name: str, core: Core) -> Answer:
         batch = name.startswith("Batch")
-        largest = self._replica.bounds.message_bytes
-        largest = largest if batch else min(largest, MAX_REQUEST)
+        largest = MAX_BATCH if batch else MAX_REQUEST
 
         async def answer(
             data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
@@ -214,13 +211,11 @@ class Methods:
         return counted if batch else answer
 
     def _life(self, life: Life) -> Answer:
-        largest = min(self._replica.bounds.message_bytes, MAX_REQUEST)
-
         async def answer(
             data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
         ) -> bytes:
-            if len(data) > largest:
-                _too_large(len(data), largest, batch=False)
+            if len(data) > MAX_REQUEST:
+                _too_large(len(data), MAX_REQUEST, batch=False)
             with self._life_room.place(), account.room.place():
                 return await self._in_time(life, data, caller, self._deadline(context), facts)
 

@@ -18,11 +18,12 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.rpc.call_log import CallLog
-from keyfold_server.rpc.callers import Callers
-from keyfold_server.rpc.door import Door
-from keyfold_server.rpc.guard import Guarded
+from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.incoming.door import Door
+from keyfold_server.rpc.incoming.receiver import Receiver
+from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 from keyfold_server.rpc.methods import SERVICE, Methods
-from keyfold_server.rpc.receiving import SLACK, UNASKED, Receiver
+from keyfold_server.rpc.standard_services import Guarded
 from keyfold_server.service.limits import Bounds
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
@@ -64,8 +65,8 @@ def _options(bounds: Bounds, most: int) -> tuple[tuple[str, int], ...]:
         *_OPTIONS,
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", pending),
-        ("grpc.max_receive_message_length", bounds.message_bytes + SLACK),
-        ("grpc.max_send_message_length", bounds.message_bytes + SLACK),
+        ("grpc.max_receive_message_length", LARGEST),
+        ("grpc.max_send_message_length", LARGEST),
         ("grpc.max_metadata_size", bounds.header_bytes),
         # Without it, gRPC lets a quarter more pass, and some larger ones at random.
         ("grpc.absolute_max_metadata_size", bounds.header_bytes),

@@ -14,7 +14,6 @@ from typing import Final
 
 from keyfold_server.domain.errors import OverloadedError, RateLimitedError
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.intake import Share
 
 _MOST: Final = 10_000
 """Callers, and as many organizations, of whom account is kept."""
@@ -40,10 +39,6 @@ class Bounds:
     """What a server lets in.
 
     Attributes:
-        message_bytes: Of a request or reply.
-        batch_items: Of one batch.
-        context_bytes: Of a context's keys and values together.
-        name_length: Characters of the names that a new cluster and its regions may have.
         header_bytes: Of a call's metadata.
         default_deadline: Seconds for a call that brings none.
         longest_deadline: Seconds that a call may wait, whatever it says.
@@ -64,10 +59,6 @@ class Bounds:
         kms_rates: Calls a second that go out.
     """
 
-    message_bytes: int = 4 * 1024 * 1024
-    batch_items: int = 1_000
-    context_bytes: int = 4_096
-    name_length: int = 128
     header_bytes: int = 16 * 1024
     default_deadline: float = 10.0
     longest_deadline: float = 300.0
@@ -158,11 +149,11 @@ class Account:
 
     Attributes:
         room: Places for calls that wait.
-        requests: The requests that are in memory.
+        request_bytes: Bytes of requests in memory.
         unread: Bytes of large replies that are not read yet.
     """
 
-    __slots__ = ("_bucket", "_what", "requests", "room", "unread")
+    __slots__ = ("_bucket", "_what", "request_bytes", "room", "unread")
 
     def __init__(self, calls: int, rate: float, what: str, now: float) -> None:
         """Begins with nothing used.
@@ -176,7 +167,7 @@ class Account:
         self.room = Room(calls, f"calls of this {what}")
         self._bucket = Bucket(rate, now)
         self._what = what
-        self.requests = Share()
+        self.request_bytes = 0
         self.unread = 0
 
     def check_unread(self, most: int) -> None:
@@ -209,7 +200,7 @@ class Account:
 
     def idle(self, now: float) -> bool:
         """Says whether forgetting the account would change nothing."""
-        quiet = self.room.empty and self.requests.empty and not self.unread
+        quiet = self.room.empty and not self.request_bytes and not self.unread
         return quiet and self._bucket.full(now)
 
 

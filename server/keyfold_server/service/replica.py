@@ -131,7 +131,7 @@ class Replica:
             self.loads.refresh_on_grace,
             self.organizations,
         )
-        self.data_plane = DataPlane(keyring, random, self.bounds)
+        self.data_plane = DataPlane(keyring, random)
         self._mutations = Mutations(
             self._storage, self.changes, clock, self._tasks, self.organizations
         )
@@ -140,9 +140,7 @@ class Replica:
         resolution = Resolution(self._kms, platform, regions, external_ids)
         new_keys = NewKeys(self._kms, resolution, regions)
         kek_wrapper = KekWrapper(self._kms, self.loads.refused, random)
-        self.clusters = Clusters(
-            self._mutations, new_keys, kek_wrapper, self._health, self.bounds.name_length, random
-        )
+        self.clusters = Clusters(self._mutations, new_keys, kek_wrapper, self._health, random)
         self.rotation = Rotation(
             self._mutations,
             self.changes,

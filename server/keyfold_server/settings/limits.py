@@ -110,25 +110,6 @@ class Limits(BaseModel):
         le=1_000_000,
         description="Calls a second that this replica makes to one provider.",
     )
-    max_message_bytes: int = Field(
-        default=4 * 1024 * 1024,
-        ge=16 * 1024,
-        le=4 * 1024 * 1024,
-        description="Bytes of a batch's request or reply; other requests have at most 256 KiB.",
-    )
-    max_batch_items: int = Field(default=1_000, ge=1, le=1_000, description="Items of one batch.")
-    max_context_bytes: int = Field(
-        default=4_096,
-        ge=0,
-        le=4_096,
-        description="Bytes of a context's keys and values together.",
-    )
-    max_name_length: int = Field(
-        default=128,
-        ge=1,
-        le=128,
-        description="Characters of the names that new clusters and regions may have.",
-    )
     max_header_bytes: int = Field(
         default=16 * 1024,
         ge=4 * 1024,

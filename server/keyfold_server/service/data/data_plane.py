@@ -26,11 +26,13 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.service.data.call import Call, Need, NeedsLoad
 from keyfold_server.service.data.keyring import Granted, Keyring
-from keyfold_server.service.limits import Bounds
 
 _K = TypeVar("_K")
 _A = TypeVar("_A")
 _R = TypeVar("_R")
+
+MAX_BATCH_ITEMS: Final = 1_000
+"""Items of one batch."""
 
 DATA_KEY_SIZES: Final = (16, 24, 32, 64)
 """Bytes of a data key that GenerateDataKey makes."""
@@ -61,24 +63,16 @@ class UnwrapResult(NamedTuple):
 class DataPlane:
     """The core over one replica's keyring."""
 
-    def __init__(
-        self,
-        keyring: Keyring,
-        random: Callable[[int], bytes] = os.urandom,
-        bounds: Bounds | None = None,
-    ) -> None:
-        """Takes the KEKs, the source of nonces and data keys, and what a request may hold."""
+    def __init__(self, keyring: Keyring, random: Callable[[int], bytes] = os.urandom) -> None:
+        """Takes the KEKs, and the source of nonces and data keys."""
         self._keyring = keyring
         self._random = random
-        bounds = bounds or Bounds()
-        self._most_items = bounds.batch_items
-        self._most_context = bounds.context_bytes
 
     def wrap(
         self, cluster: str, region: str, plaintext: bytes, context: Mapping[str, str], call: Call
     ) -> tuple[bytes, int]:
         """Wraps a key of 1 to 4,096 bytes; returns the wrapped key and its generation."""
-        bound = self._encoded(context)
+        bound = encode_context(context)
         kek, contexts = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
         if contexts:
             _check_granted(contexts, context)
@@ -89,7 +83,7 @@ class DataPlane:
     ) -> UnwrapResult:
         """Opens a wrapped key."""
         wrapped = parse(wrapped_key)
-        bound = self._encoded(context)
+        bound = encode_context(context)
         kek, contexts = self._keyring.opening(cluster, wrapped.kek_id, self._keyring.now(), call)
         if contexts:
             _check_granted(contexts, context)
@@ -126,7 +120,7 @@ class DataPlane:
     ) -> tuple[bytes, int, bool]:
         """Moves a wrapped key; returns it, its generation, and whether it was current already."""
         wrapped = parse(wrapped_key)
-        bound = self._encoded(context)
+        bound = encode_context(context)
         to_bound = bound if destination is None else self._encode_new(destination.context)
         now = self._keyring.now()
         source, contexts = self._keyring.opening(cluster, wrapped.kek_id, now, call)
@@ -156,7 +150,7 @@ class DataPlane:
     ) -> list[tuple[bytes, int] | KeyfoldError]:
         """Wraps many keys given as (region, plaintext, own context or None)."""
         self._check_batch(items)
-        shared = _Shared(context, self._encoded)
+        shared = _Shared(context, encode_context)
         keks = self._gather(
             dict.fromkeys(region for region, _, _ in items),
             lambda region, now: self._keyring.wrapping(cluster, region, now, call),
@@ -165,7 +159,7 @@ class DataPlane:
         by_kek: dict[str, list[tuple[int, bytes, bytes]]] = {}
         for index, (region, plaintext, own) in enumerate(items):
             try:
-                bound = shared.encoded() if own is None else self._encoded(own)
+                bound = shared.encoded() if own is None else encode_context(own)
                 granted = keks[region]
                 if isinstance(granted, KeyfoldError):
                     raise granted
@@ -193,7 +187,7 @@ class DataPlane:
     ) -> list[UnwrapResult | KeyfoldError]:
         """Opens many wrapped keys given as (wrapped key, own context or None)."""
         self._check_batch(items)
-        shared = _Shared(context, self._encoded)
+        shared = _Shared(context, encode_context)
         parsed = [_attempt(parse, wrapped_key) for wrapped_key, _ in items]
         keks = self._gather(
             dict.fromkeys(w.kek_id for w in parsed if isinstance(w, WrappedKey)),
@@ -209,7 +203,7 @@ class DataPlane:
             try:
                 if isinstance(wrapped, KeyfoldError):
                     raise wrapped
-                bound = shared.encoded() if own is None else self._encoded(own)
+                bound = shared.encoded() if own is None else encode_context(own)
                 granted = keks[wrapped.kek_id]
                 if isinstance(granted, KeyfoldError):
                     raise granted
@@ -260,19 +254,16 @@ class DataPlane:
             raise NeedsLoad(tuple(needs))
         return found
 
-    def _encoded(self, context: Mapping[str, str]) -> bytes:
-        return encode_context(context, self._most_context)
-
     def _encode_new(self, context: Mapping[str, str]) -> bytes:
         try:
-            return self._encoded(context)
+            return encode_context(context)
         except InvalidContextError as error:
             raise error.at(field="destination") from None
 
     def _check_batch(self, items: Sequence[object]) -> None:
-        if not 1 <= len(items) <= self._most_items:
+        if not 1 <= len(items) <= MAX_BATCH_ITEMS:
             raise InvalidBatchError(
-                f"a batch has 1 to {self._most_items:,} items, not {len(items):,}", field="items"
+                f"a batch has 1 to {MAX_BATCH_ITEMS:,} items, not {len(items):,}", field="items"
             )
 
 

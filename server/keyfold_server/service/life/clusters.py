@@ -10,7 +10,6 @@ from keyfold_server.domain.changes import Decide, created, with_regions
 from keyfold_server.domain.cluster import MAX_REGIONS, Cluster, Region, existing
 from keyfold_server.domain.errors import (
     ClusterExistsError,
-    InvalidNameError,
     KeySpecMissingError,
     KmsError,
     OrganizationMismatchError,
@@ -77,7 +76,6 @@ class Clusters:
         keys: NewKeys,
         kek_wrapper: KekWrapper,
         health: HealthRecorder,
-        name_length: int,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Joins Enable and AddRegions to the KMS and to the store.
@@ -87,14 +85,12 @@ class Clusters:
             keys: Checks and completes the region specs of a request.
             kek_wrapper: Makes and proves KEKs.
             health: Records what this replica observes of keys.
-            name_length: Most characters in the name of a new cluster or region.
             random: The source of ids.
         """
         self._mutations = mutations
         self._keys = keys
         self._kek_wrapper = kek_wrapper
         self._health = health
-        self._name_length = name_length
         self._random = random
 
     async def enable(self, call: MutationCall[EnableRequest]) -> MutationResult:
@@ -183,14 +179,6 @@ class Clusters:
     ) -> tuple[Region, ...]:
         """Proves every key and makes the regions, sorted by name."""
         cluster = call.request.cluster
-        names = (("cluster", cluster), *(("region_specs", spec.region) for spec in specs))
-        for field, name in names:
-            if len(name) > self._name_length:
-                raise InvalidNameError(
-                    f"this server takes names of up to {self._name_length} characters for new "
-                    "clusters and regions; choose a shorter one",
-                    field=field,
-                )
         roots = await self._keys.accepted(call.caller.rights, specs, cluster, organization)
 
         async def make(spec: RegionSpec, key_spec: KeySpec) -> Region:

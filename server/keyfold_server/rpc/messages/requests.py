@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.domain.errors import InvalidInputError, InvalidPageError, KeyfoldError
+from keyfold_server.domain.errors import (
+    InvalidInputError,
+    InvalidPageError,
+    KeyfoldError,
+    MalformedRequestError,
+)
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.lifecycle import State
@@ -27,6 +32,23 @@ from keyfold_server.service.life.trials import TestKeyRequest
 
 _STATES: Final = {res.State.Value(f"STATE_{state.name}"): state for state in State}
 _HEALTH: Final = {res.Health.Value(f"HEALTH_{health.value}"): health for health in Health}
+
+_M = TypeVar("_M", bound=Message)
+
+
+def decode(kind: type[_M], data: bytes) -> _M:
+    """Returns a request message.
+
+    Raises:
+        MalformedRequestError: The bytes are not such a message.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        name = kind.DESCRIPTOR.name
+        raise MalformedRequestError(
+            f"the request is not a {name}; build it with the stubs of this contract"
+        ) from None
 
 
 def key_spec(message: res.KeySpec) -> KeySpec:

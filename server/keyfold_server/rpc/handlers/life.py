@@ -13,10 +13,9 @@ from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import KeyfoldError, RowNotAuthenticError
 from keyfold_server.domain.rights import Caller
-from keyfold_server.rpc import convert, replies
 from keyfold_server.rpc.call_log import Facts
-from keyfold_server.rpc.data_methods import decode
-from keyfold_server.rpc.status import to_status
+from keyfold_server.rpc.messages import replies, requests
+from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.changes import Pending
 from keyfold_server.service.life.mutations import MutationCall
 from keyfold_server.service.life.revocation import RevokeResult
@@ -66,7 +65,7 @@ class LifeMethods:
     async def _enable(
         self, asked: pb.EnableRequest, caller: Caller, deadline: float
     ) -> pb.EnableResponse:
-        request = convert.enable_request(asked)
+        request = requests.enable_request(asked)
         call = MutationCall(caller, "Enable", asked.request_id, request, deadline)
         result = await self._replica.clusters.enable(call)
         return pb.EnableResponse(
@@ -78,7 +77,7 @@ class LifeMethods:
     async def _add_regions(
         self, asked: pb.AddRegionsRequest, caller: Caller, deadline: float
     ) -> pb.AddRegionsResponse:
-        request = convert.add_regions_request(asked)
+        request = requests.add_regions_request(asked)
         call = MutationCall(caller, "AddRegions", asked.request_id, request, deadline)
         result = await self._replica.clusters.add_regions(call)
         return pb.AddRegionsResponse(
@@ -90,7 +89,7 @@ class LifeMethods:
     async def _rotate(
         self, asked: pb.RotateRequest, caller: Caller, deadline: float
     ) -> pb.RotateResponse:
-        request = convert.rotate_request(asked)
+        request = requests.rotate_request(asked)
         call = MutationCall(caller, "Rotate", asked.request_id, request, deadline)
         rotated = await self._replica.rotation.rotate(call)
         return pb.RotateResponse(
@@ -103,7 +102,7 @@ class LifeMethods:
     async def _revoke(
         self, asked: pb.RevokeRequest, caller: Caller, deadline: float
     ) -> pb.RevokeResponse:
-        request = convert.revoke_request(asked)
+        request = requests.revoke_request(asked)
         call = MutationCall(caller, "Revoke", asked.request_id, request, deadline)
         revoked = await self._replica.revocation.revoke(call)
         return await self._acknowledged(pb.RevokeResponse, caller, revoked)
@@ -111,7 +110,7 @@ class LifeMethods:
     async def _restore(
         self, asked: pb.RestoreRequest, caller: Caller, deadline: float
     ) -> pb.RestoreResponse:
-        request = convert.restore_request(asked)
+        request = requests.restore_request(asked)
         call = MutationCall(caller, "Restore", asked.request_id, request, deadline)
         restored = await self._replica.revocation.restore(call)
         return pb.RestoreResponse(
@@ -128,7 +127,7 @@ class LifeMethods:
     async def _retire_generation(
         self, asked: pb.RetireGenerationRequest, caller: Caller, deadline: float
     ) -> pb.RetireGenerationResponse:
-        request = convert.retire_generation_request(asked)
+        request = requests.retire_generation_request(asked)
         call = MutationCall(caller, "RetireGeneration", asked.request_id, request, deadline)
         retired = await self._replica.revocation.retire(call)
         return await self._acknowledged(pb.RetireGenerationResponse, caller, retired)
@@ -136,7 +135,7 @@ class LifeMethods:
     async def _test_key(
         self, asked: pb.TestKeyRequest, caller: Caller, _deadline: float
     ) -> pb.TestKeyResponse:
-        trial = await self._replica.trials.test(caller.rights, convert.test_key_request(asked))
+        trial = await self._replica.trials.test(caller.rights, requests.test_key_request(asked))
         return replies.tested(trial)
 
     async def _get_access_policy(
@@ -144,7 +143,7 @@ class LifeMethods:
     ) -> pb.GetAccessPolicyResponse:
         policies = self._replica.access_policies
         return replies.access_policy(
-            await policies.get(caller.rights, convert.access_policy_request(asked))
+            await policies.get(caller.rights, requests.access_policy_request(asked))
         )
 
     async def _get_status(
@@ -157,7 +156,7 @@ class LifeMethods:
         self, asked: pb.ListClustersRequest, caller: Caller, _deadline: float
     ) -> pb.ListClustersResponse:
         page = await self._replica.statuses.page(
-            caller.rights, convert.cluster_filter(asked), asked.page_size, asked.page_token
+            caller.rights, requests.cluster_filter(asked), asked.page_size, asked.page_token
         )
         reply = pb.ListClustersResponse()
         size, last, more = 0, "", page.more
@@ -200,12 +199,12 @@ class LifeMethods:
 
 def _on_bytes(method: _Method) -> Life:
     async def answer(data: bytes, caller: Caller, deadline: float, facts: Facts) -> bytes:
-        asked = decode(method.request, data)
+        asked = requests.decode(method.request, data)
         facts.cluster = getattr(asked, "cluster", "")
         try:
             reply = await method.answer(asked, caller, deadline)
         except KeyfoldError as error:
-            raise convert.placed(error, asked) from None
+            raise requests.placed(error, asked) from None
         return reply.SerializeToString()
 
     return answer

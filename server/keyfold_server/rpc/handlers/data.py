@@ -7,53 +7,34 @@ without an await. The core's `NeedsLoad` passes through to whoever called.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import Final
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.envelope import OVERHEAD
 from keyfold_server.domain.errors import (
     InvalidBatchError,
     KeyfoldError,
-    MalformedRequestError,
 )
 from keyfold_server.rpc.call_log import Facts
-from keyfold_server.rpc.status import to_status
+from keyfold_server.rpc.messages.requests import decode
+from keyfold_server.rpc.messages.sizes import MAX_BATCH
+from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.data.call import Call
 from keyfold_server.service.data.data_plane import DataPlane, Destination
 
 Core = Callable[[bytes, Call, Facts], bytes]
 """Request bytes and what the call has fetched so far, to reply bytes; fills in the facts."""
 
-_M = TypeVar("_M", bound=Message)
-
 _ITEM_OVERHEAD: Final = 24
 """Bytes around a wrapped key in a batch's reply: tags, lengths and the generation."""
-
-
-def decode(kind: type[_M], data: bytes) -> _M:
-    """Returns a request message.
-
-    Raises:
-        MalformedRequestError: The bytes are not such a message.
-    """
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        name = kind.DESCRIPTOR.name
-        raise MalformedRequestError(
-            f"the request is not a {name}; build it with the stubs of this contract"
-        ) from None
 
 
 class DataMethods:
     """The data plane on bytes."""
 
-    def __init__(self, plane: DataPlane, most: int) -> None:
-        """Takes the core, and the bytes that a reply may have."""
+    def __init__(self, plane: DataPlane) -> None:
+        """Takes the core."""
         self._plane = plane
-        self._most = most
 
     def table(self) -> dict[str, Core]:
         """Returns the methods by their names in the contract."""
@@ -119,9 +100,9 @@ class DataMethods:
             for item in asked.items
         ]
         size = sum(len(plaintext) + OVERHEAD + _ITEM_OVERHEAD for _, plaintext, _ in items)
-        if size > self._most:
+        if size > MAX_BATCH:
             raise InvalidBatchError(
-                f"the answer would have about {size:,} bytes and may have {self._most:,}; split "
+                f"the answer would have about {size:,} bytes and may have {MAX_BATCH:,}; split "
                 "the batch",
                 field="items",
             )

@@ -9,12 +9,20 @@ from typing import Any
 import pytest
 
 from keyfold_server.domain.errors import OverloadedError
-from keyfold_server.service.intake import Intake, Share
+from keyfold_server.rpc.incoming.request_room import RequestRoom
 
 
-def intake(most: int = 100, each: int = 30, line: int = 10) -> Intake:
+class Caller:
+    """A caller, with the bytes that it holds."""
+
+    def __init__(self) -> None:
+        """Holds nothing."""
+        self.request_bytes = 0
+
+
+def room_for(most: int = 100, each: int = 30, line: int = 10) -> RequestRoom:
     """Returns a room for requests of 10 bytes."""
-    return Intake(most, each, 10, line)
+    return RequestRoom(most, each, 10, line)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -30,17 +38,17 @@ async def settled() -> None:
 
 def test_one_caller_fills_its_own_part_alone() -> None:
     """What one caller may hold ends before what all may; another is let in at once."""
-    room, one, other = intake(), Share(), Share()
+    room, one, other = room_for(), Caller(), Caller()
     assert [room.take(one) for _ in range(4)] == [True, True, True, False]
     assert room.take(other)
-    assert (one.held, other.held, room.held) == (30, 10, 40)
+    assert (one.request_bytes, other.request_bytes, room.held) == (30, 10, 40)
 
 
 def test_a_caller_with_nothing_is_always_let_in() -> None:
     """However much others hold, one request of each caller has room: none can be kept out."""
-    room, shares = intake(most=20), [Share() for _ in range(5)]
-    assert all(room.take(share) for share in shares)
-    assert not any(room.take(share) for share in shares)
+    room, callers = room_for(most=20), [Caller() for _ in range(5)]
+    assert all(room.take(caller) for caller in callers)
+    assert not any(room.take(caller) for caller in callers)
     assert room.held == 50
 
 
@@ -48,7 +56,7 @@ def test_what_has_arrived_counts_with_its_size() -> None:
     """Room that a request turned out not to need lets the next one in."""
 
     async def test() -> None:
-        room, one = intake(each=20), Share()
+        room, one = room_for(each=20), Caller()
         assert room.take(one)
         assert room.take(one)
         waiting = asyncio.create_task(room.wait(one))
@@ -58,9 +66,9 @@ def test_what_has_arrived_counts_with_its_size() -> None:
         assert not waiting.done()
         room.give(one, 6)
         await waiting
-        assert (one.held, one.waiting) == (20, {})
+        assert one.request_bytes == 20
         room.give(one, 20)
-        assert one.empty
+        assert one.request_bytes == 0
         assert room.held == 0
 
     run(test())
@@ -70,21 +78,21 @@ def test_callers_who_wait_take_turns() -> None:
     """Of those who wait for the server's room, nobody's line is served before another's first."""
 
     async def test() -> None:
-        room, greedy, modest, holder = intake(most=30, each=100), Share(), Share(), Share()
-        for share in (greedy, modest, holder):
-            assert room.take(share)
+        room, greedy, modest, holder = room_for(most=30, each=100), Caller(), Caller(), Caller()
+        for caller in (greedy, modest, holder):
+            assert room.take(caller)
         served: list[str] = []
 
-        async def one(share: Share, name: str) -> None:
-            await room.wait(share)
+        async def one(caller: Caller, name: str) -> None:
+            await room.wait(caller)
             served.append(name)
 
         tasks = [asyncio.create_task(one(greedy, "greedy")) for _ in range(3)]
         await settled()
         tasks.append(asyncio.create_task(one(modest, "modest")))
         await settled()
-        for share in (holder, greedy, modest, greedy):
-            room.give(share, 10)
+        for caller in (holder, greedy, modest, greedy):
+            room.give(caller, 10)
             await settled()
         await asyncio.gather(*tasks)
         assert served[:2] == ["greedy", "modest"]
@@ -96,7 +104,7 @@ def test_who_gives_up_holds_nothing() -> None:
     """One who is cancelled in line, even as its turn comes, leaves no room taken behind it."""
 
     async def test() -> None:
-        room, one = intake(each=10), Share()
+        room, one = room_for(each=10), Caller()
         assert room.take(one)
         first, second = (asyncio.create_task(room.wait(one)) for _ in range(2))
         await settled()
@@ -104,7 +112,7 @@ def test_who_gives_up_holds_nothing() -> None:
         first.cancel()
         second.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
-        assert one.empty
+        assert one.request_bytes == 0
         assert room.held == 0
         assert room.take(one)
 
@@ -115,7 +123,7 @@ def test_the_line_has_an_end() -> None:
     """So many requests of one caller may wait; the next one hears when to try again."""
 
     async def test() -> None:
-        room, one = intake(each=10, line=1), Share()
+        room, one = room_for(each=10, line=1), Caller()
         assert room.take(one)
         waiting = asyncio.create_task(room.wait(one))
         await settled()

@@ -1,9 +1,9 @@
-"""How requests come in: none is asked for before its caller is known and there is room for it.
+"""Reads requests: only once their caller is known and there is room for them.
 
-A method that gRPC takes for a unary one has its request received whole before our first line runs,
-whoever sent it. So on this side every method is one with a stream of requests, of which the first
-is read; what a client sends is the same. Until then gRPC holds of a call what it lets a client send
-unasked, and no more. A request that does not arrive in time gives its room back.
+gRPC receives the request of a unary method whole before the handler's first line runs, whoever sent
+it. So on the server's side every method is one with a stream of requests, of which the handler
+reads the first; what a client sends is the same. Before the handler reads, gRPC holds no more of a
+call than `UNASKED` bytes. A request that does not arrive in time gives its room back.
 """
 
 from __future__ import annotations
@@ -15,16 +15,9 @@ from grpc.aio import EOF
 
 from keyfold_server.domain.errors import DeadlineError, MalformedRequestError, OverloadedError
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.intake import Intake
+from keyfold_server.rpc.incoming.request_room import RequestRoom
+from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 from keyfold_server.service.limits import Account, Bounds
-
-UNASKED: Final = 16 * 1024
-"""Bytes of a request that a client may send before it is asked for: most are smaller than that,
-and cost no further round trip. They are counted by the number of calls, not by their bytes."""
-
-SLACK: Final = 1024 * 1024
-"""Bytes beyond the largest message that gRPC itself takes. What is larger than a message may be is
-refused by the handlers, with a reason; this is the end of that."""
 
 _LOOK: Final = 0.25
 """Seconds between two looks for requests that did not arrive in time."""
@@ -35,66 +28,71 @@ class Receiver:
 
     def __init__(self, bounds: Bounds, clock: Clock) -> None:
         """Takes how much may be in memory at once, and how long a request may take to arrive."""
-        self._intake = Intake(
+        self._room = RequestRoom(
             bounds.request_bytes,
             bounds.request_bytes_per_caller,
-            bounds.message_bytes + SLACK,
+            LARGEST,
             bounds.calls_per_caller,
         )
-        self._within = bounds.receive_timeout
+        self._timeout = bounds.receive_timeout
         self._clock = clock
-        # In the order of their arrival, so that those that are late stand first.
+        # The requests that arrive or wait for room, oldest first, and since when they do.
         self._arriving: dict[asyncio.Task[Any], float] = {}
-        # Those of callers whom nobody knows that have room, longest first.
+        # Those of them that have room and whose caller is unknown, oldest first.
         self._strangers: dict[asyncio.Task[Any], None] = {}
 
     async def request(
         self, context: Any, account: Account, now: float | None = None, *, stranger: bool = False
     ) -> bytes | None:
-        """Returns the request of a call, or the next one of a stream; `done` gives its room back.
+        """Reads the request of a call, or the next one of a stream.
+
+        Call `done` when the request is no longer needed, so that its room is given back.
 
         Args:
-            context: Of the call.
-            account: Of its caller.
-            now: Monotonic seconds, where they are known.
-            stranger: Nobody knows the caller, and its account is everybody's: it may not keep the
-                next one waiting. A probe's request comes with its call; one that does not makes
-                way.
+            context: gRPC's context of the call.
+            account: The caller's account.
+            now: Monotonic seconds, if the caller of this method has just looked at the clock.
+            stranger: True for a call without a credential, such as a health probe's. All strangers
+                share one account. So that slow ones cannot keep a probe waiting, the oldest request
+                of a stranger gives way when a new one finds no room.
 
         Returns:
-            Its bytes; None: the client ended, or went away, before a request was whole.
+            The request's bytes, or None where the client ended the call, or went away, before the
+            request was whole.
 
         Raises:
-            OverloadedError: There is no room for it, and none came in time.
-            DeadlineError: It did not arrive in time.
+            OverloadedError: There was no room for the request in time.
+            DeadlineError: The request did not arrive in time.
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  gRPC runs each handler in a task
-        intake, share = self._intake, account.requests
+        room = self._room
         arriving = self._arriving
         arriving[task] = self._clock.monotonic() if now is None else now
-        size = 0
+        taken = 0
         try:
-            if not intake.take(share):
+            if not room.take(account):
                 if stranger:
                     self._make_way()
-                await intake.wait(share)
-            size = intake.largest
+                await room.wait(account)
+            taken = LARGEST
             if stranger:
                 self._strangers[task] = None
             data = await context.read()
             if data is EOF:
                 return None
-            size -= _counted(data)
+            taken -= _counted(data)
         except asyncio.CancelledError:
             if task in arriving:
-                raise  # Its client has gone.
+                raise  # The client has gone.
             task.uncancel()
-            raise self._late(room=bool(size) and not stranger) from None
+            raise self._late(had_room=bool(taken) and not stranger) from None
         finally:
             arriving.pop(task, None)
-            self._strangers.pop(task, None)
-            intake.give(share, size)
+            if stranger:
+                self._strangers.pop(task, None)
+            if taken:
+                room.give(account, taken)
         assert isinstance(data, bytes)  # noqa: S101  no deserializer is registered
         return data
 
@@ -102,13 +100,13 @@ class Receiver:
         """Gives back the room of a request that is no longer needed."""
         size = _counted(data)
         if size:
-            self._intake.give(account.requests, size)
+            self._room.give(account, size)
 
     async def keep_time(self) -> None:
-        """Ends the wait for requests that are late, until it is cancelled."""
+        """Gives up requests that do not arrive in time; runs until it is cancelled."""
         while True:
             await asyncio.sleep(_LOOK)
-            late = self._clock.monotonic() - self._within
+            late = self._clock.monotonic() - self._timeout
             while self._arriving:
                 task, began = next(iter(self._arriving.items()))
                 if began > late:
@@ -117,17 +115,17 @@ class Receiver:
                 task.cancel()
 
     def _make_way(self) -> None:
-        """Gives up that request of a stranger which has had room for longest."""
+        """Gives up the stranger's request that has held its room longest."""
         for task in self._strangers:
             if self._arriving.pop(task, None) is not None:
                 del self._strangers[task]
                 task.cancel()
                 return
 
-    def _late(self, *, room: bool) -> Exception:
-        if room:
+    def _late(self, *, had_room: bool) -> Exception:
+        if had_room:
             return DeadlineError(
-                f"the request did not arrive within {self._within:g} seconds; send it at once"
+                f"the request did not arrive within {self._timeout:g} seconds; send it at once"
             )
         return OverloadedError(
             "there is no room for further requests of this caller; have fewer large ones under "
@@ -137,10 +135,10 @@ class Receiver:
 
 
 def whole(data: bytes | None) -> bytes:
-    """Returns a request that has to be there.
+    """Returns a request that must be there.
 
     Raises:
-        MalformedRequestError: It is not.
+        MalformedRequestError: The call ended before the request was whole.
     """
     if data is None:
         raise MalformedRequestError("the call ended before its request was whole; send all of it")
@@ -148,6 +146,6 @@ def whole(data: bytes | None) -> bytes:
 
 
 def _counted(data: bytes) -> int:
-    """Returns how much room a request takes that has arrived."""
+    """Returns the bytes of room that a request takes once it has arrived."""
     size = len(data)
     return size if size > UNASKED else 0

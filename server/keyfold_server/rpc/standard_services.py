@@ -23,9 +23,9 @@ from keyfold_server.domain.errors import (
     MalformedRequestError,
     OverloadedError,
 )
-from keyfold_server.rpc.callers import Callers
-from keyfold_server.rpc.receiving import Receiver, whole
-from keyfold_server.rpc.status import internal_status, to_status
+from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.incoming.receiver import Receiver, whole
+from keyfold_server.rpc.messages.status import internal_status, to_status
 from keyfold_server.service.limits import Account
 from keyfold_server.service.replica import Replica
 

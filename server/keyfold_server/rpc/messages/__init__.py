@@ -1,0 +1,1 @@
+"""The contract's messages: their sizes, and their conversion to plain values and back."""

@@ -1,0 +1,23 @@
+"""How many bytes a request or reply may have."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_BATCH: Final = 4 * 1024 * 1024
+"""Bytes of a batch's request, and of its reply."""
+
+MAX_REQUEST: Final = 256 * 1024
+"""Bytes of any other request: many times the largest sensible one."""
+
+SLACK: Final = 1024 * 1024
+"""Bytes beyond `MAX_BATCH` that gRPC itself lets pass. The handlers refuse these messages with a
+reason; gRPC refuses still larger ones without one."""
+
+LARGEST: Final = MAX_BATCH + SLACK
+"""Bytes of the largest message that gRPC lets pass, for any method."""
+
+UNASKED: Final = 16 * 1024
+"""Bytes of a request that a client may send before the server reads it. Most requests are smaller
+and so cost no further round trip. The number of calls bounds these bytes; `RequestRoom` does not
+count them."""
