@@ -14,7 +14,7 @@ from unittest import mock
 
 from bench.goals import Figure, Plan
 from integration.test_fleet import STEP, TTL, Fleet, served, warm_up
-from keyfold_server.service.timing import Timing
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.upkeep import sweep
 from replicas import Member
 

@@ -19,8 +19,8 @@ from bench import cases, servers
 from bench.goals import Figure, Plan
 from bench.processes import Server
 from e2e.half_open import HalfOpen, flood
+from keyfold_server.domain.bounds import Bounds
 from keyfold_server.rpc.messages.sizes import UNASKED
-from keyfold_server.service.limits import Bounds
 
 CALLS: Final = 150
 """Calls of each connection."""

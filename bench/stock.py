@@ -24,7 +24,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
-from keyfold_server.service.timing import SystemClock
+from keyfold_server.service.clock import SystemClock
 from keyfold_server.store.opening import open_store
 
 ROOT_KEYS: Final = 500

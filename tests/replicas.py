@@ -23,6 +23,7 @@ import callers
 from callers import EVERYTHING
 from fakes import FakeClock, FakeProvider
 from keyfold_server.domain.binding import KEY_SIZE, Binding
+from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.errors import (
     BusyError,
     KeyfoldError,
@@ -33,6 +34,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, Roo
 from keyfold_server.domain.ports import Store
 from keyfold_server.domain.provider import KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Rights
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.call import Call, NeedsLoad
 from keyfold_server.service.data.data_plane import Destination, UnwrapResult
 from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
@@ -45,9 +47,7 @@ from keyfold_server.service.life.revocation import (
 )
 from keyfold_server.service.life.rotation import RotateRequest, RotateResult
 from keyfold_server.service.life.status import Report
-from keyfold_server.service.limits import Bounds, Rates
 from keyfold_server.service.replica import Replica
-from keyfold_server.service.timing import Timing
 from keyfold_server.service.upkeep.sweep import SLOTS
 from keyfold_server.store.opening import open_store
 
@@ -201,8 +201,7 @@ class Member:
             cast("Store", self.line),
             house.clock,
             timing,
-            max_clusters=max_clusters,
-            bounds=Bounds(kms_rates=rates),
+            bounds=Bounds(cached_clusters=max_clusters, kms_rates=rates),
             random=house.random,
         )
         self.loads = self.replica.loads

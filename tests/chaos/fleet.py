@@ -16,7 +16,7 @@ from chaos.board import TWINS_KEY
 from chaos.network import Network, Pair
 from chaos.servers import ChaosServer, Nursery
 from keyfold_server.providers.local.key_file import KeyFile
-from keyfold_server.service.timing import SystemClock
+from keyfold_server.service.clock import SystemClock
 from keyfold_server.store.opening import migrate_store, open_store
 from keyfold_server.store.sql.failpoints import FAILPOINTS
 from keyfold_server.store.sql.store import SqlStore

@@ -17,16 +17,17 @@ from typing import Any
 
 import callers
 from fakes import FakeProvider
+from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.domain.timing import Timing
 from keyfold_server.providers.catalog import Catalog
 from keyfold_server.providers.shared.entry import Entry
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.server import GrpcServer
-from keyfold_server.service.limits import Bounds
+from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.replica import Replica
-from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.store.opening import open_store
 
 

@@ -31,16 +31,17 @@ from keyfold_server.access.policy import InForce
 from keyfold_server.access.policy_file import parse
 from keyfold_server.domain import errors
 from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import IssuerUnreachableError, KeyfoldError, KeyInvalidError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.timing import Timing
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.messages.status import code_of
-from keyfold_server.service.limits import Bounds
-from keyfold_server.service.timing import SystemClock, Timing
+from keyfold_server.service.clock import SystemClock
 
 NEVER_SENT: Final = {
     "SETUP": "a server that raises it does not start, so there is nobody to send it",

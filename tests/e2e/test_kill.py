@@ -26,7 +26,7 @@ from e2e.wire import Refusal, refusal, spec, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.service.timing import SystemClock
+from keyfold_server.service.clock import SystemClock
 from keyfold_server.store.opening import open_store
 
 KILLS: Final = 15

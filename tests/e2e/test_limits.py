@@ -28,10 +28,11 @@ from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold_server.bootstrap import bounds
+from keyfold_server.domain.bounds import Bounds, Rates
+from keyfold_server.domain.timing import Timing
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.messages.sizes import MAX_BATCH, MAX_REQUEST
-from keyfold_server.service.limits import Bounds, Rates
-from keyfold_server.service.timing import SystemClock, Timing
+from keyfold_server.service.clock import SystemClock
 from keyfold_server.settings import Settings
 
 TIMING = Timing(provider_budget=1.0, store_poll=0.2)
@@ -414,6 +415,7 @@ def test_each_bound_has_a_setting() -> None:
     """Every bound comes from a setting of its own, whose default is the bound's."""
     assert bounds(Settings()) == Bounds()
     changed = Settings(
+        cache_clusters=3,
         max_header_bytes=5_000,
         default_deadline=1,
         max_deadline=2,

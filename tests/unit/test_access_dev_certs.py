@@ -17,7 +17,7 @@ from keyfold_server.access.tls import ServerTls
 from keyfold_server.access.tls_files import TlsFiles
 from keyfold_server.admin import EXIT_ERROR, app
 from keyfold_server.admin.dev_certs import dev_certs
-from keyfold_server.service.timing import SystemClock
+from keyfold_server.service.clock import SystemClock
 
 
 def _run(folder: Path, *words: str) -> tuple[int, str, str]:

@@ -26,7 +26,7 @@ from keyfold_server.access.tls import ServerTls
 from keyfold_server.access.tls_files import TlsFiles
 from keyfold_server.domain import files
 from keyfold_server.domain.errors import SetupError
-from keyfold_server.service.timing import SystemClock
+from keyfold_server.service.clock import SystemClock
 
 _METHOD = "/test.Test/Who"
 

@@ -23,7 +23,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import ThrottledError, UnreachableError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import ClusterFilter
-from keyfold_server.service.timing import SystemClock
+from keyfold_server.service.clock import SystemClock
 from keyfold_server.store.opening import open_store
 
 OUTPUT = """\

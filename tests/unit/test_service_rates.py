@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from fakes import FakeClock
+from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import RateLimitedError
 from keyfold_server.domain.health import Health
 from keyfold_server.service.kms import gates
 from keyfold_server.service.kms.gates import Gates
-from keyfold_server.service.limits import Bucket, Rates
+from keyfold_server.service.limits import Bucket
 from replicas import House, Member, house_in, under
 
 FAST = 1e6

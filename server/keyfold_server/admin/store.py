@@ -38,7 +38,7 @@ def export_store(
     it: keep a copy of that key, apart from the file.
     """
     from keyfold_server import settings
-    from keyfold_server.service.timing import SystemClock
+    from keyfold_server.service.clock import SystemClock
     from keyfold_server.store.transfer import archive, export
 
     with reported():
@@ -75,7 +75,7 @@ def import_store(
     `keyfold restore` takes it back into service.
     """
     from keyfold_server import settings
-    from keyfold_server.service.timing import SystemClock
+    from keyfold_server.service.clock import SystemClock
     from keyfold_server.store.transfer import archive, export, import_
 
     with reported():
@@ -113,7 +113,7 @@ def reconcile_store(
     and ends with exit code 1.
     """
     from keyfold_server import settings
-    from keyfold_server.service.timing import SystemClock
+    from keyfold_server.service.clock import SystemClock
     from keyfold_server.store import reconciliation
 
     with reported():
@@ -154,7 +154,7 @@ def _explained(newest: NewestChange) -> str:
 
 
 def _opened_store(loaded: Settings) -> SqlStore:
-    from keyfold_server.service.timing import SystemClock
+    from keyfold_server.service.clock import SystemClock
     from keyfold_server.store.opening import open_store
 
     return open_store(

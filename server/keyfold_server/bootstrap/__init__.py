@@ -17,14 +17,15 @@ from typing import Final
 from keyfold_server import observability
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.providers import catalog, platform_keys
+from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.domain.timing import Timing
 from keyfold_server.providers.catalog import Catalog
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
-from keyfold_server.service.limits import Bounds, Rates
+from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.replica import Replica
-from keyfold_server.service.timing import SystemClock, Timing
 from keyfold_server.settings import Settings, unknown_variables
 from keyfold_server.store import opening
 from keyfold_server.store.postgresql.address import Timeouts
@@ -97,7 +98,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         cache_ttl=settings.cache_ttl,
         outage_grace=settings.outage_grace,
         store_max_staleness=settings.store_max_staleness,
-        store_poll=min(1.0, settings.store_max_staleness / 4),
+        store_poll=min(Timing().store_poll, settings.store_max_staleness / 4),
         sweep=settings.sweep_interval,
     )
     joined = Replica(
@@ -106,7 +107,6 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         store,
         clock,
         timing,
-        max_clusters=settings.cache_clusters,
         bounds=bounds(settings),
         regions=places,
     )
@@ -132,6 +132,7 @@ def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
 def bounds(settings: Settings) -> Bounds:
     """Returns what the settings let in."""
     return Bounds(
+        cached_clusters=settings.cache_clusters,
         header_bytes=settings.max_header_bytes,
         default_deadline=settings.default_deadline,
         longest_deadline=settings.max_deadline,

@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2  # noqa: F401  so that reflection expla
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.incoming.callers import Callers
@@ -24,7 +25,6 @@ from keyfold_server.rpc.incoming.receiver import Receiver
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 from keyfold_server.rpc.methods import SERVICE, Methods
 from keyfold_server.rpc.standard_services import Guarded
-from keyfold_server.service.limits import Bounds
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
 

@@ -1,105 +1,49 @@
-"""Bounds: how much one call, one caller and one organization may ask for.
+"""Keeps callers and organizations within their bounds.
 
-Everything is bounded, and whoever reaches a bound hears which one and when to try again. The
-bounds of a caller keep one from taking all there is; those of an organization do the same for a
-customer whose clusters many callers use.
+Everything is bounded, and an error says which bound a call has reached and when to try again. A
+caller's bounds keep one caller from taking everything there is. An organization's bounds do the
+same for a customer whose clusters many callers use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from keyfold_server.domain.errors import OverloadedError, RateLimitedError
 from keyfold_server.domain.ports import Clock
 
 _MOST: Final = 10_000
-"""Callers, and as many organizations, of whom account is kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Calls a second that one replica makes to customers' key services (protocol C4).
-
-    Attributes:
-        per_key: With one root key.
-        per_account: To one account: an AWS account, a vault, a project.
-        per_provider: To one provider.
-    """
-
-    per_key: float = 20.0
-    per_account: float = 200.0
-    per_provider: float = 1_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a server lets in.
-
-    Attributes:
-        header_bytes: Of a call's metadata.
-        default_deadline: Seconds for a call that brings none.
-        longest_deadline: Seconds that a call may wait, whatever it says.
-        calls: Calls that wait at once, of the data plane and as many of the others.
-        calls_per_caller: The same, of one caller.
-        calls_per_organization: The same, for one organization's clusters.
-        streams_per_caller: Streams of one caller.
-        calls_per_connection: Calls of one connection; its client keeps further ones.
-        connections: Connections of all callers.
-        request_bytes: Of requests in memory; one more of each caller than that.
-        request_bytes_per_caller: The same, of one caller.
-        receive_timeout: Seconds in which a request must have arrived.
-        unread_bytes: Of one caller's large replies that it has not read; one more than that.
-        rate_per_caller: Calls a second of one caller.
-        rate_per_organization: Calls a second that use one organization's keys.
-        connection_age: Seconds after which a connection is to be made anew.
-        ping_interval: Seconds that must lie between two pings of an idle connection.
-        kms_rates: Calls a second that go out.
-    """
-
-    header_bytes: int = 16 * 1024
-    default_deadline: float = 10.0
-    longest_deadline: float = 300.0
-    calls: int = 4_000
-    calls_per_caller: int = 2_000
-    calls_per_organization: int = 2_000
-    streams_per_caller: int = 100
-    calls_per_connection: int = 1_000
-    connections: int = 10_000
-    request_bytes: int = 512 * 1024 * 1024
-    request_bytes_per_caller: int = 128 * 1024 * 1024
-    receive_timeout: float = 10.0
-    unread_bytes: int = 64 * 1024 * 1024
-    rate_per_caller: float = 10_000.0
-    rate_per_organization: float = 10_000.0
-    connection_age: float = 300.0
-    ping_interval: float = 10.0
-    kms_rates: Rates = Rates()
+"""Accounts of callers that are kept at once, and accounts of organizations."""
 
 
 class Room:
-    """Places for what is under way at once."""
+    """Places for calls that are under way at once."""
 
     __slots__ = ("_left", "_most", "_what")
 
     def __init__(self, most: int, what: str) -> None:
-        """Takes the number of places, and what the refusal says too much of is under way."""
+        """Makes an empty room.
+
+        Args:
+            most: The number of places.
+            what: What takes the places, for the error: "too many … are under way".
+        """
         self._left = self._most = most
         self._what = what
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether every place is free."""
         return self._left == self._most
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Holds a place.
+        """Holds a place until the block ends.
 
         Raises:
-            OverloadedError: There is none.
+            OverloadedError: Every place is taken.
         """
         if not self._left:
             raise OverloadedError(
@@ -113,31 +57,31 @@ class Room:
 
 
 class Bucket:
-    """A rate: so many calls a second, and as many at once after a quiet second.
+    """Limits a rate of calls; after a quiet second it allows a second's worth of calls at once.
 
     Attributes:
-        rate: Calls a second, at least 1.
+        rate: Calls per second, at least 1.
     """
 
     __slots__ = ("_at", "_level", "rate")
 
     def __init__(self, rate: float, now: float) -> None:
-        """Begins with nothing used, at a time in monotonic seconds."""
+        """Makes an unused bucket; `now` is monotonic seconds, here and below."""
         self.rate = rate
         self._level = rate
         self._at = now
 
     def wait(self, now: float) -> float:
-        """Returns the seconds until one more call keeps to the rate; 0 where it does now."""
+        """Returns the seconds until the rate allows one more call; 0 if it does now."""
         return max(0.0, (1.0 - self._filled(now)) / self.rate)
 
     def take(self, now: float) -> None:
-        """Counts a call; one that waits first is counted before it waits."""
+        """Counts a call. Count a call that has to wait before it waits."""
         self._level = self._filled(now) - 1.0
         self._at = now
 
     def full(self, now: float) -> bool:
-        """Says whether nothing of it is used any more."""
+        """Says whether the bucket is as good as unused."""
         return self._filled(now) >= self.rate
 
     def _filled(self, now: float) -> float:
@@ -150,18 +94,18 @@ class Account:
     Attributes:
         room: Places for calls that wait.
         request_bytes: Bytes of requests in memory.
-        unread: Bytes of large replies that are not read yet.
+        unread: Bytes of batches' replies that the caller has not read yet.
     """
 
     __slots__ = ("_bucket", "_what", "request_bytes", "room", "unread")
 
     def __init__(self, calls: int, rate: float, what: str, now: float) -> None:
-        """Begins with nothing used.
+        """Makes an account that has used nothing.
 
         Args:
             calls: Calls that may wait at once.
-            rate: Calls a second, and as many at once after a quiet second.
-            what: Whose calls, for the refusals.
+            rate: Calls per second, and as many at once after a quiet second.
+            what: Whose account it is, for the errors: `caller` or `organization`.
             now: Monotonic seconds.
         """
         self.room = Room(calls, f"calls of this {what}")
@@ -171,14 +115,14 @@ class Account:
         self.unread = 0
 
     def check_unread(self, most: int) -> None:
-        """Refuses a call with a large reply to one who leaves so many bytes of others unread.
+        """Refuses a batch of a caller that leaves `most` bytes of earlier replies unread.
 
         Raises:
-            OverloadedError: There are as many.
+            OverloadedError: The caller does.
         """
         if self.unread >= most:
             raise OverloadedError(
-                f"{self.unread:,} bytes of replies to this {self._what} are not read yet; read "
+                f"this {self._what} has not read {self.unread:,} bytes of earlier replies; read "
                 "them, and try again",
                 retry_after=1.0,
             )
@@ -187,7 +131,7 @@ class Account:
         """Counts a call.
 
         Raises:
-            RateLimitedError: The calls come faster than they may.
+            RateLimitedError: The calls come faster than the rate allows.
         """
         wait = self._bucket.wait(now)
         if wait:
@@ -205,10 +149,10 @@ class Account:
 
 
 class Accounts:
-    """The accounts of all callers, or of all organizations; as many as are in use."""
+    """The accounts of all callers, or of all organizations, that are in use."""
 
     def __init__(self, calls: int, rate: float, what: str, clock: Clock) -> None:
-        """Takes the bounds of each; see `Account`."""
+        """Takes the bounds of each account; see `Account`."""
         self._calls = calls
         self._rate = rate
         self._what = what
@@ -216,10 +160,10 @@ class Accounts:
         self._accounts: dict[str, Account] = {}
 
     def of(self, name: str) -> Account:
-        """Returns the account of a name.
+        """Returns the account of a caller or an organization; makes it on first use.
 
         Raises:
-            OverloadedError: More of them are in use at once than account can be kept of.
+            OverloadedError: Too many accounts are in use at once.
         """
         account = self._accounts.get(name)
         if account is None:

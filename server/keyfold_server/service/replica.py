@@ -16,12 +16,14 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from keyfold_server import telemetry
+from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.health import Observation
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Clock, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.data_plane import DataPlane
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.data.keyring import Keyring
@@ -39,13 +41,12 @@ from keyfold_server.service.life.rotation import Rotation
 from keyfold_server.service.life.scope import Scopes
 from keyfold_server.service.life.status import Statuses
 from keyfold_server.service.life.trials import Trials
-from keyfold_server.service.limits import Accounts, Bounds
+from keyfold_server.service.limits import Accounts
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.uses import FLUSH, UseRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
-from keyfold_server.service.timing import Timing
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
 from keyfold_server.service.upkeep.sweep import Sweep
 
@@ -87,7 +88,7 @@ class Replica:
         organizations: What each organization has.
     """
 
-    def __init__(  # noqa: PLR0913  what one process is made of
+    def __init__(
         self,
         providers: Callable[[str], KeyProvider],
         platform: Callable[[str], RootKey | None],
@@ -95,7 +96,6 @@ class Replica:
         clock: Clock,
         timing: Timing,
         *,
-        max_clusters: int = 20_000,
         bounds: Bounds | None = None,
         regions: ResidencyPolicy | None = None,
         random: Callable[[int], bytes] = os.urandom,
@@ -107,7 +107,7 @@ class Replica:
         self.bounds = bounds or Bounds()
         self._kms = KmsClient(providers, clock, timing.provider_budget, self.bounds.kms_rates)
         self._health = HealthRecorder(clock, self._storage)
-        self._cache = cache = KeyCache(max_clusters)
+        self._cache = cache = KeyCache(self.bounds.cached_clusters)
         self._uses = UseRecorder(cache, clock, self._storage)
         self._tasks = Tasks()
         self._telling = Tasks()

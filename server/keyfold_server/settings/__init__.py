@@ -1,7 +1,7 @@
-"""What an operator sets: from the environment, and from a TOML file for what is a table.
+"""What an operator can set, in the environment or in a TOML file. Tables can only be in the file.
 
-The environment wins over the file. Every setting has a default that a single machine can start
-with, but for those that only its operator can know.
+The environment wins over the file. Every setting that has a default works on a single machine as it
+is; the others are what only the operator can know.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pydantic_settings import (
 )
 
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.settings.access import AccessSettings
+from keyfold_server.settings.bounds import BoundsSettings
 from keyfold_server.settings.forms import (
     MAX_PORT,
     Duration,
@@ -29,11 +31,9 @@ from keyfold_server.settings.forms import (
     toml,
     toml_value,
 )
-from keyfold_server.settings.keeping import Keeping
 from keyfold_server.settings.keys import Keys
-from keyfold_server.settings.limits import Limits
-from keyfold_server.settings.listening import Listening
-from keyfold_server.settings.residing import Residing
+from keyfold_server.settings.regions import RegionSettings
+from keyfold_server.settings.store import StoreSettings
 
 __all__ = [
     "PREFIX",
@@ -49,32 +49,34 @@ __all__ = [
 ]
 
 PREFIX: Final = "KEYFOLD_"
-"""How the settings' environment variables begin."""
+"""The prefix of the settings' environment variables."""
 
 _CLIENTS_OWN: Final = {"TARGET", "CA", "CERT", "KEY", "TOKEN_FILE"}
-"""Variables of the same prefix that the client reads."""
+"""Variables with the same prefix that the client reads."""
 
 _OTHER: Final = {"CONFIG", "CACHE"}
-"""The settings file's own variable, and the folder of this project's development tools."""
+"""The variable that names the settings file, and one that names the folder of this project's
+development tools."""
 
 _METRICS_PORT: Final = 9464
 
 
-class Settings(Limits, Residing, Keys, Keeping, Listening, BaseSettings):
-    """A server's settings; each is `KEYFOLD_` and its name in capitals."""
+class Settings(BoundsSettings, RegionSettings, Keys, StoreSettings, AccessSettings, BaseSettings):
+    """A server's settings. Each is an environment variable: `KEYFOLD_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     metrics: str | None = Field(
         default=None,
-        description="Where Prometheus reads /metrics: HOST:PORT, or off. Unset: 127.0.0.1:9464, or "
-        "a free port of 127.0.0.1 where KEYFOLD_LISTEN takes a free one or a unix socket.",
+        description="The address at which Prometheus reads /metrics: HOST:PORT, or off. Unset: "
+        "127.0.0.1:9464, or a free port of 127.0.0.1 if KEYFOLD_LISTEN is a unix socket or asks "
+        "for a free port.",
     )
     drain_grace: Duration = Field(
         default=30.0,
         ge=0,
         le=600,
-        description="How long calls under way may take to finish after SIGTERM, 0s to 10m.",
+        description="How long the calls under way may take to finish after SIGTERM, 0s to 10m.",
     )
 
     @field_validator("metrics")
@@ -87,7 +89,7 @@ class Settings(Limits, Residing, Keys, Keeping, Listening, BaseSettings):
         return value
 
     def metrics_address(self) -> tuple[str, int] | None:
-        """Returns the host and port of /metrics, or None where it is off."""
+        """Returns the host and port of /metrics, or None if it is off."""
         if self.metrics == "off":
             return None
         if self.metrics is not None:
@@ -111,7 +113,7 @@ class Settings(Limits, Residing, Keys, Keeping, Listening, BaseSettings):
         return (init_settings, env_settings, toml)
 
     def shown(self) -> dict[str, Any]:
-        """Returns the settings as they are written in a TOML file; none of them is secret."""
+        """Returns the settings as they stand in a TOML file; none of them is secret."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -119,7 +121,7 @@ def load() -> Settings:
     """Reads the settings.
 
     Raises:
-        SetupError: One is wrong; the message names each with what to do.
+        SetupError: A setting is wrong. The message names each wrong setting and says what to do.
     """
     file = os.environ.get(f"{PREFIX}CONFIG")
     if file and not Path(file).is_file():
@@ -133,7 +135,7 @@ def load() -> Settings:
 
 
 def unknown_variables() -> list[str]:
-    """Returns environment variables that look like settings and are none: misspelt ones."""
+    """Returns environment variables that look like settings but are not: misspelt ones."""
     known = {name.upper() for name in Settings.model_fields} | _CLIENTS_OWN | _OTHER
     return sorted(
         name for name in os.environ if name.startswith(PREFIX) and name[len(PREFIX) :] not in known
@@ -144,11 +146,11 @@ _BOUNDS: Final = {
     "greater_than_equal": ("at least", "ge"),
     "less_than_equal": ("at most", "le"),
 }
-"""What pydantic calls a number out of bounds, in our words, and where it says the bound."""
+"""pydantic's names for a number out of bounds: our words for each, and its name for the bound."""
 
 
 def _bound(name: str, fault: ErrorDetails) -> str:
-    """Returns a bound as it is to be written: a duration without a unit would be refused."""
+    """Returns the text of a broken bound; a duration has its unit, as the setting must have."""
     words, key = _BOUNDS[fault["type"]]
     bound = fault["ctx"][key]
     form = any(
@@ -162,7 +164,7 @@ def _faults(error: ValidationError) -> list[str]:
     for fault in error.errors(include_url=False):
         text = fault["msg"].removeprefix("Value error, ")
         if not fault["loc"]:
-            # About several settings together; the text names them.
+            # The fault is in several settings together, and the text names them.
             lines.append(text)
             continue
         where = str(fault["loc"][0])

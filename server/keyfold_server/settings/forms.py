@@ -1,4 +1,4 @@
-"""How values are written in settings: durations, permissions."""
+"""The written forms of values in settings: durations, permissions, TOML."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def seconds(value: object) -> object:
 
 
 def duration(value: float) -> str:
-    """Returns a duration as it is written in settings."""
+    """Returns the written form of a duration in seconds."""
     for unit in ("h", "m", "s"):
         if value >= _UNITS[unit] and value % _UNITS[unit] == 0:
             return f"{value / _UNITS[unit]:.0f}{unit}"
-    # Digits enough that reading it gives the same number again, and no exponent.
+    # Enough digits to read the same number back, and no exponent.
     return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
 
 
 def octal(value: object) -> object:
-    """Returns permissions that are written as chmod takes them."""
+    """Returns the number of permissions in chmod's octal form, such as `0600`."""
     if not isinstance(value, str):
         return value
     try:
@@ -47,7 +47,7 @@ def octal(value: object) -> object:
 
 
 def as_octal(value: int) -> str:
-    """Returns permissions as chmod takes them."""
+    """Returns permissions in chmod's octal form."""
     return f"{value:04o}"
 
 
@@ -57,12 +57,15 @@ Permissions = Annotated[int, BeforeValidator(octal), PlainSerializer(as_octal)]
 
 
 def toml(values: Mapping[str, object]) -> str:
-    """Returns settings as a TOML file: what is printed can be saved and used."""
+    """Returns settings as the text of a TOML file that a server can load."""
     return "\n".join(_lines(values, ())) + "\n"
 
 
 def toml_value(value: object) -> str:
-    """Returns a value as TOML, which is JSON but for characters beyond 16 bits."""
+    """Returns a string, number, boolean or list as TOML.
+
+    TOML writes them as JSON does, except that JSON leaves the character DEL unescaped.
+    """
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -70,7 +73,7 @@ def _lines(values: Mapping[str, object], above: tuple[str, ...]) -> Iterator[str
     tables = {name: value for name, value in values.items() if isinstance(value, dict)}
     for name, value in values.items():
         if name not in tables:
-            # A setting's name needs no quotes; what is a key by what its user calls it does.
+            # A setting's name needs no quotes; a key that the operator chose may need them.
             written = name if name.isidentifier() else toml_value(name)
             yield f"{written} = {toml_value(value)}"
     for name, table in tables.items():
@@ -81,7 +84,7 @@ def _lines(values: Mapping[str, object], above: tuple[str, ...]) -> Iterator[str
 
 
 def is_loopback(host: str) -> bool:
-    """Says whether a host is an address of this machine alone."""
+    """Says whether a host is an address that only this machine can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from keyfold_server.domain.keyspec import MAX_CACHE_TTL, MAX_OUTAGE_GRACE
+from keyfold_server.domain.timing import Timing
 from keyfold_server.settings.forms import Duration
 
 
@@ -54,21 +55,21 @@ class Keys(BaseModel):
         "server, which says how Keyfold logs in there; see docs/providers/vault.md.",
     )
     cache_ttl: Duration = Field(
-        default=60.0,
+        default=Timing().cache_ttl,
         ge=0,
         le=MAX_CACHE_TTL,
         description="How long Keyfold may use a key after one successful unwrap, 0s to 15m. At 0s "
         "every call asks the customer's KMS. A region's policy can override this.",
     )
     outage_grace: Duration = Field(
-        default=900.0,
+        default=Timing().outage_grace,
         ge=0,
         le=MAX_OUTAGE_GRACE,
         description="How much longer Keyfold may use a key while it cannot reach the KMS, 0s to "
         "24h. A region's policy can override this.",
     )
     sweep_interval: Duration = Field(
-        default=600.0,
+        default=Timing().sweep,
         ge=10,
         le=3600,
         description="How often Keyfold opens each stored key encryption key (KEK) anew, and asks "

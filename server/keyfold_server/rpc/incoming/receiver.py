@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from grpc.aio import EOF
 
+from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import DeadlineError, MalformedRequestError, OverloadedError
 from keyfold_server.domain.ports import Clock
 from keyfold_server.rpc.incoming.request_room import RequestRoom
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
-from keyfold_server.service.limits import Account, Bounds
+from keyfold_server.service.limits import Account
 
 _LOOK: Final = 0.25
 """Seconds between two looks for requests that did not arrive in time."""

@@ -8,7 +8,7 @@ from keyfold_server.domain.cluster import Cluster, Generation, Region
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import CouldNotTellError, KmsError, NotAsked
 from keyfold_server.domain.lifecycle import Action, State, after
-from keyfold_server.service.timing import Timing
+from keyfold_server.domain.timing import Timing
 
 NEVER = float("-inf")
 """A monotonic time before every other."""

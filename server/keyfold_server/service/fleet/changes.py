@@ -22,11 +22,11 @@ from keyfold_server.domain.errors import (
     StoreStaleError,
 )
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, Clock, Heartbeat, Notifies, Store
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.poll import Moment, Poll
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
-from keyfold_server.service.timing import Timing
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from keyfold_server import telemetry
 from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
 from keyfold_server.domain.ports import Clock, Heartbeat, Store
-from keyfold_server.service.timing import Timing
+from keyfold_server.domain.timing import Timing
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from keyfold_server import telemetry
 from keyfold_server.domain.binding import Binding
+from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import (
     KeyfoldError,
     OverloadedError,
@@ -36,7 +37,6 @@ from keyfold_server.domain.provider import (
     Wrapped,
 )
 from keyfold_server.service.kms.gates import Gates, Permit
-from keyfold_server.service.limits import Rates
 
 _R = TypeVar("_R")
 

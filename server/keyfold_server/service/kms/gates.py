@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import OverloadedError, RateLimitedError
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.limits import Bucket, Rates
+from keyfold_server.service.limits import Bucket
 
 AT_ONCE_PER_KEY: Final = 4
 """Calls under way for one root key."""

@@ -17,6 +17,7 @@ from keyfold_server.domain.errors import InvalidReasonError, KeyfoldError, Revok
 from keyfold_server.domain.keyspec import check_name, check_regions
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.changes import Changes, Pending
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.mutations import (
@@ -26,7 +27,6 @@ from keyfold_server.service.life.mutations import (
     Mutations,
 )
 from keyfold_server.service.observed.health import HealthRecorder
-from keyfold_server.service.timing import Timing
 
 MAX_REASON: Final = 1_024
 """Characters of a reason for the audit trail."""

@@ -30,6 +30,7 @@ from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.call import Call, Need
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.resolution import Resolution
@@ -37,7 +38,6 @@ from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.uses import UseRecorder
 from keyfold_server.service.storage import Storage
-from keyfold_server.service.timing import Timing
 
 MAX_PAGE: Final = 1_000
 """Clusters on one page."""

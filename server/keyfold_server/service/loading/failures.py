@@ -24,6 +24,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Observation
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import (
     NEVER,
     ClusterView,
@@ -34,7 +35,6 @@ from keyfold_server.service.data.cache_entries import (
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.loading.reads import Reads
 from keyfold_server.service.observed.health import HealthRecorder
-from keyfold_server.service.timing import Timing
 
 log = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from keyfold_server.domain.errors import (
     RefusedError,
 )
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView, OpenKek, RegionView
 from keyfold_server.service.data.call import Call, Need
 from keyfold_server.service.data.key_cache import KeyCache
@@ -37,7 +38,6 @@ from keyfold_server.service.loading.reads import Reads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
-from keyfold_server.service.timing import Timing
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,12 +10,12 @@ import asyncio
 
 from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView
 from keyfold_server.service.data.call import Call
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
-from keyfold_server.service.timing import Timing
 
 
 class _Read:

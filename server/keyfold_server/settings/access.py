@@ -1,4 +1,4 @@
-"""Where the server listens, and how callers are known."""
+"""The settings of the server's address, and of how it identifies callers."""
 
 from __future__ import annotations
 
@@ -10,47 +10,51 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from keyfold_server.settings.forms import MAX_PORT, Permissions, is_loopback
 
 
-class Listening(BaseModel):
+class AccessSettings(BaseModel):
     """The settings of the address, TLS, tokens and policy."""
 
     listen: str = Field(
         default="127.0.0.1:7443",
-        description="Where to listen: HOST:PORT, port 0 for a free one, or unix: and a path. "
-        "Without TLS only loopback addresses and unix sockets.",
+        description="The address to listen on: HOST:PORT, where port 0 takes a free port, or unix: "
+        "and an absolute path. Without TLS the server listens only on loopback addresses and unix "
+        "sockets.",
     )
     socket_mode: Permissions = Field(
         default=0o600,
         ge=0,
         le=0o777,
-        description="Permissions of the unix socket, which decide who may call: 0600 for the "
+        description="The permissions of the unix socket, which decide who may call: 0600 for the "
         "server's own user, 0660 for its group too.",
     )
     tls_cert: Path | None = Field(
         default=None,
-        description="File of the server's certificate in PEM, then the intermediate authorities', "
-        "if any. A changed file is read for the next connection.",
+        description="The file with the server's certificate in PEM, followed by those of "
+        "intermediate authorities, if any. The server reads a changed file for the next "
+        "connection.",
     )
     tls_key: Path | None = Field(
-        default=None, description="File of the certificate's private key, in PEM, not encrypted."
+        default=None,
+        description="The file with the certificate's private key, in PEM, not encrypted.",
     )
     tls_client_ca: Path | None = Field(
         default=None,
-        description="File of the authorities, in PEM, that clients' certificates must come from. "
-        "Set, a client without a certificate does not get in. Unset: callers are known by tokens.",
+        description="The file with the authorities, in PEM, that must have issued the clients' "
+        "certificates. If it is set, a client without a certificate cannot connect. Unset: callers "
+        "identify themselves by tokens.",
     )
     policy: Path | None = Field(
         default=None,
-        description="The policy file, which says what each caller may do; a changed one is read "
-        "within a second. Unset: on loopback or a unix socket, without TLS and tokens, every "
-        "caller may do everything; otherwise the server does not start.",
+        description="The policy file, which says what each caller may do. The server reads a "
+        "changed file within a second. Unset: on a loopback address or a unix socket, without TLS "
+        "and tokens, every caller may do everything; otherwise the server does not start.",
     )
     jwt_issuer: str | None = Field(
         default=None,
-        description="The issuer whose tokens callers may bring, as the tokens have it in iss.",
+        description="The issuer whose tokens callers may use, as it stands in the tokens' iss.",
     )
     jwt_audience: str | None = Field(
         default=None,
-        description="What the tokens must name in aud: this service.",
+        description="The name of this service, which the tokens must have in aud.",
     )
     jwt_jwks: str | None = Field(
         default=None,
@@ -71,7 +75,7 @@ class Listening(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        """Refuses settings that are good one by one and not together."""
+        """Refuses settings that contradict one another."""
         tokens = (self.jwt_issuer, self.jwt_audience, self.jwt_jwks)
         host = self.listen.rpartition(":")[0].strip("[]")
         local = self.listen.startswith("unix:") or host == "localhost" or is_loopback(host)
@@ -96,12 +100,12 @@ class Listening(BaseModel):
             )
         if self.tls_cert is not None and self.tls_client_ca is None and not any(tokens):
             raise ValueError(
-                "with KEYFOLD_TLS_CERT alone no caller is known; set KEYFOLD_TLS_CLIENT_CA for "
-                "client certificates, or KEYFOLD_JWT_ISSUER for tokens"
+                "with KEYFOLD_TLS_CERT alone the server cannot identify callers; set "
+                "KEYFOLD_TLS_CLIENT_CA for client certificates, or KEYFOLD_JWT_ISSUER for tokens"
             )
         if self.policy is None and (self.tls_cert is not None or any(tokens)):
             raise ValueError(
                 "KEYFOLD_POLICY: without a policy no caller may do anything; write one "
-                "(docs/security.md shows how), and name its file here"
+                "(docs/security.md shows how), and give its path here"
             )
         return self

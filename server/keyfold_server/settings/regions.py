@@ -1,4 +1,4 @@
-"""Where the vendor's regions are, and whether keys must be there."""
+"""The settings of the vendor's regions, and of whether keys must be in them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from keyfold_server.domain.keyspec import PLATFORM, check_name
 
 
 def _listed(value: object) -> object:
-    """Returns one place as a list of it."""
+    """Returns a list for a single place."""
     return [value] if isinstance(value, str) else value
 
 
 Places = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
-"""A provider's own names of regions, or hosts of its keys' uris: one, or a list."""
+"""A provider's own names of one region, or the hosts in the uris of its keys: one, or a list."""
 
 
-class Residing(BaseModel):
+class RegionSettings(BaseModel):
     """The settings of regions."""
 
     regions: dict[str, dict[str, Annotated[Places, Field(min_length=1)]]] = Field(
         default_factory=dict,
-        description="In the file: a table [regions.NAME] for each region of yours that a provider "
-        'names otherwise, with the provider\'s own name by type, such as AWS_KMS = "eu-west-1", or '
-        "a list of them. For types whose uris tell no region: the hosts of the uris.",
+        description="In the file: a table [regions.NAME] for each of your regions that a provider "
+        "knows by another name. It gives the provider's name for each type, such as AWS_KMS = "
+        '"eu-west-1", or a list of names. For a type whose uris do not contain a region, give the '
+        "hosts of its uris.",
     )
     residency: Literal["note", "require"] = Field(
         default="note",
-        description="What is done about a root key that is in another region than the one that it "
-        "is named for: point it out in the status and the log (note), or refuse it, and likewise "
-        "one of which nobody can tell where it is (require). Keys in use stay in use.",
+        description="What to do about a root key that is not in the region that uses it: show it "
+        "in the status and the log (note), or refuse it (require). With require, Keyfold also "
+        "refuses a key whose region it cannot determine. Keys in use stay in use.",
     )
 
     @field_validator("regions")

@@ -1,0 +1,68 @@
+"""The settings of the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from keyfold_server.domain.timing import Timing
+from keyfold_server.settings.forms import Duration
+
+
+class StoreSettings(BaseModel):
+    """The settings of the store."""
+
+    store: str = Field(
+        default="sqlite:///keyfold.db",
+        description="The store: sqlite:/// and the path of a file, which the server makes if it "
+        "does not exist, or postgresql://USER@HOST/DATABASE. PostgreSQL's options follow a "
+        "question mark. Keyfold connects to another machine over TLS and checks its name, unless "
+        "sslmode says otherwise. The password must not be in the url.",
+    )
+    store_password_file: Path | None = Field(
+        default=None,
+        description="The file with PostgreSQL's password, read for each connection. Unset: the "
+        "environment variable PGPASSWORD, if it is set.",
+    )
+    store_listen: str | None = Field(
+        default=None,
+        description="The url of PostgreSQL itself, if KEYFOLD_STORE is the url of a pooler. The "
+        "server makes one connection there, to receive notifications of changes; PgBouncer in "
+        "transaction mode does not pass them on. Unset: KEYFOLD_STORE.",
+    )
+    migrate: Literal["auto", "manual"] = Field(
+        default="manual",
+        description="What brings PostgreSQL to this release's schema: each server at its start "
+        "(auto), or `keyfold-server migrate` (manual). A server always migrates a SQLite file at "
+        "its start.",
+    )
+    service_key: Path | None = Field(
+        default=None,
+        description="The file with the service key, which seals the store's rows: 32 random bytes, "
+        "mode 0600. Unset: the file beside the SQLite file with the ending .service-key, which the "
+        "server makes together with a new store. PostgreSQL needs this setting, with the same key "
+        "for every replica; the server never makes it.",
+    )
+    store_max_staleness: Duration = Field(
+        default=Timing().store_max_staleness,
+        ge=2,
+        le=3600,
+        description="How long this replica may use keys without reaching the store, 2s to 1h. "
+        "After that it refuses all calls that use keys.",
+    )
+
+    @field_validator("store", "store_listen")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        # Settings are printed and logged. The store checks the rest of the url.
+        host, _, options = value.partition("://")[2].partition("?")
+        if ":" in host.partition("/")[0].rpartition("@")[0] or "password=" in options:
+            raise ValueError(
+                "the url holds a password, and urls get into logs: put it into a file that "
+                "KEYFOLD_STORE_PASSWORD_FILE names, or into the environment as PGPASSWORD"
+            )
+        return value
