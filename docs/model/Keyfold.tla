@@ -1,39 +1,40 @@
 ------------------------------- MODULE Keyfold -------------------------------
-(* Replicas that share one store and cache one cluster's KEKs: how Revoke,     *)
-(* refusals, freshness, staleness, failover, Restore and Rotate fit together.  *)
-(* README.md says the invariants in words and maps these names to the code.    *)
+(* Replicas share one store, and each caches one cluster's KEKs. The model     *)
+(* shows how Revoke, refusals, freshness, staleness, failover, Restore and     *)
+(* Rotate fit together. README.md gives the invariants in words, and maps      *)
+(* these names to the code.                                                    *)
 EXTENDS Naturals, Sequences, FiniteSets, TLC
 
 CONSTANTS
     Replicas, None,
     MaxTime, MaxLog,        \* bounds: ticks, and numbered changes
     TTL, Grace, Stale,      \* cache_ttl, outage_grace, store_max_staleness, in ticks
-    Events,                 \* what may happen in this run
+    Events,                 \* the kinds of events that may happen in this run
     \* The safeguards, by rule. FALSE takes one away.
     F1_began,               \* a proof's time is when its unwrap began
     F1_bound,               \* grace ends, counted from the last proof
-    F2,                     \* a refusal that others met drops the KEK here
+    F2,                     \* a refusal that another replica met drops the KEK here
     R1,                     \* a mutation checks for revocations when it commits
-    R2,                     \* what an invalidation overtook is thrown away
-    R3,                     \* nothing comes between the check and the reply
-    R4,                     \* applied is recorded after the KEKs are gone
+    R2,                     \* a load that an invalidation overtook is thrown away
+    R3,                     \* no step comes between the check and the reply
+    R4,                     \* a replica records a change as applied after the KEKs are gone
     S1,                     \* a poll compares the last change's number and id
-    S1_own,                 \* ... and knows a change of its own by its id, too
+    S1_own,                 \* ... and also knows a change of its own by its id
     S2,                     \* a poll is a write on the primary
     S3_began,               \* staleness counts from when the last good poll began
-    S3_every,               \* every use checks it
-    S4_start,               \* who registers starts from what it reads then
+    S3_every,               \* every use checks staleness
+    S4_start,               \* a replica that registers starts from what it reads then
     S4_name,                \* no two replicas share a name
-    S5                      \* a rotation checks that its row is as it saw it
+    S5                      \* a rotation checks that nobody has changed the row it read
 
 VARIABLES
     now,        \* one clock: only spans on one machine are ever compared
-    log,        \* the store: numbered changes, each with the row as it left it
-    history,    \* how often changes were lost; with the number, a change's random id
-    beats,      \* the store: heartbeats by replica's name
+    log,        \* the store: numbered changes, each with the row that it left
+    history,    \* number of losses; with a change's number it is the random id
+    beats,      \* the store: heartbeats, by replica name
     pinned,     \* the frozen store that a replica is connected to; None: the primary
-    mutations,  \* Restores and Rotates that have proven their keys and not committed
-    on,         \* root key versions that the customer's KMS does not refuse
+    mutations,  \* Restores and Rotates that have proven their keys but not committed
+    on,         \* root key versions that the customer's KMS accepts
     newest,     \* the root key version that wraps
     mem         \* each replica's memory
 
@@ -45,8 +46,8 @@ Max(S) == CHOOSE x \in S : \A y \in S : y <= x
 
 --------------------------------- (* Store *) --------------------------------
 
-(* A row: may the cluster be used, and which root key version wraps each of    *)
-(* two KEKs; 0: there is no such KEK yet.                                      *)
+(* A row says whether the cluster is enabled, and which root key version wraps *)
+(* each of two KEKs; 0 means that the KEK does not exist yet.                  *)
 Row(db) == IF db = <<>> THEN [enabled |-> TRUE, wraps |-> <<1, 0>>] ELSE db[Len(db)].row
 
 Id(db, n) == IF n \in 1..Len(db) THEN <<n, db[n].id>> ELSE <<0, 0>>
@@ -56,14 +57,14 @@ Has(db, id) == Id(db, id[1]) = id
 ClusterChanges(db) == {n \in 1..Len(db) : db[n].kind # "refused"}
 Version(db) == IF ClusterChanges(db) = {} THEN <<0, 0>> ELSE Id(db, Max(ClusterChanges(db)))
 
-(* `base` and `at` are for the invariants alone.                               *)
+(* Only the invariants use `base` and `at`.                                    *)
 Change(kind, by, row) ==
     [kind |-> kind, by |-> by, row |-> row, id |-> history, root |-> 0, base |-> 0, at |-> now]
 
 Db(r) == IF pinned[r] = None THEN log ELSE pinned[r]
 Name(r) == IF S4_name THEN r ELSE CHOOSE x \in Replicas : TRUE
 
-(* Who commits: another replica (None), or where it matters one of these two.  *)
+(* The committer is another replica (None) or, where it matters, one of these. *)
 By == {None} \cup (IF "own" \in Events THEN {r \in Replicas : pinned[r] = None /\ ~mem[r].lost}
                                        ELSE {})
 
@@ -72,15 +73,15 @@ By == {None} \cup (IF "own" \in Events THEN {r \in Replicas : pinned[r] = None /
 Empty == [applied |-> <<0, 0>>, own |-> <<0, 0>>, seen |-> 0, lost |-> FALSE, view |-> None, kek |-> None,
           load |-> None, poll |-> None, tell |-> 0, held |-> None]
 
-(* drop_cluster: the view and its KEK go, and what is in flight.               *)
+(* drop_cluster drops the view, its KEK and a load in flight.                  *)
 Dropped(m) == [m EXCEPT !.view = None, !.kek = None, !.load = IF R2 THEN None ELSE @]
 
-(* drop_root: the KEK goes, and what is in flight, if under that key version.  *)
+(* drop_root drops the KEK and a load in flight that are under that version.   *)
 DroppedRoot(m, root) ==
     [m EXCEPT !.kek = IF @ # None /\ @.root = root THEN None ELSE @,
               !.load = IF R2 /\ @ # None /\ @.view.root = root THEN None ELSE @]
 
-(* Keyring._kek: may a call be answered with the KEK at this moment?           *)
+(* Keyring._kek decides whether a call may use the KEK at this moment.         *)
 Check(r) ==
     LET m == mem[r] IN
     /\ ~m.lost
@@ -89,7 +90,7 @@ Check(r) ==
     /\ \/ now < m.kek.proof + TTL
        \/ m.kek.unknown /\ (F1_bound => now < m.kek.proof + TTL + Grace)
 
-(* The KEKs that calls may be answered with now: without R3 a reply may wait.  *)
+(* The KEKs that calls may use now. Without R3 a reply may wait once checked.  *)
 InUse(r) == (IF Check(r) THEN {mem[r].kek} ELSE {})
             \cup (IF mem[r].held # None THEN {mem[r].held} ELSE {})
 
@@ -100,8 +101,9 @@ Wait(r) ==
 
 --------------------------------- (* Loads *) --------------------------------
 
-(* Where no view is in memory the row is read; then the KMS decides, early: the *)
-(* worst for who hears of it late. `under` is what was applied here by then.   *)
+(* A load reads the row if no view is in memory. The KMS decides as the load   *)
+(* begins, which is the worst order, because the replica learns it only as the *)
+(* load ends. `under` is the number of the last change applied here by then.   *)
 LoadBegins(r) ==
     LET m == mem[r]
         row == Row(Db(r))
@@ -126,11 +128,11 @@ LoadEnds(r) ==
                   [root |-> load.view.root, began |-> load.began, under |-> load.under,
                    proof |-> IF F1_began THEN load.began ELSE now, unknown |-> FALSE]]
           ELSE IF Version(Db(r)) # load.view.version
-          THEN Dropped(ended)      \* F3: the row was changed, so this is no refusal
+          THEN Dropped(ended)      \* F3: the row changed, so this is not a refusal
           ELSE [DroppedRoot(ended, load.view.root) EXCEPT !.tell = load.view.root]]
     /\ UNCHANGED <<now, store, world>>
 
-(* A load that could not ask the KMS: from then on the KEK serves on grace.    *)
+(* A load could not reach the KMS. From then on the KEK serves on grace.       *)
 CannotTell(r) ==
     /\ "outage" \in Events /\ mem[r].kek # None /\ ~mem[r].kek.unknown
     /\ now >= mem[r].kek.proof + TTL
@@ -146,7 +148,7 @@ Tell(r) ==
 
 -------------------------------- (* Changes *) -------------------------------
 
-(* Heartbeat and read are one transaction; its answer may take any time.       *)
+(* One transaction writes the heartbeat and reads. Its answer may take long.   *)
 PollBegins(r) ==
     LET m == mem[r]
         db == Db(r)
@@ -185,7 +187,7 @@ PollEnds(r) ==
                   !.poll = None, !.seen = IF S3_began THEN m.poll.began ELSE now]]
     /\ UNCHANGED <<now, store, world>>
 
-(* A process dies and another one registers: it starts from what it reads.     *)
+(* A process dies, and another one registers and starts from what it reads.    *)
 Restart(r) ==
     /\ "restart" \in Events /\ pinned[r] = None
     /\ LET kept == IF S4_start THEN Empty ELSE [mem[r] EXCEPT !.poll = None] IN
@@ -200,7 +202,7 @@ Revoke ==
     /\ \E by \in By : log' = Append(log, Change("revoke", by, [Row(log) EXCEPT !.enabled = FALSE]))
     /\ UNCHANGED <<now, history, beats, pinned, mutations, world, mem>>
 
-(* A replica applies its own change ahead of the poll, after the commit; a     *)
+(* A replica applies its own change after the commit, ahead of the poll. A     *)
 (* Revoke answers after that.                                                  *)
 AppliesHere(r) ==
     \E n \in ClusterChanges(log) :
@@ -208,7 +210,7 @@ AppliesHere(r) ==
         /\ mem' = [mem EXCEPT ![r] = [Dropped(@) EXCEPT !.own = Id(log, n)]]
         /\ UNCHANGED <<now, store, world>>
 
-(* Restore and Rotate read the row and prove their keys, then commit.          *)
+(* Restore and Rotate read the row, prove their keys, and then commit.         *)
 Proves(kind, row) ==
     /\ kind \in Events /\ Cardinality(mutations) < 2 /\ Len(log) < MaxLog
     /\ \A k \in {1, 2} : Row(log).wraps[k] \in on \cup {0}
@@ -255,14 +257,14 @@ NewKeyVersion ==
     /\ newest' = 2 /\ on' = on \cup {2}
     /\ UNCHANGED <<now, store, mem>>
 
-(* All of a replica's connections lead to a standby that is frozen from now    *)
-(* on, or to a primary that is one no more; and back.                          *)
+(* All connections of a replica lead to a standby that is frozen from now on,  *)
+(* or to a deposed primary; and later back to the primary.                     *)
 Pin(r) ==
     /\ "pin" \in Events
     /\ pinned' = [pinned EXCEPT ![r] = IF @ = None THEN log ELSE None]
     /\ UNCHANGED <<now, log, history, beats, mutations, world, mem>>
 
-(* A standby that lags takes over: the last change is lost.                    *)
+(* A standby that lags takes over, and the last change is lost.                *)
 Failover ==
     /\ "failover" \in Events /\ history = 0 /\ log # <<>>
     /\ LET left == Len(log) - 1 IN
@@ -293,8 +295,8 @@ Symmetry == Permutations(Replicas)
 LastRevoke == LET all == {n \in 1..Len(log) : log[n].kind = "revoke"}
               IN IF all = {} THEN 0 ELSE Max(all)
 
-(* What the operator wants, whatever the row says: revoked until a Restore     *)
-(* that began after the last Revoke.                                           *)
+(* The operator's intention, whatever the row says: the cluster is revoked     *)
+(* until a Restore that began after the last Revoke.                           *)
 Revoked == /\ LastRevoke > 0
            /\ ~\E n \in LastRevoke + 1..Len(log) :
                   log[n].kind = "restore" /\ log[n].base >= LastRevoke
