@@ -13,6 +13,7 @@ bin := .venv/bin
 
 # Only the folders that are there: a clone of an early version has not all of them.
 python_folders := $(wildcard server clients/python tests examples bench scripts)
+custom_provider := examples/custom_provider
 fast_tests := $(wildcard tests/unit tests/contract)
 # On the counterparts of the key services, which are as long as all other end-to-end tests.
 kms_tests := $(foreach test,providers health sweep bad_days,tests/e2e/test_$(test).py)
@@ -34,9 +35,10 @@ venv: .venv/installed ## Make .venv with everything at its locked version
 	$(bin)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
 
-# No build isolation: hatchling comes from the lock, not from the network.
-.venv/installed: .venv/locked pyproject.toml
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# No build isolation: hatchling comes from the lock, not from the network. The example of a provider
+# is installed as a third party's package is, so that the tests see it as a server does.
+.venv/installed: .venv/locked pyproject.toml $(custom_provider)/pyproject.toml
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e $(custom_provider)
 	@touch $@
 
 .PHONY: lock

@@ -27,7 +27,13 @@ _MODULES: Final = (
     "vault_transit",
 )
 
-_FOUND: Final = [importlib.import_module(f"contract.{name}") for name in _MODULES]
+_FROM_PACKAGES: Final = ("acme_row", *os.environ.get("PROVIDER_ROWS", "").split())
+"""Modules with the rows of other packages' providers; see examples/custom_provider."""
+
+_FOUND: Final = [
+    importlib.import_module(name)
+    for name in (*(f"contract.{name}" for name in _MODULES), *_FROM_PACKAGES)
+]
 
 ROWS: Final[tuple[Row, ...]] = tuple(
     row for module in _FOUND for row in getattr(module, "ROWS", None) or (module.ROW,)
