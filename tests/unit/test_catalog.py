@@ -184,6 +184,21 @@ def test_local_is_there_once_it_has_a_key_file() -> None:
     assert set(OWN) - {"LOCAL"} <= set(catalog(settings()).types())
 
 
+def test_a_provider_that_does_not_load_does_not_stop_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One that is made at the start and lacks its SDK is logged; the server starts without it."""
+
+    def missing() -> KeyProvider:
+        raise ModuleNotFoundError("no", name="the_sdk")
+
+    made = Catalog({"FAKE": entry(missing, only_if_set_up=True)})
+    made.start()
+    assert "the_sdk" in caplog.text
+    absent = entry(only_if_set_up=True, is_set_up=lambda _: False, check=lambda _: 1 / 0)
+    assert Catalog({"ABSENT": absent}).types() == ()
+
+
 def test_what_the_settings_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider is set up by its table, its sections or its own setting."""
     monkeypatch.delenv("VAULT_ADDR", raising=False)
@@ -208,6 +223,7 @@ def test_what_the_settings_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
             {"providers": {"aws": {"canary": {"role": "x"}}}},
             r"\[providers.aws\] canary.external_id",
         ),
+        ({"vault": {"https://v": {}}}, r'\[vault."https://v"\] auth: it is missing'),
         ({"providers": {"gcp": {"endpoint": 1}}}, r"\[providers.gcp\] endpoint: .*string"),
         ({"vault": {"https://v": {"auth": "ldap"}}}, r'\[vault."https://v"\] auth: .*approle'),
     ],

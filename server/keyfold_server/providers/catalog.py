@@ -130,15 +130,18 @@ class Catalog:
         """
         self._entries = dict(entries)
         self._setups = {type_: setup(entry) for type_, entry in self._entries.items()}
-        for type_, entry in self._entries.items():
-            entry.check(self._setups[type_])
+        self._set_up = {
+            type_ for type_, entry in self._entries.items() if entry.is_set_up(self._setups[type_])
+        }
         # A lock for each: importing one provider's SDK takes seconds, and must not hold up
         # calls to the others.
         self._locks = {
             type_: threading.Lock()
             for type_, entry in self._entries.items()
-            if self._is_set_up(type_) or not entry.only_if_set_up
+            if type_ in self._set_up or not entry.only_if_set_up
         }
+        for type_ in self._locks:
+            self._entries[type_].check(self._setups[type_])
         self._made: dict[str, KeyProvider] = {}
 
     def types(self) -> tuple[str, ...]:
@@ -147,7 +150,7 @@ class Catalog:
 
     def set_up(self) -> tuple[str, ...]:
         """Returns the types that the settings set up, sorted."""
-        return tuple(type_ for type_ in self.types() if self._is_set_up(type_))
+        return tuple(sorted(self._set_up))
 
     def start(self) -> None:
         """Makes the providers that exist only because the settings set them up.
@@ -155,14 +158,15 @@ class Catalog:
         What they have to say to the operator then stands at the beginning of the log.
 
         Raises:
-            KeyfoldError: One of them cannot be made.
+            SetupError: The settings of one cannot work.
         """
         for type_ in self.types():
             if self._entries[type_].only_if_set_up:
-                self.provider(type_)
-
-    def _is_set_up(self, type_: str) -> bool:
-        return self._entries[type_].is_set_up(self._setups[type_])
+                try:
+                    self.provider(type_)
+                except UnknownProviderError as error:
+                    # Its own calls will say so, too; the other providers serve.
+                    _log.error("%s", error.message)
 
     def type_of(self, uri: str) -> str:
         """Returns the type of the provider that a key uri belongs to.

@@ -60,7 +60,7 @@ class Entry:
         settings: Names of further settings that the provider reads. These are for Keyfold's own
             providers; a package of your own has its table.
         check: Raises SetupError where the provider cannot be made from these settings. The server
-            calls it when it starts, so it must not import the SDK.
+            calls it when it starts, for each type that exists, so it must not import the SDK.
         is_set_up: Says whether the settings set the provider up. `keyfold-server --check` makes
             those that are.
         only_if_set_up: Whether the type exists only where the settings set the provider up. The

@@ -8,13 +8,19 @@ must not know any provider.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keyfold_server.domain.errors import SetupError
 
 T = TypeVar("T", bound="Table")
+
+_WORDS: Final = {
+    "extra_forbidden": "there is no such setting; leave it out",
+    "missing": "it is missing; set it",
+}
+"""Pydantic's faults for which Keyfold has words of its own."""
 
 
 class Table(BaseModel):
@@ -40,11 +46,7 @@ def read(kind: type[T], values: Mapping[str, Any], name: str) -> T:
     except ValidationError as error:
         faults = [
             f"[{name}] {'.'.join(map(str, fault['loc']))}: "
-            + (
-                "there is no such setting; leave it out"
-                if fault["type"] == "extra_forbidden"
-                else fault["msg"].removeprefix("Value error, ")
-            )
+            + _WORDS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
             for fault in error.errors(include_url=False, include_input=False)
         ]
         raise SetupError("\n".join(faults)) from None
