@@ -61,11 +61,11 @@ check-stubs: generator ## Check that the committed stubs are those of protos/
 	@scripts/stubs.sh check
 
 .PHONY: check-protos
-check-protos: generator ## buf: lint, format, and no break against the last release
+check-protos: generator ## buf: lint, format, and from the first release on compatibility
 	@scripts/protos.sh check
 
 .PHONY: release-protos
-release-protos: ## Make the protos of now the release that later ones must not break
+release-protos: ## At a release: make the current protos the ones that later ones must not break
 	scripts/protos.sh release
 
 # --- checks ----------------------------------------------------------------------------

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# protos.sh check      buf's lint, format, and breaking changes against the last release
-# protos.sh release    makes the protos of now the last release: protos/released.binpb
+# protos.sh check      runs buf: lint, format, and breaking changes against the last release
+# protos.sh release    makes the current protos the last release: protos/released.binpb
 #
-# Input can be elsewhere: PROTOS=folder.
+# Before the first release there is no released.binpb, and the contract may change in any way. Once
+# CHANGELOG.md has a version that is not called unreleased, the file must exist.
+# PROTOS=folder checks the protos of another folder, CHANGELOG=file reads another changelog.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 protos=${PROTOS:-$root/protos}
 released=$protos/released.binpb
+changelog=${CHANGELOG:-$root/CHANGELOG.md}
 
-# Without buf a check is skipped on a developer's machine; a release never goes unchecked.
+# Skips the check on a developer's machine that has no buf. CI and a release need buf.
 without() {
     if in_ci || [ "$task" = release ]; then
         echo "protos: $1, and buf is needed here" >&2
@@ -19,7 +22,7 @@ without() {
     exit 0
 }
 
-# Sets $buf.
+# Sets $buf to the path of the program, which it installs first if needed.
 find_buf() {
     local name folder
     name=buf-$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m | sed -e 's/x86_64/x64/' -e 's/arm64/aarch64/')
@@ -39,8 +42,8 @@ find_buf() {
     export BUF_CACHE_DIR=$tmp/buf-cache
 }
 
-# A copy of protos/ with google/rpc beside it, in $tmp/protos: buf would fetch what our
-# protos import from its own registry; the generator's environment holds the same files.
+# Copies protos/ to $tmp/protos, and google/rpc beside it. Otherwise buf would fetch the imported
+# files from its own registry; the generator's environment holds the same files.
 stage() {
     locked_env stubs
     mkdir -p "$tmp/protos/google/rpc"
@@ -60,9 +63,11 @@ check)
     failed=
     "$buf" lint || failed=" lint"
     "$buf" format --diff --exit-code --path keyfold || failed="$failed format"
+    checked="lint and format are right"
     if [ -e "$released" ]; then
         "$buf" breaking --against "$released" || failed="$failed breaking"
-    else
+        checked="lint, format and compatibility are right"
+    elif grep -E '^## \[[0-9]' "$changelog" | grep -qv 'unreleased$'; then
         echo "protos/released.binpb is missing: \`make release-protos\` writes it; commit it" >&2
         failed="$failed breaking"
     fi
@@ -70,12 +75,12 @@ check)
         echo "protos: failed:$failed" >&2
         exit 1
     fi
-    echo "protos: lint, format and compatibility are right"
+    echo "protos: $checked"
     ;;
 release)
     find_buf
     stage
-    # Comments and positions are no part of what was promised.
+    # Comments and positions are not part of the promise.
     "$buf" build --path keyfold --exclude-source-info --output "$released"
     echo "$released"
     ;;

@@ -148,7 +148,7 @@ def test_what_fails_is_one_line(server: Server, backup: Path) -> None:
     file = backup / "keyfold.jsonl"
     server.command("export", "--out", str(file))
     for arguments, said in (
-        (("export", "--out", str(file)), "is there already"),
+        (("export", "--out", str(file)), "exists already"),
         (("export", "--cluster", "nope", "--out", "-"), "there is no cluster nope"),
         (("import", str(file)), "another server uses the store"),
         (("import", str(backup / "nope")), "nope cannot be read: No such file"),

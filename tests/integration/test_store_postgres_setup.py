@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,16 +25,13 @@ from fakes import FakeClock
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.store import opening
-from keyfold_server.store.migrations import migrate
 from keyfold_server.store.postgresql import address
 from keyfold_server.store.postgresql import connections as postgresql
 from keyfold_server.store.schema import metadata
 from keyfold_server.store.sql.store import SqlStore
+from next_schema import NEXT, OWN, UNKNOWN, NextRelease
 
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
-
-OWN, NEXT_ONE = "0002", "0003"
-"""This release's schema, and the one after."""
 
 MIGRATE = """
 import sys
@@ -43,17 +39,6 @@ from pathlib import Path
 from keyfold_server.store.opening import migrate_store
 migrate_store(sys.argv[1], password_file=Path(sys.argv[2]))
 """
-
-NEXT = '''
-"""What the release after this one may do: tables and columns that this one does not know."""
-import sqlalchemy as sa
-from alembic import op
-revision, down_revision, branch_labels, depends_on = "NEXT", "PREVIOUS", None, None
-def upgrade():
-    op.create_table("novelties", sa.Column("id", sa.Integer(), primary_key=True))
-    with op.batch_alter_table("observations") as table:
-        table.add_column(sa.Column("novelty", sa.Text(), nullable=True))
-'''
 
 
 @pytest.fixture
@@ -417,39 +402,17 @@ def test_processes_migrate_at_once(server: postgres.Server, empty: str) -> None:
     assert server.run("SELECT version_num FROM alembic_version", empty) == [(OWN,)]
 
 
-class Release:
-    """Stands in for the release after this one: its migrations, and the way back."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._patch = monkeypatch
-        self._own = migrate._SCRIPTS
-        self._scripts = folder / "migrations"
-        shutil.copytree(self._own, self._scripts, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def add(self, revision: str, previous: str) -> None:
-        """Adds a schema."""
-        text = NEXT.replace("NEXT", revision).replace("PREVIOUS", previous)
-        (self._scripts / "versions" / f"{revision}_next.py").write_text(text)
-
-    def use(self, *, newer: bool) -> None:
-        """Goes on as the newer release, or as this one."""
-        self._patch.setattr(migrate, "_SCRIPTS", self._scripts if newer else self._own)
-
-
 @pytest.fixture
-def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
-    """Gives what acts as another release."""
-    folder = tmp_path / "release"
-    folder.mkdir()
-    return Release(folder, monkeypatch)
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NextRelease:
+    """Gives what acts as the release after this one."""
+    return NextRelease(tmp_path, monkeypatch)
 
 
 def test_schemas_of_other_releases(
-    server: postgres.Server, empty: str, key: Path, release: Release
+    server: postgres.Server, empty: str, key: Path, release: NextRelease
 ) -> None:
     """S6: a release serves on its own schema and the next; others are refused with what to do."""
     server.open(empty, key, migrating=True).close()
-    release.add(NEXT_ONE, OWN)
     release.use(newer=True)
     with pytest.raises(SetupError, match="older release: run `keyfold-server migrate`"):
         server.open(empty, key)
@@ -465,14 +428,16 @@ def test_schemas_of_other_releases(
     assert len(again.poll(BEAT)) == 1
     for store in (old, new, again):
         store.close()
-    assert server.run("SELECT version_num FROM alembic_version", empty) == [(NEXT_ONE,)]
-    server.run("UPDATE alembic_version SET version_num = '0004'", empty)
+    assert server.run("SELECT version_num FROM alembic_version", empty) == [(NEXT,)]
+    server.run(f"UPDATE alembic_version SET version_num = '{UNKNOWN}'", empty)
     for migrating in (False, True):
-        with pytest.raises(SetupError, match=r"schema 0004.*serves on 0002 and the one after"):
+        with pytest.raises(
+            SetupError, match=rf"schema {UNKNOWN}.*serves on {OWN} and the one after"
+        ):
             server.open(empty, key, migrating=migrating)
 
 
-def test_the_same_schemas_in_a_file(tmp_path: Path, release: Release) -> None:
+def test_the_same_schemas_in_a_file(tmp_path: Path, release: NextRelease) -> None:
     """S6: an embedded store goes by the same rule, and migrates itself."""
 
     def opened() -> SqlStore:
@@ -482,7 +447,6 @@ def test_the_same_schemas_in_a_file(tmp_path: Path, release: Release) -> None:
     store = opened()
     seen = enabled(store)
     store.close()
-    release.add(NEXT_ONE, OWN)
     for newer in (True, False):
         release.use(newer=newer)
         store = opened()
@@ -491,11 +455,10 @@ def test_the_same_schemas_in_a_file(tmp_path: Path, release: Release) -> None:
 
 
 def test_who_reads_holds_a_migration_up_only(
-    server: postgres.Server, empty: str, key: Path, release: Release
+    server: postgres.Server, empty: str, key: Path, release: NextRelease
 ) -> None:
     """S6: a migration waits for readers in short turns, so that nobody queues behind it."""
     store = server.open(empty, key, migrating=True)
-    release.add(NEXT_ONE, OWN)
     release.use(newer=True)
     with ThreadPoolExecutor(1) as pool, server.connect(empty) as reader:
         with reader.transaction():
@@ -507,7 +470,7 @@ def test_who_reads_holds_a_migration_up_only(
             assert not migration.done()
         migration.result(30)
     store.close()
-    assert server.run("SELECT version_num FROM alembic_version", empty) == [(NEXT_ONE,)]
+    assert server.run("SELECT version_num FROM alembic_version", empty) == [(NEXT,)]
 
 
 def test_a_user_without_rights(server: postgres.Server, empty: str, key: Path) -> None:

@@ -364,28 +364,16 @@ def test_migrations_make_the_schema(tmp_path: Path, store: SqlStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("undone", "version"),
-    [
-        ("DROP TABLE changes", None),
-        ("DROP TABLE wraps", None),
-        ("DROP TABLE observations", None),
-        ("DROP TABLE clusters", None),
-        ("DROP TABLE external_ids", None),
-        ("DROP TABLE external_ids", "0001"),
-        ("DROP TABLE generation_uses", "0001"),
-        ("ALTER TABLE regions DROP COLUMN auto_rotate", "0001"),
-        ("ALTER TABLE observations DROP COLUMN missing_permission", "0001"),
-    ],
+    "undone",
+    ["changes", "wraps", "observations", "clusters", "external_ids", "generation_uses"],
 )
-def test_a_migration_can_be_repeated(tmp_path: Path, undone: str, version: str | None) -> None:
+def test_a_migration_can_be_repeated(tmp_path: Path, undone: str) -> None:
     """A migration that died half-way is finished by the next start."""
     opened(tmp_path).close()
     whole = _layout(tmp_path / "keyfold.db")
     with closing(sqlite3.connect(tmp_path / "keyfold.db")) as connection:
-        connection.execute(undone)
+        connection.execute(f"DROP TABLE {undone}")
         connection.execute("DELETE FROM alembic_version")
-        if version is not None:
-            connection.execute("INSERT INTO alembic_version VALUES (?)", [version])
         connection.commit()
     opened(tmp_path).close()
     assert _layout(tmp_path / "keyfold.db") == whole

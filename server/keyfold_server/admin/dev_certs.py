@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shlex
 from pathlib import Path
 from typing import Annotated, Final
@@ -12,6 +10,7 @@ import typer
 
 from keyfold_server.admin.terminal import app, fail, reported
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.domain.files import atomic_write
 
 _NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _CLIENTS: Final = ("spiffe://example.org/app",)
@@ -72,20 +71,9 @@ def _write(folder: Path, files: dict[str, bytes], *, force: bool) -> None:
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, text in files.items():
-        target = folder / name
-        draft = folder / f".{name}.{secrets.token_hex(4)}.new"
         mode = 0o600 if name.endswith(".key") else 0o644
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123  made with its mode, not opened
-                file.write(text)
-            # Never through a link that somebody put there, and a reader finds a whole file.
-            if force:
-                draft.replace(target)
-            else:
-                target.hardlink_to(draft)
-        finally:
-            draft.unlink(missing_ok=True)
+        with atomic_write(folder / name, mode=mode, overwrite=force) as file:
+            file.write(text)
 
 
 def _explain(folder: Path, host: str, callers: dict[str, str]) -> None:

@@ -82,7 +82,7 @@ def import_store(
         loaded = settings.load()
         sealed_by = key or export.key_path(loaded.store, loaded.service_key)
         # Before the store is opened, which may make it: a bad file leaves nothing behind.
-        with archive.checked(file, archive.key_of(sealed_by)) as checked:
+        with archive.verified(file, archive.seal_of(sealed_by)) as checked:
             store = _opened_store(loaded)
             try:
                 made = import_.bring_in(store, checked, SystemClock())

@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.domain.files import atomic_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,23 +99,10 @@ def load(path: Path, *, store: Path | str, new: bool) -> ServiceKey:
 
 
 def _make(path: Path) -> None:
-    """Makes the file whole or not at all, and on the disk before the store is begun."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    """Makes the key's file, which is on the disk before anything of the store is."""
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(SIZE))
-                file.flush()
-                os.fsync(file.fileno())
-            # Unlike a rename, a link never replaces a key that somebody put there meanwhile.
-            path.hardlink_to(draft)
-        finally:
-            draft.unlink()
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        # Never over a key that somebody puts there in the meantime.
+        with atomic_write(path) as file:
+            file.write(secrets.token_bytes(SIZE))
     except OSError as error:
         raise SetupError(f"the service key {path} cannot be made: {error.strerror}") from None

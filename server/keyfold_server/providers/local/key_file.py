@@ -21,7 +21,7 @@ from pathlib import Path
 
 from keyfold_server.domain.binding import KEY_SIZE, wipe
 from keyfold_server.domain.errors import SetupError
-from keyfold_server.domain.files import Stamp, settled, stamp_of
+from keyfold_server.domain.files import Stamp, atomic_write, settled, stamp_of
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.providers.local import contents as local_format
 from keyfold_server.providers.local.contents import KeyVersion, LocalKey, VersionState
@@ -222,24 +222,8 @@ class KeyFile:
         """
         target = self.path.resolve()
         fresh = target.with_name(f".{target.name}.new")
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(
-            fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123  made with its mode, not opened
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-            fresh.replace(target)
-        except OSError:
-            fresh.unlink(missing_ok=True)
-            raise
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with atomic_write(target, overwrite=True, draft=fresh) as file:
+            file.write(text)
 
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""Runs migrations on the connection that `migrate` hands over; configures no logging."""
+"""Runs migrations on the connection that `migrate` hands over, and leaves logging alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from alembic import context
 
 from keyfold_server.store.schema import metadata
 
-# The caller's transaction holds them: it took the whole store, or nothing would keep two
+# Alembic opens no transaction: `migrate` has one already, which holds the lock that keeps two
 # replicas from migrating at once.
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

@@ -1,7 +1,7 @@
-"""An export's lines back to records; what `export_format` writes, and the form before it.
+"""Parses an export's lines into the records that `records` writes.
 
-Invariant: a line is taken only if writing what was read of it, in the file's own form, gives the
-same bytes. So a field that this release does not know, or that the form does not have, is refused.
+Invariant: the parser accepts a line only if writing the parsed record gives the same bytes. So it
+refuses a line with an unknown, missing or reordered field instead of passing over it.
 """
 
 from __future__ import annotations
@@ -25,25 +25,24 @@ from keyfold_server.store.transfer.records import (
 )
 
 Record: TypeAlias = Header | IssuedId | StoredCluster | AuditEvent
-"""What a line of an export is about."""
+"""What one line of an export holds."""
 
 
-def parsed(raw: bytes, form: int) -> Record:
-    """Reads a line of an export that was verified; a cluster comes without its sealed rows.
+def parse(raw: bytes) -> Record:
+    """Parses a line of an export whose seal is verified.
 
-    Args:
-        raw: The line.
-        form: Version of the export's form.
+    Returns:
+        The record. A cluster comes without its sealed rows.
 
     Raises:
-        SetupError: It is no line of that form.
+        SetupError: The line is not in this release's form.
     """
     try:
         found = _parsed(json.loads(raw))
-        if line(_record(found, form)) == raw:
+        if line(_record(found)) == raw:
             return found
     except (ValueError, LookupError, TypeError, AttributeError, KeyfoldError):
-        # Said below, without a cause: the parser's errors carry the text.
+        # The error below has no cause, because the parser's own errors quote the line.
         pass
     raise SetupError(
         "the export holds a line in a form that this release does not know: import it with the "
@@ -60,15 +59,15 @@ def _parsed(record: dict[str, Any]) -> Record:
         case {"event": dict(event)}:
             return AuditEvent(**event)
     rest = {name: value for name, value in record.items() if name != "keyfold_export"}
-    return Header(**rest, form=record["keyfold_export"])
+    return Header(**rest)
 
 
-def _record(found: Record, form: int) -> dict[str, Any]:
+def _record(found: Record) -> dict[str, Any]:
     match found:
         case IssuedId():
             return {"external_id": found.record()}
         case StoredCluster():
-            return {"cluster": cluster_record(found, form)}
+            return {"cluster": cluster_record(found)}
         case AuditEvent():
             return {"event": event_record(found)}
     return found.record()
@@ -97,7 +96,7 @@ def _region(raw: dict[str, Any]) -> Region:
         policy=RegionPolicy(
             _seconds(raw["cache_ttl_ms"]),
             _seconds(raw["outage_grace_ms"]),
-            raw.get("auto_rotate", False),
+            raw["auto_rotate"],
         ),
         generations=tuple(_generation(each) for each in raw["generations"]),
     )
@@ -110,7 +109,7 @@ def _generation(raw: dict[str, Any]) -> Generation:
         raw["generation"],
         raw["created_at"],
         wraps,
-        raw.get("retired_at"),
+        raw["retired_at"],
     )
 
 
@@ -118,7 +117,7 @@ def _wrap(raw: dict[str, Any]) -> Wrap:
     text, root = raw["ciphertext"], raw["root_key"]
     return Wrap(
         number=raw["number"],
-        root=RootKey(*_key(root), root.get("external_id", "")),
+        root=RootKey(*_key(root), root["external_id"]),
         key_version=raw["key_version"],
         organization=raw["organization"],
         ciphertext=None if text is None else base64.b64decode(text, validate=True),

@@ -1,15 +1,14 @@
-"""The form of an export: records to lines, and the seal over all of them.
+"""The form of an export: records as lines of JSON, and the seal over all of them.
 
-    {"keyfold_export": 2, …}    which store, when, sealed by which service key
-    {"external_id": {…}}        what was issued for an owner; then the next one
+    {"keyfold_export": 2, …}    the header: which store, when, and which service key sealed it
+    {"external_id": {…}}        an external id and its owner; then the next one
     {"cluster": {…}}            a cluster: regions, generations, wraps
     {"event": {…}}              its audit events, oldest first; then the next cluster
-    {"mac": "…"}                over all bytes before this line
+    {"mac": "…"}                the MAC over all bytes before this line
 
-Form 1 has no external ids and not the fields that `_second` names; it is read and never written.
-
-Invariant: a record has one form, its fields in one order, so that what is read back and written
-again gives the same bytes: nothing is dropped without a word. Knows nothing of databases.
+Invariant: each record has exactly one text, with its fields in one order. So a reader can write
+again what it has read and compare the bytes, and nothing gets lost unnoticed. This module knows
+nothing of databases.
 """
 
 from __future__ import annotations
@@ -27,30 +26,27 @@ if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.tables.clusters import StoredCluster
 
-FORMAT: Final = 2
-"""Version of the form that is written."""
+FORM: Final = 2
+"""Version of the form. No release has written version 1."""
 
-FORMATS: Final = (1, 2)
-"""Versions that are read; others are refused."""
-
-TRAILER: Final = len(b'{"mac":""}\n') + 64
-"""Bytes of the last line, which is as long in every export."""
+TRAILER_SIZE: Final = len(b'{"mac":""}\n') + 64
+"""Bytes of the last line, which has the same length in every export."""
 
 EVENT_FIELDS: Final = tuple(field.name for field in fields(AuditEvent))
-"""An audit event's fields, in their order there, which is their columns' too."""
+"""An audit event's fields, in the order of `AuditEvent` and of the columns."""
 
 _TABLE: Final = "export"
-"""The whole file is sealed as if it were one row of a table of this name, which there is not."""
+"""The file is sealed like a row of a table with this name; no such table exists."""
 
 
 def line(record: dict[str, Any]) -> bytes:
-    """Returns a record's one form: compact, its fields in their order, ASCII."""
+    """Returns a record's one text: compact JSON in ASCII, with the fields in their order."""
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-def trailer(seal: Seal, digest: bytes, form: int = FORMAT) -> bytes:
-    """Returns the last line, which seals the SHA-256 of all before it."""
-    return line({"mac": seal.sealed(_TABLE, (form, digest))[-1].hex()})
+def trailer(seal: Seal, digest: bytes) -> bytes:
+    """Returns the last line, which seals the SHA-256 of all bytes before it."""
+    return line({"mac": seal.sealed(_TABLE, (FORM, digest))[-1].hex()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +54,12 @@ class Header:
     """An export's first line.
 
     Attributes:
-        store_uid: Which store it was made of.
-        service_key_id: Which service key sealed it.
-        exported_at: Milliseconds of Unix time.
-        cluster: The one cluster that it holds; None: the whole store.
+        store_uid: Id of the exported store.
+        service_key_id: Id of the service key that sealed the export.
+        exported_at: Time of the export in milliseconds of Unix time.
+        cluster: Name of the only cluster in the export, or None for the whole store.
         change: Number of the store's newest change.
         change_id: That change's random id.
-        form: Version of the form.
     """
 
     store_uid: str
@@ -73,28 +68,19 @@ class Header:
     cluster: str | None
     change: int
     change_id: str
-    form: int = FORMAT
 
     def record(self) -> dict[str, Any]:
-        """Returns the header as it stands in an export."""
-        return {
-            "keyfold_export": self.form,
-            "store_uid": self.store_uid,
-            "service_key_id": self.service_key_id,
-            "exported_at": self.exported_at,
-            "cluster": self.cluster,
-            "change": self.change,
-            "change_id": self.change_id,
-        }
+        """Returns the header as an export holds it."""
+        return {"keyfold_export": FORM, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedId:
-    """What was issued for an owner (protocol C2).
+    """An external id that Keyfold issued for an owner (protocol C2).
 
     Attributes:
-        owner: For whom.
-        external_id: What it is.
+        owner: An organization's or a cluster's name.
+        external_id: The issued id.
         created_at: Milliseconds of Unix time.
     """
 
@@ -103,12 +89,12 @@ class IssuedId:
     created_at: int
 
     def record(self) -> dict[str, Any]:
-        """Returns it as it stands in an export."""
+        """Returns the external id as an export holds it."""
         return asdict(self)
 
 
-def cluster_record(stored: StoredCluster, form: int = FORMAT) -> dict[str, Any]:
-    """Returns a cluster as it stands in an export."""
+def cluster_record(stored: StoredCluster) -> dict[str, Any]:
+    """Returns a cluster as an export holds it."""
     c = stored.cluster
     return {
         "uid": c.uid.hex(),
@@ -120,16 +106,16 @@ def cluster_record(stored: StoredCluster, form: int = FORMAT) -> dict[str, Any]:
         "updated_at": c.updated_at,
         "audit_count": stored.events,
         "audit_head": stored.head.hex(),
-        "regions": [_region_record(region, form) for region in c.regions],
+        "regions": [_region_record(region) for region in c.regions],
     }
 
 
 def event_record(recorded: AuditEvent) -> dict[str, Any]:
-    """Returns an audit event as it stands in an export."""
+    """Returns an audit event as an export holds it."""
     return {name: getattr(recorded, name) for name in EVENT_FIELDS}
 
 
-def _region_record(region: Region, form: int) -> dict[str, Any]:
+def _region_record(region: Region) -> dict[str, Any]:
     policy = region.policy
     return {
         "region": region.name,
@@ -138,29 +124,26 @@ def _region_record(region: Region, form: int) -> dict[str, Any]:
         "key_spec": _key_record(region.key_spec),
         "cache_ttl_ms": _milliseconds(policy.cache_ttl),
         "outage_grace_ms": _milliseconds(policy.outage_grace),
-        **_second(form, auto_rotate=policy.auto_rotate),
-        "generations": [_generation_record(each, form) for each in region.generations],
+        "auto_rotate": policy.auto_rotate,
+        "generations": [_generation_record(each) for each in region.generations],
     }
 
 
-def _generation_record(generation: Generation, form: int) -> dict[str, Any]:
+def _generation_record(generation: Generation) -> dict[str, Any]:
     return {
         "kek_id": generation.kek_id.hex(),
         "generation": generation.number,
         "created_at": generation.created_at,
-        **_second(form, retired_at=generation.retired_at),
-        "wraps": [_wrap_record(wrap, form) for wrap in generation.wraps],
+        "retired_at": generation.retired_at,
+        "wraps": [_wrap_record(wrap) for wrap in generation.wraps],
     }
 
 
-def _wrap_record(wrap: Wrap, form: int) -> dict[str, Any]:
+def _wrap_record(wrap: Wrap) -> dict[str, Any]:
     ciphertext = wrap.ciphertext
     return {
         "number": wrap.number,
-        "root_key": {
-            **_key_record(wrap.root),
-            **_second(form, external_id=wrap.root.external_id),
-        },
+        "root_key": {**_key_record(wrap.root), "external_id": wrap.root.external_id},
         "key_version": wrap.key_version,
         "organization": wrap.organization,
         "ciphertext": None if ciphertext is None else base64.b64encode(ciphertext).decode(),
@@ -176,11 +159,6 @@ def _key_record(key: KeySpec | RootKey) -> dict[str, Any]:
         "auth_principal": key.principal,
         "options": dict(key.options),
     }
-
-
-def _second(form: int, **added: object) -> dict[str, object]:
-    """Returns fields that form 1 does not have."""
-    return added if form > 1 else {}
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -1,7 +1,8 @@
-"""The first schema.
+"""The first schema. Nothing is released yet, so every change of the schema edits this file.
 
-Written so that it can be run again: not every database takes back what it made of a schema
-when the transaction fails.
+From the first release on, a change of the schema is a migration of its own, and no released file
+changes. The migration can run again after it failed half-way, because some databases keep the
+tables that a failed transaction made.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# By its bytes everywhere; SQLite does so by itself.
+# Text compares by its bytes in every database. SQLite does so without being told.
 _TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Makes every table that is not there."""
-    _own()
+    """Makes every table that does not exist yet."""
+    _store()
     _clusters()
     _keyrings()
     _records()
+    _observations()
 
 
 def downgrade() -> None:
-    """Refuses: a store goes back by its backup."""
+    """Refuses to go back; restore a backup instead."""
     raise NotImplementedError
 
 
@@ -46,8 +48,8 @@ def _index(table: str, *columns: str) -> None:
     op.create_index(name, table, list(columns), if_not_exists=True)
 
 
-def _own() -> None:
-    """The store's own row, and how replicas learn of changes."""
+def _store() -> None:
+    """Makes the store's own row, and the tables by which replicas learn of changes."""
     _table(
         "meta",
         sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
@@ -113,7 +115,7 @@ def _own() -> None:
 
 
 def _clusters() -> None:
-    """Clusters and their regions."""
+    """Makes the tables of clusters and their regions."""
     _table(
         "clusters",
         sa.Column("uid", sa.LargeBinary(), nullable=False, autoincrement=False),
@@ -147,6 +149,7 @@ def _clusters() -> None:
         sa.Column("root_uri", _TEXT, nullable=False),
         sa.Column("root_subject", _TEXT, nullable=False),
         sa.Column("kek_subject", _TEXT, nullable=False),
+        sa.Column("auto_rotate", sa.SmallInteger(), nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("cluster_uid", "name", name="pk_regions"),
         sa.ForeignKeyConstraint(
@@ -162,7 +165,7 @@ def _clusters() -> None:
 
 
 def _keyrings() -> None:
-    """KEKs and their wraps."""
+    """Makes the tables of KEKs and their wraps."""
     _table(
         "generations",
         sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
@@ -170,6 +173,7 @@ def _keyrings() -> None:
         sa.Column("region", _TEXT, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("retired_at", sa.BigInteger(), nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("kek_id", name="pk_generations"),
         sa.UniqueConstraint(
@@ -196,6 +200,7 @@ def _keyrings() -> None:
         sa.Column("ciphertext", sa.LargeBinary(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("superseded_at", sa.BigInteger(), nullable=True),
+        sa.Column("root_external_id", _TEXT, nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("kek_id", "number", name="pk_wraps"),
         sa.ForeignKeyConstraint(
@@ -209,7 +214,7 @@ def _keyrings() -> None:
 
 
 def _records() -> None:
-    """What was done and what was seen."""
+    """Makes the tables of audit events, requests and external ids."""
     _table(
         "audit_events",
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=False, autoincrement=False),
@@ -245,6 +250,18 @@ def _records() -> None:
     )
     _index("requests", "created_at")
     _table(
+        "external_ids",
+        sa.Column("owner", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("external_id", _TEXT, nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", name="pk_external_ids"),
+    )
+
+
+def _observations() -> None:
+    """Makes the tables of what replicas observe, which carry no MAC."""
+    _table(
         "observations",
         sa.Column("subject", _TEXT, nullable=False, autoincrement=False),
         sa.Column("health", _TEXT, nullable=False),
@@ -255,6 +272,14 @@ def _records() -> None:
         sa.Column("request_id", _TEXT, nullable=False),
         sa.Column("can_wrap", sa.Boolean(), nullable=True),
         sa.Column("can_unwrap", sa.Boolean(), nullable=True),
+        sa.Column("reason", _TEXT, nullable=True),
+        sa.Column("missing_permission", _TEXT, nullable=True),
         sa.PrimaryKeyConstraint("subject", name="pk_observations"),
     )
     _index("observations", "health")
+    _table(
+        "generation_uses",
+        sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
+        sa.Column("used_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kek_id", name="pk_generation_uses"),
+    )

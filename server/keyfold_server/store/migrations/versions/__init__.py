@@ -1,1 +1,1 @@
-"""A file per version, numbered."""
+"""A numbered file per version of the schema."""
