@@ -68,7 +68,7 @@ async def test_what_is_over_a_rate_is_keyfold_s_own_refusal(
     assert {type(error) for error in failed} == {RateLimitedError}
     error = failed[0]
     assert isinstance(error, RateLimitedError)
-    assert f"this {named} is asked more than 10 times a second" in error.message
+    assert f"this {named} gets more than 10 calls a second" in error.message
     assert error.source == "keyfold"
     assert error.retry_after is not None
     assert error.retry_after > 0.1

@@ -1,4 +1,7 @@
-"""The spans of time on which the promises rest, and their default values."""
+"""The time spans behind the service's promises, with their defaults.
+
+docs/configuration.md has the settings that change them, with their bounds.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Spans, all in seconds. The settings take their defaults from here.
+    """Time spans, all in seconds. The settings take their defaults from here.
 
     Attributes:
-        cache_ttl: How long one successful unwrap lets a key be used, unless the region's policy
-            says otherwise.
-        outage_grace: How much longer a key serves while the KMS cannot be asked, unless the
-            region's policy says otherwise.
-        store_max_staleness: How long a replica serves without reaching the store.
-        store_poll: The wait between two looks at the store's changes.
-        refusal_memory: How long Keyfold repeats a KMS's refusal without asking the KMS again.
-        provider_budget: The most that one call to a KMS may take in all.
-        revoke_wait: How long Revoke waits for other replicas to confirm.
-        sweep: The wait between two proofs of each KEK in use, and of each root key.
+        cache_ttl: One successful unwrap lets a key be used for this long, unless the region's
+            policy sets another span.
+        outage_grace: A key serves this much longer while the KMS cannot be asked, unless the
+            region's policy sets another span.
+        store_max_staleness: A replica serves this long without reaching the store.
+        store_poll: A replica waits this long between two polls of the store.
+        refusal_memory: Keyfold repeats a KMS's refusal for this long before it calls the KMS
+            again.
+        provider_budget: One call to a KMS takes no longer than this in all.
+        revoke_wait: Revoke waits this long for other replicas to confirm.
+        sweep: The sweep proves each KEK in use, and each root key, once in this time.
     """
 
     cache_ttl: float = 60.0

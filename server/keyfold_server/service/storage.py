@@ -1,4 +1,4 @@
-"""The store, called from the event loop: bounded threads, bounded waiting."""
+"""Storage: calls the store from the event loop, in a bounded number of threads."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 THREADS: Final = 8
-"""Store calls under way at once."""
+"""Most store calls that run at once."""
 
 WAITING: Final = 1_000
-"""Store calls that may wait before further ones are turned away."""
+"""Most store calls that may wait; further ones are refused."""
 
 DECIDING: Final = 4
-"""Decisions under way at once, in threads of their own."""
+"""Most decisions that run at once, in threads of their own."""
 
 
 class Storage:
     """Runs the store's synchronous methods in its own threads.
 
     Attributes:
-        store: The store itself, for naming the method to run.
+        store: The store. Callers pass its methods to `run` and `decide`.
     """
 
     def __init__(self, store: Store) -> None:
-        """Makes the threads; none is started before it is needed."""
+        """Makes the thread pools, which start threads as calls need them."""
         self.store = store
         self._pool = ThreadPoolExecutor(THREADS, "store")
         self._deciding = ThreadPoolExecutor(DECIDING, "store-decisions")
-        self._under_way = 0
+        self._pending = 0
 
     async def run(self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Runs a method of the store in a thread; one that began always ends.
+        """Runs a method of the store in a thread. Once it has begun, cancelling does not stop it.
 
         Raises:
             OverloadedError: Too many calls are waiting.
         """
-        if self._under_way >= THREADS + WAITING:
+        if self._pending >= THREADS + WAITING:
             raise OverloadedError("too many calls wait for the store; try again", retry_after=1.0)
         with telemetry.store_call(getattr(method, "__name__", "call")):
-            self._under_way += 1
+            self._pending += 1
             future = self._pool.submit(method, *args, **kwargs)
             future.add_done_callback(self._on_loop(self._ended))
             return await asyncio.shield(asyncio.wrap_future(future))
 
     async def decide(self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """As `run`, for what a revocation needs: no flood of reads gets in its way (R1, R5)."""
+        """Runs a method as `run` does, in threads that a flood of reads cannot occupy (R1, R5)."""
         with telemetry.store_call(getattr(method, "__name__", "call")):
             future = self._deciding.submit(method, *args, **kwargs)
             return await asyncio.shield(asyncio.wrap_future(future))
@@ -68,9 +68,9 @@ class Storage:
         return done
 
     def _ended(self) -> None:
-        self._under_way -= 1
+        self._pending -= 1
 
     def close(self) -> None:
-        """Waits for the calls that are under way, so that no transaction is cut off."""
+        """Waits for the running calls, so that no transaction is cut off."""
         for pool in (self._pool, self._deciding):
             pool.shutdown(wait=True, cancel_futures=True)

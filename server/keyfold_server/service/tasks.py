@@ -1,4 +1,4 @@
-"""Tasks of the service: what nobody's deadline cancels (protocol W1)."""
+"""Tasks that belong to the service, so that no caller's deadline cancels them (protocol W1)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ _T = TypeVar("_T")
 
 
 class Tasks:
-    """Tasks under way that belong to the service, not to the call that began them."""
+    """The running tasks of the service. Each outlives the call that began it."""
 
     def __init__(self) -> None:
-        """Starts with none."""
+        """Starts without tasks."""
         self._under_way: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Starts a task; whoever waits for it shields it."""
+        """Starts a task. Whoever awaits it must shield it from their own cancellation."""
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._ended)
         return task
 
     async def drain(self, within: float | None = None) -> None:
-        """Waits for the tasks under way; those that take longer are cancelled.
+        """Waits for the running tasks, and cancels those that take too long.
 
         Args:
-            within: Seconds to wait, or None where the tasks are bounded by themselves.
+            within: Seconds to wait; None waits until all have ended.
         """
         if self._under_way:
             _, late = await asyncio.wait(self._under_way, timeout=within)
@@ -37,4 +37,4 @@ class Tasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
         if not task.cancelled():
-            task.exception()  # Whoever waited has seen it; nobody need have.
+            task.exception()  # Marks it as retrieved: often nobody waits for the task any more.

@@ -1,4 +1,4 @@
-"""One call of the data plane: its rights, what it still lacks, and what was fetched for it."""
+"""One call of the data plane: its rights, what it needs, and what was fetched for it alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from keyfold_server.service.data.cache_entries import OpenKek
 
 
 class Need(NamedTuple):
-    """Something that a call lacks.
+    """What a call needs and does not find in memory: a cluster, or one of its KEKs.
 
     Attributes:
-        cluster: Whose.
-        kek_id: The KEK to open; empty: the cluster itself, read after the call arrived.
+        cluster: The cluster's name.
+        kek_id: The KEK to open. Empty: the call needs the cluster itself, by a read of the store
+            that began after the call arrived.
     """
 
     cluster: str
@@ -27,23 +28,24 @@ class NeedsLoad(Exception):  # noqa: N818  a request of the core, not an error
     """Raised by the core where something is not in memory."""
 
     def __init__(self, needs: Sequence[Need]) -> None:
-        """Names all that is known to be lacking."""
+        """Takes everything that the core found missing."""
         super().__init__()
         self.needs = needs
 
 
 @dataclass(slots=True)
 class Call:
-    """Whose call it is, and what it has fetched for itself.
+    """One call: who makes it, and what was fetched for it.
 
     Attributes:
-        rights: What its caller may do.
-        arrived: Monotonic seconds not before the call's arrival.
-        own: KEKs opened by an unwrap that began after the call arrived, by kek_id. At TTL 0 this
-            is the only way to a KEK; it belongs to this call alone.
-        failed: Why a need could not be met.
+        rights: What the caller may do.
+        arrived: When the call arrived or a moment later, monotonic seconds.
+        own: KEKs whose unwrap began after the call arrived, by kek_id. They belong to this call
+            alone. At TTL 0 a call gets a KEK in no other way.
+        failed: Why each of these needs could not be met.
         read: Clusters read from the store since the call arrived.
-        owners: Whose a KEK is, where it is not this cluster's: None for nobody's.
+        owners: The owning cluster of each KEK that the call's own cluster does not have; None
+            where no cluster has it.
     """
 
     rights: Rights

@@ -1,8 +1,8 @@
 """The synchronous core: wrap, unwrap, generate, rewrap, and their batches (protocol R3).
 
-From the last check of state, staleness and freshness to the sealed or opened bytes there is no
-await and no thread, so no revocation can slip in between. What is not in memory is asked for by
-raising `NeedsLoad`; the caller loads it and runs the same function again. There is no other path.
+From the last check of state, staleness and freshness to the sealed or opened bytes nothing awaits
+and no thread runs, so no revocation can slip in between. Where something is not in memory, the
+core raises `NeedsLoad`; its caller loads what is missing and runs the same function again.
 """
 
 from __future__ import annotations
@@ -18,33 +18,32 @@ from keyfold_server.domain.envelope import (
     parse,
 )
 from keyfold_server.domain.errors import (
-    ContextNotGrantedError,
     InvalidBatchError,
     InvalidContextError,
     InvalidSizeError,
     KeyfoldError,
 )
 from keyfold_server.service.data.call import Call, Need, NeedsLoad
-from keyfold_server.service.data.keyring import Granted, Keyring
+from keyfold_server.service.data.keyring import Granted, Keyring, check_context
 
 _K = TypeVar("_K")
 _A = TypeVar("_A")
 _R = TypeVar("_R")
 
 MAX_BATCH_ITEMS: Final = 1_000
-"""Items of one batch."""
+"""Most items of one batch."""
 
 DATA_KEY_SIZES: Final = (16, 24, 32, 64)
-"""Bytes of a data key that GenerateDataKey makes."""
+"""Sizes in bytes of the data keys that GenerateDataKey makes."""
 
 
 class Destination(NamedTuple):
-    """Where Rewrap moves a key; None keeps.
+    """Where Rewrap moves a key.
 
     Attributes:
-        cluster: Another cluster, or None.
-        region: Another region, or None.
-        context: The new context, as it stands.
+        cluster: Another cluster; None keeps the cluster.
+        region: Another region; None keeps the region.
+        context: The new context. It replaces the old one as a whole.
     """
 
     cluster: str | None
@@ -53,7 +52,7 @@ class Destination(NamedTuple):
 
 
 class UnwrapResult(NamedTuple):
-    """An unwrapped key. Not for logs: the first field is the key."""
+    """An unwrapped key with its region and generation. Never log it: `plaintext` is the key."""
 
     plaintext: bytes
     region: str
@@ -61,10 +60,15 @@ class UnwrapResult(NamedTuple):
 
 
 class DataPlane:
-    """The core over one replica's keyring."""
+    """Wrap, Unwrap, GenerateDataKey and Rewrap over one replica's keyring."""
 
     def __init__(self, keyring: Keyring, random: Callable[[int], bytes] = os.urandom) -> None:
-        """Takes the KEKs, and the source of nonces and data keys."""
+        """Joins the core to its keys.
+
+        Args:
+            keyring: Gives out the KEKs.
+            random: Returns random bytes for nonces and data keys.
+        """
         self._keyring = keyring
         self._random = random
 
@@ -75,7 +79,7 @@ class DataPlane:
         bound = encode_context(context)
         kek, contexts = self._keyring.wrapping(cluster, region, self._keyring.now(), call)
         if contexts:
-            _check_granted(contexts, context)
+            check_context(contexts, context)
         return kek.seal(plaintext, bound, self._random), kek.generation
 
     def unwrap(
@@ -86,7 +90,7 @@ class DataPlane:
         bound = encode_context(context)
         kek, contexts = self._keyring.opening(cluster, wrapped.kek_id, self._keyring.now(), call)
         if contexts:
-            _check_granted(contexts, context)
+            check_context(contexts, context)
         return UnwrapResult(kek.open(wrapped, bound), kek.region, kek.generation)
 
     def generate(
@@ -97,10 +101,13 @@ class DataPlane:
         context: Mapping[str, str],
         call: Call,
     ) -> tuple[bytes, bytes, int]:
-        """Makes a data key; returns it with its wrapped form and generation.
+        """Makes a data key and wraps it.
+
+        Returns:
+            The data key, its wrapped form and its generation.
 
         Raises:
-            InvalidSizeError: The size is none of 16, 24, 32 and 64; 0 means 32.
+            InvalidSizeError: The size is not 16, 24, 32, 64 or 0, which means 32.
         """
         size = size or 32
         if size not in DATA_KEY_SIZES:
@@ -118,24 +125,25 @@ class DataPlane:
         destination: Destination | None,
         call: Call,
     ) -> tuple[bytes, int, bool]:
-        """Moves a wrapped key; returns it, its generation, and whether it was current already."""
+        """Moves a wrapped key to its region's newest generation, or to a destination.
+
+        Returns:
+            The wrapped key, its generation, and whether it was current already.
+        """
         wrapped = parse(wrapped_key)
         bound = encode_context(context)
         to_bound = bound if destination is None else self._encode_new(destination.context)
         now = self._keyring.now()
         source, contexts = self._keyring.opening(cluster, wrapped.kek_id, now, call)
-        _check_granted(contexts, context)
-        to_cluster = (
-            cluster if destination is None or destination.cluster is None else destination.cluster
-        )
-        to_region = (
-            source.region
-            if destination is None or destination.region is None
-            else destination.region
-        )
+        check_context(contexts, context)
+        to_cluster, to_region, to_context = cluster, source.region, context
+        if destination is not None:
+            to_context = destination.context
+            to_cluster = cluster if destination.cluster is None else destination.cluster
+            to_region = source.region if destination.region is None else destination.region
         sealing, to_contexts = self._keyring.wrapping(to_cluster, to_region, now, call)
-        _check_granted(to_contexts, context if destination is None else destination.context)
-        # Opened even where nothing will change: a spoiled key must not be called current.
+        check_context(to_contexts, to_context)
+        # Opened even where nothing will change: a corrupt key must not be called current.
         plaintext = source.open(wrapped, bound)
         if sealing is source and to_bound == bound:
             return wrapped_key, source.generation, True
@@ -164,7 +172,7 @@ class DataPlane:
                 if isinstance(granted, KeyfoldError):
                     raise granted
                 if granted.contexts:
-                    _check_granted(granted.contexts, context if own is None else own)
+                    check_context(granted.contexts, context if own is None else own)
                 check_plaintext(plaintext)
                 by_kek.setdefault(region, []).append((index, plaintext, bound))
             except KeyfoldError as error:
@@ -208,7 +216,7 @@ class DataPlane:
                 if isinstance(granted, KeyfoldError):
                     raise granted
                 if granted.contexts:
-                    _check_granted(granted.contexts, context if own is None else own)
+                    check_context(granted.contexts, context if own is None else own)
                 plaintext = openers[wrapped.kek_id](wrapped, bound)
                 results.append(UnwrapResult(plaintext, granted.kek.region, granted.kek.generation))
             except KeyfoldError as error:
@@ -239,7 +247,11 @@ class DataPlane:
     def _gather(
         self, wanted: Mapping[_K, None], find: Callable[[_K, float], Granted]
     ) -> dict[_K, Granted | KeyfoldError]:
-        """Finds a batch's KEKs, or asks for all that are lacking at once."""
+        """Finds a batch's KEKs, or asks for all missing ones at once.
+
+        Raises:
+            NeedsLoad: One or more are not in memory.
+        """
         now = self._keyring.now()
         found: dict[_K, Granted | KeyfoldError] = {}
         needs: dict[Need, None] = {}
@@ -268,7 +280,7 @@ class DataPlane:
 
 
 class _Shared:
-    """A batch's context, encoded when the first item needs it; one that is bad fails each item."""
+    """A batch's context, encoded when the first item needs it. A bad one fails every such item."""
 
     __slots__ = ("_context", "_encode", "_encoded")
 
@@ -283,18 +295,6 @@ class _Shared:
         if self._encoded is None:
             self._encoded = self._encode(self._context)
         return self._encoded
-
-
-def _check_granted(contexts: tuple[Mapping[str, str], ...], context: Mapping[str, str]) -> None:
-    """Refuses a context that holds none of the alternatives that the caller's grants demand."""
-    if contexts and not any(
-        all(context.get(key) == value for key, value in wanted.items()) for wanted in contexts
-    ):
-        names = sorted({key for wanted in contexts for key in wanted})
-        raise ContextNotGrantedError(
-            f"the caller's grants demand certain context entries for {', '.join(names)}; send them",
-            field="context",
-        )
 
 
 def _attempt(function: Callable[[_A], _R], argument: _A) -> _R | KeyfoldError:

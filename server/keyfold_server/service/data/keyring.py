@@ -1,8 +1,8 @@
-"""The keyring: which KEK a call may use at this moment (protocol F1, C7), or what it lacks.
+"""The keyring: which KEK a call may use at this moment (protocol F1, C7), or what it needs first.
 
-The one place where rights, state, staleness, freshness and grace decide about a use. It is
-synchronous and asks nobody: what is not in memory is named in `NeedsLoad`, and whoever catches
-that loads it and runs the call again.
+This is the one place where rights, state, staleness, freshness and grace decide about a use. It
+is synchronous and calls neither store nor KMS: it raises `NeedsLoad` for what is not in memory,
+and whoever catches that loads it and runs the call again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, NoReturn
 from keyfold_server.domain.cluster import no_cluster, no_region
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
+    ContextNotGrantedError,
     CouldNotTellError,
     GenerationRetiredError,
     NotAsked,
@@ -28,12 +29,12 @@ from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.limits import Accounts
 
 OUTAGE_BELIEVED: Final = 10.0
-"""Seconds for which an outage is believed beyond the time to ask again, which asking may take.
-After that a KEK without a proof waits for the KMS's answer: it may be a refusal by now."""
+"""Seconds for which KEKs serve on grace after the KMS may be called again; that call takes time.
+After that a KEK without a proof waits for the KMS's answer, which may be a refusal by now."""
 
 OWN_LASTS: Final = 10.0
-"""Seconds for which a KEK that a call fetched for itself may serve that call: longer than any
-load takes, and short where the process was paused between the load and its use (F1)."""
+"""Seconds for which a KEK that a call fetched for itself may serve that call. It is longer than
+any load takes, and short if the process was paused between the load and the use (F1)."""
 
 
 class Granted(NamedTuple):
@@ -41,11 +42,28 @@ class Granted(NamedTuple):
 
     Attributes:
         kek: The KEK.
-        contexts: Where not empty: entries, of which the context must hold all of one alternative.
+        contexts: Alternative sets of entries. The call's context must hold all entries of one of
+            them; empty: any context will do.
     """
 
     kek: Kek
     contexts: tuple[Mapping[str, str], ...]
+
+
+def check_context(contexts: tuple[Mapping[str, str], ...], context: Mapping[str, str]) -> None:
+    """Refuses a context that meets none of the alternatives that the caller's grants demand.
+
+    Raises:
+        ContextNotGrantedError: The context lacks an entry of each alternative.
+    """
+    if contexts and not any(
+        all(context.get(key) == value for key, value in wanted.items()) for wanted in contexts
+    ):
+        names = sorted({key for wanted in contexts for key in wanted})
+        raise ContextNotGrantedError(
+            f"the caller's grants demand certain context entries for {', '.join(names)}; send them",
+            field="context",
+        )
 
 
 class Keyring:
@@ -59,14 +77,15 @@ class Keyring:
         on_grace: Callable[[OpenKek, float], None],
         organizations: Accounts,
     ) -> None:
-        """Joins the keyring to what it asks; every callable is synchronous and cheap.
+        """Joins the keyring to its parts; every callable is synchronous and cheap.
 
         Args:
-            cache: Views and open KEKs.
+            cache: Cluster views and open KEKs.
             clock: Monotonic time.
             check_serving: Raises where this replica must not serve (stale, rolled back).
-            on_grace: Told of a KEK served on grace, so that its root key is asked again.
-            organizations: Count the uses of each organization's keys.
+            on_grace: Called with each KEK that serves on grace, and the time, so that its root
+                key is refreshed.
+            organizations: The accounts to which uses of an organization's keys are charged.
         """
         self._organizations = organizations
         self._cache = cache
@@ -75,13 +94,22 @@ class Keyring:
         self._on_grace = on_grace
 
     def now(self) -> float:
-        """Returns the time, once this replica may serve at it."""
+        """Returns the time, in monotonic seconds.
+
+        Raises:
+            UnavailableError: This replica must not serve at that time.
+        """
         now = self._clock.monotonic()
         self._check_serving(now)
         return now
 
     def wrapping(self, cluster: str, region: str, now: float, call: Call) -> Granted:
-        """Returns the KEK that wraps for a region."""
+        """Returns the KEK that wraps for a region.
+
+        Raises:
+            NeedsLoad: Something is not in memory.
+            KeyfoldError: The call may not use the KEK; the reason says why.
+        """
         view = self._cache.view(cluster) or self._lacking(cluster, Purpose.WRAP, call)
         use = call.rights.use(cluster, view.cluster.organization, region, Purpose.WRAP)
         if use.verdict is not Verdict.ALLOWED:
@@ -94,7 +122,7 @@ class Keyring:
         return Granted(kek, use.contexts)
 
     def opening(self, cluster: str, kek_id: bytes, now: float, call: Call) -> Granted:
-        """Returns the KEK that a wrapped key names."""
+        """Returns the KEK that a wrapped key names; raises as `wrapping` does."""
         view = self._cache.view(cluster) or self._lacking(cluster, Purpose.UNWRAP, call)
         found = view.keks.get(kek_id)
         if found is None:
@@ -146,7 +174,7 @@ class Keyring:
         call: Call,
     ) -> Kek:
         cluster = view.cluster.name
-        # Only here: a view never holds an open KEK of a generation that it knows to be retired.
+        # Checked only here: a view never holds an open KEK of a generation that is retired in it.
         _check_in_use(view, kek_id)
         need = Need(cluster, kek_id)
         if region.ttl > 0:
@@ -162,7 +190,7 @@ class Keyring:
                     and now < root.unknown_until + OUTAGE_BELIEVED
                     and now < root.proof + opened.ttl + opened.grace
                 ):
-                    # The KMS cannot be asked: grace, a hard bound from the last proof (F1).
+                    # The KMS cannot be asked. Grace is a hard bound from the last proof (F1).
                     root.used = opened
                     opened.used_at = now
                     self._on_grace(opened, now)
@@ -186,12 +214,12 @@ class Keyring:
         error.retry_after = root.unknown_until - now
         return error
 
-    # What is not there, and what must look as if it were not
+    # What does not exist, and what must look as if it did not
 
     def _lacking(self, cluster: str, purpose: Purpose, call: Call) -> ClusterView:
-        """Asks for a cluster that is not in memory, or says why there is none."""
+        """Asks for a cluster that is not in memory, or says why it cannot be had."""
         check_name(cluster, "cluster")
-        # Who may see no cluster of this name hears so before the store is asked.
+        # A caller that may see no cluster of this name is refused without a read of the store.
         call.rights.check_named(_METHOD[purpose], cluster, ())
         need = Need(cluster)
         failed = call.failed.get(need)
@@ -202,9 +230,10 @@ class Keyring:
     def _not_allowed(
         self, view: ClusterView, region: str, purpose: Purpose, call: Call
     ) -> NoReturn:
-        """Refuses a use; what the caller may not see gets the answer of what does not exist.
+        """Refuses a use that the caller has no right to.
 
-        That answer costs a read of the store for each call, so this one does, too.
+        What a caller may not see gets the same answer as what does not exist, and costs the same:
+        one read of the store per call (protocol C7).
         """
         name, organization = view.cluster.name, view.cluster.organization
         rights, method = call.rights, _METHOD[purpose]
@@ -219,13 +248,13 @@ class Keyring:
         raise AssertionError("a use was refused that its method is allowed")
 
     def _unknown_region(self, view: ClusterView, region: str, call: Call) -> NoReturn:
-        """Says that there is no such region, once the store was read for this call."""
+        """Says that the region does not exist, once the store was read for this call."""
         check_name(region, "region")
         self._read_again(view, call)
         raise no_region(view.cluster.name, region)
 
     def _unknown_kek(self, view: ClusterView, kek_id: bytes, call: Call) -> NoReturn:
-        """Says that the KEK is not this cluster's, once the store was read for this call."""
+        """Says that the KEK is not the cluster's, once the store was read for this call."""
         name = view.cluster.name
         if not call.rights.sees(name, view.cluster.organization):
             self._not_allowed(view, "", Purpose.UNWRAP, call)
@@ -243,7 +272,7 @@ class Keyring:
         raise _unknown(name)
 
     def _may_see(self, cluster: str, call: Call) -> bool:
-        """Says whether the caller may know of another cluster."""
+        """Says whether the caller may know that another cluster exists."""
         view = self._cache.view(cluster)
         if view is not None:
             return call.rights.sees(cluster, view.cluster.organization)
@@ -253,7 +282,7 @@ class Keyring:
         raise NeedsLoad((need,))
 
     def _read_again(self, view: ClusterView, call: Call) -> None:
-        """Has the store read once for this call: another replica may just have changed it."""
+        """Requires one read of the store for this call: another replica may have changed it."""
         name = view.cluster.name
         if name in call.read:
             return
@@ -275,7 +304,7 @@ def _check_in_use(view: ClusterView, kek_id: bytes) -> None:
 
 
 _METHOD: Final = {Purpose.WRAP: "Wrap", Purpose.UNWRAP: "Unwrap"}
-"""The method that stands for a purpose, where the policy is asked about names alone."""
+"""The method that the policy is asked about for a purpose, where only names are known."""
 
 
 def _unknown(cluster: str) -> UnknownKekError:

@@ -1,1 +1,1 @@
-"""Calls to customers' KMSs: admitted by gates, carried out in threads, and used to prove KEKs."""
+"""Calls to customers' KMSs: admitted by gates, run in threads, and used to make and prove KEKs."""

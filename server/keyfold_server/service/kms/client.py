@@ -1,7 +1,7 @@
-"""Calls to customers' key services: admitted, bounded, in threads (protocol W1, W2, C4).
+"""Calls to customers' KMSs: admitted by gates, bounded in time, run in threads (W1, W2, C4).
 
-Before a call reaches its provider's threads it passes the `gates`. A place there is given back
-when the thread returns, not when somebody stops waiting for it.
+Before a call reaches its provider's threads it passes the `gates`. It keeps its slots there until
+its thread returns, even if its caller stops waiting.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _R = TypeVar("_R")
 log = logging.getLogger(__name__)
 
 THREADS: Final = 64
-"""Threads of one provider: room for eight accounts that hang."""
+"""Threads of one provider: enough for eight accounts whose KMS hangs."""
 
 _LATE: Final = 0.5
-"""Seconds beyond the budget after which a thread is no longer waited for: a hang in a name
-look-up or a lost socket heeds no timeout."""
+"""Seconds beyond the budget that a call waits for its thread. No timeout ends a hanging name
+look-up or a lost socket."""
 
 
 class KmsClient:
-    """Every customer's KMS, behind the gates."""
+    """Calls every customer's KMS through its provider, behind the gates."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class KmsClient:
         """Joins the gates to the providers.
 
         Args:
-            providers: A provider by its type; raises UnknownProviderError. May import an SDK, so
-                it is called in a thread.
+            providers: Returns the provider of a type, or raises UnknownProviderError. It may
+                import an SDK, so it is called in a thread.
             clock: Monotonic time.
-            budget: Seconds that one call may take, waiting at the gates included.
-            rates: Calls a second that the gates let through.
+            budget: Seconds that one call may take, including its wait at the gates.
+            rates: Most calls a second that the gates let through.
         """
         self._providers = providers
         self._clock = clock
@@ -80,7 +80,7 @@ class KmsClient:
         """Returns a provider; the first time in a thread, since an SDK's import takes seconds.
 
         Raises:
-            UnknownProviderError: There is none of that type, or it is not set up rightly.
+            UnknownProviderError: The server has no provider of that type, or cannot set it up.
         """
         provider = self._made.get(type_)
         if provider is None:
@@ -88,22 +88,22 @@ class KmsClient:
             try:
                 provider = await loop.run_in_executor(None, self._providers, type_)
             except SetupError as error:
-                # How it is set up is the operator's business, and the log's.
+                # The cause concerns the operator alone, so it goes to the log.
                 log.error("provider %s cannot be used: %s", type_, error.message)  # noqa: TRY400
                 raise UnknownProviderError(
-                    f"provider {type_} is not set up rightly on this server; its log says more",
+                    f"provider {type_} is not set up correctly on this server; see its log",
                     field="key_spec.type",
                 ) from None
             self._made[type_] = provider
         return provider
 
     async def pinned(self, root: RootKey) -> str | None:
-        """Returns the version that a root key's uri names, or None; asks no KMS."""
+        """Returns the version that a root key's uri names, or None. Calls no KMS."""
         provider = await self.provider(root.type)
         return provider.pinned_version(root) if isinstance(provider, PinsVersions) else None
 
     async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
-        """Wraps under the newest version of a root key; raises as the provider port says."""
+        """Wraps under the newest version of a root key; raises as `KeyProvider.wrap` does."""
         with telemetry.kms_call(root.type, "wrap") as call:
             wrapped = await self._call(
                 call, root, lambda p, budget: p.wrap(root, plaintext, binding, budget=budget)
@@ -114,7 +114,7 @@ class KmsClient:
     async def unwrap(
         self, root: RootKey, key_version: str, ciphertext: bytes, binding: Binding
     ) -> Unwrapped:
-        """Opens what `wrap` returned; raises as the provider port says."""
+        """Opens what `wrap` returned; raises as `KeyProvider.unwrap` does."""
         with telemetry.kms_call(root.type, "unwrap") as call:
             unwrapped = await self._call(
                 call,
@@ -125,7 +125,7 @@ class KmsClient:
             return unwrapped
 
     async def authenticate(self, root: RootKey) -> bool:
-        """Proves the credential; returns False where the provider has no such step."""
+        """Proves the credential. Returns False if the provider cannot do that apart from a call."""
 
         def step(provider: KeyProvider, budget: float) -> bool:
             if not isinstance(provider, Authenticates):
@@ -137,7 +137,7 @@ class KmsClient:
             return await self._call(call, root, step)
 
     async def describe(self, root: RootKey) -> KeyDescription | None:
-        """Describes the key; returns None where the provider has no such step."""
+        """Describes the key. Returns None if the provider cannot describe keys."""
 
         def step(provider: KeyProvider, budget: float) -> KeyDescription | None:
             return (
@@ -150,7 +150,7 @@ class KmsClient:
             return await self._call(call, root, step)
 
     def close(self) -> None:
-        """Lets the threads end; those that hang are not waited for."""
+        """Lets the threads end, without waiting for those that hang."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -160,11 +160,18 @@ class KmsClient:
         root: RootKey,
         work: Callable[[KeyProvider, float], _R],
     ) -> _R:
-        """Carries out one call behind both gates."""
+        """Makes one call in a thread of its provider, once it has passed the gates.
+
+        Raises:
+            UnreachableError: The KMS or the provider gave no answer in time.
+            OverloadedError: Too many calls wait, or the call got no thread in time.
+            RateLimitedError: The rates would have the call wait too long.
+            KmsError: The KMS's answer.
+        """
         try:
             provider = await self.provider(root.type)
         except UnknownProviderError as error:
-            # A stored key's provider is gone from the server, which says nothing about the key.
+            # The server lost the provider of a stored key, which says nothing about the key.
             raise UnreachableError(
                 f"this server cannot call {root.type}: {error.message}"
             ) from None
@@ -174,17 +181,17 @@ class KmsClient:
             (root.type, root.uri, root.principal),
             (root.type, provider.account(root)),
             root.type,
-            # What waits for a rate still needs time to ask.
+            # The other half of the budget is for the KMS's answer.
             self._budget / 2,
         )
         future: Future[_R] | None = None
         try:
             async with asyncio.timeout(self._budget):
                 await permit.acquire()
-            # With the caller's trace context: what an adapter sends may carry it on.
+            # In the caller's context, so that an adapter can send the trace on.
             context = contextvars.copy_context()
             future = self._pool(root.type).submit(context.run, self._work, provider, work, ends)
-            self._leave_after(future, permit)
+            self._release_after(future, permit)
             return await asyncio.wait_for(
                 asyncio.shield(asyncio.wrap_future(future)),
                 max(0.0, ends - self._clock.monotonic()) + _LATE,
@@ -207,7 +214,7 @@ class KmsClient:
     def _work(
         self, provider: KeyProvider, work: Callable[[KeyProvider, float], _R], ends: float
     ) -> _R:
-        """Runs in the provider's thread; whatever it raises is of the tree."""
+        """Runs in the provider's thread, and raises nothing but errors of the tree."""
         budget = ends - self._clock.monotonic()
         if budget <= 0:
             raise OverloadedError(
@@ -218,7 +225,7 @@ class KmsClient:
         except KeyfoldError:
             raise
         except Exception as error:  # noqa: BLE001  whatever an SDK may raise
-            # Only its type: an SDK's text may hold what was sent.
+            # Log only the type: an SDK's message may contain what was sent.
             incident = secrets.token_hex(8)
             log.error(  # noqa: TRY400  the traceback would hold the text
                 "provider %s failed unexpectedly with %s, incident %s",
@@ -227,7 +234,7 @@ class KmsClient:
                 incident,
             )
             raise UnreachableError(
-                f"the provider failed unexpectedly; the server's log says more under {incident}"
+                f"the provider failed unexpectedly; see incident {incident} in the server's log"
             ) from None
 
     def _pool(self, type_: str) -> ThreadPoolExecutor:
@@ -236,11 +243,11 @@ class KmsClient:
             pool = self._pools[type_] = ThreadPoolExecutor(THREADS, f"kms-{type_.lower()}")
         return pool
 
-    def _leave_after(self, future: Future[_R], permit: Permit) -> None:
+    def _release_after(self, future: Future[_R], permit: Permit) -> None:
         loop = asyncio.get_running_loop()
 
         def done(_: Future[_R]) -> None:
-            # A loop that is closed has no gates to give back.
+            # After the loop is closed nobody waits at the gates.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(permit.release)
 

@@ -1,9 +1,9 @@
 """Gates: what a call to a customer's KMS passes before it gets a thread (protocol W2, C4).
 
-A gate per root key and one per account have places for what is under way at once and a rate of
-calls a second; a provider has a rate alone, since its threads are its places. One customer's
-hanging KMS so holds a few threads and no more, and no customer's KMS hears from one replica more
-often than the settings say. Knows nothing of what is called.
+Each root key and each account has a gate, which bounds how many calls run at once and how many
+begin per second. A provider has only a rate, since its threads already bound its calls. So a
+hanging KMS can occupy only a few threads, and one replica calls no KMS more often than the
+settings allow. The gates do not know what is called.
 """
 
 from __future__ import annotations
@@ -17,36 +17,41 @@ from keyfold_server.domain.ports import Clock
 from keyfold_server.service.limits import Bucket
 
 AT_ONCE_PER_KEY: Final = 4
-"""Calls under way for one root key."""
+"""Most calls that run at once for one root key."""
 
 AT_ONCE_PER_ACCOUNT: Final = 8
-"""Calls under way for one account: an eighth of its provider's threads."""
+"""Most calls that run at once for one account: an eighth of its provider's threads."""
 
 WAITING: Final = 1_000
-"""Calls that may wait at one gate before further ones are turned away."""
+"""Most calls that may wait at one gate; further ones are refused."""
 
 _KEPT: Final = 1_000
-"""Gates that are kept before those are looked for that nobody needs."""
+"""Gates that exist before the first removal of unused ones."""
 
 
 class _Gate:
-    """A number of places, how many calls have one or wait for one, and a rate."""
+    """A number of slots, a count of the calls that hold or await one, and a rate."""
 
-    __slots__ = ("at_once", "bucket", "places", "users", "what")
+    __slots__ = ("at_once", "bucket", "slots", "users", "what")
 
     def __init__(self, what: str, at_once: int, rate: float, now: float) -> None:
         self.what = what
         self.at_once = at_once
-        self.places = asyncio.Semaphore(at_once)
+        self.slots = asyncio.Semaphore(at_once)
         self.users = 0
         self.bucket = Bucket(rate, now)
 
 
 class Permit:
-    """One call's way through its gates."""
+    """One call's slots at its gates: acquired before the call, released when its thread ends."""
 
     def __init__(self, gates: list[_Gate], pause: float) -> None:
-        """Stands in line at every gate; `pause` is the seconds that the rates ask for."""
+        """Joins the line at every gate.
+
+        Args:
+            gates: The call's gates, in the order in which it acquires their slots.
+            pause: Seconds that the call must first wait to keep to the rates.
+        """
         self._gates = gates
         self._held: list[_Gate] = []
         self._pause = pause
@@ -54,18 +59,18 @@ class Permit:
             gate.users += 1
 
     async def acquire(self) -> None:
-        """Returns once the call may be made; whoever gives up calls `release` all the same."""
-        # Before a place is taken: whoever waits for the rate keeps nobody from the account.
+        """Waits until the call may be made. Call `release` even after giving up this wait."""
+        # Before a slot is taken: a call that waits for a rate must not block the account.
         if self._pause:
             await asyncio.sleep(self._pause)
         for gate in self._gates:
-            await gate.places.acquire()
+            await gate.slots.acquire()
             self._held.append(gate)
 
     def release(self) -> None:
-        """Gives the places back."""
+        """Gives the slots back and leaves every line."""
         for gate in self._held:
-            gate.places.release()
+            gate.slots.release()
         for gate in self._gates:
             gate.users -= 1
 
@@ -74,7 +79,7 @@ class Gates:
     """The gates of all root keys and accounts, and the rates of all providers."""
 
     def __init__(self, rates: Rates, clock: Clock) -> None:
-        """Takes the rates, and monotonic time."""
+        """Starts without gates; each is made for the first call that needs it."""
         self._rates = rates
         self._clock = clock
         self._gates: dict[tuple[str, ...], _Gate] = {}
@@ -83,23 +88,23 @@ class Gates:
 
     @property
     def in_use(self) -> int:
-        """How many places in lines are taken."""
+        """How many slots calls hold or await, over all gates."""
         return sum(gate.users for gate in self._gates.values())
 
     def enter(
         self, key: tuple[str, ...], account: tuple[str, ...], type_: str, patience: float
     ) -> Permit:
-        """Stands in line at each gate, or at none.
+        """Joins the line at each gate, or at none.
 
         Args:
-            key: The root key's name.
-            account: Its account's.
-            type_: Its provider's type.
-            patience: Seconds that the call can wait for the rates.
+            key: What names the root key.
+            account: What names its account.
+            type_: The provider's type.
+            patience: Most seconds that the call can wait for the rates.
 
         Raises:
             OverloadedError: A line is too long.
-            RateLimitedError: The rates would have it wait for longer.
+            RateLimitedError: To keep to the rates, the call would have to wait longer.
         """
         now = self._clock.monotonic()
         self._forget(now)
@@ -122,7 +127,7 @@ class Gates:
         )
         if pause > patience:
             raise RateLimitedError(
-                f"this {what} is asked more than {bucket.rate:g} times a second; slow down",
+                f"this {what} gets more than {bucket.rate:g} calls a second; slow down",
                 retry_after=pause,
             )
         for bucket, _ in rates:
@@ -138,7 +143,7 @@ class Gates:
         return gate
 
     def _forget(self, now: float) -> None:
-        """Forgets gates that nobody needs, once they have doubled in number since the last time."""
+        """Removes unused gates, whenever their number has doubled since the last removal."""
         if len(self._gates) < self._look_at:
             return
         self._gates = {

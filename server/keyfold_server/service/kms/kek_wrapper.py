@@ -1,7 +1,7 @@
-"""Making, moving and proving KEKs at customers' key services.
+"""The KEK wrapper: makes KEKs, moves them between root keys, and proves that root keys work.
 
-Nothing counts as wrapped before it was unwrapped again and compared: some providers wrap under a
-key that they will not unwrap with (protocol F5).
+A KEK counts as wrapped only after it was unwrapped again and compared: some KMSs wrap under a key
+that they do not unwrap with (protocol F5).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from keyfold_server.service.kms.client import KmsClient
 _R = TypeVar("_R")
 
 Refused = Callable[[Cluster, str, Generation, RefusedError | KekMismatchError], Awaitable[object]]
-"""Takes a cluster as the store had it, a region, and the KEK that the KMS would not open."""
+"""Called with a cluster as the store had it, a region, the KEK that the KMS refused, and why."""
 
 
 class KekWrapper:
-    """Wraps KEKs under root keys and shows that they open."""
+    """Wraps KEKs under root keys, and proves that the root keys unwrap them."""
 
     def __init__(
         self, kms: KmsClient, refused: Refused, random: Callable[[int], bytes] = os.urandom
     ) -> None:
-        """Joins the proofs to the key services.
+        """Joins the wrapper to the KMSs.
 
         Args:
-            kms: The key services.
-            refused: Told of a stored KEK that the KMS refused to open: whoever asked, it is a
-                refusal (protocol F2).
-            random: Source of KEKs and their ids.
+            kms: Calls the customers' KMSs.
+            refused: Called with each stored KEK that a KMS refused to open, since that is a
+                refusal whatever the call was for (protocol F2).
+            random: Returns random bytes for KEKs and their ids.
         """
         self._kms = kms
         self._refused = refused
@@ -56,7 +56,7 @@ class KekWrapper:
         number: int,
         now: int,
     ) -> Generation:
-        """Makes a generation: a new KEK, wrapped and proven.
+        """Makes a generation: a new KEK that is wrapped and proven.
 
         Raises:
             KmsError: The root key does not wrap, or does not unwrap what it wrapped.
@@ -72,10 +72,10 @@ class KekWrapper:
     async def rewrap(
         self, cluster: Cluster, region: str, generation: Generation, root: RootKey, now: int
     ) -> Wrap:
-        """Wraps a generation's KEK anew: unwrapped by the old root key, wrapped by the new.
+        """Unwraps a generation's KEK under its root key, and wraps it under another.
 
         Raises:
-            KmsError: The old key does not unwrap, or the new one does not wrap and unwrap.
+            KmsError: The old root key does not unwrap, or the new one does not wrap and unwrap.
         """
         key = await self._open(cluster, region, generation)
         try:
@@ -90,25 +90,25 @@ class KekWrapper:
         """Proves that a generation's KEK can be unwrapped.
 
         Args:
-            cluster: As the store has it.
+            cluster: The cluster as the store has it.
             region: The region's name.
-            generation: Whose KEK.
+            generation: The generation whose KEK is unwrapped.
             report_refusal: False where the refusal is known: a repeated one flushes nothing
                 (protocol F4).
 
         Raises:
-            KmsError: It cannot.
+            KmsError: The KMS refused or gave no answer, or the KEK does not match.
         """
         wipe(await self._open(cluster, region, generation, report_refusal=report_refusal))
 
     async def prove_wrap(self, cluster: Cluster, region: str, generation: Generation) -> str:
-        """Proves that the root key of a generation wraps, on bytes that are no key.
+        """Proves that the root key of a generation wraps, with zeros in place of a key.
 
         Returns:
-            The root key's version that wraps now.
+            The root key version that wraps now.
 
         Raises:
-            KmsError: It does not.
+            KmsError: The root key does not wrap.
         """
         binding = cluster.binding(region, generation)
         wrapped = await self._kms.wrap(

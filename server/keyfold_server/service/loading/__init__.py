@@ -1,1 +1,1 @@
-"""How KEKs come into memory, how they stay fresh, and what a failed load means."""
+"""How KEKs come into memory, how they stay fresh, and what a failed load means for them."""

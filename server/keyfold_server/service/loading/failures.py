@@ -1,8 +1,8 @@
-"""Answers: what a customer's KMS's no, or its silence, means for the KEKs that are in memory.
+"""KMS failures: what a KMS's refusal, or its silence, means for the KEKs in memory.
 
-Invariant: a refusal drops every KEK under its root key here and is told to the other replicas
-(protocol F2); one KEK that its own context condemns does so once, however often it is refused
-(protocol F4). Asks no KMS itself.
+A refusal drops every KEK under its root key on this replica, and is announced to the others
+(protocol F2). A KEK that the KMS refuses because of its own context does so only once, however
+often it is refused (protocol F4). This module calls no KMS.
 """
 
 from __future__ import annotations
@@ -39,24 +39,27 @@ from keyfold_server.service.observed.health import HealthRecorder
 log = logging.getLogger(__name__)
 
 REREAD_TIMEOUT: Final = 2.0
-"""Seconds that the store has to say whether a refused key's row was changed meanwhile."""
+"""Seconds to wait for the store's answer whether a refused key's row was changed meanwhile."""
 
 ANNOUNCE_AGAIN: Final = 30.0
-"""Seconds from telling of a root key's refusal to telling again that a KEK of it is refused."""
+"""Seconds from a root key's refusal announcement to the next one for a repeatedly refused KEK."""
 
 _BACKOFF: Final = (0.5, 5.0)
-"""First and longest pause, in seconds, before a KMS that could not be asked is asked again."""
+"""Seconds of the first and the longest pause before a KMS that gave no answer is called again."""
 
 _LONGEST_HINT: Final = 30.0
-"""Seconds; a KMS that asks for a longer pause is asked earlier all the same."""
+"""Longest pause in seconds that a throttling KMS gets, even if it asks for more."""
 
 AnnounceRefusal = Callable[[str, Observation, bytes | None], None]
-"""Tells the other replicas, through the store, that a root key was refused; where they were told
-before, that it was for this one KEK."""
+"""Announces a refusal to the other replicas, through the store.
+
+Called with the root key id, what was observed, and None for a first refusal, or else the kek_id of
+the one KEK that was refused again.
+"""
 
 
 class KmsFailures:
-    """Takes what a KMS answered instead of a key."""
+    """Handles loads that brought no key: refusals, mismatches and outages."""
 
     def __init__(
         self,
@@ -68,16 +71,16 @@ class KmsFailures:
         announce: AnnounceRefusal,
         schedule: Callable[[RootState, float], None],
     ) -> None:
-        """Joins the answers to memory and store.
+        """Joins the handling of failures to memory and store.
 
         Args:
             cache: Root keys and the KEKs under them.
-            reads: Says what the store has now.
-            health: Told of what was seen.
+            reads: Reads what the store has now.
+            health: Records what was observed.
             clock: Monotonic time.
-            timing: The spans.
-            announce: Tells the other replicas.
-            schedule: Has a root key looked at again at a time.
+            timing: The service's time spans.
+            announce: Announces a refusal to the other replicas.
+            schedule: Schedules the keeper's next look at a root key, in monotonic seconds.
         """
         self._cache = cache
         self._reads = reads
@@ -95,12 +98,22 @@ class KmsFailures:
         generation: Generation,
         error: RefusedError | KekMismatchError,
     ) -> KeyfoldError | None:
-        """Takes a refusal for what it is, unless the row was changed meanwhile (protocol F3)."""
+        """Applies a refusal or mismatch, unless the row was changed meanwhile (protocol F3).
+
+        Args:
+            view: The view under which the KMS was called.
+            region: The KEK's region.
+            generation: The KEK that the KMS did not open.
+            error: What the KMS answered.
+
+        Returns:
+            The error with its place; None: the row was changed, and the call must look again.
+        """
         name = view.cluster.name
         try:
             current = await self._reads.now(name, REREAD_TIMEOUT)
         except (KeyfoldError, TimeoutError):
-            # The store cannot say that the row changed, so the KMS's no stands: closed, not open.
+            # The store cannot say that the row changed, so the refusal stands: fail closed.
             current = view.cluster
         if not self._cache.holds(view) or current is None:
             return None
@@ -109,13 +122,13 @@ class KmsFailures:
         error = error.at(cluster=name, region=region.region.name)
         root = self._cache.root(generation.current.root_id)
         until = self._clock.monotonic() + self._timing.refusal_memory
-        known = generation.kek_id in view.refused
+        repeated = generation.kek_id in view.refused
         view.refused[generation.kek_id] = Refusal(error, until)
         self._cache.drop_kek(view, generation.kek_id)
         observation = self._health.failed(generation, error)
-        if isinstance(error, RefusedError) and not known:
-            # Once for each KEK: one that its own context condemns must not flush the others
-            # again and again (protocol F4).
+        if isinstance(error, RefusedError) and not repeated:
+            # Once per KEK: one that is refused because of its own context must not flush the
+            # others again and again (protocol F4).
             log.warning("the KMS refuses %s/%s: %s", name, region.region.name, error.reason)
             self._cache.drop_root(root)
             if not root.refusal_announced:
@@ -128,10 +141,10 @@ class KmsFailures:
     def _announce(
         self, root: RootState, observation: Observation, repeated_kek: bytes | None
     ) -> None:
-        """Tells the others of a refusal; again only now and then.
+        """Announces a refusal to the other replicas, a repeated one every 30 seconds at most.
 
-        Whoever was told may have opened the KEK since, and not be able to ask now. Nobody here
-        knows of that: proofs are not told. What those who hear it make of it is `Loads`'s.
+        A repeated refusal is announced because another replica may have opened the KEK since the
+        first and be unable to call the KMS now. `Loads.root_refused` handles it there.
         """
         now = self._clock.monotonic()
         if (
@@ -150,17 +163,23 @@ class KmsFailures:
         began: float,
         error: CouldNotTellError | NotAsked,
     ) -> None:
-        """Remembers that a KMS could not be asked, and when to ask again (protocol W2).
+        """Remembers that a KMS could not be asked, and when to call it again (protocol W2).
 
-        A call that its account's other calls kept waiting at the gate until its time was up was
-        as little asked as one that hung: its root key's KEKs have their grace too.
+        A call that waited at a gate until its time was up says as little about the key as one
+        that hung, so the KEKs of its root key serve on grace, too.
+
+        Args:
+            root: The root key's state.
+            generation: The KEK that was to be unwrapped.
+            began: When the unwrap began, monotonic seconds. After a later proof nothing changes.
+            error: Why the KMS gave no answer, or was not called.
         """
         if root.proof >= began:
             return
         if isinstance(error, CouldNotTellError):
             self._health.failed(generation, error)
         if root.unknown is None or root.unknown.reason != error.reason:
-            # Loudly where it is Keyfold's own credential: nobody else will renew it (F2a).
+            # An error if Keyfold's own credential failed: only the operator can renew it (F2a).
             level = logging.ERROR if isinstance(error, CredentialsFailedError) else logging.WARNING
             key = generation.current.root.uri
             log.log(level, "%s could not be asked: %s: %s", key, error.reason, error.message)

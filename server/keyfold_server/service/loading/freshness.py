@@ -1,6 +1,7 @@
-"""Freshness: root keys in use are asked again ahead of their expiry, and what ran out is dropped.
+"""Freshness: refreshes root keys in use before their proofs expire, and drops expired KEKs.
 
-A queue of when to look at which root key. What is asked, and what an answer means, is `loads`'s.
+The keeper is a queue of when to look at which root key. `loads` calls the KMS and handles its
+answers.
 """
 
 from __future__ import annotations
@@ -17,32 +18,32 @@ from keyfold_server.service.data.cache_entries import OpenKek, RootState
 from keyfold_server.service.data.key_cache import KeyCache
 
 REFRESH_AT: Final = 0.8
-"""Part of the TTL after which a root key in use is asked again, less up to a tenth of it."""
+"""Part of the TTL after which a root key in use is refreshed. Up to a tenth of it is taken off."""
 
 
 class Freshness:
-    """Looks at root keys when they are due."""
+    """The keeper of root keys: looks at each when it is due."""
 
     def __init__(
-        self, cache: KeyCache, clock: Clock, asking: float, ask: Callable[[OpenKek], None]
+        self, cache: KeyCache, clock: Clock, patience: float, refresh: Callable[[OpenKek], None]
     ) -> None:
         """Joins the queue to memory.
 
         Args:
             cache: Root keys and the KEKs under them.
             clock: Monotonic time.
-            asking: Seconds after which a question that was asked has surely ended.
-            ask: Starts a load that proves a KEK's root key.
+            patience: Seconds after which a refresh has surely ended.
+            refresh: Starts a load that proves a KEK's root key.
         """
         self._cache = cache
         self._clock = clock
-        self._asking = asking
-        self._ask = ask
+        self._patience = patience
+        self._refresh = refresh
         self._due: list[tuple[float, str]] = []
         self._earlier = asyncio.Event()
 
     async def keep(self) -> None:
-        """Refreshes root keys in use ahead of their expiry, and drops what ran out; for ever."""
+        """Looks at every root key when it is due, until cancelled."""
         while True:
             now = self._clock.monotonic()
             pause = self._due[0][0] - now if self._due else 60.0
@@ -53,7 +54,7 @@ class Freshness:
             self.run_due(self._clock.monotonic())
 
     def run_due(self, now: float) -> None:
-        """Looks at every root key that is due."""
+        """Looks at every root key that is due at a time, in monotonic seconds."""
         while self._due and self._due[0][0] <= now:
             due, root_id = heapq.heappop(self._due)
             root = self._cache.known_root(root_id)
@@ -63,12 +64,12 @@ class Freshness:
     def _look_at(self, root: RootState, now: float) -> None:
         used, root.used = root.used, None
         if used is not None:
-            # A load that ends well or badly says itself when to look again. One that is
-            # overtaken or turned away says nothing, and others' KEKs are under this root key.
-            self.schedule(root, now + self._asking)
-            self._ask(used)
+            # A load that brings an answer schedules the next look itself. One that is overtaken
+            # or turned away does not, and other KEKs are under this root key.
+            self.schedule(root, now + self._patience)
+            self._refresh(used)
             return
-        # Idle: it stays while an outage might need it, and not longer.
+        # No call used it: it stays until its last grace ends, in case of an outage.
         ends = root.proof + max((o.ttl + o.grace for o in root.open), default=0.0)
         if ends > now:
             self.schedule(root, ends)
@@ -80,22 +81,27 @@ class Freshness:
                 self.schedule(root, root.unknown_until)
 
     def grace_ends(self, cluster: str, kek_id: bytes) -> float | None:
-        """Returns until when a KEK in memory may be used where nobody can be asked (protocol F1).
+        """Returns when a KEK's grace ends if its KMS cannot be asked from now on (protocol F1).
 
         Returns:
-            Monotonic seconds, or None where it is not in memory.
+            Monotonic seconds, or None if the KEK is not in memory.
         """
         view = self._cache.peek(cluster)
         opened = view.open.get(kek_id) if view is not None else None
         return None if opened is None else opened.root.proof + opened.ttl + opened.grace
 
     def schedule_refresh(self, root: RootState) -> None:
-        """Notes a root key that was just proven."""
+        """Schedules the refresh of a root key that was just proven."""
         ttl = root.shortest if root.open else 0.0
         self.schedule(root, root.proof + ttl * REFRESH_AT * random.uniform(0.9, 1.0))  # noqa: S311
 
     def schedule(self, root: RootState, due: float) -> None:
-        """Has a root key looked at when it is due, in place of an earlier appointment."""
+        """Schedules the next look at a root key, in place of an earlier appointment.
+
+        Args:
+            root: The root key.
+            due: When to look, monotonic seconds.
+        """
         root.due = due
         if not self._due or due < self._due[0][0]:
             self._earlier.set()

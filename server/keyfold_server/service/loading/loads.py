@@ -1,9 +1,10 @@
-"""Loads: how KEKs come into memory, and what the KMS's answers mean for those that are there.
+"""Loads: how KEKs come into memory.
 
 A load belongs to the service, not to the call that began it (protocol W1): callers wait under
-their own deadlines, and one who gives up cancels nothing. Callers who lack the same thing share
+their own deadlines, and one that gives up cancels nothing. Callers that need the same KEK share
 one load, but never one that was overtaken: a load remembers the view and the root key's count of
-voids that it began under, and one that ends in another world is thrown away (protocol R2).
+invalidations that it began under, and is discarded if either has changed when it ends (protocol
+R2). What a load that brings no key means for the KEKs in memory is in `failures`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from keyfold_server.service.tasks import Tasks
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SharedLoad:
-    """A load under way, of one KEK; others may wait for the proof that it brings."""
+    """A running load of one KEK. Calls that need only its root key's proof may join it."""
 
     task: asyncio.Task[OpenKek | KeyfoldError | None]
     kek_id: bytes
@@ -52,11 +53,11 @@ class _SharedLoad:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Unwrap:
-    """An unwrap under way.
+    """A running unwrap.
 
     Attributes:
-        kek_id: Of which KEK.
-        view: The cluster as it was read then.
+        kek_id: The KEK that is being unwrapped.
+        view: The cluster's view when the unwrap began.
     """
 
     kek_id: bytes
@@ -64,10 +65,10 @@ class _Unwrap:
 
 
 class Loads:
-    """Brings into memory what calls lack.
+    """Brings what calls need into memory, and drops what must leave it.
 
     Attributes:
-        freshness: Asks root keys in use again, ahead of their expiry.
+        freshness: Refreshes root keys in use before their proofs expire.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Loads:
         announce: AnnounceRefusal,
         tasks: Tasks,
     ) -> None:
-        """Joins the loads to memory, KMS and store."""
+        """Joins the loads to memory, KMS and store; see `KmsFailures` for `announce`."""
         self._cache = cache
         self._kms = kms
         self._storage = storage
@@ -90,21 +91,22 @@ class Loads:
         self._tasks = tasks
         self._reads = Reads(cache, storage, clock, timing, tasks)
         self._shared: dict[str | bytes, _SharedLoad] = {}
-        self._under_way: set[_Unwrap] = set()
+        self._running: set[_Unwrap] = set()
         self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
         self._failures = KmsFailures(
             cache, self._reads, health, clock, timing, announce, self.freshness.schedule
         )
 
-    # What calls lack
+    # What calls need
 
     async def satisfy(self, needs: Sequence[Need], call: Call, deadline: float) -> None:
-        """Fetches what a call lacks; what cannot be had by its deadline is noted as failed.
+        """Fetches what a call needs.
 
         Args:
-            needs: What the core asked for.
-            call: The call, which is told of failures and of KEKs that are its own.
-            deadline: Monotonic seconds until which to wait; the loads themselves go on.
+            needs: The needs that the core named.
+            call: The call. Its `failed` gets what could not be had by the deadline, its `own` the
+                KEKs that were opened for it.
+            deadline: Monotonic seconds until which to wait. The loads go on after that.
         """
         waiters = {asyncio.ensure_future(self._meet(need, call)): need for need in needs}
         left = max(0.0, deadline - self._clock.monotonic())
@@ -127,7 +129,7 @@ class Loads:
             call.failed[need] = error
 
     async def _open(self, need: Need, call: Call) -> None:
-        """Opens a KEK for a call, or finds out whose it is."""
+        """Opens a KEK for a call, or finds out which cluster has it."""
         view = self._cache.view(need.cluster)
         if view is None:
             return
@@ -141,20 +143,20 @@ class Loads:
             return
         region, generation = found
         if region.ttl == 0:
-            # No shared load at TTL 0: the KMS's own log shows each call (protocol F1).
+            # Never shared at TTL 0, so that the KMS's own log shows each call (protocol F1).
             outcome = await asyncio.shield(self._tasks.start(self._load(view, region, generation)))
         else:
             opened = view.open.get(need.kek_id)
             if opened is not None and self._clock.monotonic() < opened.root.proof + opened.ttl:
-                # Another call's load ended since this one asked: it looks again, and finds that.
+                # Another call's load ended since this one looked: when it looks again, it finds it.
                 return
             shared = self._join(view, region, generation)
             outcome = await asyncio.shield(shared.task)
             if shared.kek_id != need.kek_id and not isinstance(
                 outcome, CouldNotTellError | NotAsked
             ):
-                # Another KEK's load: it may have brought the proof, and nothing else of it
-                # concerns this one, neither its KEK nor what condemned that (protocol F4).
+                # Another KEK's load. It may have brought the proof; its KEK, and why that may have
+                # been refused, do not concern this one (protocol F4).
                 return
         if isinstance(outcome, KeyfoldError):
             call.failed[need] = outcome
@@ -164,9 +166,9 @@ class Loads:
     # Loads
 
     def _join(self, view: ClusterView, region: RegionView, generation: Generation) -> _SharedLoad:
-        """Joins or starts the load of a KEK, or of another that proves the same root key."""
+        """Joins or starts the load of a KEK, or of another KEK that proves the same root key."""
         root = self._cache.root(generation.current.root_id)
-        # A KEK in memory lacks only a proof, and any load under its root key brings one.
+        # A KEK in memory needs only a proof, and any load under its root key brings one.
         key = root.root_id if generation.kek_id in view.open else generation.kek_id
         shared = self._shared.get(key)
         if (
@@ -189,15 +191,15 @@ class Loads:
     async def _load(
         self, view: ClusterView, region: RegionView, generation: Generation
     ) -> OpenKek | KeyfoldError | None:
-        """Unwraps a KEK; None where it was overtaken and the call must look again."""
-        load = _Unwrap(generation.kek_id, view)
-        self._under_way.add(load)
+        """Unwraps a KEK and counts the result. None: overtaken, so the call must look again."""
+        unwrap = _Unwrap(generation.kek_id, view)
+        self._running.add(unwrap)
         try:
             outcome = await self._unwrapped(view, region, generation)
         finally:
-            self._under_way.discard(load)
-        told = outcome.reason if isinstance(outcome, KeyfoldError) else telemetry.OK
-        telemetry.LOADS.labels("OVERTAKEN" if outcome is None else told).inc()
+            self._running.discard(unwrap)
+        result = outcome.reason if isinstance(outcome, KeyfoldError) else telemetry.OK
+        telemetry.LOADS.labels("OVERTAKEN" if outcome is None else result).inc()
         return outcome
 
     async def _unwrapped(
@@ -217,7 +219,7 @@ class Loads:
             return await self._failures.refused(view, region, generation, error)
         except (CouldNotTellError, OverloadedError, RateLimitedError) as error:
             if region.ttl > 0 or not isinstance(error, RateLimitedError):
-                # At TTL 0 each call is admitted or not by itself: the rate remembers enough.
+                # At TTL 0 each call is admitted or refused on its own; the rate remembers enough.
                 self._failures.could_not_tell(root, generation, began, error)
             return error
         except KeyfoldError as error:
@@ -241,13 +243,13 @@ class Loads:
         generation: Generation,
         error: RefusedError | KekMismatchError,
     ) -> None:
-        """Takes a refusal that a change met for what one is that a load met (protocol F2).
+        """Applies a refusal that a change met, as if a load had met it (protocol F2).
 
         Args:
-            cluster: As the store had it when the KMS was asked.
+            cluster: The cluster as the store had it when the KMS was called.
             region: The region's name.
-            generation: The KEK that the KMS would not open.
-            error: What it answered.
+            generation: The KEK that the KMS refused to open.
+            error: What the KMS answered.
         """
         if self._cache.view(cluster.name) is None:
             with contextlib.suppress(KeyfoldError, TimeoutError):
@@ -259,18 +261,22 @@ class Loads:
     # Freshness
 
     def refresh_on_grace(self, opened: OpenKek, now: float) -> None:
-        """Has a root key asked again whose KEK just served on grace, unless it is too early."""
+        """Refreshes the root key of a KEK that served on grace, unless it is too early to retry."""
         if now >= opened.root.unknown_until:
             self.refresh(opened)
 
     def refresh(self, opened: OpenKek) -> None:
-        """Starts a load that proves a root key, if the KEK is still in memory."""
+        """Starts or joins a load that proves a KEK's root key, if the KEK is still in memory."""
         found = opened.view.keks[opened.kek.kek_id]
         if self._cache.holds(opened.view) and opened.view.open.get(opened.kek.kek_id) is opened:
             self._join(opened.view, *found)
 
     def prove(self, opened: OpenKek) -> asyncio.Task[OpenKek | KeyfoldError | None] | None:
-        """Starts an unwrap of a KEK's own (protocol F4), if the KEK is still in memory."""
+        """Starts an unwrap of exactly this KEK (protocol F4).
+
+        Returns:
+            The load, or None if the KEK is no longer in memory.
+        """
         view, kek_id = opened.view, opened.kek.kek_id
         if not self._cache.holds(view) or view.open.get(kek_id) is not opened:
             return None
@@ -279,18 +285,18 @@ class Loads:
     # Invalidation
 
     def invalidate(self, cluster: str) -> None:
-        """Drops a cluster that was changed: its view, its KEKs, and reads that may be older."""
+        """Drops a changed cluster: its view, its KEKs, and running reads that may be older."""
         self._reads.forget(cluster)
         self._cache.drop_cluster(cluster)
 
     def root_refused(self, root_id: str, repeated_kek: bytes | None = None) -> None:
-        """Drops every KEK under a root key that another replica saw refused (protocol F2).
+        """Drops every KEK under a root key whose refusal another replica announced (protocol F2).
 
         Args:
-            root_id: The root key.
-            repeated_kek: None: a first refusal. Else the one KEK that was refused again. It is
-                news where that KEK was opened since. Elsewhere it may be a KEK that its own
-                context condemns, whose further refusals flush nothing (protocol F4).
+            root_id: The root key's id.
+            repeated_kek: None for a first refusal. Else the one KEK that was refused again: it
+                counts where that KEK was opened since. Elsewhere it may be a KEK that is refused
+                because of its own context, whose repeated refusals flush nothing (protocol F4).
         """
         root = self._cache.known_root(root_id)
         if root is None:
@@ -298,9 +304,9 @@ class Loads:
         if repeated_kek is None or any(opened.kek.kek_id == repeated_kek for opened in root.open):
             self._cache.drop_root(root)
             return
-        for load in [load for load in self._under_way if load.kek_id == repeated_kek]:
-            # It began before this was heard: only with its view is it overtaken.
-            self._cache.drop_cluster(load.view.cluster.name)
+        for unwrap in [unwrap for unwrap in self._running if unwrap.kek_id == repeated_kek]:
+            # It began before this announcement. Only dropping its view makes it overtaken.
+            self._cache.drop_cluster(unwrap.view.cluster.name)
 
     def drop_all(self) -> None:
         """Drops everything."""

@@ -1,7 +1,7 @@
 """Reads: how clusters come from the store into memory.
 
-Callers who lack the same cluster share one read. A read that an invalidation overtook is thrown
-away, since what it saw may be from before (protocol R2).
+Calls that need the same cluster share one read. A read that an invalidation overtook is discarded,
+since it may have seen the cluster as it was before (protocol R2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from keyfold_server.service.tasks import Tasks
 
 
 class _Read:
-    """A cluster being read."""
+    """A running read of a cluster."""
 
     __slots__ = ("began", "task")
 
@@ -29,7 +29,7 @@ class _Read:
 
 
 class Reads:
-    """Brings clusters into memory."""
+    """Reads clusters from the store into the cache."""
 
     def __init__(
         self, cache: KeyCache, storage: Storage, clock: Clock, timing: Timing, tasks: Tasks
@@ -43,10 +43,12 @@ class Reads:
         self._reads: dict[str, _Read] = {}
 
     async def for_call(self, name: str, call: Call) -> None:
-        """Reads a cluster for a call; where it is in memory already, by a read of its own time.
+        """Reads a cluster for a call.
+
+        If the cluster is in memory already, the call needs a read that began after it arrived.
 
         Raises:
-            ClusterNotFoundError: There is no such cluster.
+            ClusterNotFoundError: The cluster does not exist.
         """
         in_memory = self._cache.view(name) is not None
         read = self._reads.get(name)
@@ -60,11 +62,14 @@ class Reads:
             call.read.add(name)
 
     async def now(self, name: str, within: float) -> Cluster | None:
-        """Reads a cluster by a read that begins now.
+        """Reads a cluster anew, even if a read of it is running.
 
         Args:
             name: The cluster's name.
             within: Seconds to wait.
+
+        Returns:
+            The cluster, or None if it does not exist.
 
         Raises:
             TimeoutError: The store did not answer in time.
@@ -73,11 +78,11 @@ class Reads:
             return await asyncio.shield(self._start(name).task)
 
     def forget(self, name: str) -> None:
-        """Has a read under way thrown away."""
+        """Has a running read of a cluster discarded when it ends."""
         self._reads.pop(name, None)
 
     def forget_all(self) -> None:
-        """Has every read under way thrown away."""
+        """Has every running read discarded when it ends."""
         self._reads.clear()
 
     def _start(self, name: str) -> _Read:

@@ -1,1 +1,1 @@
-"""What this replica observed: buffered here, and written to the store later (protocol S7)."""
+"""What this replica observed, buffered in memory and written to the store later (protocol S7)."""

@@ -1,8 +1,8 @@
-"""Uses: when each KEK was last used, on its way to the store.
+"""The use recorder: collects when each KEK was last used, and writes that to the store.
 
-Where a call takes a KEK it leaves the time there, and nothing more; once a minute those times are
-collected and written. Observations, not decisions (protocol S7): what a process that dies takes
-along is its last minute. Knows nothing of who used a KEK, nor for what.
+A call only stores the time in the open KEK. Once a minute the recorder collects those times and
+writes them. They are observations, not decisions (protocol S7): a process that dies loses its
+last minute. The recorder does not know who used a KEK, nor for what.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from keyfold_server.service.storage import Storage
 log = logging.getLogger(__name__)
 
 FLUSH: Final = 60.0
-"""Seconds between two writes."""
+"""Seconds between two writes to the store."""
 
 _AT_ONCE: Final = 1_000
-"""KEKs that are looked at while no call is answered: of 100,000 it would be a fifth of a second."""
+"""KEKs collected before calls get a turn. Collecting 100,000 at once would take 0.2 seconds."""
 
 
 class UseRecorder:
-    """The last uses that the store does not have yet."""
+    """The last uses of KEKs that the store does not have yet."""
 
     def __init__(self, cache: KeyCache, clock: Clock, storage: Storage) -> None:
-        """Begins to hear of KEKs that leave memory."""
+        """Registers with the cache, which reports each KEK that leaves memory."""
         self._cache = cache
         self._clock = clock
         self._storage = storage
@@ -40,15 +40,16 @@ class UseRecorder:
         cache.record_use = self._record
 
     async def flush(self) -> None:
-        """Writes which KEKs were used since the last time, and when.
+        """Writes when KEKs were last used, for those used since the last write.
 
         Raises:
-            KeyfoldError: The store did not take it; it is written the next time.
+            KeyfoldError: The store did not take it; the next flush writes it.
         """
         now = self._clock.monotonic()
         opened = list(self._cache.opened())
         for first in range(0, len(opened), _AT_ONCE):
-            # One that is used, or leaves, between two parts is collected all the same: by its time.
+            # No use between two parts is lost: the cache reports a KEK that leaves memory, and
+            # the next flush collects every use after this one began.
             for each in opened[first : first + _AT_ONCE]:
                 self._record(each)
             await asyncio.sleep(0)
@@ -61,14 +62,15 @@ class UseRecorder:
                 del self._new[kek_id]
 
     async def known(self, cluster: str, kek_ids: Collection[bytes]) -> dict[bytes, int]:
-        """Returns when a cluster's KEKs were last used, in milliseconds of Unix time.
+        """Returns when a cluster's KEKs were last used, by kek_id, in milliseconds of Unix time.
 
-        As far as the store and this replica know; a store that does not answer fails nobody.
+        KEKs without a known use are left out. If the store does not answer, the result is what
+        this replica knows.
         """
         try:
             known = await self._storage.run(self._storage.store.last_uses, list(kek_ids))
         except KeyfoldError as error:
-            log.warning("the store does not tell last uses: %s", error.reason)
+            log.warning("cannot read last uses from the store: %s", error.reason)
             known = {}
         view = self._cache.peek(cluster)
         opened = view.open if view is not None else {}
@@ -82,11 +84,12 @@ class UseRecorder:
         return known
 
     def _record(self, opened: OpenKek) -> None:
+        """Buffers a KEK's last use, if it came after the last flush began."""
         if opened.used_at > self._collected:
             kek_id = opened.kek.kek_id
             self._new[kek_id] = max(self._time(opened), self._new.get(kek_id, 0))
 
     def _time(self, opened: OpenKek) -> int:
-        """Returns when a KEK was last used; memory counts by the clock that never goes back."""
+        """Returns a KEK's last use, kept in monotonic seconds, in milliseconds of Unix time."""
         ago = self._clock.monotonic() - opened.used_at
         return int((self._clock.wall() - ago) * 1000)
