@@ -140,9 +140,13 @@ class FakeProvider:
 
     A key's uri is `fake:NAME`, also written `fake:///NAME`; a name `A.K` belongs to account A.
     A principal of any kind is taken, options are not. Safe for many threads.
+
+    Attributes:
+        prefix: What a key's name begins with in its uri.
     """
 
     type = "FAKE"
+    prefix = "fake:"
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -155,7 +159,7 @@ class FakeProvider:
 
     def create_key(self, name: str) -> RootKey:
         """Makes a root key with one version."""
-        uri = f"fake:{name}"
+        uri = f"{self.prefix}{name}"
         with self._lock:
             assert uri not in self._keys
             self._keys[uri] = _Key([_Version()])
@@ -403,5 +407,5 @@ def _identified(request_id: str) -> Iterator[None]:
     try:
         yield
     except KmsError as error:
-        error.provider_request_id = request_id
+        error.provider_request_id = error.provider_request_id or request_id
         raise

@@ -21,9 +21,9 @@ import grpc
 import pytest
 
 import callers
-from e2e.in_process import InProcess, serving
 from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
 from fakes import FakeProvider
+from in_process import InProcess, serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res

@@ -22,9 +22,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import callers
 from e2e.conftest import StartServer
 from e2e.half_open import HELLO, HalfOpen, flood, frame
-from e2e.in_process import InProcess, serving
 from e2e.server import Server
 from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
+from in_process import InProcess, serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold_server.bootstrap import bounds

@@ -24,10 +24,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from e2e.conftest import StartServer
-from e2e.in_process import serving
 from e2e.odd_provider import SECRET, installed
 from e2e.server import NotReadyError, Server
 from e2e.wire import NotRefusedError, refused, spec, stubs
+from in_process import serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.bootstrap import check

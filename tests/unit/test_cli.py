@@ -7,15 +7,19 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import Parse
 from typer.main import get_command
 
 from cli_runner import Cli, on_terminal
-from fake_server import FakeServer
 from keyfold.cli.app import app
 from keyfold.v1 import key_management_service_pb2 as api
+from keyfold_server.domain.errors import AccessDeniedError
+from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.service.life import status as statuses
+from served import Served, served
 
 _MAIN = "from keyfold.cli import main; main()"
 COMMANDS = {
@@ -27,7 +31,7 @@ COMMANDS = {
     "restore": ["restore", "prod"],
     "test-key": ["test-key", "LOCAL", "local:a"],
     "access-policy": ["access-policy", "LOCAL", "local:a", "--cluster", "test"],
-    "onboard": ["onboard", "test", "--region", "eu", "--type", "LOCAL", "--uri", "x", "--wait"],
+    "onboard": ["onboard", "test", "--region", "eu=LOCAL,local:a", "--wait"],
     "status": ["status", "prod"],
     "clusters": ["clusters"],
     "wrap": ["wrap", "prod", "--region", "eu"],
@@ -36,6 +40,8 @@ COMMANDS = {
     "rewrap": ["rewrap", "prod"],
 }
 
+
+KEY = "arn:aws:kms:eu-west-1:111122223333:key/1"
 
 ANSWERS = {
     "status": "GetStatus",
@@ -48,14 +54,14 @@ ANSWERS = {
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-def cli(server: FakeServer) -> Cli:
+def cli(server: Served) -> Cli:
     """The command, against it."""
     return Cli(server.target)
 
@@ -78,35 +84,43 @@ def test_life_of_a_key(cli: Cli) -> None:
     assert ran.out.startswith(b"no region is revoked, so there is nothing to restore\n")
 
 
-def test_restore_that_fails(cli: Cli) -> None:
+def test_restore_that_fails(cli: Cli, server: Served) -> None:
     """A region that stays revoked is shown, and makes the exit code that of its error."""
-    cli("enable", "test", "--region", "eu=LOCAL,local:disabled", "--region", "us=LOCAL,local:a")
+    cli("enable", "test", "--region", "eu=LOCAL,local:b", "--region", "us=LOCAL,local:a")
     cli("revoke", "test")
+    server.local_keys.disable("b")
     ran = cli("restore", "test")
     assert ran.code == 5
     assert b"restored us" in ran.out
-    assert b"eu stays revoked: the key is disabled (KEY_DISABLED)" in ran.out
+    assert b"eu stays revoked: version 1 of root key local:b is disabled" in ran.out
+    assert b"(KEY_DISABLED)" in ran.out
     ran = cli("restore", "test", "--json")
     assert ran.code == 5
     assert Parse(ran.out, api.RestoreResponse()).not_restored[0].region == "eu"
 
 
-def test_key_that_does_not_work(cli: Cli) -> None:
+def test_key_that_does_not_work(cli: Cli, server: Served) -> None:
     """A key that is not accessible is shown step by step, and ends with its error's code."""
-    ran = cli("test-key", "LOCAL", "local:forbidden", "--option", "a=b", "--cluster", "prod")
+    server.make_key(KEY)
+    denied = AccessDeniedError("the KMS does not permit it", missing_permission="kms:Decrypt")
+    server.aws.fail(denied, operations=("unwrap",))
+    server.aws.latency = 0.007
+    where = ("--cluster", "prod", "--region", "us-east-1")
+    ran = cli("test-key", "AWS_KMS", KEY, "--option", "a=b", *where)
     assert ran.code == 5
     lines = [" ".join(line.split()) for line in ran.out.decode().splitlines()]
     assert lines[1] == "STEP OUTCOME LATENCY MESSAGE MISSING PERMISSION"
     assert lines[3] == "authenticate PASSED 7 ms - -"
     assert "unwrap FAILED 7 ms the KMS does not permit it (ACCESS_DENIED) kms:Decrypt" in lines
-    assert "context SKIPPED 0 ms - -" in lines
-    assert lines[-2:] == ["the key is here", "the key does not unwrap"]
+    assert "context SKIPPED 0 ms nothing was unwrapped -" in lines
+    assert lines[-2].startswith("the root key is in eu-west-1, another region than us-east-1")
+    assert "the key does not unwrap what it wrapped: the KMS does not permit it" in lines[-1]
     ran = cli("test-key", "LOCAL", "local:a")
     assert ran.code == 0
-    assert ran.out.endswith(b"the key wraps and unwraps\n")
+    assert ran.out.endswith(b"Keyfold can use this key: it wraps, and unwraps what it wrapped\n")
 
 
-def test_revoke_asks_on_a_terminal(server: FakeServer) -> None:
+def test_revoke_asks_on_a_terminal(server: Served) -> None:
     """A person is asked before everything stops, and a no is a no."""
     code, seen = on_terminal(server.target, "revoke", "prod", typed="n\n", prompt="[y/N]")
     assert code == 1
@@ -119,7 +133,7 @@ def test_revoke_asks_on_a_terminal(server: FakeServer) -> None:
     assert [list(one.regions) for one in server.requests["Revoke"]] == [["eu"]]
 
 
-def test_revoke_does_not_ask_twice(server: FakeServer, cli: Cli) -> None:
+def test_revoke_does_not_ask_twice(server: Served, cli: Cli) -> None:
     """With --yes, and where there is no terminal, nobody is asked."""
     assert on_terminal(server.target, "revoke", "prod", "--yes")[0] == 0
     assert cli("revoke", "prod").code == 0
@@ -139,44 +153,49 @@ def test_status_table(cli: Cli) -> None:
     assert region.split() == values.split()
 
 
-def test_status_below_the_table(cli: Cli, server: FakeServer) -> None:
+def test_status_below_the_table(tmp_path: Path) -> None:
     """What went wrong stands below, with the permission by its name, and what is to be known."""
-    region = server.toy.clusters["prod"].regions[0]
-    region.last_error.reason, region.last_error.message = "ACCESS_DENIED", "not\npermitted"
-    region.last_error.missing_permission = "kms:Encrypt"
-    region.notices.append("the key is in eu-west-1")
-    lines = cli("status", "prod").out.decode().splitlines()
+    regions = ResidencyPolicy({"eu": {"AWS_KMS": ("eu-central-1",)}})
+    with served(tmp_path, regions=regions) as server:
+        cli = Cli(server.target)
+        server.make_key(KEY)
+        cli("enable", "test", "--region", f"eu=AWS_KMS,{KEY}")
+        denied = AccessDeniedError("not\npermitted", missing_permission="kms:Encrypt")
+        server.aws.fail(denied, operations=("wrap",))
+        server.clock.advance(61)
+        lines = cli("status", "test").out.decode().splitlines()
     assert lines[-2:] == [
         "eu: not permitted (ACCESS_DENIED); missing permission: kms:Encrypt",
-        "eu: the key is in eu-west-1",
+        "eu: the root key is in eu-west-1, and region eu in eu-central-1",
     ]
 
 
-def test_status_marks_retired_generations(cli: Cli, server: FakeServer) -> None:
+def test_status_marks_retired_generations(cli: Cli) -> None:
     """Retired generations are told from those that open, and not mixed with them."""
     for _ in range(4):
         cli("rotate", "prod", "--region", "eu", "--new-generation")
-    for number in (1, 2, 4):
-        server.toy.clusters["prod"].regions[0].generations[number - 1].retire_time.FromSeconds(9)
+    for number in ("1", "2", "4"):
+        cli("retire-generation", "prod", "--region", "eu", "--generation", number)
     assert " 3, 5, retired 1-2, 4  " in cli("status", "prod").out.decode()
 
 
-def test_verbose_status(cli: Cli, server: FakeServer) -> None:
+def test_verbose_status(cli: Cli, server: Served) -> None:
     """Where it is asked for, every generation's last use and each policy are shown."""
-    region = server.toy.clusters["prod"].regions[0]
-    region.policy.cache_ttl.FromSeconds(0)
-    region.policy.auto_rotate = True
-    region.key_region = "eu-west-1"
-    region.generations[0].last_use_time.FromSeconds(1_800_000_060)
-    assert b"LAST USE" not in cli("status", "prod").out
-    shown = cli("status", "prod", "--verbose").out.decode()
+    server.make_key(KEY)
+    policy = ("--cache-ttl", "0s", "--auto-rotate")
+    cli("enable", "test", "--region", f"eu=AWS_KMS,{KEY}", "--region", "us=LOCAL,local:a", *policy)
+    server.clock.advance(60)
+    cli("wrap", "test", "--region", "eu", stdin=b"k")
+    assert b"LAST USE" not in cli("status", "test").out
+    shown = cli("status", "test", "--verbose").out.decode()
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "eu 2027-01-15 08:00:00Z - - eu-west-1 0 s default yes" in lines
-    assert "eu 1 2027-01-15 08:00:00Z 2027-01-15 08:01:00Z - LOCAL local:acme version 1" in lines
-    assert "us 1 2027-01-15 08:00:00Z never - LOCAL local:acme version 1" in lines
+    began, used = "2027-01-15 08:00:00Z", "2027-01-15 08:01:00Z"
+    assert f"eu {began} {began} {used} eu-west-1 0 s default yes" in lines
+    assert f"eu 1 {began} {used} - AWS_KMS {KEY} version 1" in lines
+    assert f"us 1 {began} never - LOCAL local:a version 1" in lines
 
 
-def test_colour_only_on_a_terminal(cli: Cli, server: FakeServer) -> None:
+def test_colour_only_on_a_terminal(cli: Cli, server: Served) -> None:
     """Colour is for terminals, unless NO_COLOR says no."""
     assert b"\x1b" not in cli("status", "prod").out
     _, seen = on_terminal(server.target, "status", "prod")
@@ -185,13 +204,15 @@ def test_colour_only_on_a_terminal(cli: Cli, server: FakeServer) -> None:
     assert "\x1b[3" not in seen
 
 
-def test_clusters(cli: Cli, server: FakeServer) -> None:
+def test_clusters(cli: Cli, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """All pages are listed; filters go to the server."""
+    monkeypatch.setattr(statuses, "DEFAULT_PAGE", 2)
     for name in ("a", "b", "c"):
         cli("enable", name, "--region", "eu=LOCAL,local:a")
     lines = cli("clusters").out.decode().splitlines()
     named = [line.split()[0] for line in lines if "LOCAL" in line]
     assert named == ["a", "b", "c", "prod", "prod"]
+    assert len(server.requests["ListClusters"]) == 2
     answer = Parse(cli("clusters", "--json").out, api.ListClustersResponse())
     assert [one.cluster for one in answer.clusters] == ["a", "b", "c", "prod"]
     ran = cli("clusters", "--state", "revoked", "--health", "Key_Disabled", "--organization", "x")
@@ -220,9 +241,9 @@ def test_json_of_every_command(cli: Cli, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_command_has_the_common_options(cli: Cli, command: str) -> None:
+def test_every_command_has_the_common_options(command: str) -> None:
     """Target, TLS, deadline and --json are the same on every command."""
-    shown = cli(command, "--help").out.decode()
+    shown = Cli("127.0.0.1:1")(command, "--help").out.decode()
     for option in ("--json", "--target", "--timeout", "--ca", "--cert", "--key", "--server-name"):
         assert f"\n  {option}" in shown
     for variable in ("KEYFOLD_TARGET", "KEYFOLD_CA", "KEYFOLD_CERT", "KEYFOLD_KEY"):
@@ -246,20 +267,20 @@ def test_completion() -> None:
     assert done.stdout.split() == ["retire-generation", "revoke", "restore", "rewrap"]
 
 
-def test_reader_that_leaves(server: FakeServer) -> None:
+def test_reader_that_leaves(server: Served) -> None:
     """A reader that has seen enough is no reason for a traceback."""
     done = _shell(server, "| true")
     assert done.stderr == ""
 
 
-def test_full_disk(server: FakeServer) -> None:
+def test_full_disk(server: Served) -> None:
     """An answer that could not be written is an error."""
     done = _shell(server, "> /dev/full")
     assert done.stderr == "error: cannot write to stdout: No space left on device\n"
     assert done.returncode == 1
 
 
-def _shell(server: FakeServer, sink: str) -> subprocess.CompletedProcess[str]:
+def _shell(server: Served, sink: str) -> subprocess.CompletedProcess[str]:
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(_MAIN)} status prod {sink}"
     return subprocess.run(
         ["/bin/sh", "-c", command],

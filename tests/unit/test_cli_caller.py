@@ -10,18 +10,26 @@ import pytest
 from typer.testing import CliRunner
 
 from cli_runner import Cli
-from fake_failures import Failure
-from fake_server import FakeServer
 from keyfold.cli.app import app
+from served import Served, served
+from wire_errors import WireError
 
 TOKEN = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
+REFUSED_TOKEN = WireError(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_INVALID")
+
+
+@pytest.fixture(name="shared", scope="module")
+def shared_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with the cluster prod, for all tests here: none of them changes it."""
+    with served(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
-    with FakeServer() as running:
-        yield running
+def server(shared: Served) -> Iterator[Served]:
+    """That server, behind a relay of the test's own."""
+    with shared.beside() as relay:
+        yield relay
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def token_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_token_and_name(server: FakeServer, token_file: Path) -> None:
+def test_token_and_name(server: Served, token_file: Path) -> None:
     """A command brings the token of a file, and the name for whom it is done."""
     cli = Cli(server.target)
     assert cli("status", "prod", "--token-file", token_file, "--on-behalf-of", "alice").code == 0
@@ -41,7 +49,7 @@ def test_token_and_name(server: FakeServer, token_file: Path) -> None:
     assert metadata["on-behalf-of"] == "alice"
 
 
-def test_token_from_the_environment(server: FakeServer, token_file: Path) -> None:
+def test_token_from_the_environment(server: Served, token_file: Path) -> None:
     """KEYFOLD_TOKEN_FILE names the file where no option does, batches included."""
     environment = {"KEYFOLD_TARGET": server.target, "KEYFOLD_TOKEN_FILE": str(token_file)}
     line = '{"region": "eu", "plaintext": "AAAA"}\n'
@@ -60,7 +68,7 @@ def test_a_token_does_not_leave_in_plain(token_file: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "two tokens"])
-def test_no_token_in_the_file(server: FakeServer, token_file: Path, text: str | None) -> None:
+def test_no_token_in_the_file(server: Served, token_file: Path, text: str | None) -> None:
     """A file that is missing or holds no token is invalid input, and no server is asked."""
     token_file.unlink() if text is None else token_file.write_text(text)
     ran = Cli(server.target)("status", "prod", "--token-file", token_file)
@@ -69,7 +77,7 @@ def test_no_token_in_the_file(server: FakeServer, token_file: Path, text: str | 
     assert not server.requests
 
 
-def test_a_name_that_cannot_be_sent(server: FakeServer) -> None:
+def test_a_name_that_cannot_be_sent(server: Served) -> None:
     """A name that no server takes is invalid input."""
     ran = Cli(server.target)("status", "prod", "--on-behalf-of", "")
     assert ran.code == 2
@@ -78,10 +86,12 @@ def test_a_name_that_cannot_be_sent(server: FakeServer) -> None:
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_a_refused_token_is_not_shown(
-    server: FakeServer, token_file: Path, form: tuple[str, ...]
+    server: Served, token_file: Path, form: tuple[str, ...]
 ) -> None:
     """What a command says of a refused token does not hold it, in either form."""
-    server.fail("GetStatus", Failure(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_INVALID"))
+    server.fail(
+        "GetStatus", WireError(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_INVALID")
+    )
     ran = Cli(server.target)("status", "prod", "--token-file", token_file, *form)
     assert ran.code == 8
     assert "CALLER_CREDENTIAL_INVALID" in ran.err

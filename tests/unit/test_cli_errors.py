@@ -9,20 +9,27 @@ import pytest
 
 import keyfold
 from cli_runner import Cli
-from fake_failures import KEY_DISABLED, Failure
-from fake_server import FakeServer
 from keyfold.cli.failures import EXIT_CODES, ExitCode, exit_code
+from served import Served, served
+from wire_errors import KEY_DISABLED, WireError
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
-    with FakeServer() as running:
+@pytest.fixture(name="shared", scope="module")
+def shared_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with the cluster prod, for all tests here: none of them changes it."""
+    with served(tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
 @pytest.fixture
-def cli(server: FakeServer) -> Cli:
+def server(shared: Served) -> Iterator[Served]:
+    """That server, behind a relay of the test's own."""
+    with shared.beside() as relay:
+        yield relay
+
+
+@pytest.fixture
+def cli(server: Served) -> Cli:
     """The command, against it."""
     return Cli(server.target)
 
@@ -56,10 +63,10 @@ def cli(server: FakeServer) -> Cli:
     ],
 )
 def test_exit_codes(
-    cli: Cli, server: FakeServer, code: str, reason: str, source: str, expected: int
+    cli: Cli, server: Served, code: str, reason: str, source: str, expected: int
 ) -> None:
     """The exit code tells the kind of an error."""
-    failure = Failure(grpc.StatusCode[code], reason, metadata={"source": source})
+    failure = WireError(grpc.StatusCode[code], reason, metadata={"source": source})
     server.fail("GetStatus", *[failure] * 4)
     ran = cli("status", "prod")
     assert ran.code == expected
@@ -93,9 +100,9 @@ def test_exit_codes_are_documented(cli: Cli) -> None:
     assert all(line in shown and line in documented for line in listed)
 
 
-def test_error_with_hints(cli: Cli, server: FakeServer) -> None:
+def test_error_with_hints(cli: Cli, server: Served) -> None:
     """An error says which field is wrong and when to try again, in lines of their own."""
-    failure = Failure(
+    failure = WireError(
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_KEY_SPEC",
         "uri is not\nan \x1b[31mARN",
@@ -111,7 +118,7 @@ def test_error_with_hints(cli: Cli, server: FakeServer) -> None:
     ]
 
 
-def test_error_as_json(cli: Cli, server: FakeServer) -> None:
+def test_error_as_json(cli: Cli, server: Served) -> None:
     """With --json an error is one JSON object on stderr, and stdout stays empty."""
     server.fail("Revoke", KEY_DISABLED)
     ran = cli("revoke", "prod", "--json", "--request-id", "mine")
@@ -127,20 +134,20 @@ def test_error_as_json(cli: Cli, server: FakeServer) -> None:
     assert cli("enable", "test", "--json").error["reason"] == "INVALID_INPUT"
 
 
-def test_how_to_repeat_a_change(cli: Cli, server: FakeServer) -> None:
+def test_how_to_repeat_a_change(cli: Cli, server: Served) -> None:
     """Where the outcome of a change is not known, the error says how to repeat it safely."""
     server.delays["Revoke"] = 0.3
     ran = cli("revoke", "prod", "--timeout", "50ms")
     assert ran.code == 9
     assert f"--request-id {server.requests['Revoke'][0].request_id} is safe" in ran.err
-    server.fail("GetStatus", Failure(grpc.StatusCode.DEADLINE_EXCEEDED))
+    server.fail("GetStatus", WireError(grpc.StatusCode.DEADLINE_EXCEEDED))
     assert "request-id" not in cli("status", "prod").err
 
 
-def test_nobody_answers() -> None:
+def test_nobody_answers(server: Served) -> None:
     """Where no server is, the error says where it looked and what to set."""
-    with FakeServer() as server:
-        gone = server.target
+    with server.beside() as relay:
+        gone = relay.target
     ran = Cli(gone)("status", "prod")
     assert ran.code == 6
     assert f"hint: looked at {gone}; set --target or KEYFOLD_TARGET" in ran.err

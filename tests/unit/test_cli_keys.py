@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from cli_runner import Cli, on_terminal
-from fake_failures import KEY_DISABLED
-from fake_server import FakeServer, numbered_keys
+from served import Served, numbered_keys, served
+from wire_errors import KEY_DISABLED
 
 KEY = b"\x00\xffcorrect horse battery stapl\n\n"
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
-    with FakeServer() as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with the cluster prod, in a folder that is not the test's own."""
+    with served(tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
 @pytest.fixture
-def cli(server: FakeServer) -> Cli:
+def cli(server: Served) -> Cli:
     """The command, against it."""
     return Cli(server.target)
 
@@ -80,7 +80,7 @@ def test_plaintext_files_are_private(cli: Cli, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "lines").stat().st_mode) == 0o600
 
 
-def test_a_failure_leaves_the_file(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
+def test_a_failure_leaves_the_file(cli: Cli, server: Served, tmp_path: Path) -> None:
     """A wrapped key that is to be written over is still there when the call fails."""
     file = tmp_path / "dek.wrapped"
     cli("wrap", "prod", "--region", "eu", "--out", file, stdin=KEY)
@@ -124,7 +124,7 @@ def test_rewrap_keeps_what_no_option_changes(cli: Cli) -> None:
     assert current.json["already_current"] is True
 
 
-def test_a_file_that_is_no_key(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
+def test_a_file_that_is_no_key(cli: Cli, server: Served, tmp_path: Path) -> None:
     """A large file is refused before it is sent, with what to do instead."""
     (tmp_path / "data").write_bytes(bytes(70_000))
     ran = cli("wrap", "prod", "--region", "eu", "--in", tmp_path / "data")
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_key(cli: Cli, server: FakeServer, tmp_path: Path) -> 
     assert not server.requests["Wrap"]
 
 
-def test_terminal(server: FakeServer, cli: Cli) -> None:
+def test_terminal(server: Served, cli: Cli) -> None:
     """On a terminal a key is asked for without showing it, and comes out as base64."""
     code, seen = on_terminal(
         server.target, "wrap", "prod", "--region", "eu",
@@ -222,7 +222,7 @@ def test_batch_of_rewraps(cli: Cli) -> None:
     assert ran.lines[0]["error"]["message"] == "line 1: destination.cluster: wants text"
 
 
-def test_progress_is_for_people(server: FakeServer, tmp_path: Path) -> None:
+def test_progress_is_for_people(server: Served, tmp_path: Path) -> None:
     """Long work shows a bar on a terminal, and leaves nothing of it in the output."""
     server.delays["BatchWrap"] = 0.52
     keys = (_lines({"plaintext": _base64(key)}) for key in numbered_keys(2100))

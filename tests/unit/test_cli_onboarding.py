@@ -11,41 +11,54 @@ from google.protobuf.json_format import Parse
 
 import keyfold
 from cli_runner import Cli, Terminal
-from fake_failures import UNAVAILABLE
-from fake_server import FakeServer
 from keyfold.cli import access
 from keyfold.v1 import key_management_service_pb2 as api
+from keyfold_server.domain.errors import AccessDeniedError
+from served import Served, served
+from wire_errors import UNAVAILABLE
 
-ONBOARD = ("onboard", "new", "--region", "eu", "--type", "LOCAL", "--uri", "local:forbidden")
+KEY = "arn:aws:kms:eu:111122223333:key/1"
+ONBOARD = ("onboard", "new", "--region", "eu", "--type", "AWS_KMS", "--uri", KEY)
 WAIT = ("--wait", "--interval", "20ms")
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod, and a key that it may not unwrap with."""
+    with served(tmp_path) as running:
+        running.make_key(KEY)
+        forbid(running, "kms:Decrypt")
         yield running
 
 
 @pytest.fixture
-def cli(server: FakeServer) -> Cli:
+def cli(server: Served) -> Cli:
     """The command, against it."""
     return Cli(server.target)
+
+
+def forbid(server: Served, permission: str) -> None:
+    """Has the KMS refuse to unwrap, for want of a permission."""
+    server.aws.mend()
+    denied = AccessDeniedError("the KMS does not permit it", missing_permission=permission)
+    server.aws.fail(denied, operations=("unwrap",))
 
 
 # --- access-policy ---
 
 
-def test_access_policy(cli: Cli, server: FakeServer) -> None:
+def test_access_policy(cli: Cli, server: Served) -> None:
     """Each statement stands under its title, with where it is attached and what it permits."""
-    ran = cli(
+    asked = [
         "access-policy", "AWS_KMS", "arn:key", "--principal", "arn:role", "--option", "a=b",
         "--cluster", "new", "--region", "eu", "--organization", "acme",
-    )  # fmt: skip
+    ]  # fmt: skip
+    issued = Cli(server.keyfold.target)(*asked, "--json").json["external_id"]
+    ran = cli(*asked)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.decode() == (
         "principal    arn:role\n"
-        "external id  kf-acme\n"
+        f"external id  {issued}\n"
         "bound        keyfold:cluster=new, keyfold:region=eu\n"
         "\n1. Key policy of the root key\n"
         "   attach to  arn:key\n"
@@ -64,7 +77,7 @@ def test_access_policy(cli: Cli, server: FakeServer) -> None:
 def test_access_policy_in_files(cli: Cli, tmp_path: Path) -> None:
     """Each statement can go to a file of its own, ready to be used."""
     folder = tmp_path / "made" / "for it"
-    ran = cli("access-policy", "LOCAL", "local:a", "--cluster", "new", "--out", folder)
+    ran = cli("access-policy", "AWS_KMS", KEY, "--cluster", "new", "--out", folder)
     names = ["1-key-policy-of-the-root-key.json", "2-the-vendor-s-role.sh"]
     assert sorted(one.name for one in folder.iterdir()) == names
     assert json.loads((folder / names[0]).read_text()) == {"Principal": "keyfold"}
@@ -91,24 +104,26 @@ def test_a_file_that_another_statement_reads(title: str, name: str) -> None:
 def test_access_policy_for_nobody(cli: Cli) -> None:
     """Without cluster and organization the server's own error says what is missing."""
     ran = cli("access-policy", "LOCAL", "local:a")
-    assert (ran.code, ran.err.splitlines()[1]) == (2, "hint: look at cluster: is missing")
+    assert (ran.code, ran.err.splitlines()[1]) == (2, "hint: look at cluster")
+    assert ran.err.startswith("error: name the cluster that is to use the key")
 
 
 # --- onboard, with a person ---
 
 
-def test_walk_with_a_person(server: FakeServer) -> None:
+def test_walk_with_a_person(server: Served) -> None:
     """The policy is shown, the key tried at each Enter until it works, and then it is asked."""
-    with Terminal(server.target, *ONBOARD, "--organization", "acme") as terminal:
-        terminal.until("external id  kf-acme")
+    role = ("--principal", "arn:role")
+    with Terminal(server.target, *ONBOARD, *role, "--organization", "acme") as terminal:
+        terminal.until("external id  ")
         terminal.until("Enter tries the key of eu, q gives up")
         terminal.type("\n")
         terminal.until("kms:Decrypt")
-        terminal.until("the key does not unwrap")
+        terminal.until("the key does not unwrap what it wrapped")
         terminal.until("q gives up")
-        server.toy.forbidden.clear()
+        server.aws.mend()
         terminal.type("\n")
-        terminal.until("the key wraps and unwraps")
+        terminal.until("Keyfold can use this key")
         terminal.until("Enable new in eu? [y/N]")
         assert not server.requests["Enable"]
         terminal.type("y\n")
@@ -117,29 +132,30 @@ def test_walk_with_a_person(server: FakeServer) -> None:
     tried = server.requests["TestKey"][0]
     assert (tried.cluster, tried.region, tried.organization) == ("new", "eu", "acme")
     assert server.requests["Enable"][0].organization == "acme"
-    assert server.toy.clusters["new"].regions[0].key_spec.uri == "local:forbidden"
+    assert server.status("new").regions[0].key_spec.uri == KEY
 
 
-def test_person_who_gives_up(server: FakeServer) -> None:
+def test_person_who_gives_up(server: Served) -> None:
     """Who gives up ends with the code of the last trial; who says no at the end, stores nothing."""
     with Terminal(server.target, *ONBOARD) as terminal:
         terminal.until("q gives up")
         terminal.type("\n")
-        terminal.until("the key does not unwrap")
+        terminal.until("the key does not unwrap what it wrapped")
         terminal.until("q gives up")
         terminal.type("q\n")
         assert terminal.end() == 5
-    server.toy.forbidden.clear()
+    server.aws.mend()
     with Terminal(server.target, *ONBOARD, *WAIT) as terminal:
         terminal.until("Enable new in eu?")
         terminal.type("n\n")
         assert terminal.end() == 1
-    assert "new" not in server.toy.clusters
+    with server.client() as client, pytest.raises(keyfold.ClusterNotFoundError):
+        client.get_status("new")
 
 
-def test_server_that_is_away(server: FakeServer) -> None:
+def test_server_that_is_away(server: Served) -> None:
     """A trial without an answer is told, and is tried again like any other."""
-    server.toy.forbidden.clear()
+    server.aws.mend()
     with Terminal(server.target, *ONBOARD, "--yes") as terminal:
         terminal.until("q gives up")
         server.fail("TestKey", *[UNAVAILABLE] * 4)
@@ -154,25 +170,26 @@ def test_server_that_is_away(server: FakeServer) -> None:
 # --- onboard, with nobody ---
 
 
-def test_waits_until_it_works(server: FakeServer) -> None:
+def test_waits_until_it_works(server: Served) -> None:
     """With --wait the key is tried until it works; what has not changed is not drawn again."""
     with Terminal(server.target, *ONBOARD, *WAIT, "--yes") as terminal:
-        terminal.until("the key does not unwrap")
+        terminal.until("the key does not unwrap what it wrapped")
         server.await_requests("TestKey", 4)
-        server.toy.forbidden["local:forbidden"] = "kms:DescribeKey"
+        forbid(server, "kms:DescribeKey")
         terminal.until("kms:DescribeKey")
-        server.toy.forbidden.clear()
-        terminal.until("the key wraps and unwraps")
+        server.aws.mend()
+        terminal.until("Keyfold can use this key")
         terminal.until("enabled")
         assert terminal.end() == 0
-        assert terminal.seen.count("the key does not unwrap") == 2
+        assert terminal.seen.count("the key does not unwrap what it wrapped") == 2
 
 
-def test_waits_no_longer_than_it_may(cli: Cli, server: FakeServer) -> None:
+def test_waits_no_longer_than_it_may(cli: Cli, server: Served) -> None:
     """A key that does not come to work in time ends the walk with what is wrong with it."""
     ran = cli(*ONBOARD, *WAIT, "--timeout", "2s")
     assert ran.code == 5
-    assert ran.err.startswith("error: region eu is not ready: the key does not unwrap")
+    assert ran.err.startswith("error: region eu is not ready: ")
+    assert "the key does not unwrap what it wrapped" in ran.err
     assert len(server.requests["TestKey"]) > 1
     ran = cli(*ONBOARD, *WAIT, "--timeout", "2s", "--json")
     assert ran.code == 5
@@ -183,7 +200,7 @@ def test_waits_no_longer_than_it_may(cli: Cli, server: FakeServer) -> None:
     assert not server.requests["Enable"]
 
 
-def test_several_regions(cli: Cli, server: FakeServer) -> None:
+def test_several_regions(cli: Cli, server: Served) -> None:
     """A file's regions are walked through one by one, and enabled together."""
     specs = [
         {"region": name, "key_spec": {"type": "LOCAL", "uri": f"local:{name}"}}
@@ -196,7 +213,7 @@ def test_several_regions(cli: Cli, server: FakeServer) -> None:
     assert [one.region for one in request.region_specs] == ["eu", "us"]
 
 
-def test_cluster_that_exists(cli: Cli, server: FakeServer) -> None:
+def test_cluster_that_exists(cli: Cli, server: Served) -> None:
     """A cluster that exists gets the region added, under what its organization was issued."""
     ran = cli("onboard", "prod", "--region", "asia=LOCAL,local:a", *WAIT, "--request-id", "mine")
     assert ran.code == 0, ran.err
@@ -207,7 +224,7 @@ def test_cluster_that_exists(cli: Cli, server: FakeServer) -> None:
     assert server.requests["GetAccessPolicy"][0].organization == "acme"
 
 
-def test_nobody_to_ask(cli: Cli, server: FakeServer) -> None:
+def test_nobody_to_ask(cli: Cli, server: Served) -> None:
     """Without a terminal and --wait nothing hangs: it is said what to do instead."""
     for more in ((), ("--json",)):
         ran = cli(*ONBOARD, *more)

@@ -9,23 +9,32 @@ from pathlib import Path
 import pytest
 
 from cli_runner import Cli
-from fake_server import FakeServer
+from served import Served, served
 
+ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
 SPECS = [
-    {"region": "eu", "key_spec": {"type": "LOCAL", "uri": "local:a", "auth_principal": "me"}},
+    {"region": "eu", "key_spec": {"type": "AWS_KMS", "uri": ARN, "auth_principal": "me"}},
     {"region": "us", "key_spec": {"type": "LOCAL", "uri": "local:b"}},
 ]
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
+        running.make_key(ARN)
+        yield running
+
+
+@pytest.fixture(name="unchanged", scope="module")
+def unchanged_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server for all tests whose commands never get as far as a change."""
+    with served(tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
 @pytest.fixture
-def cli(server: FakeServer) -> Cli:
+def cli(server: Served) -> Cli:
     """The command, against it."""
     return Cli(server.target)
 
@@ -35,27 +44,34 @@ def cli(server: FakeServer) -> Cli:
 )
 @pytest.mark.parametrize("command", ["enable", "add-regions"])
 def test_three_forms_of_the_file(
-    cli: Cli, server: FakeServer, tmp_path: Path, content: object, command: str
+    cli: Cli, server: Served, tmp_path: Path, content: object, command: str
 ) -> None:
     """CockroachDB's file is taken as it stands, the bare list and the cluster's form, too."""
     file = tmp_path / "cmek_config.json"
     file.write_text(json.dumps(content))
-    assert cli(command, "prod", "--file", file).code == 0
-    assert cli(command, "prod", "--file", "-", stdin=file.read_bytes()).code == 0
+    if command == "add-regions":
+        assert Cli(server.keyfold.target)("enable", "test", "--region", "x=LOCAL,local:a").code == 0
+    assert cli(command, "test", "--file", file).code == 0
+    assert cli(command, "test", "--file", "-", stdin=file.read_bytes()).code == 0
     method = {"enable": "Enable", "add-regions": "AddRegions"}[command]
+    assert len(server.requests[method]) == 2
     for request in server.requests[method]:
         eu, us = request.region_specs
-        assert (eu.region, eu.key_spec.type, eu.key_spec.uri) == ("eu", "LOCAL", "local:a")
+        assert (eu.region, eu.key_spec.type, eu.key_spec.uri) == ("eu", "AWS_KMS", ARN)
         assert (eu.key_spec.auth_principal, us.key_spec.auth_principal) == ("me", "")
         assert not eu.HasField("policy")
 
 
-def test_regions_as_arguments(cli: Cli, server: FakeServer) -> None:
+def test_regions_as_arguments(cli: Cli, server: Served) -> None:
     """A region can be given as NAME=TYPE,URI,PRINCIPAL; an ARN's colons and slashes are kept."""
-    arn = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
     role = "arn:aws:iam::111122223333:role/keyfold"
+    issued = cli(
+        "access-policy", "AWS_KMS", ARN, "--principal", role,
+        "--cluster", "test", "--organization", "acme",
+    )  # fmt: skip
+    assert issued.code == 0, issued.err
     ran = cli(
-        "enable", "test", "--region", f"eu=AWS_KMS,{arn},{role}", "--region", "us=PLATFORM",
+        "enable", "test", "--region", f"eu=AWS_KMS,{ARN},{role}", "--region", "us=PLATFORM",
         "--organization", "acme", "--cache-ttl", "0s", "--outage-grace", "1h",
         "--request-id", "mine", "--validate-only",
     )  # fmt: skip
@@ -63,7 +79,7 @@ def test_regions_as_arguments(cli: Cli, server: FakeServer) -> None:
     assert b"nothing was stored" in ran.out
     [request] = server.requests["Enable"]
     eu, us = request.region_specs
-    assert (eu.key_spec.type, eu.key_spec.uri, eu.key_spec.auth_principal) == ("AWS_KMS", arn, role)
+    assert (eu.key_spec.type, eu.key_spec.uri, eu.key_spec.auth_principal) == ("AWS_KMS", ARN, role)
     assert (us.key_spec.type, us.key_spec.uri) == ("PLATFORM", "")
     assert eu.policy.HasField("cache_ttl")
     assert (eu.policy.cache_ttl.seconds, eu.policy.outage_grace.seconds) == (0, 3600)
@@ -75,20 +91,22 @@ def test_regions_as_arguments(cli: Cli, server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize(("flag", "wanted"), [("--auto-rotate", True), ("--no-auto-rotate", False)])
-def test_auto_rotate(cli: Cli, server: FakeServer, flag: str, *, wanted: bool) -> None:
+def test_auto_rotate(cli: Cli, server: Served, flag: str, *, wanted: bool) -> None:
     """A policy's auto_rotate is set or cleared over what a file says, and the rest is kept."""
     policy = {"auto_rotate": not wanted, "cache_ttl": "5s"}
     content = json.dumps([{**SPECS[0], "policy": policy}])
     assert cli("enable", "test", "--file", "-", flag, stdin=content).code == 0
     [spec] = server.requests["Enable"][0].region_specs
     assert (spec.policy.auto_rotate, spec.policy.cache_ttl.seconds) == (wanted, 5)
-    assert cli("enable", "test", "--file", "-", stdin=content).code == 0
+    assert cli("enable", "other", "--file", "-", stdin=content).code == 0
     [spec] = server.requests["Enable"][1].region_specs
     assert spec.policy.auto_rotate is not wanted
 
 
-def test_replica_of(cli: Cli, server: FakeServer) -> None:
+def test_replica_of(cli: Cli, server: Served) -> None:
     """Regions named without a key get the replica of another region's key."""
+    for region in ("eu", "us", "asia"):
+        server.make_key(f"arn:aws:kms:{region}:111122223333:key/mrk-1")
     arn = "arn:aws:kms:eu:111122223333:key/mrk-1"
     assert cli("enable", "test", "--region", f"eu=AWS_KMS,{arn}").code == 0
     ran = cli("add-regions", "test", "--region", "us", "--replica-of", "eu")
@@ -100,14 +118,15 @@ def test_replica_of(cli: Cli, server: FakeServer) -> None:
     assert server.requests["AddRegions"][1].region_specs[0].replica_of == "eu"
 
 
-def test_expected_regions_of_a_file(cli: Cli, server: FakeServer) -> None:
+def test_expected_regions_of_a_file(cli: Cli, server: Served) -> None:
     """Where the file lists the cluster's regions, the server learns of them."""
     cli("enable", "t", "--file", "-", stdin=json.dumps({"region_specs": SPECS, "regions": ["eu"]}))
     assert list(server.requests["Enable"][0].regions) == ["eu"]
 
 
-def test_rotate_to_the_newest_version(cli: Cli, server: FakeServer) -> None:
+def test_rotate_to_the_newest_version(cli: Cli, server: Served) -> None:
     """A region alone means the key that it has; its policy is left as it is."""
+    server.keyfold.add_silent_replica("host-2", stops_within=3)
     ran = cli("rotate", "prod", "--region", "eu", "--new-generation")
     assert ran.code == 0
     assert b"host-2 will have applied it within 3 s" in ran.out
@@ -148,13 +167,12 @@ def test_rotate_to_the_newest_version(cli: Cli, server: FakeServer) -> None:
         ('[{"policy": {"cache_ttl": "1m"}}]', "[0].policy.cache_ttl: wants a duration in seconds"),
     ],
 )
-def test_wrong_files(
-    cli: Cli, server: FakeServer, tmp_path: Path, content: str, message: str
-) -> None:
+def test_wrong_files(unchanged: Served, tmp_path: Path, content: str, message: str) -> None:
     """A file that is wrong is refused with the place of the fault, and no server is asked."""
     file = tmp_path / "config.json"
     file.write_bytes(content.encode("latin-1"))
-    ran = cli("enable", "test", "--file", file)
+    with unchanged.beside() as server:
+        ran = Cli(server.target)("enable", "test", "--file", file)
     assert ran.code == 2
     assert message in ran.err
     assert ran.err.startswith("error: ")
@@ -179,7 +197,10 @@ def test_wrong_files(
         (["onboard", "t", "--region", "eu=LOCAL,x", "--wait", "--interval", "0"], "more than 0"),
         (["onboard", "t", "--region", "eu", "--wait"], "region eu has no key"),
         (["onboard", "t", "--region", "eu=A,b", "--type", "C", "--wait"], "key of its own"),
-        (["access-policy", "LOCAL", "a", "--cluster", "t", "--out", "/dev/null"], "cannot make"),
+        (
+            ["access-policy", "LOCAL", "local:a", "--cluster", "t", "--out", "/dev/null"],
+            "cannot make",
+        ),
         (["status", "prod", "--target", "nonsense"], "is not host:port"),
         (["status", "prod", "--ca", "/nowhere"], "No such file"),
         (["status", "prod", "--cert", "/dev/null"], "together, or neither"),
@@ -191,9 +212,9 @@ def test_wrong_files(
         (["generate-data-key", "prod", "--region", "eu"], "say where the plaintext goes"),
     ],
 )
-def test_wrong_arguments(cli: Cli, arguments: list[str], message: str) -> None:
+def test_wrong_arguments(unchanged: Served, arguments: list[str], message: str) -> None:
     """What cannot be used is refused with one line that says why, and exit code 2."""
-    ran = cli(*arguments)
+    ran = Cli(unchanged.target)(*arguments)
     assert (ran.code, ran.out) == (2, b"")
     assert message in ran.err
     assert ran.err.startswith("error: ")

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+import keyfold
 from cli_runner import Cli, on_terminal
-from fake_server import FakeServer
+from fakes import FakeClock
+from served import Served, served
 
 RETIRE = ("retire-generation", "prod", "--region", "eu", "--generation", "1")
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-def cli(server: FakeServer) -> Cli:
+def cli(server: Served) -> Cli:
     """The command, against it."""
     return Cli(server.target)
 
@@ -30,7 +34,7 @@ def _lines(shown: bytes) -> list[str]:
     return [" ".join(line.split()) for line in shown.decode().splitlines()]
 
 
-def test_all_regions(cli: Cli, server: FakeServer) -> None:
+def test_all_regions(cli: Cli, server: Served) -> None:
     """Every region that the cluster has is rotated, each with its own key."""
     ran = cli("rotate", "prod", "--all-regions", "--new-generation")
     assert (ran.code, ran.out[:8]) == (0, b"rotated\n")
@@ -42,9 +46,10 @@ def test_all_regions(cli: Cli, server: FakeServer) -> None:
     assert not request.validate_only
 
 
-def test_dry_run_shows_from_and_to(cli: Cli, server: FakeServer) -> None:
+def test_dry_run_shows_from_and_to(cli: Cli, server: Served) -> None:
     """A dry run proves the keys, shows what each region would move to, and changes nothing."""
-    before = server.toy.clusters["prod"].SerializeToString(deterministic=True)
+    server.local_keys.rotate("acme")
+    before = server.status()
     ran = cli("rotate", "prod", "--all-regions", "--dry-run", "--new-generation")
     assert ran.code == 0
     lines = _lines(ran.out)
@@ -52,23 +57,25 @@ def test_dry_run_shows_from_and_to(cli: Cli, server: FakeServer) -> None:
     assert "eu LOCAL local:acme, version 1 LOCAL local:acme, version 2 2" in lines
     assert "us LOCAL local:acme, version 1 LOCAL local:acme, version 2 2" in lines
     assert server.requests["Rotate"][0].validate_only
-    assert server.toy.clusters["prod"].SerializeToString(deterministic=True) == before
+    assert server.status() == before
 
 
-def test_dry_run_of_one_region(cli: Cli, server: FakeServer) -> None:
+def test_dry_run_of_one_region(cli: Cli, server: Served) -> None:
     """Only regions that are named are shown; the option's older name does the same."""
+    server.make_key("arn:b")
     for name in ("--dry-run", "--validate-only"):
-        lines = _lines(cli("rotate", "prod", "--region", "eu=LOCAL,local:b,me", name).out)
-        assert "eu LOCAL local:acme, version 1 LOCAL local:b as me, version 1 -" in lines
+        lines = _lines(cli("rotate", "prod", "--region", "eu=AWS_KMS,arn:b,me", name).out)
+        assert "eu LOCAL local:acme, version 1 AWS_KMS arn:b as me, version 1 -" in lines
         assert not any(line.startswith("us") for line in lines)
     assert cli("rotate", "prod", "--region", "eu", "--dry-run", "--json").code == 0
     assert len(server.requests["GetStatus"]) == 2
 
 
-def test_policy_options_keep_the_rest(cli: Cli, server: FakeServer) -> None:
+def test_policy_options_keep_the_rest(cli: Cli, server: Served) -> None:
     """What no option names of a region's policy stays as it is when the region rotates."""
-    policy = server.toy.clusters["prod"].regions[0].policy
-    policy.cache_ttl.FromSeconds(0)
+    with server.client() as client:
+        policy = keyfold.RegionPolicy(cache_ttl=timedelta(0))
+        client.rotate("prod", [keyfold.RegionSpec("eu", policy=policy)])
     assert cli("rotate", "prod", "--all-regions", "--auto-rotate").code == 0
     eu, us = server.requests["Rotate"][0].region_specs
     assert eu.policy.HasField("cache_ttl")
@@ -83,8 +90,9 @@ def test_policy_options_keep_the_rest(cli: Cli, server: FakeServer) -> None:
 # --- generations ---
 
 
-def test_retire_and_bring_back(cli: Cli, server: FakeServer) -> None:
+def test_retire_and_bring_back(cli: Cli, server: Served) -> None:
     """A generation is taken out of use and back, and the answer says who has applied it."""
+    server.keyfold.add_silent_replica("host-2", stops_within=3)
     cli("rotate", "prod", "--region", "eu", "--new-generation")
     ran = cli(*RETIRE, "--reason", "old", "--request-id", "mine")
     assert ran.code == 0
@@ -109,19 +117,21 @@ def test_generation_that_cannot_be_retired(cli: Cli, number: str, code: int) -> 
     assert ("GENERATION_IN_USE" if code == 4 else "GENERATION_NOT_FOUND") in ran.err
 
 
-def test_retiring_asks_on_a_terminal(server: FakeServer, cli: Cli) -> None:
+def test_retiring_asks_on_a_terminal(tmp_path: Path) -> None:
     """A person sees when the generation was last used, with a warning for a day, and may say no."""
-    cli("rotate", "prod", "--region", "eu", "--new-generation")
-    used = server.toy.clusters["prod"].regions[0].generations[0].last_use_time
-    used.FromSeconds(1_700_000_000)
-    code, seen = on_terminal(server.target, *RETIRE, typed="n\n", prompt="[y/N]")
-    assert code == 1
-    assert "generation 1 of region eu was last used: 2023-11-14 22:13:20Z" in seen
-    assert "warning" not in seen
-    used.FromSeconds(int(time.time()) - 3600)
-    code, seen = on_terminal(server.target, *RETIRE, typed="n\n", prompt="[y/N]")
-    assert (code, "warning: that is within the last day" in seen) == (1, True)
-    assert not server.requests["RetireGeneration"]
-    assert on_terminal(server.target, *RETIRE, typed="y\n", prompt="[y/N]")[0] == 0
-    assert on_terminal(server.target, *RETIRE, "--yes")[0] == 0
-    assert len(server.requests["RetireGeneration"]) == 2
+    clock = FakeClock(1_700_000_000)
+    with served(tmp_path, clock=clock) as server:
+        wrapped = Cli(server.target)("wrap", "prod", "--region", "eu", stdin=b"k").out
+        Cli(server.target)("rotate", "prod", "--region", "eu", "--new-generation")
+        code, seen = on_terminal(server.target, *RETIRE, typed="n\n", prompt="[y/N]")
+        assert code == 1
+        assert "generation 1 of region eu was last used: 2023-11-14 22:13:20Z" in seen
+        assert "warning" not in seen
+        clock.step_wall(time.time() - 3600 - clock.wall())
+        Cli(server.target)("unwrap", "prod", stdin=wrapped)
+        code, seen = on_terminal(server.target, *RETIRE, typed="n\n", prompt="[y/N]")
+        assert (code, "warning: that is within the last day" in seen) == (1, True)
+        assert not server.requests["RetireGeneration"]
+        assert on_terminal(server.target, *RETIRE, typed="y\n", prompt="[y/N]")[0] == 0
+        assert on_terminal(server.target, *RETIRE, "--yes")[0] == 0
+        assert len(server.requests["RetireGeneration"]) == 2

@@ -9,25 +9,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import grpc
 import pytest
 
 from cli_runner import Cli, Terminal
-from fake_failures import UNAVAILABLE
-from fake_server import FakeServer
+from served import Served, served
+from wire_errors import UNAVAILABLE, WireError
 
+GONE = WireError(grpc.StatusCode.NOT_FOUND, "CLUSTER_NOT_FOUND", "no cluster prod")
 WATCH = ("status", "prod", "--watch", "--interval", "20ms")
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A Keyfold in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
 @contextmanager
-def piped(server: FakeServer, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def piped(server: Served, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command, under way, with pipes for what it prints."""
     with subprocess.Popen(
         [sys.executable, "-c", "from keyfold.cli import main; main()", *arguments],
@@ -54,7 +57,7 @@ def until(lines: Iterator[str], text: str) -> list[str]:
     raise AssertionError(f"{text!r} did not come: {seen}")
 
 
-def test_redraws_on_a_terminal(server: FakeServer) -> None:
+def test_redraws_on_a_terminal(server: Served) -> None:
     """A change shows by itself; Ctrl-C gives the terminal back, with what was seen last on it."""
     with Terminal(server.target, *WATCH) as terminal:
         terminal.until("\x1b[?1049h")
@@ -70,7 +73,7 @@ def test_redraws_on_a_terminal(server: FakeServer) -> None:
         assert terminal.seen.count("\x1b[?25l") == terminal.seen.count("\x1b[?25h") == 1
 
 
-def test_server_that_goes_away(server: FakeServer) -> None:
+def test_server_that_goes_away(server: Served) -> None:
     """A server that does not answer is shown as such, and asked until it does again."""
     with Terminal(server.target, *WATCH) as terminal:
         terminal.until("Ctrl-C ends")
@@ -81,36 +84,42 @@ def test_server_that_goes_away(server: FakeServer) -> None:
         assert terminal.end() == 0
 
 
-def test_error_that_does_not_pass(server: FakeServer) -> None:
+def test_error_that_does_not_pass(server: Served) -> None:
     """What asking again cannot mend ends the watch with its exit code, terminal given back."""
     with Terminal(server.target, *WATCH) as terminal:
         terminal.until("Ctrl-C ends")
-        del server.toy.clusters["prod"]
+        server.fail("GetStatus", GONE)
         assert terminal.end() == 3
         left = terminal.seen.rpartition("\x1b[?1049l")[2]
         assert "error: no cluster prod (CLUSTER_NOT_FOUND)" in left
 
 
-def test_prints_changes_to_a_pipe(server: FakeServer) -> None:
+def test_prints_changes_to_a_pipe(server: Served) -> None:
     """In a pipe there is a table for each change, without control codes; a check alone is none."""
     with piped(server, *WATCH) as process:
         assert process.stdout
         first = until(process.stdout, "us")
-        region = server.toy.clusters["prod"].regions[0]
+        before = server.status().regions[0]
+        server.clock.advance(99)
+        with server.client() as client:
+            client.wrap("prod", "eu", bytes(32))
+        after = server.status().regions[0]
+        assert before.last_check_time != after.last_check_time
+        assert before.generations[0].last_use_time != after.generations[0].last_use_time
         asked = len(server.requests["GetStatus"])
-        region.last_check_time.FromSeconds(1_800_000_099)
-        region.generations[0].last_use_time.FromSeconds(1_800_000_099)
         server.await_requests("GetStatus", asked + 3)
         Cli(server.target)("revoke", "prod", "--region", "us")
         second = until(process.stdout, "REVOKED")
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate()
         assert (process.returncode, errors) == (0, "")
-    assert [line for line in second if line.startswith("prod")] == ["prod of acme updated -\n"]
+    assert [line for line in second if line.startswith("prod")] == [
+        "prod of acme updated 2027-01-15 08:01:39Z\n"
+    ]
     assert "\x1b" not in "".join([*first, *second, rest])
 
 
-def test_pipe_without_a_server(server: FakeServer) -> None:
+def test_pipe_without_a_server(server: Served) -> None:
     """In a pipe an absence is told once on stderr, and so is the return."""
     with piped(server, *WATCH) as process:
         assert process.stdout
@@ -128,7 +137,7 @@ def test_pipe_without_a_server(server: FakeServer) -> None:
     assert not rest.strip()
 
 
-def test_json_lines(server: FakeServer) -> None:
+def test_json_lines(server: Served) -> None:
     """With --json each change is one line of the contract's answer."""
     with piped(server, *WATCH, "--json") as process:
         assert process.stdout
@@ -142,7 +151,7 @@ def test_json_lines(server: FakeServer) -> None:
     assert states == [["STATE_ENABLED"] * 2, ["STATE_REVOKED"] * 2]
 
 
-def test_first_question_that_fails(server: FakeServer) -> None:
+def test_first_question_that_fails(server: Served) -> None:
     """A watch that never had an answer ends at once, with the error's exit code."""
     cli = Cli(server.target)
     assert cli("status", "nope", "--watch").code == 3
@@ -150,7 +159,7 @@ def test_first_question_that_fails(server: FakeServer) -> None:
     assert cli(*WATCH).code == 6
 
 
-def test_signal_to_end(server: FakeServer) -> None:
+def test_signal_to_end(server: Served) -> None:
     """A watch that is told to end gives the terminal back as well."""
     with Terminal(server.target, *WATCH) as terminal:
         terminal.until("Ctrl-C ends")

@@ -10,25 +10,26 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import keyfold
-from fake_failures import KEY_DISABLED, UNAVAILABLE
-from fake_server import FakeServer
+from served import Served, served
+from wire_errors import UNAVAILABLE
 
 SPEC = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A fake Keyfold server in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-def client(server: FakeServer) -> Iterator[keyfold.Client]:
+def client(server: Served) -> Iterator[keyfold.Client]:
     """A client of that server."""
     with keyfold.Client(server.target) as connected:
         yield connected
@@ -82,14 +83,14 @@ def test_regions_are_a_list(client: keyfold.Client) -> None:
 # --- repeating ---
 
 
-def test_unavailable_is_repeated(client: keyfold.Client, server: FakeServer) -> None:
+def test_unavailable_is_repeated(client: keyfold.Client, server: Served) -> None:
     """A call that finds the server unavailable twice succeeds the third time."""
     server.fail("Wrap", UNAVAILABLE, UNAVAILABLE)
     client.wrap("prod", "eu", bytes(32))
     assert len(server.requests["Wrap"]) == 3
 
 
-def test_change_is_repeated_with_its_id(client: keyfold.Client, server: FakeServer) -> None:
+def test_change_is_repeated_with_its_id(client: keyfold.Client, server: Served) -> None:
     """A repeated change carries the same request_id, so the server makes it once."""
     server.fail("Rotate", UNAVAILABLE, UNAVAILABLE)
     client.rotate("prod", [keyfold.RegionSpec("eu")])
@@ -99,7 +100,7 @@ def test_change_is_repeated_with_its_id(client: keyfold.Client, server: FakeServ
     assert uuid.UUID(ids[0]).version == 4
 
 
-def test_each_change_has_an_id_of_its_own(client: keyfold.Client, server: FakeServer) -> None:
+def test_each_change_has_an_id_of_its_own(client: keyfold.Client, server: Served) -> None:
     """Every change has an id of its own, and the client keeps the id that a caller passes."""
     client.revoke("prod")
     client.revoke("prod")
@@ -115,7 +116,7 @@ def test_no_change_without_an_id(client: keyfold.Client) -> None:
         client.revoke("prod", request_id="")
 
 
-def test_repeating_ends(client: keyfold.Client, server: FakeServer) -> None:
+def test_repeating_ends(client: keyfold.Client, server: Served) -> None:
     """After four attempts the client raises the error, which holds the request_id."""
     server.fail("Revoke", *[UNAVAILABLE] * 9)
     with pytest.raises(keyfold.BusyError) as raised:
@@ -124,9 +125,9 @@ def test_repeating_ends(client: keyfold.Client, server: FakeServer) -> None:
     assert raised.value.request_id == server.requests["Revoke"][0].request_id
 
 
-def test_a_refusal_is_not_repeated(client: keyfold.Client, server: FakeServer) -> None:
+def test_a_refusal_is_not_repeated(client: keyfold.Client, server: Served) -> None:
     """The client raises a refusal at once: only "not now" is worth repeating."""
-    server.fail("Wrap", KEY_DISABLED)
+    server.local_keys.disable("acme")
     with pytest.raises(keyfold.KeyDisabledError):
         client.wrap("prod", "eu", bytes(32))
     assert len(server.requests["Wrap"]) == 1
@@ -135,7 +136,7 @@ def test_a_refusal_is_not_repeated(client: keyfold.Client, server: FakeServer) -
 # --- deadlines ---
 
 
-def test_deadline_of_a_call(client: keyfold.Client, server: FakeServer) -> None:
+def test_deadline_of_a_call(client: keyfold.Client, server: Served) -> None:
     """A call takes no longer than its own timeout."""
     server.delays["Wrap"] = 0.3
     began = time.monotonic()
@@ -144,7 +145,7 @@ def test_deadline_of_a_call(client: keyfold.Client, server: FakeServer) -> None:
     assert time.monotonic() - began < 0.25
 
 
-def test_deadlines_of_a_client(server: FakeServer) -> None:
+def test_deadlines_of_a_client(server: Served) -> None:
     """A client's deadlines apply to calls without their own, each to its plane."""
     server.delays.update({"Wrap": 0.15, "Revoke": 0.15})
     with keyfold.Client(server.target, timeout=0.05) as impatient:
@@ -158,7 +159,7 @@ def test_deadlines_of_a_client(server: FakeServer) -> None:
         assert raised.value.request_id == "mine"
 
 
-def test_default_deadlines(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_deadlines(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call has a deadline: 10 s for keys, 30 s for everything else."""
     given: dict[str, float] = {}
 
@@ -232,7 +233,7 @@ def test_the_two_clients_have_one_shape() -> None:
     ["keyfold.models.plaintext", "keyfold.client", "keyfold.client.data_plane",
      "keyfold.client.lifecycle"],
 )  # fmt: skip
-def test_examples(module: str, server: FakeServer, client: keyfold.Client) -> None:
+def test_examples(module: str, server: Served, client: keyfold.Client) -> None:
     """The examples in the docstrings do what they show."""
     names = {"client": client, "keyfold": keyfold, "target": server.target}
     result = doctest.testmod(importlib.import_module(module), extraglobs=names)

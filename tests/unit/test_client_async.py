@@ -8,6 +8,7 @@ import doctest
 import importlib
 import inspect
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -15,28 +16,29 @@ import pytest
 import pytest_asyncio
 
 import keyfold
-from fake_failures import KEY_DISABLED, UNAVAILABLE
-from fake_server import FakeServer, numbered_keys
+from relay import Relay
+from served import Served, numbered_keys, served, served_here
+from wire_errors import KEY_DISABLED, UNAVAILABLE
 
 KEY = keyfold.KeySpec("LOCAL", "local:acme")
 SPEC = keyfold.RegionSpec("eu", KEY)
 
 
 @pytest_asyncio.fixture
-async def server() -> AsyncIterator[FakeServer]:
-    """A fake Keyfold server in memory."""
-    with FakeServer() as running:
+async def server(tmp_path: Path) -> AsyncIterator[Served]:
+    """A server with the cluster prod, on the test's own loop."""
+    async with served_here(tmp_path) as running:
         yield running
 
 
 @pytest_asyncio.fixture
-async def client(server: FakeServer) -> AsyncIterator[keyfold.AsyncClient]:
+async def client(server: Served) -> AsyncIterator[keyfold.AsyncClient]:
     """A client of that server."""
     async with keyfold.AsyncClient(server.target) as connected:
         yield connected
 
 
-async def test_every_method(client: keyfold.AsyncClient) -> None:
+async def test_every_method(client: keyfold.AsyncClient, server: Served) -> None:
     """Each method returns what the synchronous client's returns."""
     key = await client.generate_data_key("prod", "eu", context={"a": "b"})
     wrapped = await client.wrap("prod", "eu", key.plaintext, context={"a": "b"})
@@ -46,19 +48,21 @@ async def test_every_method(client: keyfold.AsyncClient) -> None:
     assert rewrapped.already_current
     assert (await client.enable("test", [SPEC])).status.cluster == "test"
     await client.add_regions("test", [keyfold.RegionSpec("us", SPEC.key_spec)])
+    server.local_keys.rotate("acme")
     await client.rotate("test", [keyfold.RegionSpec("eu")])
+    server.local_keys.rotate("acme")
     await client.rotate("test", [keyfold.RegionSpec("eu")], new_generation=True)
     retired = await client.retire_generation("test", "eu", 1)
     assert retired.status.regions[0].generations[0].retire_time is not None
     await client.revoke("test")
     assert (await client.restore("test")).restored == ("eu", "us")
     assert (await client.test_key(keyfold.KeySpec("LOCAL", "local:acme"))).accessible
-    assert (await client.get_access_policy(KEY, cluster="test")).principal == "keyfold"
+    assert (await client.get_access_policy(KEY, cluster="test")).principal == "the server's user"
     assert (await client.get_status("test")).regions[0].key_version == "3"
     assert [one.cluster async for one in client.list_clusters(page_size=1)] == ["prod", "test"]
 
 
-async def test_batches(client: keyfold.AsyncClient, server: FakeServer) -> None:
+async def test_batches(client: keyfold.AsyncClient, server: Served) -> None:
     """The client cuts batches and joins their results as the synchronous client does."""
     keys = numbered_keys(1200)
     results = await client.batch_wrap("prod", keys, region="eu")
@@ -69,7 +73,7 @@ async def test_batches(client: keyfold.AsyncClient, server: FakeServer) -> None:
     assert [len(one.items) for one in server.requests["BatchUnwrap"]] == [1000, 200]
 
 
-async def test_errors(client: keyfold.AsyncClient, server: FakeServer) -> None:
+async def test_errors(client: keyfold.AsyncClient, server: Served) -> None:
     """Errors are the same classes, with the same details."""
     server.fail("Revoke", KEY_DISABLED)
     with pytest.raises(keyfold.KeyDisabledError) as raised:
@@ -79,7 +83,7 @@ async def test_errors(client: keyfold.AsyncClient, server: FakeServer) -> None:
     assert error.request_id == server.requests["Revoke"][0].request_id
 
 
-async def test_unavailable_is_repeated(client: keyfold.AsyncClient, server: FakeServer) -> None:
+async def test_unavailable_is_repeated(client: keyfold.AsyncClient, server: Served) -> None:
     """A change that finds the server unavailable twice succeeds the third time, with one id."""
     server.fail("Rotate", UNAVAILABLE, UNAVAILABLE)
     await client.rotate("prod", [keyfold.RegionSpec("eu")])
@@ -88,14 +92,14 @@ async def test_unavailable_is_repeated(client: keyfold.AsyncClient, server: Fake
     assert len(set(ids)) == 1
 
 
-async def test_deadline(client: keyfold.AsyncClient, server: FakeServer) -> None:
+async def test_deadline(client: keyfold.AsyncClient, server: Served) -> None:
     """A call takes no longer than its own timeout."""
     server.delays["Wrap"] = 0.2
     with pytest.raises(keyfold.DeadlineError):
         await client.wrap("prod", "eu", bytes(32), timeout=0.05)
 
 
-async def test_many_at_once(client: keyfold.AsyncClient, server: FakeServer) -> None:
+async def test_many_at_once(client: keyfold.AsyncClient, server: Served) -> None:
     """Calls run beside one another on one connection."""
     server.delays["Wrap"] = 0.1
     began = asyncio.get_running_loop().time()
@@ -103,9 +107,9 @@ async def test_many_at_once(client: keyfold.AsyncClient, server: FakeServer) -> 
     assert asyncio.get_running_loop().time() - began < 0.6
 
 
-async def test_calls_go_round_all_servers(server: FakeServer) -> None:
+async def test_calls_go_round_all_servers(server: Served) -> None:
     """The servers at both addresses get calls."""
-    with FakeServer() as other:
+    with Relay(server.keyfold.target) as other:
         async with keyfold.AsyncClient([server.target, other.target]) as client:
             for _ in range(20):
                 await client.get_status("prod")
@@ -122,7 +126,7 @@ def test_made_before_the_loop(tmp_path: object) -> None:
 @pytest.mark.parametrize(
     "module", ["keyfold.aio", "keyfold.aio.data_plane", "keyfold.aio.lifecycle"]
 )
-def test_examples(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples in the docstrings do what they show, `await` at their top level included."""
     loop = asyncio.new_event_loop()
 
@@ -134,7 +138,7 @@ def test_examples(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # doctest itself can only run code without a top-level await.
     monkeypatch.setattr(doctest, "exec", run, raising=False)
     runner = doctest.DocTestRunner()
-    with FakeServer() as server:
+    with served(tmp_path) as server:
         client = keyfold.AsyncClient(server.target)
         names = {"client": client, "keyfold": keyfold, "target": server.target}
         for test in doctest.DocTestFinder().find(importlib.import_module(module), extraglobs=names):

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf.message import Message
 
 import keyfold
-from fake_failures import UNAVAILABLE, Failure
-from fake_server import FakeServer, numbered_keys
-from fake_service import MAX_BATCH_BYTES
 from keyfold.calls.batches import split, unwraps
 from keyfold.v1 import key_management_service_pb2 as api
+from served import Served, numbered_keys, served
+from wire_errors import UNAVAILABLE, WireError
 
-INTERNAL = Failure(grpc.StatusCode.INTERNAL, message="incident 7")
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""The most bytes of a request that the server takes."""
+
+INTERNAL = WireError(grpc.StatusCode.INTERNAL, message="incident 7")
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A fake Keyfold server in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-def client(server: FakeServer) -> Iterator[keyfold.Client]:
+def client(server: Served) -> Iterator[keyfold.Client]:
     """A client of that server."""
     with keyfold.Client(server.target) as connected:
         yield connected
@@ -42,7 +45,7 @@ def _opened(results: list[keyfold.Unwrapped | keyfold.KeyfoldError]) -> list[byt
     return [one.plaintext for one in results if isinstance(one, keyfold.Unwrapped)]
 
 
-def test_more_than_a_thousand(client: keyfold.Client, server: FakeServer) -> None:
+def test_more_than_a_thousand(client: keyfold.Client, server: Served) -> None:
     """The client sends 2,500 keys in three calls and returns their results in order."""
     keys = numbered_keys(2500)
     wrapped = _wrapped(client.batch_wrap("prod", keys, region="eu"))
@@ -53,7 +56,7 @@ def test_more_than_a_thousand(client: keyfold.Client, server: FakeServer) -> Non
     assert all(isinstance(one, keyfold.Rewrapped) and one.already_current for one in rewrapped)
 
 
-def test_more_than_four_mebibytes(client: keyfold.Client, server: FakeServer) -> None:
+def test_more_than_four_mebibytes(client: keyfold.Client, server: Served) -> None:
     """A thousand keys of 4 KiB exceed 4 MiB; requests and responses stay below it."""
     keys = numbered_keys(2000, size=4096)
     results = client.batch_wrap("prod", keys, region="eu", context={"table": "users"})
@@ -69,7 +72,11 @@ def test_more_than_four_mebibytes(client: keyfold.Client, server: FakeServer) ->
 def test_one_item_too_large_for_any_call(client: keyfold.Client) -> None:
     """An item too large for any call fails alone, and it is the server that refuses it."""
     results = client.batch_wrap("prod", [bytes(32), bytes(5_000_000), bytes(32)], region="eu")
-    assert [type(one) for one in results] == [keyfold.Wrapped, keyfold.LimitError, keyfold.Wrapped]
+    assert [type(one) for one in results] == [
+        keyfold.Wrapped,
+        keyfold.InvalidBatchError,
+        keyfold.Wrapped,
+    ]
 
 
 @pytest.mark.parametrize("size", [0, 1, 37, 127, 128, 300, 4096])
@@ -129,7 +136,7 @@ def test_destinations(client: keyfold.Client) -> None:
     assert client.unwrap("prod", moved[1], context={"a": "b"}).region == "eu"
 
 
-def test_a_part_fails_as_a_whole(client: keyfold.Client, server: FakeServer) -> None:
+def test_a_part_fails_as_a_whole(client: keyfold.Client, server: Served) -> None:
     """A failed call is the result of its own items only; the results of other calls stay."""
     server.fail("BatchWrap", None, INTERNAL, None)
     results = client.batch_wrap("prod", numbered_keys(2500), region="eu")
@@ -139,7 +146,7 @@ def test_a_part_fails_as_a_whole(client: keyfold.Client, server: FakeServer) -> 
     )
 
 
-def test_parts_are_repeated(client: keyfold.Client, server: FakeServer) -> None:
+def test_parts_are_repeated(client: keyfold.Client, server: Served) -> None:
     """The client repeats the part that finds the server unavailable, and no other part."""
     server.fail("BatchWrap", None, UNAVAILABLE)
     _wrapped(client.batch_wrap("prod", numbered_keys(2000), region="eu"))
@@ -153,13 +160,13 @@ def test_results_that_cannot_be_matched() -> None:
     assert [type(one) for one in results] == [keyfold.InternalError] * 3
 
 
-def test_nothing_to_do(client: keyfold.Client, server: FakeServer) -> None:
+def test_nothing_to_do(client: keyfold.Client, server: Served) -> None:
     """The client sends nothing for an empty batch."""
     assert client.batch_wrap("prod", [], region="eu") == []
     assert server.requests["BatchWrap"] == []
 
 
-def test_wrong_items_send_nothing(client: keyfold.Client, server: FakeServer) -> None:
+def test_wrong_items_send_nothing(client: keyfold.Client, server: Served) -> None:
     """The client refuses an item that is not bytes before it sends the first call."""
     items = [*numbered_keys(1500), "a key"]
     with pytest.raises(TypeError, match="must be bytes"):

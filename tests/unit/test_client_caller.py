@@ -14,20 +14,21 @@ import pytest
 
 import keyfold
 from certificates import self_signed
-from fake_failures import UNAVAILABLE, Failure
-from fake_server import FakeServer
 from keyfold.transport.caller import Caller
 from keyfold.transport.channel import endpoint
 from keyfold.transport.tls import Tls
+from served import Served, served
+from wire_errors import UNAVAILABLE, WireError
 
 SECRET: Final = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
 SPEC: Final = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
+REFUSED_TOKEN: Final = WireError(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_INVALID")
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A fake Keyfold server in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
@@ -51,7 +52,7 @@ def brought(caller: Caller) -> str:
     return dict(caller.metadata())["authorization"]
 
 
-def test_every_call_brings_the_token(server: FakeServer, token_file: Path) -> None:
+def test_every_call_brings_the_token(server: Served, token_file: Path) -> None:
     """Every call carries the token, also in batches, pages and repetitions."""
     server.fail("Wrap", UNAVAILABLE)
     with keyfold.Client(server.target, token=token_file) as client:
@@ -78,7 +79,7 @@ def test_every_call_brings_the_token(server: FakeServer, token_file: Path) -> No
             assert "on-behalf-of" not in metadata
 
 
-async def test_the_client_for_asyncio_brings_them_too(server: FakeServer, token_file: Path) -> None:
+async def test_the_client_for_asyncio_brings_them_too(server: Served, token_file: Path) -> None:
     """Every call of the asyncio client carries token and name, also in batches."""
     async with keyfold.AsyncClient(server.target, token=token_file, on_behalf_of="alice") as client:
         await client.batch_wrap("prod", [bytes(32)], region="eu")
@@ -89,7 +90,7 @@ async def test_the_client_for_asyncio_brings_them_too(server: FakeServer, token_
         assert metadata["on-behalf-of"] == "alice"
 
 
-def test_without_a_token_nothing_is_brought(server: FakeServer) -> None:
+def test_without_a_token_nothing_is_brought(server: Served) -> None:
     """A client without a token sends no header, not even an empty one."""
     with keyfold.Client(server.target) as client:
         client.get_status("prod")
@@ -143,7 +144,7 @@ def test_a_rotation_halfway_fails_no_call(token_file: Path, halfway: str) -> Non
     assert brought(caller) == "Bearer second.token.x"
 
 
-def test_a_callable_is_asked_for_each_call(server: FakeServer) -> None:
+def test_a_callable_is_asked_for_each_call(server: Served) -> None:
     """The client calls a program's own source of tokens before each call."""
     tokens = iter(["first.token.x", "second.token.x"])
     with keyfold.Client(server.target, token=lambda: next(tokens)) as client:
@@ -153,7 +154,7 @@ def test_a_callable_is_asked_for_each_call(server: FakeServer) -> None:
     assert sent == ["Bearer first.token.x", "Bearer second.token.x"]
 
 
-def test_a_name_may_differ_for_each_call(server: FakeServer) -> None:
+def test_a_name_may_differ_for_each_call(server: Served) -> None:
     """A gateway names whom it makes each call for, and sends no name for its own calls."""
     user = ContextVar("user", default="")
     with keyfold.Client(server.target, on_behalf_of=user.get) as client:
@@ -204,12 +205,12 @@ def test_a_client_with_a_token_is_not_made_for_plain_text(token_file: Path) -> N
     keyfold.Client("10.0.0.1:7443", on_behalf_of="alice").close()
 
 
-def test_a_token_over_tls(token_file: Path) -> None:
+def test_a_token_over_tls(tmp_path: Path, token_file: Path) -> None:
     """Over TLS the token arrives, although the client has no certificate of its own."""
     key, certificate = self_signed("keyfold.example")
     credentials = grpc.ssl_server_credentials([(key, certificate)])
     tls = Tls(certificate, server_name="keyfold.example")
-    with FakeServer(credentials=credentials) as server:
+    with served(tmp_path, credentials=credentials) as server:
         with keyfold.Client(server.target, tls=tls, token=token_file) as client:
             client.get_status("prod")
         assert server.metadata["GetStatus"][0]["authorization"] == f"Bearer {SECRET}"
@@ -240,7 +241,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [f"{SECRET} {SECRET}", f"{SECRET}\n", f"{SECRET}é", ""])
-def test_what_a_callable_returns_is_not_shown(server: FakeServer, wrong: str) -> None:
+def test_what_a_callable_returns_is_not_shown(server: Served, wrong: str) -> None:
     """The client sends nothing with a malformed token, because gRPC would quote it."""
     with (
         keyfold.Client(server.target, token=lambda: wrong) as client,
@@ -252,7 +253,7 @@ def test_what_a_callable_returns_is_not_shown(server: FakeServer, wrong: str) ->
 
 
 @pytest.mark.parametrize("kind", ["token", "on_behalf_of"])
-def test_a_callable_that_returns_no_string(server: FakeServer, kind: str) -> None:
+def test_a_callable_that_returns_no_string(server: Served, kind: str) -> None:
     """The client refuses bytes; it does not send their repr."""
     options = {kind: lambda: b"bytes"}
     with (
@@ -273,7 +274,7 @@ def test_a_name_that_cannot_be_sent(wrong: str) -> None:
 
 @pytest.mark.parametrize("source", ["file", "callable"])
 def test_a_token_shows_nowhere(
-    server: FakeServer, token_file: Path, source: str, caplog: pytest.LogCaptureFixture
+    server: Served, token_file: Path, source: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No repr, log line or error of a failed call holds the token, nor do errors' causes."""
 
@@ -282,7 +283,7 @@ def test_a_token_shows_nowhere(
 
     token: Path | Callable[[], str] = token_file if source == "file" else ask
     caplog.set_level(logging.DEBUG)
-    server.fail("GetStatus", Failure(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_INVALID"))
+    server.fail("GetStatus", REFUSED_TOKEN)
     with keyfold.Client(server.target, token=token) as client:
         with pytest.raises(keyfold.CallerCredentialError) as raised:
             client.get_status("prod")

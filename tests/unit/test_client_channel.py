@@ -14,40 +14,42 @@ import pytest
 
 import keyfold
 from certificates import self_signed
-from fake_server import FakeServer
+from in_process import serving
 from keyfold.transport.channel import endpoint
 from keyfold.transport.tls import Tls
+from relay import Relay
+from served import Served, served
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A fake Keyfold server in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
-def test_calls_go_round_all_servers() -> None:
+def test_calls_go_round_all_servers(server: Served) -> None:
     """The servers at both addresses get calls, in turn."""
-    with FakeServer() as one, FakeServer() as two:
+    with Relay(server.keyfold.target) as one, Relay(server.keyfold.target) as two:
         for target in ([one.target, two.target], f"{one.target}, {two.target}"):
             with keyfold.Client(target) as client:
                 for _ in range(20):
                     client.get_status("prod")
-        counts = [len(server.requests["GetStatus"]) for server in (one, two)]
+        counts = [len(relay.requests["GetStatus"]) for relay in (one, two)]
     assert sum(counts) == 40
     assert min(counts) >= 14
 
 
-def test_one_of_two_servers_is_down(server: FakeServer) -> None:
+def test_one_of_two_servers_is_down(server: Served) -> None:
     """While one of several servers is down, the others serve."""
-    with FakeServer() as other:
+    with Relay(server.keyfold.target) as other:
         down = other.target
     with keyfold.Client([down, server.target]) as client:
         for _ in range(5):
             client.get_status("prod")
 
 
-def test_threads_share_one_channel(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_one_channel(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that make a client's first calls at once open one channel between them."""
     opened: list[grpc.Channel] = []
     open_channel = grpc.insecure_channel
@@ -75,10 +77,10 @@ def test_names_among_several() -> None:
 def test_unix_socket(tmp_path: Path) -> None:
     """The client reaches a server on a unix socket by its path."""
     with (
-        FakeServer(f"unix:{tmp_path}/keyfold.sock") as server,
+        serving(tmp_path, listen=f"unix:{tmp_path}/keyfold.sock") as server,
         keyfold.Client(server.target) as client,
     ):
-        assert client.get_status("prod").cluster == "prod"
+        assert list(client.list_clusters()) == []
 
 
 def test_mutual_tls(tmp_path: Path) -> None:
@@ -89,10 +91,10 @@ def test_mutual_tls(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     files = Tls(tmp_path / "cert", tmp_path / "cert", tmp_path / "key", "keyfold.example")
     given = Tls(pair[1], pair[1], pair[0], "keyfold.example")
-    with FakeServer(credentials=credentials) as server:
+    with serving(tmp_path, credentials=credentials) as server:
         for tls in (files, given):
             with keyfold.Client(server.target, tls=tls) as client:
-                assert client.get_status("prod").cluster == "prod"
+                assert list(client.list_clusters()) == []
         for wrong in (Tls(pair[1]), replace(given, server_name="other.example"), None):
             with (
                 keyfold.Client(server.target, tls=wrong) as stranger,
@@ -131,9 +133,9 @@ def test_no_proxy_sees_plain_text() -> None:
     assert ("grpc.enable_http_proxy", 0) not in endpoint("127.0.0.1:7443", Tls()).options
 
 
-def test_nobody_answers() -> None:
+def test_nobody_answers(tmp_path: Path) -> None:
     """A server that does not exist is unavailable, and the client says so in good time."""
-    with FakeServer() as server:
+    with serving(tmp_path) as server:
         gone = server.target
     with (
         keyfold.Client(gone) as client,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,21 +14,21 @@ from google.rpc.status_pb2 import Status
 
 import keyfold
 import keyfold_server.domain.errors as server_errors
-from fake_failures import KEY_DISABLED, Failure
-from fake_server import FakeServer
 from keyfold.errors.reasons import BY_REASON
 from keyfold.errors.rpc_status import error_of
+from served import Served, served
+from wire_errors import KEY_DISABLED, WireError
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeServer]:
-    """A fake Keyfold server in memory."""
-    with FakeServer() as running:
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server: FakeServer) -> Iterator[keyfold.Client]:
+@pytest.fixture
+def client(server: Served) -> Iterator[keyfold.Client]:
     """A client of that server."""
     with keyfold.Client(server.target) as connected:
         yield connected
@@ -59,7 +60,7 @@ def test_branches_are_the_servers(leaf: type[server_errors.KeyfoldError]) -> Non
 @pytest.mark.parametrize("reason", sorted(BY_REASON))
 def test_reason_decides_the_class(reason: str) -> None:
     """The class comes from the reason alone, whatever the code."""
-    error = error_of(Failure(grpc.StatusCode.ABORTED, reason).status())
+    error = error_of(WireError(grpc.StatusCode.ABORTED, reason).status())
     assert type(error) is BY_REASON[reason]
     assert error.reason == reason
 
@@ -87,7 +88,7 @@ def test_reason_decides_the_class(reason: str) -> None:
 )
 def test_unknown_reason_falls_to_its_branch(code: str, branch: type[keyfold.KeyfoldError]) -> None:
     """For a reason newer than itself, the client raises the branch of the gRPC code."""
-    error = error_of(Failure(grpc.StatusCode[code], "FROM_THE_FUTURE").status())
+    error = error_of(WireError(grpc.StatusCode[code], "FROM_THE_FUTURE").status())
     assert type(error) is branch
     assert (error.reason, error.code) == ("FROM_THE_FUTURE", code)
 
@@ -104,13 +105,13 @@ def test_unknown_reason_falls_to_its_branch(code: str, branch: type[keyfold.Keyf
 )
 def test_unknown_reason_of_the_kms(code: str, branch: type[keyfold.KeyfoldError]) -> None:
     """Refused and could not tell stay apart even for reasons newer than the client."""
-    failure = Failure(grpc.StatusCode[code], "FROM_THE_FUTURE", metadata={"source": "kms"})
+    failure = WireError(grpc.StatusCode[code], "FROM_THE_FUTURE", metadata={"source": "kms"})
     assert type(error_of(failure.status())) is branch
 
 
 def test_another_domains_reason_is_not_ours() -> None:
     """The client does not mistake a proxy's own word for a reason of Keyfold."""
-    failure = Failure(grpc.StatusCode.UNAVAILABLE, "KEY_DISABLED", domain="proxy.example")
+    failure = WireError(grpc.StatusCode.UNAVAILABLE, "KEY_DISABLED", domain="proxy.example")
     error = error_of(failure.status())
     assert type(error) is keyfold.UnavailableError
     assert error.reason == "UNAVAILABLE"
@@ -125,11 +126,11 @@ def test_unreadable_details_are_left_out() -> None:
     assert type(error) is keyfold.RevokedError
 
 
-def test_every_detail_arrives(server: FakeServer, client: keyfold.Client) -> None:
+def test_every_detail_arrives(server: Served, client: keyfold.Client) -> None:
     """Reason, message, metadata, fields and the time to wait come over the wire."""
     server.fail(
         "Enable",
-        Failure(
+        WireError(
             grpc.StatusCode.INVALID_ARGUMENT,
             "INVALID_KEY_SPEC",
             "uri is not an ARN",
@@ -151,18 +152,18 @@ def test_every_detail_arrives(server: FakeServer, client: keyfold.Client) -> Non
     assert error.request_id == server.requests["Enable"][-1].request_id
 
 
-def test_refused_by_the_kms(server: FakeServer, client: keyfold.Client) -> None:
+def test_refused_by_the_kms(server: Served, client: keyfold.Client) -> None:
     """`except RefusedError` catches a refusal, and its source is the KMS."""
-    server.fail("Wrap", KEY_DISABLED)
+    server.local_keys.disable("acme")
     with pytest.raises(keyfold.RefusedError) as raised:
         client.wrap("prod", "eu", bytes(32))
     assert (raised.value.source, raised.value.region) == ("kms", "eu")
     assert raised.value.request_id is None
 
 
-def test_errors_of_grpc_itself(server: FakeServer, client: keyfold.Client) -> None:
+def test_errors_of_grpc_itself(server: Served, client: keyfold.Client) -> None:
     """An error without ErrorInfo has its branch, and the code's name as its reason."""
-    server.fail("Wrap", Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, message="message too large"))
+    server.fail("Wrap", WireError(grpc.StatusCode.RESOURCE_EXHAUSTED, message="message too large"))
     with pytest.raises(keyfold.LimitError) as raised:
         client.wrap("prod", "eu", bytes(32))
     assert raised.value.reason == "RESOURCE_EXHAUSTED"

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 import keyfold
-from fake_server import FakeServer
+from keyfold_server.domain.errors import AccessDeniedError
+from keyfold_server.domain.residency import ResidencyPolicy
+from served import Served, served
 
+KEY = "arn:aws:kms:eu-west-1:111122223333:key/1"
 SPEC = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:acme"))
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
-    """A fake Keyfold server in memory."""
-    with FakeServer() as running:
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A server with the cluster prod."""
+    with served(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-def client(server: FakeServer) -> Iterator[keyfold.Client]:
+def client(server: Served) -> Iterator[keyfold.Client]:
     """A client of that server."""
     with keyfold.Client(server.target) as connected:
         yield connected
 
 
-def test_life_of_a_key(client: keyfold.Client, server: FakeServer) -> None:
+def test_life_of_a_key(client: keyfold.Client, server: Served) -> None:
     """Enable, add_regions, rotate, revoke and restore return the cluster as it then is."""
     policy = keyfold.RegionPolicy(timedelta(0), timedelta(hours=1))
-    spec = keyfold.RegionSpec("eu", keyfold.KeySpec("LOCAL", "local:b", "me", {"a": "b"}), policy)
+    spec = keyfold.RegionSpec("eu", keyfold.KeySpec("AWS_KMS", KEY, "me", {"a": "b"}), policy)
+    server.make_key(KEY)
+    server.keyfold.add_silent_replica("host-2", stops_within=3)
     enabled = client.enable("test", [spec], organization="acme", regions=["eu"])
     [region] = enabled.status.regions
     assert (region.key_spec, region.policy) == (spec.key_spec, policy)
@@ -44,7 +50,7 @@ def test_life_of_a_key(client: keyfold.Client, server: FakeServer) -> None:
     revoked = client.revoke("test", regions=["eu"], reason="asked")
     assert revoked.status.regions[0].state is keyfold.State.REVOKED
     assert revoked.status.regions[0].can_wrap is None
-    assert revoked.confirmed == ("host-1",)
+    assert revoked.confirmed == (server.keyfold.replica.changes.replica,)
     with pytest.raises(keyfold.RevokedError):
         client.wrap("test", "eu", bytes(32))
     restored = client.restore("test", regions=["eu"])
@@ -52,11 +58,12 @@ def test_life_of_a_key(client: keyfold.Client, server: FakeServer) -> None:
     client.wrap("test", "eu", bytes(32))
 
 
-def test_region_that_stays_revoked(client: keyfold.Client) -> None:
+def test_region_that_stays_revoked(client: keyfold.Client, server: Served) -> None:
     """A region that cannot be restored is part of the result, with its error."""
-    disabled = keyfold.KeySpec("LOCAL", "local:disabled")
-    client.enable("test", [keyfold.RegionSpec("eu", disabled), keyfold.RegionSpec("us", disabled)])
+    key = keyfold.KeySpec("LOCAL", "local:a")
+    client.enable("test", [keyfold.RegionSpec("eu", key), keyfold.RegionSpec("us", key)])
     client.revoke("test")
+    server.local_keys.disable("a")
     restored = client.restore("test")
     assert [one.region for one in restored.not_restored] == ["eu", "us"]
     assert isinstance(restored.not_restored[0].error, keyfold.KeyDisabledError)
@@ -71,30 +78,37 @@ def test_status_in_words(client: keyfold.Client) -> None:
     assert region.last_check_time == datetime.fromtimestamp(1_800_000_000, UTC)
     assert region.last_error is None
     assert (region.key_region, region.notices) == ("", ())
-    assert status.update_time is None
+    assert region.policy == keyfold.RegionPolicy(None, None)
+    assert status.update_time == datetime.fromtimestamp(1_800_000_000, UTC)
 
 
-def test_what_went_wrong(client: keyfold.Client, server: FakeServer) -> None:
+def test_what_went_wrong(tmp_path: Path) -> None:
     """The last error comes with the permission that is missing; notices come as they are."""
-    region = server.toy.clusters["prod"].regions[0]
-    region.last_error.reason, region.last_error.message = "ACCESS_DENIED", "no"
-    region.last_error.request_id, region.last_error.missing_permission = "r-1", "kms:Encrypt"
-    region.key_region = "eu-west-1"
-    region.notices.append("the key is elsewhere")
-    seen = client.get_status("prod").regions[0]
+    regions = ResidencyPolicy({"eu": {"AWS_KMS": ("eu-central-1",)}})
+    with served(tmp_path, regions=regions) as server, keyfold.Client(server.target) as client:
+        server.make_key(KEY)
+        client.enable("test", [keyfold.RegionSpec("eu", keyfold.KeySpec("AWS_KMS", KEY))])
+        denied = AccessDeniedError(
+            "no", provider_request_id="r-1", missing_permission="kms:Encrypt"
+        )
+        server.aws.fail(denied, operations=("wrap",))
+        server.clock.advance(61)
+        seen = client.get_status("test").regions[0]
     assert seen.last_error == keyfold.KmsFailure("ACCESS_DENIED", "no", "r-1", "kms:Encrypt")
-    assert (seen.key_region, seen.notices) == ("eu-west-1", ("the key is elsewhere",))
+    notice = "the root key is in eu-west-1, and region eu in eu-central-1"
+    assert (seen.key_region, seen.notices) == ("eu-west-1", (notice,))
 
 
-def test_retire_generation(client: keyfold.Client, server: FakeServer) -> None:
+def test_retire_generation(client: keyfold.Client, server: Served) -> None:
     """A retired generation unwraps nothing until it is brought back; the status has its times."""
+    server.keyfold.add_silent_replica("host-2", stops_within=3)
     wrapped = client.wrap("prod", "eu", bytes(32)).wrapped_key
     with pytest.raises(keyfold.GenerationInUseError):
         client.retire_generation("prod", "eu", 1)
     client.rotate("prod", [keyfold.RegionSpec("eu")], new_generation=True)
     retired = client.retire_generation("prod", "eu", 1, reason="old", request_id="mine")
     assert (retired.confirmed, [one.replica for one in retired.pending]) == (
-        ("host-1",),
+        (server.keyfold.replica.changes.replica,),
         ["host-2"],
     )
     first, second = retired.status.regions[0].generations
@@ -115,7 +129,10 @@ def test_access_policy(client: keyfold.Client) -> None:
     """An access policy keeps the order of its statements and marks those of the vendor."""
     key = keyfold.KeySpec("AWS_KMS", "arn:key", "arn:role")
     policy = client.get_access_policy(key, cluster="new", region="eu", organization="acme")
-    assert (policy.principal, policy.external_id) == ("arn:role", "kf-acme")
+    again = client.get_access_policy(key, organization="acme")
+    assert policy.principal == "arn:role"
+    assert len(policy.external_id) == 48
+    assert again.external_id == policy.external_id
     assert policy.bound_context == {"keyfold:cluster": "new", "keyfold:region": "eu"}
     first, second = policy.statements
     assert (first.language, first.permissions) == ("json", ("kms:Encrypt", "kms:Decrypt"))
@@ -125,9 +142,11 @@ def test_access_policy(client: keyfold.Client) -> None:
         client.get_access_policy(key)
 
 
-def test_replica_of_a_multi_region_key(client: keyfold.Client, server: FakeServer) -> None:
+def test_replica_of_a_multi_region_key(client: keyfold.Client, server: Served) -> None:
     """A region may take the replica of another region's key in place of a key spec."""
     key = keyfold.KeySpec("AWS_KMS", "arn:aws:kms:eu:111122223333:key/mrk-1")
+    for region in ("eu", "us"):
+        server.make_key(f"arn:aws:kms:{region}:111122223333:key/mrk-1")
     policy = keyfold.RegionPolicy(auto_rotate=True)
     client.enable("test", [keyfold.RegionSpec("eu", key, policy)])
     added = client.add_regions("test", [keyfold.RegionSpec("us", replica_of="eu")])
@@ -138,9 +157,13 @@ def test_replica_of_a_multi_region_key(client: keyfold.Client, server: FakeServe
     assert keyfold.RegionSpec.from_message(sent) == keyfold.RegionSpec("us", replica_of="eu")
 
 
-def test_key_test(client: keyfold.Client) -> None:
+def test_key_test(client: keyfold.Client, server: Served) -> None:
     """A key that does not work is a result with its steps, not an error."""
-    test = client.test_key(keyfold.KeySpec("LOCAL", "local:forbidden"), cluster="prod")
+    server.make_key(KEY)
+    denied = AccessDeniedError("the KMS does not permit it", missing_permission="kms:Decrypt")
+    server.aws.fail(denied, operations=("unwrap",))
+    server.aws.latency = 0.007
+    test = client.test_key(keyfold.KeySpec("AWS_KMS", KEY), cluster="prod", region="us-east-1")
     assert not test.accessible
     assert [(step.step, step.outcome) for step in test.steps] == [
         ("AUTHENTICATE", "PASSED"),
@@ -153,15 +176,14 @@ def test_key_test(client: keyfold.Client) -> None:
         "ACCESS_DENIED",
         "kms:Decrypt",
     )
-    assert (test.summary, test.key_region, test.notices) == (
-        "the key does not unwrap",
-        "here",
-        ("the key is here",),
-    )
+    assert "the key does not unwrap what it wrapped" in test.summary
+    assert test.key_region == "eu-west-1"
+    assert len(test.notices) == 1
+    assert "another region than us-east-1" in test.notices[0]
     assert test.steps[0].latency == timedelta(milliseconds=7)
 
 
-def test_list_clusters_goes_through_pages(client: keyfold.Client, server: FakeServer) -> None:
+def test_list_clusters_goes_through_pages(client: keyfold.Client, server: Served) -> None:
     """The client lists all clusters page by page, and fetches only the pages that it needs."""
     for name in ("a", "b", "c", "d"):
         client.enable(name, [SPEC])

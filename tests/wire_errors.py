@@ -1,6 +1,4 @@
-"""Errors as the server sends them, for fakes of it."""
-
-# ruff: noqa: N818  a failure is raised, and is data
+"""Errors as gRPC carries them: a status, and Keyfold's details packed beside it."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 
-@dataclass(eq=False)
-class Failure(Exception):
-    """An error as the server sends it; without a reason, as gRPC itself does."""
+@dataclass(frozen=True)
+class WireError:
+    """An error on the wire; without a reason, it is one that gRPC itself makes."""
 
     code: grpc.StatusCode
     reason: str = ""
@@ -27,6 +25,7 @@ class Failure(Exception):
     domain: str = "keyfold"
 
     def status(self) -> Status:
+        """Returns the status with its details."""
         status = Status(code=self.code.value[0], message=self.message)
         details: list[Any] = []
         if self.reason:
@@ -49,8 +48,8 @@ class Failure(Exception):
         return status
 
 
-UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE, "BUSY", "try again")
-KEY_DISABLED = Failure(
+UNAVAILABLE = WireError(grpc.StatusCode.UNAVAILABLE, "BUSY", "try again")
+KEY_DISABLED = WireError(
     grpc.StatusCode.FAILED_PRECONDITION,
     "KEY_DISABLED",
     "the key is disabled",
