@@ -1,7 +1,36 @@
-"""What a customer's key management service must be able to do: the port that adapters fill.
+"""The provider port: what Keyfold needs from a KMS, and what an adapter for one must do.
 
-Narrow on purpose. What only some providers can do is a protocol of its own, asked for with
-`isinstance`, never faked. Adapters are synchronous and are called in bounded threads.
+Every provider implements `KeyProvider`. What only some KMSs can do is a protocol of its own; the
+service finds out with `isinstance`, so an adapter leaves out what its KMS cannot do and fakes
+nothing.
+
+How the service calls an adapter:
+
+- `wrap`, `unwrap`, `describe` and `authenticate` call the KMS. Each runs in a thread, and up to 64
+  threads of one provider run at once, so an adapter is safe for many threads and keeps no lock
+  while it waits for the KMS. The adapter raises within `budget` seconds, whatever the KMS does
+  (protocol C4).
+- All other methods only look at the key. The service calls them on its event loop, so they must
+  not call the KMS, nor wait for anything else.
+- A method raises nothing but `KeyfoldError`s. An adapter translates every error of its SDK, and
+  never passes on an SDK's or a KMS's text, since it may repeat what was sent.
+- An adapter never logs plaintext, ciphertext or a credential, and sends a credential only to the
+  origin that it is for (protocol C3).
+
+What the errors of a call to the KMS mean. Choose with care: a `RefusedError` takes keys out of use
+at once, and a `CouldNotTellError` never does.
+
+    RefusedError         the KMS accepted the credential and said no; the leaf says why
+      AccessDeniedError        the permission is missing; `missing_permission` names it
+      KeyDisabledError         the key, or the version that is needed, is disabled
+      KeyPendingDeletionError  the key will be deleted and can still be recovered
+      KeyNotFoundError         the key, or the version that is needed, does not exist
+      KeyInvalidError          the key exists and cannot do this: it is of another kind
+    KekMismatchError     the key works, and the ciphertext does not open under it and the binding
+    CouldNotTellError    everything else
+      CredentialsFailedError   the KMS does not accept Keyfold's own credential (protocol F2a)
+      ThrottledError           the KMS asks to slow down; `retry_after` only if the KMS gave it
+      UnreachableError         no answer, a failure of the KMS, or an answer that is not clear
 """
 
 from __future__ import annotations
@@ -15,12 +44,14 @@ from keyfold_server.domain.keyspec import RootKey
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """What a provider's wrap returned.
+    """The result of `KeyProvider.wrap`.
 
     Attributes:
-        ciphertext: The provider's bytes, opaque to Keyfold.
-        key_version: The root key's version that was used, as the provider writes it.
-        request_id: The provider's own id of the call, empty where it gives none.
+        ciphertext: Whatever bytes the adapter needs to unwrap. Keyfold stores them as they are.
+        key_version: The version of the root key that wrapped, as the KMS writes it; never empty.
+            Keyfold compares it to find out that a key has a newer version, so it must be the same
+            for every wrap under one version, and another one under another version.
+        request_id: The KMS's own id of the call, empty if the KMS gives none.
     """
 
     ciphertext: bytes
@@ -30,11 +61,12 @@ class Wrapped:
 
 @dataclass(slots=True)
 class Unwrapped:
-    """What a provider's unwrap returned.
+    """The result of `KeyProvider.unwrap`.
 
     Attributes:
-        plaintext: The bytes that were wrapped; whoever takes them wipes them.
-        request_id: The provider's own id of the call, empty where it gives none.
+        plaintext: The bytes that were wrapped, in a buffer that the adapter does not keep. The
+            caller wipes it.
+        request_id: The KMS's own id of the call, empty if the KMS gives none.
     """
 
     plaintext: bytearray = field(repr=False)
@@ -42,43 +74,82 @@ class Unwrapped:
 
 
 class KeyProvider(Protocol):
-    """A key management service that holds root keys.
+    """An adapter for a KMS that holds root keys. The module says how the service calls it.
 
-    Every call takes a `budget` in seconds for all of its work, and raises errors of
-    `domain.errors` alone: RefusedError where the service answered no, CouldNotTellError where
-    it gave no answer that counts, KekMismatchError where the ciphertext does not open under the
-    key and binding. SDK errors never leave an adapter.
+    `canonical` sees a key as an operator wrote it. Every other method gets a key that `canonical`
+    returned, though perhaps a year ago and under other settings: where the adapter may no longer
+    call that key's KMS, it raises UnreachableError.
     """
 
     def canonical(self, key: RootKey) -> RootKey:
-        """Returns the key with its uri in canonical form; asks nobody.
+        """Returns the key with its uri, and its principal if it has one, in the one form.
+
+        One key must have one uri: Keyfold compares uris as text, and binds grants and rates to
+        them. A canonical key comes back unchanged.
 
         Raises:
-            InvalidKeySpecError: The uri, principal or an option is not one of this provider's.
+            InvalidKeySpecError: The uri, the principal or an option is not one that this provider
+                takes. The error's `field` is `key_spec.uri`, `key_spec.auth_principal` or
+                `key_spec.options`.
         """
         ...
 
     def account(self, key: RootKey) -> str:
-        """Returns whose quota and fate a call shares: an AWS account, a vault, a project."""
+        """Returns a name for whatever shares the KMS's quota: an AWS account, a vault, a project.
+
+        Keyfold bounds its calls per account, so that one customer's account that hangs does not
+        take the calls of another.
+        """
         ...
 
     def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
-        """Wraps up to 65 bytes under the newest version of a root key, bound to a context."""
+        """Wraps a plaintext under the newest version of a root key, bound to a context.
+
+        The adapter binds `binding.canonical()` as additional authenticated data, or
+        `binding.as_map()` where the KMS takes a map. It must not create a key that does not exist.
+        It makes sure that the ciphertext opens: by a checksum that the KMS returns, or by opening
+        it at once.
+
+        Args:
+            key: The root key, in canonical form.
+            plaintext: 1 to 65 bytes.
+            binding: What the ciphertext is bound to.
+            budget: Seconds for the whole call.
+
+        Raises:
+            InvalidPlaintextError: The plaintext has another size. The KMS is not called.
+            RefusedError: The KMS said no.
+            CouldNotTellError: The KMS gave no answer that counts.
+        """
         ...
 
     def unwrap(
         self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
     ) -> Unwrapped:
-        """Opens what `wrap` returned, given the same key, version and binding."""
+        """Opens what `wrap` returned.
+
+        Args:
+            key: The root key, in canonical form.
+            key_version: The version that `wrap` returned.
+            ciphertext: The bytes that `wrap` returned. Both may be damaged: what `wrap` cannot
+                have returned is a KekMismatchError, and the KMS need not be called.
+            binding: What the ciphertext was bound to.
+            budget: Seconds for the whole call.
+
+        Raises:
+            KekMismatchError: The ciphertext does not open under this key, version and binding.
+            RefusedError: The KMS said no.
+            CouldNotTellError: The KMS gave no answer that counts.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KeyDescription:
-    """What a provider says about a root key.
+    """The result of `DescribesKeys.describe`.
 
     Attributes:
-        newest_version: The version that wraps today.
+        newest_version: The version that wraps today, written as `Wrapped.key_version` is.
         detail: One line for people, such as the algorithm.
     """
 
@@ -88,78 +159,95 @@ class KeyDescription:
 
 @runtime_checkable
 class Authenticates(Protocol):
-    """A provider that can show its credential to be good without using a key."""
+    """A provider that can show that its credential is accepted, without the use of a key.
+
+    Only TestKey calls it, so that an operator sees whether a failure is the credential's.
+    """
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
-        """Proves the credential that this key would be called with.
+        """Proves the credential that the key's principal calls with; the key need not exist.
 
         Raises:
-            CredentialsFailedError: It was not accepted.
-            UnreachableError: Nobody could be asked.
+            CredentialsFailedError: The KMS did not accept it.
+            AccessDeniedError: The customer has withdrawn the trust in the principal.
+            CouldNotTellError: The KMS gave no answer that counts.
         """
         ...
 
 
 @runtime_checkable
 class DescribesKeys(Protocol):
-    """A provider that can describe a key without using it."""
+    """A provider that can describe a key without the use of it. Only TestKey calls it."""
 
     def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
-        """Describes a root key; raises as `wrap` does."""
+        """Describes a root key.
+
+        Raises:
+            RefusedError: The KMS said no, or says that the key cannot wrap.
+            CouldNotTellError: The KMS gave no answer that counts.
+        """
         ...
 
 
 @runtime_checkable
 class HasRegions(Protocol):
-    """A provider whose uris tell in which of its regions a key is."""
+    """A provider whose uris say in which region of the KMS a key is.
+
+    Keyfold compares the region with the settings' table `[regions.NAME]`. For other providers it
+    compares the uri's host, or the whole uri where that does not have a host.
+    """
 
     def region(self, key: RootKey) -> str:
-        """Returns the provider's own name of the region; asks nobody."""
+        """Returns the region as the KMS itself writes it, such as `eu-west-1`."""
         ...
 
 
 @runtime_checkable
 class PinsVersions(Protocol):
-    """A provider whose uris may name one version of a key."""
+    """A provider whose uris may name one version of a key, which then always wraps."""
 
     def pinned_version(self, key: RootKey) -> str | None:
-        """Returns the version that a uri names, or None where it means the newest; asks nobody."""
+        """Returns the version that the uri names, or None if the newest one wraps."""
         ...
 
 
 @runtime_checkable
 class HasReplicas(Protocol):
-    """A provider whose keys may have replicas in other regions, under uris that can be told."""
+    """A provider whose keys may have replicas in other regions, with uris that follow."""
 
     def replica(self, key: RootKey, region: str) -> RootKey:
-        """Returns the key's replica in another of the provider's regions; asks nobody.
+        """Returns the key's replica in another region of the KMS, for the same principal.
 
         Args:
-            key: In canonical form.
-            region: The provider's own name of the region.
+            key: The root key, in canonical form.
+            region: The other region, as the KMS writes it.
 
         Raises:
-            InvalidKeySpecError: The key can have no replica, or none there.
+            InvalidKeySpecError: The key cannot have a replica, or not there. The error's `field`
+                is `replica_of`.
         """
         ...
 
 
 @runtime_checkable
 class TakesExternalIds(Protocol):
-    """A provider that shows the customer what Keyfold issued for them (protocol C2)."""
+    """A provider that shows the customer an id that Keyfold issued for them (protocol C2)."""
 
     def needs_external_id(self, key: RootKey) -> bool:
-        """Says whether a call with this key shows an external id; asks nobody."""
+        """Says whether calls with this key show an external id.
+
+        If so, the service sets `RootKey.external_id` to the one that it issued.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AccessWanted:
-    """For whom an access policy is.
+    """Whom an access policy is for.
 
     Attributes:
-        cluster: The cluster's name, or None where every cluster of the organization is meant.
-        region: The region's name, or None.
+        cluster: The cluster's name, or None for every cluster of the organization.
+        region: The region's name, or None for every region.
         organization: The organization, or None.
     """
 
@@ -173,12 +261,12 @@ class Statement:
     """One thing that the customer, or the vendor, puts in place.
 
     Attributes:
-        title: What it is, for people.
-        attach_to: Where it is attached: the key's uri, a role's name.
-        language: How the text is written: `json`, `hcl` or `shell`.
-        text: Ready to be used.
-        permissions: What it permits, as the provider writes it.
-        by_vendor: It is the vendor's to put in place, not the customer's.
+        title: What the statement is, for people.
+        attach_to: Where people attach it: the key's uri, or a role's name.
+        language: The language of the text: `json`, `hcl` or `shell`.
+        text: The statement, ready for use.
+        permissions: The permissions that it grants, as the KMS writes them.
+        by_vendor: Whether the vendor, and not the customer, puts it in place.
     """
 
     title: str
@@ -191,13 +279,13 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """What a customer attaches so that Keyfold may use a key, and no more.
+    """What a customer attaches so that Keyfold may use a key, and nothing more.
 
     Attributes:
-        principal: As whom Keyfold calls the key, as the provider writes it.
-        bound_context: What is bound to each use, by the names that a policy may demand.
-        statements: In the order in which they are put in place; each line is needed.
-        notices: What an operator should know besides, one line each.
+        principal: The identity that Keyfold calls the key as, as the KMS writes it.
+        bound_context: The context of each use, by the names that a key policy may demand.
+        statements: What to put in place, in this order. All of them are needed.
+        notices: What else an operator should know, one line each.
     """
 
     principal: str
@@ -208,13 +296,13 @@ class AccessPolicy:
 
 @runtime_checkable
 class DescribesAccess(Protocol):
-    """A provider that can tell what permits Keyfold to use a key, and no more."""
+    """A provider that can say what permits Keyfold to use a key, and nothing more."""
 
     def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
-        """Returns what is to be attached; asks nobody.
+        """Returns what to attach.
 
         Args:
-            key: In canonical form, with its external id where the provider takes one.
-            wanted: For whom.
+            key: The root key, in canonical form, with its external id if it needs one.
+            wanted: Whom the policy is for.
         """
         ...

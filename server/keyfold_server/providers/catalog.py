@@ -17,6 +17,7 @@ import itertools
 import logging
 import re
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, NoReturn
@@ -233,8 +234,13 @@ class Catalog:
             )
             raise UnknownProviderError(f"provider {type_} {why}", field="key_spec.type") from error
         except Exception as error:
-            # An SDK that breaks when it is imported raises what it likes.
-            _log.exception("provider %s could not be made", type_)
+            # An SDK that breaks when it is imported raises what it likes. Its text may hold a
+            # credential, so the log gets the place instead.
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{at.filename}:{at.lineno}"
+            _log.error(
+                "provider %s could not be made: %s at %s", type_, type(error).__name__, place
+            )
             raise UnknownProviderError(
                 f"provider {type_} could not be made ({type(error).__name__}); {remedy}, and see "
                 "the server's log",
