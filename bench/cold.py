@@ -18,7 +18,7 @@ from bench.goals import Figure, Plan
 from bench.processes import Server
 
 GOAL: Final = 1
-"""Calls to the KMS: design section 11."""
+"""The goal, in calls to the KMS."""
 
 _CALLERS: Final = 3_000
 _ROUNDS: Final = 4

@@ -21,7 +21,7 @@ from bench.goals import Figure, Plan, pairwise, percentile
 from keyfold.v1 import resources_pb2 as res
 
 GOAL: Final = 1.2
-"""Times the others' p99: design section 11."""
+"""The goal, as a multiple of the other callers' p99."""
 
 SICK: Final = "sick"
 HEALTHY: Final = "healthy"

@@ -17,7 +17,7 @@ from bench.cases import ROOT_KEY, WrongAnswerError
 from bench.goals import Figure, Plan, percentile
 
 GOAL: Final = 1_000.0
-"""Milliseconds: design section 11."""
+"""The goal, in milliseconds."""
 
 _REPLICAS: Final = 8
 _REVOKED: Final = 120

@@ -14,7 +14,7 @@ from bench.goals import Figure, Plan, percentile
 
 START_GOAL: Final = 5.0
 STATUS_GOAL: Final = 5.0
-"""Seconds, and milliseconds: design section 11."""
+"""The goals, in seconds and in milliseconds."""
 
 CLUSTERS: Final = 100_000
 CLUSTERS_QUICK: Final = 2_000

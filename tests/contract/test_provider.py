@@ -184,7 +184,7 @@ def test_describe_tells_the_version_that_wraps(bench: Bench) -> None:
 
 
 def test_a_disabled_key_refuses_until_it_is_enabled(bench: Bench) -> None:
-    """Disabling takes effect with the next call, and so does enabling (design section 3)."""
+    """Disabling takes effect with the next call, and so does enabling."""
     wrapped = bench.wrap()
     bench.there.disable(bench.key)
     with pytest.raises(KeyDisabledError):

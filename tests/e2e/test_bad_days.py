@@ -52,7 +52,7 @@ TTL: Final = 2.0
 """Seconds for which one answer of a KMS holds."""
 
 REMEMBERED: Final = 5.0
-"""Seconds for which a refusal is remembered, and the longest pause in an outage (design 3)."""
+"""Seconds for which a refusal is remembered, and the longest pause in an outage."""
 
 BUDGET: Final = 5.0
 """Seconds that one call to a KMS may take."""

@@ -41,7 +41,7 @@ GRACE: Final = 2.0
 """Seconds of the shorter grace; the longer one is the default, which no story outlives."""
 
 REMEMBERED: Final = 5.0
-"""Seconds for which a refusal is remembered, and the longest pause in an outage (design 3)."""
+"""Seconds for which a refusal is remembered, and the longest pause in an outage."""
 
 BUDGET: Final = 5.0
 """Seconds that one call to a KMS may take."""

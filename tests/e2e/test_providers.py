@@ -41,7 +41,7 @@ pytestmark = pytest.mark.timeout(180)
 REGION: Final = "eu"
 SECRET: Final = b"a data encryption key of somebody"
 REMEMBERED: Final = 5.0
-"""Seconds for which a refusal is remembered (design section 3)."""
+"""Seconds for which a refusal is remembered."""
 
 SLACK: Final = 15.0
 """Seconds that a busy machine may take besides."""

@@ -36,7 +36,7 @@ def _identity(issued: Issued, known: Certificates | None = None) -> Identity | N
     ],
 )
 def test_names(names: list[str], proven: tuple[str, ...]) -> None:
-    """SPIFFE id, URIs and DNS names are proven, in this order, sorted (protocol section 7)."""
+    """SPIFFE id, URIs and DNS names are proven, in this order, sorted."""
     issued = _AUTHORITY.issue(*names, common_name="admin")
     assert _identity(issued) == Identity(proven, "certificate")
 

@@ -146,7 +146,7 @@ def _refused(tokens: Tokens, token: str, why: str) -> None:
     ],
 )
 def test_good_tokens(tokens: Tokens, algorithm: str, key_id: str) -> None:
-    """Each accepted algorithm proves ISSUER#SUBJECT (protocol section 7)."""
+    """Each accepted algorithm proves ISSUER#SUBJECT."""
     token = _token(_header(alg=algorithm, kid=key_id), signed=algorithm)
     expected = Identity((f"jwt:{_ISSUER}#app",), "token")
     assert _verify(tokens, token) == expected

@@ -51,7 +51,7 @@ _OK = '[[grant]]\ncallers = ["local"]\nroles = ["auditor"]\n'
 
 
 def test_a_whole_file() -> None:
-    """Every field of the file arrives in its grant, and nothing else (protocol section 7)."""
+    """Every field of the file arrives in its grant, and nothing else."""
     policy = parse(_WHOLE, "policy.toml")
     first, second = policy.grants
     assert (first.where, second.where) == ("policy.toml:3", "policy.toml:17")

@@ -85,7 +85,7 @@ def test_only_the_star_is_special(character: str) -> None:
 def test_a_star_in_a_caller_stays_within_its_segment(
     pattern: str, matching: str, other: str
 ) -> None:
-    """`*` crosses no `/`, `:` or `#`, and in a DNS name no dot (protocol section 7)."""
+    """`*` crosses no `/`, `:` or `#`, and in a DNS name no dot."""
     assert caller_pattern(pattern).matches(matching)
     assert not caller_pattern(pattern).matches(other)
 
@@ -109,7 +109,7 @@ def test_a_star_alone_is_every_caller(name: str) -> None:
     ],
 )
 def test_a_star_in_a_key_stays_within_its_segment(pattern: str, uri: str, fits: bool) -> None:  # noqa: FBT001
-    """`*` crosses no `/` or `:` of the canonical uri (protocol section 7)."""
+    """`*` crosses no `/` or `:` of the canonical uri."""
     assert KeyGrant("T", Pattern(pattern, KEY_SEPARATORS)).matches(RootKey("T", uri)) is fits
 
 

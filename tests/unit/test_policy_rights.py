@@ -284,7 +284,7 @@ def test_what_may_be_seen_is_refused_by_the_role_that_is_lacking() -> None:
 
 
 def test_making_a_cluster_out_of_reach_is_refused_by_its_name() -> None:
-    """Enable outside of one's pattern is never NOT_FOUND (protocol section 7)."""
+    """Enable outside of one's pattern is never NOT_FOUND."""
     rights = _rights(_grant("operator", clusters=["a*"], organizations=["acme"], regions=["eu"]))
     rights.check_named("Enable", "a9", ("eu",))
     rights.check_cluster("Enable", "a9", "acme", ("eu",))
@@ -363,7 +363,7 @@ def test_keys_do_not_leave_their_grant() -> None:
 
 
 def test_a_key_for_no_cluster_takes_a_grant_on_all() -> None:
-    """TestKey without a cluster: no narrowing to clusters or organizations (protocol section 7)."""
+    """TestKey without a cluster: no narrowing to clusters or organizations."""
     key = RootKey("T", "k")
     _rights(_grant("operator", keys=(_key("k"),))).check_key(None, None, None, key)
     _rights(_grant("operator", regions=["eu"], keys=(_key("k"),))).check_key(None, None, "eu", key)
@@ -408,7 +408,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["local", "socket:/run/keyfold/keyfold.sock"])
 def test_the_development_default_is_for_local_callers(name: str) -> None:
-    """Without policy, TLS and tokens a local caller may do everything (protocol section 7)."""
+    """Without policy, TLS and tokens a local caller may do everything."""
     rights = Development().rights(Identity((name,), "loopback"))
     for method in RULES:
         rights.check(method)

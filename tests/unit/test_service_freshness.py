@@ -1,4 +1,4 @@
-"""Freshness (protocol section 1, F1, F6): how long a KEK may be used, and what that costs."""
+"""Freshness (protocol F1, F6): how long a KEK may be used, and what that costs."""
 
 from __future__ import annotations
 

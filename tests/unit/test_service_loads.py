@@ -1,4 +1,4 @@
-"""Loads and their bounds (protocol section 3a): W1, W2, single flight, the warm path, no leaks."""
+"""Loads and their bounds (protocol W1, W2): shared loads, the warm path, no leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals (protocol section 1, F2 to F5): one no takes the key out of use everywhere."""
+"""Refusals (protocol F2 to F5): one no takes the key out of use everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Revocation and replicas (protocol sections 2 and 3): R1 to R4, S1, S3, W1 for changes."""
+"""Revocation and replicas (protocol): R1 to R4, S1, S3, W1 for changes."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def _fits(text: str, pieces: list[str]) -> bool:
 
 
 def caller_pattern(text: str) -> Pattern:
-    """Returns the pattern of a caller's name (protocol section 7).
+    """Returns the pattern of a caller's name.
 
     `*` alone is every caller. Elsewhere it stays within one segment: segments end at `/`, `:` and
     `#`, and those of a DNS name at `.` too, as in a certificate's wildcard.

@@ -1,4 +1,5 @@
-"""Nouns and rules: key specs, clusters, the wrapped-key format, errors, ports.
+"""Nouns and rules: key specs, clusters and their changes, the wrapped-key format, errors, ports.
 
-Knows no SDK, no gRPC, no SQL and no setting; `ports` says what the outside must supply.
+The domain knows no SDK, no gRPC, no SQL and no setting. `ports` and `provider` say what the
+outside must supply.
 """

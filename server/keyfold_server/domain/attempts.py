@@ -1,7 +1,7 @@
-"""How often an adapter asked its service to carry out one call, for whoever watches the calls.
+"""Attempts: how often an adapter sent one call to its KMS, for metrics and traces.
 
-A call goes through threads and SDKs that pass nothing on, so the count lies in the context that
-the call's thread is given.
+A call goes through threads and SDKs that cannot hand a count back, so the count is kept in the
+context that the call's thread runs in.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 
 
 class Attempts:
-    """The count of one call: 1 until the adapter says otherwise."""
+    """The count of one call's attempts. It is 1 until the adapter counts a retry."""
 
     __slots__ = ("count",)
 
     def __init__(self) -> None:
-        """A call that was begun is one attempt."""
+        """Starts with the first attempt."""
         self.count = 1
 
 
@@ -27,7 +27,7 @@ _attempts: Final[ContextVar[Attempts | None]] = ContextVar("attempts", default=N
 
 @contextmanager
 def counted() -> Iterator[Attempts]:
-    """Counts the attempts of the call that is made within."""
+    """Counts the attempts of the call that is made inside this context."""
     attempts = Attempts()
     token = _attempts.set(attempts)
     try:
@@ -37,7 +37,7 @@ def counted() -> Iterator[Attempts]:
 
 
 def count_retry() -> None:
-    """Notes that the call is tried once more; for adapters, in the call's own thread."""
+    """Counts one more attempt. Adapters call this in the call's own thread, before a retry."""
     attempts = _attempts.get()
     if attempts is not None:
         attempts.count += 1

@@ -1,6 +1,6 @@
 """What a wrapped KEK is bound to, and the 65 bytes that a root key wraps.
 
-The names and bytes here are for ever (protocol C5): they stand in customers' key policies, and
+The names and bytes here never change (protocol C5): customers' key policies contain them, and
 every stored KEK was wrapped with them.
 """
 
@@ -18,7 +18,7 @@ KEY_SIZE: Final = 32
 """Bytes of a KEK."""
 
 PAYLOAD_SIZE: Final = 1 + hashlib.sha256().digest_size + KEY_SIZE
-"""Bytes that a root key wraps: small enough for RSA-OAEP-256 under a 2,048-bit key."""
+"""Bytes that a root key wraps. RSA-OAEP-256 under a 2,048-bit key has room for them."""
 
 _LABEL: Final = b"CMK1-KEK"
 _VERSION: Final = b"\x01"
@@ -30,13 +30,13 @@ def _prefixed(value: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Says for which cluster, region and generation a KEK was wrapped.
+    """The cluster, region and generation for which a KEK was wrapped.
 
     Attributes:
-        cluster: Name of the cluster.
-        region: Name of the region.
-        kek_id: The 16 random bytes that name the generation.
-        organization: Name of the organization, or None.
+        cluster: The cluster's name.
+        region: The region's name.
+        kek_id: The 16 random bytes that identify the generation.
+        organization: The organization's name, or None.
     """
 
     cluster: str
@@ -45,16 +45,16 @@ class Binding:
     organization: str | None = None
 
     def canonical(self) -> bytes:
-        """Returns the bytes bound to the ciphertext: the digest's input, and AAD where there is."""
+        """Returns the bytes that are bound: the digest's input, and the AAD where one is used."""
         parts = [self.cluster.encode(), self.region.encode(), self.kek_id]
         if self.organization is not None:
             parts.append(self.organization.encode())
         return _LABEL + b"".join(_prefixed(part) for part in parts)
 
     def as_map(self) -> dict[str, str]:
-        """Returns the same as a map, for providers that bind one and show it in their logs.
+        """Returns the binding as a map, for providers that bind maps and log them.
 
-        What has no name is left out: a trial of a key without a cluster binds nothing.
+        Empty names are left out: TestKey without a cluster binds nothing.
         """
         bound = {
             "keyfold:cluster": self.cluster,
@@ -64,9 +64,9 @@ class Binding:
         return {name: value for name, value in bound.items() if value}
 
     def payload(self, key: bytes | bytearray) -> bytearray:
-        """Returns what the root key wraps: version, digest of the binding, key; 65 bytes.
+        """Returns the 65 bytes that the root key wraps: version, digest of the binding, key.
 
-        The digest binds the context even where the provider cannot (Azure's RSA keys).
+        The digest binds the context even where the provider cannot, as with Azure's RSA keys.
         """
         return bytearray(_VERSION + hashlib.sha256(self.canonical()).digest()) + key
 
@@ -74,7 +74,7 @@ class Binding:
         """Returns the KEK from an unwrapped payload, and wipes the payload.
 
         Raises:
-            KekMismatchError: It is not a payload, or was wrapped for another binding.
+            KekMismatchError: The payload is malformed, or was wrapped for another binding.
         """
         expected = _VERSION + hashlib.sha256(self.canonical()).digest()
         good = len(payload) == PAYLOAD_SIZE and hmac.compare_digest(
@@ -86,12 +86,12 @@ class Binding:
             return key
         wipe(key)
         raise KekMismatchError(
-            "the root key opened the stored key to something else than was wrapped",
+            "the root key opened the stored key to something other than what was wrapped",
             cluster=self.cluster,
             region=self.region,
         )
 
 
 def wipe(buffer: bytearray) -> None:
-    """Overwrites a buffer in place; copies that a library made are beyond reach."""
+    """Overwrites a buffer in place. It cannot reach copies that a library made."""
     buffer[:] = bytes(len(buffer))

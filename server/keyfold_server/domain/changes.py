@@ -1,8 +1,8 @@
 """Changes of clusters: the pure functions that decide them, and what is committed with each.
 
-A change is a pure function from the cluster as the store has it, read under its lock, to the
-cluster as it shall be; it raises where the change may not happen. So compare-and-swap, epochs and
-the lifecycle are decided here, and a store only reads, calls and writes.
+A change is a pure function. It gets the cluster as the store has it, read under its lock, and
+returns the cluster as it shall be, or raises if the change may not happen. So compare-and-swap,
+epochs and the lifecycle are decided here, and a store only reads, calls and writes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import Action
 
 Decide = Callable[[Cluster | None], Cluster]
-"""A change: from the cluster under its lock (None: there is none) to the cluster as it shall be."""
+"""A change: from the cluster under its lock, or None, to the cluster as it shall be."""
 
 
 def _changed(current: Cluster, regions: Iterable[Region], now: int, *, epoch: int) -> Cluster:
@@ -30,27 +30,31 @@ def _changed(current: Cluster, regions: Iterable[Region], now: int, *, epoch: in
     )
 
 
-def _unchanged_since(current: Cluster | None, seen: Cluster) -> Cluster:
-    """Returns the current cluster if it is the one that was seen, else refuses (protocol R1, S5).
+def _unchanged_since(current: Cluster | None, expected: Cluster) -> Cluster:
+    """Returns the current cluster if it has not changed since it was read (protocol R1, S5).
 
-    The version alone would do, since every change raises it; the epoch is compared too so that
-    the rule about revocations does not rest on another one.
+    Comparing versions would be enough, since every change raises them. Epochs are compared too,
+    so that the rule about revocations does not depend on that.
+
+    Raises:
+        ConcurrentChangeError: The cluster has changed.
     """
     if (
         current is None
-        or current.uid != seen.uid
-        or current.version != seen.version
-        or current.epoch != seen.epoch
+        or current.uid != expected.uid
+        or current.version != expected.version
+        or current.epoch != expected.epoch
     ):
         raise ConcurrentChangeError(
-            f"cluster {seen.name} was changed by another request; read the status and ask again",
-            cluster=seen.name,
+            f"cluster {expected.name} was changed by another request; read the status and try "
+            "again",
+            cluster=expected.name,
         )
     return current
 
 
 def created(new: Cluster) -> Decide:
-    """The change that makes a cluster; it must not exist yet."""
+    """Returns the change that makes a cluster, which must not exist yet."""
 
     def decide(current: Cluster | None) -> Cluster:
         if current is not None:
@@ -63,24 +67,24 @@ def created(new: Cluster) -> Decide:
     return decide
 
 
-def with_regions(seen: Cluster, regions: Iterable[Region], now: int) -> Decide:
-    """The change that adds regions, or replaces some by their rotated form."""
+def with_regions(expected: Cluster, regions: Iterable[Region], now: int) -> Decide:
+    """Returns the change that adds regions, or replaces regions by their rotated form."""
     changes = tuple(regions)
 
     def decide(current: Cluster | None) -> Cluster:
-        cluster = _unchanged_since(current, seen)
+        cluster = _unchanged_since(current, expected)
         return _changed(cluster, changes, now, epoch=cluster.epoch)
 
     return decide
 
 
-def unchanged(seen: Cluster) -> Decide:
-    """The change that finds everything as it was seen, and leaves it so."""
-    return lambda current: _unchanged_since(current, seen)
+def unchanged(expected: Cluster) -> Decide:
+    """Returns the change that changes nothing, if the cluster is still as it was read."""
+    return lambda current: _unchanged_since(current, expected)
 
 
 def revoked(name: str, regions: Iterable[str], now: int) -> Decide:
-    """The change that revokes regions, all of them where none is named; it never loses a race."""
+    """Returns the change that revokes the named regions, or all. It never loses a race."""
     wanted = tuple(regions)
 
     def decide(current: Cluster | None) -> Cluster:
@@ -92,12 +96,12 @@ def revoked(name: str, regions: Iterable[str], now: int) -> Decide:
     return decide
 
 
-def restored(seen: Cluster, regions: Iterable[str], now: int) -> Decide:
-    """The change that takes proven regions back into service."""
+def restored(expected: Cluster, regions: Iterable[str], now: int) -> Decide:
+    """Returns the change that takes proven regions back into service."""
     wanted = tuple(regions)
 
     def decide(current: Cluster | None) -> Cluster:
-        cluster = _unchanged_since(current, seen)
+        cluster = _unchanged_since(current, expected)
         moved = [cluster.region(r).moved(Action.RESTORE, cluster.name, now) for r in wanted]
         return _changed(cluster, moved, now, epoch=cluster.epoch)
 
@@ -105,10 +109,10 @@ def restored(seen: Cluster, regions: Iterable[str], now: int) -> Decide:
 
 
 def retired(name: str, region: str, number: int, now: int, *, back: bool) -> Decide:
-    """The change that takes a generation out of use, or back into it; it never loses a race.
+    """Returns the change that takes a generation out of use, or back. It never loses a race.
 
-    It raises the epoch as a revocation does, since it ends use: what was proven meanwhile is not
-    committed over it (protocol R1).
+    It raises the epoch as a revocation does, so that a change that was being proven meanwhile is
+    not committed over it (protocol R1).
     """
 
     def decide(current: Cluster | None) -> Cluster:
@@ -141,11 +145,11 @@ def rotated(
     """Returns a region under its new root key.
 
     Args:
-        region: As it was.
-        key_spec: The new key spec, or the one it had.
-        policy: The new policy, or the one it had.
+        region: The region as it was.
+        key_spec: The new key spec, or the one that the region had.
+        policy: The new policy, or the one that the region had.
         wraps: A new wrap for every generation, by kek_id.
-        fresh: A generation that wraps from now on, or None.
+        fresh: A new generation that wraps from now on, or None.
     """
     generations = tuple(g.rewrapped(wraps[g.kek_id]) for g in region.generations)
     if fresh is not None:
@@ -159,13 +163,13 @@ class AuditEvent:
 
     Attributes:
         time: Milliseconds of Unix time.
-        caller: Who asked, as callers are written (protocol section 7).
+        caller: The caller's name, in the form of `rights.Identity.names`.
         action: `source:subject:action`, such as `rpc:cluster:enable`.
         outcome: `done`, or the reason of the refusal.
-        detail: What was asked, as JSON with sorted keys; never key material.
-        proof: How the caller's identity was proven (`rights.Identity`); empty where nobody called.
-        address: From where the call came, as gRPC writes it, or empty.
-        on_behalf_of: For whom the caller said that it asks, where it is believed; or empty.
+        detail: The request as JSON with sorted keys; never key material.
+        proof: The proof of the caller's identity (`rights.Identity`); empty: nobody called.
+        address: The caller's address as gRPC writes it, or empty.
+        on_behalf_of: The person or program for whom a trusted caller says that it calls, or empty.
     """
 
     time: int
@@ -183,10 +187,10 @@ class RequestKey:
     """A caller's request_id in its scope (protocol R6).
 
     Attributes:
-        caller: Who asked.
+        caller: The caller's name.
         rpc: The method's name.
         cluster: The cluster's name.
-        request_id: What the caller chose.
+        request_id: The id that the caller chose.
         digest: SHA-256 of the parsed request.
     """
 
@@ -203,7 +207,7 @@ class RecordedRequest:
 
     Attributes:
         digest: SHA-256 of the request as it was then.
-        version: The cluster's row version that it made.
+        version: The row version of the cluster after the request.
     """
 
     digest: bytes
@@ -212,12 +216,12 @@ class RecordedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One RPC's change of one cluster: all of it or none.
+    """One RPC's change of one cluster, which is committed as a whole or not at all.
 
     Attributes:
         cluster: The cluster's name.
-        decide: The change, called under the row's lock; None only appends the audit event, which
-            does not raise the row version (protocol R5).
+        decide: The change, which the store calls under the row's lock. With None the store only
+            appends the audit event and does not raise the row version (protocol R5).
         event: The audit event, in the same transaction.
         request: The request_id to record, in the same transaction, or None.
     """
@@ -233,9 +237,9 @@ class CommittedChange:
     """A change that was committed.
 
     Attributes:
-        cluster: The cluster as it is now.
+        cluster: The cluster after the change.
         number: The change's number; for an audit event alone, the number of the last change.
-        change_id: That change's random id.
+        change_id: The random id of the change of that number.
     """
 
     cluster: Cluster
@@ -252,8 +256,8 @@ class RecordedChange:
         change_id: 16 random bytes.
         cluster: The cluster that changed, or None for a refusal.
         root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
-        kek: Where the refusal was told before: the one KEK that was refused again.
-        replica: Who made it.
+        kek: The one KEK that was refused again; None: a cluster's change or a first refusal.
+        replica: The replica that made the change.
     """
 
     number: int

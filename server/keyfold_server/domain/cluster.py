@@ -20,7 +20,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import Action, State, after
 
 MAX_REGIONS: Final = 64
-"""Regions of one cluster; more than any cloud has."""
+"""Most regions of one cluster; no cloud has as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Wrap:
     """One wrapping of a KEK by a root key.
 
     Attributes:
-        number: 1, 2, 3 … within its generation; the last is the current one.
-        root: The root key that wrapped it.
-        key_version: The root key's version that did, as the provider writes it.
+        number: 1, 2, 3 … within its generation; the last wrap is the current one.
+        root: The root key that wrapped the KEK.
+        key_version: The version of the root key that wrapped it, as the provider writes it.
         organization: The organization in the bound context, or None.
         ciphertext: The provider's ciphertext; None once superseded, so that an old root key
             opens nothing of the live store.
         created_at: Milliseconds of Unix time.
-        superseded_at: The same, or None for the current one.
+        superseded_at: Milliseconds of Unix time; None for the current wrap.
     """
 
     number: int
@@ -48,11 +48,12 @@ class Wrap:
 
     @property
     def root_id(self) -> str:
-        """Id, in hex, of what one proof or refusal speaks for (protocol sections 1 and 7).
+        """The id, in hex, of the root key version that one proof or refusal covers (protocol F1).
 
-        Type, uri, stored key version, principal and options: GCP disables versions only, and
-        a principal may lose a right that another one keeps. An external id counts like an
-        option, which no provider that takes one lets a caller name.
+        It is a digest of type, uri, stored key version, principal, options and external id,
+        because GCP disables single versions, and one principal may lose a right that another
+        keeps. The external id is digested as an option of that name, which no provider that uses
+        external ids accepts from a caller.
         """
         root = self.root
         parts = [root.type, root.uri, self.key_version, root.principal]
@@ -70,11 +71,12 @@ class Generation:
     """One KEK of a cluster-region, with every wrap it ever had (protocol C6).
 
     Attributes:
-        kek_id: 16 random bytes; they stand in every wrapped key.
+        kek_id: 16 random bytes that every wrapped key contains.
         number: 1, 2, 3 … within the region.
         created_at: Milliseconds of Unix time.
-        wraps: Oldest first; never empty.
-        retired_at: Since when it opens nothing, milliseconds of Unix time; None: it is in use.
+        wraps: The KEK's wraps, oldest first; never empty.
+        retired_at: When the generation was taken out of use, milliseconds of Unix time; None: it
+            is in use.
     """
 
     kek_id: bytes
@@ -89,7 +91,7 @@ class Generation:
         return self.wraps[-1]
 
     def rewrapped(self, wrap: Wrap) -> Generation:
-        """Returns the generation with a further wrap; the former keeps its history alone."""
+        """Returns the generation with a new current wrap. The former one loses its ciphertext."""
         old = replace(self.current, ciphertext=None, superseded_at=wrap.created_at)
         return replace(self, wraps=(*self.wraps[:-1], old, replace(wrap, number=old.number + 1)))
 
@@ -102,9 +104,10 @@ class Region:
         name: The vendor's own name of the region.
         state: What the operator wants.
         state_since: Milliseconds of Unix time.
-        key_spec: As the operator wrote it.
-        policy: How long keys may be used without asking the KMS.
-        generations: Oldest first; never empty. The newest wraps, all but retired ones unwrap.
+        key_spec: The key spec as the operator wrote it.
+        policy: The limits within which keys may be used without calling the KMS.
+        generations: The KEKs, oldest first; never empty. The newest wraps, and all that are not
+            retired unwrap.
     """
 
     name: str
@@ -123,7 +126,7 @@ class Region:
         """Returns a generation.
 
         Raises:
-            GenerationNotFoundError: There is none of that number.
+            GenerationNotFoundError: The region has no generation of that number.
         """
         for generation in self.generations:
             if generation.number == number:
@@ -136,7 +139,11 @@ class Region:
         )
 
     def moved(self, action: Action, cluster: str, now: int) -> Region:
-        """Returns the region after an action of the lifecycle."""
+        """Returns the region after an action of the lifecycle.
+
+        Raises:
+            RevokedError: The region's state does not allow the action.
+        """
         state = after(self.state, action, cluster=cluster, region=self.name)
         return self if state is self.state else replace(self, state=state, state_since=now)
 
@@ -146,14 +153,14 @@ class Cluster:
     """A cluster as the store has it.
 
     Attributes:
-        uid: 16 random bytes; the name is for people.
+        uid: 16 random bytes that identify the cluster; the name is for people.
         name: Unique for ever.
         organization: The customer's organization, or None.
-        epoch: Raised by every revocation (protocol R1).
-        version: Raised by every change; what compare-and-swap compares.
-        regions: Sorted by name; never empty.
+        epoch: A number that every revocation raises (protocol R1).
+        version: A number that every change raises, and that compare-and-swap compares.
+        regions: The regions, sorted by name; never empty.
         created_at: Milliseconds of Unix time.
-        updated_at: The same, of the last change.
+        updated_at: When it last changed, milliseconds of Unix time.
     """
 
     uid: bytes
@@ -169,7 +176,7 @@ class Cluster:
         """Returns a region.
 
         Raises:
-            RegionNotFoundError: There is none of that name.
+            RegionNotFoundError: The cluster has no region of that name.
         """
         for region in self.regions:
             if region.name == name:
@@ -182,10 +189,10 @@ class Cluster:
 
 
 def existing(cluster: Cluster | None, name: str) -> Cluster:
-    """Returns the cluster, or says that there is none.
+    """Returns the cluster that a look-up by name found.
 
     Raises:
-        ClusterNotFoundError: It is None.
+        ClusterNotFoundError: The look-up found None.
     """
     if cluster is None:
         raise no_cluster(name)
@@ -193,14 +200,14 @@ def existing(cluster: Cluster | None, name: str) -> Cluster:
 
 
 def no_cluster(name: str) -> ClusterNotFoundError:
-    """Returns the answer for a cluster that does not exist, or that the caller may not see."""
+    """Returns the error for a cluster that does not exist, or that the caller may not see."""
     return ClusterNotFoundError(
         f"there is no cluster {name}; check the name, or make it with Enable", cluster=name
     )
 
 
 def no_region(cluster: str, name: str) -> RegionNotFoundError:
-    """Returns the answer for a region that does not exist, or that the caller may not see."""
+    """Returns the error for a region that does not exist, or that the caller may not see."""
     return RegionNotFoundError(
         f"cluster {cluster} has no region {name}; GetStatus lists its regions",
         cluster=cluster,

@@ -85,7 +85,7 @@ def stamp_of(status: os.stat_result) -> Stamp:
         status.st_ino,
         status.st_size,
         status.st_mtime_ns,
-        # A changed mode shows in this one alone.
+        # A changed mode shows in this time only.
         status.st_ctime_ns,
     )
 

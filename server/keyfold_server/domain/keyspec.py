@@ -1,7 +1,7 @@
-"""Key specs: which root key a region uses, and as whom Keyfold calls it.
+"""Key specs: which root key a region uses, and as which principal Keyfold calls it.
 
-These are plain values. Whether a uri fits its provider is the provider's to say
-(`provider.KeyProvider.canonical`); here stand only the rules that hold for every provider.
+These are plain values. This module has the rules that hold for every provider; each provider
+checks its own uris (`provider.KeyProvider.canonical`).
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ PLATFORM: Final = "PLATFORM"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 MAX_CACHE_TTL: Final = 15 * 60.0
-"""Seconds; design section 3."""
+"""Seconds of the longest `cache_ttl` of a policy, and of the server's setting."""
 
 MAX_OUTAGE_GRACE: Final = 24 * 60 * 60.0
-"""Seconds; design section 3."""
+"""Seconds of the longest `outage_grace` of a policy, and of the server's setting."""
 
 MAX_URI: Final = 1_024
-"""Characters of a key uri or principal; the longest that any provider documents is below half."""
+"""Most characters of a key uri or principal. No provider documents one of half this length."""
 
 MAX_OPTIONS: Final = 16
-"""Options of one key spec."""
+"""Most options of one key spec."""
 
 
 def check_name(value: str, field_path: str) -> str:
     """Returns a cluster's, region's or organization's name, or refuses it.
 
     Args:
-        value: The name as it came.
-        field_path: Path of the request field, for the error.
+        value: The name as the caller sent it.
+        field_path: The path of the request field, for the error.
 
     Raises:
-        InvalidNameError: Not 1 to 128 characters of A-Z a-z 0-9 . _ - beginning with a letter
-            or digit.
+        InvalidNameError: The value is not 1 to 128 characters of A-Z a-z 0-9 . _ - beginning
+            with a letter or digit.
     """
     if _NAME.fullmatch(value) is None:
         what = "is empty" if not value else "has characters or a length that names cannot have"
@@ -62,9 +62,10 @@ class KeySpec:
     """Names a root key as an operator writes it.
 
     Attributes:
-        type: Provider type, such as `AWS_KMS`, or `PLATFORM`.
-        uri: What the provider itself calls the key; empty for `PLATFORM`.
-        principal: As whom Keyfold calls the provider; empty for the server's own identity.
+        type: The provider's type, such as `AWS_KMS`, or `PLATFORM`.
+        uri: The provider's own name of the key; empty for `PLATFORM`.
+        principal: The principal as which Keyfold calls the provider; empty: the server's own
+            identity.
         options: Provider options, sorted by key.
     """
 
@@ -75,10 +76,10 @@ class KeySpec:
 
     @staticmethod
     def of(type_: str, uri: str, principal: str, options: Mapping[str, str]) -> KeySpec:
-        """Makes a key spec from wire values.
+        """Makes a key spec from the values of a request.
 
         Raises:
-            InvalidKeySpecError: It is empty, lacks its type or uri, or a part is too long.
+            InvalidKeySpecError: It is empty, has no type or no uri, or a part is too long.
         """
         if not (type_ or uri or principal or options):
             raise InvalidKeySpecError(
@@ -91,13 +92,13 @@ class KeySpec:
         if type_ == PLATFORM:
             if uri or principal or options:
                 raise InvalidKeySpecError(
-                    "PLATFORM takes no uri, principal or options: the server's settings name "
-                    "the key",
+                    "PLATFORM takes no uri, principal or options, since the server's settings name "
+                    "the key; leave them out",
                     field="key_spec",
                 )
         elif not uri:
             raise InvalidKeySpecError(
-                "the key spec has no uri; give what the provider calls the key",
+                "the key spec has no uri; give the provider's own name of the key",
                 field="key_spec.uri",
             )
         for name, value in (("type", type_), ("uri", uri), ("auth_principal", principal)):
@@ -108,7 +109,7 @@ class KeySpec:
                 )
         if len(options) > MAX_OPTIONS or any(len(k) + len(v) > MAX_URI for k, v in options.items()):
             raise InvalidKeySpecError(
-                f"more than {MAX_OPTIONS} options, or one is longer than {MAX_URI} characters",
+                f"give at most {MAX_OPTIONS} options, each of at most {MAX_URI} characters",
                 field="key_spec.options",
             )
         return KeySpec(type_, uri, principal, tuple(sorted(options.items())))
@@ -116,17 +117,18 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class RootKey:
-    """A root key as it is called: a key spec with `PLATFORM` resolved and the uri canonical.
+    """A root key as Keyfold calls it: a key spec with `PLATFORM` resolved and a canonical uri.
 
-    Stored with each wrapped KEK, so that a changed setting orphans nothing (protocol section 7).
+    The store keeps it with each wrapped KEK, so that a changed setting makes no KEK unusable.
 
     Attributes:
-        type: Provider type, never `PLATFORM`.
-        uri: In canonical form.
-        principal: As whom Keyfold calls the provider; empty for the server's own identity.
+        type: The provider's type, never `PLATFORM`.
+        uri: The provider's own name of the key, in canonical form.
+        principal: The principal as which Keyfold calls the provider; empty: the server's own
+            identity.
         options: Provider options, sorted by key.
-        external_id: What Keyfold issued for the customer and shows to the provider, where the
-            provider asks for one (protocol C2); empty otherwise.
+        external_id: The external id that Keyfold issued for the customer, for providers that use
+            one (protocol C2); empty otherwise.
     """
 
     type: str
@@ -138,12 +140,15 @@ class RootKey:
 
 @dataclass(frozen=True, slots=True)
 class RegionPolicy:
-    """How long a region's keys may be used without asking the KMS; None takes the server's.
+    """The limits within which a region's keys are used without calling the KMS.
 
     Attributes:
-        cache_ttl: Seconds that one proof lasts, 0 to 900; 0 asks the KMS on every call.
-        outage_grace: Seconds beyond it while the KMS cannot be asked, 0 to 86,400.
-        auto_rotate: Re-wrap the region's KEKs when the root key has a newer version.
+        cache_ttl: Seconds that one proof lasts, 0 to 900. At 0 every call calls the KMS. None
+            takes the server's setting.
+        outage_grace: Seconds that keys serve beyond that while the KMS cannot be asked, 0 to
+            86,400. None takes the server's setting.
+        auto_rotate: Whether Keyfold re-wraps the region's KEKs when the root key has a newer
+            version.
     """
 
     cache_ttl: float | None = None
@@ -151,7 +156,11 @@ class RegionPolicy:
     auto_rotate: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses durations out of bounds with InvalidPolicyError."""
+        """Checks the durations.
+
+        Raises:
+            InvalidPolicyError: A duration is out of bounds.
+        """
         for name, value, most in (
             ("cache_ttl", self.cache_ttl, MAX_CACHE_TTL),
             ("outage_grace", self.outage_grace, MAX_OUTAGE_GRACE),
@@ -168,10 +177,10 @@ class RegionSpec:
 
     Attributes:
         region: The vendor's own name of the region.
-        key_spec: The root key, or None where the request leaves it out.
-        policy: The policy, or None where the request leaves it out.
-        replica_of: In place of a key spec: the region whose multi-Region key has a replica in
-            this one; empty otherwise.
+        key_spec: The root key, or None if the request leaves it out.
+        policy: The policy, or None if the request leaves it out.
+        replica_of: The region whose multi-Region key has a replica in this one, in place of a
+            key spec; empty otherwise.
     """
 
     region: str
@@ -181,10 +190,14 @@ class RegionSpec:
 
 
 def check_regions(names: Iterable[str], field_path: str) -> None:
-    """Refuses a bad region name, or one that is given twice.
+    """Checks the region names of a request.
+
+    Args:
+        names: The names as the caller sent them.
+        field_path: The path of the request field, for the error.
 
     Raises:
-        InvalidNameError: A name is not one.
+        InvalidNameError: A name is not a region's name.
         DuplicateRegionError: A region is named twice.
     """
     seen: set[str] = set()

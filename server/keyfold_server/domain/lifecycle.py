@@ -1,7 +1,7 @@
-"""The life of a cluster-region's key: one table, and nothing else decides.
+"""The life of a cluster-region's key: one table of transitions decides everything.
 
-What an operator wants (state) and what the KMS answers (health) are two things: nothing that a
-KMS says appears here.
+What an operator wants (state) and what the KMS answers (health) are separate things. No answer of
+a KMS changes a state.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ TRANSITIONS: Final[dict[tuple[State | None, Action], State]] = {
     (State.REVOKED, Action.REVOKE): State.REVOKED,
     (State.REVOKED, Action.RESTORE): State.ENABLED,
 }
-"""From a state (None: the region does not exist) by an action to a state; the rest is refused."""
+"""The state after each allowed action. From None: the region does not exist yet."""
 
 
 def after(state: State | None, action: Action, *, cluster: str, region: str) -> State:
     """Returns the state that an action leads to.
 
     Raises:
-        RevokedError: The table has no such transition: only a revoked key forbids anything.
+        RevokedError: The table has no such transition. Only a revoked key forbids actions.
     """
     following = TRANSITIONS.get((state, action))
     if following is None:

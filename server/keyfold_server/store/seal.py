@@ -1,6 +1,6 @@
 """The seal of a row: an HMAC over all that decides.
 
-The bytes are fixed (protocol section 7): a label, the encoding's version, the table's name, then
+The bytes are fixed: a label, the encoding's version, the table's name, then
 the columns in the schema's order. Every part is prefixed with its length and every value with its
 type, so that no two rows have the same bytes, and absent is not empty.
 

@@ -1,6 +1,6 @@
 """The service key: the secret that the store does not hold, and that seals its rows.
 
-Whoever writes the store without it can break rows, and cannot make one (protocol section 4). So
+Whoever writes the store without it can break rows, and cannot make one (protocol A1). So
 a key is made for a new store alone: a key made for a store that exists would bless nothing, and
 an operator who lost the old one must hear so instead of finding every row refused.
 """

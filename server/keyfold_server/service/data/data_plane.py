@@ -158,7 +158,7 @@ class DataPlane:
     ) -> list[tuple[bytes, int] | KeyfoldError]:
         """Wraps many keys given as (region, plaintext, own context or None)."""
         self._check_batch(items)
-        shared = _Shared(context, encode_context)
+        shared = _SharedContext(context)
         keks = self._gather(
             dict.fromkeys(region for region, _, _ in items),
             lambda region, now: self._keyring.wrapping(cluster, region, now, call),
@@ -195,7 +195,7 @@ class DataPlane:
     ) -> list[UnwrapResult | KeyfoldError]:
         """Opens many wrapped keys given as (wrapped key, own context or None)."""
         self._check_batch(items)
-        shared = _Shared(context, encode_context)
+        shared = _SharedContext(context)
         parsed = [_attempt(parse, wrapped_key) for wrapped_key, _ in items]
         keks = self._gather(
             dict.fromkeys(w.kek_id for w in parsed if isinstance(w, WrappedKey)),
@@ -279,21 +279,18 @@ class DataPlane:
             )
 
 
-class _Shared:
+class _SharedContext:
     """A batch's context, encoded when the first item needs it. A bad one fails every such item."""
 
-    __slots__ = ("_context", "_encode", "_encoded")
+    __slots__ = ("_context", "_encoded")
 
-    def __init__(
-        self, context: Mapping[str, str], encode: Callable[[Mapping[str, str]], bytes]
-    ) -> None:
+    def __init__(self, context: Mapping[str, str]) -> None:
         self._context = context
-        self._encode = encode
         self._encoded: bytes | None = None
 
     def encoded(self) -> bytes:
         if self._encoded is None:
-            self._encoded = self._encode(self._context)
+            self._encoded = encode_context(self._context)
         return self._encoded
 
 

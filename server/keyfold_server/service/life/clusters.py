@@ -272,7 +272,7 @@ def _same(region: Region, spec: RegionSpec) -> bool:
 
 
 def _check_enabled(current: Cluster, organization: str | None, specs: Sequence[RegionSpec]) -> None:
-    """Refuses an Enable of a cluster that exists with other specs (protocol section 7)."""
+    """Refuses an Enable of a cluster that exists with other specs."""
     for region in current.regions:
         after(region.state, Action.ENABLE, cluster=current.name, region=region.name)
     given = {spec.region: spec for spec in specs}

@@ -32,7 +32,7 @@ MAX_REASON: Final = 1_024
 """Characters of a reason for the audit trail."""
 
 _BEFORE_DEADLINE: Final = 0.5
-"""Seconds before the caller's deadline at which Revoke answers (protocol section 7)."""
+"""Seconds before the caller's deadline at which Revoke answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class Statuses:
     async def get(self, rights: Rights, name: str, deadline: float) -> Report:
         """Returns a cluster's report; asks the KMS where its last answer is older than the TTL.
 
-        A revoked region's KMS is not asked (protocol section 7).
+        A revoked region's KMS is not asked.
 
         Raises:
             ClusterNotFoundError: There is no such cluster, or the caller may not see it.

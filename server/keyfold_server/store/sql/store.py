@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from keyfold_server.store.sql.history import HighWaterMark
 
 KEPT: Final = 24 * 60 * 60 * 1000
-"""Milliseconds that requests and changes are kept at least (protocol section 7)."""
+"""Milliseconds that requests and changes are kept at least."""
 
 
 class SqlStore(ObservationStore):
