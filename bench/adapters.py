@@ -49,6 +49,7 @@ from keyfold_server.providers.gcp import credentials as gcp_credentials
 from keyfold_server.providers.gcp.provider import GcpKmsProvider
 from keyfold_server.providers.shared import requests_deadlines as deadline_requests
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.logins import Granted
 from keyfold_server.providers.vault import clients as vault_client
 from keyfold_server.providers.vault.provider import VaultTransitProvider
 
@@ -231,17 +232,14 @@ def _gcp() -> Iterator[Adapter]:
         ),
         decrypt=DecryptResponse(plaintext=_PAYLOAD, plaintext_crc32c=crc32c(_PAYLOAD)),
     )
-    now = time.monotonic()
-    token = gcp_credentials.Token(
-        (("authorization", "Bearer token"),), now, now + 3_600, now + 3_600
-    )
+    granted = Granted((("authorization", "Bearer token"),))
     with ExitStack() as stack:
         for name_, stand_in in {
             "KeyManagementServiceClient": lambda **_: client,
             "KeyManagementServiceGrpcTransport": lambda **_: None,
         }.items():
             stack.enter_context(patch.object(gcp_clients, name_, stand_in))
-        stack.enter_context(patch.object(gcp_credentials.Own, "_get", lambda _: token))
+        stack.enter_context(patch.object(gcp_credentials.OwnLogin, "__call__", lambda *_: granted))
         # gRPC sends by itself: nothing of ours is called.
         yield Adapter(GcpKmsProvider(), RootKey("GCP_CLOUD_KMS", name), calls=1)
 

@@ -31,6 +31,7 @@ from counterparts.aws_sts import Role, policy
 from counterparts.aws_wire import AwsError, error_reply, parse
 from counterparts.faults import FaultLayer
 from counterparts.messages import Reply, Request, forward
+from fakes import FakeClock
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 
@@ -56,14 +57,15 @@ class AwsCounterpart(Counterpart):
         server = localstack.shared()
         self.external_id = random.token_urlsafe(24)
         self.aws = Aws(forward(server.url))
-        self.layer = FaultLayer(self.aws.answer, _tls("trusted"))
+        self.layer = self.logins = FaultLayer(self.aws.answer, _tls("trusted"))
         self.role = self.add_role()
         self._own, self._secret = self.aws.sts.add_user(VENDOR)
         self.env = pytest.MonkeyPatch()
         self._set_environment(folder)
         self._customer = _client(server.url, REGION)
         self._denied: dict[str, set[str]] = {}
-        self.provider = AwsKmsProvider(principal=VENDOR)
+        self.clock = FakeClock()
+        self.provider = AwsKmsProvider(principal=VENDOR, clock=self.clock.monotonic)
 
     def _set_environment(self, folder: Path) -> None:
         (folder / "aws-ca.pem").write_bytes(_authority("trusted").pem)
@@ -206,6 +208,10 @@ class AwsCounterpart(Counterpart):
 
     def expire_sessions(self) -> None:
         self.aws.sts.expire_sessions()
+
+    def is_login(self, request: Request) -> bool:
+        call = parse(request)
+        return call is not None and call.operation == "AssumeRole"
 
     # Faults.
 

@@ -32,6 +32,7 @@ from counterparts.azure_errors import render
 from counterparts.azure_key_vault import HSM_RESOURCE, TENANT, VAULT_RESOURCE, AzureKeyVault
 from counterparts.faults import FaultLayer
 from counterparts.messages import Answer, Reply, Request
+from fakes import FakeClock
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.providers.azure.provider import AzureKeyVaultProvider
 
@@ -64,7 +65,7 @@ class AzureCounterpart(Counterpart):
         self.vault = self.azure.hsm_url if hsm else self.azure.vault_url
         self._broken = False
         self.answer = self._route(folder)
-        self.layer = FaultLayer(self.answer, _tls("trusted"))
+        self.layer = self.logins = FaultLayer(self.answer, _tls("trusted"))
         self.client = str(uuid.uuid4())
         self.principal = self.azure.register_application(TENANT, self.client)
         self.azure.trust(
@@ -86,12 +87,14 @@ class AzureCounterpart(Counterpart):
         self.env.setenv("NO_PROXY", "127.0.0.1")
         ca = folder / "azure-ca.pem"
         ca.write_bytes(_authority("trusted").pem)
+        self.clock = FakeClock()
         self.provider = AzureKeyVaultProvider(
             authority=self.layer.url,
             instance_discovery=False,
             ca=str(ca),
             allowed_endpoints=[self.layer.url],
             audiences={self.layer.url: HSM_RESOURCE if hsm else VAULT_RESOURCE},
+            clock=self.clock.monotonic,
         )
 
     def _route(self, folder: Path) -> Answer:
@@ -194,6 +197,9 @@ class AzureCounterpart(Counterpart):
 
     def expire_sessions(self) -> None:
         self.azure.expire_tokens()
+
+    def is_login(self, request: Request) -> bool:
+        return request.path.endswith("/oauth2/v2.0/token")
 
     # Faults.
 

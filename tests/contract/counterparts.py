@@ -9,15 +9,20 @@ the suite asserts the deviation, so a declaration that is no longer true fails.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, NoReturn
 
 import pytest
 
+from counterparts.faults import FaultLayer
+from counterparts.messages import Reply, Request
+from fakes import FakeClock
 from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import (
@@ -122,9 +127,13 @@ class Counterpart:
 
     Attributes:
         provider: The provider under test, speaking to this service.
+        clock: The provider's monotonic clock, where it has sessions.
+        logins: The layer before what gives the provider its sessions, where it has them.
     """
 
     provider: KeyProvider
+    clock: FakeClock
+    logins: FaultLayer
 
     # The customer's keys.
 
@@ -189,6 +198,31 @@ class Counterpart:
     def expire_sessions(self) -> None:
         """Ends every session and token that Keyfold holds; it may get new ones."""
         raise AssertionError
+
+    def is_login(self, request: Request) -> bool:
+        """Tells whether a request at `logins` asks for a session of the key's principal."""
+        raise AssertionError
+
+    def dripping_logins(self) -> AbstractContextManager[None]:
+        """Answers logins a byte every `DRIP` seconds, and all other requests as usual."""
+        return self.logins.dripping(DRIP, only=self.is_login)
+
+    @contextmanager
+    def slow_logins(self, seconds: float) -> Iterator[list[Request]]:
+        """Answers each login so much later; gives the list of those that succeeded."""
+        granted: list[Request] = []
+        answer = self.logins._answer
+
+        def later(request: Request) -> Reply:
+            reply = answer(request)
+            if self.is_login(request):
+                time.sleep(seconds)
+                if reply.status == HTTPStatus.OK:
+                    granted.append(request)
+            return reply
+
+        with self.logins.instead(later):
+            yield granted
 
     # Faults.
 

@@ -26,8 +26,9 @@ from counterparts.faults import FaultLayer
 from counterparts.gcp_iam import GET_ACCESS_TOKEN
 from counterparts.gcp_keys import State
 from counterparts.gcp_kms import GcpKms
-from counterparts.messages import Reply, forward
+from counterparts.messages import Reply, Request, forward
 from counterparts.pki import Authority
+from fakes import FakeClock
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.providers.gcp.provider import GcpKmsProvider
 
@@ -50,7 +51,9 @@ class GcpCounterpart(Counterpart):
         self.kms, self._impostor = _shared()
         self.layer = GrpcLayer(int(self.kms.target.rpartition(":")[2]))
         trust = ssl.create_default_context(cafile=str(self.kms.ca_file))
-        self.tokens = FaultLayer(forward(self.kms.iam_uri, trust), _tls(_pair(self.kms)))
+        self.tokens = self.logins = FaultLayer(
+            forward(self.kms.iam_uri, trust), _tls(_pair(self.kms))
+        )
         nonce = random.token_hex(4)
         self.own = f"keyfold-{nonce}@vendor-project.iam.gserviceaccount.com"
         self.customer = _CUSTOMER.replace("@", f"-{nonce}@")
@@ -60,10 +63,12 @@ class GcpCounterpart(Counterpart):
         self.env = pytest.MonkeyPatch()
         self.env.setenv("GOOGLE_APPLICATION_CREDENTIALS", self._key_file(folder))
         self.env.setenv("NO_PROXY", "127.0.0.1,localhost")
+        self.clock = FakeClock()
         self.provider = GcpKmsProvider(
             endpoint=f"127.0.0.1:{self.layer.port}",
             iam_endpoint=self.tokens.url,
             ca=self.kms.ca_file,
+            clock=self.clock.monotonic,
         )
 
     def _key_file(self, folder: Path) -> str:
@@ -158,6 +163,9 @@ class GcpCounterpart(Counterpart):
     def expire_sessions(self) -> None:
         for each in (self.own, self.customer):
             self.kms.expire_tokens(each)
+
+    def is_login(self, request: Request) -> bool:
+        return request.path.endswith(":generateAccessToken")
 
     # Faults.
 

@@ -23,6 +23,7 @@ from counterparts.faults import FaultLayer
 from counterparts.messages import Answer, Reply, Request
 from counterparts.openbao_alone import server_tls
 from counterparts.pki import Authority
+from fakes import FakeClock
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.providers.vault.origins import Origin
 from keyfold_server.providers.vault.provider import VaultTransitProvider
@@ -40,7 +41,7 @@ class VaultCounterpart(Counterpart):
     def __init__(self, folder: Path) -> None:
         self.server = openbao.shared()
         self._tokens: set[str] = set()
-        self.layer = FaultLayer(self._answer, _tls("trusted"))
+        self.layer = self.logins = FaultLayer(self._answer, _tls("trusted"))
         name = random.token_hex(6)
         self.mount, self.login = f"transit-{name}", f"approle-{name}"
         self.server.mount(self.mount)
@@ -61,8 +62,11 @@ class VaultCounterpart(Counterpart):
             credential=self._credential,
             ca=ca,
         )
+        self.clock = FakeClock()
         self.provider = VaultTransitProvider(
-            origins={self.layer.url: section, ELSEWHERE: section}, environment={}
+            origins={self.layer.url: section, ELSEWHERE: section},
+            environment={},
+            clock=self.clock.monotonic,
         )
         self._names = (f"key-{number}" for number in itertools.count(1))
 
@@ -165,6 +169,9 @@ class VaultCounterpart(Counterpart):
 
     def expire_sessions(self) -> None:
         self.server.end_sessions(self.login)
+
+    def is_login(self, request: Request) -> bool:
+        return request.path.endswith("/login")
 
     # Faults.
 

@@ -18,7 +18,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -26,6 +26,11 @@ from counterparts.messages import Answer, Reply, Request, read, to_bytes
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER's value with which closing sends RST."""
+
+
+def _every(_request: Request) -> bool:
+    """Picks every request."""
+    return True
 
 
 class _Way(enum.Enum):
@@ -60,6 +65,7 @@ class FaultLayer:
         self._way = _Way.PASS
         self._seconds = 0.0
         self._instead: Answer = answer
+        self._only: Callable[[Request], bool] = _every
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -102,8 +108,16 @@ class FaultLayer:
         """Takes requests and does not answer."""
         return self._while(_Way.HANG_AT_READ)
 
-    def dripping(self, interval: float) -> contextlib.AbstractContextManager[None]:
-        """Answers a byte each so many seconds, the status line included."""
+    def dripping(
+        self, interval: float, only: Callable[[Request], bool] | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Answers a byte each so many seconds, the status line included.
+
+        Args:
+            interval: Seconds between two bytes.
+            only: Picks the requests whose answers drip; without it, all of them do.
+        """
+        self._only = only or _every
         return self._while(_Way.DRIP, interval)
 
     def delayed(self, seconds: float) -> contextlib.AbstractContextManager[None]:
@@ -229,7 +243,7 @@ class FaultLayer:
         if way is _Way.DELAY:
             over.wait(self._seconds)
         whole = to_bytes(reply)
-        if way is not _Way.DRIP:
+        if way is not _Way.DRIP or not self._only(request):
             sock.sendall(whole)
             return
         for byte in whole:

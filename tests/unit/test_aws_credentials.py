@@ -18,8 +18,10 @@ from keyfold_server.domain.errors import (
     CredentialsFailedError,
     UnreachableError,
 )
-from keyfold_server.providers.aws.credentials import LONGEST, Role, under
+from keyfold_server.providers.aws.credentials import Signer, role, under
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.lease import LONGEST, Lease
+from keyfold_server.providers.shared.logins import Granted
 
 _ROLE: Final = "arn:aws:iam::111122223333:role/team/keyfold"
 
@@ -41,7 +43,8 @@ class Customer:
         self.error: Exception | None = None
         self.own_side_good = True
         self.clock = FakeClock()
-        self.role = Role(_ROLE, self.take, lambda _: self.own_side_good, self.clock.monotonic)
+        self.role = role(_ROLE, self.take, lambda _: self.own_side_good, self.clock.monotonic)
+        self.signer = Signer(self.role)
 
     def take(self) -> dict[str, Any]:
         self.taken += 1
@@ -73,7 +76,7 @@ def test_a_session_is_taken_once_and_renewed_ahead(customer: Customer) -> None:
         assert customer.role.fresh().access_key == "ASIA1"
     customer.clock.advance(LONGEST - 1)
     assert customer.role.fresh().access_key == "ASIA2"
-    assert customer.role.get_frozen_credentials() == customer.role.fresh()
+    assert customer.signer.get_frozen_credentials() == customer.role.fresh()
 
 
 def test_a_session_serves_on_while_it_cannot_be_renewed_ahead(customer: Customer) -> None:
@@ -105,7 +108,7 @@ def test_withdrawn_trust_shows_when_it_is_renewed_ahead(customer: Customer) -> N
     with pytest.raises(AccessDeniedError) as raised:
         customer.role.fresh()
     assert raised.value.missing_permission == "sts:AssumeRole"
-    assert customer.role.get_frozen_credentials() is None
+    assert customer.signer.get_frozen_credentials() is None
 
 
 @pytest.mark.parametrize(
@@ -164,17 +167,17 @@ def test_who_waits_for_a_renewal_waits_no_longer_than_its_call() -> None:
         over.wait(10)
         raise _DENIED
 
-    role = Role(_ROLE, take, lambda _: True, FakeClock().monotonic)
+    lease = role(_ROLE, take, lambda _: True, FakeClock().monotonic)
 
     def first() -> None:
         with within(10.0):
-            role.fresh()
+            lease.fresh()
 
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(first)
         entered.wait(10)
         with pytest.raises(UnreachableError), within(0.05):
-            role.fresh()
+            lease.fresh()
         over.set()
         assert isinstance(held.exception(10), AccessDeniedError)
 
@@ -182,18 +185,18 @@ def test_who_waits_for_a_renewal_waits_no_longer_than_its_call() -> None:
 # Calls under a credential.
 
 
-class Held:
+class Renewed:
     """A credential that counts how often it was renewed."""
 
     def __init__(self) -> None:
         self.renewed = 0
+        self.lease = Lease(self.login, clock=FakeClock().monotonic)
 
-    def fresh(self) -> ReadOnlyCredentials:
-        return ReadOnlyCredentials(f"AKIA{self.renewed}", "s", None, None)
-
-    def renew(self, used: ReadOnlyCredentials) -> None:
-        assert used == self.fresh()
-        self.renewed += 1
+    def login(self, rejected: ReadOnlyCredentials | None) -> Granted[ReadOnlyCredentials]:
+        if rejected is not None:
+            assert rejected == self.lease.session
+            self.renewed += 1
+        return Granted(ReadOnlyCredentials(f"AKIA{self.renewed}", "s", None, None))
 
 
 def _answers(*each: Exception | str) -> Callable[[], str]:
@@ -210,17 +213,18 @@ def _answers(*each: Exception | str) -> Callable[[], str]:
 
 def test_a_credential_that_is_not_accepted_is_renewed_once() -> None:
     """An expired session costs one renewal and one more call, not two (F2a)."""
-    held, expired = Held(), _error("ExpiredTokenException")
-    assert under(held, _answers(expired, "done"), "kms:Decrypt") == "done"
+    held, expired = Renewed(), _error("ExpiredTokenException")
+    with within(5.0):
+        assert under(held.lease, _answers(expired, "done"), "kms:Decrypt") == "done"
     assert held.renewed == 1
-    with pytest.raises(CredentialsFailedError):
-        under(held, _answers(expired, expired), "kms:Decrypt")
+    with pytest.raises(CredentialsFailedError), within(5.0):
+        under(held.lease, _answers(expired, expired), "kms:Decrypt")
     assert held.renewed == 2
 
 
 def test_a_refusal_renews_nothing() -> None:
     """A denial under an accepted credential is passed on as it is."""
-    held = Held()
-    with pytest.raises(ClientError):
-        under(held, _answers(_error("AccessDeniedException")), "kms:Decrypt")
+    held = Renewed()
+    with pytest.raises(ClientError), within(5.0):
+        under(held.lease, _answers(_error("AccessDeniedException")), "kms:Decrypt")
     assert held.renewed == 0

@@ -18,12 +18,14 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.providers.azure.clouds import CLOUDS
-from keyfold_server.providers.azure.credentials import LONGEST, Credential, under
+from keyfold_server.providers.azure.credentials import tokens, under
 from keyfold_server.providers.azure.errors import Reply
-from keyfold_server.providers.azure.logins import Logins, Token, WithdrawnError
-from keyfold_server.providers.azure.principals import MOST, Principals
+from keyfold_server.providers.azure.logins import EntraToken, Logins, withdrawn
+from keyfold_server.providers.azure.principals import Applications
 from keyfold_server.providers.azure.uri import Place
 from keyfold_server.providers.shared.deadlines import current, within
+from keyfold_server.providers.shared.lease import LONGEST, Lease
+from keyfold_server.providers.shared.principals import MOST
 
 _HOUR: Final = 3_600.0
 _PLACE: Final = Place("https://v.vault.azure.net", "https://vault.azure.net", CLOUDS[0], hsm=False)
@@ -46,15 +48,15 @@ class Entra:
         self.logins = 0
         self.fails: Exception | None = None
 
-    def __call__(self) -> Token:
+    def __call__(self) -> EntraToken:
         self.logins += 1
         if self.fails is not None:
             raise self.fails
-        return Token(f"token-{self.logins}", time.time() + self.lasts)
+        return EntraToken(f"token-{self.logins}", time.time() + self.lasts)
 
 
-def _credential(entra: Entra, clock: FakeClock, *, good: bool = True) -> Credential:
-    return Credential("t/c", entra, lambda _: good, clock.monotonic)
+def _credential(entra: Entra, clock: FakeClock, *, good: bool = True) -> Lease[EntraToken]:
+    return tokens("t/c", entra, clock=clock.monotonic, shown_good=lambda _: good)
 
 
 def test_a_token_is_got_anew_within_ten_minutes() -> None:
@@ -99,13 +101,13 @@ def test_getting_one_ahead_leaves_the_call_its_time() -> None:
     """A login that hangs takes half of a call's time; the rest is for what there is (C4)."""
     clock, given = FakeClock(), list[float]()
 
-    def login() -> Token:
+    def login() -> EntraToken:
         given.append(current().remaining())
         if len(given) > 1:
             raise UnreachableError("hung")
-        return Token("token", time.time() + _HOUR)
+        return EntraToken("token", time.time() + _HOUR)
 
-    credential = Credential("t/c", login, lambda _: True, clock.monotonic)
+    credential = tokens("t/c", login, clock=clock.monotonic, shown_good=lambda _: True)
     credential.fresh()
     clock.advance(LONGEST * 0.85)
     assert credential.fresh().value == "token"
@@ -117,7 +119,7 @@ def test_trust_that_is_withdrawn_shows_while_a_token_serves() -> None:
     entra, clock = Entra(), FakeClock()
     credential = _credential(entra, clock)
     credential.fresh()
-    entra.fails = WithdrawnError(700016, "id-1")
+    entra.fails = withdrawn("t/c", 700016, "id-1")
     clock.advance(LONGEST * 0.85)
     with pytest.raises(AccessDeniedError):
         credential.fresh()
@@ -129,7 +131,7 @@ def test_trust_that_is_withdrawn_shows_while_a_token_serves() -> None:
 def test_withdrawn_trust_is_no_refusal_while_our_own_side_fails() -> None:
     """What Entra says of an application counts only if Keyfold's own side is good since (F2a)."""
     entra = Entra()
-    entra.fails = WithdrawnError(700016, "")
+    entra.fails = withdrawn("t/c", 700016, "")
     with pytest.raises(CredentialsFailedError):
         _credential(entra, FakeClock(), good=False).fresh()
 
@@ -143,7 +145,7 @@ def test_a_token_is_renewed_once(replies: list[Reply], raised: type[KmsError] | 
     used: list[str] = []
     answers = iter(replies)
 
-    def work(token: Token) -> Reply:
+    def work(token: EntraToken) -> Reply:
         used.append(token.value)
         return next(answers)
 
@@ -176,12 +178,12 @@ def test_waiting_for_anothers_login_ends_with_the_budget() -> None:
     """A login that hangs holds those who wait for it no longer than their own budgets (C4)."""
     inside, over = threading.Event(), threading.Event()
 
-    def hang() -> Token:
+    def hang() -> EntraToken:
         inside.set()
         over.wait(10.0)
         raise UnreachableError("hung")
 
-    credential = Credential("t/c", hang, lambda _: True, time.monotonic)
+    credential = tokens("t/c", hang, clock=time.monotonic, shown_good=lambda _: True)
 
     def first() -> None:
         with within(10.0), pytest.raises(UnreachableError, match="hung"):
@@ -198,7 +200,7 @@ def test_waiting_for_anothers_login_ends_with_the_budget() -> None:
 
 def test_a_token_is_not_shown() -> None:
     """A token's repr holds nothing of it."""
-    assert "hunter2" not in repr(Token("hunter2", 0.0))
+    assert "hunter2" not in repr(EntraToken("hunter2", 0.0))
 
 
 # Whether Keyfold's own side is good.
@@ -211,17 +213,17 @@ class Directory(Logins):
         self.fails: dict[str, Exception] = {}
         self.asked: list[str] = []
 
-    def own(self, place: Place) -> Token:
+    def own(self, place: Place) -> EntraToken:
         return self.principal("", place)
 
-    def principal(self, principal: str, place: Place) -> Token:
+    def principal(self, principal: str, place: Place) -> EntraToken:
         self.asked.append(principal)
         if principal in self.fails:
             raise self.fails[principal]
-        return Token(principal, time.time() + _HOUR)
+        return EntraToken(principal, time.time() + _HOUR)
 
 
-_GONE: Final = WithdrawnError(700016, "")
+_GONE: Final = withdrawn("t/c", 700016, "")
 _OURS: Final = CredentialsFailedError("ours")
 
 
@@ -248,9 +250,9 @@ def test_who_shows_our_own_side_to_be_good(
 ) -> None:
     """The canary decides; else other principals; else the server's own identity (F2a)."""
     directory = Directory()
-    principals = Principals(directory, canary, None, FakeClock().monotonic)
-    customer = principals.credential("a/a", _PLACE)
-    for each in (customer, *(principals.credential(other, _PLACE) for other in others)):
+    principals = Applications(directory, canary, None, FakeClock().monotonic)
+    customer = principals.of("a/a", _PLACE).lease
+    for each in (customer, *(principals.of(other, _PLACE).lease for other in others)):
         each.fresh()
     directory.fails = {**fails, "a/a": _GONE}
     with pytest.raises(meaning):
@@ -260,10 +262,10 @@ def test_who_shows_our_own_side_to_be_good(
 def test_a_principal_of_another_cloud_shows_nothing() -> None:
     """Each cloud has its own Entra, so a principal of one says nothing of another (F2a)."""
     directory = Directory()
-    principals = Principals(directory, None, None, FakeClock().monotonic)
+    principals = Applications(directory, None, None, FakeClock().monotonic)
     china = Place("https://v.vault.azure.cn", "https://vault.azure.cn", CLOUDS[1], hsm=False)
-    principals.credential("b/b", china).fresh()
-    customer = principals.credential("a/a", _PLACE)
+    principals.of("b/b", china).lease.fresh()
+    customer = principals.of("a/a", _PLACE).lease
     customer.fresh()
     directory.fails = {"a/a": _GONE, "": _OURS}
     with pytest.raises(CredentialsFailedError):
@@ -272,14 +274,14 @@ def test_a_principal_of_another_cloud_shows_nothing() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     """Tokens are kept by principal and audience, connections by principal and origin, so many."""
-    principals = Principals(Directory(), None, None, FakeClock().monotonic)
-    first = principals.credential("0/0", _PLACE)
-    assert principals.credential("0/0", _PLACE) is first
+    principals = Applications(Directory(), None, None, FakeClock().monotonic)
+    first = principals.of("0/0", _PLACE).lease
+    assert principals.of("0/0", _PLACE).lease is first
     for number in range(1, MOST):
-        principals.credential(f"{number}/0", _PLACE)
-    assert principals.credential("0/0", _PLACE) is first
-    principals.credential("x/0", _PLACE)
-    assert principals.credential("0/0", _PLACE) is first
+        principals.of(f"{number}/0", _PLACE)
+    assert principals.of("0/0", _PLACE).lease is first
+    principals.of("x/0", _PLACE)
+    assert principals.of("0/0", _PLACE).lease is first
     for number in range(MOST):
-        principals.credential(f"{number}/1", _PLACE)
-    assert principals.credential("0/0", _PLACE) is not first
+        principals.of(f"{number}/1", _PLACE)
+    assert principals.of("0/0", _PLACE).lease is not first

@@ -34,9 +34,9 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.providers.gcp import principals as gcp_principals
-from keyfold_server.providers.gcp.impersonation import AHEAD, LONGEST
 from keyfold_server.providers.gcp.provider import GcpKmsProvider
+from keyfold_server.providers.shared import principals as shared_principals
+from keyfold_server.providers.shared.lease import AHEAD, LONGEST
 
 BINDING: Final = Binding("cluster-1", "eu-west-1", bytes(16), "acme")
 PLAINTEXT: Final = bytes(range(65))
@@ -506,7 +506,7 @@ def test_no_identity_at_all_is_told_at_once(there: GcpCounterpart, machine: Faul
 
 def test_principals_are_bounded(there: GcpCounterpart, monkeypatch: pytest.MonkeyPatch) -> None:
     """The least recently used principal's connection is closed, and is opened again when asked."""
-    monkeypatch.setattr(gcp_principals, "MOST", 1)
+    monkeypatch.setattr(shared_principals, "MOST", 1)
     mine, other = there.create_key(), _second_account(there)
     assert isinstance(there.provider, GcpKmsProvider)
     held = there.provider._principals
@@ -514,7 +514,7 @@ def test_principals_are_bounded(there: GcpCounterpart, monkeypatch: pytest.Monke
     client = held.of(mine).client
     _wrap(there, other)
     assert client._line is None
-    assert len(held._others) == 1
+    assert len(held._others.all()) == 1
     assert _unwrap(there, mine, ciphertext) == PLAINTEXT
 
 

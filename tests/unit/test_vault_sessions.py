@@ -23,9 +23,10 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.provider import Wrapped
+from keyfold_server.providers.shared.lease import AHEAD, LONGEST
 from keyfold_server.providers.vault.origins import Auth, Origin
 from keyfold_server.providers.vault.provider import VaultTransitProvider
-from keyfold_server.providers.vault.sessions import AHEAD, LONGEST, RECENT
+from keyfold_server.providers.vault.sessions import RECENT
 
 _AUTHS: Final[tuple[Auth, ...]] = get_args(Auth)
 _BUDGET: Final = 5.0

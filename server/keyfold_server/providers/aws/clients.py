@@ -126,7 +126,7 @@ class Clients:
         self._made: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
-    def client(self, service: str, region: str) -> Any:
+    def of(self, service: str, region: str) -> Any:
         """Returns the client of `kms` or `sts` in a region."""
         made = self._made.get((service, region))
         if made is not None:

@@ -1,47 +1,37 @@
-"""The principals of AWS that are in use, and how Keyfold shows its own side to be good.
+"""The roles of AWS that are in use, and the server's own identity.
 
-Invariant: a root key's `external_id` is what Keyfold issued, never what a caller gave (protocol
-C2); no role is taken without one, and it is part of what tells principals apart. The number of
-principals that are kept is bounded.
+Invariant: a root key's `external_id` is the one that Keyfold issued, never one that a caller gave
+(protocol C2). Keyfold takes no role without an external id, and sessions under two external ids
+are never mixed.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyfold_server.domain.errors import CredentialsFailedError, KmsError
+from botocore.credentials import ReadOnlyCredentials
+
+from keyfold_server.domain.errors import CredentialsFailedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.providers.aws.clients import Clients
-from keyfold_server.providers.aws.credentials import DURATION, Ambient, Role, under
-from keyfold_server.providers.aws.errors import BROKEN
+from keyfold_server.providers.aws.credentials import (
+    DURATION,
+    Signer,
+    own_identity,
+    role,
+    taken,
+    under,
+)
+from keyfold_server.providers.aws.errors import BROKEN, translate
+from keyfold_server.providers.shared.lease import Lease
+from keyfold_server.providers.shared.principals import Principal, Principals
 
-MOST: Final = 256
-"""Roles whose sessions and connections are kept; the least recently used one goes."""
+AwsPrincipal = Principal[ReadOnlyCredentials, Clients]
+"""A role or the server's own identity, with the SDK's clients that sign as it."""
 
-_WITNESSES: Final = 3
-"""Other roles that are asked whether Keyfold's own side is good."""
-
-_OWN: Final = "sts:GetCallerIdentity"
-
-
-class Principal:
-    """A credential with the SDK's clients that sign with it.
-
-    Attributes:
-        credential: What calls are made under.
-        clients: The clients.
-    """
-
-    __slots__ = ("clients", "credential")
-
-    def __init__(self, credential: Ambient | Role) -> None:
-        """Joins them."""
-        self.credential = credential
-        self.clients = Clients(credential)
+_WHO_AM_I: Final = "sts:GetCallerIdentity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +40,7 @@ class Canary:
 
     Attributes:
         role: Its ARN.
-        external_id: What its trust policy demands, or None.
+        external_id: The external id that its trust policy demands, or None.
     """
 
     role: str
@@ -58,11 +48,11 @@ class Canary:
 
 
 def issued_external_id(key: RootKey) -> str:
-    """Returns the external id that a root key's role is taken with.
+    """Returns the external id with which Keyfold takes a root key's role.
 
     Raises:
-        CredentialsFailedError: There is none. A role that trusts whoever comes without one would
-            be anybody's, so it is never taken.
+        CredentialsFailedError: The key has none. A role that trusts Keyfold without one would
+            serve every customer of Keyfold, so Keyfold never takes it.
     """
     if not key.external_id:
         raise CredentialsFailedError(
@@ -72,58 +62,49 @@ def issued_external_id(key: RootKey) -> str:
     return key.external_id
 
 
-class Principals:
-    """Principals by role and external id. Safe for many threads."""
+class Roles:
+    """Roles by ARN, external id and region, and the server's own. Safe for many threads."""
 
     def __init__(
-        self,
-        session_name: str,
-        canary: Canary | None,
-        clock: Callable[[], float],
+        self, session_name: str, canary: Canary | None, clock: Callable[[], float]
     ) -> None:
-        """Prepares; asks nobody.
+        """Prepares; AWS is asked with the first call.
 
         Args:
-            session_name: How Keyfold's sessions are called in CloudTrail.
-            canary: What shows Keyfold's own side to be good, where there is such a role.
-            clock: Monotonic seconds.
+            session_name: The name of Keyfold's sessions in CloudTrail.
+            canary: The role that shows Keyfold's own side to be good, or None.
+            clock: Returns monotonic seconds.
         """
         self._session_name = session_name
         self._canary = canary
         self._clock = clock
-        self._lock = threading.Lock()
-        self._own = Principal(Ambient())
-        self._roles: OrderedDict[tuple[str, str, str], Principal] = OrderedDict()
+        self._own = _principal(own_identity(clock))
+        self._roles: Principals[AwsPrincipal] = Principals()
 
-    def of(self, key: RootKey, region: str) -> Principal:
-        """Returns as whom a root key is used; its sessions come from the region's STS.
+    def of(self, key: RootKey, region: str) -> AwsPrincipal:
+        """Returns the principal that uses a root key; its sessions come from the region's STS.
 
         Raises:
-            CredentialsFailedError: It has a role, and no external id.
+            CredentialsFailedError: The key has a role, and no external id.
         """
         if not key.principal:
             return self._own
-        name = (key.principal, issued_external_id(key), region)
-        with self._lock:
-            principal = self._roles.get(name)
-            if principal is None:
-                principal = self._roles[name] = self._role(*name)
-                if len(self._roles) > MOST:
-                    self._roles.popitem(last=False)
-            self._roles.move_to_end(name)
-            return principal
+        arn, external_id = key.principal, issued_external_id(key)
 
-    def _role(self, arn: str, external_id: str, region: str) -> Principal:
-        def shown_good(besides: Role) -> bool:
-            return self._shown_good(besides, region)
+        def make() -> AwsPrincipal:
+            return _principal(
+                role(
+                    arn,
+                    lambda: self._assume(arn, external_id, region),
+                    lambda besides: self._shown_good(besides, region),
+                    self._clock,
+                )
+            )
 
-        def take() -> dict[str, Any]:
-            return self._take(arn, external_id, region)
+        return self._roles.get((arn, external_id, region), make)
 
-        return Principal(Role(arn, take, shown_good, self._clock))
-
-    def _take(self, arn: str, external_id: str | None, region: str) -> dict[str, Any]:
-        sts = self._own.clients.client("sts", region)
+    def _assume(self, arn: str, external_id: str | None, region: str) -> dict[str, Any]:
+        sts = self._own.client.of("sts", region)
         asked: dict[str, Any] = {
             "RoleArn": arn,
             "RoleSessionName": self._session_name,
@@ -131,36 +112,27 @@ class Principals:
         }
         if external_id is not None:
             asked["ExternalId"] = external_id
-        return under(self._own.credential, lambda: sts.assume_role(**asked), "sts:AssumeRole")
+        return under(self._own.lease, lambda: sts.assume_role(**asked), "sts:AssumeRole")
 
-    def _shown_good(self, besides: Role, region: str) -> bool:
-        """Tells whether Keyfold's own side is good now: its canary, else another role, else it.
+    def _shown_good(self, besides: Lease[ReadOnlyCredentials], region: str) -> bool:
+        canary = self._canary
+        return self._roles.shown_good(
+            besides,
+            canary=None if canary is None else lambda: self._take(canary, region),
+            own=lambda: self._who_am_i(region),
+        )
 
-        That its credential is accepted does not show that it may take roles, so it decides only
-        where nothing else can be asked.
-        """
+    def _take(self, canary: Canary, region: str) -> object:
+        return taken(canary.role, lambda: self._assume(canary.role, canary.external_id, region))
+
+    def _who_am_i(self, region: str) -> None:
+        """Uses the server's own credential for a call that needs no permission."""
+        sts = self._own.client.of("sts", region)
         try:
-            if self._canary is not None:
-                self._take(self._canary.role, self._canary.external_id, region)
-                return True
-            witnesses = self._witnesses(besides)
-            if witnesses:
-                return any(role.probe() for role in witnesses)
-            sts = self._own.clients.client("sts", region)
-            under(self._own.credential, sts.get_caller_identity, _OWN)
-        except (KmsError, *BROKEN):
-            return False
-        return True
+            under(self._own.lease, sts.get_caller_identity, _WHO_AM_I)
+        except BROKEN as error:
+            raise translate(error, _WHO_AM_I, "its caller") from error
 
-    def _witnesses(self, besides: Role) -> list[Role]:
-        """Returns the other roles that were taken, the latest first."""
-        with self._lock:
-            held = [each.credential for each in self._roles.values()]
-        taken: dict[str, tuple[float, Role]] = {}
-        for role in held:
-            if isinstance(role, Role) and role.arn != besides.arn and role.taken_at is not None:
-                taken[role.arn] = max(
-                    taken.get(role.arn, (0.0, role)), (role.taken_at, role), key=lambda t: t[0]
-                )
-        latest = sorted(taken.values(), key=lambda t: t[0], reverse=True)
-        return [role for _, role in latest[:_WITNESSES]]
+
+def _principal(lease: Lease[ReadOnlyCredentials]) -> AwsPrincipal:
+    return Principal(lease, Clients(Signer(lease)))

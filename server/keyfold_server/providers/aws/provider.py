@@ -12,7 +12,7 @@ demanded by the key's policy. The version is the id of the key material: Encrypt
 which it used, so what it made is opened at once, which also shows that it can be.
 
 Invariant: an answer counts as a refusal only under a credential that was accepted (protocol F2a);
-`aws_credentials` sees to that, and `aws_errors` says what each answer means. It must not know
+`shared.lease` sees to that, and `errors` says what each answer means. It must not know
 who issues external ids: a root key comes with its own.
 """
 
@@ -52,7 +52,7 @@ from keyfold_server.providers.aws.errors import (
     request_id,
     translate,
 )
-from keyfold_server.providers.aws.principals import Canary, Principal, Principals
+from keyfold_server.providers.aws.principals import Canary, Roles
 from keyfold_server.providers.aws.uri import KeyArn, check_role, identity, key_arn, replica_uri
 from keyfold_server.providers.shared.deadlines import within
 
@@ -90,7 +90,7 @@ class AwsKmsProvider:
                 "give the role's"
             )
         self._own = principal
-        self._principals = Principals(session_name, canary, clock)
+        self._roles = Roles(session_name, canary, clock)
 
     def canonical(self, key: RootKey) -> RootKey:
         """Returns the key as it is, since an ARN has one form, or refuses it; see the port."""
@@ -136,9 +136,9 @@ class AwsKmsProvider:
             within(budget),
             _translated("sts:GetCallerIdentity", key, key.principal or "its caller"),
         ):
-            principal = self._principals.of(key, arn.region)
-            sts = principal.clients.client("sts", arn.region)
-            reply = under(principal.credential, sts.get_caller_identity, "sts:GetCallerIdentity")
+            principal = self._roles.of(key, arn.region)
+            sts = principal.client.of("sts", arn.region)
+            reply = under(principal.lease, sts.get_caller_identity, "sts:GetCallerIdentity")
             reply["Arn"]  # An answer without it is none.
 
     def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
@@ -202,9 +202,9 @@ class AwsKmsProvider:
         The key is always named, for Decrypt too: AWS would open a ciphertext of any other key
         that the principal may use.
         """
-        principal: Principal = self._principals.of(key, arn.region)
-        call = getattr(principal.clients.client("kms", arn.region), method)
-        return under(principal.credential, lambda: call(KeyId=key.uri, **asked), operation)
+        principal = self._roles.of(key, arn.region)
+        call = getattr(principal.client.of("kms", arn.region), method)
+        return under(principal.lease, lambda: call(KeyId=key.uri, **asked), operation)
 
 
 def _version(reply: dict[str, Any], arn: KeyArn) -> str:

@@ -34,7 +34,7 @@ from keyfold_server.domain.provider import KeyDescription
 from keyfold_server.providers.azure.ciphertext import Sealed
 from keyfold_server.providers.azure.credentials import under
 from keyfold_server.providers.azure.errors import Reply, refusal
-from keyfold_server.providers.azure.principals import Principals
+from keyfold_server.providers.azure.principals import Applications
 from keyfold_server.providers.azure.uri import KeyUri
 
 
@@ -84,7 +84,7 @@ _VERSION: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 class Calls:
     """Calls to keys as their principals. Safe for many threads."""
 
-    def __init__(self, principals: Principals) -> None:
+    def __init__(self, principals: Applications) -> None:
         """Takes as whom to call."""
         self._principals = principals
 
@@ -240,10 +240,10 @@ class Calls:
         what_for: str,
     ) -> Reply:
         """Sends a request as the key's principal."""
-        credential = self._principals.credential(key.principal, uri.place)
-        vault = self._principals.vault(key.principal, uri.place)
+        principal = self._principals.of(key.principal, uri.place)
+        vault = principal.client(uri.place.origin)
         return under(
-            credential, lambda token: vault.call(method, path, token.value, body), what_for
+            principal.lease, lambda token: vault.call(method, path, token.value, body), what_for
         )
 
 

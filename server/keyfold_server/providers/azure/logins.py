@@ -31,7 +31,11 @@ from azure.identity import (
     ManagedIdentityCredential,
 )
 
-from keyfold_server.domain.errors import CredentialsFailedError, UnreachableError
+from keyfold_server.domain.errors import (
+    AccessDeniedError,
+    CredentialsFailedError,
+    UnreachableError,
+)
 from keyfold_server.providers.azure.clients import BROKEN, Transport, broken_off
 from keyfold_server.providers.azure.clouds import Cloud
 from keyfold_server.providers.azure.errors import (
@@ -41,37 +45,45 @@ from keyfold_server.providers.azure.errors import (
     login_failure,
 )
 from keyfold_server.providers.azure.uri import Place
+from keyfold_server.providers.shared.logins import WithdrawnError
 
 _MOST_ASSERTION: Final = 64 * 1024
 """Bytes of a federated token's file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """An access token.
+class EntraToken:
+    """An access token of Microsoft Entra.
 
     Attributes:
-        value: What is sent.
-        expires: When Entra says that it ends, in seconds of Unix time.
+        value: The text that is sent.
+        expires: The end of its validity by Entra's clock, in seconds of Unix time.
     """
 
     value: str = field(repr=False)
     expires: float
 
 
-class WithdrawnError(Exception):
-    """Entra says that the application is not, or no more, in the tenant.
+def withdrawn(who: str, code: int, request_id: str) -> WithdrawnError:
+    """Returns the error for an application that is not, or no longer, in its tenant.
 
-    Attributes:
+    Args:
+        who: The principal.
         code: The number with which Entra says so.
         request_id: Azure's id of the call.
     """
-
-    def __init__(self, code: int, request_id: str) -> None:
-        """Takes Entra's words."""
-        super().__init__(f"AADSTS{code}")
-        self.code = code
-        self.request_id = request_id
+    return WithdrawnError(
+        AccessDeniedError(
+            f"Microsoft Entra does not know principal {who} any more "
+            f"(AADSTS{code}); its tenant must let the application in, and enable it",
+            provider_request_id=request_id,
+        ),
+        CredentialsFailedError(
+            f"Microsoft Entra does not know principal {who} (AADSTS{code}), and "
+            "Keyfold's own side could not be shown to be good; look at the server's identity",
+            provider_request_id=request_id,
+        ),
+    )
 
 
 class _Sdk(Protocol):
@@ -113,7 +125,7 @@ class Logins:
         """The client id of the server's own identity, empty where the environment names none."""
         return self._variable("AZURE_CLIENT_ID").lower()
 
-    def own(self, place: Place) -> Token:
+    def own(self, place: Place) -> EntraToken:
         """Logs in as the server's own identity.
 
         Raises:
@@ -131,7 +143,7 @@ class Logins:
             lambda: self._application(tenant, client, place.cloud), place.scope, "the server"
         )
 
-    def principal(self, principal: str, place: Place) -> Token:
+    def principal(self, principal: str, place: Place) -> EntraToken:
         """Logs in as a principal of a customer's tenant.
 
         Raises:
@@ -215,12 +227,12 @@ class Logins:
 
     def _asked(
         self, make: Callable[[], _Sdk], scope: str, who: str, *, foreign: bool = False
-    ) -> Token:
+    ) -> EntraToken:
         """Asks for a token with a new credential of the SDK."""
         with self._transport.listening() as heard:
             try:
                 found = make().get_token_info(scope)
-                return Token(found.token, float(found.expires_on))
+                return EntraToken(found.token, float(found.expires_on))
             except BROKEN as error:
                 refusal = heard.refusal
                 if refusal is not None:
@@ -239,7 +251,7 @@ class Logins:
 
 def _meaning(reply: Reply, who: str, *, foreign: bool) -> Exception:
     """Returns what Entra's refusal means."""
-    withdrawn = WITHDRAWN.intersection(login_codes(reply))
-    if foreign and withdrawn:
-        return WithdrawnError(min(withdrawn), reply.request_id)
+    codes = WITHDRAWN.intersection(login_codes(reply))
+    if foreign and codes:
+        return withdrawn(who, min(codes), reply.request_id)
     return login_failure(reply, who)

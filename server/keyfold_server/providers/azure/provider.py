@@ -3,7 +3,7 @@
     uri          https://V.vault.azure.net/keys/K or https://H.managedhsm.azure.net/keys/K wraps
                  under the newest version; with /VERSION, under that one
     principal    TENANT/CLIENT, an application that the customer's tenant lets in, by a federated
-                 credential; none: the server's own identity (`azure_logins`)
+                 credential; none: the server's own identity (`logins`)
     options      none
     permissions  data actions on the key: vaults/keys/wrap/action, unwrap/action and read; on a
                  Managed HSM keys/encrypt/action, decrypt/action and read/action (for its RSA
@@ -46,7 +46,7 @@ from keyfold_server.providers.azure.access import access_policy
 from keyfold_server.providers.azure.calls import Calls
 from keyfold_server.providers.azure.ciphertext import Sealed
 from keyfold_server.providers.azure.logins import Logins
-from keyfold_server.providers.azure.principals import Principals
+from keyfold_server.providers.azure.principals import Applications
 from keyfold_server.providers.azure.uri import KeyUri, Places, origin_of, principal
 from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.origins import configured_origin
@@ -94,7 +94,7 @@ class AzureKeyVaultProvider:
         self._places = Places(allowed_endpoints, audiences or {})
         logins = Logins(authority=authority, instance_discovery=instance_discovery, ca=ca)
         self._own = logins.client
-        self._calls = Calls(Principals(logins, canary, ca, clock))
+        self._calls = Calls(Applications(logins, canary, ca, clock))
 
     def canonical(self, key: RootKey) -> RootKey:
         """Returns the key with its uri and principal in their one form; see the port."""

@@ -1,27 +1,21 @@
-"""Credentials for Google Cloud that are held and renewed, and the server's own one.
+"""The server's own credential for Google Cloud: a file, a federated identity or the machine's.
 
-Invariant (protocol F2a): a credential that is not accepted is got anew once and, failing that, is
-CREDENTIALS_FAILED. Tokens are got here, not by google-auth when it sends: where each goes, and
-when, is ours to say. It must not know keys.
+google-auth finds and refreshes the credential, but never by itself when a call is sent: Keyfold
+decides when, and where a token goes. `shared.lease` renews it, and says what a rejected one means
+(protocol F2a). This module must not know keys.
 """
 
 from __future__ import annotations
 
-import logging
-import random
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import google.auth
 from google.auth.credentials import with_scopes_if_required
 
-from keyfold_server.domain import attempts
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     CredentialsFailedError,
@@ -29,199 +23,65 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.providers.gcp.clients import Headers
-from keyfold_server.providers.gcp.errors import (
-    BROKEN,
-    NotAcceptedError,
-    not_accepted,
-    oauth_word,
-)
+from keyfold_server.providers.gcp.errors import BROKEN, oauth_word
 from keyfold_server.providers.gcp.http import Exchange, Sender
-from keyfold_server.providers.shared.deadlines import current
-
-_T = TypeVar("_T")
-
-_log = logging.getLogger(__name__)
-
-_MARGIN: Final = 225.0
-"""Seconds before its end at which our own token is got anew: a machine's metadata server gives a
-new one from then on, and the same one before."""
-
-_LAST: Final = 30.0
-"""Seconds before its end from which our own token is not used any more: clocks differ."""
-
-_ENDLESS: Final = 3600.0
-"""Seconds that a token is used which does not tell its end."""
-
-_PAUSE: Final = 15.0
-"""Seconds until renewing ahead is tried again after it failed."""
+from keyfold_server.providers.shared.lease import Lease
+from keyfold_server.providers.shared.logins import Granted
 
 _PLATFORM: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A credential that is had.
+def own_identity(sender: Sender, clock: Callable[[], float]) -> Lease[Headers]:
+    """Returns the lease of the server's own identity; Google is asked with the first call.
 
-    Attributes:
-        headers: What shows it.
-        began: When it was asked for; this and the next two on the monotonic clock.
-        ahead: From when on it is got anew.
-        ends: From when on it is not used.
+    Args:
+        sender: Sends the requests.
+        clock: Returns monotonic seconds.
     """
-
-    headers: Headers = field(repr=False)
-    began: float
-    ahead: float
-    ends: float
-
-
-class Held(ABC):
-    """A credential that is got when it is needed, and anew when it is time."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """Takes monotonic seconds; asks nobody."""
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._token: Token | None = None
-        self._not_before = 0.0
-
-    def fresh(self) -> Headers:
-        """Returns what calls are made with from now on, renewed where it is time.
-
-        Raises:
-            KmsError: It cannot be had.
-        """
-        token, now = self._token, self._clock()
-        if token is not None and now < token.ahead:
-            return token.headers
-        if token is not None and now < token.ends:
-            return self._renewed_ahead(token, now)
-        with self._turn():
-            return self._begin() if self._token is token else self._now()
-
-    def renew(self, used: Headers) -> Headers:
-        """Returns another credential than the one that was used and not accepted.
-
-        Raises:
-            KmsError: There is none.
-        """
-        with self._turn():
-            if self._token is None or self._token.headers == used:
-                return self._begin()
-            return self._now()
-
-    def prove(self) -> None:
-        """Gets the credential anew, whatever is held.
-
-        Raises:
-            KmsError: It cannot be had.
-        """
-        with self._turn():
-            self._begin()
-
-    @abstractmethod
-    def _get(self) -> Token:
-        """Asks for the credential; under the lock."""
-
-    def _begin(self) -> Headers:
-        """Gets the credential; under the lock."""
-        try:
-            self._token = self._get()
-        except CouldNotTellError:
-            raise
-        except KmsError:
-            self._token = None
-            raise
-        return self._token.headers
-
-    def _now(self) -> Headers:
-        if self._token is None:
-            raise UnreachableError("the credential ended while the call began; try again")
-        return self._token.headers
-
-    def _renewed_ahead(self, token: Token, now: float) -> Headers:
-        """Gets the credential anew in one thread, while the others go on with what there is."""
-        if now < self._not_before or not self._lock.acquire(blocking=False):
-            return token.headers
-        try:
-            return self._begin() if self._token is token else self._now()
-        except CouldNotTellError as error:
-            self._not_before = now + _PAUSE
-            _log.warning("a Google credential could not be renewed yet: %s", error.message)
-            return token.headers
-        finally:
-            self._lock.release()
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Waits for this thread's turn, as long as its call may take."""
-        if not self._lock.acquire(timeout=current().remaining()):
-            raise UnreachableError("another call took too long to renew the Google credential")
-        try:
-            yield
-        finally:
-            self._lock.release()
+    return Lease(
+        OwnLogin(sender),
+        clock=clock,
+        kind="the server's own Google identity",
+        # No customer can withdraw it, so it serves to its end while nobody can renew it.
+        longest=math.inf,
+    )
 
 
-def under(credential: Held, work: Callable[[Headers], _T]) -> _T:
-    """Carries out a call under a credential, a second time where it had to be renewed.
+class OwnLogin:
+    """Gets a token for the server's own identity. A lease calls it from one thread at a time."""
 
-    Raises:
-        CredentialsFailedError: The renewed one was not accepted either.
-    """
-    used = credential.fresh()
-    try:
-        return work(used)
-    except NotAcceptedError as error:
-        _log.info("a Google credential was not accepted (%s); renewing it", error.word)
-    renewed = credential.renew(used)
-    attempts.count_retry()
-    try:
-        return work(renewed)
-    except NotAcceptedError as error:
-        raise not_accepted(error.word) from error
-
-
-class Own(Held):
-    """The server's own identity: a credentials file, a federated identity or the machine's."""
-
-    def __init__(self, sender: Sender, clock: Callable[[], float]) -> None:
-        """Takes what sends, and monotonic seconds; looks for nothing yet."""
-        super().__init__(clock)
+    def __init__(self, sender: Sender) -> None:
+        """Takes what sends; looks for the credential with the first login."""
         self._sender = sender
         self._source: Any = None
 
-    def renew(self, used: Headers) -> Headers:
-        """Looks for the credential again, from the beginning."""
-        with self._turn():
-            if self._token is not None and self._token.headers != used:
-                return self._now()
-            self._source = None
-            renewed = self._begin()
-        if renewed == used:
-            raise CredentialsFailedError(
-                "Google Cloud does not accept the server's own credential, and there is no other; "
-                "renew it where the GOOGLE_* environment points to"
-            )
-        return renewed
+    def __call__(self, rejected: Headers | None) -> Granted[Headers]:
+        """Gets a token; looks for the credential from the beginning if its token was rejected.
 
-    def _get(self) -> Token:
-        began = self._clock()
+        Raises:
+            CouldNotTellError: There is no token, or no other one than the rejected.
+        """
+        if rejected is not None:
+            self._source = None
         exchange = Exchange(self._sender)
         try:
             self._source = self._source or _found(exchange)
             self._source.refresh(exchange)
             headers: dict[str, str] = {}
             self._source.apply(headers)
-            life = _seconds_until(self._source.expiry)
+            seconds = _seconds_until(self._source.expiry)
         except KmsError:
             raise
         except (*BROKEN, OSError) as error:
             self._source = None
             raise _no_credential(error, exchange) from error
-        ahead = max(0.0, life - _MARGIN - random.uniform(0, 30))  # noqa: S311  no secret
-        ends = max(ahead, life - _LAST)
-        return Token(tuple(headers.items()), began, began + ahead, began + ends)
+        session = tuple(headers.items())
+        if session == rejected:
+            raise CredentialsFailedError(
+                "Google Cloud does not accept the server's own credential, and there is no other; "
+                "renew it where the GOOGLE_* environment points to"
+            )
+        return Granted(session, seconds)
 
 
 def _found(exchange: Exchange) -> Any:
@@ -240,12 +100,12 @@ def _found(exchange: Exchange) -> Any:
 
 def _seconds_until(expiry: datetime | None) -> float:
     if expiry is None:
-        return _ENDLESS
+        return math.inf
     return (expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
 
 
 def _no_credential(error: Exception, exchange: Exchange) -> CouldNotTellError:
-    """Returns why the server's own credential is not there."""
+    """Returns the error that says why the server has no credential of its own."""
     answer = exchange.last
     if answer is None:
         return CredentialsFailedError(

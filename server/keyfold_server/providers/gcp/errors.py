@@ -28,6 +28,7 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
+from keyfold_server.providers.shared.logins import RejectedError
 
 BROKEN: Final = (
     api.GoogleAPIError,
@@ -92,17 +93,12 @@ _WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CHECKSUM: Final = re.compile(r"checksum|crc32c", re.IGNORECASE)
 
 
-class NotAcceptedError(Exception):
-    """Google did not accept who called, rather than what for.
-
-    Attributes:
-        word: Google's word for why.
-    """
+class NotAcceptedError(RejectedError):
+    """Google did not accept who called, as opposed to what the call is for."""
 
     def __init__(self, word: str) -> None:
-        """Takes the word."""
-        super().__init__(word)
-        self.word = word
+        """Takes Google's word for why."""
+        super().__init__(not_accepted(word))
 
 
 @dataclass(frozen=True, slots=True)

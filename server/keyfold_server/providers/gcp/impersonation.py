@@ -1,14 +1,11 @@
-"""A customer's service account that Keyfold acts as.
+"""Service accounts of customers that Keyfold acts as, by tokens that IAM generates.
 
-Invariant (protocol F2a): an account that may not be impersonated any more is the customer's
-refusal only if Keyfold's own side is shown good since; otherwise it is CREDENTIALS_FAILED. Its
-token is got anew at least every `LONGEST` seconds, since withdrawn trust shows only then. It must
-not know keys.
+`shared.lease` renews the tokens, and says what it means if Keyfold may no longer impersonate an
+account (protocol F2a). This module must not know keys.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
@@ -19,11 +16,9 @@ from google.auth.impersonated_credentials import Credentials as Impersonation
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     CredentialsFailedError,
-    KmsError,
     UnreachableError,
 )
 from keyfold_server.providers.gcp.clients import Headers
-from keyfold_server.providers.gcp.credentials import Held, Token
 from keyfold_server.providers.gcp.errors import (
     BROKEN,
     CLOSED,
@@ -34,30 +29,13 @@ from keyfold_server.providers.gcp.errors import (
     http_denial,
 )
 from keyfold_server.providers.gcp.http import Exchange, Sender
-
-AHEAD: Final = 8 * 60.0
-"""Seconds after which a token is got anew while the old one still serves, less up to one minute."""
-
-LONGEST: Final = 10 * 60.0
-"""Seconds after which a token is not used any more."""
+from keyfold_server.providers.shared.lease import Lease
+from keyfold_server.providers.shared.logins import Granted, WithdrawnError
 
 LIFETIME: Final = 15 * 60
 """Seconds that a token lasts at Google."""
 
 _SCOPES: Final = ("https://www.googleapis.com/auth/cloudkms",)
-
-
-class DeniedError(Exception):
-    """IAM knew who asked for a service account's token, and said no.
-
-    Attributes:
-        permission: The permission that is missing, where IAM names it.
-    """
-
-    def __init__(self, permission: str | None) -> None:
-        """Takes the permission."""
-        super().__init__(permission)
-        self.permission = permission
 
 
 class _Given(Credentials):
@@ -76,66 +54,25 @@ class _Given(Credentials):
         headers.update(self._headers)
 
 
-class Impersonated(Held):
-    """A service account that a customer lets Keyfold act as."""
+def account(
+    email: str,
+    generate: Callable[[], str],
+    shown_good: Callable[[Lease[Headers]], bool],
+    clock: Callable[[], float],
+) -> Lease[Headers]:
+    """Returns the lease of a service account that a customer lets Keyfold act as.
 
-    def __init__(
-        self,
-        email: str,
-        generate: Callable[[], str],
-        shown_good: Callable[[Impersonated], bool],
-        clock: Callable[[], float],
-    ) -> None:
-        """Prepares; the account's token is got with the first call.
+    Args:
+        email: The account.
+        generate: Gets a token for it from IAM; see `generate`.
+        shown_good: Tells whether Keyfold's own side is good, asking others than this account.
+        clock: Returns monotonic seconds.
+    """
 
-        Args:
-            email: The account.
-            generate: Gets a token; raises `DeniedError` where IAM says no.
-            shown_good: Tells whether Keyfold's own side is good, seen from beside this account.
-            clock: Monotonic seconds.
-        """
-        super().__init__(clock)
-        self.email = email
-        self.taken_at: float | None = None
-        self._generate = generate
-        self._shown_good = shown_good
-        # Tokens that were got together are renewed one after the other.
-        self._ahead = AHEAD - random.uniform(0, 60)  # noqa: S311  no secret
+    def login(_rejected: Headers | None) -> Granted[Headers]:
+        return Granted((("authorization", f"Bearer {generate()}"),), LIFETIME)
 
-    def probe(self) -> bool:
-        """Tells whether the account can be impersonated now; what is held stays."""
-        try:
-            self._generate()
-        except (KmsError, DeniedError):
-            return False
-        return True
-
-    def _get(self) -> Token:
-        began = self._clock()
-        try:
-            token = self._generate()
-        except DeniedError as error:
-            raise self._meaning(error) from error
-        self.taken_at = began
-        headers = (("authorization", f"Bearer {token}"),)
-        return Token(headers, began, began + self._ahead, began + LONGEST)
-
-    def _meaning(self, error: DeniedError) -> KmsError:
-        """Returns what an impersonation that was denied means (protocol F2a)."""
-        if self._shown_good(self):
-            # No witness any more: it cannot show Keyfold's own side to be bad.
-            self.taken_at = None
-            return AccessDeniedError(
-                f"Google Cloud does not let Keyfold act as {self.email}; grant Keyfold's service "
-                f"account, or the last of the delegates, {IMPERSONATE} on it, and on each delegate "
-                f"{DELEGATE} to the one before",
-                missing_permission=error.permission,
-            )
-        return CredentialsFailedError(
-            f"Google Cloud does not let Keyfold act as {self.email}, and Keyfold's own identity "
-            f"could not be shown to be good; look at its credential and its permission "
-            f"{IMPERSONATE}"
-        )
+    return Lease(login, clock=clock, name=email, kind="service account", shown_good=shown_good)
 
 
 def generate(
@@ -151,9 +88,9 @@ def generate(
         own: What shows Keyfold's own credential.
 
     Raises:
-        NotAcceptedError: Our own credential was not accepted.
-        DeniedError: IAM knew us and said no.
-        KmsError: IAM could not be asked.
+        NotAcceptedError: IAM did not accept Keyfold's own credential.
+        WithdrawnError: IAM knew Keyfold, and does not let it act as the account.
+        KmsError: IAM could not be asked, or Keyfold's own side is at fault.
     """
     exchange = Exchange(sender)
     make: Any = Impersonation
@@ -192,7 +129,23 @@ def _no_account(exchange: Exchange, email: str) -> Exception:
     # An account that was deleted is one that its owner took away.
     if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
         needed = IMPERSONATE if answer.status == HTTPStatus.FORBIDDEN else None
-        return DeniedError(told.permission or needed)
+        return _withdrawn(email, told.permission or needed)
     return UnreachableError(
         f"Google's IAM did not let Keyfold act as {email}: {told.word}, status {answer.status}"
+    )
+
+
+def _withdrawn(email: str, permission: str | None) -> WithdrawnError:
+    return WithdrawnError(
+        AccessDeniedError(
+            f"Google Cloud does not let Keyfold act as {email}; grant Keyfold's service "
+            f"account, or the last of the delegates, {IMPERSONATE} on it, and on each delegate "
+            f"{DELEGATE} to the one before",
+            missing_permission=permission,
+        ),
+        CredentialsFailedError(
+            f"Google Cloud does not let Keyfold act as {email}, and Keyfold's own identity "
+            f"could not be shown to be good; look at its credential and its permission "
+            f"{IMPERSONATE}"
+        ),
     )

@@ -13,7 +13,7 @@ a ciphertext names its own, so Decrypt is not told. What is sent carries checksu
 comes back, and an answer that does not fit its own, or another key's, is no answer.
 
 Invariant: an answer counts as a refusal only under a credential that was accepted (protocol F2a);
-`gcp_credentials` and `gcp_impersonation` see to that, and `gcp_errors` says what each answer means.
+`shared.lease` sees to that, and `errors` says what each answer means.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from keyfold_server.domain.provider import (
 )
 from keyfold_server.providers.gcp.access import access_policy, check_own
 from keyfold_server.providers.gcp.clients import Headers
-from keyfold_server.providers.gcp.credentials import under
 from keyfold_server.providers.gcp.errors import (
     BROKEN,
     DECRYPT,
@@ -59,7 +58,7 @@ from keyfold_server.providers.gcp.errors import (
     translate,
     word_of,
 )
-from keyfold_server.providers.gcp.principals import Principals
+from keyfold_server.providers.gcp.principals import ServiceAccounts
 from keyfold_server.providers.gcp.uri import canonical, check_account, project
 from keyfold_server.providers.shared.deadlines import within
 
@@ -117,7 +116,7 @@ class GcpKmsProvider:
         if canary is not None and not check_account(canary):
             raise SetupError("the canary of GCP_CLOUD_KMS must be a service account's email")
         try:
-            self._principals = Principals(
+            self._principals = ServiceAccounts(
                 endpoint,
                 iam_endpoint.rstrip("/"),
                 None if ca is None else Path(ca),
@@ -148,7 +147,7 @@ class GcpKmsProvider:
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by getting it anew; see the port."""
         with within(budget), _translated(IMPERSONATE, key.principal or "the server's identity"):
-            self._principals.of(key).credential.prove()
+            self._principals.of(key).lease.prove()
 
     def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
         """Describes a root key; refuses as `wrap` does."""
@@ -225,7 +224,7 @@ class GcpKmsProvider:
             except Unauthenticated as error:
                 raise NotAcceptedError(word_of(error.reason)) from error
 
-        return under(principal.credential, work)
+        return principal.lease.under(work)
 
 
 def _fits(data: bytes, reply: Any, checksum: str) -> bool:

@@ -64,23 +64,23 @@ def _json(content: bytes) -> Any:
 class Clients:
     """Makes the SDK's clients of one origin; they share its connections."""
 
-    def __init__(self, place: str, origin: Origin) -> None:
-        """Prepares; nothing is opened.
+    def __init__(self, origin: str, section: Origin) -> None:
+        """Prepares the connections; opens none.
 
         Args:
-            place: The origin: scheme, host and port.
-            origin: What the settings say of it.
+            origin: Scheme, host and port.
+            section: The origin's section of the settings.
         """
-        self._place = place
+        self._origin = origin
         self._http = guard(requests.Session())
         # Neither .netrc nor CAs of others; it also costs time on every call.
         self._http.trust_env = False
-        self._http.verify = True if origin.ca is None else str(origin.ca)
-        self._http.proxies.update(get_environ_proxies(place))
+        self._http.verify = True if section.ca is None else str(section.ca)
+        self._http.proxies.update(get_environ_proxies(origin))
         self._http.headers["User-Agent"] = "keyfold"
         self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
-    def client(self, token: str, namespace: str = "") -> Any:
+    def of(self, token: str, namespace: str = "") -> Any:
         """Returns a client with a token.
 
         Args:
@@ -88,7 +88,7 @@ class Clients:
             namespace: Where the paths of its calls begin; empty for the root.
         """
         return hvac.Client(
-            url=self._place,
+            url=self._origin,
             token=token,
             # Neither of them None, which would be filled in from the environment.
             cert=(),

@@ -24,12 +24,12 @@ _JWT_PARTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class VaultToken:
     """A token that the server gave or knows.
 
     Attributes:
-        secret: The token.
-        seconds: How long it holds from the login on, 0: until it is revoked.
+        secret: The token itself.
+        seconds: How long the token holds from the login on; 0 if it holds until it is revoked.
     """
 
     secret: str = field(repr=False)
@@ -39,18 +39,18 @@ class Token:
 class Login:
     """How Keyfold logs in to one origin."""
 
-    def __init__(self, place: str, origin: Origin, clients: Clients) -> None:
+    def __init__(self, origin: str, section: Origin, clients: Clients) -> None:
         """Prepares; see `Origin`. Nothing is read or sent."""
-        self._place = place
         self._origin = origin
+        self._section = section
         self._clients = clients
 
     @property
     def name(self) -> str:
         """As whom, for people."""
-        return self._origin.principal or "its token"
+        return self._section.principal or "its token"
 
-    def take(self) -> Token:
+    def take(self) -> VaultToken:
         """Logs in, within the call's time.
 
         Raises:
@@ -58,66 +58,68 @@ class Login:
             CouldNotTellError: The server could not be asked.
         """
         credential = self._credential()
-        if self._origin.auth in ("kubernetes", "jwt"):
+        if self._section.auth in ("kubernetes", "jwt"):
             self._check_audience(credential)
         try:
             return self._accepted(credential)
         except BROKEN as error:
-            raise login_failed(error, f"{self.name} at {self._place}") from error
+            raise login_failed(error, f"{self.name} at {self._origin}") from error
 
-    def _accepted(self, credential: str) -> Token:
-        origin = self._origin
-        if origin.auth == "token":
+    def _accepted(self, credential: str) -> VaultToken:
+        section = self._section
+        if section.auth == "token":
             return self._known(credential)
-        auth = self._clients.client("", origin.namespace).auth
+        auth = self._clients.of("", section.namespace).auth
         # The SDK would keep the token in a client of its own.
-        if origin.auth == "approle":
+        if section.auth == "approle":
             reply = auth.approle.login(
-                origin.role_id or origin.role,
+                section.role_id or section.role,
                 credential,
                 use_token=False,
-                mount_point=origin.path,
+                mount_point=section.path,
             )
-        elif origin.auth == "kubernetes":
+        elif section.auth == "kubernetes":
             reply = auth.kubernetes.login(
-                origin.role, credential, use_token=False, mount_point=origin.path
+                section.role, credential, use_token=False, mount_point=section.path
             )
         else:
-            reply = auth.jwt.jwt_login(origin.role, credential, use_token=False, path=origin.path)
-        return Token(_text(reply["auth"]["client_token"]), float(reply["auth"]["lease_duration"]))
+            reply = auth.jwt.jwt_login(section.role, credential, use_token=False, path=section.path)
+        return VaultToken(
+            _text(reply["auth"]["client_token"]), float(reply["auth"]["lease_duration"])
+        )
 
-    def _known(self, token: str) -> Token:
+    def _known(self, token: str) -> VaultToken:
         """Asks what a token of one's own is worth, and renews it where that can be done."""
-        auth = self._clients.client(token, self._origin.namespace).auth
+        auth = self._clients.of(token, self._section.namespace).auth
         found = auth.token.lookup_self()["data"]
         if found["ttl"] and found.get("renewable"):
             renewed = auth.token.renew_self()["auth"]
-            return Token(token, float(renewed["lease_duration"]))
-        return Token(token, float(found["ttl"]))
+            return VaultToken(token, float(renewed["lease_duration"]))
+        return VaultToken(token, float(found["ttl"]))
 
     def _credential(self) -> str:
-        file = self._origin.credential
+        file = self._section.credential
         if file is None:
-            return self._origin.token
+            return self._section.token
         try:
             with file.open("rb") as opened:
                 text = opened.read(_MOST).decode("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise CredentialsFailedError(
-                f"the credential for {self._place} cannot be read from {file} "
+                f"the credential for {self._origin} cannot be read from {file} "
                 f"({type(error).__name__}); put it there, readable for the server"
             ) from None
         if not text or not text.isprintable():
             raise CredentialsFailedError(
-                f"the file {file} holds no credential for {self._place}; it must hold one line"
+                f"the file {file} holds no credential for {self._origin}; it must hold one line"
             )
         return text
 
     def _check_audience(self, jwt: str) -> None:
-        if _audiences(jwt) != [self._place]:
+        if _audiences(jwt) != [self._origin]:
             raise CredentialsFailedError(
-                f"the token in {self._origin.credential} is not sent, because it is not for "
-                f"{self._place} alone; have it issued with that as its only audience"
+                f"the token in {self._section.credential} is not sent, because it is not for "
+                f"{self._origin} alone; have it issued with that as its only audience"
             )
 
 

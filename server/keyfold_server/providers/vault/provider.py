@@ -12,8 +12,8 @@ The binding's canonical bytes are the `associated_data`. The version stands in t
 What was wrapped is opened at once, since nothing else shows that it arrived whole.
 
 Invariants: nothing is sent to an origin that has no section, and no credential to another origin
-than its own (protocol C3; `vault_origins`). An answer counts as a refusal only under a token that
-was accepted (F2a; `vault_sessions`). No key is ever made by wrapping.
+than its own (protocol C3; `origins`). An answer counts as a refusal only under a token that
+was accepted (F2a; `sessions`). No key is ever made by wrapping.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import binascii
 import hmac
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +45,7 @@ from keyfold_server.domain.provider import (
     Wrapped,
 )
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.principals import Principals
 from keyfold_server.providers.vault.access import access_policy
 from keyfold_server.providers.vault.errors import BROKEN, Answer, Fault, about_key, translate
 from keyfold_server.providers.vault.origins import Origin, Origins
@@ -92,9 +92,7 @@ class VaultTransitProvider:
         environment = os.environ if environment is None else environment
         self._origins = Origins(origins or {}, allowed, environment)
         self._clock = clock
-        self._lock = threading.Lock()
-        # No more than there are sections.
-        self._sessions: dict[str, Sessions] = {}
+        self._sessions: Principals[Sessions] = Principals()
 
     def canonical(self, key: RootKey) -> RootKey:
         """Returns the key with its origin in canonical form, or refuses it; see the port."""
@@ -248,19 +246,13 @@ class VaultTransitProvider:
         return about_key(Fault.TRIMMED if int(version) < oldest else Fault.TOO_OLD, key.uri)
 
     def _at(self, key: RootKey) -> Sessions:
-        place = key_uri(key.uri).origin
-        sessions = self._sessions.get(place)
-        if sessions is not None:
-            return sessions
+        origin = key_uri(key.uri).origin
         try:
-            section = self._origins.of(place)
+            section = self._origins.of(origin)
         except InvalidKeySpecError as error:
             # The settings changed since the key was stored, which says nothing about it.
             raise UnreachableError(error.message) from None
-        with self._lock:
-            if place not in self._sessions:
-                self._sessions[place] = Sessions(place, section, self._clock)
-            return self._sessions[place]
+        return self._sessions.get(origin, lambda: Sessions(origin, section, self._clock))
 
 
 def _base64(data: bytes) -> str:

@@ -1,0 +1,59 @@
+"""What a login gives, and what a provider says of a login or of a session.
+
+A provider's own code logs in and raises these; `Lease` acts on them. This module must not know any
+provider.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from keyfold_server.domain.errors import CredentialsFailedError, RefusedError
+
+_S = TypeVar("_S")
+
+
+class WithdrawnError(Exception):
+    """The provider knew Keyfold, and does not let it act as a principal.
+
+    Whether that is the customer's refusal depends on Keyfold's own side; see `Principals`.
+
+    Attributes:
+        refusal: The error if Keyfold's own side is shown to be good.
+        doubt: The error if it is not.
+    """
+
+    def __init__(self, refusal: RefusedError, doubt: CredentialsFailedError) -> None:
+        """Takes both meanings."""
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.doubt = doubt
+
+
+class RejectedError(Exception):
+    """The provider did not accept a session, as opposed to what the session may do.
+
+    Attributes:
+        failure: The error if the provider does not accept the next session either.
+    """
+
+    def __init__(self, failure: CredentialsFailedError) -> None:
+        """Takes the error."""
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class Granted(Generic[_S]):
+    """What a login gave.
+
+    Attributes:
+        session: The session.
+        seconds: How long the provider says that it lasts, from the login on; infinite where the
+            provider names no end.
+    """
+
+    session: _S = field(repr=False)
+    seconds: float = math.inf
