@@ -100,14 +100,14 @@ class RegionalHouse(replicas.House):
         """Starts a replica whose settings name these regions."""
         member = await self.replica()
         regions = ResidencyPolicy(table or {}, required=required)
-        _set_regions(member.replica, regions)
+        set_regions(member.replica, regions)
         return member
 
 
-def _set_regions(replica: Replica, regions: ResidencyPolicy) -> None:
-    """Gives a replica other settings than the house has, in the parts that heed them."""
-    replica.clusters._keys._regions = regions
-    replica.clusters._keys._resolution._regions = regions
+def set_regions(replica: Replica, regions: ResidencyPolicy) -> None:
+    """Gives a replica other settings than the house has, in the parts that read them."""
+    replica.clusters._replica_keys._regions = regions
+    replica.reports._residency._regions = regions
 
 
 def role(uri: str) -> KeySpec:

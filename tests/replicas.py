@@ -38,15 +38,11 @@ from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.call import Call, NeedsLoad
 from keyfold_server.service.data.data_plane import Destination, UnwrapResult
 from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
-from keyfold_server.service.life.mutations import MutationCall, MutationRequest, MutationResult
-from keyfold_server.service.life.revocation import (
-    RestoreRequest,
-    RestoreResult,
-    RevokeRequest,
-    RevokeResult,
-)
+from keyfold_server.service.life.reports import ClusterReport
+from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
+from keyfold_server.service.life.restoration import RestoreRequest, RestoreResult
+from keyfold_server.service.life.revocation import RevokeRequest, RevokeResult
 from keyfold_server.service.life.rotation import RotateRequest, RotateResult
-from keyfold_server.service.life.status import Report
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.upkeep.sweep import SLOTS
 from keyfold_server.store.opening import open_store
@@ -245,13 +241,13 @@ class Member:
     async def poll_once(self) -> None:
         """Lets one poll go through that may have begun long ago."""
         polls, failing = self.line.counts["poll"], self.changes.poll.failing
-        seen = self.changes._seen
+        seen = self.changes.staleness.last_poll
         self.changes.poll.soon.set()
         self.line.let_poll()
 
         def over() -> bool:
             return (
-                self.changes._seen is not seen
+                self.changes.staleness.last_poll is not seen
                 or self.changes.rolled_back
                 or (self.line.counts["poll"] > polls and (failing or self.changes.poll.failing))
             )
@@ -278,7 +274,7 @@ class Member:
         """Waits until nothing is under way."""
         while tasks := [
             *self.replica._tasks._under_way,
-            *self.replica._telling._under_way,
+            *self.replica._refusals._tasks._under_way,
         ]:
             await asyncio.wait(tasks, timeout=LONG)
         await spin()
@@ -428,11 +424,11 @@ class Member:
         """Restores."""
         request = RestoreRequest(cluster, tuple(regions), "")
         call = self.asked("Restore", request, request_id)
-        return await self.replica.revocation.restore(call)
+        return await self.replica.restoration.restore(call)
 
-    async def status(self, cluster: str = "acme", within: float = 10.0) -> Report:
+    async def status(self, cluster: str = "acme", within: float = 10.0) -> ClusterReport:
         """Reads the status."""
-        return await self.replica.statuses.get(
+        return await self.replica.status.get(
             self.rights, cluster, self.house.clock.monotonic() + within
         )
 

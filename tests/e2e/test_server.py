@@ -473,7 +473,7 @@ def test_broken_core_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise ValueError(SECRET)
 
         monkeypatch.setattr(server.replica.data_plane, "wrap", broken)
-        monkeypatch.setattr(server.replica.statuses, "get", broken)
+        monkeypatch.setattr(server.replica.status, "get", broken)
         for call, asked in (
             (stub.Wrap, pb.WrapRequest(cluster="c", region="r", plaintext=b"p")),
             (stub.GetStatus, pb.GetStatusRequest(cluster="c")),

@@ -23,8 +23,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.rights import Identity, Rights
-from keyfold_server.service.life.access_policies import AccessPolicyRequest, AccessPolicyResult
-from keyfold_server.service.life.scope import Scope
+from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest, AccessPolicyResult
+from keyfold_server.service.root_keys.scope import Scope
 from regional import ROLE, RegionalHouse, role
 from replicas import Member
 
@@ -182,7 +182,7 @@ async def test_a_provider_may_tell_no_policy(
         await ask(one, KeySpec("NOPE", "x"), "acme")
     monkeypatch.setattr(house, "provider_of", lambda _: FakeProvider())
     two = await house.replica()
-    with pytest.raises(InvalidKeySpecError, match="FAKE cannot tell"):
+    with pytest.raises(InvalidKeySpecError, match="FAKE cannot say"):
         await ask(two, KeySpec("FAKE", "fake:one"), "acme")
 
 

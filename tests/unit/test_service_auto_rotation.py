@@ -20,7 +20,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, Roo
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.rights import DENIED, Purpose
 from keyfold_server.service.upkeep import auto_rotation
-from keyfold_server.service.upkeep.auto_rotation import CALLER
+from keyfold_server.service.upkeep.server_caller import CALLER, SERVER_CALLER
 from replicas import House, Member, house_in, under
 
 INTERVAL = 600
@@ -215,7 +215,7 @@ async def test_a_revoked_region_is_not_rotated(house: House, one: Member) -> Non
 
 def test_its_rights_are_to_rotate_and_nothing_else() -> None:
     """C1: the server's own caller names no key, uses no KEK and calls no other method."""
-    rights = auto_rotation._RIGHTS
+    rights = SERVER_CALLER.rights
     assert rights.identity.name == CALLER
     rights.check_named("Rotate", "acme", ("eu",))
     rights.check_cluster("Rotate", "acme", None, ("eu",))

@@ -39,6 +39,7 @@ from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.store.opening import open_store
+from regional import set_regions
 from replicas import House, Member, Spec, house_in, until
 
 HOUR = 3_600.0
@@ -402,9 +403,7 @@ async def test_a_replica_in_a_partition_that_does_not_exist(house: House) -> Non
     aws = AwsKmsProvider()
     house.provider_of = lambda _: aws  # type: ignore[method-assign, assignment]
     one = await house.replica()
-    keys = one.replica.clusters._keys
-    regions = ResidencyPolicy({"us": {"AWS_KMS": ("us-east-1",)}}, required=False)
-    keys._regions = keys._resolution._regions = regions
+    set_regions(one.replica, ResidencyPolicy({"us": {"AWS_KMS": ("us-east-1",)}}, required=False))
     arn = "arn:{}:kms:eu-west-1:111122223333:key/mrk-" + 32 * "a"
     for partition, why in (("aws-moon", "no AWS partition aws-moon"), ("aws-cn", "eu-west-1")):
         specs: dict[str, Spec] = {

@@ -18,9 +18,9 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.rights import Identity
-from keyfold_server.service.life.external_ids import ExternalIds
-from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.trials import TestKeyRequest
+from keyfold_server.service.root_keys.external_ids import ExternalIds
+from keyfold_server.service.root_keys.scope import Scope
+from keyfold_server.service.root_keys.trials import TestKeyRequest
 from regional import RegionalHouse, role
 from replicas import Member
 
@@ -48,17 +48,17 @@ def ids(member: Member) -> ExternalIds:
 
 async def test_an_id_is_issued_once_per_owner(house: RegionalHouse, one: Member) -> None:
     """Per organization where one is named, else per cluster's name; kept for good (protocol C2)."""
-    assert await ids(one).of("acme", None) is None
-    first = await ids(one).issue("acme", "prod")
+    assert await ids(one).issued_to(None, "acme") is None
+    first = await ids(one).issue("prod", "acme")
     assert re.fullmatch(r"[\w+=,.@:\/-]{32,1224}", first)
-    assert await ids(one).issue("acme", "other") == first
-    assert await ids(one).of("acme", None) == first
-    cluster = await ids(one).issue(None, "acme")
+    assert await ids(one).issue("other", "acme") == first
+    assert await ids(one).issued_to(None, "acme") == first
+    cluster = await ids(one).issue("acme", None)
     assert cluster != first
     two = await house.replica()
-    assert await ids(two).issue(None, "acme") == cluster
-    assert await ids(two).of("acme", "prod") == first
-    assert await ids(one).of(None, None) is None
+    assert await ids(two).issue("acme", None) == cluster
+    assert await ids(two).issued_to("prod", "acme") == first
+    assert await ids(one).issued_to(None, None) is None
     with pytest.raises(ValueError, match="organization or a cluster"):
         await ids(one).issue(None, None)
 
@@ -66,7 +66,7 @@ async def test_an_id_is_issued_once_per_owner(house: RegionalHouse, one: Member)
 async def test_two_replicas_issue_one_id(house: RegionalHouse, one: Member) -> None:
     """Whoever is second takes what the first issued."""
     two = await house.replica()
-    issued = await asyncio.gather(*(ids(m).issue("acme", None) for m in (one, two) * 4))
+    issued = await asyncio.gather(*(ids(m).issue(None, "acme") for m in (one, two) * 4))
     assert len(set(issued)) == 1
 
 
@@ -97,7 +97,7 @@ async def test_a_forbidden_key_is_not_told_to_lack_an_id(one: Member) -> None:
 
 async def test_an_id_is_shown_with_every_call(house: RegionalHouse, one: Member) -> None:
     """Wrapping and unwrapping show what was issued, and it is stored with the wrapped KEK."""
-    issued = house.provider.demanded = await ids(one).issue("acme-inc", None)
+    issued = house.provider.demanded = await ids(one).issue(None, "acme-inc")
     await one.enable(specs={"eu": role("fake:one")}, organization="acme-inc")
     await one.add_regions({"us": role("fake:two")})
     blob = await one.wrap()
@@ -114,8 +114,8 @@ async def test_an_id_is_shown_with_every_call(house: RegionalHouse, one: Member)
 
 async def test_another_owners_id_opens_nothing(house: RegionalHouse, one: Member) -> None:
     """A customer's role that trusts one owner's id is of no use to another (protocol C2)."""
-    house.provider.demanded = await ids(one).issue("acme-inc", None)
-    await ids(one).issue("other-inc", None)
+    house.provider.demanded = await ids(one).issue(None, "acme-inc")
+    await ids(one).issue(None, "other-inc")
     with pytest.raises(AccessDeniedError):
         await one.enable(specs={"eu": role("fake:one")}, organization="other-inc")
     await one.enable(specs={"eu": KeySpec("FAKE", "fake:two")}, organization="other-inc")

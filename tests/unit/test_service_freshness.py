@@ -17,7 +17,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.health import Health
-from keyfold_server.service.life.status import Report
+from keyfold_server.service.life.reports import ClusterReport
 from replicas import House, Member, entered, house_in, under, until
 
 
@@ -87,7 +87,7 @@ async def test_grace_ends_at_a_hard_bound_from_the_last_proof(house: House, one:
         await one.wrap()
 
 
-def notices(report: Report) -> str:
+def notices(report: ClusterReport) -> str:
     """Returns what the status of the first region says besides its health."""
     return "\n".join(report.regions[0].notices)
 

@@ -39,7 +39,8 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, Roo
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.rpc.messages import replies
-from keyfold_server.service.life.status import Page, RegionReport, Report, page_token
+from keyfold_server.service.life.listing import Page, page_token
+from keyfold_server.service.life.reports import ClusterReport, RegionReport
 from replicas import House, Member, entered, house_in
 
 
@@ -485,7 +486,7 @@ async def test_a_status_does_not_wait_beyond_its_deadline(house: House, one: Mem
 
 def names_of(page: Page) -> list[str]:
     """Returns the names on a page, all of whose rows are authentic."""
-    return [entry.cluster.name for entry in page.entries if isinstance(entry, Report)]
+    return [entry.cluster.name for entry in page.entries if isinstance(entry, ClusterReport)]
 
 
 async def test_clusters_are_listed_in_pages(one: Member) -> None:
@@ -496,7 +497,7 @@ async def test_clusters_are_listed_in_pages(one: Member) -> None:
     listed: list[str] = []
     token, pages = "", 0
     while True:
-        page = await one.replica.statuses.page(EVERYTHING, ClusterFilter(), 3, token)
+        page = await one.replica.listing.page(EVERYTHING, ClusterFilter(), 3, token)
         listed += names_of(page)
         pages += 1
         if not page.more:
@@ -504,11 +505,11 @@ async def test_clusters_are_listed_in_pages(one: Member) -> None:
         token = page_token(listed[-1])
     assert listed == names
     assert pages == 3
-    page = await one.replica.statuses.page(EVERYTHING, ClusterFilter(), 7, "")
+    page = await one.replica.listing.page(EVERYTHING, ClusterFilter(), 7, "")
     assert (len(page.entries), page.more) == (7, False)
     for size, bad in ((-1, ""), (1_001, ""), (1, "!"), (1, "Li4v")):
         with pytest.raises(InvalidPageError):
-            await one.replica.statuses.page(EVERYTHING, ClusterFilter(), size, bad)
+            await one.replica.listing.page(EVERYTHING, ClusterFilter(), size, bad)
 
 
 async def test_lists_are_filtered(house: House, one: Member) -> None:
@@ -525,7 +526,7 @@ async def test_lists_are_filtered(house: House, one: Member) -> None:
     await one.replica._health.flush()
 
     async def found(which: ClusterFilter) -> list[str]:
-        return names_of(await one.replica.statuses.page(EVERYTHING, which, 0, ""))
+        return names_of(await one.replica.listing.page(EVERYTHING, which, 0, ""))
 
     assert await found(ClusterFilter(organization="org")) == ["a"]
     assert await found(ClusterFilter(state=State.REVOKED)) == ["c"]

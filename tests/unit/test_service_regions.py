@@ -26,8 +26,8 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.residency import ResidencyReport, Table
 from keyfold_server.domain.rights import Identity, Rights
-from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.trials import TestKeyRequest
+from keyfold_server.service.root_keys.scope import Scope
+from keyfold_server.service.root_keys.trials import TestKeyRequest
 from regional import RegionalHouse
 from replicas import Spec
 
@@ -167,8 +167,8 @@ async def test_a_trial_tells_where_the_key_is(house: RegionalHouse) -> None:
 async def test_a_key_whose_provider_is_gone_is_nowhere(house: RegionalHouse) -> None:
     """A status is one all the same."""
     one = await house.with_regions(TABLE)
-    resolution = one.replica.clusters._keys._resolution
-    assert await resolution.place(RootKey("GONE", "gone:x"), "us") == ResidencyReport()
+    residency = one.replica.reports._residency
+    assert await residency.report(RootKey("GONE", "gone:x"), "us") == ResidencyReport()
 
 
 # Replicas

@@ -27,7 +27,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, ReplicaRow
 from keyfold_server.service.data import data_plane
-from keyfold_server.service.fleet.changes import Pending
+from keyfold_server.service.fleet.confirmations import PendingReplica
 from replicas import House, Member, entered, house_in, spin, until
 
 
@@ -555,7 +555,7 @@ async def test_revoke_names_those_that_a_failover_may_have_lost(
     monkeypatch.setattr(house.store, "replicas", lambda: [*real(), lost])
     outcome = await one.hurry().revoke()
     assert outcome.confirmed == (one.changes.replica,)
-    assert outcome.pending == (Pending(UNKNOWN_REPLICA, 100.0),)
+    assert outcome.pending == (PendingReplica(UNKNOWN_REPLICA, 100.0),)
 
 
 async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) -> None:

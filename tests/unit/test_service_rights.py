@@ -29,9 +29,10 @@ from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Identity, Rights
 from keyfold_server.service.data.call import Call, NeedsLoad
 from keyfold_server.service.data.data_plane import Destination, UnwrapResult
-from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.status import Report, page_token
-from keyfold_server.service.life.trials import TestKeyRequest
+from keyfold_server.service.life.listing import page_token
+from keyfold_server.service.life.reports import ClusterReport
+from keyfold_server.service.root_keys.scope import Scope
+from keyfold_server.service.root_keys.trials import TestKeyRequest
 from replicas import House, Member, house_in
 
 APP = Identity(("dns:app.example",), "certificate")
@@ -335,8 +336,8 @@ async def test_a_list_holds_what_the_caller_may_see(one: Member) -> None:
     async def names(rights: Rights, which: ClusterFilter, size: int) -> list[list[str]]:
         pages, token = [], ""
         while True:
-            page = await one.replica.statuses.page(rights, which, size, token)
-            seen = [e.cluster.name for e in page.entries if isinstance(e, Report)]
+            page = await one.replica.listing.page(rights, which, size, token)
+            seen = [e.cluster.name for e in page.entries if isinstance(e, ClusterReport)]
             pages.append(seen)
             if not page.more:
                 return pages

@@ -79,7 +79,7 @@ async def seen(member: Member, cluster: str = "a") -> Observation:
     """Reads what is known of a cluster's key, asking no KMS."""
     stored = member.house.store.cluster(cluster)
     assert stored is not None
-    report = await member.replica.statuses.report(stored, member.rights)
+    report = await member.replica.reports.report(stored, member.rights)
     observation = report.regions[0].seen
     assert observation is not None
     return observation

@@ -17,8 +17,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.trials import Outcome, Step, TestKeyRequest, TestKeyResult
+from keyfold_server.service.root_keys.scope import Scope
+from keyfold_server.service.root_keys.trials import Outcome, Step, TestKeyRequest, TestKeyResult
 from replicas import House, Member, house_in
 
 PASSED, FAILED, SKIPPED = Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED
@@ -127,7 +127,7 @@ async def test_a_broken_credential_is_told_first(house: House, one: Member) -> N
     house.provider.break_credentials()
     tried = await trial(one, "fake:two")
     assert outcomes(tried) == [FAILED, FAILED, FAILED, SKIPPED, SKIPPED]
-    assert "its credential was not accepted" in tried.summary
+    assert "the KMS did not accept its credential" in tried.summary
 
 
 async def test_without_a_cluster_nothing_is_bound(one: Member) -> None:

@@ -17,7 +17,7 @@ from keyfold_server.domain.errors import (
     RegionNotFoundError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
-from keyfold_server.domain.lifecycle import Action, State, after
+from keyfold_server.domain.lifecycle import Action, State, after, allows
 
 MAX_REGIONS: Final = 64
 """Most regions of one cluster; no cloud has as many."""
@@ -121,6 +121,11 @@ class Region:
     def newest(self) -> Generation:
         """The generation that wraps."""
         return self.generations[-1]
+
+    @property
+    def in_service(self) -> bool:
+        """Whether callers may use the region's keys."""
+        return allows(self.state, Action.USE)
 
     def generation(self, number: int, cluster: str) -> Generation:
         """Returns a generation.

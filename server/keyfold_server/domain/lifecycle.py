@@ -56,3 +56,8 @@ def after(state: State | None, action: Action, *, cluster: str, region: str) -> 
             region=region,
         )
     return following
+
+
+def allows(state: State, action: Action) -> bool:
+    """Says whether the table has a transition from a state by an action."""
+    return (state, action) in TRANSITIONS

@@ -16,10 +16,10 @@ from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.messages import replies, requests
 from keyfold_server.rpc.messages.status import to_status
-from keyfold_server.service.fleet.changes import Pending
-from keyfold_server.service.life.mutations import MutationCall
+from keyfold_server.service.fleet.confirmations import PendingReplica
+from keyfold_server.service.life.listing import page_token
+from keyfold_server.service.life.requests import MutationCall
 from keyfold_server.service.life.revocation import RevokeResult
-from keyfold_server.service.life.status import page_token
 from keyfold_server.service.replica import Replica
 
 _Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
@@ -112,7 +112,7 @@ class LifeMethods:
     ) -> pb.RestoreResponse:
         request = requests.restore_request(asked)
         call = MutationCall(caller, "Restore", asked.request_id, request, deadline)
-        restored = await self._replica.revocation.restore(call)
+        restored = await self._replica.restoration.restore(call)
         return pb.RestoreResponse(
             status=await self._status(caller, restored.mutation.cluster),
             restored=restored.regions,
@@ -149,13 +149,13 @@ class LifeMethods:
     async def _get_status(
         self, asked: pb.GetStatusRequest, caller: Caller, deadline: float
     ) -> pb.GetStatusResponse:
-        report = await self._replica.statuses.get(caller.rights, asked.cluster, deadline)
+        report = await self._replica.status.get(caller.rights, asked.cluster, deadline)
         return pb.GetStatusResponse(status=replies.cluster_status(report))
 
     async def _list_clusters(
         self, asked: pb.ListClustersRequest, caller: Caller, _deadline: float
     ) -> pb.ListClustersResponse:
-        page = await self._replica.statuses.page(
+        page = await self._replica.listing.page(
             caller.rights, requests.cluster_filter(asked), asked.page_size, asked.page_token
         )
         reply = pb.ListClustersResponse()
@@ -190,9 +190,9 @@ class LifeMethods:
         )
 
     async def _status(self, caller: Caller, cluster: Cluster) -> res.ClusterStatus:
-        return replies.cluster_status(await self._replica.statuses.report(cluster, caller.rights))
+        return replies.cluster_status(await self._replica.reports.report(cluster, caller.rights))
 
-    def _pending(self, pending: tuple[Pending, ...]) -> list[res.PendingReplica]:
+    def _pending(self, pending: tuple[PendingReplica, ...]) -> list[res.PendingReplica]:
         now = self._replica.clock.wall()
         return [replies.pending_replica(p, now) for p in pending]
 

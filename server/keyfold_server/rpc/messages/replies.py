@@ -13,10 +13,10 @@ from keyfold_server.domain.cluster import Generation, Wrap
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import PLATFORM
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.service.fleet.changes import Pending
-from keyfold_server.service.life.access_policies import AccessPolicyResult
-from keyfold_server.service.life.status import RegionReport, Report
-from keyfold_server.service.life.trials import Outcome, Step, StepResult, TestKeyResult
+from keyfold_server.service.fleet.confirmations import PendingReplica
+from keyfold_server.service.life.reports import ClusterReport, RegionReport
+from keyfold_server.service.root_keys.access_policies import AccessPolicyResult
+from keyfold_server.service.root_keys.trials import Outcome, Step, StepResult, TestKeyResult
 
 _STATES: Final = {state: res.State.Value(f"STATE_{state.name}") for state in State}
 _HEALTH: Final = {health: res.Health.Value(f"HEALTH_{health.value}") for health in Health}
@@ -24,7 +24,7 @@ _STEPS: Final = {step: pb.TestStep.Value(f"TEST_STEP_{step.name}") for step in S
 _OUTCOMES: Final = {o: pb.TestOutcome.Value(f"TEST_OUTCOME_{o.name}") for o in Outcome}
 
 
-def cluster_status(report: Report) -> res.ClusterStatus:
+def cluster_status(report: ClusterReport) -> res.ClusterStatus:
     """Returns what is known of a cluster."""
     cluster = report.cluster
     return res.ClusterStatus(
@@ -111,7 +111,7 @@ def _wrap(wrap: Wrap) -> res.GenerationWrap:
     )
 
 
-def pending_replica(pending: Pending, now: float) -> res.PendingReplica:
+def pending_replica(pending: PendingReplica, now: float) -> res.PendingReplica:
     """Returns a replica that has not confirmed; `now` is Unix time in seconds."""
     return res.PendingReplica(
         replica=pending.replica,

@@ -19,16 +19,13 @@ from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
-from keyfold_server.service.life.access_policies import AccessPolicyRequest
 from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
-from keyfold_server.service.life.revocation import (
-    RestoreRequest,
-    RetireGenerationRequest,
-    RevokeRequest,
-)
+from keyfold_server.service.life.restoration import RestoreRequest
+from keyfold_server.service.life.revocation import RetireGenerationRequest, RevokeRequest
 from keyfold_server.service.life.rotation import RotateRequest
-from keyfold_server.service.life.scope import Scope
-from keyfold_server.service.life.trials import TestKeyRequest
+from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest
+from keyfold_server.service.root_keys.scope import Scope
+from keyfold_server.service.root_keys.trials import TestKeyRequest
 
 _STATES: Final = {res.State.Value(f"STATE_{state.name}"): state for state in State}
 _HEALTH: Final = {res.Health.Value(f"HEALTH_{health.value}"): health for health in Health}

@@ -1,7 +1,7 @@
-"""Changes: how this replica learns of what others did, and knows that it may go on.
+"""Changes: how this replica applies what other replicas changed, and whether it may go on.
 
-What it reports as applied, it has dropped from memory before (protocol R4). Looking at the store
-is `poll`'s.
+Invariant: a replica reports a change as applied only after it has dropped what changed from memory
+(protocol R4). The thread that reads the store is `poll`'s.
 """
 
 from __future__ import annotations
@@ -13,54 +13,57 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from keyfold_server.domain.changes import RecordedChange
-from keyfold_server.domain.errors import (
-    KeyfoldError,
-    StoreRolledBackError,
-    StoreStaleError,
-)
-from keyfold_server.domain.ports import UNKNOWN_REPLICA, Clock, Heartbeat, Notifies, Store
+from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
+from keyfold_server.domain.ports import Clock, Heartbeat, Notifies, Store
 from keyfold_server.domain.timing import Timing
-from keyfold_server.service.fleet.poll import Moment, Poll
+from keyfold_server.service.fleet.poll import Poll
+from keyfold_server.service.fleet.staleness import Moment, Staleness
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-_LOOK_AGAIN = 0.05
-"""Seconds between two looks at who has confirmed a change."""
 
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A replica that has not confirmed a change.
-
-    Attributes:
-        replica: Its name.
-        stops_within: Seconds until it will have stopped by itself.
-    """
-
-    replica: str
-    stops_within: float
+def replica_name() -> str:
+    """Returns a name for this replica: host, process and a random part; no two share one (S4)."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 class Changes:
-    """Follows the store's changes.
+    """Follows the changes in the store.
 
     Attributes:
-        replica: This replica's name: host, process and a random part; no two share one (S4).
-        rolled_back: Whether the store lacks a change that was seen, and nobody decided yet.
-        poll: The thread that looks at the store.
+        replica: This replica's name.
+        staleness: How long ago this replica saw the store.
+        rolled_back: Whether the store lacks a change that this replica has seen, and no operator
+            has reconciled it yet.
+        poll: The thread that reads the store.
     """
 
     def __init__(
-        self, storage: Storage, loads: Loads, clock: Clock, timing: Timing, tasks: Tasks
+        self,
+        replica: str,
+        storage: Storage,
+        loads: Loads,
+        clock: Clock,
+        timing: Timing,
+        tasks: Tasks,
     ) -> None:
-        """Prepares to follow; `start` begins."""
-        self.replica = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        """Prepares to follow the store; `start` begins.
+
+        Args:
+            replica: This replica's name.
+            storage: The store.
+            loads: Drops KEKs from memory.
+            clock: Time.
+            timing: How often to poll, and how long to go on without the store.
+            tasks: The changes of this replica that are under way.
+        """
+        self.replica = replica
+        self.staleness = Staleness(clock, timing)
         self._storage = storage
         self._store: Store = storage.store
         self._loads = loads
@@ -69,20 +72,19 @@ class Changes:
         self._tasks = tasks
         self._applied = (0, b"")
         self._applied_here: dict[int, bytes] = {}
-        self._seen = Moment(float("-inf"), float("-inf"))
         self.rolled_back = False
         self.poll = Poll(self._store, clock, timing, self)
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Registers this replica, which starts from the state it will read (S4), and polls."""
+        """Registers this replica, which starts from the state it then reads (S4), and polls."""
         began = Moment.now(self._clock)
         beat = await self._storage.run(self._store.register, self.beat())
         self._applied = (beat.number, beat.change_id)
-        self._seen = began
+        self.staleness.last_poll = began
         self.poll.start(asyncio.get_running_loop())
         if isinstance(self._store, Notifies):
-            # A hint that makes the next poll come at once; what is promised rests on the poll.
+            # Only a hint, which makes the next poll come at once: the promises rest on the poll.
             self._stop_listening = self._store.listen(self.poll.soon.set)
 
     async def stop(self) -> None:
@@ -93,44 +95,26 @@ class Changes:
         try:
             await self._storage.run(self._store.leave, self.replica)
         except KeyfoldError as error:
-            log.warning("could not sign off from the store: %s", error.reason)
+            log.warning("the store did not take the sign-off: %s", error.reason)
 
     def check_serving(self, now: float) -> None:
-        """Refuses where this replica must not use keys; called for every use (S3).
+        """Refuses if this replica must not use keys; every use of a key calls it (S3).
 
         Args:
             now: Monotonic seconds.
 
         Raises:
-            StoreRolledBackError: The store lacks a change that was seen.
-            StoreStaleError: The last good poll began too long ago, by either clock.
+            StoreRolledBackError: The store lacks a change that this replica has seen.
+            StoreStaleError: This replica has not seen the store for too long.
         """
         self.check_store()
-        self.check_fresh(now)
-
-    def check_fresh(self, now: float) -> None:
-        """Refuses where this replica has not seen the store for too long (S3).
-
-        Args:
-            now: Monotonic seconds.
-
-        Raises:
-            StoreStaleError: The last good poll began too long ago, by either clock.
-        """
-        limit = self._timing.store_max_staleness
-        seen = self._seen
-        if now - seen.monotonic > limit or self._clock.wall() - seen.wall > limit:
-            raise StoreStaleError(
-                f"this replica has not seen the store for {limit:g} seconds, so it does not "
-                "know what holds now; call another one",
-                retry_after=self._timing.store_poll,
-            )
+        self.staleness.check(now)
 
     def check_store(self) -> None:
-        """Refuses where the store is not the one that this replica knew.
+        """Refuses if the store is not the one that this replica knew.
 
         Raises:
-            StoreRolledBackError: It lacks a change that was seen.
+            StoreRolledBackError: The store lacks a change that this replica has seen.
         """
         if self.rolled_back:
             raise StoreRolledBackError(
@@ -147,11 +131,6 @@ class Changes:
             return False
         return True
 
-    def age(self) -> float:
-        """Seconds since the last good look at the store began, by the slower of two clocks."""
-        now = Moment.now(self._clock)
-        return max(now.monotonic - self._seen.monotonic, now.wall - self._seen.wall)
-
     def applied_here(self, number: int, change_id: bytes, cluster: str) -> None:
         """Applies a change that this replica has just committed, ahead of the poll."""
         self._loads.invalidate(cluster)
@@ -160,54 +139,17 @@ class Changes:
         self.poll.soon.set()
 
     def made_elsewhere(self, cluster: str) -> None:
-        """Drops a cluster that the store shows to have changed, ahead of the poll."""
+        """Drops a cluster that another replica has changed, ahead of the poll."""
         self._loads.invalidate(cluster)
         self.poll.soon.set()
 
-    async def confirmations(self, number: int, ends: float) -> tuple[list[str], list[Pending]]:
-        """Waits for every live replica to have applied a change (protocol R4).
-
-        Args:
-            number: The change.
-            ends: Monotonic seconds until which to wait.
-
-        Returns:
-            Replicas that have dropped the keys, this one first, and those that have not said so.
-        """
-        while True:
-            confirmed, pending = await self._who_applied(number)
-            if not pending or self._clock.monotonic() >= ends:
-                return confirmed, pending
-            await asyncio.sleep(_LOOK_AGAIN)
-
-    async def _who_applied(self, number: int) -> tuple[list[str], list[Pending]]:
-        """Says who has applied a change; where the store does not say, all others may be behind.
-
-        The change is committed, so this must not look like its failure.
-        """
-        confirmed = [self.replica]
-        pending = []
-        try:
-            rows = await self._storage.decide(self._store.replicas)
-        except KeyfoldError as error:
-            log.warning("the store does not say who has applied a change: %s", error.reason)
-            return confirmed, [Pending(UNKNOWN_REPLICA, self._timing.store_max_staleness)]
-        for row in rows:
-            if row.replica == self.replica:
-                continue
-            if row.applied >= number:
-                confirmed.append(row.replica)
-            elif row.silent_for <= row.max_staleness:
-                pending.append(Pending(row.replica, row.max_staleness - row.silent_for))
-        return confirmed, pending
-
     @property
     def ours(self) -> Mapping[int, bytes]:
-        """Changes that this replica has committed and no poll has shown yet, with their ids."""
+        """The ids, by number, of changes that this replica committed and no poll has read yet."""
         return self._applied_here
 
     def beat(self) -> Heartbeat:
-        """Returns what this replica says of itself."""
+        """Returns the heartbeat of this replica."""
         number, change_id = self._applied
         return Heartbeat(
             self.replica,
@@ -217,7 +159,7 @@ class Changes:
             int(self._clock.wall() * 1000),
         )
 
-    # What a poll finds
+    # Called by the poll, on the event loop.
 
     def apply(
         self,
@@ -226,18 +168,18 @@ class Changes:
         began: Moment,
         applied: threading.Event,
     ) -> None:
-        """Drops what changed, and only then counts it as applied (R4).
+        """Drops what changed from memory, and only then counts it as applied (R4).
 
         Args:
             noted: The changes since the last poll.
-            ours: Changes that this replica had committed before the poll began. The store must
-                have each by its id: a failover may have lost one, and another one may have its
-                number now (S1).
-            began: When the poll began.
-            applied: Told when all is dropped.
+            ours: The changes that this replica had committed before the poll began, as `ours`
+                returned them. The store must have each of them by its id: a failover may have lost
+                a change, and another change may have its number now (S1).
+            began: The moment at which the poll began.
+            applied: This method sets it when everything is dropped.
         """
         found = {change.number: change.change_id for change in noted}
-        # And those committed since, as far as the poll came to their numbers.
+        # The changes committed since then count as well, if the poll has read their numbers.
         since = {n: i for n, i in self._applied_here.items() if n in found}
         if any(found.get(n) != change_id for n, change_id in (since | dict(ours)).items()):
             self.lose(applied)
@@ -252,27 +194,27 @@ class Changes:
         if noted:
             self._applied = (noted[-1].number, noted[-1].change_id)
             self.poll.soon.set()
-        self._seen = began
+        self.staleness.last_poll = began
         applied.set()
 
     async def begin_anew(self) -> None:
-        """Registers with the store as it is, as a replica does that starts (S4)."""
-        # A change that was decided on what the store lacks now must not be committed after this.
+        """Registers with the store as it is now, as a replica does that starts (S4)."""
+        # Let the changes under way end first: they were decided on a state that the store lacks.
         await self._tasks.drain()
         self._loads.drop_all()
         began = Moment.now(self._clock)
         beat = await self._storage.run(self._store.register, self.beat())
         self._applied = (beat.number, beat.change_id)
         self._applied_here.clear()
-        self._seen = began
+        self.staleness.last_poll = began
         self.rolled_back = False
-        log.warning("the store was reconciled: this replica goes on with it as it is")
+        log.warning("an operator reconciled the store: this replica goes on with it as it is")
 
     def lose(self, lost: threading.Event) -> None:
-        """Drops everything: the store is another one than it was (S1).
+        """Drops everything, because the store is not the one that it was (S1).
 
         Args:
-            lost: Told when all is dropped.
+            lost: This method sets it when everything is dropped.
         """
         if not self.rolled_back:
             log.error("the store lacks changes that this replica has seen; it refuses from now on")

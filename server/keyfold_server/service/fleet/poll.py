@@ -1,8 +1,8 @@
-"""The poll: a thread of its own that looks at the store, and hands what it finds to the loop.
+"""The poll: a thread that reads the store and hands what it finds to the event loop.
 
-A poll is a heartbeat write and a read of the numbered changes since the last one (protocol S2).
-The thread waits for nothing that calls wait for, so that a hung pool cannot make a healthy
-replica stale (W3). What the changes mean is `changes`'s.
+A poll writes a heartbeat and reads the numbered changes since the last poll (protocol S2). The
+thread shares no pool and no connection with calls, so that a hung pool cannot make a healthy
+replica stale (protocol W3). It does not know what a change means; `changes` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keyfold_server import telemetry
@@ -19,36 +18,28 @@ from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
 from keyfold_server.domain.ports import Clock, Heartbeat, Store
 from keyfold_server.domain.timing import Timing
+from keyfold_server.service.fleet.staleness import Moment
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A moment by both clocks."""
-
-    monotonic: float
-    wall: float
-
-    @classmethod
-    def now(cls, clock: Clock) -> Moment:
-        """Returns this one."""
-        return cls(clock.monotonic(), clock.wall())
-
-
 class Follower(Protocol):
-    """Who is told of what a poll finds; on the loop, but for `beat` and what is read of it."""
+    """Takes what a poll finds.
+
+    The thread reads `rolled_back` and `ours` and calls `beat` itself. It calls the rest on the
+    event loop.
+    """
 
     rolled_back: bool
-    """Whether the store is not the one that it was."""
+    """Whether the store is not the one that this replica knew."""
 
     @property
     def ours(self) -> Mapping[int, bytes]:
-        """Changes that this replica has committed and no poll has shown yet, with their ids."""
+        """The ids, by number, of changes that this replica committed and no poll has read yet."""
         ...
 
     def beat(self) -> Heartbeat:
-        """Returns what this replica says of itself."""
+        """Returns the heartbeat of this replica."""
         ...
 
     def apply(
@@ -58,28 +49,28 @@ class Follower(Protocol):
         began: Moment,
         applied: threading.Event,
     ) -> None:
-        """Applies what a poll has read."""
+        """Applies the changes that a poll has read, then sets `applied`."""
         ...
 
     def lose(self, lost: threading.Event) -> None:
-        """Takes the store for another one than it was."""
+        """Drops everything, because the store is not the one that it was; then sets `lost`."""
         ...
 
     def begin_anew(self) -> Coroutine[Any, Any, None]:
-        """Begins with the store as it is."""
+        """Goes on with the store as it is now."""
         ...
 
 
 class Poll:
-    """The thread.
+    """The thread that polls.
 
     Attributes:
-        soon: Set by whoever wants the next look at once.
-        failing: Whether the last look found no store.
+        soon: An event that makes the next poll come at once.
+        failing: Whether the last poll failed.
     """
 
     def __init__(self, store: Store, clock: Clock, timing: Timing, follower: Follower) -> None:
-        """Prepares the thread; `start` starts it."""
+        """Prepares the thread; `start` begins to poll for `follower`."""
         self.soon = threading.Event()
         self.failing = False
         self._store = store
@@ -90,17 +81,17 @@ class Poll:
         self._thread: threading.Thread | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begins to look."""
+        """Starts the thread."""
         self._thread = threading.Thread(target=self._run, args=(loop,), name="changes", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Has the thread end."""
+        """Asks the thread to end; `join` waits for that."""
         self._stop.set()
         self.soon.set()
 
     def join(self) -> None:
-        """Waits for its end."""
+        """Waits for the thread to end."""
         if self._thread is not None:
             self._thread.join()
 
@@ -111,11 +102,11 @@ class Poll:
             if self._stop.is_set() or loop.is_closed():
                 return
             if self._follower.rolled_back:
-                self._look_for_a_decision(loop)
+                self._look_for_reconciliation(loop)
             else:
-                self._look(loop)
+                self._poll(loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
         began = Moment.now(self._clock)
         ours = dict(self._follower.ours)
         try:
@@ -127,24 +118,24 @@ class Poll:
             lost.wait(self._timing.store_max_staleness)
         except KeyfoldError as error:
             if not self.failing:
-                log.warning("cannot see the store: %s: %s", error.reason, error.message)
+                log.warning("the poll cannot reach the store: %s: %s", error.reason, error.message)
             self.failing = True
-            # A store that fails at once must not be asked as fast as it answers.
+            # Do not call a store that fails at once as fast as it fails.
             self._stop.wait(self._timing.store_poll)
         except Exception:
             log.exception("the poll failed unexpectedly")
             self._stop.wait(self._timing.store_poll)
         else:
             if self.failing:
-                log.warning("the store is seen again")
+                log.warning("the poll reaches the store again")
             self.failing = False
             applied = threading.Event()
             loop.call_soon_threadsafe(self._follower.apply, noted, ours, began, applied)
-            # The next beat must not be sent before these changes are applied.
+            # The next heartbeat reports these changes as applied, so wait until they are (R4).
             applied.wait(self._timing.store_max_staleness)
 
-    def _look_for_a_decision(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begins anew once an operator has decided that the store is right as it is (S1)."""
+    def _look_for_reconciliation(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins anew once an operator has reconciled the store (S1)."""
         try:
             if self._store.reconciled():
                 asyncio.run_coroutine_threadsafe(self._follower.begin_anew(), loop).result()

@@ -6,24 +6,19 @@ that they do not unwrap with (protocol F5).
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 from keyfold_server.domain.binding import KEY_SIZE, Binding, wipe
 from keyfold_server.domain.cluster import Cluster, Generation, Wrap
 from keyfold_server.domain.errors import (
     KekMismatchError,
-    KeyfoldError,
     KeyInvalidError,
     RefusedError,
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.service.kms.client import KmsClient
-
-_R = TypeVar("_R")
 
 Refused = Callable[[Cluster, str, Generation, RefusedError | KekMismatchError], Awaitable[object]]
 """Called with a cluster as the store had it, a region, the KEK that the KMS refused, and why."""
@@ -149,27 +144,3 @@ class KekWrapper:
 
 def _not_what_was_wrapped() -> KeyInvalidError:
     return KeyInvalidError("the root key does not unwrap to what it wrapped; use another key")
-
-
-async def by_region(work: Mapping[str, Awaitable[_R]], cluster: str) -> dict[str, _R]:
-    """Awaits something for every region at once: all of it, or one error that names each region.
-
-    Raises:
-        KeyfoldError: The first region's error, with every failed region in its message.
-    """
-    results = await asyncio.gather(*work.values(), return_exceptions=True)
-    failed: dict[str, KeyfoldError] = {}
-    good: dict[str, _R] = {}
-    for region, result in zip(work, results, strict=True):
-        if isinstance(result, KeyfoldError):
-            failed[region] = result
-        elif isinstance(result, BaseException):
-            raise result
-        else:
-            good[region] = result
-    if failed:
-        region, first = next(iter(failed.items()))
-        error = first.at(cluster=cluster, region=region)
-        error.message = "; ".join(f"region {r}: {e.message}" for r, e in failed.items())
-        raise error
-    return good

@@ -1,4 +1,4 @@
-"""Clusters: enabling them and adding regions, all of a request's regions or none."""
+"""Clusters: Enable and AddRegions, each for all regions of a request or for none."""
 
 from __future__ import annotations
 
@@ -25,10 +25,17 @@ from keyfold_server.domain.keyspec import (
     check_regions,
 )
 from keyfold_server.domain.lifecycle import Action, after
-from keyfold_server.service.kms.kek_wrapper import KekWrapper, by_region
-from keyfold_server.service.life.admission import NewKeys, check_replicas, of_replica
-from keyfold_server.service.life.mutations import MutationCall, MutationResult, Mutations
+from keyfold_server.service.kms.kek_wrapper import KekWrapper
+from keyfold_server.service.life.each_region import for_each_region
+from keyfold_server.service.life.mutations import Mutations
+from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.observed.health import HealthRecorder
+from keyfold_server.service.root_keys.admission import Admission
+from keyfold_server.service.root_keys.replica_of import (
+    ReplicaKeys,
+    check_replica_of,
+    replica_error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,8 @@ class Clusters:
     def __init__(
         self,
         mutations: Mutations,
-        keys: NewKeys,
+        replica_keys: ReplicaKeys,
+        admission: Admission,
         kek_wrapper: KekWrapper,
         health: HealthRecorder,
         random: Callable[[int], bytes] = os.urandom,
@@ -82,13 +90,15 @@ class Clusters:
 
         Args:
             mutations: Carries out changes.
-            keys: Checks and completes the region specs of a request.
+            replica_keys: Replaces `replica_of` in a request by key specs.
+            admission: Admits the root keys of a request.
             kek_wrapper: Makes and proves KEKs.
             health: Records what this replica observes of keys.
             random: The source of ids.
         """
         self._mutations = mutations
-        self._keys = keys
+        self._replica_keys = replica_keys
+        self._admission = admission
         self._kek_wrapper = kek_wrapper
         self._health = health
         self._random = random
@@ -124,7 +134,7 @@ class Clusters:
     async def _enable(self, call: MutationCall[EnableRequest]) -> MutationResult:
         request = call.request
         current = await self._mutations.cluster(request.cluster)
-        specs = await self._spelled(call, current)
+        specs = await self._spelled_out(call, current)
         if current is not None:
             _check_enabled(current, request.organization, specs)
             return await self._unchanged(call, current)
@@ -147,7 +157,7 @@ class Clusters:
             )
         there = {region.name for region in current.regions}
         added = []
-        for spec in await self._spelled(call, current):
+        for spec in await self._spelled_out(call, current):
             if spec.region not in there:
                 added.append(spec)
             elif not _same(current.region(spec.region), spec):
@@ -163,12 +173,14 @@ class Clusters:
         decide = with_regions(current, regions, self._mutations.now())
         return await self._store(call, decide, regions, current)
 
-    async def _spelled(
+    async def _spelled_out(
         self, call: MutationCall[RegionsRequest], current: Cluster | None
     ) -> tuple[RegionSpec, ...]:
         """Returns the request's specs with a key spec for every region."""
         request = call.request
-        return await self._keys.spelled(call.caller.rights, request.specs, request.cluster, current)
+        return await self._replica_keys.spelled_out(
+            call.caller.rights, request.specs, request.cluster, current
+        )
 
     async def _make(
         self,
@@ -179,7 +191,7 @@ class Clusters:
     ) -> tuple[Region, ...]:
         """Proves every key and makes the regions, sorted by name."""
         cluster = call.request.cluster
-        roots = await self._keys.accepted(call.caller.rights, specs, cluster, organization)
+        roots = await self._admission.admit(call.caller.rights, specs, cluster, organization)
 
         async def make(spec: RegionSpec, key_spec: KeySpec) -> Region:
             name = spec.region
@@ -189,10 +201,10 @@ class Clusters:
                     cluster, organization, name, roots[name], 1, now
                 )
             except KmsError as error:
-                raise of_replica(spec, error) from None
+                raise replica_error(spec, error) from None
             return Region(name, state, now, key_spec, spec.policy or RegionPolicy(), (first,))
 
-        made = await by_region(
+        made = await for_each_region(
             {
                 spec.region: make(spec, spec.key_spec)
                 for spec in sorted(specs, key=lambda spec: spec.region)
@@ -225,18 +237,18 @@ class Clusters:
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
         roots = {region.name: region.newest.current.root for region in regions}
-        await self._keys.tell(call.request.cluster, roots)
+        await self._admission.log_notices(call.request.cluster, roots)
         return result
 
 
 def _check(request: RegionsRequest) -> None:
-    """Refuses a request that is not whole in itself."""
+    """Refuses a request that cannot be right, whatever the cluster is."""
     check_name(request.cluster, "cluster")
     if request.organization is not None:
         check_name(request.organization, "organization")
     check_regions(request.regions, "regions")
     check_regions((spec.region for spec in request.specs), "region_specs")
-    check_replicas(request.specs)
+    check_replica_of(request.specs)
     given = {spec.region for spec in request.specs if spec.key_spec is not None or spec.replica_of}
     named = request.regions or tuple(spec.region for spec in request.specs)
     missing = [region for region in named if region not in given]

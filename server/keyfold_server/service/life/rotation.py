@@ -1,7 +1,7 @@
-"""Rotation: the same KEKs under a newer version of their root key, or under another root key.
+"""Rotation: wraps the same KEKs under a newer version of their root key or under another root key.
 
-All named regions or none, in one commit. Callers' wrapped keys stay valid, because KEKs stay; the
-old root key is needed until the commit, and not after (protocol S5).
+One commit rotates all regions of a request, or none. Callers' wrapped keys stay valid, because the
+KEKs stay. Keyfold needs the old root key until the commit, and not after it (protocol S5).
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from keyfold_server.domain.cluster import Cluster, Region, existing
 from keyfold_server.domain.errors import KeySpecMissingError, KeyVersionPinnedError, KmsError
 from keyfold_server.domain.keyspec import PLATFORM, RegionSpec, RootKey, check_name, check_regions
 from keyfold_server.domain.lifecycle import Action
-from keyfold_server.service.fleet.changes import Changes, Pending
+from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
 from keyfold_server.service.kms.client import KmsClient
-from keyfold_server.service.kms.kek_wrapper import KekWrapper, by_region
-from keyfold_server.service.life.admission import NewKeys, check_replicas, of_replica
-from keyfold_server.service.life.mutations import MutationCall, MutationResult, Mutations
-from keyfold_server.service.life.resolution import Resolution
+from keyfold_server.service.kms.kek_wrapper import KekWrapper
+from keyfold_server.service.life.each_region import for_each_region
+from keyfold_server.service.life.mutations import Mutations
+from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.observed.health import HealthRecorder
+from keyfold_server.service.root_keys.admission import Admission
+from keyfold_server.service.root_keys.replica_of import (
+    ReplicaKeys,
+    check_replica_of,
+    replica_error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +35,10 @@ class RotateRequest:
 
     Attributes:
         cluster: The cluster's name.
-        specs: The regions to rotate; neither key spec nor `replica_of`: the key that the region
-            has.
-        new_generation: Also make a new KEK, which wraps from then on.
-        validate_only: Prove old and new keys, store nothing.
+        specs: One spec for each region to rotate. A spec with neither a key spec nor `replica_of`
+            stays with the root key that the region has.
+        new_generation: Whether to make a new KEK as well, which wraps from then on.
+        validate_only: Whether to prove old and new keys and store nothing.
     """
 
     cluster: str
@@ -42,7 +48,7 @@ class RotateRequest:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The regions that it names."""
+        """The regions that the request names."""
         return tuple(spec.region for spec in self.specs)
 
 
@@ -51,12 +57,12 @@ class RotateResult:
     """How a rotation ended.
 
     Attributes:
-        mutation: The change.
-        pending: Replicas that have not applied it yet.
+        mutation: The change itself.
+        pending: The replicas that have not applied the change yet.
     """
 
     mutation: MutationResult
-    pending: tuple[Pending, ...] = ()
+    pending: tuple[PendingReplica, ...] = ()
 
 
 class Rotation:
@@ -65,34 +71,44 @@ class Rotation:
     def __init__(
         self,
         mutations: Mutations,
-        changes: Changes,
+        confirmations: Confirmations,
         kms: KmsClient,
-        resolution: Resolution,
-        keys: NewKeys,
+        replica_keys: ReplicaKeys,
+        admission: Admission,
         kek_wrapper: KekWrapper,
         health: HealthRecorder,
     ) -> None:
-        """Joins the change to key services and store."""
+        """Joins Rotate to the KMS, to the store and to the other replicas.
+
+        Args:
+            mutations: Carries out changes.
+            confirmations: Knows which replicas have applied a change.
+            kms: Knows which version of a key a uri names.
+            replica_keys: Replaces `replica_of` in a request by key specs.
+            admission: Admits the root keys of a request.
+            kek_wrapper: Wraps and proves KEKs.
+            health: Records what this replica observes of keys.
+        """
         self._mutations = mutations
-        self._changes = changes
+        self._confirmations = confirmations
         self._kms = kms
-        self._resolution = resolution
-        self._keys = keys
+        self._replica_keys = replica_keys
+        self._admission = admission
         self._kek_wrapper = kek_wrapper
         self._health = health
 
     async def rotate(self, call: MutationCall[RotateRequest]) -> RotateResult:
-        """Re-wraps the named regions' KEKs.
+        """Re-wraps the KEKs of the named regions.
 
         Raises:
-            KeySpecMissingError: No region is named.
+            KeySpecMissingError: The request names no region.
             RevokedError: A region is revoked.
             KmsError: An old or new key could not be used; nothing was changed.
         """
         request = call.request
         check_name(request.cluster, "cluster")
         check_regions((spec.region for spec in request.specs), "region_specs")
-        check_replicas(request.specs)
+        check_replica_of(request.specs)
         if not request.specs:
             raise KeySpecMissingError(
                 "no region is named; name each region to rotate, without a key_spec to stay with "
@@ -106,14 +122,16 @@ class Rotation:
         request = call.request
         seen = existing(await self._mutations.cluster(request.cluster), request.cluster)
         now = self._mutations.now()
-        # Before any KMS is asked: one region that is revoked or unknown costs the others nothing.
+        # Before any KMS call, so that a region that is revoked or unknown costs the others nothing.
         regions = {
             spec.region: seen.region(spec.region).moved(Action.ROTATE, seen.name, now)
             for spec in request.specs
         }
-        specs = await self._keys.spelled(call.caller.rights, request.specs, seen.name, seen)
+        specs = await self._replica_keys.spelled_out(
+            call.caller.rights, request.specs, seen.name, seen
+        )
         roots = await self._roots(call, seen, specs)
-        done_regions = await by_region(
+        done_regions = await for_each_region(
             {
                 spec.region: self._region(
                     seen, regions[spec.region], spec, roots[spec.region], request, now
@@ -130,38 +148,31 @@ class Rotation:
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
         moved = {spec.region: roots[spec.region] for spec in specs if _moves(spec, seen)}
-        await self._keys.tell(seen.name, moved)
-        # One look, no waiting: a replica that has not applied it reads the store again before it
-        # believes the old key's refusal (protocol F3).
-        _, pending = await self._changes.confirmations(done.number or 0, 0.0)
+        await self._admission.log_notices(seen.name, moved)
+        # It need not wait: a replica that has not applied the change yet reads the store again
+        # before it believes a refusal of the old key (protocol F3).
+        _, pending = await self._confirmations.wait(done.number or 0, 0.0)
         return RotateResult(done, tuple(pending))
 
     async def _roots(
         self, call: MutationCall[RotateRequest], seen: Cluster, specs: Sequence[RegionSpec]
     ) -> dict[str, RootKey]:
-        """Returns the root keys to rotate to; the one that a region has needs no grant (C1)."""
+        """Returns the root keys to rotate to, by region."""
         moves = [spec for spec in specs if _moves(spec, seen)]
-        roots = await self._keys.accepted(call.caller.rights, moves, seen.name, seen.organization)
+        roots = await self._admission.admit(call.caller.rights, moves, seen.name, seen.organization)
         for spec in specs:
             if spec.region not in roots:
-                roots[spec.region] = await self._same(seen, seen.region(spec.region), call.request)
+                roots[spec.region] = await self._kept(call.request, seen, seen.region(spec.region))
         return roots
 
-    async def _same(self, seen: Cluster, region: Region, request: RotateRequest) -> RootKey:
-        """Returns the root key that a region has, resolved anew.
+    async def _kept(self, request: RotateRequest, seen: Cluster, region: Region) -> RootKey:
+        """Returns the root key that a region has and stays with.
 
         Raises:
-            KeyVersionPinnedError: Its uri names one version of it: rotating would change nothing,
-                and be taken for more than that.
-            KeyElsewhereError: The settings have another PLATFORM key now, it is elsewhere, and
-                residency is demanded.
+            KeyVersionPinnedError: The key's uri names one version of it, so that this rotation
+                would change nothing, while the caller believes that it did.
         """
-        root = await self._resolution.resolve(
-            region.key_spec, region.name, seen.name, seen.organization
-        )
-        current = region.newest.current.root
-        if (root.type, root.uri) != (current.type, current.uri):
-            await self._resolution.check_place(root, region.name, seen.name)
+        root = await self._admission.readmit(seen, region)
         pinned = await self._kms.pinned(root)
         if pinned is not None and not request.new_generation:
             raise KeyVersionPinnedError(
@@ -182,19 +193,19 @@ class Rotation:
         now: int,
     ) -> Region:
         key_spec = spec.key_spec or region.key_spec
-        # Who leaves the vendor's key must not go on under a KEK that old backups open with it
-        # (protocol C6).
+        # A region that leaves the vendor's key needs a new KEK: with that key, old backups open
+        # the KEK that the region had (protocol C6).
         leaves = region.key_spec.type == PLATFORM != key_spec.type
         fresh = None
         if request.new_generation or leaves or spec.replica_of:
-            # Before the old key is asked: what fails here is known to be the new one's.
+            # Before the first call to the old key, so that a failure here is the new key's.
             number = region.newest.number + 1
             try:
                 fresh = await self._kek_wrapper.create(
                     seen.name, seen.organization, region.name, root, number, now
                 )
             except KmsError as error:
-                raise of_replica(spec, error) from None
+                raise replica_error(spec, error) from None
         wraps = {
             generation.kek_id: await self._kek_wrapper.rewrap(
                 seen, region.name, generation, root, now
@@ -207,5 +218,5 @@ class Rotation:
 
 
 def _moves(spec: RegionSpec, seen: Cluster) -> bool:
-    """Says whether a region is to get another key than the one that it has."""
+    """Says whether a spec gives a region another root key than the one that it has."""
     return spec.key_spec not in (None, seen.region(spec.region).key_spec)

@@ -1,1 +1,6 @@
-"""Work that no caller asks for: the sweep, and rotations that a policy asks for."""
+"""Upkeep: what a replica does by itself, without any caller.
+
+Invariant: a failure in upkeep is logged and tried again; it never stops the replica and never
+raises into a call. This room decides nothing about a key. What an answer of a KMS means is decided
+where every other answer is (`loading`, `observed`).
+"""

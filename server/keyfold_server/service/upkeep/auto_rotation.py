@@ -1,102 +1,44 @@
-"""Auto-rotation: regions whose policy asks for it follow their root key to its newest version.
+"""Auto-rotation: regions whose policy says so follow their root key to its newest version.
 
-Invariant: it does what Rotate without a key spec does, as a caller that may do nothing else, so
-that the chain, the compare-and-swap and the proofs are those of every rotation. An operator who
-changes the cluster meanwhile wins, and the next sweep looks again. When to look is the sweep's. It
-also tells the newest version, from wrapping, so that following takes no permission of its own.
+Invariant: auto-rotation calls Rotate without a key spec, as a caller that may do nothing else, so
+its audit trail, compare-and-swap and proofs are those of every rotation. If an operator changes the
+cluster at the same time, the operator wins, and the next sweep looks again.
+
+The sweep decides when to look. It knows the newest version from wrapping, so that Keyfold needs no
+permission of its own to follow a key.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
-from typing import Final, NoReturn
+from collections.abc import AsyncIterator
+from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
-from keyfold_server.domain.errors import (
-    ConflictError,
-    KeyfoldError,
-    KeyNotGrantedError,
-    NotAllowedError,
-    RowNotAuthenticError,
-)
+from keyfold_server.domain.errors import ConflictError, KeyfoldError, RowNotAuthenticError
 from keyfold_server.domain.keyspec import RegionSpec, RootKey
-from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Clock, ClusterFilter
-from keyfold_server.domain.rights import DENIED, Caller, Identity, Purpose, Rights, Use
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
-from keyfold_server.service.life.mutations import MutationCall
-from keyfold_server.service.life.resolution import Resolution
+from keyfold_server.service.life.requests import MutationCall
 from keyfold_server.service.life.rotation import RotateRequest, Rotation
+from keyfold_server.service.root_keys.resolution import Resolution
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.upkeep.server_caller import RPC, SERVER_CALLER
 
 log = logging.getLogger(__name__)
 
-CALLER: Final = "keyfold:auto_rotate"
-"""Who rotates, as the audit trail tells it; no caller from outside can have such a name."""
-
-_RPC: Final = "Rotate"
-
 _PAUSE: Final = 0.3
-"""Seconds between two rotations under one root key: most of its rate is left for calls."""
+"""Seconds between two rotations under one root key; most of its rate is left for callers."""
 
 _PATIENCE: Final = 60.0
-"""Seconds that one rotation is waited for."""
+"""Seconds to wait for one rotation."""
 
 _PAGE: Final = 100
-"""Clusters that are read at once."""
+"""Clusters to read at once."""
 
 _Place = tuple[bytes, str]
 """A cluster's uid, and a region's name."""
-
-
-class _Own:
-    """The rights of the server's own caller: to rotate, staying with the key that there is."""
-
-    @property
-    def identity(self) -> Identity:
-        """Who it is; nobody called, so nothing proves it."""
-        return Identity((CALLER,), "")
-
-    def use(self, cluster: str, organization: str | None, region: str, purpose: Purpose) -> Use:
-        """Uses no KEK."""
-        del cluster, organization, region, purpose
-        return DENIED
-
-    def sees(self, cluster: str, organization: str | None, region: str | None = None) -> bool:
-        """Sees what it rotates, which may be anything."""
-        del cluster, organization, region
-        return True
-
-    def check(self, rpc: str) -> None:
-        """Refuses all but Rotate."""
-        if rpc != _RPC:
-            raise NotAllowedError(f"{CALLER} may rotate, and nothing else")
-
-    def check_named(self, rpc: str, cluster: str, regions: Collection[str]) -> None:
-        """Refuses all but Rotate."""
-        del cluster, regions
-        self.check(rpc)
-
-    def check_cluster(
-        self, rpc: str, cluster: str, organization: str | None, regions: Collection[str]
-    ) -> None:
-        """Refuses all but Rotate."""
-        del cluster, organization, regions
-        self.check(rpc)
-
-    def check_key(
-        self, cluster: str | None, organization: str | None, region: str | None, key: RootKey
-    ) -> NoReturn:
-        """Refuses every key: it names none."""
-        del organization, key
-        raise KeyNotGrantedError(
-            f"{CALLER} stays with the key that a region has", cluster=cluster, region=region
-        )
-
-
-_RIGHTS: Final[Rights] = _Own()
 
 
 class AutoRotation:
@@ -110,12 +52,12 @@ class AutoRotation:
         storage: Storage,
         clock: Clock,
     ) -> None:
-        """Joins it to the key services, to Rotate, and to the store.
+        """Joins auto-rotation to the KMS, to Rotate, and to the store.
 
         Args:
-            resolution: Says which root key a region's key spec means today.
-            rotation: Rotates.
-            kek_wrapper: Shows that what failed once may work now.
+            resolution: Resolves a region's key spec to the root key that it means today.
+            rotation: Carries out Rotate.
+            kek_wrapper: Proves keys before a rotation that failed is tried again.
             storage: The store.
             clock: Monotonic time.
         """
@@ -127,13 +69,13 @@ class AutoRotation:
         self._failed: set[_Place] = set()
 
     async def follow(self, root: RootKey, newest: str) -> None:
-        """Rotates every region under a root key that lags behind it, and asks to follow.
+        """Rotates the regions under a root key that lag behind it and whose policy says to follow.
 
-        Nothing is raised: what cannot be done now is tried again when this is called again.
+        It raises nothing. The next call tries again what fails now.
 
         Args:
             root: The root key.
-            newest: The version under which it wraps now.
+            newest: The version under which the root key wraps now.
         """
         first = True
         try:
@@ -143,11 +85,11 @@ class AutoRotation:
                 first = False
                 await self._rotate(cluster, region)
         except KeyfoldError as error:
-            log.warning("%s cannot be followed now: %s", root.uri, error.reason)
+            log.warning("auto_rotate cannot follow %s now: %s", root.uri, error.reason)
 
     async def _behind(self, root: RootKey, newest: str) -> AsyncIterator[tuple[Cluster, Region]]:
-        """Yields the regions that are to be rotated."""
-        # The store picks them: under the vendor's own key there may be every cluster.
+        """Yields the regions to rotate."""
+        # The store picks them, because every cluster may be under the vendor's own key.
         which, after = ClusterFilter(key_uri=root.uri, behind=newest), ""
         store = self._storage.store
         while page := await self._storage.run(store.clusters, which, after, _PAGE):
@@ -163,20 +105,21 @@ class AutoRotation:
                 return
 
     async def _stays(self, region: Region, root: RootKey) -> bool:
-        """Says whether Rotate would stay with the root key; PLATFORM's may be another one now."""
-        return _same(await self._resolution.named(region.key_spec, region.name), root)
+        """Says whether Rotate would stay with the root key; PLATFORM may mean another one now."""
+        return _same(await self._resolution.root_key(region.key_spec, region.name), root)
 
     async def _rotate(self, cluster: Cluster, region: Region) -> None:
         place = (cluster.uid, region.name)
         request = RotateRequest(
             cluster.name, (RegionSpec(region.name),), new_generation=False, validate_only=False
         )
-        call = MutationCall(Caller(_RIGHTS), _RPC, "", request, self._clock.monotonic() + _PATIENCE)
+        call = MutationCall(SERVER_CALLER, RPC, "", request, self._clock.monotonic() + _PATIENCE)
         try:
             if place in self._failed:
-                # It was told of in log and chain, and is not told of again with every sweep.
+                # The failure is in the log and the audit trail once. A proof first keeps it from
+                # going there again with every sweep.
                 await self._prove(cluster, region)
-            done = (await self._rotation.rotate(call)).mutation
+            result = await self._rotation.rotate(call)
         except ConflictError:
             log.info("auto_rotate leaves %s/%s to who changed it", cluster.name, region.name)
         except KeyfoldError as error:
@@ -187,11 +130,11 @@ class AutoRotation:
             self._failed.add(place)
         else:
             self._failed.discard(place)
-            version = done.cluster.region(region.name).newest.current.key_version
+            version = result.mutation.cluster.region(region.name).newest.current.key_version
             log.info("auto_rotate: %s/%s is under version %s", cluster.name, region.name, version)
 
     async def _prove(self, cluster: Cluster, region: Region) -> None:
-        """Shows that what a rotation has to open can be opened, telling nobody where it cannot."""
+        """Proves that the KMS opens what a rotation has to open; reports no refusal again."""
         for generation in region.generations:
             await self._kek_wrapper.prove_unwrap(
                 cluster, region.name, generation, report_refusal=False
@@ -208,9 +151,9 @@ def _same(one: RootKey, other: RootKey) -> bool:
 
 
 def _is_behind(region: Region, root: RootKey, newest: str) -> bool:
-    """Says whether a region asks to follow its root key, and any of its KEKs lags behind."""
+    """Says whether a region follows its root key, and one of its KEKs in use lags behind."""
     return (
-        region.state is State.ENABLED
+        region.in_service
         and region.policy.auto_rotate
         and _same(region.newest.current.root, root)
         and any(

@@ -1,10 +1,10 @@
-"""The sweep: what nobody asks about is asked about all the same (protocol F4, F5).
+"""The sweep: checks keys regularly, those that no caller uses included (protocol F4, F5).
 
-Each KEK in this replica's memory that was used since the last sweep is proven by an unwrap of its
-own, since a customer's policy may tell clusters apart; and each root key that an enabled region
-uses wraps and unwraps once, by one replica of all. What an answer means is decided where every
-other answer is: this only asks. Root keys have their turns by their ids, which are digests, so
-that they are spread over the interval however many there are.
+Each replica unwraps every KEK in its memory that was used since the last sweep, by itself, because
+a customer's policy may tell clusters apart. Each root key that an enabled region uses also wraps
+and unwraps once, called by one replica of all. The sweep only asks; what an answer means is decided
+where every other answer is. A root key's slot comes from its id, which is a digest, so that the
+root keys are spread over the interval, however many they are.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from keyfold_server.domain.errors import (
     RateLimitedError,
     RowNotAuthenticError,
 )
-from keyfold_server.domain.health import COULD_NOT_TELL
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import Sample
 from keyfold_server.service.data.cache_entries import NEVER, RootState
 from keyfold_server.service.data.key_cache import KeyCache
@@ -40,35 +38,25 @@ from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
+from keyfold_server.service.upkeep.turns import Turns
 
 log = logging.getLogger(__name__)
 
 SLOTS: Final = 256
-"""Parts of an interval: one for each first byte of a root key id."""
+"""Slots of an interval: one for each first byte of a root key id."""
 
 AT_ONCE: Final = 16
-"""Root keys that are asked at once."""
+"""Root keys under way at once."""
 
 _FOLLOWED: Final = 4
-"""Root keys whose regions are rotated at once: each may take hours, and keeps no other's turn."""
+"""Root keys whose regions are rotated at once. Each may take hours, outside its turn."""
 
 _PAUSE: Final = 0.1
-"""Seconds between two KEKs of one root key: half of its rate is left for calls."""
-
-_PART: Final = 0.75
-"""Part of the interval for which a claim holds. Less than all of it, so that a replica whose turn
-comes a little early need not wait for another interval."""
-
-_STEP_BACK: Final = 0.95
-"""The same for a replica that could not ask about a root key: it goes on where nobody else does,
-and leaves the turn to whoever had it since."""
-
-_TURNS: Final = 4
-"""Turns for which a replica steps back so, before it tries again to be the one that asks."""
+"""Seconds between two KEKs of one root key; half of its rate is left for callers."""
 
 
 class Sweep:
-    """Asks, slot by slot."""
+    """Checks keys, slot by slot."""
 
     def __init__(
         self,
@@ -85,13 +73,13 @@ class Sweep:
 
         Args:
             cache: The KEKs in memory.
-            loads: Proves them.
-            kek_wrapper: Asks about root keys that are not in memory.
-            health: Told of what was seen.
+            loads: Proves the KEKs in memory.
+            kek_wrapper: Has root keys wrap and unwrap.
+            health: Records what the sweep observes.
             storage: The store.
             interval: Seconds from one sweep to the next.
-            check_serving: Raises where this replica must not use keys.
-            auto_rotation: Told of root keys that wrap and unwrap.
+            check_serving: Raises if this replica must not use keys.
+            auto_rotation: Rotates the regions that follow a root key.
         """
         self._cache = cache
         self._loads = loads
@@ -101,7 +89,7 @@ class Sweep:
         self._interval = interval
         self._check_serving = check_serving
         self._auto_rotation = auto_rotation
-        self._unheard: dict[str, int] = {}
+        self._turns = Turns(storage, interval)
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._following = asyncio.Semaphore(_FOLLOWED)
         self._under_way: set[tuple[object, ...]] = set()
@@ -109,30 +97,31 @@ class Sweep:
         self._failing = False
 
     async def keep(self) -> None:
-        """Has each slot its turn once in each interval; for ever."""
+        """Runs every slot once per interval, until cancelled."""
         # Replicas that start together do not ask together.
         first = random.randrange(SLOTS)  # noqa: S311
         try:
             for turn in itertools.count(first):
                 await asyncio.sleep(self._interval / SLOTS)
-                # It may last longer than an interval; what is still under way then has no second.
+                # A turn may last longer than an interval. `_alone` keeps a second one from the
+                # same work.
                 self._tasks.start(self.turn(turn % SLOTS))
         finally:
             await self._tasks.drain(0)
 
     async def turn(self, slot: int) -> None:
-        """Asks about the root keys of one slot, 0 to 255; nobody where this replica is stale."""
+        """Checks the root keys of one slot, 0 to 255; does nothing while this replica is stale."""
         try:
             self._check_serving()
         except KeyfoldError:
             return
         prefix = f"{slot:02x}"
         try:
-            samples = await self._claimed(prefix)
+            samples = await self._turns.claim(prefix)
             self._failing = False
         except KeyfoldError as error:
             if not self._failing:
-                log.warning("the sweep asks only about keys in memory: %s", error.reason)
+                log.warning("the sweep checks only keys in memory: %s", error.reason)
             self._failing = True
             samples = []
         roots = [list(g) for _, g in itertools.groupby(samples, lambda sample: sample.root)]
@@ -142,68 +131,40 @@ class Sweep:
         )
 
     async def _in_memory(self, root: RootState) -> None:
-        """Proves each KEK under a root key that was used since the last turn by itself."""
+        """Proves by itself each KEK under a root key that was used since the last turn."""
         used = [opened for opened in root.open if opened.used_at > opened.swept]
         with self._alone("memory", root.root_id) as alone:
             for opened in used if alone else ():
                 if opened is not used[0]:
                     await asyncio.sleep(_PAUSE)
-                # Not for all of them: of a root key with thousands that takes half an hour.
+                # For one KEK at a time: a root key with thousands of them takes half an hour.
                 async with self._at_once:
                     task = self._loads.prove(opened)
                     if task is None:
                         continue
                     opened.swept = opened.used_at
                     if isinstance(await asyncio.shield(task), CouldNotTellError | NotAsked):
-                        # The others are as little to be had; they stay used, for the next turn.
+                        # The other KEKs would fare the same. They stay used, for the next turn.
                         opened.swept = NEVER
                         return
 
-    async def _claimed(self, prefix: str) -> list[Sample]:
-        """Returns whom to ask about of the store's, where no other replica has."""
-        store = self._storage.store
-        samples = await self._storage.run(store.samples, prefix)
-        if not samples:
-            return []
-        holds = int(self._interval * await self._part(samples) * 1000)
-        ours = await self._storage.run(store.claim, f"sweep:{prefix}", holds)
-        return samples if ours else []
-
-    async def _part(self, samples: Sequence[Sample]) -> float:
-        """Returns for which part of the interval another's claim of these root keys counts.
-
-        A replica that is cut off from a key service must not be the one that asks it for ever,
-        and one that is not cut off must not wait for it.
-        """
-        roots = {sample.root for sample in samples}
-        unheard = roots & self._unheard.keys()
-        for root in unheard:
-            self._unheard[root] -= 1
-            if not self._unheard[root]:
-                del self._unheard[root]
-        others = [f"root:{root}" for root in roots - unheard]
-        seen = await self._storage.run(self._storage.store.observations, others)
-        if any(observation.health in COULD_NOT_TELL for observation in seen.values()):
-            return 0.0
-        return _STEP_BACK if unheard else _PART
-
     async def _root(self, chosen: Sequence[Sample]) -> None:
-        """Has a root key wrap, and open each chosen KEK; then has its regions follow it."""
+        """Has a root key wrap, and unwrap each chosen KEK; then has its regions follow it."""
         with self._alone("store", chosen[0].root) as alone:
             follows, newest = await self._asked(chosen) if alone else (None, "")
         if newest and follows is not None:
-            # Its older versions are root keys of their own to the sweep, with the same regions.
+            # To the sweep, older versions are root keys of their own, with the same regions.
             with self._alone("follow", replace(follows, external_id="")) as alone:
                 if alone:
                     async with self._following:
                         await self._auto_rotation.follow(follows, newest)
 
     async def _asked(self, chosen: Sequence[Sample]) -> tuple[RootKey | None, str]:
-        """Asks about a root key's chosen KEKs.
+        """Asks about the chosen KEKs of a root key.
 
         Returns:
-            The root key if a region follows it, and the version under which it wraps, empty where
-            it does not.
+            The root key if a region follows it, else None; and the version under which it wraps,
+            or an empty string if it does not wrap.
         """
         newest = ""
         follows = None
@@ -212,14 +173,14 @@ class Sweep:
                 try:
                     region, version = await self._ask(sample, wrap=sample is chosen[0])
                 except (CouldNotTellError, OverloadedError, RateLimitedError):
-                    self._unheard[sample.root] = _TURNS
+                    self._turns.could_not_ask(sample.root)
                     return None, ""
                 except KeyfoldError as error:
                     log.warning("the sweep leaves %s out: %s", sample.cluster, error.reason)
                     if isinstance(error, RowNotAuthenticError):
                         self._health.unreadable(sample.kek)
                     continue
-                self._unheard.pop(sample.root, None)
+                self._turns.could_ask(sample.root)
                 newest = newest or version
                 if region is not None and sample.followed:
                     follows = region.newest.current.root
@@ -227,7 +188,7 @@ class Sweep:
 
     @contextmanager
     def _alone(self, *work: object) -> Iterator[bool]:
-        """Says whether nobody else is at a piece of work, and keeps others from it meanwhile."""
+        """Says whether a piece of work is free, and reserves it while the context lasts."""
         alone = work not in self._under_way
         self._under_way.add(work)
         try:
@@ -240,8 +201,8 @@ class Sweep:
         """Asks about one KEK.
 
         Returns:
-            The region if its KEK opens, and the version under which its root key wraps, empty
-            where that was not asked or is refused.
+            The region if its KEK opens, else None; and the version under which its root key wraps,
+            or an empty string if wrapping was not tried or is refused.
 
         Raises:
             CouldNotTellError: The KMS could not be asked.
@@ -273,18 +234,18 @@ class Sweep:
         if opens:
             self._health.succeeded(generation)
         if wrap:
-            # Together with what was learned of unwrapping: alone it says nothing of health.
+            # After the answer to unwrapping, without which it says nothing about health.
             self._health.wrapping(generation, denied)
         return region if opens else None, version
 
 
 def _enabled(cluster: Cluster | None, sample: Sample) -> Region | None:
-    """Returns a sample's region, if it may be asked about: revoked ones are not."""
+    """Returns a sample's region if it is still as it was when the store chose it, else None."""
     regions = cluster.regions if cluster is not None else ()
     for region in regions:
         if (
             region.name == sample.region
-            and region.state is State.ENABLED
+            and region.in_service
             and region.newest.current.root_id == sample.root
         ):
             return region

@@ -1,13 +1,13 @@
-"""New keys: what a request gives to regions, spelled out and let in before any KMS is asked.
+"""`replica_of`: a region whose key is the replica of another region's key.
 
-What `replica_of` means is settled once, from the request and the cluster as it is; the key spec
-that comes out is granted, proven and stored as an ordinary one, and follows its source no more.
+Keyfold works out once, from the request and the cluster as it is, which key spec `replica_of`
+means. From then on that spec is granted, proven and stored as if the caller had written it, and it
+does not follow its source. No KMS is called here.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from keyfold_server.domain.cluster import Cluster, no_region
@@ -16,24 +16,21 @@ from keyfold_server.domain.errors import (
     InvalidKeySpecError,
     KeyfoldError,
     KeyNotFoundError,
-    KeyNotGrantedError,
 )
-from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RegionSpec, RootKey, check_name
+from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RegionSpec, check_name
 from keyfold_server.domain.provider import HasRegions, HasReplicas
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.kms.client import KmsClient
-from keyfold_server.service.life.resolution import Resolution
-
-log = logging.getLogger(__name__)
+from keyfold_server.service.root_keys.resolution import Resolution
 
 
-def check_replicas(specs: Sequence[RegionSpec]) -> None:
-    """Refuses specs that name a replica and a key, or themselves.
+def check_replica_of(specs: Sequence[RegionSpec]) -> None:
+    """Refuses a spec that has both a key and `replica_of`, or that names its own region.
 
     Raises:
-        InvalidKeySpecError: One does.
-        InvalidNameError: What `replica_of` names is no region.
+        InvalidKeySpecError: One of the specs does.
+        InvalidNameError: A `replica_of` is not a valid name of a region.
     """
     for index, spec in enumerate(specs):
         if not spec.replica_of:
@@ -55,16 +52,16 @@ def check_replicas(specs: Sequence[RegionSpec]) -> None:
             )
 
 
-class NewKeys:
-    """Takes the region specs of Enable, AddRegions and Rotate; asks no KMS."""
+class ReplicaKeys:
+    """Replaces `replica_of` by the key spec that it means."""
 
     def __init__(self, kms: KmsClient, resolution: Resolution, regions: ResidencyPolicy) -> None:
-        """Joins it to the providers, to what resolves specs, and to the table of regions."""
+        """Takes the providers, what resolves key specs, and where the settings have regions."""
         self._kms = kms
         self._resolution = resolution
         self._regions = regions
 
-    async def spelled(
+    async def spelled_out(
         self,
         rights: Rights,
         specs: Sequence[RegionSpec],
@@ -74,90 +71,43 @@ class NewKeys:
         """Returns a request's region specs, each `replica_of` with the key spec that it means.
 
         Args:
-            rights: What the caller may do: whoever takes a stored region's key must be allowed to
-                read it.
-            specs: The request's, as `check_replicas` lets them through.
+            rights: What the caller may do: only a caller that may read a stored region's key may
+                name a replica of it.
+            specs: The request's specs, which `check_replica_of` has accepted.
             cluster: The cluster's name.
-            current: As the store has it, or None.
+            current: The cluster as the store has it, or None.
 
         Raises:
-            InvalidKeySpecError: There is no such key, or it has no replica there.
+            InvalidKeySpecError: The named region's key is unknown, or has no replica there.
             RegionNotFoundError: The cluster has no such region, or the caller may not see it.
-            NotAllowedError: The caller may not read its key.
+            NotAllowedError: The caller may not read that region's key.
         """
-        spelled = []
+        spelled_out = []
         for index, spec in enumerate(specs):
             if not spec.replica_of:
-                spelled.append(spec)
+                spelled_out.append(spec)
                 continue
             path = f"region_specs[{index}].replica_of"
             try:
                 source = _source(rights, spec, specs, cluster, current)
-                key_spec = await self._derived(source, spec)
+                key_spec = await self._key_spec(source, spec)
             except InvalidKeySpecError as error:
-                # Where it stood is known here; what a provider names as the field stood elsewhere.
+                # Report the field of our own request: the caller did not write the key spec about
+                # which the provider complains.
                 raise InvalidKeySpecError(
                     error.message, cluster=cluster, region=spec.region, field=path
                 ) from None
-            spelled.append(replace(spec, key_spec=key_spec))
-        return tuple(spelled)
+            spelled_out.append(replace(spec, key_spec=key_spec))
+        return tuple(spelled_out)
 
-    async def accepted(
-        self,
-        rights: Rights,
-        specs: Iterable[RegionSpec],
-        cluster: str,
-        organization: str | None,
-    ) -> dict[str, RootKey]:
-        """Returns the root keys, by region, that a caller gives to a cluster.
-
-        All are let in before any is tried: a key that may not be named there, or that must not be
-        there, costs nobody a call (protocol C1).
-
-        Args:
-            rights: What the caller may do.
-            specs: Spelled out; those without a key spec are left out.
-            cluster: The cluster's name.
-            organization: The cluster's organization.
-
-        Raises:
-            InvalidKeySpecError: A key spec does not fit its provider.
-            KeyNotGrantedError: The caller may not name a key.
-            KeyElsewhereError: A key is elsewhere, and residency is demanded.
-            ExternalIdNotIssuedError: A provider demands an external id, and there is none.
-        """
-        let_in = self._resolution
-        roots = {}
-        for spec in specs:
-            if spec.key_spec is None:
-                continue
-            try:
-                roots[spec.region] = await let_in.permitted(
-                    rights, spec.key_spec, cluster, organization, spec.region
-                )
-            except KeyNotGrantedError as error:
-                raise of_replica(spec, error) from None
-        for region, root in roots.items():
-            await let_in.check_place(root, region, cluster)
-        return {
-            region: await let_in.identified(root, cluster, organization, region)
-            for region, root in roots.items()
-        }
-
-    async def tell(self, cluster: str, roots: Mapping[str, RootKey]) -> None:
-        """Logs which of a cluster's new root keys are in other regions than they are named for."""
-        for region, root in roots.items():
-            for notice in (await self._resolution.place(root, region)).notices:
-                log.warning("cluster %s, region %s: %s", cluster, region, notice)
-
-    async def _derived(self, source: KeySpec, spec: RegionSpec) -> KeySpec:
+    async def _key_spec(self, source: KeySpec, spec: RegionSpec) -> KeySpec:
         """Returns the key spec of the replica of a source region's key."""
         if source.type == PLATFORM:
             raise InvalidKeySpecError(
                 f"region {spec.replica_of} uses the vendor's own key; give region {spec.region} a "
                 f"key_spec, of type {PLATFORM} for the vendor's own there"
             )
-        root = await self._resolution.named(source, spec.replica_of)
+        root = await self._resolution.root_key(source, spec.replica_of)
         provider = await self._kms.provider(root.type)
         if not isinstance(provider, HasReplicas):
             raise InvalidKeySpecError(
@@ -168,8 +118,8 @@ class NewKeys:
         try:
             found = provider.replica(root, target)
         except InvalidKeySpecError as error:
-            told = provider.region(root) if isinstance(provider, HasRegions) else ""
-            if self._regions.knows(spec.region, root.type, told):
+            key_region = provider.region(root) if isinstance(provider, HasRegions) else ""
+            if self._regions.knows(spec.region, root.type, key_region):
                 raise
             raise InvalidKeySpecError(
                 f"{error.message}; the settings do not say where region {spec.region} is: have "
@@ -187,8 +137,8 @@ def _source(
 ) -> KeySpec:
     """Returns the key spec of the region that `replica_of` names: the request's, else the stored.
 
-    What is stored is a region's own business: who may not read it learns neither that it is there
-    nor, from a message about its replica, what its key is.
+    A caller that may not read a stored region must not learn that it exists, nor read its key in
+    an error message about the replica.
     """
     for other in specs:
         if other.region == spec.replica_of:
@@ -210,8 +160,8 @@ def _source(
     return current.region(spec.replica_of).key_spec
 
 
-def of_replica(spec: RegionSpec, error: KeyfoldError) -> KeyfoldError:
-    """Returns an error about a region's new key, which says so where the key was derived."""
+def replica_error(spec: RegionSpec, error: KeyfoldError) -> KeyfoldError:
+    """Returns an error about a region's key, saying so where the key came from `replica_of`."""
     if not spec.replica_of or spec.key_spec is None:
         return error
     if isinstance(error, KeyNotFoundError):
@@ -224,7 +174,7 @@ def of_replica(spec: RegionSpec, error: KeyfoldError) -> KeyfoldError:
         message += error.message
         if isinstance(error, AccessDeniedError):
             message += "; a replica has a policy of its own"
-    told = error.at()
-    told.message = message
-    told.args = (message,)
-    return told
+    copy = error.at()
+    copy.message = message
+    copy.args = (message,)
+    return copy

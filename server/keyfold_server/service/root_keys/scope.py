@@ -1,7 +1,8 @@
-"""For whom a key is asked about: a cluster that is there, one that is to be, or an organization.
+"""Scopes: the cluster, region and organization for which a caller asks about a key.
 
-TestKey and GetAccessPolicy name one without changing it. A cluster that is there has its own
-organization, under which its keys are bound and its external id was issued, whatever was asked.
+TestKey and GetAccessPolicy take a scope and change nothing in it. A cluster that exists has an
+organization of its own: its keys are bound to that organization, and its external id was issued
+under it, so a request cannot choose another.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from keyfold_server.service.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """For whom.
+    """The cluster, region and organization that are to use a key.
 
     Attributes:
-        cluster: The cluster's name, empty for none.
-        region: The region's name, empty for none.
-        organization: The organization's, or None.
+        cluster: The cluster's name, whether it exists or not; empty: no cluster.
+        region: The region's name; empty: no region.
+        organization: The organization's name, or None.
     """
 
     cluster: str
@@ -30,17 +31,17 @@ class Scope:
 
 
 class Scopes:
-    """Decides whether a caller may ask about a key for a scope."""
+    """Decides whether a caller may ask about keys for a scope."""
 
     def __init__(self, storage: Storage) -> None:
-        """Joins it to the store, which knows each cluster's organization."""
+        """Takes the store, which knows each cluster's organization."""
         self._storage = storage
 
-    async def allowed(self, rpc: str, rights: Rights, asked: Scope) -> Scope:
-        """Returns the scope with the organization that the cluster has, if it is there.
+    async def authorized(self, rpc: str, rights: Rights, asked: Scope) -> Scope:
+        """Returns the scope, with the cluster's own organization where the cluster exists.
 
         Raises:
-            InvalidNameError: A name is none.
+            InvalidNameError: A name is not valid.
             ClusterNotFoundError: The caller may not see the cluster.
             OrganizationMismatchError: The cluster belongs to another organization.
             ForbiddenError: The caller may not do this there.

@@ -1,4 +1,8 @@
-"""Trials: trying a key step by step, as TestKey does, and storing nothing."""
+"""Trials: TestKey tries a root key step by step and stores nothing.
+
+A step that fails is part of the answer, not an error of the call: the answer shows an operator
+which of the customer's settings is wrong.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,16 @@ from keyfold_server.domain.provider import KeyDescription, Unwrapped, Wrapped
 from keyfold_server.domain.residency import ResidencyReport
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.kms.client import KmsClient
-from keyfold_server.service.life.resolution import Resolution
-from keyfold_server.service.life.scope import Scope, Scopes
+from keyfold_server.service.root_keys.external_ids import ExternalIds
+from keyfold_server.service.root_keys.residency import Residency
+from keyfold_server.service.root_keys.resolution import Resolution
+from keyfold_server.service.root_keys.scope import Scope, Scopes
 
 _RPC: Final = "TestKey"
 
 
 class Step(Enum):
-    """The steps, in their order."""
+    """The steps of a trial, in their order."""
 
     AUTHENTICATE = "authenticate"
     DESCRIBE = "describe"
@@ -40,20 +46,19 @@ class Step(Enum):
     CONTEXT = "context"
 
 
-_VERBS: Final = {
-    Step.AUTHENTICATE: "it was not let in",
+_REASONS: Final = {
+    Step.AUTHENTICATE: "the KMS did not accept its credential",
     Step.DESCRIBE: "the key cannot be described",
     Step.WRAP: "the key does not wrap",
     Step.UNWRAP: "the key does not unwrap what it wrapped",
-    Step.CONTEXT: "it is not shown that the key tells clusters apart",
+    Step.CONTEXT: "the trial did not show that the key tells clusters apart",
 }
 
-
-_BESIDES: Final = {
+_DISPENSABLE: Final = {
     Step.AUTHENTICATE: "show its credential to be good without it",
     Step.DESCRIBE: "describe it",
 }
-"""What a key can be used without."""
+"""Steps that a key can be used without, and what Keyfold then cannot do."""
 
 
 class Outcome(Enum):
@@ -66,15 +71,13 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One step.
+    """One step of a trial, and how it ended.
 
     Attributes:
-        step: Which.
-        outcome: How it ended.
-        message: One line for people.
-        error: What went wrong, or None.
-        latency: Seconds that it took.
-        request_id: The provider's id of the call, empty where it gave none.
+        message: One line for people; may be empty.
+        error: The KMS error that made the step fail, or None.
+        latency: Seconds that the step took.
+        request_id: The provider's id of the call; empty where it gave none.
     """
 
     step: Step
@@ -87,12 +90,11 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class TestKeyResult:
-    """All steps of one trial.
+    """All steps of one trial, in their order.
 
     Attributes:
-        steps: In their order.
-        key_version: The version that wrapped, empty where none did.
-        place: Where the key is, and what is to be said of that.
+        key_version: The version of the key that wrapped; empty where wrapping failed.
+        place: Where the key is, with notices for the operator.
     """
 
     steps: tuple[StepResult, ...]
@@ -101,11 +103,11 @@ class TestKeyResult:
 
     @property
     def accessible(self) -> bool:
-        """Whether the key can be used: it wraps and unwraps, for nobody else.
+        """Whether Keyfold can use the key: it wraps and unwraps, and for no other cluster.
 
-        Describing it is not needed, nor a step that its provider does not have.
+        Keyfold does not need to describe the key, nor a step that the provider does not have.
         """
-        ended = {tried.step: tried.outcome for tried in self.steps}
+        ended = {result.step: result.outcome for result in self.steps}
         return (
             ended[Step.WRAP] is ended[Step.UNWRAP] is Outcome.PASSED
             and ended[Step.CONTEXT] is not Outcome.FAILED
@@ -113,18 +115,18 @@ class TestKeyResult:
 
     @property
     def summary(self) -> str:
-        """What came out, and what to do about it, in one sentence for a person."""
-        failed = [tried for tried in self.steps if tried.outcome is Outcome.FAILED]
+        """The outcome and what to do about it, in one sentence for a person."""
+        failed = [result for result in self.steps if result.outcome is Outcome.FAILED]
         if not self.accessible:
-            # What does not decide, such as describing, is not why.
+            # Keyfold can do without describing, so that is not the reason.
             first = next((t for t in failed if t.step is not Step.DESCRIBE), failed[0])
             return f"Keyfold cannot use this key, since {_why(first)}: {_advised(first)}"
         if self.place.refused:
             return f"Keyfold can use this key, but not for this region: {self.place.refused}"
         if failed:
-            besides = " and ".join(_BESIDES[tried.step] for tried in failed)
-            why = "; ".join(tried.message for tried in failed)
-            return f"Keyfold can use this key, but not {besides}; {why}"
+            without = " and ".join(_DISPENSABLE[result.step] for result in failed)
+            why = "; ".join(result.message for result in failed)
+            return f"Keyfold can use this key, but not {without}; {why}"
         return "Keyfold can use this key: it wraps, and unwraps what it wrapped"
 
 
@@ -134,8 +136,8 @@ class TestKeyRequest:
 
     Attributes:
         key_spec: The key to try.
-        scope: For whom the trial is authorized and bound; without a cluster it binds nothing. A
-            PLATFORM key needs a region.
+        scope: The cluster, region and organization that authorize the trial and to which it is
+            bound. Without a cluster the trial is bound to nothing. A PLATFORM key needs a region.
     """
 
     key_spec: KeySpec
@@ -150,51 +152,66 @@ class Trials:
         kms: KmsClient,
         scopes: Scopes,
         resolution: Resolution,
+        residency: Residency,
+        external_ids: ExternalIds,
         clock: Clock,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Takes the key services, what decides and resolves, time, and trial payloads' source."""
+        """Joins the trials to the KMS.
+
+        Args:
+            kms: Calls the providers.
+            scopes: Authorizes the scope.
+            resolution: Resolves key specs.
+            residency: Knows where keys are.
+            external_ids: The external ids that Keyfold issued.
+            clock: Measures the steps.
+            random: The source of trial payloads.
+        """
         self._kms = kms
         self._scopes = scopes
         self._resolution = resolution
+        self._residency = residency
+        self._external_ids = external_ids
         self._clock = clock
         self._random = random
 
-    async def test(self, rights: Rights, wanted: TestKeyRequest) -> TestKeyResult:
-        """Tries a key; what does not work is an answer.
+    async def test(self, rights: Rights, request: TestKeyRequest) -> TestKeyResult:
+        """Tries a key. A step that fails is part of the result and raises nothing.
 
         Args:
             rights: What the caller may do.
-            wanted: The key, and for whom it is tried.
+            request: The key, and the scope for which it is tried.
 
         Raises:
             ClusterNotFoundError: The caller may not see the cluster.
             ForbiddenError: The caller may not try this key there.
-            InvalidInputError: The key spec cannot be right as it stands.
-            ExternalIdNotIssuedError: An AWS role of nobody to whom an external id was issued.
+            InvalidInputError: The key spec cannot be right, whatever the KMS would say.
+            ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
         """
-        # A scope that is there has an organization of its own, to which its keys are bound.
-        scope = await self._scopes.allowed(_RPC, rights, wanted.scope)
-        root = await self._resolution.granted(
-            rights, wanted.key_spec, scope.cluster or None, scope.organization, scope.region
+        scope = await self._scopes.authorized(_RPC, rights, request.scope)
+        cluster, organization = scope.cluster or None, scope.organization
+        root = await self._resolution.permitted(
+            rights, request.key_spec, cluster, organization, scope.region
         )
+        root = await self._external_ids.added_to(root, cluster, organization, scope.region)
         trial = _Trial(self._clock)
         await trial.step(Step.AUTHENTICATE, lambda: self._kms.authenticate(root))
         described = await trial.step(Step.DESCRIBE, lambda: self._kms.describe(root))
         if isinstance(described, KeyDescription):
-            trial.told(described.detail)
+            trial.add_message(described.detail)
         await self._use(trial, root, scope)
-        place = await self._resolution.place(root, scope.region)
+        place = await self._residency.report(root, scope.region)
         return TestKeyResult(tuple(trial.steps), trial.key_version, place)
 
     async def _use(self, trial: _Trial, root: RootKey, scope: Scope) -> None:
-        """Wraps, and unwraps: with what is bound to it, and with what is not."""
+        """Wraps a payload, then unwraps it with its own binding and with another cluster's."""
         binding = Binding(scope.cluster, scope.region, self._random(16), scope.organization)
         payload = bytes(binding.payload(self._random(KEY_SIZE)))
         wrapped = await trial.step(Step.WRAP, lambda: self._kms.wrap(root, payload, binding))
         if not isinstance(wrapped, Wrapped):
-            trial.skipped(Step.UNWRAP, "nothing was wrapped")
-            trial.skipped(Step.CONTEXT, "nothing was wrapped")
+            trial.skip(Step.UNWRAP, "nothing was wrapped")
+            trial.skip(Step.CONTEXT, "nothing was wrapped")
             return
         trial.key_version = wrapped.key_version
 
@@ -203,24 +220,27 @@ class Trials:
 
         unwrapped = await trial.step(Step.UNWRAP, lambda: unwrap(binding))
         if isinstance(unwrapped, Unwrapped) and unwrapped.plaintext != payload:
-            trial.failed("the key does not unwrap to what it wrapped")
+            trial.fail("the key does not unwrap to what it wrapped")
         if not isinstance(unwrapped, Unwrapped):
-            trial.skipped(Step.CONTEXT, "nothing was unwrapped")
+            trial.skip(Step.CONTEXT, "nothing was unwrapped")
         elif not scope.cluster:
-            trial.skipped(Step.CONTEXT, "not tried: no cluster is named to which it could be bound")
+            trial.skip(
+                Step.CONTEXT,
+                "not tried: the request names no cluster to which the payload could be bound",
+            )
         else:
-            await self._elsewhere(trial, replace(binding, cluster=_ANOTHER), unwrap)
+            await self._for_another(trial, replace(binding, cluster=_ANOTHER), unwrap)
 
-    async def _elsewhere(
+    async def _for_another(
         self, trial: _Trial, other: Binding, unwrap: Callable[[Binding], Awaitable[Unwrapped]]
     ) -> None:
-        """Shows that what was wrapped for a cluster opens for no other."""
+        """Shows that the payload, which was wrapped for one cluster, opens for no other."""
 
         async def refused() -> str:
             try:
                 opened = await unwrap(other)
             except (KekMismatchError, AccessDeniedError):
-                return "the key service itself refuses it for another cluster"
+                return "the KMS itself refuses it for another cluster"
             try:
                 wipe(other.open_payload(opened.plaintext))
             except KekMismatchError:
@@ -229,15 +249,15 @@ class Trials:
 
         answer = await trial.step(Step.CONTEXT, refused)
         if isinstance(answer, str):
-            trial.told(answer)
+            trial.add_message(answer)
 
 
 _ANOTHER: Final = ".another"
-"""What no cluster can be called; what a trial wraps holds no key."""
+"""A name that no cluster can have. What a trial wraps holds no key, so binding it is safe."""
 
 
 class _Trial:
-    """The steps of one trial, as they are tried."""
+    """The steps of one trial while it runs."""
 
     def __init__(self, clock: Clock) -> None:
         self.steps: list[StepResult] = []
@@ -245,47 +265,53 @@ class _Trial:
         self._clock = clock
 
     async def step(self, step: Step, work: Callable[[], Awaitable[object]]) -> object:
-        """Carries out a step and notes how it ended; returns its answer, or None."""
+        """Carries out a step and records how it ended.
+
+        Returns:
+            What `work` returned; None if it failed, or if the provider has no such step.
+        """
         began = self._clock.monotonic()
         try:
             answer = await work()
         except KmsError as error:
             took = self._clock.monotonic() - began
-            told = error.provider_request_id or ""
-            self.steps.append(StepResult(step, Outcome.FAILED, error.message, error, took, told))
+            request_id = error.provider_request_id or ""
+            self.steps.append(
+                StepResult(step, Outcome.FAILED, error.message, error, took, request_id)
+            )
             return None
         if answer is None or answer is False:
-            self.skipped(step, "this provider has no such step")
+            self.skip(step, "this provider has no such step")
             return None
         took = self._clock.monotonic() - began
         request_id = getattr(answer, "request_id", "")
         self.steps.append(StepResult(step, Outcome.PASSED, "", None, took, request_id))
         return answer
 
-    def skipped(self, step: Step, why: str) -> None:
-        """Notes a step that was not tried."""
+    def skip(self, step: Step, why: str) -> None:
+        """Records that a step was not tried."""
         self.steps.append(StepResult(step, Outcome.SKIPPED, why))
 
-    def told(self, message: str) -> None:
+    def add_message(self, message: str) -> None:
         """Adds to the last step what it found."""
         self.steps[-1] = replace(self.steps[-1], message=message)
 
-    def failed(self, message: str) -> None:
-        """Says of the last step that its answer was wrong."""
+    def fail(self, message: str) -> None:
+        """Marks the last step as failed, because its answer was wrong."""
         self.steps[-1] = replace(self.steps[-1], outcome=Outcome.FAILED, message=message)
 
 
 def _why(failed: StepResult) -> str:
-    """Returns what a step that failed shows; an outage shows nothing about a credential or key."""
+    """Returns what a failed step shows; an outage shows nothing about a credential or a key."""
     if isinstance(failed.error, CredentialsFailedError):
-        return "its credential was not accepted"
+        return "the KMS did not accept its credential"
     if isinstance(failed.error, CouldNotTellError):
-        return "its key service gave no answer that counts"
-    return _VERBS[failed.step]
+        return "its KMS gave no answer that counts"
+    return _REASONS[failed.step]
 
 
 def _advised(failed: StepResult) -> str:
-    """Returns a step's message with what to do: its own advice, or else the reason's remedy."""
+    """Returns a failed step's message with advice: its own, or else the remedy of its reason."""
     if failed.error is None or ";" in failed.message:
         return failed.message
     remedy = failed.error.remedy

@@ -1,0 +1,62 @@
+"""Refusals: telling the other replicas that a customer's KMS has refused a key (protocol F2).
+
+The replica that met the refusal has dropped the key already. The others learn of the refusal as a
+numbered change in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.domain.health import Observation
+from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_LAST_WORDS: Final = 5.0
+"""Seconds for which a replica that stops goes on trying to record its refusals."""
+
+
+class Refusals:
+    """Records refusals in the store, in the background."""
+
+    def __init__(self, replica: str, storage: Storage, retry_after: float) -> None:
+        """Takes where to record refusals.
+
+        Args:
+            replica: This replica's name.
+            storage: The store.
+            retry_after: Seconds to wait before the next attempt if the store did not take one.
+        """
+        self._replica = replica
+        self._storage = storage
+        self._retry_after = retry_after
+        self._tasks = Tasks()
+
+    def tell_others(self, root_id: str, seen: Observation, kek_id: bytes | None) -> None:
+        """Begins to record a refusal of a root key or, with a `kek_id`, of that KEK alone."""
+        self._tasks.start(self._record(root_id, seen, kek_id))
+
+    async def stop(self) -> None:
+        """Waits a little for refusals that the store does not have yet, then gives up."""
+        await self._tasks.drain(_LAST_WORDS)
+
+    async def _record(self, root_id: str, seen: Observation, kek_id: bytes | None) -> None:
+        """Retries until the store has recorded the refusal.
+
+        No later call would notice that it is missing.
+        """
+        while True:
+            try:
+                await self._storage.decide(
+                    self._storage.store.refused, root_id, seen, self._replica, kek_id
+                )
+            except KeyfoldError as error:
+                log.error("a refusal waits to be told to other replicas: %s", error.reason)  # noqa: TRY400
+                await asyncio.sleep(self._retry_after)
+            else:
+                return

@@ -1,0 +1,148 @@
+"""Reports: what Keyfold knows of a cluster and its keys, as far as a caller may read it.
+
+A report joins the cluster in the store with what the replicas observed of its keys. It calls no KMS
+(`status` does, where an observation is too old).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from keyfold_server.domain.cluster import Cluster, Region
+from keyfold_server.domain.errors import ForbiddenError, NotFoundError
+from keyfold_server.domain.health import (
+    COULD_NOT_TELL,
+    Health,
+    Observation,
+    kek_subject,
+    root_subject,
+)
+from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.rights import Rights
+from keyfold_server.service.loading.loads import Loads
+from keyfold_server.service.observed.health import HealthRecorder
+from keyfold_server.service.observed.uses import UseRecorder
+from keyfold_server.service.root_keys.residency import Residency
+
+
+@dataclass(frozen=True, slots=True)
+class RegionReport:
+    """A region, and what the KMS last answered about its newest KEK.
+
+    Attributes:
+        region: The region as the store has it.
+        seen: The last observation of its newest KEK, or None.
+        last_uses: The last use of each KEK by kek_id, in milliseconds of Unix time. A KEK that
+            nobody ever used is not in it.
+        key_region: The provider's own name of the region in which the root key is; may be empty.
+        notices: What else an operator should know, one line each.
+    """
+
+    region: Region
+    seen: Observation | None
+    last_uses: Mapping[bytes, int] = field(default_factory=dict)
+    key_region: str = ""
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReport:
+    """A cluster as the store has it, with the reports of its regions, sorted by name."""
+
+    cluster: Cluster
+    regions: tuple[RegionReport, ...]
+
+
+def may_read(rights: Rights, cluster: Cluster, region: Region) -> bool:
+    """Says whether the caller may read a region's status: to see the region is not enough."""
+    try:
+        rights.check_cluster("GetStatus", cluster.name, cluster.organization, (region.name,))
+    except (ForbiddenError, NotFoundError):
+        return False
+    return True
+
+
+class Reports:
+    """Makes reports."""
+
+    def __init__(
+        self,
+        loads: Loads,
+        health: HealthRecorder,
+        uses: UseRecorder,
+        residency: Residency,
+        clock: Clock,
+    ) -> None:
+        """Takes what this replica knows of keys.
+
+        Args:
+            loads: Knows until when a KEK in memory serves.
+            health: What the replicas observed of keys.
+            uses: When KEKs were last used.
+            residency: Knows where root keys are.
+            clock: Time.
+        """
+        self._loads = loads
+        self._health = health
+        self._uses = uses
+        self._residency = residency
+        self._clock = clock
+
+    async def report(self, cluster: Cluster, rights: Rights) -> ClusterReport:
+        """Returns the report of a cluster, with the regions that the caller may read."""
+        newest = [
+            (region, region.newest)
+            for region in cluster.regions
+            if may_read(rights, cluster, region)
+        ]
+        kek_ids = [g.kek_id for region, _ in newest for g in region.generations]
+        known, used = await asyncio.gather(
+            self._health.known(
+                [kek_subject(g) for _, g in newest] + [root_subject(g.current) for _, g in newest]
+            ),
+            self._uses.known(cluster.name, kek_ids),
+        )
+        reports = []
+        for region, g in newest:
+            seen = _decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
+            uses = {
+                each.kek_id: used[each.kek_id] for each in region.generations if each.kek_id in used
+            }
+            place = await self._residency.report(g.current.root, region.name)
+            outage = self._outage(cluster, region, seen)
+            notices = place.notices if outage is None else (*place.notices, outage)
+            reports.append(RegionReport(region, seen, uses, place.key_region, notices))
+        return ClusterReport(cluster, tuple(reports))
+
+    def _outage(self, cluster: Cluster, region: Region, seen: Observation | None) -> str | None:
+        """Returns a notice of how long a region serves while its KMS cannot be asked (F1, F6)."""
+        if not region.in_service or seen is None or seen.health not in COULD_NOT_TELL:
+            return None
+        ends = self._loads.freshness.grace_ends(cluster.name, region.newest.kek_id)
+        if ends is None:
+            return (
+                "the KMS cannot be asked, and the replica that answers here has no key of this "
+                "region in memory: its calls fail until the KMS answers"
+            )
+        left = ends - self._clock.monotonic()
+        at = datetime.fromtimestamp(self._clock.wall() + left, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if left <= 0:
+            return f"the KMS cannot be asked, and the outage grace ended at {at}: calls fail"
+        return (
+            "the KMS cannot be asked; the replica that answers here serves on from memory until "
+            f"{at} at the latest, which is counted from its last proof"
+        )
+
+
+def _decisive(kek: Observation | None, root: Observation | None) -> Observation | None:
+    """Returns the observation that decides a KEK's health, of the KEK's own and its root key's.
+
+    The root key's decides, unless the KMS refused the KEK by itself: that stands until the KEK's
+    own unwrap succeeds, whatever proves the root key in the meantime (protocol F4).
+    """
+    if kek is not None and kek.health is not Health.HEALTHY:
+        return kek if root is None else replace(kek, can_wrap=root.can_wrap)
+    return root or kek

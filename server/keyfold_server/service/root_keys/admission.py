@@ -1,0 +1,95 @@
+"""Admission: whether a cluster may get the root keys that a caller names for its regions.
+
+Invariant: all keys of a request are admitted before the first one is tried, so that a key that the
+caller may not name, or that must not be there, costs nobody a KMS call (protocol C1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from keyfold_server.domain.cluster import Cluster, Region
+from keyfold_server.domain.errors import KeyNotGrantedError
+from keyfold_server.domain.keyspec import RegionSpec, RootKey
+from keyfold_server.domain.rights import Rights
+from keyfold_server.service.root_keys.external_ids import ExternalIds
+from keyfold_server.service.root_keys.replica_of import replica_error
+from keyfold_server.service.root_keys.residency import Residency
+from keyfold_server.service.root_keys.resolution import Resolution
+
+log = logging.getLogger(__name__)
+
+
+class Admission:
+    """Admits the root keys of Enable, AddRegions and Rotate."""
+
+    def __init__(
+        self, resolution: Resolution, residency: Residency, external_ids: ExternalIds
+    ) -> None:
+        """Takes what resolves keys, what knows their places, and the external ids."""
+        self._resolution = resolution
+        self._residency = residency
+        self._external_ids = external_ids
+
+    async def admit(
+        self,
+        rights: Rights,
+        specs: Iterable[RegionSpec],
+        cluster: str,
+        organization: str | None,
+    ) -> dict[str, RootKey]:
+        """Returns, by region, the root keys that a caller gives to a cluster.
+
+        Args:
+            rights: What the caller may do.
+            specs: The request's specs without `replica_of`; one without a key spec is left out of
+                the answer.
+            cluster: The cluster's name.
+            organization: The cluster's organization, or None.
+
+        Raises:
+            InvalidKeySpecError: A key spec does not fit its provider.
+            KeyNotGrantedError: The caller may not name one of the keys.
+            KeyElsewhereError: A key is outside its region, and the settings demand residency.
+            ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
+        """
+        roots = {}
+        for spec in specs:
+            if spec.key_spec is None:
+                continue
+            try:
+                roots[spec.region] = await self._resolution.permitted(
+                    rights, spec.key_spec, cluster, organization, spec.region
+                )
+            except KeyNotGrantedError as error:
+                raise replica_error(spec, error) from None
+        for region, root in roots.items():
+            await self._residency.check(root, region, cluster)
+        return {
+            region: await self._external_ids.added_to(root, cluster, organization, region)
+            for region, root in roots.items()
+        }
+
+    async def readmit(self, cluster: Cluster, region: Region) -> RootKey:
+        """Returns the root key that a region has, resolved anew; it needs no grant (C1).
+
+        Raises:
+            KeyElsewhereError: The settings name another PLATFORM key now, it is outside the
+                region, and they demand residency.
+            ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
+        """
+        root = await self._resolution.root_key(region.key_spec, region.name)
+        root = await self._external_ids.added_to(
+            root, cluster.name, cluster.organization, region.name
+        )
+        current = region.newest.current.root
+        if (root.type, root.uri) != (current.type, current.uri):
+            await self._residency.check(root, region.name, cluster.name)
+        return root
+
+    async def log_notices(self, cluster: str, roots: Mapping[str, RootKey]) -> None:
+        """Logs which of a cluster's new root keys are outside the regions that use them."""
+        for region, root in roots.items():
+            for notice in (await self._residency.report(root, region)).notices:
+                log.warning("cluster %s, region %s: %s", cluster, region, notice)

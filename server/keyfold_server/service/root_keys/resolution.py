@@ -1,0 +1,78 @@
+"""Resolution: from the key specs that operators write to root keys in canonical form.
+
+Invariant: a caller that may not name a key learns nothing about it (protocol C1). Nothing here
+calls a KMS, and a root key that comes out has no external id yet (`external_ids` adds it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from keyfold_server.domain.errors import InvalidKeySpecError, KeyfoldError
+from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RootKey
+from keyfold_server.domain.rights import Rights
+from keyfold_server.service.kms.client import KmsClient
+
+
+class Resolution:
+    """Turns key specs into root keys."""
+
+    def __init__(self, kms: KmsClient, platform: Callable[[str], RootKey | None]) -> None:
+        """Takes what a key spec is resolved with.
+
+        Args:
+            kms: The providers, which know the canonical form of their uris.
+            platform: Returns the vendor's own key in a region, or None.
+        """
+        self._kms = kms
+        self._platform = platform
+
+    async def root_key(self, spec: KeySpec, region: str) -> RootKey:
+        """Returns the root key that a spec names in a region, in canonical form.
+
+        Raises:
+            InvalidKeySpecError: The spec does not fit its provider, or is PLATFORM where the
+                server has no such key.
+            UnknownProviderError: The server has no provider of the spec's type.
+        """
+        root = RootKey(spec.type, spec.uri, spec.principal, spec.options)
+        if spec.type == PLATFORM:
+            platform = self._platform(region)
+            if platform is None and not region:
+                raise InvalidKeySpecError(
+                    "this server has no one platform key for all regions; name the region, or set "
+                    "KEYFOLD_PLATFORM_KEY",
+                    field="region",
+                )
+            if platform is None:
+                raise InvalidKeySpecError(
+                    f"this server has no platform key for region {region}; give the region a key "
+                    "of its own, or set KEYFOLD_PLATFORM_KEY",
+                    field="key_spec.type",
+                )
+            root = platform
+        provider = await self._kms.provider(root.type)
+        return provider.canonical(root)
+
+    async def permitted(
+        self,
+        rights: Rights,
+        spec: KeySpec,
+        cluster: str | None,
+        organization: str | None,
+        region: str,
+    ) -> RootKey:
+        """Returns the root key that a spec names, if the caller may name it there (protocol C1).
+
+        Raises:
+            InvalidKeySpecError: As `root_key` says.
+            KeyNotGrantedError: The caller may not name this key there.
+        """
+        try:
+            root = await self.root_key(spec, region)
+            # A grant names PLATFORM itself, not the vendor's key behind it.
+            named = RootKey(PLATFORM, "") if spec.type == PLATFORM else root
+            rights.check_key(cluster, organization, region or None, named)
+        except KeyfoldError as error:
+            raise error.at(cluster=cluster, region=region or None) from None
+        return root

@@ -1,0 +1,51 @@
+"""Flushing: writes what this replica has observed to the store, now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.service.observed.health import HealthRecorder
+from keyfold_server.service.observed.uses import FLUSH, UseRecorder
+
+log = logging.getLogger(__name__)
+
+_WRITE_HEALTH: Final = 2.0
+"""Seconds between two writes of what was observed of keys."""
+
+
+class Flushing:
+    """Writes observations of keys, and the last uses of KEKs."""
+
+    def __init__(self, health: HealthRecorder, uses: UseRecorder) -> None:
+        """Takes the two buffers that it empties."""
+        self._health = health
+        self._uses = uses
+
+    async def keep_health(self) -> None:
+        """Writes observations of keys every two seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(_WRITE_HEALTH)
+            if self._health.pending:
+                try:
+                    await self._health.flush()
+                except KeyfoldError as error:
+                    log.warning("observations wait for the store: %s", error.reason)
+
+    async def keep_uses(self) -> None:
+        """Writes the last uses of KEKs once a minute, until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH)
+            try:
+                await self._uses.flush()
+            except KeyfoldError as error:
+                log.warning("last uses wait for the store: %s", error.reason)
+
+    async def flush(self) -> None:
+        """Writes everything once more before the replica stops, if the store takes it."""
+        for flush in (self._health.flush, self._uses.flush):
+            with contextlib.suppress(KeyfoldError):
+                await flush()

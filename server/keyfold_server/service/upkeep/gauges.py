@@ -1,0 +1,67 @@
+"""Gauges: sets the metrics that say how things stand, such as the number of KEKs in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from keyfold_server import telemetry
+from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.data.key_cache import KeyCache
+from keyfold_server.service.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_INTERVAL: Final = 5.0
+"""Seconds between two counts of what is in memory."""
+
+_CENSUS: Final = 6
+"""Counts of memory for one count of the regions in the store, which costs a query."""
+
+
+class Gauges:
+    """Sets the gauges."""
+
+    def __init__(
+        self, cache: KeyCache, storage: Storage, clock: Clock, age: Callable[[], float]
+    ) -> None:
+        """Takes what the gauges show.
+
+        Args:
+            cache: The clusters and KEKs in memory.
+            storage: The store, which counts regions.
+            clock: Monotonic time.
+            age: Returns the seconds since this replica saw the store.
+        """
+        self._cache = cache
+        self._storage = storage
+        self._clock = clock
+        self._age = age
+
+    async def keep(self) -> None:
+        """Sets the gauges every few seconds, until cancelled."""
+        for turn in itertools.count():
+            clusters, keks, graced = self._cache.count(self._clock.monotonic())
+            telemetry.CACHED_CLUSTERS.set(clusters)
+            telemetry.CACHED_KEKS.set(keks)
+            telemetry.KEKS_IN_GRACE.set(graced)
+            telemetry.STORE_AGE.set(self._age())
+            if turn % _CENSUS == 0:
+                await self._count_regions()
+            await asyncio.sleep(_INTERVAL)
+
+    async def _count_regions(self) -> None:
+        try:
+            census = await self._storage.run(self._storage.store.census)
+            cannot_wrap = await self._storage.run(self._storage.store.cannot_wrap)
+        except KeyfoldError as error:
+            log.warning("the store did not count the regions: %s", error.reason)
+            return
+        telemetry.CANNOT_WRAP.set(cannot_wrap)
+        telemetry.REGIONS.clear()
+        for (state, health), count in census.items():
+            telemetry.REGIONS.labels(state, health).set(count)

@@ -1,0 +1,35 @@
+"""Pruning: removes from the store what it keeps for a limited time, such as request ids."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.domain.ports import Clock
+from keyfold_server.service.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_INTERVAL: Final = 3600.0
+"""Seconds between two prunings; the store keeps what it keeps for at least a day."""
+
+
+class Pruning:
+    """Prunes the store."""
+
+    def __init__(self, storage: Storage, clock: Clock) -> None:
+        """Takes the store to prune, and time."""
+        self._storage = storage
+        self._clock = clock
+
+    async def keep(self) -> None:
+        """Prunes once an hour, until cancelled."""
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            try:
+                now = int(self._clock.wall() * 1000)
+                await self._storage.run(self._storage.store.prune, now)
+            except KeyfoldError as error:
+                log.warning("the store was not pruned: %s", error.reason)

@@ -1,0 +1,65 @@
+"""The server's own caller: who rotates when the server follows a root key by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, NoReturn
+
+from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
+from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.rights import DENIED, Caller, Identity, Purpose, Use
+
+CALLER: Final = "keyfold:auto_rotate"
+"""The caller's name in the audit trail; no caller from outside can have such a name."""
+
+RPC: Final = "Rotate"
+"""The one method that this caller may call."""
+
+
+class _AutoRotateRights:
+    """The rights to rotate any region while it stays with its root key, and nothing else."""
+
+    @property
+    def identity(self) -> Identity:
+        """The caller's name; nobody called, so there is nothing to prove it with."""
+        return Identity((CALLER,), "")
+
+    def use(self, cluster: str, organization: str | None, region: str, purpose: Purpose) -> Use:
+        """Denies every use of a KEK."""
+        del cluster, organization, region, purpose
+        return DENIED
+
+    def sees(self, cluster: str, organization: str | None, region: str | None = None) -> bool:
+        """Sees every cluster, since any cluster may have to be rotated."""
+        del cluster, organization, region
+        return True
+
+    def check(self, rpc: str) -> None:
+        """Refuses every method but Rotate."""
+        if rpc != RPC:
+            raise NotAllowedError(f"{CALLER} may rotate, and nothing else")
+
+    def check_named(self, rpc: str, cluster: str, regions: Collection[str]) -> None:
+        """Refuses every method but Rotate."""
+        del cluster, regions
+        self.check(rpc)
+
+    def check_cluster(
+        self, rpc: str, cluster: str, organization: str | None, regions: Collection[str]
+    ) -> None:
+        """Refuses every method but Rotate."""
+        del cluster, organization, regions
+        self.check(rpc)
+
+    def check_key(
+        self, cluster: str | None, organization: str | None, region: str | None, key: RootKey
+    ) -> NoReturn:
+        """Refuses every key: this caller stays with the key that a region has."""
+        del organization, key
+        raise KeyNotGrantedError(
+            f"{CALLER} stays with the key that a region has", cluster=cluster, region=region
+        )
+
+
+SERVER_CALLER: Final = Caller(_AutoRotateRights())
+"""The caller with which the server calls Rotate."""
