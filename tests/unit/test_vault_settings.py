@@ -25,7 +25,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.origins import configured_origin
-from keyfold_server.providers.vault.errors import Answer, login_failed, translate
+from keyfold_server.providers.vault.errors import StatusError, login_failed, translate
 from keyfold_server.providers.vault.origins import Origin
 from keyfold_server.providers.vault.provider import VaultTransitProvider
 
@@ -215,7 +215,7 @@ def test_sections_are_origins_each_once() -> None:
 )
 def test_what_an_answer_means(status: int, errors: list[str] | None, meant: type[KmsError]) -> None:
     """Only words that are known at their status say something of a key; the text is not kept."""
-    answer = Answer(status, errors, "")
+    answer = StatusError(status, errors, "")
     found = translate(answer, "update transit/encrypt/app", "the key")
     assert type(found) is meant
     for text in errors or ():
@@ -224,25 +224,27 @@ def test_what_an_answer_means(status: int, errors: list[str] | None, meant: type
 
 def test_a_denial_names_the_missing_permission() -> None:
     """The customer reads what to allow as a policy writes it."""
-    found = translate(Answer(403, [], ""), "update team/transit/decrypt/app", "the key")
+    found = translate(StatusError(403, [], ""), "update team/transit/decrypt/app", "the key")
     assert found.missing_permission == "update team/transit/decrypt/app"
 
 
 @pytest.mark.parametrize(("hint", "seconds"), [("7", 7.0), ("", None), ("soon", None)])
 def test_a_hint_is_not_made_up(hint: str, seconds: float | None) -> None:
     """Retry-After is passed on where it is a number of seconds."""
-    found = translate(Answer(429, ["quota exceeded"], hint), "read transit/keys/app", "the key")
+    found = translate(
+        StatusError(429, ["quota exceeded"], hint), "read transit/keys/app", "the key"
+    )
     assert found.retry_after == seconds
 
 
 def test_a_login_never_says_anything_of_a_key() -> None:
     """Whatever a login is answered is CREDENTIALS_FAILED or no answer (protocol F2a)."""
     for status, errors in ((400, ["invalid role or secret ID"]), (403, ["permission denied"])):
-        found = login_failed(Answer(status, errors, ""), "auth/approle/role/keyfold")
+        found = login_failed(StatusError(status, errors, ""), "auth/approle/role/keyfold")
         assert type(found) is CredentialsFailedError
-    assert type(login_failed(Answer(404, [], ""), "x")) is CredentialsFailedError
-    assert type(login_failed(Answer(503, ["Vault is sealed"], ""), "x")) is UnreachableError
-    assert type(login_failed(Answer(429, ["quota exceeded"], "1"), "x")) is ThrottledError
+    assert type(login_failed(StatusError(404, [], ""), "x")) is CredentialsFailedError
+    assert type(login_failed(StatusError(503, ["Vault is sealed"], ""), "x")) is UnreachableError
+    assert type(login_failed(StatusError(429, ["quota exceeded"], "1"), "x")) is ThrottledError
 
 
 def test_what_happened_on_the_way_is_said() -> None:

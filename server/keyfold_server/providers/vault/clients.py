@@ -20,7 +20,7 @@ from requests.utils import get_environ_proxies
 
 from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT
 from keyfold_server.providers.shared.requests_deadlines import guard
-from keyfold_server.providers.vault.errors import Answer, GarbledError
+from keyfold_server.providers.vault.errors import GarbledError, StatusError
 from keyfold_server.providers.vault.origins import Origin
 
 _OK: Final = 200
@@ -33,7 +33,7 @@ class _Adapter(RawAdapter):  # type: ignore[misc]  # the SDK has no types
         """Sends a request and returns the answer's body.
 
         Raises:
-            Answer: The server answered with another status than 200.
+            StatusError: The server answered with another status than 200.
             GarbledError: What it answered is no JSON object.
         """
         reply = super().request(*args, raise_exception=False, **kwargs)
@@ -43,7 +43,7 @@ class _Adapter(RawAdapter):  # type: ignore[misc]  # the SDK has no types
             hint = str(reply.headers.get("Retry-After", ""))
             # Only a list of texts is what the server itself writes.
             told: Iterable[Any] | None = errors if isinstance(errors, list) else None
-            raise Answer(reply.status_code, told, hint)
+            raise StatusError(reply.status_code, told, hint)
         if not isinstance(body, dict):
             raise GarbledError
         return body

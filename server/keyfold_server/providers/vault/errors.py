@@ -96,8 +96,8 @@ _MISSING: Final = 404
 _BUSY: Final = 429
 
 
-class Answer(Exception):  # noqa: N818  the SDK's way to hand over an answer that is not 200
-    """An answer of the server that is not 200.
+class StatusError(Exception):
+    """The server answered with a status other than 200.
 
     Attributes:
         status: The HTTP status.
@@ -140,7 +140,7 @@ class GarbledError(Exception):
 
 
 BROKEN: Final = (
-    Answer,
+    StatusError,
     GarbledError,
     VaultError,
     requests.RequestException,
@@ -161,7 +161,7 @@ def translate(error: Exception, permission: str, key: str) -> KmsError:
         permission: What a policy must allow, such as `update transit/encrypt/NAME`.
         key: The key's uri, or what else the call was about.
     """
-    if not isinstance(error, Answer):
+    if not isinstance(error, StatusError):
         return unreachable(error)
     if error.fault in _KINDS:
         return about_key(error.fault, key)
@@ -225,12 +225,12 @@ def login_failed(error: Exception, principal: str) -> KmsError:
         error: One of `BROKEN`.
         principal: As whom Keyfold tried to log in.
     """
-    if isinstance(error, Answer) and error.status == _FORBIDDEN:
+    if isinstance(error, StatusError) and error.status == _FORBIDDEN:
         return CredentialsFailedError(
             f"the Vault server forbids Keyfold to log in as {principal}; renew its credential, and "
             "see whether the server has locked it out after failed logins (sys/locked-users)"
         )
-    if isinstance(error, Answer) and error.status in (400, 401, _MISSING, 405):
+    if isinstance(error, StatusError) and error.status in (400, 401, _MISSING, 405):
         return CredentialsFailedError(
             f"the Vault server does not let Keyfold log in as {principal}; renew its credential, "
             "and check that the auth method and the role are there"

@@ -47,7 +47,7 @@ from keyfold_server.domain.provider import (
 from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.principals import Principals
 from keyfold_server.providers.vault.access import access_policy
-from keyfold_server.providers.vault.errors import BROKEN, Answer, Fault, about_key, translate
+from keyfold_server.providers.vault.errors import BROKEN, Fault, StatusError, about_key, translate
 from keyfold_server.providers.vault.origins import Origin, Origins
 from keyfold_server.providers.vault.sessions import Sessions
 from keyfold_server.providers.vault.uri import KeyUri, check_principal, key_uri
@@ -176,7 +176,7 @@ class VaultTransitProvider:
         with within(budget), _translated(f"update {parts.path('decrypt')}", key.uri):
             try:
                 reply = self._decrypt(key, parts, text, bound)
-            except Answer as answer:
+            except StatusError as answer:
                 if answer.fault is Fault.TOO_OLD:
                     raise self._too_old(key, parts, key_version) from answer
                 raise
@@ -194,7 +194,7 @@ class VaultTransitProvider:
 
         try:
             return dict(self._at(key).under(encrypt))
-        except Answer as answer:
+        except StatusError as answer:
             # A policy without `create` denies what it would allow if the key were there.
             if answer.fault is Fault.DENIED and self._is_missing(key, parts):
                 raise about_key(Fault.NO_KEY, key.uri) from answer
@@ -206,7 +206,7 @@ class VaultTransitProvider:
         """Tells whether a ciphertext opens to what was wrapped."""
         try:
             reply = self._decrypt(key, parts, ciphertext, bound)
-        except Answer as answer:
+        except StatusError as answer:
             if answer.fault is Fault.MISMATCH:
                 return False
             raise
@@ -233,7 +233,7 @@ class VaultTransitProvider:
         """Tells whether the server says that there is no such key."""
         try:
             self._read(key, parts)
-        except Answer as answer:
+        except StatusError as answer:
             return answer.fault is Fault.NO_KEY
         return False
 
@@ -241,7 +241,7 @@ class VaultTransitProvider:
         """Returns what TOO_OLD means: a version that is held back, or one that was trimmed."""
         try:
             oldest = int(self._read(key, parts).get("min_available_version", 0))
-        except Answer:
+        except StatusError:
             oldest = 0
         return about_key(Fault.TRIMMED if int(version) < oldest else Fault.TOO_OLD, key.uri)
 

@@ -15,7 +15,7 @@ from keyfold_server.domain.errors import CredentialsFailedError, KmsError
 from keyfold_server.providers.shared.lease import Lease
 from keyfold_server.providers.shared.logins import Granted
 from keyfold_server.providers.vault.clients import Clients
-from keyfold_server.providers.vault.errors import Answer, Fault
+from keyfold_server.providers.vault.errors import Fault, StatusError
 from keyfold_server.providers.vault.logins import Login
 from keyfold_server.providers.vault.origins import Origin
 
@@ -70,13 +70,13 @@ class Sessions:
             work: Makes the call with the SDK's client.
 
         Raises:
-            Answer: The server answered no; DENIED is an answer under a token that is good.
+            StatusError: The server answered no; DENIED is an answer under a token that is good.
             KmsError: There is no good token.
         """
         used = self.lease.fresh()
         try:
             return work(used.keys)
-        except Answer as answer:
+        except StatusError as answer:
             if answer.fault is not Fault.DENIED:
                 raise
             denied = answer
@@ -93,7 +93,7 @@ class Sessions:
         attempts.count_retry()
         try:
             return work(new.keys)
-        except Answer as again:
+        except StatusError as again:
             if again.fault is Fault.DENIED and not good and not self._accepted(new):
                 raise self._not_accepted() from again
             raise
@@ -103,7 +103,7 @@ class Sessions:
 
         Raises:
             CredentialsFailedError: The server accepts neither.
-            Answer: The server answered something else.
+            StatusError: The server answered something else.
         """
         used = self.lease.fresh()
         if not self._accepted(used) and not self._accepted(self.lease.renew(used)):
@@ -121,7 +121,7 @@ class Sessions:
         try:
             # An answer without the time to live is not an answer.
             session.token.auth.token.lookup_self()["data"]["ttl"]
-        except Answer as answer:
+        except StatusError as answer:
             if answer.fault is Fault.DENIED:
                 return False
             raise
