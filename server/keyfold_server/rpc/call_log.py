@@ -1,7 +1,7 @@
-"""A line and a measurement per call: who did what to which cluster, and how it ended.
+"""Logs and measures each call: who did what to which cluster, and how it ended.
 
-Made in batches and written by a thread of its own, so that a call pays a microsecond and a reader
-that stalls holds up nobody. Never key material: names, counts, codes.
+A thread of its own writes the lines in batches, so logging costs a call about a microsecond, and a
+reader that stalls delays no call. The lines hold names, counts and codes, never key material.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from prometheus_client import Histogram
 from keyfold_server import telemetry
 
 _EVERY: Final = 0.1
-"""Seconds that a line waits at most before it is handed to the writer."""
+"""Seconds between two batches."""
 
 _MOST_WAITING: Final = 64
-"""Batches that may wait for a slow reader; further ones are dropped and counted."""
+"""Batches that may wait for a slow reader. Further ones are dropped and counted."""
 
 _LONGEST: Final = 128
-"""Characters of a name in a line; a longer one is not a name."""
+"""Characters of a name in a line. A longer string cannot be a name, so it is cut."""
 
 
 class Facts:
-    """What one call is about, filled in while it is answered."""
+    """What is known of one call. The handlers fill it in while they answer the call."""
 
     __slots__ = ("address", "behalf", "caller", "cluster", "items", "region")
 
     def __init__(self) -> None:
-        """Nothing is known when a call arrives."""
+        """Begins with nothing known."""
         self.address = ""
         self.caller = ""
         self.behalf = ""
@@ -48,13 +48,13 @@ class Ended(NamedTuple):
     """A call that was answered.
 
     Attributes:
-        time: Seconds of Unix time.
+        time: The end of the call, in seconds of Unix time.
         method: The RPC's name.
-        facts: Who called, where that is known, and what it was about.
+        facts: Who called, and about what, as far as that is known.
         code: The gRPC code's name.
-        reason: The error's reason, empty where it went well.
-        seconds: How long it took in the server.
-        trace_id: Of the caller's trace or our span, empty where there is none.
+        reason: The error's reason; empty if the call succeeded.
+        seconds: How long the call took in the server.
+        trace_id: The id of the caller's trace, or of our span; empty if there is neither.
     """
 
     time: float
@@ -67,14 +67,14 @@ class Ended(NamedTuple):
 
 
 class CallLog:
-    """Collects calls and, ten times a second, measures and writes them."""
+    """Collects calls, and measures and writes them ten times a second."""
 
     def __init__(self, descriptor: int | None = None, *, pretty: bool = False) -> None:
         """Prepares a log; `start` begins to write.
 
         Args:
-            descriptor: An open file descriptor to write lines to, or None for the metric alone.
-            pretty: Lines for people rather than JSON.
+            descriptor: The open file descriptor to write lines to. None keeps the metric alone.
+            pretty: Write lines for people instead of JSON.
         """
         self._descriptor = descriptor
         self._format = _pretty if pretty else _json
@@ -83,7 +83,7 @@ class CallLog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts the writer."""
+        """Starts the thread that writes."""
         if self._descriptor is not None:
             arguments = (self._descriptor,)
             self._thread = threading.Thread(
@@ -92,7 +92,7 @@ class CallLog:
             self._thread.start()
 
     def stop(self) -> None:
-        """Writes what is left, for at most a second."""
+        """Writes the remaining lines, for at most a second or two."""
         self._hand_over()
         if self._thread is not None:
             try:
@@ -104,8 +104,8 @@ class CallLog:
     def add(self, call: Ended) -> None:
         """Adds a call; returns at once.
 
-        All that can wait is done ten times a second for all calls together, where the processor
-        has the code at hand: between two calls that code is cold, and costs several times more.
+        Formatting waits for the next batch: in a batch the processor's cache holds the code, while
+        between two calls the same work would cost several times more.
         """
         if not self._calls:
             asyncio.get_running_loop().call_later(_EVERY, self._hand_over)
@@ -133,7 +133,7 @@ def _write_all(descriptor: int, batch: bytes) -> None:
         while view:
             view = view[os.write(descriptor, view) :]
     except OSError:
-        # Nobody reads: the log's end is not the service's.
+        # Nobody reads the log any more; the service goes on.
         telemetry.LOG_LINES_DROPPED.inc(batch.count(b"\n"))
 
 
@@ -144,7 +144,7 @@ def _histogram(method: str, code: str, reason: str) -> Histogram:
 
 @lru_cache(maxsize=8_192)
 def _quoted(text: str) -> str:
-    """A name as JSON; what callers send may hold anything."""
+    """Returns a name as JSON; a caller may have sent any characters."""
     return json.dumps(text[:_LONGEST])
 
 

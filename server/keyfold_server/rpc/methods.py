@@ -1,8 +1,8 @@
 """The method table: every method of the service as a generic handler on bytes, wrapped once.
 
-The wrapper is where a call's caller, its deadline, its errors and its cold path are dealt with,
-the same for every method; once the caller is known, a data-plane call that finds everything in
-memory passes through it without an await.
+The wrapper does what all methods have in common: it identifies the caller, takes the bounds, reads
+the request, keeps the deadline, turns errors into statuses, and loads keys that a data-plane call
+lacks. Once the request is there, a data-plane call that finds its keys in memory takes no await.
 """
 
 from __future__ import annotations
@@ -46,20 +46,22 @@ log = logging.getLogger(__name__)
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyManagementService"].full_name
 
 _ROUNDS: Final = 8
-"""Times that a call's keys may change under it before it is told to try again."""
+"""Times that a data-plane call loads keys that keep changing, before it fails with BUSY."""
 
 _ANSWER_BEFORE: Final = 0.05
-"""Seconds before the caller's deadline at which the answer is sent, so that it arrives."""
+"""Seconds before the caller's deadline at which the server answers, so that the answer arrives."""
 
 _TOO_SHORT: Final = 0.005
-"""Seconds left on arrival with which no change is begun; gRPC rounds an expired deadline up."""
+"""Seconds. With less time left on arrival the server begins no change; gRPC rounds an expired
+deadline up."""
 
 Context = Any
-"""`grpc.aio.ServicerContext` of bytes, which its type stubs cannot say of a generic handler."""
+"""A `grpc.aio.ServicerContext` of bytes; its type stubs cannot express that of a generic
+handler."""
 
 Handler = Callable[[object, Context], Awaitable[bytes]]
 Answer = Callable[[bytes, Context, Caller, Account, Facts], Awaitable[bytes]]
-"""Answers a call; what it raises becomes what the caller may read."""
+"""Answers a call. The wrapper turns what it raises into a status for the caller."""
 
 
 class _Failure(NamedTuple):
@@ -71,10 +73,10 @@ class _Failure(NamedTuple):
 
 
 class Methods:
-    """Makes the handlers of one replica for one kind of caller.
+    """Makes the handlers of one replica.
 
     Attributes:
-        door: Where each call comes in.
+        door: The door that each call passes first.
     """
 
     def __init__(
@@ -85,17 +87,18 @@ class Methods:
         sampling: Sampling,
         call_log: CallLog,
     ) -> None:
-        """Joins the service to who calls and to what is told of it.
+        """Joins the service to what surrounds each call.
 
         Args:
             replica: The service.
-            callers: Finds out who makes each call.
+            callers: Identifies the caller of each call.
             receiver: Reads each request.
-            sampling: Which calls get spans.
-            call_log: Is told of each call.
+            sampling: Decides which calls get spans.
+            call_log: Records each call.
         """
         self.door = Door()
-        # A flood of one kind does not get in the other's way, nor so in Revoke's.
+        # Data-plane calls and the other methods wait in separate rooms, so a flood of one kind
+        # cannot delay the other, Revoke included.
         self._cold_room = Room(replica.bounds.calls, "calls")
         self._life_room = Room(replica.bounds.calls, "calls")
         self._replica = replica
@@ -108,7 +111,7 @@ class Methods:
         """Returns the service's handlers.
 
         Raises:
-            RuntimeError: The table and the contract differ.
+            RuntimeError: The table and the contract have different methods.
         """
         data = DataMethods(self._replica.data_plane).table()
         life = LifeMethods(self._replica).table()
@@ -123,10 +126,10 @@ class Methods:
         )
 
     def _watched(self, name: str, answer: Answer) -> Handler:
-        """Wraps a method in what is the same for all: span, errors, metric, line."""
+        """Wraps a method in what all have in common: door, span, status, log line."""
         full = f"{SERVICE}/{name}"
         sampling = self._sampling
-        # Where nobody collects spans, the caller's header is not even looked at.
+        # If nobody collects spans, skip even the look at the caller's header.
         traced = sampling is not NO_SPANS
         door = self.door
 
@@ -159,7 +162,7 @@ class Methods:
     async def _answered(
         self, name: str, answer: Answer, context: Context, facts: Facts
     ) -> bytes | _Failure:
-        """Answers a call of a caller who may make it, or says why not; raises nothing."""
+        """Returns the reply, or the failure; raises only CancelledError."""
         try:
             facts.address = context.peer()
             caller = await self._callers.caller(context, facts.address)
@@ -175,7 +178,7 @@ class Methods:
                 return await answer(data, context, caller, account, facts)
             finally:
                 self._receiver.done(account, data)
-        except Exception as error:  # noqa: BLE001  all become what a caller may read
+        except Exception as error:  # noqa: BLE001  each becomes a status for the caller
             return _failure(error, facts)
 
     def _tell(
@@ -225,9 +228,9 @@ class Methods:
         self, life: Life, data: bytes, caller: Caller, deadline: float, facts: Facts
     ) -> bytes:
         if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
-            # A change that began would go on, and nobody be there to hear of it.
+            # A change would go on after the deadline, and its caller would never hear of it.
             raise DeadlineError("the deadline had passed on arrival; allow more time")
-        # A little later than the service itself stops waiting, which says more.
+        # A little after the service itself stops waiting: its error says more than this one.
         left = deadline - self._replica.clock.monotonic() + _ANSWER_BEFORE / 2
         try:
             async with asyncio.timeout(left):
@@ -246,7 +249,7 @@ class Methods:
         needs: Sequence[Need],
         deadline: float,
     ) -> bytes:
-        """Fetches what the core lacks and runs it again, a bounded number of times."""
+        """Loads the keys that the core lacks and runs it again, a bounded number of times."""
         call.arrived = self._replica.clock.monotonic()
         for _ in range(_ROUNDS):
             with self._replica.room_of(needs[0].cluster):
@@ -266,7 +269,7 @@ class Methods:
 
 
 def _unread(account: Account, size: int, context: Context) -> None:
-    """Counts a reply's bytes until gRPC is done with them: a caller may read slowly, or never."""
+    """Counts a reply's bytes until gRPC has sent them: a caller may read slowly, or never."""
     account.unread += size
 
     def done(_: object) -> None:
@@ -278,13 +281,14 @@ def _unread(account: Account, size: int, context: Context) -> None:
 def _too_large(size: int, most: int, *, batch: bool) -> NoReturn:
     if batch:
         raise InvalidBatchError(
-            f"the batch has {size:,} bytes and may have {most:,}; split it", field="items"
+            f"the batch has {size:,} bytes, and at most {most:,} are allowed; split it",
+            field="items",
         )
-    raise MalformedRequestError(f"the request has {size:,} bytes and may have {most:,}")
+    raise MalformedRequestError(f"the request has {size:,} bytes, and at most {most:,} are allowed")
 
 
 def _failure(error: Exception, facts: Facts) -> _Failure:
-    """Returns an exception as a caller may read it: one of ours, or an incident."""
+    """Returns the status for an exception: that of a Keyfold error, or an incident."""
     if isinstance(error, KeyfoldError):
         located = error.at(cluster=facts.cluster or None, region=facts.region or None)
         return _Failure(to_status(located), code_of(type(error)), error.reason)

@@ -1,7 +1,7 @@
-"""A look at a server's health from outside, through gRPC's own health service.
+"""Asks a running server for its health, through gRPC's standard health service.
 
-For whoever watches over a server without a shell or tools beside it, such as a container's health
-check. Knows nothing of the server but its address.
+`keyfold-server health` uses it, for example as a container's health check, where there is neither
+a shell nor any other tool. It knows nothing of the server but the address.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 SERVING: Final = "SERVING"
-"""What a server says that may use keys."""
+"""The answer of a server that may use keys."""
 
 _CHECK: Final = "/grpc.health.v1.Health/Check"
 
 _OPTIONS: Final = (
-    # The server is on this machine; a proxy from the environment could not reach it.
+    # The server is on this machine, where a proxy of the environment could not reach it.
     ("grpc.enable_http_proxy", 0),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to speak to a server that has TLS; all in PEM.
+    """How to connect to a server that has TLS; all in PEM.
 
     Attributes:
-        ca: The authorities that its certificate must come from; None takes the system's.
-        cert: The certificate to show it, or None.
-        key: Its private key.
+        ca: The authorities that must have issued the server's certificate; None takes the system's.
+        cert: The client certificate, if the server asks for one.
+        key: The private key of `cert`.
         name: The name that the server's certificate must hold.
     """
 
@@ -41,15 +41,15 @@ class Tls:
 
 
 def health(target: str, timeout: float, tls: Tls | None = None) -> str:
-    """Asks a server how it is.
+    """Asks a server for its health.
 
     Args:
         target: `HOST:PORT`, or `unix:` and a path.
-        timeout: Seconds to wait for the answer, connecting included.
-        tls: How it is secured; None: it is not.
+        timeout: Seconds to wait for the answer, including the time to connect.
+        tls: How to connect over TLS; None connects without TLS.
 
     Returns:
-        `SERVING`, `NOT_SERVING`, or why there was no answer, in one line.
+        `SERVING`, `NOT_SERVING`, or one line that says why no answer came.
     """
     with _channel(target, tls) as channel:
         check = channel.unary_unary(

@@ -1,4 +1,4 @@
-"""The gRPC server: the service, health and reflection on one address, and their end."""
+"""The gRPC server: Keyfold's service, health and reflection on one address, until it drains."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from keyfold_server.telemetry import NO_SPANS, Sampling
 log = logging.getLogger(__name__)
 
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    # Off by default two servers would share a port without a word.
+    # With gRPC's default, two servers would silently share a port.
     ("grpc.so_reuseport", 0),
     ("grpc.max_connection_age_grace_ms", 30 * 1000),
     ("grpc.keepalive_time_ms", 60 * 1000),
-    # Two minutes by default, in which a connection that says nothing takes the place of another.
+    # By default a connection that says nothing keeps its place for two minutes.
     ("grpc.server_handshake_timeout_ms", 20 * 1000),
-    # With its probes, gRPC lets a client send 4 MiB and more of each call that nobody asked for.
+    # With bandwidth probes, gRPC lets a client send 4 MiB or more per call before anybody reads.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", UNASKED),
 )
@@ -46,15 +46,15 @@ _LOOK_AT_HEALTH: Final = 0.5
 """Seconds between two looks at whether this replica may serve."""
 
 _BEYOND: Final = 1_000
-"""Calls that gRPC itself lets in beyond those that may wait: health, reflection, warm ones."""
+"""Calls that gRPC lets in beyond those that may wait: health, reflection, and warm calls."""
 
 _PENDING: Final = 20_000
-"""Calls that gRPC itself holds until they can be looked at. Its own limits cancel a burst of some
-thousand without a reason; the handlers refuse with one."""
+"""Calls that gRPC holds before it hands them to a handler. With its default limits it would cancel
+calls of a burst of some thousands without a reason; the handlers give one."""
 
 _LAST_WORD: Final = 0.05
-"""Seconds for those who watch the health to be told NOT_SERVING, before their streams end, and
-for gRPC to hand over the calls that it has."""
+"""Seconds in which the health service tells its watchers NOT_SERVING before their streams end, and
+gRPC hands over the calls that it has."""
 
 _V1_REFLECTION: Final = "grpc.reflection.v1.ServerReflection"
 
@@ -68,7 +68,7 @@ def _options(bounds: Bounds, most: int) -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", LARGEST),
         ("grpc.max_send_message_length", LARGEST),
         ("grpc.max_metadata_size", bounds.header_bytes),
-        # Without it, gRPC lets a quarter more pass, and some larger ones at random.
+        # Without it gRPC accepts up to a quarter more, and refuses calls above the bound at random.
         ("grpc.absolute_max_metadata_size", bounds.header_bytes),
         ("grpc.max_concurrent_streams", bounds.calls_per_connection),
         ("grpc.max_allowed_incoming_connections", bounds.connections),
@@ -78,7 +78,7 @@ def _options(bounds: Bounds, most: int) -> tuple[tuple[str, int], ...]:
 
 
 class GrpcServer:
-    """One listening server over one replica."""
+    """The server of one replica, on one address."""
 
     def __init__(
         self,
@@ -96,12 +96,12 @@ class GrpcServer:
         Args:
             replica: The service.
             listen: `HOST:PORT`, port 0 for a free one, or `unix:` and a path.
-            callers: Finds out who makes each call.
-            credentials: What the server shows; None: connections are not encrypted, which the
-                settings allow on loopback and unix sockets alone.
-            socket_mode: Permissions of a unix socket's file.
-            sampling: Which calls get spans.
-            call_log: Is told of each call; None: the metric alone is kept.
+            callers: Identifies the caller of each call.
+            credentials: The server's TLS credentials. None serves without TLS, which the settings
+                allow only on loopback addresses and unix sockets.
+            socket_mode: The permissions of a unix socket's file.
+            sampling: Decides which calls get spans.
+            call_log: Records each call; None keeps the metric alone.
         """
         self._sampling = sampling
         self._call_log = call_log or CallLog()
@@ -117,21 +117,21 @@ class GrpcServer:
         self._keepers: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> str:
-        """Binds and serves; returns the address.
+        """Binds the address and serves; returns the address.
 
         Raises:
-            SetupError: The address is taken or cannot be bound.
+            SetupError: Another server has the address, or it cannot be bound.
         """
         unix = self._listen.startswith("unix:")
         bounds = self._replica.bounds
-        # The handlers shed with a reason; this is for a flood beyond what they see.
+        # The handlers refuse with a reason; gRPC's own bound is for a flood beyond that.
         most = _BEYOND + 2 * bounds.calls
         server = grpc.aio.server(options=_options(bounds, most), maximum_concurrent_rpcs=most)
         receiver = Receiver(bounds, self._replica.clock)
         methods = Methods(self._replica, self._callers, receiver, self._sampling, self._call_log)
         server.add_generic_rpc_handlers((methods.handlers(),))
         guarded = Guarded(server, self._callers, receiver, self._replica)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it registers, and that is all
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it only registers handlers
         _add_reflection(guarded)
         await self._show_health()
         address = self._bind_unix(server) if unix else self._bind_tcp(server)
@@ -146,19 +146,19 @@ class GrpcServer:
         return address
 
     async def stop(self, grace: float) -> None:
-        """Says NOT_SERVING, takes no further calls, and lets those under way finish.
+        """Says NOT_SERVING, takes no further calls, and lets the calls under way finish.
 
         Args:
-            grace: Seconds after which what is still under way is cut off.
+            grace: Seconds after which the server ends the calls that are still under way.
         """
         if self._server is None or self._guarded is None or self._door is None:
-            return  # It never listened; what lies at its address is another server's.
+            return  # This server never listened; a socket at its address is another server's.
         await self._health.enter_graceful_shutdown()
         self._door.close()
         await asyncio.sleep(_LAST_WORD)
         self._guarded.end_streams()
         stopping = asyncio.create_task(self._server.stop(grace))
-        await asyncio.sleep(0)  # It has begun, and so have its farewells to the clients.
+        await asyncio.sleep(0)  # Now it has begun, and gRPC has told the clients to go elsewhere.
         self._door.open()
         await stopping
         for keeper in self._keepers:
@@ -171,7 +171,7 @@ class GrpcServer:
     def _bind_tcp(self, server: grpc.aio.Server) -> str:
         host, _, wanted = self._listen.rpartition(":")
         port = 0
-        # localhost is two addresses, and gRPC is content with the one that is free.
+        # localhost is two addresses, and gRPC would be content if only one of them is free.
         if wanted == "0" or not _any_answers(host.strip("[]"), int(wanted)):
             with contextlib.suppress(RuntimeError):
                 port = (
@@ -190,10 +190,9 @@ class GrpcServer:
         path = self._listen.removeprefix("unix:")
         if _answers(socket.AF_UNIX, path):
             raise SetupError(
-                f"another server listens on {path}; end it, or set KEYFOLD_LISTEN to another path"
+                f"another server listens on {path}; stop it, or set KEYFOLD_LISTEN to another path"
             )
-        # Who may call is decided by the socket's permissions (protocol 7), from the moment that
-        # it exists.
+        # The socket's permissions decide who may call, so it must have them from its first moment.
         before = os.umask(0o777 & ~self._socket_mode)
         try:
             bound = server.add_insecure_port(self._listen)
@@ -202,7 +201,7 @@ class GrpcServer:
         finally:
             os.umask(before)
         if not bound:
-            raise SetupError(f"cannot listen on {path}; can its folder be written?")
+            raise SetupError(f"cannot listen on {path}; is its folder writable?")
         return self._listen
 
     async def _keep_health(self) -> None:
@@ -228,7 +227,7 @@ def _any_answers(host: str, port: int) -> bool:
 
 
 def _answers(family: socket.AddressFamily, address: str | tuple[Any, ...]) -> bool:
-    """Says whether a server listens there; one that died leaves only a unix socket's file."""
+    """Says whether a server listens there; one that died leaves only its socket's file."""
     with socket.socket(family) as probe:
         probe.settimeout(1.0)
         try:
@@ -239,9 +238,9 @@ def _answers(family: socket.AddressFamily, address: str | tuple[Any, ...]) -> bo
 
 
 class _Pool:
-    """A descriptor pool that finds methods, which Python's own does not.
+    """A descriptor pool that also finds methods by their names; Python's own pool does not.
 
-    Without it `grpcurl describe Service.Method` and ghz fail.
+    Without it ghz and `grpcurl describe Service.Method` fail.
     """
 
     def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
@@ -251,7 +250,7 @@ class _Pool:
         return getattr(self._pool, name)
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802  the pool's name
-        """Finds a symbol's file; a method is where its service is."""
+        """Returns the file that defines a symbol; a method is in its service's file."""
         try:
             return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
@@ -263,7 +262,7 @@ class _Pool:
 
 
 def _add_reflection(server: Guarded) -> None:
-    """Adds reflection under both of its names; the messages of the two are the same."""
+    """Adds reflection under both of its names, whose messages are the same."""
     names = (
         SERVICE,
         health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,

@@ -1,7 +1,8 @@
-"""Other people's servicers behind our rules: who may call, and no exception's text gets out.
+"""Puts gRPC's standard services, health and reflection, behind Keyfold's rules.
 
-gRPC sends the text of an unhandled exception to the client. Our own methods are wrapped in
-`methods`; health and reflection are wrapped here, when they register themselves.
+Their callers are identified, bounded and checked like all others, and no exception's text reaches a
+client, which is what gRPC does with an unhandled exception. Each handler is wrapped when its
+service registers it. `methods` does the same for Keyfold's own methods.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from keyfold_server.service.replica import Replica
 log = logging.getLogger(__name__)
 
 OPEN: Final = "grpc.health.v1.Health"
-"""The service that answers callers without a credential, too: probes have none."""
+"""The service that also answers callers without a credential, since probes have none."""
 
 Admit = Callable[[Any], Awaitable[tuple[str, Account]]]
-"""Lets a call in, and returns its caller's name, empty where nobody knows it, and its account."""
+"""Lets a call in; returns the caller's name, which is empty for an unknown caller, and account."""
 
 
 class Guarded:
@@ -44,13 +45,13 @@ class Guarded:
     def __init__(
         self, server: grpc.aio.Server, callers: Callers, receiver: Receiver, replica: Replica
     ) -> None:
-        """Joins what the handlers go through.
+        """Joins the server to what surrounds each call.
 
         Args:
-            server: Gets the wrapped handlers.
-            callers: Finds out who makes each call.
+            server: The server that gets the wrapped handlers.
+            callers: Identifies the caller of each call.
             receiver: Reads each request.
-            replica: Knows what each caller may ask for.
+            replica: Keeps the bounds of each caller.
         """
         self._server = server
         self._receiver = receiver
@@ -59,12 +60,12 @@ class Guarded:
         self._streams = _Streams(replica.bounds.streams_per_caller)
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Does nothing: the same handlers come as registered methods too."""
+        """Does nothing: the servicer registers the same handlers as methods, too."""
 
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
-        """Registers a service's methods, each wrapped."""
+        """Wraps each method of a service, and registers it."""
         wrapped = {
             name: _wrapped(handler, self._streams, self._receiver, self._admits(service, name))
             for name, handler in handlers.items()
@@ -91,12 +92,12 @@ class Guarded:
         return admit
 
     def end_streams(self) -> None:
-        """Ends the streams that would go on for ever; a drain would wait for them."""
+        """Ends all streams. They could go on for ever, and a drain would wait for them."""
         self._streams.end()
 
 
 class _Streams:
-    """The streams under way, each a task."""
+    """The streams that are open, each a task."""
 
     def __init__(self, most: int) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -111,7 +112,7 @@ class _Streams:
 
     @contextmanager
     def one(self, caller: str) -> Iterator[None]:
-        """Surrounds a stream, which ends in order when all are ended."""
+        """Surrounds one stream; when `end` ends the streams, this one ends without an error."""
         if self._of[caller] >= self._most:
             raise OverloadedError(
                 f"the caller has {self._most} streams open already; close one", retry_after=1.0
@@ -136,14 +137,14 @@ class _Streams:
 def _wrapped(
     handler: Any, streams: _Streams, receiver: Receiver, admit: Admit
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """Wraps a handler on bytes: gRPC sends the text of a failed decoding to the caller, too."""
+    """Wraps a handler on bytes, because gRPC would send the text of a decoding error, too."""
     decode, encode = handler.request_deserializer, handler.response_serializer
     if handler.unary_unary:
         return grpc.stream_unary_rpc_method_handler(
             _one(handler.unary_unary, decode, receiver, admit), response_serializer=encode
         )
     if handler.unary_stream:
-        # Health's Watch writes to the context and yields nothing.
+        # Health's Watch writes to the context; it yields nothing.
         watch = _ending(handler.unary_stream, decode, streams, receiver, admit)
         return grpc.stream_stream_rpc_method_handler(watch, response_serializer=encode)
     return grpc.stream_stream_rpc_method_handler(
@@ -153,7 +154,7 @@ def _wrapped(
 
 def _one(behaviour: Any, decode: Any, receiver: Receiver, admit: Admit) -> Any:
     async def guarded(_: object, context: Any) -> Any:
-        async with _told(context):
+        async with _in_our_words(context):
             request = await _request(decode, receiver, context, *await admit(context))
             return await behaviour(request, context)
 
@@ -164,7 +165,7 @@ def _ending(
     behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit
 ) -> Any:
     async def guarded(_: object, context: Any) -> None:
-        async with _told(context):
+        async with _in_our_words(context):
             who, account = await admit(context)
             with streams.one(who):
                 request = await _request(decode, receiver, context, who, account)
@@ -175,7 +176,7 @@ def _ending(
 
 def _many(behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit) -> Any:
     async def guarded(_: object, context: Any) -> AsyncIterator[Any]:
-        async with _told(context):
+        async with _in_our_words(context):
             who, account = await admit(context)
             with streams.one(who):
                 requests = _requests(decode, receiver, context, account)
@@ -215,8 +216,8 @@ def _decoded(decode: Any, data: bytes) -> Any:
 
 
 @asynccontextmanager
-async def _told(context: Any) -> AsyncIterator[None]:
-    """Answers an exception in our own words: its text must not reach the caller."""
+async def _in_our_words(context: Any) -> AsyncIterator[None]:
+    """Answers an exception with a status of our own: its text must not reach the caller."""
     try:
         yield
     except grpc.aio.AbortError:

@@ -1,4 +1,4 @@
-"""Server spans: the caller's trace context in, one span per sampled call."""
+"""Makes one server span per sampled call, in the caller's trace."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ _OURS: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-"""Codes that make a server's span an error; the others are the caller's doing (RPC semconv)."""
+"""Codes that mark a server's span as an error. By OpenTelemetry's conventions for RPC, the caller
+is to blame for the other codes."""
 
 
 def traceparent(context: Any) -> str:
-    """Returns the caller's W3C header, or nothing where there is none or it is malformed."""
+    """Returns the caller's `traceparent` header; empty if it is absent or malformed."""
     for key, value in context.invocation_metadata() or ():
         if key == "traceparent":
             return value if _TRACEPARENT.fullmatch(value) else ""
@@ -37,20 +38,20 @@ def traceparent(context: Any) -> str:
 
 
 def header_of(span: trace.Span) -> str:
-    """Returns the W3C header that names a span."""
+    """Returns the `traceparent` header that names a span."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
     return carrier.get("traceparent", "")
 
 
 def trace_id(header: str) -> str:
-    """Returns the trace's id of a W3C header, or nothing."""
+    """Returns the trace id in a `traceparent` header; empty for an empty header."""
     return header[3:35]
 
 
 @contextmanager
 def server_span(method: str, header: str, context: Any) -> Iterator[trace.Span]:
-    """One span for a sampled call, current while the call is answered."""
+    """Makes the span of a sampled call, and keeps it current until the block ends."""
     carrier = {"traceparent": header}
     for key, value in context.invocation_metadata() or ():
         if key == "tracestate":
@@ -67,7 +68,7 @@ def server_span(method: str, header: str, context: Any) -> Iterator[trace.Span]:
 
 
 def ended(span: trace.Span, code: grpc.StatusCode, reason: str) -> None:
-    """Writes how a call ended on its span."""
+    """Records on a span how its call ended."""
     span.set_attribute("rpc.response.status_code", code.name)
     if reason:
         span.set_attribute("error.type", reason)

@@ -1,7 +1,8 @@
-"""The data plane's methods: request bytes to the synchronous core to reply bytes, in one run.
+"""The data plane's methods: from request bytes through the synchronous core to reply bytes.
 
-Each function here is the whole warm path of its method (protocol R3): decode, the core, encode,
-without an await. The core's `NeedsLoad` passes through to whoever called.
+Each function here is the whole warm path of its method (protocol R3): it decodes, calls the core
+and encodes, without an await. If the core lacks keys, it raises `NeedsLoad`, which passes through
+to `methods`.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ from keyfold_server.service.data.call import Call
 from keyfold_server.service.data.data_plane import DataPlane, Destination
 
 Core = Callable[[bytes, Call, Facts], bytes]
-"""Request bytes and what the call has fetched so far, to reply bytes; fills in the facts."""
+"""Takes the request's bytes, the call and its facts; fills in the facts, and returns the reply's
+bytes."""
 
 _ITEM_OVERHEAD: Final = 24
-"""Bytes around a wrapped key in a batch's reply: tags, lengths and the generation."""
+"""Bytes that a batch's reply has for each wrapped key besides it: tags, lengths, the generation."""
 
 
 class DataMethods:
-    """The data plane on bytes."""
+    """The data plane's methods on bytes."""
 
     def __init__(self, plane: DataPlane) -> None:
         """Takes the core."""
         self._plane = plane
 
     def table(self) -> dict[str, Core]:
-        """Returns the methods by their names in the contract."""
+        """Returns the methods, by their names in the contract."""
         return {
             "Wrap": self._wrap,
             "Unwrap": self._unwrap,
@@ -102,8 +104,8 @@ class DataMethods:
         size = sum(len(plaintext) + OVERHEAD + _ITEM_OVERHEAD for _, plaintext, _ in items)
         if size > MAX_BATCH:
             raise InvalidBatchError(
-                f"the answer would have about {size:,} bytes and may have {MAX_BATCH:,}; split "
-                "the batch",
+                f"the answer would have about {size:,} bytes, and at most {MAX_BATCH:,} are "
+                "allowed; split the batch",
                 field="items",
             )
         reply = pb.BatchWrapResponse()

@@ -1,4 +1,4 @@
-"""The life of a key: the operator's methods, from messages to the service and back."""
+"""The operator's methods: from request bytes to the service and back to reply bytes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from keyfold_server.service.replica import Replica
 _Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
 
 Life = Callable[[bytes, Caller, float, Facts], Awaitable[bytes]]
-"""Request bytes, who asks, and the monotonic deadline, to reply bytes; fills in the facts."""
+"""Takes the request's bytes, the caller, the deadline in monotonic seconds, and the call's facts;
+fills in the facts, and returns the reply's bytes."""
 
 _PAGE_BYTES: Final = 3 * 1024 * 1024
-"""Bytes after which a page of ListClusters ends: below what clients take by default."""
+"""Bytes after which a page of ListClusters ends: less than gRPC's clients accept by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """One method: its request message and what answers it."""
+    """One method: its request message and the function that answers it."""
 
     request: type[Message]
     answer: Callable[[Any, Caller, float], Awaitable[Message]]
@@ -47,7 +48,7 @@ class LifeMethods:
         self._replica = replica
 
     def table(self) -> dict[str, Life]:
-        """Returns the methods by their names in the contract."""
+        """Returns the methods, by their names in the contract."""
         methods = {
             "Enable": _Method(pb.EnableRequest, self._enable),
             "AddRegions": _Method(pb.AddRegionsRequest, self._add_regions),
@@ -168,7 +169,7 @@ class LifeMethods:
             status = replies.cluster_status(entry)
             size += status.ByteSize()
             if size > _PAGE_BYTES and reply.clusters:
-                # A page of large clusters ends early, so that gRPC's own limit never cuts it.
+                # End a page of large clusters early, so that it never exceeds gRPC's own limit.
                 more = True
                 break
             reply.clusters.append(status)

@@ -1,8 +1,9 @@
-"""Who makes a call: the credential that came with it, taken from gRPC, and what its holder may do.
+"""Identifies the caller of each call by its credential, and looks up what the caller may do.
 
-A credential that was presented is never ignored: one that is not valid refuses the call, whatever
-else came with it. A token names the caller where there is one, since it was sent with this very
-call; else the connection's certificate does; else the address that the call came in by.
+Keyfold never ignores a credential: an invalid one makes the call fail, even if a valid one came
+with it. A token names the caller if there is one, since the client sent it with this very call.
+Otherwise the connection's certificate names the caller, or else the address that the call came in
+by.
 """
 
 from __future__ import annotations
@@ -19,34 +20,40 @@ from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller, Identity, NeedsKeysError, Rights
 
 _MOST_NAMED: Final = 256
-"""Characters of the name that a caller says it calls for."""
+"""Characters in the `on-behalf-of` header."""
 
 AUTHORIZATION: Final = "authorization"
 ON_BEHALF_OF: Final = "on-behalf-of"
 
 
 class Certificates(Protocol):
-    """Knows a caller by the certificate of its connection."""
+    """Identifies a caller by the certificate of its connection."""
 
     def identity(self, auth_context: Mapping[str, Iterable[bytes]], now: float) -> Identity | None:
-        """Returns who a certificate names at a Unix time; None where the connection has none.
+        """Returns whom a connection's certificate names; None if the client showed no certificate.
 
         Raises:
-            CallerCredentialError: It names nobody, or is not valid now.
+            CallerCredentialError: The certificate names nobody, or is not valid at `now`, in
+                seconds of Unix time.
         """
         ...
 
 
 class Tokens(Protocol):
-    """Knows a caller by a token."""
+    """Identifies a caller by a token."""
 
     def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
-        """Returns whom a token names at a Unix time.
+        """Returns whom a token names.
+
+        Args:
+            token: The token, without its scheme.
+            now: Seconds of Unix time.
+            final: True if the issuer's keys have just been fetched for this token.
 
         Raises:
-            NeedsKeysError: Its key must be fetched first; never where it is `final`.
-            CallerCredentialError: It is not valid here.
-            IssuerUnreachableError: Its issuer's keys cannot be had.
+            NeedsKeysError: The issuer's keys must be fetched first; never raised if `final`.
+            CallerCredentialError: The token is not valid here.
+            IssuerUnreachableError: The issuer's keys cannot be fetched.
         """
         ...
 
@@ -56,14 +63,14 @@ class Tokens(Protocol):
 
 
 class Policies(Protocol):
-    """Knows what a caller may do."""
+    """Says what a caller may do."""
 
     def rights(self, identity: Identity) -> Rights:
-        """Returns the rights of a caller, by the policy of this moment."""
+        """Returns a caller's rights under the current policy."""
         ...
 
     def believes(self, identity: Identity) -> bool:
-        """Says whether the caller is believed when it says for whom it calls."""
+        """Says whether Keyfold believes the caller about whom it calls for."""
         ...
 
 
@@ -71,7 +78,8 @@ def bearer(headers: Sequence[str | bytes]) -> str:
     """Returns the token of a call's authorization headers.
 
     Raises:
-        CallerCredentialError: There are several, or it is of another scheme than Bearer.
+        CallerCredentialError: The call has several such headers, or one of another scheme than
+            Bearer.
     """
     if len(headers) > 1:
         raise CallerCredentialError("the call brings several authorization headers; send one")
@@ -83,7 +91,7 @@ def bearer(headers: Sequence[str | bytes]) -> str:
 
 
 class Callers:
-    """Finds out who makes each call of one listening address."""
+    """Identifies the caller of each call that comes in by one address."""
 
     def __init__(
         self,
@@ -93,14 +101,15 @@ class Callers:
         certificates: Certificates | None = None,
         tokens: Tokens | None = None,
     ) -> None:
-        """Takes what knows callers.
+        """Joins the ways in which this address identifies callers.
 
         Args:
-            policies: What each may do.
-            default: Who calls without a credential, known by the address alone; None: nobody may.
-            clock: Tells what is valid now.
-            certificates: Where connections bring one.
-            tokens: Where calls may bring one.
+            policies: Says what each caller may do.
+            default: The caller of calls without a credential, if the address alone identifies it.
+                None refuses such calls.
+            clock: The time at which a credential must be valid.
+            certificates: Identifies callers by certificates; None if clients have none.
+            tokens: Identifies callers by tokens; None if the server does not accept tokens.
         """
         self._policies = policies
         self._default = default
@@ -109,11 +118,11 @@ class Callers:
         self._tokens = tokens
 
     async def caller(self, context: Any, address: str) -> Caller:
-        """Returns who makes a call from an address.
+        """Returns the caller of a call that came from `address`.
 
         Raises:
-            CallerUnknownError: No credential came with it, and this address needs one.
-            CallerCredentialError: One came that is not valid.
+            CallerUnknownError: The call has no credential, and this address needs one.
+            CallerCredentialError: The call has a credential that is not valid.
         """
         headers: list[str | bytes] = []
         named = ""
@@ -136,7 +145,7 @@ class Callers:
         return Caller(self._policies.rights(identity), address, named)
 
     def _connected(self, context: Any) -> Identity | None:
-        """Returns who is known by the connection, even where a token will name another."""
+        """Returns the caller that the connection identifies, even if a token will name another."""
         if self._certificates is None:
             return self._default
         return self._certificates.identity(context.auth_context(), self._clock.wall())
@@ -144,8 +153,8 @@ class Callers:
     async def _token(self, headers: Sequence[str | bytes]) -> Identity:
         if self._tokens is None:
             raise CallerCredentialError(
-                "the call brings a token, and this server takes none; call without one, or have "
-                "the server's KEYFOLD_JWT_ISSUER set"
+                "the call brings a token, and this server accepts no tokens; call without one, or "
+                "set KEYFOLD_JWT_ISSUER on the server"
             )
         token = bearer(headers)
         try:
@@ -155,7 +164,7 @@ class Callers:
             return self._tokens.verify(token, self._clock.wall(), final=True)
 
     def _believed(self, identity: Identity, named: str) -> str:
-        """Returns for whom the caller calls, where it is believed (never a right, only a note)."""
+        """Returns whom the caller says it calls for, if Keyfold believes it; gives no rights."""
         if not self._policies.believes(identity):
             return ""
         if len(named) > _MOST_NAMED or not named.isprintable():

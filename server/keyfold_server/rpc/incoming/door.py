@@ -1,10 +1,10 @@
-"""The door before the handlers, shut for the moment in which a server stops taking calls.
+"""The door before the handlers, which is shut for a moment while a server stops taking calls.
 
-When gRPC is told to stop, it ends the calls that have arrived and that no handler has yet, with
-CANCELLED, which no client takes for "try another server" (grpc/grpc#41785). So for a moment
-before that, calls wait here, before anything is decided about them: gRPC hands over all that it
-has, and callers who wait for answers send no more. Then gRPC is told to stop, which it tells
-clients ahead of any answer, and the door opens for those who wait.
+`grpc.aio.Server.stop` ends calls that have arrived but not yet reached a handler with CANCELLED,
+and no client takes that for "try another server" (grpc/grpc#41785). So the server shuts the door
+for a moment before it stops gRPC, and new calls wait here, before anything else happens to them.
+In that moment gRPC hands over all the calls that it has. Then the server stops gRPC, which tells
+clients to go elsewhere before it sends them any answer, and opens the door for the waiting calls.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import asyncio
 
 
 class Door:
-    """Open, until a server stops.
+    """A door that calls pass; open until the server stops.
 
     Attributes:
-        shut: What calls wait for, or None while the door is open; a look at it is all that the
-            door costs a call.
+        shut: The event that calls wait for; None while the door is open. Looking at it is all that
+            the door costs a call.
     """
 
     __slots__ = ("shut",)
@@ -27,11 +27,11 @@ class Door:
         self.shut: asyncio.Event | None = None
 
     def close(self) -> None:
-        """Has calls wait that arrive from now on."""
+        """Makes calls wait that arrive from now on."""
         self.shut = asyncio.Event()
 
     def open(self) -> None:
-        """Lets them go on, and all that come later."""
+        """Lets the waiting calls go on, and all later ones pass."""
         if self.shut is not None:
             self.shut.set()
         self.shut = None

@@ -1,4 +1,4 @@
-"""From plain values to the contract's messages: what is answered."""
+"""Converts plain values to the contract's response messages; `requests` goes the other way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OUTCOMES: Final = {o: pb.TestOutcome.Value(f"TEST_OUTCOME_{o.name}") for o in O
 
 
 def cluster_status(report: ClusterReport) -> res.ClusterStatus:
-    """Returns what is known of a cluster."""
+    """Returns a cluster's status."""
     cluster = report.cluster
     return res.ClusterStatus(
         cluster=cluster.name,
@@ -76,7 +76,7 @@ def _add_seen(status: res.RegionStatus, seen: Observation, *, revoked: bool) -> 
     if seen.message:
         status.last_error.CopyFrom(
             res.KmsError(
-                # Observed by an earlier release, it has the health alone.
+                # An observation by an earlier release has no reason.
                 reason=seen.reason or ("" if seen.health is Health.HEALTHY else seen.health.value),
                 message=seen.message,
                 request_id=seen.request_id,
@@ -112,7 +112,7 @@ def _wrap(wrap: Wrap) -> res.GenerationWrap:
 
 
 def pending_replica(pending: PendingReplica, now: float) -> res.PendingReplica:
-    """Returns a replica that has not confirmed; `now` is Unix time in seconds."""
+    """Returns a replica that has not confirmed yet; `now` is Unix time in seconds."""
     return res.PendingReplica(
         replica=pending.replica,
         stops_by=_time(int((now + pending.stops_within) * 1000)),

@@ -1,4 +1,4 @@
-"""From the contract's messages to plain values: what is asked. `replies` goes the other way."""
+"""Converts the contract's request messages to plain values; `replies` goes the other way."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _M = TypeVar("_M", bound=Message)
 
 
 def decode(kind: type[_M], data: bytes) -> _M:
-    """Returns a request message.
+    """Returns the request message in some bytes.
 
     Raises:
-        MalformedRequestError: The bytes are not such a message.
+        MalformedRequestError: The bytes are not a message of this kind.
     """
     try:
         return kind.FromString(data)
@@ -49,12 +49,20 @@ def decode(kind: type[_M], data: bytes) -> _M:
 
 
 def key_spec(message: res.KeySpec) -> KeySpec:
-    """Returns a key spec; an empty one is refused."""
+    """Returns a key spec.
+
+    Raises:
+        InvalidKeySpecError: The spec is empty or malformed.
+    """
     return KeySpec.of(message.type, message.uri, message.auth_principal, message.options)
 
 
 def region_specs(messages: list[res.RegionSpec]) -> tuple[RegionSpec, ...]:
-    """Returns region specs; an error names the index."""
+    """Returns region specs.
+
+    Raises:
+        InvalidInputError: A spec is malformed; `field` has its index.
+    """
     specs = []
     for index, message in enumerate(messages):
         try:
@@ -72,10 +80,10 @@ def region_specs(messages: list[res.RegionSpec]) -> tuple[RegionSpec, ...]:
 
 
 def placed(error: KeyfoldError, asked: Message) -> KeyfoldError:
-    """Returns an error about a region's key spec with the path of that region's spec.
+    """Returns an error about a region's key spec with the path of that spec in the request.
 
-    Only its provider sees that a key spec is wrong, only the settings that it is elsewhere, and
-    neither knows where it stood.
+    A provider sees that a key spec is wrong, and the residency check sees that its key is in
+    another region, but neither knows the index of the spec.
     """
     if error.field is not None and error.field.startswith("key_spec"):
         for index, message in enumerate(getattr(asked, "region_specs", ())):
@@ -160,12 +168,16 @@ def _scope(message: pb.TestKeyRequest | pb.GetAccessPolicyRequest) -> Scope:
 
 
 def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:
-    """Returns the filter of ListClusters; an enum number that is not known is refused."""
+    """Returns the filter of ListClusters.
+
+    Raises:
+        InvalidPageError: The state or health is a number that the contract does not list.
+    """
     if message.state and message.state not in _STATES:
-        raise InvalidPageError("state is none that the contract lists; leave it out", field="state")
+        raise InvalidPageError("the contract does not list this state; leave it out", field="state")
     if message.health and message.health not in _HEALTH:
         raise InvalidPageError(
-            "health is none that the contract lists; leave it out", field="health"
+            "the contract does not list this health; leave it out", field="health"
         )
     return ClusterFilter(
         organization=message.organization or None,

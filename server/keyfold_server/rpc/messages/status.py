@@ -1,4 +1,4 @@
-"""Errors on the wire: one table from the branches of the error tree to gRPC codes."""
+"""Errors on the wire: one table gives each branch of the error tree its gRPC code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODES: Final[dict[type[errors.KeyfoldError], grpc.StatusCode]] = {
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.StateError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ConflictError: grpc.StatusCode.ABORTED,
-    # Not PERMISSION_DENIED, which is for Keyfold's own callers.
+    # PERMISSION_DENIED would say that Keyfold refuses its own caller.
     errors.RefusedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ThrottledError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.CouldNotTellError: grpc.StatusCode.UNAVAILABLE,
@@ -35,17 +35,18 @@ CODES: Final[dict[type[errors.KeyfoldError], grpc.StatusCode]] = {
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""The nearest class on an error's way up the tree decides."""
+"""An error has the code of its nearest ancestor in this table."""
 
 _LONGEST_TEXT: Final = 768
 """Bytes of a message. It travels three times, once with every byte escaped, in trailers of which
-clients take 8 KiB in all; what is larger reaches them as another error, without any reason."""
+clients accept 8 KiB in all. Clients report larger trailers as another error without a reason."""
 
 _LONGEST_NAME: Final = 256
-"""Bytes of a name or path in the details; a longer one is none, and came from the caller."""
+"""Bytes of a name or path in the details. A longer string cannot be a name; the caller made it
+up."""
 
 INTERNAL: Final = "INTERNAL"
-"""The reason of an error that is none of ours; its text stays in the server's log."""
+"""The reason of an unexpected exception, whose text stays in the server's log."""
 
 
 def code_of(error: type[errors.KeyfoldError]) -> grpc.StatusCode:
@@ -58,7 +59,7 @@ def code_of(error: type[errors.KeyfoldError]) -> grpc.StatusCode:
 
 
 def to_status(error: errors.KeyfoldError) -> Status:
-    """Returns an error as callers get it, for a whole call or for one item of a batch."""
+    """Returns the status that callers get for an error, of a call or of one item of a batch."""
     facts = {
         "source": error.source,
         "cluster": error.cluster,
@@ -82,22 +83,22 @@ def to_status(error: errors.KeyfoldError) -> Status:
 
 
 def internal_status() -> tuple[Status, str]:
-    """Returns the answer to an unexpected exception, and the incident id that joins it to the log.
+    """Returns the status for an unexpected exception, and the incident id that the log has, too.
 
-    Nothing of the exception's text is in it: that may hold what a caller sent.
+    The status has none of the exception's text, which may contain what a caller sent.
     """
     incident = secrets.token_hex(8)
     info = ErrorInfo(
         reason=INTERNAL, domain=DOMAIN, metadata={"source": "keyfold", "incident": incident}
     )
-    message = f"an unexpected error; the server's log says more under incident {incident}"
+    message = f"an unexpected error; see incident {incident} in the server's log"
     return _status(grpc.StatusCode.INTERNAL, message, [info]), incident
 
 
 def _cut(text: str, most: int) -> str:
-    """Returns a text that fits; what UTF-8 cannot express, such as odd file names, is replaced.
+    """Returns a text of at most `most` bytes; replaces what UTF-8 cannot express.
 
-    Cut in the middle: messages begin with the fault and end with what to do.
+    It cuts out the middle, because messages begin with the fault and end with what to do.
     """
     data = text.encode(errors="replace")
     if len(data) <= most:
