@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class KeyManagementServiceStub(object):
-    """Wraps data keys for clusters in regions under root keys that customers hold. Every error carries
-    a `google.rpc.ErrorInfo` of domain `keyfold` with a stable reason; a call without a deadline gets
-    10 seconds.
+    """Wraps data keys for clusters in regions, under root keys that customers hold in their own KMS.
+    Every error that Keyfold answers has a `google.rpc.ErrorInfo` of domain `keyfold` with a stable
+    reason. A call without a deadline gets one of 10 seconds.
     """
 
     def __init__(self, channel):
@@ -125,36 +125,36 @@ class KeyManagementServiceStub(object):
 
 
 class KeyManagementServiceServicer(object):
-    """Wraps data keys for clusters in regions under root keys that customers hold. Every error carries
-    a `google.rpc.ErrorInfo` of domain `keyfold` with a stable reason; a call without a deadline gets
-    10 seconds.
+    """Wraps data keys for clusters in regions, under root keys that customers hold in their own KMS.
+    Every error that Keyfold answers has a `google.rpc.ErrorInfo` of domain `keyfold` with a stable
+    reason. A call without a deadline gets one of 10 seconds.
     """
 
     def Wrap(self, request, context):
-        """Wraps a key under the newest generation of a region. FAILED_PRECONDITION where the region is
-        revoked or its KMS refuses; UNAVAILABLE where the KMS cannot be asked.
+        """Wraps a key under the newest generation of a region. Fails with FAILED_PRECONDITION if the
+        region is revoked or its KMS refuses, and with UNAVAILABLE if Keyfold cannot reach the KMS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unwrap(self, request, context):
-        """Opens a wrapped key. INVALID_ARGUMENT where it is another cluster's, was changed, or the
-        context differs.
+        """Opens a wrapped key. Fails with INVALID_ARGUMENT if the wrapped key belongs to another cluster
+        or was changed, or if the context is not that of the Wrap call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GenerateDataKey(self, request, context):
-        """Makes a fresh data key and wraps it.
+        """Makes a random data key and wraps it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rewrap(self, request, context):
-        """Moves a wrapped key to the newest generation, or to another cluster, region or context; the
+        """Moves a wrapped key to the newest generation, or to another cluster, region or context. The
         plaintext never leaves the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -162,98 +162,100 @@ class KeyManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchWrap(self, request, context):
-        """Wraps up to 1,000 keys of one cluster; each item has its own answer.
+        """Wraps up to 1,000 keys of one cluster. Each item succeeds or fails by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchUnwrap(self, request, context):
-        """Opens up to 1,000 wrapped keys of one cluster; each item has its own answer.
+        """Opens up to 1,000 wrapped keys of one cluster. Each item succeeds or fails by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchRewrap(self, request, context):
-        """Rewraps up to 1,000 wrapped keys of one cluster; each item has its own answer.
+        """Rewraps up to 1,000 wrapped keys of one cluster. Each item succeeds or fails by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Enable(self, request, context):
-        """Gives a cluster its keys: all of its regions or none. Each key is proven before anything is
-        stored. The same specs again change nothing; others are ALREADY_EXISTS.
+        """Creates a cluster and gives its regions their keys, all regions or none. Keyfold proves each
+        key before it stores anything. Repeated with the same specs, the call changes nothing; with
+        other specs it fails with ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddRegions(self, request, context):
-        """Gives keys to further regions of a cluster, all of them or none. NOT_FOUND for an unknown
-        cluster.
+        """Adds regions and their keys to a cluster, all of them or none. Fails with NOT_FOUND if the
+        cluster does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rotate(self, request, context):
-        """Re-wraps regions under their key's newest version, or moves them to another key, all named
-        regions or none. The old key is needed until this returns, and not after; wrapped keys stay
-        valid. FAILED_PRECONDITION for a revoked region.
+        """Re-wraps regions under the newest version of their root key, or moves them to another root key,
+        all named regions or none. Keep the old key until this call returns; Keyfold does not need it
+        afterwards. Wrapped keys stay valid. Fails with FAILED_PRECONDITION if a region is revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Revoke(self, request, context):
-        """Stops all use of regions at once, without asking the KMS.
+        """Stops all use of regions at once, without a call to the KMS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Restore(self, request, context):
-        """Proves the keys again and resumes service, region by region.
+        """Proves the keys of revoked regions again, and resumes service in each region whose key works.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetireGeneration(self, request, context):
-        """Takes an old generation out of use, so that it opens nothing any more; or takes it back. The
-        newest one cannot be retired. Answers as Revoke does.
+        """Takes an old generation out of use, so that wrapped keys of that generation no longer open, or
+        brings it back. The newest generation cannot be retired. The response has the same form as that
+        of Revoke.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TestKey(self, request, context):
-        """Tries a key spec step by step and stores nothing. A key that does not work is an answer, not an
-        error.
+        """Tries a key spec step by step, and stores nothing. If the key does not work, the response says
+        so; the call does not fail.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAccessPolicy(self, request, context):
-        """Tells what a customer attaches to a root key so that Keyfold may use it, and no more. Asks no
-        KMS. For an AWS role it issues the external id, once and for good.
+        """Returns what a customer attaches to a root key so that Keyfold may use it, and no more. Makes
+        no call to a KMS. For an AWS role it issues the external id, which never changes afterwards.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """Tells what is known of a cluster. NOT_FOUND for an unknown one.
+        """Returns the status of a cluster. Fails with NOT_FOUND if the cluster does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListClusters(self, request, context):
-        """Lists clusters by name.
+        """Lists clusters, in the order of their names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -356,9 +358,9 @@ def add_KeyManagementServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyManagementService(object):
-    """Wraps data keys for clusters in regions under root keys that customers hold. Every error carries
-    a `google.rpc.ErrorInfo` of domain `keyfold` with a stable reason; a call without a deadline gets
-    10 seconds.
+    """Wraps data keys for clusters in regions, under root keys that customers hold in their own KMS.
+    Every error that Keyfold answers has a `google.rpc.ErrorInfo` of domain `keyfold` with a stable
+    reason. A call without a deadline gets one of 10 seconds.
     """
 
     @staticmethod
