@@ -30,7 +30,7 @@ KEK_ID_SIZE: Final = 16
 """Bytes of the random id that names one generation of one cluster-region."""
 
 MAX_PLAINTEXT: Final = 4_096
-"""Bytes of the largest key that is wrapped; design section 1."""
+"""Bytes of the largest key that Keyfold wraps."""
 
 MAX_CONTEXT_PAIRS: Final = 16
 """Pairs of one context; engineering section 1."""
