@@ -66,38 +66,39 @@ the same kind, and the other items succeed.
 
 | detail | when | what is in it |
 |---|---|---|
-| `ErrorInfo` | always | `reason`, and in `metadata` what is known of: `source`, `cluster`, \
+| `ErrorInfo` | always | `reason`, and in `metadata` what is known of `source`, `cluster`, \
 `region`, `provider_request_id` (the KMS's own id of the call), `missing_permission` |
-| `RetryInfo` | where the table says so | how long to wait before asking again |
+| `RetryInfo` | where the table says so | how long to wait before trying again |
 | `BadRequest` | where one field is at fault | its path, such as `region_specs[1].key_spec.uri` |
 
-**source** is whose answer it is: `keyfold`, or `kms` for the customer's own key service.
+**source** says where the error comes from: `keyfold`, or `kms` for the customer's KMS.
 
 **RetryInfo**: *yes*: always. *data plane*: on Wrap, Unwrap, GenerateDataKey, Rewrap and their
 batches, because Keyfold remembers the KMS's answer for some seconds; not where the region's
-`cache_ttl` is 0, since then every call asks. THROTTLED carries the KMS's own hint on every call,
-where it gave one. *mostly*: while the first request is still being carried out by the same server.
+`cache_ttl` is 0, since then every call goes to the KMS. THROTTLED carries the KMS's own hint on
+every call, if the KMS gave one. *mostly*: while the same server still carries out the first
+request.
 """
 
 ERRORS_TAIL: Final = f"""\
 ## {INTERNAL}
 
 `{INTERNAL}` is the reason of an error that Keyfold did not foresee: a defect. Its gRPC code is
-INTERNAL, its source `keyfold`. Nothing of the exception's text is sent, since that may hold what
-a caller sent; the metadata has an `incident`, under which the server's log tells the rest. Report
-it, with the log's lines of that incident.
+INTERNAL, its source `keyfold`. Keyfold does not send the exception's text, since that may contain
+what a caller sent. The metadata has an `incident`; find it in the server's log, and report the
+defect with the log's lines of that incident.
 
 ## {SetupError.reason}
 
-`{SetupError.reason}` never reaches a caller. It is what stops a server, or one of
-`keyfold-server`'s own commands, that cannot work as it is set up: a wrong setting, a store or a
-service key that cannot be used, a key file that is missing or half-written. The message goes to
-stderr in one line, and the exit code is 2. {SetupError.remedy}
+`{SetupError.reason}` never reaches a caller. A server, or one of `keyfold-server`'s own
+commands, stops with it because of a wrong setting, a store or service key that it cannot use, or
+a key file that is missing or half-written. The message is one line on stderr, and the exit code
+is 2. {SetupError.remedy}
 
 ## What gRPC itself answers
 
 These come from the gRPC library before a call reaches Keyfold, or without a server at all, so
-they carry no `ErrorInfo`. A client that finds none looks at the code.
+they have no `ErrorInfo`. A client must go by their code.
 
 | code | message | when | what to do |
 |---|---|---|---|

@@ -1,13 +1,14 @@
-"""The wrapped key: its bytes, what they are bound to, and the key that makes and opens them.
+"""The wrapped key: its bytes, what they are bound to, and the KEK that makes and opens them.
 
     version(1) ‖ suite(1) ‖ kek_id(16) ‖ nonce(24) ‖ ciphertext ‖ tag(16) ‖ commitment(32)
 
-The format is for ever: callers keep these bytes beside their data for years. docs/wrapped-key.md
-describes it for whoever opens one without Keyfold, tests/vectors/wrapped-key.json pins it, and a
-change of anything here is a new suite or version. Bytes that are not in the blob (cluster, region
-and context) are authenticated with it, so a blob moved elsewhere does not open.
+The format never changes, since callers keep these bytes beside their data for years. Any change
+here is a new suite or version. docs/wrapped-key.md describes the format for readers who open
+wrapped keys without Keyfold, and tests/vectors/wrapped-key.json pins it. Cluster, region and
+context are not in the bytes but authenticated with them, so a wrapped key that is moved elsewhere
+does not open.
 
-Must not know where keys come from, who may use them, or how long; `Kek` is one open key.
+This module must not know where keys come from, who may use them, or for how long.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.xaes import COMMITMENT_SIZE, NONCE_SIZE, TAG_SIZE, CommittingKey
 
 KEK_ID_SIZE: Final = 16
-"""Bytes of the random id that names one generation of one cluster-region."""
+"""Bytes of the random id that identifies one generation of one cluster-region."""
 
 MAX_PLAINTEXT: Final = 4_096
 """Bytes of the largest key that Keyfold wraps."""
 
 MAX_CONTEXT_PAIRS: Final = 16
-"""Pairs of one context; engineering section 1."""
+"""Most pairs of one context."""
 
 MAX_CONTEXT_BYTES: Final = 4_096
-"""Bytes of a context's keys and values together, in UTF-8; engineering section 1."""
+"""Most bytes of a context's keys and values together, in UTF-8."""
 
 _VERSION_AND_SUITE: Final = b"\x01\x01"
 _LABEL: Final = b"CMK1"
@@ -47,20 +48,20 @@ OVERHEAD: Final = _SEALED_AT + TAG_SIZE + COMMITMENT_SIZE
 """Bytes by which a wrapped key is longer than the plaintext: 90."""
 
 EMPTY_CONTEXT: Final = b"\x00\x00"
-"""The encoding of no context at all."""
+"""The encoding of an empty context."""
 
 _u16: Final = struct.Struct(">H").pack
 
 Random = Callable[[int], bytes]
-"""Returns that many bytes of a cryptographic random source."""
+"""Returns a number of bytes from a cryptographic random source."""
 
 
 class WrappedKey(NamedTuple):
-    """The parts of a wrapped key that is well formed; whether it opens, only its KEK tells.
+    """The parts of a well-formed wrapped key. Only its KEK can tell whether it opens.
 
     Attributes:
-        kek_id: 16 bytes: which KEK opens it.
-        nonce: 24 bytes.
+        kek_id: The 16 bytes that name the KEK that opens it.
+        nonce: The 24 bytes of the nonce.
         sealed: Ciphertext, tag and commitment.
     """
 
@@ -73,15 +74,15 @@ class WrappedKey(NamedTuple):
 
 
 Opener = Callable[[WrappedKey, bytes], bytes]
-"""Opens one wrapped key of a batch: as `Kek.open`."""
+"""Opens one wrapped key of a batch, as `Kek.open` does."""
 
 
 def encode_context(context: Mapping[str, str]) -> bytes:
     """Returns the one encoding of a context: pairs in the order of their keys' UTF-8 bytes.
 
-    A count, then each key and value behind its length, all lengths 16 bits big-endian: no two
-    contexts share an encoding. Text is taken as it stands, without Unicode normalisation, since a
-    caller's next release must produce the same bytes.
+    It is a count, then each key and value after its length, all as 16 bits big-endian, so no two
+    contexts share an encoding. Text is not normalised, so that a caller's next release produces
+    the same bytes.
 
     Raises:
         InvalidContextError: More than 16 pairs, too many bytes, an empty key, or text that UTF-8
@@ -130,11 +131,11 @@ def check_plaintext(plaintext: bytes) -> None:
 
 
 def parse(blob: bytes) -> WrappedKey:
-    """Returns the parts of a wrapped key; nothing is authenticated yet.
+    """Returns the parts of a wrapped key, without authenticating it.
 
     Raises:
         NotAWrappedKeyError: It is empty, or shorter or longer than any wrapped key.
-        UnsupportedWrappedKeyError: Another version or suite.
+        UnsupportedWrappedKeyError: It has another version or suite.
     """
     if not OVERHEAD < len(blob) <= OVERHEAD + MAX_PLAINTEXT:
         raise NotAWrappedKeyError(
@@ -157,10 +158,10 @@ class Kek:
     It belongs to one thread, like the cipher inside. Dropping it drops the key.
 
     Attributes:
-        kek_id: 16 random bytes; they stand in every wrapped key.
-        cluster: Name of the cluster, authenticated with every wrapped key.
-        region: Name of the region, likewise.
-        generation: 1, 2, 3 …; not authenticated, since `kek_id` says the same.
+        kek_id: 16 random bytes that every wrapped key contains.
+        cluster: The cluster's name, authenticated with every wrapped key.
+        region: The region's name, authenticated with every wrapped key.
+        generation: 1, 2, 3 …; not authenticated, since `kek_id` identifies the generation.
 
     Args:
         key: The 32 bytes of the key; wiped before this returns, and when it raises.
@@ -183,8 +184,8 @@ class Kek:
         self.generation = generation
         self._head = _VERSION_AND_SUITE + kek_id
         names = [_u16(len(name)) + name for name in (cluster.encode(), region.encode())]
-        # The version is not in the AAD and need not be: it says how to read the rest, and no
-        # other version may ever use this label.
+        # The version need not be in the AAD: it says how to read the rest, and no other version
+        # may ever use this label.
         self._aad = b"".join((_LABEL, _VERSION_AND_SUITE[1:], kek_id, *names))
 
     def __repr__(self) -> str:
@@ -199,7 +200,7 @@ class Kek:
         Args:
             plaintext: 1 to 4,096 bytes.
             context: What `encode_context` returned.
-            random: Source of the nonce.
+            random: Returns random bytes for the nonce.
 
         Raises:
             InvalidPlaintextError: The plaintext is empty or larger than 4,096 bytes.
@@ -212,18 +213,18 @@ class Kek:
     def seal_batch(
         self, items: Sequence[tuple[bytes, bytes]], random: Random = os.urandom
     ) -> list[bytes]:
-        """Returns wrapped keys in the items' order; each opens by itself like any other.
+        """Returns wrapped keys in the items' order. Each opens by itself like any other.
 
-        Their nonces share their first 12 bytes, which shows that they were wrapped together, and
-        count up in the other 12; `CommittingKey.seal_batch` says why that is safe.
+        Their nonces share the first 12 bytes, which shows that they were wrapped together, and
+        count up in the other 12. `CommittingKey.seal_batch` says why that is safe.
 
         Args:
-            items: Plaintext and encoded context of each.
-            random: Source of the first nonce, asked once.
+            items: The plaintext and the encoded context of each wrapped key.
+            random: Returns random bytes for the first nonce; called once.
 
         Raises:
-            InvalidPlaintextError: One is empty or larger than 4,096 bytes. Nothing was wrapped;
-                `check_plaintext` finds such an item beforehand, so that it fails alone.
+            InvalidPlaintextError: One plaintext is empty or larger than 4,096 bytes, and nothing
+                was wrapped. Check each item with `check_plaintext` first, so that it fails alone.
         """
         if not items:
             return []
@@ -240,24 +241,24 @@ class Kek:
         """Returns the plaintext of a wrapped key.
 
         Args:
-            wrapped: What `parse` returned.
-            context: What `encode_context` returned for the caller's context.
+            wrapped: The wrapped key as `parse` returned it.
+            context: The caller's context as `encode_context` returned it.
 
         Raises:
-            UnknownKekError: It names another KEK than this one.
-            WrappedKeyCorruptError: The nonce or the commitment was changed, or the KEK that made
-                it had other bytes.
-            ContextMismatchError: Another context, cluster or region, or a changed ciphertext or
-                tag; nothing can tell which.
+            UnknownKekError: The wrapped key names another KEK.
+            WrappedKeyCorruptError: The nonce or the commitment was changed, or another key
+                made it.
+            ContextMismatchError: The context, cluster or region differs, or the ciphertext or tag
+                was changed. Nothing can tell which.
         """
         if wrapped.kek_id != self.kek_id:
             raise self._other_kek()
         return self._key.open(wrapped.nonce, wrapped.sealed, self._aad + context)
 
     def opener(self) -> Opener:
-        """Returns an `open` for one call's many wrapped keys; those of one batch share its work.
+        """Returns an `open` for one call's many wrapped keys, faster for those of one batch.
 
-        It holds derived keys: drop it with the call.
+        It holds derived keys, so drop it with the call.
         """
         open_sealed, kek_id, aad = self._key.opener(), self.kek_id, self._aad
 
@@ -269,8 +270,8 @@ class Kek:
         return open_wrapped
 
     def _other_kek(self) -> UnknownKekError:
-        # Compared, because the AAD is built from this KEK's own id, not from the blob's: without
-        # this a changed id would go unnoticed wherever a caller looked up the wrong KEK.
+        # Its caller compares ids because the AAD has this KEK's own id, not the wrapped key's.
+        # Otherwise a changed id would go unnoticed wherever the wrong KEK was looked up.
         return UnknownKekError(
             "the wrapped key names another key encryption key; check the cluster's name",
             field="wrapped_key",

@@ -4,7 +4,7 @@ A leaf is one *reason*: a stable UPPER_SNAKE word that callers may branch on. A 
 kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in one table.
 
     KeyfoldError
-    ├── InvalidInputError                       the request cannot be right; nothing was tried
+    ├── InvalidInputError                       the request is wrong; nothing was changed
     │   ├── MalformedRequestError               MALFORMED_REQUEST
     │   ├── InvalidNameError                    INVALID_NAME
     │   ├── InvalidPlaintextError               INVALID_PLAINTEXT
@@ -29,43 +29,43 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── WrongClusterError                   WRONG_CLUSTER
     │   ├── WrappedKeyCorruptError              WRAPPED_KEY_CORRUPT
     │   └── ContextMismatchError                CONTEXT_MISMATCH
-    ├── UnauthenticatedError                    who calls is not known
+    ├── UnauthenticatedError                    the server does not know the caller
     │   ├── CallerUnknownError                  CALLER_UNKNOWN
     │   └── CallerCredentialError               CALLER_CREDENTIAL_INVALID
     ├── ForbiddenError                          the caller may not do this
     │   ├── NotAllowedError                     NOT_ALLOWED
     │   ├── KeyNotGrantedError                  KEY_NOT_GRANTED
     │   └── ContextNotGrantedError              CONTEXT_NOT_GRANTED
-    ├── NotFoundError                           what was named does not exist, or is hidden
+    ├── NotFoundError                           what the request names does not exist
     │   ├── ClusterNotFoundError                CLUSTER_NOT_FOUND
     │   ├── RegionNotFoundError                 REGION_NOT_FOUND
     │   └── GenerationNotFoundError             GENERATION_NOT_FOUND
-    ├── AlreadyExistsError                      it exists, and differs from what was asked
+    ├── AlreadyExistsError                      it exists, and differs from the request
     │   ├── ClusterExistsError                  CLUSTER_EXISTS
     │   └── RegionExistsError                   REGION_EXISTS
-    ├── StateError                              the lifecycle forbids it
+    ├── StateError                              the state forbids the call
     │   ├── RevokedError                        REVOKED
     │   ├── GenerationRetiredError              GENERATION_RETIRED
     │   ├── GenerationInUseError                GENERATION_IN_USE
     │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
     │   ├── KeyElsewhereError                   KEY_ELSEWHERE
     │   └── KeyVersionPinnedError               KEY_VERSION_PINNED
-    ├── ConflictError                           another change came first; ask again
+    ├── ConflictError                           another change came first; try again
     │   ├── ConcurrentChangeError               CONCURRENT_CHANGE
     │   └── RequestInProgressError              REQUEST_IN_PROGRESS
     ├── KmsError                                about the customer's KMS
-    │   ├── RefusedError                        it answered no
+    │   ├── RefusedError                        the KMS refused
     │   │   ├── AccessDeniedError               ACCESS_DENIED
     │   │   ├── KeyDisabledError                KEY_DISABLED
     │   │   ├── KeyPendingDeletionError         KEY_PENDING_DELETION
     │   │   ├── KeyNotFoundError                KEY_NOT_FOUND
     │   │   └── KeyInvalidError                 KEY_INVALID
-    │   ├── CouldNotTellError                   it gave no answer that counts
+    │   ├── CouldNotTellError                   the KMS gave no answer about the key
     │   │   ├── UnreachableError                UNREACHABLE
     │   │   ├── ThrottledError                  THROTTLED
     │   │   └── CredentialsFailedError          CREDENTIALS_FAILED
     │   └── KekMismatchError                    KEK_MISMATCH, a stored KEK does not open
-    ├── OverloadedError                         OVERLOADED, too much at once for Keyfold
+    ├── OverloadedError                         OVERLOADED, too many calls at once
     ├── RateLimitedError                        RATE_LIMITED, calls come too fast
     ├── RowNotAuthenticError                    ROW_NOT_AUTHENTIC
     ├── UnavailableError                        Keyfold itself cannot answer now
@@ -91,15 +91,15 @@ class KeyfoldError(Exception):
 
     Attributes:
         reason: Stable word for `google.rpc.ErrorInfo.reason`.
-        remedy: What the caller does next, for the reference page.
-        source: Whose answer it is: Keyfold's own, or the customer's KMS.
+        remedy: The caller's or operator's next step, for the reference page.
+        source: `kms` if the error is about the customer's KMS, else `keyfold`.
         message: One line for people: lower case, no full stop, no key material.
-        cluster: The cluster concerned, where there is one.
-        region: The region concerned, where there is one.
-        field: Path of the offending request field, such as `region_specs[1].key_spec.uri`.
-        retry_after: Seconds after which asking again makes sense, or None.
-        provider_request_id: The KMS's own id of the failed call, where it gave one.
-        missing_permission: The permission that is missing, where the KMS or the call tells it.
+        cluster: The cluster that the error concerns, or None.
+        region: The region that the error concerns, or None.
+        field: The path of the wrong request field, such as `region_specs[1].key_spec.uri`.
+        retry_after: Seconds after which a retry makes sense, or None.
+        provider_request_id: The KMS's own id of the failed call, or None if it gave none.
+        missing_permission: The permission that Keyfold lacks, or None if it is not known.
     """
 
     reason: ClassVar[str]
@@ -132,8 +132,9 @@ class KeyfoldError(Exception):
     ) -> Self:
         """Returns a copy of this error that also says where it happened.
 
-        A copy, because a remembered error is raised to many callers, and a raised exception
-        collects tracebacks. Arguments only fill what is still unknown; a field is prefixed.
+        It is a copy because a remembered error is raised to many callers, and a raised exception
+        collects tracebacks. Cluster and region are set only if the error has none; the field is
+        put in front of the error's own.
         """
         path = self.field
         if field is not None:
@@ -150,18 +151,18 @@ class KeyfoldError(Exception):
 
 
 class InvalidInputError(KeyfoldError):
-    """The request cannot be right as it stands; nothing was tried and nothing changed."""
+    """The request is wrong as it stands, and Keyfold changed nothing."""
 
 
 class MalformedRequestError(InvalidInputError):
-    """The request's bytes are not the message that this method takes."""
+    """The request's bytes are not a message that this method takes."""
 
     reason = "MALFORMED_REQUEST"
     remedy = "Build the request with the generated stubs of this version of the contract."
 
 
 class InvalidNameError(InvalidInputError):
-    """A cluster's, region's or organization's name is empty, too long or has odd characters."""
+    """A cluster's, region's or organization's name is empty, too long or has bad characters."""
 
     reason = "INVALID_NAME"
     remedy = "Use 1 to 128 characters of A-Z a-z 0-9 . _ - beginning with a letter or digit."
@@ -182,14 +183,14 @@ class InvalidContextError(InvalidInputError):
 
 
 class InvalidSizeError(InvalidInputError):
-    """A data key of a size other than 16, 24, 32 or 64 bytes."""
+    """The requested size of the data key is not 16, 24, 32 or 64 bytes."""
 
     reason = "INVALID_SIZE"
     remedy = "Ask for 16, 24, 32 or 64 bytes."
 
 
 class InvalidPolicyError(InvalidInputError):
-    """A region policy's duration lies outside its bounds."""
+    """A duration in a region's policy is out of bounds."""
 
     reason = "INVALID_POLICY"
     remedy = "Keep cache_ttl within 0 to 15 minutes and outage_grace within 0 to 24 hours."
@@ -203,38 +204,40 @@ class InvalidRequestIdError(InvalidInputError):
 
 
 class InvalidPageError(InvalidInputError):
-    """A page_token that the server did not give out, or a page_size below zero."""
+    """The page_token did not come from this server, or the page_size is below zero."""
 
     reason = "INVALID_PAGE"
-    remedy = "Pass next_page_token back as it came, with the same filters."
+    remedy = "Send next_page_token back unchanged, with the same filters."
 
 
 class InvalidBatchError(InvalidInputError):
-    """A batch of no items, of more than 1,000, or of more than 4 MiB in or out."""
+    """The batch is empty, or has more than 1,000 items or 4 MiB in the request or the reply."""
 
     reason = "INVALID_BATCH"
-    remedy = "Send 1 to 1,000 items; split what is larger than 4 MiB."
+    remedy = "Send 1 to 1,000 items, and split a batch that is larger than 4 MiB."
 
 
 class InvalidKeySpecError(InvalidInputError):
-    """A key spec is empty, or its uri, principal or options do not fit its provider."""
+    """A key spec is empty, or its uri, principal or options are not valid for its provider."""
 
     reason = "INVALID_KEY_SPEC"
-    remedy = "Give type and uri as the provider itself writes them; the message names the fault."
+    remedy = (
+        "Write the type and the provider's own name of the key. The message says what is wrong."
+    )
 
 
 class UnknownProviderError(InvalidInputError):
     """The server has no provider of that type."""
 
     reason = "UNKNOWN_PROVIDER"
-    remedy = "Use one of the types that the message lists, or install the provider's extra."
+    remedy = "Use a type that the message lists, or have the operator install the provider's extra."
 
 
 class KeySpecMissingError(InvalidInputError):
-    """A region of the request has no key spec, or no region was named."""
+    """A region of the request has no key spec, or the request names no region."""
 
     reason = "KEY_SPEC_MISSING"
-    remedy = "Give one region spec with a key spec for each region that the message names."
+    remedy = "Add a region spec with a key spec for each region that the message names."
 
 
 class DuplicateRegionError(InvalidInputError):
@@ -245,10 +248,10 @@ class DuplicateRegionError(InvalidInputError):
 
 
 class TooManyRegionsError(InvalidInputError):
-    """A cluster of more than 64 regions."""
+    """The cluster would have more than 64 regions."""
 
     reason = "TOO_MANY_REGIONS"
-    remedy = "Keep a cluster within 64 regions."
+    remedy = "Use at most 64 regions per cluster."
 
 
 class RegionMismatchError(InvalidInputError):
@@ -259,7 +262,7 @@ class RegionMismatchError(InvalidInputError):
 
 
 class OrganizationMismatchError(InvalidInputError):
-    """The cluster belongs to another organization than the request says."""
+    """The cluster belongs to a different organization than the request says."""
 
     reason = "ORGANIZATION_MISMATCH"
     remedy = "Leave the organization out, or check the cluster's name."
@@ -269,99 +272,107 @@ class InvalidReasonError(InvalidInputError):
     """A reason for the audit trail is longer than 1,024 characters."""
 
     reason = "INVALID_REASON"
-    remedy = "Shorten the reason to 1,024 characters, and put the rest where you keep tickets."
+    remedy = "Shorten the reason to 1,024 characters, for example to the number of a ticket."
 
 
 class RequestIdReusedError(InvalidInputError):
-    """The same request_id came before with another request."""
+    """The caller sent the same request_id before, with a different request."""
 
     reason = "REQUEST_ID_REUSED"
-    remedy = "Use a new request_id for a new request; repeat the old one only unchanged."
+    remedy = "Use a new request_id for each new request, and an old one only to repeat its request."
 
 
 class NotAWrappedKeyError(InvalidInputError):
-    """The bytes are empty, too short or otherwise not a wrapped key of Keyfold."""
+    """The bytes are not a wrapped key of Keyfold: they are empty, too short or too long."""
 
     reason = "NOT_A_WRAPPED_KEY"
-    remedy = "Pass the wrapped key exactly as Wrap returned it; look for truncation or encoding."
+    remedy = (
+        "Send the wrapped key exactly as Wrap returned it; look for truncation or a text encoding."
+    )
 
 
 class UnsupportedWrappedKeyError(InvalidInputError):
-    """A wrapped key of a format version or suite that the server's release does not know."""
+    """The server's release does not know the format version or suite of the wrapped key."""
 
     reason = "UNSUPPORTED_WRAPPED_KEY"
-    remedy = "Unwrap it with the newer release that wrapped it."
+    remedy = "Unwrap it with a release as new as the one that wrapped it."
 
 
 class UnknownKekError(InvalidInputError):
-    """No key encryption key of this cluster has the id that the wrapped key names."""
+    """The cluster has no key encryption key (KEK) of the id that the wrapped key names."""
 
     reason = "UNKNOWN_KEK"
-    remedy = "Check the cluster's name; a change in bytes 3 to 18 of a wrapped key shows as this."
+    remedy = (
+        "Check the cluster's name. If it is right, bytes 3 to 18 of the wrapped key may be changed."
+    )
 
 
 class WrongClusterError(InvalidInputError):
     """The wrapped key belongs to another cluster, which the caller may see."""
 
     reason = "WRONG_CLUSTER"
-    remedy = "Unwrap it in the cluster that wrapped it, or move it there with Rewrap."
+    remedy = "Unwrap it in the cluster that the message names, or move it with Rewrap."
 
 
 class WrappedKeyCorruptError(InvalidInputError):
-    """The key commitment does not fit: the wrapped key was changed after it was made."""
+    """The wrapped key was changed after it was made: its key commitment does not match."""
 
     reason = "WRAPPED_KEY_CORRUPT"
-    remedy = "Restore the wrapped key from where it was stored first."
+    remedy = "Restore the wrapped key from a good copy."
 
 
 class ContextMismatchError(InvalidInputError):
-    """The authentication tag does not fit: another context, or a changed wrapped key."""
+    """The context differs from the one of the Wrap call, or the wrapped key was changed."""
 
     reason = "CONTEXT_MISMATCH"
-    remedy = "Send the context of the Wrap call; if it is the same, the wrapped key was changed."
+    remedy = (
+        "Send the context of the Wrap call. If it is the same, restore the wrapped key from a copy."
+    )
 
 
 class UnauthenticatedError(KeyfoldError):
-    """Who calls is not known; nothing was looked at."""
+    """The server does not know the caller, and did not look at the request."""
 
 
 class CallerUnknownError(UnauthenticatedError):
     """The call carries no credential, neither a client certificate nor a token."""
 
     reason = "CALLER_UNKNOWN"
-    remedy = "Call with a client certificate or a token; docs/security.md says which."
+    remedy = (
+        "Call with a client certificate or a token; docs/security.md says which the server takes."
+    )
 
 
 class CallerCredentialError(UnauthenticatedError):
     """The server does not accept the certificate or token that the call carries."""
 
     reason = "CALLER_CREDENTIAL_INVALID"
-    remedy = "Renew the certificate or token, and check its issuer, audience and time."
+    remedy = "Renew the certificate or token, and check its issuer, audience and validity."
 
 
 class ForbiddenError(KeyfoldError):
-    """The caller is known, and the policy does not let it do this."""
+    """The server knows the caller, and its policy does not allow the call."""
 
 
 class NotAllowedError(ForbiddenError):
-    """No grant of the server's policy gives the caller a role for this."""
+    """No grant in the server's policy gives the caller a role for this call."""
 
     reason = "NOT_ALLOWED"
-    remedy = "Ask for a grant; `keyfold-server policy check` says what the policy answers and why."
+    remedy = "Ask the operator for a grant. `keyfold-server policy check` explains the decision."
 
 
 class KeyNotGrantedError(ForbiddenError):
-    """The policy does not let the caller name this key, as this principal, for this cluster."""
+    """The policy does not let the caller use this root key, as this principal, for this cluster."""
 
     reason = "KEY_NOT_GRANTED"
-    remedy = "Have the key's type, uri, principal and options added to a grant's keys."
+    remedy = "Ask the operator to add the key's type, uri, principal and options to a grant's keys."
 
 
 class ContextNotGrantedError(ForbiddenError):
-    """The caller may use these keys only with other context entries."""
+    """The caller's grants allow these keys only with certain context entries."""
 
     reason = "CONTEXT_NOT_GRANTED"
-    remedy = "Send the context entries that the caller's grant demands."
+    remedy = "Send the context entries that the grant demands; the message names them."
 
 
 class NotFoundError(KeyfoldError):
@@ -372,14 +383,14 @@ class ClusterNotFoundError(NotFoundError):
     """The cluster does not exist, or the caller may not see it."""
 
     reason = "CLUSTER_NOT_FOUND"
-    remedy = "Check the name with ListClusters; Enable makes a cluster."
+    remedy = "Check the name with ListClusters, or make the cluster with Enable."
 
 
 class RegionNotFoundError(NotFoundError):
     """The cluster has no such region, or the caller may not see it."""
 
     reason = "REGION_NOT_FOUND"
-    remedy = "Check the cluster's regions with GetStatus; AddRegions adds one."
+    remedy = "Check the cluster's regions with GetStatus, or add the region with AddRegions."
 
 
 class GenerationNotFoundError(NotFoundError):
@@ -390,18 +401,18 @@ class GenerationNotFoundError(NotFoundError):
 
 
 class AlreadyExistsError(KeyfoldError):
-    """It exists, and is not what the request describes."""
+    """What the request would make exists already, and differs from the request."""
 
 
 class ClusterExistsError(AlreadyExistsError):
-    """Enable of a cluster that is enabled with other region specs."""
+    """Enable of a cluster that exists with different region specs."""
 
     reason = "CLUSTER_EXISTS"
-    remedy = "Change keys with Rotate, add regions with AddRegions."
+    remedy = "Change keys with Rotate, and add regions with AddRegions."
 
 
 class RegionExistsError(AlreadyExistsError):
-    """AddRegions of a region that has another key spec."""
+    """AddRegions of a region that exists with a different key spec."""
 
     reason = "REGION_EXISTS"
     remedy = "Move a region to another key with Rotate."
@@ -419,156 +430,158 @@ class RevokedError(StateError):
 
 
 class GenerationRetiredError(StateError):
-    """The wrapped key is under a generation that was taken out of use."""
+    """The generation that wrapped the key was taken out of use with RetireGeneration."""
 
     reason = "GENERATION_RETIRED"
-    remedy = "Bring the generation back with RetireGeneration, and rewrap what is under it."
+    remedy = (
+        "Bring the generation back with RetireGeneration, and move its wrapped keys with Rewrap."
+    )
 
 
 class GenerationInUseError(StateError):
-    """RetireGeneration of the newest generation, which wraps."""
+    """RetireGeneration of the newest generation, which new wrapped keys need."""
 
     reason = "GENERATION_IN_USE"
-    remedy = "Make a new generation first: Rotate with new_generation."
+    remedy = "First make a new generation: call Rotate with new_generation."
 
 
 class ExternalIdNotIssuedError(StateError):
-    """An AWS role for which Keyfold has issued no external id (protocol C2)."""
+    """The key spec names an AWS role, and Keyfold has not issued an external id for it."""
 
     reason = "EXTERNAL_ID_NOT_ISSUED"
     remedy = "Call GetAccessPolicy, and put the external id into the role's trust policy."
 
 
 class KeyElsewhereError(StateError):
-    """The root key is in another region than the cluster's, and the server demands residency."""
+    """The root key is not known to be in the cluster's region, as the server requires."""
 
     reason = "KEY_ELSEWHERE"
-    remedy = "Name a key in the provider region that the message names."
+    remedy = "Use a key in the provider region that the message names."
 
 
 class KeyVersionPinnedError(StateError):
-    """Rotate of a key whose uri names one version: there is no newer one under that uri."""
+    """Rotate of a key whose uri names one version: that uri never has a newer one."""
 
     reason = "KEY_VERSION_PINNED"
-    remedy = "Name the newer version, or the key without one."
+    remedy = "Give a key spec with the newer version in its uri, or with no version."
 
 
 class ConflictError(KeyfoldError):
-    """Another change came first; nothing was changed."""
+    """Another change came first, and this request changed nothing."""
 
 
 class ConcurrentChangeError(ConflictError):
-    """The cluster changed while the request was being carried out."""
+    """The cluster changed while Keyfold carried out the request."""
 
     reason = "CONCURRENT_CHANGE"
-    remedy = "Read the status, and ask again if the change is still wanted."
+    remedy = "Read the status, and repeat the request if you still want the change."
 
 
 class RequestInProgressError(ConflictError):
-    """A request with the same request_id is still being carried out."""
+    """Keyfold is still carrying out a request with the same request_id."""
 
     reason = "REQUEST_IN_PROGRESS"
     remedy = "Wait, and repeat the request with the same request_id."
 
 
 class KmsError(KeyfoldError):
-    """What the customer's KMS said, or that it said nothing."""
+    """The customer's KMS returned an error, or did not answer."""
 
     source: ClassVar[Literal["keyfold", "kms"]] = "kms"
 
 
 class RefusedError(KmsError):
-    """The KMS answered no. Cached keys go out of use at once."""
+    """The KMS refused. Keys in memory go out of use at once."""
 
 
 class AccessDeniedError(RefusedError):
     """The KMS does not let Keyfold use the key."""
 
     reason = "ACCESS_DENIED"
-    remedy = "Grant the missing permission on the key, then call Restore or just try again."
+    remedy = "Grant the missing permission on the key, and repeat the call."
 
 
 class KeyDisabledError(RefusedError):
-    """The key, or the version that is needed, is disabled."""
+    """The key, or the version that the call needs, is disabled."""
 
     reason = "KEY_DISABLED"
-    remedy = "Enable the key in the KMS; service resumes by itself."
+    remedy = "Enable the key in the KMS. Keyfold uses it again within seconds."
 
 
 class KeyPendingDeletionError(RefusedError):
     """The key is scheduled for deletion."""
 
     reason = "KEY_PENDING_DELETION"
-    remedy = "Cancel the deletion in the KMS and enable the key before the waiting period ends."
+    remedy = "Cancel the deletion and enable the key in the KMS before the waiting period ends."
 
 
 class KeyNotFoundError(RefusedError):
     """The KMS has no such key."""
 
     reason = "KEY_NOT_FOUND"
-    remedy = "Check the key's uri; a key that was destroyed cannot be brought back."
+    remedy = "Check the key's uri. A destroyed key cannot be brought back."
 
 
 class KeyInvalidError(RefusedError):
-    """The key exists but cannot be used for this: wrong purpose, algorithm or material."""
+    """The key exists, but its purpose, algorithm or material does not allow this use."""
 
     reason = "KEY_INVALID"
-    remedy = "Use a symmetric encryption key, or one with the wrapping operations allowed."
+    remedy = "Use a symmetric encryption key, or another key that may wrap and unwrap."
 
 
 class CouldNotTellError(KmsError):
-    """The KMS gave no answer that counts. Cached keys serve on for their outage grace."""
+    """The KMS gave no answer about the key. Keys in memory serve on for their outage grace."""
 
 
 class UnreachableError(CouldNotTellError):
-    """The KMS could not be reached, or failed on its side."""
+    """Keyfold could not reach the KMS, or the KMS failed."""
 
     reason = "UNREACHABLE"
-    remedy = "Wait and try again; look at the network path and the provider's status page."
+    remedy = "Try again later; check the network path and the provider's status page."
 
 
 class CredentialsFailedError(CouldNotTellError):
     """The KMS did not accept Keyfold's own credential."""
 
     reason = "CREDENTIALS_FAILED"
-    remedy = "Renew the credential that the server uses for this provider."
+    remedy = "Ask the operator to renew the server's credential for this provider."
 
 
 class ThrottledError(CouldNotTellError):
     """The KMS asks Keyfold to slow down."""
 
     reason = "THROTTLED"
-    remedy = "Wait for the time given, and raise the KMS's quota if it happens often."
+    remedy = "Wait for the time given. If it happens often, raise the KMS's quota."
 
 
 class KekMismatchError(KmsError):
-    """The KMS opened the stored KEK to something else than was wrapped, or not at all."""
+    """The KMS did not open the stored KEK, or opened it to something that was not wrapped."""
 
     reason = "KEK_MISMATCH"
-    remedy = "Restore the store's row from a backup; the root key itself answers."
+    remedy = "Restore the row of the store from a backup. The root key itself works."
 
 
 class OverloadedError(KeyfoldError):
-    """Keyfold has as many calls waiting as it will hold."""
+    """As many calls are waiting as Keyfold will hold."""
 
     reason = "OVERLOADED"
-    remedy = "Wait for the time given; run more replicas if it happens often."
+    remedy = "Wait for the time given. If it happens often, run more replicas."
 
 
 class RateLimitedError(KeyfoldError):
-    """Calls of one caller, for one organization or to one root key come faster than they may."""
+    """One caller's, organization's or root key's calls come faster than the server allows."""
 
     reason = "RATE_LIMITED"
-    remedy = "Wait for the time given and slow down; the limits are settings of the server."
+    remedy = "Wait for the time given and slow down, or have the operator raise the limit."
 
 
 class RowNotAuthenticError(KeyfoldError):
-    """A row of the store does not carry the service key's seal: somebody else wrote it."""
+    """A row of the store lacks a valid seal of the service key: something else wrote it."""
 
     reason = "ROW_NOT_AUTHENTIC"
     remedy = (
-        "Restore the row from a backup, and find out who writes to the store; or, after a newer "
-        "release has used it, go back to that release."
+        "Restore the row from a backup, and find out who wrote to the store. If a newer release "
+        "wrote it, go back to that release."
     )
 
 
@@ -580,50 +593,55 @@ class StoreUnavailableError(UnavailableError):
     """The store did not answer, or could not be written."""
 
     reason = "STORE_UNAVAILABLE"
-    remedy = "Look at the store: reachable, writable, not full? The call changed nothing."
+    remedy = (
+        "Check that the store is reachable, writable and not full. A change may have been made, so "
+        "repeat it with the same request_id."
+    )
 
 
 class StoreStaleError(UnavailableError):
-    """The replica has not seen the store for so long that it must not use keys."""
+    """The replica has not reached the store for so long that it must not use keys."""
 
     reason = "STORE_STALE"
-    remedy = "Call another replica; this one serves again when it sees the store."
+    remedy = "Call another replica. This one serves again once it reaches the store."
 
 
 class StoreRolledBackError(UnavailableError):
-    """The store lacks a change that the replica has seen: a rollback, or another database."""
+    """The store lacks a change that the replica has seen: it was rolled back or replaced."""
 
     reason = "STORE_ROLLED_BACK"
-    remedy = "Find out which store is right, and restart the replica on it."
+    remedy = (
+        "Find out which store is right, and have the operator run `keyfold-server reconcile` on it."
+    )
 
 
 class IssuerUnreachableError(UnavailableError):
     """The server cannot check tokens, because it cannot fetch their issuer's current keys."""
 
     reason = "ISSUER_UNREACHABLE"
-    remedy = "Try again; look at KEYFOLD_JWT_JWKS and the way to it if it lasts."
+    remedy = "Try again. If it lasts, check KEYFOLD_JWT_JWKS and the network path to it."
 
 
 class BusyError(UnavailableError):
-    """The keys changed under the call again and again, or it could not be started."""
+    """The cluster's keys kept changing under the call."""
 
     reason = "BUSY"
     remedy = "Try again."
 
 
 class DeadlineError(KeyfoldError):
-    """The caller's deadline passed, or would have, before the answer was there."""
+    """The caller's deadline passed, or was too close, before Keyfold had the answer."""
 
     reason = "DEADLINE_EXCEEDED"
-    remedy = "Allow more time: a cold key waits for the customer's KMS, up to 5 seconds."
+    remedy = "Allow more time: a key that is not in memory waits up to 5 seconds for the KMS."
 
 
 class SetupError(KeyfoldError):
-    """A server or command that cannot start as it is set up. Never sent to a caller."""
+    """The server or command cannot start with its settings. No caller ever gets this error."""
 
     reason = "SETUP"
     remedy = "Change the setting that the message names."
 
 
 NotAsked: TypeAlias = OverloadedError | RateLimitedError
-"""Why Keyfold itself did not ask a KMS, which tells as little of the key as an outage does."""
+"""Why Keyfold did not call a KMS. Like an outage, it says nothing about the key."""

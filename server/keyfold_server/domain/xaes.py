@@ -8,13 +8,12 @@ and a nonce N of 24 bytes, with L = AES_K(0) and K1 = L doubled in GF(2^128):
     ciphertext  AES-256-GCM under Kx with nonce N[12:], tag of 16 bytes at the end
     commitment  CMAC_K('XCMT' ‖ N ‖ 00 01 ‖ 00 01) ‖ CMAC_K('XCMT' ‖ N ‖ 00 01 ‖ 00 02)
 
-Each CMAC input fills its blocks, so CMAC's other subkey never comes up. All that depends on K is
-a handful of AES blocks without chaining, and one ECB context computes them: the first block of
-the commitment beside Kx, the two last blocks together. ECB hides nothing by itself; here it only
-stands for the block cipher that CMAC is made of, and its output never leaves this module but as
-a derived key or as a finished CMAC.
+Each CMAC input fills its blocks, so CMAC's second subkey is never used. Only a few unchained AES
+blocks depend on K, and one ECB context computes them: the first block of the commitment together
+with Kx, then its two last blocks together. ECB alone hides nothing. Here it is only the block
+cipher inside CMAC, and its output leaves this module only as a derived key or a finished CMAC.
 
-Knows nothing of Keyfold's wrapped keys; `envelope` lays out their bytes.
+This module knows nothing of Keyfold's wrapped keys, whose bytes `envelope` lays out.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from keyfold_server.domain.binding import KEY_SIZE, wipe
 from keyfold_server.domain.errors import ContextMismatchError, WrappedKeyCorruptError
 
 NONCE_SIZE: Final = 24
-"""Bytes of a nonce; random ones need no counting for about 2^80 messages under one key."""
+"""Bytes of a nonce. About 2^80 messages under one key may have random ones, without counting."""
 
 PREFIX_SIZE: Final = 12
-"""Bytes of a nonce that choose the derived key; the other 12 are AES-GCM's own nonce."""
+"""Bytes of a nonce that choose the derived key. The other 12 are AES-GCM's own nonce."""
 
 TAG_SIZE: Final = 16
 """Bytes of the tag that ends the ciphertext."""
@@ -42,8 +41,8 @@ TAG_SIZE: Final = 16
 COMMITMENT_SIZE: Final = 32
 """Bytes of the key commitment: two CMACs."""
 
-# Blocks are handled as integers, big-endian: one multiplication repeats a value into each block,
-# one exclusive-or sets what differs. Python has no quicker exclusive-or of bytes.
+# Blocks are handled as big-endian integers: one multiplication repeats a value into each block,
+# and one exclusive-or sets what differs. Python has no faster exclusive-or of bytes.
 _SUFFIX_RANGE: Final = 1 << 96
 _TWO_BLOCKS: Final = 1 << 128 | 1
 _THREE_BLOCKS: Final = 1 << 256 | _TWO_BLOCKS
@@ -59,17 +58,17 @@ _NONCE_LENGTH: Final = f"a nonce has {NONCE_SIZE} bytes"
 _Derived = tuple[AESGCM, int]
 
 Open = Callable[[bytes, bytes, bytes], bytes]
-"""Opens one message: nonce, sealed, aad; as `CommittingKey.open`."""
+"""Opens one message from its nonce, sealed bytes and aad, as `CommittingKey.open` does."""
 
 
 class CommittingKey:
     """One 256-bit key, ready to seal and open.
 
-    The key's bytes live on only in the cipher context, until the object is dropped. K1 lives
-    beside it; it opens nothing alone. Python wipes neither integers nor derived keys when it
-    frees them, so wiping is best effort: it bounds how long a key lies about, no more.
+    The key's bytes stay only in the cipher context, until the object is dropped. The object also
+    keeps K1, which opens nothing alone. Python wipes neither integers nor derived keys when it
+    frees them, so wiping is best effort: it only shortens the time that a key stays in memory.
 
-    An object belongs to one thread: its cipher context is one mutable object without a lock.
+    An object belongs to one thread, because its cipher context is mutable and has no lock.
 
     Args:
         key: 32 uniformly random bytes. Wiped before this returns, and when it raises.
@@ -99,9 +98,9 @@ class CommittingKey:
         """Returns ciphertext, tag and commitment: 48 bytes more than the plaintext.
 
         Args:
-            nonce: 24 bytes that were never used with this key: random ones.
+            nonce: 24 random bytes that were never used with this key.
             plaintext: Any number of bytes.
-            aad: Bytes that `open` must be given again.
+            aad: Bytes that `open` needs again.
 
         Raises:
             ValueError: The nonce has another length.
@@ -115,19 +114,20 @@ class CommittingKey:
     def seal_batch(
         self, nonce: bytes, items: Sequence[tuple[bytes, bytes]]
     ) -> list[tuple[bytes, bytes]]:
-        """Seals many messages under one derived key; each opens by itself like any other.
+        """Seals many messages under one derived key. Each opens by itself like any other.
 
-        The nonces share their prefix and count up in their suffix, modulo 2^96, so within a batch
-        none comes twice. With prefix and start fresh and random, q batches of m messages under
-        one key repeat a nonce with a chance of about q²·m·2^-192: smaller than with as many
-        independent random nonces.
+        The nonces share their prefix and count up in their suffix, modulo 2^96, so no nonce comes
+        twice within a batch. With a fresh random prefix and start, q batches of m messages under
+        one key repeat a nonce with a probability of about q²·m·2^-192, which is smaller than with
+        as many independent random nonces.
 
         Args:
             nonce: The first message's nonce: 24 random bytes, drawn for this call.
-            items: Plaintext and aad of each message; far fewer than the 2^32 that AES-GCM allows.
+            items: The plaintext and aad of each message; far fewer than the 2^32 that AES-GCM
+                allows.
 
         Returns:
-            Nonce and sealed message, in the items' order.
+            The nonce and the sealed message of each, in the items' order.
 
         Raises:
             ValueError: The nonce has another length.
@@ -153,8 +153,8 @@ class CommittingKey:
         """Returns the plaintext of a sealed message.
 
         Raises:
-            WrappedKeyCorruptError: The commitment does not fit: another key, or other bytes.
-            ContextMismatchError: The tag does not fit: another aad, or a changed ciphertext.
+            WrappedKeyCorruptError: The commitment does not match: the key or the bytes differ.
+            ContextMismatchError: The tag does not match: the aad or the ciphertext differs.
             ValueError: The nonce has another length.
         """
         return self._open(self._derive(nonce[:PREFIX_SIZE]), nonce, sealed, aad)
@@ -162,7 +162,7 @@ class CommittingKey:
     def opener(self) -> Open:
         """Returns an `open` that derives once for all messages whose nonces share a prefix.
 
-        It holds derived keys: make one per call, and drop it with the call.
+        It holds derived keys, so make one per call and drop it with the call.
         """
         known: dict[bytes, _Derived] = {}
 
@@ -176,9 +176,10 @@ class CommittingKey:
         return open_sealed
 
     def _derive(self, prefix: bytes) -> _Derived:
-        """Returns the cipher of a nonce prefix, and what the commitment's last blocks start from.
+        """Returns the cipher of a nonce prefix, and the mask of the commitment's last blocks.
 
-        That is, for each of its two CMACs: E(first block) ^ K1 ^ the counters at the block's end.
+        The mask is, for each of the two CMACs, E(first block) ^ K1 ^ the counters at the block's
+        end.
         """
         blocks = self._ecb((int.from_bytes(prefix) * _THREE_BLOCKS ^ self._masks).to_bytes(48))
         mask = (int.from_bytes(blocks[32:]) ^ self._k1) * _TWO_BLOCKS ^ _COUNTERS
@@ -192,8 +193,8 @@ class CommittingKey:
             raise ValueError(_NONCE_LENGTH)
         cipher, mask = derived
         suffix = nonce[PREFIX_SIZE:]
-        # The commitment first: only a message made under this very key reaches the cipher, so
-        # a failed tag speaks of the aad or the ciphertext, never of the key.
+        # The commitment comes first: only a message made under this very key reaches the cipher,
+        # so a tag that fails is about the aad or the ciphertext, never about the key.
         if not hmac.compare_digest(sealed[-COMMITMENT_SIZE:], self._commitment(mask, suffix)):
             raise WrappedKeyCorruptError(
                 "the wrapped key was changed after it was made; restore it from where it was "

@@ -5,7 +5,7 @@ catch a branch: `except RefusedError` needs no list of reasons. For a reason new
 client raises the branch, with the reason in its attribute `reason`.
 
     KeyfoldError
-    ├── InvalidInputError           the request cannot be right; nothing was tried
+    ├── InvalidInputError           the request is wrong; nothing was changed
     ├── NotFoundError               it does not exist, or the caller may not see it
     ├── AlreadyExistsError          it exists, and differs from the request
     ├── StateError                  the state forbids the call, as with RevokedError
@@ -101,7 +101,7 @@ class KeyfoldError(Exception):
 
 
 class InvalidInputError(KeyfoldError):
-    """The request cannot be right as it stands; nothing was tried and nothing changed."""
+    """The request is wrong as it stands, and Keyfold changed nothing."""
 
 
 class NotFoundError(KeyfoldError):

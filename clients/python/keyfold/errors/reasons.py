@@ -29,13 +29,13 @@ from keyfold.errors.branches import (
 
 
 class MalformedRequestError(InvalidInputError):
-    """The request's bytes are not the message that this method takes."""
+    """The request's bytes are not a message that this method takes."""
 
     reason = "MALFORMED_REQUEST"
 
 
 class InvalidNameError(InvalidInputError):
-    """A cluster's, region's or organization's name is empty, too long or has odd characters."""
+    """A cluster's, region's or organization's name is empty, too long or has bad characters."""
 
     reason = "INVALID_NAME"
 
@@ -53,13 +53,13 @@ class InvalidContextError(InvalidInputError):
 
 
 class InvalidSizeError(InvalidInputError):
-    """A data key of a size other than 16, 24, 32 or 64 bytes."""
+    """The requested size of the data key is not 16, 24, 32 or 64 bytes."""
 
     reason = "INVALID_SIZE"
 
 
 class InvalidPolicyError(InvalidInputError):
-    """A region policy's duration lies outside its bounds."""
+    """A duration in a region's policy is out of bounds."""
 
     reason = "INVALID_POLICY"
 
@@ -71,19 +71,19 @@ class InvalidRequestIdError(InvalidInputError):
 
 
 class InvalidPageError(InvalidInputError):
-    """A page_token that the server did not give out, or a page_size below zero."""
+    """The page_token did not come from this server, or the page_size is below zero."""
 
     reason = "INVALID_PAGE"
 
 
 class InvalidBatchError(InvalidInputError):
-    """A batch of no items, of more than 1,000, or of more than 4 MiB in or out."""
+    """The batch is empty, or has more than 1,000 items or 4 MiB in the request or the reply."""
 
     reason = "INVALID_BATCH"
 
 
 class InvalidKeySpecError(InvalidInputError):
-    """A key spec is empty, or its uri, principal or options do not fit its provider."""
+    """A key spec is empty, or its uri, principal or options are not valid for its provider."""
 
     reason = "INVALID_KEY_SPEC"
 
@@ -95,7 +95,7 @@ class UnknownProviderError(InvalidInputError):
 
 
 class KeySpecMissingError(InvalidInputError):
-    """A region of the request has no key spec, or no region was named."""
+    """A region of the request has no key spec, or the request names no region."""
 
     reason = "KEY_SPEC_MISSING"
 
@@ -107,7 +107,7 @@ class DuplicateRegionError(InvalidInputError):
 
 
 class TooManyRegionsError(InvalidInputError):
-    """A cluster of more than 64 regions."""
+    """The cluster would have more than 64 regions."""
 
     reason = "TOO_MANY_REGIONS"
 
@@ -119,7 +119,7 @@ class RegionMismatchError(InvalidInputError):
 
 
 class OrganizationMismatchError(InvalidInputError):
-    """The cluster belongs to another organization than the request says."""
+    """The cluster belongs to a different organization than the request says."""
 
     reason = "ORGANIZATION_MISMATCH"
 
@@ -131,25 +131,25 @@ class InvalidReasonError(InvalidInputError):
 
 
 class RequestIdReusedError(InvalidInputError):
-    """The same request_id came before with another request."""
+    """The caller sent the same request_id before, with a different request."""
 
     reason = "REQUEST_ID_REUSED"
 
 
 class NotAWrappedKeyError(InvalidInputError):
-    """The bytes are empty, too short or otherwise not a wrapped key of Keyfold."""
+    """The bytes are not a wrapped key of Keyfold: they are empty, too short or too long."""
 
     reason = "NOT_A_WRAPPED_KEY"
 
 
 class UnsupportedWrappedKeyError(InvalidInputError):
-    """A wrapped key of a format version or suite that the server's release does not know."""
+    """The server's release does not know the format version or suite of the wrapped key."""
 
     reason = "UNSUPPORTED_WRAPPED_KEY"
 
 
 class UnknownKekError(InvalidInputError):
-    """No key encryption key of this cluster has the id that the wrapped key names."""
+    """The cluster has no key encryption key (KEK) of the id that the wrapped key names."""
 
     reason = "UNKNOWN_KEK"
 
@@ -161,13 +161,13 @@ class WrongClusterError(InvalidInputError):
 
 
 class WrappedKeyCorruptError(InvalidInputError):
-    """The key commitment does not fit: the wrapped key was changed after it was made."""
+    """The wrapped key was changed after it was made: its key commitment does not match."""
 
     reason = "WRAPPED_KEY_CORRUPT"
 
 
 class ContextMismatchError(InvalidInputError):
-    """The authentication tag does not fit: another context, or a changed wrapped key."""
+    """The context differs from the one of the Wrap call, or the wrapped key was changed."""
 
     reason = "CONTEXT_MISMATCH"
 
@@ -185,19 +185,19 @@ class CallerCredentialError(UnauthenticatedError):
 
 
 class NotAllowedError(ForbiddenError):
-    """No grant of the server's policy gives the caller a role for this."""
+    """No grant in the server's policy gives the caller a role for this call."""
 
     reason = "NOT_ALLOWED"
 
 
 class KeyNotGrantedError(ForbiddenError):
-    """The policy does not let the caller name this key, as this principal, for this cluster."""
+    """The policy does not let the caller use this root key, as this principal, for this cluster."""
 
     reason = "KEY_NOT_GRANTED"
 
 
 class ContextNotGrantedError(ForbiddenError):
-    """The caller may use these keys only with other context entries."""
+    """The caller's grants allow these keys only with certain context entries."""
 
     reason = "CONTEXT_NOT_GRANTED"
 
@@ -221,13 +221,13 @@ class GenerationNotFoundError(NotFoundError):
 
 
 class ClusterExistsError(AlreadyExistsError):
-    """Enable of a cluster that is enabled with other region specs."""
+    """Enable of a cluster that exists with different region specs."""
 
     reason = "CLUSTER_EXISTS"
 
 
 class RegionExistsError(AlreadyExistsError):
-    """AddRegions of a region that has another key spec."""
+    """AddRegions of a region that exists with a different key spec."""
 
     reason = "REGION_EXISTS"
 
@@ -239,43 +239,43 @@ class RevokedError(StateError):
 
 
 class GenerationRetiredError(StateError):
-    """The wrapped key is under a generation that was taken out of use."""
+    """The generation that wrapped the key was taken out of use with RetireGeneration."""
 
     reason = "GENERATION_RETIRED"
 
 
 class GenerationInUseError(StateError):
-    """RetireGeneration of the newest generation, which wraps."""
+    """RetireGeneration of the newest generation, which new wrapped keys need."""
 
     reason = "GENERATION_IN_USE"
 
 
 class ExternalIdNotIssuedError(StateError):
-    """An AWS role for which Keyfold has issued no external id (protocol C2)."""
+    """The key spec names an AWS role, and Keyfold has not issued an external id for it."""
 
     reason = "EXTERNAL_ID_NOT_ISSUED"
 
 
 class KeyElsewhereError(StateError):
-    """The root key is in another region than the cluster's, and the server demands residency."""
+    """The root key is not known to be in the cluster's region, as the server requires."""
 
     reason = "KEY_ELSEWHERE"
 
 
 class KeyVersionPinnedError(StateError):
-    """Rotate of a key whose uri names one version: there is no newer one under that uri."""
+    """Rotate of a key whose uri names one version: that uri never has a newer one."""
 
     reason = "KEY_VERSION_PINNED"
 
 
 class ConcurrentChangeError(ConflictError):
-    """The cluster changed while the request was being carried out."""
+    """The cluster changed while Keyfold carried out the request."""
 
     reason = "CONCURRENT_CHANGE"
 
 
 class RequestInProgressError(ConflictError):
-    """A request with the same request_id is still being carried out."""
+    """Keyfold is still carrying out a request with the same request_id."""
 
     reason = "REQUEST_IN_PROGRESS"
 
@@ -287,7 +287,7 @@ class AccessDeniedError(RefusedError):
 
 
 class KeyDisabledError(RefusedError):
-    """The key, or the version that is needed, is disabled."""
+    """The key, or the version that the call needs, is disabled."""
 
     reason = "KEY_DISABLED"
 
@@ -305,13 +305,13 @@ class KeyNotFoundError(RefusedError):
 
 
 class KeyInvalidError(RefusedError):
-    """The key exists but cannot be used for this: wrong purpose, algorithm or material."""
+    """The key exists, but its purpose, algorithm or material does not allow this use."""
 
     reason = "KEY_INVALID"
 
 
 class UnreachableError(CouldNotTellError):
-    """The KMS could not be reached, or failed on its side."""
+    """Keyfold could not reach the KMS, or the KMS failed."""
 
     reason = "UNREACHABLE"
 
@@ -329,25 +329,25 @@ class ThrottledError(CouldNotTellError):
 
 
 class KekMismatchError(KmsError):
-    """The KMS opened the stored KEK to something else than was wrapped, or not at all."""
+    """The KMS did not open the stored KEK, or opened it to something that was not wrapped."""
 
     reason = "KEK_MISMATCH"
 
 
 class OverloadedError(LimitError):
-    """Keyfold has as many calls waiting as it will hold."""
+    """As many calls are waiting as Keyfold will hold."""
 
     reason = "OVERLOADED"
 
 
 class RateLimitedError(LimitError):
-    """Calls of one caller, for one organization or to one root key come faster than they may."""
+    """One caller's, organization's or root key's calls come faster than the server allows."""
 
     reason = "RATE_LIMITED"
 
 
 class RowNotAuthenticError(KeyfoldError):
-    """A row of the store does not carry the service key's seal: somebody else wrote it."""
+    """A row of the store lacks a valid seal of the service key: something else wrote it."""
 
     reason = "ROW_NOT_AUTHENTIC"
 
@@ -359,13 +359,13 @@ class StoreUnavailableError(UnavailableError):
 
 
 class StoreStaleError(UnavailableError):
-    """The replica has not seen the store for so long that it must not use keys."""
+    """The replica has not reached the store for so long that it must not use keys."""
 
     reason = "STORE_STALE"
 
 
 class StoreRolledBackError(UnavailableError):
-    """The store lacks a change that the replica has seen: a rollback, or another database."""
+    """The store lacks a change that the replica has seen: it was rolled back or replaced."""
 
     reason = "STORE_ROLLED_BACK"
 
@@ -377,7 +377,7 @@ class IssuerUnreachableError(UnavailableError):
 
 
 class BusyError(UnavailableError):
-    """The keys changed under the call again and again, or it could not be started."""
+    """The cluster's keys kept changing under the call."""
 
     reason = "BUSY"
 
