@@ -459,7 +459,7 @@ def test_unexpected_exception_tells_nothing(start_server: StartServer, tmp_path:
                     grpc.StatusCode.UNAVAILABLE,
                     "UNREACHABLE",
                 )
-                incident = refusal.message.partition(" under ")[2].split()[0].rstrip(",;")
+                incident = refusal.message.partition("see incident ")[2].split()[0].rstrip(",;")
             assert incident
             assert f"incident {incident}" in server.log()
         assert not stub.ListClusters(pb.ListClustersRequest(), timeout=9).clusters

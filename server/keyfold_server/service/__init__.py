@@ -1,9 +1,15 @@
-"""What Keyfold does: the data plane, the life of a key, freshness, changes.
+"""The service: what Keyfold does, in rooms that import one another from top to bottom.
 
-A file per noun. `data_plane` is one synchronous function per call, from plain values to plain
-values; what it lacks it asks for with `NeedsLoad`, and `loads` fetches it. Nothing here knows
-gRPC, SQL or a provider's SDK: key services come in through `domain.provider`, store and clock
-through `domain.ports`.
+replica      joins the parts
+upkeep       what a replica does without any caller
+life         calls that change a cluster or report on it
+root_keys    which key a key spec means, and whether it may be used and works
+fleet        how replicas follow one another's changes
+loading      how KEKs enter memory and stay fresh
+observed     what replicas observed of keys, buffered
+data, kms    the warm path; calls to customers' KMSs
 
-Everything but provider and store calls runs on one event loop, so no state here needs a lock.
+Nothing here knows gRPC, SQL or a provider's SDK: the KMS comes in through `domain.provider`, the
+store and the clock through `domain.ports`. Everything but calls to providers and to the store runs
+on one event loop, so no state here needs a lock.
 """
