@@ -875,7 +875,7 @@ def test_service_key(start_server: StartServer) -> None:
     before = server.store.read_bytes()
 
     key.unlink()
-    assert "is missing, and the store" in ended(server)
+    assert "is missing, and it sealed the store" in ended(server)
     assert not key.exists()  # None is made for a store that exists.
     key.touch(0o600)
     key.write_bytes(os.urandom(32))

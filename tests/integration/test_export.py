@@ -380,7 +380,7 @@ def test_another_service_key_seals_what_is_imported(pair: Pair, tmp_path: Path) 
             "gone": 4,
             "Zoo": 2,
         }
-    with pytest.raises(SetupError, match="put the right one in its place"):
+    with pytest.raises(SetupError, match="put the right key in its place"):
         pair.empty.open()
 
 

@@ -460,7 +460,7 @@ def test_another_service_key(bench: Bench) -> None:
     """A1: a key that did not seal the store is named as such, instead of each row in turn."""
     right = ServiceKey(bench.key.read_bytes()).service_key_id
     bench.key.write_bytes(bytes(32))
-    with pytest.raises(SetupError, match=f"sealed with the service key {right}"):
+    with pytest.raises(SetupError, match=f"the service key {right} sealed the store"):
         bench.open()
 
 

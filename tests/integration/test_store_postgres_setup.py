@@ -132,7 +132,7 @@ def test_a_wrong_password(server: postgres.Server, tmp_path: Path, key: Path) ->
     """The message says what to look at; no part of it or of its causes holds the password."""
     wrong = tmp_path / "password"
     wrong.write_text("wr0ng-s3cret\n")
-    with pytest.raises(SetupError, match="does not take the user's name and password") as caught:
+    with pytest.raises(SetupError, match="rejects the user's name or password") as caught:
         opening.open_store(server.url("postgres"), key, clock=FakeClock(), password_file=wrong)
     assert "wr0ng" not in "".join(traceback.format_exception(caught.value))
     wrong.unlink()
@@ -178,8 +178,8 @@ def test_a_changed_password(server: postgres.Server, tmp_path: Path, key: Path, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"database": "nowhere"}, "no such database"),
-        ({"user": "nobody"}, "does not take the user's name and password"),
+        ({"database": "nowhere"}, "the database or the user does not exist"),
+        ({"user": "nobody"}, "rejects the user's name or password"),
         ({"port": "free"}, "nothing listens"),
     ],
 )
@@ -247,9 +247,9 @@ def test_tls_to_the_database(tmp_path: Path, key: Path) -> None:
         )
         assert shown == [(True,)]
         store.close()
-        with pytest.raises(SetupError, match="not from an authority that is trusted"):
+        with pytest.raises(SetupError, match="does not trust the authority"):
             opened(others)
-        with pytest.raises(SetupError, match="is not there"):
+        with pytest.raises(SetupError, match="does not exist"):
             opened(tmp_path / "nothing.pem")
     finally:
         server.destroy()
@@ -278,7 +278,7 @@ def test_another_service_key(
     server.open(empty, key, migrating=True).close()
     folder = tmp_path / "other"
     folder.mkdir()
-    with pytest.raises(SetupError, match="was sealed with the service key"):
+    with pytest.raises(SetupError, match="the service key .* sealed the store"):
         server.open(empty, postgres.a_service_key(folder))
 
 

@@ -1,4 +1,4 @@
-"""open_store: the one way to a store, and the checks before its first use."""
+"""open_store: the one way into a store, with the checks before its first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyfold_server.store.postgresql import address as addresses
 from keyfold_server.store.postgresql import connections as postgresql
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.store import SqlStore
-from keyfold_server.store.sqlite import connections as sqlite_file
+from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.sqlite.lock import FileLock
 from keyfold_server.store.tables import changes, lineage
 
@@ -46,24 +46,24 @@ def open_store(
     migrating: bool = False,
     timeouts: addresses.Timeouts | None = None,
 ) -> SqlStore:
-    """Opens a store; an embedded one is made with its service key where there is none.
+    """Opens a store. Makes an embedded store that does not exist yet, and its service key.
 
     Args:
         url: `sqlite:///` and the path of the store's file, or `postgresql://user@host/database`.
-        service_key_path: The service key's file; None: beside an embedded store. A shared
-            store's must be named, and be there.
-        clock: Time.
-        reach: Called with each of `marks.FAILPOINTS` that a mutation passes.
-        password_file: File of the database's password.
-        listen_url: Where a shared store is listened to, if not by the first url: past a pooler
-            that passes no notifications on.
-        migrating: Whether to bring a shared store to this release's schema. An embedded one
-            is brought to it in any case.
-        timeouts: How long a shared store may take.
+        service_key_path: The service key's file. None means the file beside an embedded store; a
+            shared store needs a path, and the file must exist.
+        clock: Source of time.
+        reach: Called with the name of each failpoint that a mutation passes.
+        password_file: File with the database's password.
+        listen_url: Url for the notifications of a shared store, to go around a pooler that does
+            not pass notifications on. None means the store's url.
+        migrating: Brings a shared store to this release's schema. An embedded store always gets
+            there.
+        timeouts: Timeouts of a shared store.
 
     Raises:
         SetupError: The store or the key cannot be used as they are; the message says why.
-        RowNotAuthenticError: The store's own row was changed by somebody else.
+        RowNotAuthenticError: Somebody else changed the store's own row.
     """
     if url.startswith(addresses.SCHEMES):
         address = addresses.parse(url, password_file, timeouts or addresses.Timeouts())
@@ -75,46 +75,46 @@ def open_store(
 
 
 def check(url: str, service_key_path: Path | None, listen_url: str | None = None) -> None:
-    """Refuses a url that no store can be opened by, without opening one.
+    """Refuses settings with which no store can be opened, and opens none.
 
     Raises:
-        SetupError: It cannot; the message says why.
+        SetupError: The settings cannot work; the message says why.
     """
     if url.startswith(addresses.SCHEMES):
         address = addresses.parse(url)
         postgresql.require_driver()
         _shared_key(service_key_path, address.label)
     else:
-        sqlite_file.path_of(url)
+        sqlite.path_of(url)
     _listening(url, listen_url, None)
 
 
 def _listening(
     url: str, listen_url: str | None, password_file: Path | None
 ) -> addresses.Address | None:
-    """Returns where to listen, if that is said.
+    """Parses the url for notifications, if there is one.
 
     Raises:
-        SetupError: It is no PostgreSQL's url, or the store itself is none.
+        SetupError: It is not the url of a PostgreSQL, or the store is not in PostgreSQL.
     """
     if listen_url is None:
         return None
     if not (url.startswith(addresses.SCHEMES) and listen_url.startswith(addresses.SCHEMES)):
         raise SetupError(
             "KEYFOLD_STORE_LISTEN is a second way to a store in PostgreSQL: write "
-            "postgresql://user@host/database in it and in KEYFOLD_STORE, or leave it out"
+            "postgresql://user@host/database in both it and KEYFOLD_STORE, or leave it out"
         )
     return addresses.parse(listen_url, password_file)
 
 
 def migrate_store(url: str, *, password_file: Path | None = None) -> str:
-    """Brings a shared store to this release's schema, which needs no service key.
+    """Brings a shared store to this release's schema; needs no service key.
 
     Returns:
-        What to call the store.
+        The store's name for messages: its host and database.
 
     Raises:
-        SetupError: It cannot be migrated; the message says why.
+        SetupError: The store cannot be migrated; the message says why.
     """
     address = addresses.parse(url, password_file)
     with _named(address.label):
@@ -133,7 +133,9 @@ def _named(label: object) -> Iterator[None]:
     except StoreUnavailableError as error:
         raise SetupError(f"{label}: {error.message}") from error
     except LostRaceError as error:
-        raise SetupError(f"{label}: others begin the store, too; start again") from error
+        raise SetupError(
+            f"{label}: other servers create the store at the same time; start again"
+        ) from error
 
 
 def _embedded(
@@ -143,7 +145,7 @@ def _embedded(
     clock: Clock,
     reach: Callable[[str], None],
 ) -> SqlStore:
-    path = sqlite_file.path_of(url)
+    path = sqlite.path_of(url)
     beside = f"{url.removeprefix('sqlite:///')}.service-key"
     key_path = Path(service_key_path or beside)
     lock = FileLock(path)
@@ -151,17 +153,18 @@ def _embedded(
         with _named(path):
             new = not path.exists()
             if not new:
-                # Before anything is done to it: another program's file stays as it is.
-                sqlite_file.check(path)
-                with sqlite_file.reading(path) as connection:
+                # These checks change nothing, so another program's file stays as it is.
+                sqlite.check(path)
+                with sqlite.reading(path) as connection:
                     migrate.check(connection)
-            # The key first: a process that dies in between leaves a key without a store, which
-            # the next one takes; the other way round nobody could tell the store from an old one.
+            # The key comes first. A process that dies in between leaves a key without a store,
+            # and the next one takes that key. A store without a key would look like an old store
+            # whose key is lost.
             seal = seals.Seal(service_key.load(key_path, store=path, new=new))
             if new:
-                sqlite_file.make(path)
-            sqlite_file.close_to_others(path)
-            database = sqlite_file.connected(path)
+                sqlite.make(path)
+            sqlite.close_to_others(path)
+            database = sqlite.connected(path)
             with _closed_unless_good(database):
                 migrate.upgrade(database)
                 _claim(database, seal, clock)
@@ -220,24 +223,20 @@ def _closed_unless_good(database: Database) -> Iterator[None]:
 
 
 def _claim(database: Database, seal: seals.Seal, clock: Clock) -> None:
-    """Makes the store's own row in an empty store, and in any other checks the key against it.
+    """Makes the store's own row in an empty store; in any other store checks the key against it.
 
     Raises:
-        SetupError: Another service key sealed the store, or another encoding was used.
-        RowNotAuthenticError: The row is missing or was changed.
+        SetupError: Another service key sealed the store, or in another encoding.
+        RowNotAuthenticError: The row is missing, or somebody changed it.
     """
     row = database.read(_own_row)
     if row is None:
         row = database.write(lambda c: _make(c, seal, database.dialect, clock))
-    if row[2] != seal.service_key_id:
-        raise SetupError(
-            f"the store was sealed with the service key {row[2]}, and the file holds "
-            f"{seal.service_key_id}: put the right one in its place"
-        )
+    seal.require_key(row[2])
     if row[3] != seals.ENCODING:
         raise SetupError(
-            f"the store's rows are sealed in encoding {row[3]}, and this release writes "
-            f"{seals.ENCODING}: start the release that made it"
+            f"the store's rows carry seals in encoding {row[3]}, and this release writes encoding "
+            f"{seals.ENCODING}: start the release that made the store"
         )
     seal.check("meta", row)
 
@@ -249,7 +248,7 @@ def _own_row(connection: Connection) -> schema.Cells | None:
 
 def _make(connection: Connection, seal: seals.Seal, dialect: Dialect, clock: Clock) -> schema.Cells:
     if any(_count(connection, table) for table in schema.metadata.tables):
-        # Another replica may have made it since; its row is then all that there is.
+        # Another replica may have made the store since. Then its row is there.
         row = _own_row(connection)
         if row is None:
             raise seals.not_authentic("meta")

@@ -1,15 +1,18 @@
 """The tables, the same for every database.
 
-Decisions carry a MAC in their last column (protocol A2), over all other columns in the order in
-which they stand here: a column's place is part of the format. Observations carry none. Times are
-milliseconds of Unix time, spans milliseconds, both integers, so that no database rounds them
-and a MAC never depends on how a number is printed.
+Rows that decide something carry a MAC in their last column (protocol A2). It covers all other
+columns in the order of this file, so a column's place is part of the format. Rows that only
+observe carry no MAC. Times are milliseconds of Unix time and durations are milliseconds, both
+integers, so that no database rounds them and no MAC depends on how a number is printed.
 
-A column that a table gets later (`_later`) is nullable and stands behind all others but the MAC,
-and absent means what every row before it meant. A row's MAC covers its values up to the last such
-column that is not absent; absent ones at the end are left out. So rows of before keep the MAC
-that they have, setting or clearing such a column by hand breaks it, and a release that does not
-know the column refuses the rows that use it, and serves all others (protocol S6).
+A sealed table gets a new column only as `_later`: nullable, and after every column but the MAC.
+NULL means what every row meant before the column existed. The MAC covers the values up to the last
+such column that is not NULL, and leaves out the NULLs after it. So rows keep the MAC that they
+have, and nobody can set or clear such a column by hand without breaking it. A release that does
+not know the column refuses the rows that use it, and serves all others (protocol S6).
+
+Until the first release, a change here also edits `migrations/versions/0001_first.py`, and a test
+compares the two.
 """
 
 from __future__ import annotations
@@ -46,14 +49,14 @@ metadata: Final = MetaData(
 
 
 Text: Final = AnyText().with_variant(postgresql.TEXT(collation="C"), "postgresql")
-"""Compared by its bytes, as SQLite does: pages come in one order everywhere, and no new version
-of a system's collations breaks an index."""
+"""Text that every database compares by its bytes, as SQLite does. So pages come in one order
+everywhere, and a new version of a system's collations breaks no index."""
 
 _Type = TypeEngine[Any] | type[TypeEngine[Any]]
 
 
 def _key(name: str, type_: _Type) -> Column[Any]:
-    # No sequences: every number is given out by Keyfold.
+    # Keyfold assigns every number itself, so the database needs no sequences.
     return Column(name, type_, primary_key=True, autoincrement=False)
 
 
@@ -75,7 +78,7 @@ meta: Final = Table(
     _must("created_at", BigInteger),
     _must("mac", LargeBinary),
 )
-"""One row: which store this is, and which service key sealed it."""
+"""One row: the store's id, and the id of the service key that sealed it."""
 
 clusters: Final = Table(
     "clusters",
@@ -95,7 +98,7 @@ clusters: Final = Table(
     UniqueConstraint("name"),
     Index(None, "organization", "name"),
 )
-"""`children` is a digest over the MACs of all rows below: deleting one of them is noticed."""
+"""`children` is a digest over the MACs of all rows of the cluster, so a deleted row is missed."""
 
 regions: Final = Table(
     "regions",
@@ -121,8 +124,8 @@ regions: Final = Table(
     Index(None, "root_subject"),
     Index(None, "kek_subject"),
 )
-"""`root_uri` and the subjects repeat the newest generation's current wrap, for filters alone.
-`auto_rotate` is 1 or absent."""
+"""`root_uri` and the subjects repeat the newest generation's current wrap, only for filters.
+`auto_rotate` is 1 or NULL."""
 
 generations: Final = Table(
     "generations",
@@ -178,7 +181,7 @@ audit_events: Final = Table(
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
 )
-"""`prev` is the former event's MAC, so each MAC vouches for all before it."""
+"""`prev` is the MAC of the event before, so each MAC vouches for every earlier event."""
 
 requests: Final = Table(
     "requests",
@@ -202,7 +205,8 @@ counter: Final = Table(
     _must("change_id", LargeBinary),
     _must("mac", LargeBinary),
 )
-"""One row. Its lock is held to the commit, so numbers become visible in order (protocol S1)."""
+"""One row. A transaction holds its lock until the commit, so numbers become visible in order
+(protocol S1)."""
 
 changes: Final = Table(
     "changes",
@@ -229,7 +233,8 @@ replicas: Final = Table(
     _must("seen_at", BigInteger),
     _must("mac", LargeBinary),
 )
-"""`time` is the replica's clock, for people; `seen_at` the store's, the only one compared."""
+"""`time` is by the replica's clock, for people; `seen_at` is by the store's clock, the only one
+that Keyfold compares."""
 
 lineage: Final = Table(
     "lineage",
@@ -240,8 +245,8 @@ lineage: Final = Table(
     _must("max_staleness", BigInteger),
     _must("mac", LargeBinary),
 )
-"""One row: which server's history this is, since when where another one took over, else 0, and
-the longest staleness that any replica has registered."""
+"""One row: the timeline of the database server that wrote last (`history`), when that server took
+over from another (`since`, 0 if none did), and the longest staleness that a replica registered."""
 
 reconciliations: Final = Table(
     "reconciliations",
@@ -254,7 +259,7 @@ reconciliations: Final = Table(
     _must("time", BigInteger),
     _must("mac", LargeBinary),
 )
-"""`change` and `change_id` are the newest that the store had then."""
+"""`change` and `change_id` name the newest change that the store had at the decision."""
 
 external_ids: Final = Table(
     "external_ids",
@@ -264,7 +269,7 @@ external_ids: Final = Table(
     _must("created_at", BigInteger),
     _must("mac", LargeBinary),
 )
-"""What was issued for whom, for good (protocol C2)."""
+"""The external id that Keyfold issued for each owner, for good (protocol C2)."""
 
 observations: Final = Table(
     "observations",
@@ -278,8 +283,8 @@ observations: Final = Table(
     _must("request_id", Text),
     Column("can_wrap", Boolean, nullable=True),
     Column("can_unwrap", Boolean, nullable=True),
-    _later("reason", Text),
-    _later("missing_permission", Text),
+    Column("reason", Text, nullable=True),
+    Column("missing_permission", Text, nullable=True),
     Index(None, "health"),
 )
 
@@ -289,11 +294,11 @@ generation_uses: Final = Table(
     _key("kek_id", LargeBinary),
     _must("used_at", BigInteger),
 )
-"""When KEKs were last used: an observation, which never goes back."""
+"""When each KEK was last used: an observation, whose time never goes back."""
 
 ALWAYS_SEALED: Final = {
     table.name: sum(not column.info.get("later") for column in table.columns) - 1
     for table in metadata.tables.values()
     if "mac" in table.columns
 }
-"""How many values of a row its MAC covers in any case: all before the later columns."""
+"""By table, how many values of a row its MAC covers in any case: those before `_later` columns."""

@@ -1,13 +1,12 @@
-"""The seal of a row: an HMAC over all that decides.
+"""The seal of a row: an HMAC over everything in it that decides (protocol A2).
 
-The bytes are fixed: a label, the encoding's version, the table's name, then
-the columns in the schema's order. Every part is prefixed with its length and every value with its
-type, so that no two rows have the same bytes, and absent is not empty.
+The bytes under the HMAC are a fixed format: a label, the encoding's version, the table's name, then
+the columns in the schema's order. Each part has its length in front, and each value its type too.
+So no two rows have the same bytes, and NULL differs from an empty value.
 
-Columns that a table got after its first schema stand at the end, and of them those that are absent
-in a row, and all after them in it, have no bytes. Two rows still never have the same ones: what
-is there stands in its place, counted from the first column, and the last that is there is not
-absent. So a row that uses no later column has the bytes, and the MAC, that it always had.
+A row that ends in NULLs of `_later` columns (see `schema`) has no bytes for them, and so keeps the
+MAC from before the table had those columns. Two rows still never have the same bytes: a value's
+place counts from the first column, and the last value that has bytes is not such a NULL.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import struct
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
 from keyfold_server.store.schema import ALWAYS_SEALED
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from keyfold_server.store.service_key import ServiceKey
 
 ENCODING: Final = 1
-"""Version of the bytes under the MAC; the store's row says which one it was sealed with."""
+"""Version of the bytes under the MAC. The store's own row names the version that sealed it."""
 
 _LABEL: Final = b"keyfold row"
 _ABSENT: Final = b"n"
@@ -60,7 +59,7 @@ def encode(table: str, values: Sequence[object]) -> bytes:
 
 
 def _covered(table: str, values: Sequence[object]) -> int:
-    """Counts the values that have bytes: all but absent later ones at the end."""
+    """Counts the values that have bytes: all but the NULLs of `_later` columns at the end."""
     count = len(values)
     least = ALWAYS_SEALED.get(table, count)
     while count > least and values[count - 1] is None:
@@ -75,9 +74,10 @@ def _prefix(table: str) -> bytes:
 
 
 def digest(macs: Iterable[bytes]) -> bytes:
-    """Returns the digest over a cluster's rows, from their MACs in their fixed order.
+    """Returns the digest of a cluster's rows, given their MACs in their fixed order.
 
-    A MAC has one length and speaks for its row's table and identity, so the sum needs no framing.
+    All MACs have one length, and each vouches for its row's table and identity. So the digest
+    needs nothing between them.
     """
     return hashlib.sha256(b"".join(macs)).digest()
 
@@ -94,16 +94,31 @@ class Seal:
         """Returns a row with its MAC as the last value."""
         return (*values, self._key.mac(encode(table, values)))
 
+    def require_key(self, sealed_by: object) -> None:
+        """Refuses a store that another service key sealed.
+
+        Args:
+            sealed_by: The service key's id in the store's own row.
+
+        Raises:
+            SetupError: It is not this key's id.
+        """
+        if sealed_by != self.service_key_id:
+            raise SetupError(
+                f"the service key {sealed_by} sealed the store, and the file holds the key "
+                f"{self.service_key_id}: put the right key in its place"
+            )
+
     def check(self, table: str, row: Cells, cluster: str | None = None) -> None:
         """Refuses a row that this service key did not seal.
 
         Args:
-            table: The table's name.
-            row: All values, the MAC last.
-            cluster: The cluster's name, for the message.
+            table: Name of the row's table.
+            row: The row's values, its MAC last.
+            cluster: Name of the row's cluster, for the error's message.
 
         Raises:
-            RowNotAuthenticError: The MAC does not fit the other values.
+            RowNotAuthenticError: The MAC does not match the other values.
         """
         mac = row[-1]
         try:
@@ -115,7 +130,7 @@ class Seal:
 
 
 def not_authentic(table: str, cluster: str | None = None) -> RowNotAuthenticError:
-    """Makes the error about a row: it names the table and the cluster, never the contents."""
+    """Makes the error about a row, which names the table and the cluster and no contents."""
     whose = f" of cluster {cluster}" if cluster is not None else ""
     return RowNotAuthenticError(
         f"a row in {table}{whose} does not carry the service key's seal, or one is missing: "

@@ -1,8 +1,8 @@
-"""The service key: the secret that the store does not hold, and that seals its rows.
+"""The service key: the secret that seals the store's rows, and that the store does not hold.
 
-Whoever writes the store without it can break rows, and cannot make one (protocol A1). So
-a key is made for a new store alone: a key made for a store that exists would bless nothing, and
-an operator who lost the old one must hear so instead of finding every row refused.
+Whoever can write the store but lacks this key can break rows, and cannot forge one (protocol A1).
+Keyfold makes a key only for a new store. A new key for an existing store would match no row, and an
+operator who lost the key must hear that, instead of finding every row refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ServiceKey:
         """Takes 32 bytes.
 
         Raises:
-            SetupError: They are not 32.
+            SetupError: The key has another size.
         """
         if len(key) != SIZE:
             raise SetupError(f"a service key has {SIZE} bytes, and this one has {len(key)}")
@@ -43,27 +43,27 @@ class ServiceKey:
         self.service_key_id: Final = self.mac(_ID_LABEL)[:_ID_SIZE].hex()
 
     def mac(self, message: bytes) -> bytes:
-        """Returns HMAC-SHA256 over a message that begins with a label of its own."""
+        """Returns HMAC-SHA256 over a message. Each kind of message begins with its own label."""
         return hmac.digest(self._key, message, "sha256")
 
     def __repr__(self) -> str:
-        """Shows which key it is."""
+        """Shows the key's id and not the key."""
         return f"ServiceKey(service_key_id={self.service_key_id!r})"
 
 
 def load(path: Path, *, store: Path | str, new: bool) -> ServiceKey:
-    """Reads the service key from its file, and makes the file first where the store is new.
+    """Reads the service key from its file; for a new store, makes the file first.
 
-    A shared store's is never made here: each replica would make its own.
+    The caller never asks for a new key for a shared store, because each replica would make its own.
 
     Args:
         path: The key's file.
-        store: The file of an embedded store, or a shared store's name, for messages.
-        new: Whether there is no store yet. A key that is there already is then taken: the
-            process may have died between making the key and making the store.
+        store: The file of an embedded store, or the name of a shared one, for messages.
+        new: True if the store does not exist yet. A key file that exists is used even then, because
+            a process may have died after it made the key and before it made the store.
 
     Raises:
-        SetupError: The file is missing, unreadable, open to others or of another length.
+        SetupError: The file is missing, unreadable, open to others, or of the wrong length.
     """
     if new and not path.exists():
         _make(path)
@@ -74,14 +74,13 @@ def load(path: Path, *, store: Path | str, new: bool) -> ServiceKey:
     except FileNotFoundError:
         if isinstance(store, str):
             raise SetupError(
-                f"the service key {path} is missing: put the file there that the store {store} "
-                "was sealed with, the same for every replica; for a new store make one with "
+                f"the service key {path} is missing: put the file there that sealed the store "
+                f"{store}, the same for every replica; for a new store make one with "
                 f"`(umask 077 && head -c {SIZE} /dev/urandom > {path})`"
             ) from None
         raise SetupError(
-            f"the service key {path} is missing, and the store {store} was sealed with one: put "
-            "the file back from where it was saved; only if the store shall begin anew, move "
-            "its file away, too"
+            f"the service key {path} is missing, and it sealed the store {store}: put your copy "
+            "of the key there; only to begin a new, empty store, move the store's file away too"
         ) from None
     except OSError as error:
         raise SetupError(f"the service key {path} cannot be read: {error.strerror}") from None
@@ -92,14 +91,14 @@ def load(path: Path, *, store: Path | str, new: bool) -> ServiceKey:
         )
     if len(key) != SIZE:
         raise SetupError(
-            f"the service key {path} does not have {SIZE} bytes: put the file back from where "
-            "it was saved; if there is no store yet, remove it"
+            f"the service key {path} does not have {SIZE} bytes: put your copy of the key there; "
+            "if the store does not exist yet, remove the file"
         )
     return ServiceKey(key)
 
 
 def _make(path: Path) -> None:
-    """Makes the key's file, which is on the disk before anything of the store is."""
+    """Makes the key's file, which is on the disk before any part of the store is."""
     try:
         # Never over a key that somebody puts there in the meantime.
         with atomic_write(path) as file:

@@ -1,7 +1,7 @@
-"""The few things that databases do differently; nothing else here asks which one it is.
+"""What databases do differently; no other module asks which database it has.
 
-How connections are made and transactions begin is the other difference: `sqlite_file` and
-`postgresql`.
+The other differences are how connections are made and how transactions begin: `store/sqlite` and
+`store/postgresql`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from keyfold_server.domain.ports import Clock
 
 ACCESS_MODE: Final = "keyfold_access"
-"""Execution option of a connection that says what its transaction is for."""
+"""Execution option of a connection: the AccessMode of its transaction."""
 
 CHANNEL: Final = "keyfold"
-"""What PostgreSQL's notifications are sent on. Another store's only cause a poll too many."""
+"""Channel of PostgreSQL's notifications. One of another store only costs an extra poll."""
 
 
 class AccessMode(Enum):
-    """What a transaction is for; an export reads, too, and may take its time."""
+    """What a transaction is for."""
 
     READ = "read"
     EXPORT = "export"
@@ -37,12 +37,12 @@ class AccessMode(Enum):
 
     @property
     def writes(self) -> bool:
-        """Whether it changes the store."""
+        """True if the transaction changes the store."""
         return self in (AccessMode.WRITE, AccessMode.MIGRATE)
 
     @property
     def is_long(self) -> bool:
-        """Whether it may take longer than any call."""
+        """True if the transaction may take longer than any call does."""
         return self in (AccessMode.EXPORT, AccessMode.MIGRATE)
 
 
@@ -50,11 +50,12 @@ class Upsert(Protocol):
     """Makes the statement that inserts a row or replaces all but its key."""
 
     def __call__(self, table: Table, *, if_later: str | None = None) -> Insert:
-        """Makes it.
+        """Makes the statement.
 
         Args:
             table: The table.
-            if_later: A column: a row is replaced only by one whose value there is larger.
+            if_later: Name of a column. If given, only a row with a larger value in it replaces
+                an existing one.
         """
         ...
 
@@ -78,7 +79,8 @@ def _upsert_postgresql(table: Table, *, if_later: str | None = None) -> Insert:
 _NOW: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)")
 _NOTIFY: Final = select(func.pg_notify(CHANNEL, ""))
 
-# A promoted standby begins a new timeline with its first write; the file's name begins with it.
+# A promoted standby begins a new timeline with its first write, and the names of its log files
+# begin with the timeline's number.
 _TIMELINE: Final = text(
     "SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
     "FROM pg_control_system()"
@@ -100,25 +102,26 @@ def _timeline_postgresql(connection: Connection) -> str:
 
 
 def unknown_timeline(_connection: Connection) -> str:
-    """Says of every server that it cannot tell."""
+    """Names no timeline: for servers that cannot tell theirs."""
     return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one database does what SQLAlchemy does not make the same.
+    """How one database does what SQLAlchemy leaves different.
 
     Attributes:
-        locks_rows: Whether rows are locked by SELECT FOR UPDATE; if not, a transaction that
-            writes has the whole store to itself from its beginning.
-        one_process: Whether the store serves this process alone, so that replicas left in it
-            by another process are dead.
-        tries: How often a transaction is run before another one may have come first each time.
+        locks_rows: True if SELECT FOR UPDATE locks rows. Otherwise a transaction that writes has
+            the whole store to itself from its beginning.
+        one_process: True if one process has the store to itself, so that replicas that another
+            process left in it are dead.
+        tries: Number of times that the store runs a transaction before it reports that others
+            came first every time.
         upsert: Makes the statement that inserts a row or replaces all but its key.
-        now: Milliseconds by the one clock that all replicas of the store are compared by.
-        notify: Has those who listen woken when the transaction commits.
-        timeline: Names the history that the server writes on: another one after each failover.
-            Empty where the server cannot tell, or nothing can fail over.
+        now: Returns milliseconds of Unix time by the one clock that judges all replicas.
+        notify: Wakes listeners when the transaction commits.
+        timeline: Returns the name of the server's timeline, which changes with each failover. The
+            name is empty if the server cannot tell, or if nothing can fail over.
     """
 
     locks_rows: bool

@@ -1,4 +1,4 @@
-"""Connections and transactions: the same for every database once its engines are made."""
+"""Connections and transactions, the same for every database once its engines exist."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TURN_WAIT: Final = 5.0
+"""Seconds that a transaction waits for its turn to write, in a database with one writer."""
 
 _PAUSE: Final = 0.01
-"""Seconds before the second try of a transaction; each further one waits up to twice as long."""
+"""Longest pause before the second try of a transaction, in seconds; it doubles with each try."""
 
 _jitter: Final = random.SystemRandom()
 
 
 class Database:
-    """One store's connections, in two pools: the poll never waits for the others (protocol W3)."""
+    """One store's connections. The poll has a pool of its own, so it never waits (protocol W3)."""
 
     def __init__(self, kind: Dialect, engine: Engine, polling: Engine) -> None:
-        """Takes the pools, which connect when first used.
+        """Takes the pools, which connect on first use.
 
         Args:
             kind: What this database does differently.
-            engine: Connections for everything else.
+            engine: Connections for everything but the poll.
             polling: The poll's one connection.
         """
         self.dialect: Final = kind
@@ -46,7 +47,7 @@ class Database:
         self._line = threading.Lock()
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs reads in one transaction, so that they see one state of the store.
+        """Runs reads in one transaction, so that they all see the same state of the store.
 
         Raises:
             StoreUnavailableError: The store did not answer.
@@ -57,21 +58,21 @@ class Database:
             raise StoreUnavailableError("the store is busy with changes; ask again") from error
 
     def write(self, work: Callable[[Connection], T], *, polling: bool = False) -> T:
-        """Runs a transaction, again where another one came first; `work` may run repeatedly.
+        """Runs a transaction, and runs `work` again when another transaction came first.
 
         Raises:
             StoreUnavailableError: The store did not answer, or could not be written.
-            LostRaceError: Another one came first every time.
+            LostRaceError: Another transaction came first every time.
         """
         engine = self._polling if polling else self.engine
         return self._settled(lambda: self._once(engine, AccessMode.WRITE, work))
 
     def migrate(self, work: Callable[[Connection], T]) -> T:
-        """Runs a transaction once that may take its time.
+        """Runs a long transaction, once.
 
         Raises:
             StoreUnavailableError: The store did not answer, or could not be written.
-            LostRaceError: Another one came first.
+            LostRaceError: Another transaction came first.
         """
         try:
             return self._once(self.engine, AccessMode.MIGRATE, work)
@@ -86,12 +87,12 @@ class Database:
             except faults.LostRaceError:
                 if not left:
                     raise
-                # Not at once and not all together: they would only meet again.
+                # A random pause, or the same transactions would only meet again.
                 longest = _PAUSE * 2 ** (self.dialect.tries - left - 1)
                 time.sleep(_jitter.uniform(0, longest))
             except faults.ConnectionLostError as error:
-                # A pool may hold connections to a server that was restarted, all dropped now;
-                # a second loss is no leftover.
+                # The pool may have held connections to a server that has restarted. All of those
+                # are dropped now, so a second loss has another cause.
                 if lost or not left or not error.again:
                     raise StoreUnavailableError(error.message) from error
                 lost = True
@@ -100,7 +101,8 @@ class Database:
     def _once(self, engine: Engine, access: AccessMode, work: Callable[[Connection], T]) -> T:
         committing = False
         try:
-            # The connection first: who waits for one must not keep the poll from its turn.
+            # The connection comes before the turn: a transaction that waits for a connection
+            # must not keep the poll from its turn.
             with faults.translated(), engine.connect() as bare, self._turn(access):
                 connection = bare.execution_options(**{ACCESS_MODE: access})
                 with connection.begin():
@@ -110,7 +112,7 @@ class Database:
         except faults.ConnectionLostError as error:
             if error.undone or not committing:
                 raise
-            # It may have been carried out, so it must not be run again from here.
+            # The transaction may have committed, so it must not run again from here.
             raise StoreUnavailableError(
                 "the store's answer to the commit was lost, so the change may or may not have "
                 "been made; ask again with the same request_id"
@@ -118,7 +120,7 @@ class Database:
 
     @contextmanager
     def _turn(self, access: AccessMode) -> Iterator[None]:
-        """Waits in line where only one may write: SQLite's own waiting starves the unlucky."""
+        """Waits in line if the database has one writer: SQLite's own waiting is not fair."""
         if self.dialect.locks_rows or not access.writes:
             yield
             return

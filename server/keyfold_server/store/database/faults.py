@@ -1,7 +1,7 @@
-"""The driver's errors to ours: the one place where a database's words are read.
+"""Translates the drivers' errors to ours: the only module that reads a database's words.
 
-The message to a caller is our own; the driver's text, which may hold values of rows, stays in
-the exception's cause for whoever debugs.
+Messages to callers are our own. The driver's text, which may hold values of rows, stays in the
+exception's cause for debugging.
 """
 
 from __future__ import annotations
@@ -19,69 +19,70 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SQLITE: Final = {
-    sqlite3.SQLITE_BUSY: "it is locked, and stayed so; who else holds the file?",
-    sqlite3.SQLITE_LOCKED: "it is locked, and stayed so; who else holds the file?",
-    sqlite3.SQLITE_READONLY: "it is read-only; look at the file's and its folder's rights",
-    sqlite3.SQLITE_PERM: "its file may not be used; look at the file's and its folder's rights",
+    sqlite3.SQLITE_BUSY: "its file stays locked; find the other program that has it open",
+    sqlite3.SQLITE_LOCKED: "its file stays locked; find the other program that has it open",
+    sqlite3.SQLITE_READONLY: "it is read-only; look at the permissions of the file and its folder",
+    sqlite3.SQLITE_PERM: "its file may not be used; look at the permissions of the file and its "
+    "folder",
     sqlite3.SQLITE_FULL: "the disk is full; make room, and ask again",
     sqlite3.SQLITE_NOTADB: "its file is not a database; restore it from a backup",
     sqlite3.SQLITE_CORRUPT: "its file is damaged; restore it from a backup",
     sqlite3.SQLITE_CANTOPEN: "its file cannot be opened; is it still there?",
     sqlite3.SQLITE_IOERR: "its disk failed; look at the system's log",
 }
-"""What to say, by SQLite's primary result code."""
+"""What to tell the caller, by SQLite's primary result code."""
 
 READ_ONLY: Final = "25006"
-"""SQLSTATE of a standby, and of a server that was switched to reading."""
+"""SQLSTATE of a standby, and of a server that somebody switched to reading."""
 
 _PAUSED: Final = "25P03"
-"""SQLSTATE of a session that did nothing inside a transaction for too long."""
+"""SQLSTATE of a session that paused inside a transaction for too long."""
 
 _STOPPING: Final = "the database is stopping or starting; ask again"
 _FULL: Final = "the database has no room for another connection; raise its max_connections"
 _UNKNOWN_USER: Final = (
-    "the database does not take the user's name and password; look at the store's url and at "
+    "the database rejects the user's name or password; look at the store's url and at "
     "KEYFOLD_STORE_PASSWORD_FILE"
 )
-_UNKNOWN_DATABASE: Final = "there is no such database; make it, or correct the store's url"
+_UNKNOWN_DATABASE: Final = "the database does not exist; create it, or correct the store's url"
 _UNMIGRATED: Final = "it does not have this release's schema; run `keyfold-server migrate`"
 
 _SQLSTATES: Final = {
-    READ_ONLY: "it is read-only: a standby, or a server that was switched to reading; find the "
-    "primary",
-    _PAUSED: "this server paused inside a change, which was undone; ask again",
+    READ_ONLY: "it is read-only: a standby, or a server that somebody switched to reading; find "
+    "the primary",
+    _PAUSED: "this server paused inside a change, so the database undid it; ask again",
     "28000": _UNKNOWN_USER,
     "28P01": _UNKNOWN_USER,
     "3D000": _UNKNOWN_DATABASE,
     "3F000": _UNMIGRATED,
-    "42501": "the database's user lacks a right; it needs to read and write every table, and to "
-    "make them where it migrates",
+    "42501": "the database's user lacks a right; it must read and write every table, and create "
+    "tables if it migrates",
     "42703": _UNMIGRATED,
     "42P01": _UNMIGRATED,
     "53100": "the disk is full; make room, and ask again",
     "53200": "the database is out of memory; ask again",
     "53300": _FULL,
-    "55P03": "others held what was asked for too long; ask again",
-    "55000": "it is a standby, or not in a state to be asked; find the primary",
-    "57014": "the database took too long and was stopped; ask again",
+    "55P03": "other transactions held a lock for too long; ask again",
+    "55000": "it is a standby, or not ready; find the primary",
+    "57014": "a statement took too long, and the database stopped it; ask again",
     "57P01": _STOPPING,
     "57P02": _STOPPING,
     "57P03": _STOPPING,
 }
-"""What to say, by SQLSTATE."""
+"""What to tell the caller, by SQLSTATE."""
 
 _CONNECTING: Final = {
     "password authentication failed": _UNKNOWN_USER,
-    "no password supplied": "the database asks for a password; put it into a file that "
-    "KEYFOLD_STORE_PASSWORD_FILE names",
-    "pg_hba.conf": "the database lets nobody in from here as this user, or not without TLS; look "
+    "no password supplied": "the database asks for a password; put it into a file and name the "
+    "file in KEYFOLD_STORE_PASSWORD_FILE",
+    "pg_hba.conf": "the database lets this user in from another host only, or only with TLS; look "
     "at its pg_hba.conf",
-    "certificate verify failed": "the database's certificate is not from an authority that is "
-    "trusted; give sslrootcert in the store's url",
+    "certificate verify failed": "this server does not trust the authority of the database's "
+    "certificate; give sslrootcert in the store's url",
     "does not match host name": "the database's certificate is for another host",
-    "server does not support SSL": "the database does not speak TLS; set it up there, or say "
+    "server does not support SSL": "the database does not speak TLS; set TLS up there, or give "
     "sslmode in the store's url",
-    "root certificate file": "the file that sslrootcert in the store's url names is not there",
+    "root certificate file": "the file that sslrootcert in the store's url names does not exist",
     "too many connections": _FULL,
     "too many clients": _FULL,
     "remaining connection slots": _FULL,
@@ -91,46 +92,46 @@ _CONNECTING: Final = {
     "recovery mode": _STOPPING,
     "session is read-only": _SQLSTATES[READ_ONLY],
     "Connection refused": "nothing listens where the store's url points",
-    "No such file or directory": "there is no socket where the store's url points",
+    "No such file or directory": "no socket exists where the store's url points",
     "could not translate host name": "the host of the store's url has no address",
     "failed to resolve host": "the host of the store's url has no address",
     "timeout expired": "the database's host did not answer",
-    "invalid connection option": "the store's url has an option that is none",
-    # Last: a role or a database.
-    "does not exist": "there is no such database or user; make it, or correct the store's url",
+    "invalid connection option": "the store's url has an option that does not exist",
+    # The last entry, because other messages have these words too. Here: a role or a database.
+    "does not exist": "the database or the user does not exist; create it, or correct the store's "
+    "url",
 }
-"""What to say where no session came about: there libpq gives a text and no SQLSTATE."""
+"""What to tell the caller, by words of libpq's text: a failed connection has no SQLSTATE."""
 
 _SERIALIZATION: Final = frozenset({"40001", "40P01"})
-"""SQLSTATEs that mean: the same transaction, tried again, may succeed."""
-
+"""SQLSTATEs after which the same transaction may succeed on another try."""
 
 _UNDONE: Final = frozenset({_PAUSED, READ_ONLY})
-"""SQLSTATEs with which a session ends that are given before a commit alone."""
+"""SQLSTATEs that end a session and that a server gives only before a commit."""
 
 _HELD: Final = frozenset({"55P03", "42701", "42710", "42P07", "XX000"})
-"""SQLSTATEs of a schema that another session holds, or has changed this moment."""
+"""SQLSTATEs of a change of the schema while another session locks or changes it."""
 
 
 class LostRaceError(Exception):
     """Another transaction came first in a way that locks do not cover.
 
-    Nothing was written, and changes are pure, so the transaction is run again and sees what the
-    other one made.
+    The database wrote nothing, so the caller may run the transaction again, which then sees what
+    the other one made.
     """
 
 
 class CollisionError(LostRaceError):
-    """A row stands in the way: two that insert the same new cluster have no row to lock."""
+    """A row stands in the way: two transactions that insert one cluster have no row to lock."""
 
 
 class ConnectionLostError(Exception):
-    """The connection ended: before the commit was sent, or before its answer came.
+    """The connection ended before the commit was sent, or before the answer to it came.
 
     Attributes:
-        message: What to tell the caller where trying again is no use.
-        again: Whether another connection may fare better; not where nobody answered in time.
-        undone: Whether it is certain that nothing was written, even if the commit was sent.
+        message: Message for the caller if another try does not help.
+        again: True if another connection may help; false if the server did not answer in time.
+        undone: True if the database certainly wrote nothing, even if the commit was sent.
     """
 
     def __init__(self, message: str, *, again: bool, undone: bool) -> None:
@@ -142,17 +143,18 @@ class ConnectionLostError(Exception):
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns the database's errors into StoreUnavailableError, or what asks for another try.
+    """Turns the database's errors into StoreUnavailableError, or into a reason for another try.
 
     Raises:
         StoreUnavailableError: The store did not answer, or could not be written.
-        LostRaceError: The transaction is to be run again.
-        ConnectionLostError: The same, on another connection, unless it was being committed.
+        LostRaceError: The caller may run the transaction again.
+        ConnectionLostError: The caller may run the transaction again on another connection, unless
+            it was committing.
     """
     try:
         yield
     except PoolTimeoutError as error:
-        raise StoreUnavailableError("the store has no connection free; ask again") from error
+        raise StoreUnavailableError("the store has no free connection; ask again") from error
     except IntegrityError as error:
         raise CollisionError from error
     except DBAPIError as error:
@@ -161,18 +163,18 @@ def translated() -> Iterator[None]:
         if error.connection_invalidated:
             again = not isinstance(error.orig, TimeoutError)
             undone = sqlstate(error) in _UNDONE
-            raise ConnectionLostError(_told(error.orig), again=again, undone=undone) from error
-        raise StoreUnavailableError(_told(error.orig)) from error
+            raise ConnectionLostError(_message(error.orig), again=again, undone=undone) from error
+        raise StoreUnavailableError(_message(error.orig)) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
-        raise StoreUnavailableError(_told(error)) from error
+        raise StoreUnavailableError(_message(error)) from error
 
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """As `translated`, for what is not run again.
+    """Turns every error of the database into StoreUnavailableError: for work without a retry.
 
     Raises:
-        StoreUnavailableError: Whatever the database said.
+        StoreUnavailableError: The database reported an error.
     """
     try:
         with translated():
@@ -184,17 +186,17 @@ def ending() -> Iterator[None]:
 
 
 def sqlstate(error: DBAPIError) -> str | None:
-    """Returns the SQLSTATE of a database's error, where it has one."""
+    """Returns the SQLSTATE of a database's error, or None if it has no SQLSTATE."""
     return getattr(error.orig, "sqlstate", None)
 
 
 def was_held(error: StoreUnavailableError) -> bool:
-    """Tells whether a change of the schema failed because another one was under way."""
+    """Returns whether a change of the schema failed because another one was under way."""
     cause = error.__cause__
     return isinstance(cause, DBAPIError) and sqlstate(cause) in _HELD
 
 
-def _told(error: BaseException | None) -> str:
+def _message(error: BaseException | None) -> str:
     return f"the store cannot be used: {_why(error) or 'the database failed; look at its log'}"
 
 
@@ -208,5 +210,5 @@ def _why(error: BaseException | None) -> str | None:
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
         return _SQLSTATES.get(state)
-    said = str(error)
-    return next((why for words, why in _CONNECTING.items() if words in said), None)
+    text = str(error)
+    return next((why for words, why in _CONNECTING.items() if words in text), None)

@@ -1,8 +1,9 @@
-"""The schema's versions: Alembic, run from here with our connection and without its own logging.
+"""Checks and upgrades a store's schema with Alembic, on our connection and without its logging.
 
-A revision's name is the schema's number, one for each release that changes it. A release serves
-on its own schema N and on N+1 (protocol S6): so a store is migrated first, while the former
-release serves on, and what N still reads is taken away with N+2 at the earliest.
+A revision's name is the schema's number, which rises with each release that changes the schema. A
+release serves on its own schema N and on N+1 (protocol S6). So an operator migrates a store first,
+while the former release serves on. A migration to N+1 must therefore only add; what release N reads
+goes with N+2 at the earliest.
 """
 
 from __future__ import annotations
@@ -35,16 +36,17 @@ _LOCK: Final[Select[Any]] = (
 )
 
 _PATIENCE: Final = 60.0
-"""Seconds for which one that migrates waits for another one that does."""
+"""Seconds for which `upgrade` waits while other processes migrate."""
 
 _PAUSE: Final = 0.2
+"""Seconds between two tries of `upgrade`."""
 
 _alembic: Final = threading.Lock()
-"""Alembic keeps what it runs in globals of the process."""
+"""Held while Alembic runs, because it keeps its state in globals of the process."""
 
 
 class SchemaAge(Enum):
-    """How a store's schema stands to this release's."""
+    """A store's schema, compared with this release's."""
 
     EMPTY = "empty"
     OLDER = "older"
@@ -53,16 +55,16 @@ class SchemaAge(Enum):
 
 
 def check(connection: Connection) -> SchemaAge:
-    """Tells how old a store's schema is.
+    """Compares a store's schema with this release's.
 
     Raises:
-        SetupError: This release cannot serve on it, or it is another program's database.
+        SetupError: This release does not serve on it, or it is another program's database.
     """
     tables = set(inspect(connection).get_table_names())
     strange = tables - set(metadata.tables) - {_VERSION_TABLE}
     if strange and _VERSION_TABLE not in tables:
         raise SetupError(
-            "the database that the store's url names is another program's; name one of its own"
+            "the database that the store's url names is another program's; name another database"
         )
     scripts = ScriptDirectory.from_config(_config())
     current = MigrationContext.configure(connection).get_current_revision()
@@ -77,8 +79,8 @@ def check(connection: Connection) -> SchemaAge:
         return SchemaAge.NEXT
     raise SetupError(
         f"the store has schema {current}, which this release does not know: it serves on {own} "
-        "and the one after; start the release that made it, or one before that, or restore a "
-        "backup from before it"
+        "and the one after; start the release that made that schema, or the release before it, or "
+        "restore an older backup"
     )
 
 
@@ -86,7 +88,8 @@ def require(database: Database) -> None:
     """Refuses a store whose schema this release does not serve on.
 
     Raises:
-        SetupError: It is older or newer, there is none yet, or it is another program's database.
+        SetupError: The schema is older or too new, the store has no schema yet, or it is another
+            program's database.
     """
     age = database.read(check)
     if age in (SchemaAge.EMPTY, SchemaAge.OLDER):
@@ -98,13 +101,14 @@ def require(database: Database) -> None:
 
 
 def upgrade(database: Database) -> None:
-    """Brings a store to this release's schema; a newer one is left alone.
+    """Brings a store to this release's schema, and leaves a newer one alone.
 
-    Any number may do so at once: each takes the version's row first and looks again under its
-    lock; in an empty store the first table that two of them make is what they meet at.
+    Any number of processes may do so at once. Each locks the version's row first and checks the
+    schema again under the lock. In an empty store they collide at the first table, and those that
+    lose try again.
 
     Raises:
-        SetupError: This release cannot serve on it, or it is another program's database.
+        SetupError: This release does not serve on it, or it is another program's database.
         StoreUnavailableError: The store could not be changed, or others held it too long.
     """
     ends = time.monotonic() + _PATIENCE
@@ -115,7 +119,7 @@ def upgrade(database: Database) -> None:
         except faults.LostRaceError as error:
             if time.monotonic() > ends:
                 raise StoreUnavailableError(
-                    "others migrate the store without a pause; migrate again later"
+                    "other processes keep migrating the store; migrate again later"
                 ) from error
         except StoreUnavailableError as error:
             if time.monotonic() > ends or not faults.was_held(error):
@@ -134,6 +138,6 @@ def _upgrade(connection: Connection) -> None:
 
 def _config() -> Config:
     config = Config()
-    # A percent sign would begin an interpolation.
+    # Otherwise a percent sign in the path would begin an interpolation.
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     return config

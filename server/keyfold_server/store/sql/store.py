@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, delete, select
-
-from keyfold_server.domain.cluster import existing
+from keyfold_server.domain.cluster import no_cluster
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     RowNotAuthenticError,
     StoreUnavailableError,
 )
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.schema import clusters, generations
-from keyfold_server.store.schema import requests as requests_table
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.membership import Membership
@@ -23,6 +19,7 @@ from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
     audit,
     changes,
+    clusters,
     external_ids,
     listing,
     observations,
@@ -30,11 +27,13 @@ from keyfold_server.store.tables import (
     replicas,
     requests,
 )
-from keyfold_server.store.tables import clusters as rows
 from keyfold_server.store.tables.changes import Position, Subject
+from keyfold_server.store.tables.clusters import StoredCluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection
 
     from keyfold_server.domain.changes import (
         Change,
@@ -50,12 +49,12 @@ if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.history import HighWaterMark
 
-KEPT: Final = 24 * 60 * 60 * 1000
-"""Milliseconds that requests and changes are kept at least."""
+RETENTION: Final = 24 * 60 * 60 * 1000
+"""Milliseconds for which the store keeps requests, changes and silent replicas at least."""
 
 
 class SqlStore(ObservationStore):
-    """A `domain.ports.Store`; may be called from any number of threads."""
+    """A `domain.ports.Store` on a relational database. Safe for any number of threads."""
 
     def __init__(
         self,
@@ -66,14 +65,14 @@ class SqlStore(ObservationStore):
         reach: Callable[[str], None] = no_failpoint,
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        """Takes an opened database; `opening.open_store` makes one.
+        """Takes an opened database; `opening.open_store` makes a store.
 
         Args:
             database: The store's connections.
-            seal: Seals and checks its rows.
-            clock: Time.
-            reach: Called with each of `marks.FAILPOINTS` that a mutation passes.
-            release: Called by `close`, after the connections are closed.
+            seal: Seals and checks the rows.
+            clock: Source of time.
+            reach: Called with the name of each failpoint that a mutation passes.
+            release: Called by `close` once the connections are closed.
         """
         super().__init__(Transactions(database, seal, clock, reach))
         self._database = database
@@ -93,41 +92,31 @@ class SqlStore(ObservationStore):
 
     def cluster(self, name: str) -> Cluster | None:
         """Reads a cluster and verifies every row of it."""
-        stored = self._transactions.read(lambda c: self._stored(c, name))
+        stored = self._transactions.read(lambda c: clusters.named(c, self._seal, name))
         return stored.cluster if stored is not None else None
 
     def owner_of(self, kek_id: bytes) -> str | None:
         """Returns the name of the cluster that a KEK belongs to, or None."""
-        statement = (
-            select(*clusters.c, *generations.c)
-            .join(generations, generations.c.cluster_uid == clusters.c.uid)
-            .where(generations.c.kek_id == kek_id)
-        )
-        row = self._transactions.read(lambda c: c.execute(statement).first())
-        if row is None:
-            return None
-        own, generation = tuple(row)[: len(clusters.c)], tuple(row)[len(clusters.c) :]
-        rows.check_own_row(own, self._seal)
-        self._seal.check("generations", generation, own[1])
-        return str(own[1])
+        return self._transactions.read(lambda c: clusters.owner_of(c, self._seal, kek_id))
 
     def clusters(
         self, which: ClusterFilter, after: str, limit: int
     ) -> list[Cluster | RowNotAuthenticError]:
         """Reads up to `limit` clusters whose names follow `after`, by name."""
         where = listing.page(which, after, limit)
-        found = self._transactions.read(lambda c: rows.read(c, self._seal, where))
-        return [s if isinstance(s, RowNotAuthenticError) else s.cluster for s in found.values()]
+        found = self._transactions.read(lambda c: clusters.read(c, self._seal, where))
+        return [s.cluster if isinstance(s, StoredCluster) else s for s in found.values()]
 
     def request(self, key: RequestKey) -> RecordedRequest | None:
-        """Reads what was recorded of a request_id."""
+        """Reads the record of a request that was carried out, or None."""
         found = self._transactions.read(lambda c: requests.read(c, [key], self._seal))
         return found.get(requests.scope(key))
 
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
         """Carries out changes in one transaction; a change that raises drops out alone.
 
-        Cluster rows are locked in sorted order, the counter's row is taken last (protocol S8).
+        The transaction locks clusters' rows in sorted order, and the counter's row last
+        (protocol S8).
         """
         if not changes:
             return []
@@ -141,16 +130,16 @@ class SqlStore(ObservationStore):
             made, mark = self._transactions.write("apply", work)
         except LostRaceError:
             if len(changes) > 1:
-                # One of them collides whenever it is tried: it must not take the others along.
+                # One change collides on every try. It must not take the others along.
                 return [result for change in changes for result in self.apply([change])]
             name = changes[0].cluster
             return [
                 ConcurrentChangeError(
-                    f"cluster {name} collides with what another request made; ask again",
+                    f"another request changed cluster {name} at the same time; ask again",
                     cluster=name,
                 )
             ]
-        # Once it is committed, and not before.
+        # Not inside the transaction: only committed changes count as seen.
         for each in made:
             if not isinstance(each, Exception):
                 self._transactions.history.advance(Position(each.number, each.change_id), mark)
@@ -181,7 +170,7 @@ class SqlStore(ObservationStore):
         return self._membership.poll(beat)
 
     def reconciled(self) -> bool:
-        """Tells whether an operator has decided since that the store is right as it is."""
+        """Returns whether an operator has reconciled the store since the last good poll."""
         return self._membership.reconciled()
 
     def leave(self, replica: str) -> None:
@@ -189,15 +178,15 @@ class SqlStore(ObservationStore):
         self._membership.leave(replica)
 
     def replicas(self) -> list[ReplicaRow]:
-        """Reads every replica that has not left, and whether more may have been lost."""
+        """Reads every replica that has not left, and a row for those that a failover may hide."""
         return self._membership.rows()
 
     def external_id(self, owner: str) -> str | None:
-        """Reads what was issued for an owner, or None."""
+        """Reads the external id that Keyfold issued for an owner, or None."""
         return self._transactions.read(lambda c: external_ids.read(c, owner, self._seal))
 
     def issue_external_id(self, owner: str, external_id: str, now_ms: int) -> str:
-        """Keeps an external id for an owner, for good, and returns the one that the owner has."""
+        """Keeps an external id for an owner, for good; returns the one that the owner has."""
         issue, reach = external_ids.issue, self._transactions.reach
         return self._transactions.write_or_fail(
             "issue", lambda c: issue(c, owner, external_id, now_ms, self._seal, reach)
@@ -207,9 +196,9 @@ class SqlStore(ObservationStore):
         """Removes requests, changes and replicas older than 24 h, the newest change never."""
 
         def work(connection: Connection) -> None:
-            # By the store's clock at most: a replica's that is ahead removes nothing early.
-            before = min(now_ms, self._transactions.now(connection)) - KEPT
-            connection.execute(delete(requests_table).where(requests_table.c.created_at < before))
+            # The store's clock limits the time: a replica's fast clock removes nothing early.
+            before = min(now_ms, self._transactions.now(connection)) - RETENTION
+            requests.prune(connection, before)
             changes.prune(connection, before, self._seal)
             replicas.prune(connection, before)
 
@@ -220,14 +209,13 @@ class SqlStore(ObservationStore):
 
         Raises:
             RowNotAuthenticError: The chain is broken.
-            ClusterNotFoundError: There is no such cluster.
+            ClusterNotFoundError: The cluster does not exist.
         """
 
         def work(connection: Connection) -> int:
-            stored = self._stored(connection, cluster_name)
+            stored = clusters.named(connection, self._seal, cluster_name)
             if stored is None:
-                existing(None, cluster_name)
-                return 0
+                raise no_cluster(cluster_name)
             return audit.verify(connection, stored, self._seal)
 
         return self._transactions.read(work)
@@ -235,7 +223,7 @@ class SqlStore(ObservationStore):
     def reconcile(self, reason: str) -> None:
         """Records an operator's decision that the store is right as it is (protocol S1).
 
-        Replicas that refuse since it lacks what they knew then drop everything and go on with it.
+        Replicas that refuse because the store lacks what they knew then drop every key and go on.
         """
 
         def work(connection: Connection) -> None:
@@ -248,16 +236,6 @@ class SqlStore(ObservationStore):
         except LostRaceError as error:
             raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
 
-    def _stored(self, connection: Connection, name: str) -> rows.StoredCluster | None:
-        found = rows.read(connection, self._seal, clusters.c.name == name)
-        return _believed(found[name]) if name in found else None
-
     def _batch(self, connection: Connection) -> Batch:
         now, reach = self._transactions.now(connection), self._transactions.reach
         return Batch(self._database.dialect, self._seal, self._membership.name, now, reach=reach)
-
-
-def _believed(stored: rows.StoredCluster | RowNotAuthenticError) -> rows.StoredCluster:
-    if isinstance(stored, RowNotAuthenticError):
-        raise stored
-    return stored

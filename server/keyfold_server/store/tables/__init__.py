@@ -1,1 +1,17 @@
-"""Tables: a module for each, from rows to values and back."""
+"""Tables: a module per noun, from rows to values and back, on a connection that the caller gives.
+
+    clusters         clusters with their regions, KEKs and wraps
+    audit            the audit chain of each cluster
+    changes          numbered changes, by which replicas learn what to drop
+    requests         records of requests that were carried out
+    external_ids     external ids, issued once for each owner
+    replicas         heartbeats
+    lineage          the database server that wrote last, and when it took over
+    reconciliations  operators' decisions that the store is right as it is
+    observations     the last observed health of root keys and KEKs; the sweep's claims
+    uses             times at which KEKs were last used
+    listing          filters for lists of clusters, and counts of regions
+    samples          the KEKs that the sweep checks next
+
+The rows' layout is in `store/schema.py`.
+"""

@@ -1,8 +1,8 @@
-"""The audit chain of a cluster: each event's MAC covers the one before it.
+"""A cluster's audit chain, in which each event's MAC covers the MAC of the event before.
 
-The head and the count stand in the cluster's row, so that cutting the end off is noticed, too.
-Whole old rows put back together verify: that is a rollback, which only an anchor outside the
-store can show (protocol A3).
+The cluster's own row holds the chain's head and its length, so Keyfold also notices if somebody
+cuts off the end. Old rows of the whole cluster, put back together, verify: only an anchor outside
+the store could show such a rollback (protocol A3).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keyfold_server.store.tables.clusters import StoredCluster
 
 _PAGE: Final = 1_000
+"""Events that are read at a time."""
 
 
 def appended(stored: StoredCluster, event: AuditEvent, seal: Seal) -> Cells:
@@ -43,10 +44,10 @@ def appended(stored: StoredCluster, event: AuditEvent, seal: Seal) -> Cells:
 
 
 def verify(connection: Connection, stored: StoredCluster, seal: Seal) -> int:
-    """Walks a cluster's chain from its first event, and returns how many there are.
+    """Verifies a cluster's chain from its first event, and returns the number of its events.
 
     Raises:
-        RowNotAuthenticError: An event was changed, is missing, or was added.
+        RowNotAuthenticError: Somebody changed, removed or added an event.
     """
     name, count, head = stored.cluster.name, 0, b""
     page = (

@@ -1,8 +1,8 @@
 """Numbered changes, by which replicas learn what to drop (protocol S1).
 
-The counter's row is taken last in a transaction and held to the commit: so whoever sees number
-n sees all before it. Each number comes with a random id, so that a store that was rolled back and
-went on another way is told from the one that a replica knew.
+A transaction locks the counter's row last and holds it until the commit. So whoever sees change n
+also sees every change before it. Each change has a random id besides its number. By it a replica
+notices a store that was rolled back and whose numbers went on in another way.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _NAMES: Final = tuple(column.name for column in changes.columns)
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The newest change.
+    """A place in the sequence of changes.
 
     Attributes:
-        number: Its number, 0 before the first.
-        change_id: Its random id, empty before the first.
+        number: Number of the change there, 0 before the first one.
+        change_id: The change's random id, empty before the first one.
     """
 
     number: int
@@ -49,12 +49,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a change is about: a cluster, or a root key that was refused.
+    """The subject of a change: a cluster, or a root key that its KMS refused.
 
     Attributes:
         cluster: The cluster's name.
         root: The root key id.
-        kek: The one KEK that the root key would not open, where its refusal was told before.
+        kek: If replicas know of the refusal already: the KEK that the KMS refused again.
     """
 
     cluster: str | None = None
@@ -69,7 +69,12 @@ def begin(connection: Connection, seal: Seal) -> None:
 
 
 def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Position:
-    """Reads the counter, under its lock where a number will be taken.
+    """Reads the position of the newest change.
+
+    Args:
+        connection: A connection inside a transaction.
+        seal: Checks the counter's row.
+        lock: Locks the counter's row, for a transaction that will assign a number.
 
     Raises:
         RowNotAuthenticError: The counter's row is missing or not authentic.
@@ -82,10 +87,10 @@ def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Positio
 
 
 def id_of(connection: Connection, number: int, seal: Seal) -> bytes | None:
-    """Returns a change's random id, or None where there is no such change.
+    """Returns a change's random id, or None if the store does not have the change.
 
     Raises:
-        RowNotAuthenticError: Its row is not authentic.
+        RowNotAuthenticError: The change's row is not authentic.
     """
     row = connection.execute(select(*changes.c).where(changes.c.number == number)).first()
     if row is None:
@@ -102,13 +107,13 @@ def note(
     seal: Seal,
     dialect: Dialect,
 ) -> list[Position]:
-    """Gives each subject the next number; the last thing that a transaction does.
+    """Records a change of each subject under the next numbers, as a transaction's last act.
 
     Returns:
-        The change before the first that was made here, then each that was.
+        The position before the first change that this call made, then that of each change.
     """
     if subjects:
-        # Before the lock, so that nobody waits for this, too.
+        # Before the lock, so that nobody waits for the notification under it.
         dialect.notify(connection)
     before = newest(connection, seal, lock=bool(subjects))
     rows = [
@@ -134,16 +139,16 @@ def note(
 
 
 def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[RecordedChange]:
-    """Reads the changes after the one that a replica has applied.
+    """Reads the changes after the one that a replica has applied, oldest first.
 
     Raises:
-        StoreRolledBackError: The store does not have that one, or not all that followed it.
+        StoreRolledBackError: The store lacks that change, or one after it.
         RowNotAuthenticError: A change's row is not authentic.
     """
     last = newest(connection, seal)
     rows = connection.execute(
         select(*changes.c)
-        # The replica's own last change, too: it must be there with the same id.
+        # From the replica's last change on, which must be there with the same id.
         .where(changes.c.number >= beat.number, changes.c.number <= last.number)
         .order_by(changes.c.number)
     ).all()
@@ -158,17 +163,17 @@ def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[RecordedC
         or chain[-1].change_id != last.change_id
     ):
         raise StoreRolledBackError(
-            f"the store does not have change {beat.number} as replica {beat.replica} knew it, or "
-            "not all after it: it was rolled back, or is another store"
+            f"the store lacks change {beat.number} as replica {beat.replica} knew it, or a change "
+            "after it: it was rolled back, or is another store"
         )
     return chain[1:]
 
 
 def prune(connection: Connection, before: int, seal: Seal) -> None:
-    """Removes changes made before a time, the newest never.
+    """Removes changes from before a time, but never the newest change.
 
-    A prefix of the numbers and nothing else, whatever the clock did meanwhile: a gap would look
-    like a rollback.
+    It removes only the lowest numbers without a gap, whatever the clock did meanwhile: a gap would
+    look like a rollback.
     """
     last = newest(connection, seal).number
     kept = connection.execute(

@@ -1,7 +1,8 @@
-"""A cluster to its rows and back; no row is believed before its MAC was checked.
+"""A cluster's rows, written and read; nobody uses a row before its MAC is verified.
 
-The cluster's own row carries a digest over the MACs of all others in a fixed order, so that a row
-that was deleted, added, or put back as it once was does not fit, though its own MAC may.
+The cluster's own row carries a digest over the MACs of its other rows in a fixed order. A row that
+somebody deleted, added or put back from an earlier time then does not match the digest, although
+its own MAC may be valid.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
 
 CHILDREN: Final = (regions, generations, wraps)
-"""Tables below a cluster's row, parents first."""
+"""Tables of the rows below a cluster's own row, parents first."""
 
 Children = dict["Table", dict[Cells, Cells]]
-"""Rows below a cluster's, by table and primary key."""
+"""The rows below a cluster's own row, by table and primary key."""
 
-_A: Final = len(clusters.columns)
-_B: Final = _A + len(regions.columns)
-_C: Final = _B + len(generations.columns)
+_REGION: Final = len(clusters.columns)
+_GENERATION: Final = _REGION + len(regions.columns)
+_WRAP: Final = _GENERATION + len(generations.columns)
 
+# One statement, so that the rows are of one moment even in a database whose transactions do not
+# read from one snapshot. With two statements the digest could fail without anybody's fault.
 _AGGREGATE: Final = (
     select(*clusters.c, *regions.c, *generations.c, *wraps.c)
     .outerjoin(regions, regions.c.cluster_uid == clusters.c.uid)
@@ -47,19 +50,17 @@ _AGGREGATE: Final = (
     .outerjoin(wraps, wraps.c.kek_id == generations.c.kek_id)
     .order_by(clusters.c.name)
 )
-# One statement, so that also a database whose transactions do not read one snapshot gives the
-# rows of one moment: from two, the digest could fail without anybody's fault.
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCluster:
-    """A cluster with what of its rows the domain does not know.
+    """A cluster, and the parts of its rows that the domain does not know.
 
     Attributes:
         cluster: The cluster.
-        head: MAC of its last audit event, empty before the first.
-        events: How many audit events there are.
-        children: The rows below its own, each with its MAC.
+        head: MAC of the cluster's last audit event, empty before the first.
+        events: Number of the cluster's audit events.
+        children: The rows below the cluster's own row, each with its MAC.
     """
 
     cluster: Cluster
@@ -71,18 +72,20 @@ class StoredCluster:
 def read(
     connection: Connection, seal: Seal, where: ColumnElement[bool]
 ) -> dict[str, StoredCluster | RowNotAuthenticError]:
-    """Reads the clusters that a condition on their own rows names, in the order of their names.
+    """Reads the clusters whose own rows meet a condition, ordered by name.
 
-    The order is the database's own, so that the next page begins where this one ended. A cluster
-    that is not authentic spoils only itself: whoever wants it raises the error.
+    The order is the database's, so that the next page begins where this one ends. A cluster whose
+    rows are not authentic does not spoil the others: its error stands in its place, for the caller
+    to raise.
     """
     statement: Select[Any] = _AGGREGATE.where(where)
     found: dict[object, tuple[Cells, Children]] = {}
     for row in connection.execute(statement):
         cells = tuple(row)
-        own = cells[:_A]
+        own = cells[:_REGION]
         _, children = found.setdefault(own[0], (own, {t: {} for t in CHILDREN}))
-        region, generation, wrap = cells[_A:_B], cells[_B:_C], cells[_C:]
+        region, generation = cells[_REGION:_GENERATION], cells[_GENERATION:_WRAP]
+        wrap = cells[_WRAP:]
         if region[0] is not None:
             children[regions][region[:2]] = region
         if generation[0] is not None:
@@ -90,6 +93,47 @@ def read(
         if wrap[0] is not None:
             children[wraps][wrap[:2]] = wrap
     return {own[1]: _verified(own, children, seal) for own, children in found.values()}
+
+
+def named(connection: Connection, seal: Seal, name: str) -> StoredCluster | None:
+    """Reads the cluster of a name, or None if it does not exist.
+
+    Raises:
+        RowNotAuthenticError: A row of the cluster is not authentic.
+    """
+    found = read(connection, seal, clusters.c.name == name)
+    return authentic(found[name]) if name in found else None
+
+
+def authentic(stored: StoredCluster | RowNotAuthenticError) -> StoredCluster:
+    """Returns a cluster that `read` found, or raises the error in its place.
+
+    Raises:
+        RowNotAuthenticError: A row of the cluster is not authentic.
+    """
+    if isinstance(stored, RowNotAuthenticError):
+        raise stored
+    return stored
+
+
+def owner_of(connection: Connection, seal: Seal, kek_id: bytes) -> str | None:
+    """Returns the name of the cluster that a KEK belongs to, or None.
+
+    Raises:
+        RowNotAuthenticError: The cluster's own row, or the KEK's row, is not authentic.
+    """
+    statement = (
+        select(*clusters.c, *generations.c)
+        .join(generations, generations.c.cluster_uid == clusters.c.uid)
+        .where(generations.c.kek_id == kek_id)
+    )
+    row = connection.execute(statement).first()
+    if row is None:
+        return None
+    own, generation = tuple(row)[:_REGION], tuple(row)[_REGION:]
+    seal.check("clusters", own, own[1] if isinstance(own[1], str) else None)
+    seal.check("generations", generation, own[1])
+    return str(own[1])
 
 
 def _verified(own: Cells, children: Children, seal: Seal) -> StoredCluster | RowNotAuthenticError:
@@ -109,7 +153,7 @@ def _verified(own: Cells, children: Children, seal: Seal) -> StoredCluster | Row
 def _digest(children: Children) -> bytes:
     by_order = {
         regions: lambda row: row[1],
-        # Within a cluster a generation's place is its region and number.
+        # Within a cluster, a generation's place is given by its region and number.
         generations: lambda row: (row[2], row[3]),
         wraps: lambda row: row[:2],
     }
@@ -121,7 +165,7 @@ def _digest(children: Children) -> bytes:
 
 
 def encoded(cluster: Cluster, seal: Seal) -> Children:
-    """Returns the rows below a cluster's own."""
+    """Returns the rows below a cluster's own row."""
     rows: Children = {table: {} for table in CHILDREN}
     for region in cluster.regions:
         row = seal.sealed("regions", _region_cells(cluster.uid, region))
@@ -143,7 +187,7 @@ def encoded(cluster: Cluster, seal: Seal) -> Children:
 
 
 def own_row(stored: StoredCluster, seal: Seal) -> Cells:
-    """Returns the cluster's own row, which vouches for all that belongs to it."""
+    """Returns a cluster's own row, which vouches for all rows of the cluster."""
     c = stored.cluster
     return seal.sealed(
         "clusters",
@@ -161,15 +205,6 @@ def own_row(stored: StoredCluster, seal: Seal) -> Cells:
             seal.service_key_id,
         ),
     )
-
-
-def check_own_row(row: Cells, seal: Seal) -> None:
-    """Checks a cluster's own row alone, as far as it speaks for itself.
-
-    Raises:
-        RowNotAuthenticError: It is not authentic.
-    """
-    seal.check("clusters", row, row[1] if isinstance(row[1], str) else None)
 
 
 def _region_cells(uid: bytes, region: Region) -> Cells:
@@ -248,7 +283,7 @@ def _regions(
 
 
 def _options_text(options: tuple[tuple[str, str], ...]) -> str:
-    # ASCII, so that also a character that no database takes in a text, NUL, is stored.
+    # JSON in ASCII can hold NUL, which no database takes in a text.
     return json.dumps(dict(options), sort_keys=True, separators=(",", ":"))
 
 

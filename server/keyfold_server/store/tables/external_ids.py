@@ -1,8 +1,8 @@
-"""External ids: what was issued for whom, for good (protocol C2).
+"""External ids, which Keyfold issues once for each owner, for good (protocol C2).
 
-A decision: who could change one could have Keyfold take a customer's role with an id that somebody
-else knows. So a row carries a MAC and is never changed; one that is taken away by hand is issued
-anew, and the customer's trust policy then refuses it.
+Whoever could change an external id could have Keyfold assume a customer's role with an id that
+somebody else knows. So a row carries a MAC and never changes. If somebody removes a row by hand,
+Keyfold issues a new id, and the customer's trust policy refuses that one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TABLE: Final = external_ids.name
 
 
 def read(connection: Connection, owner: str, seal: Seal) -> str | None:
-    """Returns what was issued for an owner, or None.
+    """Returns the external id that Keyfold issued for an owner, or None.
 
     Raises:
         RowNotAuthenticError: The row is not authentic.
@@ -42,9 +42,10 @@ def issue(
     seal: Seal,
     reach: Callable[[str], None],
 ) -> str:
-    """Keeps an external id for an owner who has none, and returns the one that the owner has.
+    """Keeps an external id for an owner that has no id yet; returns the one that the owner has.
 
-    Of two that do so at once the database refuses one, which then looks again.
+    If two transactions do so at once, the database refuses one, which then runs again and finds
+    the other's id.
 
     Raises:
         RowNotAuthenticError: The owner's row is not authentic.
@@ -58,15 +59,15 @@ def issue(
 
 
 def sealed(owner: str, external_id: str, created_at: int, seal: Seal) -> Cells:
-    """Returns an owner's row."""
+    """Returns an owner's row with its MAC."""
     return seal.sealed(_TABLE, (owner, external_id, created_at))
 
 
 def every(connection: Connection, seal: Seal) -> list[Cells]:
-    """Reads all rows, by owner.
+    """Reads all rows, ordered by owner.
 
     Raises:
-        RowNotAuthenticError: One is not authentic.
+        RowNotAuthenticError: A row is not authentic.
     """
     rows = connection.execute(select(*external_ids.c).order_by(external_ids.c.owner)).all()
     found = [tuple(row) for row in rows]

@@ -1,9 +1,9 @@
-"""Which server's history the store is on, and since when (protocol R4).
+"""The timeline of the database server that wrote last, and when it took over (protocol R4).
 
-A standby that takes over may lack the last heartbeats and registrations, so a replica that still
-serves may be absent, or look silent for longer than it was. Until the longest staleness that any
-replica registered has passed since, nobody can say that there is no such replica: `unheard` then
-stands for it. The row has a MAC, as heartbeats have, since Revoke relies on it.
+A standby that takes over may lack the last heartbeats and registrations. A replica that still
+serves may then be missing, or seem silent for longer than it was. Until the longest staleness that
+any replica registered has passed since the takeover, `unheard` returns a row for such replicas. The
+lineage's row has a MAC, as heartbeats have, because Revoke relies on it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 _ROW: Final = 1
 _NONE_APPLIED: Final = -1
+"""Less than the number of any change: a replica of which nothing is known has dropped nothing."""
 _READ: Final = select(*lineage.c).where(lineage.c.id == _ROW)
 _LOCK: Final = _READ.with_for_update()
 
 
 def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:
-    """Makes the row in a new store, of which no replica knows yet."""
+    """Makes the row in a new store, before any replica registers."""
     row = seal.sealed("lineage", (_ROW, dialect.timeline(connection), 0, 0))
     connection.execute(insert(lineage).values(row))
 
@@ -35,11 +36,11 @@ def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:
 def keep(
     connection: Connection, max_staleness: int, now: int, seal: Seal, dialect: Dialect
 ) -> None:
-    """Notes a server that has taken over, and a staleness longer than all before.
+    """Records a server that has taken over, and a staleness longer than all before.
 
     Args:
-        connection: Inside a transaction that writes.
-        max_staleness: Milliseconds for which the replica that writes may go without the store.
+        connection: A connection inside a transaction that writes.
+        max_staleness: Milliseconds that the calling replica may serve without the store.
         now: Milliseconds of Unix time, by the store's clock.
         seal: Seals the row.
         dialect: What the database does differently.
@@ -53,7 +54,7 @@ def keep(
     row = _read(connection, seal)
     if kept(row) == row[1:-1]:
         return
-    # Again under its lock: another replica may be writing a longer staleness.
+    # Read again under the lock: another replica may be writing a longer staleness.
     changed = kept(_read(connection, seal, lock=True))
     _, *cells = seal.sealed("lineage", (_ROW, *changed))
     values = dict(zip(("history", "since", "max_staleness", "mac"), cells, strict=True))
@@ -61,9 +62,9 @@ def keep(
 
 
 def unheard(connection: Connection, now: int, seal: Seal, dialect: Dialect) -> list[ReplicaRow]:
-    """Returns a row for the replicas that a failover may have lost, while there may be any."""
+    """Returns a row for replicas that a failover may have lost, until they would have stopped."""
     _, history, since, longest, _ = _read(connection, seal)
-    # A server that nobody has noted yet took over this moment.
+    # A server that no replica has recorded yet counts as one that takes over now.
     taken_over = since if dialect.timeline(connection) == history else now
     silent = max(0, now - taken_over)
     if taken_over == 0 or silent > longest:

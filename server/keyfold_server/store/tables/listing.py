@@ -1,7 +1,7 @@
-"""Which clusters a list holds, as a condition on their rows.
+"""Filters for lists of clusters, and counts of regions.
 
-A filter chooses; it vouches for nothing: every cluster that it lets through is verified, and who
-edits the store can hide one from a list, but not from a call that names it.
+A filter only chooses and vouches for nothing: the reader verifies every cluster that passes it.
+Whoever edits the store by hand can hide a cluster from a list, but not from a call that names it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _effective: Final[ColumnElement[str]] = case(
     (_KEK.c.health != Health.HEALTHY.value, _KEK.c.health),
     else_=func.coalesce(_ROOT.c.health, Health.UNKNOWN.value),
 )
-"""A region's health, in a statement that `_with_health` joined."""
+"""A region's health, for statements that `_with_health` has joined."""
 
 
 def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
-    """Returns the condition for up to `limit` clusters after a name, in the order of names."""
+    """Returns a condition that holds for up to `limit` clusters after a name, ordered by name."""
     chosen = select(clusters.c.uid).where(clusters.c.name > after)
     if which.organization is not None:
         chosen = chosen.where(clusters.c.organization == which.organization)
@@ -50,7 +50,7 @@ def _with_region(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _behind(key_uri: str | None, version: str) -> Select[Any]:
-    """Selects the clusters with a region that is to follow a root key to a version."""
+    """Selects clusters with a region that must still follow a root key to a version."""
     ring = and_(
         generations.c.cluster_uid == regions.c.cluster_uid,
         generations.c.region == regions.c.name,
@@ -71,15 +71,15 @@ def _behind(key_uri: str | None, version: str) -> Select[Any]:
 
 
 def _of_health(health: Health) -> Select[Any]:
-    """Selects the clusters with a region of a health.
+    """Selects the clusters that have a region of a health.
 
-    A KEK that was refused by itself stays so, whatever its root key answers for others
-    (protocol F4); else the root key's health is the region's, UNKNOWN before the first check.
+    The refusal of a KEK counts before its root key's health (protocol F4). Otherwise the region
+    has the root key's health, which is UNKNOWN before the first check.
     """
     chosen = _with_health(select(regions.c.cluster_uid)).where(_effective == health.value)
     if health is Health.UNKNOWN:
         return chosen
-    # What the condition above implies, in a form for which there is an index.
+    # The condition above implies this one, which an index answers.
     seen = select(observations.c.subject).where(observations.c.health == health.value)
     return chosen.where(
         and_(or_(regions.c.root_subject.in_(seen), regions.c.kek_subject.in_(seen)))
@@ -95,7 +95,7 @@ def census(connection: Connection) -> dict[tuple[str, str], int]:
 
 
 def cannot_wrap(connection: Connection) -> int:
-    """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
+    """Counts enabled regions whose root key unwraps but did not wrap at the last try."""
     statement = (
         select(func.count())
         .select_from(regions)

@@ -1,6 +1,7 @@
-"""What was seen of root keys: plain upserts, no MAC and no number (protocol S7).
+"""Observations of root keys and KEKs: plain upserts without a MAC or a number (protocol S7).
 
-They decide nothing: service rests on each replica's own proofs.
+They decide nothing, because each replica serves on its own proofs. The sweep's claims are rows of
+the same table.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect) -> None:
-    """Writes observations over what was there."""
+    """Writes observations, each over the former one of its subject."""
     rows = [
         {
             "subject": o.subject,
@@ -27,7 +28,7 @@ def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect)
             "since": o.since,
             "last_check": o.last_check,
             "last_success": o.last_success,
-            # Providers' own words; not every database takes a NUL.
+            # These are the KMS's words, and not every database takes a NUL.
             "message": o.message.replace("\0", ""),
             "request_id": o.request_id.replace("\0", ""),
             "can_wrap": o.can_wrap,
@@ -35,7 +36,7 @@ def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect)
             "reason": o.reason or None,
             "missing_permission": o.missing_permission.replace("\0", "") or None,
         }
-        # In one order everywhere, so that two replicas cannot wait for each other's rows.
+        # All replicas write in one order, so that two cannot wait for each other's rows.
         for o in sorted(seen, key=lambda o: o.subject)
     ]
     if rows:
@@ -43,7 +44,7 @@ def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect)
 
 
 def read(connection: Connection, subjects: Sequence[str]) -> dict[str, Observation]:
-    """Reads what was last seen, by subject."""
+    """Reads the last observation of each subject; leaves out subjects without one."""
     if not subjects:
         return {}
     statement = select(*observations.c).where(observations.c.subject.in_(set(subjects)))
@@ -51,7 +52,14 @@ def read(connection: Connection, subjects: Sequence[str]) -> dict[str, Observati
 
 
 def claim(connection: Connection, name: str, after_ms: int, now: int) -> bool:
-    """Says whether a piece of work is the caller's to do, and notes that it is."""
+    """Claims a piece of work for the calling replica, and returns whether the claim succeeded.
+
+    Args:
+        connection: A connection inside a transaction that writes.
+        name: The work's name, which is the subject of its row.
+        after_ms: Milliseconds after the last claim before which nobody may claim the work again.
+        now: Milliseconds of Unix time, by the store's clock.
+    """
     found = observations.c.subject == name
     free = or_(observations.c.last_check <= now - after_ms, observations.c.last_check > now)
     if connection.execute(
@@ -60,7 +68,7 @@ def claim(connection: Connection, name: str, after_ms: int, now: int) -> bool:
         return True
     if connection.execute(select(observations.c.subject).where(found)).first() is not None:
         return False
-    # Of two that insert it the first time, one loses the race, and looks again.
+    # If two replicas insert the first row at once, one loses the race and tries again.
     connection.execute(
         insert(observations).values(
             subject=name,

@@ -1,7 +1,8 @@
-"""An operator's decisions that the store is right as it is, though replicas knew more (S1).
+"""An operator's decisions that the store is right as it is, though replicas knew more.
 
-Each has a random id. A replica that refuses because the store lacks what it knew goes on only
-for one that it has not seen before: those that were rolled back with the store are none.
+Each decision has a random id (protocol S1). A replica that refuses because the store lacks what the
+replica knew goes on only after a decision that it has not seen before. Decisions that were rolled
+back with the store do not count.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _ID_SIZE: Final = 16
 
 
 def add(connection: Connection, newest: Position, reason: str, now: int, seal: Seal) -> None:
-    """Records that the store is right as it is.
+    """Records a decision.
 
     Args:
-        connection: Inside a transaction that writes.
-        newest: The newest change that the store has.
-        reason: Why, for people.
+        connection: A connection inside a transaction that writes.
+        newest: Position of the newest change that the store has.
+        reason: The operator's reason, for people.
         now: Milliseconds of Unix time.
         seal: Seals the row.
     """
@@ -46,7 +47,7 @@ def add(connection: Connection, newest: Position, reason: str, now: int, seal: S
 
 
 def read(connection: Connection, seal: Seal) -> frozenset[bytes]:
-    """Returns the ids of all of them.
+    """Returns the ids of all decisions.
 
     Raises:
         RowNotAuthenticError: A row is not authentic.

@@ -1,7 +1,7 @@
-"""Heartbeats: which replicas there are, and what each has applied (protocol S2, R4).
+"""Heartbeats: which replicas exist, and what each has applied (protocol S2, R4).
 
-Observations, but Revoke relies on them, so each row has a MAC of its own: nobody can make a
-replica seem to have confirmed. Silence is measured by one clock, never by comparing two.
+A heartbeat is an observation, but Revoke relies on it. So each row has a MAC, and nobody can make a
+replica seem to have confirmed a change. One clock measures silence; two are never compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def staleness(beat: Heartbeat) -> int:
-    """Returns for how many milliseconds a replica may go without the store."""
+    """Returns the milliseconds that a replica may serve without the store."""
     return round(beat.max_staleness * 1000)
 
 
@@ -54,17 +54,17 @@ def remove(connection: Connection, replica: str) -> None:
 
 
 def remove_others(connection: Connection, mine: Collection[str]) -> None:
-    """Removes all replicas but these."""
+    """Removes all replicas except those in `mine`."""
     connection.execute(delete(replicas).where(replicas.c.replica.not_in(mine)))
 
 
 def prune(connection: Connection, before: int) -> None:
-    """Removes replicas that were last heard before a time."""
+    """Removes replicas whose last heartbeat is from before a time."""
     connection.execute(delete(replicas).where(replicas.c.seen_at < before))
 
 
 def read(connection: Connection, now: int, seal: Seal) -> list[ReplicaRow]:
-    """Reads every replica, by name.
+    """Reads every replica, ordered by name.
 
     Raises:
         RowNotAuthenticError: A row is not authentic.
@@ -73,7 +73,7 @@ def read(connection: Connection, now: int, seal: Seal) -> list[ReplicaRow]:
     found = []
     for row in map(tuple, rows):
         seal.check("replicas", row)
-        # A clock that was set back must not make silence negative.
+        # Silence must not become negative if somebody sets the clock back.
         silent = max(0, now - row[5]) / 1000
         found.append(ReplicaRow(row[0], row[1], row[3] / 1000, silent))
     return found

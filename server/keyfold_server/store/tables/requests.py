@@ -1,14 +1,14 @@
-"""What was recorded of request ids (protocol R6).
+"""Records of requests that were carried out (protocol R6).
 
-A row says that a request was carried out and which version it made: no more, since a repeated
-request is answered from the state as it is now.
+A row names the request and the version that it made, and nothing more: Keyfold answers a repeated
+request from the current state.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, and_, delete, select
 
 from keyfold_server.domain.changes import RecordedRequest, RequestKey
 from keyfold_server.store.schema import Cells, requests
@@ -23,14 +23,14 @@ Scope = tuple[str, str, str, str]
 
 
 def scope(key: RequestKey) -> Scope:
-    """Returns what makes a request_id unique."""
+    """Returns the scope in which a request_id is unique."""
     return (key.caller, key.rpc, key.cluster, key.request_id)
 
 
 def read(
     connection: Connection, keys: Collection[RequestKey], seal: Seal
 ) -> dict[Scope, RecordedRequest]:
-    """Reads what was recorded of some request ids.
+    """Reads the records of some requests, by scope; leaves out requests without a record.
 
     Raises:
         RowNotAuthenticError: A row is not authentic.
@@ -38,7 +38,7 @@ def read(
     if not keys:
         return {}
     columns = requests.c
-    # Wider than asked, and portable: the scope is picked below.
+    # Not every database compares tuples, so this condition is wider than the scopes.
     near = and_(
         columns.cluster.in_({key.cluster for key in keys}),
         columns.request_id.in_({key.request_id for key in keys}),
@@ -51,6 +51,11 @@ def read(
             seal.check("requests", cells, cells[2])
             found[cells[:4]] = RecordedRequest(digest=cells[4], version=cells[5])
     return found
+
+
+def prune(connection: Connection, before: int) -> None:
+    """Removes the records of requests from before a time."""
+    connection.execute(delete(requests).where(requests.c.created_at < before))
 
 
 def recorded(key: RequestKey, version: int, now: int, seal: Seal) -> Cells:

@@ -1,7 +1,7 @@
-"""What the sweep asks of the store: whose turn it is, and which replica's (protocol F4, F5).
+"""Chooses the KEKs that the sweep checks next (protocol F4, F5).
 
-Chosen from observations, which decide nothing: a choice that was spoilt asks a KMS too often or
-too seldom, and changes no key's use.
+The choice rests on observations, which decide nothing. If somebody tampers with them, the sweep
+asks a KMS too often or too seldom, and the use of no key changes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 _KEK: Final = observations.alias("kek")
 
 _REFUSED: Final = 4
-"""Refused KEKs of one root key that are asked about in one sweep."""
+"""Most refused KEKs of one root key that one sweep checks."""
 
-_SUBJECT: Final = "root:"
-"""How the subject of a root key begins; its id follows, in hex."""
+_ROOT_SUBJECT: Final = "root:"
+"""Prefix of a root key's subject; the root key's id follows, in hex."""
 
 _KEK_SUBJECT: Final = "kek:"
-"""The same of a KEK."""
+"""Prefix of a KEK's subject; the KEK's id follows, in hex."""
 
 
 def read(connection: Connection, prefix: str) -> list[Sample]:
-    """Chooses KEKs of the root keys whose ids begin so; see `domain.ports.Store.samples`."""
+    """Chooses KEKs of the root keys whose ids begin with `prefix`.
+
+    For each root key that an enabled region uses, these are first the KEK that the sweep checked
+    longest ago, then some that their KMS refused.
+    """
     refused = case((_KEK.c.health != Health.HEALTHY.value, 1), else_=0)
     root = regions.c.root_subject
     place = func.row_number().over(
@@ -46,7 +50,7 @@ def read(connection: Connection, prefix: str) -> list[Sample]:
             regions.c.kek_subject.label("kek"),
             refused.label("refused"),
             place.label("place"),
-            # Of all regions under the root key, not of those alone that are chosen.
+            # This counts all regions under the root key, not only the chosen ones.
             func.max(func.coalesce(regions.c.auto_rotate, 0))
             .over(partition_by=root)
             .label("followed"),
@@ -56,9 +60,9 @@ def read(connection: Connection, prefix: str) -> list[Sample]:
         .outerjoin(_KEK, _KEK.c.subject == regions.c.kek_subject)
         .where(
             regions.c.state == State.ENABLED.value,
-            root >= f"{_SUBJECT}{prefix}",
-            # No hex digit comes after it.
-            root < f"{_SUBJECT}{prefix}g",
+            root >= f"{_ROOT_SUBJECT}{prefix}",
+            # The letter g comes after every hex digit.
+            root < f"{_ROOT_SUBJECT}{prefix}g",
         )
         .subquery()
     )
@@ -78,7 +82,7 @@ def read(connection: Connection, prefix: str) -> list[Sample]:
         Sample(
             cluster,
             region,
-            root.removeprefix(_SUBJECT),
+            root.removeprefix(_ROOT_SUBJECT),
             kek.removeprefix(_KEK_SUBJECT),
             bool(refused),
             bool(followed),

@@ -1,6 +1,6 @@
-"""When KEKs were last used: plain upserts, no MAC and no number (protocol S7).
+"""Times at which KEKs were last used: plain upserts without a MAC or a number (protocol S7).
 
-They decide nothing: they tell people whether a generation can be retired.
+They decide nothing; they show people whether a generation can be retired.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def write(connection: Connection, times: Mapping[bytes, int], now: int, dialect: Dialect) -> None:
-    """Writes times, by kek_id, over earlier ones.
+    """Writes the times of last use, by kek_id, each over an earlier time.
 
-    None is later than the store's own time: what a replica's clock that is ahead once said would
-    stand above all that is true.
+    No time may be later than the store's: a time from a replica's fast clock would otherwise hide
+    every true time until then.
     """
     rows = [
         {"kek_id": kek_id, "used_at": min(used_at, now)}
-        # In one order everywhere, so that two replicas cannot wait for each other's rows.
+        # All replicas write in one order, so that two cannot wait for each other's rows.
         for kek_id, used_at in sorted(times.items())
     ]
     if rows:
@@ -33,7 +33,7 @@ def write(connection: Connection, times: Mapping[bytes, int], now: int, dialect:
 
 
 def read(connection: Connection, kek_ids: Sequence[bytes]) -> dict[bytes, int]:
-    """Reads when KEKs were last used; those that never were are left out."""
+    """Reads the times of last use, by kek_id; leaves out KEKs that were never used."""
     if not kek_ids:
         return {}
     here = generation_uses.c.kek_id.in_(set(kek_ids))

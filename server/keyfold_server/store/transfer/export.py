@@ -31,7 +31,7 @@ from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.schema import audit_events, clusters, meta
 from keyfold_server.store.seal import Seal, not_authentic
-from keyfold_server.store.sqlite import connections as sqlite_file
+from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.tables import audit, changes, external_ids, listing
 from keyfold_server.store.tables import clusters as rows
 from keyfold_server.store.transfer.records import (
@@ -83,7 +83,7 @@ def key_path(url: str, given: Path | None) -> Path:
     """
     if given is not None:
         return given
-    path = sqlite_file.path_of(url)
+    path = sqlite.path_of(url)
     return path.with_name(f"{path.name}.service-key")
 
 
@@ -95,12 +95,12 @@ def beside(url: str, service_key: Path | None) -> Iterator[Source]:
         SetupError: There is no store there, or it cannot be read with this key and release.
         RowNotAuthenticError: The store's own row was changed by somebody else.
     """
-    path = sqlite_file.path_of(url)
+    path = sqlite.path_of(url)
     if not path.exists():
         raise SetupError(f"there is no store {path}; is KEYFOLD_STORE the server's?")
     seal = Seal(service_keys.load(key_path(url, service_key), store=path, new=False))
 
-    with sqlite_file.reading(path) as connection:
+    with sqlite.reading(path) as connection:
         if migrate.check(connection) in (migrate.SchemaAge.EMPTY, migrate.SchemaAge.OLDER):
             raise SetupError(
                 f"the store {path} has an older schema: run `keyfold-server migrate` first, "
@@ -149,11 +149,7 @@ def _records(source: Source, wanted: str | None, now: int) -> Iterator[dict[str,
     own = connection.execute(select(*meta.c)).first()
     if own is None:
         raise not_authentic("meta")
-    if own[2] != seal.service_key_id:
-        raise SetupError(
-            f"the store was sealed with the service key {own[2]}, and the file holds "
-            f"{seal.service_key_id}: put the right one in its place"
-        )
+    seal.require_key(own[2])
     seal.check("meta", tuple(own))
     newest = changes.newest(connection, seal)
     found = _stored(source, wanted)
