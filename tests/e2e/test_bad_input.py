@@ -879,7 +879,7 @@ def test_service_key(start_server: StartServer) -> None:
     assert not key.exists()  # None is made for a store that exists.
     key.touch(0o600)
     key.write_bytes(os.urandom(32))
-    assert "sealed with the service key" in ended(server)
+    assert "sealed the store, and the file holds the key" in ended(server)
     key.write_bytes(good[:31])
     assert "does not have 32 bytes" in declined(server)
     key.write_bytes(good)

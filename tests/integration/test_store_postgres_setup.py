@@ -278,7 +278,7 @@ def test_another_service_key(
     server.open(empty, key, migrating=True).close()
     folder = tmp_path / "other"
     folder.mkdir()
-    with pytest.raises(SetupError, match="the service key .* sealed the store"):
+    with pytest.raises(SetupError, match=r"the service key .* sealed the store"):
         server.open(empty, postgres.a_service_key(folder))
 
 
