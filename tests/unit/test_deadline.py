@@ -19,7 +19,8 @@ from certificates import Authority
 from counterparts.faults import FaultLayer
 from counterparts.messages import Reply, Request
 from keyfold_server.domain.errors import UnreachableError
-from keyfold_server.providers.shared.deadlines import MAX_ANSWER, within
+from keyfold_server.providers.shared.connections import MAX_ANSWER
+from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.requests_deadlines import guard
 from keyfold_server.providers.shared.transport import Transport
 

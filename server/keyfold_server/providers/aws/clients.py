@@ -21,7 +21,7 @@ from botocore.session import Session
 from botocore.utils import get_environ_proxies
 
 from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT
-from keyfold_server.providers.shared.transport import Transport
+from keyfold_server.providers.shared.transport import ProxiedTransport
 
 # At the level DEBUG it writes requests and answers, plaintexts included; at INFO, where each
 # credential was found, time and again.
@@ -65,33 +65,20 @@ class _Body:
 
 
 class _Sender:
-    """Sends an SDK session's requests; through a proxy where the environment says so."""
+    """Sends an SDK session's requests, through a proxy where the environment says so."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
-        self._transports: dict[str, Transport] = {}
-        self._by_proxies: dict[tuple[tuple[str, str], ...], Transport] = {}
-        self._lock = threading.Lock()
+        self._transport = ProxiedTransport(
+            lambda: session.get_config_variable("ca_bundle") or get_cert_path(True),  # noqa: FBT003
+            lambda host: get_environ_proxies(host) if urlsplit(host).hostname else {},
+        )
 
     def send(self, request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         """Sends a signed request, in place of the SDK."""
         url = str(request.url)
-        origin = url[: url.find("/", url.find("//") + 2) + 1] or url
-        transport = self._transports.get(origin) or self._transport(origin)
         headers = dict(request.headers.items())
-        answer = transport.send(request.method, url, headers, request.body)
+        answer = self._transport.send(request.method, url, headers, request.body)
         return AWSResponse(url, answer.status, answer.headers, _Body(answer.body))
-
-    def _transport(self, origin: str) -> Transport:
-        proxies = get_environ_proxies(origin) if urlsplit(origin).hostname else {}
-        told = tuple(sorted((k, v) for k, v in proxies.items() if k in ("http", "https")))
-        with self._lock:
-            transport = self._by_proxies.get(told)
-            if transport is None:
-                ca = self._session.get_config_variable("ca_bundle") or get_cert_path(True)  # noqa: FBT003
-                transport = self._by_proxies[told] = Transport(ca=ca, proxies=dict(told))
-            self._transports[origin] = transport
-            return transport
 
 
 def new_session() -> Session:

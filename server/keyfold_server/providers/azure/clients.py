@@ -9,7 +9,6 @@ host's challenge and cache tokens, are left out. It must not know what the calls
 from __future__ import annotations
 
 import contextlib
-import http.cookiejar
 import logging
 import threading
 from collections.abc import Iterator, Mapping
@@ -26,13 +25,9 @@ from azure.keyvault.keys import KeyClient
 
 from keyfold_server.domain.errors import UnreachableError
 from keyfold_server.providers.azure.errors import Reply, parsed
-from keyfold_server.providers.shared.deadlines import (
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    current,
-    what_happened,
-)
-from keyfold_server.providers.shared.requests_deadlines import guard
+from keyfold_server.providers.shared.connections import what_happened
+from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT, current
+from keyfold_server.providers.shared.requests_deadlines import guard, root_cause
 
 # They write what a credential failed with, as Entra worded it, and where credentials were found.
 for _name in ("azure", "msal"):
@@ -50,9 +45,6 @@ BROKEN: Final = (
     RuntimeError,
 )
 """What the SDK raises, for an answer that is not one, too."""
-
-_CAUSES: Final = 8
-"""How deep the libraries wrap what happened."""
 
 
 class _Heard(threading.local):
@@ -79,8 +71,7 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # untyped where it is
             ca: File of the certificates to trust; None takes what requests takes.
         """
         session = guard(requests.Session())
-        # Nothing of one host's is kept for it, and no ~/.netrc takes a token's place.
-        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        # No ~/.netrc takes a token's place.
         session.auth = _as_it_is
         super().__init__(
             session=session,
@@ -175,24 +166,4 @@ def broken_off(error: BaseException, who: str) -> NoReturn:
         UnreachableError: Always.
     """
     call = current()
-    raise UnreachableError(f"{who} {what_happened(_innermost(error), call)}") from error
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Returns urllib3's own error: requests and the SDK wrap it in theirs."""
-    for _ in range(_CAUSES):
-        known = isinstance(error, urllib3.exceptions.HTTPError)
-        if known and not isinstance(error, urllib3.exceptions.MaxRetryError):
-            break
-        wrapped = (
-            getattr(error, "inner_exception", None),
-            getattr(error, "reason", None),
-            error.__cause__,
-            error.args[0] if error.args else None,
-            error.__context__,
-        )
-        found = next((each for each in wrapped if isinstance(each, BaseException)), None)
-        if found is None:
-            break
-        error = found
-    return error
+    raise UnreachableError(f"{who} {what_happened(root_cause(error), call)}") from error

@@ -22,7 +22,8 @@ from google.cloud.kms_v1.services.key_management_service.transports import (
 )
 
 from keyfold_server.domain import attempts
-from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, MAX_ANSWER, current
+from keyfold_server.providers.shared.connections import MAX_ANSWER
+from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, current
 
 Headers = tuple[tuple[str, str], ...]
 """What proves who calls: names and values of a call's metadata."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -21,7 +20,7 @@ from google.auth import transport
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 
 from keyfold_server.domain.errors import ThrottledError, UnreachableError
-from keyfold_server.providers.shared.transport import Answer, Transport
+from keyfold_server.providers.shared.transport import Answer, ProxiedTransport
 
 _PASSING: Final = re.compile(
     rb'"error(?:_description)?"\s*:\s*"(?:internal_failure|server_error|temporarily_unavailable)"'
@@ -34,9 +33,8 @@ class Sender:
 
     def __init__(self, ca: str | None) -> None:
         """Takes the file of the certificates to trust; None takes what google-auth would."""
-        self._ca = ca or os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
-        self._transports: dict[tuple[tuple[str, str], ...], Transport] = {}
-        self._lock = threading.Lock()
+        trusted = ca or os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+        self._transport = ProxiedTransport(lambda: trusted, get_environ_proxies)
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> Answer:
         """Sends a request and reads the answer, within the thread's call.
@@ -47,7 +45,7 @@ class Sender:
         """
         host = urlsplit(url).hostname or "an endpoint without a name"
         try:
-            answer = self._transport(url).send(method, url, headers, body)
+            answer = self._transport.send(method, url, headers, body)
         except UnreachableError as error:
             what = error.message.removeprefix("the KMS ")
             raise UnreachableError(f"{host}, which gives Google credentials, {what}") from error
@@ -62,14 +60,6 @@ class Sender:
                 f"{host}, which gives Google credentials, failed with status {answer.status}"
             )
         return answer
-
-    def _transport(self, url: str) -> Transport:
-        proxies = get_environ_proxies(url)
-        told = tuple(sorted((k, v) for k, v in proxies.items() if k in ("http", "https")))
-        with self._lock:
-            if told not in self._transports:
-                self._transports[told] = Transport(ca=self._ca, proxies=dict(told))
-            return self._transports[told]
 
 
 class _Response(transport.Response):

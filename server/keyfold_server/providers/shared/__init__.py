@@ -1,1 +1,1 @@
-"""What the providers share: deadlines and transports."""
+"""What the providers share: entries, deadlines, transports, origins, leases and principals."""

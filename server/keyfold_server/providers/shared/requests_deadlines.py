@@ -1,31 +1,33 @@
-"""Sessions of requests whose calls end when their time is up; see `deadline`.
+"""Sessions of requests whose calls end when their time is up; see `deadlines`.
 
-For SDKs that take a session: hvac, azure-core's RequestsTransport and google-auth's. What goes
-wrong is raised as requests' own errors, since the SDK expects them; the adapter asks
-`deadline.within` whether the time had passed. It must not know any provider.
+For SDKs that take a session of requests, such as hvac and azure-core's RequestsTransport. SDKs
+expect requests' own errors, so those are raised; `root_cause` finds what lies beneath them. This
+module must not know any provider.
 """
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ReadTimeout, TooManyRedirects
 from urllib3 import PoolManager
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 
-from keyfold_server.providers.shared.deadlines import (
-    CONNECT_TIMEOUT,
+from keyfold_server.providers.shared.connections import (
     POOL_SIZE,
-    READ_TIMEOUT,
     AnswerTooLargeError,
-    current,
     read,
     watch,
 )
+from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT, current
+
+_CAUSES: Final = 8
+"""Most errors that libraries wrap into one another."""
 
 
 class _Adapter(HTTPAdapter):
@@ -43,7 +45,7 @@ class _Adapter(HTTPAdapter):
     def send(
         self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
     ) -> requests.Response:
-        """Sends and reads the whole answer, whatever the caller wanted streamed.
+        """Sends, and reads the whole answer even if the caller wants to stream it.
 
         Raises:
             TooManyRedirects: The answer is a redirect, which could carry a token elsewhere.
@@ -62,7 +64,7 @@ class _Adapter(HTTPAdapter):
                 raise
             kind = ReadTimeout if call.passed else RequestsConnectionError
             raise kind("there is no whole answer", request=request) from error
-        # What is read is decoded, and requests reads it from here.
+        # The body is decoded already, and requests reads it from here.
         response.raw = io.BytesIO(body)
         response.headers.pop("Content-Encoding", None)
         if response.is_redirect:
@@ -71,7 +73,36 @@ class _Adapter(HTTPAdapter):
 
 
 def guard(session: requests.Session) -> requests.Session:
-    """Makes every call of a session end with its `deadline.within`; returns the session."""
+    """Makes every call of a session end with its `deadlines.within`; returns the session.
+
+    The session follows no redirect, tries nothing again and keeps no cookies.
+    """
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(pool_maxsize=POOL_SIZE, max_retries=0))
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     return session
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Returns the error beneath those that requests and an SDK wrap it in.
+
+    That is urllib3's own error or one of the operating system, which `connections.what_happened`
+    can tell apart.
+    """
+    for _ in range(_CAUSES):
+        if isinstance(error, HTTPError | OSError) and not isinstance(
+            error, requests.RequestException | MaxRetryError
+        ):
+            break
+        wrapped = (
+            getattr(error, "inner_exception", None),
+            getattr(error, "reason", None),
+            error.__cause__,
+            error.args[0] if error.args else None,
+            error.__context__,
+        )
+        found = next((each for each in wrapped if isinstance(each, BaseException)), None)
+        if found is None:
+            break
+        error = found
+    return error

@@ -1,12 +1,13 @@
-"""Single HTTP requests within their call's time, for adapters whose SDK lets them send.
+"""Single HTTP requests that end with their call, for adapters that send requests themselves.
 
-The SDK builds and signs the request and reads the answer; the sending is here, so that all of
-`deadline` holds. It must not know any provider.
+An SDK, or the adapter, builds and signs the request and reads the answer. The sending is here, so
+that everything in `deadlines` and `connections` holds. This module must not know any provider.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any, Final
@@ -15,18 +16,11 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from keyfold_server.domain.errors import UnreachableError
-from keyfold_server.providers.shared.deadlines import (
-    CONNECT_TIMEOUT,
-    POOL_SIZE,
-    READ_TIMEOUT,
-    current,
-    read,
-    watch,
-    what_happened,
-)
+from keyfold_server.providers.shared.connections import POOL_SIZE, read, watch, what_happened
+from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT, current
 
 _HOSTS: Final = 64
-"""Hosts with open connections."""
+"""Most hosts to which one transport keeps connections open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +30,7 @@ class Answer:
     Attributes:
         status: The status code.
         headers: The headers, looked up without regard to case.
-        body: The whole body.
+        body: The whole body, decoded.
     """
 
     status: int
@@ -54,12 +48,13 @@ class Transport:
         client_cert: tuple[str, str | None] | None = None,
         proxies: Mapping[str, str] | None = None,
     ) -> None:
-        """Prepares the pools; nothing is opened.
+        """Prepares the pools; opens no connection.
 
         Args:
-            ca: File of the certificates to trust; None takes the system's.
-            client_cert: Files of a client certificate and of its key, where there is one.
-            proxies: The proxy's url for `http` and `https` urls.
+            ca: File of the certificates to trust; None trusts the system's.
+            client_cert: Files of a client certificate and of its key, or None.
+            proxies: Url of the proxy for `http` and for `https` urls; no proxy for what is left
+                out.
         """
         self._options: dict[str, Any] = {
             "cert_reqs": "CERT_REQUIRED",
@@ -88,7 +83,7 @@ class Transport:
         """Sends a request and reads the whole answer, within the thread's call.
 
         Raises:
-            UnreachableError: There is no whole answer; its text says what happened.
+            UnreachableError: There is no whole answer; the text says what happened.
         """
         call = current()
         manager = self._proxied.get(url.partition(":")[0], self._direct)
@@ -104,3 +99,50 @@ class Transport:
         """Closes the connections that are open."""
         for manager in (self._direct, *self._proxied.values()):
             manager.clear()
+
+
+class ProxiedTransport:
+    """Sends as `Transport` does, through the proxies that the environment names for each host.
+
+    Safe for many threads.
+    """
+
+    def __init__(
+        self, ca: Callable[[], str | None], proxies: Callable[[str], Mapping[str, str]]
+    ) -> None:
+        """Prepares; looks at the environment with the first request to a host.
+
+        Args:
+            ca: Returns the file of the certificates to trust; None trusts the system's.
+            proxies: Returns the proxies for an url, by the rules of the SDK: NO_PROXY and the
+                like.
+        """
+        self._ca = ca
+        self._proxies = proxies
+        self._by_host: dict[str, Transport] = {}
+        self._by_proxies: dict[tuple[tuple[str, str], ...], Transport] = {}
+        self._lock = threading.Lock()
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | str | None
+    ) -> Answer:
+        """Sends a request and reads the whole answer, within the thread's call.
+
+        Raises:
+            UnreachableError: There is no whole answer; the text says what happened.
+        """
+        host = "/".join(url.split("/", 3)[:3])
+        transport = self._by_host.get(host) or self._transport(host)
+        return transport.send(method, url, headers, body)
+
+    def _transport(self, host: str) -> Transport:
+        found = self._proxies(host)
+        proxies = {scheme: found[scheme] for scheme in ("http", "https") if scheme in found}
+        with self._lock:
+            # Hosts with the same proxies share their pools.
+            transport = self._by_proxies.get(tuple(proxies.items()))
+            if transport is None:
+                transport = Transport(ca=self._ca(), proxies=proxies)
+                self._by_proxies[tuple(proxies.items())] = transport
+            self._by_host[host] = transport
+            return transport

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
 
 import hvac
@@ -78,7 +77,6 @@ class Clients:
         self._http.verify = True if section.ca is None else str(section.ca)
         self._http.proxies.update(get_environ_proxies(origin))
         self._http.headers["User-Agent"] = "keyfold"
-        self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     def of(self, token: str, namespace: str = "") -> Any:
         """Returns a client with a token.

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 import requests
 from hvac.exceptions import VaultError
 from requests.exceptions import TooManyRedirects
-from urllib3.exceptions import MaxRetryError
 
 from keyfold_server.domain.errors import (
     AccessDeniedError,
@@ -28,7 +27,9 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
-from keyfold_server.providers.shared.deadlines import current, what_happened
+from keyfold_server.providers.shared.connections import what_happened
+from keyfold_server.providers.shared.deadlines import current
+from keyfold_server.providers.shared.requests_deadlines import root_cause
 
 
 class Fault(enum.Enum):
@@ -197,25 +198,8 @@ def unreachable(error: Exception) -> UnreachableError:
             "carry the token elsewhere; let standby servers forward requests"
         )
     if isinstance(error, requests.RequestException | TimeoutError):
-        call = current()
-        for cause in _causes(error):
-            if not isinstance(cause, requests.RequestException | MaxRetryError):
-                return UnreachableError(f"the Vault server {what_happened(cause, call)}")
-        return UnreachableError(f"the Vault server {what_happened(error, call)}")
+        return UnreachableError(f"the Vault server {what_happened(root_cause(error), current())}")
     return UnreachableError("the Vault server answered with something that is no answer")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yields an error and what it was made from, as requests and urllib3 keep it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        inner = [
-            each
-            for each in (getattr(seen, "reason", None), *seen.args, seen.__cause__)
-            if isinstance(each, BaseException)
-        ]
-        seen = inner[0] if inner else None
 
 
 def login_failed(error: Exception, principal: str) -> KmsError:
