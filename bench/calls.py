@@ -1,16 +1,14 @@
-"""A client of one server on this process's loop, for thousands of calls at once."""
+"""A client of one server, on this process's event loop, for many calls at once."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
 
 from bench.cases import REGION, WrongAnswerError
 from keyfold.v1 import key_management_service_pb2 as pb
@@ -21,29 +19,17 @@ if TYPE_CHECKING:
     from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceAsyncStub
 
 WITHIN: Final = 20.0
-"""Seconds for a call that is expected to be answered."""
+"""Seconds that a call may take."""
 
 KEY: Final = bytes(range(32))
-"""What is wrapped, so that each answer of Unwrap can be checked."""
-
-
-class Outcome(NamedTuple):
-    """How a call ended.
-
-    Attributes:
-        code: `OK`, or the gRPC code's name.
-        retry: The refusal says when to try again.
-    """
-
-    code: str
-    retry: bool
+"""The plaintext of every wrapped key, so that the client can check each answer of Unwrap."""
 
 
 class Client:
-    """Calls one server; calls take its connections in turn."""
+    """Calls one server. Calls use the client's connections in turn."""
 
     def __init__(self, made: list[KeyManagementServiceAsyncStub]) -> None:
-        """Takes a stub for each connection."""
+        """Makes a client of one stub per connection."""
         turns = itertools.cycle(made)
         self._next: Callable[[], KeyManagementServiceAsyncStub] = lambda: next(turns)
 
@@ -51,9 +37,9 @@ class Client:
         """Makes a cluster with one region.
 
         Args:
-            cluster: Its name.
+            cluster: The cluster's name.
             spec: Its root key.
-            ttl: Seconds of its policy's cache_ttl; None leaves it to the server.
+            ttl: Its policy's cache_ttl in seconds; None leaves it to the server.
         """
         policy = None if ttl is None else res.RegionPolicy(cache_ttl=Duration(seconds=ttl))
         region = res.RegionSpec(region=REGION, key_spec=spec, policy=policy)
@@ -67,18 +53,23 @@ class Client:
         return (await self._next().Wrap(request, timeout=WITHIN)).wrapped_key
 
     async def unwrap(self, cluster: str, wrapped_key: bytes, within: float = WITHIN) -> None:
-        """Opens `KEY`, or raises."""
+        """Unwraps `KEY`.
+
+        Raises:
+            grpc.aio.AioRpcError: The server refused the call.
+            WrongAnswerError: The server returned another key.
+        """
         request = pb.UnwrapRequest(cluster=cluster, wrapped_key=wrapped_key)
         if (await self._next().Unwrap(request, timeout=within)).plaintext != KEY:
             raise WrongAnswerError("Unwrap returned another key")
 
-    async def outcome(self, cluster: str, wrapped_key: bytes, within: float = WITHIN) -> Outcome:
-        """Opens `KEY`, and says how that ended."""
+    async def outcome(self, cluster: str, wrapped_key: bytes, within: float = WITHIN) -> str:
+        """Unwraps `KEY`, and returns `OK` or the name of the error's gRPC code."""
         try:
             await self.unwrap(cluster, wrapped_key, within)
         except grpc.aio.AioRpcError as error:
-            return Outcome(error.code().name, _has_retry_info(error))
-        return Outcome("OK", retry=False)
+            return error.code().name
+        return "OK"
 
     async def revoke(self, cluster: str) -> pb.RevokeResponse:
         """Revokes a cluster."""
@@ -88,13 +79,13 @@ class Client:
         """Reads a cluster's status."""
         reply = await self._next().GetStatus(pb.GetStatusRequest(cluster=cluster), timeout=WITHIN)
         if reply.status.cluster != cluster:
-            raise WrongAnswerError("GetStatus told of another cluster")
+            raise WrongAnswerError("GetStatus returned another cluster")
 
 
 @asynccontextmanager
 async def client(address: str, connections: int = 1) -> AsyncIterator[Client]:
     """Connects to a server."""
-    # Without it all channels to one address share one connection.
+    # Without this option all channels to one address share one connection.
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with AsyncExitStack() as stack:
         channels = [
@@ -107,12 +98,3 @@ async def client(address: str, connections: int = 1) -> AsyncIterator[Client]:
 def key_spec(uri: str) -> res.KeySpec:
     """Returns the spec of a root key by its uri: `local:NAME` or `bench:ACCOUNT.KEY`."""
     return res.KeySpec(type=uri.partition(":")[0].upper(), uri=uri)
-
-
-def _has_retry_info(error: grpc.aio.AioRpcError) -> bool:
-    metadata = error.trailing_metadata()
-    for name, value in metadata or ():
-        if name == "grpc-status-details-bin":
-            details = Status.FromString(cast("bytes", value)).details
-            return any(d.TypeName() == RetryInfo.DESCRIPTOR.full_name for d in details)
-    return False

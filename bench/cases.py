@@ -1,4 +1,4 @@
-"""The calls that are measured: their bytes, and what a right answer to them is."""
+"""The calls that `cpu` measures: their bytes, and how to check their answers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ KEY_SIZE: Final = 32
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyManagementService"].full_name
 
 _CALL_WITHIN: Final = 20.0
-"""Seconds for one of the single calls around the runs."""
+"""Seconds that each single call before and after the runs may take."""
 
 
 class WrongAnswerError(Exception):
-    """A server answered something else than it should."""
+    """A server gave a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Case:
     """One row of the table.
 
     Attributes:
-        name: Of the row.
-        method: Of the contract.
-        items: Keys in one call.
-        request: The request's bytes; the same in every call.
-        load: One run.
+        name: The row's name.
+        method: The method of the contract that the row calls.
+        items: Number of keys in one call.
+        request: The request's bytes, the same in every call.
+        load: The calls of one run.
         check: Raises WrongAnswerError unless the service's answer to `request` is right.
     """
 
@@ -52,12 +52,12 @@ class Case:
 
     @property
     def path(self) -> str:
-        """The method as HTTP/2 names it."""
+        """The method's path in HTTP/2."""
         return f"/{SERVICE}/{self.method}"
 
 
 def enable(address: str) -> None:
-    """Makes the cluster that the calls name."""
+    """Makes the cluster that the calls use."""
     with grpc.insecure_channel(address) as channel:
         stubs.KeyManagementServiceStub(channel).Enable(enabling(), timeout=_CALL_WITHIN)
 
@@ -71,14 +71,14 @@ def enabling() -> pb.EnableRequest:
 
 
 def ask(address: str, path: str, request: bytes) -> bytes:
-    """Makes one call through a gRPC client, which raises unless the status is OK."""
+    """Makes one call through a gRPC client, which raises an error unless the status is OK."""
     with grpc.insecure_channel(address) as channel:
         call: Callable[..., bytes] = channel.unary_unary(path)
         return call(request, timeout=_CALL_WITHIN)
 
 
 def wrapping(key: bytes, *, context: bool = True) -> pb.WrapRequest:
-    """Returns a Wrap of one key, with two pairs of context or none."""
+    """Returns a Wrap of one key, with two context pairs or without a context."""
     return pb.WrapRequest(
         cluster=CLUSTER, region=REGION, plaintext=key, context=CONTEXT if context else None
     )
@@ -92,7 +92,7 @@ def unwrapping(wrapped_key: bytes, *, context: bool = True) -> pb.UnwrapRequest:
 
 
 def batch_wrapping(keys: list[bytes], *, own_context: bool = False) -> pb.BatchWrapRequest:
-    """Returns a BatchWrap with one context for all, or the same with each item."""
+    """Returns a BatchWrap with one context for all items, or the same context in each item."""
     own = CONTEXT if own_context else None
     return pb.BatchWrapRequest(
         cluster=CLUSTER,
@@ -103,7 +103,7 @@ def batch_wrapping(keys: list[bytes], *, own_context: bool = False) -> pb.BatchW
 
 
 def batch_unwrapping(wrapped_keys: list[bytes]) -> pb.BatchUnwrapRequest:
-    """Returns a BatchUnwrap with one context for all."""
+    """Returns a BatchUnwrap with one context for all items."""
     return pb.BatchUnwrapRequest(
         cluster=CLUSTER,
         context=CONTEXT,
@@ -115,8 +115,9 @@ def cases(address: str, scale: float) -> list[Case]:
     """Returns the rows.
 
     Args:
-        address: Of the service, which makes the wrapped key to unwrap and opens what it wrapped.
-        scale: Of the number of calls; 1 makes runs of about half a second.
+        address: The service's address. The service wraps the key that the rows unwrap, and unwraps
+            answers to check them.
+        scale: Factor of the number of calls; 1 makes runs of about half a second.
     """
     key = os.urandom(KEY_SIZE)
     wrapped = pb.WrapResponse.FromString(
@@ -132,7 +133,7 @@ def cases(address: str, scale: float) -> list[Case]:
             )
         )
         if [result.answer.plaintext for result in reply.results] != keys:
-            raise WrongAnswerError("what was wrapped does not open to what it was")
+            raise WrongAnswerError("a wrapped key did not unwrap to the same key")
 
     def check_wrap(answer: bytes) -> None:
         opens([pb.WrapResponse.FromString(answer).wrapped_key], [key])
@@ -153,7 +154,7 @@ def cases(address: str, scale: float) -> list[Case]:
             "BatchWrap",
             count,
             batch_wrapping(keys).SerializeToString(),
-            # Fewer at once: eight batches keep the server as busy as 64 single calls.
+            # Eight batches at once keep the server as busy as 64 single calls.
             Load(max(8, int(calls * scale)), connections=4, streams=2),
             check_batch,
         )

@@ -1,4 +1,4 @@
-"""`cpu`: a real keyfold-server beside an empty gRPC server under the same load of h2load."""
+"""`cpu`: compares a real keyfold-server with an echo, under the same load from h2load."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from bench import cases, figures, load, servers
 from bench.processes import Server, running
 
 _PAIRS: Final = 30
-"""Of short runs: what disturbs the machine for a second then meets a pair or two."""
+"""Pairs of runs of each row. Short runs keep a disturbance of a second within a pair or two."""
 
 _PAIRS_QUICK: Final = 7
 _SCALE_QUICK: Final = 0.5
 
 _FEWEST: Final = 5
-"""Pairs that a row has at least, however slow the machine is."""
+"""The fewest pairs of a row, however slow the machine is."""
 
 _TIME: Final = 150.0
-"""Seconds for all pairs; beyond its part of them a row makes do with the pairs that it has."""
+"""Seconds for all pairs. Each row stops when it has used its share."""
 
 _TIME_QUICK: Final = 20.0
 
 
 def measure(folder: Path, *, quick: bool) -> list[figures.Comparison]:
-    """Measures every row, with the server's files in `folder`."""
+    """Measures every row. The server's files are in `folder`."""
     environment = servers.environment(folder)
     echo_command = [sys.executable, str(Path(__file__).with_name("echo.py"))]
     with (
@@ -43,7 +43,7 @@ def measure(folder: Path, *, quick: bool) -> list[figures.Comparison]:
 def _row(
     service: Server, echo: Server, case: cases.Case, folder: Path, pairs: int, seconds: float
 ) -> figures.Comparison:
-    """Measures one row: warm-up, pairs of runs, and a real call before and after."""
+    """Measures one row: a real call, a warm-up, pairs of runs, and a real call again."""
     began = time.monotonic()
     body = folder / "request"
     body.write_bytes(load.frame(case.request))

@@ -1,8 +1,8 @@
-"""`drip`: fifty keys on a KMS that answers one byte a second, and the latency of others.
+"""`drip`: what a KMS that answers one byte a second does to the latency of other customers.
 
-As `isolation`, with a real adapter: everybody's keys are VAULT_TRANSIT's, so that they share its
-threads. The sick customer's server answers through the tests' layer of faults, whose drip keeps
-every single read short; the others have a server of their own.
+This works like `isolation`, but with a real adapter. All keys are VAULT_TRANSIT keys, so that all
+customers share its threads. The sick customer has fifty keys, and its KMS answers through the
+tests' fault layer, which drips. The other customers have a KMS of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from counterparts.messages import Reply, Request
 from keyfold.v1 import resources_pb2 as res
 
 KEYS: Final = 50
-"""Of the sick customer."""
+"""Number of the sick customer's keys."""
 
 INTERVAL: Final = 1.0
 """Seconds between two bytes."""
@@ -58,12 +58,13 @@ async def _measured(plan: Plan) -> dict[str, isolation.Windows]:
         async with calls.client(server.address, 4) as client:
             traffic = isolation.Traffic(client, key, KEYS)
             await traffic.prepare()
-            # What dripped is cut off when that ends, so it fails, and is remembered a little.
+            # The end of the drip cuts off its answers. Those calls fail, and the server remembers
+            # that for a little while.
             return await isolation.windows(plan, _moods(sick), traffic, heals=False)
 
 
 def _moods(layer: FaultLayer) -> dict[str, Callable[[], None]]:
-    """Returns what makes a layer pass answers on, and what makes it drip."""
+    """Returns one function that makes a layer pass answers on, and one that makes it drip."""
     dripping = ExitStack()
     return {
         isolation.HEALTHY: dripping.close,
@@ -72,7 +73,7 @@ def _moods(layer: FaultLayer) -> dict[str, Callable[[], None]]:
 
 
 def _answer(request: Request) -> Reply:
-    """Answers as a transit engine that hides nothing: what is measured is how it is called."""
+    """Answers like a transit engine that does not encrypt; the case only measures the calls."""
     asked = json.loads(request.body or b"{}")
     data: dict[str, object] = {"ttl": 0}
     if "/encrypt/" in request.path:

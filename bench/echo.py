@@ -1,7 +1,7 @@
-"""The yardstick: a grpc.aio server of the same contract whose every handler answers at once.
+"""The echo: a grpc.aio server of the same contract that answers every call at once.
 
-What it costs is what gRPC, protobuf and the event loop cost before a service does anything: the
-generated stubs read the whole request, and an empty message of the right type goes back.
+It shows what gRPC, protobuf and the event loop cost before a service does any work. The generated
+stubs read the whole request, and the echo answers with an empty message of the right type.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from keyfold.v1 import key_management_service_pb2_grpc as stubs
 
 
 class Echo(stubs.KeyManagementServiceServicer):
-    """Answers the measured methods with nothing."""
+    """Answers the measured methods with empty messages."""
 
     async def Wrap(self, request: pb.WrapRequest, context: Any) -> pb.WrapResponse:  # noqa: ARG002, N802
         """Answers at once."""
@@ -35,13 +35,13 @@ class Echo(stubs.KeyManagementServiceServicer):
 
 
 async def serve() -> None:
-    """Serves on a free loopback port until SIGTERM; prints one line with the address."""
+    """Serves on a free loopback port until SIGTERM, and prints one line with the address."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     server = grpc.aio.server()
-    stubs.add_KeyManagementServiceServicer_to_server(Echo(), server)  # type: ignore[abstract]  # the others are not called
+    stubs.add_KeyManagementServiceServicer_to_server(Echo(), server)  # type: ignore[abstract]  # `cpu` calls no other method
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"echo ready on 127.0.0.1:{port}", flush=True)

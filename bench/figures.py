@@ -1,4 +1,4 @@
-"""The arithmetic: from CPU seconds and calls to figures of two servers side by side."""
+"""The arithmetic of `cpu`: from CPU seconds and calls to a comparison of two servers."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any, NamedTuple
 
 
 class Pair(NamedTuple):
-    """Two runs, one right after the other: CPU µs per call of the service and of the echo."""
+    """Two runs, one right after the other, in CPU µs per call of the service and of the echo."""
 
     service: float
     echo: float
 
 
 def per_call(before: float, after: float, calls: int) -> float:
-    """Returns CPU µs per call from CPU seconds around a run."""
+    """Returns CPU µs per call, from the CPU seconds before and after a run."""
     return (after - before) / calls * 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was measured of one method.
+    """The measurements of one method.
 
     Attributes:
-        name: Of the method, with the size of its batch.
-        items: Keys in one call.
-        pairs: At least one, in the order measured.
+        name: The method's name, with the size of its batch.
+        items: Number of keys in one call.
+        pairs: At least one pair of runs, in the order of measurement.
     """
 
     name: str
@@ -36,30 +36,30 @@ class Comparison:
 
     @property
     def service(self) -> tuple[float, float, float]:
-        """Smallest, median and largest of the service."""
+        """The service's smallest, median and largest CPU µs per call."""
         return _spread([pair.service for pair in self.pairs])
 
     @property
     def echo(self) -> tuple[float, float, float]:
-        """Smallest, median and largest of the echo."""
+        """The echo's smallest, median and largest CPU µs per call."""
         return _spread([pair.echo for pair in self.pairs])
 
     @property
     def ratio_of_medians(self) -> float:
-        """The service's median over the echo's."""
+        """The service's median divided by the echo's."""
         return self.service[1] / self.echo[1]
 
     @property
     def ratio(self) -> float:
         """The median of the ratios within the pairs.
 
-        This is the figure to go by: what else the machine did in a pair met both halves.
+        Use this figure: other work of the machine disturbs both runs of a pair alike.
         """
         return median(pair.service / pair.echo for pair in self.pairs)
 
     @property
     def middle_half(self) -> tuple[float, float]:
-        """The two ratios between which half of the pairs lie: how noisy it was."""
+        """The two ratios between which half of the pairs lie; far apart, they show noise."""
         ratios = sorted(pair.service / pair.echo for pair in self.pairs)
         if len(ratios) == 1:
             return ratios[0], ratios[0]
@@ -68,11 +68,11 @@ class Comparison:
 
     @property
     def above_echo(self) -> float:
-        """Median of what the service costs beyond the echo, in µs per key."""
+        """The median of the service's cost beyond the echo's, in µs per key."""
         return median(pair.service - pair.echo for pair in self.pairs) / self.items
 
     def as_json(self) -> dict[str, Any]:
-        """Returns every figure, with the single runs."""
+        """Returns every figure, and every single run."""
         return {
             "name": self.name,
             "items": self.items,
@@ -92,7 +92,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """Returns the table that is printed."""
+    """Returns the table of the comparisons."""
     rows = [
         [
             "CPU us per call",
@@ -123,7 +123,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Returns rows as text in columns: the first to the left, the others to the right."""
+    """Returns rows as text in columns, the first aligned left and the others right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -1,6 +1,7 @@
-"""Figures with a goal: what was measured, of how many samples, and whether it is good enough.
+"""Figures with a goal: a value, its number of samples, and whether it meets the goal.
 
-A figure is a fact of one run on one machine. Nothing here measures, and no test waits for a goal.
+A figure describes one run on one machine. This module does not measure, and no test waits for a
+goal.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from bench.figures import aligned
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a case is to be run.
+    """Says how to run a case.
 
     Attributes:
-        folder: Of the case alone; it goes when the benchmark ends.
-        quick: A look at a small size, whose figures mean little.
-        whole: `memory` touches every cluster, which takes minutes.
+        folder: A folder for this case alone. The benchmark removes it at its end.
+        quick: Whether to run at a small size, whose figures mean little.
+        whole: Whether `memory` uses every cluster, which takes minutes.
     """
 
     folder: Path
@@ -36,12 +37,12 @@ class Figure:
 
     Attributes:
         case: The case's name.
-        what: What was measured.
-        value: In `unit`.
-        unit: Such as `ms`; empty for a count.
-        samples: Measurements that the value was made from.
-        goal: The value that is good enough, or None where it only explains others.
-        at_least: The goal is a lower bound, not an upper one.
+        what: The figure's name in the table.
+        value: The value, in `unit`.
+        unit: A unit such as `ms`; empty for a count.
+        samples: Number of measurements behind the value.
+        goal: The value that is good enough, or None for a figure that only explains others.
+        at_least: Whether the goal is a lower bound, not an upper one.
     """
 
     case: str
@@ -54,13 +55,13 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None where there is none."""
+        """Whether the value meets the goal; None if it has no goal."""
         if self.goal is None:
             return None
         return self.value >= self.goal if self.at_least else self.value <= self.goal
 
     def as_json(self) -> dict[str, Any]:
-        """Returns every field, and whether the goal is met."""
+        """Returns every field, and whether the value meets the goal."""
         return {
             "case": self.case,
             "what": self.what,
@@ -78,38 +79,38 @@ Measure = Callable[[Plan], list[Figure]]
 
 
 class SkippedError(Exception):
-    """A case cannot be measured on this machine; the message says why."""
+    """This machine cannot run the case; the message says why."""
 
 
 def percentile(values: Sequence[float], part: float) -> float:
     """Returns the smallest value that at least `part` of the values do not exceed.
 
-    It is one of the values: nothing is made up between two of them.
+    The result is one of the values, never one between two of them.
 
     Args:
-        values: At least one.
-        part: Above 0, at most 1; 0.99 is the p99.
+        values: At least one value.
+        part: A number above 0 and at most 1; 0.99 gives the p99.
     """
-    # Rounded first: 0.07 * 100 is a little more than 7.
+    # Round first, because 0.07 * 100 is a little more than 7.
     rank = math.ceil(round(part * len(values), 9))
     return sorted(values)[max(rank, 1) - 1]
 
 
 def pairwise(without: Sequence[Sequence[float]], beside: Sequence[Sequence[float]]) -> float:
-    """Returns the median of the ratios of p99s of windows that followed each other.
+    """Returns the median ratio of the p99s of two windows, one right after the other.
 
-    What else the machine did in such a pair met both halves.
+    Other work of the machine disturbs both windows of a pair alike.
 
     Args:
-        without: Latencies in each window without what is looked at.
-        beside: The same with it, each right after its counterpart.
+        without: Latencies in each window without the disturbance under test.
+        beside: Latencies in each window with it, in the same order.
     """
     pairs = zip(without, beside, strict=True)
     return median(percentile(b, 0.99) / percentile(a, 0.99) for a, b in pairs)
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Returns the table that is printed."""
+    """Returns the table of the figures."""
     head = ["figure", "value", "samples", "goal", "met"]
     return aligned([head, *(_row(figure) for figure in figures)])
 

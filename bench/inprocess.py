@@ -1,7 +1,7 @@
 """The same work without gRPC: request bytes to reply bytes on one warm replica in this process.
 
-It shows what the service's own code costs and finds a change in it with less noise than a whole
-call does. It is no measure of the server.
+It shows what the service's own code costs, and shows a change in that code with less noise than a
+whole call does. It does not measure the server.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _REPEATS: Final = 15
 _REPEATS_QUICK: Final = 5
 
 _ROUNDS: Final = 3
-"""Loads until everything is in memory: the cluster, then its key."""
+"""Loads until all is in memory: first the cluster, then its key."""
 
 _CALLER: Final = Caller(Development().rights(Identity(("local",), "loopback")))
-"""Whom the server takes callers for where it is not told otherwise."""
+"""The caller that a server without a policy takes every caller for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure: CPU µs per key, smallest and median of several repeats."""
+    """One row: the smallest and the median CPU µs per key of several repeats."""
 
     name: str
     smallest: float
@@ -54,18 +54,18 @@ class Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Returns the table that is printed."""
+    """Returns the table of the rows."""
     head = ["CPU us per key, in process", "min", "median"]
     return aligned([head, *([r.name, f"{r.smallest:.2f}", f"{r.median:.2f}"] for r in rows)])
 
 
 def measure(folder: Path, *, quick: bool) -> list[Row]:
-    """Returns the figures of a replica with its store in `folder`, which has the root keys."""
+    """Measures a replica that has its store and its root keys in `folder`."""
     return asyncio.run(_measure(folder, _REPEATS_QUICK if quick else _REPEATS))
 
 
 async def _measure(folder: Path, repeats: int) -> list[Row]:
-    # The server processes have said it in their own logs: the root keys are for development.
+    # The server processes have already warned that these root keys are for development.
     logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
     settings = Settings(
         store=f"sqlite:///{folder / 'in-process.db'}", local_keys=folder / "root-keys.json"
@@ -88,17 +88,17 @@ async def _rows(replica: Replica, repeats: int) -> list[Row]:
     methods = DataMethods(replica.data_plane).table()
 
     def core(method: str, request: Message) -> Callable[[], bytes]:
-        """Returns the whole warm path of one call, without an argument left."""
+        """Returns the whole warm path of one call, as a function without arguments."""
         return partial(methods[method], request.SerializeToString(), Call(_CALLER.rights), Facts())
 
     async def warm(method: str, request: Message) -> bytes:
-        """Makes one call; what it lacks in memory is there afterwards."""
+        """Makes one call, and loads what is missing in memory."""
         for _ in range(_ROUNDS):
             try:
                 return core(method, request)()
             except NeedsLoad as lacking:
                 await replica.loads.satisfy(lacking.needs, Call(_CALLER.rights), math.inf)
-        raise RuntimeError(f"{method} does not become warm")
+        raise RuntimeError(f"{method} still misses keys after {_ROUNDS} loads")
 
     key = os.urandom(cases.KEY_SIZE)
     keys = [os.urandom(cases.KEY_SIZE) for _ in range(1_000)]
@@ -125,12 +125,12 @@ async def _rows(replica: Replica, repeats: int) -> list[Row]:
     for name, method, items, request in rows:
         costs = _costs(core(method, request), items, repeats)
         figures.append(Row(name, min(costs), median(costs)))
-        await asyncio.sleep(0)  # The replica follows its store on this loop.
+        await asyncio.sleep(0)  # Lets the replica poll its store.
     return figures
 
 
 def _costs(work: Callable[[], object], items: int, repeats: int) -> list[float]:
-    """Returns CPU µs per item, once for each repeat; a repeat takes some 20 ms."""
+    """Returns CPU µs per item for each repeat; a repeat takes about 20 ms."""
     work()
     count = max(1, 2_000 // items)
     costs = []

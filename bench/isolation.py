@@ -1,8 +1,8 @@
-"""`isolation`: what a customer whose KMS hangs, or throttles, does to the latency of others.
+"""`isolation`: what a customer whose KMS hangs or throttles does to the latency of others.
 
-One server, and all customers call at a steady rate the whole time, the sick one too: only the
-health of its KMS differs between windows, which take turns. Half of the others are warm; the rest
-ask their own, healthy KMS for each call, so that they need the threads that the sick one holds.
+All customers of one server, the sick one too, call at a steady rate the whole time. Only the health
+of the sick customer's KMS differs from window to window. Half of the other customers are warm. The
+rest call their own, healthy KMS for each call, so they need the threads that the sick one holds.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from bench.goals import Figure, Plan, pairwise, percentile
 from keyfold.v1 import resources_pb2 as res
 
 GOAL: Final = 1.2
-"""The goal, as a multiple of the other callers' p99."""
+"""Most that the other customers' p99 may grow, as a factor."""
 
 SICK: Final = "sick"
 HEALTHY: Final = "healthy"
-"""The mood of the sick customer's KMS with which each round of windows begins."""
+"""The first mood of the sick customer's KMS in each round of windows."""
 
 _WARM: Final = "warm"
-_ASKING: Final = "asking its KMS each time"
-_KINDS: Final = (_WARM, _ASKING)
+_CALLING: Final = "calling their KMS each time"
+_KINDS: Final = (_WARM, _CALLING)
 
-_RATES: Final = {_WARM: 250.0, _ASKING: 80.0, SICK: 60.0}
-"""Calls per second of all customers of a kind."""
+_RATES: Final = {_WARM: 250.0, _CALLING: 80.0, SICK: 60.0}
+"""Calls per second of all customers of a kind together."""
 
 _CUSTOMERS: Final = 20
-"""Of each healthy kind; the sick one has as many clusters as its account has calls at once."""
+"""Customers of each healthy kind."""
 
 _SICK_CLUSTERS: Final = 8
+"""Clusters of the sick customer: as many as its account may have calls at once."""
+
 _ROUNDS: Final = 11
 _SETTLE: Final = 0.7
-"""Seconds after a change of mood that do not count; a KMS that throttled is spared for 0.5."""
+"""Seconds after a change of mood that do not count. A server spares a throttling KMS for 0.5 s."""
 
 _WINDOW: Final = 1.6
 _QUICK: Final = (2, 1.4)
@@ -48,7 +50,7 @@ _SICK_WITHIN: Final = 1.0
 """Seconds that the sick customer's callers wait."""
 
 Windows = dict[str, list[list[float]]]
-"""Latencies in ms of each window of a kind of customer."""
+"""Latencies in ms, by kind of customer, for each window."""
 
 
 def measure(plan: Plan) -> list[Figure]:
@@ -57,19 +59,19 @@ def measure(plan: Plan) -> list[Figure]:
 
 
 def figures(case: str, measured: Mapping[str, Windows]) -> list[Figure]:
-    """Returns the figures of a case from its windows by mood, the healthy ones first."""
+    """Returns the figures of a case, from its windows by mood; the healthy mood comes first."""
     (_, well), *moods = measured.items()
     found = []
     for kind in _KINDS:
         healthy = well[kind]
-        found.append(_p99(case, f"others, {kind}: p99, all KMSs healthy", healthy))
+        found.append(_p99(case, f"others, {kind}: p99 while every KMS is healthy", healthy))
         for mood, windows_ in moods:
             sick = windows_[kind]
-            found.append(_p99(case, f"others, {kind}: p99, one's KMS {mood}", sick))
+            found.append(_p99(case, f"others, {kind}: p99 while one KMS {mood}", sick))
             found.append(
                 Figure(
                     case,
-                    f"others, {kind}: one's KMS {mood}, pairwise",
+                    f"others, {kind}: pairwise ratio while one KMS {mood}",
                     pairwise(healthy, sick),
                     "x",
                     sum(map(len, sick)),
@@ -109,13 +111,15 @@ async def windows(
     """Lets all customers call while the sick one's KMS changes its mood from window to window.
 
     Args:
-        plan: How the case is to be run.
-        moods: What makes that KMS so, in the order of the windows; the first one heals it.
-        traffic: The customers, prepared.
-        heals: No call of the sick customer may fail in a healthy window.
+        plan: How to run the case.
+        moods: A function for each mood that puts that KMS into the mood, in the order of the
+            windows. The first one heals it.
+        traffic: The prepared customers.
+        heals: Whether every call of the sick customer must succeed in a healthy window.
 
     Raises:
-        WrongAnswerError: Calls failed that should not, or none did that should.
+        WrongAnswerError: The sick customer's calls failed in a healthy window, or all of them
+            succeeded in a sick one.
     """
     rounds, seconds = _QUICK if plan.quick else (_ROUNDS, _WINDOW)
     measured: dict[str, Windows] = {mood: defaultdict(list) for mood in moods}
@@ -129,13 +133,15 @@ async def windows(
             taken = traffic.begin()
             await _pause(seconds, flows)
             traffic.end()
-            # Calls that began in the window and are still under way will be in these lists, too.
+            # Calls that are still under way add their latencies to these lists later.
             for kind in _KINDS:
                 measured[mood][kind].append(taken[kind])
             if mood == HEALTHY and not heals:
                 continue
             if (traffic.sick_failed > 0) is (mood == HEALTHY):
-                raise WrongAnswerError(f"{traffic.sick_failed} calls failed while one's KMS {mood}")
+                raise WrongAnswerError(
+                    f"{traffic.sick_failed} calls failed in a window of the mood `{mood}`"
+                )
     finally:
         moods[HEALTHY]()
         for flow in flows:
@@ -145,17 +151,17 @@ async def windows(
 
 
 async def _pause(seconds: float, flows: list[asyncio.Task[None]]) -> None:
-    """Waits, unless a flow fails: a call of a healthy customer that fails is no latency."""
+    """Waits, and raises the error of a healthy customer's call that fails meanwhile."""
     done, _ = await asyncio.wait(flows, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for flow in done:
         flow.result()
 
 
 class Traffic:
-    """All customers' calls.
+    """Makes all customers' calls.
 
     Attributes:
-        sick_failed: Calls of the sick customer that failed, of those that began in the window.
+        sick_failed: Number of the sick customer's calls that began in the window and failed.
     """
 
     def __init__(
@@ -164,12 +170,12 @@ class Traffic:
         key: Callable[[str, str, int], res.KeySpec],
         sick_clusters: int = _SICK_CLUSTERS,
     ) -> None:
-        """Takes what is called.
+        """Describes the customers; `prepare` makes their clusters.
 
         Args:
-            client: Calls the server.
-            key: The root key of a cluster, by its customer's kind, its name and its number.
-            sick_clusters: How many clusters the sick customer has.
+            client: The client of the server.
+            key: Returns a cluster's root key, from its customer's kind, its name and its number.
+            sick_clusters: Number of the sick customer's clusters.
         """
         self._client = client
         self._key = key
@@ -180,10 +186,10 @@ class Traffic:
         self.sick_failed = 0
 
     async def prepare(self) -> None:
-        """Makes the customers."""
+        """Makes the customers' clusters, and a wrapped key in each."""
         for kind, count, ttl in (
             (_WARM, _CUSTOMERS, None),
-            (_ASKING, _CUSTOMERS, 0),
+            (_CALLING, _CUSTOMERS, 0),
             (SICK, self._sick_clusters, 0),
         ):
             for number in range(count):
@@ -192,7 +198,7 @@ class Traffic:
                 self._blobs[kind][name] = await self._client.wrap(name)
 
     def begin(self) -> dict[str, list[float]]:
-        """Begins a window; returns where latencies of calls that begin in it will be."""
+        """Begins a window; returns lists that will hold the latencies of calls that begin in it."""
         self._taken = {kind: [] for kind in _KINDS}
         self._window += 1
         self.sick_failed = 0
@@ -203,7 +209,7 @@ class Traffic:
         self._taken = None
 
     async def flow(self, kind: str, rate: float) -> None:
-        """Calls at a steady rate, whatever becomes of the calls, until it is cancelled."""
+        """Makes calls at a steady rate, without waiting for answers, until it is cancelled."""
         turns = itertools.cycle(self._blobs[kind].items())
         call: Callable[[str, bytes], Coroutine[Any, Any, None]] = (
             self._sick_call if kind == SICK else lambda n, b: self._call(kind, n, b)
@@ -225,5 +231,5 @@ class Traffic:
     async def _sick_call(self, name: str, blob: bytes) -> None:
         window = self._window if self._taken is not None else None
         outcome = await self._client.outcome(name, blob, _SICK_WITHIN)
-        if outcome.code != "OK" and window == self._window:
+        if outcome != "OK" and window == self._window:
             self.sick_failed += 1

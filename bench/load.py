@@ -1,8 +1,8 @@
-"""h2load: how it is called for gRPC, and what it says it did.
+"""Runs h2load with gRPC calls, and reads its report.
 
-It knows HTTP/2 and nothing of gRPC, whose status stands in the trailers: an answer that is an
-error is a success to it. What it does count is bytes of DATA, and an error has none. So a run is
-believed only if the answers have, to the byte, the size of that many right ones.
+h2load knows HTTP/2 but not gRPC, whose status is in the trailers, so it counts a gRPC error as a
+success. It does count bytes of DATA, and an error has none. So a run counts only if the answers
+have exactly the size of that many right answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 PROGRAM: Final = "h2load"
 
 _TIMEOUT: Final = 60.0
-"""Seconds for one run, which takes about two."""
+"""Seconds that one run may take; it usually takes about two."""
 
 _REQUESTS: Final = re.compile(
     r"^requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, "
@@ -31,17 +31,17 @@ _FINISHED: Final = re.compile(r"^finished in \S+, ([\d.]+) req/s, ", re.MULTILIN
 
 
 class LoadError(Exception):
-    """A run that must not be counted."""
+    """A run failed, and must not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What h2load is to do.
+    """The calls of one run.
 
     Attributes:
-        calls: In one run.
-        connections: Side by side.
-        streams: Calls under way on each connection.
+        calls: Number of calls.
+        connections: Number of connections.
+        streams: Number of calls under way on each connection.
     """
 
     calls: int
@@ -51,13 +51,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What h2load says of one run.
+    """h2load's report of one run.
 
     Attributes:
-        total: Calls that it was to make.
-        done: Calls that ended, in whatever way.
-        succeeded: Calls answered with HTTP status 2xx.
-        ok: The same by status code.
+        total: Number of calls in the run.
+        done: Number of calls that ended, in whatever way.
+        succeeded: Number of calls that h2load counts as successes.
+        ok: Number of answers with HTTP status 2xx.
         data: Bytes of DATA frames received.
         rate: Calls per second.
     """
@@ -71,12 +71,12 @@ class Report:
 
 
 def installed() -> bool:
-    """Says whether h2load is there."""
+    """Says whether h2load is installed."""
     return shutil.which(PROGRAM) is not None
 
 
 def frame(message: bytes) -> bytes:
-    """Returns a message as gRPC sends it: not compressed, and its length before it."""
+    """Returns a message as gRPC sends it uncompressed, with its length in front."""
     return struct.pack(">BI", 0, len(message)) + message
 
 
@@ -95,10 +95,10 @@ def command(address: str, path: str, body: Path, load: Load) -> list[str]:
 
 
 def parse(output: str) -> Report:
-    """Returns what h2load printed.
+    """Reads h2load's output.
 
     Raises:
-        LoadError: It is not what this knows how to read.
+        LoadError: The output has another form than this function knows.
     """
     requests, status = _REQUESTS.search(output), _STATUS.search(output)
     traffic, finished = _TRAFFIC.search(output), _FINISHED.search(output)
@@ -115,11 +115,11 @@ def parse(output: str) -> Report:
 
 
 def check(report: Report, calls: int, answer_size: int) -> None:
-    """Refuses a run in which not every call got its right answer.
+    """Checks that every call of a run got its right answer.
 
     Args:
-        report: Of the run.
-        calls: How many were asked for.
+        report: The run's report.
+        calls: Number of calls that the run should make.
         answer_size: Bytes of one right answer, without gRPC's prefix.
 
     Raises:
@@ -127,20 +127,20 @@ def check(report: Report, calls: int, answer_size: int) -> None:
     """
     counted = {report.total, report.done, report.succeeded, report.ok}
     if counted != {calls}:
-        raise LoadError(f"not all of {calls} calls were answered: {report}")
+        raise LoadError(f"h2load got no answer to some of {calls} calls: {report}")
     expected = calls * len(frame(bytes(answer_size)))
     if report.data != expected:
         raise LoadError(
-            f"the answers have {report.data} bytes, and {calls} right ones have {expected}: "
+            f"the answers have {report.data} bytes, but {calls} right answers have {expected}: "
             "some calls failed"
         )
 
 
 def run(address: str, path: str, body: Path, load: Load, answer_size: int) -> Report:
-    """Runs h2load once and checks what came back.
+    """Runs h2load once, and checks the answers.
 
     Raises:
-        LoadError: The run must not be counted.
+        LoadError: The run failed, and must not count.
     """
     done = subprocess.run(
         command(address, path, body, load),

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Describes the machine that runs the benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptography.hazmat.backends.openssl import backend
 
 
 def facts() -> dict[str, str]:
-    """Returns the machine and the versions that decide speed."""
+    """Returns the machine's properties, and the versions of what decides speed."""
     return {
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),

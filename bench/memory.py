@@ -1,7 +1,7 @@
-"""`memory`: whether KEYFOLD_CACHE_CLUSTERS decides what a server keeps, however much is used.
+"""`memory`: whether KEYFOLD_CACHE_CLUSTERS bounds a server's memory, however many clusters it uses.
 
-The store is that of `scale`. A server's memory is looked at when it has used as many clusters as
-it may keep, and again when it has used many more.
+The store is that of `scale`. The case reads a server's memory when the server has used as many
+clusters as it may keep, and again when it has used many more.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from bench.goals import Figure, Plan
 from bench.scale import CLUSTERS, CLUSTERS_QUICK
 
 GOAL: Final = 1.15
-"""Times what is in memory when the cache has just been filled, after many more clusters."""
+"""Most that memory may grow after the cache is full, as a factor."""
 
 _USED: Final = {2_000: 8_000, 20_000: 25_000}
-"""KEYFOLD_CACHE_CLUSTERS, and how many clusters are used then, each once."""
+"""Number of clusters that the case uses, each once, by KEYFOLD_CACHE_CLUSTERS."""
 
 _USED_QUICK: Final = {200: 600, 1_000: 2_000}
 _AT_ONCE: Final = 32
@@ -38,13 +38,13 @@ def measure(plan: Plan) -> list[Figure]:
             Figure("memory", f"{what}: at the start", empty, "MiB", 1),
             Figure("memory", f"{what}: {limit:,} clusters used", full, "MiB", 1),
             Figure("memory", f"{what}: {touched:,} clusters used", after, "MiB", 1),
-            Figure("memory", f"{what}: the last two", after / full, "x", 1, GOAL),
+            Figure("memory", f"{what}: ratio of the last two", after / full, "x", 1, GOAL),
         ]
     return figures
 
 
 async def _memory(folder: Path, limit: int, touched: int) -> tuple[float, float, float]:
-    """Returns MiB at the start, with the cache just filled, and when all were used once."""
+    """Returns MiB at the start, with the cache just full, and after one use of every cluster."""
     with servers.one(folder, cache_clusters=str(limit)) as server:
         async with calls.client(server.address, 2) as client:
             empty = server.memory().now

@@ -1,4 +1,4 @@
-"""Server processes: started, asked what they used, and ended, each by its own process id."""
+"""Starts server processes, reads their CPU and memory, and ends each by its own process id."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple
 
 _READY_WITHIN: Final = 20.0
-"""Seconds from start to the line with the address."""
+"""Seconds that a server may take to print its address."""
 
 _END_WITHIN: Final = 10.0
-"""Seconds from SIGTERM to SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 _LAST_LINES: Final = 30
-"""Lines of a server's log that are kept, to be shown if it does not start."""
+"""Number of a server's last log lines that an error shows if it does not start."""
 
 
 class ServerError(Exception):
@@ -33,12 +33,12 @@ class Server:
     """A running server process.
 
     Attributes:
-        name: What the tables call it.
+        name: The server's name in error messages.
         address: `HOST:PORT`.
     """
 
     def __init__(self, name: str, process: subprocess.Popen[str], address: str) -> None:
-        """Takes a process that has said that it is ready."""
+        """Takes a process that has printed its address."""
         self.name = name
         self.address = address
         self._process = process
@@ -52,29 +52,29 @@ class Server:
         """Returns the CPU seconds that the process has used, in user and in kernel mode.
 
         Raises:
-            ServerError: It has ended.
+            ServerError: The process has ended.
         """
         if self._process.poll() is not None:
             raise ServerError(f"{self.name} ended by itself with {self._process.returncode}")
         return cpu_seconds(self._process.pid)
 
     def memory(self) -> Memory:
-        """Returns what the process has in memory, now and at most so far."""
+        """Returns the process's resident memory, now and at its peak."""
         return memory(Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8"))
 
 
 class Memory(NamedTuple):
-    """Resident memory of a process in MiB: now, and the most so far."""
+    """A process's resident memory in MiB, now and at its peak."""
 
     now: float
     peak: float
 
 
 def memory(status: str) -> Memory:
-    """Returns the memory that a process's /proc/PID/status tells.
+    """Reads a process's memory from the text of its /proc/PID/status.
 
     Raises:
-        ServerError: It tells none: the process has ended.
+        ServerError: The text does not have it, because the process has ended.
     """
     found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", status, re.MULTILINE))
     if len(found) < len(Memory._fields):
@@ -83,13 +83,13 @@ def memory(status: str) -> Memory:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Returns the CPU seconds of a process, of all its threads, those that ended included.
+    """Returns the CPU seconds of all threads of a process, including threads that have ended.
 
-    They are utime and stime of /proc/PID/stat, whose clock ticks of 10 ms would be two per cent
-    of a run; the process's CPU clock has nanoseconds.
+    They equal utime and stime of /proc/PID/stat. That file counts ticks of 10 ms, which would be
+    two per cent of a run; the process's CPU clock counts nanoseconds.
 
     Raises:
-        ServerError: There is no such process.
+        ServerError: The process does not exist.
     """
     clock = ctypes.c_int()
     fault = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))
@@ -103,12 +103,12 @@ def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -
     """Runs a server that prints `... ready on ADDRESS`, and ends it in every case.
 
     Args:
-        name: What the tables call it.
+        name: The server's name in error messages.
         command: The program and its arguments.
-        environment: Its whole environment.
+        environment: The whole environment of the process.
 
     Raises:
-        ServerError: It did not become ready.
+        ServerError: The server did not become ready.
     """
     with subprocess.Popen(
         command,
@@ -118,10 +118,10 @@ def running(name: str, command: Sequence[str], environment: Mapping[str, str]) -
         text=True,
         errors="replace",
     ) as process:
-        assert process.stdout is not None  # noqa: S101  it was asked for
-        assert process.stderr is not None  # noqa: S101  likewise
+        assert process.stdout is not None  # noqa: S101  Popen makes both pipes
+        assert process.stderr is not None  # noqa: S101
         said: deque[str] = deque(maxlen=_LAST_LINES)
-        # A server that writes a line per call must never wait for its reader.
+        # A server that writes a line per call must never wait for somebody to read it.
         reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
         reader.start()
         try:

@@ -1,8 +1,8 @@
-"""`revoke`: how long after the call to Revoke the last of eight replicas still opens keys.
+"""`revoke`: the time from a call of Revoke until the last of eight replicas refuses.
 
-Each replica is a process on the same PostgreSQL and is polled by a loop of its own with Unwrap of
-the cluster that is being revoked, all others staying warm. The time is taken when the answer
-arrives, so it counts the poll's own way and pause: what is measured is an upper bound.
+Each replica is a process on the same PostgreSQL. For each replica a loop calls Unwrap of the
+cluster that is being revoked, and all other clusters stay warm. The loop takes the time when an
+answer arrives, so the time includes the call's way and the loop's pause, and is an upper bound.
 """
 
 from __future__ import annotations
@@ -17,28 +17,34 @@ from bench.cases import ROOT_KEY, WrongAnswerError
 from bench.goals import Figure, Plan, percentile
 
 GOAL: Final = 1_000.0
-"""The goal, in milliseconds."""
+"""Most milliseconds from Revoke to refusal on every replica, at the p99."""
 
 _REPLICAS: Final = 8
 _REVOKED: Final = 120
 _WARM: Final = 80
-"""Further clusters, which stay warm on every replica."""
+"""Number of further clusters, which stay warm on every replica."""
 
 _QUICK: Final = (2, 6, 4)
-"""The three at the small size."""
+"""Replicas, revoked and warm clusters at the small size."""
 
 _PAUSE: Final = 0.01
-"""Seconds between two polls of a replica: eight loops that never pause would be the load."""
+"""Seconds between two calls of a replica. Eight loops that never pause would load the machine."""
 
 _LONGEST: Final = 15.0
-"""Seconds after which a replica that still opens keys has failed."""
+"""Seconds after which a replica that still unwraps has failed."""
 
-_REFUSED: Final = calls.Outcome("FAILED_PRECONDITION", retry=False)
+_REFUSED: Final = "FAILED_PRECONDITION"
 _AT_ONCE: Final = 8
 
 
 class _Run(NamedTuple):
-    """One revocation, in ms from the call: its answer, and the last replica's first refusal."""
+    """One revocation.
+
+    Attributes:
+        answered: Milliseconds from the call to its answer.
+        refused: Milliseconds from the call to the last replica's first refusal.
+        pending: Number of replicas that the answer names as pending.
+    """
 
     answered: float
     refused: float
@@ -46,7 +52,7 @@ class _Run(NamedTuple):
 
 
 def measure(plan: Plan) -> list[Figure]:
-    """Measures the case; raises SkippedError where there is no PostgreSQL."""
+    """Measures the case, or raises SkippedError if PostgreSQL cannot be started."""
     count, revoked, warm = _QUICK if plan.quick else (_REPLICAS, _REVOKED, _WARM)
     with servers.replicas(plan.folder, count) as replicas:
         runs = asyncio.run(_runs([r.address for r in replicas], revoked, warm))
@@ -76,7 +82,7 @@ async def _runs(addresses: list[str], revoked: int, warm: int) -> list[_Run]:
 
 
 async def _warmed(clients: list[calls.Client], count: int) -> dict[str, bytes]:
-    """Makes clusters and has every replica open a key of each; returns the wrapped keys."""
+    """Makes clusters, and unwraps a key of each on every replica; returns the wrapped keys."""
     blobs: dict[str, bytes] = {}
     left = iter(range(count))
 
@@ -94,7 +100,7 @@ async def _warmed(clients: list[calls.Client], count: int) -> dict[str, bytes]:
 async def _revoked(
     clients: list[calls.Client], through: calls.Client, name: str, blob: bytes
 ) -> _Run:
-    """Revokes one cluster through one replica while all are polled."""
+    """Revokes one cluster through one replica, while a loop for each replica calls it."""
     await asyncio.gather(*(c.unwrap(name, blob) for c in clients))
     began = time.perf_counter()
     polls = [asyncio.create_task(_until_refused(c, name, blob)) for c in clients]
@@ -103,18 +109,18 @@ async def _revoked(
     refused = max(await asyncio.gather(*polls))
     for again in await asyncio.gather(*(c.outcome(name, blob) for c in clients)):
         if again != _REFUSED:
-            raise WrongAnswerError(f"a replica that had refused answered {again.code}")
+            raise WrongAnswerError(f"a replica that had refused answered {again}")
     return _Run((answered - began) * 1e3, (refused - began) * 1e3, len(reply.pending))
 
 
 async def _until_refused(client: calls.Client, name: str, blob: bytes) -> float:
-    """Returns when a replica refused first."""
+    """Returns the time of a replica's first refusal."""
     ends = time.perf_counter() + _LONGEST
     while time.perf_counter() < ends:
         outcome = await client.outcome(name, blob)
         if outcome == _REFUSED:
             return time.perf_counter()
-        if outcome.code != "OK":
-            raise WrongAnswerError(f"a replica answered {outcome.code} while it was polled")
+        if outcome != "OK":
+            raise WrongAnswerError(f"a replica answered {outcome} before it refused")
         await asyncio.sleep(_PAUSE)
-    raise WrongAnswerError(f"a replica still opens keys {_LONGEST:g} s after Revoke")
+    raise WrongAnswerError(f"a replica still unwraps {_LONGEST:g} s after Revoke")

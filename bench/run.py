@@ -1,6 +1,6 @@
 """`make bench`: measures keyfold-server, one case after another.
 
-README.md says what the cases are and what their figures mean.
+README.md describes the cases and explains their figures.
 """
 
 from __future__ import annotations
@@ -18,32 +18,27 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-# So that the parts are found by the names that the tests and the type checker use, and those of
-# the tests that start a PostgreSQL and turn a clock.
+# The cases import one another as the tests and the type checker do, and use parts of `tests/`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import figures, goals, load, machine
 
 CPU: Final = "cpu"
-"""The case that has tables of its own."""
+"""The case that prints tables of its own."""
 
 CASES: Final[Mapping[str, str]] = {
     "revoke": "revocation",
     "isolation": "isolation",
-    "cold": "cold",
-    "shed": "overload",
     "slow": "slow",
     "scale": "scale",
     "memory": "memory",
-    "kms-calls": "kms_calls",
-    "adapters": "adapters",
     "drip": "dripping",
 }
-"""Those with goals, and the module of each, whose `measure` is called with the plan."""
+"""The cases with goals, and the module of each. `main` calls the module's `measure`."""
 
 _BUSY: Final = 0.5
-"""Load average per core beyond which the figures are marked as noisy."""
+"""Load average per core beyond which the figures are noisy."""
 
 
 def main() -> None:
@@ -58,7 +53,7 @@ def main() -> None:
     for name, value in facts.items():
         print(f"{name + ':':14}{value}")
     if os.getloadavg()[0] / (os.cpu_count() or 1) > _BUSY:
-        print("The machine is busy: go by the pairwise ratios and counts, and measure again.")
+        print("The machine is busy: use only the pairwise ratios, and measure again.")
     content: dict[str, Any] = {"machine": facts, "quick": options.quick}
     with tempfile.TemporaryDirectory(prefix="keyfold-bench-") as name:
         for case in chosen:
@@ -76,32 +71,38 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     names = [CPU, *CASES]
-    # Not `choices`: of these argparse would want at least one.
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all, or of {', '.join(names)}")
-    parser.add_argument("--quick", action="store_true", help="small sizes: a look")
-    parser.add_argument("--whole", action="store_true", help="memory: use every cluster, minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    # Not `choices`: with those argparse would demand at least one case.
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help=f"which of {', '.join(names)}; all if left out"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see whether it runs")
+    parser.add_argument(
+        "--whole", action="store_true", help="let `memory` use every cluster, which takes minutes"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
+    )
     options = parser.parse_args()
     for name in options.cases:
         if name not in names:
-            parser.error(f"there is no case {name}; the cases are: {', '.join(names)}")
+            parser.error(f"there is no case {name}; the cases are {', '.join(names)}")
     options.cases = list(dict.fromkeys(options.cases))
     return options
 
 
 def _terminated(number: int, _: FrameType | None) -> NoReturn:
-    """Leaves through every `finally`, so that the servers end too."""
+    """Exits through every `finally`, so that the servers end too."""
     sys.exit(128 + number)
 
 
 def _cpu(folder: Path, *, quick: bool) -> dict[str, Any]:
-    """Measures and prints `cpu`; returns its part of the JSON."""
+    """Measures `cpu`, prints its tables and returns its part of the JSON."""
     from bench import compare, inprocess
 
     print("\nServer processes under h2load:")
     compared = compare.measure(folder, quick=quick)
     print(figures.table(compared))
-    print("\nThe service's own code, without gRPC (no measure of the server):")
+    print("\nThe service's own code, without gRPC (this does not measure the server):")
     rows = inprocess.measure(folder, quick=quick)
     print(inprocess.table(rows), flush=True)
     return {
@@ -113,9 +114,9 @@ def _cpu(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 
 def _case(case: str, plan: goals.Plan) -> list[dict[str, Any]]:
-    """Measures and prints a case with goals; returns its part of the JSON."""
+    """Measures a case with goals, prints its table and returns its part of the JSON."""
     began = time.monotonic()
-    # Not before: a case needs no part of another one's.
+    # Imported only now, because a case does not need what another case imports.
     measure: goals.Measure = importlib.import_module(f"bench.{CASES[case]}").measure
     try:
         measured = measure(plan)

@@ -1,6 +1,6 @@
-"""How the cases' servers are set up: settings, root keys, and replicas on one real PostgreSQL.
+"""Sets up the cases' servers: settings, root keys, and replicas on one real PostgreSQL.
 
-PostgreSQL is started as the tests do it: the parts of `tests/` that start one are used here.
+It starts PostgreSQL with the same code as the tests.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ _POSTGRES: Final = "15"
 _UNHURRIED: Final = {
     f"KEYFOLD_KMS_RATE_PER_{what}": "1000000" for what in ("KEY", "ACCOUNT", "PROVIDER")
 }
-"""What is measured is the server, not the rates at which it spares a customer's KMS."""
+"""Rates too high to matter: the cases measure the server, not how it spares a customer's KMS."""
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """Returns an environment in which no setting but ours reaches a server.
+    """Returns a server's environment, without any settings of this process.
 
     Args:
-        folder: Of its store, and of its root keys, which are made where there are none.
-        **settings: Over those that every server has; without their prefix, in lower case.
+        folder: The folder of the server's store and root keys. The function makes the root keys if
+            they are missing.
+        **settings: Settings in lower case, without their prefix. They replace the common ones.
     """
     keys = folder / "root-keys.json"
     if not keys.exists():
@@ -56,9 +57,9 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
     )
 
 
-def command(*arguments: str) -> list[str]:
-    """Returns the command line of a server, or of one of its own commands."""
-    return [str(Path(sys.executable).with_name("keyfold-server")), *arguments]
+def command() -> list[str]:
+    """Returns the command line of a server."""
+    return [str(Path(sys.executable).with_name("keyfold-server"))]
 
 
 @contextmanager
@@ -66,9 +67,9 @@ def one(folder: Path, with_kms: dict[str, str] | None = None, **settings: str) -
     """Runs one server on SQLite.
 
     Args:
-        folder: Of its files.
-        with_kms: What `kms.Kms.installed` returned, where the server is to call that.
-        **settings: As in `environment`.
+        folder: The folder of its files.
+        with_kms: The result of `kms.Kms.installed` for a server that calls that KMS.
+        **settings: See `environment`.
     """
     with running(
         "keyfold-server", command(), environment(folder, **settings) | (with_kms or {})
@@ -77,13 +78,11 @@ def one(folder: Path, with_kms: dict[str, str] | None = None, **settings: str) -
 
 
 @contextmanager
-def replicas(
-    folder: Path, count: int, with_kms: dict[str, str] | None = None, **settings: str
-) -> Iterator[list[Server]]:
-    """Runs replicas on one PostgreSQL, each a process; see `one`.
+def replicas(folder: Path, count: int) -> Iterator[list[Server]]:
+    """Runs replicas on one PostgreSQL, each in a process of its own.
 
     Raises:
-        SkippedError: There is no PostgreSQL on this machine, nor can it be installed.
+        SkippedError: This machine does not have PostgreSQL, and cannot install it.
     """
     with _database() as database, ExitStack() as stack:
         name = database.create()
@@ -94,11 +93,9 @@ def replicas(
             store_password_file=str(database.password_file),
             service_key=str(postgres.a_service_key(folder)),
             metrics="off",
-            **settings,
         )
         yield [
-            stack.enter_context(running(f"replica {n}", command(), shared | (with_kms or {})))
-            for n in range(count)
+            stack.enter_context(running(f"replica {n}", command(), shared)) for n in range(count)
         ]
 
 
@@ -114,7 +111,7 @@ def _database() -> Iterator[postgres.Server]:
 
 
 class _Ending:
-    """Ends a PostgreSQL server, folder and all."""
+    """Ends a PostgreSQL server, and removes its folder."""
 
     def __init__(self, database: postgres.Server) -> None:
         self._database = database

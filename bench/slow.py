@@ -1,8 +1,9 @@
-"""`slow`: what one caller costs in memory who sends much and reads nothing, or sends half of it.
+"""`slow`: the memory that one caller takes who reads no replies, or sends half of each request.
 
-Two clients. One is gRPC's own: it sends batches of 3.9 MB at once and is then stopped. The other
-speaks HTTP/2 itself: it begins calls of that size and never ends them. Each has a fresh server with
-default settings; what is looked at is the most that the server ever had in memory.
+The case uses two clients. One is gRPC's own: it sends batches of 3.9 MB at once, and is then
+stopped. The other speaks HTTP/2 itself: it begins calls of that size and never ends them. Each
+client has a fresh server with default settings. The figure is the growth of the server's peak
+memory.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from keyfold_server.domain.bounds import Bounds
 from keyfold_server.rpc.messages.sizes import UNASKED
 
 CALLS: Final = 150
-"""Calls of each connection."""
+"""Number of calls on each connection."""
 
 CONNECTIONS: Final = (1, 8)
 
@@ -31,10 +32,10 @@ _CALLS_QUICK: Final = 20
 _MIB: Final = 1024 * 1024
 
 _QUIET: Final = 2.0
-"""Seconds without any growth after which there will be none."""
+"""Seconds without growth after which the case ends."""
 
 _WITHIN: Final = 60.0
-"""Seconds after which a server is looked at that still grows."""
+"""Seconds after which the case ends although the server still grows."""
 
 _SENDER: Final = f"""
 import sys, time
@@ -56,7 +57,7 @@ time.sleep(600)
 """
 
 Case = Callable[[Server, int, int], None]
-"""Does what is measured to a server: over so many connections, so many calls on each."""
+"""Attacks a server. The numbers are those of the connections, and of the calls on each."""
 
 
 def measure(plan: Plan) -> list[Figure]:
@@ -65,16 +66,16 @@ def measure(plan: Plan) -> list[Figure]:
     bounds = Bounds()
     figures = []
     what: dict[str, tuple[Case, int]] = {
-        "halves of requests": (_halves, 0),
-        "whole ones, by a client that is then stopped": (_stopped, bounds.unread_bytes),
+        "half requests": (_halves, 0),
+        "whole requests, by a client that is then stopped": (_stopped, bounds.unread_bytes),
     }
     for name, (case, unread) in what.items():
         for connections in CONNECTIONS:
             folder = plan.folder / f"{case.__name__}-{connections}"
             folder.mkdir()
             grown = _grown(plan, folder.name, case, connections, calls)
-            # Its requests; its replies, ours and gRPC's copy of each; and what gRPC takes of each
-            # call that nobody asked for.
+            # The caller's requests, two copies of its replies (ours and gRPC's), and what gRPC
+            # receives of each call before the server asks for it.
             room = bounds.request_bytes_per_caller + 2 * unread + connections * calls * UNASKED
             of = f"{connections} x {calls} calls of 3.9 MB, {name}"
             figures.append(Figure("slow", of, grown, "MiB", 1, room / _MIB))
@@ -102,7 +103,7 @@ def _stopped(server: Server, connections: int, calls: int) -> None:
     arguments = [sys.executable, "-c", _SENDER, server.address, str(connections), str(calls)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as sender:
         try:
-            assert sender.stdout is not None  # noqa: S101  it was asked for
+            assert sender.stdout is not None  # noqa: S101  Popen makes the pipe
             sender.stdout.readline()
             time.sleep(0.1 * connections)  # The worst moment is while it sends.
             sender.send_signal(signal.SIGSTOP)

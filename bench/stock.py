@@ -1,7 +1,7 @@
-"""A store with very many clusters, made by the store itself, a hundred in each transaction.
+"""Makes a store with very many clusters, a hundred in each transaction.
 
-Making one takes half a minute, so it is kept in the cache folder of this project's tools, under a
-digest of the code that made it: one of another schema is made anew.
+That takes half a minute, so this module keeps the store in the cache folder of the project's tools,
+under a digest of the code that made it. When the code changes, it makes a new store.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from keyfold_server.service.clock import SystemClock
 from keyfold_server.store.opening import open_store
 
 ROOT_KEYS: Final = 500
-"""Root keys, each of as many clusters."""
+"""Number of root keys; each has about as many clusters as any other."""
 
 _GROUP: Final = 100
-"""Changes in one transaction (protocol S8)."""
+"""Number of changes in one transaction."""
 
 _ROOMS: Final = ("domain", "providers", "store")
-"""Packages whose code decides what is in the files."""
+"""Packages whose code decides what the store contains."""
 
 
 def cluster(number: int) -> str:
@@ -43,7 +43,7 @@ def cluster(number: int) -> str:
 
 
 def stocked(folder: Path, count: int) -> None:
-    """Puts a store of so many clusters, with their root keys, into a server's folder."""
+    """Puts a store of `count` clusters and its root keys into a server's folder."""
     kept = _cache() / f"bench-{count}-{_digest()}"
     if not kept.exists():
         being_made = kept.with_name(f"{kept.name}.{os.getpid()}")
@@ -57,7 +57,7 @@ def stocked(folder: Path, count: int) -> None:
 
 
 def _cache() -> Path:
-    """Returns the folder that `scripts/lib.sh` uses, too."""
+    """Returns the cache folder, which `scripts/lib.sh` also uses."""
     if own := os.environ.get("KEYFOLD_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keyfold"
@@ -76,7 +76,7 @@ def _make(folder: Path, count: int) -> None:
     keys = KeyFile(folder / "root-keys.json")
     for number in range(ROOT_KEYS):
         keys.create(f"root-{number}")
-    # The servers say it in their own logs: these root keys are for development.
+    # The servers warn in their own logs that these root keys are for development.
     logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
     provider = LocalProvider(keys.path)
     store = open_store(f"sqlite:///{folder / 'keyfold.db'}", None, clock=SystemClock())
