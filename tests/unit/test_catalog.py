@@ -255,7 +255,7 @@ def test_a_package_adds_a_provider(packages: Callable[..., None]) -> None:
     assert "EXTRA" in made.types()
     assert made.type_of("fake:key") == "EXTRA"
     assert platform_keys(told, made)("eu") == RootKey("EXTRA", "fake:vendor")
-    assert regions(told, made).places("eu", "EXTRA") == ("eu-1",)
+    assert regions(told, made).locations("eu", "EXTRA") == ("eu-1",)
     assert isinstance(made.provider("EXTRA"), FakeProvider)
     assert setups == [Setup({"endpoint": "x", "more": {"a": [1]}}, (ENDPOINT,))]
 

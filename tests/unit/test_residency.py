@@ -154,8 +154,8 @@ def test_the_table_is_read_from_the_file(file: Path) -> None:
     settings = load()
     found = regions(settings, catalog(settings))
     assert found.required
-    assert found.places("eu", "GCP_CLOUD_KMS") == ("europe-west1", "europe")
-    assert found.places("us-east.1", "AWS_KMS") == ("us-east-2",)
+    assert found.locations("eu", "GCP_CLOUD_KMS") == ("europe-west1", "europe")
+    assert found.locations("us-east.1", "AWS_KMS") == ("us-east-2",)
     file.write_text(toml(settings.shown()))
     assert load().regions == settings.regions
 

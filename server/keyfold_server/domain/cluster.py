@@ -102,7 +102,7 @@ class Region:
 
     Attributes:
         name: The vendor's own name of the region.
-        state: What the operator wants.
+        state: The state that the operator wants.
         state_since: Milliseconds of Unix time.
         key_spec: The key spec as the operator wrote it.
         policy: The limits within which keys may be used without calling the KMS.

@@ -199,7 +199,7 @@ class Kek:
 
         Args:
             plaintext: 1 to 4,096 bytes.
-            context: What `encode_context` returned.
+            context: The context as `encode_context` returned it.
             random: Returns random bytes for the nonce.
 
         Raises:

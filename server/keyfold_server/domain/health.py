@@ -57,7 +57,7 @@ class Observation:
         message: The last error's text; empty without an error.
         request_id: The provider's id of the last failed call; empty where it gave none.
         can_wrap: Whether wrapping worked the last time a replica tried; None: never tried.
-        can_unwrap: The same for unwrapping.
+        can_unwrap: Whether unwrapping worked the last time a replica tried; None: never tried.
         reason: The last error's reason; empty without an error. It says more than `health` where
             a root key unwraps and does not wrap.
         missing_permission: The permission that the last error named, or empty.
@@ -98,7 +98,7 @@ class Observation:
         """Returns what is known after this observation: what it leaves open stays as it was.
 
         Args:
-            old: What was known before of the same subject, or None.
+            old: The earlier observation of the same subject, or None.
         """
         if old is None:
             return self

@@ -1,6 +1,6 @@
-"""What the outside must supply besides key services (`domain.provider`): the store, and time.
+"""What the outside must supply besides KMSs (`domain.provider`): the store, and time.
 
-Stores are synchronous and are called in bounded threads.
+Stores are synchronous; the service calls them in a bounded number of threads.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class Clock(Protocol):
     """Time, injected so that rules about time are tested without waiting."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back and go on while the machine sleeps."""
+        """Returns seconds that never go back, and that go on while the machine sleeps."""
         ...
 
     def wall(self) -> float:
-        """Seconds of Unix time."""
+        """Returns seconds of Unix time."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a replica says of itself at every poll (protocol S2, R4).
+    """A replica's report of itself, written at every poll (protocol S2, R4).
 
     Attributes:
-        replica: Its name: host, process and a random part.
-        number: The last change that it has applied.
-        change_id: That change's random id, empty before the first.
+        replica: The replica's name: host, process and a random part.
+        number: The number of the last change that it has applied.
+        change_id: The random id of that change, empty before the first.
         max_staleness: Seconds without the store after which it stops by itself.
-        time: Milliseconds of Unix time by its own clock.
+        time: Milliseconds of Unix time by the replica's clock.
     """
 
     replica: str
@@ -54,7 +54,7 @@ class Heartbeat:
 
 
 UNKNOWN_REPLICA: Final = "unknown"
-"""Stands for replicas of which the store may have lost all trace."""
+"""The name that stands for replicas that the store may have lost in a failover (R4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ class ReplicaRow:
     """What the store knows of a replica.
 
     Attributes:
-        replica: Its name.
-        applied: The last change whose KEKs it has dropped.
+        replica: The replica's name.
+        applied: The number of the last change whose KEKs it has dropped.
         max_staleness: Seconds without the store after which it stops by itself.
-        silent_for: Seconds since its last heartbeat, by the store's reader's clock.
+        silent_for: Seconds since its last heartbeat, by the store's clock.
     """
 
     replica: str
@@ -76,15 +76,15 @@ class ReplicaRow:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFilter:
-    """Which clusters a list holds; None does not narrow.
+    """Selects the clusters of a list. A field that is None selects all.
 
     Attributes:
-        organization: Of this organization.
-        state: With a region in this state.
-        health: With a region whose last stored observation is this.
-        key_uri: With a region whose current root key has this uri.
-        behind: With an enabled region under that root key that has `auto_rotate`, and a KEK in use
-            that another version of it than this one wrapped.
+        organization: Selects clusters of this organization.
+        state: Selects clusters with a region in this state.
+        health: Selects clusters with a region whose last stored observation is this.
+        key_uri: Selects clusters with a region whose current root key has this uri.
+        behind: A version of the root key `key_uri`. Selects clusters with an enabled region under
+            it that has `auto_rotate` and a KEK in use that another version wrapped.
     """
 
     organization: str | None = None
@@ -96,11 +96,11 @@ class ClusterFilter:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A KEK that the sweep asks about.
+    """A KEK that the sweep checks.
 
     Attributes:
         cluster: The cluster's name.
-        region: The region's; its newest generation is meant.
+        region: The name of the region whose newest generation is checked.
         root: The root key id.
         kek: The KEK's id, in hex.
         refused: Whether the KEK's own last unwrap was refused.
@@ -118,11 +118,12 @@ class Sample:
 class Store(Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
-    Rows of decisions carry a MAC; one without raises RowNotAuthenticError (protocol A1).
+    Rows of decisions have a MAC. A row without a valid one raises RowNotAuthenticError (protocol
+    A1).
     """
 
     def cluster(self, name: str) -> Cluster | None:
-        """Reads a cluster and verifies every row of it."""
+        """Reads a cluster and verifies all its rows; returns None if it does not exist."""
         ...
 
     def owner_of(self, kek_id: bytes) -> str | None:
@@ -134,8 +135,7 @@ class Store(Protocol):
     ) -> list[Cluster | RowNotAuthenticError]:
         """Reads up to `limit` clusters whose names follow `after`, by name.
 
-        One whose rows are not authentic spoils only itself: its error, which names it, stands in
-        its place.
+        A cluster whose rows are not authentic is replaced in the list by an error that names it.
         """
         ...
 
@@ -148,33 +148,36 @@ class Store(Protocol):
         ...
 
     def samples(self, prefix: str) -> list[Sample]:
-        """Chooses KEKs for the sweep, of the root keys whose ids begin so, by root key.
+        """Chooses KEKs for the sweep, of root keys whose ids begin with a prefix, by root key.
 
-        Of each root key that an enabled region uses: first the KEK that was asked about longest
-        ago, so that all have their turn; then some of those that were refused.
+        For each root key that an enabled region uses, it chooses the KEK that was checked longest
+        ago, so that all get their turn, and then some of those that were refused.
         """
         ...
 
     def claim(self, name: str, after_ms: int) -> bool:
-        """Takes a piece of work that one replica is to do, by the store's clock.
+        """Claims a piece of work that only one replica shall do, by the store's clock.
 
         Args:
-            name: The work's.
-            after_ms: Milliseconds after the last claim from which it may be claimed again.
+            name: The name of the work.
+            after_ms: Milliseconds from the last claim to the next that may succeed.
 
         Returns:
-            Whether this replica is to do it.
+            Whether this replica shall do the work.
         """
         ...
 
     def request(self, key: RequestKey) -> RecordedRequest | None:
-        """Reads what was recorded of a request_id."""
+        """Reads the request that was recorded under a request_id, or None."""
         ...
 
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
-        """Carries out changes in one transaction; a change that raises drops out alone.
+        """Carries out changes in one transaction. A change that raises drops out alone.
 
-        Cluster rows are locked in sorted order, the counter's row is taken last (protocol S8).
+        The store locks cluster rows in sorted order, and the counter's row last (protocol S8).
+
+        Returns:
+            What became of each change, in their order: the committed change, or what it raised.
         """
         ...
 
@@ -185,9 +188,9 @@ class Store(Protocol):
 
         Args:
             root: The root key id.
-            observation: What was seen of it.
-            replica: Who tells.
-            kek: Where it was told before: the one KEK that was refused again.
+            observation: The observation of the root key.
+            replica: The replica that met the refusal.
+            kek: The one KEK that was refused again; None: a first refusal.
         """
         ...
 
@@ -199,16 +202,16 @@ class Store(Protocol):
         """Writes a heartbeat and reads the changes after its number, oldest first.
 
         Raises:
-            StoreRolledBackError: The store does not have the change that the beat names, or
-                another one that this process has seen.
+            StoreRolledBackError: The store lacks the change that the heartbeat names, or another
+                change that this process has seen.
         """
         ...
 
     def reconciled(self) -> bool:
-        """Tells whether an operator has decided that the store is right as it is (protocol S1).
+        """Says whether an operator has declared the store to be right (protocol S1).
 
-        Since the last registration or good poll, that is. A replica for which the store was
-        rolled back then registers anew.
+        Only declarations since the last registration or successful poll count. A replica whose
+        store was rolled back then registers anew.
         """
         ...
 
@@ -219,57 +222,57 @@ class Store(Protocol):
     def replicas(self) -> list[ReplicaRow]:
         """Reads every replica that has not left.
 
-        One named `UNKNOWN_REPLICA` stands for those that a failover of the store may have lost.
+        One named `UNKNOWN_REPLICA` stands for those that the store may have lost in a failover.
         """
         ...
 
     def observe(self, observations: Sequence[Observation]) -> None:
-        """Writes what was seen of root keys; plain upserts, no number (protocol S7)."""
+        """Writes observations as plain upserts, without a change number (protocol S7)."""
         ...
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
-        """Reads what was last seen, by subject."""
+        """Reads the last observations of subjects, by subject."""
         ...
 
     def external_id(self, owner: str) -> str | None:
-        """Reads what was issued for an owner (`service.external_ids`), or None."""
+        """Reads the external id that was issued for an owner, or None."""
         ...
 
     def issue_external_id(self, owner: str, external_id: str, now_ms: int) -> str:
         """Keeps an external id for an owner, for good (protocol C2).
 
         Returns:
-            What the owner has: the one given, or that which was issued before.
+            The owner's external id: the given one, or the one that was issued before.
         """
         ...
 
     def used(self, times: Mapping[bytes, int]) -> None:
-        """Writes when KEKs were last used, by kek_id, in milliseconds; never an earlier time."""
+        """Writes when KEKs were last used, by kek_id, in milliseconds. Later times win."""
         ...
 
     def last_uses(self, kek_ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Reads when KEKs were last used, by kek_id; those that never were are left out."""
+        """Reads when KEKs were last used, by kek_id, without those that never were."""
         ...
 
     def prune(self, now_ms: int) -> None:
-        """Removes requests and changes older than 24 hours before a time, the newest never."""
+        """Removes requests and changes older than 24 hours at a time, but not the newest change."""
         ...
 
 
 @runtime_checkable
 class Notifies(Protocol):
-    """A store that can say at once that something changed.
+    """A store that can notify replicas of changes at once.
 
-    A hint that makes the poll come sooner: it may come without need and may be missed, so what
-    is promised rests on the poll alone.
+    A notification only makes the next poll come sooner. It may come without a change, or get
+    lost, so every promise rests on the poll alone.
     """
 
     def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
         """Calls `on_change` soon after changes, from a thread of the store's own.
 
-        Never blocks and never raises: where nothing can be heard, it goes on trying.
+        It never blocks and never raises; it keeps trying while the store cannot be reached.
 
         Returns:
-            What ends it.
+            A function that stops listening.
         """
         ...

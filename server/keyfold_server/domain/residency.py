@@ -1,7 +1,8 @@
-"""Where root keys are, beside where the vendor's regions are: the settings' table, applied.
+"""Residency: whether root keys are in the regions that use them, by the settings' table.
 
-Invariant: a place that the table does not know is never called wrong, and where residency is
-demanded never called right. It must not know a provider: where a key is comes in as plain text.
+A location that the table does not know is never called wrong. Where the settings require
+residency, it is never called right. This module knows no provider: it gets a key's location as
+plain text.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from typing import Final
 from keyfold_server.domain.errors import KeyElsewhereError
 
 Table = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""By the vendor's region and the provider's type: the places there, each as `KeyLocation` says."""
+"""Locations by vendor's region and provider's type, each as `KeyLocation.name` writes it."""
 
 _REGION: Final = re.compile(r"[a-z]+(?:-[a-z]+)+-?[0-9]+")
-"""How providers write their regions: `eu-west-1`, `europe-west1`, `us-gov-west-1`."""
+"""The forms in which providers write regions: `eu-west-1`, `europe-west1`, `us-gov-west-1`."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLocation:
-    """Where a root key is, as far as its uri tells.
+    """The location of a root key, as far as its uri tells.
 
     Attributes:
         type: The provider's type, never `PLATFORM`.
-        region: The provider's own name of the region; empty where its uris do not tell.
-        host: The uri's host, with its port where it has one; the whole uri where it has no host.
+        region: The provider's own name of the region; empty if its uris do not tell.
+        host: The uri's host, with its port if it has one; the whole uri if it has no host.
     """
 
     type: str
@@ -36,18 +37,18 @@ class KeyLocation:
 
     @property
     def name(self) -> str:
-        """What the table lists: the region, and the host where no region is told."""
+        """The name that the table lists: the region, or the host if the region is not known."""
         return self.region or self.host
 
 
 @dataclass(frozen=True, slots=True)
 class ResidencyReport:
-    """What a status says about where a root key is.
+    """What a status says about the location of a root key.
 
     Attributes:
-        key_region: The provider's own name of its region, empty where its uri does not tell.
-        notices: One line each for people; empty where nothing is to be said.
-        refused: Why the key would be refused there, were it named now; empty: it would not be.
+        key_region: The provider's own name of the key's region; empty if its uri does not tell.
+        notices: Lines for people; may be empty.
+        refused: Why the server would refuse the key for this region today; empty if it would not.
     """
 
     key_region: str = ""
@@ -57,48 +58,48 @@ class ResidencyReport:
 
 @dataclass(frozen=True, slots=True)
 class ResidencyPolicy:
-    """The vendor's regions, and where in each provider they are.
+    """The settings about residency: the vendor's regions, and whether keys must be in them.
 
     Attributes:
-        table: What the settings name; a region without an entry is taken for the provider's own
-            region of that name.
-        required: Whether a key in another region, or in one that cannot be told, is refused.
+        table: The locations of the vendor's regions. A region without an entry is taken to be
+            the provider's own region of that name.
+        required: Whether the server refuses a key in another region, or in an unknown one.
     """
 
     table: Table = field(default_factory=dict)
     required: bool = False
 
-    def places(self, region: str, type_: str) -> tuple[str, ...]:
-        """Returns what the table lists for a region and provider type; empty: nothing."""
+    def locations(self, region: str, type_: str) -> tuple[str, ...]:
+        """Returns the locations that the table lists for a region and provider type."""
         return self.table.get(region, {}).get(type_, ())
 
     def provider_region(self, region: str, type_: str) -> str:
         """Returns a provider's own name of a region: the table's first, else the same name."""
-        return next(iter(self.places(region, type_)), region)
+        return next(iter(self.locations(region, type_)), region)
 
     def knows(self, region: str, type_: str, key_region: str) -> bool:
-        """Says whether it is known where a region is in a provider that has a `key_region`."""
+        """Says whether a region's location is known in a provider with a region `key_region`."""
         form = _form(key_region)
         return (
-            bool(self.places(region, type_))
+            bool(self.locations(region, type_))
             or region == key_region
             or (form is not None and form == _form(region))
         )
 
     def notice(self, region: str, key: KeyLocation) -> str:
-        """Returns the line that points a key in another region out; empty where it is not known.
+        """Returns the line that points out a key in another region; empty if none is needed.
 
-        Without an entry of the table a key is known to be elsewhere where the region is named as
-        its provider names regions, and is another one. Where residency is demanded, it is the line
-        that the key would be refused with.
+        Without an entry in the table, a key is known to be elsewhere only if the region is named
+        in the form of its provider's regions and the names differ. Where residency is required,
+        the line is the message with which the server would refuse the key.
         """
         if self.required:
             return self._refusal(region, key)
-        places = self.places(region, key.type)
-        if places:
-            if key.name in places:
+        locations = self.locations(region, key.type)
+        if locations:
+            if key.name in locations:
                 return ""
-            return f"the root key is in {key.name}, and region {region} in {' or '.join(places)}"
+            return f"the root key is in {key.name}, and region {region} in {' or '.join(locations)}"
         if key.region == region or not self.knows(region, key.type, key.region):
             return ""
         return (
@@ -107,23 +108,23 @@ class ResidencyPolicy:
         )
 
     def check(self, region: str, key: KeyLocation) -> None:
-        """Refuses a key whose place is not the region's, where residency is demanded.
+        """Refuses a key outside its region, if residency is required.
 
         Raises:
-            KeyElsewhereError: It is in another region, or nobody can tell in which.
+            KeyElsewhereError: The key is in another region, or in an unknown one.
         """
         refusal = self._refusal(region, key) if self.required else ""
         if refusal:
             raise KeyElsewhereError(refusal, region=region, field="key_spec.uri")
 
     def _refusal(self, region: str, key: KeyLocation) -> str:
-        places = self.places(region, key.type)
-        if key.name in places or (not places and key.region == region):
+        locations = self.locations(region, key.type)
+        if key.name in locations or (not locations and key.region == region):
             return ""
-        if places:
+        if locations:
             return (
-                f"the root key is in {key.name}, and region {region} takes keys in "
-                f"{' or '.join(places)} alone: this server demands residency; name a key there"
+                f"the root key is in {key.name}, and region {region} takes only keys in "
+                f"{' or '.join(locations)}: this server demands residency; name a key there"
             )
         if key.region:
             return (
@@ -138,10 +139,10 @@ class ResidencyPolicy:
 
 
 def _form(name: str) -> str | None:
-    """Returns how a name is written, or None where no provider writes a region so.
+    """Returns the form of a region's name, or None if no provider writes regions in that form.
 
-    `eu-west-1` and `us-east-2` are written alike, `europe-west1` otherwise: a vendor whose regions
-    are named as one provider's are not told that another provider's keys are elsewhere.
+    `eu-west-1` and `us-east-2` have the same form, `europe-west1` another. So a vendor that names
+    its regions as one provider does gets no notices about another provider's keys.
     """
     if _REGION.fullmatch(name) is None:
         return None

@@ -1,8 +1,8 @@
-"""Who calls, and what they may do: what the service asks, and who answers is `access`.
+"""Callers and their rights: the decisions that the service needs and `access` makes.
 
-A right is a plain decision about names. It is asked before anything is looked up where names are
-enough, and again once the cluster's organization is known; a data key's use asks it for each KEK
-(protocol C7).
+A right is a plain decision about names. The service asks for it before it looks anything up, if
+names are enough, and again once it knows the cluster's organization. A data-plane call asks for
+each KEK (protocol C7).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from keyfold_server.domain.keyspec import RootKey
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who calls, and how that was proven.
+    """A caller's names, and how they were proven.
 
     Attributes:
-        names: As callers are written (protocol section 7): `spiffe://…`, `uri:…`, `dns:…`,
-            `jwt:ISSUER#SUBJECT`, `socket:PATH`, `local`. The first is the one that is told; a
-            certificate may prove several.
+        names: The names that were proven: `spiffe://…`, `uri:…`, `dns:…`, `jwt:ISSUER#SUBJECT`,
+            `socket:PATH` or `local`. A certificate may prove several. Logs and the audit trail
+            show the first.
         proof: `certificate`, `token`, `socket` or `loopback`.
     """
 
@@ -31,29 +31,29 @@ class Identity:
 
     @property
     def name(self) -> str:
-        """The name that is told, and that scopes request ids."""
+        """The name that logs and the audit trail show. Request ids belong to it."""
         return self.names[0]
 
 
 class NeedsKeysError(Exception):
-    """A token's key is not known, and may be once its issuer was asked: a request, no answer."""
+    """Raised for a token whose key is not known yet: fetch the issuer's keys, then check again."""
 
 
 class Purpose(Enum):
-    """What a KEK is used for."""
+    """The purpose for which a call uses a KEK."""
 
     WRAP = "wrap"
     UNWRAP = "unwrap"
 
 
 class Verdict(Enum):
-    """How a use was decided."""
+    """The outcome of a decision about a use."""
 
     HIDDEN = "hidden"
-    """The caller may not see what was named: it looks as what does not exist."""
+    """The caller may not see what it named, which must look like something that does not exist."""
 
     DENIED = "denied"
-    """The caller may see it and not use it so."""
+    """The caller may see it, and may not use it for this purpose."""
 
     ALLOWED = "allowed"
 
@@ -63,9 +63,9 @@ class Use:
     """The decision about one use of one region's KEKs.
 
     Attributes:
-        verdict: Whether it is allowed.
-        contexts: Where not empty: the entries, of which the context must hold all of one
-            alternative. Empty where any context will do.
+        verdict: The outcome.
+        contexts: Alternative sets of entries. The call's context must hold all entries of one of
+            them; empty: any context will do.
     """
 
     verdict: Verdict
@@ -77,15 +77,15 @@ DENIED: Final = Use(Verdict.DENIED)
 
 
 class Rights(Protocol):
-    """What one caller may do. Synchronous, asks nobody, and remembers what it decided."""
+    """The rights of one caller. It is synchronous, does no I/O and remembers its decisions."""
 
     @property
     def identity(self) -> Identity:
-        """Who it is."""
+        """The caller's identity."""
         ...
 
     def use(self, cluster: str, organization: str | None, region: str, purpose: Purpose) -> Use:
-        """Decides about a use of a region's KEKs, the cluster's organization being known."""
+        """Decides about a use of a region's KEKs, once the cluster's organization is known."""
         ...
 
     def sees(self, cluster: str, organization: str | None, region: str | None = None) -> bool:
@@ -93,25 +93,25 @@ class Rights(Protocol):
         ...
 
     def check(self, rpc: str) -> None:
-        """Refuses a method for which no grant of the caller has a role, whatever is named.
+        """Refuses a method that no grant of the caller allows, whatever the request names.
 
         Raises:
-            NotAllowedError: There is no such grant.
+            NotAllowedError: No grant of the caller has a role for the method.
         """
         ...
 
     def check_named(self, rpc: str, cluster: str, regions: Collection[str]) -> None:
-        """Refuses by the names alone, before anything is looked up.
+        """Refuses a request by its names alone, before the service looks anything up.
 
         Args:
             rpc: The method's name.
             cluster: The cluster that the request names.
-            regions: The regions that it names; empty: all of the cluster's.
+            regions: The regions that it names; empty: all regions of the cluster.
 
         Raises:
             ClusterNotFoundError: The caller may see no cluster of that name.
-            NotAllowedError: The method makes the cluster, and the name is outside of what the
-                caller may make; or the caller may see it, and not do this.
+            NotAllowedError: The method makes the cluster, and the caller may not make one of that
+                name; or the caller may see the cluster, and may not call the method for it.
         """
         ...
 
@@ -122,37 +122,37 @@ class Rights(Protocol):
 
         Raises:
             ClusterNotFoundError: The caller may not see the cluster.
-            RegionNotFoundError: The caller may not see a region that is named.
-            NotAllowedError: The caller may see it, and not do this; or no region is named, and
-                its grants are narrowed to some.
+            RegionNotFoundError: The caller may not see a region that the request names.
+            NotAllowedError: The caller may see the cluster, and may not call the method for it;
+                or the request names no region, and the grants are limited to some regions.
         """
         ...
 
     def check_key(
         self, cluster: str | None, organization: str | None, region: str | None, key: RootKey
     ) -> None:
-        """Refuses a key that the caller may not name there (protocol C1).
+        """Refuses a root key that the caller may not name for a region (protocol C1).
 
         Args:
-            cluster: The cluster that gets the key; None: TestKey for none.
-            organization: The cluster's organization.
-            region: The region that gets it.
-            key: As it is called, in canonical form; `PLATFORM` with an empty uri.
+            cluster: The cluster that gets the key; None: TestKey without a cluster.
+            organization: The cluster's organization, or None.
+            region: The region that gets the key, or None.
+            key: The root key in canonical form; `PLATFORM` with an empty uri.
 
         Raises:
-            KeyNotGrantedError: No grant names it.
+            KeyNotGrantedError: No grant allows the key.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes one call, as the audit trail tells it, and what they may do.
+    """The caller of one call: its rights, and what the audit trail records about it.
 
     Attributes:
-        rights: What they may do; also says who they are.
-        address: From where, as gRPC writes it.
-        on_behalf_of: For whom, where the caller says so and is believed; else empty.
+        rights: The caller's rights, which also have its identity.
+        address: The caller's address as gRPC writes it.
+        on_behalf_of: The person or program for whom a trusted caller says that it calls, or empty.
     """
 
     rights: Rights

@@ -77,7 +77,7 @@ class Refusal:
     """A KEK's refusal, remembered until a time and until the KEK's own unwrap succeeds (F4).
 
     Attributes:
-        error: What the KMS answered.
+        error: The KMS's answer.
         until: When to ask the KMS again, monotonic seconds.
     """
 
@@ -155,8 +155,8 @@ class OpenKek:
     Attributes:
         kek: The open key.
         view: The view that it was opened under.
-        region: Its region in that view.
-        root: Its root key version.
+        region: The view of its region.
+        root: The state of its root key version.
         ttl: Seconds that a proof of the root key lasts for it.
         grace: Seconds that it serves beyond the TTL while the KMS cannot be asked.
         began: When the unwrap that opened it began.

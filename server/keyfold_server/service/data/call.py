@@ -38,7 +38,7 @@ class Call:
     """One call: who makes it, and what was fetched for it.
 
     Attributes:
-        rights: What the caller may do.
+        rights: The caller's rights.
         arrived: When the call arrived or a moment later, monotonic seconds.
         own: KEKs whose unwrap began after the call arrived, by kek_id. They belong to this call
             alone. At TTL 0 a call gets a KEK in no other way.

@@ -304,7 +304,7 @@ def _check_in_use(view: ClusterView, kek_id: bytes) -> None:
 
 
 _METHOD: Final = {Purpose.WRAP: "Wrap", Purpose.UNWRAP: "Unwrap"}
-"""The method that the policy is asked about for a purpose, where only names are known."""
+"""The method that stands for a purpose in decisions about names alone."""
 
 
 def _unknown(cluster: str) -> UnknownKekError:

@@ -97,8 +97,8 @@ class Gates:
         """Joins the line at each gate, or at none.
 
         Args:
-            key: What names the root key.
-            account: What names its account.
+            key: The name of the root key's gate.
+            account: The name of its account's gate.
             type_: The provider's type.
             patience: Most seconds that the call can wait for the rates.
 

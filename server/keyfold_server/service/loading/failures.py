@@ -104,7 +104,7 @@ class KmsFailures:
             view: The view under which the KMS was called.
             region: The KEK's region.
             generation: The KEK that the KMS did not open.
-            error: What the KMS answered.
+            error: The KMS's answer.
 
         Returns:
             The error with its place; None: the row was changed, and the call must look again.

@@ -249,7 +249,7 @@ class Loads:
             cluster: The cluster as the store had it when the KMS was called.
             region: The region's name.
             generation: The KEK that the KMS refused to open.
-            error: What the KMS answered.
+            error: The KMS's answer.
         """
         if self._cache.view(cluster.name) is None:
             with contextlib.suppress(KeyfoldError, TimeoutError):
