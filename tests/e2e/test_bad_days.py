@@ -574,7 +574,7 @@ def test_imported_material_that_expires_in_service(places: Places) -> None:
     customer = Customer(place, key)
     there(place.there)._customer.delete_imported_key_material(KeyId=key.uri)
     found = customer.until("KEY_INVALID")
-    assert "no key material: what was imported is deleted or expired" in found.message
+    assert "no key material: the imported material was deleted or has expired" in found.message
     assert customer.seen.health is keyfold.Health.KEY_INVALID
     bring_material(place, key, material)
     customer.recovers()

@@ -213,7 +213,7 @@ class PinsVersions(Protocol):
 
 @runtime_checkable
 class HasReplicas(Protocol):
-    """A provider whose keys may have replicas in other regions, with uris that follow."""
+    """A provider whose keys may have replicas in other regions, at uris that follow from theirs."""
 
     def replica(self, key: RootKey, region: str) -> RootKey:
         """Returns the key's replica in another region of the KMS, for the same principal.

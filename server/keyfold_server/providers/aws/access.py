@@ -1,12 +1,13 @@
 """What lets Keyfold use one key of AWS KMS, and no more: policies of the key, its role, the vendor.
 
-Invariant: the actions here are those that `aws_kms` calls, on that one key and by that one
-principal; every line is needed. A role never trusts Keyfold without the external id (protocol
-C2). What nothing tells is left open as `<…>`, which AWS takes for nobody, and a notice says so.
-Nobody is asked. It must not know credentials.
+Invariant: the actions here are those that the adapter calls, on that one key and as that one
+principal, and every line is needed. A role never trusts Keyfold without the external id (protocol
+C2). A value that Keyfold does not know is left open as `<…>`, which AWS does not accept as a
+principal, and a notice says so. These functions do not call AWS. This module must not know
+credentials.
 
-AWS asks the policies of both sides where caller and callee are in different accounts, and where
-they share one, it is content with the callee's policy if that names the caller.
+If caller and key are in different accounts, AWS demands a policy of each side. If they share an
+account, the key's policy is enough if it names the caller.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ _TAKES: Final = "sts:AssumeRole"
 _VERSION: Final = "2012-10-17"
 
 UNTOLD: Final = "<ARN of Keyfold's own AWS identity>"
-"""Stands for the server's own identity where the settings do not tell it."""
+"""Stands for the server's own identity if the settings do not name it."""
 
 
 _OWN: Final = "Permissions policy of Keyfold's own identity"
 
 _ADD: Final = (
-    "add the key's statements to the policy that the key has, where Resource * is that key alone; "
-    "in place of that policy they would lock its administrators out"
+    "add the key's statements to the policy that the key already has, where Resource * is that key "
+    "alone; if they replaced that policy, the key's administrators would be locked out"
 )
 _FIRST: Final = (
-    "make {} before the key's policy names it: AWS refuses a policy that names nobody; one that "
-    "was deleted and made again must be written into the policy again"
+    "create {} before the key's policy names it: AWS refuses a policy with a principal that does "
+    "not exist; after you delete and create it anew, write it into the policy again"
 )
 _BOTH: Final = (
     "the role and the key are in different accounts, so the role's own permissions must name the "
@@ -56,8 +57,8 @@ class _Site:
     """Who calls which key.
 
     Attributes:
-        key: The key.
-        arn: Its ARN in parts.
+        key: The root key.
+        arn: The parts of the key's ARN.
         vendor: The server's own identity, or `UNTOLD`.
         bound: The encryption context that a policy may demand.
     """
@@ -69,31 +70,34 @@ class _Site:
 
     @property
     def caller(self) -> str:
-        """As whom the key is used."""
+        """The identity that uses the key."""
         return self.key.principal or self.vendor
 
     @property
     def caller_is_elsewhere(self) -> bool:
-        """Whether the caller's own policies must permit it, too."""
+        """Whether the caller's own policies must permit the use, too."""
         return _account(self.caller) != self.arn.account
 
     @property
     def vendor_is_elsewhere(self) -> bool:
-        """Whether the vendor's own policies must permit taking the role; so it is if untold."""
+        """Whether the vendor's own policies must permit assuming the role.
+
+        They must if Keyfold does not know the vendor's account.
+        """
         return _account(self.vendor) != _account(self.key.principal)
 
 
 def access_policy(key: RootKey, wanted: AccessWanted, own: str | None) -> AccessPolicy:
-    """Returns what is to be attached; see the port.
+    """Returns what to attach; see the port.
 
     Args:
-        key: In canonical form, with its external id if it has a role.
-        wanted: For whom.
-        own: The ARN of the server's own identity, or None where nothing tells it.
+        key: The root key, in canonical form, with its external id if it has a role.
+        wanted: Whom the policy is for.
+        own: The ARN of the server's own identity, or None if the settings do not name it.
 
     Raises:
         InvalidKeySpecError: The server's own identity is in another partition than the key.
-        CredentialsFailedError: The key has a role, and no external id.
+        CredentialsFailedError: The key has a role, but no external id.
     """
     arn = key_arn(key.uri)
     found = None if own is None else identity(own)
@@ -131,9 +135,9 @@ def _callers(site: _Site) -> tuple[Statement, ...]:
 
 
 def _keys(site: _Site) -> tuple[Statement, ...]:
-    """Returns what is added to the key's own policy."""
+    """Returns the statements to add to the key's own policy."""
     by = {"Effect": "Allow", "Principal": {"AWS": site.caller}}
-    # In a key's policy this is the key that the policy belongs to, and nothing else.
+    # In a key's policy, this stands for the key that the policy belongs to, and nothing else.
     on = {"Resource": "*"}
     uses: dict[str, Any] = {**by, "Action": list(_USES), **on}
     if site.bound:
@@ -159,7 +163,7 @@ def _keys(site: _Site) -> tuple[Statement, ...]:
 
 
 def _vendors(site: _Site) -> tuple[Statement, ...]:
-    """Returns what the vendor permits its own identity, where the customer's word is not enough."""
+    """Returns what the vendor must permit its own identity, if the customer's policies do not."""
     if not site.key.principal:
         return (_uses_key(site, _OWN, by_vendor=True),) if site.caller_is_elsewhere else ()
     if not site.vendor_is_elsewhere:
@@ -169,7 +173,7 @@ def _vendors(site: _Site) -> tuple[Statement, ...]:
 
 
 def _uses_key(site: _Site, title: str, *, by_vendor: bool = False) -> Statement:
-    """Returns the caller's own permissions; what context is demanded stands in the key's policy."""
+    """Returns the caller's own permissions; the key's policy is what demands a context."""
     every = (*_USES, _DESCRIBES)
     uses = {"Effect": "Allow", "Action": list(every), "Resource": site.key.uri}
     return Statement(title, site.caller, "json", _document(uses), every, by_vendor)
@@ -180,15 +184,15 @@ def _notices(site: _Site) -> list[str]:
     notices = [_ADD, _FIRST.format(who)]
     if site.vendor == UNTOLD:
         notices.append(
-            "the settings do not tell the server's own AWS identity: set [providers.aws] principal "
-            f"to its ARN and ask again, or write it in place of {UNTOLD}",
+            "the settings do not name the server's own AWS identity: set [providers.aws] principal "
+            f"to its ARN and ask again, or write the ARN in place of {UNTOLD}",
         )
     if site.bound:
         names = ", ".join(each.partition(":")[2] for each in site.bound)
         notices.append(
-            f"each use must carry this {names}: name the same in Enable, and in TestKey, or AWS "
+            f"each use must carry this {names}: name the same in Enable and in TestKey, or AWS "
             f"denies {' and '.join(_USES)}; {_DESCRIBES} carries no context, so it has a statement "
-            "without that condition"
+            "of its own, without that condition"
         )
     if site.key.principal:
         notices.append(_BOTH if site.caller_is_elsewhere else _ONE)
@@ -196,7 +200,7 @@ def _notices(site: _Site) -> list[str]:
         besides = " and name it in the permissions policy, too" if site.caller_is_elsewhere else ""
         notices.append(
             "each replica of a multi-Region key has a policy of its own: ask for the access policy "
-            f"of each replica that is used, and add its statements there{besides}"
+            f"of each replica that you use, and add its statements there{besides}"
         )
     return notices
 
@@ -207,6 +211,6 @@ def _document(statement: dict[str, Any]) -> str:
 
 
 def _account(arn: str) -> str:
-    """Returns the account of an identity, empty where nothing tells it."""
+    """Returns the account of an identity, empty if the identity is not known."""
     found = identity(arn)
     return "" if found is None else found.account

@@ -1,7 +1,8 @@
 """What AWS answers, as errors of Keyfold's tree.
 
-Invariant: the texts are ours. Of AWS's own text only known words are looked for, since it may
-repeat what was sent. An answer that says nothing certain about the key is "could not tell".
+Invariant: Keyfold writes the messages itself. It looks for known words in AWS's text and passes
+none of that text on, since it may repeat what was sent. An answer that says nothing certain about
+the key is "could not tell".
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ BROKEN: Final = (
     LookupError,
     AttributeError,
 )
-"""What the SDK raises, for an answer that is not one, too."""
+"""What the SDK raises, also for an answer that it cannot read."""
 
 _OWN: Final = frozenset(
     {
@@ -69,7 +70,7 @@ _THROTTLED: Final = frozenset(
     }
 )
 _MISMATCH: Final = (
-    "and this context do not open the stored key: it was changed, or wrapped for another"
+    "does not open the stored key with this context: it was changed, or wrapped for another"
 )
 
 _ABOUT_KEY: Final[dict[str, tuple[type[KmsError], str]]] = {
@@ -84,50 +85,51 @@ _OURS: Final = re.compile(
     r"no identity-based policy|in an? (?:identity-based|service control|session) policy"
     r"|permissions boundary|no (?:service control|session) policy"
 )
-"""How AWS says that the caller's own policies deny, rather than the resource's."""
+"""The words with which AWS says that the caller's own policies deny, not the resource's."""
 
 _CALLER: Final = re.compile(r"User: arn:[a-z-]{1,32}:(?:iam|sts)::([0-9]{12}):")
-"""How AWS names the account of who called."""
+"""The words with which AWS names the caller's account."""
 
 _WORD: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def code(error: ClientError) -> str:
-    """Returns the error's code, which is a word."""
+    """Returns AWS's code of an error, one word."""
     found = str(error.response.get("Error", {}).get("Code", ""))
     return found if _WORD.fullmatch(found) else "without a code"
 
 
 def request_id(reply: Any) -> str:
-    """Returns AWS's id of a call from its answer, empty where there is none."""
+    """Returns AWS's id of a call from its answer, empty if the answer has no id."""
     found = str(reply.get("ResponseMetadata", {}).get("RequestId", ""))
     return found if _ID.fullmatch(found) else ""
 
 
 def about_own_credential(error: ClientError) -> bool:
-    """Tells whether AWS did not accept who called, rather than what for."""
+    """Says whether AWS rejected the caller's credential, and not what the caller asked for."""
     return code(error) in _OWN
 
 
 def denied(error: ClientError) -> bool:
-    """Tells whether AWS knew who called and said no."""
+    """Says whether AWS accepted the credential and denied the call."""
     return code(error) in _DENIED
 
 
 def blames_the_caller(error: ClientError) -> bool:
-    """Tells whether AWS says that the caller's own policies deny, not the other account's."""
+    """Says whether the caller's own policies deny the call, and not the other account's."""
     return _OURS.search(_text(error)) is not None
 
 
 def denied_by_our_own_account(error: Exception, account: str) -> bool:
-    """Tells whether it is policies of Keyfold's own that deny a call made as the server itself.
+    """Says whether Keyfold's own policies deny a call that it made as the server itself.
 
-    Where key and caller share an account, AWS may say so of the key's policy, too; then it counts
-    as the key's, so that taking the permission away there is believed at once.
+    If key and caller share an account, AWS may use the same words for the key's policy. Then the
+    denial counts as the key's, so that it takes effect at once when the customer takes the
+    permission away there.
 
     Args:
-        error: What was raised.
+        error: The error that the call raised.
         account: The key's account.
     """
     if not isinstance(error, ClientError) or not denied(error) or not blames_the_caller(error):
@@ -142,10 +144,12 @@ def translate(error: Exception, operation: str, key: str) -> KmsError:
     Args:
         error: One of `BROKEN`.
         operation: AWS's name of the operation, such as `kms:Decrypt`.
-        key: The ARN of the key, or of the role, that it was about.
+        key: The ARN of the key, or of the role, that the call was about.
     """
     if not isinstance(error, ClientError):
-        return UnreachableError(f"AWS answered {operation} with something that is no answer")
+        return UnreachableError(
+            f"AWS answered {operation} with something that Keyfold cannot read; try again"
+        )
     word, id_ = code(error), request_id(error.response)
     if word in _OWN:
         return credentials_failed(operation, word, id_)
@@ -174,35 +178,38 @@ def translate(error: Exception, operation: str, key: str) -> KmsError:
 def credentials_failed(operation: str, word: str, id_: str) -> CredentialsFailedError:
     """Returns the error for a credential that AWS does not accept."""
     return CredentialsFailedError(
-        f"AWS does not accept the credential that Keyfold uses for {operation} ({word})",
+        f"AWS does not accept the credential that Keyfold uses for {operation} ({word}); renew it",
         provider_request_id=id_,
     )
 
 
 def _about_key(error: ClientError, word: str, operation: str) -> tuple[type[KmsError], str] | None:
-    """Returns the refusal that an error about the key itself means."""
+    """Returns the refusal that an error about the key itself means, or None if it means none."""
     if word == "KMSInvalidStateException":
         return of_state(re.sub(r"[^a-z]", "", _text(error).lower()))
-    # The context of our calls is always well-formed, so before anything was stored it is the
-    # key, an asymmetric one, that does not fit; a stored key has been proven to fit.
+    # Keyfold's context is always well-formed, so the key is at fault: it is asymmetric. Only
+    # Encrypt can find that out, since a stored key was wrapped by a key that fits.
     if operation == "kms:Encrypt" and word == "ValidationException":
         return KeyInvalidError, "cannot encrypt under a context; use a symmetric encryption key"
     return _ABOUT_KEY.get(word)
 
 
 def of_state(text: str) -> tuple[type[KmsError], str] | None:
-    """Returns the refusal that a key's state means, or None where it is none.
+    """Returns the refusal that a key's state means, or None if the state is not a refusal.
 
     Args:
-        text: The state, or a text that names it, in lower case and letters only.
+        text: The state, or a text that names it, in lower case, with nothing but letters.
     """
     if "pendingdeletion" in text or "pendingreplicadeletion" in text:
         return KeyPendingDeletionError, "is scheduled for deletion"
     if "pendingimport" in text:
-        return KeyInvalidError, "has no key material: what was imported is deleted or expired"
+        return (
+            KeyInvalidError,
+            "has no key material: the imported material was deleted or has expired",
+        )
     if text == "disabled" or "isdisabled" in text:
         return KeyDisabledError, "is disabled; enable it in AWS KMS"
-    # Unavailable, Creating and Updating pass, and say nothing about what the customer wants.
+    # Unavailable, Creating and Updating end by themselves; the customer did not choose them.
     return None
 
 

@@ -1,19 +1,19 @@
 """AWS_KMS: root keys in AWS KMS, multi-Region ones included.
 
     uri          arn:PARTITION:kms:REGION:ACCOUNT:key/ID; the region's endpoint is called
-    principal    arn:PARTITION:iam::ACCOUNT:role/NAME, taken by AssumeRole with the external id
-                 that Keyfold issued; none: the server's own identity
-    options      none
+    principal    arn:PARTITION:iam::ACCOUNT:role/NAME, which Keyfold assumes with the external id
+                 that it issued; left out, it is the server's own identity
+    options      not taken
     permissions  kms:Encrypt, kms:Decrypt, kms:DescribeKey on the key; sts:AssumeRole on the role
     environment  what every AWS tool reads: AWS_*, AWS_ENDPOINT_URL_KMS and _STS, AWS_CA_BUNDLE
 
-The binding is the encryption context, so it stands in the customer's CloudTrail and can be
-demanded by the key's policy. The version is the id of the key material: Encrypt does not tell
-which it used, so what it made is opened at once, which also shows that it can be.
+The binding is the encryption context, so the customer's CloudTrail shows it and the key's policy
+can demand it. The version is the id of the key material. Encrypt does not say which material it
+used, so the adapter decrypts the new ciphertext at once, which also shows that it opens.
 
-Invariant: an answer counts as a refusal only under a credential that was accepted (protocol F2a);
-`shared.lease` sees to that, and `errors` says what each answer means. It must not know
-who issues external ids: a root key comes with its own.
+Invariant: an answer counts as a refusal only under a credential that AWS accepted (protocol F2a).
+The module `shared.lease` sees to that, and `errors` says what each answer means. This module must
+not know who issues external ids: a root key comes with its own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from keyfold_server.providers.aws.uri import KeyArn, check_role, identity, key_a
 from keyfold_server.providers.shared.deadlines import within
 
 _MOST_CIPHERTEXT: Final = 6_144
-"""Bytes that AWS takes to decrypt."""
+"""Most bytes that AWS decrypts."""
 
 
 class AwsKmsProvider:
@@ -71,23 +71,23 @@ class AwsKmsProvider:
         canary: Canary | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares the adapter; AWS is asked with the first call.
+        """Prepares the adapter; it calls AWS with the first call.
 
         Args:
             principal: The ARN of the server's own identity, a role or a user, for the policies
-                that name it; what calls are made as comes from the environment.
-            session_name: How Keyfold's sessions are called in the customers' CloudTrail.
-            canary: A role of the vendor's own that shows Keyfold's side to be good.
-            clock: Monotonic seconds.
+                that name it. The credential itself comes from the environment.
+            session_name: The name of Keyfold's sessions in the customers' CloudTrail.
+            canary: A role of the vendor's own, which shows that Keyfold's side works.
+            clock: Returns monotonic seconds.
 
         Raises:
-            SetupError: The principal is no role's or user's ARN.
+            SetupError: The principal is not the ARN of a role or user.
         """
         if principal is not None and identity(principal) is None:
             raise SetupError(
                 "[providers.aws] principal must be the ARN of the IAM role or user that the server "
-                "itself is, such as arn:aws:iam::999988887777:role/keyfold-server; of a session, "
-                "give the role's"
+                "itself is, such as arn:aws:iam::999988887777:role/keyfold-server; for a session, "
+                "give the ARN of its role"
             )
         self._own = principal
         self._roles = Roles(session_name, canary, clock)
@@ -97,8 +97,8 @@ class AwsKmsProvider:
         arn = key_arn(key.uri)
         if any(name == "external_id" for name, _ in key.options):
             raise InvalidKeySpecError(
-                "external_id is Keyfold's to issue and is never taken from a request; leave it "
-                "out, and put the issued one into the role's trust policy",
+                "external_id is Keyfold's to issue, and Keyfold never takes one from a request; "
+                "leave it out, and put the issued one into the role's trust policy",
                 field="key_spec.options",
             )
         if key.options:
@@ -122,11 +122,11 @@ class AwsKmsProvider:
         return replace(key, uri=replica_uri(key.uri, region))
 
     def needs_external_id(self, key: RootKey) -> bool:
-        """Says whether a role is taken, which shows an external id each time."""
+        """Says whether Keyfold assumes a role, which it does with an external id each time."""
         return bool(key.principal)
 
     def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
-        """Returns the policies of key, role and vendor; see `aws_access`."""
+        """Returns the policies of key, role and vendor; see `access`."""
         return aws_access.access_policy(key, wanted, self._own)
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
@@ -139,7 +139,7 @@ class AwsKmsProvider:
             principal = self._roles.of(key, arn.region)
             sts = principal.client.of("sts", arn.region)
             reply = under(principal.lease, sts.get_caller_identity, "sts:GetCallerIdentity")
-            reply["Arn"]  # An answer without it is none.
+            reply["Arn"]  # Without it, the answer does not count.
 
     def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
         """Describes a root key; refuses as `wrap` does."""
@@ -199,8 +199,8 @@ class AwsKmsProvider:
     ) -> dict[str, Any]:
         """Calls AWS KMS as the key's principal.
 
-        The key is always named, for Decrypt too: AWS would open a ciphertext of any other key
-        that the principal may use.
+        The request always names the key, for Decrypt too. Otherwise AWS would open a ciphertext
+        of any other key that the principal may use.
         """
         principal = self._roles.of(key, arn.region)
         call = getattr(principal.client.of("kms", arn.region), method)
@@ -208,19 +208,19 @@ class AwsKmsProvider:
 
 
 def _version(reply: dict[str, Any], arn: KeyArn) -> str:
-    """Returns the key material's id; where AWS names none, a key has one version."""
+    """Returns the id of the key material. A key for which AWS gives no id has one version."""
     return str(reply.get("KeyMaterialId", arn.key_id))
 
 
 @contextmanager
 def _translated(operation: str, key: RootKey, about: str = "") -> Iterator[None]:
-    """Raises what the SDK raised as what it means, of the key or what else it is about."""
+    """Raises what an error of the SDK means for the key, or for what else `about` names."""
     try:
         yield
     except BROKEN as error:
         meant = translate(error, operation, about or key.uri)
         if not key.principal and denied_by_our_own_account(error, key_arn(key.uri).account):
-            # A role's policies are the customer's; those of the server itself are not (F2a).
+            # A role's policies are the customer's, but the server's own are not (protocol F2a).
             raise CredentialsFailedError(
                 f"the server's own AWS identity lacks the permission {operation} on {key.uri} in "
                 "its own account; give it what GetAccessPolicy lists for the vendor",

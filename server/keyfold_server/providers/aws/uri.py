@@ -1,8 +1,8 @@
 """ARNs of AWS KMS keys and IAM roles, in every partition.
 
-Invariant: what is accepted names one key in one region of one account, or one role; nothing is
-asked of AWS. Which partitions there are, and how their regions are written, comes from the
-SDK's own table, so that a new partition needs a newer SDK and nothing else.
+Invariant: an ARN that these functions accept names one key in one region of one account, or one
+role. They do not call AWS. The partitions, and the form of their regions, come from the SDK's own
+table, so that a new partition needs only a newer SDK.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _IDENTITY: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class KeyArn:
-    """A KMS key's ARN in parts.
+    """The parts of a KMS key's ARN.
 
     Attributes:
         partition: `aws`, `aws-cn`, `aws-us-gov` and so on.
-        region: The region whose endpoint is called.
+        region: The region whose endpoint Keyfold calls.
         account: The owner's account id.
-        key_id: The key's id; of a multi-Region key it begins with `mrk-`.
+        key_id: The key's id. The id of a multi-Region key begins with `mrk-`.
     """
 
     partition: str
@@ -61,12 +61,12 @@ class KeyArn:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The ARN of an IAM role or user in parts.
+    """The parts of the ARN of an IAM role or user.
 
     Attributes:
-        partition: As a key's.
-        account: The id of the account that it is in.
-        is_role: Whether it is a role.
+        partition: The partition, as in `KeyArn`.
+        account: The id of its account.
+        is_role: Whether it is a role, and not a user.
     """
 
     partition: str
@@ -76,17 +76,17 @@ class Identity:
 
 @functools.lru_cache(maxsize=4_096)
 def key_arn(uri: str) -> KeyArn:
-    """Returns a key's ARN in parts.
+    """Parses the ARN of a key.
 
     Raises:
-        InvalidKeySpecError: It is an alias, not a key's ARN, or its region is in no such
-            partition.
+        InvalidKeySpecError: The text is an alias, it is not the ARN of a key, or the ARN's region
+            does not exist in its partition.
     """
     found = _ARN.fullmatch(uri)
     if uri.startswith("alias/") or (found is not None and found["kind"] == "alias"):
         raise InvalidKeySpecError(
             "the uri is an alias, which could be pointed at another key later; give the ARN of "
-            "the key itself, which DescribeKey tells",
+            "the key itself, as DescribeKey returns it",
             field=_URI,
         )
     if found is None or _KEY_ID.fullmatch(found["name"]) is None:
@@ -110,10 +110,10 @@ def key_arn(uri: str) -> KeyArn:
 
 
 def replica_uri(uri: str, region: str) -> str:
-    """Returns the ARN of a multi-Region key's replica, which differs in the region alone.
+    """Returns the ARN of a multi-Region key's replica, which differs only in its region.
 
     Raises:
-        InvalidKeySpecError: The key can have no replica, or none there.
+        InvalidKeySpecError: The key cannot have a replica, or not in that region.
     """
     arn = key_arn(uri)
     if not arn.is_multi_region:
@@ -130,17 +130,17 @@ def replica_uri(uri: str, region: str) -> str:
     try:
         key_arn(made)
     except InvalidKeySpecError:
-        # Nothing else than the region differs from an ARN that is good.
+        # The new ARN differs from a good one only in its region.
         raise InvalidKeySpecError(
-            f"there is no region {region[:32]} in partition {arn.partition}, and a key's replicas "
-            "are in its own partition; check the provider's region in the settings",
+            f"region {region[:32]} does not exist in partition {arn.partition}, and a key's "
+            "replicas are in its own partition; check the provider's region in the settings",
             field=_REPLICA,
         ) from None
     return made
 
 
 def identity(arn: str) -> Identity | None:
-    """Returns a role's or user's ARN in parts, or None where it is neither."""
+    """Parses the ARN of a role or user; returns None if the text is not one."""
     found = _IDENTITY.fullmatch(arn)
     if found is None:
         return None
@@ -151,7 +151,8 @@ def check_role(principal: str, key: KeyArn) -> None:
     """Refuses a principal that Keyfold cannot act as to use a key.
 
     Raises:
-        InvalidKeySpecError: It is not a role's ARN, or of another partition than the key.
+        InvalidKeySpecError: The principal is not the ARN of a role, or its partition is not the
+            key's.
     """
     found = identity(principal)
     if found is None or not found.is_role:
@@ -170,6 +171,6 @@ def check_role(principal: str, key: KeyArn) -> None:
 
 @functools.cache
 def _partitions() -> dict[str, re.Pattern[str]]:
-    """Returns how regions are written, by partition."""
+    """Returns the form of regions, by partition."""
     table = Loader().load_data("partitions")
     return {each["id"]: re.compile(each["regionRegex"]) for each in table["partitions"]}

@@ -1,8 +1,8 @@
 """What lets Keyfold use one key of a vault or Managed HSM, and no more: roles and commands.
 
-Invariant: the data actions here are those that `azure_calls` asks for, and the scope is the key.
-What a uri does not tell is left open as `<…>`, which Azure takes for no name, and a notice says
-so. Nobody is asked. It must not know tokens.
+Invariant: the data actions here are those that the module `calls` needs, and the scope is the key.
+What a uri does not say is left open as `<…>`, which is not a name in Azure, and a notice says so.
+These functions do not call Azure. This module must not know tokens.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from keyfold_server.providers.azure.errors import action
 from keyfold_server.providers.azure.uri import KeyUri
 
 _OPERATIONS: Final = {False: ("get", "wrapkey", "unwrapkey"), True: ("get", "encrypt", "decrypt")}
-"""What `azure_calls` does with a key, by whether it is a Managed HSM's."""
+"""The operations that the module `calls` needs, by whether the key is a Managed HSM's."""
 
 _CLI_CLOUDS: Final = {
     "vault.azure.cn": "AzureChinaCloud",
     "vault.usgovcloudapi.net": "AzureUSGovernment",
 }
-"""How the az command calls a cloud other than its usual one, by the domain of its vaults."""
+"""The az command's names of the clouds other than its default one, by the domain of vaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class _Site:
         vault: The name of the vault or Managed HSM.
         hsm: Whether it is a Managed HSM.
         key: The key's name.
-        tenant: The customer's tenant, empty where Keyfold calls as itself.
-        client: The application, empty where the environment does not tell its own.
+        tenant: The customer's tenant, empty if Keyfold calls as itself.
+        client: The client id of the application, empty if the environment does not name it.
     """
 
     vault: str
@@ -55,37 +55,37 @@ class _Site:
 
     @property
     def role(self) -> str:
-        """The role's name: those of a tenant must differ, and so do the names of vaults."""
+        """The role's name. It must be unique in its tenant, and names of vaults are."""
         return f"Keyfold key user {self.vault}"
 
     @property
     def assignee(self) -> str:
-        """The object id of who calls, as an argument."""
+        """The object id of the caller, as an argument."""
         if not self.client:
             return shlex.quote("<object id of the managed identity of Keyfold>")
         return f'"$(az ad sp show --id {shlex.quote(self.client)} --query id --output tsv)"'
 
     @property
     def id_of_vault(self) -> str:
-        """What prints the vault's resource id."""
+        """The command that prints the vault's resource id."""
         return f"az keyvault show --name {shlex.quote(self.vault)} --query id --output tsv"
 
 
 def access_policy(key: RootKey, uri: KeyUri, own: str, wanted: AccessWanted) -> AccessPolicy:
-    """Returns what is to be attached; see the port.
+    """Returns what to attach; see the port.
 
     Args:
-        key: In canonical form.
-        uri: Its uri in parts.
-        own: The client id of the server's own identity, empty where nothing tells it.
-        wanted: For whom.
+        key: The root key, in canonical form.
+        uri: The parts of the key's uri.
+        own: The client id of the server's own identity, empty if it is not known.
+        wanted: Whom the policy is for.
     """
     tenant, _, client = key.principal.partition("/")
     site = _Site(_vault(uri), uri.place.hsm, uri.name, tenant, client or own)
     bound = Binding(wanted.cluster or "", wanted.region or "", b"", wanted.organization).as_map()
     return AccessPolicy(
         principal=key.principal or own or "the server's managed identity",
-        # RSA binds nothing: what is inside does.
+        # RSA binds no context; the digest inside the payload does.
         bound_context=bound if site.hsm else {},
         statements=tuple(_statements(site, uri)),
         notices=tuple(_notices(site, uri.place.cloud)),
@@ -93,7 +93,7 @@ def access_policy(key: RootKey, uri: KeyUri, own: str, wanted: AccessWanted) -> 
 
 
 def _vault(uri: KeyUri) -> str:
-    """Returns the vault's name, which only Azure's own domains tell."""
+    """Returns the vault's name, which only a host in Azure's own domains contains."""
     host = uri.place.origin.partition("://")[2]
     label, _, domain = host.partition(".")
     if domain in (uri.place.cloud.vaults, uri.place.cloud.hsms):
@@ -129,7 +129,7 @@ def _of_vault(site: _Site) -> tuple[str, str]:
     definition = {
         "Name": site.role,
         "Description": "Uses root keys for Keyfold",
-        # Custom roles are kept by groups of resources, not by vaults.
+        # Custom roles belong to resource groups, not to vaults.
         "AssignableScopes": ["GROUP"],
         "Actions": [],
         "DataActions": site.actions,
@@ -186,14 +186,14 @@ def _notices(site: _Site, cloud: Cloud) -> list[str]:
         notices.append(f"write the name of the {site.vault[1:-1]} in place of {site.vault}")
     if not site.client:
         notices.append(
-            "the environment does not tell the server's own identity: write its object id in "
+            "the environment does not name the server's own identity: write its object id in "
             "place of <object id of the managed identity of Keyfold>"
         )
     if site.tenant:
         notices.append(
-            f"sign in to the customer's tenant, az login --tenant {site.tenant}; its service "
-            "principal is created by a Cloud Application Administrator there, and az says so if "
-            "it exists"
+            f"sign in to the customer's tenant first: az login --tenant {site.tenant}; a Cloud "
+            "Application Administrator of the tenant creates the service principal, and az says "
+            "if it already exists"
         )
     return notices + (_of_hsm_keys(site) if site.hsm else _of_vault_keys(site))
 
@@ -203,10 +203,10 @@ def _of_vault_keys(site: _Site) -> list[str]:
     return [
         (
             "the built-in role Key Vault Crypto Service Encryption User has the same data actions, "
-            "and manages Event Grid subscriptions besides"
+            "and may manage Event Grid subscriptions besides"
         ),
         (
-            "a vault with access policies in place of roles takes, for all of its keys: "
+            "a vault that has access policies in place of roles needs, for all of its keys: "
             f"{command} --object-id {site.assignee} --key-permissions get wrapKey unwrapKey"
         ),
         (
@@ -224,7 +224,7 @@ def _of_hsm_keys(site: _Site) -> list[str]:
             f"{' and '.join(site.actions[1:])}, and binds no context"
         ),
         (
-            "no role can demand the context; the Managed HSM opens a ciphertext with the same one "
-            "only"
+            "no role can demand a context; the Managed HSM opens a ciphertext only with the "
+            "context that wrapped it"
         ),
     ]

@@ -4,8 +4,9 @@
     Managed HSM    encrypt and decrypt under A256GCM with the binding as additional data; for its
                    RSA keys as in a vault
 
-Invariant: every operation is Azure's own, on the key and version that are named: an answer about
-another one is none. It must not know how tokens are got.
+Invariant: Azure itself carries out every operation, on the key and version that the request names.
+An answer about another key or version does not count. This module must not know where tokens come
+from.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ from keyfold_server.providers.azure.uri import KeyUri
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A way in which a key wraps.
+    """One of the ways in which keys wrap.
 
     Attributes:
-        algorithm: Azure's name of it.
-        wrap: The operation that wraps, as it stands in paths.
+        algorithm: Azure's name of the algorithm.
+        wrap: The operation that wraps, as paths name it.
         unwrap: The operation that unwraps.
-        key_ops: What a key must permit for both.
-        kinds: The types of keys that can.
-        detail: For people.
+        key_ops: The operations that the key must permit.
+        kinds: The types of keys that can wrap in this way.
+        detail: A few words for people.
     """
 
     algorithm: str
@@ -82,33 +83,33 @@ _VERSION: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class Calls:
-    """Calls to keys as their principals. Safe for many threads."""
+    """Calls to keys, each as the key's principal. Safe for many threads."""
 
     def __init__(self, principals: Applications) -> None:
-        """Takes as whom to call."""
+        """Takes the principals."""
         self._principals = principals
 
     def accepted(self, key: RootKey, uri: KeyUri) -> None:
-        """Shows that the vault accepts the key's principal, whatever it may do there.
+        """Shows that the vault accepts the key's principal, whatever the principal may do there.
 
         Raises:
-            KmsError: It does not, or could not be asked.
+            KmsError: The vault does not accept it, or gave no answer that counts.
         """
         reply = self._sent(key, uri, "GET", "keys?maxresults=1", None, "to log in")
         if reply.status == _OK:
             with _understood(reply):
-                reply.body["value"]  # An answer without it is none.
+                reply.body["value"]  # Without it, the answer does not count.
             return
         meant = refusal(reply, "get", key.uri, hsm=uri.place.hsm)
-        # A denial shows that the vault knows who asked.
+        # A denial shows that the vault accepted the token.
         if not isinstance(meant, AccessDeniedError):
             raise meant
 
     def described(self, key: RootKey, uri: KeyUri) -> KeyDescription:
-        """Returns what Azure says of the version that wraps.
+        """Describes the version that wraps.
 
         Raises:
-            KmsError: It could not wrap, or Azure could not be asked.
+            KmsError: The version cannot wrap, or Azure gave no answer that counts.
         """
         reply = self._asked(key, uri, "get", uri.version)
         with _understood(reply):
@@ -139,13 +140,13 @@ class Calls:
     def wrapped(
         self, key: RootKey, uri: KeyUri, plaintext: bytes, binding: Binding
     ) -> tuple[str, Sealed, Reply]:
-        """Wraps in the way that the key can; a Managed HSM has keys of both kinds.
+        """Wraps in the way that the key can. A Managed HSM has keys of both kinds.
 
         Returns:
-            The version that was used, what it made, and the answer.
+            The version that wrapped, the sealed key, and Azure's answer.
 
         Raises:
-            KmsError: Azure refused, or could not be asked.
+            KmsError: Azure refused, or gave no answer that counts.
         """
         failed: dict[_Way, KmsError] = {}
         for way in _ways(uri):
@@ -169,7 +170,10 @@ class Calls:
         raise self._fitting(key, uri, failed)
 
     def _fitting(self, key: RootKey, uri: KeyUri, failed: Mapping[_Way, KmsError]) -> KmsError:
-        """Returns why the way that a key has failed: the other would name the wrong permission."""
+        """Returns the error of the way that the key has.
+
+        The error of the other way would name the wrong permission.
+        """
         first, *others = failed.values()
         if others:
             with contextlib.suppress(KmsError):
@@ -182,10 +186,10 @@ class Calls:
     def opened(
         self, key: RootKey, uri: KeyUri, version: str, sealed: Sealed, binding: Binding
     ) -> tuple[bytearray, Reply]:
-        """Opens what a version wrapped, and returns it with the answer.
+        """Opens what a version wrapped, and returns the plaintext with Azure's answer.
 
         Raises:
-            KmsError: Azure refused, or could not be asked.
+            KmsError: Azure refused, or gave no answer that counts.
         """
         way = _AES if sealed.bound else _RSA
         body = {"alg": way.algorithm, "value": _text(sealed.ciphertext)}
@@ -206,7 +210,7 @@ class Calls:
         version: str,
         body: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Asks for an operation on a key; without a version, Azure takes the newest."""
+        """Calls an operation on a key; without a version, Azure takes the newest."""
         path = "/".join(filter(None, ("keys", uri.name, version)))
         method = "GET" if body is None else "POST"
         path = path if body is None else f"{path}/{operation}"
@@ -218,9 +222,10 @@ class Calls:
         raise refusal(reply, operation, key.uri, hsm=uri.place.hsm)
 
     def _look_among_deleted(self, key: RootKey, uri: KeyUri) -> None:
-        """Raises KeyPendingDeletionError if Azure shows the key among its deleted ones.
+        """Raises KeyPendingDeletionError if Azure lists the key among its deleted ones.
 
-        It says so to those who may read keys; to others a deleted key is missing.
+        Azure shows that list to principals that may read keys. For others, a deleted key does not
+        exist.
         """
         with contextlib.suppress(CouldNotTellError):
             reply = self._sent(key, uri, "GET", f"deletedkeys/{uri.name}", None, "for deleted keys")
@@ -248,29 +253,29 @@ class Calls:
 
 
 def _ways(uri: KeyUri) -> tuple[_Way, ...]:
-    """Returns the ways in which a key may wrap, the better one first."""
+    """Returns the ways in which a key may be able to wrap, the better one first."""
     return (_AES, _RSA) if uri.place.hsm else (_RSA,)
 
 
 @contextmanager
 def _understood(reply: Reply) -> Iterator[None]:
-    """Raises UnreachableError where an answer lacks what it must hold."""
+    """Raises UnreachableError if an answer lacks what it must hold."""
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise UnreachableError(
-            "Azure answered with something that is no answer to what was asked",
+            "Azure's answer does not fit the request; try again",
             provider_request_id=reply.request_id,
         ) from error
 
 
 def _version(kid: object, uri: KeyUri) -> str:
-    """Returns the version in a key's identifier, which must be of the key that was asked for.
+    """Returns the version in a key's identifier, which must be that of the requested key.
 
-    Azure writes a key's name as it was made, whatever its case in a uri.
+    Azure writes the name in the case in which the key was created, whatever its case in the uri.
 
     Raises:
-        ValueError: It is another key's, or of another version than is pinned.
+        ValueError: The identifier is another key's, or of another version than the uri pins.
     """
     before, _, version = str(kid).rpartition("/")
     asked = f"{uri.place.origin}/keys/{uri.name}"
@@ -281,15 +286,15 @@ def _version(kid: object, uri: KeyUri) -> str:
 
 
 def _text(value: bytes) -> str:
-    """Returns bytes as Azure takes them: base64url without padding."""
+    """Encodes bytes as Azure takes them: base64url without padding."""
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode("ascii")
 
 
 def _bytes(value: object) -> bytes:
-    """Returns the bytes that Azure gave.
+    """Decodes bytes as Azure writes them.
 
     Raises:
-        ValueError: They are none.
+        ValueError: The value is not base64url text.
     """
     if not isinstance(value, str) or not value.isascii():
         raise ValueError

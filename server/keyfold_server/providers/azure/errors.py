@@ -1,8 +1,8 @@
 """What vaults, Managed HSMs and Microsoft Entra answer, as errors of Keyfold's tree.
 
-Invariant: the texts are ours. Of Azure's own text only known words are looked for, since it may
-repeat what was sent. An answer that says nothing certain about the key is "could not tell", so a
-403 counts only in the form in which Azure itself gives it.
+Invariant: Keyfold writes the messages itself. It looks for known words in Azure's text and passes
+none of that text on, since it may repeat what was sent. An answer that says nothing certain about
+the key is "could not tell", so a 403 counts only in the form that Azure itself gives it.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ _STATES: Final[tuple[tuple[str, re.Pattern[str], type[KmsError], str], ...]] = (
         "does not permit {operation}; add it to the key's permitted operations (key_ops)",
     ),
 )
-"""Inner code, words for where it is missing, and meaning of what a key's own state forbids."""
+"""What a key's own state forbids: the inner code, the words if that is missing, the meaning."""
 
 WITHDRAWN: Final = frozenset({90002, 700016, 7000112})
-"""Tenant not found; application not in the tenant; application disabled there."""
+"""Entra's codes: tenant not found; application not in the tenant; application disabled there."""
 
 _TRANSIENT: Final = frozenset({90006, 90033, 90055})
-"""Entra's own troubles."""
+"""Entra's codes for failures of its own."""
 
 _AADSTS: Final = re.compile(r"AADSTS([0-9]{5,8})\b")
 _ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -91,7 +91,7 @@ class Reply:
     Attributes:
         status: The status code.
         headers: The headers, looked up without regard to case.
-        body: The JSON object, empty where the body is none.
+        body: The JSON object, empty if the body is not one.
     """
 
     status: int
@@ -100,19 +100,19 @@ class Reply:
 
     @property
     def request_id(self) -> str:
-        """Azure's id of the call, empty where there is none."""
+        """Azure's id of the call, empty if the answer has no id."""
         found = str(self.headers.get("x-ms-request-id", ""))
         return found if _ID.fullmatch(found) else ""
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds after which to come back, where the answer tells."""
+        """Seconds to wait before the next call, or None if the answer does not say."""
         hint = str(self.headers.get("Retry-After", ""))
         return float(hint) if _SECONDS.fullmatch(hint) else None
 
     @property
     def unauthorized(self) -> bool:
-        """Whether who called was not accepted, rather than what for."""
+        """Whether Azure rejected the caller's token, and not what the caller asked for."""
         return self.status == _UNAUTHORIZED
 
     @property
@@ -122,7 +122,7 @@ class Reply:
 
 
 def parsed(body: bytes) -> Mapping[str, Any]:
-    """Returns a body's JSON object, empty where it is none."""
+    """Returns a body's JSON object, empty if the body is not one."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -137,7 +137,7 @@ def refusal(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError:
         reply: The answer.
         operation: `get`, `wrapkey`, `unwrapkey`, `encrypt` or `decrypt`.
         key: The key's uri.
-        hsm: Whether it is a Managed HSM's.
+        hsm: Whether the key is a Managed HSM's.
     """
     id_ = reply.request_id
     if reply.status == _FORBIDDEN:
@@ -152,7 +152,8 @@ def refusal(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError:
         )
     if reply.missing:
         return KeyNotFoundError(
-            f"root key {key} does not exist, or the version that is needed does not",
+            f"root key {key}, or the version that the stored key needs, does not exist; check its "
+            "uri",
             provider_request_id=id_,
         )
     if reply.status == _BAD_REQUEST:
@@ -171,25 +172,25 @@ def refusal(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError:
 def credentials_failed(what_for: str, id_: str = "") -> CredentialsFailedError:
     """Returns the error for a token that Azure does not accept."""
     return CredentialsFailedError(
-        f"Azure does not accept the token that Keyfold uses {what_for}, and not a new one either; "
-        "look at the tenant of the principal and of the vault",
+        f"Azure does not accept the token that Keyfold uses {what_for}, nor a new one; check that "
+        "the principal is of the vault's tenant",
         provider_request_id=id_,
     )
 
 
 def _forbidden(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError | None:
-    """Returns what a 403 means; None where it is not Azure's own."""
+    """Returns what a 403 means, or None if it is not Azure's own."""
     error, id_ = _error(reply), reply.request_id
     code, inner, text = _code(error), _inner(error), str(error.get("message", ""))
     if code not in ("Forbidden", "AccessDenied"):
         return None
     if inner in _CLOSED:
         return UnreachableError(
-            f"the network rules of the vault of {key} keep Keyfold out; let its addresses or its "
-            "private endpoint in",
+            f"the network rules of the vault of {key} keep Keyfold out; allow Keyfold's addresses "
+            "or its private endpoint there",
             provider_request_id=id_,
         )
-    # What is missing follows from what was asked: Azure's text may name it, or not.
+    # Derived from the operation, since Azure's text does not always name the missing action.
     needed = action(operation, hsm=hsm)
     denied = AccessDeniedError(
         f"Azure denies {operation} on {key}; give Keyfold's principal a role with {needed} there",
@@ -213,10 +214,10 @@ def action(operation: str, *, hsm: bool) -> str:
 
 
 def _bad_parameter(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError | None:
-    """Returns what a 400 means; None where it is about how we asked.
+    """Returns what a 400 means, or None if it is about the form of Keyfold's request.
 
-    Our requests are well-formed, so before anything was stored it is the key that does not fit,
-    and afterwards what was stored: a stored key has been proven to fit.
+    Keyfold's requests are well-formed, so when it wraps, the root key is of the wrong kind. When it
+    unwraps, the stored key is damaged, because the root key was of the right kind before.
     """
     error = _error(reply)
     text = str(error.get("message", "")).lower()
@@ -224,7 +225,7 @@ def _bad_parameter(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsE
         return None
     if operation in ("unwrapkey", "decrypt"):
         return KekMismatchError(
-            f"root key {key} and this context do not open the stored key: it was changed, or "
+            f"root key {key} does not open the stored key with this context: it was changed, or "
             "wrapped for another",
             provider_request_id=reply.request_id,
         )
@@ -239,17 +240,17 @@ def login_codes(reply: Reply) -> tuple[int, ...]:
     listed = reply.body.get("error_codes")
     if isinstance(listed, list):
         return tuple(each for each in listed if isinstance(each, int))
-    # Only the first: what follows may repeat what was sent.
+    # Only the first one, since the rest of the text may repeat what was sent.
     found = _AADSTS.search(str(reply.body.get("error_description", "")))
     return () if found is None else (int(found[1]),)
 
 
 def login_failure(reply: Reply, who: str) -> KmsError:
-    """Returns what an answer without a token means, withdrawn trust aside.
+    """Returns what an answer without a token means, except for withdrawn trust.
 
     Args:
         reply: The answer of Entra, or of a managed identity's endpoint.
-        who: As whom Keyfold logged in, for the text.
+        who: The principal that Keyfold logged in as, for the message.
     """
     codes, id_ = login_codes(reply), reply.request_id
     if reply.status == _TOO_MANY:
@@ -261,13 +262,14 @@ def login_failure(reply: Reply, who: str) -> KmsError:
     own_words = codes or isinstance(reply.body.get("error"), str) or reply.unauthorized
     if _TRANSIENT & set(codes) or reply.status >= _SERVER or not own_words:
         return UnreachableError(
-            f"no token for {who}: the answer has status {reply.status} and says nothing",
+            f"Keyfold got no token for {who}: the answer has status {reply.status} and gives no "
+            "reason; try again",
             provider_request_id=id_,
         )
     word = f"AADSTS{codes[0]}" if codes else f"status {reply.status}"
     return CredentialsFailedError(
-        f"no token for {who} ({word}); look at the server's own identity: its secret, "
-        "certificate or federated credential, and that it has not ended",
+        f"Keyfold got no token for {who} ({word}); check that the secret, certificate or "
+        "federated credential of the server's own identity is right and has not expired",
         provider_request_id=id_,
     )
 
@@ -283,6 +285,6 @@ def _code(error: Mapping[str, Any]) -> str:
 
 
 def _inner(error: Mapping[str, Any]) -> str:
-    # Both spellings occur.
+    # Azure uses both spellings.
     found = error.get("innererror", error.get("innerError"))
     return _code(found) if isinstance(found, dict) else ""

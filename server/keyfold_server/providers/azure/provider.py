@@ -2,21 +2,21 @@
 
     uri          https://V.vault.azure.net/keys/K or https://H.managedhsm.azure.net/keys/K wraps
                  under the newest version; with /VERSION, under that one
-    principal    TENANT/CLIENT, an application that the customer's tenant lets in, by a federated
-                 credential; none: the server's own identity (`logins`)
-    options      none
+    principal    TENANT/CLIENT, an application that the customer's tenant admits, by a federated
+                 credential; left out, it is the server's own identity (module `logins`)
+    options      not taken
     permissions  data actions on the key: vaults/keys/wrap/action, unwrap/action and read; on a
                  Managed HSM keys/encrypt/action, decrypt/action and read/action (for its RSA
                  keys wrap and unwrap)
     environment  what every Azure tool reads: AZURE_*; settings for private clouds
 
-An AES key of a Managed HSM binds the context as additional data (A256GCM). RSA keys bind none
-(RSA-OAEP-256), and anybody can wrap under their public half: there the payload's digest and the
-row's seal stand alone.
+An AES key of a Managed HSM binds the context as additional data (A256GCM). An RSA key does not
+bind it (RSA-OAEP-256), and anybody can wrap under its public half: there only the payload's digest
+and the row's seal protect the context.
 
-Invariant: every wrap is the service's own, never a local one with a public key that was kept, and
-is opened again at once, because a disabled key still wraps. An answer counts as a refusal only
-under a token that was accepted (protocol F2a). It must not know settings.
+Invariant: Azure itself wraps, and Keyfold never wraps with a public key that it kept. Keyfold opens
+the ciphertext again at once, because a disabled key still wraps. An answer counts as a refusal only
+under a token that Azure accepted (protocol F2a). This module must not know settings.
 """
 
 from __future__ import annotations
@@ -66,38 +66,42 @@ class AzureKeyVaultProvider:
         canary: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares the adapter; Azure is asked with the first call.
+        """Prepares the adapter; it calls Azure with the first call.
 
         Args:
-            authority: Microsoft Entra's url, https; None takes AZURE_AUTHORITY_HOST, else the
+            authority: Microsoft Entra's https url. None takes AZURE_AUTHORITY_HOST, or else the
                 cloud's own.
-            instance_discovery: Whether the SDK asks Microsoft if the authority is a known one;
-                private clouds switch it off.
-            ca: File of the certificates to trust; None takes what requests takes.
-            allowed_endpoints: Origins of vaults beside Azure's own domains; plain http only as
-                it stands here.
-            audiences: For each of those, the audience of its tokens, such as
-                `https://vault.azure.net`; nothing is sent to one without.
-            canary: A principal of the vendor's own, `TENANT/CLIENT`, that shows Keyfold's side
-                to be good.
-            clock: Monotonic seconds.
+            instance_discovery: Whether the SDK asks Microsoft if the authority is a known one.
+                Private clouds switch it off.
+            ca: File of the certificates to trust; None takes those of requests.
+            allowed_endpoints: Origins of vaults outside of Azure's own domains. Keyfold calls one
+                over plain http only if it is listed with http.
+            audiences: The audience of the tokens for each of these origins, such as
+                `https://vault.azure.net`. Keyfold sends nothing to an origin without one.
+            canary: A principal of the vendor's own, `TENANT/CLIENT`, which shows that Keyfold's
+                side works.
+            clock: Returns monotonic seconds.
 
         Raises:
-            SetupError: One of these is not what it should be.
+            SetupError: One of the arguments cannot work.
         """
         if authority is not None and not (configured_origin(authority) or "").startswith("https:"):
-            raise SetupError("the Azure authority must be an url such as https://host:8443")
+            raise SetupError(
+                "[providers.azure] authority must be an https url such as https://host:8443"
+            )
         try:
             canary = None if canary is None else principal(canary)
         except InvalidKeySpecError as error:
-            raise SetupError("the Azure canary must be TENANT/CLIENT, both GUIDs") from error
+            raise SetupError(
+                "[providers.azure] canary must be TENANT/CLIENT, both GUIDs"
+            ) from error
         self._places = Places(allowed_endpoints, audiences or {})
         logins = Logins(authority=authority, instance_discovery=instance_discovery, ca=ca)
         self._own = logins.client
         self._calls = Calls(Applications(logins, canary, ca, clock))
 
     def canonical(self, key: RootKey) -> RootKey:
-        """Returns the key with its uri and principal in their one form; see the port."""
+        """Returns the key with its uri and principal in canonical form; see the port."""
         uri = self._places.uri(key.uri)
         if key.options:
             raise InvalidKeySpecError(
@@ -112,18 +116,18 @@ class AzureKeyVaultProvider:
         return origin_of(key.uri)
 
     def pinned_version(self, key: RootKey) -> str | None:
-        """Returns the version that the uri names, None where the newest one wraps.
+        """Returns the version that the uri names, or None if the newest one wraps.
 
-        Under a uri with a version nothing is rotated by wrapping again.
+        To wrap again under a uri with a version rotates nothing.
         """
         return self._places.uri(key.uri).version or None
 
     def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
-        """Returns the role, its assignment and who must be in the tenant; see the port."""
+        """Returns the role, its assignment and the tenant's service principal; see the port."""
         return access_policy(key, self._places.uri(key.uri), self._own, wanted)
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
-        """Proves the credential by asking the vault for what need not be allowed; see the port."""
+        """Proves the credential by a call that needs no permission in the vault; see the port."""
         uri = self._known(key)
         with within(budget):
             self._calls.accepted(key, uri)
@@ -159,19 +163,20 @@ class AzureKeyVaultProvider:
     ) -> Unwrapped:
         """Opens what `wrap` returned; see the port."""
         uri, sealed = self._known(key), Sealed.parsed(ciphertext)
-        # Before Azure is asked: a changed version must not look like one that does not exist,
+        # Before the call to Azure: a damaged version must not look like one that does not exist,
         # which would be a refusal.
         if sealed is None or sealed.kid != uri.of(key_version):
-            raise KekMismatchError("the stored key is none that this root key of Azure wrapped")
+            raise KekMismatchError("the stored key is not one that this root key of Azure wrapped")
         with within(budget):
             opened, reply = self._calls.opened(key, uri, key_version, sealed, binding)
         return Unwrapped(opened, reply.request_id)
 
     def _known(self, key: RootKey) -> KeyUri:
-        """Returns the parts of a key's uri that was accepted before.
+        """Returns the parts of a key's uri that `canonical` accepted before.
 
         Raises:
-            UnreachableError: It would not be accepted now, which says nothing about the key.
+            UnreachableError: `canonical` would refuse it under the settings of today, which says
+                nothing about the key.
         """
         try:
             return self._places.uri(key.uri)

@@ -1,8 +1,9 @@
 """Uris of Azure keys and names of principals, in every cloud of Azure.
 
-Invariant: what is accepted names one key of one vault or Managed HSM, in Azure's own domains or at
-an origin that the operator listed, and nobody is asked. The audience of the tokens that an origin
-is sent stands here or in the settings; no answer of a host changes it (protocol C3).
+Invariant: a uri that these functions accept names one key of one vault or Managed HSM, in Azure's
+own domains or at an origin that the operator listed. They do not call Azure. The audience of the
+tokens that Keyfold sends to an origin stands here or in the settings, and no answer of a host
+changes it (protocol C3).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _GUID: Final = r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
 _TENANT_CLIENT: Final = re.compile(f"{_GUID}/{_GUID}", re.ASCII)
 
 _MOST_KNOWN: Final = 4_096
-"""Uris whose parts are remembered."""
+"""Most uris whose parts are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,9 @@ class Place:
     """A vault or Managed HSM.
 
     Attributes:
-        origin: Its scheme, host and port.
-        audience: For what its tokens are issued.
-        cloud: Whose Entra issues them.
+        origin: The scheme, host and port of its uris.
+        audience: The audience of the tokens for it.
+        cloud: The cloud whose Entra issues the tokens.
         hsm: Whether it is a Managed HSM.
     """
 
@@ -57,18 +58,18 @@ class Place:
 
     @property
     def scope(self) -> str:
-        """What a token for it is asked with."""
+        """The scope to request a token for."""
         return f"{self.audience}/.default"
 
 
 @dataclass(frozen=True, slots=True)
 class KeyUri:
-    """A key's uri in parts.
+    """The parts of a key's uri.
 
     Attributes:
-        place: Where it is.
+        place: The vault or Managed HSM.
         name: The key's name.
-        version: The version that is pinned, empty where the newest one wraps.
+        version: The version that the uri pins, empty if the newest one wraps.
     """
 
     place: Place
@@ -85,17 +86,17 @@ class KeyUri:
 
 
 class Places:
-    """Where keys may be: Azure's own domains, and what the operator listed."""
+    """The places where keys may be: Azure's own domains, and origins that the operator listed."""
 
     def __init__(self, allowed: Iterable[str], audiences: Mapping[str, str]) -> None:
         """Takes the operator's list.
 
         Args:
-            allowed: Origins beside Azure's own domains, plain http ones only as they stand here.
-            audiences: For each of them, for what its tokens are issued.
+            allowed: Origins outside of Azure's own domains, with http only if listed so.
+            audiences: The audience of the tokens for each of these origins.
 
         Raises:
-            SetupError: What is listed is no origin, or an audience's is not listed.
+            SetupError: A text is not an origin, or an origin has an audience and is not listed.
         """
         self._listed = allowed_origins(allowed)
         self._audiences: dict[str, str] = {}
@@ -110,10 +111,11 @@ class Places:
         self._known: dict[str, KeyUri] = {}
 
     def uri(self, uri: str) -> KeyUri:
-        """Returns a key's uri in parts.
+        """Parses the uri of a key.
 
         Raises:
-            InvalidKeySpecError: It names no key, or one where none may be.
+            InvalidKeySpecError: The text is not the uri of a key, or its host is neither Azure's
+                nor listed.
         """
         known = self._known.get(uri)
         if known is None:
@@ -139,25 +141,25 @@ class Places:
                 return Place(origin, f"https://{domain}", cloud, domain == cloud.hsms)
         if origin not in self._listed:
             raise InvalidKeySpecError(
-                f"{origin[:128]} is no vault and no Managed HSM of Azure, and not in the allowed "
+                f"{origin[:128]} is not a vault or Managed HSM of Azure, and not in the allowed "
                 f"endpoints; use a uri such as {_EXAMPLE}",
                 field=_URI,
             )
         audience = self._audiences.get(origin)
         if audience is None:
             raise InvalidKeySpecError(
-                f"{origin} is allowed, but the server is not told for which audience its tokens "
-                "are; nothing is sent there without",
+                f"{origin} is an allowed endpoint, but the server does not know for which audience "
+                "its tokens are; add it to [providers.azure.audiences]",
                 field=_URI,
             )
         return _with_audience(origin, audience)
 
 
 def origin_of(uri: str) -> str:
-    """Returns the origin of a key's uri, whether keys may be there or not.
+    """Returns the origin of a key's uri, without a look at whether keys may be there.
 
     Raises:
-        InvalidKeySpecError: It names no key.
+        InvalidKeySpecError: The text is not the uri of a key.
     """
     return _parts(uri)[0]
 
@@ -176,10 +178,10 @@ def _parts(uri: str) -> tuple[str, str, str]:
 
 
 def principal(text: str) -> str:
-    """Returns a principal, `TENANT/CLIENT`, in its one form.
+    """Returns a principal, `TENANT/CLIENT`, in canonical form.
 
     Raises:
-        InvalidKeySpecError: It is none.
+        InvalidKeySpecError: The text is not a principal.
     """
     lowered = text.lower()
     if _TENANT_CLIENT.fullmatch(lowered) is None:
@@ -196,5 +198,5 @@ def _with_audience(origin: str, audience: str) -> Place:
         for domain in (cloud.vaults, cloud.hsms):
             if audience == f"https://{domain}":
                 return Place(origin, audience, cloud, domain == cloud.hsms)
-    # A private cloud's own audience: its name tells what it is, as Azure's do.
+    # An audience of a private cloud. Like Azure's own ones, it says if it is a Managed HSM's.
     return Place(origin, audience, CLOUDS[0], "managedhsm" in audience)
