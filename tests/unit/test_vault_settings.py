@@ -255,7 +255,7 @@ def test_what_happened_on_the_way_is_said() -> None:
         for error, said in (
             (refused, "refuses"),
             (broken, "broke"),
-            (KeyError("secret"), "no ans"),
+            (KeyError("secret"), "cannot read"),
         ):
             found = translate(error, "", "")
             assert type(found) is UnreachableError

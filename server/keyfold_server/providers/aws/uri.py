@@ -132,8 +132,8 @@ def replica_uri(uri: str, region: str) -> str:
     except InvalidKeySpecError:
         # The new ARN differs from a good one only in its region.
         raise InvalidKeySpecError(
-            f"region {region[:32]} does not exist in partition {arn.partition}, and a key's "
-            "replicas are in its own partition; check the provider's region in the settings",
+            f"there is no region {region[:32]} in partition {arn.partition}, and a key's replicas "
+            "are in its own partition; check the provider's region in the settings",
             field=_REPLICA,
         ) from None
     return made

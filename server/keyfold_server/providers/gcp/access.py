@@ -1,8 +1,9 @@
 """What lets Keyfold use one key of Cloud KMS, and no more: custom roles and their bindings.
 
-Invariant: the permissions here are those that `gcp_kms` and `gcp_impersonation` ask for, each bound
-on the key or the service account itself. What is not known is left open as `<…>`, which Google
-takes for no name, and a notice says so. Nobody is asked. It must not know credentials.
+Invariant: the permissions here are those that the adapter and its impersonation need, each bound on
+the key or the service account itself. A value that Keyfold does not know is left open as `<…>`,
+which is not a name for Google, and a notice says so. These functions do not call Google. This
+module must not know credentials.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class _Role:
     """A custom role.
 
     Attributes:
-        id: Its id in a project.
-        title: Its name, for people.
-        permissions: What it permits.
+        id: The id of the role in a project.
+        title: The role's name, for people.
+        permissions: The permissions that it contains.
     """
 
     id: str
@@ -40,7 +41,7 @@ class _Role:
     permissions: tuple[str, ...]
 
     def create(self, where: str) -> str:
-        """Returns the command that makes it in a project."""
+        """Returns the command that creates the role in a project."""
         return (
             f"gcloud iam roles create {self.id} --project={shlex.quote(where)} \\\n"
             f"  --title={shlex.quote(self.title)} --stage=GA \\\n"
@@ -59,20 +60,21 @@ _DELEGATE: Final = _Role("keyfoldDelegate", "Keyfold delegate user", (DELEGATE,)
 
 
 def check_own(principal: str) -> bool:
-    """Tells whether this is how the settings may name Keyfold's own identity.
+    """Says whether the settings may name Keyfold's own identity so.
 
-    It is a service account's email, or a federated identity, `principal://iam.googleapis.com/…`.
+    They may give a service account's email or a federated identity,
+    `principal://iam.googleapis.com/…`.
     """
     return check_account(principal) or _FEDERATED.fullmatch(principal) is not None
 
 
 def access_policy(key: RootKey, own: str | None, wanted: AccessWanted) -> AccessPolicy:
-    """Returns what is to be attached; see the port.
+    """Returns what to attach; see the port.
 
     Args:
-        key: In canonical form.
-        own: Keyfold's own identity, None where the settings do not tell it.
-        wanted: For whom.
+        key: The root key, in canonical form.
+        own: Keyfold's own identity, or None if the settings do not name it.
+        wanted: Whom the policy is for.
     """
     itself = own or _UNKNOWN
     caller = key.principal or itself
@@ -81,7 +83,7 @@ def access_policy(key: RootKey, own: str | None, wanted: AccessWanted) -> Access
     if key.principal:
         links = list(pairwise([itself, *delegates(key), key.principal]))
         for source, target in links:
-            # Who only passes through need not be able to act as the account.
+            # A delegate only passes the request on, and need not be able to act as the account.
             role = _TOKEN_USER if target == key.principal else _DELEGATE
             roles.append((role, _project(target)))
             bindings.append(_on_account(role, source, target, own))
@@ -142,7 +144,7 @@ def _member(identity: str) -> str:
 
 
 def _project(account: str) -> str:
-    """Returns the id of a service account's project, which most of their names tell."""
+    """Returns the id of a service account's project, which most emails contain."""
     _, _, domain = account.partition("@")
     if not domain.endswith(_OF_ACCOUNTS):
         return f"<project of {account}>"
@@ -158,7 +160,7 @@ def _is_vendors(where: str, own: str | None) -> bool:
 def _notices(key: RootKey, own: str | None, projects: list[str]) -> Iterator[str]:
     if own is None:
         yield (
-            "the settings do not tell as whom Keyfold itself calls: write it in place of "
+            "the settings do not name Keyfold's own identity: write it in place of "
             f"{_UNKNOWN}, or set principal in [providers.gcp]"
         )
     for where in dict.fromkeys(projects):
@@ -175,6 +177,9 @@ def _notices(key: RootKey, own: str | None, projects: list[str]) -> Iterator[str
         )
     yield (
         f"the project of {key.principal or 'Keyfold itself'} must have the Cloud KMS API "
-        "(cloudkms.googleapis.com) enabled; leave out the custom roles that a project has already"
+        "(cloudkms.googleapis.com) enabled; leave out the custom roles that a project already has"
     )
-    yield ("no binding can demand the context; Cloud KMS opens a ciphertext with the same one only")
+    yield (
+        "no binding can demand a context; Cloud KMS opens a ciphertext only with the context that "
+        "wrapped it"
+    )

@@ -1,7 +1,8 @@
 """What Google answers, as errors of Keyfold's tree.
 
-Invariant: the texts are ours. Of Google's own text only known words are looked for, since it may
-repeat what was sent. An answer that says nothing certain about the key is "could not tell".
+Invariant: Keyfold writes the messages itself. It looks for known words in Google's text and passes
+none of that text on, since it may repeat what was sent. An answer that says nothing certain about
+the key is "could not tell".
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ BROKEN: Final = (
     AttributeError,
     TimeoutError,
 )
-"""What the SDK raises, for an answer that is not one, too."""
+"""What the SDK raises, also for an answer that it cannot read."""
 
 DECRYPT: Final = "cloudkms.cryptoKeyVersions.useToDecrypt"
 ENCRYPT: Final = "cloudkms.cryptoKeyVersions.useToEncrypt"
@@ -48,7 +49,7 @@ IMPERSONATE: Final = "iam.serviceAccounts.getAccessToken"
 DELEGATE: Final = "iam.serviceAccounts.implicitDelegation"
 
 _LONGEST_HINT: Final = 86_400.0
-"""Seconds that a hint when to come back may say."""
+"""Most seconds that Google's hint when to call again may say."""
 
 OWN_SIDE: Final = frozenset(
     {
@@ -56,7 +57,7 @@ OWN_SIDE: Final = frozenset(
         "USER_PROJECT_DENIED",
     }
 )
-"""Why Google says no to Keyfold's credential rather than to what it wants."""
+"""Google's reasons that reject Keyfold's credential, and not what Keyfold asked for."""
 
 CLOSED: Final[Mapping[str, str]] = {
     "BILLING_DISABLED": "billing is disabled for a project that the call concerns",
@@ -67,7 +68,7 @@ CLOSED: Final[Mapping[str, str]] = {
     "SECURITY_POLICY_VIOLATED": "a service perimeter (VPC Service Controls) keeps the network shut",
     "SERVICE_DISABLED": "the API is disabled in a project that the call concerns",
 }
-"""Why nobody could be asked: as a closed network, none of it says that a key was taken away."""
+"""Google's reasons that shut the API, like a closed network: none means that a key was revoked."""
 
 _ABOUT_VERSION: Final[Mapping[str, tuple[type[KmsError], str]]] = {
     "DISABLED": (KeyDisabledError, "has a disabled version; enable it in Cloud KMS"),
@@ -81,10 +82,10 @@ _ABOUT_VERSION: Final[Mapping[str, tuple[type[KmsError], str]]] = {
     "IMPORT_FAILED": (KeyInvalidError, "has a version whose import failed"),
     "GENERATION_FAILED": (KeyInvalidError, "has a version whose generation failed"),
 }
-"""The refusal that a version's state means. PENDING_GENERATION passes, and means none."""
+"""The refusal that a version's state means. PENDING_GENERATION ends by itself and is not one."""
 
 _MISMATCH: Final = (
-    "and this context do not open the stored key: it was changed, or wrapped for another"
+    "does not open the stored key with this context: it was changed, or wrapped for another"
 )
 _STATE: Final = re.compile(r"current state is: ([A-Z_]{1,64})")
 _PERMISSION: Final = re.compile(r"Permission '([A-Za-z0-9.]{1,128})' denied")
@@ -94,20 +95,20 @@ _CHECKSUM: Final = re.compile(r"checksum|crc32c", re.IGNORECASE)
 
 
 class NotAcceptedError(RejectedError):
-    """Google did not accept who called, as opposed to what the call is for."""
+    """Google rejected the caller's credential, and not what the caller asked for."""
 
     def __init__(self, word: str) -> None:
-        """Takes Google's word for why."""
+        """Takes Google's word for the reason."""
         super().__init__(not_accepted(word))
 
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """What Google said with a no.
+    """What Google said when it denied a call.
 
     Attributes:
-        word: Its word for why.
-        permission: The permission that it misses, where it names one.
+        word: Google's word for the reason.
+        permission: The permission that is missing, or None if Google does not name it.
     """
 
     word: str
@@ -115,7 +116,7 @@ class Denial:
 
 
 def denial(reason: Any, metadata: Any, text: Any) -> Denial:
-    """Returns what is certain of a no, from its `ErrorInfo` and its text."""
+    """Returns what is certain about a denial, from its `ErrorInfo` and its text."""
     named = metadata.get("permission") if isinstance(metadata, Mapping) else None
     if not isinstance(named, str) or not _PERMISSION_NAME.fullmatch(named):
         found = _PERMISSION.search(text) if isinstance(text, str) else None
@@ -124,7 +125,7 @@ def denial(reason: Any, metadata: Any, text: Any) -> Denial:
 
 
 def http_denial(body: bytes) -> Denial | None:
-    """Returns what a Google API said over HTTP with a no, or None if it was another who spoke."""
+    """Returns a Google API's denial over HTTP, or None if the answer is not a Google API's."""
     try:
         error = json.loads(body)["error"]
         status, details = str(error["status"]), error.get("details") or ()
@@ -138,7 +139,7 @@ def http_denial(body: bytes) -> Denial | None:
 
 
 def oauth_word(body: bytes) -> str | None:
-    """Returns a token endpoint's word for why it gave no token, or None if another spoke."""
+    """Returns a token endpoint's word for its reason, or None if the answer is not its own."""
     try:
         word = json.loads(body)["error"]
     except (ValueError, TypeError, LookupError):
@@ -149,7 +150,7 @@ def oauth_word(body: bytes) -> str | None:
 
 
 def word_of(word: Any) -> str:
-    """Returns a word of Google's, if it is one."""
+    """Returns a word of Google's if it has the form of one."""
     return word if isinstance(word, str) and _WORD.fullmatch(word) else "without a reason"
 
 
@@ -158,8 +159,8 @@ def translate(error: Exception, permission: str, key: str) -> KmsError:
 
     Args:
         error: One of `BROKEN`.
-        permission: What the call needs, such as `cloudkms.cryptoKeys.get`.
-        key: The name of the key that it was about.
+        permission: The permission that the call needs, such as `cloudkms.cryptoKeys.get`.
+        key: The name of the key that the call was about.
     """
     if isinstance(error, api.PermissionDenied):
         return _denied(error, permission, key)
@@ -173,7 +174,7 @@ def translate(error: Exception, permission: str, key: str) -> KmsError:
     elif isinstance(error, api.FailedPrecondition):
         meant = _precondition(error)
     elif isinstance(error, api.InvalidArgument) and permission == DECRYPT:
-        # A checksum that did not fit says that our request was damaged on its way.
+        # A checksum that did not fit means that Keyfold's request was damaged on its way.
         meant = None if _CHECKSUM.search(_text(error)) else (KekMismatchError, _MISMATCH)
     if meant is not None:
         kind, text = meant
@@ -182,7 +183,7 @@ def translate(error: Exception, permission: str, key: str) -> KmsError:
 
 
 def not_accepted(word: str) -> CredentialsFailedError:
-    """Returns the error for a credential that Google does not accept, after one more try."""
+    """Returns the error for a credential that Google does not accept, even after a renewal."""
     return CredentialsFailedError(
         f"Google Cloud does not accept the credential that Keyfold calls with ({word}); look at "
         "the server's GOOGLE_* environment and at the service account"
@@ -190,7 +191,7 @@ def not_accepted(word: str) -> CredentialsFailedError:
 
 
 def of_state(state: str) -> tuple[type[KmsError], str] | None:
-    """Returns the refusal that a version's state means, or None where it is none."""
+    """Returns the refusal that a version's state means, or None if the state is not a refusal."""
     return _ABOUT_VERSION.get(state)
 
 
@@ -199,8 +200,10 @@ def _denied(error: api.GoogleAPICallError, permission: str, key: str) -> KmsErro
     if told.word in OWN_SIDE:
         return not_accepted(told.word)
     if told.word in CLOSED:
-        return UnreachableError(f"Cloud KMS could not be asked: {CLOSED[told.word]} ({told.word})")
-    # What is missing follows from what was asked, unless Google says no for another reason.
+        return UnreachableError(
+            f"Cloud KMS cannot be called: {CLOSED[told.word]} ({told.word}); have that changed"
+        )
+    # The call's own permission is the missing one, unless Google denies for another reason.
     asked = permission if told.word == "IAM_PERMISSION_DENIED" else None
     return AccessDeniedError(
         f"Google Cloud denies {told.permission or permission} on {key}; grant it to the principal "
@@ -210,9 +213,9 @@ def _denied(error: api.GoogleAPICallError, permission: str, key: str) -> KmsErro
 
 
 def _exhausted(error: api.GoogleAPICallError) -> KmsError:
-    # The same code stands for an answer that gRPC on our side would not take.
+    # Keyfold's own gRPC uses the same code when it refuses an answer.
     if "larger than max" in _text(error):
-        return UnreachableError("Cloud KMS answered with more than an answer can be")
+        return UnreachableError("Cloud KMS sent an answer that is too large; try again")
     hints = [each.retry_delay for each in error.details if isinstance(each, RetryInfo)]
     seconds = hints[0].seconds + hints[0].nanos / 1e9 if hints else 0.0
     return ThrottledError(
@@ -243,7 +246,7 @@ def _violations(error: api.GoogleAPICallError) -> Iterator[str]:
 
 
 _UNRESOLVED: Final = ("DNS resolution", "esolution failed", "ddress lookup failed")
-"""How gRPC, by its release and resolver, says that a name does not resolve."""
+"""What gRPC says if a name does not resolve; it depends on its release and resolver."""
 
 
 def _what_happened(error: Exception) -> str:
@@ -251,7 +254,7 @@ def _what_happened(error: Exception) -> str:
     if isinstance(error, TimeoutError | api.DeadlineExceeded):
         return "gave no answer in the time that the call had"
     if not isinstance(error, api.GoogleAPICallError):
-        return "answered with something that is no answer"
+        return "answered with something that Keyfold cannot read; try again"
     text = _text(error)
     if isinstance(error, api.ServiceUnavailable):
         for words, what in (

@@ -1,19 +1,20 @@
 """GCP_CLOUD_KMS: root keys in Google Cloud KMS.
 
     uri          projects/P/locations/L/keyRings/R/cryptoKeys/K, without a version
-    principal    a service account's email, impersonated; none: the server's own identity
-    options      delegates: the service accounts in between, comma-separated
+    principal    the email of a service account, which Keyfold impersonates; left out, it is the
+                 server's own identity
+    options      delegates: the service accounts in between, separated by commas
     permissions  cloudkms.cryptoKeyVersions.useToEncrypt, cloudkms.cryptoKeyVersions.useToDecrypt
                  and cloudkms.cryptoKeys.get on the key; iam.serviceAccounts.getAccessToken on
                  the principal
     environment  what every Google tool reads: GOOGLE_*, the machine's metadata, the proxies
 
-The binding is the additional authenticated data. The version is the one that Encrypt says it used;
-a ciphertext names its own, so Decrypt is not told. What is sent carries checksums and so does what
-comes back, and an answer that does not fit its own, or another key's, is no answer.
+The binding is the additional authenticated data. The version is the one that Encrypt says it used.
+A ciphertext names its version, so Decrypt does not need it. Requests and answers carry checksums.
+An answer that does not fit its checksum, or that is about another key, does not count.
 
-Invariant: an answer counts as a refusal only under a credential that was accepted (protocol F2a);
-`shared.lease` sees to that, and `errors` says what each answer means.
+Invariant: an answer counts as a refusal only under a credential that Google accepted (protocol
+F2a). The module `shared.lease` sees to that, and `errors` says what each answer means.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ from keyfold_server.providers.gcp.uri import canonical, check_account, project
 from keyfold_server.providers.shared.deadlines import within
 
 _MOST_CIPHERTEXT: Final = 65_536
-"""Bytes that Cloud KMS takes to decrypt."""
+"""Most bytes that Cloud KMS decrypts."""
 
 _VERSION: Final = re.compile(r"/cryptoKeyVersions/[1-9][0-9]{0,18}")
 _ENDPOINT: Final = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?|\[[0-9a-fA-F:]+\](?::[0-9]{1,5})?")
 
-# The messages below the SDK's own types, which convert each field and cost as much as a call.
+# The plain messages. The SDK's own types convert each field, which costs as much CPU as a call.
 _Encrypt: Any = service.EncryptRequest.pb()
 _Decrypt: Any = service.DecryptRequest.pb()
 
@@ -86,35 +87,37 @@ class GcpKmsProvider:
         canary: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares the adapter; Google is asked with the first call.
+        """Prepares the adapter; it calls Google with the first call.
 
         Args:
-            endpoint: Cloud KMS's host, and port where it is not 443; always called over TLS.
-            iam_endpoint: The address that impersonates: scheme, host and port.
-            ca: File of the certificates to trust in place of the SDK's own, for these two and
-                for what gives the server its credential.
-            principal: As whom the server itself calls, for what customers are told to attach: a
+            endpoint: Cloud KMS's host, with its port if that is not 443. Keyfold always calls it
+                over TLS.
+            iam_endpoint: The https url of the IAM endpoint that impersonates service accounts.
+            ca: File of the certificates to trust in place of the SDK's own, for these two
+                endpoints and for those that give the server its credential.
+            principal: The server's own identity, for the statements that customers attach: a
                 service account's email, or a federated identity.
-            canary: A service account of the vendor's own that Keyfold may impersonate; it shows
-                Keyfold's side to be good.
-            clock: Monotonic seconds.
+            canary: A service account of the vendor's own that Keyfold may impersonate. It shows
+                that Keyfold's side works.
+            clock: Returns monotonic seconds.
 
         Raises:
-            SetupError: An endpoint, the file or the account is not one.
+            SetupError: An endpoint or an account does not have the form of one, or the file
+                cannot be read.
         """
         if not _ENDPOINT.fullmatch(endpoint):
-            raise SetupError("the endpoint of Cloud KMS must be host or host:port")
-        # A credential is sent there.
+            raise SetupError("[providers.gcp] endpoint must be HOST or HOST:PORT")
+        # Keyfold sends a credential there.
         if not iam_endpoint.startswith("https://"):
-            raise SetupError("the endpoint of Google's IAM must begin with https://")
+            raise SetupError("[providers.gcp] iam_endpoint must begin with https://")
         if principal is not None and not check_own(principal):
             raise SetupError(
-                "the principal of GCP_CLOUD_KMS must be a service account's email, or begin with "
+                "[providers.gcp] principal must be a service account's email, or begin with "
                 "principal://iam.googleapis.com/"
             )
         self._own = principal
         if canary is not None and not check_account(canary):
-            raise SetupError("the canary of GCP_CLOUD_KMS must be a service account's email")
+            raise SetupError("[providers.gcp] canary must be a service account's email")
         try:
             self._principals = ServiceAccounts(
                 endpoint,
@@ -125,7 +128,8 @@ class GcpKmsProvider:
             )
         except OSError as error:
             raise SetupError(
-                f"the certificates in {ca} cannot be read ({type(error).__name__})"
+                f"[providers.gcp] ca: the certificates in {ca} cannot be read "
+                f"({type(error).__name__})"
             ) from error
 
     def canonical(self, key: RootKey) -> RootKey:
@@ -145,7 +149,7 @@ class GcpKmsProvider:
         return access_policy(key, self._own, wanted)
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
-        """Proves the credential by getting it anew; see the port."""
+        """Proves the credential by a renewal; see the port."""
         with within(budget), _translated(IMPERSONATE, key.principal or "the server's identity"):
             self._principals.of(key).lease.prove()
 
@@ -155,7 +159,7 @@ class GcpKmsProvider:
             reply = self._call(key, "get_crypto_key", {"name": key.uri})
             found = resources.CryptoKey.pb(reply)
             if found.name != key.uri:
-                raise _no_answer("described another key than it was asked for")
+                raise _no_answer("described another key than the requested one")
             primary = _usable_primary(key, found)
             level = resources.ProtectionLevel(primary.protection_level).name
             return KeyDescription(primary.name, f"symmetric key of protection level {level}")
@@ -179,21 +183,21 @@ class GcpKmsProvider:
                 sealed.verified_plaintext_crc32c
                 and sealed.verified_additional_authenticated_data_crc32c
             ):
-                raise _no_answer("did not check what it was sent")
+                raise _no_answer("did not check the request's checksums")
             ciphertext = sealed.ciphertext
             if not ciphertext or not _fits(ciphertext, sealed, "ciphertext_crc32c"):
-                raise _no_answer("gave an answer that was damaged on its way")
+                raise _no_answer("sent an answer that was damaged on its way")
             if not sealed.name.startswith(key.uri) or not _VERSION.fullmatch(
                 sealed.name, len(key.uri)
             ):
-                raise _no_answer("wrapped under another key than it was asked to")
+                raise _no_answer("wrapped under another key than the requested one")
             return Wrapped(ciphertext, sealed.name)
 
     def unwrap(
         self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
     ) -> Unwrapped:
         """Opens what `wrap` returned; see the port."""
-        del key_version  # The ciphertext names its version, and Decrypt takes none.
+        del key_version  # The ciphertext names its version, and Decrypt does not take one.
         if not 1 <= len(ciphertext) <= _MOST_CIPHERTEXT:
             raise KekMismatchError("the stored key is not a ciphertext of Cloud KMS")
         ciphertext, aad = bytes(ciphertext), binding.canonical()
@@ -209,7 +213,7 @@ class GcpKmsProvider:
             opened = service.DecryptResponse.pb(reply)
             plaintext = opened.plaintext
             if not _fits(plaintext, opened, "plaintext_crc32c"):
-                raise _no_answer("gave an answer that was damaged on its way")
+                raise _no_answer("sent an answer that was damaged on its way")
             if not 1 <= len(plaintext) <= PAYLOAD_SIZE:
                 raise _no_answer("opened the stored key to something of another size")
             return Unwrapped(bytearray(plaintext))
@@ -228,7 +232,7 @@ class GcpKmsProvider:
 
 
 def _fits(data: bytes, reply: Any, checksum: str) -> bool:
-    """Tells whether data is what its sender saw; an answer without a checksum tells nothing."""
+    """Says whether data fits the checksum of an answer; without a checksum it does not."""
     return bool(reply.HasField(checksum)) and getattr(reply, checksum).value == crc32c(data)
 
 
@@ -249,12 +253,12 @@ def _usable_primary(key: RootKey, found: Any) -> Any:
 
 
 def _no_answer(what: str) -> UnreachableError:
-    return UnreachableError(f"Cloud KMS {what}, which is no answer; try again")
+    return UnreachableError(f"Cloud KMS {what}; try again")
 
 
 @contextmanager
 def _translated(permission: str, key: str) -> Iterator[None]:
-    """Raises what the SDK raised as what it means."""
+    """Raises what an error of the SDK means."""
     try:
         yield
     except BROKEN as error:

@@ -1,7 +1,7 @@
 """Names of Cloud KMS keys and of the service accounts that use them.
 
-Invariant: what is accepted is the one form in which Google itself writes the name, so that one key
-has one uri and an answer's name can be compared with it; nothing is asked of Google.
+Invariant: the only accepted form of a name is the one that Google itself writes. So one key has one
+uri, and the adapter can compare the name in an answer with it. These functions do not call Google.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def project(uri: str) -> str:
         return found["project"]
     if _KEY.fullmatch(uri.partition("/cryptoKeyVersions")[0]):
         why = (
-            "the uri names a version, and a key's primary version changes; give the key's name, "
+            "the uri names a version, but a key's primary version changes; give the key's name, "
             "without /cryptoKeyVersions"
         )
     elif _NUMBERED.fullmatch(uri):
-        why = "the uri has the project's number, which is another name for it; give its id"
+        why = "the uri has the project's number, a second name of the project; give its id"
     elif "projects/" in uri and not uri.startswith("projects/"):
         why = f"the uri must be the key's name alone, such as {_KEY_EXAMPLE}, with nothing before"
     else:
@@ -71,7 +71,7 @@ def canonical(key: RootKey) -> RootKey:
         )
     if any(name != DELEGATES for name, _ in key.options):
         raise InvalidKeySpecError(
-            f"GCP_CLOUD_KMS takes no option but {DELEGATES}; leave others out", field=_OPTIONS
+            f"GCP_CLOUD_KMS takes no option but {DELEGATES}; leave the others out", field=_OPTIONS
         )
     if not key.options:
         return key
@@ -83,8 +83,8 @@ def canonical(key: RootKey) -> RootKey:
     told = [each.strip() for each in key.options[0][1].split(",")]
     if not all(_ACCOUNT.fullmatch(each) for each in told):
         raise InvalidKeySpecError(
-            f"{DELEGATES} must be service accounts' emails, comma-separated, in the order in "
-            f"which each may act as the next, such as {_ACCOUNT_EXAMPLE}",
+            f"{DELEGATES} must be the emails of service accounts, separated by commas, such as "
+            f"{_ACCOUNT_EXAMPLE}, in an order in which each may act as the next",
             field=_OPTIONS,
         )
     return RootKey(key.type, key.uri, key.principal, ((DELEGATES, ",".join(told)),))
@@ -96,5 +96,5 @@ def delegates(key: RootKey) -> tuple[str, ...]:
 
 
 def check_account(email: str) -> bool:
-    """Tells whether this is a service account's email."""
+    """Says whether a text is a service account's email."""
     return _ACCOUNT.fullmatch(email) is not None

@@ -1,11 +1,11 @@
-"""What stands in a development key file, to and from bytes.
+"""The contents of a development key file, to and from bytes.
 
     {"format": 1,
      "warning": "…",
      "keys": {"NAME": [{"version": 1, "state": "enabled", "created_at": MS, "material": "B64"}]}}
 
-Invariant: what `parse` takes is whole; anything odd is no key file at all, since a key that
-silently lost a version would make stored keys look lost. Knows nothing of files.
+Invariant: `parse` accepts only a whole key file. If it skipped what it cannot read, a key could
+silently lose a version, and stored keys would look lost. This module must not know files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WARNING: Final = (
 
 
 class VersionState(Enum):
-    """Whether a version may be used."""
+    """Whether Keyfold may use a version."""
 
     ENABLED = "enabled"
     DISABLED = "disabled"
@@ -43,9 +43,9 @@ class KeyVersion:
 
     Attributes:
         number: 1, 2, 3 … within its key.
-        state: Whether it may be used.
+        state: Whether Keyfold may use it.
         created_at: Milliseconds of Unix time.
-        material: 32 bytes; None once destroyed.
+        material: The 32 bytes of the key; None once the version is destroyed.
     """
 
     number: int
@@ -54,7 +54,7 @@ class KeyVersion:
     material: bytearray | None = field(repr=False)
 
     def moved(self, state: VersionState) -> KeyVersion:
-        """Returns the version in a state; a destroyed one stays what it is."""
+        """Returns the version in another state; a destroyed version stays destroyed."""
         if self.state is VersionState.DESTROYED:
             return self
         kept = None if state is VersionState.DESTROYED else self.material
@@ -66,8 +66,8 @@ class LocalKey:
     """A root key.
 
     Attributes:
-        name: What follows `local:` in its uri.
-        versions: Oldest first; never empty.
+        name: The part of its uri after `local:`.
+        versions: All versions, the oldest first; never empty.
     """
 
     name: str
@@ -90,10 +90,10 @@ def render(keys: Mapping[str, LocalKey]) -> bytes:
 
 
 def parse(text: bytes) -> dict[str, LocalKey] | None:
-    """Returns the keys of a key file, or None where the bytes are not one.
+    """Returns the keys of a key file, or None if the bytes are not a key file.
 
-    None rather than an error: the parser's own errors carry the whole text, and a chain of
-    causes would take it into logs.
+    It does not raise, because the JSON parser's errors carry the whole text, and a chain of causes
+    would take it into logs.
     """
     try:
         document = json.loads(text)

@@ -1,11 +1,12 @@
 """The development key file: root keys with versions, in one JSON file, for the LOCAL provider.
 
-Invariants: a reader finds the file as it was before a change or after it, never in between, and
-two writers lose nothing of each other; a file that others than its owner may read is refused; a
-destroyed version's material is gone from the file for good. Knows nothing of who asks.
+Invariants: a reader finds the file as it was before a change or after it, never in between. Two
+writers do not lose each other's changes. Keyfold refuses a file that anyone but its owner may read.
+The material of a destroyed version is gone from the file for good. This module must not know
+who calls it.
 
-The material lies there in plain: whoever reads the file holds the keys. That is why it serves
-development, tests and a single machine, and nothing else.
+The file holds the material in plain: whoever reads it has the keys. So it serves development, tests
+and a single machine, and nothing else.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from keyfold_server.providers.local.contents import KeyVersion, LocalKey, Versio
 
 
 class KeyFileError(SetupError):
-    """The key file cannot be used, or does not hold what was asked for."""
+    """The key file cannot be used, or does not hold the key or version."""
 
 
 class KeyFileMissingError(KeyFileError):
-    """There is no file."""
+    """The file does not exist."""
 
 
 class KeyFileExposedError(KeyFileError):
-    """Others than its owner may read or write the file."""
+    """Somebody other than the owner may read or write the file."""
 
 
 class KeyFileUnreadableError(KeyFileError):
-    """The file is there, and the operating system does not let it be read."""
+    """The file exists, but the operating system does not let the server read it."""
 
 
 class KeyFileBrokenError(KeyFileError):
@@ -49,18 +50,19 @@ class KeyFileBrokenError(KeyFileError):
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The file as it was read.
+    """What a reader found in the file.
 
     Attributes:
         keys: The root keys by name.
-        stamp: The file's stamp, or None while the file is too young for a stamp to tell.
+        stamp: The file's stamp, or None while the file is so new that a change could leave the
+            stamp as it is.
     """
 
     keys: Mapping[str, LocalKey]
     stamp: Stamp | None
 
     def wipe(self) -> None:
-        """Overwrites the material; the reader's last act."""
+        """Overwrites the material. Whoever read the file does this last."""
         for key in self.keys.values():
             for version in key.versions:
                 if version.material is not None:
@@ -71,14 +73,14 @@ class KeyFile:
     """A development key file. Safe for many threads and processes."""
 
     def __init__(self, path: str | Path) -> None:
-        """Names the file; touches nothing yet."""
+        """Takes the path; does not touch the file."""
         self.path = Path(path).absolute()
 
     def stamp(self) -> Stamp:
-        """Returns the file's stamp without opening it.
+        """Returns the file's stamp, without opening the file.
 
         Raises:
-            KeyFileError: As `read`.
+            KeyFileError: The file is missing or unreadable, as in `read`.
         """
         try:
             return stamp_of(self.path.stat())
@@ -86,16 +88,16 @@ class KeyFile:
             raise self._unreadable(error) from error
 
     def read(self) -> Contents:
-        """Reads the file; whoever takes the contents wipes them.
+        """Reads the file. The caller wipes the contents.
 
         Raises:
-            KeyFileMissingError: There is none.
+            KeyFileMissingError: The file does not exist.
             KeyFileExposedError: Its group or others may read or write it.
-            KeyFileUnreadableError: It cannot be opened or read, or is no regular file.
+            KeyFileUnreadableError: The server cannot read it, or it is not a regular file.
             KeyFileBrokenError: It is not a key file.
         """
         try:
-            # Not blocking: a pipe in the file's place must not hold the thread for ever.
+            # Not blocking: a pipe in the file's place must not block the thread for ever.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 status = os.fstat(descriptor)
@@ -115,10 +117,10 @@ class KeyFile:
         return Contents(keys, settled(status))
 
     def create(self, name: str) -> LocalKey:
-        """Adds a root key with one version; makes the file and its folder where there is none.
+        """Adds a root key with one version, and creates the file and its folder if need be.
 
-        A name is not used twice, not even after its key was destroyed: what the old key wrapped
-        must not look like the new one's.
+        A name cannot be used twice, not even after its key was destroyed. Otherwise what the old
+        key wrapped would look like the new key's.
         """
         check_name(name, "the key's name")
 
@@ -130,7 +132,7 @@ class KeyFile:
         return self._change(decide, make=True)
 
     def rotate(self, name: str) -> LocalKey:
-        """Adds a version, which wraps from now on; the others still unwrap."""
+        """Adds a version, which wraps from now on. The older versions still unwrap."""
 
         def decide(keys: Mapping[str, LocalKey]) -> LocalKey:
             key = self._existing(keys, name)
@@ -141,15 +143,15 @@ class KeyFile:
         return self._change(decide)
 
     def disable(self, name: str, number: int | None = None) -> LocalKey:
-        """Takes a version out of use, all of them where none is named, until it is enabled."""
+        """Takes a version out of use until it is enabled; without a number, all versions."""
         return self._move(name, number, VersionState.DISABLED)
 
     def enable(self, name: str, number: int | None = None) -> LocalKey:
-        """Brings a disabled version back into use, all of them where none is named."""
+        """Brings a disabled version back into use; without a number, all versions."""
         return self._move(name, number, VersionState.ENABLED)
 
     def destroy(self, name: str, number: int | None = None) -> LocalKey:
-        """Erases the material of a version, of all of them where none is named, for good."""
+        """Erases the material of a version for good; without a number, of all versions."""
         return self._move(name, number, VersionState.DESTROYED)
 
     def _move(self, name: str, number: int | None, state: VersionState) -> LocalKey:
@@ -175,7 +177,7 @@ class KeyFile:
     def _change(
         self, decide: Callable[[Mapping[str, LocalKey]], LocalKey], *, make: bool = False
     ) -> LocalKey:
-        """Reads, decides and replaces the file, alone."""
+        """Reads the file, decides and replaces it, while no other writer can."""
         try:
             if make:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -198,9 +200,9 @@ class KeyFile:
     def _alone(self) -> Iterator[None]:
         """Keeps other writers out.
 
-        The lock is a file beside, since the file itself is replaced by every change. It is never
-        removed: a writer could hold the removed one while another locks its successor. The
-        operating system lets go of it when its holder dies.
+        The lock is a file of its own, since every change replaces the key file. Nobody removes it:
+        otherwise one writer could hold the removed lock while another one locks its successor. The
+        operating system releases it when its holder dies.
         """
         lock = self.path.with_name(self.path.name + ".lock")
         if not self.path.parent.is_dir():
@@ -214,11 +216,11 @@ class KeyFile:
             os.close(descriptor)
 
     def _replace(self, text: bytes) -> None:
-        """Puts a new file in the old one's place; called under the lock.
+        """Puts a new file in the old one's place. The caller holds the lock.
 
-        The rename is the one moment of the change: a crash before it leaves the old file and
-        one that nobody reads. That one holds keys, so the next change removes it; its name is
-        fixed for that, which is safe since only the lock's holder writes.
+        The change happens with the rename. A crash before it leaves the old file, and a new one
+        that nobody reads. The new one holds keys, so the next change removes it. Its name is fixed
+        for that, which is safe because only the lock's holder writes.
         """
         target = self.path.resolve()
         fresh = target.with_name(f".{target.name}.new")

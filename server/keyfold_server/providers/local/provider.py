@@ -1,13 +1,13 @@
 """LOCAL: root keys in a file, for development, tests and single-machine use.
 
     uri                 local:NAME
-    principal, options  none
-    permissions         the key file is readable by the server's user, and by nobody else
+    principal, options  not taken
+    permissions         only the server's user can read the key file
 
-Invariant: it behaves as a cloud does, so that what is tried on it holds there: versions, a
-disabled one that refuses, no key made by wrapping, a context that is bound. Whatever is wrong
-with the *file* says nothing about a key and is "could not tell"; only what the file says of a
-key is a refusal. It must not know who changes the file.
+Invariant: LOCAL behaves as a cloud's KMS does, so that what people try on it holds there: keys have
+versions, a disabled version refuses, wrapping creates no key, and the context is bound. A fault of
+the *file* says nothing about a key and is "could not tell"; only what the file says about a key is
+a refusal. This module must not know who changes the file.
 
     ciphertext = "KFL1" ‖ u32 version ‖ nonce(12) ‖ AES-256-GCM ciphertext ‖ tag(16)
     AAD        = "KFL1" ‖ u32 version ‖ u16 len, key's name ‖ the binding's canonical bytes
@@ -60,7 +60,7 @@ _TAG: Final = 16
 
 
 class _Version(NamedTuple):
-    """A version ready for use; a destroyed one has no cipher."""
+    """A version, ready for use. A destroyed version has no cipher."""
 
     state: VersionState
     cipher: AESGCM | None
@@ -75,7 +75,7 @@ class _Loaded:
 
     @classmethod
     def of(cls, contents: Contents) -> _Loaded:
-        """Takes contents over into ciphers, and wipes them."""
+        """Makes ciphers of a file's contents, and wipes the contents."""
         keys = {
             name: {
                 v.number: _Version(v.state, None if v.material is None else AESGCM(v.material))
@@ -90,12 +90,12 @@ class _Loaded:
 class LocalProvider:
     """Root keys in a development key file. Safe for many threads.
 
-    The file is looked at on every call and read again when it has changed, so that
-    `keyfold-server dev-keys disable` works on a running server at once.
+    The provider looks at the file on every call and reads it again when it has changed, so that
+    `keyfold-server dev-keys disable` takes effect on a running server at once.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Takes the key file's path, and warns; the file is read with the first call."""
+        """Takes the key file's path, and warns. The first call reads the file."""
         self._file = KeyFile(path)
         self._lock = threading.Lock()
         self._loaded: _Loaded | None = None
@@ -119,12 +119,12 @@ class LocalProvider:
         return key
 
     def account(self, key: RootKey) -> str:
-        """Returns the key file's path: its keys share one fate."""
+        """Returns the key file's path, since its keys fail together."""
         _name(key)
         return str(self._file.path)
 
     def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
-        """Says that there is nothing to attach; see the port."""
+        """Returns a policy without statements, since there is nothing to attach; see the port."""
         _name(key)
         bound = Binding(wanted.cluster or "", wanted.region or "", b"", wanted.organization)
         return AccessPolicy(
@@ -138,8 +138,8 @@ class LocalProvider:
         )
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
-        """Shows that the key file can be read, which is all the credential there is."""
-        del budget  # Reading a small file cannot be cut short, and need not be.
+        """Shows that the server can read the key file, which is its only credential."""
+        del budget  # Nothing can cut the reading of a small file short, and nothing needs to.
         _name(key)
         self._keys(_request_id())
 
@@ -157,8 +157,8 @@ class LocalProvider:
         request_id = _request_id()
         number, cipher = self._newest(key, request_id)
         header = _HEADER.pack(_MAGIC, number)
-        # Random nonces are safe for 2^32 wraps under one version; a file that one machine
-        # uses for its KEKs does not come near.
+        # Random nonces are safe for 2^32 wraps under one version. One machine does not come near
+        # that with its KEKs.
         nonce = os.urandom(_NONCE)
         sealed = cipher.encrypt(nonce, plaintext, _aad(header, key, binding))
         return Wrapped(header + nonce + sealed, str(number), request_id)
@@ -176,8 +176,8 @@ class LocalProvider:
         nonce = ciphertext[_HEADER.size : _HEADER.size + _NONCE]
         sealed = ciphertext[_HEADER.size + _NONCE :]
         magic, number = _HEADER.unpack(header)
-        # Before the version is looked up: a changed version number must not look like a
-        # version that was destroyed, which would be a refusal.
+        # Before the version is looked up: a damaged version number must not look like a destroyed
+        # version, which would be a refusal.
         if magic != _MAGIC or str(number) != key_version:
             raise _mismatch(binding, request_id)
         cipher = _usable(key, number, versions, request_id)
@@ -212,7 +212,7 @@ class LocalProvider:
                 if self._loaded is None or self._loaded.stamp != stamp:
                     self._loaded = _Loaded.of(self._file.read())
             except KeyFileError as error:
-                # What was read before is dropped: it may have been taken away on purpose.
+                # Forget what an earlier read found: the operator may have taken it away on purpose.
                 self._loaded = None
                 raise UnreachableError(error.message, provider_request_id=request_id) from error
             return self._loaded.keys
@@ -250,7 +250,7 @@ def _usable(key: RootKey, number: int, versions: Mapping[int, _Version], request
 
 
 def _aad(header: bytes, key: RootKey, binding: Binding) -> bytes:
-    """Returns what the tag covers; the name has a length, so no two inputs share bytes."""
+    """Returns the bytes that the tag covers; the name's length keeps any two inputs apart."""
     name = _name(key).encode()
     return header + struct.pack(">H", len(name)) + name + binding.canonical()
 

@@ -1,7 +1,8 @@
 """What lets Keyfold use one transit key, and no more: a policy, and who has it.
 
-Invariant: the paths and capabilities here are those that `vault_transit` asks for. A policy stands
-in the namespace of the login, and its paths begin there. Nobody is asked. It must not know tokens.
+Invariant: the paths and capabilities here are those that the adapter needs. A policy belongs to the
+namespace of the login, and its paths begin there. These functions do not call the server. This
+module must not know tokens.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from keyfold_server.providers.vault.origins import Origin
 from keyfold_server.providers.vault.uri import KeyUri, key_uri
 
 _USES: Final = (("encrypt", "update"), ("decrypt", "update"), ("keys", "read"))
-"""What is done below the mount, and the capability that it takes."""
+"""The operations below the mount, and the capability that each needs."""
 
 _OWN: Final = (("auth/token/lookup-self", "read"), ("auth/token/renew-self", "update"))
-"""What a token does with itself; only one that Keyfold is given is renewed."""
+"""What a token does with itself. Keyfold renews only a token that the operator gave it."""
 
 
 def access_policy(key: RootKey, section: Origin, wanted: AccessWanted) -> AccessPolicy:
-    """Returns what is to be attached; see the port.
+    """Returns what to attach; see the port.
 
     Args:
-        key: In canonical form.
-        section: What the settings say of the key's origin.
-        wanted: For whom.
+        key: The root key, in canonical form.
+        section: The settings' section of the key's origin.
+        wanted: Whom the policy is for.
     """
     parts = key_uri(key.uri)
     rules = [(_path(parts, section, operation), may) for operation, may in _USES]
@@ -64,9 +65,9 @@ def access_policy(key: RootKey, section: Origin, wanted: AccessWanted) -> Access
 
 
 def _name(parts: KeyUri) -> str:
-    """Returns the policy's name, which is no other key's: writing that one would replace it."""
+    """Returns a name that only this key's policy has: writing another's would replace that one."""
     told = f"keyfold-{parts.mount}-{parts.name}"
-    # Names of policies have no upper case, and no slashes.
+    # Names of policies are in lower case and have no slashes.
     name = told.replace("/", "-").lower()
     if name == told and "-" not in parts.mount + parts.name:
         return name
@@ -84,7 +85,7 @@ def _rule(path: str, may: str) -> str:
 
 
 def _given(section: Origin, name: str, options: str) -> Statement:
-    """Returns how the login gets the policy."""
+    """Returns the statement that gives the policy to Keyfold's login."""
     role = section.principal
     if role is None:
         return Statement(
@@ -94,7 +95,7 @@ def _given(section: Origin, name: str, options: str) -> Statement:
             f"bao token create {options} -policy={name} -orphan -period=24h -field=token",
             (),
         )
-    # Without its type, a role of a JWT is taken for one of people who log in with a browser.
+    # Without its type, the server takes a JWT role for one of people who log in with a browser.
     kind = " role_type=jwt" if section.auth == "jwt" else ""
     return Statement(
         "The policy for the role",
@@ -106,25 +107,25 @@ def _given(section: Origin, name: str, options: str) -> Statement:
 
 
 def _notices(parts: KeyUri, section: Origin, name: str) -> Iterator[str]:
-    yield "with HashiCorp's Vault the command is vault in place of bao"
+    yield "for HashiCorp's Vault, write vault in place of bao"
     above = section.namespace
     if above and not parts.mount.startswith(f"{above}/"):
         yield (
-            f"Keyfold logs in in namespace {above}, below which the key is not: no policy there "
-            "can permit its use"
+            f"Keyfold logs in to namespace {above}, but the key is not below it: no policy there "
+            "can permit the key's use"
         )
     if section.principal is not None:
         yield (
             f"token_policies replaces the policies that {section.principal} has: write those that "
-            f"it keeps beside {name}, with commas between"
+            f"it shall keep beside {name}, separated by commas"
         )
     needed = _OWN if section.principal is None else _OWN[:1]
     yield (
-        f"this takes the policy default for granted, which allows "
+        "this relies on the policy default, which allows "
         f"{' and '.join(f'{may} {path}' for path, may in needed)}; to a token without it, give: "
         + " ".join(" ".join(_rule(*each).split()) for each in needed)
     )
     yield (
-        "the policy does not demand the context; the server opens a ciphertext with the same one "
-        "only"
+        "the policy does not demand the context; the server opens a ciphertext only with the "
+        "context that wrapped it"
     )

@@ -1,8 +1,8 @@
 """What Vault and OpenBao answer, as errors of Keyfold's tree.
 
-Invariant: the texts are ours. Of the server's own text only known words are looked for, and
-nothing of it is kept, since it may repeat what was sent. The server answers 400 for most things,
-so the words decide; an answer that says nothing certain about the key is "could not tell".
+Invariant: Keyfold writes the messages itself. It looks for known words in the server's text and
+keeps none of that text, since it may repeat what was sent. The server answers 400 to most faults,
+so the words decide. An answer that says nothing certain about the key is "could not tell".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from keyfold_server.providers.shared.requests_deadlines import root_cause
 
 
 class Fault(enum.Enum):
-    """What an answer that is not 200 says, as far as it is certain."""
+    """What is certain about an answer that is not 200."""
 
     DENIED = enum.auto()
     THROTTLED = enum.auto()
@@ -56,7 +56,7 @@ _WORDS: Final[tuple[tuple[int, str, Fault], ...]] = (
     (400, "disallowed by policy (too old)", Fault.TOO_OLD),
     (400, "soft-deleted key", Fault.SOFT_DELETED),
     (400, "encryption key not found", Fault.NO_KEY),
-    # How a key that would have to be made is refused; see `vault_transit`.
+    # The answer if the server would have to create the key; see `provider`.
     (400, "not supported for this operation", Fault.NO_KEY),
     (400, "unknown key type", Fault.NO_KEY),
     (400, "provided for non-AEAD cipher suite", Fault.NOT_AEAD),
@@ -80,14 +80,14 @@ _KINDS: Final[dict[Fault, tuple[type[KmsError], str]]] = {
     Fault.SOFT_DELETED: (KeyDisabledError, "is soft-deleted; restore it with soft-delete-restore"),
     Fault.TOO_OLD: (
         KeyDisabledError,
-        "opens newer versions only; lower min_decryption_version",
+        "opens only newer versions; lower its min_decryption_version",
     ),
     Fault.MISMATCH: (
         KekMismatchError,
-        "and this context do not open the stored key: it was changed, or wrapped for another",
+        "does not open the stored key with this context: it was changed, or wrapped for another",
     ),
     Fault.NOT_AEAD: (KeyInvalidError, "binds no context; use a key of type aes256-gcm96"),
-    Fault.DERIVED: (KeyInvalidError, "is made for derivation; use one made with derived=false"),
+    Fault.DERIVED: (KeyInvalidError, "derives keys; use one that was created with derived=false"),
     Fault.NOT_TRANSIT: (KeyInvalidError, "is not in a transit secrets engine; check its uri"),
 }
 
@@ -102,8 +102,8 @@ class StatusError(Exception):
 
     Attributes:
         status: The HTTP status.
-        fault: What it says.
-        retry_after: Seconds after which to come back, where it says so.
+        fault: What is certain about it.
+        retry_after: Seconds to wait before the next call, or None if the answer does not say.
     """
 
     def __init__(self, status: int, errors: Iterable[Any] | None, hint: str) -> None:
@@ -111,7 +111,7 @@ class StatusError(Exception):
 
         Args:
             status: The HTTP status.
-            errors: The texts of the body's `errors`; None: it is not an answer of the server.
+            errors: The texts of the body's `errors`, or None if the body is not the server's.
             hint: The header Retry-After, or empty.
         """
         super().__init__(f"status {status}")
@@ -132,12 +132,12 @@ def _fault(status: int, errors: Iterable[Any] | None) -> Fault:
             return fault
     if status == _FORBIDDEN:
         return Fault.DENIED
-    # What is not there is answered without a word.
+    # If a key does not exist, the server answers 404 without a text.
     return Fault.NO_KEY if status == _MISSING and not texts else Fault.OTHER
 
 
 class GarbledError(Exception):
-    """A status 200 whose body is not an answer of the server."""
+    """An answer 200 with a body that is not the server's."""
 
 
 BROKEN: Final = (
@@ -151,15 +151,15 @@ BROKEN: Final = (
     LookupError,
     AttributeError,
 )
-"""What a call raises: through the SDK, or because the answer is not one."""
+"""What a call raises, through the SDK or because Keyfold cannot read the answer."""
 
 
 def translate(error: Exception, permission: str, key: str) -> KmsError:
-    """Returns what an error of a call means; inside of the call's `deadline.within`.
+    """Returns what an error of a call means. Only the call's own thread may ask, within its time.
 
     Args:
         error: One of `BROKEN`.
-        permission: What a policy must allow, such as `update transit/encrypt/NAME`.
+        permission: The permission that a policy must give, such as `update transit/encrypt/NAME`.
         key: The key's uri, or what else the call was about.
     """
     if not isinstance(error, StatusError):
@@ -178,9 +178,9 @@ def translate(error: Exception, permission: str, key: str) -> KmsError:
             retry_after=error.retry_after,
         )
     if error.fault is Fault.SEALED:
-        return UnreachableError("the Vault server is sealed; it must be unsealed")
+        return UnreachableError("the Vault server is sealed; unseal it")
     return UnreachableError(
-        f"the Vault server did not carry out {permission}: status {error.status}"
+        f"the Vault server did not carry out {permission}: status {error.status}; try again"
     )
 
 
@@ -191,32 +191,34 @@ def about_key(fault: Fault, key: str) -> KmsError:
 
 
 def unreachable(error: Exception) -> UnreachableError:
-    """Returns the error for a call without an answer of the server."""
+    """Returns the error for a call that got no answer from the server."""
     if isinstance(error, TooManyRedirects):
         return UnreachableError(
-            "the Vault server answered with a redirect, which is not followed because it would "
-            "carry the token elsewhere; let standby servers forward requests"
+            "the Vault server answered with a redirect, which Keyfold does not follow because it "
+            "would carry the token elsewhere; let standby servers forward requests"
         )
     if isinstance(error, requests.RequestException | TimeoutError):
         return UnreachableError(f"the Vault server {what_happened(root_cause(error), current())}")
-    return UnreachableError("the Vault server answered with something that is no answer")
+    return UnreachableError(
+        "the Vault server answered with something that Keyfold cannot read; try again"
+    )
 
 
 def login_failed(error: Exception, principal: str) -> KmsError:
-    """Returns what an error of a login means: never anything about a key.
+    """Returns what an error of a login means, which never says anything about a key.
 
     Args:
         error: One of `BROKEN`.
-        principal: As whom Keyfold tried to log in.
+        principal: The principal that Keyfold tried to log in as.
     """
     if isinstance(error, StatusError) and error.status == _FORBIDDEN:
         return CredentialsFailedError(
             f"the Vault server forbids Keyfold to log in as {principal}; renew its credential, and "
-            "see whether the server has locked it out after failed logins (sys/locked-users)"
+            "check whether the server has locked it out after failed logins (sys/locked-users)"
         )
     if isinstance(error, StatusError) and error.status in (400, 401, _MISSING, 405):
         return CredentialsFailedError(
             f"the Vault server does not let Keyfold log in as {principal}; renew its credential, "
-            "and check that the auth method and the role are there"
+            "and check that the auth method and the role exist"
         )
     return translate(error, f"a login as {principal}", principal)

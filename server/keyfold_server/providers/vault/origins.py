@@ -1,8 +1,8 @@
-"""Which Vault and OpenBao servers there are, and what each is given to know Keyfold by.
+"""The Vault and OpenBao servers that Keyfold may call, and how it logs in at each.
 
 Invariant (protocol C3): a credential belongs to one origin, the one whose section names it, and
-`VAULT_TOKEN` to `VAULT_ADDR`. An origin without a section of its own is not called at all. It
-must not know keys, nor send anything.
+`VAULT_TOKEN` to `VAULT_ADDR`. Keyfold does not call an origin without a section of its own. This
+module must not know keys, nor send anything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keyfold_server.providers.shared.origins import (
 from keyfold_server.providers.vault.uri import is_path, principal
 
 Auth = Literal["token", "approle", "kubernetes", "jwt"]
-"""How Keyfold logs in: the auth methods that there are."""
+"""The auth methods with which Keyfold can log in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Origin:
     """A section `[vault."https://HOST:PORT"]` of the settings.
 
     Attributes:
-        auth: How Keyfold logs in.
+        auth: The auth method.
         mount: The auth method's path; empty for its usual one.
-        role: The role, of which the principal is made; `token` has none.
-        role_id: AppRole's role id, which is no secret; empty where it is the role's name.
-        namespace: Where the auth method is mounted; of keys, the uri names the namespace.
-        credential: File of the token, the secret id or the JWT, read at each login.
-        ca: File of the certificates to trust, in PEM; None takes the usual authorities.
-        token: The token itself, from the environment alone.
+        role: The role to log in as, which the principal is made of; `token` does not have one.
+        role_id: AppRole's role id, which is not a secret; empty if it is the role's name.
+        namespace: The namespace of the auth method. The namespace of a key is in its uri.
+        credential: File of the token, the secret id or the JWT. Keyfold reads it at each login.
+        ca: File of the certificates to trust, in PEM; None trusts the usual authorities.
+        token: The token itself, which only the environment can give.
     """
 
     auth: Auth
@@ -50,19 +50,22 @@ class Origin:
 
     @property
     def path(self) -> str:
-        """The auth method's path, the usual one where none is said."""
+        """The auth method's path: `mount`, or else the usual one."""
         return self.mount or self.auth
 
     @property
     def principal(self) -> str | None:
-        """As whom Keyfold logs in, as key specs write it; None for a token."""
+        """The principal that Keyfold logs in as, as key specs write it; None for a token."""
         return None if self.auth == "token" else principal(self.path, self.role)
 
     def check(self, name: str) -> None:
         """Refuses a section that cannot work.
 
+        Args:
+            name: The section's name, for the message.
+
         Raises:
-            SetupError: The message says what is wrong in it.
+            SetupError: The message says what is wrong.
         """
         faults = {
             f"auth must be one of {', '.join(get_args(Auth))}": self.auth not in get_args(Auth),
@@ -84,7 +87,7 @@ class Origin:
 
 
 class Origins:
-    """The origins that may be called, by their canonical form."""
+    """The origins that Keyfold may call, by their canonical form."""
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class Origins:
         allowed: Iterable[str],
         environment: Mapping[str, str],
     ) -> None:
-        """Takes them over; see `vault_transit.VaultTransitProvider` for the arguments.
+        """Takes the sections; see `provider.VaultTransitProvider` for the arguments.
 
         Raises:
             SetupError: A section cannot work, two are for one origin, or an allowed endpoint is
@@ -107,13 +110,15 @@ class Origins:
                     f'[vault."{name}"]: write the origin alone, such as https://vault.example:8200'
                 )
             if place in self._origins:
-                raise SetupError(f'[vault."{name}"]: there is another section for {place}')
+                raise SetupError(
+                    f'[vault."{name}"]: there is another section for {place}; keep one'
+                )
             section.check(name)
             self._origins[place] = section
         self._take_environment(environment)
 
     def _take_environment(self, environment: Mapping[str, str]) -> None:
-        """Adds what the environment that every Vault tool reads says of its one origin."""
+        """Adds the one origin of the environment that every Vault tool reads."""
         place = configured_origin(environment.get("VAULT_ADDR", ""))
         token = environment.get("VAULT_TOKEN", "")
         if place is None or not token or place in self._origins:
@@ -129,10 +134,10 @@ class Origins:
         self._origins[place] = section
 
     def of(self, place: str) -> Origin:
-        """Returns what the settings say of an origin.
+        """Returns the section of an origin.
 
         Raises:
-            InvalidKeySpecError: It has no section, or is plain http and not listed so.
+            InvalidKeySpecError: The origin has no section, or is plain http and not listed so.
         """
         refuse_plain_http(place, self._allowed)
         section = self._origins.get(place)

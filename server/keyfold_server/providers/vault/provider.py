@@ -1,19 +1,19 @@
 """VAULT_TRANSIT: root keys in the transit secrets engine of Vault and OpenBao.
 
     uri          https://HOST[:PORT]/v1/[NAMESPACE/]MOUNT/keys/NAME
-    principal    auth/MOUNT/role/ROLE, which must be the origin's own; none: the same
-    options      none
+    principal    auth/MOUNT/role/ROLE, which must be the origin's own; left out, it is the same
+    options      not taken
     permissions  update MOUNT/encrypt/NAME and MOUNT/decrypt/NAME, read MOUNT/keys/NAME,
                  read auth/token/lookup-self (policy `default` has the last one)
-    settings     a section for each origin; of the environment VAULT_ADDR, VAULT_TOKEN,
-                 VAULT_NAMESPACE and VAULT_CACERT, for that one origin
+    settings     a section for each origin; for one origin, the environment's VAULT_ADDR,
+                 VAULT_TOKEN, VAULT_NAMESPACE and VAULT_CACERT
 
-The binding's canonical bytes are the `associated_data`. The version stands in the ciphertext.
-What was wrapped is opened at once, since nothing else shows that it arrived whole.
+The binding's canonical bytes are the `associated_data`. The ciphertext names its version. The
+adapter opens at once what it wrapped, since nothing else shows that the ciphertext arrived whole.
 
-Invariants: nothing is sent to an origin that has no section, and no credential to another origin
-than its own (protocol C3; `origins`). An answer counts as a refusal only under a token that
-was accepted (F2a; `sessions`). No key is ever made by wrapping.
+Invariants: Keyfold sends nothing to an origin without a section, and a credential only to its own
+origin (protocol C3; module `origins`). An answer counts as a refusal only under a token that the
+server accepted (protocol F2a; module `sessions`). Wrapping never creates a key.
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ _CIPHERTEXT: Final = re.compile(
 _AEAD: Final = frozenset(
     {"aes256-gcm96", "aes128-gcm96", "chacha20-poly1305", "xchacha20-poly1305"}
 )
-"""Types of keys that bind associated data; OpenBao alone has the last one."""
+"""Types of keys that bind associated data; only OpenBao has the last one."""
 
 _NEVER_MADE: Final = "ecdsa-p256"
-"""A type that encrypt cannot make a key of, sent with each wrap. The server looks at the type only
-where there is no such key and the token may create one, and then refuses; so no key is made,
-whatever the token may do, and nothing has to be asked before."""
+"""A key type for which `encrypt` cannot create a key; the adapter sends it with each wrap.
+
+The server looks at the type only if the key does not exist and the token may create one. Then it
+refuses, so wrapping creates no key, whatever the token may do, and needs no call before it."""
 
 
 class VaultTransitProvider:
@@ -78,13 +79,14 @@ class VaultTransitProvider:
         environment: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares the adapter; a server is asked with the first call.
+        """Prepares the adapter; it calls a server with the first call.
 
         Args:
             origins: The sections of the settings, by origin: `https://HOST[:PORT]`.
-            allowed: Origins of KEYFOLD_ALLOWED_ENDPOINTS; those of plain http must be in it.
-            environment: Where VAULT_ADDR and its companions are looked for; None: the process's.
-            clock: Monotonic seconds.
+            allowed: Origins of KEYFOLD_ALLOWED_ENDPOINTS. One with plain http must be in it.
+            environment: The variables with VAULT_ADDR and its companions; None takes those of the
+                process.
+            clock: Returns monotonic seconds.
 
         Raises:
             SetupError: A section cannot work.
@@ -126,7 +128,7 @@ class VaultTransitProvider:
             self._at(key).prove()
 
     def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
-        """Describes a root key; refuses as `wrap` does, and the types that it cannot use."""
+        """Describes a root key; refuses as `wrap` does, and refuses types that it cannot use."""
         parts = key_uri(key.uri)
         with within(budget), _translated(f"read {parts.path('keys')}", key.uri):
             found = self._read(key, parts)
@@ -154,7 +156,7 @@ class VaultTransitProvider:
                 same = version and self._opens(key, parts, ciphertext, bound, plaintext)
         if not same:
             raise UnreachableError(
-                f"the Vault server does not open what {key.uri} is said to have wrapped",
+                f"the Vault server does not open what {key.uri} has just wrapped; try again",
                 provider_request_id=_request_id(reply),
             )
         return Wrapped(ciphertext.encode(), version, _request_id(reply))
@@ -164,8 +166,8 @@ class VaultTransitProvider:
     ) -> Unwrapped:
         """Opens what `wrap` returned; see the port."""
         text = ciphertext.decode("latin-1")
-        # The server reads more texts than it writes, and takes a changed version for a disabled
-        # one, which would be a refusal.
+        # The server accepts more texts than it writes, and answers a damaged version as if it were
+        # disabled, which would be a refusal.
         if _version(text) != key_version:
             raise KekMismatchError(
                 "the stored key is not a ciphertext of its version of the root key: it was changed",
@@ -194,8 +196,8 @@ class VaultTransitProvider:
 
         try:
             return dict(self._at(key).under(encrypt))
-        except StatusError as answer:
-            # A policy without `create` denies what it would allow if the key were there.
+        except Answer as answer:
+            # For a key that does not exist, a policy without `create` denies what it would allow.
             if answer.fault is Fault.DENIED and self._is_missing(key, parts):
                 raise about_key(Fault.NO_KEY, key.uri) from answer
             raise
@@ -203,7 +205,7 @@ class VaultTransitProvider:
     def _opens(
         self, key: RootKey, parts: KeyUri, ciphertext: str, bound: str, plaintext: bytes
     ) -> bool:
-        """Tells whether a ciphertext opens to what was wrapped."""
+        """Says whether a ciphertext opens to the plaintext that was wrapped."""
         try:
             reply = self._decrypt(key, parts, ciphertext, bound)
         except StatusError as answer:
@@ -230,7 +232,7 @@ class VaultTransitProvider:
         return dict(self._at(key).under(read)["data"])
 
     def _is_missing(self, key: RootKey, parts: KeyUri) -> bool:
-        """Tells whether the server says that there is no such key."""
+        """Says whether the server answers that the key does not exist."""
         try:
             self._read(key, parts)
         except StatusError as answer:
@@ -238,7 +240,7 @@ class VaultTransitProvider:
         return False
 
     def _too_old(self, key: RootKey, parts: KeyUri, version: str) -> KmsError:
-        """Returns what TOO_OLD means: a version that is held back, or one that was trimmed."""
+        """Returns the error for TOO_OLD: the version is below the minimum, or was trimmed."""
         try:
             oldest = int(self._read(key, parts).get("min_available_version", 0))
         except StatusError:
@@ -250,7 +252,7 @@ class VaultTransitProvider:
         try:
             section = self._origins.of(origin)
         except InvalidKeySpecError as error:
-            # The settings changed since the key was stored, which says nothing about it.
+            # The settings have changed since the key was stored, which says nothing about it.
             raise UnreachableError(error.message) from None
         return self._sessions.get(origin, lambda: Sessions(origin, section, self._clock))
 
@@ -260,7 +262,7 @@ def _base64(data: bytes) -> str:
 
 
 def _version(ciphertext: str) -> str:
-    """Returns a ciphertext's version; empty: it is none, or not written as the server does."""
+    """Returns a ciphertext's version, empty if the text is not as the server writes one."""
     found = _CIPHERTEXT.fullmatch(ciphertext)
     if found is None:
         return ""
@@ -282,7 +284,7 @@ def _request_id(reply: dict[str, Any]) -> str:
 
 @contextmanager
 def _translated(permission: str, key: str) -> Iterator[None]:
-    """Raises what a call raised as what it means."""
+    """Raises what an error of a call means."""
     try:
         yield
     except BROKEN as error:

@@ -4,8 +4,8 @@
     principal  auth/MOUNT/role/ROLE
 
 Invariant: one key has one uri. Nothing in it can be read in two ways or leave its path: no
-escapes, no dots as segments, no user, query or fragment. Where the namespace ends and the mount
-begins need not be known, since the server finds out. It must not know which origins there are.
+escapes, no dots as segments, no user, query or fragment. The server itself finds out where the
+namespace ends and the mount begins. This module must not know which origins the settings have.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _PRINCIPAL: Final = re.compile(r"auth/(?P<mount>.+)/role/(?P<role>[^/]+)")
 
 @dataclass(frozen=True, slots=True)
 class KeyUri:
-    """A key's uri in parts.
+    """The parts of a key's uri.
 
     Attributes:
         origin: Scheme, host and port of the server, in canonical form.
-        mount: The secrets engine's path with the namespaces before it.
+        mount: The secrets engine's path, after the namespaces.
         name: The key's name.
     """
 
@@ -49,16 +49,16 @@ class KeyUri:
         return f"{self.origin}/v1/{self.mount}/keys/{self.name}"
 
     def path(self, operation: str) -> str:
-        """Returns what policies call the path of an operation: encrypt, decrypt or keys."""
+        """Returns the path of an operation as policies name it: encrypt, decrypt or keys."""
         return f"{self.mount}/{operation}/{self.name}"
 
 
 @functools.lru_cache(maxsize=4_096)
 def key_uri(uri: str) -> KeyUri:
-    """Returns a key's uri in parts.
+    """Parses the uri of a key.
 
     Raises:
-        InvalidKeySpecError: It is not a transit key's uri.
+        InvalidKeySpecError: The text is not the uri of a transit key.
     """
     found = _PARTS.fullmatch(uri)
     origin = None if found is None else canonical_origin(found["origin"])
@@ -76,15 +76,15 @@ def key_uri(uri: str) -> KeyUri:
         )
     if _NAME.fullmatch(found["name"]) is None:
         raise InvalidKeySpecError(
-            "the uri does not end in a transit key's name: letters, digits, _ and, between them, "
-            ". and -",
+            "the uri must end in a transit key's name: letters, digits, _ and, between them, . "
+            "and -",
             field=_URI,
         )
     return KeyUri(origin, found["mount"], found["name"])
 
 
 def is_path(text: str) -> bool:
-    """Tells whether a text is a path of mounts or namespaces, as settings have them."""
+    """Says whether a text is a path of mounts or namespaces."""
     return all(_SEGMENT.fullmatch(each) for each in text.split("/"))
 
 
@@ -94,15 +94,15 @@ def principal(mount: str, role: str) -> str:
 
 
 def check_principal(text: str, own: str | None, origin: str) -> None:
-    """Refuses a principal that an origin's credential is not for.
+    """Refuses a principal other than the one that Keyfold logs in as at an origin.
 
     Args:
-        text: As the key spec has it.
-        own: The one that the origin's settings have, None where they hold a token.
-        origin: The origin, for the error.
+        text: The principal of the key spec.
+        own: The principal of the origin's settings, or None if they have a token.
+        origin: The origin, for the message.
 
     Raises:
-        InvalidKeySpecError: It is another one, or none at all.
+        InvalidKeySpecError: The principal is another one, or does not have the form of one.
     """
     if text == own:
         return
@@ -113,6 +113,6 @@ def check_principal(text: str, own: str | None, origin: str) -> None:
     else:
         told = f"Keyfold uses {origin} as {own}"
     raise InvalidKeySpecError(
-        f"{told}; leave auth_principal out to take the origin's own",
+        f"{told}; leave auth_principal out to use the origin's own",
         field="key_spec.auth_principal",
     )
