@@ -196,7 +196,7 @@ class VaultTransitProvider:
 
         try:
             return dict(self._at(key).under(encrypt))
-        except Answer as answer:
+        except StatusError as answer:
             # For a key that does not exist, a policy without `create` denies what it would allow.
             if answer.fault is Fault.DENIED and self._is_missing(key, parts):
                 raise about_key(Fault.NO_KEY, key.uri) from answer
