@@ -27,7 +27,7 @@ from in_process import InProcess, serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.access.policy import InForce
+from keyfold_server.access.policy import CachedPolicy
 from keyfold_server.access.policy_file import parse
 from keyfold_server.domain import errors
 from keyfold_server.domain.binding import Binding
@@ -400,7 +400,7 @@ keys = [{ type = "FAKE", uri = "fake:eu", principal = "ambient" }]
 def test_what_callers_may_not(reasons: Reasons, tmp_path: Path) -> None:
     """Each way in which the policy, or who calls, stands against a call has its reason."""
     clock = SystemClock()
-    policy = InForce(parse(POLICY, "policy.toml"))
+    policy = CachedPolicy(parse(POLICY, "policy.toml"))
     policies: Any = SimpleNamespace(rights=policy.rights, believes=lambda _: False)
     who = Callers(policies, callers.LOCAL, clock)
     with (

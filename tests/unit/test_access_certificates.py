@@ -6,7 +6,7 @@ import pytest
 
 from certificates import Authority, Issued, self_signed
 from keyfold_server.access import certificates as certificates_module
-from keyfold_server.access.certificates import Certificates
+from keyfold_server.access.certificates import CertificateVerifier
 from keyfold_server.domain.errors import CallerCredentialError
 from keyfold_server.domain.rights import Identity
 
@@ -17,9 +17,9 @@ def _now(issued: Issued) -> float:
     return issued.certificate.not_valid_before_utc.timestamp() + 60
 
 
-def _identity(issued: Issued, known: Certificates | None = None) -> Identity | None:
+def _identity(issued: Issued, known: CertificateVerifier | None = None) -> Identity | None:
     context = {"x509_pem_cert": [issued.pem], "transport_security_type": [b"ssl"]}
-    return (known or Certificates()).identity(context, _now(issued))
+    return (known or CertificateVerifier()).identity(context, _now(issued))
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_an_authority_is_no_workload() -> None:
 
 def test_no_certificate() -> None:
     """Without a client certificate, encrypted or not, there is no caller by certificate."""
-    assert Certificates().identity({}, 0) is None
-    assert Certificates().identity({"transport_security_type": [b"ssl"]}, 0) is None
+    assert CertificateVerifier().identity({}, 0) is None
+    assert CertificateVerifier().identity({"transport_security_type": [b"ssl"]}, 0) is None
 
 
 def test_what_is_no_certificate() -> None:
     """What cannot be read is refused, without a word of the parser's."""
     for pem in (b"", b"junk", self_signed("localhost")[0]):
         with pytest.raises(CallerCredentialError, match="cannot be read"):
-            Certificates().identity({"x509_pem_cert": [pem]}, 0)
+            CertificateVerifier().identity({"x509_pem_cert": [pem]}, 0)
 
 
 def test_expiry_is_looked_at_on_each_call() -> None:
@@ -103,7 +103,7 @@ def test_expiry_is_looked_at_on_each_call() -> None:
     issued = _AUTHORITY.issue("spiffe://example.org/app")
     context = {"x509_pem_cert": [issued.pem]}
     ends = issued.certificate.not_valid_after_utc.timestamp()
-    known = Certificates()
+    known = CertificateVerifier()
     for _ in range(2):
         assert known.identity(context, ends) is not None
         with pytest.raises(CallerCredentialError, match="has expired"):
@@ -122,7 +122,7 @@ def test_a_warm_call_parses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(pem)
 
     monkeypatch.setattr(certificates_module, "_read", counting)
-    known = Certificates(most_remembered=2)
+    known = CertificateVerifier(most_remembered=2)
     one, two, three = (_AUTHORITY.issue(f"dns:{n}.example") for n in ("one", "two", "three"))
     for issued in (one, two, one, three, one, two):
         _identity(issued, known)

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from typer.testing import CliRunner
 
-from keyfold_server.access.certificates import Certificates
+from keyfold_server.access.certificates import CertificateVerifier
 from keyfold_server.access.tls import ServerTls
 from keyfold_server.access.tls_files import TlsFiles
 from keyfold_server.admin import EXIT_ERROR, app
@@ -53,7 +53,7 @@ async def test_what_is_printed_works(tmp_path: Path) -> None:
     files = TlsFiles(
         *(Path(settings[f"KEYFOLD_TLS_{name}"]) for name in ("CERT", "KEY", "CLIENT_CA"))
     )
-    known = Certificates()
+    known = CertificateVerifier()
 
     async def who(_request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         identity = known.identity(context.auth_context(), time.time())
@@ -95,7 +95,7 @@ def test_files_and_modes(tmp_path: Path) -> None:
     assert "PRIVATE" not in out
     for stem, caller in zip(stems[1:], callers, strict=True):
         context = {"x509_pem_cert": [(folder / f"{stem}.pem").read_bytes()]}
-        identity = Certificates().identity(context, time.time())
+        identity = CertificateVerifier().identity(context, time.time())
         assert identity is not None
         assert identity.names == (caller,)
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from certificates import Authority, Issued, PrivateKey
 from keyfold_server.access import tls_files
-from keyfold_server.access.certificates import Certificates
+from keyfold_server.access.certificates import CertificateVerifier
 from keyfold_server.access.tls import ServerTls
 from keyfold_server.access.tls_files import TlsFiles
 from keyfold_server.domain import files
@@ -122,7 +122,7 @@ async def _who(channel: grpc.aio.Channel) -> str:
 
 @asynccontextmanager
 async def _serving(tls: ServerTls) -> AsyncIterator[_Server]:
-    known = Certificates()
+    known = CertificateVerifier()
 
     async def who(_request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         identity = known.identity(context.auth_context(), time.time())

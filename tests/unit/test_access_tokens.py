@@ -18,7 +18,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from fakes import FakeClock
 from keyfold_server.access import jwks_fetch
 from keyfold_server.access.jwks_source import KeySource
-from keyfold_server.access.tokens import Tokens
+from keyfold_server.access.tokens import TokenVerifier
 from keyfold_server.domain.errors import (
     CallerCredentialError,
     IssuerUnreachableError,
@@ -89,13 +89,13 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def tokens(tmp_path: Path, clock: FakeClock) -> Tokens:
+async def tokens(tmp_path: Path, clock: FakeClock) -> TokenVerifier:
     """A verifier over the issuer's key set in a file."""
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": _KEYS}))
     source = KeySource(str(file), clock)
     await source.start()
-    return Tokens(source, _ISSUER, _AUDIENCE)
+    return TokenVerifier(source, _ISSUER, _AUDIENCE)
 
 
 def _claims(**changes: object) -> dict[str, Any]:
@@ -114,11 +114,11 @@ def _token(header: Part | None = None, claims: Part | None = None, signed: str =
     return f"{text}.{_b64(_sign(signed, text.encode()))}"
 
 
-def _verify(tokens: Tokens, token: str, *, final: bool = True) -> Identity:
+def _verify(tokens: TokenVerifier, token: str, *, final: bool = True) -> Identity:
     return tokens.verify(token, FakeClock().wall(), final=final)
 
 
-def _refused(tokens: Tokens, token: str, why: str) -> None:
+def _refused(tokens: TokenVerifier, token: str, why: str) -> None:
     """It is refused, for this reason, and no part of it is told."""
     for _ in range(2):  # A refusal must not be remembered as an acceptance.
         with pytest.raises(CallerCredentialError, match=why) as caught:
@@ -145,7 +145,7 @@ def _refused(tokens: Tokens, token: str, why: str) -> None:
         ("EdDSA", "ed"),
     ],
 )
-def test_good_tokens(tokens: Tokens, algorithm: str, key_id: str) -> None:
+def test_good_tokens(tokens: TokenVerifier, algorithm: str, key_id: str) -> None:
     """Each accepted algorithm proves ISSUER#SUBJECT."""
     token = _token(_header(alg=algorithm, kid=key_id), signed=algorithm)
     expected = Identity((f"jwt:{_ISSUER}#app",), "token")
@@ -165,13 +165,13 @@ def test_good_tokens(tokens: Tokens, algorithm: str, key_id: str) -> None:
         _claims(sub="system:serviceaccount:prod:app#1"),
     ],
 )
-def test_good_claims(tokens: Tokens, claims: dict[str, Any]) -> None:
+def test_good_claims(tokens: TokenVerifier, claims: dict[str, Any]) -> None:
     """Several audiences, parts of seconds and clocks a minute apart are all right."""
     assert _verify(tokens, _token(claims=claims)).name == f"jwt:{_ISSUER}#{claims['sub']}"
 
 
 @pytest.mark.parametrize("kind", [..., "JWT", "jwt", "at+jwt", "application/at+JWT"])
-def test_good_types(tokens: Tokens, kind: object) -> None:
+def test_good_types(tokens: TokenVerifier, kind: object) -> None:
     """Access tokens say so in their type, or say nothing."""
     assert _verify(tokens, _token(_header(typ=kind))).proof == "token"
 
@@ -181,7 +181,7 @@ def test_good_types(tokens: Tokens, kind: object) -> None:
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", "", "null", None, ..., 0])
 @pytest.mark.parametrize("signature", ["", "AA"])
-def test_no_algorithm(tokens: Tokens, algorithm: object, signature: str) -> None:
+def test_no_algorithm(tokens: TokenVerifier, algorithm: object, signature: str) -> None:
     """A token that says it needs no signature is refused, however that is spelt."""
     text = f"{_part(_header(alg=algorithm))}.{_part(_claims())}"
     _refused(tokens, f"{text}.{signature}", "three parts" if not signature else "algorithm is not")
@@ -198,7 +198,7 @@ def _public_pem() -> bytes:
     "secret",
     [_public_pem(), _public_pem().strip(), json.dumps(_KEYS[0]).encode(), b"", b"secret"],
 )
-def test_key_confusion(tokens: Tokens, algorithm: str, secret: bytes) -> None:
+def test_key_confusion(tokens: TokenVerifier, algorithm: str, secret: bytes) -> None:
     """A public key is never taken for a shared secret."""
     text = f"{_part(_header(alg=algorithm))}.{_part(_claims())}"
     digest = f"sha{algorithm[2:]}"
@@ -207,7 +207,7 @@ def test_key_confusion(tokens: Tokens, algorithm: str, secret: bytes) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["rs256", "RS1", "ES256K", "ES512", "RSA-OAEP", "dir"])
-def test_other_algorithms(tokens: Tokens, algorithm: str) -> None:
+def test_other_algorithms(tokens: TokenVerifier, algorithm: str) -> None:
     """What is not on the list is refused, before any key is looked for."""
     _refused(tokens, _token(_header(alg=algorithm)), "algorithm is not")
 
@@ -223,21 +223,21 @@ def test_other_algorithms(tokens: Tokens, algorithm: str) -> None:
         ("PS384", "rsa-pinned"),
     ],
 )
-def test_an_algorithm_of_another_key(tokens: Tokens, algorithm: str, key_id: str) -> None:
+def test_an_algorithm_of_another_key(tokens: TokenVerifier, algorithm: str, key_id: str) -> None:
     """A key is used as its own type, curve and declaration say, not as the token says."""
     token = _token(_header(alg=algorithm, kid=key_id), signed="RS256")
     _refused(tokens, token, "does not publish")
 
 
 @pytest.mark.parametrize("signature", ["", "AA", "A" * 342, "!!", "=" * 4])
-def test_missing_and_made_up_signatures(tokens: Tokens, signature: str) -> None:
+def test_missing_and_made_up_signatures(tokens: TokenVerifier, signature: str) -> None:
     """Without the issuer's signature nothing else counts."""
     text = _token().rpartition(".")[0]
     _refused(tokens, f"{text}.{signature}", "three parts|does not verify")
     _refused(tokens, text, "three parts")
 
 
-def test_changed_tokens(tokens: Tokens) -> None:
+def test_changed_tokens(tokens: TokenVerifier) -> None:
     """A changed payload, a changed header and another token's signature are all noticed."""
     header, payload, signature = _token().split(".")
     admin = _part(_claims(sub="admin"))
@@ -249,7 +249,7 @@ def test_changed_tokens(tokens: Tokens) -> None:
     assert _verify(tokens, f"{header}.{payload}.{signature}").proof == "token"
 
 
-def test_another_signer(tokens: Tokens) -> None:
+def test_another_signer(tokens: TokenVerifier) -> None:
     """The right key id does not help who has not the key."""
     text = f"{_part(_header())}.{_part(_claims())}"
     signature = _STRANGER.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -260,7 +260,7 @@ _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 @pytest.mark.parametrize(("r", "s"), [(0, 0), (1, 0), (0, 1), (_ORDER, _ORDER), (_ORDER, 0)])
-def test_psychic_signatures(tokens: Tokens, r: int, s: int) -> None:
+def test_psychic_signatures(tokens: TokenVerifier, r: int, s: int) -> None:
     """An ECDSA signature of zeros, or of the order's multiples, signs nothing."""
     text = f"{_part(_header(alg='ES256', kid='ec'))}.{_part(_claims())}"
     signature = r.to_bytes(32, "big") + s.to_bytes(32, "big")
@@ -284,13 +284,13 @@ def test_psychic_signatures(tokens: Tokens, r: int, s: int) -> None:
         "x" * 4_000,
     ],
 )
-def test_made_up_key_ids(tokens: Tokens, key_id: str) -> None:
+def test_made_up_key_ids(tokens: TokenVerifier, key_id: str) -> None:
     """A key id is compared with the issuer's, and is nothing else: no path, no query."""
     _refused(tokens, _token(_header(kid=key_id)), "does not publish")
 
 
 @pytest.mark.parametrize("key_id", [..., None, 1, ["rsa"], {"kid": "rsa"}, True])
-def test_key_ids_that_are_none(tokens: Tokens, key_id: object) -> None:
+def test_key_ids_that_are_none(tokens: TokenVerifier, key_id: object) -> None:
     """A token that does not say its key is refused; no key is guessed."""
     _refused(tokens, _token(_header(kid=key_id)), "no kid")
 
@@ -308,7 +308,7 @@ class _Attacker:
 
 
 async def test_urls_in_headers_are_not_followed(
-    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A jku or x5u in a token reaches nobody, and an embedded key verifies nothing."""
     attacker = _Attacker()
@@ -350,13 +350,13 @@ async def test_urls_in_headers_are_not_followed(
         {"crit": None},
     ],
 )
-def test_critical_extensions(tokens: Tokens, more: dict[str, object]) -> None:
+def test_critical_extensions(tokens: TokenVerifier, more: dict[str, object]) -> None:
     """A token that demands an extension is refused: none is known."""
     _refused(tokens, _token(_header(**more)), "extensions")
 
 
 @pytest.mark.parametrize("kind", ["logout+jwt", "dpop+jwt", "secevent+jwt", "JOSE", "", None, 1])
-def test_tokens_for_other_purposes(tokens: Tokens, kind: object) -> None:
+def test_tokens_for_other_purposes(tokens: TokenVerifier, kind: object) -> None:
     """The same issuer's token of another type is not a caller's (RFC 8725, 3.11)."""
     _refused(tokens, _token(_header(typ=kind)), "of a type")
 
@@ -410,7 +410,7 @@ _NOW = FakeClock().wall()
         ({"sub": "x" * 513}, "no sub"),
     ],
 )
-def test_claims_that_do_not_do(tokens: Tokens, changes: dict[str, object], why: str) -> None:
+def test_claims_that_do_not_do(tokens: TokenVerifier, changes: dict[str, object], why: str) -> None:
     """A signed token still has to be for now, from the issuer, for us, and about somebody."""
     _refused(tokens, _token(claims=_claims(**changes)), why)
 
@@ -420,7 +420,7 @@ def _doubled(part: dict[str, Any], name: str, value: object) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["iss", "sub", "aud", "exp"])
-def test_doubled_claims(tokens: Tokens, name: str) -> None:
+def test_doubled_claims(tokens: TokenVerifier, name: str) -> None:
     """Of two claims of one name neither is believed: readers differ in which they take."""
     claims = _doubled(_claims(), name, _claims()[name])
     _refused(tokens, _token(claims=claims), "unique names")
@@ -428,7 +428,7 @@ def test_doubled_claims(tokens: Tokens, name: str) -> None:
     _refused(tokens, _token(claims=nested), "unique names")
 
 
-def test_doubled_header_members(tokens: Tokens) -> None:
+def test_doubled_header_members(tokens: TokenVerifier) -> None:
     """The same in the header, where a second alg could be meant for another reader."""
     for name, value in (("alg", "none"), ("kid", "ec")):
         _refused(tokens, _token(_doubled(_header(), name, value)), "unique names")
@@ -437,14 +437,14 @@ def test_doubled_header_members(tokens: Tokens) -> None:
 @pytest.mark.parametrize(
     "part", [b"", b"x", b"null", b"[]", b'"x"', b"1", b"{", b"\xff", b"[" * 3_000, b"9" * 5_000]
 )
-def test_what_is_no_json_object(tokens: Tokens, part: bytes) -> None:
+def test_what_is_no_json_object(tokens: TokenVerifier, part: bytes) -> None:
     """A header or payload that is no JSON object is refused."""
     _refused(tokens, f"{_b64(part)}.{_part(_claims())}.AA", "three parts|header is not")
     if part:
         _refused(tokens, _token(claims=part), "payload is not")
 
 
-def test_sizes(tokens: Tokens) -> None:
+def test_sizes(tokens: TokenVerifier) -> None:
     """A token of more than 8 KiB is refused before it is looked at."""
     _refused(tokens, "a" * 8_193, "longer than")
     _refused(tokens, _token(claims=_claims(more="x" * 8_192)), "longer than")
@@ -467,13 +467,13 @@ def test_sizes(tokens: Tokens) -> None:
         "\ud800.b.c",
     ],
 )
-def test_what_is_no_token(tokens: Tokens, token: str) -> None:
+def test_what_is_no_token(tokens: TokenVerifier, token: str) -> None:
     """What has not three parts of base64url is no signed token; an encrypted one has five."""
     with pytest.raises(CallerCredentialError, match="three parts"):
         _verify(tokens, token)
 
 
-def test_other_spellings_of_a_token(tokens: Tokens) -> None:
+def test_other_spellings_of_a_token(tokens: TokenVerifier) -> None:
     """Padding and loose last bits are refused, so that a token has one spelling."""
     token = _token(_header(alg="ES256", kid="ec"), signed="ES256")
     _refused(tokens, token + "=", "three parts")
@@ -485,7 +485,7 @@ def test_other_spellings_of_a_token(tokens: Tokens) -> None:
     _refused(tokens, loose, "does not verify")
 
 
-def test_nested_tokens(tokens: Tokens) -> None:
+def test_nested_tokens(tokens: TokenVerifier) -> None:
     """A token inside a token is no claims."""
     inner = _token()
     _refused(tokens, _token(_header(cty="JWT"), inner.encode()), "payload is not")
@@ -494,7 +494,7 @@ def test_nested_tokens(tokens: Tokens) -> None:
 # --- what is remembered -------------------------------------------------------------------
 
 
-def test_a_remembered_token_still_expires(tokens: Tokens) -> None:
+def test_a_remembered_token_still_expires(tokens: TokenVerifier) -> None:
     """A warm call looks at the time as a cold one does, and never beyond exp and skew."""
     token = _token(claims=_claims(nbf=_NOW - 10, exp=_NOW + 10))
     for _ in range(2):
@@ -514,7 +514,7 @@ async def test_a_withdrawn_key_withdraws_its_tokens(tmp_path: Path, clock: FakeC
     file.write_text(json.dumps({"keys": _KEYS}))
     source = KeySource(str(file), clock)
     await source.start()
-    tokens = Tokens(source, _ISSUER, _AUDIENCE)
+    tokens = TokenVerifier(source, _ISSUER, _AUDIENCE)
     token, other = _token(), _token(_header(alg="EdDSA", kid="ed"), signed="EdDSA")
     assert _verify(tokens, token) == _verify(tokens, other)
     file.write_text(json.dumps({"keys": [_jwk(_ED, "ed")]}))
@@ -523,16 +523,18 @@ async def test_a_withdrawn_key_withdraws_its_tokens(tmp_path: Path, clock: FakeC
     assert _verify(tokens, other).proof == "token"
 
 
-def test_memory_is_bounded(tokens: Tokens) -> None:
+def test_memory_is_bounded(tokens: TokenVerifier) -> None:
     """Only so many tokens are remembered, and none that was refused."""
-    few = Tokens(tokens._source, _ISSUER, _AUDIENCE, most_remembered=3)
+    few = TokenVerifier(tokens._source, _ISSUER, _AUDIENCE, most_remembered=3)
     for number in range(5):
         _verify(few, _token(claims=_claims(jti=str(number))))
         _refused(few, _token(claims=_claims(jti=str(number), aud="other")), "another audience")
     assert len(few._verified) == 3
 
 
-def test_a_warm_call_verifies_nothing(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_call_verifies_nothing(
+    tokens: TokenVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second call with a token costs a look-up by its digest; the token itself is not kept."""
     token = _token()
     _verify(tokens, token)
@@ -541,7 +543,7 @@ def test_a_warm_call_verifies_nothing(tokens: Tokens, monkeypatch: pytest.Monkey
     assert tokens._verified.get(hashlib.sha256(token.encode()).digest()) is not None
 
 
-def test_unknown_keys_ask_for_a_refresh(tokens: Tokens, clock: FakeClock) -> None:
+def test_unknown_keys_ask_for_a_refresh(tokens: TokenVerifier, clock: FakeClock) -> None:
     """A new key id asks for the keys once; what cannot be helped by keys never does."""
     unknown = _token(_header(kid="new"))
     _refused(tokens, unknown, "does not publish")
@@ -561,7 +563,7 @@ async def test_a_new_key_is_taken_with_its_first_token(tmp_path: Path, clock: Fa
     file.write_text(json.dumps({"keys": [_jwk(_EC, "ec")]}))
     source = KeySource(str(file), clock)
     await source.start()
-    tokens = Tokens(source, _ISSUER, _AUDIENCE)
+    tokens = TokenVerifier(source, _ISSUER, _AUDIENCE)
     file.write_text(json.dumps({"keys": _KEYS}))
     clock.advance(10)
     with pytest.raises(NeedsKeysError):
@@ -572,7 +574,7 @@ async def test_a_new_key_is_taken_with_its_first_token(tmp_path: Path, clock: Fa
 
 def test_no_keys_at_all(clock: FakeClock) -> None:
     """Without the issuer's keys no token is accepted; the caller hears to try again."""
-    tokens = Tokens(KeySource("https://issuer.example/jwks", clock), _ISSUER, _AUDIENCE)
+    tokens = TokenVerifier(KeySource("https://issuer.example/jwks", clock), _ISSUER, _AUDIENCE)
     with pytest.raises(NeedsKeysError):
         _verify(tokens, _token(), final=False)
     with pytest.raises(IssuerUnreachableError, match="cannot be had now") as caught:
@@ -616,7 +618,7 @@ def test_bad_authorization_headers(values: list[str | bytes]) -> None:
     assert "dXNl" not in str(caught.value)
 
 
-def test_two_tokens_in_one_header(tokens: Tokens) -> None:
+def test_two_tokens_in_one_header(tokens: TokenVerifier) -> None:
     """Two tokens in one header are no token."""
     value = bearer([f"Bearer {_token()}, Bearer {_token()}"])
     with pytest.raises(CallerCredentialError, match=r"longer|three parts"):
@@ -632,7 +634,7 @@ def test_two_tokens_in_one_header(tokens: Tokens) -> None:
         (_ISSUER, "", "KEYFOLD_JWT_AUDIENCE"),
     ],
 )
-def test_bad_settings(tokens: Tokens, issuer: str, audience: str, setting: str) -> None:
+def test_bad_settings(tokens: TokenVerifier, issuer: str, audience: str, setting: str) -> None:
     """An issuer whose subjects could be mistaken, or no audience, stop the server's start."""
     with pytest.raises(SetupError, match=setting):
-        Tokens(tokens._source, issuer, audience)
+        TokenVerifier(tokens._source, issuer, audience)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfold_server.access import policies as policies_file
+from keyfold_server.access import policy_watcher as policies_file
 from keyfold_server.access.grants import Role
-from keyfold_server.access.policies import MAX_FILE, Policies, read
 from keyfold_server.access.policy_file import PolicyFileError, parse
+from keyfold_server.access.policy_watcher import MAX_FILE, PolicyWatcher, read
 from keyfold_server.domain import files
 from keyfold_server.domain.errors import NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
@@ -222,7 +222,7 @@ def _may(rights: Rights, method: str) -> bool:
 
 def test_a_changed_file_holds_from_the_next_look(file: Path) -> None:
     """Reloading exchanges policy and remembered rights together; an unchanged file keeps them."""
-    policies = Policies(file)
+    policies = PolicyWatcher(file)
     before = policies.rights(_ME)
     assert policies.rights(_ME) is before
     assert not policies.reload()
@@ -242,7 +242,7 @@ def test_a_broken_file_keeps_the_policy_and_is_told_once(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each change that breaks it is one error in the log; the former policy holds meanwhile."""
-    policies = Policies(file)
+    policies = PolicyWatcher(file)
     before = policies.rights(_ME)
     unknown = _OK.replace("auditor", "root")
     texts = (unknown, "[[grant\n", _OK.replace("roles", "role"), unknown, f"{unknown}# again\n")
@@ -274,7 +274,7 @@ def test_a_file_that_comes_back_is_in_force(
     """The same file out of sight and back is broken meanwhile, and not for longer."""
     later = SimpleNamespace(time_ns=lambda: file.stat().st_ctime_ns + 3_000_000_000)
     monkeypatch.setattr(files, "time", later)
-    policies = Policies(file)
+    policies = PolicyWatcher(file)
     away = tmp_path.with_name("away")
     tmp_path.rename(away)
     policies.reload()
@@ -286,7 +286,7 @@ def test_a_file_that_comes_back_is_in_force(
 
 def test_a_file_that_is_gone_keeps_the_policy(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Removed, a folder, a pipe or too large: the policy stays, and it is told once."""
-    policies = Policies(file)
+    policies = PolicyWatcher(file)
     before = policies.rights(_ME)
 
     def look(expected: str) -> None:
@@ -320,9 +320,9 @@ def test_a_file_that_is_gone_keeps_the_policy(file: Path, caplog: pytest.LogCapt
 def test_a_server_does_not_start_on_a_broken_file(tmp_path: Path) -> None:
     """At start there is no former policy to keep, so the fault is raised."""
     with pytest.raises(PolicyFileError, match="cannot be read"):
-        Policies(tmp_path / "none.toml")
+        PolicyWatcher(tmp_path / "none.toml")
     (tmp_path / "broken.toml").write_text("[[grant]]")
-    for make in (Policies, read):
+    for make in (PolicyWatcher, read):
         with pytest.raises(PolicyFileError, match=r"broken.toml:1: callers: is missing"):
             make(tmp_path / "broken.toml")
 
@@ -340,7 +340,7 @@ def test_an_old_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPat
     age = 0
     changed = file.stat().st_ctime_ns
     monkeypatch.setattr(files, "time", SimpleNamespace(time_ns=lambda: changed + age))
-    policies = Policies(file)
+    policies = PolicyWatcher(file)
     policies.reload()
     assert len(reads) == 2
     age = 3_000_000_000

@@ -23,7 +23,7 @@ from keyfold_server.access.grants import (
     Patterns,
     Role,
 )
-from keyfold_server.access.policy import Development, GrantedRights, InForce, Policy, purposes
+from keyfold_server.access.policy import CachedPolicy, Development, GrantedRights, Policy, purposes
 from keyfold_server.domain.cluster import existing
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
@@ -399,7 +399,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert rights.use(cluster, None, region, Purpose.WRAP).verdict is verdict
         assert len(rights._wrap) <= 4
         assert all(len(region) <= 128 for _, _, region in rights._wrap)
-    force = InForce(Policy(()))
+    force = CachedPolicy(Policy(()))
     for number in range(20):
         one = Identity((f"dns:{number}",), "certificate")
         assert force.rights(one) is force.rights(Identity(one.names, one.proof))

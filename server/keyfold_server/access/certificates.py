@@ -16,7 +16,7 @@ from typing import Final
 
 from cryptography import x509
 
-from keyfold_server.access.bounded import Bounded
+from keyfold_server.access.lru_cache import LruCache
 from keyfold_server.domain.errors import CallerCredentialError
 from keyfold_server.domain.rights import Identity
 
@@ -49,12 +49,12 @@ class _Known:
     not_after: float
 
 
-class Certificates:
+class CertificateVerifier:
     """Turns certificates into callers. One thread uses it: the event loop's."""
 
     def __init__(self, most_remembered: int = _MOST_REMEMBERED) -> None:
         """Remembers the names of so many certificates, so that a warm call parses none."""
-        self._known: Bounded[bytes, _Known] = Bounded(most_remembered)
+        self._known: LruCache[bytes, _Known] = LruCache(most_remembered)
 
     def identity(self, auth_context: Mapping[str, Iterable[bytes]], now: float) -> Identity | None:
         """Says who is at the other end of a connection.

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from keyfold_server.access.certificates import Certificates
+from keyfold_server.access.certificates import CertificateVerifier
 from keyfold_server.domain.errors import CallerCredentialError, SetupError
 
 _VALID: Final = timedelta(days=30)
@@ -188,7 +188,7 @@ def _check_caller(caller: str, issued: _Issued) -> None:
     context = {"x509_pem_cert": (issued.certificate_pem(),)}
     now = datetime.now(UTC).timestamp()
     try:
-        identity = Certificates().identity(context, now)
+        identity = CertificateVerifier().identity(context, now)
     except CallerCredentialError as error:
         raise SetupError(f"caller {caller!r}: {error.message}") from None
     if identity is None or identity.names != (caller,):

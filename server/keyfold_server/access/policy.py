@@ -241,7 +241,7 @@ def _named(identity: Identity, match: Callable[[str], bool]) -> bool:
     return any(map(match, identity.names))
 
 
-class InForce:
+class CachedPolicy:
     """A policy in force, with the rights that were asked for."""
 
     def __init__(self, policy: Policy) -> None:
@@ -267,7 +267,7 @@ class Development:
 
     def __init__(self) -> None:
         """Takes nothing: there is one development default."""
-        self._force = InForce(
+        self._force = CachedPolicy(
             Policy(
                 (
                     Grant(

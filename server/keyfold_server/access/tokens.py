@@ -19,9 +19,9 @@ from typing import Any, Final
 from jwt import PyJWS
 from jwt.exceptions import PyJWTError
 
-from keyfold_server.access.bounded import Bounded
 from keyfold_server.access.jwks import ALGORITHMS, KeySet
 from keyfold_server.access.jwks_source import KeySource
+from keyfold_server.access.lru_cache import LruCache
 from keyfold_server.domain.errors import (
     CallerCredentialError,
     IssuerUnreachableError,
@@ -62,7 +62,7 @@ class _Verified:
     ends: float
 
 
-class Tokens:
+class TokenVerifier:
     """Verifies one issuer's tokens. One thread uses it: the event loop's."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Tokens:
         self._audience = audience
         self._skew = skew
         self._jws = PyJWS(ALGORITHMS)
-        self._verified: Bounded[bytes, _Verified] = Bounded(most_remembered)
+        self._verified: LruCache[bytes, _Verified] = LruCache(most_remembered)
         self._verified_with: KeySet | None = None
 
     def verify(self, token: str, now: float, *, final: bool = False) -> Identity:

@@ -141,11 +141,11 @@ def explain(caller: _As, file: _File = None) -> None:
 
 
 def _held(file: Path | None) -> Policy:
-    from keyfold_server.access import policies
+    from keyfold_server.access import policy_watcher
 
     if file is None:
         raise fail("no policy file; give --file, or set KEYFOLD_POLICY")
-    return policies.read(file)
+    return policy_watcher.read(file)
 
 
 def _pairs(option: str, given: Iterable[str] | None) -> dict[str, str]:

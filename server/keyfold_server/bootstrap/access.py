@@ -9,13 +9,13 @@ from typing import Final
 import grpc
 
 from keyfold_server import telemetry
-from keyfold_server.access.certificates import Certificates
+from keyfold_server.access.certificates import CertificateVerifier
 from keyfold_server.access.jwks_source import KeySource
-from keyfold_server.access.policies import Policies
 from keyfold_server.access.policy import DEVELOPMENT, Development
+from keyfold_server.access.policy_watcher import PolicyWatcher
 from keyfold_server.access.tls import ServerTls
 from keyfold_server.access.tls_files import TlsFiles
-from keyfold_server.access.tokens import Tokens
+from keyfold_server.access.tokens import TokenVerifier
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Identity
 from keyfold_server.rpc.incoming.callers import Callers
@@ -48,13 +48,15 @@ class Access:
                 TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca), clock
             )
             self.credentials = tls.credentials()
-            certificates = Certificates() if tls.asks_clients else None
+            certificates = CertificateVerifier() if tls.asks_clients else None
         self._keys: KeySource | None = None
         tokens = None
         if settings.jwt_jwks and settings.jwt_issuer and settings.jwt_audience:
             self._keys = KeySource(settings.jwt_jwks, clock)
-            tokens = Tokens(self._keys, settings.jwt_issuer, settings.jwt_audience)
-        self._policies = Development() if settings.policy is None else Policies(settings.policy)
+            tokens = TokenVerifier(self._keys, settings.jwt_issuer, settings.jwt_audience)
+        self._policies = (
+            Development() if settings.policy is None else PolicyWatcher(settings.policy)
+        )
         default = None
         if settings.listen.startswith("unix:"):
             default = Identity((f"socket:{settings.listen.removeprefix('unix:')}",), "socket")

@@ -29,8 +29,8 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import tracing
 from keyfold_server.rpc.call_log import CallLog, Ended, Facts
-from keyfold_server.rpc.handlers.data import Core, DataMethods
-from keyfold_server.rpc.handlers.life import Life, LifeMethods
+from keyfold_server.rpc.handlers.data import DataMethod, DataMethods
+from keyfold_server.rpc.handlers.life import LifeMethod, LifeMethods
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import Receiver, whole
@@ -60,7 +60,7 @@ Context = Any
 handler."""
 
 Handler = Callable[[object, Context], Awaitable[bytes]]
-Answer = Callable[[bytes, Context, Caller, Account, Facts], Awaitable[bytes]]
+Method = Callable[[bytes, Context, Caller, Account, Facts], Awaitable[bytes]]
 """Answers a call. The wrapper turns what it raises into a status for the caller."""
 
 
@@ -125,7 +125,7 @@ class Methods:
             {name: grpc.stream_unary_rpc_method_handler(h) for name, h in table.items()},
         )
 
-    def _watched(self, name: str, answer: Answer) -> Handler:
+    def _watched(self, name: str, answer: Method) -> Handler:
         """Wraps a method in what all have in common: door, span, status, log line."""
         full = f"{SERVICE}/{name}"
         sampling = self._sampling
@@ -160,7 +160,7 @@ class Methods:
         return handle
 
     async def _answered(
-        self, name: str, answer: Answer, context: Context, facts: Facts
+        self, name: str, answer: Method, context: Context, facts: Facts
     ) -> bytes | _Failure:
         """Returns the reply, or the failure; raises only CancelledError."""
         try:
@@ -187,7 +187,7 @@ class Methods:
         trace = tracing.trace_id(header)
         self._call_log.add(Ended(time(), name, facts, code, reason, seconds, trace))
 
-    def _data(self, name: str, core: Core) -> Answer:
+    def _data(self, name: str, core: DataMethod) -> Method:
         batch = name.startswith("Batch")
         largest = MAX_BATCH if batch else MAX_REQUEST
 
@@ -213,7 +213,7 @@ class Methods:
 
         return counted if batch else answer
 
-    def _life(self, life: Life) -> Answer:
+    def _life(self, life: LifeMethod) -> Method:
         async def answer(
             data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
         ) -> bytes:
@@ -225,7 +225,7 @@ class Methods:
         return answer
 
     async def _in_time(
-        self, life: Life, data: bytes, caller: Caller, deadline: float, facts: Facts
+        self, life: LifeMethod, data: bytes, caller: Caller, deadline: float, facts: Facts
     ) -> bytes:
         if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
             # A change would go on after the deadline, and its caller would never hear of it.
@@ -242,7 +242,7 @@ class Methods:
 
     async def _cold(
         self,
-        core: Core,
+        core: DataMethod,
         data: bytes,
         facts: Facts,
         call: Call,

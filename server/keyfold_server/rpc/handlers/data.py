@@ -23,7 +23,7 @@ from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.data.call import Call
 from keyfold_server.service.data.data_plane import DataPlane, Destination
 
-Core = Callable[[bytes, Call, Facts], bytes]
+DataMethod = Callable[[bytes, Call, Facts], bytes]
 """Takes the request's bytes, the call and its facts; fills in the facts, and returns the reply's
 bytes."""
 
@@ -38,7 +38,7 @@ class DataMethods:
         """Takes the core."""
         self._plane = plane
 
-    def table(self) -> dict[str, Core]:
+    def table(self) -> dict[str, DataMethod]:
         """Returns the methods, by their names in the contract."""
         return {
             "Wrap": self._wrap,

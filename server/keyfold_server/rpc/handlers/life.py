@@ -24,7 +24,7 @@ from keyfold_server.service.replica import Replica
 
 _Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
 
-Life = Callable[[bytes, Caller, float, Facts], Awaitable[bytes]]
+LifeMethod = Callable[[bytes, Caller, float, Facts], Awaitable[bytes]]
 """Takes the request's bytes, the caller, the deadline in monotonic seconds, and the call's facts;
 fills in the facts, and returns the reply's bytes."""
 
@@ -33,7 +33,7 @@ _PAGE_BYTES: Final = 3 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Method:
+class _Handler:
     """One method: its request message and the function that answers it."""
 
     request: type[Message]
@@ -47,19 +47,19 @@ class LifeMethods:
         """Takes the service."""
         self._replica = replica
 
-    def table(self) -> dict[str, Life]:
+    def table(self) -> dict[str, LifeMethod]:
         """Returns the methods, by their names in the contract."""
         methods = {
-            "Enable": _Method(pb.EnableRequest, self._enable),
-            "AddRegions": _Method(pb.AddRegionsRequest, self._add_regions),
-            "Rotate": _Method(pb.RotateRequest, self._rotate),
-            "Revoke": _Method(pb.RevokeRequest, self._revoke),
-            "Restore": _Method(pb.RestoreRequest, self._restore),
-            "RetireGeneration": _Method(pb.RetireGenerationRequest, self._retire_generation),
-            "TestKey": _Method(pb.TestKeyRequest, self._test_key),
-            "GetAccessPolicy": _Method(pb.GetAccessPolicyRequest, self._get_access_policy),
-            "GetStatus": _Method(pb.GetStatusRequest, self._get_status),
-            "ListClusters": _Method(pb.ListClustersRequest, self._list_clusters),
+            "Enable": _Handler(pb.EnableRequest, self._enable),
+            "AddRegions": _Handler(pb.AddRegionsRequest, self._add_regions),
+            "Rotate": _Handler(pb.RotateRequest, self._rotate),
+            "Revoke": _Handler(pb.RevokeRequest, self._revoke),
+            "Restore": _Handler(pb.RestoreRequest, self._restore),
+            "RetireGeneration": _Handler(pb.RetireGenerationRequest, self._retire_generation),
+            "TestKey": _Handler(pb.TestKeyRequest, self._test_key),
+            "GetAccessPolicy": _Handler(pb.GetAccessPolicyRequest, self._get_access_policy),
+            "GetStatus": _Handler(pb.GetStatusRequest, self._get_status),
+            "ListClusters": _Handler(pb.ListClustersRequest, self._list_clusters),
         }
         return {name: _on_bytes(method) for name, method in methods.items()}
 
@@ -198,7 +198,7 @@ class LifeMethods:
         return [replies.pending_replica(p, now) for p in pending]
 
 
-def _on_bytes(method: _Method) -> Life:
+def _on_bytes(method: _Handler) -> LifeMethod:
     async def answer(data: bytes, caller: Caller, deadline: float, facts: Facts) -> bytes:
         asked = requests.decode(method.request, data)
         facts.cluster = getattr(asked, "cluster", "")

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from keyfold_server.access.policy import InForce, Policy
+from keyfold_server.access.policy import CachedPolicy, Policy
 from keyfold_server.access.policy_file import PolicyFileError, parse
 from keyfold_server.domain.files import Stamp, settled, stamp_of
 from keyfold_server.domain.rights import Identity, Rights
@@ -65,7 +65,7 @@ def read(path: Path) -> Policy:
     return _parsed(path, _read(path)[0])
 
 
-class Policies:
+class PolicyWatcher:
     """The policy file of a running server, and the policy in force.
 
     Attributes:
@@ -80,7 +80,7 @@ class Policies:
         """
         self._path = path
         contents, self._stamp = _read(path)
-        self._force = InForce(_parsed(path, contents))
+        self._force = CachedPolicy(_parsed(path, contents))
         self._digest = hashlib.sha256(contents).digest()
         self._told: tuple[bytes, str] | None = None
         self.broken: str | None = None
@@ -107,7 +107,7 @@ class Policies:
             digest = hashlib.sha256(contents).digest()
             changed = digest != self._digest
             if changed:
-                self._force = InForce(_parsed(self._path, contents))
+                self._force = CachedPolicy(_parsed(self._path, contents))
                 self._digest = digest
             self._stamp = stamp
         except PolicyFileError as error:

@@ -13,7 +13,7 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-class Bounded(Generic[_K, _V]):
+class LruCache(Generic[_K, _V]):
     """At most so many entries; the least recently used goes first."""
 
     __slots__ = ("_entries", "_most")
