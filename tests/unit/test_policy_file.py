@@ -100,7 +100,7 @@ _AWS = 'type = "AWS_KMS"'
         ("", "p: grant: nobody may do anything; write at least one [[grant]]"),
         ("grant = []", "p: grant: is empty, which grants nothing; *"),
         ("grant = 1", "p: grant: is a number; write a list, such as [[grant]]"),
-        ("grant = [1]", "p, grant 1: is no table; write grants as [[grant]]"),
+        ("grant = [1]", "p, grant 1: is not a table; write grants as [[grant]]"),
         ("[[grant]\n", "p:1: is not TOML: *; correct this line"),
         (_OK + 'roles = ["admin"]\n', "p:4: is not TOML: *; correct this line"),
         (_OK + "context = 2026-13-45", "p:*: is not TOML: *; correct this line"),
@@ -109,11 +109,17 @@ _AWS = 'type = "AWS_KMS"'
         (_OK + "[grants]", "p: grants: there is no such field; use grant, on_behalf_of"),
         ('on_behalf_of = "local"\n' + _OK, "p: on_behalf_of: is a string; write a list, *"),
         ("on_behalf_of = []\n" + _OK, "p: on_behalf_of: is empty, which grants nothing; *"),
-        ('on_behalf_of = ["me"]\n' + _OK, "p: on_behalf_of[0]: 'me' can match nothing; *"),
+        ('on_behalf_of = ["me"]\n' + _OK, "p: on_behalf_of[0]: 'me' cannot match anything; *"),
         # A grant's fields.
         (_grant('cluster = ["a"]'), f"p:2: cluster: there is no such field; use {_FIELDS}"),
-        ('[[grant]]\nroles = ["admin"]', "p:1: callers: is missing; write such as callers = *"),
-        ('[[grant]]\ncallers = ["local"]', "p:1: roles: is missing; write such as roles = *"),
+        (
+            '[[grant]]\nroles = ["admin"]',
+            "p:1: callers: is missing; write a value such as callers = *",
+        ),
+        (
+            '[[grant]]\ncallers = ["local"]',
+            "p:1: roles: is missing; write a value such as roles = *",
+        ),
         (_grant("callers = []"), "p:2: callers: is empty, which grants nothing; *"),
         (_grant("roles = []"), "p:2: roles: is empty, which grants nothing; *"),
         (_grant("clusters = []"), "p:2: clusters: is empty, which grants nothing; leave it out, *"),
@@ -121,43 +127,58 @@ _AWS = 'type = "AWS_KMS"'
         (_grant('roles = "admin"'), "p:2: roles: is a string; write a list, *"),
         (_grant("regions = true"), "p:2: regions: is a boolean; write a list, *"),
         (_grant("regions = 1979-05-27"), "p:2: regions: is a date or time; write a list, *"),
-        (_grant("clusters = [1]"), "p:2: clusters[0]: is no string; write strings, *"),
+        (_grant("clusters = [1]"), "p:2: clusters[0]: is not a string; write strings, *"),
         (_grant('context = ["a=b"]'), "p:2: context: is a list; write a table, *"),
         (_grant('roles = ["auditor", "root"]'), f"p:2: roles[1]: *'root'; use one of {_TYPES}"),
         (_grant('roles = ["Admin"]'), "p:2: roles[0]: there is no role 'Admin'; *"),
         # Patterns that are none.
         (_grant('callers = [""]'), "p:2: callers[0]: must be 1 to 1,024 printable characters"),
         (_grant('callers = ["local\\n"]'), "p:2: callers[0]: must be 1 to 1,024 printable *"),
-        (_grant('callers = ["spiffe:/td/a"]'), "p:2: callers[0]: * can match nothing; *"),
-        (_grant('callers = ["jwt:https://idp"]'), "p:2: callers[0]: * can match nothing; *"),
-        (_grant('callers = ["loca*"]'), "p:2: callers[0]: 'loca*' can match nothing; *"),
+        (_grant('callers = ["spiffe:/td/a"]'), "p:2: callers[0]: * cannot match anything; *"),
+        (_grant('callers = ["jwt:https://idp"]'), "p:2: callers[0]: * cannot match anything; *"),
+        (_grant('callers = ["loca*"]'), "p:2: callers[0]: 'loca*' cannot match anything; *"),
         (
             _grant('clusters = ["prod-**"]'),
             "p:2: clusters[0]: * two stars in a row; write one *",
         ),
-        (_grant('clusters = ["prod/*"]'), "p:2: clusters[0]: 'prod/*' can match nothing; *"),
-        (_grant('regions = ["-eu"]'), "p:2: regions[0]: '-eu' can match nothing; *"),
-        (_grant('organizations = [" "]'), "p:2: organizations[0]: ' ' can match nothing; *"),
+        (_grant('clusters = ["prod/*"]'), "p:2: clusters[0]: 'prod/*' cannot match anything; *"),
+        (_grant('regions = ["-eu"]'), "p:2: regions[0]: '-eu' cannot match anything; *"),
+        (_grant('organizations = [" "]'), "p:2: organizations[0]: ' ' cannot match anything; *"),
         # What does nothing where it stands.
-        (_grant('context = { a = "b" }'), "p:2: context: narrows the role crypto alone; *"),
-        (_grant('keys = [{ type = "LOCAL" }]'), "p:2: keys: are for the role operator alone; *"),
+        (_grant('context = { a = "b" }'), "p:2: context: narrows only the role crypto; *"),
+        (_grant('keys = [{ type = "LOCAL" }]'), "p:2: keys: are only for the role operator; *"),
         (_grant('roles = ["crypto"]') + "context = { a = 1 }", "p:2: context.a: must be *"),
         # Keys.
         (_grant("keys = {}"), "p:2: keys: is a table; write a list, *"),
-        (_grant('keys = ["local:a"]'), "p:2: keys[0]: is no table; write *"),
-        (_key('uri = "a"'), "p:2: keys[0].type: is missing; write such as type = *"),
-        (_key('type = "aws"'), "p:2: keys[0].type: 'aws' is no type; write one exactly, *"),
-        (_key('type = "*"'), "p:2: keys[0].type: '*' is no type; write one exactly, *"),
-        (_key(f'{_AWS}, principal = "r"'), "p:2: keys[0].uri: is missing; write such as *"),
-        (_key(f'{_AWS}, uri = "a"'), 'p:2: keys[0].principal: is missing; * "ambient", *'),
+        (_grant('keys = ["local:a"]'), "p:2: keys[0]: is not a table; write *"),
+        (_key('uri = "a"'), "p:2: keys[0].type: is missing; write a value such as type = *"),
+        (
+            _key('type = "aws"'),
+            "p:2: keys[0].type: 'aws' is not a type; write the exact name of a type, *",
+        ),
+        (
+            _key('type = "*"'),
+            "p:2: keys[0].type: '*' is not a type; write the exact name of a type, *",
+        ),
+        (_key(f'{_AWS}, principal = "r"'), "p:2: keys[0].uri: is missing; write a value such as *"),
+        (_key(f'{_AWS}, uri = "a"'), 'p:2: keys[0].principal: is missing; * "ambient" for *own, *'),
         (_key(f'{_AWS}, uri = "a", principal = ""'), "p:2: keys[0].principal: is empty, *"),
         (_key(f'{_AWS}, uri = "*", principal = "r"'), "p:2: keys[0].uri: a * stays within *"),
         (_key(f'{_AWS}, uri = "a**", principal = "r"'), "p:2: keys[0].uri: * two stars *"),
         (_key(f'{_AWS}, key = "a"'), "p:2: keys[0].key: *; use type, uri, principal, options"),
         (_key(f'{_AWS}, uri = "a", principal = "r", options = {{ a = 1 }}'), "p:2: *.options.a: *"),
-        (_key('type = "LOCAL", principal = "r"'), "p:2: keys[0].principal: LOCAL has none; *"),
-        (_key('type = "PLATFORM", uri = "a"'), "p:2: keys[0].uri: PLATFORM has none; *"),
-        (_key('type = "PLATFORM", options = {}'), "p:2: keys[0].options: PLATFORM has none; *"),
+        (
+            _key('type = "LOCAL", principal = "r"'),
+            "p:2: keys[0].principal: a LOCAL key does not have this field; *",
+        ),
+        (
+            _key('type = "PLATFORM", uri = "a"'),
+            "p:2: keys[0].uri: a PLATFORM key does not have this field; *",
+        ),
+        (
+            _key('type = "PLATFORM", options = {}'),
+            "p:2: keys[0].options: a PLATFORM key does not have this field; *",
+        ),
     ],
 )
 def test_a_fault_is_told_by_line_and_field(text: str, message: str) -> None:
@@ -187,7 +208,7 @@ def test_no_string_or_comment_passes_for_a_header(trap: str) -> None:
 
 def test_grants_without_headers_are_told_by_number() -> None:
     """Where headers and grants are not as many, a number is told, never a wrong line."""
-    with pytest.raises(PolicyFileError, match=r"^p, grant 1: keys\[0\]: is no table"):
+    with pytest.raises(PolicyFileError, match=r"^p, grant 1: keys\[0\]: is not a table"):
         parse(_grant('roles = ["admin"]') + 'keys = [\n[["grant"]]\n]', "p")
     text = 'grant = [{ callers = ["local"], roles = ["auditor"] }, { callers = ["local"] }]'
     with pytest.raises(PolicyFileError, match=r"^p, grant 2: roles: is missing"):

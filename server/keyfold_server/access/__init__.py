@@ -1,5 +1,5 @@
-"""Who is calling, and what they may do: certificates, tokens, and the policy file.
+"""Identifies callers by certificates and tokens, and says by the policy file what they may do.
 
-It knows the domain alone. `rpc` asks who a call's caller is, the service asks what that caller
-may do, and both get what `bootstrap` made here.
+It knows only the domain. `rpc` identifies a call's caller with it, and the service checks that
+caller's rights; `bootstrap` hands both of them what they need.
 """

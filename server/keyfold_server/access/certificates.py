@@ -1,10 +1,10 @@
-"""Who calls, by the client certificate of the connection.
+"""Identifies a caller by the client certificate of its connection.
 
-The handshake has proven the certificate against the client CA; here it becomes names. Invariants:
-a name comes from the subject alternative names alone, never from the common name, which authorities
-do not check; a certificate that has expired since the handshake proves nothing, since a connection
-outlives its handshake. It knows neither gRPC nor the policy: it gets what gRPC says of a
-connection as a plain mapping.
+The TLS handshake has checked the certificate against the client CA; this module turns it into
+names. Invariants: a name comes only from the subject alternative names, never from the common name,
+which authorities do not check; and a certificate that has expired since the handshake proves
+nothing, because a connection outlives its handshake. The module knows neither gRPC nor the policy:
+it takes gRPC's `auth_context()` as a plain mapping.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from keyfold_server.domain.errors import CallerCredentialError
 from keyfold_server.domain.rights import Identity
 
 PROOF: Final = "certificate"
-"""How such an identity was proven."""
+"""The `proof` of an identity that comes from a certificate."""
 
 _CERTIFICATE: Final = "x509_pem_cert"
-"""Under which gRPC gives the client's own certificate; absent where the client gave none."""
+"""The key of the client's certificate in gRPC's `auth_context()`; absent if the client showed
+none."""
 
 _MOST_REMEMBERED: Final = 4_096
-"""Certificates whose names are kept in memory, about 2 KiB each."""
+"""Certificates whose names stay in memory, about 2 KiB each."""
 
 _MOST_NAMES: Final = 64
-"""Names of one certificate: each is matched against every grant of the policy."""
+"""Names in one certificate. Keyfold matches each of them against every grant of the policy."""
 
 _MAX_NAME: Final = 2_048
-"""Characters of a name; the SPIFFE standard's own bound."""
+"""Characters of a name; the bound is the SPIFFE standard's own."""
 
 # The SPIFFE standard's characters, section 2: a trust domain, and a path without empty segments.
 _SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]{1,255}(?:/[A-Za-z0-9._-]+)+")
@@ -42,7 +43,7 @@ _DOTS: Final = re.compile(r"/\.{1,2}(?:/|$)")
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a certificate proves, and from when to when, in seconds of Unix time."""
+    """What a certificate proves, and its validity in seconds of Unix time."""
 
     identity: Identity
     not_before: float
@@ -50,25 +51,28 @@ class _Known:
 
 
 class CertificateVerifier:
-    """Turns certificates into callers. One thread uses it: the event loop's."""
+    """Turns certificates into identities. Only the event loop's thread may use it."""
 
     def __init__(self, most_remembered: int = _MOST_REMEMBERED) -> None:
-        """Remembers the names of so many certificates, so that a warm call parses none."""
+        """Makes a verifier that remembers the names of `most_remembered` certificates.
+
+        A warm call therefore parses no certificate.
+        """
         self._known: LruCache[bytes, _Known] = LruCache(most_remembered)
 
     def identity(self, auth_context: Mapping[str, Iterable[bytes]], now: float) -> Identity | None:
-        """Says who is at the other end of a connection.
+        """Returns the identity of the client at the other end of a connection.
 
         Args:
-            auth_context: What gRPC's `auth_context()` gives.
+            auth_context: The result of gRPC's `auth_context()`.
             now: Seconds of Unix time.
 
         Returns:
-            The SPIFFE id first, else URIs, then DNS names, each kind sorted; None where the
-            client showed no certificate.
+            The identity, or None if the client showed no certificate. Its names are the SPIFFE id
+            or else the URIs, and then the DNS names; each kind is sorted.
 
         Raises:
-            CallerCredentialError: The certificate has expired, or proves no name.
+            CallerCredentialError: The certificate is not valid now, or names no caller.
         """
         shown = auth_context.get(_CERTIFICATE)
         if shown is None:
@@ -95,7 +99,7 @@ def _read(pem: bytes) -> _Known:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         names = _names(certificate)
-    # Extensions are parsed when asked for, and a malformed one is a ValueError as well.
+    # `cryptography` parses an extension on access; a malformed one is a ValueError as well.
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise CallerCredentialError(
             "the client certificate cannot be read; have it issued anew"
@@ -120,7 +124,7 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
         proven = uris
     else:
         proven = sorted({f"uri:{uri}" for uri in uris if uri})
-    # A wildcard names a domain, not a caller.
+    # A wildcard names a domain, not one caller.
     callers = {f"dns:{host.lower()}" for host in hosts if host and "*" not in host}
     proven = [*proven, *sorted(callers)]
     if not proven:
@@ -137,28 +141,27 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def _check_svid(uris: list[str], certificate: x509.Certificate) -> None:
-    """Refuses what the X.509-SVID standard refuses in a certificate with a SPIFFE id."""
+    """Refuses a certificate with a SPIFFE id that the X.509-SVID standard refuses."""
     if len(uris) > 1:
         raise CallerCredentialError(
             "the client certificate has a SPIFFE id and further URIs, and may have only one; "
             "have it issued with the SPIFFE id alone"
         )
-    # fullmatch, and no $ that lets a line end through.
+    # `fullmatch`, because `$` would let a trailing line break pass.
     if _SPIFFE.fullmatch(uris[0]) is None or _DOTS.search(uris[0]) is not None:
         raise CallerCredentialError(
             "the client certificate's SPIFFE id is not of the form spiffe://trust-domain/path "
             "that the standard gives; have it issued anew"
         )
-    # An authority's certificate names a trust domain's signer; it must not call as one of its
-    # workloads.
+    # An authority may sign the SPIFFE ids of a trust domain, but not call under one of them.
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     except x509.ExtensionNotFound:
         return
     if constraints.value.ca:
         raise CallerCredentialError(
-            "the client certificate is an authority's, which may sign SPIFFE ids and not call as "
-            "one; call with the certificate of a workload"
+            "the client certificate is an authority's, which may sign SPIFFE ids but not call "
+            "under one; call with the certificate of a workload"
         )
 
 

@@ -1,8 +1,8 @@
-"""Throw-away certificates for trying TLS out: an authority, a server's and its clients'.
+"""Makes throw-away certificates to try TLS out: an authority's, a server's and its clients'.
 
-Invariant: the authority's own key never leaves this module, so that nobody can issue further
-certificates from what lies on the disk; making them again makes a new authority. It knows neither
-the disk nor the command line.
+Invariant: the authority's private key never leaves this module, so nobody can issue further
+certificates with what is on the disk. Each call makes a new authority. The module knows neither the
+disk nor the command line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from keyfold_server.domain.errors import CallerCredentialError, SetupError
 
 _VALID: Final = timedelta(days=30)
 _BACKDATED: Final = timedelta(minutes=5)
-"""For clients whose clocks are behind."""
+"""How far the validity begins in the past, for clients whose clocks are slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,18 @@ class _Issued:
 
 
 def make(names: Sequence[str], callers: Sequence[str]) -> dict[str, bytes]:
-    """Makes an authority, a server's certificate and one for each caller, for 30 days.
+    """Makes an authority, a server's certificate and one for each caller, valid for 30 days.
 
     Args:
         names: The server's DNS names and IP addresses.
-        callers: As a policy writes them: `spiffe://…`, `uri:…` or `dns:…`.
+        callers: The callers' names in the policy's form: `spiffe://…`, `uri:…` or `dns:…`.
 
     Returns:
-        PEM by file name: `ca.pem`, `server.pem` and `server.key`, then for each caller its
-        `client_file` with the endings `.pem` and `.key`.
+        The PEM text of each file by its name: `ca.pem`, `server.pem` and `server.key`, and for each
+        caller its `client_file` with the endings `.pem` and `.key`.
 
     Raises:
-        SetupError: A name cannot be one, or a server would not know the caller by it.
+        SetupError: A name is malformed, or a server could not identify the caller by it.
     """
     authority = _authority()
     server = _issue(
@@ -82,13 +82,13 @@ def make(names: Sequence[str], callers: Sequence[str]) -> dict[str, bytes]:
 
 
 def client_file(number: int) -> str:
-    """Returns how the files of a caller begin, counted from 1."""
+    """Returns the base name of the files of the caller with this number, counted from 1."""
     return "client" if number == 1 else f"client-{number}"
 
 
 def _authority() -> _Issued:
     key = ec.generate_private_key(ec.SECP256R1())
-    # A name of its own each time: a client that trusts two must not take one for the other.
+    # A new name each time, so that a client that trusts two authorities can tell them apart.
     subject = _subject(f"Keyfold throw-away authority {secrets.token_hex(4)}")
     usage = x509.KeyUsage(
         digital_signature=False,
@@ -184,7 +184,7 @@ def _caller_name(caller: str) -> x509.GeneralName:
 
 
 def _check_caller(caller: str, issued: _Issued) -> None:
-    """Refuses a caller that the server would not take the certificate for."""
+    """Refuses a caller's name that a server would refuse in the certificate."""
     context = {"x509_pem_cert": (issued.certificate_pem(),)}
     now = datetime.now(UTC).timestamp()
     try:

@@ -1,9 +1,9 @@
-"""Grants: what one `[[grant]]` of the policy file says, and which methods take which role.
+"""Grants: what one `[[grant]]` of the policy file says, and which role each method needs.
 
-Invariants: `RULES` is the one table of methods, and what is not in it is nobody's. Matching is
-plain text work in linear time: nothing of the file becomes a regular expression, so no pattern
-can be slow, and no character but `*` means anything but itself. A grant knows no other grant; what
-several allow together is the policy's to say.
+Invariants: `RULES` is the only table of methods, and nobody may call a method that is not in it.
+Patterns are matched as plain text: no text of the file becomes a regular expression, so no pattern
+can be slow, and `*` is the only special character. A grant knows no other grant; `policy` says what
+several grants allow together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from keyfold_server.domain.keyspec import RootKey
 
 
 class Role(Enum):
-    """What a grant lets its callers do, as told in messages."""
+    """What a grant lets its callers do. The values are the words of the policy file."""
 
     WRAP = "crypto:wrap"
     UNWRAP = "crypto:unwrap"
@@ -29,7 +29,7 @@ class Role(Enum):
 
     @property
     def purpose(self) -> str:
-        """What the role is for, after its name."""
+        """What the role lets a caller do, for messages."""
         return _PURPOSES[self]
 
 
@@ -46,20 +46,22 @@ ROLES: Final[Mapping[str, frozenset[Role]]] = {
     **{role.value: frozenset({role}) for role in Role},
     "admin": frozenset(Role),
 }
-"""What each word of a grant's `roles` stands for."""
+"""The roles that each word of a grant's `roles` stands for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a method takes.
+    """What a caller needs to call a method.
 
     Attributes:
-        roles: The roles, of which a grant must give one.
-        each: Every one of the roles is needed; grants may give them one by one.
-        open: It takes nothing: every caller that the transport let in may call it.
-        whole: A request that names no region means all that the cluster has.
-        new_cluster: It makes the cluster, so a name out of reach is refused, not hidden.
-        new_regions: The same for its regions.
+        roles: The roles for the method. A caller needs one of them.
+        each: True if a caller needs every one of the roles; several grants may give them.
+        open: True if a caller needs no role.
+        whole: True if a request that names no region means all regions of the cluster.
+        new_cluster: True if the method makes the cluster. A caller that no grant lets make it is
+            refused; for other methods such a cluster looks as if it did not exist.
+        new_regions: True if the method may name regions that do not exist yet; the same holds for
+            them.
     """
 
     roles: tuple[Role, ...] = ()
@@ -99,9 +101,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ANY_GRANT,
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ANY_GRANT,
 }
-"""What each method takes: Keyfold's own by name, others as service and method.
+"""The rule of each method: Keyfold's own by name, others by service and method.
 
-A method without a rule is refused to everybody.
+Nobody may call a method without a rule.
 """
 
 
@@ -109,7 +111,7 @@ def rule(rpc: str) -> Rule:
     """Returns a method's rule.
 
     Raises:
-        NotAllowedError: It has none.
+        NotAllowedError: The method has no rule.
     """
     found = RULES.get(rpc)
     if found is None:
@@ -118,30 +120,30 @@ def rule(rpc: str) -> Rule:
 
 
 KEY_SEPARATORS: Final = "/:"
-"""Where the segments of key uris and principals end."""
+"""The characters that separate the segments of key uris and principals."""
 
 _CALLER_SEPARATORS: Final = "/:#"
 _DNS: Final = "dns:"
 
 
 class Pattern:
-    """A text in which each `*` stands for any run of characters, the empty one too.
+    """A text in which each `*` stands for any run of characters, including none.
 
-    With separators, text and pattern are split at them, the separators must be the same, and a
-    `*` stays within its segment: `spiffe://example.org/ns/*/sa/web` names one account in every
-    namespace, and never a longer path.
+    With separators, a `*` stays within one segment, and text and pattern must have the same
+    separators: `spiffe://example.org/ns/*/sa/web` names one account in every namespace, and never a
+    longer path.
     """
 
     __slots__ = ("_segments", "_split", "text")
 
     def __init__(self, text: str, separators: str = "") -> None:
-        """Takes the text as the file has it, and the characters that no `*` stands for."""
+        """Takes the text of the policy file, and the characters that no `*` stands for."""
         self.text = text
         self._split = re.compile(f"([{re.escape(separators)}])") if separators else None
         self._segments = [part.split("*") for part in self._parts(text)] if "*" in text else None
 
     def matches(self, text: str) -> bool:
-        """Says whether the whole text fits."""
+        """Says whether the pattern matches the whole text."""
         if self._segments is None:
             return text == self.text
         parts = self._parts(text)
@@ -155,9 +157,9 @@ class Pattern:
 
 
 def _fits(text: str, pieces: list[str]) -> bool:
-    """Says whether a text is made of the pieces, in order, with anything between them.
+    """Says whether a text consists of the pieces, in order, with anything between them.
 
-    Taking each middle piece where it first occurs is right: it leaves the most to the others.
+    Each middle piece is taken where it first occurs, which leaves the most text to the others.
     """
     if len(pieces) == 1:
         return text == pieces[0]
@@ -177,8 +179,8 @@ def _fits(text: str, pieces: list[str]) -> bool:
 def caller_pattern(text: str) -> Pattern:
     """Returns the pattern of a caller's name.
 
-    `*` alone is every caller. Elsewhere it stays within one segment: segments end at `/`, `:` and
-    `#`, and those of a DNS name at `.` too, as in a certificate's wildcard.
+    `*` alone matches every caller. Elsewhere it stays within one segment: `/`, `:` and `#` separate
+    segments, and in a DNS name `.` does, too, as in a certificate's wildcard.
     """
     if text == "*":
         return Pattern(text)
@@ -187,12 +189,12 @@ def caller_pattern(text: str) -> Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """Alternatives, of which one must match."""
+    """Alternative patterns, one of which must match."""
 
     items: tuple[Pattern, ...]
 
     def match(self, text: str) -> bool:
-        """Says whether the text fits any of them."""
+        """Says whether any of the patterns matches the text."""
         return any(pattern.matches(text) for pattern in self.items)
 
     def __str__(self) -> str:
@@ -201,13 +203,15 @@ class Patterns:
 
 @dataclass(frozen=True, slots=True)
 class KeyGrant:
-    """Root keys that an operator may name: a tuple that matches as a whole (protocol C1).
+    """Root keys that an operator may name; all fields must match together (protocol C1).
 
     Attributes:
-        type: The provider type, exactly.
-        uri: The canonical uri; None: any, which the file allows for PLATFORM and LOCAL alone.
-        principal: As whom Keyfold calls; None: as itself, and as nobody else.
-        options: The provider's options, exactly, sorted by key.
+        type: The provider type.
+        uri: The pattern of the canonical uri. None matches any uri; the file allows that only for
+            PLATFORM and LOCAL.
+        principal: The pattern of the principal under which Keyfold calls the key. None matches
+            only the server's own identity.
+        options: The provider's options, sorted by key. They must be exactly these.
     """
 
     type: str
@@ -216,13 +220,14 @@ class KeyGrant:
     options: tuple[tuple[str, str], ...] = ()
 
     def matches(self, key: RootKey) -> bool:
-        """Says whether a root key, in canonical form, is one of these."""
+        """Says whether a root key in canonical form is one of these keys."""
         if key.type != self.type or key.options != self.options:
             return False
         if self.uri is not None and not self.uri.matches(key.uri):
             return False
         if self.principal is None or not key.principal:
-            # `*` matches the empty text too, but the server's own identity is only written out.
+            # `*` would match an empty principal, too, but the server's own identity must be
+            # written out as `ambient`.
             return self.principal is None and not key.principal
         return self.principal.matches(key.principal)
 
@@ -236,17 +241,18 @@ class KeyGrant:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One grant. What is None is not narrowed; without `keys` none may be named.
+    """One grant of the policy. A field that is None does not narrow it.
 
     Attributes:
-        where: File and line, for messages.
-        callers: To whom.
-        roles: What they may do.
-        clusters: In which clusters, by name.
-        organizations: Only in clusters of these; one that belongs to none does not match.
-        regions: In which regions.
-        context: Entries that a data key's context must hold; empty: any context will do.
-        keys: The root keys that an operator may name.
+        where: The file and line of the grant, for messages.
+        callers: The callers that have the grant.
+        roles: The roles that the grant gives them.
+        clusters: The names of the clusters that the grant covers.
+        organizations: The organizations whose clusters the grant covers. A cluster without an
+            organization does not match.
+        regions: The regions that the grant covers.
+        context: Entries that a data key's context must contain; empty or None allows any context.
+        keys: The root keys that an operator may name; empty allows none.
     """
 
     where: str
@@ -259,11 +265,11 @@ class Grant:
     keys: tuple[KeyGrant, ...] = ()
 
     def covers_name(self, cluster: str) -> bool:
-        """Says whether there can be a cluster of that name that the grant covers."""
+        """Says whether the grant covers a cluster of this name, for some organization."""
         return self.clusters is None or self.clusters.match(cluster)
 
     def covers(self, cluster: str, organization: str | None) -> bool:
-        """Says whether it covers a cluster whose organization is known."""
+        """Says whether the grant covers a cluster, by its name and its organization."""
         if not self.covers_name(cluster):
             return False
         return self.organizations is None or (
@@ -271,9 +277,9 @@ class Grant:
         )
 
     def covers_all(self) -> bool:
-        """Says whether it covers every cluster, those included that are not there yet."""
+        """Says whether the grant covers every cluster, including those that do not exist yet."""
         return self.clusters is None and self.organizations is None
 
     def covers_region(self, region: str | None) -> bool:
-        """Says whether it covers a region, or all there can be where None is given."""
+        """Says whether the grant covers a region; None means all possible regions."""
         return self.regions is None or (region is not None and self.regions.match(region))

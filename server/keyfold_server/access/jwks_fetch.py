@@ -1,8 +1,8 @@
-"""Reading a key set's bytes: from a file, or from its issuer over HTTPS.
+"""Reads the bytes of a key set, from a file or from its issuer over HTTPS.
 
-Invariants: nothing but that one file or url is ever read, whatever a token or an answer says:
-redirects are not followed, and there is no plain HTTP; what is read is bounded in size, and in time
-as a whole, since a read timeout alone lets an issuer drip for ever. It knows nothing of keys.
+Invariants: it reads nothing but that one file or url, whatever a token or an answer says; it
+follows no redirect and uses no plain HTTP. It bounds the size of an answer and its total time,
+because a read timeout alone would let an issuer drip for ever. The module knows nothing of keys.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from keyfold_server.domain.errors import SetupError
 _HTTPS_PORT: Final = 443
 
 Fetch = Callable[[], bytes]
-"""Reads a key set's bytes; blocks, and raises `KeySetError` where there are none to be had."""
+"""Returns a key set's bytes; blocks, and raises `KeySetError` if it cannot get them."""
 
 
 def fetcher(where: str, timeout: float, context: ssl.SSLContext | None = None) -> Fetch:
-    """Returns what reads a key set.
+    """Returns the function that reads a key set.
 
     Args:
         where: An `https://` url, or the path of a file.
         timeout: Seconds that an answer over HTTPS may take in all.
-        context: What the issuer's certificate is checked with; None: the system's authorities,
-            or those of `SSL_CERT_FILE`.
+        context: The TLS context that checks the issuer's certificate. None takes the system's
+            authorities, or those of `SSL_CERT_FILE`.
 
     Raises:
-        SetupError: It is neither; the message names the setting.
+        SetupError: `where` is neither; the message names the setting.
     """
     if "://" not in where:
         return lambda: _read_file(Path(where))
@@ -52,8 +52,8 @@ def fetcher(where: str, timeout: float, context: ssl.SSLContext | None = None) -
     if url.scheme != "https" or not url.hostname or url.username is not None or url.fragment:
         raise SetupError(
             "KEYFOLD_JWT_JWKS: give the url of the issuer's key set with https://, without user "
-            "and fragment, or the path of a file; over plain http anyone on the way could put in "
-            "a key of theirs"
+            "and fragment, or the path of a file; over plain http anyone on the network path could "
+            "replace the keys"
         )
     trusted = context or ssl.create_default_context()
     return lambda: _get(url, port, timeout, trusted)
@@ -64,7 +64,7 @@ def _read_file(path: Path) -> bytes:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
                 raise KeySetError(
-                    "every user of this machine may write the file; run chmod o-w on it"
+                    "every user of this machine can change the file; run chmod o-w on it"
                 )
             return file.read(MAX_SIZE + 1)
     except OSError as error:
@@ -74,14 +74,14 @@ def _read_file(path: Path) -> bytes:
 def _get(url: SplitResult, port: int, timeout: float, context: ssl.SSLContext) -> bytes:
     connection = _connection(url, port, timeout, context)
     late = threading.Event()
-    # The connection forgets its socket as soon as the answer's head says that it is the last.
+    # The connection forgets its socket as soon as the answer's headers say "close".
     opened: list[socket.socket] = []
 
     def end() -> None:
         late.set()
         for sock in opened:
-            with contextlib.suppress(OSError):  # It has ended by itself.
-                # Not TLS's own shutdown, which takes the session from under the reading thread.
+            with contextlib.suppress(OSError):  # The connection has ended by itself.
+                # Not the TLS shutdown, which would destroy the session of the reading thread.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(timeout, end)
@@ -90,22 +90,22 @@ def _get(url: SplitResult, port: int, timeout: float, context: ssl.SSLContext) -
     try:
         connection.connect()
         opened.append(connection.sock)
-        # Before this the timer had no socket to shut; a handshake ends by its own timeout.
+        # Until now the timer had no socket to shut down; a handshake has its own timeout.
         if late.is_set():
             raise TimeoutError
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         connection.request("GET", path, headers={"Accept": "application/json"})
-        # The answer holds the socket, and closing the connection would not close it.
+        # The answer holds the socket, so closing the connection alone would not close it.
         with connection.getresponse() as answer:
             if answer.status != http.HTTPStatus.OK:
-                raise KeySetError(f"the issuer answered {answer.status}, and 200 is wanted")
+                raise KeySetError(f"the issuer answered {answer.status} instead of 200")
             text = answer.read(MAX_SIZE + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise KeySetError(_why(error, timeout, late=late.is_set())) from None
     finally:
         timer.cancel()
         connection.close()
-    # An answer that was cut off at the deadline looks like a whole one of no declared length.
+    # An answer without a declared length that the timer cut off looks like a whole one.
     if late.is_set():
         raise KeySetError(_why(TimeoutError(), timeout, late=True))
     return text
@@ -114,7 +114,7 @@ def _get(url: SplitResult, port: int, timeout: float, context: ssl.SSLContext) -
 def _connection(
     url: SplitResult, port: int, timeout: float, context: ssl.SSLContext
 ) -> http.client.HTTPSConnection:
-    """Returns a connection to the issuer, through the environment's proxy where there is one."""
+    """Returns a connection to the issuer, through the environment's proxy if there is one."""
     host = url.hostname or ""
     proxy = urlsplit(urllib.request.getproxies().get("https", ""))
     if not proxy.hostname or urllib.request.proxy_bypass(host):
@@ -140,17 +140,17 @@ def _why(error: Exception, timeout: float, *, late: bool) -> str:
 
 
 async def in_thread(fetch: Fetch) -> bytes:
-    """Runs a fetch in a thread of its own, and waits for it without blocking the loop.
+    """Runs a fetch in a thread of its own, and waits for it without blocking the event loop.
 
-    The thread is a daemon: looking a name up cannot be ended from outside, and must not hold up
-    the end of the process.
+    The thread is a daemon, because nothing can interrupt a DNS look-up, and it must not delay the
+    end of the process.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[bytes] = loop.create_future()
 
     def settle(text: bytes | None, error: Exception | None) -> None:
         if done.done():
-            return  # Nobody waits any more.
+            return  # The caller has given up.
         if error is not None:
             done.set_exception(error)
         else:
@@ -160,12 +160,12 @@ async def in_thread(fetch: Fetch) -> bytes:
         text, failed = None, None
         try:
             text = fetch()
-        except Exception as error:  # noqa: BLE001  it is raised again where it is awaited
+        except Exception as error:  # noqa: BLE001  awaiting the future raises it again
             failed = error
         try:
             loop.call_soon_threadsafe(settle, text, failed)
         except RuntimeError:
-            return  # The loop has ended meanwhile.
+            return  # The loop has ended in the meantime.
 
     threading.Thread(target=run, name="jwks-fetch", daemon=True).start()
     return await done

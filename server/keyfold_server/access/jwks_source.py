@@ -1,9 +1,9 @@
-"""An issuer's keys as they are now: fetched, kept fresh, and kept for a while without the issuer.
+"""Fetches an issuer's keys, keeps them fresh, and keeps them for a while without the issuer.
 
-Invariants: the event loop never waits for a file or a socket; there is one fetch at a time, and
-unknown key ids, which anyone can make up, cause at most one in ten seconds; a key that the issuer
-has withdrawn is gone with the next good fetch, and every key after 24 h without one. It knows
-nothing of tokens.
+Invariants: the event loop never waits for a file or a socket. Only one fetch runs at a time, and
+unknown key ids, which anyone can make up, cause at most one fetch in ten seconds. A key that the
+issuer has withdrawn is gone after the next successful fetch, and all keys are gone after 24 hours
+without one. The module knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from keyfold_server.domain.ports import Clock
 log = logging.getLogger(__name__)
 
 PERIOD: Final = 300.0
-"""Seconds between two fetches over HTTPS, and so how long a withdrawn key may live on."""
+"""Seconds between two fetches over HTTPS, and so the longest that a withdrawn key stays valid."""
 
 FILE_PERIOD: Final = 2.0
-"""Seconds between two looks at a file. Its contents are compared: they are small, and a stamp can
-stay the same through two quick changes."""
+"""Seconds between two readings of a file. The contents are compared: they are small, and a file's
+times may not show two quick changes."""
 
 RETRY: Final = 15.0
-"""Seconds until the next fetch over HTTPS after one that failed."""
+"""Seconds from a failed fetch over HTTPS to the next one."""
 
 UNKNOWN_KEY_PAUSE: Final = 10.0
-"""Seconds between two fetches that unknown key ids may cause."""
+"""Seconds between two fetches that unknown key ids cause."""
 
 MAX_AGE: Final = 24 * 3_600.0
-"""Seconds that the last good set is used while no other can be had."""
+"""Seconds that the last good set stays in use while no fetch succeeds."""
 
 TIMEOUT: Final = 5.0
 """Seconds that an answer of the issuer may take in all."""
 
 
 class KeySource:
-    """One issuer's key set. Belongs to the event loop, but for the fetching itself."""
+    """One issuer's key set. It belongs to the event loop; only the fetch runs in a thread."""
 
     def __init__(self, where: str, clock: Clock, context: ssl.SSLContext | None = None) -> None:
-        """Names the source; touches nothing yet.
+        """Names the source; `start` reads it.
 
         Args:
             where: An `https://` url, or the path of a file.
-            clock: Tells how old the set is.
-            context: What the issuer's certificate is checked with; None: the system's.
+            clock: The clock that tells the age of the set.
+            context: The TLS context that checks the issuer's certificate; None takes the system's.
 
         Raises:
             SetupError: `where` is neither.
@@ -68,18 +68,18 @@ class KeySource:
     async def start(self) -> None:
         """Reads the set for the first time.
 
-        An issuer out of reach does not keep the server from starting: callers with certificates
-        need it not, and it is asked again.
+        The server starts even if it cannot reach the issuer: callers with certificates do not need
+        the keys, and `keep` tries again.
 
         Raises:
-            SetupError: The file is missing or no key set.
+            SetupError: The file is missing, or it is not a key set.
         """
         await self.refresh()
         if self._keys is None and not self._remote:
             raise SetupError(f"KEYFOLD_JWT_JWKS: {self._where}: {self._fault}")
 
     async def keep(self) -> None:
-        """Keeps the set fresh until it is cancelled; a failed fetch never ends it."""
+        """Keeps the set fresh until it is cancelled; a failed fetch does not end it."""
         while True:
             if self._remote:
                 await asyncio.sleep(RETRY if self._fault else PERIOD)
@@ -88,22 +88,21 @@ class KeySource:
             await self.refresh()
 
     def current(self) -> KeySet | None:
-        """Returns the keys; None where there are none, or where they are too old to be trusted."""
+        """Returns the keys; None if no fetch has succeeded, or if the keys are too old to trust."""
         if self._clock.monotonic() - self._good_at > MAX_AGE:
             return None
         return self._keys
 
     def may_help(self) -> bool:
-        """Says whether a refresh may bring a key that is not known, and may be made for it."""
+        """Says whether the caller may call `refresh` to look for an unknown key."""
         if self._under_way is not None:
             return True
         return self._clock.monotonic() - self._asked_at >= UNKNOWN_KEY_PAUSE
 
     async def refresh(self) -> None:
-        """Fetches the set, or joins the fetch under way; failing, it keeps the one it has.
+        """Fetches the set, or waits for the fetch that is under way; keeps the old set if it fails.
 
-        The fetch does not belong to who asks: one caller who gives up must not end it for the
-        others who wait for it.
+        The fetch does not belong to any one caller: if one gives up, the others still get it.
         """
         if self._under_way is None:
             self._asked_at = self._clock.monotonic()
@@ -119,14 +118,14 @@ class KeySource:
         try:
             async with asyncio.timeout(TIMEOUT * 2):
                 text = await jwks_fetch.in_thread(self._fetch)
-            # The same object stays where nothing changed: what was verified with it stays known.
+            # Keep the same object if nothing changed, so that verified tokens stay remembered.
             keys = self._keys if text == self._text else None
             keys = keys or jwks.parse(text)
         except (KeySetError, TimeoutError) as error:
             self._failed(str(error) or "the issuer's host name was not resolved in time")
             return
         except Exception:
-            # Whatever it is, the next look may do better, and nobody's call fails with it.
+            # The next attempt may succeed, and no call should fail because of this one.
             log.exception("token keys cannot be read", extra={"jwks": self._where})
             self._failed("unexpected")
             return
@@ -138,10 +137,10 @@ class KeySource:
         self._keys, self._text, self._good_at, self._fault = keys, text, began, ""
 
     def _failed(self, fault: str) -> None:
-        """Keeps what there is; one line for each change of fault, not for each attempt."""
+        """Keeps the old set, and logs a line for each new fault, not for each attempt."""
         if fault != self._fault:
             log.warning(
-                "token keys cannot be read; the last good ones are used for up to 24 h",
+                "token keys cannot be read; the last good ones stay in use for up to 24 h",
                 extra={"jwks": self._where, "fault": fault, "have": self._keys is not None},
             )
         self._fault = fault

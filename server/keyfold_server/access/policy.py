@@ -1,7 +1,7 @@
 """The policy: what the grants together let one caller do.
 
-Invariant: nothing is allowed but by a rule and a grant, and a further grant never takes away. It
-must not know where grants come from, nor what a request looks like on the wire.
+Invariant: only a rule and a grant allow anything, and a further grant never takes anything away.
+The module must not know where grants come from, nor what a request looks like on the wire.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ DEVELOPMENT: Final = (
     "socket has every role on every cluster and may name any key (LOCAL, PLATFORM, and what "
     "KEYFOLD_ALLOWED_ENDPOINTS and the SDKs' environment reach); set KEYFOLD_POLICY to narrow it"
 )
-"""What the development default lets its callers do, for the server's log."""
+"""The warning in the server's log about the development default."""
 
 ROLE_OF: Final[Mapping[Purpose, Role]] = {
     Purpose.WRAP: Role.WRAP,
     Purpose.UNWRAP: Role.UNWRAP,
 }
-"""The role that each use of a KEK takes."""
+"""The role that each use of a KEK needs."""
 
 NOBODY: Final = Patterns(())
-"""No caller."""
+"""Patterns that match no caller."""
 
 _REMEMBERED: Final = 16_384
-"""Decisions about uses that one caller's rights remember for each purpose."""
+"""Decisions that one caller's rights remember for each purpose."""
 
 _CALLERS: Final = 4_096
-"""Callers whose rights are remembered."""
+"""Callers whose rights stay in memory."""
 
 _LONGEST_NAME: Final = 128
-"""Characters of a name that can exist. Longer ones are not remembered: they would fill memory."""
+"""Characters of a name. A longer string cannot be a name; it is not remembered, because it would
+fill memory."""
 
 
 def purposes(rpc: str) -> tuple[Purpose, ...]:
-    """Returns for what a method of the data plane uses KEKs; for others nothing."""
+    """Returns the purposes for which a data-plane method uses KEKs; empty for other methods."""
     roles = rule(rpc).roles
     if not set(roles) <= set(ROLE_OF.values()):
         return ()
@@ -51,12 +52,12 @@ def purposes(rpc: str) -> tuple[Purpose, ...]:
 
 
 class GrantedRights:
-    """What the grants let one caller do; see `domain.rights.Rights`. For one policy only."""
+    """What the grants of one policy let one caller do; see `domain.rights.Rights`."""
 
     __slots__ = ("_callable", "_grants", "_identity", "_unwrap", "_wrap")
 
     def __init__(self, identity: Identity, grants: Iterable[Grant]) -> None:
-        """Takes the caller, and the grants that are its own."""
+        """Takes the caller, and the grants that name it."""
         self._identity = identity
         self._grants = tuple(grants)
         self._callable: set[str] = set()
@@ -65,11 +66,11 @@ class GrantedRights:
 
     @property
     def identity(self) -> Identity:
-        """Who it is."""
+        """The caller's identity."""
         return self._identity
 
     def use(self, cluster: str, organization: str | None, region: str, purpose: Purpose) -> Use:
-        """Decides about a use of a region's KEKs; one look-up where it was decided before."""
+        """Decides about a use of a region's KEKs; remembers the decision for the next call."""
         known = self._wrap if purpose is Purpose.WRAP else self._unwrap
         key = (cluster, organization, region)
         found = known.get(key)
@@ -93,28 +94,32 @@ class GrantedRights:
         return Use(Verdict.ALLOWED, narrow if len(narrow) == len(contexts) else ())
 
     def sees(self, cluster: str, organization: str | None, region: str | None = None) -> bool:
-        """Says whether a grant, whatever its role, covers the cluster, and the region if given."""
+        """Says whether a grant of any role covers the cluster, and the region if one is given."""
         return any(
             grant.covers(cluster, organization) and (region is None or grant.covers_region(region))
             for grant in self._grants
         )
 
     def check(self, rpc: str) -> None:
-        """Refuses a method for which no grant has a role, with NotAllowedError."""
+        """Refuses a method for which the caller has no role.
+
+        Raises:
+            NotAllowedError: No grant gives the caller a role for the method.
+        """
         if rpc not in self._callable:
             self._check_roles(rpc, self._grants, None)
             self._callable.add(rpc)
 
     def check_named(self, rpc: str, cluster: str, regions: Collection[str]) -> None:
-        """Refuses by the names alone; see the port.
+        """Refuses by the names alone, before any look at the store; see `domain.rights.Rights`.
 
-        Grants that are narrowed to organizations count, since the cluster's may be one of them:
-        the answer is the same whether the cluster exists or not.
+        Grants for certain organizations count, because the cluster's organization may be one of
+        them. So the answer is the same whether the cluster exists or not.
         """
         seeing = [grant for grant in self._grants if grant.covers_name(cluster)]
         acting = self._check_reach(rpc, cluster, seeing)
         made = rule(rpc).new_regions
-        # A region that nothing covers is hidden, which is told once the cluster is known to exist.
+        # A region that no grant covers is hidden; `check_cluster` says so once the cluster exists.
         named = [r for r in regions if made or any(grant.covers_region(r) for grant in seeing)]
         self._check_regions(rpc, cluster, named, acting)
         self._check_whole(rpc, cluster, regions, acting)
@@ -122,7 +127,7 @@ class GrantedRights:
     def check_cluster(
         self, rpc: str, cluster: str, organization: str | None, regions: Collection[str]
     ) -> None:
-        """Decides once the cluster's organization is known; see the port."""
+        """Refuses by the cluster's organization, too; see `domain.rights.Rights`."""
         seeing = [grant for grant in self._grants if grant.covers(cluster, organization)]
         acting = self._check_reach(rpc, cluster, seeing)
         if not rule(rpc).new_regions:
@@ -135,7 +140,7 @@ class GrantedRights:
     def check_key(
         self, cluster: str | None, organization: str | None, region: str | None, key: RootKey
     ) -> None:
-        """Refuses a key that no one grant names for this cluster and region (protocol C1)."""
+        """Refuses a key that no grant names for this cluster and region (protocol C1)."""
         for grant in self._grants:
             covered = grant.covers_all() if cluster is None else grant.covers(cluster, organization)
             if (
@@ -157,13 +162,13 @@ class GrantedRights:
         )
 
     def _check_reach(self, rpc: str, cluster: str, seeing: list[Grant]) -> list[Grant]:
-        """Returns those grants that have a role for the method, where one covers the cluster."""
+        """Returns the grants with a role for the method; refuses if no grant covers the cluster."""
         if not seeing:
             if not rule(rpc).new_cluster:
                 raise no_cluster(cluster)
             raise NotAllowedError(
                 f"{self._identity.name} may not make cluster {cluster}: no grant covers it; use "
-                "a name and organization that one covers, or ask for a grant",
+                "a name and organization that a grant covers, or ask for a grant",
                 cluster=cluster,
             )
         return self._check_roles(rpc, seeing, cluster)
@@ -171,7 +176,7 @@ class GrantedRights:
     def _check_roles(
         self, rpc: str, grants: Iterable[Grant], cluster: str | None, region: str | None = None
     ) -> list[Grant]:
-        """Returns those grants that have a role for the method, where they have enough of them."""
+        """Returns the grants with a role for the method; refuses if a role is missing."""
         wanted = rule(rpc)
         if wanted.open:
             return list(grants)
@@ -194,7 +199,7 @@ class GrantedRights:
     def _check_regions(
         self, rpc: str, cluster: str, regions: Iterable[str], acting: list[Grant]
     ) -> None:
-        """Refuses a region for which the role is lacking."""
+        """Refuses a region for which the caller lacks the role."""
         for region in regions:
             there = [grant for grant in acting if grant.covers_region(region)]
             self._check_roles(rpc, there, cluster, region)
@@ -202,7 +207,7 @@ class GrantedRights:
     def _check_whole(
         self, rpc: str, cluster: str, regions: Collection[str], acting: list[Grant]
     ) -> None:
-        """Refuses all regions to a caller of some, whatever regions the cluster has."""
+        """Refuses a request for all regions, if the caller has the role for some regions only."""
         if regions or not rule(rpc).whole or any(g.covers_region(None) for g in acting):
             return
         raise NotAllowedError(
@@ -214,18 +219,18 @@ class GrantedRights:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All grants, and who is believed.
+    """One policy file's content.
 
     Attributes:
-        grants: In the file's order, which decides nothing.
-        on_behalf_of: Callers that are believed when they say for whom they call.
+        grants: The grants. Their order has no meaning.
+        on_behalf_of: The callers that Keyfold believes when they say whom they call for.
     """
 
     grants: tuple[Grant, ...]
     on_behalf_of: Patterns = NOBODY
 
     def granted(self, identity: Identity) -> tuple[Grant, ...]:
-        """Returns the grants of a caller: those that name any of its names."""
+        """Returns the grants that name the caller, by any of its names."""
         return tuple(g for g in self.grants if _named(identity, g.callers.match))
 
     def rights(self, identity: Identity) -> GrantedRights:
@@ -233,7 +238,7 @@ class Policy:
         return GrantedRights(identity, self.granted(identity))
 
     def believes(self, identity: Identity) -> bool:
-        """Says whether a caller is believed about on whose behalf it calls."""
+        """Says whether Keyfold believes the caller about whom it calls for."""
         return _named(identity, self.on_behalf_of.match)
 
 
@@ -242,15 +247,15 @@ def _named(identity: Identity, match: Callable[[str], bool]) -> bool:
 
 
 class CachedPolicy:
-    """A policy in force, with the rights that were asked for."""
+    """A policy that remembers the rights of recent callers."""
 
     def __init__(self, policy: Policy) -> None:
-        """Starts with nobody's rights."""
+        """Begins with no rights in memory."""
         self.policy = policy
         self._rights: dict[Identity, GrantedRights] = {}
 
     def rights(self, identity: Identity) -> GrantedRights:
-        """Returns what a caller may do: the same object for each of its calls."""
+        """Returns a caller's rights: the same object for each of its calls."""
         found = self._rights.get(identity)
         if found is None:
             found = self.policy.rights(identity)
@@ -261,12 +266,12 @@ class CachedPolicy:
 
 
 class Development:
-    """What holds where neither policy, TLS nor tokens are set: local callers may do everything."""
+    """The policy if neither policy, TLS nor tokens are set: local callers may do everything."""
 
     broken: Final = None
 
     def __init__(self) -> None:
-        """Takes nothing: there is one development default."""
+        """Makes the development default."""
         self._force = CachedPolicy(
             Policy(
                 (
@@ -281,24 +286,24 @@ class Development:
         )
 
     def rights(self, identity: Identity) -> Rights:
-        """Returns what a caller may do: everything, or nothing for who is not local."""
+        """Returns a caller's rights: everything for a local caller, nothing for any other."""
         return self._force.rights(identity)
 
     def believes(self, identity: Identity) -> bool:
-        """Believes nobody about on whose behalf it calls: no policy names them."""
+        """Says False: without a policy Keyfold believes nobody about whom it calls for."""
         return self._force.policy.believes(identity)
 
     def reload(self) -> bool:
-        """Says that nothing has changed: there is no file."""
+        """Says that the policy has not changed: it has no file."""
         return False
 
 
 class _AnyKey(KeyGrant):
-    """Every root key, as any principal. No file can say so."""
+    """Every root key, under any principal. A policy file cannot express that."""
 
     __slots__ = ()
 
     def matches(self, key: RootKey) -> bool:
-        """Says yes."""
+        """Says True."""
         del key
         return True

@@ -1,8 +1,8 @@
-"""The policy file: TOML text to a policy.
+"""The policy file: from TOML text to a policy.
 
-Invariant: a file is taken as a whole or not at all. Whatever is not understood is a fault that
-names file, line and field, because a misspelt narrowing would widen a grant. Knows nothing of
-callers and requests.
+Invariant: Keyfold takes a file as a whole or not at all. It refuses whatever it does not
+understand, with file, line and field, because a misspelt restriction would widen a grant. The
+module knows nothing of callers and requests.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CALLER: Final = re.compile(r"\*|local|spiffe://.+|(?:uri|dns|socket):.+|jwt:.+#
 _NAME: Final = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,127}")
 _TYPE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
-# Strings and comments are matched only to be stepped over: a header in one is none.
+# Matches strings and comments only to step over them: text in one is not a header.
 _TOKEN: Final = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}'
     r"|'''.*?'{3,5}"
@@ -57,11 +57,11 @@ _WORDS: Final = {
 
 
 class PolicyFileError(SetupError):
-    """The policy file cannot be read, or says something that is not understood."""
+    """The policy file cannot be read, or Keyfold does not understand something in it."""
 
 
 class _Table:
-    """One table of the file, and how a fault in it is told."""
+    """One table of the file, which makes the errors about its fields."""
 
     def __init__(self, where: str, path: str, values: dict[str, Any]) -> None:
         self.where = where
@@ -69,7 +69,7 @@ class _Table:
         self.values = values
 
     def fault(self, field: str, what: str) -> PolicyFileError:
-        # A quoted name in TOML may hold line breaks, and this goes into one line of a log.
+        # A quoted name in TOML may contain line breaks, and the message goes into one log line.
         name = field if field.isprintable() else repr(field)
         return PolicyFileError(f"{self.where}: {self.path}{name}: {what}")
 
@@ -79,7 +79,7 @@ class _Table:
                 raise self.fault(field, f"there is no such field; use {', '.join(known)}")
 
     def get(self, field: str, kind: type[_T], example: str) -> _T | None:
-        """Returns a field's value, or None where it is left out."""
+        """Returns a field's value, or None if the table does not have the field."""
         value = self.values.get(field)
         if value is None:
             return None
@@ -88,22 +88,23 @@ class _Table:
             raise self.fault(field, f"is {is_}; write {_WORDS[kind]}, such as {example}")
         if not value:
             raise self.fault(
-                field, f"is empty, which grants nothing; leave it out, or write such as {example}"
+                field,
+                f"is empty, which grants nothing; leave it out, or write a value such as {example}",
             )
         return value
 
     def need(self, field: str, kind: type[_T], example: str) -> _T:
         value = self.get(field, kind, example)
         if value is None:
-            raise self.fault(field, f"is missing; write such as {field} = {example}")
+            raise self.fault(field, f"is missing; write a value such as {field} = {example}")
         return value
 
     def texts(self, field: str, example: str) -> Iterator[tuple[str, str]]:
-        """Gives the strings of a list with their paths; nothing where it is left out."""
+        """Yields the strings of a list with their paths; nothing if the list is left out."""
         for index, text in enumerate(self.get(field, list, example) or ()):
             path = f"{field}[{index}]"
             if not isinstance(text, str):
-                raise self.fault(path, f"is no string; write strings, such as {example}")
+                raise self.fault(path, f"is not a string; write strings, such as {example}")
             yield path, text
 
     def patterns(
@@ -113,7 +114,9 @@ class _Table:
         for path, text in self.texts(field, example):
             self.check_pattern(path, text)
             if fits.fullmatch(text) is None:
-                raise self.fault(path, f"{text!r} can match nothing; write such as {example}")
+                raise self.fault(
+                    path, f"{text!r} cannot match anything; write a value such as {example}"
+                )
             items.append(make(text))
         return Patterns(tuple(items)) if items else None
 
@@ -124,7 +127,7 @@ class _Table:
             raise self.fault(path, f"{text!r} has two stars in a row; write one *")
 
     def strings(self, field: str, example: str) -> dict[str, str]:
-        """Returns a table of strings; empty where it is left out."""
+        """Returns a table of strings; empty if the table is left out."""
         table = self.get(field, dict, example) or {}
         for name, value in table.items():
             if not name or not isinstance(value, str):
@@ -142,8 +145,8 @@ def parse(text: str, file: str) -> Policy:
         file: Its path, for messages.
 
     Raises:
-        PolicyFileError: Something in it is not understood; the message names file, line and
-            field, and what to do.
+        PolicyFileError: Keyfold does not understand something in the file. The message names the
+            file, line and field, and says what to do.
     """
     try:
         values = tomllib.loads(text)
@@ -159,20 +162,20 @@ def parse(text: str, file: str) -> Policy:
     if tables is None:
         raise top.fault("grant", "nobody may do anything; write at least one [[grant]]")
     lines = _header_lines(text)
-    # A header for each grant, or the lines are somebody else's.
+    # Without one header for each grant, the lines cannot be matched to the grants.
     known = len(lines) == len(tables)
     grants = []
     for number, table in enumerate(tables, 1):
         where = f"{file}:{lines[number - 1]}" if known else f"{file}, grant {number}"
         if not isinstance(table, dict):
-            raise PolicyFileError(f"{where}: is no table; write grants as [[grant]]")
+            raise PolicyFileError(f"{where}: is not a table; write grants as [[grant]]")
         grants.append(_grant(_Table(where, "", table)))
     believed = top.patterns("on_behalf_of", _CALLER, caller_pattern, '["spiffe://td/ns/web/sa/a"]')
     return Policy(tuple(grants), believed or NOBODY)
 
 
 def _header_lines(text: str) -> list[int]:
-    """Returns the lines of the `[[grant]]` headers in a text that is TOML."""
+    """Returns the line numbers of the `[[grant]]` headers in a valid TOML text."""
     return [
         text.count("\n", 0, token.start("header")) + 1
         for token in _TOKEN.finditer(text)
@@ -193,12 +196,12 @@ def _grant(table: _Table) -> Grant:
     context = table.strings("context", '{ app = "billing" }')
     if context and roles.isdisjoint(ROLES["crypto"]):
         raise table.fault(
-            "context", "narrows the role crypto alone; add that role, or leave it out"
+            "context", "narrows only the role crypto; add that role, or leave the context out"
         )
     keys = tuple(_keys(table))
     if keys and Role.OPERATOR not in roles:
         raise table.fault(
-            "keys", "are for the role operator alone; add that role, or leave them out"
+            "keys", "are only for the role operator; add that role, or leave the keys out"
         )
     return Grant(
         table.where,
@@ -213,7 +216,7 @@ def _grant(table: _Table) -> Grant:
 
 
 def _unless_all(patterns: Patterns | None) -> Patterns | None:
-    """Returns patterns that narrow: `*` among them does not."""
+    """Returns None for patterns that match everything, because one of them is `*`."""
     if patterns is None or any(pattern.text == "*" for pattern in patterns.items):
         return None
     return patterns
@@ -223,7 +226,9 @@ def _keys(table: _Table) -> Iterator[KeyGrant]:
     for index, values in enumerate(table.get("keys", list, '[{ type = "LOCAL" }]') or ()):
         path = f"keys[{index}]"
         if not isinstance(values, dict):
-            raise table.fault(path, 'is no table; write { type = "…", uri = "…", principal = "…" }')
+            raise table.fault(
+                path, 'is not a table; write { type = "…", uri = "…", principal = "…" }'
+            )
         yield _key(_Table(table.where, f"{path}.", values))
 
 
@@ -231,12 +236,14 @@ def _key(table: _Table) -> KeyGrant:
     table.only("type", "uri", "principal", "options")
     type_ = table.need("type", str, '"AWS_KMS"')
     if _TYPE.fullmatch(type_) is None:
-        raise table.fault("type", f"{type_!r} is no type; write one exactly, such as AWS_KMS")
-    # Of these two the server itself says as whom it calls, and there is nothing to choose.
+        raise table.fault(
+            "type", f"{type_!r} is not a type; write the exact name of a type, such as AWS_KMS"
+        )
+    # For these two types the server itself knows the principal; there is nothing to choose.
     without = {PLATFORM: ("uri", "principal", "options"), _LOCAL: ("principal", "options")}
     for field in without.get(type_, ()):
         if field in table.values:
-            raise table.fault(field, f"{type_} has none; leave it out")
+            raise table.fault(field, f"a {type_} key does not have this field; leave it out")
     if type_ == PLATFORM:
         return KeyGrant(type_)
     read = table.get if type_ == _LOCAL else table.need
@@ -244,10 +251,14 @@ def _key(table: _Table) -> KeyGrant:
     if uri is not None:
         table.check_pattern("uri", uri)
         if uri == "*":
-            raise table.fault("uri", "a * stays within one segment; write the uri's other segments")
+            raise table.fault(
+                "uri", "a * stays within one segment; write the other segments of the uri, too"
+            )
     if type_ == _LOCAL:
         return KeyGrant(type_, _key_pattern(uri))
-    principal = table.need("principal", str, f'"{_AMBIENT}", the server\'s own, or name another')
+    principal = table.need(
+        "principal", str, f'"{_AMBIENT}" for the server\'s own, or the name of another'
+    )
     table.check_pattern("principal", principal)
     options = tuple(sorted(table.strings("options", '{ name = "value" }').items()))
     as_whom = None if principal == _AMBIENT else _key_pattern(principal)

@@ -1,7 +1,7 @@
-"""The policy of a running server: its file, looked at again and again.
+"""Watches the policy file of a running server.
 
-Invariant: a broken, unreadable or missing file changes nothing; the policy that was read before it
-holds. Knows nothing of what a policy says.
+Invariant: a broken, unreadable or missing file changes nothing; the policy that the watcher read
+before stays in force. The module knows nothing of what a policy says.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MAX_FILE: Final = 1 << 20
 
 
 def _read(path: Path) -> tuple[bytes, Stamp | None]:
-    """Returns the file's bytes, and its stamp where that tells them from later ones."""
+    """Returns the file's bytes, and its stamp if that would show a later change."""
     try:
-        # Non-blocking, or a pipe in the file's place would hang the server.
+        # Non-blocking, because a pipe in the file's place would hang the server.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor, not a path
             status = os.fstat(descriptor)
@@ -35,7 +35,7 @@ def _read(path: Path) -> tuple[bytes, Stamp | None]:
                 raise PolicyFileError(f"{path}: is not a regular file; name a policy file")
             if status.st_mode & stat.S_IWOTH:
                 raise PolicyFileError(
-                    f"{path}: every user of this machine may write it; run chmod o-w on it"
+                    f"{path}: every user of this machine can change it; run chmod o-w on it"
                 )
             contents = file.read(MAX_FILE + 1)
     except OSError as error:
@@ -60,7 +60,7 @@ def read(path: Path) -> Policy:
     """Reads a policy file.
 
     Raises:
-        PolicyFileError: It cannot be read, or something in it is not understood.
+        PolicyFileError: The file cannot be read, or Keyfold does not understand something in it.
     """
     return _parsed(path, _read(path)[0])
 
@@ -69,14 +69,15 @@ class PolicyWatcher:
     """The policy file of a running server, and the policy in force.
 
     Attributes:
-        broken: Why the file as it is now is not in force, or None. The former policy is.
+        broken: Why the file is not in force, or None if it is. While the file is broken, the
+            previous policy stays in force.
     """
 
     def __init__(self, path: Path) -> None:
         """Reads the file.
 
         Raises:
-            PolicyFileError: It cannot be read or is broken: there is no policy to keep yet.
+            PolicyFileError: The file cannot be read, or it is broken.
         """
         self._path = path
         contents, self._stamp = _read(path)
@@ -86,18 +87,19 @@ class PolicyWatcher:
         self.broken: str | None = None
 
     def rights(self, identity: Identity) -> Rights:
-        """Returns what a caller may do now; ask for each call, since a reload changes it."""
+        """Returns a caller's rights now. Call it for each RPC, because a reload changes them."""
         return self._force.rights(identity)
 
     def believes(self, identity: Identity) -> bool:
-        """Says whether a caller is believed about on whose behalf it calls."""
+        """Says whether Keyfold believes the caller about whom it calls for."""
         return self._force.policy.believes(identity)
 
     def reload(self) -> bool:
-        """Looks at the file again, and says whether another policy holds from now on.
+        """Looks at the file again, and says whether another policy is in force from now on.
 
-        It reads a small file, and may do so on any one thread. A broken, unreadable or missing
-        file keeps the policy, sets `broken`, and is told in the log once for each change.
+        It reads a small file, which any thread may do, one at a time. If the file is broken,
+        unreadable or missing, the policy stays in force, `broken` says why, and the log says so
+        once for each change of the file.
         """
         digest = b""
         try:
@@ -123,7 +125,9 @@ class PolicyWatcher:
         self.broken = fault
         if self._told != (digest, fault):
             self._told = (digest, fault)
-            log.error("the policy file is broken, and the policy read before stays: %s", fault)
+            log.error(
+                "the policy file is broken, and the previous policy stays in force: %s", fault
+            )
 
 
 def _looked(path: Path) -> Stamp | None:

@@ -1,9 +1,9 @@
 """TLS for the gRPC server: its certificate, key and client authorities, renewed while it serves.
 
-gRPC asks for each handshake what to use, in threads of its own; connections that are open keep
-what they began with, until the server's maximum connection age ends them. Invariants: a set of
-files that does not fit together is never served, and the last good one goes on; nothing that
-happens in here fails a handshake. TLS 1.2 is the least, by BoringSSL's own default.
+gRPC calls this module before each handshake, in threads of its own. Open connections keep what they
+began with, until the server's maximum connection age ends them. Invariants: the server never uses a
+set of files that does not fit together, but goes on with the last good one; and nothing in this
+module makes a handshake fail. BoringSSL's default excludes versions of TLS before 1.2.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ log: Final = logging.getLogger(__name__)
 
 
 class ServerTls:
-    """The server's side of TLS. Safe for many threads: gRPC brings its own."""
+    """The server's side of TLS. It is safe for many threads, since gRPC calls it in its own."""
 
     def __init__(self, files: TlsFiles, clock: Clock) -> None:
         """Reads the files for the first time.
 
         Args:
-            files: Where they stand.
-            clock: Tells whether a certificate is valid.
+            files: The paths of the files.
+            clock: The clock by which a certificate must be valid.
 
         Raises:
-            SetupError: They cannot be served; the message names the setting and what to do.
+            SetupError: The files cannot be used. The message names the setting and says what to do.
         """
         self._files = files
         self._clock = clock
@@ -44,42 +44,44 @@ class ServerTls:
         self._fault = ""
         if self._serving.key_exposed:
             log.warning(
-                "every user of this machine may read the TLS key; run chmod o-r on it unless a "
+                "every user of this machine can read the TLS key; run chmod o-r on it unless a "
                 "container keeps them out",
                 extra={"setting": tls_files.KEY},
             )
 
     @property
     def asks_clients(self) -> bool:
-        """Whether a client without a certificate is refused in the handshake."""
+        """Whether the handshake refuses a client without a certificate."""
         return self._files.client_ca is not None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Returns what `add_secure_port` takes; each port needs its own."""
+        """Returns the credentials for `add_secure_port`; each port needs its own."""
         fetch = _Port(self)
         return grpc.dynamic_ssl_server_credentials(
             _configuration(fetch.served),
-            fetch,  # type: ignore[arg-type]  # the stubs leave None out, which is "no change"
+            fetch,  # type: ignore[arg-type]  # the stubs do not know that None means "no change"
             require_client_authentication=self.asks_clients,
         )
 
     def current(self) -> TlsSet:
-        """Looks at the files, and returns what to serve; never raises, may read files."""
+        """Looks at the files, and returns the set to serve; never raises."""
         try:
             with self._lock:
                 return self._current()
         except Exception:
-            # gRPC would print it and go on without a word in our log.
-            log.exception("the TLS files cannot be looked at; the last good ones are served")
+            # gRPC would print the exception and go on, and our log would not show it.
+            log.exception(
+                "the TLS files cannot be read; the server goes on with the last good ones"
+            )
             return self._serving
 
     def _current(self) -> TlsSet:
-        # Before the reading: a change during it shows as another stamp at the next handshake.
+        # Take the stamp first: a change during the reading then shows at the next handshake.
         stamp = tls_files.stamp(self._files)
         if stamp is not None and stamp == self._stamp:
             return self._serving
-        # Until it is read well, so that what is wrong for now, such as a certificate of the
-        # future, is looked at again.
+        # No stamp until a reading succeeds, so that the server tries again: a fault may pass by
+        # itself, such as a certificate that is not valid yet.
         self._stamp = None
         try:
             found = tls_files.read(self._files, self._clock.wall())
@@ -87,7 +89,8 @@ class ServerTls:
             if error.message != self._fault:
                 self._fault = error.message
                 log.warning(
-                    "the changed TLS files cannot be served; the last good ones are",
+                    "the changed TLS files cannot be used; the server goes on with the last good "
+                    "ones",
                     extra={"fault": error.message, "serial": self._serving.serial},
                 )
             return self._serving
@@ -102,7 +105,7 @@ class ServerTls:
 
 
 class _Port:
-    """What gRPC asks before each handshake on one port: whether there is something new for it."""
+    """What gRPC calls before each handshake on one port: says whether the files have changed."""
 
     def __init__(self, tls: ServerTls) -> None:
         self._tls = tls
@@ -110,7 +113,7 @@ class _Port:
         self.served = tls.current()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        """Returns what to serve from now on, or None where that is what is served already."""
+        """Returns the new configuration, or None if it has not changed."""
         with self._lock:
             current = self._tls.current()
             if current is self.served:

@@ -1,8 +1,9 @@
-"""The server's certificate, its key and the authorities of its clients, read from their files.
+"""Reads the server's certificate, its key and its clients' authorities from their files.
 
-Invariant: what is returned was on the disk at one time, fits together, is valid now, and can be
-served by gRPC; anything else is an error that names the setting. Renewers replace the files one
-after another, or write them in place, so a half-made set is an everyday sight. It knows no gRPC.
+Invariant: a set that it returns was on the disk at one moment, fits together, is valid now, and
+works with gRPC; anything else is an error that names the setting. Tools that renew certificates
+replace the files one after another, or write them in place, so a half-written set is normal. The
+module does not know gRPC.
 """
 
 from __future__ import annotations
@@ -27,28 +28,28 @@ KEY: Final = "KEYFOLD_TLS_KEY"
 CLIENT_CA: Final = "KEYFOLD_TLS_CLIENT_CA"
 
 _MAX_SIZE: Final = 4 * 1024 * 1024
-"""Bytes of one file; a bundle of all public authorities has about 200 KiB."""
+"""Bytes of one file. A bundle of all public authorities has about 200 KiB."""
 
 _TRIES: Final = 3
-"""Readings of a set that changes while it is read."""
+"""The most attempts to read files that change while they are read."""
 
 _MIN_RSA: Final = 2_048
 
 _WRITABLE: Final = {CERTIFICATE: 0o002, KEY: 0o022, CLIENT_CA: 0o002}
-"""Mode bits that no file may have: who writes the authorities makes callers. That others may read
-the key is only warned of: Kubernetes mounts secrets with mode 0644, out of reach of other users
-by the container's walls."""
+"""Mode bits that a file must not have: whoever can change the authorities can make callers. If
+others can read the key, the server only warns: Kubernetes mounts secrets with mode 0644, and the
+container keeps other users out."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where the three stand.
+    """The paths of the three files, all in PEM.
 
     Attributes:
-        certificate: The server's certificate in PEM, then the intermediate authorities', if any.
-        key: Its private key in PEM, without a password.
-        client_ca: The authorities that clients' certificates must come from, in PEM; None: clients
-            are not asked for certificates.
+        certificate: The server's certificate, followed by those of intermediate authorities.
+        key: The certificate's private key, without a password.
+        client_ca: The authorities that must have issued the clients' certificates. None does not
+            ask clients for certificates.
     """
 
     certificate: Path
@@ -56,7 +57,7 @@ class TlsFiles:
     client_ca: Path | None = None
 
     def named(self) -> dict[str, Path]:
-        """Returns the files by the settings that name them."""
+        """Returns the paths by the settings that name them."""
         files = {CERTIFICATE: self.certificate, KEY: self.key}
         return files if self.client_ca is None else {**files, CLIENT_CA: self.client_ca}
 
@@ -69,9 +70,9 @@ class TlsSet:
         certificate: The certificate chain in PEM.
         key: The private key in PEM.
         client_ca: The clients' authorities in PEM, or None.
-        serial: The certificate's serial number, in hexadecimal digits.
+        serial: The certificate's serial number in hexadecimal.
         not_after: When the certificate expires.
-        key_exposed: Whether others than the key's owner and group may read it.
+        key_exposed: True if others than the key file's owner and group can read it.
     """
 
     certificate: bytes
@@ -83,10 +84,11 @@ class TlsSet:
 
 
 def stamp(files: TlsFiles) -> Stamp | None:
-    """Tells one state of the files from another, without opening them.
+    """Returns a stamp of the files that changes when they change, without opening them.
 
     Returns:
-        None where no stamp can tell: a file is missing, or was changed a moment ago.
+        The stamp, or None if a stamp would not show a later change: a file is missing, or has
+        changed just now.
     """
     made: list[int] = []
     try:
@@ -104,12 +106,12 @@ def read(files: TlsFiles, now: float) -> TlsSet:
     """Reads the files and checks that they fit together.
 
     Args:
-        files: Where they stand.
+        files: The paths of the files.
         now: Seconds of Unix time.
 
     Raises:
-        SetupError: One is missing, not PEM, open for others to change, or not valid now, or they
-            do not fit; the message names the setting and what to do.
+        SetupError: A file is missing, not PEM, writable for others, or not valid now, or the files
+            do not fit together. The message names the setting and says what to do.
     """
     fault = SetupError(f"{CERTIFICATE}: the files change while they are read; try again")
     for _ in range(_TRIES):
@@ -125,15 +127,15 @@ def read(files: TlsFiles, now: float) -> TlsSet:
 
 
 def _read(files: TlsFiles) -> tuple[dict[str, bytes], bool, bool]:
-    """Returns the files' bytes, whether others may read the key, and whether all stood still."""
+    """Returns the files' bytes, whether others can read the key, and whether no file changed."""
     texts: dict[str, bytes] = {}
     stamps: dict[str, Stamp] = {}
     exposed = False
     for setting, path in files.named().items():
         try:
-            # Not blocking: a pipe in a file's place must not hold up every handshake.
+            # Non-blocking, because a pipe in a file's place would delay every handshake.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            with open(descriptor, "rb") as file:  # noqa: PTH123  made with its flags, not opened
+            with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor, not a path
                 status = os.fstat(descriptor)
                 _check_mode(setting, path, status)
                 texts[setting] = file.read(_MAX_SIZE + 1)
@@ -161,7 +163,7 @@ def _check_mode(setting: str, path: Path, status: os.stat_result) -> None:
         raise SetupError(f"{setting}: {path} is not a regular file")
     if status.st_mode & _WRITABLE[setting]:
         raise SetupError(
-            f"{setting}: {path} has mode {stat.S_IMODE(status.st_mode):04o}, so others may change "
+            f"{setting}: {path} has mode {stat.S_IMODE(status.st_mode):04o}, so others can change "
             f"it: run chmod {'go' if setting == KEY else 'o'}-w on it"
         )
 
@@ -177,7 +179,7 @@ def _checked(texts: dict[str, bytes], now: datetime, *, exposed: bool) -> TlsSet
         )
     if now < begins:
         raise SetupError(
-            f"{CERTIFICATE}: the certificate is valid from {begins:%Y-%m-%dT%H:%MZ} on only; set "
+            f"{CERTIFICATE}: the certificate is not valid before {begins:%Y-%m-%dT%H:%MZ}; set "
             "this machine's clock, or wait"
         )
     authorities = texts.get(CLIENT_CA)
@@ -185,7 +187,9 @@ def _checked(texts: dict[str, bytes], now: datetime, *, exposed: bool) -> TlsSet
         made.not_valid_before_utc <= now <= made.not_valid_after_utc
         for made in _certificates(authorities, CLIENT_CA)
     ):
-        raise SetupError(f"{CLIENT_CA}: every authority in it has expired; put the new ones in")
+        raise SetupError(
+            f"{CLIENT_CA}: every authority in the file has expired; put new ones into it"
+        )
     return TlsSet(
         certificate=texts[CERTIFICATE],
         key=texts[KEY],
@@ -201,16 +205,16 @@ def _certificates(text: bytes, setting: str) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(text)
     except ValueError:
         raise SetupError(
-            f"{setting}: the file holds no certificates in PEM, or one that is cut off; they "
+            f"{setting}: the file has no certificates in PEM, or one that is cut off; they "
             "begin with -----BEGIN CERTIFICATE-----"
         ) from None
 
 
 def server_name(text: bytes) -> str:
-    """Returns a name that a server's certificate proves, for a connection to the server itself.
+    """Returns a name in a server's certificate, with which a client can check the server.
 
     Raises:
-        SetupError: The text holds no certificate, or one without a DNS name and an address.
+        SetupError: The text has no certificate, or one without a DNS name and an address.
     """
     leaf = _certificates(text, CERTIFICATE)[0]
     try:
@@ -231,25 +235,25 @@ def _check_key(text: bytes, leaf: x509.Certificate) -> None:
         key = serialization.load_pem_private_key(text, None)
     except TypeError:
         raise SetupError(
-            f"{KEY}: the key has a password, which nobody would type; store it without, and keep "
-            "the file to its owner"
+            f"{KEY}: the key has a password, which nobody could enter; store the key without one, "
+            "and let only its owner read the file"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise SetupError(
-            f"{KEY}: the file holds no private key in PEM, or one that is cut off"
+            f"{KEY}: the file has no private key in PEM, or one that is cut off"
         ) from None
-    # What BoringSSL offers as a server; with another key every handshake would fail.
+    # These are what BoringSSL offers as a server; with another key every handshake would fail.
     strong = (isinstance(key, rsa.RSAPrivateKey) and key.key_size >= _MIN_RSA) or (
         isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in {"secp256r1", "secp384r1"}
     )
     if not strong:
         raise SetupError(
-            f"{KEY}: gRPC serves RSA keys, here of {_MIN_RSA:,} bits and more, and P-256 and P-384 "
-            "keys; make one of these"
+            f"{KEY}: gRPC serves P-256 and P-384 keys, and RSA keys, which must have {_MIN_RSA:,} "
+            "bits or more here; make one of these"
         )
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*form) != leaf.public_key().public_bytes(*form):
         raise SetupError(
-            f"{KEY}: the key is not that of the first certificate in {CERTIFICATE}; name the two "
-            "files of one certificate, its own certificate before its authorities'"
+            f"{KEY}: the key is not that of the first certificate in {CERTIFICATE}; name the files "
+            "of one certificate, with the certificate before its authorities'"
         )

@@ -1,10 +1,10 @@
-"""Who calls, by a JSON Web Token of the one issuer that the settings name.
+"""Identifies a caller by a JSON Web Token of the one issuer that the settings name.
 
-PyJWT checks form and signature; the claims are judged here, against the time that the caller of
-this module gives. Invariants: the token chooses nothing but which of the issuer's keys to try, by
-its id: urls, keys and certificates in its header are never looked at; a token is never ignored,
-only accepted or refused; no message and no log line holds any part of one. It knows neither gRPC
-nor the policy.
+PyJWT checks form and signature; this module checks the claims, against the time that its caller
+gives. Invariants: a token can only choose which of the issuer's keys to try, by the key's id;
+Keyfold never looks at urls, keys and certificates in its header. A token is accepted or refused,
+never ignored. No message and no log line has any part of a token. The module knows neither gRPC nor
+the policy.
 """
 
 from __future__ import annotations
@@ -30,32 +30,33 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.rights import Identity, NeedsKeysError
 
 PROOF: Final = "token"
-"""How such an identity was proven."""
+"""The `proof` of an identity that comes from a token."""
 
 SKEW: Final = 60.0
-"""Seconds by which the issuer's clock and this one may differ."""
+"""Seconds by which the issuer's clock and this machine's may differ."""
 
 MAX_SIZE: Final = 8 * 1024
 """Characters of a token."""
 
 _MAX_SUBJECT: Final = 512
 _LAST_TIME: Final = 253_402_300_800.0
-"""The year 10,000 in Unix time; what lies beyond is no time but an overflow to come."""
+"""The year 10,000 in Unix time. A later time would overflow somewhere."""
 
 _MOST_REMEMBERED: Final = 10_000
-"""Verified tokens that need no second verification, about 0.5 KiB each."""
+"""Verified tokens that stay in memory, about 0.5 KiB each."""
 
-# Three parts, none of them empty, without padding: so an encrypted token (five parts) and one
-# without a signature are refused before anything is decoded.
+# Three parts, none of them empty, without padding. So Keyfold refuses an encrypted token (five
+# parts) and one without a signature before it decodes anything.
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
-# Tokens of the same issuer for another purpose (logout, DPoP proofs, security events) say so.
+# An issuer marks its tokens for other purposes (logout, DPoP proofs, security events) by other
+# types.
 _TYPES: Final = {"jwt", "at+jwt", "application/at+jwt", "application/jwt"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Verified:
-    """A token's outcome, and from when to when it holds, in seconds of Unix time."""
+    """The identity that a token proves, and its validity in seconds of Unix time."""
 
     identity: Identity
     begins: float
@@ -63,7 +64,7 @@ class _Verified:
 
 
 class TokenVerifier:
-    """Verifies one issuer's tokens. One thread uses it: the event loop's."""
+    """Verifies one issuer's tokens. Only the event loop's thread may use it."""
 
     def __init__(
         self,
@@ -74,19 +75,19 @@ class TokenVerifier:
         skew: float = SKEW,
         most_remembered: int = _MOST_REMEMBERED,
     ) -> None:
-        """Takes what a token must say.
+        """Takes what a token must contain.
 
         Args:
             keys: The issuer's keys.
-            issuer: The `iss` that a token must have, to the letter.
-            audience: What its `aud` must be or hold.
+            issuer: The `iss` that a token must have, exactly.
+            audience: The value that a token's `aud` must be or contain.
             skew: Seconds by which clocks may differ.
-            most_remembered: Verified tokens kept in memory.
+            most_remembered: The most verified tokens to keep in memory.
 
         Raises:
-            SetupError: The issuer or the audience cannot be one.
+            SetupError: The issuer or the audience is malformed.
         """
-        # Callers are written ISSUER#SUBJECT, and a policy must not read one issuer as another.
+        # A policy writes callers as ISSUER#SUBJECT, so an issuer must not contain a `#` itself.
         if not issuer or "#" in issuer or not issuer.isprintable() or " " in issuer:
             raise SetupError(
                 "KEYFOLD_JWT_ISSUER: give the issuer as its tokens have it in iss, without # and "
@@ -94,8 +95,8 @@ class TokenVerifier:
             )
         if not audience:
             raise SetupError(
-                "KEYFOLD_JWT_AUDIENCE: name this service as its tokens have it in aud; without, "
-                "any token of the issuer would do, those for other services included"
+                "KEYFOLD_JWT_AUDIENCE: give this service's name, as its tokens have it in aud; "
+                "without it Keyfold would accept the issuer's tokens for other services, too"
             )
         self._source = keys
         self._issuer = issuer
@@ -106,20 +107,22 @@ class TokenVerifier:
         self._verified_with: KeySet | None = None
 
     def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
-        """Says whose token it is.
+        """Returns the identity that a token proves.
 
         Args:
-            token: As it came, without the scheme.
+            token: The token as the caller sent it, without the scheme.
             now: Seconds of Unix time.
-            final: Whether keys were refreshed for this token, so that an unknown key id is final.
+            final: True if the keys have just been refreshed for this token, so that an unknown key
+                id is final.
 
         Raises:
-            NeedsKeysError: Its key is not known, and a refresh may help.
-            CallerCredentialError: It is not valid here.
+            NeedsKeysError: The token's key is unknown, and a refresh may help.
+            CallerCredentialError: The token is not valid here.
+            IssuerUnreachableError: Keyfold has no keys of the issuer.
         """
         keys = self._source.current()
         if keys is not self._verified_with:
-            # A withdrawn key withdraws what was verified with it.
+            # Forget what was verified with the old keys: one of them may have been withdrawn.
             self._verified.clear()
             self._verified_with = keys
         if len(token) > MAX_SIZE:
@@ -135,11 +138,11 @@ class TokenVerifier:
         return fresh.identity
 
     async def refresh(self) -> None:
-        """Fetches the issuer's keys, as `NeedsKeysError` asks; bounded by some seconds."""
+        """Fetches the issuer's keys, as `NeedsKeysError` asks; takes at most some seconds."""
         await self._source.refresh()
 
     def _judged(self, token: str, keys: KeySet | None, *, final: bool) -> _Verified:
-        """Does the work that does not depend on the time."""
+        """Checks everything that does not depend on the time."""
         if _FORM.fullmatch(token) is None:
             raise CallerCredentialError("the token is not a signed JWT of three parts")
         header = _header(token)
@@ -149,12 +152,12 @@ class TokenVerifier:
                 f"the token's algorithm is not accepted; sign with one of {', '.join(ALGORITHMS)}"
             )
         if not isinstance(key_id, str):
-            raise CallerCredentialError("the token's header has no kid, which says its key")
+            raise CallerCredentialError("the token's header has no kid, which names its key")
         if (keys is None or key_id not in keys) and not final and self._source.may_help():
             raise NeedsKeysError
         if keys is None:
             raise IssuerUnreachableError(
-                "the token cannot be checked, since its issuer's keys cannot be had now; try again",
+                "the token cannot be checked, because Keyfold has no keys of its issuer; try again",
                 retry_after=5.0,
             )
         key = keys.get(key_id, str(algorithm))
@@ -170,7 +173,7 @@ class TokenVerifier:
         return self._claimed(_parsed(payload, "payload"))
 
     def _claimed(self, claims: dict[str, Any]) -> _Verified:
-        """Judges the claims of a token whose signature is good."""
+        """Checks the claims of a token with a valid signature."""
         if claims.get("iss") != self._issuer:
             raise CallerCredentialError("the token is of another issuer")
         audience = claims.get("aud")
@@ -188,8 +191,8 @@ class TokenVerifier:
                 f"the token has no sub of 1 to {_MAX_SUBJECT} printable characters"
             )
         if "exp" not in claims:
-            raise CallerCredentialError("the token has no exp, and would be valid for ever")
-        # What a token says of its beginning counts, whichever claim says it later.
+            raise CallerCredentialError("the token has no exp, so it would never expire")
+        # A token is valid from the later of its two times on.
         begins = max(_time(claims, "nbf"), _time(claims, "iat"))
         name = f"jwt:{self._issuer}#{subject}"
         return _Verified(Identity((name,), PROOF), begins, _time(claims, "exp"))
@@ -210,24 +213,26 @@ def _header(token: str) -> dict[str, Any]:
     except ValueError:
         raise CallerCredentialError("the token's header is not base64url") from None
     header = _parsed(decoded, "header")
-    # Whoever marks something critical wants a token refused that is read without it, and there
-    # is nothing that we would read.
+    # "crit" asks the reader to refuse the token unless it understands the listed extensions, and
+    # Keyfold understands none.
     if "crit" in header or "b64" in header:
-        raise CallerCredentialError("the token's header demands extensions that are not known here")
+        raise CallerCredentialError(
+            "the token's header demands extensions that Keyfold does not know"
+        )
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower() not in _TYPES:
-        raise CallerCredentialError("the token is of a type that is not for calling services")
+        raise CallerCredentialError("the token is of a type that is not meant for calling services")
     return header
 
 
 def _parsed(text: bytes, what: str) -> dict[str, Any]:
-    """Reads a JSON object; of two members of one name neither can be believed."""
+    """Reads a JSON object; refuses two members of one name, since neither can be trusted."""
     try:
         found = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise CallerCredentialError(f"the token's {what} is not a JSON object of unique names")
+        raise CallerCredentialError(f"the token's {what} is not a JSON object with unique names")
     return found
 
 
@@ -239,9 +244,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _time(claims: dict[str, Any], name: str) -> float:
-    """Returns a time claim; one that is absent has always been past."""
+    """Returns a time claim; 0 if it is absent."""
     value = claims.get(name, 0)
-    # Python counts True as 1. JSON's reader takes NaN and infinity, which are in no range.
+    # In Python True is 1. The JSON reader accepts NaN and infinity, which fail the range check.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LAST_TIME:
         raise CallerCredentialError(f"the token's {name} is not a number of seconds")
     return float(value)
