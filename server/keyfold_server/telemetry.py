@@ -35,7 +35,7 @@ CALLS: Final = Histogram(
 
 KMS_CALLS: Final = Histogram(
     "keyfold_kms_call_duration_seconds",
-    "Duration of calls to customers' key services, waiting at the gates included.",
+    "Duration of calls to customers' KMSs, waiting at the gates included.",
     ("provider", "region", "operation", "attempts", "outcome"),
     buckets=_FAST[3:] + _SLOW,
 )

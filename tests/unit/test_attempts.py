@@ -1,4 +1,4 @@
-"""Calls to key services, counted with where they went and how often they were tried."""
+"""Calls to KMSs are counted, with their provider and region and the number of attempts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _seen(**labels: str) -> float:
 
 
 def test_a_second_attempt_is_counted_from_the_calls_own_thread() -> None:
-    """A call that was tried twice in the provider's thread is one call of two attempts."""
+    """A call that the provider's thread tried twice counts as one call of two attempts."""
     labels = {"provider": "TRIED", "region": "eu-1", "operation": "wrap", "outcome": "OK"}
     with (
         ThreadPoolExecutor(1) as threads,
@@ -49,5 +49,5 @@ def test_a_failed_call_is_counted_with_its_reason() -> None:
 
 
 def test_outside_of_a_call_nothing_is_counted() -> None:
-    """An adapter may be used without anybody who counts, as in its own tests."""
+    """An adapter works without a counter, as in its own tests."""
     attempts.count_retry()

@@ -31,7 +31,7 @@ def bound_of(vector: dict[str, Any]) -> Binding:
 
 
 def test_vectors_are_those_of_the_second_implementation() -> None:
-    """The vector file is what an implementation that shares no code with the server computes."""
+    """The vector file is the result of an implementation that shares no code with the server."""
     text = (oracle.VECTORS / "binding.json").read_text(encoding="utf-8")
     assert text == oracle.text_of(oracle.binding_file())
 
@@ -50,7 +50,7 @@ def test_map_is_that_of_the_vectors(vector: dict[str, Any]) -> None:
 
 @every_vector
 def test_payload_is_that_of_the_vectors(vector: dict[str, Any]) -> None:
-    """What a root key wraps never changes, and gives the KEK back."""
+    """The payload that a root key wraps never changes, and gives the KEK back."""
     payload = bound_of(vector).payload(bytes.fromhex(vector["key"]))
     assert payload.hex() == vector["payload"]
     assert bound_of(vector).open_payload(payload).hex() == vector["key"]
@@ -110,7 +110,7 @@ def test_payload_of_another_binding_is_a_mismatch(other: Binding) -> None:
 
 
 def test_mismatch_says_nothing_of_the_key() -> None:
-    """An error never carries what was unwrapped."""
+    """An error never contains the unwrapped bytes."""
     payload = dataclasses.replace(BINDING, region="us").payload(KEY)
     with pytest.raises(KekMismatchError) as caught:
         BINDING.open_payload(payload)
@@ -119,7 +119,7 @@ def test_mismatch_says_nothing_of_the_key() -> None:
 
 
 def test_binding_is_a_value() -> None:
-    """Two bindings of the same names are equal, and nobody changes one."""
+    """Two bindings of the same names are equal, and a binding cannot be changed."""
     twin = dataclasses.replace(BINDING)
     assert twin == BINDING
     assert hash(twin) == hash(BINDING)
@@ -128,7 +128,7 @@ def test_binding_is_a_value() -> None:
 
 
 def test_wipe_zeroes_in_place() -> None:
-    """Whoever else holds the same buffer sees zeros too."""
+    """Every other reference to the same buffer sees zeros, too."""
     buffer = bytearray(KEY)
     view = memoryview(buffer)
     wipe(buffer)

@@ -78,7 +78,7 @@ def fixed(nonce: bytes) -> Callable[[int], bytes]:
 
 
 def test_vectors_are_those_of_the_second_implementation() -> None:
-    """The vector file is what an implementation that shares no code with the server computes."""
+    """The vector file is the result of an implementation that shares no code with the server."""
     text = (oracle.VECTORS / "wrapped-key.json").read_text(encoding="utf-8")
     assert text == oracle.text_of(oracle.wrapped_key_file())
 
@@ -110,7 +110,7 @@ def test_vectors_of_a_batch_are_made_by_one_call() -> None:
 
 
 def reason_of_a_flip(at: int, length: int) -> type[KeyfoldError]:
-    """Which error a flipped bit of a byte gives, when opened with the KEK that made the blob."""
+    """Returns the error that a flipped bit in a byte gives, under the KEK that wrapped."""
     if at < 2:
         return UnsupportedWrappedKeyError
     if at < 18:
@@ -135,7 +135,7 @@ def test_every_flipped_bit_is_refused_for_its_own_reason(way: Open) -> None:
 
 @both_ways
 def test_changed_kek_id_opens_under_no_kek_of_that_id(way: Open) -> None:
-    """A kek_id changed to another KEK's fails the commitment; were the keys alike, the tag."""
+    """A kek_id changed to another KEK's fails the commitment, or the tag if the keys are equal."""
     blob = kek_of().seal(b"a data key", CONTEXT)
     other_id = bytes(16)
     moved = parse(blob[:2] + other_id + blob[18:])
@@ -176,7 +176,7 @@ def test_generation_is_not_bound(way: Open) -> None:
 @given(st.binary(max_size=300))
 @example(b"\x01\x01" + bytes(89))
 def test_random_bytes_are_refused_with_two_reasons_only(blob: bytes) -> None:
-    """Whatever is passed as a wrapped key, parsing it raises nothing unforeseen."""
+    """Parsing any bytes as a wrapped key raises only the documented errors."""
     try:
         wrapped = parse(blob)
     except (NotAWrappedKeyError, UnsupportedWrappedKeyError) as error:
@@ -196,7 +196,7 @@ def test_blob_of_an_impossible_length_is_not_a_wrapped_key(size: int) -> None:
 
 @pytest.mark.parametrize("size", [91, 4_186])
 def test_blob_of_a_possible_length_is_parsed(size: int) -> None:
-    """The bounds themselves are wrapped keys, and another version of that length is told apart."""
+    """Blobs of the shortest and longest length parse; one of another version has its own error."""
     parts = parse(b"\x01\x01" + bytes(size - 2))
     assert [len(part) for part in parts] == [16, 24, size - 42]
     for head in (b"\x00\x01", b"\x02\x01", b"\x01\x02"):
@@ -233,7 +233,7 @@ def test_plaintext_out_of_bounds_is_refused(size: int) -> None:
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_each_call_draws_a_nonce(*, batched: bool) -> None:
-    """The same plaintext wrapped twice shows no likeness, beyond what names the KEK."""
+    """Two wraps of one plaintext have nothing in common but the bytes that name the KEK."""
     kek, item = kek_of(), (b"a data key", CONTEXT)
     first, second = (kek.seal_batch([item])[0] if batched else kek.seal(*item) for _ in range(2))
     assert first[:18] == second[:18]
@@ -243,7 +243,7 @@ def test_each_call_draws_a_nonce(*, batched: bool) -> None:
 
 @pytest.mark.parametrize("start", [0, 2**96 - 3, 2**96 - 1, 2**95])
 def test_nonces_of_a_batch_share_a_prefix_and_count_up(start: int) -> None:
-    """A batch asks for randomness once; its nonces count modulo 2^96, carrying nowhere."""
+    """A batch draws randomness once; its nonces count modulo 2^96, without a carry."""
     kek, prefix = kek_of(), b"twelve bytes"
     items = [(b"key %d" % index, encode_context({"item": f"{index}"})) for index in range(7)]
     blobs = kek.seal_batch(items, fixed(prefix + start.to_bytes(12, "big")))
@@ -267,7 +267,7 @@ def test_blobs_of_a_batch_open_one_by_one_and_anywhere() -> None:
 
 
 def test_empty_batch_is_empty() -> None:
-    """Nothing to wrap draws nothing."""
+    """An empty batch draws no randomness."""
     assert kek_of().seal_batch([], fixed(b"")) == []
 
 
@@ -275,7 +275,7 @@ def test_empty_batch_is_empty() -> None:
 
 
 def test_kek_wipes_the_key_it_is_given() -> None:
-    """Once a KEK is open, its bytes are in the cipher alone, also where opening it failed."""
+    """Once a KEK is open, only the cipher has its bytes, even if opening it failed."""
     for kek_id, fails in ((KEK_ID, False), (b"short", True)):
         buffer = bytearray(KEY)
         if fails:
@@ -287,7 +287,7 @@ def test_kek_wipes_the_key_it_is_given() -> None:
 
 
 def test_repr_shows_names_and_no_key() -> None:
-    """What a log line may show of a KEK and of a wrapped key."""
+    """The reprs of a KEK and of a wrapped key show only what a log may have."""
     kek = kek_of()
     expected = (
         "Kek(kek_id=000102030405060708090a0b0c0d0e0f, cluster='orders', "

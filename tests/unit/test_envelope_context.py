@@ -16,7 +16,7 @@ contexts = st.dictionaries(st.text(min_size=1, max_size=20), st.text(max_size=20
 
 
 def decoded(encoding: bytes) -> dict[str, str]:
-    """Reads a context's encoding back; what can be read back is injective."""
+    """Reads a context's encoding back, which shows that no two contexts share one."""
     count, rest, pairs = int.from_bytes(encoding[:2], "big"), encoding[2:], {}
     for _ in range(count):
         texts = []
@@ -58,7 +58,7 @@ def test_context_is_not_normalised() -> None:
 
 
 def test_empty_context_is_two_zero_bytes() -> None:
-    """No context has an encoding of its own."""
+    """The empty context has the encoding `EMPTY_CONTEXT`."""
     assert encode_context({}) == EMPTY_CONTEXT == b"\x00\x00"
 
 

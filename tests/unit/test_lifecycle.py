@@ -26,17 +26,17 @@ SOME = st.sets(st.sampled_from(NAMES))
 
 @dataclass
 class Model:
-    """What a caller may expect, without Keyfold's own types."""
+    """The state that a caller may expect, without Keyfold's own types."""
 
     epoch: int = 0
     version: int = 1
     enabled: dict[str, bool] = field(default_factory=dict)
     wraps: dict[str, list[int]] = field(default_factory=dict)
-    """How often each generation of a region was wrapped."""
+    """The number of wraps of each generation, by region."""
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """Changes as a store makes them: on the current cluster, decided by whoever saw it before."""
+    """Changes as a store makes them: on the current cluster, decided from an earlier read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.seen = [self.cluster]
 
     def change(self, decide: Decide, *, seen: Cluster) -> bool:
-        """Commits a decision if what was seen is current, else checks that it is refused."""
+        """Commits a decision if the read was current, else checks that the decision is refused."""
         if seen is not self.cluster:
             with pytest.raises(ConcurrentChangeError):
                 decide(self.cluster)
@@ -87,7 +87,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(names=SOME)
     def revoke(self, names: set[str]) -> None:
-        """Revokes what exists: it is never refused, whatever was seen before (protocol R1)."""
+        """Revokes existing regions, which is never refused, however old the read (protocol R1)."""
         chosen = names & self.model.enabled.keys()
         assert self.change(revoked("acme", chosen, NOW), seen=self.cluster)
         self.model.epoch += 1
@@ -104,20 +104,20 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def enable_again(self) -> None:
-        """A cluster is made once."""
+        """A cluster cannot be made twice."""
         with pytest.raises(ConcurrentChangeError):
             created(a_cluster())(self.cluster)
 
     @rule(names=SOME)
     def revoke_unknown(self, names: set[str]) -> None:
-        """A region that does not exist is named, and nothing is revoked beside it."""
+        """The error names a region that does not exist, and no other region is revoked."""
         for name in names - self.model.enabled.keys():
             with pytest.raises(RegionNotFoundError):
                 revoked("acme", [name, *self.model.enabled], NOW)(self.cluster)
 
     @invariant()
     def agrees(self) -> None:
-        """States, counters and keyrings are the model's."""
+        """States, counters and generations equal the model's."""
         cluster, model = self.cluster, self.model
         assert (cluster.epoch, cluster.version) == (model.epoch, model.version)
         assert [region.name for region in cluster.regions] == sorted(model.enabled)
@@ -148,7 +148,7 @@ TestLifecycle.settings = settings(max_examples=60, stateful_step_count=25, deadl
 
 
 def test_only_a_revoked_key_forbids() -> None:
-    """The table: what it lacks is refused, and it lacks what a revoked or missing key forbids."""
+    """The table refuses every transition that it lacks: those of a revoked or missing key."""
     refused = {
         (state, action)
         for state in State
@@ -164,7 +164,7 @@ def test_only_a_revoked_key_forbids() -> None:
 
 
 def test_a_cluster_that_does_not_exist() -> None:
-    """What is not there is neither revoked nor found."""
+    """A cluster or region that does not exist is neither revoked nor found."""
     with pytest.raises(ClusterNotFoundError):
         revoked("acme", (), NOW)(None)
     with pytest.raises(ClusterNotFoundError):

@@ -55,7 +55,7 @@ async def wrap_batch(
 
 
 async def test_a_batchs_answers_are_in_its_items_order(one: Member) -> None:
-    """Design 2: results[] in the items' order, over regions and contexts."""
+    """A batch's results are in the items' order, over regions and contexts."""
     items: list[WrapItem] = [
         ("eu" if i % 3 else "us", str(i).encode(), {"i": str(i)} if i % 2 else None)
         for i in range(1_000)
@@ -77,7 +77,7 @@ async def test_a_batchs_answers_are_in_its_items_order(one: Member) -> None:
 
 
 async def test_one_bad_item_fails_alone(one: Member) -> None:
-    """Design 2: each item has its own answer or error."""
+    """Each item has its own result or error."""
     results = await wrap_batch(
         one,
         [
@@ -103,7 +103,7 @@ async def test_one_bad_item_fails_alone(one: Member) -> None:
 
 
 async def test_each_way_of_not_opening_has_its_own_error(one: Member) -> None:
-    """Design 4: what can be told apart is, item by item."""
+    """Each item gets the reason that fits its fault."""
     blob = await one.wrap()
     other = await one.wrap("zeta")
     changed = bytearray(blob)
@@ -139,7 +139,7 @@ async def test_each_way_of_not_opening_has_its_own_error(one: Member) -> None:
 
 
 async def test_a_bad_shared_context_fails_the_items_that_take_it(one: Member) -> None:
-    """Section 7: an item's own context replaces the batch's, good or bad."""
+    """An item's own context replaces the batch's, good or bad."""
     results = await wrap_batch(one, [("eu", b"k", None), ("eu", b"k", {"own": "x"})], {"": "bad"})
     assert isinstance(results[0], InvalidContextError)
     assert isinstance(results[1], tuple)
@@ -147,7 +147,7 @@ async def test_a_bad_shared_context_fails_the_items_that_take_it(one: Member) ->
 
 @pytest.mark.parametrize("count", [0, 1_001])
 async def test_a_batch_has_1_to_1000_items(one: Member, count: int) -> None:
-    """Design 2: a batch of none or of more than 1,000 is refused as a whole."""
+    """A batch of no items, or of more than 1,000, is refused as a whole."""
     with pytest.raises(InvalidBatchError):
         await wrap_batch(one, [("eu", b"k", None)] * count)
     with pytest.raises(InvalidBatchError):
@@ -157,7 +157,7 @@ async def test_a_batch_has_1_to_1000_items(one: Member, count: int) -> None:
 
 
 async def test_a_region_that_hangs_fails_alone(house: House, one: Member) -> None:
-    """Design 2: the others are answered at the deadline at the latest."""
+    """The other items have results at the deadline at the latest."""
     wrapped = await wrap_batch(one, [("eu", b"k", None), ("us", b"k", None)])
     blobs: list[tuple[bytes, Mapping[str, str] | None]] = [
         (r[0], None) for r in wrapped if isinstance(r, tuple)
@@ -178,7 +178,7 @@ async def test_a_region_that_hangs_fails_alone(house: House, one: Member) -> Non
 
 
 async def test_a_region_that_is_refused_or_revoked_fails_alone(house: House, one: Member) -> None:
-    """Design 2: one region's refusal or revocation is not the batch's."""
+    """One region's refusal or revocation fails only its own items."""
     house.provider.disable("fake:two")
     results = await wrap_batch(one, [("us", b"k", None), ("eu", b"k", None)])
     assert isinstance(results[0], KeyDisabledError)
@@ -191,7 +191,7 @@ async def test_a_region_that_is_refused_or_revoked_fails_alone(house: House, one
 
 
 async def test_rewrap_without_destination_keeps_everything(house: House, one: Member) -> None:
-    """Section 7: moved to the newest generation, same region and context; current is said so."""
+    """Rewrap moves a key to its region's newest generation, and says if it was current already."""
     blob = await one.wrap(region="us", context={"a": "b"})
     assert await one.rewrap(blob, context={"a": "b"}) == (blob, 1, True)
     await one.rotate({"us": None}, new_generation=True)
@@ -204,7 +204,7 @@ async def test_rewrap_without_destination_keeps_everything(house: House, one: Me
 
 
 async def test_rewrap_moves_to_another_cluster_region_and_context(one: Member) -> None:
-    """Design 2: a destination's context is taken as it stands; cluster and region may be kept."""
+    """A destination's context replaces the old one; cluster and region may be kept."""
     blob = await one.wrap(context={"a": "b"})
     moved, _, current = await one.rewrap(blob, Destination("zeta", None, {}), context={"a": "b"})
     assert not current
@@ -228,7 +228,7 @@ async def test_rewrap_moves_to_another_cluster_region_and_context(one: Member) -
 
 
 async def test_a_spoiled_key_is_not_called_current(one: Member) -> None:
-    """Design 2: Rewrap opens even where nothing would change."""
+    """Rewrap opens a wrapped key even if nothing would change."""
     blob = bytearray(await one.wrap())
     blob[45] ^= 1
     with pytest.raises(ContextMismatchError):
@@ -236,7 +236,7 @@ async def test_a_spoiled_key_is_not_called_current(one: Member) -> None:
 
 
 async def test_a_batch_of_rewraps_goes_to_many_places(one: Member) -> None:
-    """Design 2: each item has its own destination, and its own error."""
+    """Each item has its own destination, and its own error."""
     blob = await one.wrap()
     results = await one.call(
         lambda c: one.plane.rewrap_batch(
@@ -260,7 +260,7 @@ async def test_a_batch_of_rewraps_goes_to_many_places(one: Member) -> None:
 
 
 async def test_calls_of_clusters_that_another_replica_just_made(house: House, one: Member) -> None:
-    """Design 2: what another replica made is found at once, without waiting for a poll."""
+    """A cluster that another replica made is found at once, without waiting for a poll."""
     two = await house.replica()
     with pytest.raises(ClusterNotFoundError):
         await two.wrap("new")

@@ -64,7 +64,7 @@ async def test_a_proof_counts_from_when_its_unwrap_began(house: House, one: Memb
 
 
 async def test_a_refused_key_is_out_of_use_after_its_ttl(house: House, one: Member) -> None:
-    """F1: a key that is disabled while nobody looks serves its TTL at most."""
+    """F1: a key that is disabled while nobody calls the KMS serves its TTL at most."""
     await one.wrap()
     house.provider.disable("fake:one")
     house.clock.advance(60)
@@ -73,7 +73,7 @@ async def test_a_refused_key_is_out_of_use_after_its_ttl(house: House, one: Memb
 
 
 async def test_grace_ends_at_a_hard_bound_from_the_last_proof(house: House, one: Member) -> None:
-    """F1: in an outage a key serves until proof + ttl + grace, whenever the outage was noticed."""
+    """F1: in an outage a key serves until proof + ttl + grace, whenever a call noticed it."""
     await one.wrap()
     house.provider.disconnect()
     await house.after(400)
@@ -93,7 +93,7 @@ def notices(report: ClusterReport) -> str:
 
 
 async def test_the_status_says_until_when_a_key_serves_on_grace(house: House, one: Member) -> None:
-    """F1: while nobody can tell, the status says that service goes on here, and until when."""
+    """F1: in an outage the status says that this replica serves on, and until when."""
     await one.wrap()
     assert not notices(await one.status())
     ends = datetime.fromtimestamp(house.clock.wall() + 960, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -128,7 +128,7 @@ async def test_grace_is_not_renewed_by_failures(house: House, one: Member) -> No
 
 
 async def test_grace_needs_an_outage(house: House, one: Member) -> None:
-    """F1: without an outage there is no grace: a KMS that answers is asked."""
+    """F1: without an outage a key does not serve on grace: the service calls the KMS."""
     await one.wrap()
     house.provider.disable("fake:one")
     await house.after(100)
@@ -150,7 +150,7 @@ async def test_an_old_failure_is_no_outage(house: House, one: Member) -> None:
 
 
 async def test_calls_on_grace_do_not_wait(house: House, one: Member) -> None:
-    """F1, W2: while asking again hangs, a KEK on grace answers from memory at once."""
+    """F1, W2: while the refresh hangs, a KEK on grace serves from memory at once."""
     await one.wrap()
     house.provider.disconnect()
     await house.after(100)
@@ -165,7 +165,7 @@ async def test_calls_on_grace_do_not_wait(house: House, one: Member) -> None:
 
 
 async def test_a_region_without_grace_has_none(house: House) -> None:
-    """F6: outage_grace is a policy of the region; a customer who wants none has none."""
+    """F6: outage_grace is a policy of the region, and may be 0."""
     one = await house.replica()
     await one.enable(specs={"eu": under("fake:one", grace=0)})
     await one.wrap()
@@ -177,7 +177,7 @@ async def test_a_region_without_grace_has_none(house: House) -> None:
 
 @pytest.mark.parametrize("error", [UnreachableError("x"), CredentialsFailedError("x")])
 async def test_could_not_tell_is_no_refusal(house: House, one: Member, error: KeyfoldError) -> None:
-    """F6: a network that is closed and a credential of Keyfold's own drop nothing."""
+    """F6: a closed network and a failed credential of Keyfold's own drop no KEK."""
     await one.wrap()
     assert isinstance(error, UnreachableError | CredentialsFailedError)
     house.provider.fail(error)
@@ -278,7 +278,7 @@ async def test_at_ttl_0_a_batch_is_one_call(house: House) -> None:
 
 
 async def test_at_ttl_0_nothing_stays_in_memory(house: House) -> None:
-    """R3: what a load fetched at TTL 0 belongs to that call alone."""
+    """R3: a KEK that a load fetched at TTL 0 belongs to that call alone."""
     one = await house.replica(cache_ttl=0)
     await one.enable()
     await one.wrap()
@@ -292,7 +292,7 @@ async def test_at_ttl_0_nothing_stays_in_memory(house: House) -> None:
 
 
 async def test_one_proof_serves_every_kek_under_a_root_key(house: House) -> None:
-    """Section 1: 200 KEKs under 5 root keys cost 5 calls per TTL once warm, and no call waits."""
+    """F1: 200 KEKs under 5 root keys cost 5 calls per TTL once warm, and no call waits."""
     one = await house.replica()
     for key in range(5):
         house.provider.create_key(f"root-{key}")
@@ -303,7 +303,7 @@ async def test_one_proof_serves_every_kek_under_a_root_key(house: House) -> None
     await asyncio.gather(*(one.wrap(n) for n in names))
     before = house.calls()
     for _ in range(10):
-        # A look each second, as the keeper's queue would have it, calls all the while.
+        # One look each second, as the keeper's queue does, with calls in between.
         for _ in range(60):
             house.clock.advance(1)
             for name in names:
@@ -315,7 +315,7 @@ async def test_one_proof_serves_every_kek_under_a_root_key(house: House) -> None
 
 
 async def test_an_expired_kek_is_proven_by_its_neighbours_unwrap(house: House) -> None:
-    """Section 1: one unwrap under a root key makes its other KEKs in memory usable again."""
+    """F1: one unwrap under a root key makes its other KEKs in memory usable again."""
     one = await house.replica()
     await one.enable("a")
     await one.enable("b")
@@ -329,7 +329,7 @@ async def test_an_expired_kek_is_proven_by_its_neighbours_unwrap(house: House) -
 
 
 async def test_many_expired_keks_share_one_unwrap(house: House) -> None:
-    """Section 1: calls on 50 expired KEKs under one root key at once make one KMS call."""
+    """F1: calls on 50 expired KEKs under one root key at once make one KMS call."""
     one = await house.replica()
     names = [f"c-{i}" for i in range(50)]
     for name in names:
@@ -342,7 +342,7 @@ async def test_many_expired_keks_share_one_unwrap(house: House) -> None:
 
 
 async def test_a_used_root_key_is_refreshed_ahead_of_its_expiry(house: House, one: Member) -> None:
-    """Design 3: a root key in use is asked again by 80 % of its TTL, so no call waits."""
+    """A root key in use is refreshed by 80 % of its TTL, so no call waits."""
     await one.wrap()
     before = house.calls()
     house.clock.advance(0.7 * 60)
@@ -356,17 +356,17 @@ async def test_a_used_root_key_is_refreshed_ahead_of_its_expiry(house: House, on
 
 
 async def test_an_idle_root_key_is_not_refreshed(house: House, one: Member) -> None:
-    """Design 3: a key that nobody used since the last look is left alone."""
+    """A key that no call used since the last look is not refreshed."""
     await one.wrap()
     before = house.calls()
     for _ in range(100):
         house.clock.advance(10)
         await one.look()
-    assert house.calls() <= before + 1  # The call that loaded it counts as use once.
+    assert house.calls() <= before + 1  # The call that loaded it counts as one use.
 
 
 async def test_an_idle_kek_leaves_memory_after_ttl_and_grace(house: House, one: Member) -> None:
-    """Design 4: an idle KEK stays while an outage might need it, and not longer."""
+    """An idle KEK stays in memory until its grace ends, in case of an outage, and no longer."""
     await one.wrap()
     proven = house.clock.monotonic()
     view = one.cache.view("acme")
@@ -386,7 +386,7 @@ async def test_an_idle_kek_leaves_memory_after_ttl_and_grace(house: House, one: 
 async def test_an_idle_kek_leaves_memory_though_its_last_refresh_was_overtaken(
     house: House,
 ) -> None:
-    """Design 4: a refresh that comes to nothing leaves no other KEK in memory for ever."""
+    """A refresh without a result leaves no other KEK in memory for ever."""
     one = await house.replica()
     await one.enable("a")
     await one.enable("b")
@@ -409,7 +409,7 @@ async def test_an_idle_kek_leaves_memory_though_its_last_refresh_was_overtaken(
 
 
 async def test_clusters_beyond_the_limit_leave_memory(house: House) -> None:
-    """Design 11: memory is bounded by a setting, the least recently used going first."""
+    """A setting bounds memory; the least recently used cluster leaves first."""
     one = await house.replica(max_clusters=3)
     for name in "abcd":
         await one.enable(name)
@@ -429,7 +429,7 @@ async def test_clusters_beyond_the_limit_leave_memory(house: House) -> None:
 
 
 async def test_could_not_tell_is_remembered(house: House, one: Member) -> None:
-    """W2: calls to a KMS that is cut off do not each ask it; the error says when to come again."""
+    """W2: not every call tries a KMS that is cut off; the error says when to retry."""
     house.provider.disconnect()
     before = house.calls()
     for _ in range(20):
@@ -461,7 +461,7 @@ async def test_service_resumes_once_the_backoff_is_over(house: House, one: Membe
 async def test_a_throttling_kms_is_left_alone_for_as_long_as_it_asks(
     house: House, one: Member
 ) -> None:
-    """W2: a hint how long to wait is kept, and bounded at 30 s."""
+    """W2: the service keeps to a KMS's hint how long to wait, up to 30 s."""
     house.provider.throttle(retry_after=20)
     with pytest.raises(ThrottledError):
         await one.wrap()
@@ -517,7 +517,7 @@ async def test_a_root_key_that_fails_and_recovers_while_a_load_is_slow_is_known_
     house.clock.advance(4)
     one.loads.freshness.run_due(
         house.clock.monotonic()
-    )  # Nothing under the root key: it is forgotten.
+    )  # No KEK is under the root key, so it is forgotten.
     house.provider.mend()
     slow.release()
     await late
@@ -530,7 +530,7 @@ async def test_a_root_key_that_fails_and_recovers_while_a_load_is_slow_is_known_
 async def test_service_resumes_after_a_refusal_within_refusal_memory(
     house: House, one: Member
 ) -> None:
-    """Design 3: a refused key that comes back resumes by itself, within 5 s and one call."""
+    """A refused key that works again is used again by itself, within 5 s and one call."""
     await one.wrap()
     house.provider.disable("fake:one")
     await house.after(60)
@@ -549,7 +549,7 @@ async def test_service_resumes_after_a_refusal_within_refusal_memory(
 
 
 async def test_a_flapping_key_does_not_make_calls_hang(house: House, one: Member) -> None:
-    """Design 3: a key that comes and goes answers every call, with yes or no."""
+    """Every call on a key that is disabled and enabled again and again gets an answer."""
     for turn in range(30):
         if turn % 2:
             house.provider.disable("fake:one")

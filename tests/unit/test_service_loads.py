@@ -40,7 +40,7 @@ async def one(house: House) -> Member:
 
 
 async def test_3000_cold_calls_make_one_kms_call(house: House, one: Member) -> None:
-    """Design 11: concurrent misses on one KEK share one unwrap, and one read of the store."""
+    """Concurrent misses on one KEK share one unwrap, and one read of the store."""
     blob = await one.wrap()
     one.loads.drop_all()
     house.clock.advance(1)
@@ -52,7 +52,7 @@ async def test_3000_cold_calls_make_one_kms_call(house: House, one: Member) -> N
 
 
 async def test_the_warm_path_touches_nothing(house: House, one: Member) -> None:
-    """Issue 3: a warm call asks no store and no KMS and starts no thread or task."""
+    """R3: a warm call reads no store, calls no KMS and starts no thread or task."""
     blob = await one.wrap()
     await one.settle()
     kms_calls, store_calls = len(house.provider.calls), one.line.counts.total()
@@ -72,7 +72,7 @@ async def test_the_warm_path_touches_nothing(house: House, one: Member) -> None:
 
 
 async def test_an_impatient_caller_cancels_nothing(house: House, one: Member) -> None:
-    """W1: one who gives up, by deadline or by going away, fails nobody who joined the load."""
+    """W1: a caller that gives up, by deadline or by leaving, fails no other caller of the load."""
     hang = house.provider.hang(operations=("unwrap",))
     before = house.calls()
     first = asyncio.create_task(one.wrap())
@@ -90,7 +90,7 @@ async def test_an_impatient_caller_cancels_nothing(house: House, one: Member) ->
 
 
 async def test_a_load_that_nobody_waits_for_still_arrives(house: House, one: Member) -> None:
-    """W1: the load has the provider's budget, not its caller's."""
+    """W1: a load has the provider's budget, not its caller's deadline."""
     hang = house.provider.hang(operations=("unwrap",))
     with pytest.raises(DeadlineError):
         await one.wrap(within=0.02)
@@ -101,7 +101,7 @@ async def test_a_load_that_nobody_waits_for_still_arrives(house: House, one: Mem
 
 
 async def test_one_hanging_root_key_leaves_others_served(house: House) -> None:
-    """W2: a root key whose calls hang holds four places; others of its account are served."""
+    """W2: a root key whose calls hang holds four slots; other keys of its account are served."""
     one = await house.replica()
     for name in ("corp.bad", "corp.good"):
         house.provider.create_key(name)
@@ -119,7 +119,7 @@ async def test_one_hanging_root_key_leaves_others_served(house: House) -> None:
 
 
 async def test_one_hanging_account_leaves_others_served(house: House) -> None:
-    """W2: an account whose calls hang holds eight places; other accounts are served."""
+    """W2: an account whose calls hang holds eight slots; other accounts are served."""
     one = await house.replica()
     for i in range(6):
         house.provider.create_key(f"corp.key-{i}")
@@ -136,13 +136,13 @@ async def test_one_hanging_account_leaves_others_served(house: House) -> None:
 
 
 async def test_waiting_at_a_gate_is_bounded(house: House) -> None:
-    """W2: who waited for a place until the budget was over hears OVERLOADED, and when to retry."""
+    """W2: a call that waited its whole budget for a slot gets OVERLOADED and a time to retry."""
     one = await house.replica(provider_budget=0.2, cache_ttl=0)
     await one.enable()
     await one.wrap()
     hang = house.provider.hang()
     results = await asyncio.gather(*(one.wrap() for _ in range(12)), return_exceptions=True)
-    # Those first in line may get a place in the moment that their time is up.
+    # The first in line may get a slot in the moment that their time is up.
     assert {type(r) for r in results} == {UnreachableError, OverloadedError}
     for result in results:
         if isinstance(result, OverloadedError):
@@ -153,7 +153,7 @@ async def test_waiting_at_a_gate_is_bounded(house: House) -> None:
 async def test_a_line_that_is_too_long_is_refused_at_once(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W2: admission stands before the queue, which therefore has an end."""
+    """W2: calls are refused before they join a full line, so its length is bounded."""
     monkeypatch.setattr(gates, "WAITING", 3)
     one = await house.replica(cache_ttl=0)
     await one.enable()
@@ -172,7 +172,7 @@ async def test_a_line_that_is_too_long_is_refused_at_once(
 async def test_a_hung_thread_keeps_its_place_until_it_returns(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W2: a thread that heeds no timeout is no longer waited for, and not replaced either."""
+    """W2: the service stops waiting for a thread that no timeout ends, and does not replace it."""
     monkeypatch.setattr(kms, "_LATE", 0.05)
     one = await house.replica(provider_budget=0.1, cache_ttl=0)
     await one.enable()
@@ -199,7 +199,7 @@ async def test_a_hung_thread_keeps_its_place_until_it_returns(
 
 
 async def test_an_account_that_hangs_leaves_all_its_keys_on_grace(house: House) -> None:
-    """F1, W2: whose call got no place at the gate could not be asked: its key has grace too."""
+    """F1, W2: a key whose calls got no slot at the gate serves on grace, as in an outage."""
     one = await house.replica(provider_budget=0.2)
     names = [f"c-{i}" for i in range(20)]
     for name in names:
@@ -220,7 +220,7 @@ async def test_an_account_that_hangs_leaves_all_its_keys_on_grace(house: House) 
 async def test_a_provider_that_fails_unexpectedly_tells_nothing(
     house: House, one: Member, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Design 7: an SDK's exception becomes UNREACHABLE with an incident, its text nowhere."""
+    """An SDK's exception becomes UNREACHABLE with an incident, and its text appears nowhere."""
 
     def broken(*_args: object, **_kwargs: object) -> object:
         raise ValueError("the request was SECRET")
@@ -236,7 +236,7 @@ async def test_a_provider_that_fails_unexpectedly_tells_nothing(
 async def test_no_key_material_in_logs_or_reprs(
     house: House, one: Member, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Design 4: no root key, KEK or data key in a log line, an error or a repr."""
+    """No log line, error or repr has a root key, KEK or data key."""
     caplog.set_level(logging.DEBUG)
     plaintext = bytes(range(100, 132))
     blob = await one.wrap(plaintext=plaintext)
@@ -280,7 +280,7 @@ async def test_no_key_material_in_logs_or_reprs(
 
 
 async def test_a_cold_refused_key_does_not_hold_threads(house: House, one: Member) -> None:
-    """Design 3: a refusal is remembered for 5 s, however many callers come."""
+    """A refusal is remembered for 5 s, however many callers come."""
     house.provider.disable("fake:one")
     before = house.calls()
     results = await asyncio.gather(*(one.wrap() for _ in range(200)), return_exceptions=True)
@@ -292,7 +292,7 @@ async def test_a_cold_refused_key_does_not_hold_threads(house: House, one: Membe
 
 
 async def test_a_load_that_ended_meanwhile_is_not_made_again(house: House, one: Member) -> None:
-    """Who asked for a KEK just before another's load brought it makes no KMS call of its own."""
+    """A call that needed a KEK just before another call's load brought it makes no KMS call."""
     await one.enable()
     one.loads.drop_all()
     late = Call(EVERYTHING, house.clock.monotonic())

@@ -1,4 +1,4 @@
-"""Rates of calls to customers' key services (protocol C4): within them, and beyond."""
+"""Rates of calls to customers' KMSs (protocol C4): calls within them, and calls beyond."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def limited(house: House, *, ttl: float = 0, **rates: float) -> Member:
-    """Gives a replica with cluster acme, whose calls wait for no rate for more than 0.1 s."""
+    """Gives a replica with cluster acme, whose calls wait 0.1 s for a rate at most."""
     given = Rates(**({"per_key": FAST, "per_account": FAST, "per_provider": FAST} | rates))
     one = await house.replica(rates=given, provider_budget=0.2)
     await one.enable(specs={"eu": under("fake:one", ttl=ttl)})
@@ -43,7 +43,7 @@ async def outcomes(one: Member, calls: int, cluster: str = "acme") -> list[BaseE
 
 
 def test_a_bucket_gives_its_rate_and_a_second_s_worth_at_once() -> None:
-    """C4: after a quiet second as many calls as the rate, then one for each part of a second."""
+    """C4: after a quiet second as many calls as the rate pass at once, then one at a time."""
     bucket = Bucket(20, 0.0)
     for _ in range(20):
         assert not bucket.wait(0.0)
@@ -61,7 +61,7 @@ def test_a_bucket_gives_its_rate_and_a_second_s_worth_at_once() -> None:
 async def test_what_is_over_a_rate_is_keyfold_s_own_refusal(
     house: House, rate: str, named: str
 ) -> None:
-    """C4: at TTL 0 what is over a rate is RATE_LIMITED by Keyfold, with the time to wait."""
+    """C4: at TTL 0 calls over a rate are RATE_LIMITED by Keyfold, with the time to wait."""
     one = await limited(house, **{rate: 10})
     before = house.calls()
     failed = await outcomes(one, 40)
@@ -72,7 +72,7 @@ async def test_what_is_over_a_rate_is_keyfold_s_own_refusal(
     assert error.source == "keyfold"
     assert error.retry_after is not None
     assert error.retry_after > 0.1
-    # Ten at once, and those that came within the 0.1 s that a call waits.
+    # Ten at once, and those that could pass within the 0.1 s that a call waits.
     assert house.calls() - before == 40 - len(failed) == 11
     await house.after(1)
     assert not await outcomes(one, 10)
@@ -85,7 +85,7 @@ async def test_a_call_over_the_rate_waits_where_it_can(house: House) -> None:
 
 
 async def test_the_rate_of_one_root_key_is_not_another_s(house: House) -> None:
-    """C4: a root key that is asked too often keeps no other from being asked."""
+    """C4: calls over one root key's rate do not delay another's."""
     one = await limited(house, per_key=10)
     await one.enable("other", {"eu": under("fake:two", ttl=0)})
     assert await outcomes(one, 40)
@@ -93,7 +93,7 @@ async def test_the_rate_of_one_root_key_is_not_another_s(house: House) -> None:
 
 
 async def test_to_be_over_a_rate_takes_no_key_out_of_use(house: House) -> None:
-    """C4, F1: what is in memory has its grace then, and nobody's key is shown as unreachable."""
+    """C4, F1: KEKs in memory then serve on grace, and no key is shown as unreachable."""
     one = await limited(house, ttl=60, per_key=10)
     await one.wrap()
     house.provider.new_version("fake:one")

@@ -1,4 +1,4 @@
-"""Refusals (protocol F2 to F5): one no takes the key out of use everywhere."""
+"""Refusals (protocol F2 to F5): one refusal takes the key out of use everywhere."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def one(house: House) -> Member:
 
 
 def refuse_context(house: House, *clusters: str, error: KeyfoldError | None = None) -> None:
-    """Has the customer's policy refuse what is bound to some clusters."""
+    """Makes the customer's policy refuse KEKs that are bound to some clusters."""
     provider, unwrap = house.provider, type(house.provider).unwrap
 
     def refusing(
@@ -71,7 +71,7 @@ def noted(house: House) -> list[RecordedChange]:
 
 
 async def test_a_refusal_that_a_rotation_meets_counts(house: House, one: Member) -> None:
-    """F2: the KMS's no to a stored KEK ends its use, though it was an operator who asked."""
+    """F2: a KMS's refusal of a stored KEK ends its use, even if an operator's call met it."""
     house.provider.disable("fake:one")
     assert one.serves("a")
     assert one.serves("b")
@@ -84,7 +84,7 @@ async def test_a_refusal_that_a_rotation_meets_counts(house: House, one: Member)
 
 
 async def test_a_key_that_cannot_be_moved_to_condemns_nothing(house: House, one: Member) -> None:
-    """F2: a no to the new key of a rotation says nothing of the key in use."""
+    """F2: a refusal of a rotation's new key says nothing about the key in use."""
     house.provider.create_key("bad")
     house.provider.disable("fake:bad")
     with pytest.raises(KeyDisabledError):
@@ -109,7 +109,7 @@ async def test_a_refusal_drops_every_kek_under_the_root_key(house: House, one: M
 async def test_a_refusal_is_one_numbered_change_and_an_observation(
     house: House, one: Member
 ) -> None:
-    """F2, S7: however many KEKs and calls meet it, the others hear of a refusal once."""
+    """F2, S7: a refusal is announced once, however many KEKs and calls meet it."""
     before = len(noted(house))
     house.provider.disable("fake:one")
     await house.after(60)
@@ -127,7 +127,7 @@ async def test_a_refusal_is_one_numbered_change_and_an_observation(
 
 
 async def test_a_refusal_noted_elsewhere_drops_keys_here(house: House, one: Member) -> None:
-    """F2: a replica that never asked drops the KEKs when it learns that another one was refused."""
+    """F2: a replica that never called the KMS drops KEKs when another one announces a refusal."""
     two = await house.replica()
     await two.wrap("a")
     house.provider.disable("fake:one")
@@ -141,7 +141,7 @@ async def test_a_refusal_noted_elsewhere_drops_keys_here(house: House, one: Memb
 
 
 async def test_a_refusal_noted_elsewhere_ends_grace_here(house: House, one: Member) -> None:
-    """F2: who blocks one replica's way to the KMS does not keep a disabled key alive there."""
+    """F2: blocking one replica's way to the KMS does not keep a disabled key alive there."""
     two = await house.replica()
     await two.wrap("a")
     house.provider.disconnect()
@@ -182,7 +182,7 @@ async def test_a_load_from_before_a_refusal_noted_elsewhere_does_not_count(
 async def test_a_refusal_is_told_though_the_store_failed_at_first(
     house: House, one: Member
 ) -> None:
-    """F2: a store that is away for a moment does not keep a refusal from the other replicas."""
+    """F2: a short outage of the store does not keep a refusal from the other replicas."""
     two = await house.replica()
     await two.wrap("a")
     one.line.fail("refused", StoreUnavailableError("away"), times=2)
@@ -226,7 +226,7 @@ async def test_a_replica_behind_a_rotation_believes_no_refusal_of_the_old_key(
 
 
 async def test_a_refusal_stands_where_the_store_cannot_be_read(house: House, one: Member) -> None:
-    """F3: a refusal that cannot be checked against the store counts: closed, not open."""
+    """F3: a refusal that cannot be checked against the store counts: the service fails closed."""
     house.provider.disable("fake:one")
     house.clock.advance(60)
     one.line.fail("cluster", StoreUnavailableError("away"))
@@ -238,14 +238,14 @@ async def test_a_refusal_stands_where_the_store_cannot_be_read(house: House, one
 async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
     house: House, one: Member
 ) -> None:
-    """F4: its first refusal voids the root key's proofs; its further ones touch nobody."""
+    """F4: a KEK's first refusal voids the root key's proofs; repeated ones affect no other KEK."""
     two = await house.replica()
     refuse_context(house, "a")
     house.clock.advance(60)
     with pytest.raises(AccessDeniedError):
         await one.wrap("a")
     await one.wrap("b")
-    await one.settle()  # The first refusal is told to others in the background.
+    await one.settle()  # The first refusal is announced in the background.
     told = len(noted(house))
     await two.poll()
     await two.wrap("b")
@@ -255,13 +255,13 @@ async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
         with pytest.raises(AccessDeniedError):
             await one.wrap("a")
         if not one.serves("b"):
-            await one.wrap("b")  # Its TTL ran out, which is not the other's doing.
+            await one.wrap("b")  # Its TTL ran out; the other cluster did not cause that.
         await one.settle()
         with pytest.raises(AccessDeniedError):
             await one.wrap("a")
         assert one.serves("b")
     again = noted(house)[told:]
-    # Told again now and then, since who opened it meanwhile must hear; nobody here did.
+    # Announced again now and then, for replicas that opened it meanwhile; none did here.
     assert 1 <= len(again) <= 3
     assert {n.kek for n in again} == {only_generation(house, "a")}
     await two.poll()
@@ -271,7 +271,7 @@ async def test_a_kek_condemned_by_its_context_does_not_flush_others_again(
 async def test_a_refusal_that_is_met_again_reaches_who_opened_the_kek_since(
     house: House, one: Member
 ) -> None:
-    """F2: a replica that proved the key after one refusal drops it upon the next, unasked."""
+    """F2: a replica that proved the key after one refusal drops it at the next announcement."""
     two = await house.replica()
     await two.wrap("b")
     house.provider.disable("fake:one")
@@ -284,7 +284,7 @@ async def test_a_refusal_that_is_met_again_reaches_who_opened_the_kek_since(
     for name in "ab":
         await two.wrap(name)
     house.provider.disable("fake:one")
-    # The first one has heard of no proof, and meets what it knows.
+    # The first replica knows of no proof, and meets a refusal that it knows.
     await house.after(failures.ANNOUNCE_AGAIN)
     assert two.serves("a")
     with pytest.raises(KeyDisabledError):
@@ -299,7 +299,7 @@ async def test_a_refusal_that_is_met_again_reaches_who_opened_the_kek_since(
 async def test_a_load_from_before_a_refusal_told_again_does_not_count(
     house: House, one: Member
 ) -> None:
-    """F2, R2: nor does an unwrap bring a KEK back that began before its refusal was heard again."""
+    """F2, R2: an unwrap that began before a repeated announcement brings no KEK back either."""
     two = await house.replica()
     house.provider.disable("fake:one")
     house.clock.advance(60)
@@ -327,7 +327,7 @@ async def test_a_load_from_before_a_refusal_told_again_does_not_count(
 async def test_a_condemned_kek_stays_refused_whatever_proves_its_root_key(
     house: House, one: Member
 ) -> None:
-    """F4: another KEK's unwrap does not bring it back; its own does."""
+    """F4: another KEK's unwrap does not bring a refused KEK back; its own does."""
     refuse_context(house, "a")
     house.clock.advance(60)
     with pytest.raises(AccessDeniedError):
@@ -349,7 +349,7 @@ async def test_a_condemned_kek_stays_refused_whatever_proves_its_root_key(
 async def test_a_call_that_joined_a_condemned_keks_load_is_not_condemned(
     house: House, one: Member, error: KeyfoldError
 ) -> None:
-    """F4: who waits for another KEK's proof gets its own answer, and hears of no other cluster."""
+    """F4: a call that joins another KEK's load gets its own answer and no other cluster's name."""
     refuse_context(house, "a", error=error)
     house.clock.advance(60)
     bad, good = await asyncio.gather(one.wrap("a"), one.wrap("b"), return_exceptions=True)
@@ -358,7 +358,7 @@ async def test_a_call_that_joined_a_condemned_keks_load_is_not_condemned(
 
 
 async def test_a_mismatch_concerns_the_one_kek(house: House, one: Member) -> None:
-    """F4: KEK_MISMATCH takes one KEK out of use and is told to nobody."""
+    """F4: KEK_MISMATCH takes one KEK out of use, and is not announced."""
     two = await house.replica()
     told = len(noted(house))
     await two.wrap("b")
@@ -376,7 +376,7 @@ async def test_a_mismatch_concerns_the_one_kek(house: House, one: Member) -> Non
 async def test_a_missing_wrap_permission_is_shown_while_service_goes_on(
     house: House, one: Member
 ) -> None:
-    """F5: unwrap decides service; can_wrap false is shown, with its error, and is HEALTHY."""
+    """F5: unwrapping decides service; a key that does not wrap is HEALTHY and shows the error."""
     house.provider.deny("fake:one", "wrap")
     await house.after(61)
     report = await one.status("a")
@@ -394,7 +394,7 @@ async def test_a_missing_wrap_permission_is_shown_while_service_goes_on(
 
 
 async def test_what_wrapping_answers_late_is_not_lost(house: House, one: Member) -> None:
-    """F5: a lost permission to wrap shows, though unwrapping was seen and written before."""
+    """F5: a lost permission to wrap shows, though unwrapping was recorded and written before."""
     await house.after(600)
     hang = house.provider.hang("fake:one", ("wrap",))
     asking = asyncio.create_task(one.status("a"))
@@ -417,7 +417,7 @@ async def test_a_wrap_that_works_does_not_hide_a_refusal(house: House, one: Memb
     hang = house.provider.hang(operations=("wrap",), answered=True)
     asking = asyncio.create_task(one.status("a"))
     await entered(hang)
-    await one.replica._health.flush()  # As it happens every two seconds.
+    await one.replica._health.flush()  # As a replica does every two seconds.
     house.provider.mend()
     seen = (await asking).regions[0].seen
     assert seen is not None
@@ -426,7 +426,7 @@ async def test_a_wrap_that_works_does_not_hide_a_refusal(house: House, one: Memb
 
 
 async def test_a_status_asks_a_refused_key_no_more_than_needed(house: House, one: Member) -> None:
-    """Design 3: a refusal spares the KMS for a while; statuses read again and again too."""
+    """After a refusal the KMS gets no calls for a while, not even for repeated statuses."""
     house.provider.deny("fake:one", "unwrap", "wrap")
     await house.after(61)
     await one.status("a")
@@ -458,7 +458,7 @@ async def test_what_was_observed_is_known_while_it_is_written(house: House, one:
 
 
 async def test_a_lost_wrap_permission_stays_named(house: House, one: Member) -> None:
-    """What cannot be wrapped stays in the status, with why, while unwrapping succeeds (F5)."""
+    """F5: while unwrapping succeeds, the status keeps saying why the key does not wrap."""
     await one.enable()
     house.provider.deny("fake:one", "wrap")
     house.clock.advance(61)
@@ -478,7 +478,7 @@ async def test_a_lost_wrap_permission_stays_named(house: House, one: Member) -> 
 async def test_our_own_failed_credential_is_told_loudly(
     house: House, one: Member, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An outage is a warning; a credential of Keyfold's own that fails is an error (F2a)."""
+    """F2a: the log has a warning for an outage, and an error for a failed credential of ours."""
     await one.enable()
     await one.wrap()
     house.provider.disconnect()

@@ -1,4 +1,4 @@
-"""Last uses (protocol S7): told by each generation, and never at a call's expense."""
+"""Last uses (protocol S7): known for each generation, without cost to a call."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def shown(member: Member, cluster: str = "acme") -> list[int | None]:
 
 
 async def test_each_generation_tells_its_last_use(house: House, one: Member) -> None:
-    """Design 2: the status shows when each generation was last used, here and elsewhere."""
+    """The status shows when each generation was last used, here and elsewhere."""
     began = now(house) - 5_000
     two = await house.replica()
     assert await shown(one) == [began, None]
@@ -77,7 +77,7 @@ async def test_each_generation_tells_its_last_use(house: House, one: Member) -> 
 
 
 async def test_uses_are_written_once(house: House, one: Member) -> None:
-    """S7: a flush writes what was used since the last one, and nothing where nothing was."""
+    """S7: a flush writes the KEKs used since the last flush, and nothing if none were."""
     await one.wrap()
     await one.flush_uses()
     written = one.line.counts["used"]
@@ -104,7 +104,7 @@ async def test_a_call_does_not_wait_for_the_store(house: House, one: Member) -> 
 
 
 async def test_what_leaves_memory_is_told_all_the_same(house: House, one: Member) -> None:
-    """Design 2: a KEK that is dropped, evicted or fetched again loses no use."""
+    """A KEK that is dropped, evicted or fetched again loses no use."""
     await one.wrap()
     used = now(house)
     await house.after(50)
@@ -116,7 +116,7 @@ async def test_what_leaves_memory_is_told_all_the_same(house: House, one: Member
 
 
 async def test_a_refused_kek_keeps_its_last_use(house: House, one: Member) -> None:
-    """F2: a refusal takes the KEKs from memory, not what is known of their use."""
+    """F2: a refusal drops the KEKs from memory, but not their last uses."""
     await one.wrap()
     used = now(house)
     await house.after(50)
@@ -128,7 +128,7 @@ async def test_a_refused_kek_keeps_its_last_use(house: House, one: Member) -> No
 
 
 async def test_at_ttl_0_uses_count(house: House, one: Member) -> None:
-    """F1: a KEK that is in memory for one call alone tells of its use."""
+    """F1: the use of a KEK that served one call alone is recorded."""
     await one.enable("fresh", {"eu": under("fake:one", ttl=0)})
     await one.wrap("fresh")
     await one.flush_uses()
@@ -136,7 +136,7 @@ async def test_at_ttl_0_uses_count(house: House, one: Member) -> None:
 
 
 async def test_asking_for_the_status_is_no_use(house: House, one: Member) -> None:
-    """Design 2: neither a status nor the sweep uses a generation, though they open its KEK."""
+    """Neither a status nor the sweep uses a generation, though they open its KEK."""
     await one.enable("idle", {"eu": "fake:two"})
     await house.after(600)
     await one.status("idle")
@@ -147,14 +147,14 @@ async def test_asking_for_the_status_is_no_use(house: House, one: Member) -> Non
 
 
 async def test_a_stop_writes_what_was_used(house: House, one: Member) -> None:
-    """Design 2: a server that drains loses no last use."""
+    """A server that drains loses no last use."""
     await one.wrap()
     await one.stop()
     assert stored(house)[1] == now(house)
 
 
 async def test_uses_wait_for_the_store(house: House, one: Member) -> None:
-    """S7: what the store did not take is written later, and the status fails for nobody."""
+    """S7: uses that the store did not take are written later, and statuses still succeed."""
     await one.wrap()
     used = now(house)
     one.line.fail("used", StoreUnavailableError("away"))
@@ -172,7 +172,7 @@ async def test_uses_wait_for_the_store(house: House, one: Member) -> None:
 async def test_collecting_uses_holds_up_no_call(
     house: House, one: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S7: between two parts of the KEKs in memory calls are answered, and none of them is lost."""
+    """S7: calls are answered between two parts of a flush, and their uses are not lost."""
     monkeypatch.setattr(uses, "_AT_ONCE", 1)
     await one.enable("b", {"eu": "fake:one"})
     for name in ("acme", "b"):

@@ -57,7 +57,7 @@ def test_published_vectors(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", [v for v in VECTORS if "Kx" in v], ids=lambda v: v["Kx"][:8])
 def test_oracle_reaches_the_published_intermediate_values(vector: dict[str, Any]) -> None:
-    """What the other tests compare with is right itself: L of both kinds, and the derived key."""
+    """The other tests' reference is right itself: both kinds of L, and the derived key."""
     key = bytes.fromhex(vector["key"])
     block = Cipher(AES(key), modes.ECB()).encryptor().update(bytes(16))
     assert block.hex() == vector["L"]
@@ -89,7 +89,7 @@ def test_published_accumulated_hash() -> None:
 
 
 def nist_vectors(name: str) -> list[dict[str, str]]:
-    """Returns those of a NIST file with nonces of 96 and tags of 128 bits."""
+    """Returns a NIST file's vectors with nonces of 96 and tags of 128 bits."""
     path = Path(cryptography_vectors.__file__).parent / "ciphers" / "AES" / "GCM" / name
     group: dict[str, str] = {}
     vectors = []
@@ -191,7 +191,7 @@ def test_batch_derives_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("way", ["open", "opener"])
 @pytest.mark.parametrize("at", range(24))
 def test_changed_nonce_fails_the_commitment(way: str, at: int) -> None:
-    """Every byte of the nonce is committed to."""
+    """The commitment covers every byte of the nonce."""
     key = key_of()
     sealed = key.seal(NONCE, b"plaintext", AAD)
     nonce = bytearray(NONCE)
@@ -233,7 +233,7 @@ def test_another_aad_fails_the_tag(way: str) -> None:
 
 @pytest.mark.parametrize("size", range(80))
 def test_truncated_message_is_refused(size: int) -> None:
-    """What is too short to hold tag and commitment is corrupt like any other."""
+    """A message that is too short for tag and commitment is corrupt like any other."""
     key = key_of()
     sealed = key.seal(NONCE, bytes(32), AAD)
     with pytest.raises(WrappedKeyCorruptError):
@@ -278,7 +278,7 @@ def test_key_buffer_is_wiped() -> None:
 
 @pytest.mark.parametrize("size", [0, 16, 24, 31, 33, 64])
 def test_key_of_another_length_is_refused_and_wiped(size: int) -> None:
-    """Only 256-bit keys; what was offered instead is wiped all the same."""
+    """A key must have 256 bits; a buffer of another length is wiped all the same."""
     buffer = bytearray(b"\xaa" * size)
     with pytest.raises(ValueError, match="32 bytes"):
         CommittingKey(buffer)
