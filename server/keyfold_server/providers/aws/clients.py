@@ -1,8 +1,8 @@
-"""The SDK's clients for AWS, and how their requests are sent.
+"""The SDK's clients for AWS, and how they send requests.
 
-Invariant: an SDK session and its connections belong to one credential; a request is sent within
-its call's time (`deadline`), once. Region, endpoint, CA, proxy and the rest come from the
-environment that every AWS tool reads. It must not know what the calls are for.
+Invariant: an SDK session and its connections belong to one credential. Each request is sent once,
+within its call's time (`shared.deadlines`). Endpoint, CA, proxy and the rest come from the
+environment that every AWS tool reads. This module must not know what the calls are for.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from botocore.utils import get_environ_proxies
 from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT
 from keyfold_server.providers.shared.transport import ProxiedTransport
 
-# At the level DEBUG it writes requests and answers, plaintexts included; at INFO, where each
-# credential was found, time and again.
+# At the level DEBUG the SDK logs requests and answers, plaintexts included. At INFO it logs again
+# and again where it found each credential.
 logging.getLogger("botocore").setLevel(logging.WARNING)
 
 _CONFIG: Final = Config(
     connect_timeout=CONNECT_TIMEOUT,
     read_timeout=READ_TIMEOUT,
-    # Whether asking again makes sense is the service's to say.
+    # The service decides whether another attempt makes sense.
     retries={"mode": "standard", "total_max_attempts": 1},
     user_agent_extra="keyfold",
 )
 
 _loader_lock: Final = threading.Lock()
 _loader: Any = None
-"""The SDK's descriptions of the services, read once for all sessions."""
+"""Loads the SDK's descriptions of AWS's services, once for all sessions."""
 
 
 class Signs(Protocol):
-    """A credential as the SDK's clients take it."""
+    """A credential in the form that the SDK's clients take."""
 
     method: str
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials | None:
-        """Returns what the next request is signed with; asks nobody."""
+        """Returns the keys that sign the next request, without asking AWS."""
         ...
 
     def get_deferred_property(self, name: str) -> Callable[[], None]:
-        """Returns what tells a property: none has any."""
+        """Returns a function that returns the value of a further property."""
         ...
 
 
 class _Body:
-    """An answer's body, as the SDK reads one."""
+    """An answer's body in the form that the SDK reads."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -82,7 +82,7 @@ class _Sender:
 
 
 def new_session() -> Session:
-    """Returns an SDK session that sends within calls' time; it knows the usual credentials."""
+    """Returns an SDK session that sends within each call's time and finds the usual credentials."""
     global _loader  # noqa: PLW0603
     session = Session()
     with _loader_lock:
@@ -94,7 +94,7 @@ def new_session() -> Session:
 
 
 class _Only:
-    """A chain of credentials with one in it."""
+    """Stands for the SDK's chain of places that may have a credential, and has exactly one."""
 
     def __init__(self, credential: Signs) -> None:
         self._credential = credential
@@ -104,21 +104,21 @@ class _Only:
 
 
 class Clients:
-    """The SDK's clients of one credential, made on first use. Safe for many threads."""
+    """The SDK's clients for one credential, each made on first use. Safe for many threads."""
 
     def __init__(self, credential: Signs) -> None:
-        """Takes the credential; nothing is asked of it before a request is signed."""
+        """Takes the credential; the SDK reads it whenever it signs a request."""
         self._session = new_session()
         self._session.register_component("credential_provider", _Only(credential))
         self._made: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
     def of(self, service: str, region: str) -> Any:
-        """Returns the client of `kms` or `sts` in a region."""
+        """Returns the client for a service, `kms` or `sts`, in a region."""
         made = self._made.get((service, region))
         if made is not None:
             return made
-        # The SDK's sessions, other than its clients, are for one thread at a time.
+        # The SDK's clients serve many threads, but a session serves one thread at a time.
         with self._lock:
             if (service, region) not in self._made:
                 self._made[service, region] = self._session.create_client(

@@ -1,9 +1,10 @@
-"""The SDK's clients for Azure, and how their requests are sent.
+"""The SDK's clients for Azure, and how they send requests.
 
-Invariant: a request is sent within its call's time (`deadline`), once, with the token that its
-call gives and to the origin that the client was made for; whatever a host answers, no token goes
-anywhere else, and no other token there (protocol C3). So the SDK's own policies, which follow a
-host's challenge and cache tokens, are left out. It must not know what the calls are for.
+Invariant: each request is sent once, within its call's time (`shared.deadlines`), to the origin
+that the client was made for, and with the token of its call. Whatever a host answers, that token
+goes nowhere else, and no other token goes there (protocol C3). So the SDK's own policies, which
+follow a host's challenge and cache tokens, are left out. This module must not know what the calls
+are for.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from keyfold_server.providers.shared.connections import what_happened
 from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT, current
 from keyfold_server.providers.shared.requests_deadlines import guard, root_cause
 
-# They write what a credential failed with, as Entra worded it, and where credentials were found.
+# The SDK logs in Entra's own words why a credential failed, and where it found credentials.
 for _name in ("azure", "msal"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -44,11 +45,17 @@ BROKEN: Final = (
     AttributeError,
     RuntimeError,
 )
-"""What the SDK raises, for an answer that is not one, too."""
+"""The errors that the SDK raises, including those for an answer that it cannot read."""
 
 
 class _Heard(threading.local):
-    """What this thread was last answered over a transport that listens."""
+    """What became of this thread's last request over a transport.
+
+    Attributes:
+        sent: Whether a request was sent.
+        refusal: The answer, if its status says that it holds no token.
+        failed: The error, if there was no answer.
+    """
 
     sent = False
     refusal: Reply | None = None
@@ -61,14 +68,14 @@ class _Heard(threading.local):
 class Transport(RequestsTransport):  # type: ignore[misc]  # untyped where it is public
     """Sends for the SDK, within the thread's call. Safe for many threads.
 
-    Keeps each thread's last refusal, since what the SDK makes of one loses its numbers.
+    The transport keeps each thread's last refusal, because the SDK's errors drop Entra's numbers.
     """
 
     def __init__(self, ca: str | None) -> None:
-        """Prepares the pools; nothing is opened.
+        """Prepares the pools; opens no connection.
 
         Args:
-            ca: File of the certificates to trust; None takes what requests takes.
+            ca: File of the certificates to trust; None trusts those that requests trusts.
         """
         session = guard(requests.Session())
         # No ~/.netrc takes a token's place.
@@ -90,13 +97,13 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # untyped where it is
             self._heard.failed = error
             raise
         status = int(response.status_code)
-        if not 200 <= status < 300:  # noqa: PLR2004  what holds a token is not kept
+        if not 200 <= status < 300:  # noqa: PLR2004  an answer with a token is not kept
             self._heard.refusal = Reply(status, response.headers, parsed(response.content))
         return response
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[_Heard]:
-        """Gives what this thread is answered in the block."""
+        """Yields what becomes of this thread's last request in the block."""
         heard = self._heard
         heard.clear()
         try:
@@ -106,15 +113,15 @@ class Transport(RequestsTransport):  # type: ignore[misc]  # untyped where it is
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stands for an authentication, so that requests looks for no other."""
+    """Returns the request unchanged; as an authentication, it keeps requests from adding one."""
     return request
 
 
 class _NoCredential:
-    """The SDK demands a credential; each request carries its token already."""
+    """Stands for the credential that the SDK demands; each request carries its token already."""
 
     def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
-        """Gives none."""
+        """Fails: nobody may ask for a token here."""
         raise AssertionError
 
 
@@ -122,11 +129,11 @@ class Vault:
     """The SDK's client of one vault or Managed HSM. Safe for many threads."""
 
     def __init__(self, origin: str, ca: str | None) -> None:
-        """Prepares the client; nothing is opened.
+        """Prepares the client; opens no connection.
 
         Args:
             origin: Scheme, host and port.
-            ca: File of the certificates to trust; None takes what requests takes.
+            ca: File of the certificates to trust; None trusts those that requests trusts.
         """
         self._client = KeyClient(
             origin,
@@ -142,12 +149,12 @@ class Vault:
 
         Args:
             method: The HTTP method.
-            path: Below the origin, without a leading slash.
-            token: What the request is authorized with.
-            body: The JSON object, where there is one.
+            path: The path and query below the origin, without a leading slash.
+            token: The access token that authorizes the request.
+            body: The JSON object to send, or None.
 
         Raises:
-            UnreachableError: There is no whole answer; its text says what happened.
+            UnreachableError: There is no whole answer; the text says what happened.
         """
         headers = {"Authorization": f"Bearer {token}"}
         try:
@@ -160,7 +167,11 @@ class Vault:
 
 
 def broken_off(error: BaseException, who: str) -> NoReturn:
-    """Raises what a request without an answer means.
+    """Raises the error that a request without an answer means.
+
+    Args:
+        error: The SDK's error.
+        who: The server that did not answer, for the text.
 
     Raises:
         UnreachableError: Always.

@@ -3,16 +3,16 @@
     own identity, the first that the environment has:
         AZURE_CLIENT_SECRET                 an application's secret
         AZURE_CLIENT_CERTIFICATE_PATH       an application's certificate (… _PASSWORD)
-        AZURE_FEDERATED_TOKEN_FILE          workload identity; these three with AZURE_TENANT_ID
-                                            and AZURE_CLIENT_ID
-        neither                             the managed identity, AZURE_CLIENT_ID for one of many
+        AZURE_FEDERATED_TOKEN_FILE          a workload identity's token; these three with
+                                            AZURE_TENANT_ID and AZURE_CLIENT_ID
+        none of these                       the managed identity, AZURE_CLIENT_ID for one of many
     principal TENANT/CLIENT:
-        federated: the workload identity's file, or a token of the managed identity, is the
-        assertion; with a secret or certificate, CLIENT must be AZURE_CLIENT_ID itself
+        the workload identity's file, or a token of the managed identity, is the assertion; with a
+        secret or certificate, CLIENT must be AZURE_CLIENT_ID itself
 
-Invariant: every login makes a new credential of the SDK, so no token is served that was cached;
-nobody's developer login is used. A token's scope is the place's own (protocol C3). It must not
-know which tokens are held.
+Invariant: every login makes a new credential of the SDK, so the SDK never serves a token from its
+cache. Keyfold uses no developer's login. A token's scope is that of the vault it is for (protocol
+C3). This module must not know which tokens Keyfold holds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from keyfold_server.providers.azure.uri import Place
 from keyfold_server.providers.shared.logins import WithdrawnError
 
 _MOST_ASSERTION: Final = 64 * 1024
-"""Bytes of a federated token's file."""
+"""Most bytes of a federated token's file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +107,13 @@ class Logins:
         ca: str | None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """Prepares; asks nobody.
+        """Prepares; Azure is asked with the first login.
 
         Args:
             authority: Entra's url; None takes AZURE_AUTHORITY_HOST, else the cloud's own.
             instance_discovery: Whether the SDK asks Microsoft if the authority is a known one.
-            ca: File of the certificates to trust; None takes what requests takes.
-            environment: Where the AZURE_* variables are.
+            ca: File of the certificates to trust; None trusts those that requests trusts.
+            environment: The AZURE_* variables.
         """
         self._authority = authority
         self._discovery = instance_discovery
@@ -129,14 +129,14 @@ class Logins:
         """Logs in as the server's own identity.
 
         Raises:
-            KmsError: There is no token; it says nothing about a customer's key.
+            KmsError: There is no token. That says nothing about a customer's key.
         """
         tenant, client = self._variable("AZURE_TENANT_ID"), self._variable("AZURE_CLIENT_ID")
         if not self._is_application():
             return self._asked(self._managed, place.scope, "the managed identity")
         if not (tenant and client):
             raise CredentialsFailedError(
-                "the server's own Azure identity is not whole: AZURE_TENANT_ID and "
+                "the server's own Azure identity is incomplete: AZURE_TENANT_ID and "
                 "AZURE_CLIENT_ID must be set beside its secret, certificate or token file"
             )
         return self._asked(
@@ -147,13 +147,13 @@ class Logins:
         """Logs in as a principal of a customer's tenant.
 
         Raises:
-            WithdrawnError: The application is not, or no more, in the tenant.
-            KmsError: There is no token for another reason; it is no refusal.
+            WithdrawnError: The application is not, or no longer, in the tenant.
+            KmsError: There is no token for another reason. That is not a refusal.
         """
         tenant, _, client = principal.partition("/")
         if not self._is_application():
-            # Before Entra is asked, so that what is wrong with it is never taken for the
-            # customer's doing.
+            # Got before Entra is asked for the customer's tenant, so that a fault of our own
+            # identity never looks like the customer's doing.
             exchange = f"{place.cloud.exchange}/.default"
             assertion = self._asked(self._managed, exchange, "the managed identity").value
             return self._asked(
@@ -211,7 +211,7 @@ class Logins:
         return {"authority": authority, "transport": self._transport, "retry_total": 0}
 
     def _file(self) -> str:
-        """Reads the workload identity's token, which its platform renews."""
+        """Returns the workload identity's token from the file, which the platform renews."""
         path = Path(self._variable("AZURE_FEDERATED_TOKEN_FILE"))
         try:
             with path.open("rb") as file:
@@ -228,7 +228,14 @@ class Logins:
     def _asked(
         self, make: Callable[[], _Sdk], scope: str, who: str, *, foreign: bool = False
     ) -> EntraToken:
-        """Asks for a token with a new credential of the SDK."""
+        """Asks for a token with a new credential of the SDK.
+
+        Args:
+            make: Makes the credential.
+            scope: The token's scope.
+            who: As whom Keyfold logs in, for the texts.
+            foreign: Whether the principal is in a customer's tenant, who can withdraw it.
+        """
         with self._transport.listening() as heard:
             try:
                 found = make().get_token_info(scope)
@@ -245,12 +252,12 @@ class Logins:
                         f"({type(error).__name__}); look at the AZURE_* environment"
                     ) from None
                 raise UnreachableError(
-                    f"no token for {who}: Microsoft Entra answered with something that is none"
+                    f"no token for {who}: Microsoft Entra's answer does not hold one"
                 ) from None
 
 
 def _meaning(reply: Reply, who: str, *, foreign: bool) -> Exception:
-    """Returns what Entra's refusal means."""
+    """Returns the error that Entra's refusal means; see `Logins._asked`."""
     codes = WITHDRAWN.intersection(login_codes(reply))
     if foreign and codes:
         return withdrawn(who, min(codes), reply.request_id)

@@ -1,10 +1,10 @@
 """The SDK's client for Cloud KMS, and the gRPC channel that it calls over.
 
-Invariant: a call ends within its time, and its answer is bounded. The credential
-goes with each call as metadata: the SDK's way, a plug-in of the channel, renews it in threads of
-its own and shows it to hosts that no setting names. A channel that failed is not used again, since
-gRPC would let further calls fail while it waits to connect anew. It must not know what the calls
-are for.
+Invariant: a call ends within its time, and its answer is bounded. The credential goes with each
+call as metadata. The SDK would use a plug-in of the channel instead, which renews the credential in
+threads of its own and shows it to hosts that no setting names. Keyfold never uses a channel again
+that failed, since gRPC would fail further calls while it waits to connect anew. This module must
+not know what the calls are for.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from keyfold_server.providers.shared.connections import MAX_ANSWER
 from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, current
 
 Headers = tuple[tuple[str, str], ...]
-"""What proves who calls: names and values of a call's metadata."""
+"""Names and values of a call's metadata, which prove who calls."""
 
-# At the level DEBUG the SDK writes requests and answers, plaintexts and credentials included.
+# At the level DEBUG the SDK logs requests and answers, plaintexts and credentials included.
 for _name in ("google", KeyManagementServiceGrpcTransport.__module__):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -36,12 +36,12 @@ _CONNECT_MS: Final = int(CONNECT_TIMEOUT * 1000)
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_ANSWER),
-    # How long one attempt to connect may take, and how long to wait for the next one.
+    # The longest that one attempt to connect may take, and the longest wait for the next one.
     ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
     ("grpc.max_reconnect_backoff_ms", _CONNECT_MS),
-    # Connections, and waits after those that failed, are a channel's own.
+    # Each channel has connections of its own, and waits after its own failures alone.
     ("grpc.use_local_subchannel_pool", 1),
-    # Nothing but these settings says how calls are made, such as how often.
+    # No answer of a name server changes how gRPC makes calls, for example how often.
     ("grpc.service_config_disable_resolution", 1),
 )
 
@@ -50,10 +50,10 @@ class _Line:
     """A channel with the SDK's client on it.
 
     Attributes:
-        answered: Whether it has carried an answer.
+        answered: Whether the channel has carried an answer.
         client: The client.
-        users: Calls under way.
-        retired: Whether no further call is made on it.
+        users: The number of calls under way.
+        retired: Whether the channel gets no further call.
     """
 
     __slots__ = ("_channel", "answered", "client", "retired", "users")
@@ -81,7 +81,7 @@ class Client:
 
         Args:
             target: Host and port.
-            tls: What to trust.
+            tls: The certificates to trust.
         """
         self._target = target
         self._tls = tls
@@ -93,16 +93,16 @@ class Client:
         """Calls a method of the SDK's client, by its name in Python, within the thread's call.
 
         Raises:
-            GoogleAPICallError: Google answered no, or nothing.
-            TimeoutError: No time was left.
+            GoogleAPICallError: Google answered no, or did not answer.
+            TimeoutError: No time is left.
         """
         line = self._take()
         if line.answered:
             try:
                 return self._call_on(line, method, request, headers)
             except ServiceUnavailable:
-                # Connections that were good end between calls, and the next call finds out. Once
-                # more, over a new one, is safe: no method that is called changes anything.
+                # A good connection may end between two calls, and the next call finds out. It is
+                # safe to call again over a new one: no method that is called changes anything.
                 line = self._take()
                 attempts.count_retry()
         return self._call_on(line, method, request, headers)
@@ -126,7 +126,7 @@ class Client:
     def close(self) -> None:
         """Closes the channel once the calls under way are over.
 
-        A call that comes yet, from who held the client already, has a channel to itself.
+        A thread that holds the client already may still call; its call gets a channel of its own.
         """
         with self._lock:
             self._closed = True
@@ -157,6 +157,6 @@ class Client:
             if self._closed and not line.users:
                 self._line, line.retired = None, True
             over = line.retired and not line.users
-        # Not before: closing would end the others' calls on it.
+        # Not earlier, since closing the channel would end the calls of others on it.
         if over:
             line.close()

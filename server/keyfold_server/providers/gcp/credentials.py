@@ -114,7 +114,9 @@ def _no_credential(error: Exception, exchange: Exchange) -> CouldNotTellError:
         )
     word = oauth_word(answer.body)
     if answer.status == HTTPStatus.OK or word is None:
-        return UnreachableError("Google's token endpoint answered with something that is no answer")
+        return UnreachableError(
+            "Google's token endpoint answered with something that is not an answer"
+        )
     return CredentialsFailedError(
         f"Google gives no token for the server's own credential ({word}); renew it where the "
         "GOOGLE_* environment points to"

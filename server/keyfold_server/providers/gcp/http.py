@@ -1,10 +1,12 @@
-"""How Google's credentials reach what issues them: token endpoints, IAM, a machine's metadata.
+"""How google-auth reaches what issues credentials: token endpoints, IAM, a machine's metadata.
 
-google-auth builds the requests and reads the answers; the sending is here, so that each ends with
-its call (`deadline`), follows no redirect, and is made once. google-auth would try again after
-waits of its own: what it would repeat is raised past it instead. Invariant: nothing is sent but
-from within a call, so that google-auth's own threads, which would show a credential to hosts that
-no setting names, send nothing. It must not know what the calls are for.
+google-auth builds the requests and reads the answers. The sending is here, so that each request
+ends with its call (`shared.deadlines`), follows no redirect, and is made once. google-auth would
+wait and try some failures again, so these are raised past it.
+
+Invariant: a request is sent only from within a call. So google-auth's own threads, which would show
+a credential to hosts that no setting names, send nothing. This module must not know what the calls
+are for.
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ from keyfold_server.providers.shared.transport import Answer, ProxiedTransport
 _PASSING: Final = re.compile(
     rb'"error(?:_description)?"\s*:\s*"(?:internal_failure|server_error|temporarily_unavailable)"'
 )
-"""How a token endpoint says in an answer of any status that it failed on its side."""
+"""The words with which a token endpoint says, with any status, that the fault is its own."""
 
 
 class Sender:
     """Sends HTTP requests; through a proxy where the environment says so. Safe for many threads."""
 
     def __init__(self, ca: str | None) -> None:
-        """Takes the file of the certificates to trust; None takes what google-auth would."""
+        """Takes the file of the certificates to trust; None trusts those that google-auth would."""
         trusted = ca or os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
         self._transport = ProxiedTransport(lambda: trusted, get_environ_proxies)
 
@@ -40,8 +42,8 @@ class Sender:
         """Sends a request and reads the answer, within the thread's call.
 
         Raises:
-            UnreachableError: There is no answer, or one that says so.
-            ThrottledError: The other side asks to slow down.
+            UnreachableError: There is no answer, or the answer says that the fault is not ours.
+            ThrottledError: The server asks to slow down.
         """
         host = urlsplit(url).hostname or "an endpoint without a name"
         try:
@@ -63,7 +65,7 @@ class Sender:
 
 
 class _Response(transport.Response):
-    """An answer, as google-auth reads one."""
+    """An answer in the form that google-auth reads."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -82,14 +84,14 @@ class _Response(transport.Response):
 
 
 class Exchange(transport.Request):
-    """What google-auth sends with, for one exchange.
+    """Sends for google-auth, in one exchange.
 
     Attributes:
-        last: The last answer, since google-auth's errors do not tell its status.
+        last: The last answer, because google-auth's errors do not tell its status.
     """
 
     def __init__(self, sender: Sender) -> None:
-        """Takes what sends."""
+        """Takes the sender."""
         self._sender = sender
         self.last: Answer | None = None
 
@@ -102,10 +104,10 @@ class Exchange(transport.Request):
         timeout: float | None = None,
         **options: Any,
     ) -> transport.Response:
-        """Sends a request; see `Sender.send`. The call's own time bounds it."""
+        """Sends a request; see `Sender.send`. The thread's call bounds it, not `timeout`."""
         del timeout
         if options:
-            raise ValueError(f"no request is sent with {', '.join(options)}")
+            raise ValueError(f"a request cannot be sent with {', '.join(options)}")
         self.last = None
         self.last = self._sender.send(method, url, dict(headers or {}), body)
         return _Response(self.last)

@@ -39,7 +39,7 @@ _SCOPES: Final = ("https://www.googleapis.com/auth/cloudkms",)
 
 
 class _Given(Credentials):
-    """Our own credential as google-auth takes a source: had already, asking nobody."""
+    """Keyfold's own credential, got already, in the form that google-auth takes a source."""
 
     def __init__(self, headers: Headers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -81,11 +81,11 @@ def generate(
     """Gets a service account's token from IAM, by google-auth.
 
     Args:
-        sender: What sends.
+        sender: Sends the requests.
         endpoint: IAM's address, such as `https://iamcredentials.googleapis.com`.
         email: The account.
         delegates: The accounts between Keyfold's own and that one.
-        own: What shows Keyfold's own credential.
+        own: The headers that prove who Keyfold is.
 
     Raises:
         NotAcceptedError: IAM did not accept Keyfold's own credential.
@@ -112,11 +112,11 @@ def generate(
 
 
 def _no_account(exchange: Exchange, email: str) -> Exception:
-    """Returns what an answer of IAM that held no token means."""
+    """Returns the error that an answer of IAM without a token means."""
     answer = exchange.last
     told = None if answer is None else http_denial(answer.body)
     if answer is None or told is None or answer.status == HTTPStatus.OK:
-        return UnreachableError("Google's IAM answered with something that is no answer")
+        return UnreachableError("Google's IAM answered with something that is not an answer")
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return NotAcceptedError(told.word)
     if told.word == "SERVICE_DISABLED" or told.word in OWN_SIDE:
@@ -126,7 +126,7 @@ def _no_account(exchange: Exchange, email: str) -> Exception:
         )
     if told.word in CLOSED:
         return UnreachableError(f"Google's IAM could not be asked: {CLOSED[told.word]}")
-    # An account that was deleted is one that its owner took away.
+    # Whoever deletes an account takes it away from Keyfold, too.
     if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
         needed = IMPERSONATE if answer.status == HTTPStatus.FORBIDDEN else None
         return _withdrawn(email, told.permission or needed)

@@ -1,9 +1,9 @@
-"""The SDK's clients for one Vault origin, and how their requests are sent.
+"""The SDK's clients for one Vault origin, and how they send requests.
 
-Invariant: what is sent goes to the one origin, within its call's time (`deadline`), once; no
-redirect is followed and no cookie kept, and nothing comes from the environment that the SDK or
-its HTTP library would add: no VAULT_TOKEN, no client certificate, no .netrc. It must not know what
-the calls are for.
+Invariant: each request goes to the one origin, once, within its call's time (`shared.deadlines`).
+The clients follow no redirect and keep no cookie. They add nothing that the SDK or its HTTP library
+would take from the environment: no VAULT_TOKEN, no client certificate, no .netrc. This module must
+not know what the calls are for.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _OK: Final = 200
 
 
 class _Adapter(RawAdapter):  # type: ignore[misc]  # the SDK has no types
-    """Sends as the SDK does, and keeps what it drops: the status, Retry-After."""
+    """Sends as the SDK does, and keeps what the SDK drops: the status and Retry-After."""
 
     def request(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Sends a request and returns the answer's body.
 
         Raises:
-            StatusError: The server answered with another status than 200.
-            GarbledError: What it answered is no JSON object.
+            StatusError: The server answered with a status other than 200.
+            GarbledError: The answer's body is not a JSON object.
         """
         reply = super().request(*args, raise_exception=False, **kwargs)
         body = _json(reply.content)
         if reply.status_code != _OK:
             errors = body.get("errors") if isinstance(body, dict) else None
             hint = str(reply.headers.get("Retry-After", ""))
-            # Only a list of texts is what the server itself writes.
+            # The server itself writes a list of texts; anything else is from a proxy.
             told: Iterable[Any] | None = errors if isinstance(errors, list) else None
             raise StatusError(reply.status_code, told, hint)
         if not isinstance(body, dict):
@@ -48,12 +48,12 @@ class _Adapter(RawAdapter):  # type: ignore[misc]  # the SDK has no types
         return body
 
     def get_login_token(self, response: dict[str, Any]) -> str:
-        """Returns a login's token, as the SDK asks for it."""
+        """Returns the token from a login's answer; the SDK calls this."""
         return str(response["auth"]["client_token"])
 
 
 def _json(content: bytes) -> Any:
-    """Reads JSON; None: it is none. The parser's error would keep the text."""
+    """Returns the JSON value, or None if the text is not JSON: an error would keep the text."""
     try:
         return json.loads(content)
     except ValueError:
@@ -72,23 +72,23 @@ class Clients:
         """
         self._origin = origin
         self._http = guard(requests.Session())
-        # Neither .netrc nor CAs of others; it also costs time on every call.
+        # Neither .netrc nor CAs of the environment, which also cost time on every call.
         self._http.trust_env = False
         self._http.verify = True if section.ca is None else str(section.ca)
         self._http.proxies.update(get_environ_proxies(origin))
         self._http.headers["User-Agent"] = "keyfold"
 
     def of(self, token: str, namespace: str = "") -> Any:
-        """Returns a client with a token.
+        """Returns a client that sends a token.
 
         Args:
-            token: The token; empty sends none. None would be filled in from the environment.
-            namespace: Where the paths of its calls begin; empty for the root.
+            token: The token; an empty text sends no token.
+            namespace: The namespace in which the paths of its calls begin; empty for the root.
         """
         return hvac.Client(
             url=self._origin,
             token=token,
-            # Neither of them None, which would be filled in from the environment.
+            # The SDK would replace a None, here or as the token, by the environment's value.
             cert=(),
             verify=self._http.verify,
             timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),

@@ -1,8 +1,8 @@
 """Logins to Vault and OpenBao: with a token, AppRole, Kubernetes or a JWT.
 
-Invariant (protocol C3): a credential is read from its origin's own file at each login. A JWT that
-could be used anywhere else than at this origin is not sent: its only audience is the origin.
-It must not know keys.
+Invariant (protocol C3): each login reads the credential from its origin's own file. Keyfold sends a
+JWT only if the origin is its only audience, so that nobody can use it anywhere else. This module
+must not know keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keyfold_server.providers.vault.errors import BROKEN, login_failed
 from keyfold_server.providers.vault.origins import Origin
 
 _MOST: Final = 64 * 1024
-"""Bytes of a credential's file."""
+"""Most bytes of a credential's file."""
 
 _JWT_PARTS: Final = 3
 
@@ -37,24 +37,30 @@ class VaultToken:
 
 
 class Login:
-    """How Keyfold logs in to one origin."""
+    """Logs in to one origin."""
 
     def __init__(self, origin: str, section: Origin, clients: Clients) -> None:
-        """Prepares; see `Origin`. Nothing is read or sent."""
+        """Prepares; the credential is read with the first login.
+
+        Args:
+            origin: Scheme, host and port.
+            section: The origin's section of the settings.
+            clients: The clients of the origin.
+        """
         self._origin = origin
         self._section = section
         self._clients = clients
 
     @property
     def name(self) -> str:
-        """As whom, for people."""
+        """As whom Keyfold logs in, for people."""
         return self._section.principal or "its token"
 
     def take(self) -> VaultToken:
         """Logs in, within the call's time.
 
         Raises:
-            CredentialsFailedError: The credential cannot be had or was not accepted.
+            CredentialsFailedError: The credential cannot be read, or the server rejected it.
             CouldNotTellError: The server could not be asked.
         """
         credential = self._credential()
@@ -70,7 +76,7 @@ class Login:
         if section.auth == "token":
             return self._known(credential)
         auth = self._clients.of("", section.namespace).auth
-        # The SDK would keep the token in a client of its own.
+        # With use_token the SDK would keep the token in the client.
         if section.auth == "approle":
             reply = auth.approle.login(
                 section.role_id or section.role,
@@ -89,7 +95,7 @@ class Login:
         )
 
     def _known(self, token: str) -> VaultToken:
-        """Asks what a token of one's own is worth, and renews it where that can be done."""
+        """Looks up the token of the settings, and renews it where the server allows that."""
         auth = self._clients.of(token, self._section.namespace).auth
         found = auth.token.lookup_self()["data"]
         if found["ttl"] and found.get("renewable"):
@@ -124,7 +130,7 @@ class Login:
 
 
 def _audiences(jwt: str) -> list[Any]:
-    """Returns whom a JWT is for; its signature is the server's to verify."""
+    """Returns a JWT's audiences; the server verifies its signature."""
     parts = jwt.split(".")
     if len(parts) != _JWT_PARTS:
         return []
