@@ -3,8 +3,8 @@
     the server's own   found by the SDK: environment, files, web identity, container or machine
     a role             taken with AssumeRole; its session lasts 15 minutes at AWS
 
-`shared.lease` renews both, and says what a rejected or withdrawn one means (protocol F2a). This
-module tells it how AWS logs in. It must not know keys.
+`shared.lease` renews both, and decides what a rejected or a withdrawn one means (protocol F2a). This
+module logs in to AWS for it, and must not know keys.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ASSUME: Final = "sts:AssumeRole"
 
 
 class Signer:
-    """A lease as the SDK's clients take a credential; see `clients.Signs`."""
+    """A lease in the form in which the SDK's clients take a credential; see `clients.Signs`."""
 
     method = "keyfold"
 
@@ -56,7 +56,7 @@ class Signer:
         self._lease = lease
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials | None:
-        """Returns the session that the lease holds, without asking AWS."""
+        """Returns the lease's session; never logs in."""
         return self._lease.session
 
     def get_deferred_property(self, name: str) -> Callable[[], None]:
@@ -66,7 +66,7 @@ class Signer:
 
 
 def under(lease: Lease[ReadOnlyCredentials], work: Callable[[], _T], operation: str) -> _T:
-    """Carries out a call, a second time if AWS rejected the session that signed the first.
+    """Makes a call, and makes it again if AWS rejects the session that signed the first.
 
     Args:
         lease: The sessions; the SDK's client signs with the one that the lease holds.
@@ -98,7 +98,7 @@ class _OwnLogin:
 
     def __call__(self, rejected: ReadOnlyCredentials | None) -> Granted[ReadOnlyCredentials]:
         if rejected is not None:
-            # Look again from the beginning, where another credential may have been put.
+            # Search from the beginning again: someone may have put another credential there.
             self._source = None
         found = self._found()
         if found == rejected:
@@ -111,7 +111,7 @@ class _OwnLogin:
     def _found(self) -> ReadOnlyCredentials:
         """Reads the credential; the SDK renews it first if it is about to end."""
         try:
-            # A session of its own, so that nothing of what was found before is remembered.
+            # A new session of the SDK, which remembers nothing that was found before.
             self._source = self._source or new_session().get_credentials()
             found = self._source and self._source.get_frozen_credentials()
         except (*BROKEN, OSError) as error:
@@ -128,16 +128,16 @@ class _OwnLogin:
         return found
 
     def _seconds(self) -> float:
-        """Returns the seconds until the credential ends, where the SDK knows.
+        """Returns the seconds until the credential ends; infinite if the SDK does not say.
 
-        Where it does not, the SDK has just made sure of the next ten minutes.
+        Even then the credential lasts for ten minutes: the SDK renews one with less time left.
         """
         ends = getattr(self._source, "_expiry_time", None)
         return ends.timestamp() - time.time() if isinstance(ends, datetime) else math.inf
 
 
 def own_identity(clock: Callable[[], float]) -> Lease[ReadOnlyCredentials]:
-    """Returns the lease of the server's own identity; AWS is asked with the first call."""
+    """Returns the lease of the server's own identity; the first call asks AWS."""
     return Lease(_OwnLogin(), clock=clock, kind="the server's own AWS identity")
 
 
@@ -152,7 +152,7 @@ def role(
     Args:
         arn: The role.
         assume: Calls AssumeRole and returns AWS's answer.
-        shown_good: Tells whether Keyfold's own side is good, asking others than this role.
+        shown_good: Tells whether Keyfold's own side is good, without asking this role.
         clock: Returns monotonic seconds.
     """
     partition = arn.split(":")[1]
@@ -186,7 +186,7 @@ def taken(arn: str, assume: Callable[[], dict[str, Any]]) -> Granted[ReadOnlyCre
 def _not_taken(error: Exception, arn: str) -> Exception:
     """Returns what an AssumeRole that failed means (protocol F2a)."""
     if not isinstance(error, ClientError) or not denied(error):
-        # Only a denial can be the customer's; nothing else that AWS answers is a refusal.
+        # Only a denial can be the customer's doing, so no other answer is a refusal.
         meant = translate(error, _ASSUME, arn)
         return meant if isinstance(meant, CouldNotTellError) else UnreachableError(meant.message)
     id_ = request_id(error.response)

@@ -51,8 +51,8 @@ def issued_external_id(key: RootKey) -> str:
     """Returns the external id with which Keyfold takes a root key's role.
 
     Raises:
-        CredentialsFailedError: The key has none. A role that trusts Keyfold without one would
-            serve every customer of Keyfold, so Keyfold never takes it.
+        CredentialsFailedError: The key does not have one. A role that trusts Keyfold without an
+            external id would serve every customer of Keyfold, so Keyfold never takes it.
     """
     if not key.external_id:
         raise CredentialsFailedError(
@@ -68,7 +68,7 @@ class Roles:
     def __init__(
         self, session_name: str, canary: Canary | None, clock: Callable[[], float]
     ) -> None:
-        """Prepares; AWS is asked with the first call.
+        """Prepares; the first call asks AWS.
 
         Args:
             session_name: The name of Keyfold's sessions in CloudTrail.

@@ -1,7 +1,7 @@
 """The Entra tokens that Keyfold calls Azure with: one lease for each principal and audience.
 
-`shared.lease` renews them, and says what a rejected or withdrawn one means (protocol F2a). This
-module tells it how long a token lasts, and how a vault rejects one. It must not know keys.
+`shared.lease` renews them, and decides what a rejected or a withdrawn one means (protocol F2a). This
+module says how long a token lasts, and how a vault rejects one. It must not know keys.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def tokens(
     cloud: str = "",
     shown_good: Callable[[Lease[EntraToken]], bool],
 ) -> Lease[EntraToken]:
-    """Returns the lease of a principal's tokens; Entra is asked with the first call.
+    """Returns the lease of a principal's tokens; the first call asks Entra.
 
     Args:
         name: The principal, empty for the server's own identity.
         login: Logs in anew; see `Logins` for its errors.
         clock: Returns monotonic seconds.
         cloud: The cloud whose Entra knows the principal.
-        shown_good: Tells whether Keyfold's own side is good, asking others than this principal.
+        shown_good: Tells whether Keyfold's own side is good, without asking this principal.
     """
 
     def granted(_rejected: EntraToken | None) -> Granted[EntraToken]:
@@ -44,16 +44,16 @@ def tokens(
 
 
 def under(lease: Lease[EntraToken], work: Callable[[EntraToken], Reply], what_for: str) -> Reply:
-    """Carries out a call, a second time if the vault rejected the first token.
+    """Makes a call, and makes it again if the vault rejects the first token.
 
     Args:
         lease: The tokens.
-        work: Makes the call with a token, and returns the answer whatever its status.
+        work: Makes the call with a token, and returns the answer, whatever its status.
         what_for: The call in words, such as `for unwrapkey`.
 
     Raises:
         CredentialsFailedError: The vault rejected the renewed token, too.
-        KmsError: There is no token.
+        KmsError: There is no token, and the login failed.
     """
 
     def attempt(token: EntraToken) -> Reply:

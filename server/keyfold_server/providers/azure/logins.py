@@ -107,7 +107,7 @@ class Logins:
         ca: str | None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """Prepares; Azure is asked with the first login.
+        """Prepares; the first login asks Azure.
 
         Args:
             authority: Entra's url; None takes AZURE_AUTHORITY_HOST, else the cloud's own.
@@ -122,7 +122,7 @@ class Logins:
 
     @property
     def client(self) -> str:
-        """The client id of the server's own identity, empty where the environment names none."""
+        """The client id of the server's own identity; empty if the environment does not name it."""
         return self._variable("AZURE_CLIENT_ID").lower()
 
     def own(self, place: Place) -> EntraToken:
@@ -152,8 +152,8 @@ class Logins:
         """
         tenant, _, client = principal.partition("/")
         if not self._is_application():
-            # Got before Entra is asked for the customer's tenant, so that a fault of our own
-            # identity never looks like the customer's doing.
+            # Keyfold gets its own token before it asks the customer's tenant, so that a fault of
+            # its own identity never looks like the customer's doing.
             exchange = f"{place.cloud.exchange}/.default"
             assertion = self._asked(self._managed, exchange, "the managed identity").value
             return self._asked(

@@ -25,7 +25,7 @@ class Applications:
     def __init__(
         self, logins: Logins, canary: str | None, ca: str | None, clock: Callable[[], float]
     ) -> None:
-        """Prepares; Azure is asked with the first call.
+        """Prepares; the first call asks Azure.
 
         Args:
             logins: Logs in to Entra.

@@ -1,7 +1,7 @@
 """The server's own credential for Google Cloud: a file, a federated identity or the machine's.
 
-google-auth finds and refreshes the credential, but never by itself when a call is sent: Keyfold
-decides when, and where a token goes. `shared.lease` renews it, and says what a rejected one means
+google-auth finds and refreshes the credential, but only when Keyfold tells it to, so that Keyfold
+decides where the token goes. `shared.lease` renews the token, and decides what a rejected one means
 (protocol F2a). This module must not know keys.
 """
 
@@ -32,7 +32,7 @@ _PLATFORM: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
 def own_identity(sender: Sender, clock: Callable[[], float]) -> Lease[Headers]:
-    """Returns the lease of the server's own identity; Google is asked with the first call.
+    """Returns the lease of the server's own identity; the first call asks Google.
 
     Args:
         sender: Sends the requests.
@@ -42,24 +42,24 @@ def own_identity(sender: Sender, clock: Callable[[], float]) -> Lease[Headers]:
         OwnLogin(sender),
         clock=clock,
         kind="the server's own Google identity",
-        # No customer can withdraw it, so it serves to its end while nobody can renew it.
+        # No customer can withdraw this identity, so its token may serve until its own end.
         longest=math.inf,
     )
 
 
 class OwnLogin:
-    """Gets a token for the server's own identity. A lease calls it from one thread at a time."""
+    """Gets tokens of the server's own identity. A lease calls it from one thread at a time."""
 
     def __init__(self, sender: Sender) -> None:
-        """Takes what sends; looks for the credential with the first login."""
+        """Takes the sender; the first login looks for the credential."""
         self._sender = sender
         self._source: Any = None
 
     def __call__(self, rejected: Headers | None) -> Granted[Headers]:
-        """Gets a token; looks for the credential from the beginning if its token was rejected.
+        """Gets a token; if Google rejected the last one, looks for the credential anew.
 
         Raises:
-            CouldNotTellError: There is no token, or no other one than the rejected.
+            CouldNotTellError: There is no token, or only the one that Google rejected.
         """
         if rejected is not None:
             self._source = None
@@ -87,7 +87,7 @@ class OwnLogin:
 def _found(exchange: Exchange) -> Any:
     """Looks for the server's own credential where every Google tool does."""
     try:
-        # Without scopes, with which the SDK would ask Google for the project's name, too.
+        # Without scopes: given any, the SDK would also ask Google for the project's name.
         source, _ = google.auth.default(request=exchange)
     except UnreachableError as error:
         raise CredentialsFailedError(

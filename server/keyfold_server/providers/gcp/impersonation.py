@@ -1,6 +1,6 @@
 """Service accounts of customers that Keyfold acts as, by tokens that IAM generates.
 
-`shared.lease` renews the tokens, and says what it means if Keyfold may no longer impersonate an
+`shared.lease` renews the tokens, and decides what it means if Keyfold may no longer impersonate an
 account (protocol F2a). This module must not know keys.
 """
 
@@ -43,7 +43,7 @@ class _Given(Credentials):
 
     def __init__(self, headers: Headers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.token = "given"  # noqa: S105  what shows it is in the headers
+        self.token = "given"  # noqa: S105  the real token is in the headers
         self._headers = headers
 
     def refresh(self, request: Any) -> None:
@@ -65,7 +65,7 @@ def account(
     Args:
         email: The account.
         generate: Gets a token for it from IAM; see `generate`.
-        shown_good: Tells whether Keyfold's own side is good, asking others than this account.
+        shown_good: Tells whether Keyfold's own side is good, without asking this account.
         clock: Returns monotonic seconds.
     """
 

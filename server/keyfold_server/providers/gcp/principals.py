@@ -35,7 +35,7 @@ class ServiceAccounts:
         canary: str | None,
         clock: Callable[[], float],
     ) -> None:
-        """Prepares; Google is asked with the first call.
+        """Prepares; the first call asks Google.
 
         Args:
             target: Host and port of Cloud KMS.

@@ -130,7 +130,7 @@ def what_happened(error: BaseException, call: within) -> str:
     if call.passed or call.ends <= monotonic():
         return "gave no answer in the time that the call had"
     kinds: tuple[tuple[type[BaseException], str], ...] = (
-        (AnswerTooLargeError, f"answered with more than {MAX_ANSWER} bytes, which is no answer"),
+        (AnswerTooLargeError, f"answered with more than {MAX_ANSWER} bytes, which is too many"),
         (NameResolutionError, "cannot be found: its name does not resolve"),
         (NewConnectionError, "refuses connections"),
         (ConnectTimeoutError, f"was not connected within {CONNECT_TIMEOUT:g} s"),

@@ -1,30 +1,30 @@
-"""A session at a provider that is renewed ahead of its end: the one lease of every provider.
+"""The lease: a principal's session at a provider, renewed ahead of its end.
 
-A *session* is whatever a provider's calls are made with: AWS keys, an Entra token, a Google
-header, a Vault client. A lease gets one by logging in, keeps it, and renews it. These rules are
-the same for every provider:
+A *session* is what Keyfold calls a provider with: AWS keys, an Entra token, a Google header, a Vault
+client. A lease logs in to get a session, keeps it, and renews it. It keeps these rules for every
+provider:
 
-    at most ten minutes   A session is used for at most `LONGEST` seconds, and no longer than
-                          `CLOCK_MARGIN` before the end that the provider named. Trust that a
-                          customer withdrew shows only when Keyfold logs in (protocol F2a).
-    renewed ahead         From 8 minutes on, or two thirds of a shorter session, less up to an
-                          eighth at random, one caller renews while the others use the session
-                          that there is. Sessions that began together are not renewed together.
-    part of the time      A renewal ahead may take half of its call's time. A login that hangs or
-                          drips must leave the call time to use the session that there is (C4).
-    one at a time         Callers who need a session wait for one login, each for no longer than
-                          its own call. Whoever gets the lock looks again, and takes the outcome
-                          of a login that began after it came: a new session or the error. An
-                          error that may be due to one caller's short time is its own.
-    renewed once          A session that the provider rejects is replaced once per call; if the
-                          provider rejects the next one, too, the call is CREDENTIALS_FAILED.
-    a refusal counts      Where a renewal shows that trust was withdrawn, no caller uses the old
-                          session again, though it would still work.
-    backoff               After a renewal ahead that could not tell, nobody tries again for
-                          `PAUSE` seconds, and the session serves on until its end.
+    ten minutes     Keyfold uses a session for at most `LONGEST` seconds, and stops `CLOCK_MARGIN`
+                    seconds before the end that the provider named. Withdrawn trust shows only when
+                    Keyfold logs in, so a login is never longer ago (protocol F2a).
+    ahead           From 8 minutes on, or two thirds of a shorter session, one caller renews the
+                    session while the others go on using it. The time comes up to an eighth earlier
+                    at random, so that sessions that began together are not renewed together.
+    part of a call  A renewal ahead may take half of its call's remaining time. A login that hangs
+                    or drips so leaves the call time for the session that is still good (C4).
+    single flight   Callers without a session wait for one login, each for as long as its own call
+                    may take. A caller that gets the lock looks again: it takes a session, or an
+                    error, of a login that began after the caller came. Callers do not share an
+                    error for which one caller's lack of time may be the cause (W1).
+    renewed once    A call replaces a session that the provider rejects once. If the provider
+                    rejects the next session, too, the call is CREDENTIALS_FAILED (F2a).
+    refusal         If a renewal shows that the customer withdrew trust, no caller uses the old
+                    session again, though the provider would still accept it (F2a).
+    backoff         If a renewal ahead could not tell, no caller tries again for `PAUSE` seconds,
+                    and the session serves on until its end.
 
-Invariant: nobody waits, and nothing is sent, longer than the call in `deadlines.within` may take.
-This module must not know any provider.
+Invariant: no caller waits, and no request lasts, beyond the caller's `deadlines.within`. This
+module must not know any provider.
 """
 
 from __future__ import annotations
@@ -54,22 +54,22 @@ _R = TypeVar("_R")
 _log = logging.getLogger(__name__)
 
 LONGEST: Final = 10 * 60.0
-"""Seconds after which a session is not used any more, however long the provider would let it."""
+"""Most seconds that Keyfold uses a session, however long the provider would accept it."""
 
 AHEAD: Final = 8 * 60.0
-"""Seconds after which a session is renewed while it still serves, less up to an eighth."""
+"""Seconds after which a session is due for renewal, less up to an eighth."""
 
 _AHEAD_PART: Final = 2 / 3
-"""Part of a short session after which it is renewed."""
+"""Part of a short session's time after which it is due for renewal."""
 
 _SPREAD: Final = 1 / 8
-"""Part of that time by which a renewal comes earlier, at random."""
+"""Part of that time by which a renewal may come earlier, at random."""
 
 CLOCK_MARGIN: Final = 30.0
-"""Seconds before its end at which a session is not used any more: clocks differ."""
+"""Seconds before its end at which Keyfold stops using a session, since clocks differ."""
 
 PAUSE: Final = 15.0
-"""Seconds until a renewal ahead is tried again after one that could not tell."""
+"""Seconds between a renewal ahead that could not tell and the next one."""
 
 _PART: Final = 1 / 2
 """Part of a call's remaining time that a renewal ahead may take."""
@@ -81,9 +81,9 @@ class _Held(Generic[_S]):
 
     Attributes:
         session: The session.
-        number: The number of the login that gave it; the lease counts its logins.
-        ahead: The time from which it is renewed.
-        ends: The time from which it is not used.
+        number: The number of the login that gave the session; a lease counts its logins.
+        ahead: The time at which the session is due for renewal.
+        ends: The time at which Keyfold stops using the session.
     """
 
     session: _S = field(repr=False)
@@ -97,9 +97,9 @@ class Lease(Generic[_S]):
 
     Attributes:
         name: The principal; empty for the server's own identity.
-        cloud: The cloud that knows the principal: one cloud's answers say nothing of another's.
-        accepted_at: When the login began that last succeeded, on the lease's clock; None before
-            the first one, and after a refusal.
+        cloud: The cloud that knows the principal; one cloud says nothing about another's.
+        accepted_at: The beginning of the last successful login, on the lease's clock; None before
+            the first one and after a refusal.
     """
 
     def __init__(
@@ -116,15 +116,15 @@ class Lease(Generic[_S]):
         """Prepares a lease; the login comes with the first call.
 
         Args:
-            login: Logs in anew, within the thread's call. It takes the session that the provider
+            login: Logs in, within the thread's call. It takes the session that the provider
                 rejected, or None, and raises KmsError or `WithdrawnError`.
             clock: Returns monotonic seconds.
-            name: See the class.
-            kind: What the principal is, for people, such as `role`.
-            cloud: See the class.
-            shown_good: Tells whether Keyfold's own side is good, asking others than this lease.
-            longest: Most seconds that a session is used. Only an identity that no customer can
-                withdraw has another value than `LONGEST`.
+            name: The principal; see the class.
+            kind: The kind of principal for people, such as `role`.
+            cloud: The cloud; see the class.
+            shown_good: Tells whether Keyfold's own side is good, without asking this lease.
+            longest: Most seconds that Keyfold uses a session. Only an identity that no customer
+                can withdraw may have another value than `LONGEST`.
         """
         self.name = name
         self.cloud = cloud
@@ -142,15 +142,15 @@ class Lease(Generic[_S]):
 
     @property
     def session(self) -> _S | None:
-        """The session that was last got, or None; nobody is asked."""
+        """The session that the lease holds, or None; reading it never logs in."""
         held = self._held
         return None if held is None else held.session
 
     def fresh(self) -> _S:
-        """Returns the session for the next call, renewed where it is time.
+        """Returns the session for the next call, and renews it first if it is due.
 
         Raises:
-            KmsError: There is no session that may be used.
+            KmsError: There is no session, and the login failed.
         """
         held, now = self._held, self._clock()
         if held is not None and now < held.ahead:
@@ -167,12 +167,12 @@ class Lease(Generic[_S]):
         """Returns another session than the one that the provider rejected.
 
         Raises:
-            KmsError: There is no other one.
+            KmsError: There is no other session, and the login failed.
         """
         return self._once(self._begun, lambda found: found.session != rejected, rejected)
 
     def prove(self) -> _S:
-        """Logs in anew, whatever session there is, and returns the new session.
+        """Logs in even if there is a session, and returns the new one.
 
         Raises:
             KmsError: The login failed.
@@ -181,7 +181,7 @@ class Lease(Generic[_S]):
         return self._once(came, lambda found: found.number > came)
 
     def probe(self) -> bool:
-        """Tells whether the principal can log in now; the session that there is stays."""
+        """Tells whether the principal can log in now; the lease keeps its session."""
         try:
             self._login(None)
         except (KmsError, WithdrawnError):
@@ -189,20 +189,20 @@ class Lease(Generic[_S]):
         return True
 
     def under(self, work: Callable[[_S], _R]) -> _R:
-        """Carries out a call, and again with another session if the provider rejects the first.
+        """Makes a call, and makes it again if the provider rejects the first session.
 
         Args:
-            work: Makes the call with a session; raises `RejectedError` if it is rejected.
+            work: Makes the call with a session; raises `RejectedError` if the provider rejects it.
 
         Raises:
             CredentialsFailedError: The provider rejected the second session, too.
-            KmsError: There is no session.
+            KmsError: There is no session, and the login failed.
         """
         used = self.fresh()
         try:
             return work(used)
         except RejectedError:
-            pass  # Not an answer yet: the session may just have ended.
+            pass  # The session may merely have ended, so this is not an answer yet.
         renewed = self.renew(used)
         attempts.count_retry()
         try:
@@ -211,11 +211,11 @@ class Lease(Generic[_S]):
             raise error.failure from error
 
     def _renewed_ahead(self, held: _Held[_S]) -> _S:
-        """Renews in one thread, while the others go on with the session that there is."""
+        """Renews in one thread, while the others go on with the session that is still good."""
         if self._clock() < self._not_before or not self._lock.acquire(blocking=False):
             return held.session
         try:
-            # Another thread may have been here since `held` was read.
+            # Another thread may have renewed the session since this one read `held`.
             found, now = self._held, self._clock()
             if found is not None and (found is not held or now < self._not_before):
                 return found.session
@@ -223,7 +223,7 @@ class Lease(Generic[_S]):
                 return self._begin()
         except CouldNotTellError as error:
             if self._held is not held:
-                raise  # A refusal took the session away; it is not used again.
+                raise  # A refusal took the session away, and nobody may use it again.
             self._not_before = self._clock() + PAUSE
             _log.warning("the session of %s is not renewed yet: %s", self._who, error.message)
             return held.session
@@ -233,11 +233,11 @@ class Lease(Generic[_S]):
     def _once(
         self, came: int, serves: Callable[[_Held[_S]], bool], rejected: _S | None = None
     ) -> _S:
-        """Returns a session that serves: another caller's, or one from a login of its own.
+        """Returns a session that another caller got meanwhile, or logs in.
 
         Args:
-            came: How many logins had begun when the caller came.
-            serves: Tells whether the session that there is will do.
+            came: The number of logins that had begun when the caller came.
+            serves: Tells whether the lease's present session will do.
             rejected: The session that the provider rejected, or None.
         """
         if not self._lock.acquire(timeout=max(0.0, current().ends - monotonic())):
@@ -248,14 +248,14 @@ class Lease(Generic[_S]):
             if self._held is not None and serves(self._held):
                 return self._held.session
             if self._begun > came and self._failure is not None:
-                # That login began after this caller came, so its answer is as good as a new one.
+                # That login began after this caller came, so another one would say the same.
                 raise self._failure.at()
             return self._begin(rejected)
         finally:
             self._lock.release()
 
     def _begin(self, rejected: _S | None = None) -> _S:
-        """Logs in; the caller holds the lock."""
+        """Logs in. The caller holds the lock."""
         self._begun += 1
         self._failure = None
         began = self._clock()
@@ -265,7 +265,7 @@ class Lease(Generic[_S]):
             meant = error.refusal if self._shown_good(self) else error.doubt
             raise self._noted(meant) from error
         except KmsError as error:
-            raise self._noted(error)  # noqa: B904  it is the same error
+            raise self._noted(error)  # noqa: B904  the same error
         lasts = max(0.0, granted.seconds)
         ahead = min(AHEAD, lasts * _AHEAD_PART) * random.uniform(1 - _SPREAD, 1)  # noqa: S311
         ends = max(ahead, min(self._longest, lasts - CLOCK_MARGIN))
@@ -274,12 +274,12 @@ class Lease(Generic[_S]):
         return granted.session
 
     def _noted(self, error: KmsError) -> KmsError:
-        """Returns an error of a login, after it took effect on the lease."""
+        """Returns the error of a login, after it has taken effect on the lease."""
         if isinstance(error, RefusedError):
             self._held = None
             self.accepted_at = None
         call = current()
         if not call.passed and monotonic() < call.ends:
-            # A copy, because a raised error holds on to the frames that it went through.
+            # A copy, because a raised error keeps the frames that it passed alive.
             self._failure = error.at()
         return error

@@ -1,7 +1,7 @@
-"""What a login gives, and what a provider says of a login or of a session.
+"""The result of a login, and the two ways in which a provider turns Keyfold away.
 
-A provider's own code logs in and raises these; `Lease` acts on them. This module must not know any
-provider.
+The code of each provider logs in and raises these errors, and `Lease` acts on them. This module
+must not know any provider.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _S = TypeVar("_S")
 class WithdrawnError(Exception):
     """The provider knew Keyfold, and does not let it act as a principal.
 
-    Whether that is the customer's refusal depends on Keyfold's own side; see `Principals`.
+    That is the customer's refusal only if Keyfold's own side is good; see `Principals`.
 
     Attributes:
         refusal: The error if Keyfold's own side is shown to be good.
@@ -47,12 +47,12 @@ class RejectedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Granted(Generic[_S]):
-    """What a login gave.
+    """A session from a login.
 
     Attributes:
         session: The session.
-        seconds: How long the provider says that it lasts, from the login on; infinite where the
-            provider names no end.
+        seconds: How long the session lasts from the login on, as the provider says; infinite if
+            the provider does not name an end.
     """
 
     session: _S = field(repr=False)

@@ -1,9 +1,8 @@
 """Origins: scheme, host and port of a server that Keyfold calls.
 
-A provider whose key uris name a server reads the origin out of the uri with `canonical_origin`, and
-the origins in its settings with `configured_origin`. Both return the same form, so two origins are
-the same server exactly when their texts are equal. Providers compare those texts before they send
-a credential (protocol C3).
+A provider whose key uris name a server reads an origin in a uri with `canonical_origin`, and one in
+the settings with `configured_origin`. Both return the same form, so two origins are the same if
+their texts are equal. Providers compare these texts before they send a credential (protocol C3).
 
 Invariant: a text that can be read in two ways is not an origin: no user, path, query, escape or
 letter outside ASCII. Plain http is refused unless the operator listed the origin with http. This
@@ -57,8 +56,7 @@ def canonical_origin(text: str) -> str | None:
 def configured_origin(text: str) -> str | None:
     """Returns an origin from the settings in its one form, or None if the text is not an origin.
 
-    People write an origin in settings with or without a slash at its end; a key's uri has none
-    there.
+    People write an origin in settings with or without a slash at its end.
     """
     return canonical_origin(text.removesuffix("/"))
 

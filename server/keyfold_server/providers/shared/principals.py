@@ -1,22 +1,21 @@
 """The principals of one provider that are in use, and whether Keyfold's own side is good.
 
-A customer who withdraws trust in Keyfold's principal has revoked the key; a provider that stops
-letting *Keyfold* act as anybody must not revoke every customer. Both look the same in one
-customer's answer. So such an answer is the customer's refusal only if Keyfold's own side is shown
-to be good since; otherwise it is CREDENTIALS_FAILED (protocol F2a). `Principals.shown_good` decides
-for every provider, by these rules:
+A provider denies Keyfold a principal for one of two reasons. The customer withdrew their trust,
+which revokes the customer's key; or Keyfold's own side broke, which must not revoke anybody's key.
+One customer's answer does not tell which. So the denial is the customer's refusal only if Keyfold's
+own side is shown to be good since; otherwise it is CREDENTIALS_FAILED (protocol F2a).
+`Principals.shown_good` decides that for every provider, by these rules:
 
-    the canary decides    Where the settings name a canary, a principal of the vendor's own that no
-                          customer can withdraw, its login alone decides.
-    else the witnesses    Else other principals of the same cloud that have been accepted log in
-                          anew, the latest first, `WITNESSES` of them at most. One that succeeds is
-                          enough. If none does, Keyfold's side is not shown good.
-    a refused one is none A principal that was refused is not a witness until it is accepted again:
-                          its owner, not Keyfold, took it away.
-    else Keyfold itself   Only where nobody else can be asked, Keyfold's own credential decides,
-                          which is got or used anew: that it is accepted does not show that it may
-                          act as others.
-    could not tell is no  Whatever cannot be asked, or not in the call's time, shows nothing.
+    canary            If the settings name a canary, a principal of the vendor's own that no customer
+                      can withdraw, its login alone decides.
+    witnesses         Otherwise up to `WITNESSES` other principals of the same cloud log in anew, the
+                      latest accepted first. One success is enough. If all of them fail, Keyfold's
+                      own side is not shown to be good.
+    refused before    A principal that was refused is not a witness until it is accepted again. Its
+                      owner withdrew it, so its failure says nothing about Keyfold.
+    Keyfold itself    If there is no witness either, Keyfold's own credential decides, got or used
+                      anew. It comes last, since it may be good and still not act as others.
+    could not tell    A login that gets no answer, or none within the call's time, is a failure.
 
 Invariant: the number of principals that are kept is bounded. This module must not know any
 provider.
@@ -39,27 +38,27 @@ _S = TypeVar("_S")
 _C = TypeVar("_C")
 
 MOST: Final = 256
-"""Entries that are kept of a kind; the least recently used one goes."""
+"""Most entries that a `Bounded` keeps; it drops the least recently used one."""
 
 WITNESSES: Final = 3
-"""Most other principals that are asked whether Keyfold's own side is good."""
+"""Most witnesses that log in to show that Keyfold's own side is good."""
 
 
 class Bounded(Generic[_T]):
-    """At most `MOST` things by name, each made on first use. Safe for many threads."""
+    """Keeps at most `MOST` things by name, each made on first use. Safe for many threads."""
 
     def __init__(self, gone: Callable[[_T], None] = lambda _: None) -> None:
         """Begins empty.
 
         Args:
-            gone: Is called with what is not kept any more; callers may still be using it.
+            gone: Takes each thing that is dropped; callers may still be using it.
         """
         self._made: OrderedDict[Hashable, _T] = OrderedDict()
         self._gone = gone
         self._lock = threading.Lock()
 
     def get(self, name: Hashable, make: Callable[[], _T]) -> _T:
-        """Returns the thing of a name, made where there is none."""
+        """Returns the thing of a name, and makes it first if it does not exist."""
         dropped: list[_T] = []
         with self._lock:
             found = self._made.get(name)
@@ -79,7 +78,7 @@ class Bounded(Generic[_T]):
 
 
 class Leased(Protocol):
-    """Whatever has a lease."""
+    """Anything that has a lease."""
 
     @property
     def lease(self) -> Lease[Any]:
@@ -104,7 +103,7 @@ class Principal(Generic[_S, _C]):
 
 
 class Principals(Bounded[_P]):
-    """The principals in use, by whatever tells their sessions apart. Safe for many threads."""
+    """The principals in use, by all that tells their sessions apart. Safe for many threads."""
 
     def shown_good(
         self,
@@ -115,11 +114,12 @@ class Principals(Bounded[_P]):
     ) -> bool:
         """Tells whether Keyfold's own side is good now, by the rules above.
 
+        `canary` and `own` raise KmsError or `WithdrawnError` if they fail.
+
         Args:
-            besides: The lease of the principal that was turned away.
-            canary: Logs in as the canary; None where the settings name none.
-            own: Gets or uses Keyfold's own credential anew. Both raise KmsError or
-                `WithdrawnError` if that fails.
+            besides: The lease of the principal that the provider denied.
+            canary: Logs in as the canary; None if the settings do not name one.
+            own: Gets or uses Keyfold's own credential anew.
         """
         witnesses = [] if canary is not None else self._witnesses(besides)
         if witnesses:

@@ -64,7 +64,7 @@ class Clients:
     """Makes the SDK's clients of one origin; they share its connections."""
 
     def __init__(self, origin: str, section: Origin) -> None:
-        """Prepares the connections; opens none.
+        """Prepares the session; opens no connection.
 
         Args:
             origin: Scheme, host and port.

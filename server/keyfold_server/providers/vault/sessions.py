@@ -22,7 +22,7 @@ from keyfold_server.providers.vault.origins import Origin
 _T = TypeVar("_T")
 
 RECENT: Final = 5.0
-"""Seconds after a login within which its policies count as those that the role has now."""
+"""Seconds after a login for which the token's policies count as the role's present ones."""
 
 
 class Session(NamedTuple):
@@ -43,7 +43,7 @@ class Sessions:
     """The sessions at one origin, one after the other. Safe for many threads.
 
     Attributes:
-        lease: The lease that renews them.
+        lease: The lease that keeps and renews them.
     """
 
     def __init__(self, origin: str, section: Origin, clock: Callable[[], float]) -> None:
@@ -64,13 +64,13 @@ class Sessions:
         )
 
     def under(self, work: Callable[[Any], _T]) -> _T:
-        """Carries out a call, a second time if the server denied it under another token.
+        """Makes a call, and makes it again under a new token if the server denies the first.
 
         Args:
             work: Makes the call with the SDK's client.
 
         Raises:
-            StatusError: The server answered no; DENIED is an answer under a token that is good.
+            StatusError: The server answered no. If the fault is DENIED, the token was good.
             KmsError: There is no good token.
         """
         used = self.lease.fresh()
@@ -86,7 +86,7 @@ class Sessions:
         try:
             new = self.lease.renew(used)
         except KmsError:
-            # A denial under a token that was accepted counts, whatever a new one would say.
+            # A denial under an accepted token counts, though Keyfold could not get a new one.
             if good:
                 raise denied from None
             raise
@@ -102,7 +102,7 @@ class Sessions:
         """Shows that the server accepts the token, or another one from a new login.
 
         Raises:
-            CredentialsFailedError: The server accepts neither.
+            CredentialsFailedError: The server accepts neither token.
             StatusError: The server answered something else.
         """
         used = self.lease.fresh()
@@ -119,7 +119,7 @@ class Sessions:
     def _accepted(self, session: Session) -> bool:
         """Tells whether the server accepts a session's token now."""
         try:
-            # An answer without the time to live is not an answer.
+            # The server always tells the time to live, so without it this is not its answer.
             session.token.auth.token.lookup_self()["data"]["ttl"]
         except StatusError as answer:
             if answer.fault is Fault.DENIED:
