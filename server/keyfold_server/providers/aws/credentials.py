@@ -3,8 +3,8 @@
     the server's own   found by the SDK: environment, files, web identity, container or machine
     a role             taken with AssumeRole; its session lasts 15 minutes at AWS
 
-`shared.lease` renews both, and decides what a rejected or a withdrawn one means (protocol F2a). This
-module logs in to AWS for it, and must not know keys.
+`shared.lease` renews both, and decides what a rejected or a withdrawn one means (protocol F2a).
+This module logs in to AWS for it, and must not know keys.
 """
 
 from __future__ import annotations

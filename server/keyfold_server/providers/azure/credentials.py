@@ -1,7 +1,7 @@
 """The Entra tokens that Keyfold calls Azure with: one lease for each principal and audience.
 
-`shared.lease` renews them, and decides what a rejected or a withdrawn one means (protocol F2a). This
-module says how long a token lasts, and how a vault rejects one. It must not know keys.
+`shared.lease` renews them, and decides what a rejected or a withdrawn one means (protocol F2a).
+This module says how long a token lasts, and how a vault rejects one. It must not know keys.
 """
 
 from __future__ import annotations

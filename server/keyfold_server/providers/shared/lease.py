@@ -1,8 +1,8 @@
 """The lease: a principal's session at a provider, renewed ahead of its end.
 
-A *session* is what Keyfold calls a provider with: AWS keys, an Entra token, a Google header, a Vault
-client. A lease logs in to get a session, keeps it, and renews it. It keeps these rules for every
-provider:
+A *session* is what Keyfold calls a provider with: AWS keys, an Entra token, a Google header, a
+Vault client. A lease logs in to get a session, keeps it, and renews it. It keeps these rules for
+every provider:
 
     ten minutes     Keyfold uses a session for at most `LONGEST` seconds, and stops `CLOCK_MARGIN`
                     seconds before the end that the provider named. Withdrawn trust shows only when

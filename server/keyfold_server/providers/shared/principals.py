@@ -6,16 +6,16 @@ One customer's answer does not tell which. So the denial is the customer's refus
 own side is shown to be good since; otherwise it is CREDENTIALS_FAILED (protocol F2a).
 `Principals.shown_good` decides that for every provider, by these rules:
 
-    canary            If the settings name a canary, a principal of the vendor's own that no customer
-                      can withdraw, its login alone decides.
-    witnesses         Otherwise up to `WITNESSES` other principals of the same cloud log in anew, the
-                      latest accepted first. One success is enough. If all of them fail, Keyfold's
-                      own side is not shown to be good.
-    refused before    A principal that was refused is not a witness until it is accepted again. Its
-                      owner withdrew it, so its failure says nothing about Keyfold.
-    Keyfold itself    If there is no witness either, Keyfold's own credential decides, got or used
-                      anew. It comes last, since it may be good and still not act as others.
-    could not tell    A login that gets no answer, or none within the call's time, is a failure.
+    canary          If the settings name a canary, a principal of the vendor's own that no customer
+                    can withdraw, its login alone decides.
+    witnesses       Otherwise up to `WITNESSES` other principals of the same cloud log in anew, the
+                    latest accepted first. One success is enough. If all of them fail, Keyfold's
+                    own side is not shown to be good.
+    refused before  A principal that was refused is not a witness until it is accepted again. Its
+                    owner withdrew it, so its failure says nothing about Keyfold.
+    Keyfold itself  If there is no witness either, Keyfold's own credential decides, got or used
+                    anew. It comes last, since it may be good and still not act as others.
+    could not tell  A login that gets no answer in the call's time counts as a failure.
 
 Invariant: the number of principals that are kept is bounded. This module must not know any
 provider.
