@@ -9,7 +9,7 @@ import pytest
 
 import keyfold
 from cli_runner import Cli
-from keyfold.cli.failures import EXIT_CODES, ExitCode, exit_code
+from keyfold.cli.errors import EXIT_CODES, ExitCode, exit_code
 from served import Served, served
 from wire_errors import KEY_DISABLED, WireError
 
@@ -139,7 +139,8 @@ def test_how_to_repeat_a_change(cli: Cli, server: Served) -> None:
     server.delays["Revoke"] = 0.3
     ran = cli("revoke", "prod", "--timeout", "50ms")
     assert ran.code == 9
-    assert f"--request-id {server.requests['Revoke'][0].request_id} is safe" in ran.err
+    request_id = server.requests["Revoke"][0].request_id
+    assert f"it is safe to repeat the command with --request-id {request_id}\n" in ran.err
     server.fail("GetStatus", WireError(grpc.StatusCode.DEADLINE_EXCEEDED))
     assert "request-id" not in cli("status", "prod").err
 
@@ -150,4 +151,4 @@ def test_nobody_answers(server: Served) -> None:
         gone = relay.target
     ran = Cli(gone)("status", "prod")
     assert ran.code == 6
-    assert f"hint: looked at {gone}; set --target or KEYFOLD_TARGET" in ran.err
+    assert f"hint: tried {gone}; set --target or KEYFOLD_TARGET" in ran.err

@@ -185,9 +185,9 @@ def test_batch_with_errors(cli: Cli) -> None:
     assert second["error"]["metadata"]["region"] == "x"
     assert [one["error"]["message"] for one in wrong] == [
         "line 4: is not JSON",
-        "line 5: wants an object",
-        "line 6: plaintext: wants base64",
-        "line 7: contxt: unknown field; known are plaintext, region, context",
+        "line 5: must be an object",
+        "line 6: plaintext: must be base64",
+        "line 7: contxt: unknown field; the fields are plaintext, region, context",
         "line 8: plaintext: is missing",
     ]
     assert b"secret" not in ran.out
@@ -219,7 +219,7 @@ def test_batch_of_rewraps(cli: Cli) -> None:
     assert [one["region"] for one in opened.lines] == ["us", "us", "eu"]
     broken = {"wrapped_key": made[0]["wrapped_key"], "destination": {"cluster": 5}}
     ran = cli("rewrap", "prod", "--batch", stdin=_lines(broken))
-    assert ran.lines[0]["error"]["message"] == "line 1: destination.cluster: wants text"
+    assert ran.lines[0]["error"]["message"] == "line 1: destination.cluster: must be text"
 
 
 def test_progress_is_for_people(server: Served, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from google.protobuf.json_format import Parse
 
 import keyfold
 from cli_runner import Cli, Terminal
-from keyfold.cli import access
+from keyfold.cli.commands import access_policy
 from keyfold.v1 import key_management_service_pb2 as api
 from keyfold_server.domain.errors import AccessDeniedError
 from served import Served, served
@@ -64,7 +64,7 @@ def test_access_policy(cli: Cli, server: Served) -> None:
         "   attach to  arn:key\n"
         "   permits    kms:Encrypt, kms:Decrypt\n"
         '\n{\n  "Principal": "arn:role"\n}\n'
-        "\n2. The vendor's role (the vendor's part)\n"
+        "\n2. The vendor's role (the vendor puts this in place)\n"
         "   attach to  arn:role\n"
         "   permits    -\n"
         "\ncloud iam attach\n"
@@ -98,7 +98,7 @@ def test_access_policy_in_files(cli: Cli, tmp_path: Path) -> None:
 def test_a_file_that_another_statement_reads(title: str, name: str) -> None:
     """It has the name that the title tells, and never one outside of the folder."""
     statement = keyfold.AccessStatement(title, "here", "hcl", "path", (), by_vendor=False)
-    assert access._file_name(3, statement) == name
+    assert access_policy._file_name(3, statement) == name
 
 
 def test_access_policy_for_nobody(cli: Cli) -> None:
@@ -116,7 +116,7 @@ def test_walk_with_a_person(server: Served) -> None:
     role = ("--principal", "arn:role")
     with Terminal(server.target, *ONBOARD, *role, "--organization", "acme") as terminal:
         terminal.until("external id  ")
-        terminal.until("Enter tries the key of eu, q gives up")
+        terminal.until("press Enter to test the key of eu; q gives up")
         terminal.type("\n")
         terminal.until("kms:Decrypt")
         terminal.until("the key does not unwrap what it wrapped")

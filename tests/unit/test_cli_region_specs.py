@@ -129,7 +129,7 @@ def test_rotate_to_the_newest_version(cli: Cli, server: Served) -> None:
     server.keyfold.add_silent_replica("host-2", stops_within=3)
     ran = cli("rotate", "prod", "--region", "eu", "--new-generation")
     assert ran.code == 0
-    assert b"host-2 will have applied it within 3 s" in ran.out
+    assert b"host-2 has not confirmed yet; it may go on as before for 3 s" in ran.out
     [request] = server.requests["Rotate"]
     [spec] = request.region_specs
     assert not spec.HasField("key_spec")
@@ -142,29 +142,32 @@ def test_rotate_to_the_newest_version(cli: Cli, server: Served) -> None:
     [
         ('{"region_specs": [', "config.json is not JSON: Expecting value at line 1 column 19"),
         ("\xff", "is not JSON"),
-        ("5", "config.json: wants region specs, not a number"),
+        ("5", "config.json: must be region specs, not a number"),
         ("{}", "has no region_specs"),
-        ('{"region_specs": {}}', "region_specs: wants a list, not an object"),
+        ('{"region_specs": {}}', "region_specs: must be a list, not an object"),
         ('{"region_specs": [], "region": 1}', "region: unknown field"),
-        ('{"region_specs": [], "regions": "eu"}', "regions: wants a list of names"),
+        ('{"region_specs": [], "regions": "eu"}', "regions: must be a list of names"),
         ("[]", "name the regions"),
-        ("[5]", "[0]: wants an object, not a number"),
-        ('[{"region": 5}]', "[0].region: wants text, not a number"),
+        ("[5]", "[0]: must be an object, not a number"),
+        ('[{"region": 5}]', "[0].region: must be text, not a number"),
         (
             '{"region_specs": [{"region": "eu"}, {"key_spec": {"tpye": "X"}}]}',
-            "config.json: region_specs[1].key_spec.tpye: unknown field; known are type, uri",
+            "config.json: region_specs[1].key_spec.tpye: unknown field; the fields are type, uri",
         ),
         (
             '{"dedicated": {"cmek_region_specs": [{"key_spec": []}]}}',
-            "dedicated.cmek_region_specs[0].key_spec: wants an object, not a list",
+            "dedicated.cmek_region_specs[0].key_spec: must be an object, not a list",
         ),
         ('{"dedicated": {}}', "dedicated: has no cmek_region_specs"),
-        ('[{"key_spec": {"options": {"a": 1}}}]', "[0].key_spec.options.a: wants text"),
+        ('[{"key_spec": {"options": {"a": 1}}}]', "[0].key_spec.options.a: must be text"),
         (
             '[{"policy": {"auto_rotate": "yes"}}]',
-            "policy.auto_rotate: wants true or false, not text",
+            "policy.auto_rotate: must be true or false, not text",
         ),
-        ('[{"policy": {"cache_ttl": "1m"}}]', "[0].policy.cache_ttl: wants a duration in seconds"),
+        (
+            '[{"policy": {"cache_ttl": "1m"}}]',
+            "[0].policy.cache_ttl: must be a duration in seconds",
+        ),
     ],
 )
 def test_wrong_files(unchanged: Served, tmp_path: Path, content: str, message: str) -> None:
@@ -190,10 +193,10 @@ def test_wrong_files(unchanged: Served, tmp_path: Path, content: str, message: s
         (["enable", "test", "--region", "eu=LOCAL", "--cache-ttl", "soon"], "is not a duration"),
         (["status", "prod", "--timeout", "0"], "more than 0"),
         (["status", "prod", "--watch", "--interval", "0"], "--interval must be more than 0"),
-        (["status", "prod", "--interval", "1s"], "--interval is for --watch"),
+        (["status", "prod", "--interval", "1s"], "--interval needs --watch"),
         (["rotate", "prod", "--all-regions", "--region", "eu"], "not both"),
         (["add-regions", "prod", "--region", "x=A,b", "--replica-of", "eu"], "key of its own"),
-        (["onboard", "t", "--region", "eu=LOCAL,x"], "there is nobody to ask"),
+        (["onboard", "t", "--region", "eu=LOCAL,x"], "stdin is not a terminal"),
         (["onboard", "t", "--region", "eu=LOCAL,x", "--wait", "--interval", "0"], "more than 0"),
         (["onboard", "t", "--region", "eu", "--wait"], "region eu has no key"),
         (["onboard", "t", "--region", "eu=A,b", "--type", "C", "--wait"], "key of its own"),
@@ -204,12 +207,15 @@ def test_wrong_files(unchanged: Served, tmp_path: Path, content: str, message: s
         (["status", "prod", "--target", "nonsense"], "is not host:port"),
         (["status", "prod", "--ca", "/nowhere"], "No such file"),
         (["status", "prod", "--cert", "/dev/null"], "together, or neither"),
-        (["clusters", "--state", "broken"], "none of ENABLED, REVOKED"),
+        (["clusters", "--state", "broken"], "not one of ENABLED, REVOKED"),
         (["wrap", "prod"], "wrap needs --region"),
         (["wrap", "prod", "--region", "eu", "--context", "table"], "is not NAME=VALUE"),
         (["wrap", "prod", "--region", "eu", "--context", "a=1", "--context", "a=2"], "twice"),
         (["wrap", "prod", "--region", "eu", "--in", "/nowhere"], "cannot read"),
-        (["generate-data-key", "prod", "--region", "eu"], "say where the plaintext goes"),
+        (
+            ["generate-data-key", "prod", "--region", "eu"],
+            "give --plaintext-out FILE for the plaintext",
+        ),
     ],
 )
 def test_wrong_arguments(unchanged: Served, arguments: list[str], message: str) -> None:

@@ -1,19 +1,22 @@
 """The operator's command line, `keyfold`.
 
-Each command is one call. What it prints is for people, or with `--json` the contract's own JSON;
-errors go to stderr. Keys come from files, pipes or a prompt and never from arguments. The exit
-code tells the kind of an error:
+Each command makes one call, or a few, to a Keyfold server. It prints tables for people, or with
+`--json` the contract's own JSON, and reports errors on stderr. Keys come from files, pipes or a
+prompt, never from arguments. The exit code tells the kind of error:
 
-    0  done
-    1  unexpected, or damage in the server's store
-    2  usage or invalid input
+    0  success
+    1  unexpected error, or damage in the server's store
+    2  wrong usage or invalid input
     3  not found
-    4  it exists already, its state forbids it, or another change came first
+    4  already exists, forbidden by its state, or another change came first
     5  refused by the customer's KMS
-    6  the KMS gave no answer that counts, or Keyfold is unavailable
-    7  a limit, of Keyfold or of the KMS
-    8  not permitted, or not known to the server
+    6  no usable answer from the KMS, or Keyfold is unavailable
+    7  over a limit of Keyfold or of the KMS
+    8  the server does not know the caller, or does not permit the call
     9  no answer within the deadline
+
+The modules: `app` lists the commands, `commands/` implements them, `input/` reads options and
+files, `output/` prints, `session` connects, and `errors` maps errors to messages and exit codes.
 
 The extra `cli` installs typer and rich, which only this package uses; the client library works
 without them.
@@ -30,6 +33,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("keyfold"):
             raise
-        # An application's installation has this script, too, and not what it needs.
+        # An installation without the extra has this script too, but not what it needs.
         raise SystemExit(f"keyfold: {error.name} is missing; install keyfold[cli]") from None
     app(prog_name="keyfold")

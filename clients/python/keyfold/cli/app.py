@@ -1,6 +1,6 @@
 """The table of commands."""
 
-# ruff: noqa: FBT002  an option of the command line
+# ruff: noqa: FBT002  options are booleans with defaults
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Annotated
 
 import typer
 
-from keyfold.cli import access, data_plane, inspection, lifecycle, onboarding, rotation
-from keyfold.cli.failures import EXIT_CODES
+from keyfold.cli.commands import (
+    access_policy,
+    data_plane,
+    key_test,
+    lifecycle,
+    onboarding,
+    rotation,
+    status,
+)
+from keyfold.cli.errors import EXIT_CODES
 from keyfold.cli.session import with_session
 
-# Plain help, and Python's own tracebacks: rich's would print local variables, and so keys.
+# Python's own tracebacks: those of rich print local variables, which may hold keys.
 app = typer.Typer(
     name="keyfold",
     help="Wrap data keys under root keys that your customers hold, and manage those keys.",
@@ -31,11 +39,11 @@ for _name, _function in (
     ("retire-generation", rotation.retire_generation),
     ("revoke", lifecycle.revoke),
     ("restore", lifecycle.restore),
-    ("test-key", inspection.key_test),
-    ("access-policy", access.access_policy),
+    ("test-key", key_test.key_test),
+    ("access-policy", access_policy.access_policy),
     ("onboard", onboarding.onboard),
-    ("status", inspection.status),
-    ("clusters", inspection.clusters),
+    ("status", status.status),
+    ("clusters", status.clusters),
     ("wrap", data_plane.wrap),
     ("unwrap", data_plane.unwrap),
     ("generate-data-key", data_plane.generate_data_key),
@@ -44,12 +52,12 @@ for _name, _function in (
     app.command(_name)(with_session(_function))
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
+def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes it by position
     if wanted:
         try:
             typer.echo(f"keyfold {version('keyfold')}")
         except PackageNotFoundError:
-            typer.echo("keyfold, not installed")
+            typer.echo("keyfold (not installed)")
         raise typer.Exit
 
 

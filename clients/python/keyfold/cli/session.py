@@ -1,6 +1,6 @@
-"""What every command has: a server to talk to, and `--json`."""
+"""A command's connection to a server, and the options that every command has."""
 
-# ruff: noqa: FBT002  options of the command line, one argument each
+# ruff: noqa: FBT002  options are booleans with defaults
 
 from __future__ import annotations
 
@@ -16,63 +16,69 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from keyfold.calls import Call, Response, Result
-from keyfold.cli.failures import InputError, reporting
-from keyfold.cli.values import seconds
+from keyfold.cli.errors import InputError, reporting
+from keyfold.cli.input.values import seconds
 from keyfold.client import Client
 from keyfold.transport.target import DEFAULT_TARGET
 from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT
 from keyfold.transport.tls import Tls
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON with the contract's field names.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON, with the field names of the contract.")
+]
 Server = Annotated[
     str,
     typer.Option(
         envvar="KEYFOLD_TARGET",
-        help="host:port, unix:/path, or several host:port with commas between.",
+        help="The server: HOST:PORT, unix:/PATH, or several HOST:PORT separated by commas.",
     ),
 ]
 Timeout = Annotated[
     str | None,
-    typer.Option(help="Deadline, such as 10s [default: 10s for keys, 30s for changes]."),
+    typer.Option(help="Deadline, such as 10s [default: 10s for keys, 30s for everything else]."),
 ]
-UseTls = Annotated[bool, typer.Option("--tls", help="Use TLS with the system's authorities.")]
+UseTls = Annotated[
+    bool, typer.Option("--tls", help="Use TLS, and trust the system's certificate authorities.")
+]
 Ca = Annotated[
     Path | None,
-    typer.Option(envvar="KEYFOLD_CA", help="Use TLS with the authorities in this PEM file."),
+    typer.Option(envvar="KEYFOLD_CA", help="Use TLS, and trust the authorities in this PEM file."),
 ]
 Cert = Annotated[
     Path | None,
-    typer.Option(envvar="KEYFOLD_CERT", help="The client's certificate, a PEM file."),
+    typer.Option(envvar="KEYFOLD_CERT", help="A PEM file with the client's certificate."),
 ]
 PrivateKey = Annotated[
     Path | None,
-    typer.Option(envvar="KEYFOLD_KEY", help="The certificate's private key, a PEM file."),
+    typer.Option(envvar="KEYFOLD_KEY", help="A PEM file with the certificate's private key."),
 ]
 ServerName = Annotated[
     str | None,
-    typer.Option(help="The name in the server's certificate, where not the target's."),
+    typer.Option(help="The name in the server's certificate, if it is not the target's host."),
 ]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
         envvar="KEYFOLD_TOKEN_FILE",
-        help="A file with a JWT that says who calls; over TLS, or to this machine alone.",
+        help="A file with a JWT that names the caller; needs TLS unless the server is local.",
     ),
 ]
 OnBehalfOf = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="For whom it is done, for the server's audit trail."),
+    typer.Option(
+        metavar="NAME", help="Who the command is run for; the server's audit trail records it."
+    ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One command's connection, and how it shall print.
+    """A command's connection to a server.
 
     Attributes:
         client: The client.
-        json: Print the contract's JSON rather than something for people.
-        timeout: Seconds that --timeout allows; None where it says nothing.
+        json: Whether the command prints the contract's JSON instead of text for people.
+        timeout: The --timeout in seconds; None if the command line does not set one.
     """
 
     client: Client
@@ -82,15 +88,22 @@ class Session:
     def ask(
         self, call: Call[Response, Result], *, timeout: float | None = None
     ) -> tuple[Result, Response]:
-        """Sends a call; returns its answer, and the message it was read from."""
+        """Sends a call; returns its result, and the response that it was read from.
+
+        Args:
+            call: The call.
+            timeout: Its deadline in seconds, in place of the session's.
+        """
         response = self.client.send(call, timeout=timeout)
         return call.read(response), response
 
 
 def json_of(message: Message, *, indent: int | None = 2) -> str:
-    """Returns a message as JSON: the contract's own field names, unset ones included.
+    """Returns a message as JSON, with the contract's field names and with empty fields.
 
-    Without `indent` it is one line.
+    Args:
+        message: The message.
+        indent: Spaces for each level; None puts everything on one line.
     """
     return MessageToJson(
         message,
@@ -104,9 +117,10 @@ def json_of(message: Message, *, indent: int | None = 2) -> str:
 def with_session(
     function: Callable[..., None],
 ) -> Callable[..., None]:
-    """Gives a command the options that all have, and reports its errors.
+    """Adds the common options to a command, and reports its errors.
 
-    The command's first argument is the session; typer sees the options in its place.
+    The command takes a session as its first argument. In its place, typer sees the options that
+    the session is made from.
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     common = list(inspect.signature(_open, eval_str=True).parameters.values())
@@ -125,7 +139,7 @@ def with_session(
     return command
 
 
-def _open(  # noqa: PLR0913, PLR0917  options, one argument each
+def _open(  # noqa: PLR0913, PLR0917  one argument for each option
     json: Json = False,
     target: Server = DEFAULT_TARGET,
     timeout: Timeout = None,
@@ -140,7 +154,7 @@ def _open(  # noqa: PLR0913, PLR0917  options, one argument each
     """Opens the session of one command.
 
     Raises:
-        InputError: An option cannot be used, or a file not be read.
+        InputError: An option has a wrong value, or a file cannot be read.
     """
     limit = None if timeout is None else seconds(timeout, "--timeout")
     if limit == 0:

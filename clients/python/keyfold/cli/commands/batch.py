@@ -1,7 +1,8 @@
-"""Lines of JSON in, lines of JSON out, in the same order.
+"""The option `--batch`: lines of JSON in, lines of JSON out, in the same order.
 
-A line that cannot be used, and an item that fails, have their error in their own place; the
-others go on. Lines are taken in portions, so that their number is not bounded by memory.
+A malformed line, and a key that the server refuses, get an error in their place in the output; the
+other lines are not affected. Memory holds a thousand lines at a time, so the input may be of any
+length.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ from typing import Any, Generic, TypeVar
 import typer
 
 from keyfold.calls.batches import MAX_ITEMS
-from keyfold.cli.failures import ExitCode, InputError, error_object, exit_code
-from keyfold.cli.progress import Progress
+from keyfold.cli.errors import ExitCode, InputError, error_object, exit_code
+from keyfold.cli.input.streams import open_input, open_output
+from keyfold.cli.input.values import from_base64, to_base64
+from keyfold.cli.output.progress import Progress
 from keyfold.cli.session import Session
-from keyfold.cli.streams import open_input, open_output
-from keyfold.cli.values import from_base64, to_base64
 from keyfold.errors import KeyfoldError
 from keyfold.models.results import Rewrapped, Unwrapped, Wrapped
 from keyfold.models.specs import Destination, RewrapItem, UnwrapItem, WrapItem
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+ItemResult = TypeVar("ItemResult")
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Where `rewrap` moves wrapped keys.
+    """The options of `rewrap` that move wrapped keys elsewhere.
 
     Attributes:
-        cluster: Another cluster, or empty.
-        region: Another region, or empty.
-        context: Another context; None keeps each key's own.
+        cluster: The new cluster, or empty to keep it.
+        region: The new region, or empty to keep it.
+        context: The new context, or None to keep each key's own.
     """
 
     cluster: str
@@ -43,18 +44,24 @@ class Move:
     context: Mapping[str, str] | None
 
     def of(self, context: Mapping[str, str]) -> Destination:
-        """Returns the destination of a key with this context."""
+        """Returns the destination of a wrapped key whose present context this is."""
         kept = context if self.context is None else self.context
         return Destination(self.cluster, self.region, kept)
 
 
 @dataclass(frozen=True, slots=True)
-class _Job(Generic[Item, Answer]):
-    """What differs between the three batches."""
+class _Job(Generic[Item, ItemResult]):
+    """The steps that differ between the three commands.
+
+    Attributes:
+        parse: Reads a line.
+        send: Calls the server with the items of many lines.
+        show: Turns a result into a line of the output.
+    """
 
     parse: Callable[[dict[str, Any]], Item]
-    ask: Callable[[list[Item]], list[Answer | KeyfoldError]]
-    show: Callable[[Answer], dict[str, Any]]
+    send: Callable[[list[Item]], list[ItemResult | KeyfoldError]]
+    show: Callable[[ItemResult], dict[str, Any]]
 
 
 def wrap(
@@ -72,16 +79,16 @@ def wrap(
         _known(line, "plaintext", "region", "context")
         return WrapItem(_bytes(line, "plaintext"), _text(line, "region"), _context(line, {}))
 
-    def ask(items: list[WrapItem]) -> list[Wrapped | KeyfoldError]:
+    def send(items: list[WrapItem]) -> list[Wrapped | KeyfoldError]:
         return session.client.batch_wrap(cluster, items, region=region, context=context)
 
-    def show(answer: Wrapped) -> dict[str, Any]:
+    def show(result: Wrapped) -> dict[str, Any]:
         return {
-            "wrapped_key": to_base64(answer.wrapped_key),
-            "generation": answer.generation,
+            "wrapped_key": to_base64(result.wrapped_key),
+            "generation": result.generation,
         }
 
-    _run(_Job(parse, ask, show), source, target, secret=False)
+    _run(_Job(parse, send, show), source, target, secret=False)
 
 
 def unwrap(
@@ -92,23 +99,23 @@ def unwrap(
     source: str | None,
     target: str | None,
 ) -> None:
-    """Opens the wrapped key of each line."""
+    """Unwraps the wrapped key of each line."""
 
     def parse(line: dict[str, Any]) -> UnwrapItem:
         _known(line, "wrapped_key", "context")
         return UnwrapItem(_bytes(line, "wrapped_key"), _context(line, {}))
 
-    def ask(items: list[UnwrapItem]) -> list[Unwrapped | KeyfoldError]:
+    def send(items: list[UnwrapItem]) -> list[Unwrapped | KeyfoldError]:
         return session.client.batch_unwrap(cluster, items, context=context)
 
-    def show(answer: Unwrapped) -> dict[str, Any]:
+    def show(result: Unwrapped) -> dict[str, Any]:
         return {
-            "plaintext": to_base64(answer.plaintext),
-            "region": answer.region,
-            "generation": answer.generation,
+            "plaintext": to_base64(result.plaintext),
+            "region": result.region,
+            "generation": result.generation,
         }
 
-    _run(_Job(parse, ask, show), source, target, secret=True)
+    _run(_Job(parse, send, show), source, target, secret=True)
 
 
 def rewrap(
@@ -120,37 +127,45 @@ def rewrap(
     source: str | None,
     target: str | None,
 ) -> None:
-    """Moves the wrapped key of each line."""
+    """Rewraps the wrapped key of each line."""
 
     def parse(line: dict[str, Any]) -> RewrapItem:
         _known(line, "wrapped_key", "context", "destination")
         own = _context(line, {})
         destination = _destination(line)
         if destination is None and move is not None:
-            # Not left to the batch's destination, whose context would replace the item's.
+            # A destination of the whole batch would replace each key's own context.
             destination = move.of(own or context)
         return RewrapItem(_bytes(line, "wrapped_key"), own, destination)
 
-    def ask(items: list[RewrapItem]) -> list[Rewrapped | KeyfoldError]:
+    def send(items: list[RewrapItem]) -> list[Rewrapped | KeyfoldError]:
         return session.client.batch_rewrap(cluster, items, context=context)
 
-    def show(answer: Rewrapped) -> dict[str, Any]:
+    def show(result: Rewrapped) -> dict[str, Any]:
         return {
-            "wrapped_key": to_base64(answer.wrapped_key),
-            "generation": answer.generation,
-            "already_current": answer.already_current,
+            "wrapped_key": to_base64(result.wrapped_key),
+            "generation": result.generation,
+            "already_current": result.already_current,
         }
 
-    _run(_Job(parse, ask, show), source, target, secret=False)
+    _run(_Job(parse, send, show), source, target, secret=False)
 
 
-def _run(job: _Job[Item, Answer], source: str | None, target: str | None, *, secret: bool) -> None:
-    """Carries out a batch.
+def _run(
+    job: _Job[Item, ItemResult], source: str | None, target: str | None, *, secret: bool
+) -> None:
+    """Runs a command on every line.
+
+    Args:
+        job: The command's steps.
+        source: The input's path, or `-` or None for stdin.
+        target: The output's path, or `-` or None for stdout.
+        secret: Whether only the owner of the output file may read it.
 
     Raises:
-        typer.Exit: A line failed; the code is that of the first that did.
+        typer.Exit: A line failed; the exit code is that of the first one that did.
     """
-    worst = ExitCode.OK
+    code = ExitCode.OK
     with (
         open_input(source) as read,
         open_output(target, secret=secret) as written,
@@ -158,58 +173,57 @@ def _run(job: _Job[Item, Answer], source: str | None, target: str | None, *, sec
     ):
         numbered = ((number, line) for number, line in enumerate(read, 1) if line.strip())
         while portion := list(itertools.islice(numbered, MAX_ITEMS)):
-            for answer in _answers(job, portion):
-                if isinstance(answer, (KeyfoldError, InputError)):
-                    code = ExitCode.INVALID
-                    if isinstance(answer, KeyfoldError):
-                        code = exit_code(type(answer))
-                    worst = worst or code
-                    shown = {"error": error_object(answer)}
+            for result in _results(job, portion):
+                if isinstance(result, KeyfoldError):
+                    code = code or exit_code(type(result))
+                    shown = {"error": error_object(result)}
+                elif isinstance(result, InputError):
+                    code = code or ExitCode.INVALID
+                    shown = {"error": error_object(result)}
                 else:
-                    shown = job.show(answer)
+                    shown = job.show(result)
                 written.write(json.dumps(shown, ensure_ascii=False).encode() + b"\n")
             written.flush()
             progress.add(len(portion))
-    if worst:
-        raise typer.Exit(worst)
+    if code:
+        raise typer.Exit(code)
 
 
-def _answers(
-    job: _Job[Item, Answer], portion: Iterable[tuple[int, bytes]]
-) -> Iterator[Answer | KeyfoldError | InputError]:
-    """Returns one answer for each line: what the server said, or why it was not asked."""
+def _results(
+    job: _Job[Item, ItemResult], portion: Iterable[tuple[int, bytes]]
+) -> Iterator[ItemResult | KeyfoldError | InputError]:
+    """Yields a result for each line: the server's, or the reason why the line was not sent."""
     parsed: list[Item | InputError] = []
     for number, line in portion:
         item = _parse(job, number, line)
         parsed.append(item)
-    items = [one for one in parsed if not isinstance(one, InputError)]
-    answers = iter(job.ask(items))
+    results = iter(job.send([one for one in parsed if not isinstance(one, InputError)]))
     for one in parsed:
-        yield one if isinstance(one, InputError) else next(answers)
+        yield one if isinstance(one, InputError) else next(results)
 
 
-def _parse(job: _Job[Item, Answer], number: int, line: bytes) -> Item | InputError:
+def _parse(job: _Job[Item, ItemResult], number: int, line: bytes) -> Item | InputError:
     try:
         content = json.loads(line)
         if not isinstance(content, dict):
-            return InputError(f"line {number}: wants an object")
+            return InputError(f"line {number}: must be an object")
         return job.parse(content)
     except InputError as wrong:
         return InputError(f"line {number}: {wrong}")
     except (ValueError, RecursionError):
-        # The parser's own message would show a part of the line, and so perhaps of a key.
+        # The parser's own message would show part of the line, which may be part of a key.
         return InputError(f"line {number}: is not JSON")
 
 
 def _known(line: dict[str, Any], *names: str) -> None:
     if unknown := sorted(line.keys() - set(names)):
-        raise InputError(f"{unknown[0]}: unknown field; known are {', '.join(names)}")
+        raise InputError(f"{unknown[0]}: unknown field; the fields are {', '.join(names)}")
 
 
 def _text(line: dict[str, Any], name: str) -> str:
     value = line.get(name, "")
     if not isinstance(value, str):
-        raise InputError(f"{name}: wants text")
+        raise InputError(f"{name}: must be text")
     return value
 
 
@@ -219,13 +233,13 @@ def _bytes(line: dict[str, Any], name: str) -> bytes:
     try:
         return from_base64(_text(line, name))
     except ValueError:
-        raise InputError(f"{name}: wants base64") from None
+        raise InputError(f"{name}: must be base64") from None
 
 
 def _context(line: dict[str, Any], default: dict[str, str]) -> dict[str, str]:
     value = line.get("context", default)
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise InputError("context: wants an object of text")
+        raise InputError("context: must be an object of text")
     return value
 
 
@@ -234,7 +248,7 @@ def _destination(line: dict[str, Any]) -> Destination | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise InputError("destination: wants an object")
+        raise InputError("destination: must be an object")
     try:
         _known(value, "cluster", "region", "context")
         return Destination(_text(value, "cluster"), _text(value, "region"), _context(value, {}))

@@ -1,6 +1,9 @@
-"""Commands that begin, end and resume the use of a cluster's keys."""
+"""The commands that change whether clusters use keys: `enable`, `add-regions`, `revoke`, `restore`.
 
-# ruff: noqa: PLR0913  options of the command line, one argument each
+`rotation` has those that change which key a cluster uses.
+"""
+
+# ruff: noqa: PLR0913  one argument for each option
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import sys
 import typer
 
 from keyfold import calls
-from keyfold.cli import region_specs
-from keyfold.cli.failures import exit_code, one_line
-from keyfold.cli.options import (
+from keyfold.cli.errors import exit_code
+from keyfold.cli.input import region_specs
+from keyfold.cli.input.options import (
     AutoRotate,
     CacheTtl,
     Cluster,
@@ -26,7 +29,8 @@ from keyfold.cli.options import (
     ValidateOnly,
     Yes,
 )
-from keyfold.cli.outcomes import show_change, show_confirmed
+from keyfold.cli.output.changes import show_change, show_confirmed
+from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
 
 
@@ -44,13 +48,14 @@ def enable(
     validate_only: ValidateOnly = False,
     request_id: RequestId = None,
 ) -> None:
-    """Give a cluster its keys, in all of its regions or in none.
+    """Give a new cluster its root keys.
 
-    Each key is proven before anything is stored.
+    Keyfold tries every region's root key first: if one of them does not wrap and unwrap, it stores
+    nothing.
     """
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
     regions = region_specs.read(file, region or (), policy, replica_of)
-    answer, message = session.ask(
+    result, message = session.ask(
         calls.enable(
             cluster,
             regions.specs,
@@ -63,7 +68,7 @@ def enable(
     if session.json:
         typer.echo(json_of(message))
     else:
-        show_change(answer, "enabled", validated=validate_only)
+        show_change(result, "enabled", validated=validate_only)
 
 
 def add_regions(
@@ -80,10 +85,13 @@ def add_regions(
     validate_only: ValidateOnly = False,
     request_id: RequestId = None,
 ) -> None:
-    """Give keys to further regions of a cluster, to all of them or to none."""
+    """Add regions to a cluster, all of them or none.
+
+    Keyfold tries every region's root key first.
+    """
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
     regions = region_specs.read(file, region or (), policy, replica_of)
-    answer, message = session.ask(
+    result, message = session.ask(
         calls.add_regions(
             cluster,
             regions.specs,
@@ -96,7 +104,7 @@ def add_regions(
     if session.json:
         typer.echo(json_of(message))
     else:
-        show_change(answer, "regions added", validated=validate_only)
+        show_change(result, "regions added", validated=validate_only)
 
 
 def revoke(
@@ -108,20 +116,20 @@ def revoke(
     yes: Yes = False,
     request_id: RequestId = None,
 ) -> None:
-    """Stop all use of a cluster's keys, or of some regions', at once.
+    """Stop all use of a cluster's keys at once.
 
-    Asks first, unless there is no terminal.
+    With --region, only those regions stop. On a terminal the command asks for confirmation.
     """
     what = f"{', '.join(region)} of {cluster}" if region else f"all regions of {cluster}"
     if not yes and sys.stdin.isatty():
-        question = f"Revoke {one_line(what)}? Wrapped keys will not open until they are restored."
+        question = f"Revoke {one_line(what)}? Wrapped keys will not unwrap until you restore them."
         typer.confirm(question, abort=True, err=True)
-    answer, message = session.ask(calls.revoke(cluster, region or (), reason, request_id or None))
+    result, message = session.ask(calls.revoke(cluster, region or (), reason, request_id or None))
     if session.json:
         typer.echo(json_of(message))
     else:
-        show_change(answer, "revoked")
-        show_confirmed(answer.confirmed, answer.pending)
+        show_change(result, "revoked")
+        show_confirmed(result.confirmed, result.pending)
 
 
 def restore(
@@ -132,21 +140,22 @@ def restore(
     reason: Reason = "",
     request_id: RequestId = None,
 ) -> None:
-    """Prove keys again and resume service, region by region.
+    """Resume service after a revocation.
 
-    Ends with an error's exit code where a region stays revoked.
+    Keyfold tries the root keys first: a region whose key does not unwrap stays revoked, and the
+    exit code is that of its error.
     """
-    answer, message = session.ask(calls.restore(cluster, region or (), reason, request_id or None))
+    result, message = session.ask(calls.restore(cluster, region or (), reason, request_id or None))
     if session.json:
         typer.echo(json_of(message))
     else:
-        if answer.restored or answer.not_restored:
-            done = f"restored {', '.join(answer.restored) or 'no region'}"
+        if result.restored or result.not_restored:
+            done = f"restored {', '.join(result.restored) or 'no region'}"
         else:
             done = "no region is revoked, so there is nothing to restore"
-        show_change(answer, done)
-        for one in answer.not_restored:
+        show_change(result, done)
+        for one in result.not_restored:
             line = f"{one.region} stays revoked: {one.error.message} ({one.error.reason})"
             typer.echo(one_line(line))
-    for one in answer.not_restored:
+    for one in result.not_restored:
         raise typer.Exit(exit_code(type(one.error)))

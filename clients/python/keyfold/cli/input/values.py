@@ -1,4 +1,4 @@
-"""Small values of the command line: durations, names with values, base64, enums."""
+"""Values that options and lines of input hold: durations, NAME=VALUE pairs, base64, enums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from keyfold.cli.failures import InputError
+from keyfold.cli.errors import InputError
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -18,10 +18,14 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def seconds(text: str, name: str) -> float:
-    """Reads a duration such as `500ms`, `60s`, `15m`, `1h`; a bare number is seconds.
+    """Reads a duration such as `500ms`, `60s`, `15m` or `1h`; a number without a unit is seconds.
+
+    Args:
+        text: The duration.
+        name: The option's name, for the error message.
 
     Raises:
-        InputError: It is something else.
+        InputError: The text is not a duration.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -32,8 +36,12 @@ def seconds(text: str, name: str) -> float:
 def pairs(texts: Iterable[str], name: str) -> dict[str, str]:
     """Reads NAME=VALUE arguments.
 
+    Args:
+        texts: The arguments.
+        name: The option's name, for the error message.
+
     Raises:
-        InputError: One has no `=`, or a name comes twice.
+        InputError: An argument has no name or no `=`, or two have the same name.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -47,10 +55,10 @@ def pairs(texts: Iterable[str], name: str) -> dict[str, str]:
 
 
 def from_base64(text: str | bytes) -> bytes:
-    """Reads standard base64, with space around it allowed.
+    """Decodes standard base64, and ignores white space.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The text is not base64.
     """
     try:
         return base64.b64decode(b"".join(_ascii(text).split()), validate=True)
@@ -59,26 +67,31 @@ def from_base64(text: str | bytes) -> bytes:
 
 
 def to_base64(data: bytes) -> str:
-    """Returns standard base64."""
+    """Encodes bytes as standard base64."""
     return base64.b64encode(data).decode()
 
 
 def choice(kind: type[Choice], text: str | None, name: str) -> Choice:
-    """Reads one of an enum's names in any case; None is its UNSPECIFIED.
+    """Reads the name of an enum's member, in upper or lower case; None is UNSPECIFIED.
+
+    Args:
+        kind: The enum.
+        text: The name.
+        name: The option's name, for the error message.
 
     Raises:
-        InputError: The enum has no such name.
+        InputError: The enum has no such member.
     """
     if text is None:
         return kind("UNSPECIFIED")
     known = names(kind)
     if text.upper() not in known:
-        raise InputError(f"{name}: {text!r} is none of {', '.join(known)}")
+        raise InputError(f"{name}: {text!r} is not one of {', '.join(known)}")
     return kind(text.upper())
 
 
 def names(kind: type[StrEnum]) -> list[str]:
-    """Returns the names that `choice` takes."""
+    """Returns the names that `choice` accepts."""
     return [one.value for one in kind if one.value != "UNSPECIFIED"]
 
 

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, for a person who waits."""
+"""A progress bar on stderr, for a person who waits for a batch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _PATIENCE: Final = 1.0
-"""Seconds after which work is long enough for a bar."""
+"""Seconds of work after which the bar appears."""
 
 
 class Progress:
-    """Counts items; shows nothing where nobody looks, or where the bar would mix with output.
-
-    Args:
-        target: Where the output goes: a path, or `-` or None for stdout.
-    """
+    """Counts items, and shows the count on a terminal unless the output goes there too."""
 
     def __init__(self, target: str | None) -> None:
+        """Begins to count.
+
+        Args:
+            target: The output's path, or `-` or None for stdout.
+        """
         to_terminal = target in (None, "-") and sys.stdout.isatty()
         self._wanted = sys.stderr.isatty() and not to_terminal
         self._since = time.monotonic()
@@ -43,7 +44,7 @@ class Progress:
             self._bar.stop()
 
     def add(self, count: int) -> None:
-        """Counts items that are done."""
+        """Adds finished items to the count."""
         self._done += count
         if not self._wanted or time.monotonic() - self._since < _PATIENCE:
             return
@@ -56,7 +57,7 @@ class Progress:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        # How many lines there are is not known before the last: the bar pulses.
+        # The bar pulses, because the number of lines is unknown until the last one.
         columns = (BarColumn(), TextColumn("{task.completed:,.0f} keys"), TimeElapsedColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("", total=None)

@@ -1,6 +1,6 @@
-"""Commands that renew the keys of a cluster's regions."""
+"""The commands that change which key a cluster uses: `rotate`, `retire-generation`."""
 
-# ruff: noqa: PLR0913  options of the command line, one argument each
+# ruff: noqa: PLR0913  one argument for each option
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Annotated, Final
 import typer
 
 from keyfold import calls
-from keyfold.cli import region_specs
-from keyfold.cli.failures import InputError, one_line
-from keyfold.cli.options import (
+from keyfold.cli.errors import InputError
+from keyfold.cli.input import region_specs
+from keyfold.cli.input.options import (
     AutoRotate,
     CacheTtl,
     Cluster,
@@ -26,18 +26,18 @@ from keyfold.cli.options import (
     RotatedRegion,
     Yes,
 )
-from keyfold.cli.outcomes import show_change, show_confirmed, show_pending
-from keyfold.cli.region_specs import NO_CHANGE, PolicyChange
+from keyfold.cli.input.region_specs import NO_CHANGE, PolicyChange
+from keyfold.cli.output.changes import show_change, show_confirmed, show_pending
+from keyfold.cli.output.tables import last_use, show_plan
+from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
-from keyfold.cli.tables import last_use, show_plan
 from keyfold.models.specs import RegionSpec
 from keyfold.models.status import ClusterStatus, Generation
 
 _RECENT: Final = timedelta(days=1)
-"""A generation that was used within this time is likely to be used again."""
+"""A generation that was used this recently is likely to be used again."""
 
-
-_NEWEST: Final = ", or for the newest version of their keys --region NAME or --all-regions"
+_NEWEST: Final = ", or --region NAME or --all-regions for the newest version of their keys"
 
 
 def rotate(
@@ -47,10 +47,12 @@ def rotate(
     file: File = None,
     region: RotatedRegion = None,
     all_regions: Annotated[
-        bool, typer.Option("--all-regions", help="Every region, for its key's newest version.")
+        bool,
+        typer.Option("--all-regions", help="Move every region to its key's newest version."),
     ] = False,
     new_generation: Annotated[
-        bool, typer.Option("--new-generation", help="Also make a new key encryption key.")
+        bool,
+        typer.Option("--new-generation", help="Also make a new key encryption key for each."),
     ] = False,
     cache_ttl: CacheTtl = None,
     outage_grace: OutageGrace = None,
@@ -60,18 +62,20 @@ def rotate(
         typer.Option(
             "--dry-run",
             "--validate-only",
-            help="Prove the keys, show what would be, and store nothing.",
+            help="Try the keys and show the change, but store nothing.",
         ),
     ] = False,
     request_id: RequestId = None,
 ) -> None:
-    """Move regions to their key's newest version, or to another key.
+    """Move regions to a new root key or key version.
 
-    Wrapped keys stay valid. The old key is needed until this is done, and not after. What
-    --cache-ttl, --outage-grace and --auto-rotate do not name of a region's policy is kept.
+    A region named without a key moves to the newest version of the root key that it has. Wrapped
+    keys stay valid. Keyfold needs the old key or version until the command has succeeded, but not
+    afterwards. Of a region's policy, only what --cache-ttl, --outage-grace and --auto-rotate set is
+    changed.
     """
     if all_regions and (file or region):
-        raise InputError("give --all-regions, or name the regions, not both")
+        raise InputError("give --all-regions or name the regions, but not both")
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
     before: ClusterStatus | None = None
     if all_regions or policy != NO_CHANGE or (dry_run and not session.json):
@@ -82,7 +86,7 @@ def rotate(
         if before and all_regions
         else region_specs.read(file, region or (), also=_NEWEST).specs
     )
-    answer, message = session.ask(
+    result, message = session.ask(
         calls.rotate(
             cluster,
             [_with_policy(one, policy, before) for one in specs],
@@ -94,19 +98,19 @@ def rotate(
     if session.json:
         typer.echo(json_of(message))
     elif before and dry_run:
-        typer.echo("valid; nothing was stored, and this is what would be")
-        show_plan(before, answer.status, {one.region for one in specs})
+        typer.echo("valid; nothing was stored, and the rotation would be:")
+        show_plan(before, result.status, {one.region for one in specs})
     else:
-        show_change(answer, "rotated")
-        show_pending(answer.pending, "will have applied it")
+        show_change(result, "rotated")
+        show_pending(result.pending)
 
 
 def _with_policy(
     spec: RegionSpec, policy: PolicyChange, before: ClusterStatus | None
 ) -> RegionSpec:
-    """Returns a spec with the policy that it shall have.
+    """Returns a spec with its policy after the rotation.
 
-    Rotate replaces a policy as a whole, so what options leave out is taken from the region's.
+    Rotate replaces a policy as a whole, so values that no option sets come from the region.
     """
     if before and policy != NO_CHANGE and spec.policy is None:
         today = {one.region: one.policy for one in before.regions}
@@ -122,19 +126,20 @@ def retire_generation(
         str, typer.Option(metavar="NAME", help="The region's name.", show_default=False)
     ],
     generation: Annotated[
-        int, typer.Option(min=1, help="Its number; not the newest one.", show_default=False)
+        int, typer.Option(min=1, help="The generation's number.", show_default=False)
     ],
     bring_back: Annotated[
-        bool, typer.Option("--bring-back", help="Take it back into use instead.")
+        bool, typer.Option("--bring-back", help="Take a retired generation back into use.")
     ] = False,
     reason: Reason = "",
     yes: Yes = False,
     request_id: RequestId = None,
 ) -> None:
-    """Take an old generation out of use: what is wrapped under it opens no more.
+    """Take an old generation of keys out of use.
 
-    Asks first, and shows when the generation was last used, unless there is no terminal.
-    Rewrap moves wrapped keys to the newest generation; --bring-back takes a retired one back.
+    Keys that were wrapped under it no longer unwrap. Move the wrapped keys that you still need to
+    the newest generation first, with rewrap. The newest generation itself cannot be retired. On a
+    terminal the command shows when the generation was last used, and asks for confirmation.
     """
     if not (yes or bring_back) and sys.stdin.isatty():
         status, _ = session.ask(calls.get_status(cluster))
@@ -142,7 +147,7 @@ def retire_generation(
             typer.echo(line, err=True)
         question = f"Retire generation {generation} of region {region} of {cluster}?"
         typer.confirm(one_line(question), abort=True, err=True)
-    answer, message = session.ask(
+    result, message = session.ask(
         calls.retire_generation(
             cluster,
             region,
@@ -155,22 +160,22 @@ def retire_generation(
     if session.json:
         typer.echo(json_of(message))
     elif bring_back:
-        show_change(answer, f"brought back generation {generation}")
-        show_pending(answer.pending, "will have applied it")
+        show_change(result, f"brought back generation {generation}")
+        show_pending(result.pending)
     else:
-        show_change(answer, f"retired generation {generation}")
-        show_confirmed(answer.confirmed, answer.pending)
+        show_change(result, f"retired generation {generation}")
+        show_confirmed(result.confirmed, result.pending)
 
 
 def _before_retiring(status: ClusterStatus, region: str, number: int) -> Iterator[str]:
-    """Yields what a person should know who is about to retire a generation."""
+    """Yields what a person should know before retiring a generation."""
     found: Generation | None = None
     for one in status.regions:
         if one.region == region:
             found = next((it for it in one.generations if it.generation == number), None)
     if found is None:
-        # The server says what is wrong with the name or the number.
+        # The server will say what is wrong with the name or the number.
         return
     yield f"generation {number} of region {one_line(region)} was last used: {last_use(found)}"
     if found.last_use_time and datetime.now(UTC) - found.last_use_time < _RECENT:
-        yield "warning: that is within the last day; rewrap what is under it first"
+        yield "warning: that is within the last day; rewrap the keys under it first"

@@ -1,4 +1,4 @@
-"""Errors as a person and a script see them: one line, a hint, and an exit code by kind."""
+"""Errors of a command: one line on stderr, hints below it, and an exit code by kind."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any, Final
 import typer
 
 from keyfold import errors
+from keyfold.cli.output.text import one_line
 from keyfold.errors import KeyfoldError, reasons
 
 
 class ExitCode(IntEnum):
-    """What a command ends with; the help of `keyfold` lists the same."""
+    """The exit codes of every command; `keyfold --help` explains them."""
 
     OK = 0
     UNEXPECTED = 1
@@ -33,19 +34,19 @@ class ExitCode(IntEnum):
 
 EXIT_CODES: Final = """\b
 Exit codes:
-  0  done
-  1  unexpected, or damage in the server's store
-  2  usage or invalid input
+  0  success
+  1  unexpected error, or damage in the server's store
+  2  wrong usage or invalid input
   3  not found
-  4  it exists already, its state forbids it, or another change came first
+  4  already exists, forbidden by its state, or another change came first
   5  refused by the customer's KMS
-  6  the KMS gave no answer that counts, or Keyfold is unavailable
-  7  a limit, of Keyfold or of the KMS
-  8  not permitted, or not known to the server
+  6  no usable answer from the KMS, or Keyfold is unavailable
+  7  over a limit of Keyfold or of the KMS
+  8  the server does not know the caller, or does not permit the call
   9  no answer within the deadline"""
 
-# The first that fits, so a leaf that differs from its branch stands before it.
-_KINDS: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (
+# The first entry that fits decides, so a leaf that differs from its branch stands before it.
+_CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (
     (reasons.ThrottledError, ExitCode.LIMIT),
     (errors.InvalidInputError, ExitCode.INVALID),
     (errors.NotFoundError, ExitCode.NOT_FOUND),
@@ -61,7 +62,7 @@ _KINDS: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (
     (errors.DeadlineError, ExitCode.DEADLINE),
 )
 
-# After these a change may have been made or not.
+# After one of these, the server may have made the change or not.
 _OUTCOME_UNKNOWN: Final = (
     errors.CancelledError,
     errors.DeadlineError,
@@ -69,27 +70,26 @@ _OUTCOME_UNKNOWN: Final = (
     errors.UnavailableError,
 )
 
-
 NOT_NOW: Final = (
     errors.CancelledError,
     errors.DeadlineError,
     errors.LimitError,
     errors.UnavailableError,
 )
-"""After these a command that polls asks again."""
+"""The errors after which a command that polls tries again."""
 
 
 class InputError(Exception):
-    """What the command was given cannot be used; no server was asked."""
+    """The command cannot use its arguments or files; it has not called the server with them."""
 
 
 def exit_code(kind: type[KeyfoldError]) -> ExitCode:
-    """Returns the exit code of a kind of error."""
-    return next((code for known, code in _KINDS if issubclass(kind, known)), ExitCode.UNEXPECTED)
+    """Returns the exit code for a class of error."""
+    return next((code for known, code in _CODES if issubclass(kind, known)), ExitCode.UNEXPECTED)
 
 
 def error_object(error: KeyfoldError | InputError) -> dict[str, Any]:
-    """Returns an error in the form that `--json` and `--batch` print; what is unset is left out."""
+    """Returns an error as `--json` and `--batch` print it, without its empty fields."""
     if isinstance(error, InputError):
         return {"reason": "INVALID_INPUT", "message": str(error)}
     details: dict[str, Any] = {
@@ -107,41 +107,33 @@ def error_object(error: KeyfoldError | InputError) -> dict[str, Any]:
     return {name: value for name, value in details.items() if value not in (None, {}, [])}
 
 
-def one_line(text: str) -> str:
-    """Returns text that can do nothing to a terminal: one line, without control characters.
-
-    Messages may come from a KMS, and so from outside.
-    """
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
 @contextmanager
 def reporting(*, as_json: bool, target: str) -> Iterator[None]:
-    """Turns errors into their line on stderr and their exit code.
+    """Reports the block's error on stderr and turns it into an exit code.
 
     Args:
-        as_json: Print a JSON object rather than lines.
-        target: Where the server should be, for the hint that it is not there.
+        as_json: Print a JSON object instead of lines for people.
+        target: The server's address, for the hint that no server answers there.
 
     Raises:
-        typer.Exit: There was an error, and it has been reported.
+        typer.Exit: The block failed, and stderr says why.
     """
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has read enough. Python would complain once more when it flushes at exit.
+        # The reader has closed the pipe. Without this, Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(ExitCode.UNEXPECTED) from None
     except OSError as problem:
-        # Files are looked after where they are opened; this is stdout.
+        # The code that opens a file reports the file's errors, so this one is about stdout.
         typer.echo(f"error: cannot write to stdout: {problem.strerror}", err=True)
         raise typer.Exit(ExitCode.UNEXPECTED) from None
     except KeyfoldError as error:
         _report(error, as_json=as_json)
         if not as_json and type(error) is errors.UnavailableError:
-            # No reason of Keyfold's own: it was not there to give one.
-            typer.echo(f"hint: looked at {target}; set --target or KEYFOLD_TARGET", err=True)
+            # The bare branch, without a reason of Keyfold's own: no server was there to give one.
+            typer.echo(f"hint: tried {target}; set --target or KEYFOLD_TARGET", err=True)
         raise typer.Exit(exit_code(type(error))) from None
     except InputError as error:
         _report(error, as_json=as_json)
@@ -162,15 +154,15 @@ def _report(error: KeyfoldError | InputError, *, as_json: bool) -> None:
 
 def _hints(error: KeyfoldError) -> Iterator[str]:
     for violation in error.field_violations:
-        # The message often says the same as the only violation's description.
+        # The message often repeats the only violation's description.
         repeated = violation.description in error.message
         yield f"look at {violation.field}" + ("" if repeated else f": {violation.description}")
     if permission := error.metadata.get("missing_permission"):
-        yield f"the KMS misses the permission {permission}"
+        yield f"missing permission: {permission}"
     if error.retry_after:
         yield f"try again in {error.retry_after:g} s"
     if error.request_id and isinstance(error, _OUTCOME_UNKNOWN):
         yield (
-            "it is not known whether the change was made; "
-            f"the same command with --request-id {error.request_id} is safe"
+            "the change may or may not have been made; it is safe to repeat the command with "
+            f"--request-id {error.request_id}"
         )

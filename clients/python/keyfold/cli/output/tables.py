@@ -1,4 +1,4 @@
-"""What people read: tables, with colour only on a terminal."""
+"""Tables for people, in colour on a terminal."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from keyfold.cli.failures import one_line
+from keyfold.cli.output.text import one_line
 from keyfold.models.key_test import KeyTest
 from keyfold.models.specs import KeySpec
 from keyfold.models.status import ClusterStatus, Generation, Health, RegionStatus, State
 
 _WIDTH_ELSEWHERE: Final = 250
-"""Characters of a line in a file or pipe, where nothing must be folded to a screen's width."""
+"""Characters in a line of a file or pipe, so wide that nothing is folded."""
 
 _NARROW: Final = 110
-"""Characters of a screen on which a table has no room for keys' uris beside all else."""
+"""Characters in a line of a terminal below which a table has no room for the keys' uris."""
 
 _COLOURS: Final = {
     "ENABLED": "green",
@@ -36,14 +36,13 @@ _COLOURS: Final = {
     "THROTTLED": "yellow",
     "CREDENTIALS_FAILED": "yellow",
 }
-"""Of words with a meaning; any other such word is red: refused, failed, no."""
-
+"""The colours of words with a meaning; any other such word is red, such as FAILED."""
 
 _WHOLE: Final = frozenset({"STATE", "HEALTH", "OUTCOME"})
-"""Columns of words that a narrow terminal must not break."""
+"""Columns whose words a narrow terminal must not break."""
 
 _DATE: Final = len("2026-01-31")
-"""Characters of a time's first line, where its column is too narrow for both."""
+"""Characters of a date, the first of the two lines that a time takes in a narrow column."""
 
 _POLICY: Final = (
     *("STATE SINCE", "HEALTH SINCE", "LAST SUCCESS", "KEY REGION"),
@@ -52,7 +51,7 @@ _POLICY: Final = (
 
 
 def console() -> Console:
-    """Returns the console on stdout. It knows NO_COLOR by itself."""
+    """Returns a console on stdout, which respects NO_COLOR."""
     terminal = sys.stdout.isatty()
     return Console(
         file=sys.stdout,
@@ -65,7 +64,7 @@ def console() -> Console:
 
 
 def show_status(status: ClusterStatus, *, verbose: bool = False) -> None:
-    """Prints what is known of a cluster's regions; `verbose` adds generations and policies."""
+    """Prints the status of a cluster's regions; `verbose` adds generations and policies."""
     out = console()
     for part in status_parts(status, out.width, verbose=verbose):
         out.print(part)
@@ -74,9 +73,14 @@ def show_status(status: ClusterStatus, *, verbose: bool = False) -> None:
 def status_parts(
     status: ClusterStatus, width: int, *, verbose: bool = False
 ) -> Iterator[RenderableType]:
-    """Yields what is known of a cluster, to be printed one below the other.
+    """Yields the parts of a cluster's status, to be printed one below the other.
 
-    On a screen of little width the root keys, their versions and the policies are lines.
+    In less than 110 characters the root keys and the policies get lines of their own.
+
+    Args:
+        status: The status.
+        width: Characters in a line.
+        verbose: Whether to add generations and policies.
     """
     title = one_line(status.cluster)
     if status.organization:
@@ -103,7 +107,12 @@ def status_parts(
     if verbose:
         yield from _policies(status.regions, narrow=narrow)
         yield _every_generation(status.regions)
-    for region in status.regions:
+    yield from _remarks(status.regions)
+
+
+def _remarks(regions: Iterable[RegionStatus]) -> Iterator[Text]:
+    """Yields the last error and the notices of each region."""
+    for region in regions:
         if error := region.last_error:
             line = f"{region.region}: {error.message} ({error.reason})"
             if error.missing_permission:
@@ -119,8 +128,8 @@ def _policies(regions: Iterable[RegionStatus], *, narrow: bool) -> Iterator[Rend
         values = _policy(region)
         table.add_row(one_line(region.region), *values)
         if narrow:
-            told = zip(_POLICY, values, strict=True)
-            line = ", ".join(f"{head.lower()} {value}" for head, value in told)
+            named = zip(_POLICY, values, strict=True)
+            line = ", ".join(f"{head.lower()} {value}" for head, value in named)
             yield Text(f"{one_line(region.region)}: {line}", overflow="fold")
     if not narrow:
         yield table
@@ -156,7 +165,13 @@ def _every_generation(regions: Iterable[RegionStatus]) -> Table:
 
 
 def show_plan(before: ClusterStatus, after: ClusterStatus, regions: Container[str]) -> None:
-    """Prints from which key and version to which a rotation would move each of some regions."""
+    """Prints the root key and version of each region before and after a rotation.
+
+    Args:
+        before: The cluster as it is.
+        after: The cluster as it would be.
+        regions: The names of the regions to rotate.
+    """
     then = {one.region: one for one in after.regions}
     table = _table("REGION", "FROM", "TO", "NEW GENERATION")
     for region in before.regions:
@@ -176,7 +191,7 @@ def show_plan(before: ClusterStatus, after: ClusterStatus, regions: Container[st
 
 
 def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
-    """Prints one line for each region of several clusters."""
+    """Prints a table with a line for each region."""
     table = _table("CLUSTER", "ORGANIZATION", "REGION", "STATE", "HEALTH", "KEY")
     for cluster in clusters:
         for region in cluster.regions:
@@ -195,7 +210,7 @@ def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
 
 
 def show_key_test(test: KeyTest) -> None:
-    """Prints the steps of a key's trial, and what they come to in one sentence."""
+    """Prints the steps of a key's test, and a sentence that sums them up."""
     out = console()
     narrow = out.width < _NARROW
     column = not narrow and any(step.missing_permission for step in test.steps)
@@ -221,17 +236,17 @@ def show_key_test(test: KeyTest) -> None:
 
 
 def verdict(test: KeyTest) -> str:
-    """Returns what a key's trial comes to, in one sentence."""
+    """Returns a sentence that sums up a key's test."""
     if test.summary:
         return one_line(test.summary)
-    # An older server sends no sentence.
+    # An older server does not send a sentence.
     return "accessible" if test.accessible else "not accessible"
 
 
 def _table(*heads: str, narrow: bool = False) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=narrow)
     for head in heads:
-        # Folded, never cut: a key's uri that is shown in part is of no use.
+        # Folded, not cut: part of a key's uri is useless.
         least = _DATE if head == "LAST CHECK" else max(map(len, head.split()))
         table.add_column(head, overflow="fold", no_wrap=head in _WHOLE, min_width=least)
     return table
@@ -256,7 +271,7 @@ def _generations(region: RegionStatus) -> str:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Returns rising numbers as runs: `1-3, 5`."""
+    """Returns ascending numbers as ranges, such as `1-3, 5`."""
     runs: list[tuple[int, int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -267,13 +282,13 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def key_text(spec: KeySpec) -> str:
-    """Returns a root key in one line."""
+    """Returns a root key's type, uri and principal in one line."""
     principal = f" as {spec.auth_principal}" if spec.auth_principal else ""
     return one_line(f"{spec.type} {spec.uri}{principal}")
 
 
 def last_use(generation: Generation) -> str:
-    """Returns when a generation was last used."""
+    """Returns the time of a generation's last use, or `never`."""
     return _time(generation.last_use_time) if generation.last_use_time else "never"
 
 

@@ -1,4 +1,4 @@
-"""Region specs from a file of CockroachDB's forms, or from `--region` arguments."""
+"""Region specs, from a file in CockroachDB's form or from `--region` arguments."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Final
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 
-from keyfold.cli.failures import InputError
-from keyfold.cli.streams import open_input
-from keyfold.cli.values import seconds
+from keyfold.cli.errors import InputError
+from keyfold.cli.input.streams import open_input
+from keyfold.cli.input.values import seconds
 from keyfold.models.specs import KeySpec, RegionPolicy, RegionSpec
 from keyfold.v1 import resources_pb2 as resources
 
@@ -30,11 +30,11 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """What a file and arguments name together.
+    """The regions that a file and arguments name together.
 
     Attributes:
         specs: The region specs.
-        expected: All regions of the cluster, where the file lists them.
+        expected: All regions of the cluster, if the file lists them; otherwise empty.
     """
 
     specs: list[RegionSpec]
@@ -43,12 +43,12 @@ class Regions:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChange:
-    """What options say of a policy; None leaves what a file says, or the server's default.
+    """The policy that options set; None leaves the file's value, or the server's default.
 
     Attributes:
-        cache_ttl: How long one use of the root key lasts.
-        outage_grace: How much longer while the KMS is away.
-        auto_rotate: Whether keys are re-wrapped when the root key has a newer version.
+        cache_ttl: The span for which Keyfold uses a key before it asks the KMS again.
+        outage_grace: The additional span while the KMS is unreachable.
+        auto_rotate: Whether Keyfold rotates by itself when the root key gets a new version.
     """
 
     cache_ttl: timedelta | None = None
@@ -56,16 +56,16 @@ class PolicyChange:
     auto_rotate: bool | None = None
 
     def over(self, spec: RegionSpec) -> RegionSpec:
-        """Returns a region spec with this said of its policy."""
+        """Returns the region spec with these values in its policy."""
         if self == NO_CHANGE:
-            # No policy at all is kept as none: in Rotate it leaves the region's own.
+            # A spec without a policy stays so: Rotate then keeps the region's own policy.
             return spec
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return replace(spec, policy=replace(spec.policy or RegionPolicy(), **said))
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(spec, policy=replace(spec.policy or RegionPolicy(), **given))
 
 
 NO_CHANGE: Final = PolicyChange()
-"""No option says anything of a policy."""
+"""The change when no option sets anything."""
 
 
 def policy_of(
@@ -74,7 +74,7 @@ def policy_of(
     """Reads the options of a policy.
 
     Raises:
-        InputError: One is not a duration.
+        InputError: A value is not a duration.
     """
     return PolicyChange(
         None if cache_ttl is None else timedelta(seconds=seconds(cache_ttl, "--cache-ttl")),
@@ -92,17 +92,17 @@ def read(
     replica_of: str | None = None,
     also: str = "",
 ) -> Regions:
-    """Reads the regions that a command is about.
+    """Reads the regions that a command line names.
 
     Args:
         file: A JSON file, or `-` for stdin.
-        arguments: `NAME`, or `NAME=TYPE[,URI[,PRINCIPAL]]`.
-        policy: A policy for all of these regions, over what the file says.
-        replica_of: The region whose key has replicas in those that are named without a key.
-        also: How else the command lets regions be named, for the message.
+        arguments: Regions as `NAME` or `NAME=TYPE[,URI[,PRINCIPAL]]`.
+        policy: The policy of all these regions, which takes precedence over the file's.
+        replica_of: The region whose multi-Region key gives regions without a key its replicas.
+        also: Further ways in which the command accepts regions, for the error message.
 
     Raises:
-        InputError: No region is named, or something cannot be read.
+        InputError: No region is named, or the file or an argument is malformed.
     """
     regions = Regions([], []) if file is None else _read_file(file)
     specs = regions.specs + [_from_argument(one) for one in arguments]
@@ -118,7 +118,8 @@ def read(
 def _replicas(specs: Sequence[RegionSpec], origin: str) -> list[RegionSpec]:
     if not any(one.key_spec is None and not one.replica_of for one in specs):
         raise InputError(
-            "--replica-of: every region has a key of its own; name the other by --region NAME"
+            "--replica-of: every region has a key of its own; name the region that shall use a "
+            "replica with --region NAME"
         )
     return [
         one if one.key_spec or one.replica_of else replace(one, replica_of=origin) for one in specs
@@ -153,30 +154,30 @@ def _read_file(file: str) -> Regions:
 
 
 def _regions(content: Any) -> Regions:
-    """Reads one of the three forms."""
+    """Reads the content of a file, in any of the three forms."""
     if isinstance(content, list):
         return Regions(_specs(content, ""), [])
     if not isinstance(content, dict):
-        raise InputError(f"wants region specs, not {_kind(content)}")
+        raise InputError(f"must be region specs, not {_kind(content)}")
     if "dedicated" in content:
-        # A whole cluster's description: what else stands there is not about keys.
+        # The description of a whole cluster; its other fields are not about keys.
         inner = content["dedicated"]
         if not isinstance(inner, dict) or "cmek_region_specs" not in inner:
             raise InputError("dedicated: has no cmek_region_specs")
         return Regions(_specs(inner["cmek_region_specs"], "dedicated.cmek_region_specs"), [])
     if "region_specs" not in content:
-        raise InputError("has no region_specs, and is no list of them")
+        raise InputError("has no region_specs, and is not a list of them")
     if unknown := sorted(content.keys() - {"region_specs", "regions"}):
-        raise InputError(f"{unknown[0]}: unknown field; known are region_specs and regions")
+        raise InputError(f"{unknown[0]}: unknown field; the fields are region_specs and regions")
     expected = content.get("regions", [])
     if not isinstance(expected, list) or not all(isinstance(one, str) for one in expected):
-        raise InputError("regions: wants a list of names")
+        raise InputError("regions: must be a list of names")
     return Regions(_specs(content["region_specs"], "region_specs"), expected)
 
 
 def _specs(content: Any, path: str) -> list[RegionSpec]:
     if not isinstance(content, list):
-        raise InputError(f"{path}: wants a list, not {_kind(content)}")
+        raise InputError(f"{path}: must be a list, not {_kind(content)}")
     return [_spec(one, f"{path}[{index}]") for index, one in enumerate(content)]
 
 
@@ -190,19 +191,22 @@ def _spec(content: Any, path: str) -> RegionSpec:
 
 
 def _problems(content: Any, kind: Descriptor, path: str) -> Iterator[tuple[str, str]]:
-    """Goes through an object and names what does not fit the contract, with its path.
+    """Yields the path of each value that does not fit the contract, and the problem with it.
 
-    Protobuf's own parser names the message type instead, which nobody knows who writes a file.
+    Protobuf's own parser would name the message type, which means nothing to the file's author.
     """
     if not isinstance(content, Mapping):
-        yield path, f"wants an object, not {_kind(content)}"
+        yield path, f"must be an object, not {_kind(content)}"
         return
     known = {name: field for field in kind.fields for name in (field.name, field.json_name)}
     for name, value in content.items():
         place = f"{path}.{name}"
         field = known.get(name)
         if field is None:
-            yield place, f"unknown field; known are {', '.join(one.name for one in kind.fields)}"
+            yield (
+                place,
+                f"unknown field; the fields are {', '.join(one.name for one in kind.fields)}",
+            )
         elif value is not None:
             yield from _field_problems(value, field, place)
 
@@ -212,23 +216,23 @@ def _field_problems(value: Any, field: FieldDescriptor, place: str) -> Iterator[
     if nested is None:
         wanted, name = (bool, "true or false") if field.type == field.TYPE_BOOL else (str, "text")
         if not isinstance(value, wanted):
-            yield place, f"wants {name}, not {_kind(value)}"
+            yield place, f"must be {name}, not {_kind(value)}"
     elif nested.full_name == "google.protobuf.Duration":
         yield from _duration_problems(value, place)
     elif not nested.GetOptions().map_entry:
         yield from _problems(value, nested, place)
     elif not isinstance(value, Mapping):
-        yield place, f"wants an object, not {_kind(value)}"
+        yield place, f"must be an object, not {_kind(value)}"
     else:
         for name, text in value.items():
             if not isinstance(text, str):
-                yield f"{place}.{name}", f"wants text, not {_kind(text)}"
+                yield f"{place}.{name}", f"must be text, not {_kind(text)}"
 
 
 def _duration_problems(value: Any, place: str) -> Iterator[tuple[str, str]]:
     number = value.removesuffix("s") if isinstance(value, str) and value.endswith("s") else ""
     if not number.replace(".", "", 1).isdecimal():
-        yield place, 'wants a duration in seconds such as "60s"'
+        yield place, 'must be a duration in seconds, such as "60s"'
 
 
 def _kind(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""`keyfold onboard`: from a customer's root key to a cluster that uses it, step by step."""
+"""The command `onboard`: from a customer's root key to a cluster that uses it."""
 
-# ruff: noqa: PLR0913  options of the command line, one argument each
+# ruff: noqa: PLR0913  one argument for each option
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import typer
 from google.protobuf.message import Message
 
 from keyfold import calls
-from keyfold.cli import region_specs
-from keyfold.cli.access import show_access_policy
-from keyfold.cli.failures import InputError, one_line
-from keyfold.cli.options import (
+from keyfold.cli.commands.access_policy import show_access_policy
+from keyfold.cli.commands.trials import RegionSetup, call_limit, try_until, try_with_person
+from keyfold.cli.errors import InputError
+from keyfold.cli.input import region_specs
+from keyfold.cli.input.options import (
     Cluster,
     File,
     KeyOption,
@@ -26,25 +27,26 @@ from keyfold.cli.options import (
     RequestId,
     Yes,
 )
-from keyfold.cli.outcomes import show_change
+from keyfold.cli.input.values import pairs, seconds
+from keyfold.cli.output.changes import show_change
+from keyfold.cli.output.tables import key_text
+from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
-from keyfold.cli.tables import key_text
-from keyfold.cli.trials import Place, call_limit, try_until, try_with_person
-from keyfold.cli.values import pairs, seconds
 from keyfold.errors import NotFoundError
 from keyfold.models.results import Change
 from keyfold.models.specs import KeySpec, RegionSpec
 from keyfold.models.status import ClusterStatus
 
 _PATIENCE: Final = 30 * 60.0
-"""Seconds that --wait goes on where --timeout says nothing."""
+"""Seconds for which --wait goes on testing without --timeout."""
 
 OnboardedRegion = Annotated[
     list[str] | None,
     typer.Option(
         "--region",
         metavar="NAME[=TYPE,URI[,PRINCIPAL]]",
-        help="A region, for the key of --type and --uri or with its own; may be repeated.",
+        help="A region, with a root key of its own or with that of --type and --uri; repeat it "
+        "for more regions.",
     ),
 ]
 
@@ -55,62 +57,72 @@ def onboard(
     *,
     region: OnboardedRegion = None,
     provider: Annotated[
-        str, typer.Option("--type", help="Such as AWS_KMS or LOCAL.", show_default=False)
+        str,
+        typer.Option(
+            "--type", help="The root key's provider, such as AWS_KMS or LOCAL.", show_default=False
+        ),
     ] = "",
-    uri: Annotated[str, typer.Option(help="What the provider calls it.", show_default=False)] = "",
+    uri: Annotated[
+        str, typer.Option(help="The root key's name at its provider.", show_default=False)
+    ] = "",
     principal: Principal = "",
     option: KeyOption = None,
     file: File = None,
     organization: Organization = "",
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="Try until the key works, at most --timeout [default: 30m]."),
+        typer.Option(
+            "--wait", help="Test until the key works, for at most --timeout [default: 30m]."
+        ),
     ] = False,
-    interval: Annotated[str, typer.Option(help="How often --wait tries.")] = "5s",
+    interval: Annotated[str, typer.Option(help="Time between two tests of --wait.")] = "5s",
     yes: Yes = False,
     request_id: RequestId = None,
 ) -> None:
-    """Walk through it: what the customer attaches, trials until the key works, and Enable.
+    """Bring a customer's root key into use, step by step.
 
-    A cluster that exists gets the regions added. Without a terminal --wait is needed, and
-    nobody is asked. Who gives up ends with the exit code of what the last trial said.
+    The command shows what the customer has to put in place, tests the key until it works, and
+    then enables the cluster, or adds the regions to a cluster that exists. On a terminal it asks
+    before each step; without one it needs --wait. If you give up, the exit code is that of the
+    last test.
     """
     every = seconds(interval, "--interval")
     if every <= 0:
         raise InputError("--interval must be more than 0")
     if not wait and (session.json or not sys.stdin.isatty()):
         raise InputError(
-            "there is nobody to ask: give --wait to try until the key works, or use "
-            "access-policy, test-key and enable one after the other"
+            "stdin is not a terminal, so nobody can answer: give --wait to test until the key "
+            "works, or use access-policy, test-key and enable one after the other"
         )
     regions = region_specs.read(file, region or ())
     key = KeySpec(provider, uri, principal, pairs(option or (), "--option"))
     specs = _with_key(regions.specs, key)
-    there = _existing(session, cluster)
-    if there is not None:
-        # What is issued and bound is the organization's, whether it is named again or not.
-        organization = organization or there.organization
+    existing = _existing(session, cluster)
+    if existing is not None:
+        # The external id and the bound context belong to the cluster's organization, even if
+        # the command line does not name it again.
+        organization = organization or existing.organization
     ends = time.monotonic() + (session.timeout or _PATIENCE)
     for spec in specs:
-        place = Place(session, cluster, organization, spec.region, spec.key_spec or key)
-        _introduce(place)
+        setup = RegionSetup(session, cluster, organization, spec.region, spec.key_spec or key)
+        _introduce(setup)
         if wait:
-            try_until(place, ends, every)
+            try_until(setup, ends, every)
         else:
-            try_with_person(place)
+            try_with_person(setup)
     if not yes and not session.json and sys.stdin.isatty():
         name, names = one_line(cluster), one_line(", ".join(spec.region for spec in specs))
-        question = f"Add {names} to {name}?" if there else f"Enable {name} in {names}?"
+        question = f"Add {names} to {name}?" if existing else f"Enable {name} in {names}?"
         typer.confirm(question, abort=True, err=True)
     ready = replace(regions, specs=specs)
-    _put_in_use(session, cluster, ready, organization, request_id, there)
+    _put_in_use(session, cluster, ready, organization, request_id, existing)
 
 
 def _with_key(specs: Sequence[RegionSpec], key: KeySpec) -> list[RegionSpec]:
-    """Returns region specs that all have a key: their own, or that of the options.
+    """Gives the options' key to the region specs that have none of their own.
 
     Raises:
-        InputError: One has none, or the options' key is nobody's.
+        InputError: A region has no key, or the options' key has no region.
     """
     for spec in specs:
         if spec.replica_of:
@@ -122,13 +134,13 @@ def _with_key(specs: Sequence[RegionSpec], key: KeySpec) -> list[RegionSpec]:
     return [spec if spec.key_spec else replace(spec, key_spec=key) for spec in specs]
 
 
-def _introduce(place: Place) -> None:
-    """Shows what is to be put in place; for a key that takes an external id, it is issued."""
-    call = calls.get_access_policy(place.key, place.cluster, place.region, place.organization)
-    policy, _ = place.session.ask(call, timeout=call_limit(place))
-    if place.session.json:
+def _introduce(setup: RegionSetup) -> None:
+    """Shows what the customer has to put in place; Keyfold issues the external id for it."""
+    call = calls.get_access_policy(setup.key, setup.cluster, setup.region, setup.organization)
+    policy, _ = setup.session.ask(call, timeout=call_limit(setup))
+    if setup.session.json:
         return
-    typer.echo(f"region {one_line(place.region)}: {key_text(place.key)}")
+    typer.echo(f"region {one_line(setup.region)}: {key_text(setup.key)}")
     show_access_policy(policy)
     typer.echo()
 
@@ -139,9 +151,9 @@ def _put_in_use(
     regions: region_specs.Regions,
     organization: str,
     request_id: str | None,
-    there: ClusterStatus | None,
+    existing: ClusterStatus | None,
 ) -> None:
-    if there is None:
+    if existing is None:
         enable = calls.enable(
             cluster,
             regions.specs,
@@ -160,17 +172,17 @@ def _put_in_use(
             request_id=request_id or None,
             validate_only=False,
         )
-        known = {one.region for one in there.regions}
+        known = {one.region for one in existing.regions}
         new = any(one.region not in known for one in regions.specs)
         done = "regions added" if new else "nothing to add: the cluster has these regions and keys"
         _show(session, *session.ask(add), done)
 
 
-def _show(session: Session, answer: Change, message: Message, done: str) -> None:
+def _show(session: Session, result: Change, message: Message, done: str) -> None:
     if session.json:
         typer.echo(json_of(message))
     else:
-        show_change(answer, done)
+        show_change(result, done)
 
 
 def _existing(session: Session, cluster: str) -> ClusterStatus | None:

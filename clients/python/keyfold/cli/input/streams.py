@@ -1,6 +1,7 @@
-"""Where bytes come from and go to: files, pipes, a prompt; never arguments.
+"""Files, pipes and prompts, from which commands read bytes and to which they write them.
 
-Arguments stand in the shell's history and in everybody's list of processes.
+Key bytes are never arguments: the shell keeps those in its history, and every user of the machine
+sees them in the list of processes.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from typing import BinaryIO, Final
 
 import typer
 
-from keyfold.cli.failures import InputError
-from keyfold.cli.values import from_base64, to_base64
+from keyfold.cli.errors import InputError
+from keyfold.cli.input.values import from_base64, to_base64
 
 STDIO: Final = "-"
 
 _MAX_INPUT: Final = 64 * 1024
-"""Bytes of a key's file, far above the 4,096 of a key and its base64."""
+"""Most bytes of input for one key; a key of 4,096 bytes is far smaller, even as base64."""
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 def read_key(source: str | None, name: str, *, is_base64: bool) -> bytes:
-    """Reads a key from a file, from stdin, or on a terminal from a prompt without echo.
+    """Reads a key from a file or stdin. If stdin is a terminal, prompts for base64 without echo.
 
     Args:
         source: A path, or `-` or None for stdin.
-        name: What is asked for at a prompt, which takes base64.
-        is_base64: The file or pipe holds base64.
+        name: The key's name in the prompt.
+        is_base64: Whether the file or pipe holds base64.
 
     Raises:
-        InputError: It cannot be read, is far too large, or is not base64.
+        InputError: The source cannot be read, is larger than 64 KiB, or is not base64.
     """
     prompted = source in (None, STDIO) and sys.stdin.isatty()
     if prompted:
@@ -61,12 +62,13 @@ def read_key(source: str | None, name: str, *, is_base64: bool) -> bytes:
 
 
 def read_wrapped_key(source: str | None) -> bytes:
-    """Reads a wrapped key as it is or in base64.
+    """Reads a wrapped key, raw or in base64.
 
-    The two cannot be mixed up: a wrapped key begins with its version, no character of base64.
+    A wrapped key begins with a version byte that is not a character of base64, so one form is
+    never taken for the other.
 
     Raises:
-        InputError: It cannot be read, or is far too large.
+        InputError: The source cannot be read, or is larger than 64 KiB.
     """
     prompted = source in (None, STDIO) and sys.stdin.isatty()
     data = read_key(source, "Wrapped key", is_base64=False)
@@ -79,16 +81,16 @@ def read_wrapped_key(source: str | None) -> bytes:
 
 
 def write_key(data: bytes, target: str | None, *, as_base64: bool, secret: bool) -> None:
-    """Writes a key: raw, or as a line of base64 to a terminal or where it is asked for.
+    """Writes a key: raw to a file or pipe, and as a line of base64 to a terminal.
 
     Args:
         data: The key.
         target: A path, or `-` or None for stdout.
-        as_base64: Write base64 in any case.
-        secret: Nobody else may read the file.
+        as_base64: Whether to write base64 to files and pipes, too.
+        secret: Whether only the file's owner may read it.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: The target cannot be written.
     """
     to_terminal = target in (None, STDIO) and sys.stdout.isatty()
     text = as_base64 or to_terminal
@@ -101,7 +103,7 @@ def open_input(source: str | None) -> Iterator[BinaryIO]:
     """Opens a file, or stdin for `-` and None.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file cannot be read.
     """
     if source in (None, STDIO):
         yield sys.stdin.buffer
@@ -117,15 +119,16 @@ def open_input(source: str | None) -> Iterator[BinaryIO]:
 def open_output(target: str | None, *, secret: bool) -> Iterator[BinaryIO]:
     """Opens a file, or stdout for `-` and None.
 
-    A file appears whole or not at all, and with a new file's permissions: a key that is written
-    over must not be lost half way, and a secret not end up in a file that others can read.
+    The block writes to a new file, which then replaces an old one in one step. A failure half way
+    therefore leaves an old key as it was, and a secret never gets into a file that was readable
+    for others before.
 
     Args:
         target: The path.
-        secret: Nobody else may read the file.
+        secret: Whether only the file's owner may read it.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: The file cannot be written.
     """
     if target in (None, STDIO):
         yield sys.stdout.buffer
@@ -133,7 +136,7 @@ def open_output(target: str | None, *, secret: bool) -> Iterator[BinaryIO]:
         return
     path = Path(target or "").resolve()
     try:
-        # A device or a pipe is written into, never replaced by a file.
+        # A device or a named pipe takes the bytes; a file must not replace it.
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             with path.open("wb") as file:
                 yield file
@@ -160,7 +163,7 @@ def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
 
 
 def note(text: str) -> None:
-    """Tells a person at a terminal something that no script needs."""
+    """Prints a remark on stderr if it is a terminal, because a script has no use for it."""
     if sys.stderr.isatty():
         typer.echo(text, err=True)
 

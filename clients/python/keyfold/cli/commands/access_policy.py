@@ -1,6 +1,6 @@
-"""What a customer attaches to a root key, shown or written to files."""
+"""The command `access-policy`: prints what lets Keyfold use a root key, or writes it to files."""
 
-# ruff: noqa: PLR0913  options of the command line, one argument each
+# ruff: noqa: PLR0913  one argument for each option
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Annotated, Final
 import typer
 
 from keyfold import calls
-from keyfold.cli.failures import InputError, one_line
-from keyfold.cli.options import KeyOption, KeyType, KeyUri, Organization, Principal
+from keyfold.cli.errors import InputError
+from keyfold.cli.input.options import KeyOption, KeyType, KeyUri, Organization, Principal
+from keyfold.cli.input.streams import open_output
+from keyfold.cli.input.values import pairs
+from keyfold.cli.output.text import one_line, whole_lines
 from keyfold.cli.session import Session, json_of
-from keyfold.cli.streams import open_output
-from keyfold.cli.values import pairs
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
 from keyfold.models.specs import KeySpec
 
@@ -34,7 +35,7 @@ def access_policy(
         str, typer.Option(help="The cluster that is to use the key.", show_default=False)
     ] = "",
     region: Annotated[
-        str, typer.Option(help="Bind the statements to it, too.", show_default=False)
+        str, typer.Option(help="The region that is to use the key.", show_default=False)
     ] = "",
     organization: Organization = "",
     out: Annotated[
@@ -42,21 +43,28 @@ def access_policy(
         typer.Option("--out", metavar="DIR", help="Write each statement to a file in this folder."),
     ] = None,
 ) -> None:
-    """Show what a customer attaches to a root key so that Keyfold may use it, and no more.
+    """Show the policies that let Keyfold use a root key.
 
-    Neither the key nor the cluster need exist yet. For an AWS role the external id is issued.
+    They permit what Keyfold needs and nothing else. The customer puts them in place before the key
+    is used. Neither the key nor the cluster needs to exist yet. For an AWS role, Keyfold issues the
+    external id that the role must demand.
     """
     spec = KeySpec(provider, uri, principal, pairs(option or (), "--option"))
-    answer, message = session.ask(calls.get_access_policy(spec, cluster, region, organization))
-    files = () if out is None else _write(answer.statements, Path(out))
+    result, message = session.ask(calls.get_access_policy(spec, cluster, region, organization))
+    files = () if out is None else _write(result.statements, Path(out))
     if session.json:
         typer.echo(json_of(message))
     else:
-        show_access_policy(answer, files)
+        show_access_policy(result, files)
 
 
 def show_access_policy(policy: AccessPolicy, files: Sequence[Path] = ()) -> None:
-    """Prints whom Keyfold calls the key as, and each statement, or the file that holds it."""
+    """Prints an access policy.
+
+    Args:
+        policy: The policy.
+        files: The files that hold its statements; without them, it prints the statements.
+    """
     bound = ", ".join(f"{name}={value}" for name, value in sorted(policy.bound_context.items()))
     for name, value in (
         ("principal", policy.principal),
@@ -65,14 +73,14 @@ def show_access_policy(policy: AccessPolicy, files: Sequence[Path] = ()) -> None
     ):
         typer.echo(f"{name:<12} {one_line(value) or '-'}")
     for index, statement in enumerate(policy.statements):
-        whose = " (the vendor's part)" if statement.by_vendor else ""
+        whose = " (the vendor puts this in place)" if statement.by_vendor else ""
         typer.echo(f"\n{index + 1}. {one_line(statement.title)}{whose}")
         typer.echo(f"   attach to  {one_line(statement.attach_to) or '-'}")
         typer.echo(f"   permits    {one_line(', '.join(statement.permissions)) or '-'}")
         if files:
             typer.echo(f"   written to {files[index]}")
         else:
-            typer.echo(f"\n{_printable(statement.text)}")
+            typer.echo(f"\n{whole_lines(statement.text)}")
     if policy.notices:
         typer.echo()
     for notice in policy.notices:
@@ -80,10 +88,10 @@ def show_access_policy(policy: AccessPolicy, files: Sequence[Path] = ()) -> None
 
 
 def _write(statements: Sequence[AccessStatement], folder: Path) -> list[Path]:
-    """Writes each statement to a file of its own, byte for byte.
+    """Writes each statement to a file of its own, and returns the files.
 
     Raises:
-        InputError: A file cannot be written.
+        InputError: The folder cannot be made, or a file cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,16 +107,10 @@ def _write(statements: Sequence[AccessStatement], folder: Path) -> list[Path]:
 
 
 def _file_name(number: int, statement: AccessStatement) -> str:
-    # Where the title names a file, another statement reads it by that name. Nothing of the
-    # server's leaves the folder: no separator, and no leading dot.
+    # If the title names a file, another statement refers to that name. The pattern allows no
+    # separator and no leading dot, so the server cannot name a file outside the folder.
     named = re.search(r"(?<!\S)[A-Za-z0-9][\w.-]*\.(?:hcl|json)$", statement.title)
     if named is not None:
         return named[0]
     title = re.sub(r"[^a-z0-9]+", "-", statement.title.lower()).strip("-")
     return f"{number}-{title}{_ENDINGS.get(statement.language, '.txt')}"
-
-
-def _printable(text: str) -> str:
-    """Returns lines that can do nothing to a terminal but stand there as they are."""
-    lines = text.expandtabs(4).rstrip().splitlines()
-    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)

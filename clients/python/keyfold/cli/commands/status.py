@@ -1,0 +1,103 @@
+"""The commands that show clusters: `status`, `clusters`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keyfold import calls
+from keyfold.calls import pages
+from keyfold.calls.pages import ClusterFilter
+from keyfold.cli.commands.watch import INTERVAL, watch_status
+from keyfold.cli.errors import InputError
+from keyfold.cli.input.options import Cluster
+from keyfold.cli.input.values import choice, names, seconds
+from keyfold.cli.output.tables import show_clusters, show_status
+from keyfold.cli.session import Session, json_of
+from keyfold.models.status import Health, State
+from keyfold.v1 import key_management_service_pb2 as api
+
+
+def status(
+    session: Session,
+    cluster: Cluster,
+    *,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show generations and policies, too.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep showing it until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        str | None,
+        typer.Option(help=f"Time between two updates of --watch [default: {INTERVAL:g}s]."),
+    ] = None,
+) -> None:
+    """Show the status of a cluster and its keys.
+
+    On a terminal --watch redraws the status. In a file or pipe it prints a new table, or with
+    --json a new line, whenever the status changes; a mere check or use of a key does not count.
+    While the server is away, --watch goes on trying.
+    """
+    if interval is not None and not watch:
+        raise InputError("--interval needs --watch")
+    every = INTERVAL if interval is None else seconds(interval, "--interval")
+    if every <= 0:
+        raise InputError("--interval must be more than 0")
+    if watch:
+        watch_status(session, cluster, every, verbose=verbose)
+        return
+    result, message = session.ask(calls.get_status(cluster))
+    if session.json:
+        typer.echo(json_of(message))
+    else:
+        show_status(result, verbose=verbose)
+
+
+def clusters(
+    session: Session,
+    *,
+    organization: Annotated[
+        str, typer.Option(help="Only clusters of this organization.", show_default=False)
+    ] = "",
+    state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATE",
+            help=f"Only clusters with a region in this state: {', '.join(names(State))}.",
+            autocompletion=lambda: names(State),
+        ),
+    ] = None,
+    health: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEALTH",
+            help=f"Only clusters with a region of this health: {', '.join(names(Health))}.",
+            autocompletion=lambda: names(Health),
+        ),
+    ] = None,
+    key_uri: Annotated[
+        str,
+        typer.Option(help="Only clusters with a region under this root key.", show_default=False),
+    ] = "",
+) -> None:
+    """List clusters with the health of their keys.
+
+    It is the health that was last recorded; `status` asks the KMS if that is too old.
+    """
+    narrow = ClusterFilter(
+        organization, choice(State, state, "--state"), choice(Health, health, "--health"), key_uri
+    )
+    whole = api.ListClustersResponse()
+    page: pages.Page | None = pages.first_page(narrow, page_size=0)
+    while page is not None:
+        response = session.client.send(page)
+        whole.clusters.extend(response.clusters)
+        whole.not_authentic.extend(response.not_authentic)
+        page = pages.next_page(page, response)
+    if session.json:
+        typer.echo(json_of(whole))
+    else:
+        show_clusters(pages.clusters_of(whole))
+    pages.check_authentic(whole.not_authentic)

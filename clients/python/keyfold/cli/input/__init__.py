@@ -1,0 +1,1 @@
+"""What commands read: options, region specs, files and prompts."""

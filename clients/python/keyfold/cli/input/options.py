@@ -1,0 +1,112 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Cluster = Annotated[
+    str, typer.Argument(metavar="CLUSTER", help="The cluster's name.", show_default=False)
+]
+File = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help='JSON with the region specs: {"region_specs": […]}, the list alone, or '
+        '{"dedicated": {"cmek_region_specs": […]}}; - is stdin.',
+    ),
+]
+Region = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="NAME=TYPE,URI[,PRINCIPAL]",
+        help="A region and its root key; repeat it for more regions.",
+    ),
+]
+RotatedRegion = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="NAME[=TYPE,URI[,PRINCIPAL]]",
+        help="A region to move to its root key's newest version, or to another root key; "
+        "repeat it for more regions.",
+    ),
+]
+NamedRegion = Annotated[
+    list[str] | None,
+    typer.Option("--region", metavar="NAME", help="Only this region; repeat it for more regions."),
+]
+Organization = Annotated[
+    str, typer.Option(help="The organization that the cluster belongs to.", show_default=False)
+]
+CacheTtl = Annotated[
+    str | None,
+    typer.Option(
+        help="How long Keyfold may use a key before it asks the KMS again: 0s to 15m; 0s asks "
+        "for every call."
+    ),
+]
+OutageGrace = Annotated[
+    str | None,
+    typer.Option(
+        help="How much longer Keyfold may use it while the KMS is unreachable: 0s to 24h."
+    ),
+]
+AutoRotate = Annotated[
+    bool | None,
+    typer.Option(
+        "--auto-rotate/--no-auto-rotate",
+        help="Whether Keyfold rotates by itself when the root key gets a new version.",
+    ),
+]
+ReplicaOf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGION",
+        help="For regions named without a key: use the replica of this region's multi-Region key.",
+    ),
+]
+ValidateOnly = Annotated[
+    bool, typer.Option("--validate-only", help="Try the keys, but store nothing.")
+]
+RequestId = Annotated[
+    str | None,
+    typer.Option(help="The id of an earlier attempt, to repeat its change safely."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Principal = Annotated[
+    str,
+    typer.Option(
+        help="The role or identity as which Keyfold calls the KMS; its own if not given.",
+        show_default=False,
+    ),
+]
+KeyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="A provider-specific option of the key; repeat it for more options.",
+    ),
+]
+KeyType = Annotated[
+    str,
+    typer.Argument(
+        metavar="TYPE",
+        help="The root key's provider, such as AWS_KMS or LOCAL.",
+        show_default=False,
+    ),
+]
+KeyUri = Annotated[
+    str,
+    typer.Argument(
+        metavar="URI",
+        help="The root key's name at its provider, such as an ARN.",
+        show_default=False,
+    ),
+]
+Reason = Annotated[
+    str, typer.Option(help="The reason, which the audit trail records.", show_default=False)
+]
