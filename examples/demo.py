@@ -1,9 +1,9 @@
-"""The life of a key, on a file of yours: `make demo`, or `make demo FILE=path`.
+"""Shows the life of a key, on a file of yours: `make demo`, or `make demo FILE=path`.
 
-Everything is real: a keyfold-server process with its store and key file in a temporary folder,
-its own commands, the command line `keyfold`, and the client library. Each step says what was
-asked, what came back and how long it took, and ends the program where that is not what was
-promised. No key is ever printed, and nothing is left behind.
+Everything is real: a keyfold-server process with its store and key file in a temporary folder, its
+own commands, the command line `keyfold`, and the client library. Each step shows a command or call,
+its result and its time. The program ends at the first result that breaks a promise. It never prints
+a key, and leaves no files and no processes behind.
 """
 
 from __future__ import annotations
@@ -35,27 +35,30 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 SPECS: Final = ROOT / "examples" / "cmek_config.json"
 CLUSTER: Final = "acme"
 CONTEXT: Final = {"purpose": "demo"}
-OLD: Final = 1  # generations
-NEW: Final = 2
 
-START_TIMEOUT: Final = 20.0  # seconds, as all of these
+OLD: Final = 1
+NEW: Final = 2
+"""Generations of the region `eu`, before and after its rotation."""
+
+START_TIMEOUT: Final = 20.0
 STOP_TIMEOUT: Final = 10.0
 COMMAND_TIMEOUT: Final = 30.0
 CALL_TIMEOUT: Final = 10.0
+"""Seconds that the server's start and stop, a command and a call may take."""
 
 PIECE: Final = 1024 * 1024
 VERSION_SHOWN: Final = 12
 NONCE_SIZE: Final = 12
 TAG_SIZE: Final = 16
 MAX_FILE: Final = 64 * 1024**3 - 1024
-"""One message of AES-GCM holds no more."""
+"""Most bytes of one AES-GCM message."""
 
 EXIT_BROKEN: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 programs = Path(sys.executable).parent
-"""Where `keyfold` and `keyfold-server` are: in the environment that runs this."""
+"""The folder of `keyfold` and `keyfold-server`: that of the environment that runs this."""
 
 Answer = TypeVar("Answer")
 
@@ -63,35 +66,35 @@ Region: TypeAlias = tuple[str, str, str, int]
 """A region's state, its root key, that key's version, and the newest generation."""
 
 Promise: TypeAlias = tuple[str, int, int]
-"""A region's state, which of its root keys' versions it is under, counted from 1 as they were first
-seen, and the newest generation."""
+"""A region's promised state, version of its root key, and newest generation. Versions count from 1,
+in the order in which the walk first sees them."""
 
 
 class BrokenPromiseError(Exception):
-    """A step did not come out as promised."""
+    """A step broke a promise."""
 
 
-# --- what a person reads ---------------------------------------------------------------------
+# --- the output ------------------------------------------------------------------------------
 
 
 class Report:
-    """Prints the walk: colours on a terminal, plain lines elsewhere."""
+    """Prints the walk, in colours on a terminal and in plain lines elsewhere."""
 
     def __init__(self) -> None:
-        # A terminal or pipe without our signs shows others in their place.
+        # A terminal or pipe that cannot encode ✓ shows another character instead.
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")
         self._console = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
         self._number = 0
 
     def title(self, text: str, *lines: str) -> None:
-        """Begins the walk."""
+        """Prints the title of the walk."""
         self._console.print(Text(text, "bold"))
         for line in lines:
             self._console.print(Text(line, "dim"))
 
     def step(self, title: str) -> None:
-        """Begins a step."""
+        """Prints the number and title of a step."""
         self._number += 1
         self._console.print()
         self._console.print(Text(f"{self._number:>2}  {title}", "bold"))
@@ -103,16 +106,16 @@ class Report:
         tell: Callable[[Answer], str],
         kept: Callable[[Answer], bool] = lambda _: True,
     ) -> Answer:
-        """Shows what is asked, does it, and shows what came back and how long it took.
+        """Prints a command or call, makes it, and prints its result and its time.
 
         Args:
-            what: What is asked.
-            do: Asks it.
-            tell: What came back, in words.
-            kept: Whether that is what was promised.
+            what: The command or call, as a person would type it.
+            do: Makes the call.
+            tell: Describes the result in words.
+            kept: Says whether the result keeps its promise.
 
         Raises:
-            BrokenPromiseError: It is not.
+            BrokenPromiseError: The result breaks its promise.
         """
         self._console.print(Text.assemble("    ", (what, "cyan")))
         self._console.file.flush()
@@ -127,12 +130,12 @@ class Report:
         return answer
 
     def done(self, text: str) -> None:
-        """Ends the walk well."""
+        """Prints that the walk kept every promise."""
         self._console.print()
         self._console.print(Text(text, "bold green"))
 
     def broken(self, text: str, log: str) -> None:
-        """Ends the walk where a promise was not kept."""
+        """Prints why the walk ended early, and the server's last log lines."""
         self._console.print()
         self._console.print(Text(f"demo: {text}", "bold red"))
         if log:
@@ -153,7 +156,7 @@ def _name(file: Path) -> str:
 
 
 def _version(written: str) -> str:
-    """Returns a version as a line has room for it: providers write addresses and long numbers."""
+    """Returns a key version short enough for a line; some providers' versions are long uris."""
     last = written.rpartition("/")[2]
     return last if len(last) <= VERSION_SHOWN else f"{last[:VERSION_SHOWN]}…"
 
@@ -162,14 +165,14 @@ def _short(wrapped_key: bytes) -> str:
     return f"{wrapped_key[:6].hex()}…{wrapped_key[-4:].hex()} ({len(wrapped_key)} bytes)"
 
 
-# --- the file, under a data key --------------------------------------------------------------
+# --- the file and its data key ---------------------------------------------------------------
 
 
 def encrypt(plain: BinaryIO, sealed: BinaryIO, key: bytes) -> int:
     """Writes nonce, ciphertext and tag (AES-256-GCM), and returns the number of plain bytes.
 
-    A piece at a time, so that memory stays the same however large the file is. The nonce need
-    not be remembered: a data key encrypts one file here.
+    It works piece by piece, so it needs the same memory for a file of any size. The nonce cannot
+    repeat under the data key, because the key encrypts only one file.
     """
     nonce = os.urandom(NONCE_SIZE)
     sealed.write(nonce)
@@ -184,7 +187,7 @@ def encrypt(plain: BinaryIO, sealed: BinaryIO, key: bytes) -> int:
 
 
 def decrypts_to(sealed: BinaryIO, plain: BinaryIO, key: bytes) -> bool:
-    """Decrypts and compares byte by byte; what is decrypted goes nowhere before the tag fits."""
+    """Decrypts and compares byte by byte; the answer is False unless the tag is right."""
     end = sealed.seek(-TAG_SIZE, os.SEEK_END)
     tag = sealed.read(TAG_SIZE)
     sealed.seek(0)
@@ -205,7 +208,7 @@ def decrypts_to(sealed: BinaryIO, plain: BinaryIO, key: bytes) -> bool:
 
 
 class Interruptions:
-    """Ctrl-C and its like: end the walk at any point, but not in the middle of tidying up."""
+    """Lets Ctrl-C and similar signals end the walk anywhere except while it tidies up."""
 
     def __init__(self) -> None:
         self._held = False
@@ -220,14 +223,14 @@ class Interruptions:
             self._raise()
 
     def _raise(self) -> None:
-        # Once is enough: whoever is impatient must not keep us from stopping the server.
+        # Raise once only, so that an impatient second Ctrl-C cannot stop the tidying up.
         if self._pending and not self._raised:
             self._raised = True
             raise KeyboardInterrupt
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Lets what is inside run to its end first."""
+        """Delays signals until the block has ended."""
         self._held = True
         try:
             yield
@@ -246,12 +249,12 @@ class Server:
         self.set_up({"KEYFOLD_LOCAL_KEYS": "keys.json"})
 
     def set_up(self, settings: Mapping[str, str]) -> None:
-        """Takes the environment as it is now, with these settings over those of every demo."""
+        """Sets the server's environment: this process's, the demo's settings, and these on top."""
         inherited = {name: v for name, v in os.environ.items() if not name.startswith("KEYFOLD_")}
         self.environment = inherited | {
             "KEYFOLD_LISTEN": "127.0.0.1:0",
             "KEYFOLD_STORE": "sqlite:///store.db",
-            # Every call asks the root key, so that no step is answered from memory.
+            # With this every call uses the root key, and no step gets its answer from memory.
             "KEYFOLD_CACHE_TTL": "0s",
             "KEYFOLD_DRAIN_GRACE": "2s",
             **settings,
@@ -282,7 +285,7 @@ class Server:
                 raise BrokenPromiseError(f"keyfold-server does not start: {error}") from error
 
     def wait_ready(self) -> str:
-        """Waits for the line that says the address, and returns the address."""
+        """Waits for the server's line with its address, and returns the address."""
         assert self._process is not None  # noqa: S101  launch came first
         until = time.monotonic() + START_TIMEOUT
         while not (line := (self._folder / "out").read_text(errors="replace")).endswith("\n"):
@@ -296,7 +299,7 @@ class Server:
         return address
 
     def stop(self) -> None:
-        """Ends the process by its own id, hard if it does not go by itself."""
+        """Terminates the process, and kills it if it does not end in time."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
@@ -310,8 +313,8 @@ class Server:
         """Runs a command in the server's folder and returns its output.
 
         Args:
-            *words: The command; its program comes from this environment.
-            shown: Let it print by itself instead.
+            *words: The command. Its program comes from this environment.
+            shown: Whether the command prints its own output; the function then returns "".
         """
         try:
             done = subprocess.run(
@@ -328,7 +331,7 @@ class Server:
             raise BrokenPromiseError(f"{words[0]} does not start: {error}") from error
         except subprocess.TimeoutExpired as error:
             raise BrokenPromiseError(
-                f"{' '.join(words)}: no end after {COMMAND_TIMEOUT:.0f} s"
+                f"{' '.join(words)}: still running after {COMMAND_TIMEOUT:.0f} s"
             ) from error
         if done.returncode != 0:
             raise BrokenPromiseError(
@@ -342,12 +345,12 @@ class Server:
 
 
 class Walk:
-    """The steps, and what one hands to the next; root keys are LOCAL's."""
+    """The steps of the walk, with LOCAL root keys."""
 
     specs = SPECS
     shown_specs = f"examples/{SPECS.name}"
     newest = 2
-    """Which of the versions that were seen wraps after the rotation."""
+    """The version of `eu`'s root key after the last rotation; see `Promise`."""
 
     def __init__(self, report: Report, server: Server, file: Path, folder: Path) -> None:
         self._report = report
@@ -396,7 +399,7 @@ class Walk:
                 return encrypt(plain, sealed, key.plaintext)
 
         self._report.ask("AES-256-GCM", work, lambda count: f"{_size(count)} encrypted")
-        # The last references end with this function: from here on there is the wrapped key.
+        # The last reference to the plaintext key ends here. The rest has only the wrapped key.
         return key.wrapped_key
 
     def _rotate(self) -> None:
@@ -416,10 +419,10 @@ class Walk:
         self._dev_keys("disable", "eu", "--version", "1", promised="version 1 disabled")
 
     def _end(self, wrapped_key: bytes) -> None:
-        """Ends the walk, before the cluster is shown; there may be more that a provider can do."""
+        """Takes further steps that only some providers can, before the walk shows the cluster."""
 
     def _rewrap(self, wrapped_key: bytes) -> bytes:
-        self._report.step("Rewrap it; the plaintext does not leave the server")
+        self._report.step("Rewrap it; the plaintext key does not leave the server")
         answer = self._report.ask(
             f'client.rewrap("{CLUSTER}", wrapped_key, context=…)',
             lambda: self._client.rewrap(CLUSTER, wrapped_key, context=CONTEXT),
@@ -463,7 +466,7 @@ class Walk:
         )
 
     def _open_file(self, title: str, wrapped_key: bytes, *, generation: int) -> None:
-        """Unwraps the data key, and decrypts and compares the file with it."""
+        """Unwraps the data key, decrypts the file with it, and compares the two."""
         self._report.step(title)
         answer = self._report.ask(
             f'client.unwrap("{CLUSTER}", wrapped_key, context=…)',
@@ -484,7 +487,7 @@ class Walk:
         )
 
     def _refused(self, wrapped_key: bytes, kind: type[keyfold.KeyfoldError]) -> None:
-        """Unwraps and is refused, for this reason and no other."""
+        """Tries to unwrap, and expects exactly this error."""
 
         def work() -> keyfold.KeyfoldError | None:
             try:
@@ -509,7 +512,7 @@ class Walk:
         )
 
     def _cli(self, shown: str, promised: Mapping[str, Promise], *words: str) -> None:
-        """Runs a command that changes the cluster, and holds what it answers to what it should."""
+        """Runs a command that changes the cluster, and checks its answer against the promise."""
         self._report.ask(
             f"$ {shown} --json",
             lambda: _regions(self._server.command("keyfold", *words, "--json")),
@@ -522,7 +525,7 @@ class Walk:
         )
 
     def _kept(self, regions: Mapping[str, Region], promised: Mapping[str, Promise]) -> bool:
-        """Tells whether regions are as promised: of versions, that each is the one it should be."""
+        """Says whether regions are as promised, and notes the key versions in the order seen."""
         if regions.keys() != promised.keys():
             return False
         for name, (state, number, generation) in promised.items():
@@ -538,7 +541,7 @@ class Walk:
 
 
 def _regions(answer: str) -> dict[str, Region]:
-    """Reads the regions out of what the CLI printed."""
+    """Reads the regions from the command line's JSON output."""
     return {
         one["region"]: (
             one["state"].removeprefix("STATE_"),
@@ -551,7 +554,7 @@ def _regions(answer: str) -> dict[str, Region]:
 
 
 class Stage:
-    """What the walk needs around it; here a file of root keys and a server."""
+    """Prepares the walk: makes the root keys and starts the server."""
 
     title = "The life of a key"
     about: tuple[str, ...] = ()
@@ -559,8 +562,8 @@ class Stage:
     def start(
         self, report: Report, server: Server, folder: Path, interruptions: Interruptions
     ) -> None:
-        """Makes the root keys and brings the server up."""
-        del folder  # The server knows where its files are.
+        """Makes the root keys and starts the server."""
+        del folder  # The server has its own folder already.
 
         def create(name: str) -> str:
             return server.command("keyfold-server", "dev-keys", "create", name).strip()
@@ -571,7 +574,7 @@ class Stage:
         self.serve(report, server, interruptions)
 
     def serve(self, report: Report, server: Server, interruptions: Interruptions) -> None:
-        """Brings the server up."""
+        """Starts the server."""
 
         def serve() -> str:
             with interruptions.held():
@@ -586,14 +589,14 @@ class Stage:
         return Walk(report, server, file, folder)
 
     def close(self) -> None:
-        """Ends what it started beside the server."""
+        """Ends what the stage started besides the server."""
 
 
 def file_of(environment: str | None) -> Path:
     """Returns the file to encrypt.
 
     Raises:
-        ValueError: It cannot be used; the message says why.
+        ValueError: The demo cannot use the file; the message says why.
     """
     file = Path(environment or ROOT / "README.md").absolute()
     try:
@@ -604,14 +607,14 @@ def file_of(environment: str | None) -> Path:
         with file.open("rb"):
             pass
         if file.stat().st_size > MAX_FILE:
-            raise ValueError(f"{file} has more than the 64 GiB that AES-GCM takes at once")
+            raise ValueError(f"{file} has more than 64 GiB, the most of one AES-GCM message")
     except (OSError, UnicodeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     return file
 
 
 def run(report: Report, file: Path, interruptions: Interruptions, stage: Stage) -> int:
-    """Takes the whole walk and returns the exit code; whatever happens, tidies up."""
+    """Takes the whole walk, tidies up in every case, and returns the exit code."""
     with ExitStack() as tidy:
         with interruptions.held():
             folder = tempfile.TemporaryDirectory(prefix="keyfold-demo-")
@@ -623,8 +626,8 @@ def run(report: Report, file: Path, interruptions: Interruptions, stage: Stage) 
                     stage.close()
                     folder.cleanup()
 
-            # Twice: the first may be interrupted before it holds interruptions off, and what has
-            # ended ends again without harm.
+            # Twice, because a signal may interrupt the first before it delays signals. A second
+            # run does no harm.
             tidy.callback(end)
             tidy.callback(end)
         try:
@@ -659,7 +662,7 @@ def main(stage: Stage | None = None) -> int:
         report.broken(str(error), "")
         return EXIT_USAGE
     except KeyboardInterrupt:
-        report.broken("interrupted; the server is stopped and its folder removed", "")
+        report.broken("interrupted; stopped the server and removed its folder", "")
         return EXIT_INTERRUPTED
     if code == 0:
         took = _span(time.monotonic() - began)

@@ -1,8 +1,8 @@
-"""The same walk on a cloud's key service: `make demo PROVIDER=vault`, or aws, azure or gcp.
+"""Takes the same walk with another KMS: `make demo PROVIDER=vault`, or aws, azure or gcp.
 
-No account is needed: what answers in the service's place runs on this machine, is started here
-and ends with the demo. The customer's own hand on the keys is the counterpart's; everything else
-is as in demo.py, and the server is set up as for the real service.
+It needs no account. It starts a counterpart of the KMS on this machine, and ends it with the demo.
+The walk acts for the customer through the counterpart. The rest is as in demo.py, and the server
+has the settings that it would have for the real KMS.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-# The counterparts and what sets a server up for them are the tests'.
+# The tests have the counterparts, and the settings of a server for each.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -48,7 +48,7 @@ SERVICES: Final = {
 }
 
 RECOVERS_IN: Final = 15.0
-"""Seconds within which a key that is enabled again serves: 5, and what a busy machine takes."""
+"""Seconds until an enabled key must serve again: 5, and 10 more for a busy machine."""
 
 PAUSE: Final = 0.1
 NEXT: Final = "eu-next"
@@ -59,9 +59,9 @@ class Keys:
 
     Attributes:
         site: The counterpart.
-        by_name: Root keys by what the walk calls them: the regions, and `eu-next`.
-        manifest: The file that gives the regions theirs.
-        next: The file that gives `eu` its other one.
+        by_name: The root keys by name: `eu`, `us` and `eu-next`.
+        manifest: The region specs file with the root keys of `eu` and `us`.
+        next: The region specs file with the root key to which `eu` moves.
     """
 
     def __init__(self, site: Site, folder: Path) -> None:
@@ -71,7 +71,7 @@ class Keys:
         self.next = folder / "next.json"
 
     def create(self, name: str) -> RootKey:
-        """Makes a root key, and writes the file that it belongs in."""
+        """Makes a root key, and writes the region specs file that names it."""
         key = self.by_name[name] = self.site.there.create_key()
         if name == NEXT:
             self.next.write_text(manifest({"eu": key}), encoding="utf-8")
@@ -82,7 +82,7 @@ class Keys:
     def new_version(self) -> str:
         """Makes a new version of `eu`'s first key."""
         self.site.there.new_version(self.by_name["eu"])
-        return "there is one more version"
+        return "made a new version"
 
     def disable(self, name: str) -> str:
         """Disables a root key."""
@@ -96,7 +96,7 @@ class Keys:
 
 
 class CloudWalk(Walk):
-    """The steps on a key service; beside LOCAL's, a move to another key, and the customer's no."""
+    """The steps of the walk with a KMS, with a move to another key, and a disabled root key."""
 
     newest = 3
 
@@ -109,7 +109,7 @@ class CloudWalk(Walk):
         self.shown_specs = keys.manifest.name
 
     def _enable(self) -> None:
-        self._report.step("Ask what lets Keyfold use the keys, and have the customer attach it")
+        self._report.step("Get the policy that lets Keyfold use the keys; the customer attaches it")
         self._report.ask(
             f'client.get_access_policy(…, cluster="{CLUSTER}")',
             lambda: self._keys.site.admit(self._client, cluster=CLUSTER),
@@ -126,17 +126,17 @@ class CloudWalk(Walk):
         promised = {"eu": ("ENABLED", self.newest, NEW), "us": ("ENABLED", 1, OLD)}
         words = ("rotate", CLUSTER, "--file", str(self._keys.next))
         self._cli(shown, promised, *words)
-        self._report.step("Disable the root key that it leaves")
+        self._report.step("Disable the root key that it left")
         self._customer("disables the first key of region eu", lambda: self._keys.disable("eu"))
 
     def _end(self, wrapped_key: bytes) -> None:
-        self._report.step("Disable the root key in use, as a customer who says no")
+        self._report.step("Disable the root key in use, as a customer who withdraws it")
         self._customer("disables the key of region eu", lambda: self._keys.disable(NEXT))
         self._refused(wrapped_key, keyfold.KeyDisabledError)
         self._report.step("Enable it; service resumes by itself")
         self._customer("enables the key of region eu", lambda: self._keys.enable(NEXT))
         self._report.ask(
-            f'client.unwrap("{CLUSTER}", wrapped_key, context=…), until it is answered',
+            f'client.unwrap("{CLUSTER}", wrapped_key, context=…), until it succeeds',
             lambda: self._recovered(wrapped_key),
             lambda answer: f"{answer.plaintext!r} of generation {answer.generation}",
             lambda answer: answer.generation == NEW,
@@ -157,25 +157,25 @@ class CloudWalk(Walk):
 
 
 class CloudStage(Stage):
-    """A counterpart, root keys in it, and a server that is set up for it."""
+    """Prepares the walk: starts a counterpart and a server for it, and makes the root keys."""
 
     def __init__(self, name: str) -> None:
-        """Takes a provider's name; nothing is started yet."""
+        """Takes a provider's name; `start` starts the counterpart."""
         self._name = name
         self._service = SERVICES[name]
         self._running = ExitStack()
         self._keys: Keys | None = None
         self.title = f"The life of a key under {self._service}"
         self.about = (
-            f"What answers in the place of {self._service} runs on this machine:",
+            f"A counterpart of {self._service} runs on this machine:",
             "it is not the real service, and no account is used.",
         )
 
     def start(
         self, report: Report, server: Server, folder: Path, interruptions: Interruptions
     ) -> None:
-        """Starts the counterpart, makes the root keys and brings the server up."""
-        report.step(f"Start what stands in for the customer's {self._service}")
+        """Starts the counterpart, makes the root keys and starts the server."""
+        report.step(f"Start a counterpart of the customer's {self._service}")
         site = report.ask(
             f"the counterpart `{self._name}` of tests/counterparts",
             lambda: self._open(folder),
@@ -200,7 +200,7 @@ class CloudStage(Stage):
         own.mkdir()
         site = self._running.enter_context(opened((self._name,), own))[self._name]
         if isinstance(site, NotInstalledError):
-            raise BrokenPromiseError(f"the counterpart cannot be had on this machine: {site}")
+            raise BrokenPromiseError(f"this machine cannot run the counterpart: {site}")
         return site
 
     def close(self) -> None:
@@ -210,7 +210,7 @@ class CloudStage(Stage):
 
 def _policy(policy: keyfold.AccessPolicy) -> str:
     what = ", ".join(statement.title for statement in policy.statements)
-    shows = f"; Keyfold shows the external id {policy.external_id}" if policy.external_id else ""
+    shows = f"; Keyfold sends the external id {policy.external_id}" if policy.external_id else ""
     return f"for {policy.principal}: {what}{shows}"
 
 
@@ -219,9 +219,11 @@ def _shown(key: RootKey) -> str:
 
 
 def choose(name: str) -> int:
-    """Runs the demo on the provider of that name; returns its exit code."""
+    """Runs the demo with the provider of that name, and returns its exit code."""
     if name not in CLOUDS:
-        Report().broken(f"PROVIDER is {name!r}; give one of {', '.join(CLOUDS)}, or none", "")
+        Report().broken(
+            f"PROVIDER is {name!r}; give one of {', '.join(CLOUDS)}, or leave it out", ""
+        )
         return EXIT_USAGE
     return main(CloudStage(name))
 

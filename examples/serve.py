@@ -1,9 +1,9 @@
-"""A server to try things on: `make serve`, until Ctrl-C.
+"""Runs a server to try things on, until Ctrl-C: `make serve`.
 
-Its store and its key file stay in a folder, `~/.local/share/keyfold-dev` or KEYFOLD_DEV_DIR, so
-that what was made is there the next time. It listens on 127.0.0.1:7443 or KEYFOLD_LISTEN; every
-other KEYFOLD_* setting is the server's own. The root keys `local:eu` and `local:us` are made where
-they are missing. Then it prints what to try, and becomes the server.
+The server keeps its store and its key file in a folder, `~/.local/share/keyfold-dev` or
+KEYFOLD_DEV_DIR, so that your clusters are still there the next time. It listens on 127.0.0.1:7443
+or KEYFOLD_LISTEN, and every other KEYFOLD_* setting works as usual. This program makes the root
+keys `local:eu` and `local:us` if they are missing, prints commands to try, and becomes the server.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ REGIONS: Final = ("eu", "us")
 COMMAND_TIMEOUT: Final = 30.0
 
 LINES: Final = """\
-# In another terminal, first of all:
+# In another terminal, first:
 export PATH={programs}:"$PATH" KEYFOLD_TARGET={target}
 
-# What there is
+# List and describe the service
 grpcurl -plaintext {target} list
 grpcurl -plaintext {target} describe {service}
 
-# A cluster in two regions, each under its own root key
+# Make a cluster in two regions, each under its own root key
 grpcurl -plaintext -d '{request}' {target} {service}/Enable
 keyfold enable try --file {specs}
 
-# A data key
+# Get a data key
 grpcurl -plaintext -d '{{"cluster": "try", "region": "eu"}}' {target} {service}/GenerateDataKey
 WRAPPED=$(keyfold generate-data-key try --region eu --wrapped-only --base64)
 
-# Its plaintext again
+# Unwrap it
 OPEN='{{"cluster": "try", "wrapped_key": "'"$WRAPPED"'"}}'
 grpcurl -plaintext -d "$OPEN" {target} {service}/Unwrap
 echo "$WRAPPED" | keyfold unwrap try --base64
 
-# What is known of the cluster
+# Look at the cluster
 grpcurl -plaintext -d '{{"cluster": "try"}}' {target} {service}/GetStatus
 keyfold status try
 
-# Take its keys away, and give them back
+# Revoke the cluster, and restore it
 grpcurl -plaintext -d '{{"cluster": "try"}}' {target} {service}/Revoke
 grpcurl -plaintext -d '{{"cluster": "try"}}' {target} {service}/Restore
 keyfold revoke try --yes
@@ -56,7 +56,7 @@ keyfold restore try
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """Returns the server's environment, with what the caller has not set."""
+    """Returns the server's environment: this process's, with defaults for what it lacks."""
     return {
         "KEYFOLD_LISTEN": "127.0.0.1:7443",
         "KEYFOLD_STORE": f"sqlite:///{folder / 'keyfold.db'}",
@@ -65,7 +65,7 @@ def settings(folder: Path) -> dict[str, str]:
 
 
 def chosen_port(listen: str) -> str:
-    """Returns the address with a free port in place of port 0: the lines to try name it."""
+    """Returns the address with a free port in place of port 0, for the commands to try."""
     host, _, port = listen.rpartition(":")
     if listen.startswith("unix:") or port != "0":
         return listen
@@ -79,7 +79,7 @@ def make_keys(environment: dict[str, str]) -> None:
     """Makes the root keys that are missing.
 
     Raises:
-        subprocess.SubprocessError: keyfold-server could not; it has said why.
+        subprocess.SubprocessError: keyfold-server failed, and has printed why.
     """
     if Path(environment["KEYFOLD_LOCAL_KEYS"]).exists():
         listed = dev_keys(environment, "list", "--json")
@@ -92,7 +92,7 @@ def make_keys(environment: dict[str, str]) -> None:
 
 
 def dev_keys(environment: dict[str, str], *words: str) -> str:
-    """Runs `keyfold-server dev-keys` and returns what it prints."""
+    """Runs `keyfold-server dev-keys` and returns its output."""
     return subprocess.run(
         [PROGRAMS / "keyfold-server", "dev-keys", *words],
         env=environment,
@@ -105,7 +105,7 @@ def dev_keys(environment: dict[str, str], *words: str) -> str:
 
 
 def lines(target: str) -> str:
-    """Returns what to paste into another terminal; it does not matter in which folder."""
+    """Returns the commands to paste into another terminal; they work in any folder."""
     specs = ROOT / "examples" / "cmek_config.json"
     request = {"cluster": "try"} | json.loads(specs.read_text())
     return LINES.format(
@@ -118,7 +118,7 @@ def lines(target: str) -> str:
 
 
 def main() -> int:
-    """Prepares, prints, and becomes the server; returns only where that fails."""
+    """Prepares, prints the commands, and becomes the server. It returns only if that fails."""
     try:
         given = os.environ.get("KEYFOLD_DEV_DIR")
         folder = Path(given or "~/.local/share/keyfold-dev").expanduser().absolute()
@@ -128,10 +128,10 @@ def main() -> int:
         if listen != environment["KEYFOLD_LISTEN"]:
             environment.setdefault("KEYFOLD_METRICS", "127.0.0.1:0")
         environment["KEYFOLD_LISTEN"] = listen
-        # Ours, and none of the server's.
+        # The server does not know this setting.
         environment.pop("KEYFOLD_DEV_DIR", None)
         make_keys(environment)
-        print(f"Keys and store are kept in {folder}. Ctrl-C ends the server.\n")
+        print(f"The server keeps its keys and its store in {folder}. Ctrl-C ends it.\n")
         print(lines(listen), flush=True)
         program = PROGRAMS / "keyfold-server"
         os.execve(program, [str(program)], environment)  # noqa: S606  one process, one Ctrl-C

@@ -205,7 +205,7 @@ def test_the_same_on_a_providers_counterpart(demos: Demos, provider: str, says: 
     """`make demo PROVIDER=…` starts the counterpart, says what it is, and ends it again."""
     demo = demos.start(provider=provider)
     code = demo.end()
-    _, lacking, why = demo.output.partition("the counterpart cannot be had on this machine: ")
+    _, lacking, why = demo.output.partition("this machine cannot run the counterpart: ")
     if lacking:
         without(NotInstalledError(why.splitlines()[0]))
     assert code == 0, demo.output
