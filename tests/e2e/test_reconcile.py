@@ -146,5 +146,5 @@ def test_a_store_in_a_file_is_not_reconciled(server: Server) -> None:
     """S1: one server's own file needs a restart alone, and the command says so."""
     server.stop()
     told = server.command("reconcile", "--yes", code=2)
-    assert "restart that" in told
+    assert "restart the server" in told
     assert told.count("\n") == 1

@@ -314,7 +314,7 @@ def test_two_replicas_cannot_share_a_name(bench: Bench) -> None:
     """S4: the second of a name is refused and told what to do; the first goes on."""
     one, two = bench.open(), bench.open()
     one.register(BEAT)
-    with pytest.raises(SetupError, match="another replica is named one"):
+    with pytest.raises(SetupError, match="another replica has the name one"):
         two.register(BEAT)
     assert one.poll(BEAT) == []
     one.leave("one")

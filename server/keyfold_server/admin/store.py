@@ -1,6 +1,6 @@
-"""The store, by hand: export, import, reconcile.
+"""Commands on the store: export, import, reconcile.
 
-Knows nothing of a running server: a command changes the store, and a server notices.
+They do not talk to a running server. A command changes the store, and servers notice that.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ if TYPE_CHECKING:
     from keyfold_server.settings import Settings
     from keyfold_server.store.reconciliation import NewestChange
     from keyfold_server.store.sql.store import SqlStore
-    from keyfold_server.store.transfer.export import Source
+    from keyfold_server.store.transfer.export import Snapshot
 
 
 @app.command("export")
 def export_store(
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Write here, to a new file; - is stdout.")
+        Path,
+        typer.Option("--out", metavar="FILE", help="The new file to write; - means stdout."),
     ],
     cluster: Annotated[
         str | None,
-        typer.Option("--cluster", metavar="NAME", help="Only this one.", show_default="all"),
+        typer.Option(
+            "--cluster", metavar="NAME", help="Export only this cluster.", show_default="all"
+        ),
     ] = None,
 ) -> None:
-    """Writes the store, or one cluster's keyring, to a file; a server may run meanwhile.
+    """Writes the store, or one cluster's keyring, to a file. A server may run meanwhile.
 
-    The file holds KEKs as their root keys wrapped them. The service key seals it and is not in
-    it: keep a copy of that key, apart from the file.
+    The file holds KEKs as their root keys wrapped them. The service key seals the file and is not
+    in it: keep a copy of the service key in another place.
     """
     from keyfold_server import settings
     from keyfold_server.service.clock import SystemClock
@@ -45,8 +48,8 @@ def export_store(
         loaded = settings.load()
         now = int(SystemClock().wall() * 1_000)
         try:
-            with archive.target(out) as file, _source(loaded) as source:
-                made = export.write(source, file, cluster=cluster, now=now)
+            with archive.target(out) as file, _snapshot(loaded) as snapshot:
+                made = export.write(snapshot, file, cluster=cluster, now=now)
         except OSError as error:
             raise fail(f"{out} cannot be written: {error.strerror or error}") from None
     typer.echo(
@@ -58,20 +61,20 @@ def export_store(
 
 @app.command("import")
 def import_store(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What export has made.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export has written.")],
     key: Annotated[
         Path | None,
         typer.Option(
             "--service-key-of-export",
             metavar="FILE",
-            help="The service key that sealed it.",
+            help="The service key that sealed the export.",
             show_default="the store's own",
         ),
     ] = None,
 ) -> None:
-    """Brings an export into an empty store, every region REVOKED; all of it or nothing.
+    """Brings an export into an empty store, whole or not at all, with every region REVOKED.
 
-    Prints cluster and region of what was ENABLED when the export was made, a line each:
+    Prints a line with cluster and region for each region that was ENABLED in the export;
     `keyfold restore` takes it back into service.
     """
     from keyfold_server import settings
@@ -81,11 +84,11 @@ def import_store(
     with reported():
         loaded = settings.load()
         sealed_by = key or export.key_path(loaded.store, loaded.service_key)
-        # Before the store is opened, which may make it: a bad file leaves nothing behind.
-        with archive.verified(file, archive.seal_of(sealed_by)) as checked:
+        # Verified before the store is opened, which may make it: a bad file leaves nothing behind.
+        with archive.verified(file, archive.seal_of(sealed_by)) as verified:
             store = _opened_store(loaded)
             try:
-                made = import_.bring_in(store, checked, SystemClock())
+                made = import_.bring_in(store, verified, SystemClock())
             finally:
                 store.close()
     typer.echo(
@@ -101,16 +104,17 @@ def import_store(
 def reconcile_store(
     *,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do it; without, only say what would be done.")
+        bool, typer.Option("--yes", help="Reconcile. Otherwise only say what would happen.")
     ] = False,
     reason: Annotated[
-        str, typer.Option(metavar="TEXT", help="Why, for the audit trail.", show_default=False)
+        str,
+        typer.Option(metavar="TEXT", help="The reason, for the audit trail.", show_default=False),
     ] = "",
 ) -> None:
-    """Has replicas go on that refuse with STORE_ROLLED_BACK, with the store as it is.
+    """Makes replicas that refuse with STORE_ROLLED_BACK go on with the store as it is.
 
-    For after a failover or a restore that lost changes. Without --yes it says what will be done,
-    and ends with exit code 1.
+    Use it after a failover or a restore that lost changes. Without --yes it only says what would
+    happen, and ends with exit code 1.
     """
     from keyfold_server import settings
     from keyfold_server.service.clock import SystemClock
@@ -125,7 +129,7 @@ def reconcile_store(
                 raise typer.Exit(EXIT_DECLINED)
             done = reconciliation.carry_out(store, reason, SystemClock())
     for refused in done.refused:
-        typer.echo(f"keyfold-server: not in its audit trail: {refused.message}", err=True)
+        typer.echo(f"keyfold-server: no audit event: {refused.message}", err=True)
     typer.echo(
         f"reconciled at change {newest.number}, in the audit trail of "
         f"{_counted(done.clusters, 'cluster')}; replicas that refused go on with their next poll"
@@ -134,19 +138,19 @@ def reconcile_store(
 
 _EXPLAINED: Final = """\
 The store's newest change is number {number}. {made}
-Replicas that refuse with STORE_ROLLED_BACK have seen changes that it lacks.
+Replicas that refuse with STORE_ROLLED_BACK have seen changes that the store lacks.
 With --yes:
-- each of them drops every key that it holds and goes on with the store as it is;
-- what the store lacks stays lost: look into what callers were answered since then, and make those
-  changes again, revocations first;
-- root key versions that a lost rotation had replaced are needed again;
-- every cluster's audit trail says that you decided so.
-If another server of the database has the lost changes, bring that one back instead.
+- each of these replicas drops every key in its memory and goes on with the store as it is;
+- the changes that the store lacks stay lost: find out which changes callers made since then, and
+  make them again, revocations first;
+- if a rotation is lost, the store needs the root key version that it replaced again;
+- every cluster's audit trail records your decision.
+If another server of the database has the lost changes, bring that server back instead.
 Nothing was done."""
 
 
 def _explained(newest: NewestChange) -> str:
-    made = "There is none yet."
+    made = "The store has no change yet."
     if newest.made_at is not None:
         at = datetime.fromtimestamp(newest.made_at / 1000, UTC).isoformat(timespec="milliseconds")
         made = f"Replica {newest.replica} made it at {at}."
@@ -167,17 +171,17 @@ def _opened_store(loaded: Settings) -> SqlStore:
 
 
 @contextmanager
-def _source(loaded: Settings) -> Iterator[Source]:
-    """Opens a store for reading: a file beside its server, another one as servers do."""
+def _snapshot(loaded: Settings) -> Iterator[Snapshot]:
+    """Opens a store for reading: SQLite's file beside its server, PostgreSQL as servers do."""
     from keyfold_server.store.postgresql import address
     from keyfold_server.store.transfer import export
 
     if not loaded.store.startswith(address.SCHEMES):
-        with export.beside(loaded.store, loaded.service_key) as source:
-            yield source
+        with export.beside(loaded.store, loaded.service_key) as snapshot:
+            yield snapshot
         return
-    with closing(_opened_store(loaded)) as store, export.opened(store) as source:
-        yield source
+    with closing(_opened_store(loaded)) as store, export.opened(store) as snapshot:
+        yield snapshot
 
 
 def _counted(count: int, what: str) -> str:

@@ -1,7 +1,7 @@
-"""Reconciling: an operator's word that the store is right as it is, in every audit chain (S1).
+"""Reconciliation: an operator decides that the store is right as it is (protocol S1).
 
-The chains first, the decision last: whatever interrupts it, no replica goes on without a trace of
-why, and it can be carried out again.
+The decision goes into every cluster's audit chain first, and into the store last. So whatever
+interrupts it, no replica goes on without a trace of the reason, and the operator can repeat it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy import select
 from keyfold_server.domain.changes import AuditEvent, Change
 from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
 from keyfold_server.domain.ports import ClusterFilter
-from keyfold_server.store.schema import changes as changes_table
+from keyfold_server.store import schema
 from keyfold_server.store.tables import changes
 
 if TYPE_CHECKING:
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
     from keyfold_server.store.sql.store import SqlStore
 
 ACTION: Final = "command:cluster:reconcile"
-"""What the audit event is called."""
+"""Action of the audit event."""
 
 _PAGE: Final = 100
+"""Clusters whose chains one transaction extends."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewestChange:
-    """The newest change that a store has.
+    """The newest change that a store has, for people.
 
     Attributes:
-        number: Its number, 0 where there is none.
-        change_id: Its random id.
-        made_at: Milliseconds of Unix time, or None.
-        replica: Who made it, or None.
+        number: The change's number, 0 before the first change.
+        change_id: The change's random id, empty before the first change.
+        made_at: Time of the change in milliseconds of Unix time, or None if it is unknown.
+        replica: Name of the replica that made the change, or None if it is unknown.
     """
 
     number: int
@@ -49,11 +50,12 @@ class NewestChange:
 
 @dataclass(slots=True)
 class ReconcileResult:
-    """What was done.
+    """The outcome of a reconciliation.
 
     Attributes:
-        clusters: In how many clusters' chains it stands.
-        refused: Clusters with rows that are not authentic: they have no chain to write to.
+        clusters: Number of clusters whose audit chains have the decision.
+        refused: Errors of the clusters whose rows are not authentic, so that their chains could not
+            take the decision.
     """
 
     clusters: int = 0
@@ -64,19 +66,21 @@ def newest(store: SqlStore) -> NewestChange:
     """Returns the newest change that a store has.
 
     Raises:
-        SetupError: The store is a file, which only its one server could have rolled back.
+        SetupError: The store is in SQLite, where reconciling has no meaning.
         StoreUnavailableError: The store did not answer.
     """
     database, seal = store.parts
     if database.dialect.one_process:
         raise SetupError(
-            "a store in SQLite has one server: restart that, and it goes on with the store as it is"
+            "a store in SQLite has one server: restart the server, and it goes on with the store "
+            "as it is"
         )
 
     def work(connection: Connection) -> NewestChange:
         last = changes.newest(connection, seal)
-        about = select(changes_table.c.created_at, changes_table.c.replica)
-        row = connection.execute(about.where(changes_table.c.number == last.number)).first()
+        columns = schema.changes.c
+        about = select(columns.created_at, columns.replica).where(columns.number == last.number)
+        row = connection.execute(about).first()
         made_at, replica = (None, None) if row is None else tuple(row)
         return NewestChange(last.number, last.change_id, made_at, replica)
 
@@ -84,17 +88,18 @@ def newest(store: SqlStore) -> NewestChange:
 
 
 def carry_out(store: SqlStore, reason: str, clock: Clock) -> ReconcileResult:
-    """Records the decision; replicas that refuse then drop everything and go on.
+    """Records the decision; replicas that refuse then drop every key and go on.
 
     Args:
         store: The store, in PostgreSQL.
-        reason: Why, for the audit trail.
-        clock: Time.
+        reason: The operator's reason, for the audit trail.
+        clock: Source of time.
 
     Raises:
-        SetupError: The store is a file.
-        StoreUnavailableError: The store could not be written; nothing was decided.
-        ConcurrentChangeError: Others changed a cluster again and again; nothing was decided.
+        SetupError: The store is in SQLite.
+        StoreUnavailableError: The store could not be written, and holds no decision.
+        ConcurrentChangeError: Other changes of a cluster came first every time, and the store holds
+            no decision.
     """
     found = newest(store)
     done = ReconcileResult()

@@ -1,6 +1,6 @@
-"""Where a PostgreSQL store is and how to get in: its url, taken apart and made safe.
+"""The address of a PostgreSQL store: its url, parsed and made safe.
 
-Nothing here shows a secret: a password stands in a file or in the environment, never in a url.
+Nothing here shows a secret: a password is in a file or in the environment, never in a url.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 SCHEMES: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
-"""How a PostgreSQL store's url begins."""
+"""Prefixes of a PostgreSQL store's url."""
 
 _OPTIONS: Final = frozenset(
     {
@@ -54,34 +54,36 @@ _OPTIONS: Final = frozenset(
         "tcp_user_timeout",
     }
 )
-"""What a url may say after its question mark: libpq's own names, the secret ones left out."""
+"""Options that a url may have after its question mark: libpq's, without those for secrets."""
 
 _DEFAULTS: Final = {
     "application_name": "keyfold-server",
     "connect_timeout": "5",
-    # A connection whose other end is gone without a word is noticed while nothing is sent.
+    # With these, an idle connection notices that its other end is gone.
     "keepalives_idle": "10",
     "keepalives_interval": "3",
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
-    # Else libpq would first look for a Kerberos ticket wherever there is one.
+    # Otherwise libpq would first look for a Kerberos ticket.
     "gssencmode": "disable",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long things may take, in seconds.
+    """Longest times, in seconds.
 
     Attributes:
-        statement: One statement.
-        lock: Waiting for a lock; more than `idle`, or one replica that is paused while it holds
-            the counter would fail the others' changes instead of delaying them.
-        idle: A pause inside a transaction, after which the server ends it.
-        answer: A whole transaction as this side sees it: there the server is not asked.
-        migrating: Waiting for a lock while migrating, which others must not queue behind.
-        poll: A whole poll as this side sees it: a connection that was lost unheard must be given
-            up while there is still time to poll over another one.
+        statement: Time for one statement. The server ends a longer one.
+        lock: Time for one lock. It exceeds `idle`, so that a replica that pauses while it holds the
+            counter only delays the others' changes.
+        idle: Time for a pause inside a transaction. The server ends a session that pauses longer.
+        answer: Time for a whole transaction. This side gives up the connection, whatever the
+            server does.
+        migrating: Time for one lock of a migration. It is short, so that others do not queue
+            behind the migration.
+        poll: Time for a whole poll. This side gives up a connection that was lost without notice
+            while it can still poll over another one.
     """
 
     statement: float = 10.0
@@ -94,13 +96,14 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a store is, and how to get in; shows no secret.
+    """A store's address; its repr shows no secret.
 
     Attributes:
         url: The url, which holds no password.
         label: Host and database, for messages.
-        password_file: File of the password, read for each connection so that it may be changed.
-        timeouts: How long things may take.
+        password_file: File with the password. Each new connection reads it, so the password may
+            change.
+        timeouts: Timeouts of the store's connections.
     """
 
     url: URL = field(repr=False)
@@ -112,7 +115,7 @@ class Address:
         """Reads the password.
 
         Raises:
-            StoreUnavailableError: Its file cannot be read.
+            StoreUnavailableError: The file cannot be read.
         """
         if self.password_file is None:
             return None
@@ -126,10 +129,10 @@ class Address:
 
 
 def parse(url: str, password_file: Path | None = None, timeouts: Timeouts = Timeouts()) -> Address:
-    """Takes a url apart; repeats no part of one that may hold a secret.
+    """Parses a url. Errors repeat no part of it that may hold a secret.
 
-    A host that is not this machine is spoken to over TLS and must prove its name, unless the url
-    says otherwise with sslmode.
+    Connections to another machine use TLS and verify the host's name, unless the url has another
+    sslmode.
 
     Raises:
         SetupError: The url cannot be used; the message says why.
@@ -138,12 +141,13 @@ def parse(url: str, password_file: Path | None = None, timeouts: Timeouts = Time
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise SetupError(
-            "the store's url is not one; write postgresql://user@host/database"
+            "the store's url is malformed; write postgresql://user@host/database"
         ) from None
     if parsed.password is not None or {"password", "sslpassword"} & set(parsed.query):
         raise SetupError(
-            "the store's url holds a password, and urls get into logs: put it into a file that "
-            "KEYFOLD_STORE_PASSWORD_FILE names, or into the environment as PGPASSWORD"
+            "the store's url holds a password, and urls get into logs: put the password into a "
+            "file and name the file in KEYFOLD_STORE_PASSWORD_FILE, or put it into the "
+            "environment as PGPASSWORD"
         )
     if strange := sorted(set(parsed.query) - _OPTIONS):
         raise SetupError(f"the store's url has the unknown option {strange[0]}")
@@ -155,7 +159,7 @@ def parse(url: str, password_file: Path | None = None, timeouts: Timeouts = Time
         )
     defaults = dict(_DEFAULTS)
     if len(hosts) > 1:
-        # Whichever takes writes: a standby is no place for a heartbeat (protocol S2).
+        # The host that takes writes: a standby cannot store a heartbeat (protocol S2).
         defaults["target_session_attrs"] = "read-write"
     if not all(map(_is_local, hosts)):
         mode = parsed.query.get("sslmode", "verify-full")
@@ -175,7 +179,7 @@ def _hosts(url: URL) -> list[str]:
 def _is_local(host: str) -> bool:
     if host.startswith(("/", "@")):
         return True
-    # In a query a host may carry its port.
+    # A host in the url's options may have its port behind it.
     for name in (host, host.rsplit(":", 1)[0].strip("[]")):
         with suppress(ValueError):
             return ipaddress.ip_address(name).is_loopback

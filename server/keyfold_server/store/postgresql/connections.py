@@ -1,10 +1,10 @@
-"""PostgreSQL: its connections, and how transactions begin.
+"""PostgreSQL: the store's connections, and how transactions begin.
 
-Every wait has an end of our own: connecting, a statement, a lock, a pause inside a transaction,
-and the whole transaction as this side sees it. So a server that hangs, or a network that
-swallows everything, makes a call fail and never a thread stay. What a session must know is said
-with each BEGIN, in one round trip, and nothing is prepared: so a pooler that gives each
-transaction another session (PgBouncer's transaction mode) does no harm.
+Keyfold limits every wait: for a connection, a statement, a lock, a pause inside a transaction, and
+the whole transaction. So if a server hangs, or a network swallows everything, a call fails and no
+thread waits for ever. Each BEGIN sets what the session must know, in one round trip, and the driver
+prepares no statement. So a pooler may give each transaction another session (PgBouncer's
+transaction mode).
 """
 
 from __future__ import annotations
@@ -37,10 +37,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POOL_SIZE: Final = 4
+"""Connections that stay open."""
+
 _OVERFLOW: Final = 8
+"""Further connections that may open at peaks."""
+
 _POOL_WAIT: Final = 5.0
-_OLD: Final = 1800
-"""Seconds after which a connection is made anew, so that none outlives what stands between."""
+"""Seconds that a transaction waits for a connection."""
+
+_OLDEST: Final = 1800
+"""Seconds after which the pool renews a connection, since proxies in between drop old ones."""
 
 _TELLS_TIMELINE: Final = text(
     "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'execute') "
@@ -52,14 +58,14 @@ def require_driver() -> None:
     """Refuses to go on without the driver.
 
     Raises:
-        SetupError: It is not installed.
+        SetupError: The driver is not installed.
     """
     if find_spec("psycopg") is None:
         raise SetupError("the driver for PostgreSQL is missing; install keyfold[server,postgres]")
 
 
 def connected(where: Address) -> Database:
-    """Returns the connections of a store; asks the server which of its kind it is.
+    """Connects to a store, and finds out what its server can do.
 
     Raises:
         SetupError: The driver is not installed.
@@ -75,7 +81,7 @@ def connected(where: Address) -> Database:
         database.close()
         raise
     if not str(version).startswith("PostgreSQL"):
-        # What speaks its protocol need not have its notifications: the poll suffices.
+        # Another server with PostgreSQL's protocol may lack notifications. The poll suffices.
         other = replace(POSTGRESQL, notify=lambda _connection: None, timeline=unknown_timeline)
         return Database(other, engine, polling)
     if not database.read(lambda c: c.execute(_TELLS_TIMELINE).scalar_one()):
@@ -95,19 +101,19 @@ def _for_polling(timeouts: Timeouts) -> Timeouts:
 
 
 def notifies(database: Database) -> bool:
-    """Tells whether the server has notifications."""
+    """Returns whether the server has notifications."""
     return database.dialect.notify is POSTGRESQL.notify
 
 
 def warn(database: Database, where: Address) -> None:
-    """Says in the log where the server may lose what it has confirmed (protocol S2)."""
+    """Logs settings with which the server may lose what it has confirmed (protocol S2)."""
     names = ("synchronous_standby_names", "synchronous_commit", "fsync", "full_page_writes")
     ask = select(*(func.current_setting(name, True) for name in names))  # noqa: FBT003  if missing: NULL
     standbys, commit, *safe = database.read(lambda c: tuple(c.execute(ask).one()))
     if "off" in (commit, *safe):
         log.warning(
-            "%s: the database is set up to lose changes in a crash; switch synchronous_commit, "
-            "fsync and full_page_writes on",
+            "%s: the database may lose changes in a crash; switch synchronous_commit, fsync and "
+            "full_page_writes on",
             where.label,
         )
     if standbys == "" or commit == "local":
@@ -118,22 +124,22 @@ def warn(database: Database, where: Address) -> None:
         )
     if database.dialect.timeline is unknown_timeline:
         log.warning(
-            "%s: the database does not tell one server from the next, so after a failover Revoke "
-            "may miss replicas whose registration was lost; let the user call pg_control_system "
-            "and pg_walfile_name",
+            "%s: the database does not show which server answers, so after a failover Revoke may "
+            "miss replicas whose registration was lost; let the user call pg_control_system and "
+            "pg_walfile_name",
             where.label,
         )
     mode = where.url.query.get("sslmode")
     if mode is not None and not str(mode).startswith("verify-"):
         log.warning(
-            "%s: sslmode %s does not make sure which host answers; verify-full does",
+            "%s: sslmode %s does not verify which host answers; verify-full does",
             where.label,
             mode,
         )
 
 
 def session(where: Address) -> BoundedSession:
-    """Opens a connection of its own, outside any pool.
+    """Opens a connection outside any pool.
 
     Raises:
         psycopg.Error: The server did not let us in.
@@ -149,7 +155,7 @@ def _connected(where: Address, parameters: dict[str, Any]) -> BoundedSession:
     password = where.password()
     if password is not None:
         parameters["password"] = password
-    # Nothing is prepared: with a pooler the next transaction may run in another session.
+    # No prepared statements: behind a pooler the next transaction may get another session.
     made = BoundedSession.connect(autocommit=True, prepare_threshold=None, **parameters)
     made.ends = time.monotonic() + where.timeouts.answer
     made.watch()
@@ -163,9 +169,9 @@ def _engine(where: Address, size: int, overflow: int) -> Engine:
         pool_size=size,
         max_overflow=overflow,
         pool_timeout=_POOL_WAIT,
-        pool_recycle=_OLD,
+        pool_recycle=_OLDEST,
         hide_parameters=True,
-        # It would ask each new session for types that no table has.
+        # Otherwise each new session would look up a type that no table has.
         use_native_hstore=False,
     )
 
@@ -195,7 +201,7 @@ def _on_checkin(driver: Any, _record: object) -> None:
 
 
 def _on_error(context: ExceptionContext) -> None:
-    """Gives up a session that became a standby's: the next one may find the new primary."""
+    """Gives up a session on a standby; the next session may find the new primary."""
     error = context.sqlalchemy_exception
     if isinstance(error, DBAPIError) and faults.sqlstate(error) == faults.READ_ONLY:
         context.is_disconnect = True
@@ -209,8 +215,8 @@ def _begin(timeouts: Timeouts) -> dict[AccessMode, str]:
         statement_timeout=timeouts.statement, idle_in_transaction_session_timeout=timeouts.idle
     )
     long = local(statement_timeout=0, idle_in_transaction_session_timeout=0)
-    # Rows are locked before they are read, so each statement shall see what is committed by
-    # then. Reads see one moment, or a chain that grows meanwhile would not fit its head.
+    # Writes lock rows before they read them, so each statement must see what is committed by then.
+    # Reads see one moment; otherwise an audit chain that grows meanwhile would not match its head.
     reads = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     writes = "BEGIN ISOLATION LEVEL READ COMMITTED"
     return {

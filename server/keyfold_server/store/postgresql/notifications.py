@@ -1,7 +1,7 @@
-"""Notifications: hearing at once that something changed, where the database can say so.
+"""Notifications, by which a replica hears of a change at once.
 
-A hint and no more: a notification may come without need and may be missed. Whoever listens looks
-for itself, and looks without being told, too (protocol S1, W3).
+They are only hints: a notification may come without need, and may get lost. So a replica polls
+after each notification, and also polls without one (protocol S1, W3).
 """
 
 from __future__ import annotations
@@ -31,18 +31,23 @@ log = logging.getLogger(__name__)
 _LISTEN: Final = sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL))
 
 _LOOK: Final = 0.5
-"""Seconds between two looks at whether to stop."""
+"""Seconds between two checks whether to stop."""
 
 _PROBE: Final = 15.0
-"""Seconds of silence after which the connection is tried: it may have ended unheard."""
+"""Seconds of silence after which the listener tests the connection, which may be lost."""
 
 _ANSWER: Final = 5.0
+"""Seconds that the server has to answer a statement of the listener."""
+
 _SHORTEST: Final = 0.5
+"""Seconds before the first new connection after one has ended."""
+
 _LONGEST: Final = 30.0
+"""Most seconds before a new connection."""
 
 
 class Listener:
-    """A thread with a connection of its own, which it renews by itself."""
+    """A thread that listens on its own connection, and renews that connection itself."""
 
     def __init__(
         self, connect: Callable[[], BoundedSession], on_change: Callable[[], None]
@@ -51,7 +56,7 @@ class Listener:
 
         Args:
             connect: Opens a connection.
-            on_change: Called after a change, and after each time that one may have been missed.
+            on_change: Called after a change, and whenever the thread may have missed one.
         """
         self._connect = connect
         self._on_change = on_change
@@ -60,7 +65,7 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; waits for it, unless it is connecting."""
+        """Ends the thread and waits for its end, for at most 2 seconds."""
         self._ended.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(_LOOK * 4)
@@ -72,7 +77,7 @@ class Listener:
             try:
                 self._listen()
             except (Error, StoreUnavailableError) as error:
-                # The type alone: a driver's text is not ours to print.
+                # The type alone, because the driver's text may hold values of rows.
                 log.info("notifications of the store ended: %s", type(error).__name__)
             except Exception:
                 log.exception("notifications of the store ended unexpectedly")
@@ -85,7 +90,7 @@ class Listener:
         with self._connect() as connection:
             connection.ends = time.monotonic() + _ANSWER
             connection.execute(_LISTEN)
-            # What happened before nobody was told.
+            # Nobody has told this thread of changes from before.
             self._on_change()
             probed = time.monotonic()
             while not self._ended.is_set():
@@ -101,7 +106,7 @@ class Listener:
 
 
 class NotifyingStore(SqlStore):
-    """A store that is a `domain.ports.Notifies`, too."""
+    """A SqlStore that is also a `domain.ports.Notifies`."""
 
     def __init__(
         self,
@@ -112,23 +117,23 @@ class NotifyingStore(SqlStore):
         clock: Clock,
         reach: Callable[[str], None] = no_failpoint,
     ) -> None:
-        """Takes what a SqlStore takes, and what opens a connection to listen on."""
+        """Takes the arguments of a SqlStore, and a function that opens a connection."""
         super().__init__(database, seal, clock=clock, reach=reach)
         self._connect = connect
         self._listeners: list[Listener] = []
 
     def listen(self, on_change: Callable[[], None]) -> Callable[[], None]:
-        """Calls `on_change` soon after changes, from a thread of its own, until stopped.
+        """Calls `on_change` soon after changes, from a thread of its own.
 
         Returns:
-            What ends it.
+            A function that ends the thread.
         """
         listener = Listener(self._connect, on_change)
         self._listeners.append(listener)
         return listener.stop
 
     def close(self) -> None:
-        """Closes every connection."""
+        """Stops the listeners and closes every connection."""
         for listener in self._listeners:
             listener.stop()
         super().close()

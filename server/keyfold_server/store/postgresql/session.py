@@ -1,7 +1,7 @@
-"""A connection to PostgreSQL whose waits end.
+"""A connection to PostgreSQL whose every wait ends.
 
-The server's own timeouts end what the server is busy with. A server that is paused, or a network
-that swallows everything, is noticed only here.
+The server's own timeouts end work that keeps the server busy. Only this side notices a server that
+is paused, or a network that swallows everything.
 """
 
 from __future__ import annotations
@@ -17,36 +17,38 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
 
 _WARNING: Final = "01000"
+"""SQLSTATE of a warning."""
 
 _T = TypeVar("_T")
 
 
 class NoAnswerError(OperationalError, TimeoutError):
-    """The server did not answer in time; the connection was given up."""
+    """The server did not answer in time, and this side gave up the connection."""
 
 
 class BoundedSession(Connection[TupleRow]):
-    """A connection that is given up when its time has come.
+    """A connection that this side gives up at a deadline.
 
     Attributes:
-        ends: Monotonic seconds at which a wait ends, or None.
+        ends: The deadline in monotonic seconds, or None.
     """
 
     ends: float | None = None
     _warned = False
 
     def watch(self) -> None:
-        """Begins to look at what the server says beside its answers."""
+        """Starts to listen for the server's warnings."""
         self.add_notice_handler(self._on_notice)
 
     def commit(self) -> None:
-        """Commits, and believes it only where the server has nothing to add.
+        """Commits, and accepts a success only without a warning.
 
-        A wait for a synchronous standby that somebody cancelled is answered with success and a
-        warning: it is on this server alone, and a failover may take it back (protocol S2).
+        If somebody cancels the wait for a synchronous standby, the server reports success and a
+        warning. The change is then on this server alone, and a failover may take it back
+        (protocol S2).
 
         Raises:
-            NoAnswerError: The server warned, so it is not known whether the change will stay.
+            NoAnswerError: The server warned, so the change may not stay.
         """
         self._warned = False
         super().commit()
@@ -58,10 +60,10 @@ class BoundedSession(Connection[TupleRow]):
         self._warned = self._warned or notice.sqlstate == _WARNING
 
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
-        """Waits as long as it may.
+        """Waits until the deadline at most.
 
         Raises:
-            NoAnswerError: The time has come.
+            NoAnswerError: The deadline has passed.
         """
         if self.ends is None or timeout is not None:
             return super().wait(gen, interval, timeout)
@@ -70,6 +72,6 @@ class BoundedSession(Connection[TupleRow]):
         except OperationalError as error:
             if time.monotonic() < self.ends:
                 raise
-            # Whatever the server still sends belongs to nobody.
+            # No transaction is left to take what the server may still send.
             self.pgconn.finish()
             raise NoAnswerError("the server did not answer in time") from error

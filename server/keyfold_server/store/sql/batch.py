@@ -1,4 +1,4 @@
-"""A group of changes in one transaction: lock, read, decide, write, number (protocol S8)."""
+"""A batch of changes in one transaction: lock, read, decide, write, number (protocol S8)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select
 
 from keyfold_server.domain.changes import Change, CommittedChange
-from keyfold_server.store.schema import clusters
+from keyfold_server.store import schema
 from keyfold_server.store.sql.write_set import Decided, WriteSet
-from keyfold_server.store.tables import changes, requests
-from keyfold_server.store.tables import clusters as rows
+from keyfold_server.store.tables import changes, clusters, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a group needs besides its connection.
+    """Carries out changes in a transaction of its caller.
 
     Attributes:
         dialect: What the database does differently.
         seal: Seals and checks rows.
-        replica: Who makes the changes.
+        replica: Name of the replica that makes the changes.
         now: Milliseconds of Unix time, by the store's clock.
-        reach: Called at each mark.
+        reach: Called with the name of each failpoint.
     """
 
     dialect: Dialect
@@ -42,22 +41,22 @@ class Batch:
         self, connection: Connection, wanted: Sequence[Change]
     ) -> list[CommittedChange | Exception]:
         """Carries out the changes; one that raises drops out alone."""
-        plan = self._plan(connection, wanted)
+        writes = self._read(connection, wanted)
         decided: list[Decided | Exception] = []
         for change in wanted:
             try:
-                decided.append(plan.take(change))
-            except Exception as error:  # noqa: BLE001  whatever it is, it concerns this change alone
+                decided.append(writes.add(change))
+            except Exception as error:  # noqa: BLE001  any error concerns this change alone
                 decided.append(error)
         self.reach("apply:decided")
-        plan.write_clusters(connection)
+        writes.write_clusters(connection)
         self.reach("apply:rows-written")
-        plan.write_events(connection)
+        writes.write_events(connection)
         self.reach("apply:audited")
-        plan.write_requests(connection)
+        writes.write_requests(connection)
         self.reach("apply:request-recorded")
         made = changes.note(
-            connection, plan.subjects, self.replica, self.now, self.seal, self.dialect
+            connection, writes.subjects, self.replica, self.now, self.seal, self.dialect
         )
         self.reach("apply:numbered")
         return [
@@ -67,19 +66,21 @@ class Batch:
             for d in decided
         ]
 
-    def _plan(self, connection: Connection, wanted: Sequence[Change]) -> WriteSet:
+    def _read(self, connection: Connection, wanted: Sequence[Change]) -> WriteSet:
         names = sorted({change.cluster for change in wanted})
-        here = clusters.c.name.in_(names)
+        own = schema.clusters.c
+        chosen = own.name.in_(names)
         if self.dialect.locks_rows:
-            # Before the rows are read, by a statement of its own: what another transaction wrote
-            # while this one waited for its lock must be seen.
-            lock = select(clusters.c.uid).where(here).order_by(clusters.c.name)
+            # A statement of its own locks the rows before the next one reads them. So this
+            # transaction sees what others wrote while it waited for its locks.
+            lock = select(own.uid).where(chosen).order_by(own.name)
             locked = connection.execute(lock.with_for_update()).scalars().all()
-            # And only what is locked: of a cluster that was made just now, the next change
-            # could be overwritten. Whoever wants to make it too collides, and tries again.
-            here = clusters.c.uid.in_(locked)
+            # Read only what is locked. A cluster that another transaction made just now is not, and
+            # this one could overwrite its next change. Instead, this transaction finds no cluster,
+            # collides if it makes the cluster too, and runs again.
+            chosen = own.uid.in_(locked)
         self.reach("apply:locked")
-        found = rows.read(connection, self.seal, here)
+        found = clusters.read(connection, self.seal, chosen)
         keys = [change.request for change in wanted if change.request is not None]
         recorded = requests.read(connection, keys, self.seal)
         return WriteSet(found, recorded, seal=self.seal, now=self.now)

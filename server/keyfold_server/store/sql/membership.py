@@ -1,4 +1,4 @@
-"""Replicas as a store knows them: who joins, polls, leaves, and who has applied what."""
+"""The replicas of a store: who registers, polls and leaves, and what each has applied."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Membership:
-    """The replicas of a store, as far as they concern its port.
+    """The part of a `domain.ports.Store` that concerns replicas.
 
     Attributes:
-        name: The replica that this process is, empty before it registers.
+        name: Name of this process's replica, empty before it registers.
     """
 
     def __init__(self, transactions: Transactions) -> None:
-        """Joins the replicas to the store's transactions."""
+        """Takes the store's transactions."""
         self.name = ""
         self._transactions = transactions
         self._mine: set[str] = set()
@@ -52,7 +52,7 @@ class Membership:
                 current, decided = self._transactions.write_unchecked("register", work)
             except CollisionError:
                 raise SetupError(
-                    f"another replica is named {beat.replica}; give this one a name of its own"
+                    f"another replica has the name {beat.replica}; give this one another name"
                 ) from None
             except LostRaceError as error:
                 raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
@@ -64,9 +64,9 @@ class Membership:
         """Writes a heartbeat and reads the changes after its number, oldest first.
 
         Raises:
-            StoreRolledBackError: The store does not have the change that the beat names, or
-                another one that this process has seen. Then no heartbeat is written: this
-                replica is not one of this store's.
+            StoreRolledBackError: The store lacks the change that the heartbeat names, or another
+                change that this process has seen. The transaction then writes no heartbeat, since
+                this replica does not belong to this store.
         """
         seal, history = self._transactions.seal, self._transactions.history
 
@@ -84,9 +84,10 @@ class Membership:
         return noted
 
     def reconciled(self) -> bool:
-        """Tells whether an operator has decided since that the store is right as it is."""
+        """Returns whether an operator has reconciled the store since the last good poll."""
         seal = self._transactions.seal
-        # Of the store as it is: that it lacks what was seen is why somebody asks.
+        # Reads the store as it is. That the store lacks what this process has seen is the reason
+        # for the question.
         decided = self._transactions.database.read(lambda c: reconciliations.read(c, seal))
         return not decided <= self._reconciled
 
@@ -97,7 +98,7 @@ class Membership:
             self._mine.discard(replica)
 
     def rows(self) -> list[ReplicaRow]:
-        """Reads every replica that has not left, and whether more may have been lost."""
+        """Reads every replica that has not left, and a row for those that a failover may hide."""
         seal, dialect = self._transactions.seal, self._transactions.database.dialect
 
         def work(connection: Connection) -> list[ReplicaRow]:

@@ -1,7 +1,7 @@
-"""What a store is told and asked of what was seen: a part of SqlStore (protocol S7).
+"""The part of SqlStore for what replicas observe: health, last uses, the sweep (protocol S7).
 
-Invariant: nothing of it takes a number or locks a cluster, so it never costs a change its turn,
-and nothing of it decides whether a key may be used.
+Invariant: no method here takes a number or locks a cluster, so none costs a change its turn, and
+none decides whether a key may be used.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
     from keyfold_server.store.sql.transactions import Transactions
 
 _USES: Final = 1_000
-"""Last uses that are written in one transaction, so that no other waits long for its turn."""
+"""Most last uses that one transaction writes, so that no other waits long for its turn."""
 
 
 class ObservationStore:
-    """The part of a `domain.ports.Store` that is about what was seen."""
+    """The part of a `domain.ports.Store` for what replicas observe."""
 
     def __init__(self, transactions: Transactions) -> None:
         """Takes the store's transactions."""
         self._transactions = transactions
 
     def census(self) -> dict[tuple[str, str], int]:
-        """Counts regions by state and last health."""
+        """Counts regions by state and last observed health."""
         return self._transactions.read(listing.census)
 
     def cannot_wrap(self) -> int:
-        """Counts enabled regions whose root key unwraps and, when last tried, did not wrap."""
+        """Counts enabled regions whose root key unwraps but did not wrap at the last try."""
         return self._transactions.read(listing.cannot_wrap)
 
     def samples(self, prefix: str) -> list[Sample]:
-        """Chooses KEKs for the sweep, of the root keys whose ids begin so, by root key."""
+        """Chooses KEKs for the sweep, of the root keys whose ids begin with `prefix`."""
         return self._transactions.read(lambda c: samples.read(c, prefix))
 
     def claim(self, name: str, after_ms: int) -> bool:
-        """Takes a piece of work that one replica is to do, by the store's clock."""
+        """Claims a piece of work that one replica must do, by the store's clock."""
         now = self._transactions.now
         return self._transactions.write_or_fail(
             "observe", lambda c: observations.claim(c, name, after_ms, now(c))
         )
 
     def observe(self, observations: Sequence[Observation]) -> None:
-        """Writes what was seen of root keys; plain upserts, no number (protocol S7)."""
+        """Writes observations of root keys and KEKs, each over the former one (protocol S7)."""
         if observations:
             self._observe(observations)
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
-        """Reads what was last seen, by subject."""
+        """Reads the last observations, by subject."""
         return self._transactions.read(lambda c: observations.read(c, subjects))
 
     def used(self, times: Mapping[bytes, int]) -> None:
@@ -63,7 +63,7 @@ class ObservationStore:
             self._use(dict(found[first : first + _USES]))
 
     def last_uses(self, kek_ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Reads when KEKs were last used, by kek_id; those that never were are left out."""
+        """Reads when KEKs were last used, by kek_id; leaves out KEKs that were never used."""
         return self._transactions.read(lambda c: uses.read(c, kek_ids))
 
     def _use(self, times: Mapping[bytes, int]) -> None:

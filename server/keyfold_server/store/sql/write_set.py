@@ -1,7 +1,7 @@
-"""What a group of changes will write: all is decided before anything is written.
+"""The rows that a batch of changes will write; the batch decides everything before it writes.
 
-So a change that drops out leaves no trace, and the rows of a whole group go to the database in a
-few statements. A second change of the same cluster sees what the first one made.
+So a change that drops out leaves no trace, and a few statements write the rows of the whole batch.
+A second change of the same cluster sees what the first one made.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from keyfold_server.domain.errors import (
     RequestInProgressError,
     RowNotAuthenticError,
 )
-from keyfold_server.store.schema import Cells, audit_events, clusters
-from keyfold_server.store.schema import requests as requests_table
-from keyfold_server.store.tables import audit, requests
-from keyfold_server.store.tables import clusters as rows
+from keyfold_server.store import schema
+from keyfold_server.store.schema import Cells
+from keyfold_server.store.tables import audit, clusters, requests
 from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 
@@ -38,14 +37,14 @@ def _update(table: Table) -> Update:
     return update(table).where(*(c == bindparam(f"key_{c.name}") for c in table.primary_key))
 
 
-_TABLES: Final = (clusters, *CHILDREN, audit_events, requests_table)
+_TABLES: Final = (schema.clusters, *CHILDREN, schema.audit_events, schema.requests)
 _INSERT: Final[dict[Table, Insert]] = {table: insert(table) for table in _TABLES}
 _UPDATE: Final[dict[Table, Update]] = {table: _update(table) for table in _TABLES}
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A cluster as the store has it, and as it shall be."""
+    """A cluster as the store has it, and as the batch will leave it."""
 
     before: StoredCluster | None
     after: StoredCluster | None
@@ -53,11 +52,11 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A change that will be written.
+    """A change that the batch will write.
 
     Attributes:
-        cluster: The cluster as it shall be.
-        ordinal: How many numbers the group has taken with this change.
+        cluster: The cluster as the change leaves it.
+        ordinal: Count of the numbers that the batch takes up to and including this change.
     """
 
     cluster: Cluster
@@ -65,7 +64,11 @@ class Decided:
 
 
 class WriteSet:
-    """A group of changes, decided one by one on what their clusters' rows say."""
+    """Decides changes one by one on their clusters' rows, and collects the rows to write.
+
+    Attributes:
+        subjects: The subjects of the changes that take a number, in their order.
+    """
 
     def __init__(
         self,
@@ -75,13 +78,13 @@ class WriteSet:
         seal: Seal,
         now: int,
     ) -> None:
-        """Takes what was read under the locks.
+        """Takes what the batch has read under its locks.
 
         Args:
             found: The clusters that exist, by name.
-            recorded: The requests that were carried out before.
+            recorded: The requests that were carried out before, by scope.
             seal: Seals the rows.
-            now: The time of what is recorded, milliseconds of Unix time.
+            now: Time for the new records of requests, in milliseconds of Unix time.
         """
         self._found = found
         self._recorded = dict(recorded)
@@ -92,14 +95,15 @@ class WriteSet:
         self._requests: list[Cells] = []
         self.subjects: Final[list[Subject]] = []
 
-    def take(self, change: Change) -> Decided:
-        """Decides a change; raises what keeps it from being made, and is then as before.
+    def add(self, change: Change) -> Decided:
+        """Decides a change and adds its rows; if it raises, it adds nothing.
 
         Raises:
-            RowNotAuthenticError: The cluster's rows are not.
-            RequestInProgressError: The request was carried out meanwhile.
-            RequestIdReusedError: Its id came before with another request.
-            ClusterNotFoundError: There is no cluster to append an audit event to.
+            RowNotAuthenticError: The cluster's rows are not authentic.
+            RequestInProgressError: The request was carried out in the meantime.
+            RequestIdReusedError: The request's id came before with another request.
+            ClusterNotFoundError: The cluster for the audit event does not exist.
+            Exception: Whatever the change's own decision raises.
         """
         held = self._hold(change.cluster)
         self._refuse_repeated(change.request)
@@ -121,15 +125,15 @@ class WriteSet:
         return Decided(cluster, len(self.subjects))
 
     def write_clusters(self, connection: Connection) -> None:
-        """Writes the rows that differ; an existing cluster's own row last."""
+        """Writes the rows that differ; writes an existing cluster's own row last."""
         finished = [
             (held.before, self._finish(held.before, held.after))
             for _, held in sorted(self._held.items())
             if held.after is not None and held.after is not held.before
         ]
-        own = [(before, rows.own_row(after, self._seal)) for before, after in finished]
-        # A new cluster's row comes first: those below refer to it.
-        _insert(connection, clusters, [row for before, row in own if before is None])
+        own = [(before, clusters.own_row(after, self._seal)) for before, after in finished]
+        # A new cluster's own row comes first, because the rows below refer to it.
+        _insert(connection, schema.clusters, [row for before, row in own if before is None])
         for table in CHILDREN:
             fresh: list[Cells] = []
             changed: list[Cells] = []
@@ -142,27 +146,27 @@ class WriteSet:
                         changed.append(row)
             _insert(connection, table, fresh)
             _change(connection, table, changed)
-        _change(connection, clusters, [row for before, row in own if before is not None])
+        _change(connection, schema.clusters, [row for before, row in own if before is not None])
 
     def write_events(self, connection: Connection) -> None:
         """Appends the audit events."""
-        _insert(connection, audit_events, self._events)
+        _insert(connection, schema.audit_events, self._events)
 
     def write_requests(self, connection: Connection) -> None:
         """Records the requests."""
-        _insert(connection, requests_table, self._requests)
+        _insert(connection, schema.requests, self._requests)
 
     def _hold(self, name: str) -> _Pending:
         found = self._found.get(name)
         if isinstance(found, RowNotAuthenticError):
-            # A copy: a raised exception collects tracebacks, and two changes may meet this one.
+            # A copy, because two changes may raise this error and each adds its traceback.
             raise found.at()
         return self._held.setdefault(name, _Pending(found, found))
 
     def _finish(self, before: StoredCluster | None, after: StoredCluster) -> StoredCluster:
         if before is not None and after.cluster is before.cluster:
             return after
-        return replace(after, children=rows.encoded(after.cluster, self._seal))
+        return replace(after, children=clusters.encoded(after.cluster, self._seal))
 
     def _refuse_repeated(self, key: RequestKey | None) -> None:
         known = self._recorded.get(requests.scope(key)) if key is not None else None
@@ -171,12 +175,12 @@ class WriteSet:
         if known.digest != key.digest:
             raise RequestIdReusedError(
                 f"request_id {key.request_id} came before with another {key.rpc} of cluster "
-                f"{key.cluster}; use a new one",
+                f"{key.cluster}; use a new request_id",
                 cluster=key.cluster,
                 field="request_id",
             )
         raise RequestInProgressError(
-            f"the same {key.rpc} of cluster {key.cluster} was just carried out; repeat it for "
+            f"the same {key.rpc} of cluster {key.cluster} was just carried out; repeat it to get "
             "its answer",
             cluster=key.cluster,
         )
@@ -187,14 +191,14 @@ class WriteSet:
 
 
 def _check_kept(current: Cluster | None, cluster: Cluster, name: str) -> None:
-    """Refuses a decision that renames a cluster or takes a row away: a mistake of its author.
+    """Refuses a decision that renames a cluster or removes a row, which no change may do.
 
     Raises:
-        ValueError: The decision is one.
+        ValueError: The decision does one of the two.
     """
     known = _identities(current) if current is not None else set()
     if cluster.name != name or not known <= _identities(cluster):
-        raise ValueError(f"a change of cluster {name} renamed it or took a part of it away")
+        raise ValueError(f"a change of cluster {name} renamed it or removed a part of it")
 
 
 def _identities(cluster: Cluster) -> set[tuple[object, ...]]:

@@ -1,1 +1,1 @@
-"""SQLite: its connections and its lock."""
+"""SQLite: the store's file and its connections, and the lock for one process."""

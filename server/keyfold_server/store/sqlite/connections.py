@@ -1,9 +1,9 @@
-"""SQLite: its file, and how its connections and transactions begin.
+"""SQLite: the store's file, and how connections and transactions begin.
 
-SQLite is run for durability: a commit that was answered is on the disk (WAL, synchronous=FULL),
-and what was erased is overwritten (secure_delete). The driver's own idea of when to begin is
-switched off: each transaction says BEGIN, and one that will write says BEGIN IMMEDIATE, or two
-readers that both want to write would each wait for the other.
+The settings are for durability: an answered commit is on the disk (WAL, synchronous=FULL), and
+SQLite overwrites what it erases (secure_delete). The driver's own way to begin transactions is off.
+Each transaction begins with BEGIN, and one that will write with BEGIN IMMEDIATE. Otherwise two
+transactions that read first and then write would each wait for the other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _PRAGMAS: Final = (
-    "PRAGMA busy_timeout = 5000",  # first: switching to WAL may itself have to wait
+    "PRAGMA busy_timeout = 5000",  # the first one, because the switch to WAL may have to wait
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
@@ -40,24 +40,35 @@ _PRAGMAS: Final = (
 )
 
 _MAGIC: Final = b"SQLite format 3\0"
+"""The first bytes of every database of SQLite."""
+
 _POOL: Final = 8
+"""Connections that stay open."""
+
 _OVERFLOW: Final = 24
+"""Further connections that may open at peaks."""
+
 _POOL_WAIT: Final = 5.0
+"""Seconds that a transaction waits for a connection."""
+
 _BUSY: Final = 5.0
+"""Seconds that `reading` waits for a lock in the file."""
 
 
 def path_of(url: str) -> Path:
     """Returns the file that a store's url names, with links resolved.
 
-    The url is not repeated in messages: one of a shared database may hold a password.
+    Messages do not repeat the url, because a url of another database may hold a password.
 
     Raises:
-        SetupError: It is not `sqlite:///` and a path.
+        SetupError: The url is not `sqlite:///` and a path.
     """
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise SetupError("the store's url is not one; write sqlite:///path/to/keyfold.db") from None
+        raise SetupError(
+            "the store's url is malformed; write sqlite:///path/to/keyfold.db"
+        ) from None
     if parsed.drivername != "sqlite":
         raise SetupError(
             "this release keeps its store in SQLite or PostgreSQL; write "
@@ -65,20 +76,22 @@ def path_of(url: str) -> Path:
         )
     if not parsed.database or parsed.database == ":memory:" or parsed.host or parsed.query:
         raise SetupError("the store's url must name a file and nothing else: sqlite:///path")
-    # Two names of one file must find one lock.
+    # Resolved, because two names of one file must lead to one lock.
     return Path(parsed.database).resolve()
 
 
 def make(path: Path) -> None:
-    """Makes an empty store that only its owner can read, before SQLite would with the umask.
+    """Makes an empty file that only its owner can read; SQLite would make it by the umask.
 
     Raises:
-        SetupError: It cannot be made, or a log of a former store lies there.
+        SetupError: The file cannot be made, or the log of a former store is there.
     """
     log = path.with_name(f"{path.name}-wal")
     if log.exists():
         # SQLite would replay it into the new store.
-        raise SetupError(f"the store {path} is missing, but its log {log} is there: move it away")
+        raise SetupError(
+            f"the store {path} is missing, but its log {log} exists: move the log away"
+        )
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError as error:
@@ -89,7 +102,7 @@ def check(path: Path) -> None:
     """Refuses an existing file that cannot be a store, and leaves it as it is.
 
     Raises:
-        SetupError: It is not a database, or cannot be read and written.
+        SetupError: The file is not a database, or cannot be read and written.
     """
     try:
         with path.open("r+b") as file:
@@ -97,14 +110,14 @@ def check(path: Path) -> None:
     except OSError as error:
         raise SetupError(f"the store {path} cannot be read and written: {error.strerror}") from None
     if start not in (b"", _MAGIC):
-        raise SetupError(f"the file {path} is not a database; name another one for the store")
+        raise SetupError(f"the file {path} is not a database; name another file for the store")
 
 
 def close_to_others(path: Path) -> None:
-    """Takes a store's file from the eyes of others.
+    """Takes all rights to a store's file from its group and others.
 
     Raises:
-        SetupError: That may not be done.
+        SetupError: This process may not change the file's mode.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -116,10 +129,10 @@ def close_to_others(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[Connection]:
-    """Reads a file in one transaction, with or without a server on it, and changes nothing of it.
+    """Opens a file for reading in one transaction, whether a server runs on it or not.
 
     Raises:
-        StoreUnavailableError: It cannot be read.
+        StoreUnavailableError: The file cannot be read.
     """
 
     def connect() -> sqlite3.Connection:

@@ -1,8 +1,8 @@
-"""One process per SQLite file (protocol S9).
+"""A lock that gives an SQLite file to one process (protocol S9).
 
-Two processes would each serve from a cache that the other one's revocations never reach in time,
-and neither would know. The lock is the kernel's, so that it ends with its process however that
-dies, and a file of its own, since closing any descriptor of the database would drop SQLite's.
+Each of two processes would serve from a memory that the other one's revocations never reach, and
+neither would notice. The kernel holds the lock, so it ends with its process however that dies. The
+lock has a file of its own, because closing any descriptor of the database drops SQLite's locks.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _RELEASED: Final = -1
 
 
 class FileLock:
-    """An exclusive lock, held until released or until the process ends."""
+    """An exclusive lock that this process holds until it releases the lock or ends."""
 
     def __init__(self, store: Path) -> None:
         """Takes the lock of a store's file.
 
         Raises:
-            SetupError: Another process holds it, or it cannot be made.
+            SetupError: Another process holds the lock, or its file cannot be made.
         """
         path = store.with_name(f"{store.name}.lock")
         try:
@@ -40,15 +40,15 @@ class FileLock:
             os.close(self._descriptor)
             raise SetupError(
                 f"another server uses the store {store}: SQLite is for one process; stop the "
-                "other one, or give this one a store of its own"
+                "other server, or give this one another store"
             ) from None
         except OSError as error:
             os.close(self._descriptor)
             raise SetupError(f"the lock {path} cannot be taken: {error.strerror}") from None
 
     def release(self) -> None:
-        """Lets another process have the store. The file stays: removing it would race."""
+        """Releases the lock. Its file stays, because removing the file would race with a lock."""
         descriptor, self._descriptor = self._descriptor, _RELEASED
-        # Closed once only: the number may be another file's by the second time.
+        # A second close could hit another file, which has got the same number meanwhile.
         if descriptor != _RELEASED:
             os.close(descriptor)

@@ -1,12 +1,11 @@
 """Export: a store, or one cluster's keyring, as lines of JSON under one seal (protocol A4).
 
-Invariant: one snapshot, every row of it verified, or no file at all. It holds KEKs as their root
-keys wrapped them, and never a plaintext key or the service key.
+Invariant: an export is one snapshot with every row verified, or there is no file at all. It holds
+KEKs as their root keys wrapped them, and never a plaintext key or the service key.
 
-Reading a SQLite file needs no lock, so a server may go on beside it: the lock is there so that
-two processes do not both serve from memory (protocol S9), and an export serves nothing. The
-file is opened for reading alone, and SQLite's log gives a transaction the rows of one moment
-whatever is committed meanwhile.
+An export of an SQLite file does not need the store's lock, so a server may run meanwhile. The lock
+only keeps two processes from serving (protocol S9), and an export serves nothing. It opens the file
+for reading, and SQLite shows its transaction the rows of one moment.
 """
 
 from __future__ import annotations
@@ -22,18 +21,17 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, func, select
 
 from keyfold_server.domain.changes import AuditEvent
-from keyfold_server.domain.cluster import existing
-from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
+from keyfold_server.domain.cluster import no_cluster
+from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.ports import ClusterFilter
+from keyfold_server.store import schema
 from keyfold_server.store import service_key as service_keys
 from keyfold_server.store.database import faults
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.migrations import migrate
-from keyfold_server.store.schema import audit_events, clusters, meta
 from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite
-from keyfold_server.store.tables import audit, changes, external_ids, listing
-from keyfold_server.store.tables import clusters as rows
+from keyfold_server.store.tables import audit, changes, clusters, external_ids, listing
 from keyfold_server.store.transfer.records import (
     EVENT_FIELDS,
     Header,
@@ -51,14 +49,15 @@ if TYPE_CHECKING:
     from keyfold_server.store.tables.clusters import StoredCluster
 
 _PAGE: Final = 200
+"""Clusters that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A store in one snapshot.
+class Snapshot:
+    """A store at one moment.
 
     Attributes:
-        connection: Inside a transaction that reads.
+        connection: A connection inside a transaction that reads.
         seal: Checks the rows, and seals the export.
     """
 
@@ -68,7 +67,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """How much an export holds, and which service key sealed it."""
+    """The size of an export, and the id of the service key that sealed it."""
 
     clusters: int
     events: int
@@ -76,10 +75,10 @@ class ExportResult:
 
 
 def key_path(url: str, given: Path | None) -> Path:
-    """Returns where a store's service key is: where the settings say, or beside a SQLite file.
+    """Returns the path of a store's service key: the given one, or the one beside an SQLite file.
 
     Raises:
-        SetupError: The settings do not say, and the store has no file to be beside of.
+        SetupError: No path is given, and the store is not in a file.
     """
     if given is not None:
         return given
@@ -88,16 +87,17 @@ def key_path(url: str, given: Path | None) -> Path:
 
 
 @contextmanager
-def beside(url: str, service_key: Path | None) -> Iterator[Source]:
-    """Reads a SQLite store in its file, whether a server runs on it or not.
+def beside(url: str, service_key: Path | None) -> Iterator[Snapshot]:
+    """Opens an SQLite store for reading, whether a server runs on it or not.
 
     Raises:
-        SetupError: There is no store there, or it cannot be read with this key and release.
-        RowNotAuthenticError: The store's own row was changed by somebody else.
+        SetupError: The store does not exist, or this key or this release cannot read it.
     """
     path = sqlite.path_of(url)
     if not path.exists():
-        raise SetupError(f"there is no store {path}; is KEYFOLD_STORE the server's?")
+        raise SetupError(
+            f"the store {path} does not exist; set KEYFOLD_STORE to the same store as the server"
+        )
     seal = Seal(service_keys.load(key_path(url, service_key), store=path, new=False))
 
     with sqlite.reading(path) as connection:
@@ -106,54 +106,55 @@ def beside(url: str, service_key: Path | None) -> Iterator[Source]:
                 f"the store {path} has an older schema: run `keyfold-server migrate` first, "
                 "or export with the release that made it"
             )
-        yield Source(connection, seal)
+        yield Snapshot(connection, seal)
 
 
 @contextmanager
-def opened(store: SqlStore) -> Iterator[Source]:
-    """Reads a store that was opened."""
+def opened(store: SqlStore) -> Iterator[Snapshot]:
+    """Takes a snapshot of an open store."""
     database, seal = store.parts
     with faults.ending(), database.engine.connect() as bare:
         connection = bare.execution_options(**{ACCESS_MODE: AccessMode.EXPORT})
         with connection.begin():
-            yield Source(connection, seal)
+            yield Snapshot(connection, seal)
 
 
-def write(source: Source, out: IO[bytes], *, cluster: str | None, now: int) -> ExportResult:
+def write(source: Snapshot, out: IO[bytes], *, cluster: str | None, now: int) -> ExportResult:
     """Writes an export.
 
     Args:
-        source: The store.
-        out: Where to.
-        cluster: The one cluster that is wanted; None: all of them.
+        source: The store's snapshot.
+        out: The file to write to.
+        cluster: Name of the only cluster to export, or None for all clusters.
         now: Milliseconds of Unix time.
 
     Raises:
-        ClusterNotFoundError: There is no such cluster.
-        RowNotAuthenticError: A row was changed by somebody else: nothing is left out silently.
-        OSError: It could not be written.
+        SetupError: Another service key sealed the store.
+        ClusterNotFoundError: The cluster does not exist.
+        RowNotAuthenticError: Somebody else changed a row. An export never leaves out a row.
+        OSError: The file cannot be written.
     """
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     counts = Counter[str]()
     for record in _records(source, cluster, now):
         raw = line(record)
-        seen.update(raw)
+        digest.update(raw)
         out.write(raw)
         counts[next(iter(record))] += 1
-    out.write(trailer(source.seal, seen.digest()))
+    out.write(trailer(source.seal, digest.digest()))
     return ExportResult(counts["cluster"], counts["event"], source.seal.service_key_id)
 
 
-def _records(source: Source, wanted: str | None, now: int) -> Iterator[dict[str, Any]]:
+def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[str, Any]]:
     connection, seal = source.connection, source.seal
-    own = connection.execute(select(*meta.c)).first()
+    own = connection.execute(select(*schema.meta.c)).first()
     if own is None:
         raise not_authentic("meta")
     seal.require_key(own[2])
     seal.check("meta", tuple(own))
     newest = changes.newest(connection, seal)
     found = _stored(source, wanted)
-    # Before the first byte goes out: a name that does not exist leaves not even a header.
+    # Read before the first byte goes out: a wrong name must not leave even a header.
     first = list(islice(found, 1))
     yield Header(
         store_uid=own[1].hex(),
@@ -172,8 +173,8 @@ def _records(source: Source, wanted: str | None, now: int) -> Iterator[dict[str,
             yield {"event": event_record(recorded)}
 
 
-def _issued(source: Source, needed_by: Sequence[StoredCluster] | None) -> Iterator[IssuedId]:
-    """Reads external ids: all of them, or those that some clusters' root keys are called with."""
+def _issued(source: Snapshot, needed_by: Sequence[StoredCluster] | None) -> Iterator[IssuedId]:
+    """Reads external ids: all of them, or those that the root keys of some clusters use."""
     issued = [IssuedId(*row[:-1]) for row in external_ids.every(source.connection, source.seal)]
     if needed_by is None:
         yield from issued
@@ -188,33 +189,28 @@ def _issued(source: Source, needed_by: Sequence[StoredCluster] | None) -> Iterat
     yield from (each for each in issued if each.external_id in used)
 
 
-def _stored(source: Source, wanted: str | None) -> Iterator[StoredCluster]:
+def _stored(source: Snapshot, wanted: str | None) -> Iterator[StoredCluster]:
     if wanted is not None:
-        found = rows.read(source.connection, source.seal, clusters.c.name == wanted)
-        if wanted not in found:
-            existing(None, wanted)
-        yield _believed(found[wanted])
+        stored = clusters.named(source.connection, source.seal, wanted)
+        if stored is None:
+            raise no_cluster(wanted)
+        yield stored
         return
     after, count = "", 0
-    while found := rows.read(
+    while found := clusters.read(
         source.connection, source.seal, listing.page(ClusterFilter(), after, _PAGE)
     ):
-        yield from map(_believed, found.values())
+        yield from map(clusters.authentic, found.values())
         after, count = list(found)[-1], count + len(found)
-    if count != source.connection.execute(select(func.count()).select_from(clusters)).scalar_one():
-        # A name that pages step over is none that Keyfold wrote.
+    all_of_them = select(func.count()).select_from(schema.clusters)
+    if count != source.connection.execute(all_of_them).scalar_one():
+        # Keyfold never wrote a name that the pages step over.
         raise not_authentic("clusters")
 
 
-def _believed(stored: StoredCluster | RowNotAuthenticError) -> StoredCluster:
-    if isinstance(stored, RowNotAuthenticError):
-        raise stored
-    return stored
-
-
 def _events(connection: Connection, stored: StoredCluster) -> Iterator[AuditEvent]:
-    """Reads a chain that was verified in the same snapshot."""
-    columns = audit_events.c
+    """Reads a chain; the caller has verified it in the same snapshot."""
+    columns = schema.audit_events.c
     events = select(*(columns[name] for name in EVENT_FIELDS))
     events = events.where(columns.cluster_uid == stored.cluster.uid).order_by(columns.number)
     for row in connection.execute(events.execution_options(yield_per=1_000)):

@@ -1,11 +1,12 @@
-"""Import: an export into an empty store, whole or not at all (protocol A4).
+"""Import: brings an export into an empty store, whole or not at all (protocol A4).
 
-What an export says of states is as old as the export: a revocation made since is not in it. No
-anchor outside the store proves one current yet, so every region arrives REVOKED, its cluster's
-epoch raised, and Restore takes it back once its root key was asked. Each cluster's audit chain
-goes on where it was, with an event that says so.
+The states in an export are as old as the export, so they lack later revocations. Nothing outside
+the store can prove an export current yet. So every region arrives REVOKED in a raised epoch of its
+cluster, and Restore takes the region back after its root key answers. Each cluster's audit chain
+goes on where it was, with an event for the import.
 
-Knows nothing of files: `export_file` hands over records of one whose seal it has checked.
+This module knows nothing of files: `archive` hands over the records of a file whose seal it has
+verified.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from keyfold_server.domain.changes import AuditEvent, revoked
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.schema import Cells, audit_events, clusters, requests
-from keyfold_server.store.schema import external_ids as issued_ids
+from keyfold_server.store.schema import Cells
 from keyfold_server.store.sql.failpoints import no_failpoint
-from keyfold_server.store.tables import audit, changes, external_ids
-from keyfold_server.store.tables import clusters as rows
+from keyfold_server.store.tables import audit, changes, clusters, external_ids
 from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 from keyfold_server.store.transfer.records import IssuedId
@@ -41,23 +41,23 @@ if TYPE_CHECKING:
     from keyfold_server.store.transfer.records import Header
 
 FAILPOINTS: Final = ("import:begun", "import:rows-written", "import:numbered")
-"""The points at which an import may die, for tests."""
+"""The points at which a test may kill an import."""
 
 ACTION: Final = "command:cluster:import"
-"""What the audit event is called."""
+"""Action of the audit event."""
 
-_HELD: Final = 2_000
-"""Rows that are written in one go."""
+_BUFFERED: Final = 2_000
+"""Rows that an import keeps in memory before it writes them."""
 
 
 @dataclass(slots=True)
 class ImportResult:
-    """What an import brought.
+    """What an import brought into the store.
 
     Attributes:
-        clusters: How many clusters.
-        events: How many audit events, the import's own not counted.
-        enabled: Cluster and region of what was ENABLED in the export, for Restore.
+        clusters: Number of clusters.
+        events: Number of audit events, without the import's own.
+        enabled: Names of cluster and region, for each region that is ENABLED in the export.
     """
 
     clusters: int = 0
@@ -75,19 +75,20 @@ def bring_in(
     """Imports an export into an empty store, in one transaction.
 
     Args:
-        store: The store; sealed with whichever service key.
-        export: What was checked.
-        clock: Time.
-        reach: Called with each of `FAILPOINTS`.
+        store: The store. Its service key may differ from the export's.
+        export: An export whose seal is verified.
+        clock: Source of time.
+        reach: Called with the name of each failpoint.
 
     Raises:
-        SetupError: The store is not empty, or the export is not what it was.
+        SetupError: The store is not empty, or somebody changed the export since its verification.
         StoreUnavailableError: The store could not be written.
     """
     database, seal = store.parts
 
     def work(connection: Connection) -> ImportResult:
-        # First, not last as elsewhere: nobody makes a cluster between the look and the commit.
+        # The counter's lock comes first here, and not last as elsewhere. So nobody can make a
+        # cluster between the check and the commit.
         changes.newest(connection, seal, lock=True)
         _check_empty(connection)
         reach("import:begun")
@@ -110,21 +111,21 @@ def bring_in(
         return database.migrate(work)
     except LostRaceError as error:
         raise StoreUnavailableError(
-            "others made clusters in the store meanwhile; nothing was imported"
+            "others made clusters in the store at the same time; nothing was imported"
         ) from error
 
 
 def _check_empty(connection: Connection) -> None:
-    for table in (clusters, audit_events, requests, issued_ids):
+    for table in (schema.clusters, schema.audit_events, schema.requests, schema.external_ids):
         if connection.execute(select(*table.c).limit(1)).first() is not None:
             raise SetupError(
                 "the store is not empty, and an import goes into an empty one: name a new store "
-                "in KEYFOLD_STORE, or stop its servers and move this one away"
+                "in KEYFOLD_STORE, or stop this store's servers and move it away"
             )
 
 
 class _Writer:
-    """Writes clusters with their chains, a bounded number of rows in memory."""
+    """Writes clusters and their chains, and keeps a bounded number of rows in memory."""
 
     def __init__(self, connection: Connection, seal: Seal, header: Header, now: int) -> None:
         self._connection = connection
@@ -135,16 +136,17 @@ class _Writer:
         self._made: StoredCluster | None = None
         self._begun = False
         self._tables: dict[Table, list[Cells]] = {
-            table: [] for table in (issued_ids, clusters, *CHILDREN, audit_events)
+            table: []
+            for table in (schema.external_ids, schema.clusters, *CHILDREN, schema.audit_events)
         }
         self.subjects: Final[list[Subject]] = []
         self.imported: Final = ImportResult()
 
     def cluster(self, source: StoredCluster) -> None:
-        """Begins a cluster, revoked; its events follow."""
+        """Begins a cluster, with every region revoked; its events follow."""
         self._finish()
         now_revoked = revoked(source.cluster.name, (), self._now)(source.cluster)
-        children = rows.encoded(now_revoked, self._seal)
+        children = clusters.encoded(now_revoked, self._seal)
         self._source, self._made = source, StoredCluster(now_revoked, b"", 0, children)
         self._begun = False
         for table in CHILDREN:
@@ -158,28 +160,28 @@ class _Writer:
         ]
 
     def issued(self, issued: IssuedId) -> None:
-        """Keeps an external id, sealed as the store's rows are."""
-        self._tables[issued_ids].append(
+        """Adds an external id under the store's own seal."""
+        self._tables[schema.external_ids].append(
             external_ids.sealed(issued.owner, issued.external_id, issued.created_at, self._seal)
         )
 
     def event(self, event: AuditEvent) -> None:
-        """Appends an event to the cluster's chain, sealed as the store's rows are."""
+        """Appends an event to the cluster's chain, under the store's own seal."""
         if self._made is None:
-            raise SetupError("the export has an audit event that belongs to no cluster")
+            raise SetupError("the export has an audit event without a cluster")
         cells = audit.appended(self._made, event, self._seal)
         self._made = replace(self._made, head=cells[-1], events=cells[1])
-        self._tables[audit_events].append(cells)
-        if sum(map(len, self._tables.values())) >= _HELD:
+        self._tables[schema.audit_events].append(cells)
+        if sum(map(len, self._tables.values())) >= _BUFFERED:
             self._flush()
 
     def end(self) -> None:
-        """Writes what is left."""
+        """Ends the last cluster, and writes the rows that are left in memory."""
         self._finish()
         self._flush()
 
     def _finish(self) -> None:
-        """Ends the cluster that was begun, if any, with the import's own event."""
+        """Ends the current cluster, if there is one, with the import's own event."""
         if self._source is None or self._made is None:
             return
         source = self._source
@@ -190,18 +192,21 @@ class _Writer:
             )
         self.imported.events += source.events
         self.event(_own_event(source, self._header, self._now))
-        own = rows.own_row(self._made, self._seal)
+        own = clusters.own_row(self._made, self._seal)
         if self._begun:
             self._flush()
             self._connection.execute(_CORRECT, dict(zip(_OWN_NAMES, own, strict=True)))
         else:
-            self._tables[clusters].append(own)
+            self._tables[schema.clusters].append(own)
         self._source = self._made = None
 
     def _flush(self) -> None:
-        """Writes what is held; a cluster whose chain goes on gets its own row, corrected later."""
+        """Writes the rows in memory.
+
+        A cluster whose chain goes on gets its own row now, which `_finish` corrects.
+        """
         if self._made is not None and not self._begun:
-            self._tables[clusters].append(rows.own_row(self._made, self._seal))
+            self._tables[schema.clusters].append(clusters.own_row(self._made, self._seal))
             self._begun = True
         for table, held in self._tables.items():
             if held:
@@ -211,8 +216,10 @@ class _Writer:
                 held.clear()
 
 
-_OWN_NAMES: Final = tuple(f"own_{c.name}" if c is clusters.c.uid else c.name for c in clusters.c)
-_CORRECT: Final = update(clusters).where(clusters.c.uid == bindparam("own_uid"))
+_OWN_NAMES: Final = tuple(
+    f"own_{c.name}" if c is schema.clusters.c.uid else c.name for c in schema.clusters.c
+)
+_CORRECT: Final = update(schema.clusters).where(schema.clusters.c.uid == bindparam("own_uid"))
 
 
 def _own_event(source: StoredCluster, header: Header, now: int) -> AuditEvent:
