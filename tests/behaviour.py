@@ -1,9 +1,9 @@
 """The behavioural model: what a cluster is, what a request may make of it, and how a use may end.
 
-The one that hypothesis drives a replica against, and that the histories of the chaos suite are
-held to. States are values that compare by what they hold. Where an outcome depends on what the
-model does not know (which keys a Restore could prove), every possible one is given. It knows no
-code of the server, and no clock: ages are seconds that somebody else has measured.
+Hypothesis drives a replica against this model, and the chaos suite compares its histories with it.
+States are values. If an outcome depends on what the model does not know (which keys a Restore could
+prove), the model gives every possible outcome. It knows no code of the server, and no clock: its
+callers measure the ages, in seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Final
 
 MEMORY: Final = 6.0
-"""Seconds after which a refusal that is over is forgotten: 5, and a little."""
+"""Seconds after which a replica has forgotten a refusal that is over: 5, and a little."""
 
 BELIEVED: Final = 16.0
 """Seconds for which an outage that is over may still count as one: pause and belief."""
@@ -26,7 +26,7 @@ class Region:
     """A region as it should be.
 
     Attributes:
-        uri: Its root key.
+        uri: The uri of its root key.
         generations: How many KEKs it has had; the newest wraps, all unwrap.
         revoked: Whether its use is forbidden.
     """
@@ -37,18 +37,18 @@ class Region:
 
 
 State = tuple[tuple[str, Region], ...] | None
-"""A cluster: its regions by name, sorted; None where there is none."""
+"""A cluster as its regions by name, sorted; None: the cluster does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A change that somebody asks for.
+    """A change that a caller asks for.
 
     Attributes:
         method: Enable, AddRegions, Rotate, Revoke or Restore.
-        regions: The regions that it names; empty: all.
-        uris: The root key for each region that is given one.
-        fresh: Rotate also makes a new generation.
+        regions: The regions that the request names; empty: all.
+        uris: The root key of each region to which the request gives one.
+        fresh: Whether Rotate also makes a new generation.
     """
 
     method: str
@@ -129,11 +129,11 @@ def _refusals(state: State, request: Request) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a change asks of key services.
+    """The calls to the KMS that a change makes.
 
     Attributes:
-        opens: Regions every KEK of which it unwraps.
-        wraps: Root keys that it wraps under, and opens again what it wrapped.
+        opens: The regions of which it unwraps every KEK.
+        wraps: The root keys under which it wraps a KEK and unwraps it again.
     """
 
     opens: frozenset[str] = frozenset()
@@ -141,9 +141,9 @@ class Asked:
 
 
 def asked(request: Request, before: State, after: State) -> Asked:
-    """Returns what had to be asked for a change that made one state of another (R7, S5).
+    """Returns the calls that a change from one state to another needs (R7, S5).
 
-    Revoke asks nobody (R1), and so does whatever finds everything as it shall be.
+    Revoke makes no call (R1), nor does a request that has nothing to change.
     """
     old, opens, wraps = dict(before or ()), set(), set()
     for name, region in after or ():
@@ -172,7 +172,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """How the root key of a KEK is, and for how long it has been so.
+    """The state of a KEK's root key, and for how long the key has been in it.
 
     Attributes:
         on: Whether the version that wrapped the KEK is enabled.

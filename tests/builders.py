@@ -67,7 +67,7 @@ def a_cluster(
 
 
 def a_rotation(region: Region, uri: str, *, fresh: bool = False, at: int = NOW + 1) -> Region:
-    """Makes a region's form under another root key, with a new generation if wanted."""
+    """Makes a region as Rotate does: under another root key, on request with a new generation."""
     number = region.newest.number + 1
     return rotated(
         region,
@@ -84,7 +84,7 @@ def an_event(action: str = "rpc:cluster:enable", outcome: str = "done") -> Audit
 
 
 def a_request(cluster: str = "acme", request_id: str = "r-1", body: bytes = b"body") -> RequestKey:
-    """Makes the key of an Enable with a body."""
+    """Makes the request key of an Enable with a body."""
     return RequestKey("local", "Enable", cluster, request_id, hashlib.sha256(body).digest())
 
 

@@ -1,8 +1,7 @@
-"""The fake key service with regions, replicas, external ids and access policies.
+"""The fake KMS with regions, replicas, external ids and access policies.
 
-A key of region R is `fake:R.NAME`; the names `mrk-…` are of multi-Region keys, whose replicas have
-the same name in another region. A key that is called as anybody else than the server itself is
-called with an external id, and with the right one alone.
+A key of region R is `fake:R.NAME`. A name `mrk-…` is a multi-Region key's, whose replicas have the
+same name in another region. A call with a principal needs the external id that the key demands.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ from keyfold_server.service.replica import Replica
 _REGION: Final = re.compile(r"[a-z]+-[a-z]+-[0-9]")
 
 ROLE: Final = "role/customer"
-"""As whom keys are called that need an external id."""
+"""The principal of keys that need an external id."""
 
 
 class RegionalProvider(FakeProvider):
-    """A fake key service that has every ability.
+    """A fake KMS that has every ability.
 
     Attributes:
         demanded: The external id that the customer's trust policy demands.
-        shown: Those that it was shown.
+        shown: The external ids that callers showed.
     """
 
     def __init__(self) -> None:
@@ -51,7 +50,7 @@ class RegionalProvider(FakeProvider):
 
     def replica(self, key: RootKey, region: str) -> RootKey:
         if _REGION.fullmatch(region) is None:
-            raise InvalidKeySpecError(f"the fake key service has no region {region}")
+            raise InvalidKeySpecError(f"the fake KMS has no region {region}")
         _, _, name = key.uri.partition(".")
         if not name.startswith("mrk-"):
             raise InvalidKeySpecError(f"{key.uri} is no multi-Region key", field="key_spec.uri")
@@ -86,7 +85,7 @@ class RegionalProvider(FakeProvider):
 
 
 class RegionalHouse(replicas.House):
-    """Replicas whose key service has regions."""
+    """Replicas whose KMS has regions."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -111,5 +110,5 @@ def set_regions(replica: Replica, regions: ResidencyPolicy) -> None:
 
 
 def role(uri: str) -> KeySpec:
-    """Returns the spec of a key that is called as the customer's role."""
+    """Returns the spec of a key that Keyfold calls with the customer's role."""
     return KeySpec("FAKE", uri, ROLE)

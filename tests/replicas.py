@@ -1,4 +1,4 @@
-"""Whole replicas on fakes: real service, real SQLite store, fake key service, fake clock.
+"""Whole replicas on fakes: real service, real SQLite store, fake KMS, fake clock.
 
 A test drives what a server does by itself: polls happen when a test says so, refreshes when it
 has the keeper look. Nothing sleeps; where something is under way in a thread, it is awaited.
@@ -51,18 +51,18 @@ T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound=MutationRequest)
 
 ROUNDS: Final = 8
-"""As in `rpc.methods`: how often a call looks again before it gives up."""
+"""How often a call looks again before it gives up, as in the server's shell."""
 
 LONG: Final = 20.0
 """Real seconds after which a test that waits for something is broken."""
 
 
 UNHURRIED: Final = Rates(per_key=1e6, per_account=1e6, per_provider=1e6)
-"""Rates that no test reaches whose clock stands still."""
+"""Rates that no test reaches while its clock stands still."""
 
 
 class Held:
-    """Calls of one store method that wait until they are released."""
+    """Calls of one store method, which wait until a test releases them."""
 
     def __init__(self, threads: str, *, answered: bool) -> None:
         self.threads = threads
@@ -71,7 +71,7 @@ class Held:
         self.released = threading.Event()
 
     def release(self) -> None:
-        """Lets them go on."""
+        """Lets the calls go on."""
         self.released.set()
 
     async def reached(self) -> None:
@@ -85,9 +85,9 @@ class Held:
 
 
 class Line:
-    """One replica's line to a store: counted, and held or cut by a test.
+    """One replica's line to a store; a test counts, holds or fails its calls.
 
-    A poll waits for a test's leave, so that a replica is as far behind as the test wants.
+    A poll waits until a test lets it go, so that a replica is as far behind as the test wants.
     """
 
     def __init__(self, store: Store) -> None:
@@ -100,9 +100,9 @@ class Line:
         self.asked = 0
 
     def hold(self, method: str, *, answered: bool = False, threads: str = "") -> Held:
-        """Holds a method's calls: before they reach the store or, where `answered`, after.
+        """Holds a method's calls: before they reach the store or, if `answered`, after.
 
-        Where `threads` are given: in threads alone whose names begin so.
+        With `threads`, holds only calls in threads whose names begin so.
         """
         held = self._held[method] = Held(threads, answered=answered)
         return held
@@ -124,7 +124,7 @@ class Line:
         self._leave.release()
 
     def end(self) -> None:
-        """Holds nothing any more."""
+        """Ends every hold, for good."""
         self._ended = True
         self._leave.release(1_000)
         for held in self._held.values():
@@ -159,7 +159,7 @@ class Line:
 
 
 class _Severed:
-    """A way to the key service on which nothing arrives."""
+    """A way to the KMS on which nothing arrives."""
 
     type = "FAKE"
 
@@ -173,19 +173,19 @@ class _Severed:
         return self._provider.account(key)
 
     def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
-        raise UnreachableError("this replica is cut off from the fake key service")
+        raise UnreachableError("this replica is cut off from the fake KMS")
 
     def unwrap(
         self, key: RootKey, key_version: str, ciphertext: bytes, binding: Binding, *, budget: float
     ) -> Unwrapped:
-        raise UnreachableError("this replica is cut off from the fake key service")
+        raise UnreachableError("this replica is cut off from the fake KMS")
 
 
 class Member:
-    """One replica, and its callers.
+    """One replica and its callers.
 
     Attributes:
-        rights: What they may do: everything, until a test says otherwise.
+        rights: What the callers may do: everything, until a test sets other rights.
     """
 
     def __init__(self, house: House, timing: Timing, max_clusters: int, rates: Rates) -> None:
@@ -208,7 +208,7 @@ class Member:
         self.stopped = False
 
     async def start(self) -> Member:
-        """Registers; no keeper runs but those that a test drives."""
+        """Registers with the store. A test drives the upkeep itself."""
         await self.changes.start()
         return self
 
@@ -221,12 +221,12 @@ class Member:
             await self.replica.stop()
 
     def cut_off(self, *, cut: bool = True) -> None:
-        """Cuts this replica alone off from the key service, or ends that."""
+        """Cuts this replica alone off from the KMS, or ends that."""
         provider = _Severed(self.house.provider) if cut else self.house.provider
         self.replica._kms._made["FAKE"] = provider
 
     def hurry(self) -> Member:
-        """Has Revoke look once at who has confirmed, and wait for nobody."""
+        """Makes Revoke look once at who has confirmed, without waiting."""
         revocation = self.replica.revocation
         revocation._timing = replace(revocation._timing, revoke_wait=0.0)
         return self
@@ -234,12 +234,12 @@ class Member:
     # What a server does by itself
 
     async def poll(self) -> None:
-        """Looks at the store, applies what changed, and reports it."""
+        """Polls the store, applies what changed, and reports it."""
         for _ in range(2):  # The first may have begun, by its clock, long ago.
             await self.poll_once()
 
     async def poll_once(self) -> None:
-        """Lets one poll go through that may have begun long ago."""
+        """Lets one poll go on, which may have begun long ago."""
         polls, failing = self.line.counts["poll"], self.changes.poll.failing
         seen = self.changes.staleness.last_poll
         self.changes.poll.soon.set()
@@ -255,19 +255,19 @@ class Member:
         await until(over)
 
     async def look(self) -> None:
-        """Has the keeper look at what is due now, and waits for what it began."""
+        """Makes the keeper start the refreshes that are due, and waits for them."""
         self.loads.freshness.run_due(self.house.clock.monotonic())
         await self.settle()
 
     async def sweep(self) -> None:
-        """Has every slot its turn in the sweep, and writes what it saw."""
+        """Runs every slot of the sweep, and writes the observations."""
         for slot in range(SLOTS):
             await self.replica.sweep.turn(slot)
         await self.settle()
         await self.replica._health.flush()
 
     async def flush_uses(self) -> None:
-        """Writes what was used, as it happens once a minute."""
+        """Writes the last uses, as a replica does once a minute."""
         await self.replica._uses.flush()
 
     async def settle(self) -> None:
@@ -352,7 +352,7 @@ class Member:
         caller: str = "local",
         within: float = 10.0,
     ) -> MutationCall[RequestT]:
-        """Makes the request of a change."""
+        """Makes the call of a method that changes a cluster."""
         deadline = self.house.clock.monotonic() + within
         who = Caller(self.rights) if caller == "local" else callers.caller(caller)
         return MutationCall(who, rpc, request_id, request, deadline)
@@ -460,9 +460,9 @@ def under(
 
 
 class House:
-    """Replicas on one store, with one key service and one clock.
+    """Replicas on one store, with one KMS and one clock.
 
-    The key service has the root keys fake:one and fake:two.
+    The KMS has the root keys fake:one and fake:two.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -498,14 +498,14 @@ class House:
         return await member.start()
 
     async def after(self, seconds: float) -> None:
-        """Lets time pass; every replica sees the store again then."""
+        """Lets time pass, after which every replica polls."""
         self.clock.advance(seconds)
         for member in self.members:
             if not member.stopped:
                 await member.poll()
 
     def calls(self, operation: str = "unwrap", uri: str | None = None) -> int:
-        """Counts calls to the key service."""
+        """Counts calls to the KMS."""
         return sum(
             count
             for (op, where, _), count in self.provider.counts.items()
@@ -513,7 +513,7 @@ class House:
         )
 
     def trail(self, cluster: str) -> list[tuple[str, str, str]]:
-        """Reads a cluster's audit chain: who did what, and how it ended."""
+        """Reads a cluster's audit trail: who did what, and how it ended."""
         self.store.verify_audit(cluster)
         with closing(sqlite3.connect(self.file)) as file:
             return file.execute(
@@ -547,7 +547,7 @@ async def spin(turns: int = 10) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns once something that threads bring about is so."""
+    """Returns once a condition is true that threads bring about."""
     ends = asyncio.get_running_loop().time() + LONG
     for turn in itertools.count():
         if condition():

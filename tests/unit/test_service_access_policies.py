@@ -1,4 +1,4 @@
-"""GetAccessPolicy: what to attach, for whom, and the external id; no key service is asked."""
+"""GetAccessPolicy: what a customer attaches, and the external id, without a KMS call."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AS_ROLE = f'keys = [{{ type = "FAKE", uri = "fake:one", principal = "{ROLE}" }}]
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[RegionalHouse]:
-    """A house whose key service tells policies."""
+    """Gives a house whose KMS describes access policies."""
     built = RegionalHouse(tmp_path)
     try:
         yield built
@@ -43,12 +43,12 @@ async def house(tmp_path: Path) -> AsyncIterator[RegionalHouse]:
 
 @pytest.fixture
 async def one(house: RegionalHouse) -> Member:
-    """A replica."""
+    """Gives a replica."""
     return await house.with_regions({"eu": {"FAKE": ("eu-west-1",)}})
 
 
 def rights(grant: str) -> Rights:
-    """Returns what one grant gives a caller."""
+    """Returns the rights that one grant gives a caller."""
     text = f'[[grant]]\ncallers = ["dns:app.example"]\n{grant}\n'
     return parse(text, "policy.toml").rights(Identity(("dns:app.example",), "certificate"))
 
@@ -61,13 +61,13 @@ async def ask(
     organization: str | None = None,
     rights: Rights = EVERYTHING,
 ) -> AccessPolicyResult:
-    """Asks for a policy."""
+    """Calls GetAccessPolicy."""
     wanted = AccessPolicyRequest(spec, Scope(cluster, region, organization))
     return await member.replica.access_policies.get(rights, wanted)
 
 
 async def test_a_policy_comes_with_the_external_id(house: RegionalHouse, one: Member) -> None:
-    """Issued on the first call, the same ever after, and enough for Enable (protocol C2)."""
+    """The first call issues the id, which never changes and is enough for Enable (C2)."""
     found = await ask(one, role("fake:one"), "acme", "eu")
     assert found.external_id
     (statement,) = found.policy.statements
@@ -82,14 +82,14 @@ async def test_a_policy_comes_with_the_external_id(house: RegionalHouse, one: Me
 
 
 async def test_the_servers_own_identity_needs_no_external_id(one: Member) -> None:
-    """Nothing is issued where nobody would ask for it."""
+    """Keyfold issues no id where no provider would take one."""
     found = await ask(one, KeySpec("FAKE", "fake:one"), "acme")
     assert (found.external_id, found.policy.principal) == ("", "ambient")
     assert one.line.counts["issue_external_id"] == 0
 
 
 async def test_a_key_elsewhere_is_pointed_out(one: Member) -> None:
-    """Before the customer attaches anything to a key that is in the wrong place."""
+    """A notice warns the customer before they attach anything to a key in the wrong place."""
     spec = KeySpec("FAKE", "fake:us-east-1.one")
     assert (await ask(one, spec, "acme")).policy.notices == ("a notice",)
     notices = (await ask(one, spec, "acme", "eu")).policy.notices
@@ -97,7 +97,7 @@ async def test_a_key_elsewhere_is_pointed_out(one: Member) -> None:
 
 
 async def test_the_platforms_key_is_the_regions(house: RegionalHouse, one: Member) -> None:
-    """PLATFORM is resolved, as everywhere."""
+    """GetAccessPolicy resolves PLATFORM, as every call does."""
     house.platform["eu"] = RootKey("FAKE", "fake:two")
     found = await ask(one, KeySpec("PLATFORM"), "acme", "eu")
     assert found.policy.statements[0].attach_to == "fake:two"
@@ -106,7 +106,7 @@ async def test_the_platforms_key_is_the_regions(house: RegionalHouse, one: Membe
 
 
 async def test_a_cluster_that_is_there_has_its_organization(one: Member) -> None:
-    """The id is issued to whom Enable, AddRegions and Rotate look under."""
+    """Keyfold issues the id under the owner where Enable, AddRegions and Rotate look."""
     await one.enable(organization="inc")
     found = await ask(one, role("fake:two"), "acme")
     assert found.external_id == (await ask(one, role("fake:two"), "", "", "inc")).external_id
@@ -124,7 +124,7 @@ async def test_a_cluster_that_is_there_has_its_organization(one: Member) -> None
 async def test_for_whom_must_be_said(
     one: Member, cluster: str, region: str, organization: str | None
 ) -> None:
-    """A policy for nobody would be one for everybody."""
+    """A policy without a cluster or an organization would hold for everybody."""
     with pytest.raises(InvalidNameError):
         await ask(one, role("fake:one"), cluster, region, organization)
 
@@ -159,7 +159,7 @@ async def test_for_whom_must_be_said(
 async def test_what_may_not_be_named_is_not_described(
     one: Member, grant: str, cluster: str, organization: str | None, error: type[KeyfoldError]
 ) -> None:
-    """As for TestKey; without a cluster only a grant on all clusters counts (protocol C1)."""
+    """Rights count as for TestKey; without a cluster, only a grant on all clusters (C1)."""
     with pytest.raises(error):
         await ask(one, role("fake:one"), cluster, "", organization, rights(grant))
     assert one.line.counts["issue_external_id"] == 0
@@ -167,7 +167,7 @@ async def test_what_may_not_be_named_is_not_described(
 
 @pytest.mark.parametrize("narrow", ["", 'clusters = ["ac*"]\n', 'organizations = ["inc"]\n'])
 async def test_what_may_be_named_is_described(one: Member, narrow: str) -> None:
-    """The cluster need not be there yet."""
+    """The cluster need not exist yet."""
     allowed = rights(f'roles = ["operator"]\n{narrow}{AS_ROLE}')
     assert (await ask(one, role("fake:one"), "acme", "eu", "inc", allowed)).external_id
     if not narrow:
@@ -177,7 +177,7 @@ async def test_what_may_be_named_is_described(one: Member, narrow: str) -> None:
 async def test_a_provider_may_tell_no_policy(
     house: RegionalHouse, one: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The refusal says so; an unknown provider is unknown, as everywhere."""
+    """A provider that cannot describe access gets an error that says so."""
     with pytest.raises(UnknownProviderError):
         await ask(one, KeySpec("NOPE", "x"), "acme")
     monkeypatch.setattr(house, "provider_of", lambda _: FakeProvider())
@@ -189,7 +189,7 @@ async def test_a_provider_may_tell_no_policy(
 async def test_nothing_is_issued_in_a_store_that_was_rolled_back(
     one: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was issued there would be lost with it (protocol S1)."""
+    """An id issued into a rolled-back store would be lost with it (protocol S1)."""
     monkeypatch.setattr(one.changes, "rolled_back", True)
     with pytest.raises(StoreRolledBackError):
         await ask(one, role("fake:one"), "acme")

@@ -1,4 +1,4 @@
-"""Auto-rotation: regions that ask for it follow their root key within the sweep."""
+"""Auto-rotation: regions whose policy says so follow their root key within the sweep."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def one(house: House, monkeypatch: pytest.MonkeyPatch) -> Member:
 
 
 def versions(house: House, cluster: str = "acme") -> list[str]:
-    """Reads under which versions a cluster's KEKs are, oldest generation first."""
+    """Reads the key versions of a cluster's KEKs, oldest generation first."""
     found = house.store.cluster(cluster)
     assert found is not None
     return [g.current.key_version for g in found.regions[0].generations]
@@ -57,7 +57,7 @@ async def swept(house: House, member: Member) -> None:
 
 
 async def test_a_new_version_is_followed_within_the_sweep(house: House, one: Member) -> None:
-    """Design 2: within the sweep it is re-wrapped and audited; the old version is not needed."""
+    """The sweep re-wraps the KEK with an audit event; the old version is not needed."""
     blob = await one.wrap()
     house.provider.new_version("fake:one")
     await swept(house, one)
@@ -69,7 +69,7 @@ async def test_a_new_version_is_followed_within_the_sweep(house: House, one: Mem
 
 
 async def test_every_region_under_the_key_is_re_wrapped(house: House, one: Member) -> None:
-    """Design 2: one sweep is enough for all KEKs under a root key, of each generation."""
+    """One sweep is enough for all KEKs under a root key, of each generation."""
     names = ["acme", "b", "c", "d"]
     for name in names[1:]:
         await one.enable(name, {"eu": under("fake:one", auto_rotate=True)})
@@ -80,7 +80,7 @@ async def test_every_region_under_the_key_is_re_wrapped(house: House, one: Membe
 
 
 async def test_one_that_asks_for_it_among_many_is_found(house: House, one: Member) -> None:
-    """Design 2: within the one sweep, whichever KEKs the sweep itself opens."""
+    """One sweep rotates all regions, whichever KEKs the sweep itself opens."""
     for name in ("b", "c", "d"):
         await one.enable(name, {"eu": "fake:two"})
         await house.after(1)
@@ -91,7 +91,7 @@ async def test_one_that_asks_for_it_among_many_is_found(house: House, one: Membe
 
 
 async def test_who_does_not_ask_for_it_is_left_alone(house: House, one: Member) -> None:
-    """Design 2: auto_rotate is off by default, also beside a region that has it on."""
+    """By default `auto_rotate` is off, also beside a region that has it on."""
     await one.enable("still", {"eu": "fake:one"})
     house.provider.new_version("fake:one")
     for _ in range(3):
@@ -101,7 +101,7 @@ async def test_who_does_not_ask_for_it_is_left_alone(house: House, one: Member) 
 
 
 async def test_nothing_happens_without_a_newer_version(house: House, one: Member) -> None:
-    """Design 2: a key of one version is asked as the sweep asks, and no more."""
+    """A key of one version costs no calls beyond those of the sweep."""
     before, asked = house.trail("acme"), house.calls("wrap")
     for _ in range(3):
         await swept(house, one)
@@ -113,7 +113,7 @@ async def test_nothing_happens_without_a_newer_version(house: House, one: Member
 async def test_those_who_are_not_behind_are_not_read(
     house: House, one: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Design 2: of thousands under one root key, those are read that have to be re-wrapped."""
+    """Of thousands of clusters under one root key, the server reads those that lag behind."""
     monkeypatch.setattr(auto_rotation, "_PAGE", 1)
     for name in ("b", "c", "d"):
         await one.enable(name, {"eu": "fake:one"})
@@ -129,7 +129,7 @@ async def test_those_who_are_not_behind_are_not_read(
 
 
 async def test_one_replica_rotates(house: House, one: Member) -> None:
-    """F5: of two replicas that sweep at once, the one whose turn it is rotates, once."""
+    """F5: of two replicas that sweep at once, the one with the turn rotates, once."""
     two = await house.replica()
     house.provider.new_version("fake:one")
     await house.after(INTERVAL)
@@ -162,7 +162,7 @@ async def test_an_operator_who_rotates_meanwhile_wins(house: House, one: Member)
 async def test_a_failure_is_told_of_once(
     house: House, one: Member, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R5: what keeps a rotation from happening is audited and logged once, not in each sweep."""
+    """R5: a rotation that keeps failing is audited and logged once, not in each sweep."""
     caplog.set_level(logging.WARNING)
     await one.rotate(new_generation=True)
     found = house.store.cluster("acme")
@@ -191,7 +191,7 @@ async def test_a_failure_is_told_of_once(
 
 
 async def test_a_platform_key_that_was_changed_is_not_moved_to(house: House, one: Member) -> None:
-    """Protocol 7: a changed setting orphans nothing and moves nothing; Rotate does, if asked."""
+    """A changed setting orphans nothing and moves nothing; Rotate does, if asked."""
     house.platform[""] = RootKey("FAKE", "fake:one")
     policy = RegionPolicy(auto_rotate=True)
     await one.enable("vendor", {"eu": RegionSpec("eu", KeySpec("PLATFORM"), policy)})
@@ -204,7 +204,7 @@ async def test_a_platform_key_that_was_changed_is_not_moved_to(house: House, one
 
 
 async def test_a_revoked_region_is_not_rotated(house: House, one: Member) -> None:
-    """Protocol 7: a revoked region's key is not asked, whatever its policy."""
+    """The sweep does not call the KMS of a revoked region, whatever its policy."""
     await one.revoke()
     house.provider.new_version("fake:one")
     await swept(house, one)

@@ -94,7 +94,7 @@ async def set_clock(house: House, step: float) -> None:
 
 @each_way
 async def test_a_clock_that_is_set_moves_no_proof(house: House, one: Member, step: float) -> None:
-    """F1: a proof lasts its TTL by the clock that nobody sets, and not a moment longer."""
+    """F1: a proof lasts its TTL by the clock that no one can set, and not a moment longer."""
     asked = house.calls()
     await set_clock(house, step)
     house.clock.advance(59.9)
@@ -106,7 +106,7 @@ async def test_a_clock_that_is_set_moves_no_proof(house: House, one: Member, ste
 
 @each_way
 async def test_a_clock_that_is_set_moves_no_grace(house: House, one: Member, step: float) -> None:
-    """F1: grace ends at the same moment, and what was told of it is told anew by the new time."""
+    """F1: grace ends at the same moment, and the status gives it by the new wall clock."""
     house.provider.disconnect()
     await house.after(61)
     await one.wrap()
@@ -126,7 +126,7 @@ async def test_a_clock_that_is_set_moves_no_grace(house: House, one: Member, ste
 
 @each_way
 async def test_a_clock_that_is_set_moves_no_pause(house: House, one: Member, step: float) -> None:
-    """Design 3, W2: refusals and outages are remembered as long as without it, then asked anew."""
+    """W2: a replica remembers refusals and outages for as long, then calls the KMS again."""
     house.provider.disable("fake:one")
     await house.after(60)
     with pytest.raises(KeyDisabledError):
@@ -150,7 +150,7 @@ async def test_a_clock_that_is_set_moves_no_pause(house: House, one: Member, ste
 
 
 async def test_a_clock_set_on_stops_service_for_a_poll_at_most(house: House, one: Member) -> None:
-    """S3: it could be a machine that slept, so nothing is served before the store was seen."""
+    """S3: the machine may have slept, so the replica serves nothing before the next poll."""
     house.clock.step_wall(HOUR)
     with pytest.raises(StoreStaleError):
         await one.wrap()
@@ -159,7 +159,7 @@ async def test_a_clock_set_on_stops_service_for_a_poll_at_most(house: House, one
 
 
 async def test_a_clock_set_back_stops_nothing(house: House, one: Member) -> None:
-    """S3: and what stands for staleness goes on counting by the clock that nobody sets."""
+    """S3: staleness goes on counting by the clock that no one can set."""
     house.clock.step_wall(-HOUR)
     assert one.serves()
     house.clock.advance(59)
@@ -174,7 +174,7 @@ async def test_a_clock_set_back_stops_nothing(house: House, one: Member) -> None
 async def test_health_is_seen_after_a_clock_was_set(
     house: House, one: Member, step: float, *, flushed: bool
 ) -> None:
-    """Section 1: what the KMS answers after it is what counts, whatever the hour of before."""
+    """The KMS's next answer counts, whatever the time of the one before."""
     if flushed:
         await one.replica._health.flush()
     await set_clock(house, step)
@@ -196,7 +196,7 @@ async def test_health_is_seen_after_a_clock_was_set(
 
 
 async def test_a_status_asks_again_after_a_clock_was_set_back(house: House, one: Member) -> None:
-    """Design 2: what was seen at a time that has yet to come is old, and the KMS is asked."""
+    """An observation from the future is old, so GetStatus calls the KMS."""
     await set_clock(house, -HOUR)
     house.provider.disable("fake:one")
     house.clock.advance(61)
@@ -208,7 +208,7 @@ async def test_a_status_asks_again_after_a_clock_was_set_back(house: House, one:
 async def test_the_chain_holds_across_a_clock_that_is_set(
     house: House, one: Member, step: float
 ) -> None:
-    """A3, R5: what came later stands later, at the time that it had; the chain verifies."""
+    """A3, R5: the trail keeps the order and the times that events had, and verifies."""
     await set_clock(house, step)
     await one.revoke()
     await set_clock(house, -2 * step)
@@ -222,7 +222,7 @@ async def test_the_chain_holds_across_a_clock_that_is_set(
 async def test_a_request_is_not_carried_out_again_after_a_clock_was_set(
     house: House, one: Member, step: float
 ) -> None:
-    """R6: ids are kept for a day, by a clock that may be wrong by an hour."""
+    """R6: the store keeps ids for a day, by a clock that may be wrong by an hour."""
     await one.revoke(request_id="r")
     await one.restore()
     await set_clock(house, step)
@@ -236,7 +236,7 @@ async def test_a_request_is_not_carried_out_again_after_a_clock_was_set(
 async def test_the_sweep_goes_on_after_a_clock_was_set(
     house: House, one: Member, step: float
 ) -> None:
-    """F5: nobody's claim of before keeps an idle key from being asked for longer than a sweep."""
+    """F5: no claim from before keeps an idle key from the sweep for more than an interval."""
     await one.sweep()
     await set_clock(house, step)
     house.provider.disable("fake:one")
@@ -247,7 +247,7 @@ async def test_the_sweep_goes_on_after_a_clock_was_set(
 
 
 class _ElsewhereClock(FakeClock):
-    """The clock of a database on another machine: it goes as the replicas' do, until it is set."""
+    """The clock of a database on another machine: it runs as the replicas' do, until it is set."""
 
     def __init__(self, here: FakeClock) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ class _ElsewhereClock(FakeClock):
 async def test_a_databases_clock_that_is_set_hides_no_replica(
     tmp_path: Path, house: House, step: float
 ) -> None:
-    """R4, S4: silence is the store's to measure, and who polls is waited for whatever its clock."""
+    """R4, S4: the store measures silence, so Revoke waits for a replica whatever its clock."""
     elsewhere = _ElsewhereClock(house.clock)
     house.store.close()
     house.store = open_store(f"sqlite:///{house.file}", tmp_path / "service.key", clock=elsewhere)
@@ -297,7 +297,7 @@ each_half = pytest.mark.parametrize("denied", HALVES.values(), ids=HALVES)
 async def test_a_key_that_half_works_is_not_enabled(
     house: House, one: Member, denied: tuple[str, ...]
 ) -> None:
-    """F5: whichever half is missing, the reason is that one, and nothing is stored."""
+    """F5: the error names the half that is missing, and nothing is stored."""
     house.provider.deny("fake:two", *denied)
     missing = "wrap" if "wrap" in denied else "unwrap"
     specs: tuple[dict[str, Spec], ...] = (
@@ -319,7 +319,7 @@ async def test_a_key_that_half_works_is_not_enabled(
 async def test_a_key_that_half_works_is_not_rotated_to(
     house: House, one: Member, denied: tuple[str, ...]
 ) -> None:
-    """S5: the old key serves on, old wrapped keys open, and no refusal of it was made up (F2)."""
+    """S5: the old key serves on, old wrapped keys open, and it has no refusal (F2)."""
     blob = await one.wrap()
     before, told = stored(house), len(noted(house))
     house.provider.deny("fake:two", *denied)
@@ -339,7 +339,7 @@ async def test_a_key_that_half_works_is_not_rotated_to(
 async def test_a_key_that_loses_decrypt_in_service_stops_and_resumes(
     house: House, one: Member
 ) -> None:
-    """F5: unwrapping decides: service stops, what wraps still is told, and it resumes unaided."""
+    """F5: unwrapping decides: service stops, the status says it wraps, service resumes."""
     blob = await one.wrap()
     house.provider.deny("fake:one", "unwrap")
     await house.after(60)
@@ -356,7 +356,7 @@ async def test_a_key_that_loses_decrypt_in_service_stops_and_resumes(
 
 
 async def test_a_key_that_loses_encrypt_in_service_can_be_left(house: House, one: Member) -> None:
-    """F5, S5: it serves on, cannot be rotated to itself, is restored, and can be moved from."""
+    """F5, S5: a key that cannot wrap serves, restores and can be left, but not rotated to."""
     blob = await one.wrap()
     house.provider.deny("fake:one", "wrap")
     await house.after(61)
@@ -375,7 +375,7 @@ async def test_a_key_that_loses_encrypt_in_service_can_be_left(house: House, one
 
 
 async def test_our_own_fault_is_no_keys(house: House, one: Member) -> None:
-    """F2a: where our credential fails, no change blames a key, and no region is refused."""
+    """F2a: if our credential fails, no change blames a key, and no region is refused."""
     house.provider.break_credentials()
     await house.after(61)
     told = len(noted(house))
@@ -399,7 +399,7 @@ async def test_our_own_fault_is_no_keys(house: House, one: Member) -> None:
 
 
 async def test_a_replica_in_a_partition_that_does_not_exist(house: House) -> None:
-    """Design 2: a derived ARN is none without a partition that there is; no AWS is asked."""
+    """An ARN with a partition that does not exist is refused without a call to AWS."""
     aws = AwsKmsProvider()
     house.provider_of = lambda _: aws  # type: ignore[method-assign, assignment]
     one = await house.replica()
@@ -420,7 +420,7 @@ async def test_a_replica_in_a_partition_that_does_not_exist(house: House) -> Non
 
 
 async def test_somebody_elses_plaintext_becomes_no_key(house: House, one: Member) -> None:
-    """C5, F4: a KMS that says yes and gives something else: KEK_MISMATCH, told to nobody."""
+    """C5, F4: a KMS that answers with something else is KEK_MISMATCH; no replica reports it."""
     blob = await one.wrap()
     two = await house.replica()
     await two.wrap()
@@ -449,7 +449,7 @@ async def test_somebody_elses_plaintext_becomes_no_key(house: House, one: Member
 async def test_a_key_that_answers_with_somebody_elses_plaintext_is_never_taken(
     house: House, one: Member
 ) -> None:
-    """Design 2: what does not open to what was wrapped is no key to enable or to rotate to."""
+    """Enable and Rotate refuse a key that does not unwrap to what it wrapped."""
     before = stored(house)
     house.provider.wrong_plaintext("fake:two")
     for change, cluster in ((one.enable, "new"), (one.rotate, "acme")):
@@ -461,7 +461,7 @@ async def test_a_key_that_answers_with_somebody_elses_plaintext_is_never_taken(
 
 
 async def test_a_mismatch_leaves_the_root_keys_other_keks_in_use(house: House, one: Member) -> None:
-    """F4: of two clusters under a root key one is answered wrongly, and the other serves on."""
+    """F4: of two clusters under a root key one gets wrong answers, and the other serves on."""
     unwrap = FakeProvider.unwrap
 
     def answer(
@@ -500,7 +500,7 @@ FLAPS: dict[str, tuple[Bad, type[KeyfoldError]]] = {
 async def test_a_kms_that_flaps_every_second(
     house: House, flap: tuple[Bad, type[KeyfoldError]]
 ) -> None:
-    """Section 1: every call is answered at once, and 5 s and a call after its end all is well.
+    """Every call gets its answer at once, and 5 s and a call after the end all is well.
 
     Where nobody could tell, what was warm serves all the time: no gap is as long as its grace.
     """
@@ -525,7 +525,7 @@ async def test_a_kms_that_flaps_every_second(
             assert not isinstance(answers[0], BaseException)
         await one.look()
         await house.after(1)
-    # Neither did callers ask in turn for each other, nor the keeper for each of them.
+    # Neither the callers nor the keeper called the KMS once for each of them.
     assert house.calls() - calls < 40 * 3
     house.provider.mend()
     await house.after(5)
@@ -539,7 +539,7 @@ async def test_a_kms_that_flaps_every_second(
 
 
 async def test_restore_of_what_is_not_revoked_changes_nothing(house: House, one: Member) -> None:
-    """R7: it is in service, and the answer says so; without a name there is nothing to do."""
+    """R7: a region in service is in the answer if it is named, else Restore does nothing."""
     before, told = stored(house), len(noted(house))
     asked = house.calls()
     outcome = await one.restore()
@@ -553,7 +553,7 @@ async def test_restore_of_what_is_not_revoked_changes_nothing(house: House, one:
 
 
 async def test_restore_of_what_is_not_revoked_loses_nothing(house: House, one: Member) -> None:
-    """R7, F6: named while the KMS is away it says why it was not proven, and serves on."""
+    """R7, F6: a region named while the KMS is away serves on; the answer has the error."""
     before = stored(house)
     house.provider.disconnect()
     outcome = await one.restore(regions=["eu"])

@@ -1,4 +1,4 @@
-"""External ids: random, issued once by Keyfold, kept for good, shown with every call (C2)."""
+"""External ids: Keyfold issues each once, at random, keeps it, and shows it (C2)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from replicas import Member
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[RegionalHouse]:
-    """A house whose key service demands external ids of roles."""
+    """Gives a house whose KMS demands external ids of roles."""
     built = RegionalHouse(tmp_path)
     try:
         yield built
@@ -37,17 +37,17 @@ async def house(tmp_path: Path) -> AsyncIterator[RegionalHouse]:
 
 @pytest.fixture
 async def one(house: RegionalHouse) -> Member:
-    """A replica."""
+    """Gives a replica."""
     return await house.replica()
 
 
 def ids(member: Member) -> ExternalIds:
-    """Returns what a replica has issued."""
+    """Returns the external ids of a replica."""
     return member.replica.access_policies._external_ids
 
 
 async def test_an_id_is_issued_once_per_owner(house: RegionalHouse, one: Member) -> None:
-    """Per organization where one is named, else per cluster's name; kept for good (protocol C2)."""
+    """An id is an organization's where one is named, else a cluster's, for good (protocol C2)."""
     assert await ids(one).issued_to(None, "acme") is None
     first = await ids(one).issue("prod", "acme")
     assert re.fullmatch(r"[\w+=,.@:\/-]{32,1224}", first)
@@ -64,14 +64,14 @@ async def test_an_id_is_issued_once_per_owner(house: RegionalHouse, one: Member)
 
 
 async def test_two_replicas_issue_one_id(house: RegionalHouse, one: Member) -> None:
-    """Whoever is second takes what the first issued."""
+    """If two replicas issue at once, both get the first one's id."""
     two = await house.replica()
     issued = await asyncio.gather(*(ids(m).issue(None, "acme") for m in (one, two) * 4))
     assert len(set(issued)) == 1
 
 
 async def test_without_an_id_no_call_is_made(house: RegionalHouse, one: Member) -> None:
-    """EXTERNAL_ID_NOT_ISSUED says what to do, and for whom (protocol C2)."""
+    """EXTERNAL_ID_NOT_ISSUED names the owner and says what to do (protocol C2)."""
     with pytest.raises(ExternalIdNotIssuedError) as caught:
         await one.enable(specs={"eu": role("fake:one")}, organization="acme-inc")
     assert "for organization acme-inc; call GetAccessPolicy" in caught.value.message
@@ -87,7 +87,7 @@ async def test_without_an_id_no_call_is_made(house: RegionalHouse, one: Member) 
 
 
 async def test_a_forbidden_key_is_not_told_to_lack_an_id(one: Member) -> None:
-    """The grant is looked at first (protocol C1)."""
+    """Keyfold checks the grant first (protocol C1)."""
     caller = Identity(("dns:app.example",), "certificate")
     text = '[[grant]]\ncallers = ["dns:app.example"]\nroles = ["operator"]\n'
     one.rights = parse(text, "policy.toml").rights(caller)
@@ -96,7 +96,7 @@ async def test_a_forbidden_key_is_not_told_to_lack_an_id(one: Member) -> None:
 
 
 async def test_an_id_is_shown_with_every_call(house: RegionalHouse, one: Member) -> None:
-    """Wrapping and unwrapping show what was issued, and it is stored with the wrapped KEK."""
+    """Wrapping and unwrapping show the id, and the store keeps it with the wrapped KEK."""
     issued = house.provider.demanded = await ids(one).issue(None, "acme-inc")
     await one.enable(specs={"eu": role("fake:one")}, organization="acme-inc")
     await one.add_regions({"us": role("fake:two")})

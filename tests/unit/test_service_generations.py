@@ -51,7 +51,7 @@ async def retire(
 
 
 async def test_a_retired_generation_opens_nothing(house: House, one: Member) -> None:
-    """Design 2: from the answer on its wrapped keys are refused; the newest one's still open."""
+    """After the answer its wrapped keys are refused; those of the newest one still open."""
     old = await one.wrap()
     await one.rotate(new_generation=True)
     new = await one.wrap()
@@ -71,7 +71,7 @@ async def test_a_retired_generation_opens_nothing(house: House, one: Member) -> 
 
 
 async def test_a_retired_generation_is_brought_back(one: Member) -> None:
-    """Design 2: what is not destroyed can be brought back, and opens what it wrapped."""
+    """A retired generation can be brought back, and opens what it wrapped."""
     old = await one.wrap()
     await one.rotate(new_generation=True)
     await retire(one)
@@ -80,7 +80,7 @@ async def test_a_retired_generation_is_brought_back(one: Member) -> None:
 
 
 async def test_a_retired_generation_moves_with_its_region(house: House, one: Member) -> None:
-    """S5: rotations re-wrap it, so it comes back although its old root key is gone."""
+    """S5: rotations re-wrap a retired generation, so it outlives its old root key."""
     old = await one.wrap()
     await one.rotate(new_generation=True)
     await retire(one)
@@ -91,7 +91,7 @@ async def test_a_retired_generation_moves_with_its_region(house: House, one: Mem
 
 
 async def test_the_newest_generation_cannot_be_retired(one: Member) -> None:
-    """The generation that wraps stays in use, and what does not exist is named."""
+    """The generation that wraps stays in use; an unknown region or generation is an error."""
     await one.wrap()
     with pytest.raises(GenerationInUseError):
         await retire(one)
@@ -105,7 +105,7 @@ async def test_the_newest_generation_cannot_be_retired(one: Member) -> None:
 
 
 async def test_other_replicas_stop_before_they_confirm(house: House, one: Member) -> None:
-    """R4: a replica that has not applied it is pending; one that has opens nothing under it."""
+    """R4: a replica that has not applied it is pending; the others open nothing under it."""
     other = await house.replica()
     old = await one.wrap()
     await one.rotate(new_generation=True)
@@ -124,7 +124,7 @@ async def test_other_replicas_stop_before_they_confirm(house: House, one: Member
 async def test_a_rotation_that_began_before_is_not_committed_over_it(
     house: House, one: Member
 ) -> None:
-    """R1: retiring loses no race; the rotation under way is told to look again."""
+    """R1: RetireGeneration loses no race; the rotation under way gets ABORTED."""
     await one.rotate(new_generation=True)
     hang = house.provider.hang("fake:two", ("wrap",))
     rotating = asyncio.ensure_future(one.rotate({"eu": "fake:two"}))
@@ -153,7 +153,7 @@ async def test_a_load_that_began_before_does_not_answer(house: House, one: Membe
 
 
 async def test_retiring_again_keeps_the_first_time(house: House, one: Member) -> None:
-    """R6: a repetition changes nothing of it, with its request_id or without."""
+    """R6: a repeated request changes nothing, with its request_id or without."""
     await one.rotate(new_generation=True)
     first = await retire(one, request_id="r1")
     times = [g.retired_at for g in first.mutation.cluster.region("eu").generations]
@@ -166,7 +166,7 @@ async def test_retiring_again_keeps_the_first_time(house: House, one: Member) ->
 
 
 async def test_nothing_of_a_retired_generation_is_loaded(house: House, one: Member) -> None:
-    """R2: no KMS is asked about it by a call, however often it is named."""
+    """R2: no call makes Keyfold unwrap a retired generation."""
     old = await one.wrap()
     await one.rotate(new_generation=True)
     await retire(one)

@@ -61,7 +61,7 @@ async def one(house: House) -> Member:
 
 
 async def test_enable_proves_every_key_before_it_stores_anything(house: House, one: Member) -> None:
-    """Design 2: all regions or nothing, and each one that failed is named."""
+    """Enable stores all regions or none, and the error names each region that failed."""
     with pytest.raises(KeyNotFoundError) as caught:
         await one.enable(specs={"eu": "fake:one", "us": "fake:none", "ap": "fake:nil"})
     assert "region ap" in caught.value.message
@@ -77,7 +77,7 @@ async def test_enable_proves_every_key_before_it_stores_anything(house: House, o
 async def test_a_key_that_does_not_unwrap_what_it_wrapped_is_refused(
     house: House, one: Member
 ) -> None:
-    """Design 2: proven means wrapped, unwrapped and compared."""
+    """A key is proven once it wrapped, unwrapped, and the two were compared."""
     house.provider.wrong_plaintext("fake:one")
     with pytest.raises(KeyInvalidError):
         await one.enable()
@@ -88,7 +88,7 @@ async def test_a_key_that_does_not_unwrap_what_it_wrapped_is_refused(
 
 
 async def test_enable_names_the_region_without_a_spec(one: Member) -> None:
-    """Design 2: where the request lists regions, one without a spec is named in the error."""
+    """If the request lists regions, the error names a region without a spec."""
     with pytest.raises(KeySpecMissingError) as missing:
         await one.enable(specs={"eu": "fake:one", "us": None}, regions=["eu", "us", "ap"])
     assert "us, ap" in missing.value.message
@@ -109,7 +109,7 @@ async def test_enable_names_the_region_without_a_spec(one: Member) -> None:
 
 
 async def test_enable_again(house: House, one: Member) -> None:
-    """Section 7: same specs, no change; others, CLUSTER_EXISTS; revoked, REVOKED."""
+    """The same specs change nothing; others get CLUSTER_EXISTS; a revoked cluster, REVOKED."""
     specs = {"eu": "fake:one", "us": "fake:two"}
     await one.enable(specs=specs, organization="org")
     before = house.store.cluster("acme")
@@ -127,7 +127,7 @@ async def test_enable_again(house: House, one: Member) -> None:
 
 
 async def test_validate_only_stores_nothing(house: House, one: Member) -> None:
-    """Design 2: validate_only tries all and stores nothing."""
+    """With validate_only Enable tries everything and stores nothing."""
     done = await one.enable(validate_only=True)
     assert done.cluster.region("eu").state is State.ENABLED
     assert house.store.cluster("acme") is None
@@ -143,7 +143,7 @@ async def test_validate_only_stores_nothing(house: House, one: Member) -> None:
 
 
 async def test_two_enables_at_once_make_one_cluster(house: House, one: Member) -> None:
-    """Issue 3: one of two that race wins; the other changes nothing."""
+    """Of two requests that race, one wins and the other changes nothing."""
     results = await asyncio.gather(*(one.enable() for _ in range(4)), return_exceptions=True)
     assert sum(not isinstance(r, BaseException) for r in results) >= 1
     found = house.store.cluster("acme")
@@ -152,7 +152,7 @@ async def test_two_enables_at_once_make_one_cluster(house: House, one: Member) -
 
 
 async def test_add_regions(house: House, one: Member) -> None:
-    """Design 2: the same spec again is no change, another is REGION_EXISTS, all or none."""
+    """The same spec changes nothing, another is REGION_EXISTS; all regions or none."""
     await one.enable(organization="org")
     await one.add_regions({"us": "fake:two", "eu": "fake:one"})
     await one.wrap(region="us")
@@ -177,7 +177,7 @@ async def test_add_regions(house: House, one: Member) -> None:
 
 
 async def test_rotate_to_a_new_version(house: House, one: Member) -> None:
-    """Design 2: re-wrapped under the newest version; the old one is needed till then, not after."""
+    """Rotate re-wraps under the newest version; the old one is needed until then, not after."""
     await one.enable()
     blob = await one.wrap()
     version = house.provider.new_version("fake:one")
@@ -191,7 +191,7 @@ async def test_rotate_to_a_new_version(house: House, one: Member) -> None:
 
 
 async def test_rotate_to_another_key(house: House, one: Member) -> None:
-    """Design 2: after a move the old key is needed no more; named regions alone are touched."""
+    """After a move the old key is not needed, and only the named regions have moved."""
     await one.enable(specs={"eu": "fake:one", "us": "fake:one"})
     blobs = {region: await one.wrap(region=region) for region in ("eu", "us")}
     before = house.store.cluster("acme")
@@ -210,7 +210,7 @@ async def test_rotate_to_another_key(house: House, one: Member) -> None:
 
 
 async def test_a_rotation_that_fails_changes_nothing(house: House, one: Member) -> None:
-    """Design 3: old key unusable, new key unusable, one of two regions: everything stays."""
+    """If an old or a new key fails in one of two regions, everything stays as it was."""
     await one.enable(specs={"eu": "fake:one", "us": "fake:one"})
     blob = await one.wrap()
     before = house.store.cluster("acme")
@@ -232,14 +232,14 @@ async def test_a_rotation_that_fails_changes_nothing(house: House, one: Member) 
     with pytest.raises(KeySpecMissingError):
         await one.rotate({})
     assert house.store.cluster("acme") == before
-    await house.after(5)  # The old key's refusal is remembered that long.
+    await house.after(5)  # For so long the replica remembers the old key's refusal.
     await one.unwrap(blob)
 
 
 async def test_rotate_of_a_revoked_region_is_refused_before_any_kms_is_asked(
     house: House, one: Member
 ) -> None:
-    """Section 7: a region that is not ENABLED refuses, and costs the others nothing."""
+    """A region that is not ENABLED is refused before any KMS call for the others."""
     await one.enable(specs={"eu": "fake:one", "us": "fake:one"})
     await one.revoke(regions=["us"])
     before = len(house.provider.calls)
@@ -250,7 +250,7 @@ async def test_rotate_of_a_revoked_region_is_refused_before_any_kms_is_asked(
 
 
 async def test_old_blobs_open_after_every_rotation(house: House, one: Member) -> None:
-    """Design 1: callers' wrapped keys stay valid through versions, keys, generations, PLATFORM."""
+    """Callers' wrapped keys stay valid through versions, keys, generations, PLATFORM."""
     house.platform[""] = RootKey("FAKE", house.provider.create_key("vendor").uri)
     await one.enable(specs={"eu": "PLATFORM"})
     blobs = [await one.wrap()]
@@ -283,7 +283,7 @@ async def test_old_blobs_open_after_every_rotation(house: House, one: Member) ->
 
 
 async def test_a_changed_platform_setting_orphans_nothing(house: House, one: Member) -> None:
-    """Section 7: PLATFORM is resolved once and stored; a Rotate takes the new one."""
+    """PLATFORM is resolved once and stored; a Rotate takes the new one."""
     house.platform[""] = RootKey("FAKE", "fake:one")
     await one.enable(specs={"eu": "PLATFORM"})
     blob = await one.wrap()
@@ -296,7 +296,7 @@ async def test_a_changed_platform_setting_orphans_nothing(house: House, one: Mem
 
 
 async def test_a_policy_changes_only_where_it_is_given(house: House, one: Member) -> None:
-    """Section 7: rotating never resets a policy; one that is present replaces it."""
+    """Rotate keeps a policy, unless the request has a policy that replaces it."""
     await one.enable(specs={"eu": RegionSpec("eu", KeySpec("FAKE", "fake:one"), RegionPolicy(10))})
     rotated = await one.rotate({"eu": "fake:two"})
     assert rotated.mutation.cluster.region("eu").policy == RegionPolicy(10)
@@ -313,7 +313,7 @@ async def test_a_policy_changes_only_where_it_is_given(house: House, one: Member
 async def test_a_repeated_request_is_answered_and_not_carried_out(
     house: House, one: Member
 ) -> None:
-    """R6: the same id and request: no second change; superseded where something came later."""
+    """R6: the same id and request make no second change; a later change is `superseded`."""
     first = await one.enable(request_id="r-1")
     assert not first.replayed
     again = await one.enable(request_id="r-1")
@@ -338,7 +338,7 @@ async def test_a_repeated_request_is_answered_and_not_carried_out(
 
 
 async def test_another_request_with_the_same_id_is_refused(house: House, one: Member) -> None:
-    """R6: scoped to caller, RPC and cluster; there, another body is refused."""
+    """R6: an id counts per caller, RPC and cluster, and there refuses another request."""
     await one.enable(request_id="r")
     with pytest.raises(RequestIdReusedError):
         await one.enable(specs={"eu": "fake:two"}, request_id="r")
@@ -353,7 +353,7 @@ async def test_another_request_with_the_same_id_is_refused(house: House, one: Me
 async def test_a_request_that_changed_nothing_counts_as_carried_out(
     house: House, one: Member
 ) -> None:
-    """R6: only failures and validate_only are not recorded; repeated later, it is superseded."""
+    """R6: the server also records a request that changed nothing; later it is superseded."""
     await one.enable()
     first = await one.enable(request_id="r")
     assert not first.replayed
@@ -365,7 +365,7 @@ async def test_a_request_that_changed_nothing_counts_as_carried_out(
 
 
 async def test_failures_and_trials_are_not_recorded(house: House, one: Member) -> None:
-    """R6: what failed or only validated may be asked again under its id."""
+    """R6: a caller may repeat under its id a request that failed or only validated."""
     house.provider.disable("fake:one")
     with pytest.raises(KeyDisabledError):
         await one.enable(request_id="r")
@@ -379,7 +379,7 @@ async def test_failures_and_trials_are_not_recorded(house: House, one: Member) -
 async def test_a_concurrent_twin_is_aborted(
     house: House, one: Member, *, same_replica: bool
 ) -> None:
-    """R6: of two that come at once one is carried out and the other hears of it."""
+    """R6: of two requests that come at once one is carried out, the other gets ABORTED."""
     other = one if same_replica else await house.replica()
     hang = house.provider.hang()
     first = asyncio.create_task(one.enable(request_id="r"))
@@ -399,7 +399,7 @@ async def test_a_concurrent_twin_is_aborted(
 
 
 async def test_attempts_are_in_the_chain(house: House, one: Member) -> None:
-    """R5: done or refused by the KMS or the state is recorded; malformed and unknown are not."""
+    """R5: the trail has what was done or refused by KMS or state, not what was malformed."""
     await one.enable()
     assert house.store.verify_audit("acme") == 1
     house.provider.disable("fake:one")
@@ -424,7 +424,7 @@ async def test_attempts_are_in_the_chain(house: House, one: Member) -> None:
 
 
 async def test_the_status_of_a_region_in_service(house: House, one: Member) -> None:
-    """Design 2: state, health and what works, right after Enable without asking again."""
+    """A status right after Enable has state, health and what works, without a KMS call."""
     await one.enable()
     before = len(house.provider.calls)
     [region] = (await one.status()).regions
@@ -436,7 +436,7 @@ async def test_the_status_of_a_region_in_service(house: House, one: Member) -> N
 
 
 async def test_the_status_follows_the_kms(house: House, one: Member) -> None:
-    """Design 3: refused and could-not-tell are shown, with the message, and so is recovery."""
+    """A status shows refused and could-not-tell with the message, and then the recovery."""
     await one.enable()
 
     async def health() -> Health:
@@ -458,7 +458,7 @@ async def test_the_status_follows_the_kms(house: House, one: Member) -> None:
 
 
 async def test_the_status_of_a_revoked_region_asks_no_kms(house: House, one: Member) -> None:
-    """Section 7: last health and times stay; what could be done with the key is not said."""
+    """A revoked region keeps its last health and times, without can_wrap and can_unwrap."""
     await one.enable()
     await one.revoke()
     await house.after(600)
@@ -474,7 +474,7 @@ async def test_the_status_of_a_revoked_region_asks_no_kms(house: House, one: Mem
 
 
 async def test_a_status_does_not_wait_beyond_its_deadline(house: House, one: Member) -> None:
-    """Design 2: a KMS that hangs does not make a status hang."""
+    """A KMS that hangs does not make a status hang."""
     await one.enable()
     await house.after(61)
     house.provider.hang()
@@ -485,12 +485,12 @@ async def test_a_status_does_not_wait_beyond_its_deadline(house: House, one: Mem
 
 
 def names_of(page: Page) -> list[str]:
-    """Returns the names on a page, all of whose rows are authentic."""
+    """Returns the names on a page of clusters whose rows are all authentic."""
     return [entry.cluster.name for entry in page.entries if isinstance(entry, ClusterReport)]
 
 
 async def test_clusters_are_listed_in_pages(one: Member) -> None:
-    """Design 2: fixed order, every cluster once, tokens of our own only."""
+    """Pages have a fixed order and every cluster once, and take only our own tokens."""
     names = [f"c-{i:02}" for i in range(7)]
     for name in reversed(names):
         await one.enable(name)
@@ -513,7 +513,7 @@ async def test_clusters_are_listed_in_pages(one: Member) -> None:
 
 
 async def test_lists_are_filtered(house: House, one: Member) -> None:
-    """Design 2: by organization, state, health and key uri."""
+    """ListClusters filters by organization, state, health and key uri."""
     await one.enable("a", organization="org")
     await one.enable("b", {"eu": "fake:two"})
     await one.enable("c")
@@ -536,7 +536,7 @@ async def test_lists_are_filtered(house: House, one: Member) -> None:
 
 
 async def test_restore_serves_again(house: House, one: Member) -> None:
-    """Design 2: Restore proves the key and resumes; every wrapped key from before opens."""
+    """Restore proves the key and resumes; every wrapped key from before opens."""
     await one.enable()
     blob = await one.wrap()
     await one.rotate(new_generation=True)

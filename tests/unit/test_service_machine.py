@@ -72,7 +72,7 @@ def shown(cluster: Cluster) -> State:
 
 
 def verdict(result: object) -> Verdict | None:
-    """Says how a use ended, as the model has it; None: as it never may."""
+    """Returns how a use ended, in the model's terms; None: in a way that it never may."""
     if isinstance(result, RevokedError):
         return Verdict.REVOKED
     if isinstance(result, RefusedError):
@@ -168,14 +168,14 @@ class ReplicaMachine(RuleBasedStateMachine):
         return all(self.usable(region.uri, version) for version in self.versions[name])
 
     def possible(self, request: Request, after: State) -> bool:
-        """Whether every root key answers that a change has to ask."""
+        """Whether every root key that a change has to call answers."""
         needed = asked(request, self.state, after)
         return all(self.usable(uri, len(self.keys[uri])) for uri in needed.wraps) and all(
             self.provable(name, self.regions[name]) for name in needed.opens
         )
 
     def asked_for(self, request: Request, result: Cluster | KeyfoldError) -> None:
-        """Holds the answer to a change against what may be."""
+        """Compares the answer to a change with what the model allows."""
         refused = refusals(self.state, request)
         if refused:
             assert isinstance(result, KeyfoldError), result
@@ -187,7 +187,7 @@ class ReplicaMachine(RuleBasedStateMachine):
             assert isinstance(result, RefusedError | CouldNotTellError), result
 
     def changed(self, request: Request, cluster: Cluster) -> None:
-        """Takes over what a change has made, if it may have."""
+        """Takes over what a change has made, if the model allows it."""
         after = shown(cluster)
         assert after in outcomes(self.state, request), (self.state, request, after)
         assert self.possible(request, after)
@@ -248,7 +248,7 @@ class ReplicaMachine(RuleBasedStateMachine):
     # What callers do
 
     def check(self, name: str, generation: int, result: object) -> None:
-        """Holds an answer against what must be."""
+        """Compares an answer with what the model demands."""
         region = self.regions[name]
         on, since = self.keys[region.uri][self.versions[name][generation - 1] - 1]
         out, turned = self.outage

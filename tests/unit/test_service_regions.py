@@ -1,4 +1,4 @@
-"""Where a new key is, and whose replica it is: looked at before any key service is called."""
+"""The place of a new key, and `replica_of`: both are settled before any KMS call."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ async def house(tmp_path: Path) -> AsyncIterator[RegionalHouse]:
 
 
 def replica_of(region: str, source: str) -> RegionSpec:
-    """Returns the spec of a region that takes another one's replica."""
+    """Returns the spec of a region whose key is a replica of another region's key."""
     return RegionSpec(region, replica_of=source)
 
 
 def rights(*grants: str) -> Rights:
-    """Returns what grants give a caller, each written without its callers."""
+    """Returns the rights of a caller; each grant is written without its callers."""
     text = "".join(f'[[grant]]\ncallers = ["dns:app.example"]\n{grant}\n' for grant in grants)
     return parse(text, "policy.toml").rights(Identity(("dns:app.example",), "certificate"))
 
 
 async def uri_of(house: RegionalHouse, region: str) -> str:
-    """Returns which key the store has for a region of cluster acme."""
+    """Returns the key that the store has for a region of cluster acme."""
     cluster = house.store.cluster("acme")
     assert cluster is not None
     return cluster.region(region).key_spec.uri
@@ -72,7 +72,7 @@ async def uri_of(house: RegionalHouse, region: str) -> str:
 
 @pytest.mark.parametrize("kind", ["own", "platform"])
 async def test_a_key_elsewhere_is_refused_before_any_call(house: RegionalHouse, kind: str) -> None:
-    """Design 2: refused where residency is demanded; of Enable's regions, all or none."""
+    """With residency demanded, Enable refuses a key elsewhere, and stores no region."""
     one = await house.with_regions(TABLE, required=True)
     house.platform["us"] = RootKey("FAKE", WEST)
     spec = "PLATFORM" if kind == "platform" else WEST
@@ -93,7 +93,7 @@ async def test_a_key_elsewhere_is_refused_before_any_call(house: RegionalHouse, 
 
 
 async def test_a_forbidden_key_is_not_told_to_be_elsewhere(house: RegionalHouse) -> None:
-    """Who may not name a key learns nothing of it (protocol C1)."""
+    """A caller that may not name a key learns nothing of it (protocol C1)."""
     one = await house.with_regions(TABLE, required=True)
     one.rights = rights(
         f'roles = ["operator"]\nkeys = [{{ type = "FAKE", uri = "{WEST}", principal = "ambient" }}]'
@@ -105,7 +105,7 @@ async def test_a_forbidden_key_is_not_told_to_be_elsewhere(house: RegionalHouse)
 
 
 async def test_keys_in_use_stay_in_use(house: RegionalHouse) -> None:
-    """Residency that is demanded later stops nothing: rotation to a newer version goes on."""
+    """Residency that the settings demand later does not stop rotation to a newer version."""
     one = await house.with_regions(TABLE)
     await one.enable(specs={"us": WEST})
     blob = await one.wrap(region="us")
@@ -117,7 +117,7 @@ async def test_keys_in_use_stay_in_use(house: RegionalHouse) -> None:
 
 
 async def test_a_changed_platform_key_counts_as_new(house: RegionalHouse) -> None:
-    """A rotation that would move a region to another key of the vendor's looks where that is."""
+    """A rotation that moves a region to another key of the vendor's checks its place."""
     one = await house.with_regions(TABLE, required=True)
     house.platform[""] = RootKey("FAKE", WEST)
     await one.enable(specs={"eu": "PLATFORM"})
@@ -129,7 +129,7 @@ async def test_a_changed_platform_key_counts_as_new(house: RegionalHouse) -> Non
 async def test_a_key_elsewhere_is_pointed_out(
     house: RegionalHouse, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Design 2: allowed and pointed out: a line in the log, and what a status can say."""
+    """A key elsewhere is allowed; the log and the status point it out."""
     caplog.set_level(logging.WARNING)
     one = await house.with_regions(TABLE)
     await one.enable(specs={"eu": WEST, "us": WEST})
@@ -165,7 +165,7 @@ async def test_a_trial_tells_where_the_key_is(house: RegionalHouse) -> None:
 
 
 async def test_a_key_whose_provider_is_gone_is_nowhere(house: RegionalHouse) -> None:
-    """A status is one all the same."""
+    """A status can be given without it."""
     one = await house.with_regions(TABLE)
     residency = one.replica.reports._residency
     assert await residency.report(RootKey("GONE", "gone:x"), "us") == ResidencyReport()
@@ -175,7 +175,7 @@ async def test_a_key_whose_provider_is_gone_is_nowhere(house: RegionalHouse) -> 
 
 
 async def test_enable_takes_the_replica_of_a_region_of_the_request(house: RegionalHouse) -> None:
-    """The derived key is proven like any other and stored as an ordinary key spec."""
+    """Keyfold proves the derived key like any other and stores it as an ordinary key spec."""
     one = await house.with_regions(TABLE)
     specs: dict[str, Spec] = {"us": replica_of("us", "eu"), "eu": KeySpec("FAKE", WEST)}
     await one.enable(specs=specs)
@@ -189,7 +189,7 @@ async def test_enable_takes_the_replica_of_a_region_of_the_request(house: Region
 async def test_add_regions_takes_the_replica_of_a_region_of_the_cluster(
     house: RegionalHouse,
 ) -> None:
-    """Without a table the region's own name is the provider's; again, it is no change."""
+    """Without a table the provider's region has the region's name; a repetition is no change."""
     one = await house.replica()
     await one.enable(specs={"eu": WEST})
     await one.add_regions({"us-east-1": replica_of("us-east-1", "eu")}, request_id="r")
@@ -207,7 +207,7 @@ async def test_add_regions_takes_the_replica_of_a_region_of_the_cluster(
 
 
 async def test_rotate_moves_a_region_to_a_replica(house: RegionalHouse) -> None:
-    """Of the key that the other region gets in the same request, or has; old blobs open."""
+    """The source is the key that the other region gets in this request, or has; old blobs open."""
     one = await house.with_regions(TABLE)
     await one.enable(specs={"eu": "fake:one", "us": "fake:two"})
     blob = await one.wrap(region="us")
@@ -219,7 +219,7 @@ async def test_rotate_moves_a_region_to_a_replica(house: RegionalHouse) -> None:
 
 
 async def test_a_replica_that_is_not_there_is_said_so(house: RegionalHouse) -> None:
-    """Missing, or without a permission: plainly, with whose replica it is, and nothing stored."""
+    """If a replica is missing or denies, the error names its source, and nothing is stored."""
     one = await house.with_regions(TABLE)
     specs: dict[str, Spec] = {"eu": WEST, "us": replica_of("us", "eu")}
     house.provider.deny(EAST, "unwrap")
@@ -236,7 +236,7 @@ async def test_a_replica_that_is_not_there_is_said_so(house: RegionalHouse) -> N
 
 
 async def test_a_rotation_tells_the_old_key_from_the_replica(house: RegionalHouse) -> None:
-    """What the region's old key answers is not said of the replica that it was to move to."""
+    """An error of the region's old key is not reported as one of the replica."""
     one = await house.with_regions(TABLE)
     await one.enable(specs={"eu": WEST, "us": "fake:two"})
     house.provider.disable("fake:two")
@@ -290,7 +290,7 @@ async def test_a_rotation_tells_the_old_key_from_the_replica(house: RegionalHous
 async def test_a_replica_that_cannot_be_meant(
     house: RegionalHouse, specs: dict[str, Spec], told: str, field: str
 ) -> None:
-    """Refused before any call, with what to do, and where in the request it stood."""
+    """The error comes before any KMS call, says what to do, and names the field."""
     one = await house.with_regions(TABLE)
     with pytest.raises(InvalidKeySpecError) as caught:
         await one.enable(specs=specs)
@@ -302,7 +302,7 @@ async def test_a_replica_that_cannot_be_meant(
 async def test_a_provider_may_have_no_replicas(
     house: RegionalHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Most providers have none, and say so."""
+    """Most providers have no replicas, and the error says so."""
     monkeypatch.setattr(house, "provider_of", lambda _: FakeProvider())
     one = await house.replica()
     with pytest.raises(InvalidKeySpecError, match="have no replicas"):
@@ -310,7 +310,7 @@ async def test_a_provider_may_have_no_replicas(
 
 
 async def test_a_derived_key_is_granted_like_any_other(house: RegionalHouse) -> None:
-    """Nobody gets at a key by naming whose replica it is (protocol C1)."""
+    """A caller cannot use `replica_of` to get at a key that it may not name (protocol C1)."""
     one = await house.with_regions(TABLE)
     keys = f'keys = [{{ type = "FAKE", uri = "{WEST}", principal = "ambient" }}]'
     one.rights = rights(f'roles = ["operator"]\n{keys}')

@@ -55,7 +55,7 @@ def states(house: House, cluster: str = "acme") -> dict[str, State]:
 
 
 async def test_revoke_stops_use_at_once(house: House, one: Member) -> None:
-    """R1: Revoke is one change for all regions, asks no KMS, and from its answer on calls fail."""
+    """R1: Revoke is one change for all regions without a KMS; after its answer calls fail."""
     house.provider.disconnect()
     before = len(house.provider.calls)
     outcome = await one.revoke()
@@ -154,7 +154,7 @@ async def overtake(house: House, one: Member, change: Change) -> asyncio.Task[by
 
 
 async def test_a_load_in_flight_across_revoke_serves_nobody(house: House, one: Member) -> None:
-    """R2: it neither enters memory nor answers those who wait for it."""
+    """R2: an overtaken load neither enters memory nor answers those who wait for it."""
     call = await overtake(house, one, lambda m: m.revoke())
     with pytest.raises(RevokedError):
         await call
@@ -163,7 +163,7 @@ async def test_a_load_in_flight_across_revoke_serves_nobody(house: House, one: M
 
 
 async def test_a_load_in_flight_across_rotate_serves_nobody(house: House, one: Member) -> None:
-    """R2, S5: the call waits for the new wrap; the old version's answer is thrown away."""
+    """R2, S5: the call waits for the new wrap and throws the old version's answer away."""
     house.provider.new_version("fake:one")
     call = await overtake(house, one, lambda m: m.rotate({"eu": None, "us": None}))
     await call
@@ -176,7 +176,7 @@ async def test_a_load_in_flight_across_rotate_serves_nobody(house: House, one: M
 
 
 async def test_a_load_in_flight_across_revoke_at_ttl_0(house: House) -> None:
-    """R2, R3: at TTL 0 too, what was fetched before a Revoke is of no use after it."""
+    """R2, R3: at TTL 0 too, a call cannot use after a Revoke what it fetched before it."""
     one = await house.replica(cache_ttl=0)
     await one.enable()
     call = await overtake(house, one, lambda m: m.revoke())
@@ -282,7 +282,7 @@ async def test_what_is_reported_as_applied_is_gone_from_memory(house: House, one
 
 
 async def test_a_pending_replica_stops_by_the_time_given(house: House, one: Member) -> None:
-    """R4, S3: a replica that sees the store no more is named, and has stopped when it was said."""
+    """R4, S3: Revoke names a replica without the store, which stops by the time it gives."""
     two = await house.replica(store_max_staleness=30)
     await two.wrap()
     house.clock.advance(10)
@@ -302,7 +302,7 @@ async def test_a_pending_replica_stops_by_the_time_given(house: House, one: Memb
 
 
 async def test_revoke_answers_before_its_callers_deadline(house: House, one: Member) -> None:
-    """R4, section 7: with a second left it waits for half of one, then names who is pending."""
+    """R4: with a second left Revoke waits half a second, then names who is pending."""
     await house.replica()
     revoking = asyncio.create_task(one.revoke(within=1.0))
     await until(lambda: one.line.counts["replicas"] > 1)
@@ -312,7 +312,7 @@ async def test_revoke_answers_before_its_callers_deadline(house: House, one: Mem
 
 
 async def test_a_silent_replica_ages_out(house: House, one: Member) -> None:
-    """S4: one that died without leaving is waited for until its staleness has passed."""
+    """S4: Revoke waits for a replica that died until its staleness has passed."""
     await house.replica()
     house.clock.advance(121)
     await one.poll()
@@ -324,7 +324,7 @@ async def test_a_silent_replica_ages_out(house: House, one: Member) -> None:
 async def test_a_repeated_revoke_confirms_only_who_has_dropped_the_keys(
     house: House, one: Member
 ) -> None:
-    """R4, R6: repeated at a replica that has not heard of it, Revoke holds there too."""
+    """R4, R6: a Revoke repeated at a replica that has not read of it holds there too."""
     two, three = await house.replica(), await house.replica()
     await two.wrap()
     await three.wrap()
@@ -340,7 +340,7 @@ async def test_a_repeated_revoke_confirms_only_who_has_dropped_the_keys(
 async def test_a_revoke_that_is_committed_is_not_reported_as_failed(
     house: House, one: Member
 ) -> None:
-    """R4: where the store does not say who has confirmed, the answer is still a revocation."""
+    """R4: if the store does not say who has confirmed, the answer is still a revocation."""
     one.line.fail("replicas", StoreUnavailableError("away"))
     outcome = await one.hurry().revoke()
     assert outcome.confirmed == (one.changes.replica,)
@@ -351,7 +351,7 @@ async def test_a_revoke_that_is_committed_is_not_reported_as_failed(
 async def test_a_rotate_that_is_committed_is_not_reported_as_failed(
     house: House, one: Member
 ) -> None:
-    """S5: who hears that a rotation failed keeps the old key; so it must be true."""
+    """S5: an error of Rotate is true, since a customer who reads it keeps the old key."""
     one.line.fail("replicas", StoreUnavailableError("away"))
     assert (await one.rotate({"eu": "fake:two"})).mutation.number is not None
 
@@ -374,7 +374,7 @@ async def test_a_cancelled_callers_change_is_carried_out(house: House, one: Memb
 
 
 async def test_a_change_outlives_its_callers_deadline(house: House, one: Member) -> None:
-    """W1: at the deadline the caller is told so; the change goes on and is committed."""
+    """W1: at the deadline the caller gets an error; the change goes on and is committed."""
     hang = house.provider.hang(operations=("wrap",))
     with pytest.raises(DeadlineError):
         await one.rotate({"eu": "fake:two"}, within=0.05)
@@ -387,7 +387,7 @@ async def test_a_change_outlives_its_callers_deadline(house: House, one: Member)
 
 
 async def test_a_flood_of_reads_does_not_get_in_revokes_way(house: House, one: Member) -> None:
-    """R1, R5: Revoke is carried out while the store's readers are all waiting."""
+    """R1, R5: Revoke commits while all threads for reads of the store are taken."""
     held = one.line.hold("cluster", threads="store_")
     flood = [asyncio.create_task(one.wrap(f"c-{i}", within=30)) for i in range(1_100)]
     await held.reached()
@@ -405,7 +405,7 @@ async def test_a_flood_of_reads_does_not_get_in_revokes_way(house: House, one: M
 
 @pytest.mark.parametrize("clock", ["monotonic", "wall"])
 async def test_a_stale_replica_refuses_and_recovers(house: House, one: Member, clock: str) -> None:
-    """S3: without the store for too long, by either clock, it refuses; seeing it, it goes on."""
+    """S3: a replica without the store for too long, by either clock, refuses until it polls."""
     if clock == "monotonic":
         house.clock.advance(120)
         house.clock.step_wall(-120)  # Only one clock has gone on.
@@ -430,7 +430,7 @@ async def test_a_stale_replica_refuses_and_recovers(house: House, one: Member, c
 async def test_a_restore_that_moves_nothing_is_told_by_a_store_that_takes_writes(
     house: House, one: Member
 ) -> None:
-    """S2: a deposed primary, which can still be read, is not believed that all is in service."""
+    """S2: no replica believes a deposed primary, which can still be read."""
     assert (await one.restore()).regions == ()
     assert (await one.restore(regions=["eu"])).regions == ("eu",)
     one.line.fail("apply", StoreUnavailableError("the store takes no writes"))
@@ -441,7 +441,7 @@ async def test_a_restore_that_moves_nothing_is_told_by_a_store_that_takes_writes
 
 
 async def test_a_clock_set_back_does_not_make_a_replica_fresh(house: House, one: Member) -> None:
-    """S3: the larger of the two counts."""
+    """S3: the larger of the two spans counts."""
     house.clock.advance(121)
     house.clock.step_wall(-1_000_000)
     with pytest.raises(StoreStaleError):
@@ -451,7 +451,7 @@ async def test_a_clock_set_back_does_not_make_a_replica_fresh(house: House, one:
 async def test_staleness_counts_from_when_the_last_good_poll_began(
     house: House, one: Member
 ) -> None:
-    """S3: a poll that hangs on its way back counts from its beginning."""
+    """S3: a poll that hangs on its way back counts from when it began."""
     await one.poll()
     await until(lambda: one.line.asked > one.line.counts["poll"])
     house.clock.advance(100)
@@ -463,7 +463,7 @@ async def test_staleness_counts_from_when_the_last_good_poll_began(
 async def test_a_failing_poll_makes_a_replica_stale_and_a_good_one_ends_it(
     house: House, one: Member
 ) -> None:
-    """S3: a store that answers with errors is not seen."""
+    """S3: a poll that the store answers with an error does not count."""
     one.line.fail("poll", StoreUnavailableError("away"))
     house.clock.advance(121)
     await one.poll_once()
@@ -475,7 +475,7 @@ async def test_a_failing_poll_makes_a_replica_stale_and_a_good_one_ends_it(
 
 
 async def test_a_rolled_back_store_is_refused(house: House, one: Member) -> None:
-    """S1: a store that lacks what was seen: everything is dropped, and stays refused."""
+    """S1: if the store lacks a change that a replica saw, it drops everything and refuses."""
     counted = telemetry.STORE_CALLS.labels("poll", "STORE_ROLLED_BACK")
     before = next(s.value for s in counted._samples() if s.name == "_count")
     one.line.fail("poll", StoreRolledBackError("gone"), times=1)
@@ -514,7 +514,7 @@ async def test_a_reconciled_store_is_served_from_again(house: House, one: Member
 async def test_a_change_in_flight_ends_before_a_replica_begins_anew(
     house: House, one: Member
 ) -> None:
-    """S1, S5: what was decided on a store that is gone is not committed in the one after it."""
+    """S1, S5: a change that was decided on a lost store is not committed in the next one."""
     hang = house.provider.hang("fake:one", ("unwrap",))
     rotating = asyncio.create_task(one.rotate({"eu": "fake:two"}, within=30))
     await entered(hang)
@@ -536,7 +536,7 @@ async def test_a_change_in_flight_ends_before_a_replica_begins_anew(
 
 
 async def test_a_store_that_fails_while_a_replica_begins_anew(house: House, one: Member) -> None:
-    """S1: a replica that cannot register yet goes on trying, and serves nothing meanwhile."""
+    """S1: a replica that cannot register yet goes on trying, and serves nothing."""
     one.line.fail("poll", StoreRolledBackError("gone"), times=1)
     await one.poll_once()
     await until(lambda: one.changes.rolled_back)
@@ -559,7 +559,7 @@ async def test_revoke_names_those_that_a_failover_may_have_lost(
 
 
 async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) -> None:
-    """S1, R4: a replica whose own commit is gone refuses; it confirms nothing under its number."""
+    """S1, R4: a replica whose own commit is gone refuses, and confirms nothing under its number."""
     one = await house.replica()
     await one.enable()
     await one.poll()
@@ -579,7 +579,7 @@ async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) ->
 
 
 async def test_a_load_in_flight_across_a_rollback_serves_nobody(house: House, one: Member) -> None:
-    """S1, R2: what was on its way when the store changed under the replica is dropped too."""
+    """S1, R2: a load that was under way when the store changed is dropped too."""
     one.loads.drop_all()
     hang = house.provider.hang(operations=("unwrap",), answered=True)
     call = asyncio.create_task(one.wrap(within=30))
@@ -594,7 +594,7 @@ async def test_a_load_in_flight_across_a_rollback_serves_nobody(house: House, on
 
 
 async def test_rotate_names_replicas_that_are_behind(house: House, one: Member) -> None:
-    """S5: the answer has those that have not applied it; they read again when they must (F3)."""
+    """S5: Rotate names the replicas that have not applied it; they read again in time (F3)."""
     two = await house.replica()
     blob = await two.wrap()
     rotated = await one.rotate({"eu": "fake:two"})
@@ -605,7 +605,7 @@ async def test_rotate_names_replicas_that_are_behind(house: House, one: Member) 
 
 
 async def test_a_new_replica_starts_from_what_it_reads(house: House, one: Member) -> None:
-    """S4: one that registers after a revocation has nothing to confirm and serves nothing."""
+    """S4: a replica that registers after a revocation has nothing to confirm or serve."""
     await one.revoke()
     two = await house.replica()
     with pytest.raises(RevokedError):
@@ -626,7 +626,7 @@ async def test_one_that_stops_is_not_waited_for(house: House, one: Member) -> No
 
 
 async def test_restore_goes_region_by_region(house: House, one: Member) -> None:
-    """R7: what is proven is restored, what is not is named with its error and stays revoked."""
+    """R7: Restore takes back the proven regions, and names the others with their errors."""
     house.provider.create_key("us-key")
     await one.rotate({"us": "fake:us-key"})
     await one.revoke()
@@ -646,7 +646,7 @@ async def test_restore_goes_region_by_region(house: House, one: Member) -> None:
 async def test_restore_of_nothing_that_can_be_proven_changes_nothing(
     house: House, one: Member
 ) -> None:
-    """R7: no proof, no commit."""
+    """R7: Restore commits nothing without a proof."""
     await one.revoke()
     before = house.store.cluster("acme")
     house.provider.disable("fake:one")

@@ -1,4 +1,4 @@
-"""What callers may do, held by the service: nothing that is narrow can be stepped around."""
+"""Rights: the service enforces them, and no caller can step around a narrow grant."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ KEYS = 'keys = [{ type = "FAKE", uri = "fake:*", principal = "ambient" }]'
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    """A store, a key service with fake:one and fake:two, and no replica yet."""
+    """Gives a store and a KMS with fake:one and fake:two, without a replica yet."""
     async with house_in(tmp_path) as house:
         yield house
 
 
 @pytest.fixture
 async def one(house: House) -> Member:
-    """A replica with cluster acme of organization a in eu and us, and beta of b in eu."""
+    """Gives a replica with cluster acme of organization a in eu and us, and beta of b in eu."""
     one = await house.replica()
     await one.enable("acme", {"eu": "fake:one", "us": "fake:one"}, organization="a")
     await one.enable("beta", {"eu": "fake:two"}, organization="b")
@@ -60,14 +60,14 @@ async def one(house: House) -> Member:
 
 
 def rights(*grants: str) -> Rights:
-    """Returns what grants give the caller, each written without its callers."""
+    """Returns the rights of the caller; each grant is written without its callers."""
     text = "".join(f'[[grant]]\ncallers = ["{APP.name}"]\n{grant}\n' for grant in grants)
     return parse(text, "policy.toml").rights(APP)
 
 
 @contextmanager
 def as_one_who(member: Member, *grants: str) -> Iterator[None]:
-    """Has the replica's callers hold these grants alone."""
+    """Gives the replica's callers these grants and no others."""
     member.rights = rights(*grants)
     try:
         yield
@@ -76,14 +76,14 @@ def as_one_who(member: Member, *grants: str) -> Iterator[None]:
 
 
 async def refused(call: Awaitable[object]) -> KeyfoldError:
-    """Returns how a call is refused."""
+    """Returns the error with which a call is refused."""
     with pytest.raises(KeyfoldError) as caught:
         await call
     return caught.value
 
 
 def told(error: KeyfoldError, *names: str) -> tuple[object, ...]:
-    """Returns all that an error tells, without the names that the caller gave."""
+    """Returns everything in an error but the names that the caller gave."""
     text = error.message
     for name in names:
         text = re.sub(rf"\b{name}\b", "NAME", text)
@@ -91,13 +91,13 @@ def told(error: KeyfoldError, *names: str) -> tuple[object, ...]:
 
 
 def test_every_method_has_a_rule() -> None:
-    """A method of the contract without a rule fails here, and would be refused to everybody."""
+    """Every method of the contract has a rule; without one it would be refused to everybody."""
     service = pb.DESCRIPTOR.services_by_name["KeyManagementService"]
     assert {name for name in RULES if "/" not in name} == set(service.methods_by_name)
 
 
 async def test_who_has_no_grant_may_do_nothing(one: Member) -> None:
-    """Default deny: without a grant no method is allowed, and nothing is looked up."""
+    """Default deny: without a grant no method is allowed, and the store is not read."""
     nobody = Policy(()).rights(APP)
     before = dict(one.line.counts)
     for method in RULES:
@@ -113,7 +113,7 @@ async def test_who_has_no_grant_may_do_nothing(one: Member) -> None:
 
 @pytest.mark.parametrize("warm", [True, False])
 async def test_a_hidden_cluster_looks_like_one_that_is_not(one: Member, warm: bool) -> None:  # noqa: FBT001
-    """What the caller may not see gets the answer of what does not exist (protocol C7)."""
+    """A cluster that the caller may not see gets the answer of one that does not exist (C7)."""
     blob = await one.wrap("beta")
     if not warm:
         one.loads.drop_all()
@@ -141,7 +141,7 @@ async def test_a_hidden_cluster_looks_like_one_that_is_not(one: Member, warm: bo
 
 
 async def test_hidden_and_absent_cost_the_store_the_same(one: Member) -> None:
-    """No reads more or less tell a hidden cluster from one that does not exist."""
+    """A hidden cluster costs as many reads of the store as one that does not exist."""
     await one.wrap("beta")
     counts = {}
     with as_one_who(one, 'roles = ["crypto"]\norganizations = ["a"]'):
@@ -153,7 +153,7 @@ async def test_hidden_and_absent_cost_the_store_the_same(one: Member) -> None:
 
 
 async def test_a_hidden_region_looks_like_one_that_is_not(one: Member) -> None:
-    """A caller who is narrowed to regions learns nothing of the others (protocol C7)."""
+    """A caller whose grant is narrowed to regions learns nothing of the others (protocol C7)."""
     blob = await one.wrap("acme", "us")
     with as_one_who(one, f'roles = ["admin"]\nregions = ["eu"]\n{KEYS}'):
         hidden = await refused(one.wrap("acme", "us"))
@@ -188,7 +188,7 @@ async def test_batches_decide_for_each_item(one: Member) -> None:
 
 
 async def test_wrap_only_cannot_unwrap(one: Member) -> None:
-    """Who may wrap alone cannot open, nor who may unwrap alone seal; Rewrap takes both."""
+    """A grant to wrap does not allow unwrapping, nor the other way; Rewrap takes both."""
     blob = await one.wrap()
     with as_one_who(one, 'roles = ["crypto:wrap"]'):
         await one.wrap()
@@ -233,7 +233,7 @@ async def test_context_entries_can_be_demanded(one: Member) -> None:
 
 
 async def test_anothers_cluster_is_named_to_who_may_see_it(one: Member) -> None:
-    """That it is another cluster's is said only to a caller who may see that cluster."""
+    """Only a caller who may see the other cluster learns that a wrapped key is of that one."""
     blob = await one.wrap("beta")
     assert isinstance(await refused(one.unwrap(blob, "acme")), WrongClusterError)
     one.loads.drop_all()
@@ -257,7 +257,7 @@ async def test_anothers_cluster_is_named_to_who_may_see_it(one: Member) -> None:
 async def test_a_key_that_may_not_be_named_costs_no_call(
     house: House, one: Member, keys: str
 ) -> None:
-    """TestKey, Enable, AddRegions and Rotate of such a key ask no KMS (protocol C1)."""
+    """TestKey, Enable, AddRegions and Rotate refuse such a key without a KMS call (C1)."""
     before = len(house.provider.calls)
     with as_one_who(one, f'roles = ["admin"]\n{keys}'):
         specs = {"eu": "fake:two"}
@@ -280,7 +280,7 @@ async def test_a_key_that_may_not_be_named_costs_no_call(
 
 
 async def test_the_platform_key_is_named_only_where_written(house: House, one: Member) -> None:
-    """PLATFORM is a key like another: none may name it but by a grant (protocol C1)."""
+    """PLATFORM is a key like another: a caller needs a grant to name it (protocol C1)."""
     house.platform[""] = RootKey("FAKE", "fake:one")
     before = len(house.provider.calls)
     with as_one_who(one, f'roles = ["operator"]\n{KEYS}'):
@@ -292,7 +292,7 @@ async def test_the_platform_key_is_named_only_where_written(house: House, one: M
 
 
 async def test_one_forbidden_key_among_many_costs_no_call(house: House, one: Member) -> None:
-    """All keys of a request are looked at before any is tried (protocol C1)."""
+    """Keyfold checks all keys of a request before it tries the first (protocol C1)."""
     before = len(house.provider.calls)
     keys = 'keys = [{ type = "FAKE", uri = "fake:one", principal = "ambient" }]'
     with as_one_who(one, f'roles = ["operator"]\n{keys}'):
@@ -315,7 +315,7 @@ async def test_rotating_a_regions_own_key_names_none(one: Member) -> None:
 
 
 async def test_a_cluster_outside_ones_pattern_is_not_made(house: House, one: Member) -> None:
-    """Making a cluster outside of one's grants is refused before any look-up (protocol 7)."""
+    """Making a cluster outside of one's grants is refused before any look-up (protocol C8)."""
     calls, reads = len(house.provider.calls), one.line.counts["cluster"]
     with as_one_who(one, f'roles = ["operator"]\nclusters = ["acme-*"]\n{KEYS}'):
         assert isinstance(await refused(one.enable("mine")), NotAllowedError)
@@ -328,7 +328,7 @@ async def test_a_cluster_outside_ones_pattern_is_not_made(house: House, one: Mem
 
 
 async def test_a_list_holds_what_the_caller_may_see(one: Member) -> None:
-    """Pages hold visible clusters alone, and neither they nor their ends tell of others."""
+    """Pages hold only visible clusters, and neither they nor their ends tell of others."""
     for number in range(7):
         await one.enable(f"b-{number}", organization="b")
     await one.enable("zeta", organization="a")
@@ -353,7 +353,7 @@ async def test_a_list_holds_what_the_caller_may_see(one: Member) -> None:
 
 
 async def test_a_repeated_request_id_is_looked_at_after_authorization(one: Member) -> None:
-    """A request_id tells nobody of a cluster that they may not see (protocol R6)."""
+    """A request_id does not reveal a cluster that the caller may not see (protocol R6)."""
     await one.revoke("beta", request_id="r-1")
     with as_one_who(one, 'roles = ["admin"]\norganizations = ["a"]'):
         assert isinstance(await refused(one.revoke("beta", request_id="r-1")), ClusterNotFoundError)

@@ -1,4 +1,4 @@
-"""The sweep (protocol F4, F5): keys that nobody asks about are asked about all the same."""
+"""The sweep (protocol F4, F5) also checks keys that no caller uses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def one(house: House) -> Member:
 
 
 def condemn(house: House, cluster: str) -> Callable[[], None]:
-    """Has the key service refuse one cluster's context; returns what ends that."""
+    """Makes the KMS refuse one cluster's context; returns a function that ends that."""
     unwrap = house.provider.unwrap
 
     def refusing(
@@ -65,18 +65,18 @@ def condemn(house: House, cluster: str) -> Callable[[], None]:
 
 
 def asked(house: House, since: int = 0) -> list[Call]:
-    """Lists what the key service was asked."""
+    """Lists the calls to the KMS."""
     return house.provider.calls[since:]
 
 
 def opened(house: House, since: int) -> list[str]:
-    """Lists the clusters whose KEKs the key service was asked to open."""
+    """Lists the clusters whose KEKs the KMS had to open."""
     calls = [c for c in asked(house, since) if c.operation == "unwrap"]
     return sorted(c.binding.cluster for c in calls if c.binding is not None)
 
 
 async def seen(member: Member, cluster: str = "a") -> Observation:
-    """Reads what is known of a cluster's key, asking no KMS."""
+    """Reads what is known of a cluster's key, without a KMS call."""
     stored = member.house.store.cluster(cluster)
     assert stored is not None
     report = await member.replica.reports.report(stored, member.rights)
@@ -86,13 +86,13 @@ async def seen(member: Member, cluster: str = "a") -> Observation:
 
 
 def refusals(house: House) -> list[RecordedChange]:
-    """Reads the numbered changes that tell of refusals."""
+    """Reads the numbered changes that report refusals."""
     noted = house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
     return [n for n in noted if n.root is not None]
 
 
 async def test_each_kek_in_use_is_proven_by_itself(house: House, one: Member) -> None:
-    """F4: a KEK that its context condemns ends within the sweep, though neighbours are proven."""
+    """F4: the sweep ends a KEK whose context the KMS refuses, though neighbours are proven."""
     end = condemn(house, "a")
     await house.after(40)
     await one.look()
@@ -111,7 +111,7 @@ async def test_each_kek_in_use_is_proven_by_itself(house: House, one: Member) ->
 
 
 async def test_a_kek_that_was_not_used_is_left_alone(house: House, one: Member) -> None:
-    """F4: what nobody used since the last sweep costs the customer's KMS no call of its own."""
+    """F4: a KEK that was not used since the last sweep costs the KMS no call of its own."""
     await one.sweep()
     await house.after(30)
     await one.wrap("a")
@@ -132,7 +132,7 @@ async def test_a_proof_of_the_sweep_keeps_a_root_key_in_use(house: House, one: M
 
 
 async def test_a_condemned_kek_flushes_its_neighbours_once(house: House, one: Member) -> None:
-    """F4: the sweep's further refusals of one KEK flush nothing and are told to nobody."""
+    """F4: further refusals of one KEK flush nothing, and no replica reports them."""
     two = await house.replica()
     condemn(house, "a")
     await one.sweep()
@@ -155,7 +155,7 @@ async def test_a_condemned_kek_flushes_its_neighbours_once(house: House, one: Me
 
 
 async def test_a_refusal_of_the_sweep_ends_use_on_every_replica(house: House, one: Member) -> None:
-    """F2, F5: what the sweep is refused counts as any other refusal."""
+    """F2, F5: a refusal that the sweep meets counts as any other."""
     two = await house.replica()
     await two.wrap("a")
     house.provider.disable("fake:one")
@@ -184,7 +184,7 @@ async def test_an_idle_root_key_is_asked_once_by_one_replica(house: House, one: 
 
 
 async def test_another_replica_takes_over(house: House, one: Member) -> None:
-    """F5: where the replica that asked is gone, another one asks within an interval."""
+    """F5: if the replica that asked is gone, another one asks within an interval."""
     two = await house.replica()
     await one.sweep()
     await one.stop()
@@ -223,7 +223,7 @@ async def test_a_replica_that_is_cut_off_is_not_the_one_that_asks(
 
 
 async def test_a_replica_that_is_alone_goes_on_asking(house: House, one: Member) -> None:
-    """F5: a KMS that cannot be asked is asked again in each sweep where nobody else is there."""
+    """F5: a single replica tries an unreachable KMS again in each sweep."""
     await one.enable("c", {"eu": "fake:two"})
     house.provider.disconnect("fake:two")
     for _ in range(6):
@@ -239,7 +239,7 @@ async def test_a_replica_that_is_alone_goes_on_asking(house: House, one: Member)
 
 
 async def test_a_dead_kms_is_not_passed_round_for_ever(house: House, one: Member) -> None:
-    """F5: what no replica can ask is tried by each, and then again by one of them."""
+    """F5: each replica tries a KMS that none can reach, then one of them in each interval."""
     two = await house.replica()
     await one.enable("c", {"eu": "fake:two"})
     house.provider.disconnect("fake:two")
@@ -271,11 +271,11 @@ async def test_every_idle_kek_has_its_turn(house: House, one: Member) -> None:
 async def test_a_cluster_whose_rows_were_changed_takes_no_turn_of_others(
     house: House, one: Member
 ) -> None:
-    """F5, A1: a row that nobody believes keeps nobody else's root key from being asked."""
+    """F5, A1: a row that is not authentic does not keep the sweep from other root keys."""
     await one.enable("c", {"eu": "fake:two"})
     await house.after(1)
     await one.enable("d", {"eu": "fake:two"})
-    # Whose turn it is goes by what the store has of them.
+    # The store's observations decide which KEK has its turn.
     await one.replica._health.flush()
     with closing(sqlite3.connect(house.file)) as file, file:
         file.execute("UPDATE clusters SET epoch = 7 WHERE name = 'c'")
@@ -289,7 +289,7 @@ async def test_a_cluster_whose_rows_were_changed_takes_no_turn_of_others(
 
 
 async def test_a_condemned_kek_does_not_colour_its_root_key(house: House, one: Member) -> None:
-    """F4: a neighbour of an idle KEK that its own context condemns is shown as HEALTHY."""
+    """F4: an idle KEK is shown as HEALTHY beside one whose own context the KMS refuses."""
     for name in ("c", "d"):
         await one.enable(name, {"eu": "fake:two"})
     condemn(house, "c")
@@ -301,7 +301,7 @@ async def test_a_condemned_kek_does_not_colour_its_root_key(house: House, one: M
 
 
 async def test_an_idle_key_that_is_refused_and_comes_back_shows(house: House, one: Member) -> None:
-    """Design 3: of a key that nobody uses the status tells within the sweep, both ways."""
+    """The status of a key that nobody uses changes within the sweep, both ways."""
     await one.enable("c", {"eu": "fake:two"})
     house.provider.disable("fake:two")
     await house.after(INTERVAL)
@@ -315,7 +315,7 @@ async def test_an_idle_key_that_is_refused_and_comes_back_shows(house: House, on
 
 
 async def test_a_revoked_region_is_never_asked(house: House, one: Member) -> None:
-    """Protocol 7: no KMS is asked for a revoked region, by no sweep."""
+    """The sweep does not call the KMS of a revoked region."""
     for name in ("a", "b"):
         await one.revoke(name)
     await house.after(INTERVAL)
@@ -348,7 +348,7 @@ async def test_a_missing_wrap_permission_shows_within_the_sweep(house: House, on
 
 
 async def test_a_refusal_to_unwrap_is_the_one_to_read(house: House, one: Member) -> None:
-    """F5: where a root key neither wraps nor unwraps, the status tells why it does not unwrap."""
+    """F5: if a root key neither wraps nor unwraps, the status says why it does not unwrap."""
     for operation in ("wrap", "unwrap"):
         lacking = AccessDeniedError(f"no {operation}", missing_permission=f"to {operation}")
         house.provider.fail(lacking, "fake:one", (operation,))
@@ -372,7 +372,7 @@ async def test_a_key_that_wraps_alone_is_no_healthy_one(house: House, one: Membe
 
 
 async def test_an_outage_during_the_sweep_drops_nothing(house: House, one: Member) -> None:
-    """F1, F6: a KMS that cannot be asked ends no use, and is not asked for each KEK."""
+    """F1, F6: an unreachable KMS ends no use, and the sweep does not try every KEK."""
     house.provider.disconnect()
     before = len(asked(house))
     await one.sweep()
@@ -387,7 +387,7 @@ async def test_an_outage_during_the_sweep_drops_nothing(house: House, one: Membe
 
 
 async def test_a_hanging_kms_keeps_no_other_from_its_turn(house: House, one: Member) -> None:
-    """W2: while one customer's KMS hangs, the others' root keys are asked."""
+    """W2: while one customer's KMS hangs, the sweep goes on with the others' root keys."""
     await one.enable("c", {"eu": "fake:two"})
     await house.after(INTERVAL)
     before = len(asked(house))
@@ -400,7 +400,7 @@ async def test_a_hanging_kms_keeps_no_other_from_its_turn(house: House, one: Mem
 
 
 async def test_a_replica_that_must_not_serve_asks_nobody(house: House, one: Member) -> None:
-    """S3: a stale replica leaves its turns out."""
+    """S3: a stale replica skips its turns."""
     house.clock.advance(INTERVAL)
     before = len(asked(house))
     await one.sweep()
@@ -408,7 +408,7 @@ async def test_a_replica_that_must_not_serve_asks_nobody(house: House, one: Memb
 
 
 async def test_the_sweep_survives_the_store(house: House, one: Member) -> None:
-    """S7: where the store does not tell whose turn it is, what is in memory is proven anyway."""
+    """S7: if the store does not answer, the sweep proves what is in memory anyway."""
     one.line.fail("samples", StoreUnavailableError("away"))
     before = len(asked(house))
     await one.sweep()
@@ -464,7 +464,7 @@ async def test_a_key_that_is_followed_keeps_no_other_from_its_turn(
     await until(lambda: turns.count(slot) >= 2)
     keeper.cancel()
     await asyncio.gather(keeper, return_exceptions=True)
-    # Whoever is at it is not joined.
+    # No second turn does the same work.
     assert followed == ["fake:one 1"]
 
 

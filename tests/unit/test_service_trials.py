@@ -1,4 +1,4 @@
-"""TestKey: a key tried step by step, and nothing stored (design 2)."""
+"""TestKey: tries a key step by step and stores nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.service.root_keys.scope import Scope
-from keyfold_server.service.root_keys.trials import Outcome, Step, TestKeyRequest, TestKeyResult
+from keyfold_server.service.root_keys.trial_results import Outcome, Step, TestKeyResult
+from keyfold_server.service.root_keys.trials import TestKeyRequest
 from replicas import House, Member, house_in
 
 PASSED, FAILED, SKIPPED = Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED
@@ -54,7 +55,7 @@ def outcomes(tried: TestKeyResult) -> list[Outcome]:
 
 
 async def test_a_good_key_passes_every_step(one: Member) -> None:
-    """Design 2: authenticate, describe, wrap, unwrap, context; nothing is stored."""
+    """The steps are authenticate, describe, wrap, unwrap, context; nothing is stored."""
     tried = await trial(one, "fake:one")
     assert outcomes(tried) == [PASSED] * 5
     assert tried.accessible
@@ -63,7 +64,7 @@ async def test_a_good_key_passes_every_step(one: Member) -> None:
 
 
 async def test_an_unknown_key_says_so(one: Member) -> None:
-    """The step that decides is told in one sentence, with what to do."""
+    """The summary is one sentence about the step that decides, with what to do."""
     tried = await trial(one, "fake:none")
     assert outcomes(tried) == [PASSED, FAILED, FAILED, SKIPPED, SKIPPED]
     assert not tried.accessible
@@ -71,7 +72,7 @@ async def test_an_unknown_key_says_so(one: Member) -> None:
 
 
 async def test_an_outage_is_not_told_as_a_credential_that_failed(house: House, one: Member) -> None:
-    """F2a: who reads the sentence is not sent to renew a credential that nobody refused."""
+    """F2a: the summary does not send its reader to renew a credential that nobody refused."""
     house.provider.disconnect()
     tried = await trial(one, "fake:one")
     assert tried.steps[0].outcome is FAILED
@@ -80,7 +81,7 @@ async def test_an_outage_is_not_told_as_a_credential_that_failed(house: House, o
 
 
 async def test_a_key_need_not_be_described(house: House, one: Member) -> None:
-    """Design 2: a key that wraps and unwraps is accessible, and what is missing is told."""
+    """A key that wraps and unwraps is accessible, and the summary says what is missing."""
     house.provider.deny("fake:one", "describe")
     tried = await trial(one, "fake:one")
     assert outcomes(tried) == [PASSED, FAILED, PASSED, PASSED, PASSED]
@@ -91,7 +92,7 @@ async def test_a_key_need_not_be_described(house: House, one: Member) -> None:
 async def test_an_identity_that_cannot_be_asked_for_is_told_as_such(
     house: House, one: Member
 ) -> None:
-    """Design 2: a key that works though who asks could not be shown is not said to be unseen."""
+    """A key that works although authentication failed is described as usable."""
     away = UnreachableError("who tells identities could not be asked")
     house.provider.fail(away, None, ("authenticate",))
     tried = await trial(one, "fake:one")
@@ -102,7 +103,7 @@ async def test_an_identity_that_cannot_be_asked_for_is_told_as_such(
 
 
 async def test_a_key_that_only_wraps_is_not_accessible(house: House, one: Member) -> None:
-    """F5: a policy that allows wrapping and not unwrapping is told apart, step by step."""
+    """F5: the steps show a policy that allows wrapping but not unwrapping."""
     house.provider.deny("fake:one", "unwrap")
     tried = await trial(one, "fake:one")
     assert outcomes(tried) == [PASSED, PASSED, PASSED, FAILED, SKIPPED]
@@ -123,7 +124,7 @@ async def test_a_key_that_opens_to_something_else_is_not_accessible(
 
 
 async def test_a_broken_credential_is_told_first(house: House, one: Member) -> None:
-    """F2a: what concerns Keyfold's own side is not laid at the key's door."""
+    """F2a: the summary does not blame the key for a fault on Keyfold's own side."""
     house.provider.break_credentials()
     tried = await trial(one, "fake:two")
     assert outcomes(tried) == [FAILED, FAILED, FAILED, SKIPPED, SKIPPED]
@@ -131,7 +132,7 @@ async def test_a_broken_credential_is_told_first(house: House, one: Member) -> N
 
 
 async def test_without_a_cluster_nothing_is_bound(one: Member) -> None:
-    """Protocol 7: TestKey without a cluster binds nothing and says that context is not tried."""
+    """TestKey without a cluster binds nothing and says that it did not try the context."""
     tried = await trial(one, "fake:one", cluster="")
     assert tried.steps[4].outcome is SKIPPED
     assert tried.steps[4].message.startswith("not tried")
@@ -139,7 +140,7 @@ async def test_without_a_cluster_nothing_is_bound(one: Member) -> None:
 
 
 async def test_a_cluster_that_is_there_has_its_own_organization(house: House, one: Member) -> None:
-    """C5: a trial for a cluster is bound as its KEKs are, whatever organization was left out."""
+    """C5: a trial for a cluster is bound as its KEKs, even if the request names no organization."""
     await one.enable(organization="org")
     spec, calls = KeySpec("FAKE", "fake:one"), house.provider.calls
     calls.clear()
@@ -154,7 +155,7 @@ async def test_a_cluster_that_is_there_has_its_own_organization(house: House, on
 async def test_what_does_not_bind_its_context_is_still_bound_by_the_digest(
     house: House, one: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C5: where the key service opens for any context, Keyfold's own digest refuses."""
+    """C5: if the KMS opens for any context, Keyfold's own digest refuses."""
     unwrap = house.provider.unwrap
     bound: list[Binding] = []
 
@@ -174,7 +175,7 @@ async def test_what_does_not_bind_its_context_is_still_bound_by_the_digest(
 async def test_an_outage_in_the_last_step_does_not_pass(
     house: House, one: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be told is not taken for a yes."""
+    """A KMS that could not be asked does not count as a yes."""
     unwrap, calls = house.provider.unwrap, 0
 
     def once(

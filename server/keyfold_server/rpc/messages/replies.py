@@ -16,7 +16,7 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.reports import ClusterReport, RegionReport
 from keyfold_server.service.root_keys.access_policies import AccessPolicyResult
-from keyfold_server.service.root_keys.trials import Outcome, Step, StepResult, TestKeyResult
+from keyfold_server.service.root_keys.trial_results import Outcome, Step, StepResult, TestKeyResult
 
 _STATES: Final = {state: res.State.Value(f"STATE_{state.name}") for state in State}
 _HEALTH: Final = {health: res.Health.Value(f"HEALTH_{health.value}") for health in Health}
