@@ -1,7 +1,7 @@
-"""keyfold-server: serve, look at the settings, and the server's own commands.
+"""The program keyfold-server: it serves, checks the settings, and has the commands of `admin`.
 
-What serves is imported by the commands that need it: a command on the key file alone starts in a
-fraction of the time.
+Each command imports the parts of the server that it needs, so that a command on the key file starts
+in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from keyfold_server.settings import Settings
 
 _NOT_SERVING: Final = 1
-"""What `health` exits with unless the server serves; health checks know 0 and 1."""
+"""The exit code of `health` if the server does not serve; health checks know only 0 and 1."""
 
 
 @admin.app.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
     check: Annotated[
-        bool, typer.Option("--check", help="Say what is wrong with the settings, and end.")
+        bool, typer.Option("--check", help="Say what is wrong with the settings, and exit.")
     ] = False,
     print_settings: Annotated[
-        bool, typer.Option("--print-settings", help="Print the settings as TOML, and end.")
+        bool, typer.Option("--print-settings", help="Print the settings as TOML, and exit.")
     ] = False,
 ) -> None:
-    """Runs and looks after a Keyfold server. Without a command it serves."""
+    """Run and maintain a Keyfold server. Without a command it serves."""
     with admin.reported():
         if check:
             _check()
@@ -46,9 +46,9 @@ def options(
 
 @admin.app.command()
 def serve() -> None:
-    """Serve until SIGTERM; prints one line with the address when ready."""
-    # gRPC writes a line for each failed handshake, so strangers could flood the log. It looks
-    # when it is imported.
+    """Serve until SIGTERM. Prints one line with the address when the server is ready."""
+    # gRPC logs each failed handshake, so strangers could flood the log. It reads the variable when
+    # it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from keyfold_server import bootstrap, settings
 
@@ -58,7 +58,7 @@ def serve() -> None:
 
 @admin.app.command()
 def migrate() -> None:
-    """Bring the store's schema up to this release, as serving does by itself with SQLite."""
+    """Bring the store's schema up to this release. With SQLite, serving does so by itself."""
     from keyfold_server import bootstrap, settings
 
     with admin.reported():
@@ -74,10 +74,12 @@ def health(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 3.0,
 ) -> None:
-    """Ask a running server whether it serves: exit code 0 if it does, 1 if not.
+    """Ask a running server whether it serves.
 
-    Where the server has TLS, its own certificate is what it must show, and what is shown to it;
-    KEYFOLD_CA, KEYFOLD_CERT and KEYFOLD_KEY say otherwise.
+    The exit code is 0 if it does, and 1 if it does not. With TLS, the server must show the name in
+    KEYFOLD_TLS_CERT. The command shows that certificate itself, and trusts the authorities in
+    KEYFOLD_TLS_CLIENT_CA, or else the system's. KEYFOLD_CERT, KEYFOLD_KEY and KEYFOLD_CA override
+    this.
     """
     from keyfold_server import settings
     from keyfold_server.rpc import probe
@@ -93,7 +95,7 @@ def health(
 
 
 def _tls(loaded: Settings) -> Tls | None:
-    """Returns how to ask a server with these settings."""
+    """Returns how to connect to a server that has these settings."""
     from keyfold_server.access import tls_files
     from keyfold_server.rpc.probe import Tls
 
@@ -134,7 +136,7 @@ def _check() -> None:
 
 
 def _print() -> None:
-    """Prints TOML: what is printed can be saved and used as the settings file."""
+    """Prints the settings as TOML, which can be saved as the settings file."""
     from keyfold_server import settings
 
     typer.echo(settings.toml(settings.load().shown()), nl=False)
@@ -147,7 +149,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("keyfold"):
             raise
-        # The client's installation has this script, too, and not what it needs.
+        # Without the extra `server` this script is installed, too, but not what it needs.
         raise SystemExit(
             f"keyfold-server: {error.name} is missing; install keyfold[server]"
         ) from None

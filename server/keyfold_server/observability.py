@@ -1,4 +1,4 @@
-"""Where logs, spans and metrics go: the SDKs behind the names of `telemetry`."""
+"""Sets up where logs, spans and metrics go: the SDKs behind the names of `telemetry`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def logs() -> bool:
-    """Sends every log line to stderr: JSON, or lines for people where that is a terminal.
+    """Sends all log lines to stderr: as JSON, or in a form for people if stderr is a terminal.
 
     Returns:
-        Whether the lines are for people.
+        True if the lines are for people.
     """
     pretty = sys.stderr.isatty()
     shared: list[structlog.typing.Processor] = [
@@ -66,9 +66,9 @@ def _add_trace_id(
 def _frames_only(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Shows an exception's type and where it came from, and neither its text nor any variable.
+    """Shows an exception's type and stack, but neither its text nor any variable.
 
-    Both may hold what a caller sent. The frames hold lines of our source alone.
+    Text and variables may contain what a caller sent. The stack has only lines of our source.
     """
     given = event.pop("exc_info", None)
     if given is True:
@@ -85,10 +85,10 @@ def traces() -> Sampling:
     """Sets OpenTelemetry's SDK up from its standard environment variables.
 
     Returns:
-        Which calls get spans: none where no exporter is configured.
+        The decision which calls get spans; no call gets any if no exporter is configured.
 
     Raises:
-        SetupError: An exporter is asked for that is not installed or not known.
+        SetupError: The variables name an exporter that is unknown or not installed.
     """
     env = os.environ
     wanted = env.get("OTEL_TRACES_EXPORTER", "")
@@ -104,9 +104,9 @@ def traces() -> Sampling:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
         raise SetupError(
-            "traces are asked for and the exporter is missing; install keyfold[otlp]"
+            "the environment asks for traces, but the exporter is missing; install keyfold[otlp]"
         ) from None
-    # Every span that reaches the SDK was chosen by `Sampling` already.
+    # `Sampling` has already decided about every span that reaches the SDK.
     provider = TracerProvider(
         sampler=ALWAYS_ON,
         resource=Resource.create({"service.name": env.get("OTEL_SERVICE_NAME", "keyfold")}),
@@ -130,7 +130,7 @@ def _sampling(name: str) -> Sampling:
 
 
 def end_traces() -> None:
-    """Sends the last spans; a collector that is away holds up the end for two seconds."""
+    """Sends the last spans; waits at most two seconds for the collector."""
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
         last = threading.Thread(target=provider.shutdown, daemon=True)
@@ -139,10 +139,10 @@ def end_traces() -> None:
 
 
 def metrics(address: tuple[str, int] | None) -> Callable[[], None]:
-    """Serves /metrics in a thread of its own; returns what ends it.
+    """Serves /metrics in a thread of its own; returns the function that stops it.
 
     Raises:
-        SetupError: The address is taken.
+        SetupError: The address cannot be bound.
     """
     if address is None:
         return lambda: None

@@ -1,8 +1,8 @@
-"""What Keyfold tells of itself: the names of metrics and spans, and how to write them.
+"""Metrics and spans: their names, and the functions that record them.
 
-Instruments and names only; what becomes of spans and who reads the metrics is set up in
-`bootstrap`. Nothing here ever takes key material: a label is a method, a code, a reason or a
-provider's type; a span's attributes are names and ids.
+`observability` decides where spans go and who can read the metrics. No metric or span ever has key
+material: a label is a method, a code, a reason or a provider's type, and a span's attributes are
+names and ids.
 """
 
 from __future__ import annotations
@@ -21,95 +21,99 @@ from keyfold_server.domain import attempts
 from keyfold_server.domain.errors import KeyfoldError
 
 OK: Final = "OK"
-"""The outcome of what went well; else an outcome is an error's reason."""
+"""The outcome of a successful call. The outcome of any other call is its error's reason."""
 
 _FAST: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005)
 _SLOW: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 CALLS: Final = Histogram(
     "keyfold_call_duration_seconds",
-    "Duration of calls in the server, by method, gRPC code and reason.",
+    "Time that the server took for a call, by method, gRPC code and reason.",
     ("method", "code", "reason"),
     buckets=_FAST + _SLOW,
 )
 
 KMS_CALLS: Final = Histogram(
     "keyfold_kms_call_duration_seconds",
-    "Duration of calls to customers' KMSs, waiting at the gates included.",
+    "Time that a call to a customer's KMS took, including the wait for its turn.",
     ("provider", "region", "operation", "attempts", "outcome"),
     buckets=_FAST[3:] + _SLOW,
 )
 
 STORE_CALLS: Final = Histogram(
     "keyfold_store_call_duration_seconds",
-    "Duration of calls to the store, waiting for a thread included.",
+    "Time that a call to the store took, including the wait for a thread.",
     ("operation", "outcome"),
     buckets=_FAST + _SLOW,
 )
 
 LOADS: Final = Counter(
     "keyfold_loads_total",
-    "KEKs unwrapped into memory or proven again, by outcome.",
+    "Key encryption keys (KEKs) that a KMS unwrapped into memory or proved again, by outcome.",
     ("outcome",),
 )
 
 LOG_LINES_DROPPED: Final = Counter(
     "keyfold_log_lines_dropped_total",
-    "Lines about calls that nobody took in time.",
+    "Log lines about calls that were dropped, because whoever reads the log was too slow.",
 )
 
-CACHED_CLUSTERS: Final = Gauge("keyfold_cached_clusters", "Clusters in memory.")
+CACHED_CLUSTERS: Final = Gauge("keyfold_cached_clusters", "Clusters whose keys are in memory.")
 
 CACHED_KEKS: Final = Gauge("keyfold_cached_keks", "KEKs in memory.")
 
 KEKS_IN_GRACE: Final = Gauge(
     "keyfold_keks_in_grace",
-    "KEKs that serve although their KMS cannot be asked; a restart would end that.",
+    "KEKs in use on outage grace, while their KMS is out of reach. A restart would end their use.",
 )
 
 STORE_AGE: Final = Gauge(
-    "keyfold_store_age_seconds", "Time since the last good look at the store's changes began."
+    "keyfold_store_age_seconds",
+    "Time since this replica last began to read the store's changes successfully.",
 )
 
 REGIONS: Final = Gauge(
-    "keyfold_regions", "Regions in the store, by state and last health.", ("state", "health")
+    "keyfold_regions",
+    "Regions in the store, by state and last recorded health.",
+    ("state", "health"),
 )
 
 CANNOT_WRAP: Final = Gauge(
     "keyfold_regions_cannot_wrap",
-    "Enabled regions whose root key unwraps and does not wrap: their next rotation would fail.",
+    "Enabled regions whose root key unwraps but does not wrap, so that their next rotation would "
+    "fail.",
 )
 
 POLICY_BROKEN: Final = Gauge(
     "keyfold_policy_broken",
-    "1 while the policy file is broken and the policy that was read before it holds.",
+    "1 while the policy file is broken and the previous policy stays in force, otherwise 0.",
 )
 
 _tracer: Final = trace.get_tracer("keyfold")
 
 
 class KmsCall:
-    """What is told of one call to a KMS while it is made.
+    """What is recorded of one call to a KMS.
 
     Attributes:
-        region: The provider's own name of the key's region, empty where it has none.
+        region: The provider's name of the key's region; empty if the provider has no regions.
     """
 
     __slots__ = ("_span", "region")
 
     def __init__(self, span: trace.Span) -> None:
-        """Begins with nothing known but that it is made."""
+        """Begins with nothing known of the call."""
         self._span = span
         self.region = ""
 
     def answered(self, request_id: str) -> None:
-        """Notes the provider's own id of the call, so that the two logs can be joined."""
+        """Records the provider's id of the call, by which its log and ours can be joined."""
         _provider_request(self._span, request_id)
 
 
 @contextmanager
 def kms_call(provider: str, operation: str) -> Iterator[KmsCall]:
-    """Times a call to a KMS, in a child span where the call that caused it is sampled."""
+    """Times a call to a KMS; makes a child span if the call that caused it is sampled."""
     began = perf_counter()
     outcome = "UNEXPECTED"
     with (
@@ -133,7 +137,7 @@ def kms_call(provider: str, operation: str) -> Iterator[KmsCall]:
 
 @contextmanager
 def store_call(operation: str) -> Iterator[trace.Span]:
-    """Times a call to the store, in a child span where the call that caused it is sampled."""
+    """Times a call to the store; makes a child span if the call that caused it is sampled."""
     began = perf_counter()
     outcome = "UNEXPECTED"
     with _child(f"store {operation}", {}) as span:
@@ -155,12 +159,12 @@ def _provider_request(span: trace.Span, request_id: str | None) -> None:
 
 @contextmanager
 def _child(name: str, attributes: dict[str, str]) -> Iterator[trace.Span]:
-    """A child span, or nothing where the call is not sampled: most are not."""
+    """Makes a child span, or an invalid one if the call is not sampled, as most are not."""
     if not trace.get_current_span().is_recording():
         yield trace.INVALID_SPAN
         return
     kind = trace.SpanKind.CLIENT
-    # An exception's text could hold what was sent; `_failed` writes what may be said.
+    # An exception's text may contain what a caller sent; `_failed` records what is safe.
     with _tracer.start_as_current_span(
         name,
         kind=kind,
@@ -179,11 +183,11 @@ def _failed(span: trace.Span, error: KeyfoldError) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which calls get spans: decided before OpenTelemetry is asked, so that a no costs nothing.
+    """Decides which calls get spans, before OpenTelemetry is called, so that a no costs nothing.
 
     Attributes:
-        ratio: Part of the calls without a caller's decision that are sampled, 0 to 1.
-        parent_based: A caller's decision stands, whatever the ratio.
+        ratio: The share of calls that get spans, 0 to 1.
+        parent_based: True if the caller's decision counts, whatever the ratio.
     """
 
     ratio: float = 0.0
@@ -193,13 +197,13 @@ class Sampling:
         """Says whether a call gets spans.
 
         Args:
-            traceparent: The W3C header of the caller, empty where it sent none.
+            traceparent: The caller's `traceparent` header; empty if it sent none.
         """
         if traceparent:
             if self.parent_based:
-                # The lowest bit of the flags; others may be set beside it.
+                # The lowest bit of the flags says "sampled"; other bits may be set, too.
                 return traceparent[-1] in "13579bdf"
-            # By the trace's id, so that all services that sample by ratio pick the same traces.
+            # Decide by the trace's id, so that all services that sample by ratio agree.
             try:
                 low = int(traceparent[19:35], 16)
             except ValueError:
@@ -209,4 +213,4 @@ class Sampling:
 
 
 NO_SPANS: Final = Sampling(0.0, parent_based=False)
-"""Where no spans are wanted, a caller's decision included."""
+"""Makes no spans at all, whatever the caller decided."""

@@ -94,7 +94,7 @@ def test_health_takes_no_grant(file: Path) -> None:
     del file
     for caller in ("local", "dns:stranger"):
         words = f"--as {caller} --rpc grpc.health.v1.Health/Check"
-        assert _check(words) == (0, ["allowed: every caller may"])
+        assert _check(words) == (0, ["allowed: every caller may call it"])
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_explain_lists_the_caller_s_grants(file: Path) -> None:
     ]
     code, out, _ = _run("explain", "--as", "dns:web")
     assert code == 0
-    assert out.splitlines()[-1] == "believed about on whose behalf it calls"
+    assert out.splitlines()[-1] == "Keyfold believes it about whom it calls for"
     code, out, _ = _run("explain", "--as", "dns:stranger")
     assert (code, out) == (EXIT_REFUSED, "no grant names dns:stranger: it may do nothing\n")
 
@@ -182,7 +182,7 @@ def test_a_broken_file_is_one_line(file: Path) -> None:
         ("--as local --rpc Wrap --cluster c", "give --cluster, --region"),
         ("--as local --rpc TestKey --key-uri k", "give --key-type"),
         ("--as local --rpc TestKey --key-type AWS_KMS", "the key spec has no uri"),
-        ("--as local --rpc Wrap --context app", "--context 'app' is no pair; write NAME=VALUE"),
+        ("--as local --rpc Wrap --context app", "--context 'app' is not a pair; write NAME=VALUE"),
     ],
 )
 def test_a_question_that_lacks_something_is_an_error(file: Path, words: str, says: str) -> None:

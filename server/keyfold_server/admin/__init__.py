@@ -1,7 +1,7 @@
-"""keyfold-server's own commands: what an operator does beside a server, not through it.
+"""The commands of keyfold-server, with which an operator works on a server's files and store.
 
-A file for each noun; importing the package registers all of them. What a command needs beyond the
-command line it imports itself, so that each starts quickly.
+There is a file for each noun; importing the package registers all commands. Each command imports
+what it needs, so that all of them start quickly.
 """
 
 from keyfold_server.admin import dev_certs, dev_keys, policy, store

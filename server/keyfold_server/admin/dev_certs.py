@@ -1,4 +1,4 @@
-"""Throw-away certificates for trying TLS out, by hand; no output holds key material."""
+"""The command that makes throw-away certificates. Its output never has key material."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ _CLIENTS: Final = ("spiffe://example.org/app",)
 @app.command("dev-certs")
 def dev_certs(
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Write here; made where it is not there.")
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="The folder to write to; made if it does not exist."
+        ),
     ],
     name: Annotated[
         list[str] | None,
         typer.Option(
             "--name",
             metavar="NAME",
-            help="A DNS name or IP address of the server; may be repeated.",
+            help="A DNS name or IP address of the server. Repeat for more names.",
             show_default=", ".join(_NAMES),
         ),
     ] = None,
@@ -35,17 +38,19 @@ def dev_certs(
         typer.Option(
             "--client",
             metavar="CALLER",
-            help="A caller to make a certificate for, as a policy writes it: spiffe://…, uri:… or "
-            "dns:…; may be repeated.",
+            help="A caller to make a certificate for, in the policy's form: spiffe://…, uri:… or "
+            "dns:…. Repeat for more callers.",
             show_default=", ".join(_CLIENTS),
         ),
     ] = None,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Makes a throw-away authority and certificates for 30 days: to try TLS out, not to serve with.
+    """Make throw-away certificates, to try TLS out.
 
-    Prints the settings of the server and of each client, and a grpcurl command.
+    They are valid for 30 days and not for production. Makes an authority, and certificates for the
+    server and for each caller. Prints the settings for the server and for each client, and a
+    grpcurl command.
     """
     from keyfold_server.access import dev_certs as making
 
@@ -66,7 +71,7 @@ def _write(folder: Path, files: dict[str, bytes], *, force: bool) -> None:
     there = sorted(name for name in files if (folder / name).exists())
     if there and not force:
         raise SetupError(
-            f"{folder} holds {', '.join(there)} already; name another folder, or give --force to "
+            f"{folder} already has {', '.join(there)}; name another folder, or give --force to "
             "overwrite"
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

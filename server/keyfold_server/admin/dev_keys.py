@@ -1,4 +1,4 @@
-"""The key file of LOCAL root keys, by hand. No output holds key material."""
+"""The commands on the key file of LOCAL root keys. Their output never has key material."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from keyfold_server.providers.local.contents import KeyVersion, LocalKey
 from keyfold_server.providers.local.key_file import KeyFile
 
 dev_keys = typer.Typer(
-    help="The key file of LOCAL root keys: for development, tests and single-machine use only.",
+    help="Manage the key file of LOCAL root keys.\n\nLOCAL root keys are for development, tests "
+    "and single machines only.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.add_typer(dev_keys, name="dev-keys")
 
@@ -30,7 +32,7 @@ _File = Annotated[
 ]
 _Version = Annotated[
     int | None,
-    typer.Option("--version", min=1, help="Only this version.", show_default="all"),
+    typer.Option("--version", min=1, help="The one version to change.", show_default="all"),
 ]
 
 
@@ -42,7 +44,7 @@ def _opened(file: Path | None) -> KeyFile:
 
 @dev_keys.command()
 def create(name: _Name, file: _File = None) -> None:
-    """Adds a root key; makes the key file where there is none."""
+    """Add a root key; makes the key file if it does not exist."""
     with reported():
         key = _opened(file).create(name)
     _say(key)
@@ -50,7 +52,7 @@ def create(name: _Name, file: _File = None) -> None:
 
 @dev_keys.command()
 def rotate(name: _Name, file: _File = None) -> None:
-    """Adds a version to a root key, which wraps from now on; the older ones still unwrap."""
+    """Add a version to a root key, which wraps from now on. Older versions still unwrap."""
     with reported():
         key = _opened(file).rotate(name)
     _say(key)
@@ -58,7 +60,7 @@ def rotate(name: _Name, file: _File = None) -> None:
 
 @dev_keys.command()
 def disable(name: _Name, file: _File = None, version: _Version = None) -> None:
-    """Takes a root key out of use until it is enabled; a running server notices at once."""
+    """Take a root key out of use until you enable it. A running server notices at once."""
     with reported():
         key = _opened(file).disable(name, version)
     _say(key)
@@ -66,7 +68,7 @@ def disable(name: _Name, file: _File = None, version: _Version = None) -> None:
 
 @dev_keys.command()
 def enable(name: _Name, file: _File = None, version: _Version = None) -> None:
-    """Brings a disabled root key back into use."""
+    """Bring a disabled root key back into use."""
     with reported():
         key = _opened(file).enable(name, version)
     _say(key)
@@ -78,13 +80,13 @@ def destroy(
     file: _File = None,
     version: _Version = None,
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Erases a root key's material for good: nothing that it wrapped can be opened again."""
+    """Erase a root key for good: nobody can open again what it wrapped."""
     target = _opened(file)
     what = f"root key {name}" if version is None else f"version {version} of root key {name}"
     if not yes:
-        # Without a terminal a prompt would read whatever the script was fed.
+        # Without a terminal a prompt would read the input of the script.
         if not terminal.has_terminal():
             raise fail(f"{what} is not destroyed: there is no terminal to ask at; give --yes")
         if not typer.confirm(f"Erase {what} for good?", err=True):
@@ -101,7 +103,7 @@ def list_keys(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Lists the root keys and their versions, never their material."""
+    """List the root keys and their versions, never their material."""
     with reported():
         contents = _opened(file).read()
     contents.wipe()

@@ -1,6 +1,6 @@
-"""The policy file, by hand: what it answers, and which line says so.
+"""The commands that show what a policy file allows, and which of its lines say so.
 
-Invariant: it decides with the code that the server decides with, and has no opinion of its own.
+Invariant: they decide with the same code as the server, and never by rules of their own.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from keyfold_server.access.policy import Policy
 
 EXIT_REFUSED: Final = 1
-"""What `check` exits with when the policy does not allow the call."""
+"""The exit code if the policy does not allow the call, or names the caller nowhere."""
 
 policy = typer.Typer(
-    help="The policy file: what it answers, and which line says so. It asks no server.",
+    help="Show what a policy file allows, and which of its lines say so. Calls no server.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.add_typer(policy, name="policy")
 
@@ -41,19 +42,18 @@ _As = Annotated[
     typer.Option(
         "--as",
         metavar="CALLER",
-        help="Who calls, as callers are written; again for each further name of a certificate.",
+        help="The caller, in the policy's form. Repeat for further names of one certificate.",
     ),
 ]
 _File = Annotated[
     Path | None,
     typer.Option("--file", envvar="KEYFOLD_POLICY", help="The policy file.", show_default=False),
 ]
-_Pairs = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", show_default=False)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One call that somebody might make; what is None or empty is not named in it."""
+    """One call that somebody might make. It does not name what is None or empty."""
 
     rpc: str
     cluster: str | None
@@ -69,31 +69,51 @@ def check(  # noqa: PLR0913, PLR0917  options, one argument each
     rpc: Annotated[str, typer.Option("--rpc", metavar="METHOD", help="The method, such as Wrap.")],
     file: _File = None,
     cluster: Annotated[
-        str | None, typer.Option(help="The cluster.", show_default="none is named")
+        str | None, typer.Option(help="The cluster.", show_default="no cluster")
     ] = None,
     organization: Annotated[
         str | None,
-        typer.Option(help="The organization that it belongs to.", show_default="none"),
+        typer.Option(help="The cluster's organization.", show_default="none"),
     ] = None,
     region: Annotated[
-        list[str] | None, typer.Option(help="A region; again for each.", show_default=False)
+        list[str] | None,
+        typer.Option(help="A region. Repeat for more regions.", show_default=False),
     ] = None,
-    context: _Pairs = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An entry of the data key's context. Repeat for more entries.",
+            show_default=False,
+        ),
+    ] = None,
     key_type: Annotated[
-        str | None, typer.Option(help="Type of the key that is named.", show_default=False)
+        str | None,
+        typer.Option(help="The type of the key that the call names.", show_default=False),
     ] = None,
     key_uri: Annotated[
-        str, typer.Option(help="Its uri, in canonical form.", show_default=False)
+        str, typer.Option(help="The key's uri, in canonical form.", show_default=False)
     ] = "",
     principal: Annotated[
-        str, typer.Option(help="As whom it is called.", show_default="the server's own identity")
+        str,
+        typer.Option(
+            help="The principal under which Keyfold calls the key.",
+            show_default="the server's own identity",
+        ),
     ] = "",
-    key_option: _Pairs = None,
+    key_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An option of the key. Repeat for more options.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Says whether a call is allowed, denied or hidden, and which line of the file says so.
+    """Show whether a call is allowed, denied or hidden, and which lines of the file say so.
 
-    Hidden is what the caller cannot tell from what does not exist. A call that is not allowed
-    exits with 1.
+    A hidden cluster or region looks to the caller as if it did not exist. The exit code is 1 if
+    the call is not allowed.
     """
     with reported():
         asked = _Question(
@@ -104,11 +124,11 @@ def check(  # noqa: PLR0913, PLR0917  options, one argument each
             _pairs("--context", context),
             _key(key_type, key_uri, principal, _pairs("--key-option", key_option)),
         )
-        held = _held(file)
+        loaded = _loaded(file)
     _complete(asked)
     identity = Identity(tuple(caller), "none")
-    own = held.granted(identity)
-    refusal = _refusal(held.rights(identity), asked)
+    own = loaded.granted(identity)
+    refusal = _refusal(loaded.rights(identity), asked)
     if refusal is None:
         for where in _giving(identity, own, asked):
             typer.echo(f"allowed: {where}")
@@ -124,23 +144,23 @@ def check(  # noqa: PLR0913, PLR0917  options, one argument each
 
 @policy.command()
 def explain(caller: _As, file: _File = None) -> None:
-    """Lists what a caller may do, grant by grant, with the lines of the file."""
+    """List what a caller may do, grant by grant, with the lines of the file."""
     with reported():
-        held = _held(file)
+        loaded = _loaded(file)
     identity = Identity(tuple(caller), "none")
-    own = held.granted(identity)
+    own = loaded.granted(identity)
     for grant in own:
         typer.echo(grant.where)
         for name, value in _described(grant):
             typer.echo(f"  {name:<13} {value}")
-    if held.believes(identity):
-        typer.echo("believed about on whose behalf it calls")
+    if loaded.believes(identity):
+        typer.echo("Keyfold believes it about whom it calls for")
     if not own:
         typer.echo(f"no grant names {', '.join(identity.names)}: it may do nothing")
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _held(file: Path | None) -> Policy:
+def _loaded(file: Path | None) -> Policy:
     from keyfold_server.access import policy_watcher
 
     if file is None:
@@ -153,7 +173,7 @@ def _pairs(option: str, given: Iterable[str] | None) -> dict[str, str]:
     for pair in given or ():
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise fail(f"{option} {pair!r} is no pair; write NAME=VALUE")
+            raise fail(f"{option} {pair!r} is not a pair; write NAME=VALUE")
         pairs[name] = value
     return pairs
 
@@ -168,7 +188,7 @@ def _key(type_: str | None, uri: str, principal: str, options: Mapping[str, str]
 
 
 def _complete(asked: _Question) -> None:
-    """Refuses a question that lacks what its method always has."""
+    """Refuses a question that lacks what every call of its method has."""
     from keyfold_server.access.grants import RULES
     from keyfold_server.access.policy import purposes
 
@@ -179,7 +199,7 @@ def _complete(asked: _Question) -> None:
 
 
 def _refusal(rights: Rights, asked: _Question) -> ForbiddenError | NotFoundError | None:
-    """Returns why a call is refused, or None; asks in the order in which the server does."""
+    """Returns why a call is refused, or None; checks in the same order as the server."""
     from keyfold_server.access.policy import purposes
 
     try:
@@ -215,11 +235,11 @@ def _check_uses(rights: Rights, asked: _Question) -> None:
 
 
 def _giving(identity: Identity, own: Iterable[Grant], asked: _Question) -> list[str]:
-    """Returns the grants each of which is enough; where it takes several, all that it takes."""
+    """Returns each grant that is enough by itself, or else the grants that are enough together."""
     from keyfold_server.access.policy import GrantedRights
 
     if _refusal(GrantedRights(identity, ()), asked) is None:
-        return ["every caller may"]
+        return ["every caller may call it"]
     alone = [g.where for g in own if _refusal(GrantedRights(identity, (g,)), asked) is None]
     if alone:
         return alone
@@ -234,7 +254,7 @@ def _giving(identity: Identity, own: Iterable[Grant], asked: _Question) -> list[
 def _described(grant: Grant) -> list[tuple[str, str]]:
     from keyfold_server.access.grants import RULES
 
-    # Names with a slash are gRPC's own services, and say nothing of keys.
+    # Names with a slash are of gRPC's standard services, which have nothing to do with keys.
     methods = [
         name
         for name, rule in RULES.items()
@@ -253,7 +273,7 @@ def _described(grant: Grant) -> list[tuple[str, str]]:
 
 
 def _inline(grant: Grant) -> str:
-    """A grant on one line, without what it does not narrow."""
+    """Returns a grant on one line, without the fields that do not narrow it."""
     shown = {"roles", "clusters", "organizations", "regions", "context", "keys"}
     return "; ".join(
         f"{name} {value}"

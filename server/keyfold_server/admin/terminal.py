@@ -1,4 +1,4 @@
-"""The command line of keyfold-server: its root, and how a command ends.
+"""The root of keyfold-server's command line, and the ways in which a command ends.
 
 Invariant: an error is one line on stderr and exit code 2, never a traceback.
 """
@@ -15,20 +15,21 @@ import typer
 from keyfold_server.domain.errors import KeyfoldError
 
 EXIT_ERROR: Final = 2
-"""What a command exits with when it could not do what it was told."""
+"""The exit code of a command that failed."""
 
 EXIT_DECLINED: Final = 1
-"""What a command exits with when the person at the terminal said no."""
+"""The exit code of a command that did nothing because it was not confirmed."""
 
-# A pretty traceback prints local variables, and those may hold keys.
+# A pretty traceback would print local variables, which may contain keys.
 app = typer.Typer(
-    help="Runs and looks after a Keyfold server.",
+    help="Run and maintain a Keyfold server.",
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
 def fail(message: str) -> typer.Exit:
-    """Prints an error as one line, and returns what to raise."""
+    """Prints an error as one line, and returns the exception to raise."""
     typer.echo(f"keyfold-server: {' '.join(message.split())}", err=True)
     return typer.Exit(EXIT_ERROR)
 
@@ -43,5 +44,5 @@ def reported() -> Iterator[None]:
 
 
 def has_terminal() -> bool:
-    """Tells whether there is a person to ask."""
+    """Says whether there is a terminal, and so a person to ask."""
     return sys.stdin.isatty()

@@ -1,6 +1,6 @@
-"""Where concrete parts meet: settings to providers, store, access, service and server.
+"""Joins the concrete parts by the settings: providers, store, access, service and server.
 
-The only room that knows every other. Its parts can be put together with others in a test.
+This is the only package that knows all others. A test can join the parts in other ways.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _PR_SET_DUMPABLE: Final = 4
 
 
 def check(settings: Settings) -> list[str]:
-    """Returns what is wrong with settings beyond their form, without starting anything.
+    """Returns what is wrong with the settings beyond their form, without starting anything.
 
-    Each provider that is set up is made, so that a missing extra shows now and not on first use.
+    It makes each provider that the settings set up, so that a missing extra shows now.
     """
     faults = []
     try:
@@ -74,10 +74,10 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     """Joins one replica to its store and providers.
 
     Returns:
-        The replica, and what closes its store once it has stopped.
+        The replica, and the function that closes its store; call that when the replica has stopped.
 
     Raises:
-        SetupError: The store or its service key cannot be used as they are.
+        SetupError: The settings are wrong, or the store or its service key cannot be used.
     """
     clock = SystemClock()
     providers = catalog(settings)
@@ -91,7 +91,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         password_file=settings.store_password_file,
         listen_url=settings.store_listen,
         migrating=settings.migrate == "auto",
-        # Two polls that hang fit into the time that a replica may go without the store.
+        # Two polls can hang within the time that a replica may go without the store.
         timeouts=Timeouts(poll=min(5.0, settings.store_max_staleness / 3)),
     )
     timing = Timing(
@@ -114,23 +114,24 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
 
 
 def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
-    """Returns where the settings say that regions are.
+    """Returns the regions of the settings, and whether keys must be in them.
 
     Raises:
-        SetupError: They name a provider that there is not: its keys would be looked at by nothing.
+        SetupError: The settings name a provider that does not exist, so that nothing would check
+            its keys.
     """
     unknown = {type_ for places in settings.regions.values() for type_ in places}
     unknown -= set(providers.types())
     if unknown:
         raise SetupError(
-            f"KEYFOLD_REGIONS: there is no provider {', '.join(sorted(unknown))}; the table's keys "
-            f"are of {', '.join(providers.types())}"
+            f"KEYFOLD_REGIONS: there is no provider {', '.join(sorted(unknown))}; use one of "
+            f"{', '.join(providers.types())}"
         )
     return ResidencyPolicy(settings.regions, required=settings.residency == "require")
 
 
 def bounds(settings: Settings) -> Bounds:
-    """Returns what the settings let in."""
+    """Returns the bounds of the settings."""
     return Bounds(
         cached_clusters=settings.cache_clusters,
         header_bytes=settings.max_header_bytes,
@@ -159,7 +160,7 @@ def bounds(settings: Settings) -> Bounds:
 
 
 def migrate(settings: Settings) -> str:
-    """Brings the store to this release's schema, and returns what to call it.
+    """Brings the store to this release's schema, and returns the store's name for messages.
 
     Raises:
         SetupError: The store cannot be migrated.
@@ -178,12 +179,12 @@ async def serve(
 
     Args:
         settings: The settings.
-        ready: Told the address once calls are taken.
-        sampling: Which calls get spans.
-        call_log: Takes a line per call.
+        ready: Called with the address once the server takes calls.
+        sampling: Decides which calls get spans.
+        call_log: Records each call.
 
     Raises:
-        SetupError: The server cannot start as it is set up.
+        SetupError: The server cannot start with these settings.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -218,7 +219,7 @@ async def serve(
 
 
 def run(settings: Settings, ready: Callable[[str], None]) -> None:
-    """Runs `serve` on uvloop where it is installed, seen from outside, its memory private."""
+    """Runs `serve` with logs, traces and metrics, on uvloop if it is installed."""
     _keep_memory_private()
     pretty = observability.logs()
     for name in unknown_variables():
@@ -245,7 +246,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _keep_memory_private() -> None:
-    """Forbids core dumps and ptrace: both would hand out the keys in memory."""
+    """Forbids core dumps and ptrace, because both would reveal the keys in memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

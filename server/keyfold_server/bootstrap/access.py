@@ -1,4 +1,4 @@
-"""Who may call: certificates, tokens and policy, from the settings to what the server asks."""
+"""Builds from the settings what identifies callers: certificates, tokens and policy."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from keyfold_server.settings import Settings
 log = logging.getLogger(__name__)
 
 _LOOK_AT_POLICY: Final = 1.0
-"""Seconds between two looks at whether the policy file has changed."""
+"""Seconds between two looks for a change of the policy file."""
 
 
 class Access:
-    """Who may call, as the settings say, kept fresh while the server runs.
+    """What identifies callers under the settings, kept fresh while the server runs.
 
     Attributes:
-        callers: Finds out who makes each call.
-        credentials: What the server shows; None: connections are not encrypted.
+        callers: Identifies the caller of each call.
+        credentials: The server's TLS credentials; None for a server without TLS.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         """Reads certificates and policy for the first time.
 
         Raises:
-            SetupError: One of them cannot be used; the message names the setting.
+            SetupError: A file cannot be used. The message names the setting.
         """
         self.credentials: grpc.ServerCredentials | None = None
         certificates = None
@@ -67,10 +67,10 @@ class Access:
         self.callers = Callers(self._policies, default, clock, certificates, tokens)
 
     async def start(self) -> list[asyncio.Task[None]]:
-        """Fetches the issuer's keys, and returns what keeps them and the policy fresh.
+        """Fetches the issuer's keys, and returns the tasks that keep them and the policy fresh.
 
         Raises:
-            SetupError: The keys are a file that cannot be used.
+            SetupError: The keys are in a file, and it cannot be used.
         """
         keepers = [asyncio.create_task(self._keep_policy())]
         if self._keys is not None:
