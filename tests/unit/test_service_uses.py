@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keyfold_server.domain.errors import StoreUnavailableError
-from keyfold_server.service.data.cache_entries import OpenKek
+from keyfold_server.service.data.cache_entries import CachedKek
 from keyfold_server.service.observed import uses
 from replicas import House, Member, house_in, under
 
@@ -184,7 +184,7 @@ async def test_collecting_uses_holds_up_no_call(
     parts = 0
     collect = one.replica._uses._record
 
-    def calling(opened: OpenKek) -> None:
+    def calling(opened: CachedKek) -> None:
         nonlocal parts
         parts += 1
         collect(opened)

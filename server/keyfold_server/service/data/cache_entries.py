@@ -1,4 +1,4 @@
-"""What the key cache holds: cluster views, open KEKs, and what is known of their root keys."""
+"""What the key cache holds: views of clusters, KEKs, and the states of their root keys."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class RootState:
         self.unknown: CouldNotTellError | NotAsked | None = None
         self.unknown_until = NEVER
         self.failures = 0
-        self.used: OpenKek | None = None
-        self.open: set[OpenKek] = set()
+        self.used: CachedKek | None = None
+        self.open: set[CachedKek] = set()
         self.shortest = 0.0
         self.invalidations = 0
         self.refusal_announced = False
@@ -120,7 +120,7 @@ class ClusterView:
         self.cluster = cluster
         self.regions: dict[str, RegionView] = {}
         self.keks: dict[bytes, tuple[RegionView, Generation]] = {}
-        self.open: dict[bytes, OpenKek] = {}
+        self.open: dict[bytes, CachedKek] = {}
         self.refused: dict[bytes, Refusal] = {}
         for region in cluster.regions:
             policy = region.policy
@@ -149,7 +149,7 @@ class ClusterView:
             )
 
 
-class OpenKek:
+class CachedKek:
     """A KEK in memory, with what decides how long it may be used. Times are monotonic seconds.
 
     Attributes:
@@ -195,4 +195,4 @@ class OpenKek:
 
     def __repr__(self) -> str:
         """Names the KEK, never its key."""
-        return f"OpenKek({self.kek!r})"
+        return f"CachedKek({self.kek!r})"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.rights import Rights
-from keyfold_server.service.data.cache_entries import OpenKek
+from keyfold_server.service.data.cache_entries import CachedKek
 
 
 class Need(NamedTuple):
@@ -50,7 +50,7 @@ class Call:
 
     rights: Rights
     arrived: float = 0.0
-    own: dict[bytes, OpenKek] = field(default_factory=dict)
+    own: dict[bytes, CachedKek] = field(default_factory=dict)
     failed: dict[Need, KeyfoldError] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     owners: dict[bytes, str | None] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """The synchronous core: wrap, unwrap, generate, rewrap, and their batches (protocol R3).
 
-From the last check of state, staleness and freshness to the sealed or opened bytes nothing awaits
-and no thread runs, so no revocation can slip in between. Where something is not in memory, the
-core raises `NeedsLoad`; its caller loads what is missing and runs the same function again.
+From the last check of state, staleness and freshness to the sealed or opened bytes, the code
+neither awaits nor changes threads, so no revocation can slip in between. Where something is not
+in memory, the core raises `NeedsLoad`; its caller loads that and runs the same function again.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
-from keyfold_server.service.data.cache_entries import NEVER, ClusterView, OpenKek, RootState
+from keyfold_server.service.data.cache_entries import NEVER, CachedKek, ClusterView, RootState
 
 
 class KeyCache:
@@ -28,7 +28,7 @@ class KeyCache:
         self._max_clusters = max_clusters
         self._views: OrderedDict[str, ClusterView] = OrderedDict()
         self._roots: dict[str, RootState] = {}
-        self.record_use: Callable[[OpenKek], None] = lambda _: None
+        self.record_use: Callable[[CachedKek], None] = lambda _: None
 
     def view(self, cluster: str) -> ClusterView | None:
         """Returns a cluster's view, if it is in memory, and counts that as a use."""
@@ -41,7 +41,7 @@ class KeyCache:
         """Returns a cluster's view, if it is in memory, without counting that as a use."""
         return self._views.get(cluster)
 
-    def opened(self) -> Iterator[OpenKek]:
+    def opened(self) -> Iterator[CachedKek]:
         """Yields every KEK in memory."""
         return itertools.chain.from_iterable(root.open for root in self._roots.values())
 
@@ -65,7 +65,7 @@ class KeyCache:
         while len(self._views) > self._max_clusters:
             self.drop_cluster(next(iter(self._views)))
 
-    def put_kek(self, opened: OpenKek) -> None:
+    def put_kek(self, opened: CachedKek) -> None:
         """Keeps an open KEK in its view, in place of an earlier opening of the same KEK."""
         root = opened.root
         old = opened.view.open.get(opened.kek.kek_id)
@@ -146,7 +146,7 @@ class KeyCache:
         for root in self._roots.values():
             self.drop_root(root)
 
-    def _remove(self, opened: OpenKek) -> None:
+    def _remove(self, opened: CachedKek) -> None:
         """Takes a KEK out of memory: out of its view, where calls find it, and of its root key."""
         opened.view.open.pop(opened.kek.kek_id, None)
         opened.root.open.discard(opened)

@@ -23,7 +23,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Purpose, Verdict
-from keyfold_server.service.data.cache_entries import ClusterView, OpenKek, RegionView
+from keyfold_server.service.data.cache_entries import CachedKek, ClusterView, RegionView
 from keyfold_server.service.data.call import Call, Need, NeedsLoad
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.limits import Accounts
@@ -74,7 +74,7 @@ class Keyring:
         cache: KeyCache,
         clock: Clock,
         check_serving: Callable[[float], None],
-        on_grace: Callable[[OpenKek, float], None],
+        on_grace: Callable[[CachedKek, float], None],
         organizations: Accounts,
     ) -> None:
         """Joins the keyring to its parts; every callable is synchronous and cheap.
@@ -169,7 +169,7 @@ class Keyring:
         view: ClusterView,
         region: RegionView,
         kek_id: bytes,
-        opened: OpenKek | None,
+        opened: CachedKek | None,
         now: float,
         call: Call,
     ) -> Kek:

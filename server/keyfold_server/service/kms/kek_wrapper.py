@@ -88,8 +88,8 @@ class KekWrapper:
             cluster: The cluster as the store has it.
             region: The region's name.
             generation: The generation whose KEK is unwrapped.
-            report_refusal: False where the refusal is known: a repeated one flushes nothing
-                (protocol F4).
+            report_refusal: Whether a refusal is reported, as if a load had met it. One that is
+                known already must not be, since it flushes nothing more (protocol F4).
 
         Raises:
             KmsError: The KMS refused or gave no answer, or the KEK does not match.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.data.cache_entries import OpenKek, RootState
+from keyfold_server.service.data.cache_entries import CachedKek, RootState
 from keyfold_server.service.data.key_cache import KeyCache
 
 REFRESH_AT: Final = 0.8
@@ -25,7 +25,7 @@ class Freshness:
     """The keeper of root keys: looks at each when it is due."""
 
     def __init__(
-        self, cache: KeyCache, clock: Clock, patience: float, refresh: Callable[[OpenKek], None]
+        self, cache: KeyCache, clock: Clock, patience: float, refresh: Callable[[CachedKek], None]
     ) -> None:
         """Joins the queue to memory.
 

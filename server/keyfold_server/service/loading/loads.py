@@ -29,7 +29,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.timing import Timing
-from keyfold_server.service.data.cache_entries import ClusterView, OpenKek, RegionView
+from keyfold_server.service.data.cache_entries import CachedKek, ClusterView, RegionView
 from keyfold_server.service.data.call import Call, Need
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.kms.client import KmsClient
@@ -45,7 +45,7 @@ from keyfold_server.service.tasks import Tasks
 class _SharedLoad:
     """A running load of one KEK. Calls that need only its root key's proof may join it."""
 
-    task: asyncio.Task[OpenKek | KeyfoldError | None]
+    task: asyncio.Task[CachedKek | KeyfoldError | None]
     kek_id: bytes
     view: ClusterView
     invalidations: int
@@ -181,7 +181,7 @@ class Loads:
         task = self._tasks.start(self._load(view, region, generation))
         shared = self._shared[key] = _SharedLoad(task, generation.kek_id, view, root.invalidations)
 
-        def done(_: asyncio.Task[OpenKek | KeyfoldError | None]) -> None:
+        def done(_: asyncio.Task[CachedKek | KeyfoldError | None]) -> None:
             if self._shared.get(key) is shared:
                 del self._shared[key]
 
@@ -190,7 +190,7 @@ class Loads:
 
     async def _load(
         self, view: ClusterView, region: RegionView, generation: Generation
-    ) -> OpenKek | KeyfoldError | None:
+    ) -> CachedKek | KeyfoldError | None:
         """Unwraps a KEK and counts the result. None: overtaken, so the call must look again."""
         unwrap = _Unwrap(generation.kek_id, view)
         self._running.add(unwrap)
@@ -204,7 +204,7 @@ class Loads:
 
     async def _unwrapped(
         self, view: ClusterView, region: RegionView, generation: Generation
-    ) -> OpenKek | KeyfoldError | None:
+    ) -> CachedKek | KeyfoldError | None:
         wrap = generation.current
         root = self._cache.root(wrap.root_id)
         invalidations = root.invalidations
@@ -227,7 +227,7 @@ class Loads:
         kek = Kek(generation.kek_id, view.cluster.name, region.region.name, generation.number, key)
         if not self._cache.holds(view) or root.invalidations != invalidations:
             return None
-        opened = OpenKek(kek, view, region, root, began)
+        opened = CachedKek(kek, view, region, root, began)
         root.proven(began)
         view.refused.pop(generation.kek_id, None)
         self._health.succeeded(generation)
@@ -260,18 +260,18 @@ class Loads:
 
     # Freshness
 
-    def refresh_on_grace(self, opened: OpenKek, now: float) -> None:
+    def refresh_on_grace(self, opened: CachedKek, now: float) -> None:
         """Refreshes the root key of a KEK that served on grace, unless it is too early to retry."""
         if now >= opened.root.unknown_until:
             self.refresh(opened)
 
-    def refresh(self, opened: OpenKek) -> None:
+    def refresh(self, opened: CachedKek) -> None:
         """Starts or joins a load that proves a KEK's root key, if the KEK is still in memory."""
         found = opened.view.keks[opened.kek.kek_id]
         if self._cache.holds(opened.view) and opened.view.open.get(opened.kek.kek_id) is opened:
             self._join(opened.view, *found)
 
-    def prove(self, opened: OpenKek) -> asyncio.Task[OpenKek | KeyfoldError | None] | None:
+    def prove(self, opened: CachedKek) -> asyncio.Task[CachedKek | KeyfoldError | None] | None:
         """Starts an unwrap of exactly this KEK (protocol F4).
 
         Returns:

@@ -14,7 +14,7 @@ from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.data.cache_entries import NEVER, OpenKek
+from keyfold_server.service.data.cache_entries import NEVER, CachedKek
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.storage import Storage
 
@@ -83,13 +83,13 @@ class UseRecorder:
                 known[kek_id] = latest
         return known
 
-    def _record(self, opened: OpenKek) -> None:
+    def _record(self, opened: CachedKek) -> None:
         """Buffers a KEK's last use, if it came after the last flush began."""
         if opened.used_at > self._collected:
             kek_id = opened.kek.kek_id
             self._new[kek_id] = max(self._time(opened), self._new.get(kek_id, 0))
 
-    def _time(self, opened: OpenKek) -> int:
+    def _time(self, opened: CachedKek) -> int:
         """Returns a KEK's last use, kept in monotonic seconds, in milliseconds of Unix time."""
         ago = self._clock.monotonic() - opened.used_at
         return int((self._clock.wall() - ago) * 1000)
