@@ -17,5 +17,5 @@ that.
 To follow one change: `sql/store.py` (`apply`), `sql/batch.py`, `sql/write_set.py`,
 `tables/clusters.py`, `seal.py`.
 
-The store knows the domain alone: no wire type, no provider, no setting.
+The store knows only the domain: no wire type, no provider, no setting.
 """

@@ -248,7 +248,7 @@ def _own_row(connection: Connection) -> schema.Cells | None:
 
 def _make(connection: Connection, seal: seals.Seal, dialect: Dialect, clock: Clock) -> schema.Cells:
     if any(_count(connection, table) for table in schema.metadata.tables):
-        # Another replica may have made the store since. Then its row is there.
+        # Another replica may have made the store since, and its row with it.
         row = _own_row(connection)
         if row is None:
             raise seals.not_authentic("meta")

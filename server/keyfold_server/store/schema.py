@@ -294,11 +294,11 @@ generation_uses: Final = Table(
     _key("kek_id", LargeBinary),
     _must("used_at", BigInteger),
 )
-"""When each KEK was last used: an observation, whose time never goes back."""
+"""The time at which each KEK was last used: an observation that never goes back."""
 
 ALWAYS_SEALED: Final = {
     table.name: sum(not column.info.get("later") for column in table.columns) - 1
     for table in metadata.tables.values()
     if "mac" in table.columns
 }
-"""By table, how many values of a row its MAC covers in any case: those before `_later` columns."""
+"""Number of values that the MAC covers in any case, by table: those before `_later` columns."""

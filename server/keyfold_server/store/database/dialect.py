@@ -1,4 +1,4 @@
-"""What databases do differently; no other module asks which database it has.
+"""The differences between databases; no other module asks which database it has.
 
 The other differences are how connections are made and how transactions begin: `store/sqlite` and
 `store/postgresql`.
@@ -28,7 +28,7 @@ CHANNEL: Final = "keyfold"
 
 
 class AccessMode(Enum):
-    """What a transaction is for."""
+    """The purpose of a transaction."""
 
     READ = "read"
     EXPORT = "export"
@@ -108,7 +108,7 @@ def unknown_timeline(_connection: Connection) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one database does what SQLAlchemy leaves different.
+    """The differences of one database that SQLAlchemy does not hide.
 
     Attributes:
         locks_rows: True if SELECT FOR UPDATE locks rows. Otherwise a transaction that writes has

@@ -37,7 +37,7 @@ class Database:
         """Takes the pools, which connect on first use.
 
         Args:
-            kind: What this database does differently.
+            kind: Differences of this database from others.
             engine: Connections for everything but the poll.
             polling: The poll's one connection.
         """

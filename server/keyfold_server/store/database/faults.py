@@ -30,7 +30,7 @@ _SQLITE: Final = {
     sqlite3.SQLITE_CANTOPEN: "its file cannot be opened; is it still there?",
     sqlite3.SQLITE_IOERR: "its disk failed; look at the system's log",
 }
-"""What to tell the caller, by SQLite's primary result code."""
+"""Messages for callers, by SQLite's primary result code."""
 
 READ_ONLY: Final = "25006"
 """SQLSTATE of a standby, and of a server that somebody switched to reading."""
@@ -69,7 +69,7 @@ _SQLSTATES: Final = {
     "57P02": _STOPPING,
     "57P03": _STOPPING,
 }
-"""What to tell the caller, by SQLSTATE."""
+"""Messages for callers, by SQLSTATE."""
 
 _CONNECTING: Final = {
     "password authentication failed": _UNKNOWN_USER,
@@ -101,7 +101,7 @@ _CONNECTING: Final = {
     "does not exist": "the database or the user does not exist; create it, or correct the store's "
     "url",
 }
-"""What to tell the caller, by words of libpq's text: a failed connection has no SQLSTATE."""
+"""Messages for callers, by words of libpq's text: a failed connection has no SQLSTATE."""
 
 _SERIALIZATION: Final = frozenset({"40001", "40P01"})
 """SQLSTATEs after which the same transaction may succeed on another try."""

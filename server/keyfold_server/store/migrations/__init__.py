@@ -5,7 +5,7 @@
     versions/  a file per version
 
 Until the first release there is one schema: every change of `store/schema.py` edits
-`versions/0001_first.py`, and stores made before the change are made anew. Tests upgrade to a
+`versions/0001_first.py`, and developers throw stores of the old schema away. Tests upgrade to a
 migration of their own (`tests/next_schema.py`). From the first release on, every change is a new
 file, and a released one never changes.
 """

@@ -90,7 +90,7 @@ class Listener:
         with self._connect() as connection:
             connection.ends = time.monotonic() + _ANSWER
             connection.execute(_LISTEN)
-            # Nobody has told this thread of changes from before.
+            # Changes from before the LISTEN sent no notification here.
             self._on_change()
             probed = time.monotonic()
             while not self._ended.is_set():

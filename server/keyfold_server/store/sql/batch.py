@@ -24,7 +24,7 @@ class Batch:
     """Carries out changes in a transaction of its caller.
 
     Attributes:
-        dialect: What the database does differently.
+        dialect: Differences of this database from others.
         seal: Seals and checks rows.
         replica: Name of the replica that makes the changes.
         now: Milliseconds of Unix time, by the store's clock.

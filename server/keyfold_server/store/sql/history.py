@@ -48,7 +48,7 @@ class History:
         self._mark = HighWaterMark(Position(0, b""), 0)
 
     def mark(self) -> HighWaterMark:
-        """Returns the high-water mark; a transaction takes it before it reads anything."""
+        """Returns the high-water mark. A transaction asks for it before it reads anything."""
         return self._mark
 
     def advance(self, newest: Position, since: HighWaterMark) -> None:

@@ -43,7 +43,7 @@ def keep(
         max_staleness: Milliseconds that the calling replica may serve without the store.
         now: Milliseconds of Unix time, by the store's clock.
         seal: Seals the row.
-        dialect: What the database does differently.
+        dialect: Differences of this database from others.
     """
     found = dialect.timeline(connection)
 

@@ -1,6 +1,6 @@
 """Export: a store, or one cluster's keyring, as lines of JSON under one seal (protocol A4).
 
-Invariant: an export is one snapshot with every row verified, or there is no file at all. It holds
+Invariant: an export is one snapshot with every row verified, or no file appears at all. It holds
 KEKs as their root keys wrapped them, and never a plaintext key or the service key.
 
 An export of an SQLite file does not need the store's lock, so a server may run meanwhile. The lock

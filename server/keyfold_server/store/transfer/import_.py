@@ -52,7 +52,7 @@ _BUFFERED: Final = 2_000
 
 @dataclass(slots=True)
 class ImportResult:
-    """What an import brought into the store.
+    """The result of an import.
 
     Attributes:
         clusters: Number of clusters.

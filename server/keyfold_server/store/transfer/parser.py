@@ -25,7 +25,7 @@ from keyfold_server.store.transfer.records import (
 )
 
 Record: TypeAlias = Header | IssuedId | StoredCluster | AuditEvent
-"""What one line of an export holds."""
+"""The content of one line of an export."""
 
 
 def parse(raw: bytes) -> Record:

@@ -21,7 +21,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Text compares by its bytes in every database. SQLite does so without being told.
+# Text compares by its bytes in every database; SQLite does so by default.
 _TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
