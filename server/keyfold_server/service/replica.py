@@ -125,9 +125,11 @@ class Replica:
             self._refusals.tell_others,
             self._tasks,
         )
+        self._kek_wrapper = KekWrapper(self._kms, self.loads.refused, random)
         self.changes = Changes(name, self._storage, self.loads, clock, timing, self._tasks)
         self._join_data_plane()
-        self._join_life(timing, platform, regions or ResidencyPolicy())
+        self._join_root_keys(platform, regions or ResidencyPolicy())
+        self._join_life(timing)
         self._join_upkeep(timing)
 
     def _join_data_plane(self) -> None:
@@ -147,38 +149,42 @@ class Replica:
         )
         self.data_plane = DataPlane(keyring, self._random)
 
-    def _join_life(
-        self, timing: Timing, platform: Callable[[str], RootKey | None], regions: ResidencyPolicy
+    def _join_root_keys(
+        self, platform: Callable[[str], RootKey | None], regions: ResidencyPolicy
     ) -> None:
-        storage, kms, clock, health = self._storage, self._kms, self.clock, self._health
-        scopes = Scopes(storage)
-        external_ids = ExternalIds(kms, storage, clock, self._random)
-        residency = Residency(kms, regions)
+        kms, scopes = self._kms, Scopes(self._storage)
+        external_ids = ExternalIds(kms, self._storage, self.clock, self._random)
+        self._residency = residency = Residency(kms, regions)
         self._resolution = resolution = Resolution(kms, platform)
-        admission = Admission(resolution, residency, external_ids)
-        replica_keys = ReplicaKeys(kms, resolution, regions)
-        self.trials = Trials(kms, scopes, resolution, residency, external_ids, clock, self._random)
+        self._admission = Admission(resolution, residency, external_ids)
+        self._replica_keys = ReplicaKeys(kms, resolution, regions)
+        self.trials = Trials(
+            kms, scopes, resolution, residency, external_ids, self.clock, self._random
+        )
         self.access_policies = AccessPolicies(
             kms, scopes, resolution, residency, external_ids, self.changes
         )
-        self._kek_wrapper = kek_wrapper = KekWrapper(kms, self.loads.refused, self._random)
+
+    def _join_life(self, timing: Timing) -> None:
+        storage, clock, health = self._storage, self.clock, self._health
+        kek_wrapper, check_fresh = self._kek_wrapper, self.changes.staleness.check
         mutations = Mutations(storage, self.changes, clock, self._tasks, self.organizations)
         confirmations = Confirmations(self.changes.replica, storage, clock, timing)
         self.clusters = Clusters(
-            mutations,
-            replica_keys,
-            admission,
-            kek_wrapper,
-            health,
-            self._random,
+            mutations, self._replica_keys, self._admission, kek_wrapper, health, self._random
         )
         self.rotation = Rotation(
-            mutations, confirmations, kms, replica_keys, admission, kek_wrapper, health
+            mutations,
+            confirmations,
+            self._kms,
+            self._replica_keys,
+            self._admission,
+            kek_wrapper,
+            health,
         )
         self.revocation = Revocation(mutations, confirmations, clock, timing)
         self.restoration = Restoration(mutations, kek_wrapper, health)
-        self.reports = Reports(self.loads, health, self._uses, residency, clock)
-        check_fresh = self.changes.staleness.check
+        self.reports = Reports(self.loads, health, self._uses, self._residency, clock)
         self.status = Status(
             storage,
             self.loads,

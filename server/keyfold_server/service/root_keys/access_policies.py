@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from keyfold_server.domain.errors import InvalidKeySpecError, InvalidNameError
-from keyfold_server.domain.keyspec import KeySpec
+from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.fleet.changes import Changes
@@ -108,11 +108,8 @@ class AccessPolicies:
                 "documentation, and use TestKey to see whether they are enough",
                 field="key_spec.type",
             )
-        external_id = ""
-        if await self._external_ids.needed_for(root):
-            # An id that Keyfold issued into the wrong store would be lost with that store.
-            self._changes.check_store()
-            external_id = await self._external_ids.issue(cluster, scope.organization)
+        external_id = await self._external_id(root, scope)
+        if external_id:
             root = replace(root, external_id=external_id)
         policy = provider.access_policy(
             root, AccessWanted(cluster, scope.region or None, scope.organization)
@@ -121,3 +118,11 @@ class AccessPolicies:
         return AccessPolicyResult(
             replace(policy, notices=(*policy.notices, *place.notices)), external_id
         )
+
+    async def _external_id(self, root: RootKey, scope: Scope) -> str:
+        """Returns the external id of the key's owner; empty where the key needs no external id."""
+        if not await self._external_ids.needed_for(root):
+            return ""
+        # An id that Keyfold issued into the wrong store would be lost with that store.
+        self._changes.check_store()
+        return await self._external_ids.issue(scope.cluster or None, scope.organization)
