@@ -1,13 +1,13 @@
-# keyfold-server in a container.
+# Builds an image of keyfold-server.
 #
 #     docker build --tag keyfold --build-arg DIGEST=sha256:… .
 #     docker run --read-only --volume keyfold:/var/lib/keyfold keyfold
 #
-# BASE is Debian's Python; DIGEST pins it to one image, which a release always does.
+# BASE is Debian's Python. DIGEST pins it to one image; a release always sets it.
 ARG BASE=python:3.11-slim
 ARG DIGEST=
 
-# --- the wheel, from what is in the source distribution ----------------------------------
+# --- the wheel, from the files of the source distribution --------------------------------
 
 FROM ${BASE}${DIGEST:+@${DIGEST}} AS wheel
 WORKDIR /build
@@ -17,25 +17,25 @@ RUN ["/build/tools/bin/python", "-m", "pip", "install", "--require-hashes", "--n
 COPY pyproject.toml LICENSE README.md /build/
 COPY clients/python /build/clients/python
 COPY server /build/server
-# No build isolation: what builds the wheel comes from the lock above.
+# No build isolation: the build tools come from the lock above.
 RUN ["/build/tools/bin/python", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "/build/wheels", "/build"]
 
 # --- the installed program ---------------------------------------------------------------
 
 FROM ${BASE}${DIGEST:+@${DIGEST}} AS installed
-# The name of a lock in requirements/: `all` is every extra, the key services' SDKs among them;
-# `server` leaves those out, and serves LOCAL keys and other packages' providers alone.
+# The name of a lock in requirements/. `all` has every extra, including the SDK of each KMS. `server`
+# leaves the SDKs out, and serves only LOCAL keys and the providers of other packages.
 ARG EXTRAS=all
 COPY requirements/${EXTRAS}.lock /build/requirements/installed.lock
-# The environment has no pip of its own; the image's pip fills it. Only ready-made wheels: there
-# is no compiler here.
+# The environment has no pip of its own; the image's pip installs into it. Only wheels, because the
+# image has no compiler.
 RUN ["python", "-m", "venv", "--without-pip", "/opt/keyfold"]
 RUN ["python", "-m", "pip", "--python", "/opt/keyfold/bin/python", "install", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "/build/requirements/installed.lock"]
 COPY --from=wheel /build/wheels /build/wheels
 RUN ["python", "-m", "pip", "--python", "/opt/keyfold/bin/python", "install", "--no-deps", "--no-index", "--find-links", "/build/wheels", "keyfold"]
 RUN ["/opt/keyfold/bin/keyfold-server", "--help"]
 
-# --- what runs ---------------------------------------------------------------------------
+# --- the final image ---------------------------------------------------------------------
 
 FROM ${BASE}${DIGEST:+@${DIGEST}}
 ARG VERSION=0.1.0
@@ -45,19 +45,20 @@ LABEL org.opencontainers.image.title="keyfold-server" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# The image's own pip goes, too: nothing is installed where keys are in memory.
+# Remove the image's own pip, so that nobody installs packages where keys are in memory.
 RUN ["python", "-m", "pip", "uninstall", "--yes", "--quiet", "setuptools", "wheel", "pip"]
-# The one folder that is written: the store, its service key, the socket, SQLite's temporary
-# files. Numbers, not names: an orchestrator that forbids root can then see that this is not root.
+# The only folder that the server writes: it holds the store, its service key, the socket and SQLite's
+# temporary files. User and group are numbers, so that an orchestrator that forbids root can tell that
+# this is not root.
 RUN ["install", "--directory", "--owner=65532", "--group=65532", "--mode=0700", "/var/lib/keyfold"]
 COPY --from=installed /opt/keyfold /opt/keyfold
 
-# A unix socket, because without TLS the server listens on loopback or on a socket alone, and a
-# container's loopback reaches nobody but the container. Callers mount the socket's folder and run
-# as this user: the socket is open to its owner only. In this default that folder holds the store
-# and its service key, too; where callers must not see those, mount a second folder for the socket
-# and name it in KEYFOLD_LISTEN. For the same reason metrics are off: KEYFOLD_METRICS=0.0.0.0:9464
-# shows them to whoever reaches the container.
+# The server listens on a unix socket, because without TLS it listens only on loopback or on a socket,
+# and only the container itself reaches its loopback. Callers mount the socket's folder and run as
+# this user, because only its owner may open the socket. By default that folder also holds the store
+# and its service key. If callers must not see those, mount a second folder for the socket and name
+# it in KEYFOLD_LISTEN. Metrics are off, because only the container would reach them on loopback, too;
+# KEYFOLD_METRICS=0.0.0.0:9464 shows them to whoever reaches the container.
 ENV KEYFOLD_LISTEN=unix:/var/lib/keyfold/keyfold.sock \
     KEYFOLD_METRICS=off \
     KEYFOLD_STORE=sqlite:////var/lib/keyfold/keyfold.db \
@@ -68,8 +69,8 @@ ENV KEYFOLD_LISTEN=unix:/var/lib/keyfold/keyfold.sock \
 WORKDIR /var/lib/keyfold
 VOLUME ["/var/lib/keyfold"]
 USER 65532:65532
-# The server drains on SIGTERM for up to KEYFOLD_DRAIN_GRACE, 30 s unless set: give it longer
-# before it is killed (docker stop --time 40).
+# On SIGTERM the server drains for up to KEYFOLD_DRAIN_GRACE, by default 30 s. Give it longer than that
+# before you kill it (docker stop --time 40).
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s --retries=3 \
     CMD ["/opt/keyfold/bin/keyfold-server", "health"]

@@ -7,15 +7,15 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON ?= python3
 export PYTHON
-# Tests start programs while gRPC's threads run; its handlers for that crash the child now and then.
+# Tests start programs while gRPC's threads run. gRPC's fork handlers sometimes crash the child.
 export GRPC_ENABLE_FORK_SUPPORT := false
 bin := .venv/bin
 
-# Only the folders that are there: a clone of an early version has not all of them.
+# Only folders that exist: a clone of an early version does not have all of them.
 python_folders := $(wildcard server clients/python tests examples bench scripts)
 custom_provider := examples/custom_provider
 fast_tests := $(wildcard tests/unit tests/contract)
-# On the counterparts of the key services, which are as long as all other end-to-end tests.
+# The tests on the counterparts of each KMS take as long as all other end-to-end tests.
 kms_tests := $(foreach test,providers health sweep bad_days,tests/e2e/test_$(test).py)
 
 .PHONY: help
@@ -28,7 +28,7 @@ help: ## List the targets
 .PHONY: venv
 venv: .venv/installed ## Make .venv with everything at its locked version
 
-# Made anew when the lock changes, so that nothing that left the lock lingers.
+# A change of the lock makes a new .venv, so that no package stays that has left the lock.
 .venv/locked: requirements/dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 	$(PYTHON) -m venv --clear .venv
@@ -36,7 +36,7 @@ venv: .venv/installed ## Make .venv with everything at its locked version
 	@touch $@
 
 # No build isolation: hatchling comes from the lock, not from the network. The example of a provider
-# is installed as a third party's package is, so that the tests see it as a server does.
+# is installed like a third party's package, so that the tests find it as a server does.
 .venv/installed: .venv/locked pyproject.toml $(custom_provider)/pyproject.toml
 	$(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e $(custom_provider)
 	@touch $@
@@ -47,7 +47,7 @@ lock: ## Resolve pyproject.toml into requirements/ (UPGRADE=1: to the newest ver
 
 # --- the contract ----------------------------------------------------------------------
 
-# On its own, so that the checks, which run side by side, do not both make it.
+# A target of its own, so that two checks that run side by side do not both make it.
 .PHONY: generator
 generator:
 	@scripts/stubs.sh prepare
@@ -57,15 +57,15 @@ stubs: ## Generate clients/python/keyfold/v1 from protos/
 	scripts/stubs.sh generate
 
 .PHONY: check-stubs
-check-stubs: generator ## Check that the committed stubs are those of protos/
+check-stubs: generator ## Check that the committed stubs are up to date with protos/
 	@scripts/stubs.sh check
 
 .PHONY: check-protos
-check-protos: generator ## buf: lint, format, and from the first release on compatibility
+check-protos: generator ## Run buf: lint, format and, from the first release on, compatibility
 	@scripts/protos.sh check
 
 .PHONY: release-protos
-release-protos: ## At a release: make the current protos the ones that later ones must not break
+release-protos: ## At a release: make the current protos the baseline that later protos must not break
 	scripts/protos.sh release
 
 # --- checks ----------------------------------------------------------------------------
@@ -76,24 +76,24 @@ format: venv ## Format the code and apply ruff's safe fixes
 	$(bin)/ruff format
 
 .PHONY: lint
-lint: venv ## ruff: format and rules
+lint: venv ## Check the format and the rules with ruff
 	@$(bin)/ruff format --check
 	@$(bin)/ruff check
 
 .PHONY: types
-types: venv ## mypy --strict
+types: venv ## Check the types with mypy --strict
 	@$(bin)/mypy $(python_folders)
 
 .PHONY: imports
-imports: venv ## The import contracts of pyproject.toml
+imports: venv ## Check the import contracts of pyproject.toml
 	@$(bin)/lint-imports --no-logo
 
 .PHONY: docs
-docs: venv ## Write the pages of docs/ that are made from the code
+docs: venv ## Generate the pages of docs/ that come from the code
 	$(bin)/python scripts/docs.py write
 
 .PHONY: check-docs
-check-docs: venv ## Check that those pages are the code's
+check-docs: venv ## Check that those pages are up to date
 	@$(bin)/python scripts/docs.py check
 
 .PHONY: client
@@ -105,21 +105,21 @@ check-client: venv ## Check that the generated parts of the client are up to dat
 	@$(bin)/python scripts/client.py check
 
 .PHONY: tools
-tools: ## Try to get what tests speak to: grpcurl, TLC, PostgreSQL, PgBouncer, key services
+tools: ## Try to get the programs that tests use: grpcurl, TLC, PostgreSQL, PgBouncer, KMS counterparts
 	@for one in grpcurl model localstack moto openbao; do scripts/$$one.sh || [ $$? -eq 3 ]; done
 	@for one in 15 16 18 pgbouncer; do scripts/postgres.sh $$one || [ $$? -eq 3 ]; done
 
 # --- tests -----------------------------------------------------------------------------
 
 .PHONY: unit
-unit: venv ## The fast tests
+unit: venv ## Run the fast tests
 	@$(bin)/pytest $(fast_tests)
 
 .PHONY: model
-model: venv ## Check the model in docs/model with TLC (needs Java; Maven, the first time)
+model: venv ## Check the model in docs/model with TLC (needs Java and, the first time, Maven)
 	@$(bin)/pytest tests/integration/test_model.py
 
-# Two at a time, each one's output in one piece where this make can do that.
+# Two targets at a time, with the output of each in one piece if this make supports it.
 side_by_side = $(MAKE) --jobs=2 --keep-going \
   $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -127,9 +127,9 @@ side_by_side = $(MAKE) --jobs=2 --keep-going \
 checks: venv
 	@$(side_by_side) tools types lint imports check-docs check-client check-stubs check-protos
 
-# Two groups side by side; the longest begin first.
+# Two targets of a line run side by side; the longest begin first.
 .PHONY: test
-test: checks ## Everything that CI runs: all checks, then all tests, the fast ones first
+test: checks ## Run everything that CI runs: all checks, then all tests, the fast ones first
 	@$(side_by_side) test-contract test-unit
 	@$(side_by_side) test-e2e test-integration test-kms test-chaos
 
@@ -145,35 +145,36 @@ test-e2e:
 test-kms:
 	@$(bin)/pytest $(kms_tests)
 
-# KEY2=, PRINCIPAL=, EXTERNAL_ID= and OPTIONS= where they are needed; the credential comes from the environment.
+# Add KEY2=, PRINCIPAL=, EXTERNAL_ID= and OPTIONS= if your key needs them. The credential comes from
+# the environment.
 .PHONY: live
 live: venv ## Run the provider suite on a key of yours (PROVIDER=aws KEY=arn:…)
 	@PYTHONPATH=tests $(bin)/python -m contract.live
 
-# Bounded without these: CHAOS_RUNS=n for more runs, CHAOS_KILLS=1000 for as many kills in each,
-# CHAOS_SEED=n to repeat what it printed.
+# CHAOS_RUNS=n makes more runs, CHAOS_KILLS=1000 more kills in each, and CHAOS_SEED=n repeats the run
+# that printed this seed.
 .PHONY: chaos
-chaos: venv ## Break servers under load, and the code's safeguards, and see it noticed
+chaos: venv ## Break servers under load, and the code's safeguards, and check that this is noticed
 	@PYTHONPATH=tests $(bin)/python -m chaos.run
 
 # --- running ---------------------------------------------------------------------------
 
-# FILE and PROVIDER reach the program through the environment, where make puts what it is called
-# with. PROVIDER is vault, aws, azure or gcp: a stand-in for that service, on this machine.
+# make passes FILE and PROVIDER to the program through the environment. PROVIDER is vault, aws, azure
+# or gcp, and starts a counterpart of that KMS on this machine.
 .PHONY: demo
-demo: venv ## Show one file's key from wrap to revocation (FILE=path, PROVIDER=vault: yours)
+demo: venv ## Show the life of a key, on a file (FILE=path; PROVIDER=vault for another KMS)
 	@$(bin)/python examples/$(if $(PROVIDER),demo_kms,demo).py
 
 .PHONY: serve
 serve: venv ## Run a server on this machine to try things on
 	@$(bin)/python examples/serve.py
 
-# CASES="revoke scale" for some of them alone; all of them take about ten minutes.
+# All cases take about ten minutes.
 .PHONY: bench
-bench: venv ## Measure (CASES="revoke scale": these alone)
+bench: venv ## Run the benchmark (CASES="revoke scale" for these cases only)
 	@$(bin)/python bench/run.py $(CASES)
 
 .PHONY: clean
-clean: ## Remove what make and the checks have made in the clone
+clean: ## Remove the files that make and the checks have written in the clone
 	rm -rf .venv dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find server clients tests -name __pycache__ -prune -exec rm -rf {} +

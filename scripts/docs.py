@@ -1,7 +1,7 @@
-"""Writes the reference pages that follow from the code, or checks that they are those of the code.
+"""Generates the reference pages that come from the code, or checks that they are up to date.
 
 docs.py write    writes docs/errors.md and docs/configuration.md
-docs.py check    fails if what is there is something else
+docs.py check    fails if a committed page differs from the generated one
 """
 
 from __future__ import annotations
@@ -51,33 +51,33 @@ RETRY: Final[dict[Error, str]] = {
     StoreStaleError: "yes",
     RequestInProgressError: "mostly",
 }
-"""Which errors carry RetryInfo; the nearest class on an error's way up the tree decides."""
+"""Classes of errors, and whether they carry RetryInfo. The nearest class up the tree decides."""
 
 ERRORS_HEAD: Final = f"""\
 # Errors
 
-Made from the code by `make docs`: the error tree in `server/keyfold_server/domain/errors.py`, and
-its gRPC codes in `rpc/messages/status.py`.
+`make docs` generates this page from the code: the error tree in
+`server/keyfold_server/domain/errors.py`, and the gRPC codes in `rpc/messages/status.py`.
 
-Every error of Keyfold's own has a gRPC code, a message for people, and a `google.rpc.ErrorInfo`
+Every error that Keyfold sends has a gRPC code, a message for people, and a `google.rpc.ErrorInfo`
 of the domain `{DOMAIN}` with a **reason**: a stable word that programs may branch on. Messages may
 change with any release; reasons do not. In a batch each failed item has a `google.rpc.Status` of
 the same kind, and the other items succeed.
 
-| detail | when | what is in it |
+| detail | when | content |
 |---|---|---|
-| `ErrorInfo` | always | `reason`, and in `metadata` what is known of `source`, `cluster`, \
-`region`, `provider_request_id` (the KMS's own id of the call), `missing_permission` |
-| `RetryInfo` | where the table says so | how long to wait before trying again |
-| `BadRequest` | where one field is at fault | its path, such as `region_specs[1].key_spec.uri` |
+| `ErrorInfo` | always | `reason` and, in `metadata`, those that Keyfold knows of `source`, \
+`cluster`, `region`, `provider_request_id` (the KMS's own id of the call) and `missing_permission` |
+| `RetryInfo` | if the table says so | how long to wait before trying again |
+| `BadRequest` | if one field is wrong | the field's path, such as `region_specs[1].key_spec.uri` |
 
 **source** says where the error comes from: `keyfold`, or `kms` for the customer's KMS.
 
-**RetryInfo**: *yes*: always. *data plane*: on Wrap, Unwrap, GenerateDataKey, Rewrap and their
-batches, because Keyfold remembers the KMS's answer for some seconds; not where the region's
-`cache_ttl` is 0, since then every call goes to the KMS. THROTTLED carries the KMS's own hint on
-every call, if the KMS gave one. *mostly*: while the same server still carries out the first
-request.
+**RetryInfo** says which errors carry it. *yes* means always. *data plane* means on Wrap, Unwrap,
+GenerateDataKey, Rewrap and their batches, because Keyfold remembers the KMS's answer for some
+seconds; but not if the region's `cache_ttl` is 0, because then every call goes to the KMS.
+THROTTLED carries the KMS's own hint on every call, if the KMS gave one. *mostly* means while the
+same server still carries out the first request.
 """
 
 ERRORS_TAIL: Final = f"""\
@@ -97,26 +97,26 @@ is 2. {SetupError.remedy}
 
 ## What gRPC itself answers
 
-These come from the gRPC library before a call reaches Keyfold, or without a server at all, so
-they have no `ErrorInfo`. A client must go by their code.
+The gRPC library makes these errors before a call reaches Keyfold, or without any server, so they
+have no `ErrorInfo`. A client must use their code.
 
 | code | message | when | what to do |
 |---|---|---|---|
 | UNIMPLEMENTED | Method not found! | No such service or method | Compare the stubs with the \
 server's release; `grpcurl list` shows what it has |
-| RESOURCE_EXHAUSTED | Received message larger than max | A request of more than 5 MiB. Up to \
-there Keyfold answers itself, with INVALID_BATCH or MALFORMED_REQUEST | Split the batch |
-| RESOURCE_EXHAUSTED | Decompressed message larger than max | The same, of a compressed request | \
+| RESOURCE_EXHAUSTED | Received message larger than max | A request of more than 5 MiB. A smaller \
+one that is too large gets INVALID_BATCH or MALFORMED_REQUEST from Keyfold | Split the batch |
+| RESOURCE_EXHAUSTED | Decompressed message larger than max | The same for a compressed request | \
 Split the batch |
 | RESOURCE_EXHAUSTED | received metadata size exceeds … limit | Headers of more than 20 KiB, and \
 sometimes from 16 KiB on | Send less metadata |
 | RESOURCE_EXHAUSTED | Concurrent RPC limit exceeded! | Far more calls under way than \
-`KEYFOLD_MAX_CONCURRENT_CALLS`, health and reflection among them. Before that Keyfold answers \
-itself, with OVERLOADED | Wait a second and try again; run more replicas |
+`KEYFOLD_MAX_CONCURRENT_CALLS`, including health and reflection. With fewer calls Keyfold answers \
+OVERLOADED | Wait a second and try again; run more replicas |
 | DEADLINE_EXCEEDED | Deadline Exceeded | The client's own clock ran out before the server's \
 answer arrived | Allow more time |
-| UNAVAILABLE | failed to connect to all addresses | No server there, or it is draining and takes \
-no further connections | Try another address; see that the server runs |
+| UNAVAILABLE | failed to connect to all addresses | No server listens there, or it is \
+draining and takes no further connections | Try another address; check that the server runs |
 | CANCELLED | | The caller gave up. A change that it began goes on | Read the status, or repeat \
 the request with the same request_id |
 | NOT_FOUND | | `grpc.health.v1.Health/Check` of a service that the server does not have | Ask for \
@@ -125,7 +125,7 @@ the request with the same request_id |
 
 
 def leaves(branch: Error = KeyfoldError) -> Iterator[Error]:
-    """Returns every error that has a reason of its own, the server's setup included."""
+    """Returns every error that has a reason of its own, including SetupError."""
     for child in branch.__subclasses__():
         if "reason" in vars(child):
             yield child
@@ -133,7 +133,7 @@ def leaves(branch: Error = KeyfoldError) -> Iterator[Error]:
 
 
 def branches(branch: Error = KeyfoldError) -> Iterator[tuple[Error, list[Error]]]:
-    """Returns each branch with the leaves that hang on it directly."""
+    """Returns each branch of the tree with its own leaves."""
     here = [child for child in branch.__subclasses__() if "reason" in vars(child)]
     deeper = [child for child in branch.__subclasses__() if "reason" not in vars(child)]
     wired = [child for child in here if child is not SetupError]
@@ -144,7 +144,7 @@ def branches(branch: Error = KeyfoldError) -> Iterator[tuple[Error, list[Error]]
 
 
 def retry(error: Error) -> str:
-    """Returns whether an error carries RetryInfo."""
+    """Returns the page's word for whether an error carries RetryInfo."""
     return next((RETRY[one] for one in error.__mro__ if one in RETRY), "no")
 
 
@@ -218,33 +218,33 @@ SAMPLES: Final[dict[str, object]] = {
     },
     "platform_key": {"eu-central-1": "local:platform-eu", "us-east-1": "local:platform-us"},
 }
-"""What the sample file has in place of a default that says nothing."""
+"""Values of the sample file for settings whose default shows nothing."""
 
 CONFIGURATION_HEAD: Final = f"""\
 # Configuration
 
-Made from the code by `make docs`: the settings in `server/keyfold_server/settings/`, and the
-options of the command line `keyfold`.
+`make docs` generates this page from the code: the settings in `server/keyfold_server/settings/`,
+and the options of the command line `keyfold`.
 
 ## The server
 
-Each setting is an environment variable, or a line of the TOML file that `KEYFOLD_CONFIG` names;
-the environment wins. Every setting has a default that a single machine can start with. A setting
-that does not exist, or lies outside its bounds, keeps the server from starting. A variable that
-begins with `{settings.PREFIX}` and is no setting is pointed out.
+Set each setting as an environment variable, or as a line of the TOML file that `KEYFOLD_CONFIG`
+names. The environment overrides the file. Every setting has a default with which a single machine
+can start. The server does not start with a value outside its bounds, or with an unknown setting in
+the file. It warns about an unknown variable that begins with `{settings.PREFIX}`.
 
     keyfold-server --check             says what is wrong with the settings, and ends
-    keyfold-server --print-settings    prints them as a TOML file, and ends
+    keyfold-server --print-settings    prints the settings as a TOML file, and ends
 
-A duration is written with its unit: `500ms`, `60s`, `15m`, `24h`. In TOML a number without a unit
-is in seconds.
+Write a duration with its unit: `500ms`, `60s`, `15m`, `24h`. In TOML a number without a unit is in
+seconds.
 """
 
 CLIENT_HEAD: Final = """\
 ## The client
 
-The command line `keyfold` reads these; an option on the command line wins. The Python client
-reads no environment: what it needs, it is given.
+The command line `keyfold` reads these variables; its options override them. The Python client does
+not read the environment: pass these values to it.
 """
 
 
@@ -264,7 +264,7 @@ def configuration_page() -> str:
         [
             CONFIGURATION_HEAD,
             _table(("environment", "TOML", "default", "bounds", "meaning"), rows),
-            f"A file with every setting:\n\n```toml\n{sample()}```\n",
+            f"This file has every setting:\n\n```toml\n{sample()}```\n",
             CLIENT_HEAD,
             _table(("environment", "option", "default", "meaning"), _client_rows()),
         ]
@@ -272,7 +272,7 @@ def configuration_page() -> str:
 
 
 def sample() -> str:
-    """Returns a settings file that has every setting that is not unset."""
+    """Returns a settings file with every setting."""
     shown = settings.Settings().shown()
     values = {name: shown.get(name) for name in settings.Settings.model_fields}
     given = {name: SAMPLES.get(name, value) for name, value in values.items()}
@@ -343,7 +343,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Returns every page that is made from the code."""
+    """Returns every generated page."""
     return {
         DOCS / "errors.md": errors_page(),
         DOCS / "configuration.md": configuration_page(),
@@ -351,12 +351,12 @@ def pages() -> dict[Path, str]:
 
 
 def stale() -> str:
-    """Returns how the pages that are there differ from those of the code; empty: not at all."""
+    """Returns how the committed pages differ from the generated ones; empty if they do not."""
     found: list[str] = []
     for path, page in pages().items():
         there = path.read_text(encoding="utf-8") if path.exists() else ""
         found += difflib.unified_diff(
-            there.splitlines(), page.splitlines(), f"docs/{path.name}", "made from the code", n=0
+            there.splitlines(), page.splitlines(), f"docs/{path.name}", "generated", n=0
         )
     return "\n".join(found)
 
@@ -370,7 +370,7 @@ def main() -> int:
         case ["check"]:
             if difference := stale():
                 print(difference)
-                print("docs: not those of the code: run `make docs` and commit the result")
+                print("docs: not the generated pages: run `make docs` and commit the result")
                 return 1
             print("docs: up to date")
         case _:

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of grpcurl, which the end-to-end tests use as a client that is not ours;
-# builds it first where it is not yet in the cache. Without Go: exit code 3, and one line
-# that says why.
+# Prints the path of grpcurl, which the end-to-end tests use as a client from another project. Builds
+# grpcurl first if it is not in the cache. Without Go it prints why and ends with exit code 3.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -21,8 +20,8 @@ if [ ! -e "$folder" ]; then
     command -v go >/dev/null || without "Go is not installed"
     scratch
     echo "building grpcurl $version in $folder (once, a minute or two)" >&2
-    # From outside any Go module, and without the caller's GOFLAGS, which might forbid
-    # downloading modules. Without cgo no C compiler is needed.
+    # Run outside any Go module, and without the caller's GOFLAGS, which might forbid downloads.
+    # Without cgo the build needs no C compiler.
     (cd "$tmp" && CGO_ENABLED=0 GOFLAGS=-mod=mod GOBIN=$tmp/bin \
         go install -trimpath "github.com/fullstorydev/grpcurl/cmd/grpcurl@$version" >"$tmp/log" 2>&1) ||
         { cat "$tmp/log" >&2; without "go install failed"; }

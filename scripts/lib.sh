@@ -1,24 +1,25 @@
-# Sourced by the other scripts. Bash 3.2 is enough, and nothing here needs GNU tools.
+# The other scripts source this file. It needs Bash 3.2 or newer, and no GNU tools.
 # shellcheck shell=bash
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Outside the clone, so that `make clean` and a fresh clone do not fetch everything again.
+# Outside the clone, so that a `make clean` or a fresh clone need not fetch everything again.
 cache=${KEYFOLD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keyfold}
 python=${PYTHON:-python3}
 
-# What the machine lacks stops CI, where nobody would read that a check was skipped.
+# Says whether this is CI. There a missing program is an error, because nobody would read that a check
+# was skipped.
 in_ci() { [ "${CI:-}" = true ]; }
 
-# scratch: a temporary folder that goes away with the script, in $tmp.
+# scratch: makes a temporary folder, removes it when the script ends, and sets $tmp to it.
 scratch() {
     tmp=$(mktemp -d "${TMPDIR:-/tmp}/keyfold.XXXXXX")
     trap 'rm -rf "$tmp"' EXIT
 }
 
-# digest FILE...: names a cache folder after what it is made from; never a security check,
-# that is done by the hashes inside the locks. The interpreter belongs to the key because
-# an environment works with no other.
+# digest FILE...: prints a digest of files, for the name of a cache folder. It is not a security check;
+# the hashes in the locks are. The digest includes the interpreter, because an environment works with
+# that interpreter only.
 digest() {
     "$python" - "$@" <<'PY'
 import hashlib, pathlib, sys
@@ -29,8 +30,8 @@ print(made_of.hexdigest()[:16])
 PY
 }
 
-# keep BUILT PLACE: moves a finished folder into the cache in one step, so that no other
-# process ever sees half of one. Whoever comes second throws its own away.
+# keep BUILT PLACE: moves a finished folder into the cache in one step, so that no other process ever
+# sees half of it. If two scripts make the same folder, the second one removes its own.
 keep() {
     mkdir -p "$(dirname "$2")"
     mv "$1" "$2.$$"
@@ -40,9 +41,9 @@ keep() {
     [ -e "$2" ]
 }
 
-# locked_env NAME: makes, once, the environment of requirements/NAME.lock and sets $env.
-# It is moved after it was made, so its programs are run as `$env/bin/python -m …`: the
-# first line of an installed script would name the old place.
+# locked_env NAME: makes the environment of requirements/NAME.lock if it does not exist yet, and sets
+# $env to it. Run its programs as `$env/bin/python -m …`: the first line of an installed script names
+# the folder in which the environment was made, before this function moved it.
 locked_env() {
     local lock=$root/requirements/$1.lock
     env=$cache/$1-$(digest "$lock")

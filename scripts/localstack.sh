@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Prints the python of an environment that runs LocalStack, the AWS KMS of the tests, as
-# `PYTHON -m localstack.runtime.main`; tests/counterparts/localstack.py says with what settings.
-# Makes the environment first where that can be done; otherwise exit code 3, and one line that
-# says why.
+# Prints the python of an environment for LocalStack, the tests' AWS KMS. Run LocalStack as
+# `PYTHON -m localstack.runtime.main`; tests/counterparts/localstack.py has the settings. Makes the
+# environment first if it does not exist. If it cannot, it prints why and ends with exit code 3.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

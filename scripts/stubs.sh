@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# stubs.sh generate   writes clients/python/keyfold/v1 from protos/
+# stubs.sh generate   generates clients/python/keyfold/v1 from protos/
 # stubs.sh prepare    only makes the generator's environment
-# stubs.sh check      fails if what is committed there is not what protos/ give
+# stubs.sh check      fails if the committed stubs differ from the generated ones
 #
-# Input and output can be elsewhere: PROTOS=folder, STUBS=folder that holds keyfold/v1.
+# PROTOS=folder reads other protos, and STUBS=folder is another folder that contains keyfold/v1.
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -23,24 +23,24 @@ generate() {
     mkdir -p "$tmp/plugins" "$1"
     plugin mypy main
     plugin mypy_grpc grpc
-    # shellcheck disable=SC2086  # the names of our protos hold no spaces
+    # shellcheck disable=SC2086  # the names of our protos contain no spaces
     (cd "$protos" && "$env/bin/python" -m grpc_tools.protoc -I . -I "$packages" \
         --plugin="protoc-gen-mypy=$tmp/plugins/mypy" \
         --plugin="protoc-gen-mypy_grpc=$tmp/plugins/mypy_grpc" \
         --python_out="$1" --grpc_python_out="$1" --mypy_out=quiet:"$1" --mypy_grpc_out=quiet:"$1" \
         $files)
-    # A proto without a service has nothing to say to gRPC.
+    # Remove the empty gRPC stubs of a proto without a service.
     find "$1" -name '*_pb2_grpc.py' | while read -r file; do
         grep -q '^class .*Stub' "$file" || rm "$file" "${file}i"
     done
-    # protoc leaves this to us; without it the import contracts would not see the stubs.
+    # protoc does not write __init__.py, and without one the import contracts do not see the stubs.
     local folder
     (cd "$1" && find keyfold -name '*_pb2.py' -exec dirname {} \; | sort -u) | while read -r folder; do
         echo "\"\"\"Generated from protos/$folder by \`make stubs\`; never edited.\"\"\"" >"$1/$folder/__init__.py"
     done
 }
 
-# plugin NAME FUNCTION: protoc wants a program per plugin.
+# plugin NAME FUNCTION: writes the program that protoc needs for a plugin.
 plugin() {
     printf '#!/bin/sh\nexec "%s" -c "from mypy_protobuf.main import %s; %s()"\n' \
         "$env/bin/python" "$2" "$2" >"$tmp/plugins/$1"
@@ -54,7 +54,7 @@ prepare)
     ;;
 generate)
     generate "$tmp/out"
-    # What has no proto any more must go too.
+    # Remove all old stubs, so that those whose proto is gone go, too.
     mkdir -p "$stubs/keyfold"
     rm -rf "$stubs/keyfold/v1"
     cp -R "$tmp/out/keyfold/v1" "$stubs/keyfold/v1"
@@ -62,7 +62,7 @@ generate)
 check)
     generate "$tmp/out"
     if ! diff -ru -x __pycache__ "$stubs/keyfold/v1" "$tmp/out/keyfold/v1"; then
-        echo "the stubs are not those of protos/: run \`make stubs\` and commit the result" >&2
+        echo "the stubs are not up to date with protos/: run \`make stubs\` and commit the result" >&2
         exit 1
     fi
     echo "stubs: up to date"
