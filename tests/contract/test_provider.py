@@ -214,7 +214,7 @@ def test_describing_a_disabled_key(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.VERSION_STATES)
 def test_one_disabled_version_concerns_its_own_ciphertexts(bench: Bench) -> None:
-    """A disabled old version refuses what it wrapped; the newest one serves on (section 1, F4)."""
+    """A disabled old version refuses what it wrapped; the newest one serves on (F4)."""
     old = bench.wrap()
     bench.there.new_version(bench.key)
     new = bench.wrap()

@@ -348,7 +348,7 @@ def made_for_something_else(place: Place) -> None:
 
 @each_provider
 def test_a_key_made_for_something_else_is_not_taken(places: Places, provider: str) -> None:
-    """KEY_INVALID says what is wrong with it; nothing is stored, nothing lost (section 1)."""
+    """KEY_INVALID says what is wrong with it; nothing is stored, nothing lost."""
     places.live(provider, made_for_something_else)
 
 

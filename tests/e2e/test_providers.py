@@ -206,7 +206,7 @@ def test_the_life_of_a_key(sites: Sites, client: keyfold.Client, provider: str) 
 def test_a_disabled_key_stops_service_until_it_is_enabled(
     sites: Sites, client: keyfold.Client, provider: str
 ) -> None:
-    """A refusal says why, in the status too, and ends by itself with the key's (section 1)."""
+    """A refusal says why, in the status too, and ends by itself with the key's."""
     there = sites[provider].there
     key = there.create_key()
     cluster, blob = enabled(client, key)

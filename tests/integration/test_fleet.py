@@ -181,7 +181,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 @pytest.mark.timeout(180)
 async def test_a_kms_is_asked_by_root_key_not_by_kek(fleet: Fleet) -> None:
-    """Section 1: 10,000 KEKs in use cost a replica one call per root key and refresh.
+    """F1: 10,000 KEKs in use cost a replica one call per root key and refresh.
 
     The refresh comes at 80 % of the TTL, less up to a tenth of that, so no call waits for a KMS.
     """

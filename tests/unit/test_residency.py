@@ -75,7 +75,7 @@ def test_a_key_where_it_should_be_is_good_everywhere(region: str, key: KeyLocati
 def test_a_key_elsewhere_is_pointed_out_or_refused(
     region: str, key: KeyLocation, told: str
 ) -> None:
-    """Design 2: allowed and pointed out, and refused where the settings demand residency."""
+    """A key elsewhere gets a notice, and is refused where the settings demand residency."""
     assert told in ResidencyPolicy(TABLE).notice(region, key)
     ResidencyPolicy(TABLE).check(region, key)
     with pytest.raises(KeyElsewhereError) as caught:

@@ -98,7 +98,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One region of a cluster: its state, its key spec and its keyring.
+    """One region of a cluster: its state, its key spec and its generations.
 
     Attributes:
         name: The vendor's own name of the region.
@@ -128,7 +128,7 @@ class Region:
         return allows(self.state, Action.USE)
 
     def generation(self, number: int, cluster: str) -> Generation:
-        """Returns a generation.
+        """Returns the generation of a number.
 
         Raises:
             GenerationNotFoundError: The region has no generation of that number.
@@ -178,7 +178,7 @@ class Cluster:
     updated_at: int
 
     def region(self, name: str) -> Region:
-        """Returns a region.
+        """Returns the region of a name.
 
         Raises:
             RegionNotFoundError: The cluster has no region of that name.

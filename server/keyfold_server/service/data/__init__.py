@@ -1,1 +1,1 @@
-"""Wrap and unwrap: the synchronous core, the keyring that decides, and the memory it reads."""
+"""Wrap and unwrap: the synchronous core, the keyring that decides, and the key cache it reads."""

@@ -8,21 +8,18 @@ and whoever catches that loads it and runs the call again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
-from keyfold_server.domain.cluster import no_cluster, no_region
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     ContextNotGrantedError,
     CouldNotTellError,
     GenerationRetiredError,
     NotAsked,
-    UnknownKekError,
-    WrongClusterError,
 )
-from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Purpose, Verdict
+from keyfold_server.service.data import denials
 from keyfold_server.service.data.cache_entries import CachedKek, ClusterView, RegionView
 from keyfold_server.service.data.call import Call, Need, NeedsLoad
 from keyfold_server.service.data.key_cache import KeyCache
@@ -110,29 +107,29 @@ class Keyring:
             NeedsLoad: Something is not in memory.
             KeyfoldError: The call may not use the KEK; the reason says why.
         """
-        view = self._cache.view(cluster) or self._lacking(cluster, Purpose.WRAP, call)
+        view = self._cache.view(cluster) or denials.missing_cluster(cluster, Purpose.WRAP, call)
         use = call.rights.use(cluster, view.cluster.organization, region, Purpose.WRAP)
         if use.verdict is not Verdict.ALLOWED:
-            self._not_allowed(view, region, Purpose.WRAP, call)
+            denials.not_allowed(view, region, Purpose.WRAP, call)
         found = view.regions.get(region)
         if found is None:
-            self._unknown_region(view, region, call)
+            denials.unknown_region(view, region, call)
         kek = self._kek(view, found, found.newest, now, call)
         self._charge(view, now)
         return Granted(kek, use.contexts)
 
     def opening(self, cluster: str, kek_id: bytes, now: float, call: Call) -> Granted:
         """Returns the KEK that a wrapped key names; raises as `wrapping` does."""
-        view = self._cache.view(cluster) or self._lacking(cluster, Purpose.UNWRAP, call)
+        view = self._cache.view(cluster) or denials.missing_cluster(cluster, Purpose.UNWRAP, call)
         found = view.keks.get(kek_id)
         if found is None:
-            self._unknown_kek(view, kek_id, call)
+            denials.unknown_kek(self._cache, view, kek_id, call)
         region = found[0]
         use = call.rights.use(
             cluster, view.cluster.organization, region.region.name, Purpose.UNWRAP
         )
         if use.verdict is not Verdict.ALLOWED:
-            self._not_allowed(view, region.region.name, Purpose.UNWRAP, call)
+            denials.not_allowed(view, region.region.name, Purpose.UNWRAP, call)
         kek = self._kek(view, region, kek_id, now, call)
         self._charge(view, now)
         return Granted(kek, use.contexts)
@@ -214,83 +211,6 @@ class Keyring:
         error.retry_after = root.unknown_until - now
         return error
 
-    # What does not exist, and what must look as if it did not
-
-    def _lacking(self, cluster: str, purpose: Purpose, call: Call) -> ClusterView:
-        """Asks for a cluster that is not in memory, or says why it cannot be had."""
-        check_name(cluster, "cluster")
-        # A caller that may see no cluster of this name is refused without a read of the store.
-        call.rights.check_named(_METHOD[purpose], cluster, ())
-        need = Need(cluster)
-        failed = call.failed.get(need)
-        if failed is not None:
-            raise failed
-        raise NeedsLoad((need,))
-
-    def _not_allowed(
-        self, view: ClusterView, region: str, purpose: Purpose, call: Call
-    ) -> NoReturn:
-        """Refuses a use that the caller has no right to.
-
-        What a caller may not see gets the same answer as what does not exist, and costs the same:
-        one read of the store per call (protocol C7).
-        """
-        name, organization = view.cluster.name, view.cluster.organization
-        rights, method = call.rights, _METHOD[purpose]
-        rights.check_named(method, name, ())
-        if not rights.sees(name, organization):
-            self._read_again(view, call)
-            raise no_cluster(name)
-        if not rights.sees(name, organization, region):
-            self._read_again(view, call)
-            raise _unknown(name) if purpose is Purpose.UNWRAP else no_region(name, region)
-        rights.check_cluster(method, name, organization, (region,))
-        raise AssertionError("a use was refused that its method is allowed")
-
-    def _unknown_region(self, view: ClusterView, region: str, call: Call) -> NoReturn:
-        """Says that the region does not exist, once the store was read for this call."""
-        check_name(region, "region")
-        self._read_again(view, call)
-        raise no_region(view.cluster.name, region)
-
-    def _unknown_kek(self, view: ClusterView, kek_id: bytes, call: Call) -> NoReturn:
-        """Says that the KEK is not the cluster's, once the store was read for this call."""
-        name = view.cluster.name
-        if not call.rights.sees(name, view.cluster.organization):
-            self._not_allowed(view, "", Purpose.UNWRAP, call)
-        self._read_again(view, call)
-        if kek_id not in call.owners:
-            raise NeedsLoad((Need(name, kek_id),))
-        owner = call.owners[kek_id]
-        if owner is not None and self._may_see(owner, call):
-            raise WrongClusterError(
-                f"this wrapped key belongs to cluster {owner}; unwrap it there, or move it with "
-                "Rewrap",
-                cluster=name,
-                field="wrapped_key",
-            )
-        raise _unknown(name)
-
-    def _may_see(self, cluster: str, call: Call) -> bool:
-        """Says whether the caller may know that another cluster exists."""
-        view = self._cache.view(cluster)
-        if view is not None:
-            return call.rights.sees(cluster, view.cluster.organization)
-        need = Need(cluster)
-        if need in call.failed:
-            return False
-        raise NeedsLoad((need,))
-
-    def _read_again(self, view: ClusterView, call: Call) -> None:
-        """Requires one read of the store for this call: another replica may have changed it."""
-        name = view.cluster.name
-        if name in call.read:
-            return
-        failed = call.failed.get(Need(name))
-        if failed is not None:
-            raise failed
-        raise NeedsLoad((Need(name),))
-
 
 def _check_in_use(view: ClusterView, kek_id: bytes) -> None:
     region, generation = view.keks[kek_id]
@@ -301,15 +221,3 @@ def _check_in_use(view: ClusterView, kek_id: bytes) -> None:
             cluster=view.cluster.name,
             region=region.region.name,
         )
-
-
-_METHOD: Final = {Purpose.WRAP: "Wrap", Purpose.UNWRAP: "Unwrap"}
-"""The method that stands for a purpose in decisions about names alone."""
-
-
-def _unknown(cluster: str) -> UnknownKekError:
-    return UnknownKekError(
-        f"cluster {cluster} has no key encryption key of the id that this wrapped key names",
-        cluster=cluster,
-        field="wrapped_key",
-    )

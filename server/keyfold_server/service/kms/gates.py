@@ -88,7 +88,7 @@ class Gates:
 
     @property
     def in_use(self) -> int:
-        """How many slots calls hold or await, over all gates."""
+        """The number of slots that calls hold or await, over all gates."""
         return sum(gate.users for gate in self._gates.values())
 
     def enter(

@@ -43,7 +43,7 @@ from keyfold_server.service.tasks import Tasks
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SharedLoad:
-    """A running load of one KEK. Calls that need only its root key's proof may join it."""
+    """A running load. Calls that need its KEK, or only its root key's proof, may join it."""
 
     task: asyncio.Task[CachedKek | KeyfoldError | None]
     kek_id: bytes
