@@ -28,7 +28,7 @@ _MAIN = "from keyfold.cli import main; main()"
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended."""
+    """The exit code and the output of a command that has ended."""
 
     code: int
     out: bytes
@@ -54,7 +54,7 @@ class Cli:
     target: str
 
     def __call__(self, *arguments: str | Path, stdin: bytes | str = b"") -> Ran:
-        """Runs it with pipes for stdin, stdout and stderr."""
+        """Runs the command with pipes for stdin, stdout and stderr."""
         environment = {"KEYFOLD_TARGET": self.target}
         given = [str(one) for one in arguments]
         result = CliRunner().invoke(app, given, input=stdin, env=environment)
@@ -64,10 +64,10 @@ class Cli:
 
 
 class Terminal:
-    """The command on a terminal of its own, under way.
+    """The command, running on a terminal of its own.
 
     Attributes:
-        seen: Everything that stood on the terminal so far.
+        seen: The text that the command has printed on the terminal so far.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Terminal:
         os.close(self._ours)
 
     def until(self, text: str) -> None:
-        """Waits until a text stands there, after what was waited for before."""
+        """Waits until a text appears after the text of the call before."""
         ends = time.monotonic() + _PATIENCE
         while (at := self.seen.find(text, self._read)) < 0:
             if time.monotonic() > ends or not self._more():
@@ -109,15 +109,15 @@ class Terminal:
         self._read = at + len(text)
 
     def type(self, text: str) -> None:
-        """Types."""
+        """Types a text."""
         os.write(self._ours, text.encode())
 
     def interrupt(self) -> None:
-        """Does what Ctrl-C does."""
+        """Sends the command what Ctrl-C sends."""
         self._process.send_signal(signal.SIGINT)
 
     def terminate(self) -> None:
-        """Does what the end of a session does."""
+        """Sends the command what the end of a login session sends."""
         self._process.terminate()
 
     def end(self) -> int:
@@ -128,12 +128,12 @@ class Terminal:
         return self._process.wait(timeout=_PATIENCE)
 
     def _more(self) -> bool:
-        """Reads what is there, or waits a moment; False when the other side is closed."""
+        """Reads new output, or waits a moment; returns False once the command has ended."""
         if not select.select([self._ours], [], [], 0.2)[0]:
             return True
         try:
             part = os.read(self._ours, 65536)
-        except OSError:  # what Linux says when the other side is closed
+        except OSError:  # Linux raises it once the other side is closed
             return False
         self.seen += part.decode(errors="replace")
         return bool(part)
@@ -146,10 +146,10 @@ def on_terminal(
     prompt: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
-    """Runs the command on a terminal; types once the prompt is there.
+    """Runs the command on a terminal, and types a text once a prompt appears.
 
     Returns:
-        The exit code, and everything that stood on the terminal.
+        The exit code, and the text that the command has printed on the terminal.
     """
     with Terminal(target, *arguments, environment=environment) as terminal:
         if typed:

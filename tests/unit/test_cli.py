@@ -1,4 +1,4 @@
-"""The operator's commands: what they ask, print and end with."""
+"""The operator's commands: their calls, their output and their exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyfold.cli.app import app
 from keyfold.v1 import key_management_service_pb2 as api
 from keyfold_server.domain.errors import AccessDeniedError
 from keyfold_server.domain.residency import ResidencyPolicy
-from keyfold_server.service.life import status as statuses
+from keyfold_server.service.life import listing
 from served import Served, served
 
 _MAIN = "from keyfold.cli import main; main()"
@@ -50,7 +50,7 @@ ANSWERS = {
     "access-policy": "GetAccessPolicy",
     "onboard": "Enable",
 }
-"""What commands answer that are not named as their RPC."""
+"""The RPC whose response a command prints, if it is not that of the command's name."""
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def server(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def cli(server: Served) -> Cli:
-    """The command, against it."""
+    """The command, set up to call that server."""
     return Cli(server.target)
 
 
@@ -70,7 +70,7 @@ def cli(server: Served) -> Cli:
 
 
 def test_life_of_a_key(cli: Cli) -> None:
-    """Enable, revoke and restore say what they did, and show how it is."""
+    """Enable, revoke and restore say what they did, and show the cluster after it."""
     ran = cli("enable", "test", "--region", "eu=LOCAL,local:a")
     assert ran.out.startswith(b"enabled\ntest")
     ran = cli("revoke", "test", "--reason", "asked")
@@ -85,7 +85,7 @@ def test_life_of_a_key(cli: Cli) -> None:
 
 
 def test_restore_that_fails(cli: Cli, server: Served) -> None:
-    """A region that stays revoked is shown, and makes the exit code that of its error."""
+    """Restore shows a region that stays revoked, and exits with the code of its error."""
     cli("enable", "test", "--region", "eu=LOCAL,local:b", "--region", "us=LOCAL,local:a")
     cli("revoke", "test")
     server.local_keys.disable("b")
@@ -100,7 +100,7 @@ def test_restore_that_fails(cli: Cli, server: Served) -> None:
 
 
 def test_key_that_does_not_work(cli: Cli, server: Served) -> None:
-    """A key that is not accessible is shown step by step, and ends with its error's code."""
+    """For an unusable key, test-key shows each step and exits with the error's code."""
     server.make_key(KEY)
     denied = AccessDeniedError("the KMS does not permit it", missing_permission="kms:Decrypt")
     server.aws.fail(denied, operations=("unwrap",))
@@ -121,7 +121,7 @@ def test_key_that_does_not_work(cli: Cli, server: Served) -> None:
 
 
 def test_revoke_asks_on_a_terminal(server: Served) -> None:
-    """A person is asked before everything stops, and a no is a no."""
+    """On a terminal, revoke asks for confirmation, and stops nothing after a no."""
     code, seen = on_terminal(server.target, "revoke", "prod", typed="n\n", prompt="[y/N]")
     assert code == 1
     assert "Revoke all regions of prod?" in seen
@@ -134,13 +134,13 @@ def test_revoke_asks_on_a_terminal(server: Served) -> None:
 
 
 def test_revoke_does_not_ask_twice(server: Served, cli: Cli) -> None:
-    """With --yes, and where there is no terminal, nobody is asked."""
+    """With --yes, or without a terminal, revoke does not ask for confirmation."""
     assert on_terminal(server.target, "revoke", "prod", "--yes")[0] == 0
     assert cli("revoke", "prod").code == 0
     assert len(server.requests["Revoke"]) == 2
 
 
-# --- looking ---
+# --- status and clusters ---
 
 
 def test_status_table(cli: Cli) -> None:
@@ -154,7 +154,7 @@ def test_status_table(cli: Cli) -> None:
 
 
 def test_status_below_the_table(tmp_path: Path) -> None:
-    """What went wrong stands below, with the permission by its name, and what is to be known."""
+    """Below the table, status shows the last error with its missing permission, and the notices."""
     regions = ResidencyPolicy({"eu": {"AWS_KMS": ("eu-central-1",)}})
     with served(tmp_path, regions=regions) as server:
         cli = Cli(server.target)
@@ -171,7 +171,7 @@ def test_status_below_the_table(tmp_path: Path) -> None:
 
 
 def test_status_marks_retired_generations(cli: Cli) -> None:
-    """Retired generations are told from those that open, and not mixed with them."""
+    """The status lists retired generations apart from those that unwrap."""
     for _ in range(4):
         cli("rotate", "prod", "--region", "eu", "--new-generation")
     for number in ("1", "2", "4"):
@@ -180,7 +180,7 @@ def test_status_marks_retired_generations(cli: Cli) -> None:
 
 
 def test_verbose_status(cli: Cli, server: Served) -> None:
-    """Where it is asked for, every generation's last use and each policy are shown."""
+    """With --verbose, status shows every generation's last use and each region's policy."""
     server.make_key(KEY)
     policy = ("--cache-ttl", "0s", "--auto-rotate")
     cli("enable", "test", "--region", f"eu=AWS_KMS,{KEY}", "--region", "us=LOCAL,local:a", *policy)
@@ -196,7 +196,7 @@ def test_verbose_status(cli: Cli, server: Served) -> None:
 
 
 def test_colour_only_on_a_terminal(cli: Cli, server: Served) -> None:
-    """Colour is for terminals, unless NO_COLOR says no."""
+    """Colour appears on terminals only, and not if NO_COLOR is set."""
     assert b"\x1b" not in cli("status", "prod").out
     _, seen = on_terminal(server.target, "status", "prod")
     assert "\x1b[32m" in seen
@@ -205,8 +205,8 @@ def test_colour_only_on_a_terminal(cli: Cli, server: Served) -> None:
 
 
 def test_clusters(cli: Cli, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All pages are listed; filters go to the server."""
-    monkeypatch.setattr(statuses, "DEFAULT_PAGE", 2)
+    """The command lists all pages, and passes its filters to the server."""
+    monkeypatch.setattr(listing, "DEFAULT_PAGE", 2)
     for name in ("a", "b", "c"):
         cli("enable", name, "--region", "eu=LOCAL,local:a")
     lines = cli("clusters").out.decode().splitlines()
@@ -223,7 +223,7 @@ def test_clusters(cli: Cli, server: Served, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_json_of_every_command(cli: Cli, command: str) -> None:
-    """With --json each command prints the contract's own answer, in the contract's names."""
+    """With --json, each command prints the contract's response, with the contract's field names."""
     stdin = b"k" * 32
     if command in {"unwrap", "rewrap"}:
         stdin = cli("wrap", "prod", "--region", "eu", stdin=stdin).out
@@ -242,7 +242,7 @@ def test_json_of_every_command(cli: Cli, command: str) -> None:
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_has_the_common_options(command: str) -> None:
-    """Target, TLS, deadline and --json are the same on every command."""
+    """Every command has the options for target, TLS, deadline and JSON."""
     shown = Cli("127.0.0.1:1")(command, "--help").out.decode()
     for option in ("--json", "--target", "--timeout", "--ca", "--cert", "--key", "--server-name"):
         assert f"\n  {option}" in shown
@@ -251,7 +251,7 @@ def test_every_command_has_the_common_options(command: str) -> None:
 
 
 def test_no_argument_takes_a_key() -> None:
-    """No command has an option whose value would be a key: they stand in everybody's list."""
+    """No option takes a key as its value, because every user sees the arguments of a process."""
     commands = get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == set(COMMANDS)
     names = {option for one in commands.values() for each in one.params for option in each.opts}
@@ -268,13 +268,13 @@ def test_completion() -> None:
 
 
 def test_reader_that_leaves(server: Served) -> None:
-    """A reader that has seen enough is no reason for a traceback."""
+    """A reader that closes the pipe early causes no traceback."""
     done = _shell(server, "| true")
     assert done.stderr == ""
 
 
 def test_full_disk(server: Served) -> None:
-    """An answer that could not be written is an error."""
+    """Output that cannot be written is an error."""
     done = _shell(server, "> /dev/full")
     assert done.stderr == "error: cannot write to stdout: No space left on device\n"
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Who the operator's commands say is calling."""
+"""The caller's token and name in the operator's commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REFUSED_TOKEN = WireError(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_IN
 
 @pytest.fixture(name="shared", scope="module")
 def shared_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with the cluster prod, for all tests here: none of them changes it."""
+    """A server with the cluster prod, which no test here changes."""
     with served(tmp_path_factory.mktemp("server")) as running:
         yield running
 
@@ -41,7 +41,7 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def test_token_and_name(server: Served, token_file: Path) -> None:
-    """A command brings the token of a file, and the name for whom it is done."""
+    """A command sends the token of a file, and the name of the person it is run for."""
     cli = Cli(server.target)
     assert cli("status", "prod", "--token-file", token_file, "--on-behalf-of", "alice").code == 0
     [metadata] = server.metadata["GetStatus"]
@@ -50,7 +50,7 @@ def test_token_and_name(server: Served, token_file: Path) -> None:
 
 
 def test_token_from_the_environment(server: Served, token_file: Path) -> None:
-    """KEYFOLD_TOKEN_FILE names the file where no option does, batches included."""
+    """Without an option, KEYFOLD_TOKEN_FILE names the file, also for batches."""
     environment = {"KEYFOLD_TARGET": server.target, "KEYFOLD_TOKEN_FILE": str(token_file)}
     line = '{"region": "eu", "plaintext": "AAAA"}\n'
     ran = CliRunner().invoke(app, ["wrap", "prod", "--batch"], input=line, env=environment)
@@ -60,7 +60,7 @@ def test_token_from_the_environment(server: Served, token_file: Path) -> None:
 
 
 def test_a_token_does_not_leave_in_plain(token_file: Path) -> None:
-    """Over plain text to another machine a command with a token is refused, and says what to do."""
+    """A command does not send a token over plain text to another machine, and says what to do."""
     ran = Cli("keyfold.example:7443")("status", "prod", "--token-file", token_file)
     assert ran.code == 2
     assert ran.err.endswith("use TLS\n")
@@ -69,7 +69,7 @@ def test_a_token_does_not_leave_in_plain(token_file: Path) -> None:
 
 @pytest.mark.parametrize("text", [None, "", "two tokens"])
 def test_no_token_in_the_file(server: Served, token_file: Path, text: str | None) -> None:
-    """A file that is missing or holds no token is invalid input, and no server is asked."""
+    """A missing file, or one without a token, is invalid input, and the command makes no call."""
     token_file.unlink() if text is None else token_file.write_text(text)
     ran = Cli(server.target)("status", "prod", "--token-file", token_file)
     assert ran.code == 2
@@ -78,7 +78,7 @@ def test_no_token_in_the_file(server: Served, token_file: Path, text: str | None
 
 
 def test_a_name_that_cannot_be_sent(server: Served) -> None:
-    """A name that no server takes is invalid input."""
+    """A name that no server accepts is invalid input."""
     ran = Cli(server.target)("status", "prod", "--on-behalf-of", "")
     assert ran.code == 2
     assert "on_behalf_of must be" in ran.err
@@ -88,7 +88,7 @@ def test_a_name_that_cannot_be_sent(server: Served) -> None:
 def test_a_refused_token_is_not_shown(
     server: Served, token_file: Path, form: tuple[str, ...]
 ) -> None:
-    """What a command says of a refused token does not hold it, in either form."""
+    """The error about a refused token does not contain it, neither as text nor as JSON."""
     server.fail(
         "GetStatus", WireError(grpc.StatusCode.UNAUTHENTICATED, "CALLER_CREDENTIAL_INVALID")
     )

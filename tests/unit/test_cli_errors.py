@@ -1,4 +1,4 @@
-"""The operator's commands when something goes wrong: one line, a hint, an exit code."""
+"""The errors of the operator's commands: one line, hints, and an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wire_errors import KEY_DISABLED, WireError
 
 @pytest.fixture(name="shared", scope="module")
 def shared_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with the cluster prod, for all tests here: none of them changes it."""
+    """A server with the cluster prod, which no test here changes."""
     with served(tmp_path_factory.mktemp("server")) as running:
         yield running
 
@@ -30,7 +30,7 @@ def server(shared: Served) -> Iterator[Served]:
 
 @pytest.fixture
 def cli(server: Served) -> Cli:
-    """The command, against it."""
+    """The command, set up to call that server."""
     return Cli(server.target)
 
 
@@ -65,7 +65,7 @@ def cli(server: Served) -> Cli:
 def test_exit_codes(
     cli: Cli, server: Served, code: str, reason: str, source: str, expected: int
 ) -> None:
-    """The exit code tells the kind of an error."""
+    """The exit code tells the kind of error."""
     failure = WireError(grpc.StatusCode[code], reason, metadata={"source": source})
     server.fail("GetStatus", *[failure] * 4)
     ran = cli("status", "prod")
@@ -74,7 +74,7 @@ def test_exit_codes(
 
 
 def test_every_error_has_an_exit_code() -> None:
-    """No reason falls through to "unexpected" but those that are just that."""
+    """Only errors that are truly unexpected have the exit code for it."""
     unexpected = {
         name
         for name in keyfold.__all__
@@ -92,7 +92,7 @@ def test_every_error_has_an_exit_code() -> None:
 
 
 def test_exit_codes_are_documented(cli: Cli) -> None:
-    """The help and the module list every exit code."""
+    """The help and the package's docstring list every exit code."""
     listed = [line.strip() for line in EXIT_CODES.splitlines()[2:]]
     assert [int(line.split()[0]) for line in listed] == list(ExitCode)
     shown = cli("--help").out.decode()
@@ -101,7 +101,7 @@ def test_exit_codes_are_documented(cli: Cli) -> None:
 
 
 def test_error_with_hints(cli: Cli, server: Served) -> None:
-    """An error says which field is wrong and when to try again, in lines of their own."""
+    """An error names the wrong field and the time to try again, each on a line of its own."""
     failure = WireError(
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_KEY_SPEC",
@@ -119,7 +119,7 @@ def test_error_with_hints(cli: Cli, server: Served) -> None:
 
 
 def test_error_as_json(cli: Cli, server: Served) -> None:
-    """With --json an error is one JSON object on stderr, and stdout stays empty."""
+    """With --json, an error is one JSON object on stderr, and stdout stays empty."""
     server.fail("Revoke", KEY_DISABLED)
     ran = cli("revoke", "prod", "--json", "--request-id", "mine")
     assert (ran.code, ran.out) == (5, b"")
@@ -135,7 +135,7 @@ def test_error_as_json(cli: Cli, server: Served) -> None:
 
 
 def test_how_to_repeat_a_change(cli: Cli, server: Served) -> None:
-    """Where the outcome of a change is not known, the error says how to repeat it safely."""
+    """If a change may have been made, the error says how to repeat it safely."""
     server.delays["Revoke"] = 0.3
     ran = cli("revoke", "prod", "--timeout", "50ms")
     assert ran.code == 9
@@ -146,7 +146,7 @@ def test_how_to_repeat_a_change(cli: Cli, server: Served) -> None:
 
 
 def test_nobody_answers(server: Served) -> None:
-    """Where no server is, the error says where it looked and what to set."""
+    """If no server answers, the error names the address and the setting for it."""
     with server.beside() as relay:
         gone = relay.target
     ran = Cli(gone)("status", "prod")

@@ -1,4 +1,4 @@
-"""Commands that handle keys: where bytes come from, where they go, and who can see them."""
+"""The commands that handle keys: their input, their output, and who can read it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def cli(server: Served) -> Cli:
-    """The command, against it."""
+    """The command, set up to call that server."""
     return Cli(server.target)
 
 
@@ -39,7 +39,7 @@ def _lines(*objects: object) -> bytes:
 
 
 def test_files(cli: Cli, tmp_path: Path) -> None:
-    """A key goes from file to file, byte for byte, and nothing is printed."""
+    """A key goes from file to file unchanged, and the command prints nothing."""
     (tmp_path / "dek.bin").write_bytes(KEY)
     bound = ["--context", "table=users", "--context", "note=a=b"]
     wrap = ["wrap", "prod", "--region", "eu", *bound]
@@ -53,7 +53,7 @@ def test_files(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_pipes(cli: Cli) -> None:
-    """From stdin to stdout a key is raw, or base64 where that is asked for."""
+    """From stdin to stdout a key is raw, or base64 with the options for it."""
     wrapped = cli("wrap", "prod", "--region", "eu", "--in", "-", stdin=KEY).out
     assert wrapped[:2] == b"\x01\x01"
     assert cli("unwrap", "prod", stdin=wrapped).out == KEY
@@ -65,7 +65,7 @@ def test_pipes(cli: Cli) -> None:
 
 
 def test_plaintext_files_are_private(cli: Cli, tmp_path: Path) -> None:
-    """Nobody else can read a plaintext's file, not even where an open one stood before."""
+    """Only its owner can read a plaintext's file, even if others could read the one before."""
     wrapped = cli("wrap", "prod", "--region", "eu", stdin=KEY).out
     out = tmp_path / "dek.bin"
     out.write_bytes(b"x")
@@ -81,7 +81,7 @@ def test_plaintext_files_are_private(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_file(cli: Cli, server: Served, tmp_path: Path) -> None:
-    """A wrapped key that is to be written over is still there when the call fails."""
+    """If the call fails, the command leaves the wrapped key that it would have replaced."""
     file = tmp_path / "dek.wrapped"
     cli("wrap", "prod", "--region", "eu", "--out", file, stdin=KEY)
     before = file.read_bytes()
@@ -97,7 +97,7 @@ def test_a_failure_leaves_the_file(cli: Cli, server: Served, tmp_path: Path) -> 
 
 
 def test_generate_data_key(cli: Cli, tmp_path: Path) -> None:
-    """A data key's two forms go to two places, or the plaintext is not made at all."""
+    """The two forms of a data key go to two places; --wrapped-only returns no plaintext."""
     plain, wrapped = tmp_path / "dek.bin", tmp_path / "dek.wrapped"
     made = ["generate-data-key", "prod", "--region", "eu", "--size", "64"]
     assert cli(*made, "--plaintext-out", plain, "--out", wrapped).code == 0
@@ -111,7 +111,7 @@ def test_generate_data_key(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_rewrap_keeps_what_no_option_changes(cli: Cli) -> None:
-    """Moving a key to another region keeps its context, unless another one, or none, is given."""
+    """A key that moves to another region keeps its context unless an option changes it."""
     bound = ["--context", "table=users"]
     wrapped = cli("wrap", "prod", "--region", "eu", *bound, stdin=KEY).out
     moved = cli("rewrap", "prod", *bound, "--to-region", "us", stdin=wrapped).out
@@ -125,7 +125,7 @@ def test_rewrap_keeps_what_no_option_changes(cli: Cli) -> None:
 
 
 def test_a_file_that_is_no_key(cli: Cli, server: Served, tmp_path: Path) -> None:
-    """A large file is refused before it is sent, with what to do instead."""
+    """The command refuses a large file before it sends it, and says what to do instead."""
     (tmp_path / "data").write_bytes(bytes(70_000))
     ran = cli("wrap", "prod", "--region", "eu", "--in", tmp_path / "data")
     assert ran.code == 2
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_key(cli: Cli, server: Served, tmp_path: Path) -> None
 
 
 def test_terminal(server: Served, cli: Cli) -> None:
-    """On a terminal a key is asked for without showing it, and comes out as base64."""
+    """On a terminal the command prompts for a key without showing it, and prints base64."""
     code, seen = on_terminal(
         server.target, "wrap", "prod", "--region", "eu",
         typed=_base64(KEY) + "\n", prompt="not shown",
@@ -155,7 +155,7 @@ def test_terminal(server: Served, cli: Cli) -> None:
 
 
 def test_batch(cli: Cli, tmp_path: Path) -> None:
-    """Lines of JSON come back as lines of JSON, in their order."""
+    """A batch turns lines of JSON into lines of JSON, in the same order."""
     keys = numbered_keys(2100)
     (tmp_path / "keys").write_bytes(_lines(*({"plaintext": _base64(key)} for key in keys)))
     wrap = ["wrap", "prod", "--batch", "--region", "eu", "--context", "table=users"]
@@ -170,7 +170,7 @@ def test_batch(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_batch_with_errors(cli: Cli) -> None:
-    """A line that fails has its error in its place; the first one's kind is the exit code."""
+    """A failed line gets its error in its place, and the first failure decides the exit code."""
     ran = cli(
         "wrap", "prod", "--batch", "--region", "eu",
         stdin=_lines({"plaintext": _base64(KEY), "region": "us"}, {"plaintext": "", "region": "x"})
@@ -199,7 +199,7 @@ def test_batch_with_errors(cli: Cli) -> None:
 
 
 def test_batch_of_rewraps(cli: Cli) -> None:
-    """Each key keeps its own context when all move, unless its line says otherwise."""
+    """In a batch of moves each key keeps its own context unless its line names another."""
     keys = _lines(*({"plaintext": _base64(KEY), "context": {"n": str(n)}} for n in range(3)))
     made = cli("wrap", "prod", "--batch", "--region", "eu", stdin=keys).lines
     lines = [
@@ -223,7 +223,7 @@ def test_batch_of_rewraps(cli: Cli) -> None:
 
 
 def test_progress_is_for_people(server: Served, tmp_path: Path) -> None:
-    """Long work shows a bar on a terminal, and leaves nothing of it in the output."""
+    """Long work shows a progress bar on a terminal, and the output contains none of it."""
     server.delays["BatchWrap"] = 0.52
     keys = (_lines({"plaintext": _base64(key)}) for key in numbered_keys(2100))
     (tmp_path / "keys").write_bytes(b"".join(keys))

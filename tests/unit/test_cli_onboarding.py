@@ -1,4 +1,4 @@
-"""What a customer attaches, and the walk from there to an enabled cluster."""
+"""The commands access-policy and onboard: from a customer's key to an enabled cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAIT = ("--wait", "--interval", "20ms")
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Served]:
-    """A server with the cluster prod, and a key that it may not unwrap with."""
+    """A server with the cluster prod, and a KMS key whose permission to unwrap is missing."""
     with served(tmp_path) as running:
         running.make_key(KEY)
         forbid(running, "kms:Decrypt")
@@ -33,12 +33,12 @@ def server(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def cli(server: Served) -> Cli:
-    """The command, against it."""
+    """The command, set up to call that server."""
     return Cli(server.target)
 
 
 def forbid(server: Served, permission: str) -> None:
-    """Has the KMS refuse to unwrap, for want of a permission."""
+    """Makes the KMS refuse to unwrap because of a missing permission."""
     server.aws.mend()
     denied = AccessDeniedError("the KMS does not permit it", missing_permission=permission)
     server.aws.fail(denied, operations=("unwrap",))
@@ -48,7 +48,7 @@ def forbid(server: Served, permission: str) -> None:
 
 
 def test_access_policy(cli: Cli, server: Served) -> None:
-    """Each statement stands under its title, with where it is attached and what it permits."""
+    """The command prints each statement with its title, its place and its permissions."""
     asked = [
         "access-policy", "AWS_KMS", "arn:key", "--principal", "arn:role", "--option", "a=b",
         "--cluster", "new", "--region", "eu", "--organization", "acme",
@@ -75,7 +75,7 @@ def test_access_policy(cli: Cli, server: Served) -> None:
 
 
 def test_access_policy_in_files(cli: Cli, tmp_path: Path) -> None:
-    """Each statement can go to a file of its own, ready to be used."""
+    """With --out, each statement goes to a file of its own, ready to be used."""
     folder = tmp_path / "made" / "for it"
     ran = cli("access-policy", "AWS_KMS", KEY, "--cluster", "new", "--out", folder)
     names = ["1-key-policy-of-the-root-key.json", "2-the-vendor-s-role.sh"]
@@ -96,13 +96,13 @@ def test_access_policy_in_files(cli: Cli, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_another_statement_reads(title: str, name: str) -> None:
-    """It has the name that the title tells, and never one outside of the folder."""
+    """The file has the name in the statement's title, and is never outside the folder."""
     statement = keyfold.AccessStatement(title, "here", "hcl", "path", (), by_vendor=False)
     assert access_policy._file_name(3, statement) == name
 
 
 def test_access_policy_for_nobody(cli: Cli) -> None:
-    """Without cluster and organization the server's own error says what is missing."""
+    """Without a cluster and an organization, the server's error says what is missing."""
     ran = cli("access-policy", "LOCAL", "local:a")
     assert (ran.code, ran.err.splitlines()[1]) == (2, "hint: look at cluster")
     assert ran.err.startswith("error: name the cluster that is to use the key")
@@ -112,7 +112,7 @@ def test_access_policy_for_nobody(cli: Cli) -> None:
 
 
 def test_walk_with_a_person(server: Served) -> None:
-    """The policy is shown, the key tried at each Enter until it works, and then it is asked."""
+    """Onboard shows the policy, tests the key at each Enter until it works, and asks to enable."""
     role = ("--principal", "arn:role")
     with Terminal(server.target, *ONBOARD, *role, "--organization", "acme") as terminal:
         terminal.until("external id  ")
@@ -136,7 +136,7 @@ def test_walk_with_a_person(server: Served) -> None:
 
 
 def test_person_who_gives_up(server: Served) -> None:
-    """Who gives up ends with the code of the last trial; who says no at the end, stores nothing."""
+    """Giving up exits with the code of the last test; a no at the end stores nothing."""
     with Terminal(server.target, *ONBOARD) as terminal:
         terminal.until("q gives up")
         terminal.type("\n")
@@ -154,7 +154,7 @@ def test_person_who_gives_up(server: Served) -> None:
 
 
 def test_server_that_is_away(server: Served) -> None:
-    """A trial without an answer is told, and is tried again like any other."""
+    """Onboard reports a test without an answer, and lets the person repeat it."""
     server.aws.mend()
     with Terminal(server.target, *ONBOARD, "--yes") as terminal:
         terminal.until("q gives up")
@@ -167,11 +167,11 @@ def test_server_that_is_away(server: Served) -> None:
         assert terminal.end() == 0
 
 
-# --- onboard, with nobody ---
+# --- onboard, without a person ---
 
 
 def test_waits_until_it_works(server: Served) -> None:
-    """With --wait the key is tried until it works; what has not changed is not drawn again."""
+    """With --wait, onboard tests the key until it works, and prints a test only if it differs."""
     with Terminal(server.target, *ONBOARD, *WAIT, "--yes") as terminal:
         terminal.until("the key does not unwrap what it wrapped")
         server.await_requests("TestKey", 4)
@@ -185,7 +185,7 @@ def test_waits_until_it_works(server: Served) -> None:
 
 
 def test_waits_no_longer_than_it_may(cli: Cli, server: Served) -> None:
-    """A key that does not come to work in time ends the walk with what is wrong with it."""
+    """If the key does not work in time, onboard exits with the problem of the last test."""
     ran = cli(*ONBOARD, *WAIT, "--timeout", "2s")
     assert ran.code == 5
     assert ran.err.startswith("error: region eu is not ready: ")
@@ -201,7 +201,7 @@ def test_waits_no_longer_than_it_may(cli: Cli, server: Served) -> None:
 
 
 def test_several_regions(cli: Cli, server: Served) -> None:
-    """A file's regions are walked through one by one, and enabled together."""
+    """Onboard tests a file's regions one by one, and enables them together."""
     specs = [
         {"region": name, "key_spec": {"type": "LOCAL", "uri": f"local:{name}"}}
         for name in ("eu", "us")
@@ -214,7 +214,7 @@ def test_several_regions(cli: Cli, server: Served) -> None:
 
 
 def test_cluster_that_exists(cli: Cli, server: Served) -> None:
-    """A cluster that exists gets the region added, under what its organization was issued."""
+    """Onboard adds a region to a cluster that exists, with its organization's external id."""
     ran = cli("onboard", "prod", "--region", "asia=LOCAL,local:a", *WAIT, "--request-id", "mine")
     assert ran.code == 0, ran.err
     assert b"regions added" in ran.out
@@ -225,7 +225,7 @@ def test_cluster_that_exists(cli: Cli, server: Served) -> None:
 
 
 def test_nobody_to_ask(cli: Cli, server: Served) -> None:
-    """Without a terminal and --wait nothing hangs: it is said what to do instead."""
+    """Without a terminal and --wait, onboard does not hang; it says what to do instead."""
     for more in ((), ("--json",)):
         ran = cli(*ONBOARD, *more)
         assert ran.code == 2

@@ -1,4 +1,4 @@
-"""Region specs for the operator's commands: three forms of a file, and arguments."""
+"""Region specs of the operator's commands, from three forms of a file and from arguments."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def server(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture(name="unchanged", scope="module")
 def unchanged_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server for all tests whose commands never get as far as a change."""
+    """A server for all tests whose commands change nothing."""
     with served(tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
 @pytest.fixture
 def cli(server: Served) -> Cli:
-    """The command, against it."""
+    """The command, set up to call that server."""
     return Cli(server.target)
 
 
@@ -46,7 +46,7 @@ def cli(server: Served) -> Cli:
 def test_three_forms_of_the_file(
     cli: Cli, server: Served, tmp_path: Path, content: object, command: str
 ) -> None:
-    """CockroachDB's file is taken as it stands, the bare list and the cluster's form, too."""
+    """Enable and add-regions take CockroachDB's file, the list alone, and the cluster's form."""
     file = tmp_path / "cmek_config.json"
     file.write_text(json.dumps(content))
     if command == "add-regions":
@@ -63,7 +63,7 @@ def test_three_forms_of_the_file(
 
 
 def test_regions_as_arguments(cli: Cli, server: Served) -> None:
-    """A region can be given as NAME=TYPE,URI,PRINCIPAL; an ARN's colons and slashes are kept."""
+    """An argument NAME=TYPE,URI,PRINCIPAL keeps the colons and slashes of an ARN."""
     role = "arn:aws:iam::111122223333:role/keyfold"
     issued = cli(
         "access-policy", "AWS_KMS", ARN, "--principal", role,
@@ -92,7 +92,7 @@ def test_regions_as_arguments(cli: Cli, server: Served) -> None:
 
 @pytest.mark.parametrize(("flag", "wanted"), [("--auto-rotate", True), ("--no-auto-rotate", False)])
 def test_auto_rotate(cli: Cli, server: Served, flag: str, *, wanted: bool) -> None:
-    """A policy's auto_rotate is set or cleared over what a file says, and the rest is kept."""
+    """An option overrides a file's auto_rotate, and keeps the rest of its policy."""
     policy = {"auto_rotate": not wanted, "cache_ttl": "5s"}
     content = json.dumps([{**SPECS[0], "policy": policy}])
     assert cli("enable", "test", "--file", "-", flag, stdin=content).code == 0
@@ -104,7 +104,7 @@ def test_auto_rotate(cli: Cli, server: Served, flag: str, *, wanted: bool) -> No
 
 
 def test_replica_of(cli: Cli, server: Served) -> None:
-    """Regions named without a key get the replica of another region's key."""
+    """With --replica-of, a region without a key gets the replica of another region's key."""
     for region in ("eu", "us", "asia"):
         server.make_key(f"arn:aws:kms:{region}:111122223333:key/mrk-1")
     arn = "arn:aws:kms:eu:111122223333:key/mrk-1"
@@ -119,13 +119,13 @@ def test_replica_of(cli: Cli, server: Served) -> None:
 
 
 def test_expected_regions_of_a_file(cli: Cli, server: Served) -> None:
-    """Where the file lists the cluster's regions, the server learns of them."""
+    """The command sends the list of the cluster's regions if the file has one."""
     cli("enable", "t", "--file", "-", stdin=json.dumps({"region_specs": SPECS, "regions": ["eu"]}))
     assert list(server.requests["Enable"][0].regions) == ["eu"]
 
 
 def test_rotate_to_the_newest_version(cli: Cli, server: Served) -> None:
-    """A region alone means the key that it has; its policy is left as it is."""
+    """A region without a key keeps its own key and policy."""
     server.keyfold.add_silent_replica("host-2", stops_within=3)
     ran = cli("rotate", "prod", "--region", "eu", "--new-generation")
     assert ran.code == 0
@@ -171,7 +171,7 @@ def test_rotate_to_the_newest_version(cli: Cli, server: Served) -> None:
     ],
 )
 def test_wrong_files(unchanged: Served, tmp_path: Path, content: str, message: str) -> None:
-    """A file that is wrong is refused with the place of the fault, and no server is asked."""
+    """The command refuses a malformed file, names the place of the fault, and makes no call."""
     file = tmp_path / "config.json"
     file.write_bytes(content.encode("latin-1"))
     with unchanged.beside() as server:
@@ -219,7 +219,7 @@ def test_wrong_files(unchanged: Served, tmp_path: Path, content: str, message: s
     ],
 )
 def test_wrong_arguments(unchanged: Served, arguments: list[str], message: str) -> None:
-    """What cannot be used is refused with one line that says why, and exit code 2."""
+    """The command refuses a wrong argument with one line that says why, and exit code 2."""
     ran = Cli(unchanged.target)(*arguments)
     assert (ran.code, ran.out) == (2, b"")
     assert message in ran.err

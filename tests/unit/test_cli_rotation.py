@@ -1,4 +1,4 @@
-"""Commands that renew keys: rotating and its dry run, and the end of old generations."""
+"""The commands rotate, with its dry run, and retire-generation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def server(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def cli(server: Served) -> Cli:
-    """The command, against it."""
+    """The command, set up to call that server."""
     return Cli(server.target)
 
 
@@ -36,7 +36,7 @@ def _lines(shown: bytes) -> list[str]:
 
 
 def test_all_regions(cli: Cli, server: Served) -> None:
-    """Every region that the cluster has is rotated, each with its own key."""
+    """With --all-regions, rotate rotates every region of the cluster under its own key."""
     ran = cli("rotate", "prod", "--all-regions", "--new-generation")
     assert (ran.code, ran.out[:8]) == (0, b"rotated\n")
     [request] = server.requests["Rotate"]
@@ -48,7 +48,7 @@ def test_all_regions(cli: Cli, server: Served) -> None:
 
 
 def test_dry_run_shows_from_and_to(cli: Cli, server: Served) -> None:
-    """A dry run proves the keys, shows what each region would move to, and changes nothing."""
+    """A dry run tries the keys, shows each region's old and new key, and changes nothing."""
     server.local_keys.rotate("acme")
     before = server.status()
     ran = cli("rotate", "prod", "--all-regions", "--dry-run", "--new-generation")
@@ -62,7 +62,7 @@ def test_dry_run_shows_from_and_to(cli: Cli, server: Served) -> None:
 
 
 def test_dry_run_of_one_region(cli: Cli, server: Served) -> None:
-    """Only regions that are named are shown; the option's older name does the same."""
+    """A dry run shows only the regions to rotate, under both names of the option."""
     server.make_key("arn:b")
     for name in ("--dry-run", "--validate-only"):
         lines = _lines(cli("rotate", "prod", "--region", "eu=AWS_KMS,arn:b,me", name).out)
@@ -73,7 +73,7 @@ def test_dry_run_of_one_region(cli: Cli, server: Served) -> None:
 
 
 def test_policy_options_keep_the_rest(cli: Cli, server: Served) -> None:
-    """What no option names of a region's policy stays as it is when the region rotates."""
+    """Rotate keeps the values of a region's policy that no option sets."""
     with server.client() as client:
         policy = keyfold.RegionPolicy(cache_ttl=timedelta(0))
         client.rotate("prod", [keyfold.RegionSpec("eu", policy=policy)])
@@ -92,7 +92,7 @@ def test_policy_options_keep_the_rest(cli: Cli, server: Served) -> None:
 
 
 def test_retire_and_bring_back(cli: Cli, server: Served) -> None:
-    """A generation is taken out of use and back, and the answer says who has applied it."""
+    """The command retires a generation and brings it back, and shows which replicas confirmed."""
     server.keyfold.add_silent_replica("host-2", stops_within=3)
     cli("rotate", "prod", "--region", "eu", "--new-generation")
     ran = cli(*RETIRE, "--reason", "old", "--request-id", "mine")
@@ -112,14 +112,14 @@ def test_retire_and_bring_back(cli: Cli, server: Served) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [("1", 4), ("7", 3)])
 def test_generation_that_cannot_be_retired(cli: Cli, number: str, code: int) -> None:
-    """The newest generation, and one that is not there, are refused with their own reasons."""
+    """The newest generation and an unknown one cannot be retired, each with a reason of its own."""
     ran = cli("retire-generation", "prod", "--region", "eu", "--generation", number)
     assert ran.code == code
     assert ("GENERATION_IN_USE" if code == 4 else "GENERATION_NOT_FOUND") in ran.err
 
 
 def test_retiring_asks_on_a_terminal(tmp_path: Path) -> None:
-    """A person sees when the generation was last used, with a warning for a day, and may say no."""
+    """On a terminal the command shows the last use, warns if it is recent, and asks."""
     clock = FakeClock(1_700_000_000)
     with served(tmp_path, clock=clock) as server:
         wrapped = Cli(server.target)("wrap", "prod", "--region", "eu", stdin=b"k").out

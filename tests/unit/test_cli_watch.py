@@ -31,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[Served]:
 
 @contextmanager
 def piped(server: Served, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The command, under way, with pipes for what it prints."""
+    """Runs the command with pipes for its output, until the block ends."""
     with subprocess.Popen(
         [sys.executable, "-c", "from keyfold.cli import main; main()", *arguments],
         stdin=subprocess.DEVNULL,
@@ -48,7 +48,7 @@ def piped(server: Served, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def until(lines: Iterator[str], text: str) -> list[str]:
-    """Reads lines up to the first with a text in it."""
+    """Reads lines up to the first one that contains a text."""
     seen = []
     for line in lines:
         seen.append(line)
@@ -58,7 +58,7 @@ def until(lines: Iterator[str], text: str) -> list[str]:
 
 
 def test_redraws_on_a_terminal(server: Served) -> None:
-    """A change shows by itself; Ctrl-C gives the terminal back, with what was seen last on it."""
+    """The watch shows a change; Ctrl-C restores the terminal and leaves the last status on it."""
     with Terminal(server.target, *WATCH) as terminal:
         terminal.until("\x1b[?1049h")
         terminal.until("HEALTHY")
@@ -74,7 +74,7 @@ def test_redraws_on_a_terminal(server: Served) -> None:
 
 
 def test_server_that_goes_away(server: Served) -> None:
-    """A server that does not answer is shown as such, and asked until it does again."""
+    """The watch says that the server does not answer, and tries until it does."""
     with Terminal(server.target, *WATCH) as terminal:
         terminal.until("Ctrl-C ends")
         server.fail("GetStatus", *[UNAVAILABLE] * 4)
@@ -85,7 +85,7 @@ def test_server_that_goes_away(server: Served) -> None:
 
 
 def test_error_that_does_not_pass(server: Served) -> None:
-    """What asking again cannot mend ends the watch with its exit code, terminal given back."""
+    """An error that a retry cannot mend ends the watch, and restores the terminal."""
     with Terminal(server.target, *WATCH) as terminal:
         terminal.until("Ctrl-C ends")
         server.fail("GetStatus", GONE)
@@ -95,7 +95,7 @@ def test_error_that_does_not_pass(server: Served) -> None:
 
 
 def test_prints_changes_to_a_pipe(server: Served) -> None:
-    """In a pipe there is a table for each change, without control codes; a check alone is none."""
+    """In a pipe the watch prints a table for each change, but not for a mere check or use."""
     with piped(server, *WATCH) as process:
         assert process.stdout
         first = until(process.stdout, "us")
@@ -120,7 +120,7 @@ def test_prints_changes_to_a_pipe(server: Served) -> None:
 
 
 def test_pipe_without_a_server(server: Served) -> None:
-    """In a pipe an absence is told once on stderr, and so is the return."""
+    """In a pipe the watch reports an absent server once on stderr, and its return once."""
     with piped(server, *WATCH) as process:
         assert process.stdout
         assert process.stderr
@@ -138,7 +138,7 @@ def test_pipe_without_a_server(server: Served) -> None:
 
 
 def test_json_lines(server: Served) -> None:
-    """With --json each change is one line of the contract's answer."""
+    """With --json, each change is one line with the contract's response."""
     with piped(server, *WATCH, "--json") as process:
         assert process.stdout
         first = json.loads(process.stdout.readline())
@@ -152,7 +152,7 @@ def test_json_lines(server: Served) -> None:
 
 
 def test_first_question_that_fails(server: Served) -> None:
-    """A watch that never had an answer ends at once, with the error's exit code."""
+    """If its first call fails, the watch ends with the error's exit code."""
     cli = Cli(server.target)
     assert cli("status", "nope", "--watch").code == 3
     server.fail("GetStatus", *[UNAVAILABLE] * 4)
@@ -160,7 +160,7 @@ def test_first_question_that_fails(server: Served) -> None:
 
 
 def test_signal_to_end(server: Served) -> None:
-    """A watch that is told to end gives the terminal back as well."""
+    """SIGTERM ends the watch and restores the terminal."""
     with Terminal(server.target, *WATCH) as terminal:
         terminal.until("Ctrl-C ends")
         terminal.terminate()

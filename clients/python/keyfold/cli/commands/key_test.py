@@ -10,7 +10,7 @@ from keyfold import calls
 from keyfold.cli.errors import exit_code
 from keyfold.cli.input.options import KeyOption, KeyType, KeyUri, Principal
 from keyfold.cli.input.values import pairs
-from keyfold.cli.output.tables import show_key_test
+from keyfold.cli.output.key_test import show_key_test
 from keyfold.cli.session import Session, json_of
 from keyfold.errors import KeyfoldError
 from keyfold.errors.reasons import BY_REASON

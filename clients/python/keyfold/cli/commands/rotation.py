@@ -28,7 +28,7 @@ from keyfold.cli.input.options import (
 )
 from keyfold.cli.input.region_specs import NO_CHANGE, PolicyChange
 from keyfold.cli.output.changes import show_change, show_confirmed, show_pending
-from keyfold.cli.output.tables import last_use, show_plan
+from keyfold.cli.output.status import last_use, show_plan
 from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
 from keyfold.models.specs import RegionSpec

@@ -13,7 +13,7 @@ from keyfold.cli.commands.watch import INTERVAL, watch_status
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.options import Cluster
 from keyfold.cli.input.values import choice, names, seconds
-from keyfold.cli.output.tables import show_clusters, show_status
+from keyfold.cli.output.status import show_clusters, show_status
 from keyfold.cli.session import Session, json_of
 from keyfold.models.status import Health, State
 from keyfold.v1 import key_management_service_pb2 as api

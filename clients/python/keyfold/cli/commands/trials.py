@@ -11,7 +11,7 @@ import typer
 from keyfold import calls
 from keyfold.cli.commands.key_test import code_of
 from keyfold.cli.errors import NOT_NOW, exit_code
-from keyfold.cli.output.tables import show_key_test, verdict
+from keyfold.cli.output.key_test import show_key_test, verdict
 from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
 from keyfold.errors import KeyfoldError

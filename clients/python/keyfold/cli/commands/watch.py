@@ -18,7 +18,8 @@ from rich.text import Text
 
 from keyfold import calls
 from keyfold.cli.errors import NOT_NOW
-from keyfold.cli.output.tables import console, show_status, status_parts
+from keyfold.cli.output.status import show_status, status_parts
+from keyfold.cli.output.tables import console
 from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
 from keyfold.errors import KeyfoldError

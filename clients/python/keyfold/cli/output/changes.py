@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 import typer
 
-from keyfold.cli.output.tables import show_status
+from keyfold.cli.output.status import show_status
 from keyfold.cli.output.text import one_line
 from keyfold.models.results import Change
 from keyfold.models.status import PendingReplica
