@@ -1,4 +1,4 @@
-"""Carries out mutations of a store in processes that are killed at a given point.
+"""Carries out mutations of a store in processes that die at a given failpoint.
 
 A program: it reads an order per line, forks for each, and answers how that process ended. One
 interpreter that has everything imported makes a death cost milliseconds.
@@ -37,7 +37,7 @@ from keyfold_server.store.sql.store import SqlStore
 
 @dataclass(frozen=True)
 class Place:
-    """Where a store is, in a form that an order can carry.
+    """The place of a store, in a form that an order can carry.
 
     Attributes:
         url: The store's url.
@@ -58,16 +58,16 @@ class Place:
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
 SEEN = Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW)
 USED = b"u" * 16
-"""The KEK whose last use is told."""
+"""The KEK whose last use the mutation `use` writes."""
 
 DAY = 24 * 60 * 60 * 1000
 LATER = (NOW + 2 * DAY) / 1000
-"""Seconds of Unix time when everything that was made is old."""
+"""Seconds of Unix time at which everything that the tests made is old."""
 
 
 def opened(
     place: Place,
-    reach: Callable[[str], None] = lambda _mark: None,
+    reach: Callable[[str], None] = lambda _failpoint: None,
     clock: FakeClock | None = None,
 ) -> SqlStore:
     """Opens the store of a place."""
@@ -87,7 +87,7 @@ def _cluster(store: SqlStore) -> Cluster:
 
 
 def prepare(store: SqlStore) -> None:
-    """Makes what the mutations below change."""
+    """Makes the clusters and the replica that the mutations below change."""
     applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")])))
     applied(store, Change("acme", revoked("acme", ["us"], NOW), an_event()))
     store.register(BEAT)
@@ -119,7 +119,7 @@ CHANGES: dict[str, Callable[[SqlStore], Change]] = {
 
 
 def group(store: SqlStore, kind: str) -> list[Change]:
-    """Makes a group of a kind's change, with a request, and of two others."""
+    """Makes a batch: the change of a kind, with a request, between two others."""
     change = CHANGES[kind](store)
     request = a_request(change.cluster, kind)
     return [
@@ -154,24 +154,24 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _mutate(place: Place, kind: str, mark: str) -> None:
+def _mutate(place: Place, kind: str, failpoint: str) -> None:
     def reach(reached: str) -> None:
-        if reached == mark:
+        if reached == failpoint:
             _die()
 
     mutate(opened(place, reach, FakeClock(LATER if kind == "prune" else NOW / 1000)), kind)
 
 
 def storm_id(client: int, number: int) -> str:
-    """Returns the request_id of a change that a client of a storm asks for."""
+    """Returns the request_id of one change of a client of a storm."""
     return f"storm-{client}-{number}"
 
 
 def _storm(place: Place, clients: int, first: int, told: str, begun: int) -> None:
-    """Has clients revoke and restore one cluster at once for ever, each with numbered requests.
+    """Lets clients revoke and restore one cluster at once, with numbered requests, without end.
 
-    What each begins, and what it is answered, stands in a file, a line each, at once. The storm
-    has begun when one of them was answered, however slow the machine is.
+    Each client writes a line to a file when it begins a request, and another when it has the
+    answer. The storm has begun with the first answer, however slow the machine is.
     """
     store = opened(place)
     tell = os.open(told, os.O_WRONLY | os.O_APPEND)

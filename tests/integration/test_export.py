@@ -1,4 +1,4 @@
-"""What an export holds, and that an import brings back all of it and nothing else (protocol A4)."""
+"""An export holds the whole store, and an import brings back all of it and no more (A4)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ KINDS: Final[dict[str, Callable[[Path], tuple[str, Path | None]]]] = {
     "sqlite": lambda folder: (f"sqlite:///{folder / 'keyfold.db'}", None),
     "postgresql": lambda _folder: a_database(postgres.shared("15")),
 }
-"""Url and password file of a new, empty store, by the kind of database."""
+"""Functions that give the url and password file of an empty store, by kind of database."""
 
 
 def a_database(server: postgres.Server) -> tuple[str, Path]:
@@ -68,19 +68,19 @@ def a_database(server: postgres.Server) -> tuple[str, Path]:
 
 
 LATER: Final = NOW + 3_600_000
-"""When things are imported."""
+"""Time of the imports, in milliseconds of Unix time."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a store is, the file of its service key, and that of its password."""
+    """The place of a store, with the files of its service key and its password."""
 
     url: str
     key: Path
     password: Path | None = None
 
     def open(self, *, at: int = NOW) -> SqlStore:
-        """Opens the store, and makes it where there is none."""
+        """Opens the store, and makes it if it does not exist."""
         return open_store(
             self.url,
             self.key,
@@ -116,7 +116,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Pair:
-    """A store with something in it, and an empty one, both under one service key."""
+    """A store with clusters and an empty one, both under one service key."""
 
     full: Place
     empty: Place
@@ -131,14 +131,14 @@ def a_key(path: Path) -> Path:
 
 
 def a_place(kind: str, folder: Path, key: Path) -> Place:
-    """Makes room for a store."""
+    """Makes a place for a store."""
     folder.mkdir(exist_ok=True)
     url, password = KINDS[kind](folder)
     return Place(url, key, password)
 
 
 def a_pair(folder: Path, full_kind: str, empty_kind: str) -> Pair:
-    """Makes a store with three clusters that have seen everything, and one to import into."""
+    """Makes a store whose three clusters use every field, and one to import into."""
     key = a_key(folder / "service.key")
     full, empty = (
         a_place(full_kind, folder / "full", key),
@@ -151,14 +151,14 @@ def a_pair(folder: Path, full_kind: str, empty_kind: str) -> Pair:
 
 @pytest.fixture(name="pair", params=[f"{a} to {b}" for a in KINDS for b in KINDS])
 def pair_fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
-    """A store to export and one to import into, of any two kinds."""
+    """Gives a store to export and one to import into, of any two kinds."""
     full, _, empty = str(request.param).partition(" to ")
     return a_pair(tmp_path, full, empty)
 
 
 @pytest.fixture(name="files")
 def files_fixture(tmp_path: Path) -> Pair:
-    """The same in files, for what concerns the export's own file."""
+    """Gives the same pair in files, for tests of the export's own file."""
     return a_pair(tmp_path, "sqlite", "sqlite")
 
 
@@ -197,13 +197,13 @@ def everything(store: SqlStore) -> dict[str, tuple[Cluster, int]]:
 
 
 def without_state(cluster: Cluster) -> Cluster:
-    """Returns a cluster without what an import changes."""
+    """Returns a cluster without the fields that an import changes."""
     regions = tuple(replace(r, state=State.REVOKED, state_since=0) for r in cluster.regions)
     return replace(cluster, regions=regions, epoch=0, version=0, updated_at=0)
 
 
 def records_in(file: Path) -> list[dict[str, Any]]:
-    """Reads an export as anyone can."""
+    """Reads an export with nothing of Keyfold."""
     return [json.loads(line) for line in file.read_bytes().splitlines()]
 
 
@@ -224,12 +224,12 @@ def test_an_import_brings_back_everything_revoked(pair: Pair) -> None:
             assert (now.epoch, now.version) == (was.epoch + 1, was.version + 1)
             assert later == events + 1
     assert (done.clusters, done.events) == (3, 6)
-    # What the customer had revoked is not offered for Restore.
+    # The regions to restore lack those that the customer had revoked.
     assert sorted(done.enabled) == [("Zoo", "eu"), ("acme", "eu"), ("acme", "us")]
 
 
 def test_an_imported_store_is_exported_again(pair: Pair, tmp_path: Path) -> None:
-    """A4: the chains are those of before with one event more, which says what was brought in."""
+    """A4: each chain is the former one with one event more, which describes the import."""
     pair.full.export(pair.file)
     pair.empty.bring_in(pair.file)
     again = tmp_path / "again.jsonl"
@@ -265,7 +265,7 @@ def test_replicas_of_the_store_hear_of_an_import(pair: Pair) -> None:
 
 
 def test_external_ids_are_brought_back(pair: Pair) -> None:
-    """C2: what was issued is kept for good, through an export and under another service key too."""
+    """C2: issued ids stay for good, even through an export and under another service key."""
     pair.full.export(pair.file)
     issued = [r["external_id"] for r in records_in(pair.file) if "external_id" in r]
     assert issued == [
@@ -294,7 +294,7 @@ def test_last_uses_are_not_exported(pair: Pair) -> None:
 
 
 def test_one_clusters_keyring(pair: Pair) -> None:
-    """One cluster's export holds that cluster alone, and can be imported like any.
+    """One cluster's export holds only that cluster, and can be imported like any other.
 
     With it goes the external id that its root keys are called with, and no other customer's.
     """
@@ -308,14 +308,14 @@ def test_one_clusters_keyring(pair: Pair) -> None:
 
 
 def test_a_cluster_that_is_not_there_is_not_exported(files: Pair) -> None:
-    """A misspelt name is an error and leaves no file that looks like a backup."""
+    """A misspelt name is an error, and leaves no file that looks like a backup."""
     with pytest.raises(ClusterNotFoundError, match="no cluster Acme"):
         files.full.export(files.file, "Acme")
     assert list(files.file.parent.glob("export.*")) == []
 
 
 def test_an_import_goes_into_an_empty_store_only(pair: Pair) -> None:
-    """A store with clusters is left as it is, and the message says what to do."""
+    """A store with clusters stays as it is, and the message says what to do."""
     pair.full.export(pair.file)
     with closing(pair.full.open()) as store:
         before = everything(store)
@@ -326,7 +326,7 @@ def test_an_import_goes_into_an_empty_store_only(pair: Pair) -> None:
 
 
 def test_a_store_with_an_external_id_is_not_empty(files: Pair) -> None:
-    """C2: what a store has issued is not replaced by what an export says."""
+    """C2: an export does not replace an id that the store has issued."""
     files.full.export(files.file)
     with closing(files.empty.open()) as store:
         store.issue_external_id("org", "id-of-now", NOW)
@@ -337,7 +337,7 @@ def test_a_store_with_an_external_id_is_not_empty(files: Pair) -> None:
 
 
 def sealed_again(file: Path, key: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
-    """Edits an export and seals it, as whoever holds the service key can."""
+    """Edits an export and seals it again with the service key."""
     lines = change(file.read_bytes().splitlines(keepends=True)[:-1])
     digest = hashlib.sha256(b"".join(lines)).digest()
     lines.append(records.trailer(archive.seal_of(key), digest))
@@ -368,7 +368,7 @@ def test_the_form_has_its_own_fields_alone(files: Pair, field: str) -> None:
 
 
 def test_another_service_key_seals_what_is_imported(pair: Pair, tmp_path: Path) -> None:
-    """A4, A5: given the old service key an import seals every row and chain under the new one."""
+    """A4, A5: given the old service key, an import seals every row and chain with the new one."""
     pair.full.export(pair.file)
     place = replace(pair.empty, key=a_key(tmp_path / "new.key"))
     with pytest.raises(SetupError, match="the seal of another service key"):
@@ -387,7 +387,7 @@ def test_another_service_key_seals_what_is_imported(pair: Pair, tmp_path: Path) 
 def test_a_long_chain_is_imported_piece_by_piece(
     files: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many rows are written in one go, what is imported is the same."""
+    """The import is the same however many rows it writes at a time."""
     files.full.export(files.file)
     for held in (1, 3, 7):
         monkeypatch.setattr(import_, "_BUFFERED", held)
@@ -399,7 +399,7 @@ def test_a_long_chain_is_imported_piece_by_piece(
 
 
 def test_pages_make_no_difference(files: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store is exported whole however many clusters are read in one go."""
+    """The export is the same however many clusters it reads at a time."""
     files.full.export(files.file)
     whole = files.file.read_bytes()
     monkeypatch.setattr(export, "_PAGE", 1)
@@ -408,7 +408,7 @@ def test_pages_make_no_difference(files: Pair, monkeypatch: pytest.MonkeyPatch) 
     assert other.read_bytes() == whole
 
 
-# Files that are not believed
+# Files that an import refuses
 
 
 def _edited(file: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
@@ -458,7 +458,7 @@ EDITS: Final[dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]]] = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_file_that_was_changed_is_refused(files: Pair, edit: str) -> None:
-    """A4: whatever was done to an export, it is refused, says why, and makes no store."""
+    """A4: an import refuses an edited export, says why, and makes no store."""
     change, reason = EDITS[edit]
     files.full.export(files.file)
     _edited(files.file, change)
@@ -482,7 +482,7 @@ def test_every_byte_of_an_export_is_sealed(files: Pair) -> None:
 
 
 def test_a_file_that_changes_after_its_check_is_refused(files: Pair) -> None:
-    """A4: what is imported is what was checked, also where somebody writes to it meanwhile."""
+    """A4: an import brings what it verified, even if somebody writes to the file meanwhile."""
     files.full.export(files.file)
     whole = files.file.read_bytes()
 
@@ -498,7 +498,7 @@ def test_a_file_that_changes_after_its_check_is_refused(files: Pair) -> None:
 
 
 def test_without_the_service_key_nothing_is_imported(files: Pair, tmp_path: Path) -> None:
-    """The key that must be there is named, none is made, and nothing else either."""
+    """The message names the missing key, and the command makes no key and no other file."""
     files.full.export(files.file)
     missing = replace(files.empty, key=tmp_path / "missing.key")
     with pytest.raises(SetupError, match=r"missing\.key is missing: put the key there"):
@@ -508,7 +508,7 @@ def test_without_the_service_key_nothing_is_imported(files: Pair, tmp_path: Path
 
 
 def test_a_row_that_was_edited_is_not_exported(files: Pair) -> None:
-    """A1: a store that somebody else wrote gives no backup that looks good."""
+    """A1: a store that somebody else edited gives no backup that looks good."""
     path = files.full.url.removeprefix("sqlite:///")
     for statement in (
         "UPDATE regions SET state = 'ENABLED' WHERE state = 'REVOKED'",
@@ -538,7 +538,7 @@ def test_a_row_that_was_edited_is_not_exported(files: Pair) -> None:
 
 
 def test_the_file_is_its_owners_and_replaces_none(files: Pair) -> None:
-    """The export is closed to others whatever the umask, and no earlier one is lost to it."""
+    """Only its owner can read the export, whatever the umask, and it replaces no earlier one."""
     before = os.umask(0)
     try:
         files.full.export(files.file)
@@ -553,13 +553,13 @@ def test_the_file_is_its_owners_and_replaces_none(files: Pair) -> None:
 
 
 def test_a_file_that_cannot_be_made(files: Pair, tmp_path: Path) -> None:
-    """A folder that is not there is named in one line."""
+    """The message names a folder that does not exist, in one line."""
     with pytest.raises(SetupError, match="cannot be written: No such file"):
         files.full.export(tmp_path / "nowhere" / "export.jsonl")
 
 
 def test_no_secret_is_in_an_export(files: Pair) -> None:
-    """A4: neither the service key nor anything derived from it but ids and the seal."""
+    """A4: of the service key, an export holds only its id and the seal."""
     files.full.export(files.file)
     key = files.full.key.read_bytes()
     text = files.file.read_bytes()
@@ -571,7 +571,7 @@ def test_no_secret_is_in_an_export(files: Pair) -> None:
 
 
 def test_an_export_beside_a_server_is_one_snapshot(tmp_path: Path) -> None:
-    """S9, A3: an export needs no lock, and is of one moment while clusters and chains grow."""
+    """S9, A3: an export needs no lock, and shows one moment while clusters and chains grow."""
     place = a_place("sqlite", tmp_path, tmp_path / "service.key")
     stop = threading.Event()
     with closing(place.open()) as store:
@@ -590,7 +590,7 @@ def test_an_export_beside_a_server_is_one_snapshot(tmp_path: Path) -> None:
             for number in range(10):
                 file = tmp_path / f"{number}.jsonl"
                 made = place.export(file)
-                # One event of `a` follows each cluster: no other count is of one moment.
+                # One event of `a` follows each cluster, so no other count is of one moment.
                 assert made.events - made.clusters in {made.clusters - 1, made.clusters - 2}
         finally:
             stop.set()
@@ -601,7 +601,7 @@ def test_an_export_beside_a_server_is_one_snapshot(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["closed", "killed"])
 def test_an_export_of_a_store_that_nobody_serves(tmp_path: Path, how: str) -> None:
-    """A store is exported after its server ended, in order or by a crash with its log left."""
+    """A store can be exported after its server stopped, or crashed and left its log."""
     place = a_place("sqlite", tmp_path, tmp_path / "service.key")
     child = os.fork()
     if child == 0:
@@ -619,7 +619,7 @@ def test_an_export_of_a_store_that_nobody_serves(tmp_path: Path, how: str) -> No
 
 
 def test_there_is_no_store_to_export(tmp_path: Path) -> None:
-    """A path without a store is an error: nothing is made there, and no empty backup either."""
+    """A path without a store is an error, and the command makes no store and no empty backup."""
     place = a_place("sqlite", tmp_path, a_key(tmp_path / "service.key"))
     with pytest.raises(SetupError, match=r"the store .* does not exist"):
         place.export(tmp_path / "export.jsonl")
@@ -637,7 +637,7 @@ def test_there_is_no_store_to_export(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", import_.FAILPOINTS)
 def test_an_import_that_is_killed_leaves_an_empty_store(pair: Pair, mark: str) -> None:
-    """A4: an import is one transaction: killed anywhere it brought nothing, and can be repeated."""
+    """A4: an import is one transaction: killed anywhere it leaves nothing, and can run again."""
     pair.full.export(pair.file)
 
     def die(reached: str) -> None:
@@ -660,7 +660,7 @@ def test_an_import_that_is_killed_leaves_an_empty_store(pair: Pair, mark: str) -
 
 
 def _page() -> dict[str, Any]:
-    """Returns what the code of docs/wrapped-key.md defines."""
+    """Returns the names that the code of docs/wrapped-key.md defines."""
     page = (ROOT / "docs" / "wrapped-key.md").read_text(encoding="utf-8")
     defined: dict[str, Any] = {}
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -669,7 +669,7 @@ def _page() -> dict[str, Any]:
 
 
 def _local_decrypt(keys: Path, uri: str, version: str, ciphertext: bytes, bound: bytes) -> bytes:
-    """What the provider's own tool does for LOCAL: the key file's format, and nothing of ours."""
+    """Decrypts as a KMS's own tool would: from the key file's format, with no code of ours."""
     name = uri.removeprefix("local:")
     [found] = [
         v for v in json.loads(keys.read_text())["keys"][name] if v["version"] == int(version)
@@ -681,7 +681,7 @@ def _local_decrypt(keys: Path, uri: str, version: str, ciphertext: bytes, bound:
 
 @pytest.fixture(name="provider")
 def provider_fixture(tmp_path: Path) -> LocalProvider:
-    """Root keys in a file."""
+    """Gives root keys in a file."""
     file = KeyFile(tmp_path / "keys.json")
     file.create("one")
     return LocalProvider(file.path)
@@ -691,7 +691,7 @@ def provider_fixture(tmp_path: Path) -> LocalProvider:
 def test_a_keyring_opens_wrapped_keys_without_keyfold(
     tmp_path: Path, provider: LocalProvider, organization: str | None
 ) -> None:
-    """One cluster's export, the customer's root key and the page of the wrapped key suffice."""
+    """One cluster's export, its root key and docs/wrapped-key.md suffice to unwrap."""
     root = RootKey("LOCAL", "local:one")
     blobs: dict[bytes, bytes] = {}
     generations: list[Generation] = []

@@ -1,4 +1,4 @@
-"""Whoever writes the store without the service key can break it, and bend nothing (protocol 4)."""
+"""Without the service key, whoever writes the store can break it and forge nothing (A1, A2)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
 
 
 class Bench:
-    """A store that can be opened, and edited behind Keyfold's back."""
+    """A store that tests open, and edit behind Keyfold's back."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "keyfold.db"
@@ -82,7 +82,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def opened(bench: Bench) -> Iterator[Callable[[], SqlStore]]:
-    """Opens the store, and closes it in the end."""
+    """Gives a function that opens the store; closes it in the end."""
     stores: list[SqlStore] = []
 
     def open_it() -> SqlStore:
@@ -108,7 +108,7 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "reconciliations": lambda store: store.reconciled(),
     "external_ids": lambda store: store.external_id("acme"),
 }
-"""How a row of each table is believed."""
+"""Calls that read and verify a row of each table."""
 
 WHERE: Final = {
     "clusters": "name = 'acme'",
@@ -124,10 +124,10 @@ WHERE: Final = {
     "reconciliations": "number = 1",
     "external_ids": "owner = 'acme'",
 }
-"""One row of each, or several."""
+"""A condition for one row, or several, of each table."""
 
 IDENTITIES: Final = {
-    # An edited key is not found, or leaves its parent without a row: other tests below.
+    # With an edited key a row is not found, or its parent lacks a row: other tests below.
     "clusters": {"name"},
     "requests": {"caller", "rpc", "cluster", "request_id"},
     "counter": {"id"},
@@ -148,7 +148,7 @@ COLUMNS: Final = [
 def test_an_edited_column_is_refused(
     bench: Bench, opened: Callable[[], SqlStore], table: str, column: str
 ) -> None:
-    """A2: every column counts, in every table on which a decision rests."""
+    """A2: an edit of any column is noticed, in every table that decides something."""
     bench.edit(
         f"UPDATE {table} SET {column} = CASE typeof({column}) WHEN 'integer' THEN {column} + 7 "
         f"WHEN 'blob' THEN randomblob(16) WHEN 'null' THEN 5 ELSE {column} || 'x' END "
@@ -165,7 +165,7 @@ def test_an_edited_column_is_refused(
 def test_a_value_of_another_type_is_refused(
     bench: Bench, opened: Callable[[], SqlStore], table: str, value: str
 ) -> None:
-    """A1: SQLite holds no column to its type; whatever stands there is refused, not converted."""
+    """A1: SQLite does not enforce types; a value of another type is refused, not converted."""
     column = {"clusters": "audit_head", "regions": "state", "generations": "number"}.get(
         table, "ciphertext"
     )
@@ -181,7 +181,7 @@ def test_a_value_of_another_type_is_refused(
 
 
 def test_un_revoking_by_hand(bench: Bench, opened: Callable[[], SqlStore]) -> None:
-    """A2: a state that was set back is refused: in use, in lists and in further changes."""
+    """A2: a state that somebody set back is refused: in use, in lists and in further changes."""
     bench.edit(f"UPDATE regions SET state = 'ENABLED' WHERE {WHERE['regions']}")
     store = opened()
     with pytest.raises(RowNotAuthenticError) as caught:
@@ -210,7 +210,7 @@ def test_a_deleted_row_is_missed(bench: Bench, opened: Callable[[], SqlStore], t
 def test_rows_swapped_between_clusters(
     bench: Bench, opened: Callable[[], SqlStore], table: str
 ) -> None:
-    """A2: a row speaks for its own cluster, so another's sealed row is not believed."""
+    """A2: a row belongs to its cluster, so another cluster's sealed row is refused."""
     bench.edit(
         "CREATE TEMP TABLE u AS SELECT (SELECT uid FROM clusters WHERE name = 'acme') AS a, "
         "(SELECT uid FROM clusters WHERE name = 'other') AS b",
@@ -225,7 +225,7 @@ def test_rows_swapped_between_clusters(
 
 
 def test_a_planted_row(bench: Bench, opened: Callable[[], SqlStore]) -> None:
-    """A2: nobody adds a KEK that they know, not even with a row that was sealed once."""
+    """A2: nobody can add a KEK that they know, not even with an old sealed row."""
     columns = [c.name for c in schema.generations.columns]
     planted = ["x'00112233445566778899aabbccddeeff'", *columns[1:3], "9", *columns[4:]]
     bench.edit(
@@ -242,7 +242,7 @@ def test_a_planted_row(bench: Bench, opened: Callable[[], SqlStore]) -> None:
 
 @pytest.mark.parametrize("table", ["regions", "wraps"])
 def test_an_old_row_put_back(bench: Bench, opened: Callable[[], SqlStore], table: str) -> None:
-    """A2: a row that was sealed and later replaced is refused beside the newer ones."""
+    """A2: an old sealed row is refused beside the newer rows."""
     columns = [c.name for c in schema.metadata.tables[table].columns]
     old = bench.rows(f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE {WHERE[table]}")
     store = opened()
@@ -261,7 +261,7 @@ def test_an_old_row_put_back(bench: Bench, opened: Callable[[], SqlStore], table
 
 
 def test_an_old_own_row_put_back(bench: Bench, opened: Callable[[], SqlStore]) -> None:
-    """A2: an old row of the cluster does not fit the newer rows below it."""
+    """A2: an old row of the cluster itself does not match the newer rows below it."""
     columns = [c.name for c in schema.clusters.columns]
     [(rowid, *cells)] = bench.rows(
         f"SELECT rowid, {', '.join(columns)} FROM clusters WHERE name = 'acme'"
@@ -278,7 +278,7 @@ def test_an_old_own_row_put_back(bench: Bench, opened: Callable[[], SqlStore]) -
 
 
 def test_a_renamed_cluster(bench: Bench, opened: Callable[[], SqlStore]) -> None:
-    """A2: a cluster under another's name is not believed."""
+    """A2: a cluster under another cluster's name is refused."""
     bench.edit(
         "DELETE FROM clusters WHERE name = 'acme'",
         "UPDATE clusters SET name = 'acme' WHERE name = 'other'",
@@ -297,7 +297,7 @@ def test_a_renamed_cluster(bench: Bench, opened: Callable[[], SqlStore]) -> None
     ],
 )
 def test_a_cut_chain(bench: Bench, opened: Callable[[], SqlStore], edit: str) -> None:
-    """A3: events cannot be taken out, not even the last, nor be moved."""
+    """A3: nobody can remove or move an event, not even the last one."""
     bench.edit(edit)
     with pytest.raises(RowNotAuthenticError):
         opened().verify_audit("acme")
@@ -313,7 +313,7 @@ def test_a_cut_chain(bench: Bench, opened: Callable[[], SqlStore], edit: str) ->
     ],
 )
 def test_a_hidden_change(bench: Bench, opened: Callable[[], SqlStore], edit: str) -> None:
-    """S1: a change that was taken out is a refusal, not a change that nobody hears of."""
+    """S1: after somebody removes a change, replicas refuse instead of missing the change."""
     bench.edit(edit)
     with pytest.raises(KeyfoldError) as caught:
         opened().poll(BEAT)
@@ -321,7 +321,7 @@ def test_a_hidden_change(bench: Bench, opened: Callable[[], SqlStore], edit: str
 
 
 def test_a_change_of_another_history(bench: Bench, opened: Callable[[], SqlStore]) -> None:
-    """S1: a sealed change of a history that was rolled back does not fit the counter."""
+    """S1: a sealed change of a rolled-back history does not match the counter."""
     old = bench.file.read_bytes()
     histories = []
     for _ in range(2):
@@ -343,11 +343,11 @@ LATER: Final = [
     ("generations", "retired_at"),
     ("wraps", "root_external_id"),
 ]
-"""Columns of sealed rows that came after the first schema."""
+"""Later columns of sealed rows: see `store/schema.py`."""
 
 
 def test_every_later_column_is_tried() -> None:
-    """A2: the columns of the tests below are all that there are."""
+    """A2: the tests below cover every later column."""
     later = {
         (table.name, column.name)
         for table in schema.metadata.tables.values()
@@ -383,7 +383,7 @@ _OF_LATER: Final = "(SELECT uid FROM clusters WHERE name = 'later')"
 def test_a_later_column_is_sealed(
     using: Bench, opened: Callable[[], SqlStore], table: str, column: str, value: str
 ) -> None:
-    """A2: what a later column says cannot be taken away by hand, nor changed."""
+    """A2: nobody can change or clear a later column by hand."""
     using.edit(
         f"UPDATE {table} SET {column} = {value} "
         f"WHERE {column} IS NOT NULL AND cluster_uid = {_OF_LATER}"
@@ -397,7 +397,7 @@ def test_a_later_column_is_sealed(
 def test_a_later_column_cannot_be_planted(
     using: Bench, opened: Callable[[], SqlStore], table: str, column: str, value: str
 ) -> None:
-    """A2: a row that does not use a later column is not made to by hand, not even by a zero."""
+    """A2: nobody can set a later column by hand, not even to zero."""
     using.edit(f"UPDATE {table} SET {column} = {value} WHERE {column} IS NULL")
     store = opened()
     for name in ("acme", "later"):
@@ -407,7 +407,7 @@ def test_a_later_column_cannot_be_planted(
 
 @pytest.mark.parametrize(("table", "column"), LATER)
 def test_a_release_that_does_not_know_a_column(using: Bench, table: str, column: str) -> None:
-    """S6, A1: to the former release rows that use a later column are not authentic; others are."""
+    """S6, A1: a release that does not know a later column refuses only the rows that use it."""
     seal = Seal(ServiceKey(using.key.read_bytes()))
     known = [c.name for c in schema.metadata.tables[table].columns if not c.info.get("later")]
     seen = using.rows(f"SELECT {column} IS NOT NULL, {', '.join(known)} FROM {table}")
@@ -429,7 +429,7 @@ def test_later_columns_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(itertools.product(values, repeat=4))
     monkeypatch.setitem(schema.ALWAYS_SEALED, "pretended", 2)
     assert len({encode("pretended", row) for row in rows}) == len(rows)
-    # And the first schema's own absent values keep their place.
+    # NULLs of other columns keep their bytes.
     monkeypatch.setitem(schema.ALWAYS_SEALED, "pretended", 4)
     first = {row: encode("pretended", row) for row in rows}
     monkeypatch.setitem(schema.ALWAYS_SEALED, "pretended", 2)
@@ -438,7 +438,7 @@ def test_later_columns_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_message_names_no_contents(bench: Bench, opened: Callable[[], SqlStore]) -> None:
-    """A1: the error says which table and cluster, and nothing that stands there."""
+    """A1: the error names the table and the cluster, and no contents."""
     bench.edit(f"UPDATE wraps SET root_uri = 'planted' WHERE {WHERE['wraps']}")
     with pytest.raises(RowNotAuthenticError, match="wraps of cluster acme") as caught:
         opened().cluster("acme")
@@ -447,7 +447,7 @@ def test_the_message_names_no_contents(bench: Bench, opened: Callable[[], SqlSto
 
 @pytest.mark.parametrize("column", ["store_uid", "mac", "created_at", "service_key_id"])
 def test_the_stores_own_row(bench: Bench, column: str) -> None:
-    """A1: the row that says which store this is counts, too."""
+    """A1: an edit of the store's own row is noticed too."""
     bench.edit(f"UPDATE meta SET {column} = 5")
     with pytest.raises((RowNotAuthenticError, SetupError)):
         bench.open()
@@ -457,7 +457,7 @@ def test_the_stores_own_row(bench: Bench, column: str) -> None:
 
 
 def test_another_service_key(bench: Bench) -> None:
-    """A1: a key that did not seal the store is named as such, instead of each row in turn."""
+    """A1: the error names a wrong service key, instead of a row that does not match."""
     right = ServiceKey(bench.key.read_bytes()).service_key_id
     bench.key.write_bytes(bytes(32))
     with pytest.raises(SetupError, match=f"the service key {right} sealed the store"):
@@ -465,7 +465,7 @@ def test_another_service_key(bench: Bench) -> None:
 
 
 def test_a_missing_service_key(bench: Bench) -> None:
-    """A1: no key is made for a store that exists, not even for an emptied one."""
+    """A1: Keyfold makes no key for a store that exists, not even for an emptied one."""
     bench.key.unlink()
     for _ in range(2):
         with pytest.raises(SetupError, match="is missing"):
@@ -476,21 +476,21 @@ def test_a_missing_service_key(bench: Bench) -> None:
 
 @pytest.mark.parametrize("size", [0, 31, 33])
 def test_a_service_key_of_another_length(bench: Bench, size: int) -> None:
-    """A1: a cut or foreign file is not taken for a key."""
+    """A1: a truncated or foreign file does not pass for a key."""
     bench.key.write_bytes(bytes(size))
     with pytest.raises(SetupError, match="does not have 32 bytes"):
         bench.open()
 
 
 def test_a_service_key_that_others_can_read(bench: Bench) -> None:
-    """A1: the key is a secret; a mode that shows it to others is refused with the remedy."""
+    """A1: a key file that others may read is refused, and the message has the remedy."""
     bench.key.chmod(0o640)
     with pytest.raises(SetupError, match="chmod 600"):
         bench.open()
 
 
 def test_a_service_key_shows_only_its_id(bench: Bench) -> None:
-    """The key never stands in a text."""
+    """No repr shows the key."""
     raw = bench.key.read_bytes()
     shown = repr(ServiceKey(raw))
     assert raw.hex() not in shown

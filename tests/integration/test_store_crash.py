@@ -23,7 +23,7 @@ STORMS = 12
 
 @pytest.fixture(scope="module")
 def crasher() -> Iterator[Crasher]:
-    """Gives what kills."""
+    """Gives the program that forks and kills."""
     with Crasher() as made:
         yield made
 
@@ -48,7 +48,7 @@ def pictures(bench: Bench) -> Pictures:
 def test_all_or_nothing(
     kind: str, mark: str, crasher: Crasher, bench: Bench, pictures: Pictures
 ) -> None:
-    """S8: a process killed at any mark leaves all of a group or nothing; what is there verifies.
+    """S8: a process killed at any failpoint leaves all of a batch or nothing, and it verifies.
 
     Rows, audit chain, numbers and the recorded request stand or fall together (R6: a request is
     recorded if and only if it was carried out).
@@ -57,7 +57,7 @@ def test_all_or_nothing(
 
 
 def test_every_mark_is_tried(pictures: Pictures) -> None:
-    """No mark is left out, and each mutation shows in the picture, or in what is told below."""
+    """The tests try every failpoint, and each mutation shows in the picture or in `TOLD`."""
     assert {mark for _, mark in POINTS} == set(FAILPOINTS)
     unseen = [kind for kind, seen in pictures.after.items() if seen == pictures.before]
     assert unseen == ["poll", *TOLD]
@@ -67,7 +67,7 @@ TOLD: Final[dict[str, tuple[Callable[[SqlStore], object], object, object]]] = {
     "issue": (lambda store: store.external_id("acme"), None, "issued"),
     "use": (lambda store: store.last_uses([USED]), {}, {USED: NOW}),
 }
-"""What a store tells before and after the mutations that a picture does not show."""
+"""Reads for the mutations that a picture does not show, with their results before and after."""
 
 
 @pytest.mark.parametrize(("kind", "mark"), [point for point in POINTS if point[0] in TOLD])

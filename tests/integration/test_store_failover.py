@@ -1,4 +1,4 @@
-"""Connections that lead to another server than before: behind, rolled back, or a new primary."""
+"""Connections that lead to another server: one that is behind, rolled back, or a new primary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BEAT = Heartbeat("one", 0, b"", STALENESS, NOW)
 
 
 class Bench:
-    """One database that can be put back as it was while replicas' stores are open on it."""
+    """A database that goes back to an earlier state while replicas' stores are open on it."""
 
     def __init__(self, server: postgres.Server, folder: Path, stack: ExitStack) -> None:
         self._server = server
@@ -46,11 +46,11 @@ class Bench:
         return store
 
     def save(self) -> None:
-        """Keeps the database as it is."""
+        """Saves the database's state."""
         self._server.save(self._name)
 
     def go_back(self) -> None:
-        """Puts the kept one back, as a failover to a standby that lagged does."""
+        """Restores the saved state, as a failover to a lagging standby does."""
         self._server.go_back(self._name)
 
 
@@ -67,7 +67,7 @@ def revoking() -> Change:
 
 
 def test_a_server_that_lacks_what_was_seen_is_not_believed(bench: Bench) -> None:
-    """S1, S2: what was read of one history is neither read on nor committed in another one."""
+    """S1, S2: a replica neither reads on nor commits in another history than it has read."""
     one, two = bench.open(), bench.open()
     one.register(BEAT)
     first = enabled(one)
@@ -97,7 +97,7 @@ def test_a_server_that_lacks_what_was_seen_is_not_believed(bench: Bench) -> None
 
 
 def test_a_reconciled_store_is_read_and_changed_again(bench: Bench) -> None:
-    """S1: a replica that registers anew counts from there, whatever it had seen."""
+    """S1: a replica that registers again starts from there, whatever it saw before."""
     one, two = bench.open(), bench.open()
     one.register(BEAT)
     bench.save()
@@ -111,7 +111,7 @@ def test_a_reconciled_store_is_read_and_changed_again(bench: Bench) -> None:
 
 
 def test_a_poll_notices_that_a_read_saw_more(bench: Bench) -> None:
-    """S1: the poll's server must have what another connection has shown, applied or not."""
+    """S1: the poll's server must have every change that another connection has shown."""
     one, two = bench.open(), bench.open()
     one.register(BEAT)
     bench.save()
@@ -123,7 +123,7 @@ def test_a_poll_notices_that_a_read_saw_more(bench: Bench) -> None:
 
 
 def test_a_read_that_began_before_a_change_is_believed(bench: Bench) -> None:
-    """S1: what a read cannot have seen yet does not count against its server."""
+    """S1: a change that a read cannot have seen yet does not count against its server."""
     one, two = bench.open(), bench.open()
     enabled(two, "b")
     one.register(BEAT)
@@ -145,7 +145,7 @@ def test_a_read_that_began_before_a_change_is_believed(bench: Bench) -> None:
 
 
 def test_a_connection_to_a_server_that_is_behind_is_given_up(bench: Bench) -> None:
-    """S1: one connection of several that leads elsewhere fails nobody for long."""
+    """S1: one connection of several that leads to another server fails no call for long."""
     one = bench.open()
     one.register(BEAT)
     bench.save()
@@ -155,13 +155,13 @@ def test_a_connection_to_a_server_that_is_behind_is_given_up(bench: Bench) -> No
     event.listen(one.parts[0].engine, "checkout", lambda driver, *_: used.append(driver))
     with pytest.raises(StoreUnavailableError):
         one.cluster("acme")
-    # Another one was tried, too.
+    # The store tried another connection too.
     assert len(used) == 2
     assert all(driver.closed for driver in used)
 
 
 def test_an_unfinished_change_is_not_counted_as_seen(bench: Bench) -> None:
-    """S1: a commit that failed leaves nothing that the store would then be said to lack."""
+    """S1: after a failed commit, no replica expects the store to have its change."""
 
     def die(mark: str) -> None:
         if mark == "apply:before-commit":
@@ -177,7 +177,7 @@ def test_an_unfinished_change_is_not_counted_as_seen(bench: Bench) -> None:
 
 
 def test_a_decision_stands_in_every_chain(bench: Bench) -> None:
-    """S1, R5: reconciling is audited for each cluster; one that somebody edited is named."""
+    """S1, R5: each cluster's audit chain has the reconciliation; edited clusters are reported."""
     store = bench.open()
     for name in ("acme", "edited", "other"):
         enabled(store, name)
@@ -198,7 +198,7 @@ def test_a_decision_stands_in_every_chain(bench: Bench) -> None:
         "change_id": newest.change_id.hex(),
         "reason": "the standby lagged",
     }
-    # No cluster was changed by it, so nobody drops one for it.
+    # It changed no cluster, so no replica drops one.
     assert reconciliation.newest(store) == newest
 
 
@@ -206,7 +206,7 @@ def test_a_decision_stands_in_every_chain(bench: Bench) -> None:
 
 
 class Failover:
-    """A primary and a standby that follows it until it is cut off and takes over."""
+    """A primary, and a standby that follows it until the standby takes over."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._stack = stack
@@ -218,13 +218,13 @@ class Failover:
         self.standby: postgres.Server | None = None
 
     def follow(self) -> None:
-        """Makes the standby, with all that the primary has; from now on it hears no more."""
+        """Makes the standby with everything that the primary has, and cuts it off."""
         self.standby = self.primary.standby()
         self._stack.callback(self.standby.destroy)
         self.standby.stop()
 
     def take_over(self) -> postgres.DatabaseClock:
-        """Ends the primary and promotes the standby, whose clock is a test's."""
+        """Ends the primary and promotes the standby; the test sets the standby's clock."""
         assert self.standby is not None
         self.primary.stop()
         self.standby.start()
@@ -248,12 +248,12 @@ def failover(tmp_path: Path) -> Iterator[Failover]:
 
 
 def unheard(store: SqlStore) -> list[ReplicaRow]:
-    """Returns what stands for replicas that may have been lost."""
+    """Returns the rows for replicas that the failover may have lost."""
     return [row for row in store.replicas() if row.replica == UNKNOWN_REPLICA]
 
 
 def test_a_lost_registration_is_missed(failover: Failover) -> None:
-    """R4: after a failover nobody can say that all replicas have been heard, for a while."""
+    """R4: for a while after a failover, no call reports that every replica has confirmed."""
     store = failover.open()
     store.register(BEAT)
     assert unheard(store) == []
@@ -262,7 +262,7 @@ def test_a_lost_registration_is_missed(failover: Failover) -> None:
     clock = failover.take_over()
     after = failover.open(failover.standby)
     rows = after.replicas()
-    # The second one serves on and is not there; before anybody polled, too.
+    # The second replica serves on and has no row, even before another replica polls.
     assert [row.replica for row in rows] == ["one", UNKNOWN_REPLICA]
     assert rows[-1].applied < 0
     assert (rows[-1].max_staleness, rows[-1].silent_for) == (STALENESS, 0.0)
@@ -280,7 +280,7 @@ def test_a_lost_registration_is_missed(failover: Failover) -> None:
 def test_a_server_that_does_not_tell_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R4: where a failover would go unnoticed, the server says so at its start."""
+    """R4: a server that would not notice a failover warns of it at its start."""
     server = postgres.shared("15")
     name = server.create(server.migrated)
     key = postgres.a_service_key(tmp_path)

@@ -1,4 +1,4 @@
-"""Two and more replicas' stores on one PostgreSQL, while sessions, replicas and the server fail."""
+"""Several replicas' stores on one PostgreSQL, while sessions, replicas and the server fail."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ several = [threading.Thread(target=write, args=[t]) for t in range(int(threads))
 [t.join() for t in several]
 store.close()
 """
-"""A replica in a process of its own."""
+"""The program of a replica in its own process."""
 
 
 class Bench:
@@ -86,11 +86,11 @@ class Bench:
         return store
 
     def session(self) -> psycopg.Connection[Any]:
-        """Opens a session of somebody else."""
+        """Opens a session beside the stores'."""
         return self._stack.enter_context(self.server.connect(self.name))
 
     def run(self, statement: str) -> list[tuple[Any, ...]]:
-        """Runs a statement of somebody else."""
+        """Runs a statement in a session beside the stores'."""
         return self.server.run(statement, self.name)
 
     def sessions(self, where: str = "true") -> list[int]:
@@ -117,7 +117,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def rotating(seen: Cluster, uri: str) -> Change:
-    """Makes a rotation of a cluster as somebody saw it."""
+    """Makes a rotation, decided on a cluster as somebody read it."""
     regions = [a_rotation(region, uri) for region in seen.regions]
     return Change(seen.name, with_regions(seen, regions, NOW + 1), an_event("rpc:cluster:rotate"))
 
@@ -128,7 +128,7 @@ def revoking(name: str = "acme") -> Change:
 
 
 def told(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Tells whether something comes to hold in time."""
+    """Returns whether a condition comes true in time."""
     ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
@@ -152,7 +152,7 @@ def test_of_two_rotations_one_loses(bench: Bench) -> None:
 
 
 def test_of_two_creations_one_loses(bench: Bench) -> None:
-    """S8: two that make the same cluster have no row to lock; the later one finds the first."""
+    """S8: of two changes that make one cluster without a row to lock, the later finds the first."""
     one, two = bench.open(), bench.open()
     for turn in range(10):
         name = f"c-{turn}"
@@ -163,7 +163,7 @@ def test_of_two_creations_one_loses(bench: Bench) -> None:
 
 
 def test_revoke_wins_against_rotations_elsewhere(bench: Bench) -> None:
-    """R1: whatever other replicas change meanwhile, a revocation is carried out and stays."""
+    """R1: whatever other replicas change meanwhile, a revocation happens and stays."""
     one, two = bench.open(), bench.open()
     for turn in range(8):
         name = f"c-{turn}"
@@ -191,7 +191,7 @@ def test_revoke_wins_against_rotations_elsewhere(bench: Bench) -> None:
 
 
 def test_a_cluster_made_behind_the_lock_is_not_overwritten(bench: Bench) -> None:
-    """R1: what was not there to be locked is not decided on: its revocation would be lost."""
+    """R1: a change does not decide on a cluster that it could not lock, or a revoke is lost."""
     other = bench.open()
     made = itertools.count()
 
@@ -201,7 +201,7 @@ def test_a_cluster_made_behind_the_lock_is_not_overwritten(bench: Bench) -> None
             applied(other, revoking())
 
     def decide(current: Cluster | None) -> Cluster:
-        # Believes what it is shown, as one that read the cluster before would not.
+        # Accepts whatever it is shown; a change that had read the cluster before would not.
         return (
             a_cluster()
             if current is None
@@ -219,7 +219,7 @@ def test_a_cluster_made_behind_the_lock_is_not_overwritten(bench: Bench) -> None
 
 
 def test_groups_that_cross_do_not_deadlock(bench: Bench) -> None:
-    """S8: clusters are locked in sorted order, so groups that name them otherwise just wait."""
+    """S8: batches lock clusters in sorted order, so two with the same clusters only wait."""
     one, two = bench.open(), bench.open()
     names = ["a", "b", "c", "d"]
     for name in names:
@@ -241,7 +241,7 @@ def test_groups_that_cross_do_not_deadlock(bench: Bench) -> None:
 
 
 def test_numbers_are_seen_in_the_order_of_commits(bench: Bench) -> None:
-    """S1: with eight writers in two processes nobody ever sees a number before the one below."""
+    """S1: with eight writers in two processes, no reader sees a number before the one below."""
     bench.open()
     tests = str(Path(__file__).parents[1])
     place = (bench.server.url(bench.name), str(bench.key), str(bench.server.password_file))
@@ -292,7 +292,7 @@ def test_numbers_are_seen_in_the_order_of_commits(bench: Bench) -> None:
 
 
 def test_a_chain_is_read_in_one_moment(bench: Bench) -> None:
-    """A3: a chain verifies while others add to it, however many pages it has."""
+    """A3: a chain of any length verifies while others add to it."""
     one, two = bench.open(), bench.open()
     enabled(one)
     ended = threading.Event()
@@ -311,7 +311,7 @@ def test_a_chain_is_read_in_one_moment(bench: Bench) -> None:
 
 
 def test_two_replicas_cannot_share_a_name(bench: Bench) -> None:
-    """S4: the second of a name is refused and told what to do; the first goes on."""
+    """S4: a second replica of a name is refused, with what to do; the first goes on."""
     one, two = bench.open(), bench.open()
     one.register(BEAT)
     with pytest.raises(SetupError, match="another replica has the name one"):
@@ -323,7 +323,7 @@ def test_two_replicas_cannot_share_a_name(bench: Bench) -> None:
 
 
 def test_a_replica_that_registers_during_a_revocation(bench: Bench) -> None:
-    """S4: it starts from the state it reads then, and hears of the revocation afterwards."""
+    """S4: a replica starts from the state that it reads, and polls the revocation afterwards."""
     holding, registered = threading.Event(), threading.Event()
 
     def reach(mark: str) -> None:
@@ -345,7 +345,7 @@ def test_a_replica_that_registers_during_a_revocation(bench: Bench) -> None:
 
 
 def test_silence_is_told_by_the_databases_clock(bench: Bench) -> None:
-    """S3: the replicas' own clocks may say what they like."""
+    """S3: the replicas' own clocks do not matter."""
     bench.run("DELETE FROM test_time.now")
     bench.run(f"INSERT INTO test_time.now VALUES ({NOW + 5_000_000})")
     one = bench.open()
@@ -356,7 +356,7 @@ def test_silence_is_told_by_the_databases_clock(bench: Bench) -> None:
 
 
 def test_a_change_is_heard_of(bench: Bench) -> None:
-    """S1: a notification arrives after a commit, and after each time that one may be missed."""
+    """S1: a replica is notified after a commit, and whenever it may have missed one."""
     one, two = bench.open(), bench.open()
     assert isinstance(two, Notifies)
     heard = threading.Semaphore(0)
@@ -375,7 +375,7 @@ def test_a_change_is_heard_of(bench: Bench) -> None:
 
 
 def test_nobody_is_woken_for_nothing(bench: Bench) -> None:
-    """S7: an observation, a heartbeat and an audit event alone wake nobody."""
+    """S7: an observation, a heartbeat or an audit event wakes nobody."""
     one = bench.open()
     enabled(one)
     session = bench.session()
@@ -389,7 +389,7 @@ def test_nobody_is_woken_for_nothing(bench: Bench) -> None:
 
 
 def test_ended_sessions_are_replaced(bench: Bench) -> None:
-    """A failing network or a restart costs no call: nothing was written, so it is tried again."""
+    """No call fails after a lost session that wrote nothing: the store tries again."""
     store = bench.open()
     seen = enabled(store)
     store.poll(BEAT)
@@ -417,7 +417,7 @@ def test_a_session_that_ends_within_a_change(bench: Bench) -> None:
 
 
 def test_an_answer_that_is_lost_is_not_repeated(bench: Bench) -> None:
-    """R6: whether it was carried out is not known, so the caller hears so and asks with its id."""
+    """R6: if a commit's outcome is unknown, the error says so, and the caller repeats its id."""
 
     def reach(mark: str) -> None:
         if mark == "apply:before-commit":
@@ -429,7 +429,7 @@ def test_an_answer_that_is_lost_is_not_repeated(bench: Bench) -> None:
 
 
 def test_a_lock_is_not_waited_for_without_end(bench: Bench) -> None:
-    """Others who hold the counter delay a change, and fail it in our words in the end."""
+    """A session that holds the counter delays a change, which fails in our words in the end."""
     store = bench.open(QUICK)
     enabled(store)
     other = bench.session()
@@ -445,7 +445,7 @@ def test_a_lock_is_not_waited_for_without_end(bench: Bench) -> None:
 
 
 def test_a_statement_ends(bench: Bench) -> None:
-    """A statement that takes too long is stopped by the server, and said in our words."""
+    """The server stops a statement that takes too long, and the error is in our words."""
     store = bench.open(Timeouts(statement=0.4))
     other = bench.session()
     with other.transaction():
@@ -456,7 +456,7 @@ def test_a_statement_ends(bench: Bench) -> None:
 
 
 def test_a_server_that_hangs(bench: Bench) -> None:
-    """W3, S3: a session that is answered by nobody is given up, and the next poll has another."""
+    """W3, S3: the store gives up a session without answers, and the next poll has another."""
     store = bench.open(QUICK)
     store.poll(BEAT)
     paused = bench.sessions()
@@ -474,7 +474,7 @@ def test_a_server_that_hangs(bench: Bench) -> None:
 
 
 def test_a_replica_that_is_paused_with_the_counter(bench: Bench) -> None:
-    """S8: a process that stops in a transaction holds up the others for a moment, not for good."""
+    """S8: a process that stops in a transaction holds up the others only for a moment."""
     inside, go_on, turns = threading.Event(), threading.Event(), itertools.count()
 
     def reach(mark: str) -> None:
@@ -505,7 +505,7 @@ def test_a_poll_does_not_wait_for_other_connections(bench: Bench) -> None:
 
 
 def test_a_server_that_was_switched_to_reading(bench: Bench) -> None:
-    """S2: what only reads is no store: the heartbeat fails, in words that say why."""
+    """S2: a read-only server cannot be a store: the heartbeat fails, and the error says why."""
     store = bench.open()
     seen = enabled(store)
     bench.run(f"ALTER DATABASE {bench.name} SET default_transaction_read_only = on")
@@ -526,12 +526,12 @@ def test_a_server_that_was_switched_to_reading(bench: Bench) -> None:
             session.execute(
                 f"ALTER DATABASE {bench.name} RESET default_transaction_read_only".encode()
             )
-    # The sessions that only read were given up, so the next ones write.
+    # The store gave up its read-only sessions, so the next ones write.
     assert [n.number for n in store.poll(BEAT)] == [1]
 
 
 def test_sessions_keep_nothing(bench: Bench) -> None:
-    """A pooler may give each transaction another session: nothing is prepared or set in one."""
+    """A pooler may give each transaction another session: none keeps a statement or a setting."""
     store = bench.open()
     for turn in range(12):
         enabled(store, f"c-{turn}")
@@ -543,7 +543,7 @@ def test_sessions_keep_nothing(bench: Bench) -> None:
         ask = connection.exec_driver_sql(
             "SELECT name FROM pg_settings WHERE source = 'session' AND right(name, 7) = 'timeout'"
         )
-        # Set for this transaction alone.
+        # Set only for this transaction.
         assert set(ask.scalars()) == {"statement_timeout", "idle_in_transaction_session_timeout"}
     with database.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
@@ -551,7 +551,7 @@ def test_sessions_keep_nothing(bench: Bench) -> None:
 
 
 def test_a_pooler_in_between(bench: Bench) -> None:
-    """PgBouncer's transaction mode: all works that is promised; only notifications stay out."""
+    """PgBouncer's transaction mode: everything works except notifications."""
     with closing(postgres.Bouncer(bench.server)) as bouncer, ExitStack() as stack:
         url = bench.server.url(bench.name).replace(str(bench.server.port), str(bouncer.port))
 
@@ -588,7 +588,7 @@ def test_a_pooler_in_between(bench: Bench) -> None:
 
 
 def test_notifications_past_a_pooler(bench: Bench) -> None:
-    """Where the store's url leads to a pooler, another one is listened on, and hears changes."""
+    """If the store's url leads to a pooler, the store listens on another url."""
     with closing(postgres.Bouncer(bench.server)) as bouncer, ExitStack() as stack:
         direct = bench.server.url(bench.name)
         store = open_store(
@@ -602,7 +602,7 @@ def test_notifications_past_a_pooler(bench: Bench) -> None:
         assert isinstance(store, Notifies)
         heard = threading.Event()
         stack.callback(store.listen(heard.set))
-        # Once when it begins to listen.
+        # The first call comes when it begins to listen.
         assert heard.wait(10)
         heard.clear()
         enabled(store)
@@ -611,7 +611,7 @@ def test_notifications_past_a_pooler(bench: Bench) -> None:
 
 @pytest.fixture(scope="module")
 def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Gives a database on a server that is stopped in the tests, and keeps what it committed."""
+    """Gives a database on a durable server, which the tests stop."""
     server = postgres.Server("15")
     with closing(ServerEnd(server)), ExitStack() as stack:
         server.start()
@@ -631,7 +631,7 @@ class ServerEnd:
 def test_a_commit_that_no_standby_confirmed(
     crashing: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S2: what is on the primary alone because somebody cancelled the wait was not carried out.
+    """S2: a commit that only the primary has, since somebody cancelled the wait, is an error.
 
     PostgreSQL answers such a commit with success and a warning.
     """
@@ -663,7 +663,7 @@ def test_a_commit_that_no_standby_confirmed(
 
 
 def test_the_server_crashes_during_changes(crashing: Bench) -> None:
-    """S8, R6: after an immediate stop all of each group is there or nothing, and all answers hold.
+    """S8, R6: after an immediate stop, each batch is there whole or not, and answers hold.
 
     Numbers follow each other without a gap, and every chain verifies.
     """

@@ -1,4 +1,4 @@
-"""Coming to a PostgreSQL store: urls, passwords, TLS, the service key, the schema's versions."""
+"""Setting up a PostgreSQL store: urls, passwords, TLS, the service key, the schema's versions."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def key(tmp_path: Path) -> Path:
     ],
 )
 def test_a_url_that_is_refused(url: str, said: str, key: Path) -> None:
-    """What cannot be used, or would get a secret into logs, is refused without repeating it."""
+    """A url that cannot work, or that holds a secret, is refused without repeating it."""
     with pytest.raises(SetupError, match=said) as caught:
         opening.open_store(url, key, clock=FakeClock())
     assert "secret" not in "".join(traceback.format_exception(caught.value))
@@ -99,14 +99,14 @@ def test_a_url_that_is_refused(url: str, said: str, key: Path) -> None:
     ],
 )
 def test_tls_is_the_default_for_other_hosts(url: str, mode: str | None) -> None:
-    """What leaves this machine is encrypted and the host proves its name, unless told otherwise."""
+    """Connections to another machine use TLS and verify the host, unless the url differs."""
     query = address.parse(url).url.query
     assert query.get("sslmode") == mode
     assert ("sslrootcert" in query) == (mode == "verify-full")
 
 
 def test_of_several_hosts_the_primary_is_chosen() -> None:
-    """S2: a standby takes no heartbeat."""
+    """S2: among several hosts the url asks for the one that takes writes."""
     several = address.parse("postgresql://u@/k?host=a:1&host=b:2")
     assert several.url.query["target_session_attrs"] == "read-write"
     assert several.label == "a:1,b:2/k"
@@ -121,7 +121,7 @@ def test_of_several_hosts_the_primary_is_chosen() -> None:
     ],
 )
 def test_a_second_way_to_a_store_that_is_none(url: str, listen: str, key: Path) -> None:
-    """Another url to listen on is PostgreSQL's, as the store's then is, and is told of before."""
+    """A url to listen on must be PostgreSQL's, and so must the store's; the check says so."""
     with pytest.raises(SetupError, match="KEYFOLD_STORE_LISTEN is a second way"):
         opening.check(url, key, listen)
     with pytest.raises(SetupError, match="KEYFOLD_STORE_LISTEN is a second way"):
@@ -129,7 +129,7 @@ def test_a_second_way_to_a_store_that_is_none(url: str, listen: str, key: Path) 
 
 
 def test_a_wrong_password(server: postgres.Server, tmp_path: Path, key: Path) -> None:
-    """The message says what to look at; no part of it or of its causes holds the password."""
+    """The message says what to check, and neither it nor its causes hold the password."""
     wrong = tmp_path / "password"
     wrong.write_text("wr0ng-s3cret\n")
     with pytest.raises(SetupError, match="rejects the user's name or password") as caught:
@@ -143,7 +143,7 @@ def test_a_wrong_password(server: postgres.Server, tmp_path: Path, key: Path) ->
 def test_a_password_from_the_environment(
     server: postgres.Server, key: Path, monkeypatch: pytest.MonkeyPatch, empty: str
 ) -> None:
-    """PGPASSWORD is the other way in; the password is shown by no repr."""
+    """PGPASSWORD is the other way in, and no repr shows the password."""
     with pytest.raises(SetupError, match="asks for a password"):
         opening.migrate_store(server.url(empty))
     monkeypatch.setenv("PGPASSWORD", server.password)
@@ -155,7 +155,7 @@ def test_a_password_from_the_environment(
 
 
 def test_a_changed_password(server: postgres.Server, tmp_path: Path, key: Path, empty: str) -> None:
-    """The file is read for each connection, so a password can be changed under a server."""
+    """Each connection reads the file, so the password may change while a server runs."""
     server.run("CREATE ROLE changing LOGIN SUPERUSER PASSWORD 'first'")
     try:
         file = tmp_path / "password"
@@ -186,7 +186,7 @@ def test_a_changed_password(server: postgres.Server, tmp_path: Path, key: Path, 
 def test_a_database_that_is_not_there(
     server: postgres.Server, key: Path, change: dict[str, str], said: str
 ) -> None:
-    """What is wrong is said in our words, with host and database and no more."""
+    """The message is in our words, and names only host and database."""
     port = postgres.free_port() if "port" in change else server.port
     user, name = change.get("user", postgres.USER), change.get("database", "postgres")
     with pytest.raises(SetupError, match=f"^127.0.0.1/{name}: .*{said}") as caught:
@@ -200,7 +200,7 @@ def test_a_database_that_is_not_there(
 
 
 def test_a_host_that_does_not_answer(key: Path) -> None:
-    """Connecting ends: who accepts and says nothing holds no thread."""
+    """A server that accepts a connection and says nothing does not hold a thread."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(SetupError, match="did not answer"):
@@ -210,7 +210,7 @@ def test_a_host_that_does_not_answer(key: Path) -> None:
 
 
 def test_a_missing_driver(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra the message names it."""
+    """Without the driver, the message names the extra to install."""
     monkeypatch.setattr(postgresql, "find_spec", lambda _name: None)
     with pytest.raises(SetupError, match=r"install keyfold\[server,postgres\]"):
         opening.open_store("postgresql://u@127.0.0.1/k", key, clock=FakeClock())
@@ -218,7 +218,7 @@ def test_a_missing_driver(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tls_to_the_database(tmp_path: Path, key: Path) -> None:
-    """A host proves its name by an authority that the url names; another's is refused."""
+    """The host's certificate must come from the authority that the url names."""
     private, certificate = self_signed("localhost")
     server = postgres.Server("15", durable=False, ssl="on")
     try:
@@ -259,7 +259,7 @@ def test_tls_to_the_database(tmp_path: Path, key: Path) -> None:
 
 
 def test_the_service_key_must_be_given(server: postgres.Server, empty: str, tmp_path: Path) -> None:
-    """A1: a shared store's key is never made by a server: each replica would make its own."""
+    """A1: no server makes a shared store's key, because each replica would make its own."""
     opening.migrate_store(server.url(empty), password_file=server.password_file)
     with pytest.raises(SetupError, match=r"needs a service key.*KEYFOLD_SERVICE_KEY"):
         opening.open_store(
@@ -274,7 +274,7 @@ def test_the_service_key_must_be_given(server: postgres.Server, empty: str, tmp_
 def test_another_service_key(
     server: postgres.Server, empty: str, key: Path, tmp_path: Path
 ) -> None:
-    """A1: a replica with another key than the store's is refused at its start."""
+    """A1: a replica with another key than the store's does not start."""
     server.open(empty, key, migrating=True).close()
     folder = tmp_path / "other"
     folder.mkdir()
@@ -285,7 +285,7 @@ def test_another_service_key(
 def test_what_the_server_warns_of(
     server: postgres.Server, empty: str, key: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S2: a database that may lose what it confirmed, or take it back, is told of in the log."""
+    """S2: the log warns of a database that may lose a commit, or take one back."""
     with caplog.at_level(logging.WARNING):
         server.open(empty, key, migrating=True).close()
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
@@ -297,7 +297,7 @@ def test_what_the_server_warns_of(
 def test_synchronous_replication_is_what_counts(
     tmp_path: Path, key: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S2: no warning where commits wait for a standby; one where they are told not to."""
+    """S2: no warning if commits wait for a standby; a warning if a setting turns that off."""
     server = postgres.Server("15")
 
     def told() -> list[str]:
@@ -309,7 +309,7 @@ def test_synchronous_replication_is_what_counts(
         server.start()
         name = server.create(server.migrated)
         server.open(name, key).close()
-        # From now on a commit would wait: opening the store makes none.
+        # From now on a commit would wait. Opening the store commits nothing.
         server.run("ALTER SYSTEM SET synchronous_standby_names = '*'")
         server.run("SELECT pg_reload_conf()")
         assert told() == []
@@ -327,7 +327,7 @@ def test_synchronous_replication_is_what_counts(
 
 @pytest.mark.parametrize("version", postgres.VERSIONS)
 def test_migrations_make_the_schema(version: str, key: Path) -> None:
-    """What the migrations build is what the code reads and writes, and text goes by its bytes."""
+    """The migrations build the schema that the code uses, and text compares by its bytes."""
     server = postgres.shared(version)
     name = server.create()
     store = server.open(name, key, migrating=True)
@@ -345,7 +345,7 @@ def test_migrations_make_the_schema(version: str, key: Path) -> None:
 
 
 def test_pages_go_by_bytes(server: postgres.Server, empty: str, key: Path) -> None:
-    """A page's order is SQLite's, whatever the database's own order of words is."""
+    """Pages come in SQLite's order, whatever the database's own collation is."""
     words = ["a", "a-b", "a-c", "a0", "a1", "ab", "b", "b-1", "b0"]
     store = server.open(empty, key, migrating=True)
     for word in reversed(words):
@@ -361,21 +361,21 @@ def test_pages_go_by_bytes(server: postgres.Server, empty: str, key: Path) -> No
 
 
 def test_a_store_without_a_schema(server: postgres.Server, empty: str, key: Path) -> None:
-    """S6: a server migrates PostgreSQL only where it is told to; else it says what to do."""
+    """S6: a server migrates PostgreSQL only if its settings say so; else it says what to do."""
     with pytest.raises(SetupError, match=r"run `keyfold-server migrate`.*KEYFOLD_MIGRATE=auto"):
         server.open(empty, key)
     assert server.run("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", empty) == [(0,)]
 
 
 def test_another_programs_database(server: postgres.Server, empty: str, key: Path) -> None:
-    """A database of something else is not taken over."""
+    """The store does not take over another program's database."""
     server.run("CREATE TABLE songs (title TEXT)", empty)
     with pytest.raises(SetupError, match="another program's"):
         server.open(empty, key, migrating=True)
 
 
 def test_many_migrate_at_once(server: postgres.Server, empty: str, tmp_path: Path) -> None:
-    """S6: replicas that start together on an empty database all come to serve, on one store."""
+    """S6: replicas that start together on an empty database all serve, on one store."""
     key = postgres.a_service_key(tmp_path)
     start = threading.Barrier(6)
 
@@ -395,7 +395,7 @@ def test_many_migrate_at_once(server: postgres.Server, empty: str, tmp_path: Pat
 
 
 def test_processes_migrate_at_once(server: postgres.Server, empty: str) -> None:
-    """S6: the same with processes that only migrate."""
+    """S6: processes that only migrate may also run together."""
     command = [sys.executable, "-c", MIGRATE, server.url(empty), str(server.password_file)]
     several = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     assert [(p.communicate(timeout=50)[1], p.returncode) for p in several] == [(b"", 0)] * 3
@@ -438,7 +438,7 @@ def test_schemas_of_other_releases(
 
 
 def test_the_same_schemas_in_a_file(tmp_path: Path, release: NextRelease) -> None:
-    """S6: an embedded store goes by the same rule, and migrates itself."""
+    """S6: an embedded store follows the same rule, and migrates itself."""
 
     def opened() -> SqlStore:
         url = f"sqlite:///{tmp_path / 'keyfold.db'}"
@@ -474,7 +474,7 @@ def test_who_reads_holds_a_migration_up_only(
 
 
 def test_a_user_without_rights(server: postgres.Server, empty: str, key: Path) -> None:
-    """A user who may not do what the store must is told which right is missing, in our words."""
+    """If the database's user lacks a right, the message says which, in our words."""
     server.open(empty, key, migrating=True).close()
     server.run(f"CREATE ROLE humble LOGIN PASSWORD '{server.password}'")
     try:
@@ -490,7 +490,7 @@ def test_a_user_without_rights(server: postgres.Server, empty: str, key: Path) -
 
 
 def test_a_standby(tmp_path: Path, key: Path) -> None:
-    """S2: a standby's rows can be read, and it is no store: a heartbeat is a write."""
+    """S2: a standby can be read, but it is not a store, because a heartbeat is a write."""
     primary = postgres.Server("15", durable=False)
     standby = None
     try:
@@ -506,7 +506,7 @@ def test_a_standby(tmp_path: Path, key: Path) -> None:
                 copy.poll(BEAT)
         with pytest.raises(StoreUnavailableError, match="a standby"):
             copy.register(BEAT)
-        # Both in one url: the one that takes writes is found, in any order.
+        # With both hosts in one url, the driver finds the one that takes writes, in any order.
         url = (
             f"postgresql://{postgres.USER}@/{name}?host=127.0.0.1:{standby.port}"
             f"&host=127.0.0.1:{primary.port}"

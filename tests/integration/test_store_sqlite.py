@@ -1,4 +1,4 @@
-"""What SQLite's file adds to the store's promises: one process, rights, the disk, the schema."""
+"""The promises of a store in SQLite: one process, file modes, the disk, the schema."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def opened(folder: Path, name: str = "keyfold.db") -> SqlStore:
 
 
 def elsewhere(folder: Path) -> str:
-    """Opens the store of a folder in another process, and returns why it would not."""
+    """Opens the store of a folder in another process, and returns why that refused."""
     tests = str(Path(__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", OPEN, f"sqlite:///{folder}/keyfold.db", f"{folder}/service.key"],
@@ -74,7 +74,7 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    """S9: SQLite is for one process; the other one hears which file, and may have it later."""
+    """S9: SQLite is for one process. The message names the file; later another may have it."""
     first = opened(tmp_path)
     assert f"another server uses the store {tmp_path}/keyfold.db" in elsewhere(tmp_path)
     with pytest.raises(SetupError, match="another server"):
@@ -84,14 +84,14 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_name_of_the_file_is_refused(tmp_path: Path, store: SqlStore) -> None:
-    """S9: a link is no way around the lock."""
+    """S9: a symbolic link does not get around the lock."""
     (tmp_path / "link.db").symlink_to(tmp_path / "keyfold.db")
     with pytest.raises(SetupError, match="another server"):
         opened(tmp_path, "link.db")
 
 
 def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
-    """Store, logs, lock and key are for their owner alone, whatever the umask."""
+    """Only their owner can read store, logs, lock and key, whatever the umask."""
     former = os.umask(0)
     try:
         with closing(opened(tmp_path)) as made:
@@ -108,7 +108,7 @@ def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
 
 
 def test_a_key_without_a_store_is_taken(tmp_path: Path) -> None:
-    """A process that died between making the key and making the store spoils neither."""
+    """If a process dies between making the key and making the store, the next one goes on."""
     key = tmp_path / "service.key"
     key.write_bytes(bytes(range(32)))
     key.chmod(0o600)
@@ -127,7 +127,7 @@ def test_a_key_without_a_store_is_taken(tmp_path: Path) -> None:
     ],
 )
 def test_other_urls_are_refused(tmp_path: Path, url: str) -> None:
-    """A store that this release cannot keep is refused at once, without showing a password."""
+    """A url that this release cannot use is refused at once, and no message shows a password."""
     with pytest.raises(SetupError, match="sqlite:///") as caught:
         open_store(url, tmp_path / "service.key", clock=FakeClock())
     assert "secret" not in str(caught.value)
@@ -135,7 +135,7 @@ def test_other_urls_are_refused(tmp_path: Path, url: str) -> None:
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
-    """Whatever lies there is left as it is."""
+    """A file that is not a store stays as it is."""
     opened(tmp_path).close()
     (tmp_path / "keyfold.db").write_text("dear diary, " * 100)
     with pytest.raises(SetupError, match="is not a database"):
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 
 def test_a_damaged_database(tmp_path: Path) -> None:
-    """Damage is named in our words."""
+    """The message about a damaged file is in our words."""
     opened(tmp_path).close()
     with (tmp_path / "keyfold.db").open("r+b") as file:
         file.seek(100)
@@ -154,7 +154,7 @@ def test_a_damaged_database(tmp_path: Path) -> None:
 
 
 def test_another_programs_database(tmp_path: Path) -> None:
-    """A database of something else is not taken over."""
+    """The store does not take over another program's database."""
     opened(tmp_path).close()
     (tmp_path / "keyfold.db").unlink()
     with closing(sqlite3.connect(tmp_path / "keyfold.db")) as connection:
@@ -164,7 +164,7 @@ def test_another_programs_database(tmp_path: Path) -> None:
 
 
 def test_another_programs_database_stays_as_it_is(tmp_path: Path) -> None:
-    """A file that is refused is not switched to another journal, nor closed to those who use it."""
+    """A refused file keeps its journal mode and its permissions."""
     file = tmp_path / "keyfold.db"
     with closing(sqlite3.connect(file)) as other:
         other.execute("CREATE TABLE theirs (id INTEGER)")
@@ -179,21 +179,21 @@ def test_another_programs_database_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_log_without_its_store(tmp_path: Path) -> None:
-    """A new store is not begun beside the log of a lost one, which SQLite would replay into it."""
+    """No new store begins beside the log of a lost one, which SQLite would replay into it."""
     (tmp_path / "keyfold.db-wal").write_bytes(b"old")
     with pytest.raises(SetupError, match="move it away"):
         opened(tmp_path)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """A mistyped path is named."""
+    """The message names a mistyped path."""
     with pytest.raises(SetupError, match="cannot be made"):
         opened(tmp_path / "missing")
 
 
 @contextmanager
 def held_back_by_rights() -> Iterator[None]:
-    """Acts as a user whom file modes hold back, where the tests run as one whom they do not."""
+    """Acts as a user to whom file modes apply, even if the tests run as root."""
     if os.geteuid() != 0:
         yield
         return
@@ -223,7 +223,7 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_store_that_becomes_read_only(store: SqlStore) -> None:
-    """A read-only store is told from a full or locked one, in our words; reads go on."""
+    """A read-only store gets its own message, in our words, and reads go on."""
     cluster = enabled(store)
     engine = store._database.engine
     event.listen(engine, "checkout", lambda c, *_: c.execute("PRAGMA query_only = ON"))
@@ -234,7 +234,7 @@ def test_a_store_that_becomes_read_only(store: SqlStore) -> None:
 
 
 def test_a_full_disk(store: SqlStore) -> None:
-    """A full disk fails the whole group; nothing of it is there, and the store reads on."""
+    """A full disk fails the whole batch and leaves no part of it; reads go on."""
     cluster = enabled(store)
     engine = store._database.engine
     pages = "PRAGMA max_page_count = 60"
@@ -248,7 +248,7 @@ def test_a_full_disk(store: SqlStore) -> None:
 
 
 def test_a_locked_store(store: SqlStore, tmp_path: Path) -> None:
-    """Who else locks the file is waited for, and then named as what it is."""
+    """A store waits for another program's lock, and then reports the lock."""
     event.listen(
         store._database.engine, "checkout", lambda c, *_: c.execute("PRAGMA busy_timeout = 50")
     )
@@ -260,7 +260,7 @@ def test_a_locked_store(store: SqlStore, tmp_path: Path) -> None:
 
 
 def test_a_mutation_takes_the_store_first(store: SqlStore) -> None:
-    """S8: what is decided on was read under the write lock, so BEGIN IMMEDIATE comes first."""
+    """S8: a change reads its rows under the write lock, so BEGIN IMMEDIATE comes first."""
     said: list[str] = []
     event.listen(
         store._database.engine,
@@ -286,7 +286,7 @@ def test_a_poll_does_not_wait_for_other_connections(store: SqlStore) -> None:
 
 
 def test_a_poll_gets_its_turn(store: SqlStore) -> None:
-    """W3: while others write without a pause, a heartbeat waits for few of them, not for luck."""
+    """W3: while others write without a pause, a heartbeat waits for only a few of them."""
     ended = threading.Event()
 
     def write(thread: int) -> None:
@@ -306,7 +306,7 @@ def test_a_poll_gets_its_turn(store: SqlStore) -> None:
 
 
 def test_replicas_of_a_dead_process_are_removed(tmp_path: Path) -> None:
-    """S9: whoever has the file to itself knows that all others are gone."""
+    """S9: a process that has the file to itself knows that all other replicas are gone."""
     first = opened(tmp_path)
     first.register(BEAT)
     first.close()
@@ -341,7 +341,7 @@ def _layout(file: Path) -> dict[str, list[str]]:
 
 
 def _parts(sql: str) -> list[str]:
-    """Takes a statement that makes a table or index apart at the commas of its outer brackets."""
+    """Splits a statement that makes a table or index at the commas of its outer brackets."""
     head, _, body = sql.partition("(")
     parts, depth = [""], 0
     for character in body.rpartition(")")[0]:
@@ -354,7 +354,7 @@ def _parts(sql: str) -> list[str]:
 
 
 def test_migrations_make_the_schema(tmp_path: Path, store: SqlStore) -> None:
-    """What the migrations build is what the code reads and writes, to the letter."""
+    """The migrations build exactly the schema that the code reads and writes."""
     with store._database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     plain = create_engine(f"sqlite:///{tmp_path / 'plain.db'}")
@@ -368,7 +368,7 @@ def test_migrations_make_the_schema(tmp_path: Path, store: SqlStore) -> None:
     ["changes", "wraps", "observations", "clusters", "external_ids", "generation_uses"],
 )
 def test_a_migration_can_be_repeated(tmp_path: Path, undone: str) -> None:
-    """A migration that died half-way is finished by the next start."""
+    """The next start finishes a migration that died half-way."""
     opened(tmp_path).close()
     whole = _layout(tmp_path / "keyfold.db")
     with closing(sqlite3.connect(tmp_path / "keyfold.db")) as connection:
@@ -380,7 +380,7 @@ def test_a_migration_can_be_repeated(tmp_path: Path, undone: str) -> None:
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    """S6: a store that a newer release migrated is not touched by an older one."""
+    """S6: an older release does not touch a store that a much newer one migrated."""
     opened(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / "keyfold.db")) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -398,5 +398,5 @@ def test_migrating_leaves_logging_alone(tmp_path: Path) -> None:
 
 
 def test_the_schema_is_current_after_opening(store: SqlStore) -> None:
-    """A store that was opened has the newest schema."""
+    """An open store has the newest schema."""
     assert store._database.read(migrate.check) is migrate.SchemaAge.CURRENT
