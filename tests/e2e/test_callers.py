@@ -1,4 +1,4 @@
-"""Callers on the wire: certificates, tokens and sockets, and what the policy lets each do.
+"""Callers on the wire: certificates, tokens and sockets, and what the policy allows each.
 
 A real server with TLS, and every kind of wrong credential on every method.
 """
@@ -91,7 +91,7 @@ def jwks(key: ec.EllipticCurvePrivateKey, key_id: str = "k1") -> str:
 
 
 def write(path: Path, text: str | bytes) -> Path:
-    """Puts a file in place in one step, as what renews files does."""
+    """Replaces a file in one step, as tools that renew files do."""
     new = path.with_suffix(".new")
     new.write_bytes(text.encode() if isinstance(text, str) else text)
     new.chmod(0o600)
@@ -110,7 +110,7 @@ def tls_settings(folder: Path, authority: Authority) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def mutual(start_module_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> House:
-    """A server that asks for client certificates and takes tokens; cluster prod is enabled."""
+    """A server that accepts client certificates and tokens; cluster prod is enabled."""
     folder = tmp_path_factory.mktemp("tls")
     authority = Authority()
     key = ec.generate_private_key(ec.SECP256R1())
@@ -163,7 +163,7 @@ def calling(
 def every_method(
     stub: service.KeyManagementServiceStub, **options: Any
 ) -> Iterator[tuple[str, Refusal]]:
-    """Calls each method with nothing in the request, and yields how it is refused."""
+    """Calls each method with an empty request, and yields its refusal."""
     for method in METHODS:
         request = getattr(pb, method.input_type.name)()
         if "cluster" in method.input_type.fields_by_name:
@@ -175,7 +175,7 @@ def every_method(
 
 @pytest.mark.parametrize("who", ["nobody", "self-signed", "another authority's", "expired"])
 def test_a_bad_certificate_does_not_get_in(mutual: House, who: str) -> None:
-    """No, a self-signed, a foreign and an expired certificate are refused on every method."""
+    """A missing, self-signed, foreign or expired certificate is refused on every method."""
     client: Issued | tuple[bytes, bytes] | None = None
     if who == "self-signed":
         client = self_signed("reader.example")
@@ -195,7 +195,7 @@ def test_a_bad_certificate_does_not_get_in(mutual: House, who: str) -> None:
 
 
 def test_a_certificate_that_names_nobody(mutual: House) -> None:
-    """A certificate without SPIFFE id, URI and DNS name is no caller, whatever its common name."""
+    """A certificate without SPIFFE id, URI and DNS name is refused, whatever its common name."""
     with calling(mutual, mutual.authority.issue(common_name="spiffe://example.org/admin")) as stub:
         for method, told in every_method(stub):
             assert told.code is grpc.StatusCode.UNAUTHENTICATED, method
@@ -219,7 +219,7 @@ def test_a_caller_without_a_grant(mutual: House) -> None:
 
 
 def test_each_does_what_its_grant_says(mutual: House) -> None:
-    """The application wraps in its cluster alone; the reader sees its organization alone."""
+    """The application wraps only in its cluster; the reader sees only its organization."""
     wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
     with calling(mutual, mutual.issue("spiffe://example.org/app")) as app:
         blob = app.Wrap(wrap, timeout=5).wrapped_key
@@ -242,7 +242,7 @@ def test_each_does_what_its_grant_says(mutual: House) -> None:
 
 
 def test_a_token_names_the_caller(mutual: House) -> None:
-    """A token that came with the call says who calls, whatever the connection's certificate may."""
+    """The token of a call names the caller, whatever the connection's certificate may do."""
     admin = mutual.issue("spiffe://example.org/admin")
     with calling(mutual, admin) as stub:
         bearer = (("authorization", f"Bearer {mutual.token()}"),)
@@ -282,7 +282,7 @@ BAD_TOKENS: Final[dict[str, Callable[[House], str]]] = {
 
 @pytest.mark.parametrize("which", sorted(BAD_TOKENS))
 def test_a_bad_token_refuses_the_call(mutual: House, which: str) -> None:
-    """A presented but invalid token is never ignored, on any method, even beside a certificate."""
+    """An invalid token is never ignored, on any method, even beside a valid certificate."""
     metadata = (("authorization", f"Bearer {BAD_TOKENS[which](mutual)}"),)
     with calling(mutual, mutual.issue("spiffe://example.org/admin")) as stub:
         for method, told in every_method(stub, metadata=metadata):
@@ -292,7 +292,7 @@ def test_a_bad_token_refuses_the_call(mutual: House, which: str) -> None:
 
 
 def test_strangers_stand_in_the_log_alone(mutual: House) -> None:
-    """Refusals of strangers go to the log with address and reason, to no chain (protocol R5)."""
+    """Refusals of strangers go to the log with address and reason, to no audit chain (R5)."""
     with calling(mutual, mutual.issue("spiffe://example.org/intruder")) as stub:
         refused(stub.Revoke, pb.RevokeRequest(cluster="prod"))
     deadline = time.monotonic() + 10
@@ -305,7 +305,7 @@ def test_strangers_stand_in_the_log_alone(mutual: House) -> None:
 
 
 def test_audit_knows_the_caller(mutual: House, tmp_path: Path) -> None:
-    """The chain holds who, how that was proven, from where, and for whom where it is believed."""
+    """The audit chain has the caller, its proof and address, and whom it calls for if believed."""
     admin = mutual.issue("spiffe://example.org/admin")
     with calling(mutual, admin) as stub:
         behalf = (("on-behalf-of", "alice"),)
@@ -344,7 +344,7 @@ BROKEN: Final = (
 
 
 def test_a_broken_policy_keeps_the_old_one(mutual: House) -> None:
-    """A policy broken in ten ways while the server runs changes nothing, and is told each time."""
+    """A policy broken in ten ways while the server runs changes nothing; each way is logged."""
     wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
     with (
         calling(mutual, mutual.issue("spiffe://example.org/app")) as app,
@@ -373,7 +373,7 @@ def test_a_broken_policy_keeps_the_old_one(mutual: House) -> None:
 
 
 def test_renewed_certificates_drop_no_connection(start_server: StartServer, tmp_path: Path) -> None:
-    """A new certificate and authority hold for the next connection; the open one goes on."""
+    """A new certificate and authority count for the next connection; the open one goes on."""
     old, new = Authority("old"), Authority("new")
     policy = write(tmp_path / "policy.toml", POLICY)
     bundle = tmp_path / "ca.pem"
@@ -398,7 +398,7 @@ def test_renewed_certificates_drop_no_connection(start_server: StartServer, tmp_
 
 
 def test_tokens_alone(start_server: StartServer, tmp_path: Path) -> None:
-    """Without client certificates a token is needed, health excepted."""
+    """Without client certificates every call needs a token, except health checks."""
     authority = Authority()
     key = ec.generate_private_key(ec.SECP256R1())
     policy = write(
@@ -441,7 +441,7 @@ def test_tokens_alone(start_server: StartServer, tmp_path: Path) -> None:
 
 
 def test_a_socket_is_a_caller(start_server: StartServer, tmp_path: Path) -> None:
-    """Who comes by the unix socket is named after it, and its file's permissions are as set."""
+    """A caller over the unix socket is named after it, and its file has the set permissions."""
     path = Path(os.path.realpath(tmp_path)) / "k.sock"
     grant = f'[[grant]]\ncallers = ["socket:{path}"]\nroles = ["auditor"]\n'
     policy = write(tmp_path / "policy.toml", grant)
@@ -463,13 +463,13 @@ def test_a_socket_is_a_caller(start_server: StartServer, tmp_path: Path) -> None
 
 
 def test_the_development_default_says_so(start_server: StartServer) -> None:
-    """Without policy, TLS and tokens the server says at its start what anybody may do."""
+    """Without policy, TLS and tokens the server warns at its start what anybody may do."""
     server = start_server()
     assert "has every role on every cluster" in server.log()
 
 
 def test_dev_certs_are_all_it_takes(start_server: StartServer, tmp_path: Path) -> None:
-    """The certificates of dev-certs, with the settings it prints, make a server and its client."""
+    """A server and its client work with the certificates and settings of dev-certs."""
     server = start_server(ready=False)
     folder = tmp_path / "certs"
     printed = server.command(

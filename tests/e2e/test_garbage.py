@@ -58,7 +58,7 @@ WORDS: Final = (
 
 
 class Target(NamedTuple):
-    """A server, how to call it with bytes, and a wrapped key of it."""
+    """A server, a function that calls it with bytes, and a wrapped key of it."""
 
     server: Server
     call: Any
@@ -76,7 +76,7 @@ def target(start_module_server: StartServer) -> Iterator[Target]:
 
 
 def scalars(field: FieldDescriptor, wrapped: bytes) -> st.SearchStrategy[Any]:
-    """Returns values of a field: likely ones, extreme ones, any."""
+    """Returns values of a field: likely, extreme and arbitrary ones."""
     kind = field.cpp_type
     if field.type == FieldDescriptor.TYPE_BYTES:
         likely = st.sampled_from([wrapped, wrapped[:-1], b"", bytes(4096), bytes(4097)])
@@ -135,7 +135,7 @@ def mutations(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def survives(target: Target, method: str, data: bytes) -> None:
-    """Calls a method with bytes; an answer and a refusal with a reason are both well."""
+    """Calls a method with bytes, and checks for an answer or a refusal with a reason."""
     began = time.monotonic()
     try:
         target.call(method, data, timeout=TIMEOUT)

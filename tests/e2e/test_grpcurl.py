@@ -1,4 +1,4 @@
-"""grpcurl, a client that is not ours: what a stranger sees through reflection."""
+"""grpcurl, a client that is not ours: what it sees through reflection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVICE: Final = "keyfold.v1.KeyManagementService"
 
 @pytest.fixture(scope="module")
 def grpcurl() -> str:
-    """The path of grpcurl; skips where it cannot be had, but not in CI."""
+    """Returns the path of grpcurl; skips the test if it cannot be downloaded, except in CI."""
     script = ROOT / "scripts" / "grpcurl.sh"
     done = subprocess.run([script], capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
@@ -126,7 +126,7 @@ def test_reflection_under_both_names(module_server: Server, name: str) -> None:
 
 
 def test_cockroach_form_as_it_stands(tcp: Grpcurl) -> None:
-    """CockroachDB's file is the body of Enable as it stands, beside the cluster's name."""
+    """CockroachDB's file, unchanged, is a body of Enable once the cluster's name is added."""
     file = """{
   "region_specs": [
     {"region": "eu", "key_spec": {"type": "LOCAL", "uri": "local:eu", "auth_principal": ""}},
@@ -165,7 +165,7 @@ def test_life_of_a_key(tcp: Grpcurl) -> None:
 
 
 def test_error_details_are_readable(tcp: Grpcurl) -> None:
-    """Every detail of an error is printed in words, none as base64 of an unknown type."""
+    """Every detail of an error appears in words, never as base64 of an unknown type."""
     local = {"type": "LOCAL", "uri": "wrong"}
     bad = json.dumps({"cluster": "x", "region_specs": [{"region": "eu", "key_spec": local}]})
     output = tcp(f"{SERVICE}/Enable", data=bad, code=1)
@@ -189,7 +189,7 @@ def test_error_details_are_readable(tcp: Grpcurl) -> None:
 
 
 def test_retry_info_is_readable(grpcurl: str, start_server: StartServer) -> None:
-    """RetryInfo is printed in words too."""
+    """RetryInfo appears in words, too."""
     server = start_server(keys=("eu",))
     server.enable("prod", ["eu"])
     server.restart()
@@ -204,7 +204,7 @@ def test_retry_info_is_readable(grpcurl: str, start_server: StartServer) -> None
 
 
 def test_unix_socket(grpcurl: str, start_server: StartServer, tmp_path: Path) -> None:
-    """Over a unix socket the same, health check included."""
+    """All this works over a unix socket, too, including the health check."""
     server = start_server(keys=("eu",), KEYFOLD_LISTEN=f"unix:{tmp_path / 'k.sock'}")
     curl = Grpcurl(grpcurl, server)
     assert SERVICE in curl("list")

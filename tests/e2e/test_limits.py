@@ -1,4 +1,4 @@
-"""Every bound, gone past over the wire: a clear refusal, and the server goes on."""
+"""Every bound, exceeded over the wire: a clear refusal, and the server goes on."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def over(stub: service.KeyManagementServiceStub, **fields: Any) -> Refusal:
 
 
 def test_sizes(tmp_path: Path) -> None:
-    """A message, batch, context or name past its bound is refused, and says how much may be."""
+    """A message, batch, context or name past its bound is refused; the error says the bound."""
     with bounded(tmp_path) as (server, stub):
         wrap(stub, context={"k": "v" * 4_095})
         told = over(stub, context={"k": "v" * 4_096})
@@ -104,7 +104,7 @@ def test_sizes(tmp_path: Path) -> None:
 
 
 def test_headers_past_their_bound(tmp_path: Path) -> None:
-    """Metadata past its bound is refused by gRPC itself, and the connection's next call works."""
+    """Metadata past its bound is refused by gRPC itself; the connection's next call works."""
     with bounded(tmp_path, header_bytes=4 * 1024) as (_, stub):
         asked = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
         stub.Wrap(asked, timeout=5, metadata=(("x-small", "a" * 1_000),))
@@ -137,7 +137,7 @@ def test_a_call_without_a_deadline_gets_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bound", ["calls_per_caller", "calls_per_organization"])
 def test_calls_at_once(tmp_path: Path, bound: str) -> None:
-    """One caller, and one organization, may have so many calls wait; further ones hear when."""
+    """One caller, and one organization, may have only so many calls wait at once."""
     with (
         bounded(tmp_path, **{bound: 1}) as (server, stub),
         ThreadPoolExecutor(1) as threads,
@@ -154,7 +154,7 @@ def test_calls_at_once(tmp_path: Path, bound: str) -> None:
 
 
 def test_the_narrow_place_is_named(tmp_path: Path) -> None:
-    """RESOURCE_EXHAUSTED says whether Keyfold or the customer's KMS is the narrow place."""
+    """RESOURCE_EXHAUSTED says whether Keyfold or the customer's KMS is the bottleneck."""
     with bounded(tmp_path / "kms", rate_per_organization=1) as (server, stub):
         server.provider.throttle(retry_after=7.0)
         told = over(stub)
@@ -172,7 +172,7 @@ def test_the_narrow_place_is_named(tmp_path: Path) -> None:
 
 
 def test_streams_of_one_caller(tmp_path: Path) -> None:
-    """A caller may have so many streams open; one that ends makes room."""
+    """A caller may have only so many streams open; one that ends makes room."""
     with (
         bounded(tmp_path, streams_per_caller=2) as (server, _),
         grpc.insecure_channel(server.target) as channel,
@@ -197,7 +197,7 @@ def test_streams_of_one_caller(tmp_path: Path) -> None:
 
 
 def test_an_old_connection_is_made_anew(start_server: StartServer) -> None:
-    """A connection past its age is told to go; the client's next call opens another."""
+    """The server ends a connection past its age; the client's next call opens another."""
     server = start_server(keys=("eu",), KEYFOLD_MAX_CONNECTION_AGE="1s")
     server.enable("prod", ["eu"])
     ends = time.monotonic() + 20
@@ -213,7 +213,7 @@ def test_an_old_connection_is_made_anew(start_server: StartServer) -> None:
 
 
 def test_a_flood_of_pings_is_cut_off(tmp_path: Path) -> None:
-    """A client that pings more often than it may is disconnected; others are served on."""
+    """The server disconnects a client that pings too often, and goes on to serve others."""
     with bounded(tmp_path, ping_interval=60.0) as (server, stub):
         host, _, port = server.target.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=10) as abuser:
@@ -240,7 +240,7 @@ def _rss(server: Server) -> int:
 def test_slow_and_silent_clients_cost_bounded_memory(
     start_server: StartServer, method: str
 ) -> None:
-    """Requests that stop halfway take the room that one caller may take, and others go on."""
+    """Requests that stop halfway take only their caller's room, and others go on."""
     room = 16 * 1024 * 1024
     server = start_server(
         keys=("eu",),
@@ -266,7 +266,7 @@ def test_slow_and_silent_clients_cost_bounded_memory(
 
 
 def test_strangers_who_send_nothing_keep_no_probe_waiting(tmp_path: Path) -> None:
-    """Health probes have no credential; those who begin calls without one make way for them."""
+    """Health probes have no credential; older calls without a credential make way for them."""
     narrow = Bounds(request_bytes_per_caller=16 * 1024 * 1024, receive_timeout=300.0)
     nobody = Callers(callers.POLICIES, None, SystemClock())
     with serving(tmp_path, bounds=narrow, who=nobody) as server:
@@ -287,7 +287,7 @@ def test_strangers_who_send_nothing_keep_no_probe_waiting(tmp_path: Path) -> Non
 
 
 def test_a_request_that_does_not_arrive_is_given_up(start_server: StartServer) -> None:
-    """A request must be whole in time; then its room is another's, and the caller hears why."""
+    """A request that is not whole in time gives its room back; the error says why."""
     server = start_server(
         keys=("eu",),
         KEYFOLD_MAX_REQUEST_BYTES_PER_CALLER=str(16 * 1024 * 1024),
@@ -317,7 +317,7 @@ def test_a_request_that_does_not_arrive_is_given_up(start_server: StartServer) -
 
 
 def test_calls_of_one_connection(tmp_path: Path) -> None:
-    """A connection may have so many calls under way; gRPC itself refuses further ones."""
+    """A connection may have only so many calls under way; gRPC itself refuses further ones."""
     with bounded(tmp_path, calls_per_connection=10) as (server, stub):
         client = HalfOpen(server.target, "Wrap", 15)
         try:
@@ -331,7 +331,7 @@ def test_calls_of_one_connection(tmp_path: Path) -> None:
 
 
 def test_connections(tmp_path: Path) -> None:
-    """There may be so many connections; gRPC itself closes further ones, until one has gone."""
+    """Connections beyond the bound are closed by gRPC itself, until another one ends."""
     with bounded(tmp_path, connections=3) as (server, stub):
         wrap(stub)  # Over one of the three.
         clients = [HalfOpen(server.target, "Wrap", 1) for _ in range(3)]
@@ -371,7 +371,7 @@ time.sleep(60)
 
 
 def test_replies_that_nobody_reads_are_bounded(start_server: StartServer) -> None:
-    """A caller who stops reading gets no further batches, and some again once it is gone."""
+    """A caller that stops reading gets no further batches until the unread bytes are gone."""
     server = start_server(keys=("eu",), KEYFOLD_MAX_UNREAD_BYTES="1048576")
     server.enable("prod", ["eu"])
     item = pb.BatchWrapItem(region="eu", plaintext=b"k")
@@ -412,7 +412,7 @@ def test_replies_that_nobody_reads_are_bounded(start_server: StartServer) -> Non
 
 
 def test_each_bound_has_a_setting() -> None:
-    """Every bound comes from a setting of its own, whose default is the bound's."""
+    """Every bound comes from a setting of its own, which has the bound's default."""
     assert bounds(Settings()) == Bounds()
     changed = Settings(
         cache_clusters=3,

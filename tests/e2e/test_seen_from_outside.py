@@ -75,7 +75,7 @@ class Receiver:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def wait_for(self, trace_id: str, names: Sequence[str]) -> list[Span]:
-        """Waits until the trace has spans of these names, as often as they stand there."""
+        """Waits until the trace has spans of these names, as many of each as given."""
         ends = time.monotonic() + 15
         found: list[Span] = []
         while time.monotonic() < ends and Counter(names) - Counter(s.name for s in found):
@@ -105,7 +105,7 @@ def _attributes(span: Span) -> dict[str, str]:
 def test_one_trace_from_the_application_to_the_kms(
     start_server: StartServer, receiver: Receiver
 ) -> None:
-    """A caller's trace goes on through the server to store and KMS, with the provider's own id."""
+    """A caller's trace goes on through the server to store and KMS, with the provider's id."""
     server = start_server(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_BSP_SCHEDULE_DELAY="200")
     server.enable()
     ran = subprocess.run(
@@ -156,7 +156,7 @@ def test_a_callers_no_makes_no_span(start_server: StartServer, receiver: Receive
 
 
 def test_an_absent_collector_loses_no_call(start_server: StartServer) -> None:
-    """With the collector away calls are answered as ever, and the server ends in time."""
+    """Without the collector the server answers calls as usual, and stops in time."""
     server = start_server(
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_BSP_SCHEDULE_DELAY="50"
     )

@@ -1,4 +1,4 @@
-"""Callers by certificate: which names a certificate proves, and until when."""
+"""Callers by certificate: which names a certificate proves, and for how long."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _identity(issued: Issued, known: CertificateVerifier | None = None) -> Ident
     ],
 )
 def test_names(names: list[str], proven: tuple[str, ...]) -> None:
-    """SPIFFE id, URIs and DNS names are proven, in this order, sorted."""
+    """A certificate proves its SPIFFE id, URIs and DNS names, in this order, sorted."""
     issued = _AUTHORITY.issue(*names, common_name="admin")
     assert _identity(issued) == Identity(proven, "certificate")
 
@@ -72,7 +72,7 @@ def test_names(names: list[str], proven: tuple[str, ...]) -> None:
     ],
 )
 def test_certificates_that_prove_nobody(names: list[str], why: str) -> None:
-    """A certificate without a plain name is refused; its common name never stands in."""
+    """A certificate without a plain name is refused; its common name never counts."""
     issued = _AUTHORITY.issue(*names, common_name="spiffe://example.org/admin")
     with pytest.raises(CallerCredentialError, match=why):
         _identity(issued)
@@ -92,7 +92,7 @@ def test_no_certificate() -> None:
 
 
 def test_what_is_no_certificate() -> None:
-    """What cannot be read is refused, without a word of the parser's."""
+    """A certificate that cannot be read is refused, without the parser's message."""
     for pem in (b"", b"junk", self_signed("localhost")[0]):
         with pytest.raises(CallerCredentialError, match="cannot be read"):
             CertificateVerifier().identity({"x509_pem_cert": [pem]}, 0)
@@ -113,7 +113,7 @@ def test_expiry_is_looked_at_on_each_call() -> None:
 
 
 def test_a_warm_call_parses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate is read once, and only so many are remembered."""
+    """A certificate is parsed once, and only so many stay in memory."""
     read = []
     original = certificates_module._read
 

@@ -1,4 +1,4 @@
-"""`keyfold-server dev-certs`: certificates that work as they are, and no key shown."""
+"""`keyfold-server dev-certs` makes certificates that work as they are, and shows no key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _certificate(path: Path) -> x509.Certificate:
 
 
 async def test_what_is_printed_works(tmp_path: Path) -> None:
-    """Server and client start with the printed settings, and the caller is who was named."""
+    """Server and client start with the printed settings, and the caller has the given name."""
     folder = tmp_path / "my certs"
     code, out, err = _run(folder, "--client", "spiffe://example.org/app")
     assert (code, err) == (0, "")
@@ -80,7 +80,7 @@ async def test_what_is_printed_works(tmp_path: Path) -> None:
 
 
 def test_files_and_modes(tmp_path: Path) -> None:
-    """Keys are their owner's alone, the authority's is not kept, and no output holds one."""
+    """Only their owner can read keys, the authority's key is not kept, and no output has one."""
     folder = tmp_path / "certs"
     callers = ["spiffe://example.org/app", "uri:urn:keyfold:ops", "dns:app.example"]
     _, out, _ = _run(folder, *(word for caller in callers for word in ("--client", caller)))
@@ -101,7 +101,7 @@ def test_files_and_modes(tmp_path: Path) -> None:
 
 
 def test_certificates_are_for_one_thing(tmp_path: Path) -> None:
-    """30 days; a client's certificate is no server's, and neither may sign."""
+    """Certificates last 30 days; a client's cannot serve, and neither kind can sign others."""
     _run(tmp_path, "--name", "keyfold.example", "--name", "10.0.0.1")
     server, client = (_certificate(tmp_path / f"{name}.pem") for name in ("server", "client"))
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -121,7 +121,7 @@ def test_certificates_are_for_one_thing(tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
-    """What is there stays, all of it, until --force is given."""
+    """Existing files stay, all of them, unless --force is given."""
     _run(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "server.key").unlink()
@@ -154,7 +154,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     ],
 )
 def test_bad_names(tmp_path: Path, words: list[str]) -> None:
-    """A caller or name that would not work is refused in one line, and nothing is written."""
+    """A caller or name that would not work is one error line, and nothing is written."""
     code, out, err = _run(tmp_path / "certs", *words)
     assert (code, out) == (EXIT_ERROR, "")
     what = {"--client": "caller", "--name": "server name"}[words[0]]
@@ -170,7 +170,7 @@ def test_it_is_a_command() -> None:
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """What the file system refuses is one line."""
+    """An error of the file system is one line."""
     (tmp_path / "file").write_text("")
     code, _, err = _run(tmp_path / "file" / "certs")
     assert code == EXIT_ERROR

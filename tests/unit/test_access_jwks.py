@@ -1,4 +1,4 @@
-"""An issuer's keys: which are taken, from where, and what happens while there is no issuer."""
+"""An issuer's keys: which ones count, where they come from, and what holds without the issuer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _set(*keys: object) -> bytes:
 
 
 def test_algorithms_of_each_key() -> None:
-    """A key is used with its own type's and curve's algorithms, and with one where it says so."""
+    """A key serves the algorithms of its own type and curve, or the one that it declares."""
     ed = OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public_key(), as_dict=True)
     keys = jwks.parse(
         _set(_GOOD, _RSA_JWK, {**ed, "kid": "ed"}, {**_RSA_JWK, "kid": "ps", "alg": "PS384"})
@@ -103,7 +103,7 @@ def _private() -> dict[str, Any]:
     ],
 )
 def test_keys_that_are_left_out(key: dict[str, Any] | str | None) -> None:
-    """Weak, private, symmetric, misdeclared and foreign keys are left out, and others stay."""
+    """Weak, private, symmetric, misdeclared and foreign keys are left out; the others stay."""
     odd = {**key, "kid": "odd"} if isinstance(key, dict) else key
     keys = jwks.parse(_set(odd, _GOOD))
     assert (len(keys), keys.skipped) == (1, 1)
@@ -120,7 +120,7 @@ def test_keys_without_an_id(key_id: object) -> None:
 
 
 def test_two_keys_of_one_id() -> None:
-    """Of two keys under one id and algorithm the first counts, whatever a token says."""
+    """Of two keys with one id and algorithm the first counts, whatever a token says."""
     other = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
     keys = jwks.parse(_set(_GOOD, {**other, "kid": "ec"}, {**_RSA_JWK, "kid": "ec"}))
     found = keys.get("ec", "ES256")
@@ -144,7 +144,7 @@ def test_two_keys_of_one_id() -> None:
     ],
 )
 def test_what_is_no_key_set(text: bytes, why: str) -> None:
-    """What cannot be used is refused as a whole, and says why."""
+    """A key set that cannot be used is refused as a whole, with the reason."""
     with pytest.raises(KeySetError, match=why):
         jwks.parse(text)
 
@@ -153,7 +153,7 @@ def test_what_is_no_key_set(text: bytes, why: str) -> None:
 
 
 class _Issuer:
-    """An issuer's web server, which answers as it is told."""
+    """An issuer's web server, whose answers the test sets."""
 
     def __init__(self) -> None:
         self.authority = Authority()
@@ -249,7 +249,7 @@ async def test_an_issuer_out_of_order(
     text: bytes,
     why: str,
 ) -> None:
-    """A bad answer leaves the last good keys, is said once, and a redirect is not followed."""
+    """A bad answer leaves the last good keys and is logged once; redirects are not followed."""
     source = KeySource(issuer.url, clock, issuer.context)
     await source.start()
     keys = source.current()
@@ -263,7 +263,7 @@ async def test_an_issuer_out_of_order(
 
 
 async def test_an_untrusted_issuer(issuer: _Issuer, clock: FakeClock) -> None:
-    """An issuer whose certificate is not trusted is not listened to."""
+    """The keys of an issuer whose certificate is not trusted are not taken."""
     source = KeySource(issuer.url, clock)
     await source.start()
     assert source.current() is None
@@ -272,7 +272,7 @@ async def test_an_untrusted_issuer(issuer: _Issuer, clock: FakeClock) -> None:
 
 
 async def test_an_issuer_that_is_down(issuer: _Issuer, clock: FakeClock) -> None:
-    """A server starts without its issuer, and takes the keys when they can be had."""
+    """A server starts without its issuer, and fetches the keys once it can."""
     answer = issuer.answer
     issuer.answer = issuer.gives(b"", 503)
     source = KeySource(issuer.url, clock, issuer.context)
@@ -286,7 +286,7 @@ async def test_an_issuer_that_is_down(issuer: _Issuer, clock: FakeClock) -> None
 async def test_keys_through_a_proxy(
     issuer: _Issuer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The environment's proxy is used, and only carries what the issuer's certificate protects."""
+    """Requests go through the environment's proxy, which only sees what TLS protects."""
     asked: list[bytes] = []
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -318,7 +318,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def test_a_dripping_issuer(
     issuer: _Issuer, monkeypatch: pytest.MonkeyPatch, *, declared: bool
 ) -> None:
-    """The time for an answer is bounded as a whole, however little comes at a time."""
+    """The total time for an answer is bounded, however slowly it comes."""
     ended = threading.Event()
 
     def drip(request: BaseHTTPRequestHandler) -> None:
@@ -343,7 +343,7 @@ async def test_a_dripping_issuer(
 
 
 async def test_the_loop_goes_on_meanwhile(issuer: _Issuer, clock: FakeClock) -> None:
-    """While the issuer takes its time, the event loop runs, and all who wait share one fetch."""
+    """While the issuer is slow, the event loop runs, and all waiting calls share one fetch."""
     asked, go = threading.Event(), threading.Event()
     answer = issuer.answer
 
@@ -413,7 +413,7 @@ async def test_keys_from_a_file(tmp_path: Path, clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("text", [None, b"{", b'{"keys": []}'])
 async def test_a_bad_file_at_start(tmp_path: Path, clock: FakeClock, text: bytes | None) -> None:
-    """A file that is missing or no key set stops the start, with the setting's name."""
+    """A file that is missing or not a key set stops the start; the error names the setting."""
     file = tmp_path / "jwks.json"
     if text is not None:
         file.write_bytes(text)
@@ -422,7 +422,7 @@ async def test_a_bad_file_at_start(tmp_path: Path, clock: FakeClock, text: bytes
 
 
 async def test_keys_too_old(tmp_path: Path, clock: FakeClock) -> None:
-    """The last good keys serve for 24 h without the issuer, and no longer."""
+    """The last good keys stay in use for 24 h without the issuer, and no longer."""
     file = tmp_path / "jwks.json"
     file.write_bytes(_set(_GOOD))
     source = KeySource(str(file), clock)
@@ -439,7 +439,7 @@ async def test_keys_too_old(tmp_path: Path, clock: FakeClock) -> None:
 
 
 async def test_unknown_keys_cause_no_flood(tmp_path: Path, clock: FakeClock) -> None:
-    """Unknown key ids cause one fetch in 10 s, failed ones included."""
+    """Unknown key ids cause at most one fetch in 10 s, even if it fails."""
     source = KeySource(str(tmp_path / "missing"), clock)
     assert source.may_help()
     for _ in range(3):
@@ -454,7 +454,7 @@ async def test_unknown_keys_cause_no_flood(tmp_path: Path, clock: FakeClock) -> 
 async def test_it_keeps_itself_fresh(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The background look takes a changed file over, and survives whatever goes wrong."""
+    """The background task reads a changed file, and survives whatever goes wrong."""
     monkeypatch.setattr(jwks_source, "FILE_PERIOD", 0.005)
     file = tmp_path / "jwks.json"
     file.write_bytes(_set(_GOOD))

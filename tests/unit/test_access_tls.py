@@ -1,4 +1,4 @@
-"""TLS of a real gRPC server: who gets in, and what happens when files change beneath it."""
+"""TLS of a real gRPC server: who gets in, and what happens when its files change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _METHOD = "/test.Test/Who"
 
 
 class _Disk:
-    """A server's three files, as a renewer writes them."""
+    """A server's three files, as a tool that renews certificates writes them."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority("server authority")
@@ -58,7 +58,7 @@ class _Disk:
 
 
 def _write(path: Path, text: bytes, mode: int = 0o644) -> None:
-    """Puts a new file in the old one's place, as renewers do."""
+    """Replaces a file, as tools that renew certificates do."""
     draft = path.with_name("draft")
     draft.write_bytes(text)
     draft.chmod(mode)
@@ -147,7 +147,7 @@ async def server(disk: _Disk) -> AsyncIterator[_Server]:
 
 
 async def test_callers_are_known_by_their_certificates(disk: _Disk, server: _Server) -> None:
-    """What gRPC says of a connection yields the names that the certificate proves."""
+    """A connection's `auth_context` yields the names that the certificate proves."""
     client = disk.clients.issue("spiffe://example.org/app", "dns:app.example")
     assert await server.who(disk, client) == "spiffe://example.org/app dns:app.example"
     other = disk.clients.issue("uri:urn:x", common_name="spiffe://example.org/app")
@@ -155,7 +155,7 @@ async def test_callers_are_known_by_their_certificates(disk: _Disk, server: _Ser
 
 
 async def test_who_is_refused_in_the_handshake(disk: _Disk, server: _Server) -> None:
-    """No certificate, another authority's, self-signed, expired, of the future: none gets in."""
+    """No certificate, a foreign, self-signed, expired or future one: none of them gets in."""
     name = "spiffe://example.org/app"
     now = timedelta()
     strangers = [
@@ -171,7 +171,7 @@ async def test_who_is_refused_in_the_handshake(disk: _Disk, server: _Server) -> 
 
 
 async def test_without_client_authorities(disk: _Disk) -> None:
-    """Where no client CA is set, clients are not asked, and what they show proves nothing."""
+    """Without a client CA the server asks for no certificates, and shown ones prove nothing."""
     files = TlsFiles(disk.files.certificate, disk.files.key)
     tls = ServerTls(files, SystemClock())
     assert not tls.asks_clients
@@ -193,7 +193,7 @@ async def test_without_client_authorities(disk: _Disk) -> None:
 async def test_least_version(
     disk: _Disk, server: _Server, version: ssl.TLSVersion, protocol: str, *, works: bool
 ) -> None:
-    """TLS 1.2 and 1.3 with HTTP/2 are spoken, and nothing older."""
+    """The server accepts TLS 1.2 and 1.3 with HTTP/2, and nothing older."""
     client = disk.clients.issue("spiffe://example.org/app")
     pem = disk.files.certificate.with_name("client.pem")
     pem.write_bytes(client.key_pem + client.pem)
@@ -227,7 +227,7 @@ async def test_a_new_certificate_without_a_restart(disk: _Disk, server: _Server)
 
 
 async def test_a_new_client_authority_without_a_restart(disk: _Disk, server: _Server) -> None:
-    """Clients of an authority that was taken out are refused from their next connection on."""
+    """Clients of a removed authority are refused from their next connection on."""
     old = disk.clients.issue("spiffe://example.org/old")
     successor = Authority("client authority, the second")
     new = successor.issue("spiffe://example.org/new")
@@ -246,7 +246,7 @@ async def test_a_new_client_authority_without_a_restart(disk: _Disk, server: _Se
 async def test_broken_files_leave_the_last_good_ones(
     disk: _Disk, server: _Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What does not fit together is never served, and is said once, not for each handshake."""
+    """Files that do not fit together are never served, and the log says so once."""
     caplog.set_level(logging.INFO, "keyfold_server.access.tls")
     serial = disk.server.certificate.serial_number
     other = disk.authority.issue("dns:localhost")
@@ -281,7 +281,7 @@ async def test_broken_files_leave_the_last_good_ones(
 def test_a_certificate_of_the_future_is_served_in_time(
     disk: _Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A set that is wrong only for now is taken when its time comes, though no file changes."""
+    """A set that is not valid yet is taken when its time comes, though no file changes."""
     monkeypatch.setattr(files, "_SETTLED_NS", 0)
     clock = _Clock()
     tls = ServerTls(disk.files, clock)
@@ -371,7 +371,7 @@ def test_certificates_out_of_their_time(disk: _Disk, begins: int, ends: int, mes
 
 
 def test_authorities_out_of_their_time(disk: _Disk) -> None:
-    """A bundle of expired authorities alone is refused: no client could be known."""
+    """A bundle of expired authorities is refused: no client could get in."""
     with pytest.raises(SetupError, match=r"^KEYFOLD_TLS_CLIENT_CA: .*expired"):
         tls_files.read(
             TlsFiles(disk.files.certificate, disk.files.key, _expired(disk)), time.time()
@@ -387,7 +387,7 @@ def _expired(disk: _Disk) -> Path:
 
 @pytest.mark.parametrize("kind", ["rsa1024", "ed25519", "p521"])
 def test_keys_that_grpc_does_not_serve(disk: _Disk, kind: str) -> None:
-    """A key with which every handshake would fail, or a weak one, is refused at start."""
+    """A weak key, or one with which every handshake would fail, is refused at start."""
     keys: dict[str, Callable[[], PrivateKey]] = {
         "rsa1024": lambda: rsa.generate_private_key(65_537, 1_024),
         "ed25519": ed25519.Ed25519PrivateKey.generate,
@@ -416,7 +416,7 @@ def test_keys_that_grpc_does_not_serve(disk: _Disk, kind: str) -> None:
 def test_file_modes(
     disk: _Disk, setting: str, mode: int, caplog: pytest.LogCaptureFixture, *, starts: bool
 ) -> None:
-    """Files that others may change are refused; a key that others may read is warned of."""
+    """Files that others can change are refused; a key that others can read causes a warning."""
     disk.files.named()[f"KEYFOLD_TLS_{setting}"].chmod(mode)
     if starts:
         ServerTls(disk.files, SystemClock())
@@ -430,7 +430,7 @@ def test_file_modes(
 
 
 def test_a_pipe_in_a_files_place(disk: _Disk) -> None:
-    """What is no regular file is refused at once, and holds nobody up."""
+    """A path that is not a regular file is refused at once, and delays nobody."""
     disk.files.key.unlink()
     os.mkfifo(disk.files.key, 0o600)
     with pytest.raises(SetupError, match="not a regular file"):
@@ -438,7 +438,7 @@ def test_a_pipe_in_a_files_place(disk: _Disk) -> None:
 
 
 def test_a_settled_set_is_not_read_again(disk: _Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the stamps tell, a handshake costs a look at them; a changed one is read again."""
+    """Once the stamps can show a change, a handshake only looks at them."""
     read = []
     original = tls_files.read
 
@@ -459,7 +459,7 @@ def test_a_settled_set_is_not_read_again(disk: _Disk, monkeypatch: pytest.Monkey
 
 
 def test_two_changes_within_one_tick(disk: _Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change that leaves the same stamp, as on a coarse file system, is seen all the same."""
+    """A change that leaves the same stamp, as on a coarse file system, is noticed all the same."""
     for module in (files, tls_files):
         monkeypatch.setattr(module, "stamp_of", lambda _status: (0,))
     tls = ServerTls(disk.files, SystemClock())
@@ -490,7 +490,7 @@ def test_a_kubernetes_mount(tmp_path: Path) -> None:
 
 
 def test_a_set_that_changes_while_it_is_read(disk: _Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A renewal between two of the three files is seen, and the set is read again whole."""
+    """A renewal between two of the three files is noticed, and the whole set is read again."""
     renewed: list[Issued] = []
     original = tls_files._check_mode
 

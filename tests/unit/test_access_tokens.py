@@ -119,7 +119,7 @@ def _verify(tokens: TokenVerifier, token: str, *, final: bool = True) -> Identit
 
 
 def _refused(tokens: TokenVerifier, token: str, why: str) -> None:
-    """It is refused, for this reason, and no part of it is told."""
+    """Checks that a token is refused for this reason, and that no part of it is in the message."""
     for _ in range(2):  # A refusal must not be remembered as an acceptance.
         with pytest.raises(CallerCredentialError, match=why) as caught:
             _verify(tokens, token)
@@ -166,13 +166,13 @@ def test_good_tokens(tokens: TokenVerifier, algorithm: str, key_id: str) -> None
     ],
 )
 def test_good_claims(tokens: TokenVerifier, claims: dict[str, Any]) -> None:
-    """Several audiences, parts of seconds and clocks a minute apart are all right."""
+    """Several audiences, fractions of seconds and clocks a minute apart are accepted."""
     assert _verify(tokens, _token(claims=claims)).name == f"jwt:{_ISSUER}#{claims['sub']}"
 
 
 @pytest.mark.parametrize("kind", [..., "JWT", "jwt", "at+jwt", "application/at+JWT"])
 def test_good_types(tokens: TokenVerifier, kind: object) -> None:
-    """Access tokens say so in their type, or say nothing."""
+    """Tokens with the type of access tokens, or without a type, are accepted."""
     assert _verify(tokens, _token(_header(typ=kind))).proof == "token"
 
 
@@ -182,7 +182,7 @@ def test_good_types(tokens: TokenVerifier, kind: object) -> None:
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", "", "null", None, ..., 0])
 @pytest.mark.parametrize("signature", ["", "AA"])
 def test_no_algorithm(tokens: TokenVerifier, algorithm: object, signature: str) -> None:
-    """A token that says it needs no signature is refused, however that is spelt."""
+    """A token without a signature is refused, however its algorithm is spelt."""
     text = f"{_part(_header(alg=algorithm))}.{_part(_claims())}"
     _refused(tokens, f"{text}.{signature}", "three parts" if not signature else "algorithm is not")
 
@@ -199,7 +199,7 @@ def _public_pem() -> bytes:
     [_public_pem(), _public_pem().strip(), json.dumps(_KEYS[0]).encode(), b"", b"secret"],
 )
 def test_key_confusion(tokens: TokenVerifier, algorithm: str, secret: bytes) -> None:
-    """A public key is never taken for a shared secret."""
+    """A public key never serves as a shared secret."""
     text = f"{_part(_header(alg=algorithm))}.{_part(_claims())}"
     digest = f"sha{algorithm[2:]}"
     signature = hmac.digest(secret, text.encode(), digest)
@@ -208,7 +208,7 @@ def test_key_confusion(tokens: TokenVerifier, algorithm: str, secret: bytes) -> 
 
 @pytest.mark.parametrize("algorithm", ["rs256", "RS1", "ES256K", "ES512", "RSA-OAEP", "dir"])
 def test_other_algorithms(tokens: TokenVerifier, algorithm: str) -> None:
-    """What is not on the list is refused, before any key is looked for."""
+    """An algorithm that is not on the list is refused before any key is looked up."""
     _refused(tokens, _token(_header(alg=algorithm)), "algorithm is not")
 
 
@@ -231,7 +231,7 @@ def test_an_algorithm_of_another_key(tokens: TokenVerifier, algorithm: str, key_
 
 @pytest.mark.parametrize("signature", ["", "AA", "A" * 342, "!!", "=" * 4])
 def test_missing_and_made_up_signatures(tokens: TokenVerifier, signature: str) -> None:
-    """Without the issuer's signature nothing else counts."""
+    """Without the issuer's signature a token is refused, whatever else it has."""
     text = _token().rpartition(".")[0]
     _refused(tokens, f"{text}.{signature}", "three parts|does not verify")
     _refused(tokens, text, "three parts")
@@ -250,7 +250,7 @@ def test_changed_tokens(tokens: TokenVerifier) -> None:
 
 
 def test_another_signer(tokens: TokenVerifier) -> None:
-    """The right key id does not help who has not the key."""
+    """The right key id does not help an attacker without the key."""
     text = f"{_part(_header())}.{_part(_claims())}"
     signature = _STRANGER.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
     _refused(tokens, f"{text}.{_b64(signature)}", "does not verify")
@@ -285,18 +285,18 @@ def test_psychic_signatures(tokens: TokenVerifier, r: int, s: int) -> None:
     ],
 )
 def test_made_up_key_ids(tokens: TokenVerifier, key_id: str) -> None:
-    """A key id is compared with the issuer's, and is nothing else: no path, no query."""
+    """A key id is only compared with the issuer's key ids; it is never a path or a query."""
     _refused(tokens, _token(_header(kid=key_id)), "does not publish")
 
 
 @pytest.mark.parametrize("key_id", [..., None, 1, ["rsa"], {"kid": "rsa"}, True])
 def test_key_ids_that_are_none(tokens: TokenVerifier, key_id: object) -> None:
-    """A token that does not say its key is refused; no key is guessed."""
+    """A token that does not name its key is refused; no key is guessed."""
     _refused(tokens, _token(_header(kid=key_id)), "no kid")
 
 
 class _Attacker:
-    """A server that a token wants us to ask, and that says whether anyone came."""
+    """A server that a token points to, which records whether anyone connected."""
 
     def __init__(self) -> None:
         self.visits = 0
@@ -310,7 +310,7 @@ class _Attacker:
 async def test_urls_in_headers_are_not_followed(
     tokens: TokenVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A jku or x5u in a token reaches nobody, and an embedded key verifies nothing."""
+    """A jku or x5u in a token is never fetched, and an embedded key verifies nothing."""
     attacker = _Attacker()
     server = await asyncio.start_server(attacker.visited, "127.0.0.1", 0)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
@@ -351,13 +351,13 @@ async def test_urls_in_headers_are_not_followed(
     ],
 )
 def test_critical_extensions(tokens: TokenVerifier, more: dict[str, object]) -> None:
-    """A token that demands an extension is refused: none is known."""
+    """A token that demands an extension is refused, because Keyfold knows none."""
     _refused(tokens, _token(_header(**more)), "extensions")
 
 
 @pytest.mark.parametrize("kind", ["logout+jwt", "dpop+jwt", "secevent+jwt", "JOSE", "", None, 1])
 def test_tokens_for_other_purposes(tokens: TokenVerifier, kind: object) -> None:
-    """The same issuer's token of another type is not a caller's (RFC 8725, 3.11)."""
+    """A token of the same issuer for another purpose is refused (RFC 8725, 3.11)."""
     _refused(tokens, _token(_header(typ=kind)), "of a type")
 
 
@@ -411,7 +411,7 @@ _NOW = FakeClock().wall()
     ],
 )
 def test_claims_that_do_not_do(tokens: TokenVerifier, changes: dict[str, object], why: str) -> None:
-    """A signed token still has to be for now, from the issuer, for us, and about somebody."""
+    """A signed token must also be valid now, from the issuer, for us, and about somebody."""
     _refused(tokens, _token(claims=_claims(**changes)), why)
 
 
@@ -421,7 +421,7 @@ def _doubled(part: dict[str, Any], name: str, value: object) -> bytes:
 
 @pytest.mark.parametrize("name", ["iss", "sub", "aud", "exp"])
 def test_doubled_claims(tokens: TokenVerifier, name: str) -> None:
-    """Of two claims of one name neither is believed: readers differ in which they take."""
+    """A token with two claims of one name is refused: readers differ in which they take."""
     claims = _doubled(_claims(), name, _claims()[name])
     _refused(tokens, _token(claims=claims), "unique names")
     nested = _doubled(_claims(), "more", {"a": 1}).replace(b'{"a": 1}', b'{"a": 1, "a": 2}')
@@ -429,7 +429,7 @@ def test_doubled_claims(tokens: TokenVerifier, name: str) -> None:
 
 
 def test_doubled_header_members(tokens: TokenVerifier) -> None:
-    """The same in the header, where a second alg could be meant for another reader."""
+    """So is one with two header members of one name, such as a second alg for another reader."""
     for name, value in (("alg", "none"), ("kid", "ec")):
         _refused(tokens, _token(_doubled(_header(), name, value)), "unique names")
 
@@ -438,14 +438,14 @@ def test_doubled_header_members(tokens: TokenVerifier) -> None:
     "part", [b"", b"x", b"null", b"[]", b'"x"', b"1", b"{", b"\xff", b"[" * 3_000, b"9" * 5_000]
 )
 def test_what_is_no_json_object(tokens: TokenVerifier, part: bytes) -> None:
-    """A header or payload that is no JSON object is refused."""
+    """A header or payload that is not a JSON object is refused."""
     _refused(tokens, f"{_b64(part)}.{_part(_claims())}.AA", "three parts|header is not")
     if part:
         _refused(tokens, _token(claims=part), "payload is not")
 
 
 def test_sizes(tokens: TokenVerifier) -> None:
-    """A token of more than 8 KiB is refused before it is looked at."""
+    """A token of more than 8 KiB is refused before it is parsed."""
     _refused(tokens, "a" * 8_193, "longer than")
     _refused(tokens, _token(claims=_claims(more="x" * 8_192)), "longer than")
     assert _verify(tokens, _token(claims=_claims(more="x" * 5_000))).proof == "token"
@@ -468,13 +468,13 @@ def test_sizes(tokens: TokenVerifier) -> None:
     ],
 )
 def test_what_is_no_token(tokens: TokenVerifier, token: str) -> None:
-    """What has not three parts of base64url is no signed token; an encrypted one has five."""
+    """A text without three parts of base64url is refused; an encrypted token has five."""
     with pytest.raises(CallerCredentialError, match="three parts"):
         _verify(tokens, token)
 
 
 def test_other_spellings_of_a_token(tokens: TokenVerifier) -> None:
-    """Padding and loose last bits are refused, so that a token has one spelling."""
+    """Padding and loose last bits are refused, so that a token has only one spelling."""
     token = _token(_header(alg="ES256", kid="ec"), signed="ES256")
     _refused(tokens, token + "=", "three parts")
     _refused(tokens, token + "==", "three parts")
@@ -486,7 +486,7 @@ def test_other_spellings_of_a_token(tokens: TokenVerifier) -> None:
 
 
 def test_nested_tokens(tokens: TokenVerifier) -> None:
-    """A token inside a token is no claims."""
+    """A token inside a token is refused."""
     inner = _token()
     _refused(tokens, _token(_header(cty="JWT"), inner.encode()), "payload is not")
 
@@ -495,7 +495,7 @@ def test_nested_tokens(tokens: TokenVerifier) -> None:
 
 
 def test_a_remembered_token_still_expires(tokens: TokenVerifier) -> None:
-    """A warm call looks at the time as a cold one does, and never beyond exp and skew."""
+    """A remembered token is checked against the time, too, and expires with exp and skew."""
     token = _token(claims=_claims(nbf=_NOW - 10, exp=_NOW + 10))
     for _ in range(2):
         assert tokens.verify(token, _NOW).proof == "token"
@@ -509,7 +509,7 @@ def test_a_remembered_token_still_expires(tokens: TokenVerifier) -> None:
 
 
 async def test_a_withdrawn_key_withdraws_its_tokens(tmp_path: Path, clock: FakeClock) -> None:
-    """What was verified with a key is refused as soon as the issuer no longer has that key."""
+    """A token is refused as soon as the issuer no longer publishes its key."""
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": _KEYS}))
     source = KeySource(str(file), clock)
@@ -524,7 +524,7 @@ async def test_a_withdrawn_key_withdraws_its_tokens(tmp_path: Path, clock: FakeC
 
 
 def test_memory_is_bounded(tokens: TokenVerifier) -> None:
-    """Only so many tokens are remembered, and none that was refused."""
+    """Only so many tokens stay in memory, and no refused one."""
     few = TokenVerifier(tokens._source, _ISSUER, _AUDIENCE, most_remembered=3)
     for number in range(5):
         _verify(few, _token(claims=_claims(jti=str(number))))
@@ -544,7 +544,7 @@ def test_a_warm_call_verifies_nothing(
 
 
 def test_unknown_keys_ask_for_a_refresh(tokens: TokenVerifier, clock: FakeClock) -> None:
-    """A new key id asks for the keys once; what cannot be helped by keys never does."""
+    """A new key id causes one fetch; a token that no key could help causes none."""
     unknown = _token(_header(kid="new"))
     _refused(tokens, unknown, "does not publish")
     with pytest.raises(CallerCredentialError):
@@ -573,7 +573,7 @@ async def test_a_new_key_is_taken_with_its_first_token(tmp_path: Path, clock: Fa
 
 
 def test_no_keys_at_all(clock: FakeClock) -> None:
-    """Without the issuer's keys no token is accepted; the caller hears to try again."""
+    """Without the issuer's keys no token is accepted; the error says to try again."""
     tokens = TokenVerifier(KeySource("https://issuer.example/jwks", clock), _ISSUER, _AUDIENCE)
     with pytest.raises(NeedsKeysError):
         _verify(tokens, _token(), final=False)
@@ -589,7 +589,7 @@ def test_no_keys_at_all(clock: FakeClock) -> None:
     ("value", "token"), [("Bearer abc.d.e", "abc.d.e"), ("bEARER  abc ", "abc")]
 )
 def test_bearer(value: str, token: str) -> None:
-    """The token of the authorization header, its scheme in any case."""
+    """The scheme of the authorization header may be in any case."""
     assert bearer([value]) == token
 
 
@@ -611,7 +611,7 @@ def test_bearer(value: str, token: str) -> None:
     ],
 )
 def test_bad_authorization_headers(values: list[str | bytes]) -> None:
-    """A credential that is presented and not understood is refused, never ignored."""
+    """A credential that Keyfold does not understand is refused, never ignored."""
     with pytest.raises(CallerCredentialError) as caught:
         bearer(values)
     assert "abc" not in str(caught.value)
@@ -619,7 +619,7 @@ def test_bad_authorization_headers(values: list[str | bytes]) -> None:
 
 
 def test_two_tokens_in_one_header(tokens: TokenVerifier) -> None:
-    """Two tokens in one header are no token."""
+    """Two tokens in one header are refused."""
     value = bearer([f"Bearer {_token()}, Bearer {_token()}"])
     with pytest.raises(CallerCredentialError, match=r"longer|three parts"):
         _verify(tokens, value)
@@ -635,6 +635,6 @@ def test_two_tokens_in_one_header(tokens: TokenVerifier) -> None:
     ],
 )
 def test_bad_settings(tokens: TokenVerifier, issuer: str, audience: str, setting: str) -> None:
-    """An issuer whose subjects could be mistaken, or no audience, stop the server's start."""
+    """An issuer whose subjects would be ambiguous, or an empty audience, stops the start."""
     with pytest.raises(SetupError, match=setting):
         TokenVerifier(tokens._source, issuer, audience)

@@ -1,4 +1,4 @@
-"""Log lines: JSON with a trace id where there is one, and nothing of an exception's text."""
+"""Log lines are JSON with a trace id if there is one, and without any exception's text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def root_logger() -> Iterator[None]:
-    """Puts the root logger back as it was."""
+    """Restores the root logger after the test."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -30,7 +30,7 @@ def root_logger() -> Iterator[None]:
 
 
 def fail_with(secret: str) -> None:
-    """Raises with a secret both in the text and in a variable."""
+    """Raises an exception with a secret in its text and in a variable."""
     local = f"{secret} in a variable"
     raise ValueError(f"{secret} in the text, {len(local)}")
 
@@ -40,7 +40,7 @@ def fail_with(secret: str) -> None:
 def test_an_exception_is_logged_without_its_text(
     monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
 ) -> None:
-    """An incident shows its type and where it came from, never what the caller sent."""
+    """An incident's log line shows its type and stack, never what the caller sent."""
     written = stream()
     monkeypatch.setattr(sys, "stderr", written)
     observability.logs()

@@ -1,4 +1,4 @@
-"""`keyfold-server policy`: the answer, the line that gave it, and the exit code."""
+"""`keyfold-server policy` shows the answer and its line in the file, and has an exit code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _OPERATORS = (
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A policy file, named in the environment."""
+    """A policy file that the environment names."""
     path = tmp_path / "policy.toml"
     path.write_text(_POLICY)
     monkeypatch.setenv("KEYFOLD_POLICY", str(path))
@@ -81,7 +81,7 @@ def test_what_is_allowed_names_its_line(file: Path, words: str, line: str) -> No
 
 
 def test_what_takes_two_grants_names_both(file: Path) -> None:
-    """Rewrap needs both halves of crypto, and two grants give them; the others are not named."""
+    """Rewrap needs both halves of crypto; of all grants the two that give them are shown."""
     words = "--as dns:app-1 --as local --rpc Rewrap --cluster prod-1 --region eu-1"
     assert _check(f"{words} --context app=billing") == (
         0,
@@ -90,7 +90,7 @@ def test_what_takes_two_grants_names_both(file: Path) -> None:
 
 
 def test_health_takes_no_grant(file: Path) -> None:
-    """What is open to every caller is not put down to a grant."""
+    """A method that is open to every caller is not attributed to a grant."""
     del file
     for caller in ("local", "dns:stranger"):
         words = f"--as {caller} --rpc grpc.health.v1.Health/Check"
@@ -132,7 +132,7 @@ def test_health_takes_no_grant(file: Path) -> None:
     ],
 )
 def test_what_is_not_allowed_says_why(file: Path, words: str, answer: str) -> None:
-    """A refused call exits with 1, with the server's own words and the caller's grants."""
+    """A refused call exits with 1, and shows the server's own message and the caller's grants."""
     code, lines = _check(words)
     assert code == EXIT_REFUSED
     assert lines[0].startswith(answer)
@@ -144,7 +144,7 @@ def test_what_is_not_allowed_says_why(file: Path, words: str, answer: str) -> No
 
 
 def test_explain_lists_the_caller_s_grants(file: Path) -> None:
-    """Grant by grant with its line: roles, methods, and every narrowing."""
+    """Each grant is shown with its line, roles, methods and restrictions."""
     code, out, err = _run("explain", "--as", "local")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
@@ -186,7 +186,7 @@ def test_a_broken_file_is_one_line(file: Path) -> None:
     ],
 )
 def test_a_question_that_lacks_something_is_an_error(file: Path, words: str, says: str) -> None:
-    """What cannot be decided is no refusal: it exits with 2 and says what to give."""
+    """An incomplete question exits with 2, not as a refusal, and says what to give."""
     del file
     code, out, err = _run("check", *words.split())
     assert (code, out) == (EXIT_ERROR, "")
@@ -194,7 +194,7 @@ def test_a_question_that_lacks_something_is_an_error(file: Path, words: str, say
 
 
 def test_without_a_file_it_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither option nor environment: an error that names both."""
+    """Without option and environment variable, the error names both."""
     monkeypatch.delenv("KEYFOLD_POLICY", raising=False)
     code, _, err = _run("explain", "--as", "local")
     assert (code, err) == (

@@ -1,4 +1,4 @@
-"""The policy file: what it says, its faults told by line and field, and looking at it again."""
+"""The policy file: its content, its faults by line and field, and its reloading."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_whole_file() -> None:
 
 
 def _grant(line: str) -> str:
-    """A file with a comment and one grant from line 2, in which a line of a good one is another."""
+    """Returns a file with a grant from line 2, of which one line is replaced."""
     field = line.split(" ", maxsplit=1)[0]
     good = [each for each in _OK.splitlines() if not each.startswith(f"{field} ")]
     return "# policy\n" + "\n".join([*good, line]) + "\n"
@@ -182,7 +182,7 @@ _AWS = 'type = "AWS_KMS"'
     ],
 )
 def test_a_fault_is_told_by_line_and_field(text: str, message: str) -> None:
-    """A file that is not understood is refused as a whole, in words that say where and what."""
+    """A faulty file is refused as a whole, with a message that says where and what."""
     with pytest.raises(PolicyFileError) as refused:
         parse(text, "p")
     wanted = ".*".join(map(re.escape, message.split("*")))
@@ -200,14 +200,14 @@ def test_a_fault_is_told_by_line_and_field(text: str, message: str) -> None:
     ],
 )
 def test_no_string_or_comment_passes_for_a_header(trap: str) -> None:
-    """A `[[grant]]` that is text does not shift the lines of the grants after it."""
+    """A `[[grant]]` inside a text does not shift the line numbers of later grants."""
     before = _OK.replace("auditor", "crypto") + trap + "\n"
     policy = parse(before + "  [[ \"grant\" ]]\ncallers = ['*']\nroles = ['admin']\n", "p")
     assert [grant.where for grant in policy.grants] == ["p:1", f"p:{before.count(chr(10)) + 1}"]
 
 
 def test_grants_without_headers_are_told_by_number() -> None:
-    """Where headers and grants are not as many, a number is told, never a wrong line."""
+    """If headers and grants differ in number, messages number the grant, never a wrong line."""
     with pytest.raises(PolicyFileError, match=r"^p, grant 1: keys\[0\]: is not a table"):
         parse(_grant('roles = ["admin"]') + 'keys = [\n[["grant"]]\n]', "p")
     text = 'grant = [{ callers = ["local"], roles = ["auditor"] }, { callers = ["local"] }]'
@@ -217,7 +217,7 @@ def test_grants_without_headers_are_told_by_number() -> None:
 
 @given(st.text(max_size=200) | st.text("[]grant=\"'\n#{}, callers", max_size=80))
 def test_no_text_breaks_the_parser(text: str) -> None:
-    """Whatever stands in the file, it is a policy with grants or a fault."""
+    """Whatever the file contains, it is a policy with grants or a fault."""
     try:
         policy = parse(text, "p")
     except PolicyFileError:
@@ -242,7 +242,7 @@ def _may(rights: Rights, method: str) -> bool:
 
 
 def test_a_changed_file_holds_from_the_next_look(file: Path) -> None:
-    """Reloading exchanges policy and remembered rights together; an unchanged file keeps them."""
+    """A reload replaces policy and remembered rights together; an unchanged file keeps them."""
     policies = PolicyWatcher(file)
     before = policies.rights(_ME)
     assert policies.rights(_ME) is before
@@ -262,7 +262,7 @@ def test_a_changed_file_holds_from_the_next_look(file: Path) -> None:
 def test_a_broken_file_keeps_the_policy_and_is_told_once(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each change that breaks it is one error in the log; the former policy holds meanwhile."""
+    """Each change that breaks the file is one error in the log; the previous policy stays."""
     policies = PolicyWatcher(file)
     before = policies.rights(_ME)
     unknown = _OK.replace("auditor", "root")
@@ -292,7 +292,7 @@ def test_a_broken_file_keeps_the_policy_and_is_told_once(
 def test_a_file_that_comes_back_is_in_force(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same file out of sight and back is broken meanwhile, and not for longer."""
+    """A file that vanishes and comes back counts as broken only in between."""
     later = SimpleNamespace(time_ns=lambda: file.stat().st_ctime_ns + 3_000_000_000)
     monkeypatch.setattr(files, "time", later)
     policies = PolicyWatcher(file)
@@ -306,7 +306,7 @@ def test_a_file_that_comes_back_is_in_force(
 
 
 def test_a_file_that_is_gone_keeps_the_policy(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Removed, a folder, a pipe or too large: the policy stays, and it is told once."""
+    """If the file is gone, a folder, a pipe or too large, the policy stays, with one log line."""
     policies = PolicyWatcher(file)
     before = policies.rights(_ME)
 
@@ -339,7 +339,7 @@ def test_a_file_that_is_gone_keeps_the_policy(file: Path, caplog: pytest.LogCapt
 
 
 def test_a_server_does_not_start_on_a_broken_file(tmp_path: Path) -> None:
-    """At start there is no former policy to keep, so the fault is raised."""
+    """At the start there is no previous policy to keep, so the fault is raised."""
     with pytest.raises(PolicyFileError, match="cannot be read"):
         PolicyWatcher(tmp_path / "none.toml")
     (tmp_path / "broken.toml").write_text("[[grant]]")
@@ -349,7 +349,7 @@ def test_a_server_does_not_start_on_a_broken_file(tmp_path: Path) -> None:
 
 
 def test_an_old_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stamp is trusted once it is older than a file system's clock is coarse, and not before."""
+    """A stamp counts only once it is older than a coarse file system's clock tick."""
     reads = []
     read_file = policies_file._read
 

@@ -53,7 +53,7 @@ def test_a_pattern_matches_as_trying_everything_does(
 
 
 def test_a_pattern_full_of_stars_is_decided() -> None:
-    """Many stars against a long text that almost fits end in time: nothing is tried twice."""
+    """Many stars against a long text that almost fits take little time."""
     assert not Pattern("*a" * 500 + "*b").matches("a" * 100_000)
     assert Pattern("*a" * 500 + "*").matches("a" * 100_000)
 
@@ -85,14 +85,14 @@ def test_only_the_star_is_special(character: str) -> None:
 def test_a_star_in_a_caller_stays_within_its_segment(
     pattern: str, matching: str, other: str
 ) -> None:
-    """`*` crosses no `/`, `:` or `#`, and in a DNS name no dot."""
+    """`*` does not match `/`, `:` or `#`, nor a dot in a DNS name."""
     assert caller_pattern(pattern).matches(matching)
     assert not caller_pattern(pattern).matches(other)
 
 
 @given(st.text(max_size=40))
 def test_a_star_alone_is_every_caller(name: str) -> None:
-    """`callers = ["*"]` names everybody whom the transport let in."""
+    """`callers = ["*"]` names everybody whom the transport lets in."""
     assert caller_pattern("*").matches(name)
 
 
@@ -109,7 +109,7 @@ def test_a_star_alone_is_every_caller(name: str) -> None:
     ],
 )
 def test_a_star_in_a_key_stays_within_its_segment(pattern: str, uri: str, fits: bool) -> None:  # noqa: FBT001
-    """`*` crosses no `/` or `:` of the canonical uri."""
+    """`*` does not match `/` or `:` in the canonical uri."""
     assert KeyGrant("T", Pattern(pattern, KEY_SEPARATORS)).matches(RootKey("T", uri)) is fits
 
 
@@ -119,7 +119,7 @@ def _key_grant(principal: str | None, **options: str) -> KeyGrant:
 
 
 def test_the_ambient_identity_is_only_what_is_written_out() -> None:
-    """No pattern of principals is Keyfold's own identity, nor the other way round (protocol C1)."""
+    """No pattern of principals matches Keyfold's own identity, nor the reverse (protocol C1)."""
     assert not _key_grant("*").matches(RootKey("T", "k"))
     assert _key_grant("*").matches(RootKey("T", "k", "someone"))
     assert _key_grant(None).matches(RootKey("T", "k"))
@@ -128,7 +128,7 @@ def test_the_ambient_identity_is_only_what_is_written_out() -> None:
 
 
 def test_options_and_type_match_exactly() -> None:
-    """An option more, less or other, and another type, is another key (protocol C1)."""
+    """One option more, less or different, or another type, is another key (protocol C1)."""
     granted = _key_grant("p", a="1")
     assert granted.matches(RootKey("T", "k", "p", (("a", "1"),)))
     for options in ((), (("a", "2"),), (("a", "1"), ("b", "2"))):
@@ -146,7 +146,7 @@ def test_every_role_is_reached_by_a_word_and_says_what_it_is_for() -> None:
 
 
 def test_a_method_without_a_rule_is_nobody_s() -> None:
-    """What the table does not name is refused to everybody: default deny."""
+    """Nobody may call a method that the table does not name: default deny."""
     assert "Rotate" in RULES
     with pytest.raises(NotAllowedError, match="no rule lets anybody call Shred"):
         rule("Shred")

@@ -1,4 +1,4 @@
-"""What grants together let a caller do: default deny, hidden and denied, keys as whole tuples."""
+"""What grants together let a caller do: default deny, hidden and denied, keys as a whole."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ def _may_call(
     organization: str | None,
     regions: tuple[str, ...],
 ) -> bool:
-    """Asks by the names, and again with the organization, as the service does."""
+    """Checks by the names, and again with the organization, as the service does."""
     return _passes(lambda: rights.check_named(method, cluster, regions)) and _passes(
         lambda: rights.check_cluster(method, cluster, organization, regions)
     )
 
 
 def _allowed(rights: Rights) -> Iterator[object]:
-    """Gives every question of a small world that is answered with yes."""
+    """Returns every question of a small world to which the answer is yes."""
     methods = sorted(RULES)
     yield from (("check", m) for m in methods if _passes(partial(rights.check, m)))
     for cluster, organization in product(_CLUSTERS, _ORGANIZATIONS):
@@ -145,25 +145,25 @@ def _allowed(rights: Rights) -> Iterator[object]:
 @_FEWER
 @given(st.lists(_GRANTS, max_size=3), _GRANTS)
 def test_a_further_grant_never_takes_away(grants: list[Grant], more: Grant) -> None:
-    """Whatever was allowed stays allowed with one grant more; with one less nothing is added."""
+    """A further grant takes nothing away, and one grant less adds nothing."""
     assert set(_allowed(_rights(*grants))) <= set(_allowed(_rights(*grants, more)))
 
 
 @_FEWER
 @given(st.lists(_GRANTS, max_size=3))
 def test_the_order_of_grants_decides_nothing(grants: list[Grant]) -> None:
-    """The same grants the other way round allow the same."""
+    """The order of grants does not matter."""
     assert set(_allowed(_rights(*grants))) == set(_allowed(_rights(*reversed(grants))))
 
 
 def test_without_a_grant_only_health_may_be_asked() -> None:
-    """Default deny: a caller whom no grant names may do nothing else."""
+    """Default deny: a caller that no grant names may do nothing else."""
     health = {("check", f"grpc.health.v1.Health/{name}") for name in ("Check", "List", "Watch")}
     assert set(_allowed(_rights())) == health
 
 
 def test_any_grant_opens_reflection() -> None:
-    """Who has some grant may read the contract by reflection, and who has none may not."""
+    """A caller with any grant may read the contract by reflection; one without may not."""
     method = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     _rights(_grant("crypto:wrap", clusters=["a1"])).check(method)
     with pytest.raises(NotAllowedError):
@@ -180,7 +180,7 @@ def test_any_grant_opens_reflection() -> None:
 def test_a_use_is_decided_as_its_method_is(
     grants: list[Grant], cluster: str, organization: str | None, region: str, purpose: Purpose
 ) -> None:
-    """Where a use is refused, its method is too, and hidden is what is not seen (protocol C7)."""
+    """If a use is refused, so is its method; what the caller does not see is hidden (C7)."""
     rights = _rights(*grants)
     use = rights.use(cluster, organization, region, purpose)
     method = purpose.value.capitalize()
@@ -195,7 +195,7 @@ def test_a_use_is_decided_as_its_method_is(
 @_FEWER
 @given(st.lists(_GRANTS, max_size=3))
 def test_names_alone_refuse_nothing_that_is_allowed(grants: list[Grant]) -> None:
-    """What passes once the organization is known passes by the names before, and by the role."""
+    """What passes with the organization known has also passed by the names and by the role."""
     rights = _rights(*grants)
     for method, cluster, organization, regions in product(
         sorted(RULES), _CLUSTERS, _ORGANIZATIONS, _NAMED
@@ -206,7 +206,7 @@ def test_names_alone_refuse_nothing_that_is_allowed(grants: list[Grant]) -> None
 
 
 def test_crypto_narrowed_to_one_side() -> None:
-    """`crypto:wrap` seals and never opens, `crypto:unwrap` the other way; Rewrap needs both."""
+    """`crypto:wrap` only wraps, `crypto:unwrap` only unwraps; Rewrap needs both."""
     for word, purpose, mine, others in (
         ("crypto:wrap", Purpose.WRAP, "GenerateDataKey", "BatchUnwrap"),
         ("crypto:unwrap", Purpose.UNWRAP, "BatchUnwrap", "GenerateDataKey"),
@@ -224,7 +224,7 @@ def test_crypto_narrowed_to_one_side() -> None:
 
 
 def test_a_context_is_demanded_only_while_every_grant_demands_one() -> None:
-    """Each narrowed grant is an alternative; one without a context lifts them all."""
+    """Each grant with a context is an alternative; one without a context allows any context."""
     x, y = _grant("crypto", context={"app": "x"}), _grant("crypto:wrap", context={"app": "y"})
     assert _rights(x, y).use("a1", None, "eu", Purpose.WRAP).contexts == (
         {"app": "x"},
@@ -239,7 +239,7 @@ def test_a_context_is_demanded_only_while_every_grant_demands_one() -> None:
 
 
 def test_a_hidden_cluster_answers_as_one_that_does_not_exist() -> None:
-    """Type, text and fields are those of a cluster that there is none of (protocol C7)."""
+    """Type, text and fields are those for a cluster that does not exist (protocol C7)."""
     with pytest.raises(ClusterNotFoundError) as missing:
         existing(None, "b")
     rights = _rights(_grant("admin", clusters=["a*"]), _grant("admin", organizations=["acme"]))
@@ -257,7 +257,7 @@ def test_a_hidden_cluster_answers_as_one_that_does_not_exist() -> None:
 
 
 def test_a_hidden_region_answers_as_one_that_does_not_exist() -> None:
-    """Type, text and fields are those of a region that the cluster lacks (protocol C7)."""
+    """Type, text and fields are those for a region that the cluster lacks (protocol C7)."""
     with pytest.raises(RegionNotFoundError) as missing:
         a_cluster("a1").region("us")
     rights = _rights(_grant("admin", regions=["e*"]))
@@ -284,7 +284,7 @@ def test_what_may_be_seen_is_refused_by_the_role_that_is_lacking() -> None:
 
 
 def test_making_a_cluster_out_of_reach_is_refused_by_its_name() -> None:
-    """Enable outside of one's pattern is never NOT_FOUND."""
+    """Enable outside of the caller's pattern is never NOT_FOUND."""
     rights = _rights(_grant("operator", clusters=["a*"], organizations=["acme"], regions=["eu"]))
     rights.check_named("Enable", "a9", ("eu",))
     rights.check_cluster("Enable", "a9", "acme", ("eu",))
@@ -302,7 +302,7 @@ def test_making_a_cluster_out_of_reach_is_refused_by_its_name() -> None:
 
 @pytest.mark.parametrize("method", ["Revoke", "Restore"])
 def test_all_regions_are_not_for_who_has_some(method: str) -> None:
-    """Naming no region means all: refused by name, whatever regions the cluster has."""
+    """No region means all regions: refused by the names, whatever regions the cluster has."""
     narrow = _rights(_grant("operator", regions=["eu"]), _grant("operator", regions=["us"]))
     for check in (
         partial(narrow.check_named, method, "a1", ()),
@@ -363,7 +363,7 @@ def test_keys_do_not_leave_their_grant() -> None:
 
 
 def test_a_key_for_no_cluster_takes_a_grant_on_all() -> None:
-    """TestKey without a cluster: no narrowing to clusters or organizations."""
+    """TestKey without a cluster needs a grant for all clusters and organizations."""
     key = RootKey("T", "k")
     _rights(_grant("operator", keys=(_key("k"),))).check_key(None, None, None, key)
     _rights(_grant("operator", regions=["eu"], keys=(_key("k"),))).check_key(None, None, "eu", key)
@@ -377,7 +377,7 @@ def test_a_key_for_no_cluster_takes_a_grant_on_all() -> None:
 
 
 def test_any_of_a_caller_s_names_is_enough() -> None:
-    """A certificate may prove several names; a grant to one of them is the caller's."""
+    """A certificate may prove several names; a grant to any of them counts."""
     held = Policy((_grant("auditor"),), _patterns("dns:web"))
     both = Identity(("dns:web", "local"), "certificate")
     held.rights(both).check("GetStatus")
@@ -421,7 +421,7 @@ def test_the_development_default_is_for_local_callers(name: str) -> None:
 
 
 def test_the_development_default_is_for_nobody_else() -> None:
-    """A caller of any other kind has no right under it, and nobody is believed."""
+    """Under it any other caller has no rights, and Keyfold believes nobody."""
     development = Development()
     stranger = Identity(("spiffe://td/local", "dns:local", "uri:socket:x"), "certificate")
     assert set(_allowed(development.rights(stranger))) == set(_allowed(_rights()))
@@ -431,7 +431,7 @@ def test_the_development_default_is_for_nobody_else() -> None:
 
 
 def test_the_data_plane_is_told_by_its_roles() -> None:
-    """Only methods that use KEKs have purposes, and each has those of its roles."""
+    """Only methods that use KEKs have purposes, which are those of their roles."""
     assert {m: purposes(m) for m in RULES if purposes(m)} == {
         "Wrap": (Purpose.WRAP,),
         "GenerateDataKey": (Purpose.WRAP,),

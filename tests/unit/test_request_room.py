@@ -1,4 +1,4 @@
-"""Room for requests: what fits, who waits, and whose turn it is."""
+"""Room for requests: which requests fit, which wait, and which waiting request is next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keyfold_server.rpc.incoming.request_room import RequestRoom
 
 
 class Caller:
-    """A caller, with the bytes that it holds."""
+    """A caller that holds some bytes of room."""
 
     def __init__(self) -> None:
         """Holds nothing."""
@@ -31,13 +31,13 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 async def settled() -> None:
-    """Lets every task that can go on do so."""
+    """Runs every task that is ready to go on."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 def test_one_caller_fills_its_own_part_alone() -> None:
-    """What one caller may hold ends before what all may; another is let in at once."""
+    """A caller that has used up its own part waits, and another caller gets room at once."""
     room, one, other = room_for(), Caller(), Caller()
     assert [room.take(one) for _ in range(4)] == [True, True, True, False]
     assert room.take(other)
@@ -45,7 +45,7 @@ def test_one_caller_fills_its_own_part_alone() -> None:
 
 
 def test_a_caller_with_nothing_is_always_let_in() -> None:
-    """However much others hold, one request of each caller has room: none can be kept out."""
+    """However much others hold, each caller has room for one request, so none can be kept out."""
     room, callers = room_for(most=20), [Caller() for _ in range(5)]
     assert all(room.take(caller) for caller in callers)
     assert not any(room.take(caller) for caller in callers)
@@ -53,7 +53,7 @@ def test_a_caller_with_nothing_is_always_let_in() -> None:
 
 
 def test_what_has_arrived_counts_with_its_size() -> None:
-    """Room that a request turned out not to need lets the next one in."""
+    """Room that an arrived request does not need goes to the next request."""
 
     async def test() -> None:
         room, one = room_for(each=20), Caller()
@@ -75,7 +75,7 @@ def test_what_has_arrived_counts_with_its_size() -> None:
 
 
 def test_callers_who_wait_take_turns() -> None:
-    """Of those who wait for the server's room, nobody's line is served before another's first."""
+    """Free room goes to each waiting caller once before it goes to any of them twice."""
 
     async def test() -> None:
         room, greedy, modest, holder = room_for(most=30, each=100), Caller(), Caller(), Caller()
@@ -101,7 +101,7 @@ def test_callers_who_wait_take_turns() -> None:
 
 
 def test_who_gives_up_holds_nothing() -> None:
-    """One who is cancelled in line, even as its turn comes, leaves no room taken behind it."""
+    """A waiting request that is cancelled, even as it gets its room, leaves no room taken."""
 
     async def test() -> None:
         room, one = room_for(each=10), Caller()
@@ -120,7 +120,7 @@ def test_who_gives_up_holds_nothing() -> None:
 
 
 def test_the_line_has_an_end() -> None:
-    """So many requests of one caller may wait; the next one hears when to try again."""
+    """Only so many requests of one caller may wait; the error of the next one has a retry time."""
 
     async def test() -> None:
         room, one = room_for(each=10, line=1), Caller()

@@ -71,7 +71,7 @@ class TlsSet:
         key: The private key in PEM.
         client_ca: The clients' authorities in PEM, or None.
         serial: The certificate's serial number in hexadecimal.
-        not_after: When the certificate expires.
+        not_after: The end of the certificate's validity.
         key_exposed: True if others than the key file's owner and group can read it.
     """
 

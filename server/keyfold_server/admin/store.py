@@ -35,7 +35,7 @@ def export_store(
         ),
     ] = None,
 ) -> None:
-    """Writes the store, or one cluster's keyring, to a file. A server may run meanwhile.
+    """Write the store, or one cluster's keyring, to a file. A server may run meanwhile.
 
     The file holds KEKs as their root keys wrapped them. The service key seals the file and is not
     in it: keep a copy of the service key in another place.
@@ -72,7 +72,7 @@ def import_store(
         ),
     ] = None,
 ) -> None:
-    """Brings an export into an empty store, whole or not at all, with every region REVOKED.
+    """Bring an export into an empty store, whole or not at all, with every region REVOKED.
 
     Prints a line with cluster and region for each region that was ENABLED in the export;
     `keyfold restore` takes it back into service.
@@ -111,7 +111,7 @@ def reconcile_store(
         typer.Option(metavar="TEXT", help="The reason, for the audit trail.", show_default=False),
     ] = "",
 ) -> None:
-    """Makes replicas that refuse with STORE_ROLLED_BACK go on with the store as it is.
+    """Make replicas that refuse with STORE_ROLLED_BACK go on with the store as it is.
 
     Use it after a failover or a restore that lost changes. Without --yes it only says what would
     happen, and ends with exit code 1.

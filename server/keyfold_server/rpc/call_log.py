@@ -50,10 +50,10 @@ class Ended(NamedTuple):
     Attributes:
         time: The end of the call, in seconds of Unix time.
         method: The RPC's name.
-        facts: Who called, and about what, as far as that is known.
+        facts: The caller and the subject of the call, as far as they are known.
         code: The gRPC code's name.
         reason: The error's reason; empty if the call succeeded.
-        seconds: How long the call took in the server.
+        seconds: The time that the call took in the server.
         trace_id: The id of the caller's trace, or of our span; empty if there is neither.
     """
 

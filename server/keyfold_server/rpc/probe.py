@@ -46,7 +46,7 @@ def health(target: str, timeout: float, tls: Tls | None = None) -> str:
     Args:
         target: `HOST:PORT`, or `unix:` and a path.
         timeout: Seconds to wait for the answer, including the time to connect.
-        tls: How to connect over TLS; None connects without TLS.
+        tls: The settings of a TLS connection; None connects without TLS.
 
     Returns:
         `SERVING`, `NOT_SERVING`, or one line that says why no answer came.

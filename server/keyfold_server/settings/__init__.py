@@ -76,7 +76,8 @@ class Settings(BoundsSettings, RegionSettings, Keys, StoreSettings, AccessSettin
         default=30.0,
         ge=0,
         le=600,
-        description="How long the calls under way may take to finish after SIGTERM, 0s to 10m.",
+        description="The longest time that calls under way may take to finish after SIGTERM, 0s to "
+        "10m.",
     )
 
     @field_validator("metrics")

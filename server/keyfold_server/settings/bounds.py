@@ -78,8 +78,8 @@ class BoundsSettings(BaseModel):
         default=_DEFAULTS.receive_timeout,
         ge=1,
         le=300,
-        description="How long a request may take to arrive, including the wait for room in memory, "
-        "1s to 5m.",
+        description="The longest time that a request may take to arrive, including the wait for "
+        "room in memory, 1s to 5m.",
     )
     max_unread_bytes: int = Field(
         default=_DEFAULTS.unread_bytes,
@@ -131,13 +131,13 @@ class BoundsSettings(BaseModel):
         default=_DEFAULTS.default_deadline,
         ge=0.1,
         le=300,
-        description="How long a call without a deadline may take, 100ms to 5m.",
+        description="The deadline of a call that comes without one, 100ms to 5m.",
     )
     max_deadline: Duration = Field(
         default=_DEFAULTS.longest_deadline,
         ge=1,
         le=3600,
-        description="How long any call may take, whatever its deadline says, 1s to 1h.",
+        description="The longest time that any call may take, whatever deadline it has, 1s to 1h.",
     )
     max_connection_age: Duration = Field(
         default=_DEFAULTS.connection_age,
@@ -151,6 +151,6 @@ class BoundsSettings(BaseModel):
         default=_DEFAULTS.ping_interval,
         ge=1,
         le=3600,
-        description="How long a client must wait between two pings, 1s to 1h. The server "
+        description="The shortest time between two pings of a client, 1s to 1h. The server "
         "disconnects a client that pings more often.",
     )

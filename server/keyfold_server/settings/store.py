@@ -49,8 +49,8 @@ class StoreSettings(BaseModel):
         default=Timing().store_max_staleness,
         ge=2,
         le=3600,
-        description="How long this replica may use keys without reaching the store, 2s to 1h. "
-        "After that it refuses all calls that use keys.",
+        description="The longest time that this replica uses keys without reaching the store, 2s "
+        "to 1h. After that it refuses all calls that use keys.",
     )
 
     @field_validator("store", "store_listen")
