@@ -63,7 +63,7 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
         notices=report.notices,
     )
     if report.seen is not None:
-        _add_seen(status, report.seen, revoked=region.state is not State.ENABLED)
+        _add_seen(status, report.seen, revoked=not region.in_service)
     return status
 
 

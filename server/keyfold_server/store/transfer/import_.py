@@ -19,7 +19,6 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from keyfold_server.domain.changes import AuditEvent, revoked
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.domain.lifecycle import State
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import Cells
@@ -156,7 +155,7 @@ class _Writer:
         self.imported.enabled += [
             (now_revoked.name, region.name)
             for region in source.cluster.regions
-            if region.state is State.ENABLED
+            if region.in_service
         ]
 
     def issued(self, issued: IssuedId) -> None:
