@@ -241,9 +241,11 @@ def test_a_withdrawal_is_no_refusal_while_our_own_side_is_in_doubt(site: Site) -
 # One at a time.
 
 
-def _together(work: Callable[[], str]) -> list[Future[str]]:
-    """Runs a call in many threads at once; returns how each ended."""
-    together = threading.Barrier(_CALLERS)
+def _together(
+    work: Callable[[], str], then: Callable[[], None] = lambda: None
+) -> list[Future[str]]:
+    """Runs a call in many threads at once, and `then`; returns how each call ended."""
+    together = threading.Barrier(_CALLERS, then)
 
     def call() -> str:
         with within(10.0):
@@ -254,6 +256,16 @@ def _together(work: Callable[[], str]) -> list[Future[str]]:
         return [pool.submit(call) for _ in range(_CALLERS)]
 
 
+def _while_one_logs_in(site: Site, lease: Lease[str]) -> list[Future[str]]:
+    """Lets many callers come while one caller's login is under way; returns how they ended."""
+    site.entered.clear()
+    site.held = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_within, 10.0, lease.fresh)
+        assert site.entered.wait(10.0)
+        return _together(lease.fresh, threading.Timer(0.5, site.held.set).start)
+
+
 @pytest.mark.parametrize("passed", [0.0, LONGEST])
 def test_callers_who_come_together_log_in_once(site: Site, passed: float) -> None:
     """Where no session may be used, one of them gets it for all."""
@@ -262,8 +274,14 @@ def test_callers_who_come_together_log_in_once(site: Site, passed: float) -> Non
         lease.fresh()
         site.clock.advance(passed)
     before = site.logins
-    assert len({each.result() for each in _together(lease.fresh)}) == 1
+    assert len({each.result() for each in _while_one_logs_in(site, lease)}) == 1
     assert site.logins == before + 1
+
+
+def test_callers_share_a_session_that_is_over_already(site: Site) -> None:
+    """It serves those who came before its login began, and they do not log in one by one."""
+    site.lasts = 0.0
+    assert {each.result() for each in _while_one_logs_in(site, site.lease())} == {"session-2"}
 
 
 def test_callers_whose_session_was_rejected_log_in_once(site: Site) -> None:
@@ -276,16 +294,10 @@ def test_callers_whose_session_was_rejected_log_in_once(site: Site) -> None:
 
 def test_a_failed_login_is_shared_by_those_who_waited(site: Site) -> None:
     """They do not ask one after the other what the provider has just answered."""
-    lease = site.lease()
-    site.fails, site.held = UnreachableError("down"), threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(_within, 10.0, lease.fresh)
-        assert site.entered.wait(10.0)
-        waiting = threading.Timer(0.3, site.held.set)
-        waiting.start()
-        ended = _together(lease.fresh)
+    site.fails = UnreachableError("down")
+    ended = _while_one_logs_in(site, site.lease())
     assert {type(each.exception()) for each in ended} == {UnreachableError}
-    # The one that was under way when they came, and one that began since.
+    # The login that was under way when they came, and one that began since.
     assert site.logins == 2
 
 
@@ -312,35 +324,64 @@ def test_a_failure_for_want_of_time_is_shared_with_nobody(site: Site) -> None:
         other = pool.submit(_within, 10.0, lease.fresh)
         first.result(10.0)
         assert other.result(10.0) == "session-1"
+    with pytest.raises(UnreachableError), within(0.2):
+        lease.prove()
+    assert lease._failure is None
+
+
+@dataclass
+class Late:
+    """A thread that has seen the old session, and goes on when it is told."""
+
+    site: Site
+    saw: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+    thread: int | None = None
+
+    def clock(self) -> float:
+        """Holds the thread up after it has read the lease's session."""
+        if threading.get_ident() == self.thread:
+            self.thread = None
+            self.saw.set()
+            self.go.wait(10.0)
+        return self.site.clock.monotonic()
+
+    def fresh(self, lease: Lease[str]) -> str:
+        self.thread = threading.get_ident()
+        return lease.fresh()
 
 
 def test_whoever_gets_the_lock_looks_again(site: Site) -> None:
-    """A thread that saw the old session, and was slow, does not renew the new one (no stampede)."""
-    saw, go = threading.Event(), threading.Event()
-    slow: list[int] = []
-
-    def clock() -> float:
-        if threading.get_ident() in slow:
-            slow.clear()
-            saw.set()
-            go.wait(10.0)
-        return site.clock.monotonic()
-
-    lease = site.lease(clock)
+    """A slow thread that saw the old session does not renew the new one once more."""
+    late = Late(site)
+    lease = site.lease(late.clock)
     lease.fresh()
     site.clock.advance(_DUE)
-
-    def late() -> str:
-        slow.append(threading.get_ident())
-        return lease.fresh()
-
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(_within, 10.0, late)
-        assert saw.wait(10.0)
+        waiting = pool.submit(_within, 10.0, lambda: late.fresh(lease))
+        assert late.saw.wait(10.0)
         assert lease.fresh() == "session-2"
-        go.set()
+        late.go.set()
         assert waiting.result(10.0) == "session-2"
     assert site.logins == 2
+
+
+def test_whoever_comes_late_does_not_bring_a_refused_session_back(site: Site) -> None:
+    """Once another thread was refused, the session that a slow thread saw is not used (F2a)."""
+    late = Late(site)
+    lease = site.lease(late.clock)
+    lease.fresh()
+    site.clock.advance(_DUE)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(_within, 10.0, lambda: late.fresh(lease))
+        assert late.saw.wait(10.0)
+        site.fails = WithdrawnError(_DENIED, _DOUBT)
+        with pytest.raises(AccessDeniedError):
+            lease.fresh()
+        site.fails = UnreachableError("down")
+        late.go.set()
+        with pytest.raises(UnreachableError):
+            waiting.result(10.0)
 
 
 def test_one_renews_ahead_while_the_others_go_on(site: Site) -> None:
