@@ -18,8 +18,9 @@ from keyfold_server.domain.errors import (
     CredentialsFailedError,
     UnreachableError,
 )
-from keyfold_server.providers.aws.credentials import Signer, role, under
-from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.aws import credentials
+from keyfold_server.providers.aws.credentials import Signer, own_identity, role, under
+from keyfold_server.providers.shared.deadlines import current, within
 from keyfold_server.providers.shared.lease import LONGEST, Lease
 from keyfold_server.providers.shared.logins import Granted
 
@@ -180,6 +181,89 @@ def test_who_waits_for_a_renewal_waits_no_longer_than_its_call() -> None:
             lease.fresh()
         over.set()
         assert isinstance(held.exception(10), AccessDeniedError)
+
+
+# The server's own identity.
+
+
+class Source:
+    """A credential that the SDK found: it lasts so many seconds, or cannot be renewed."""
+
+    def __init__(self, key: str, lasts: float) -> None:
+        self.keys = ReadOnlyCredentials(key, "s", None, None)
+        self._expiry_time = datetime.now(UTC) + timedelta(seconds=lasts)
+        self.error: Exception | None = None
+        self.remaining: list[float] = []
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        self.remaining.append(current().remaining())
+        if self.error is not None:
+            raise self.error
+        return self.keys
+
+
+class Machine:
+    """A machine where the SDK looks for a credential; `source` is what it finds."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.searches = 0
+
+    def new_session(self) -> Machine:
+        return self
+
+    def get_credentials(self) -> Source:
+        self.searches += 1
+        return self.source
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with a credential for an hour."""
+    machine = Machine(Source("AKIA1", 3_600.0))
+    monkeypatch.setattr(credentials, "new_session", machine.new_session)
+    return machine
+
+
+def test_a_source_that_hangs_fails_no_call_whose_credential_is_good(machine: Machine) -> None:
+    """The SDK renews within half of the call's time, and the old keys serve until their end."""
+    clock = FakeClock()
+    own = own_identity(clock.monotonic)
+    with within(4.0):
+        assert own.fresh() == machine.source.keys
+        machine.source.error = UnreachableError("dripped")
+        clock.advance(LONGEST - 30)
+        assert own.fresh() == machine.source.keys
+    assert machine.source.remaining[1] <= 2.0
+    clock.advance(30)
+    with within(4.0), pytest.raises(UnreachableError):
+        own.fresh()
+
+
+def test_the_servers_own_keys_are_not_used_beyond_their_end(machine: Machine) -> None:
+    """Keys with little time left are read again before it is over."""
+    clock = FakeClock()
+    own = own_identity(clock.monotonic)
+    machine.source = Source("AKIA1", 120.0)
+    with within(5.0):
+        own.fresh()
+        machine.source = Source("AKIA2", 3_600.0)
+        clock.advance(91.0)
+        assert own.fresh().access_key == "AKIA1"
+        assert own.renew(own.fresh()).access_key == "AKIA2"
+    assert machine.searches == 2
+
+
+def test_rejected_keys_are_looked_for_again_once(machine: Machine) -> None:
+    """Where the environment has the same keys still, that is our own fault (F2a)."""
+    own = own_identity(FakeClock().monotonic)
+    with within(5.0):
+        used = own.fresh()
+        with pytest.raises(CredentialsFailedError, match="there is no other"):
+            own.renew(used)
+        machine.source = Source("AKIA2", 3_600.0)
+        assert own.renew(used).access_key == "AKIA2"
+    assert machine.searches == 3
 
 
 # Calls under a credential.

@@ -19,7 +19,7 @@ import google_crc32c
 import pytest
 from google.auth.compute_engine import _metadata
 
-from contract.counterparts import BUDGET
+from contract.counterparts import BUDGET, DRIP
 from contract.gcp_kms import PERMISSIONS, GcpCounterpart
 from counterparts.faults import FaultLayer
 from counterparts.gcp_iam import CLOUD_PLATFORM, GET_ACCESS_TOKEN, IMPLICIT_DELEGATION
@@ -297,6 +297,22 @@ def test_an_outage_of_iam_does_not_end_a_session_early(there: GcpCounterpart) ->
         clock.advance(LONGEST - AHEAD)
         with pytest.raises(UnreachableError):
             _unwrap(there, key, ciphertext)
+
+
+def test_a_token_endpoint_that_drips_fails_no_call_whose_token_is_good(
+    there: GcpCounterpart,
+) -> None:
+    """Renewing the server's own token ahead leaves the call the time that it needs (C4)."""
+    clock = FakeClock()
+    _again(there, clock=clock.monotonic)
+    key = _as_itself(there)
+    ciphertext = _wrap(there, key)
+    # Beyond ten minutes, too: no customer can withdraw the server's own identity.
+    for passed in (AHEAD + 1, LONGEST, LONGEST):
+        clock.advance(passed)
+        with there.tokens.dripping(DRIP):
+            opened = there.provider.unwrap(key, "", ciphertext, BINDING, budget=1.5)
+        assert bytes(opened.plaintext) == PLAINTEXT
 
 
 # Whose credential it is.
