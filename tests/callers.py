@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from keyfold_server.access.development import AnyKey, Development
 from keyfold_server.access.grants import Grant, Pattern, Patterns, Role
-from keyfold_server.access.policy import CachedPolicy, Development, Policy, _AnyKey
+from keyfold_server.access.policy import CachedPolicy, Policy
 from keyfold_server.domain.rights import Caller, Identity, Rights
 
 POLICIES: Final = Development()
@@ -15,7 +16,7 @@ LOCAL: Final = Identity(("local",), "loopback")
 EVERYTHING: Final[Rights] = POLICIES.rights(LOCAL)
 
 _ANYBODY: Final = CachedPolicy(
-    Policy((Grant("tests", Patterns((Pattern("*"),)), frozenset(Role), keys=(_AnyKey("any"),)),))
+    Policy((Grant("tests", Patterns((Pattern("*"),)), frozenset(Role), keys=(AnyKey("any"),)),))
 )
 
 

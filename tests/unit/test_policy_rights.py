@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from builders import a_cluster
 from keyfold_server.access import policy as policy_module
+from keyfold_server.access.development import Development
 from keyfold_server.access.grants import (
     KEY_SEPARATORS,
     ROLES,
@@ -23,7 +24,7 @@ from keyfold_server.access.grants import (
     Patterns,
     Role,
 )
-from keyfold_server.access.policy import CachedPolicy, Development, GrantedRights, Policy, purposes
+from keyfold_server.access.policy import CachedPolicy, GrantedRights, Policy, purposes
 from keyfold_server.domain.cluster import existing
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,

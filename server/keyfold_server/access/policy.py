@@ -10,18 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from keyfold_server.access.grants import Grant, KeyGrant, Pattern, Patterns, Role, rule
+from keyfold_server.access.grants import Grant, Patterns, Role, rule
 from keyfold_server.domain.cluster import no_cluster, no_region
 from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.rights import DENIED, HIDDEN, Identity, Purpose, Rights, Use, Verdict
-
-DEVELOPMENT: Final = (
-    "neither policy, TLS nor tokens are set: whoever reaches the loopback address or the unix "
-    "socket has every role on every cluster and may name any key (LOCAL, PLATFORM, and what "
-    "KEYFOLD_ALLOWED_ENDPOINTS and the SDKs' environment reach); set KEYFOLD_POLICY to narrow it"
-)
-"""The warning in the server's log about the development default."""
+from keyfold_server.domain.rights import DENIED, HIDDEN, Identity, Purpose, Use, Verdict
 
 ROLE_OF: Final[Mapping[Purpose, Role]] = {
     Purpose.WRAP: Role.WRAP,
@@ -263,47 +256,3 @@ class CachedPolicy:
                 self._rights.clear()
             self._rights[identity] = found
         return found
-
-
-class Development:
-    """The policy if neither policy, TLS nor tokens are set: local callers may do everything."""
-
-    broken: Final = None
-
-    def __init__(self) -> None:
-        """Makes the development default."""
-        self._force = CachedPolicy(
-            Policy(
-                (
-                    Grant(
-                        "the development default",
-                        Patterns((Pattern("local"), Pattern("socket:*"))),
-                        frozenset(Role),
-                        keys=(_AnyKey("any"),),
-                    ),
-                )
-            )
-        )
-
-    def rights(self, identity: Identity) -> Rights:
-        """Returns a caller's rights: everything for a local caller, nothing for any other."""
-        return self._force.rights(identity)
-
-    def believes(self, identity: Identity) -> bool:
-        """Says False: without a policy Keyfold believes nobody about whom it calls for."""
-        return self._force.policy.believes(identity)
-
-    def reload(self) -> bool:
-        """Says that the policy has not changed: it has no file."""
-        return False
-
-
-class _AnyKey(KeyGrant):
-    """Every root key, under any principal. A policy file cannot express that."""
-
-    __slots__ = ()
-
-    def matches(self, key: RootKey) -> bool:
-        """Says True."""
-        del key
-        return True

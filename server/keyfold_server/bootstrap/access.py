@@ -9,9 +9,9 @@ from typing import Final
 import grpc
 
 from keyfold_server import telemetry
+from keyfold_server.access import development
 from keyfold_server.access.certificates import CertificateVerifier
 from keyfold_server.access.jwks_source import KeySource
-from keyfold_server.access.policy import DEVELOPMENT, Development
 from keyfold_server.access.policy_watcher import PolicyWatcher
 from keyfold_server.access.tls import ServerTls
 from keyfold_server.access.tls_files import TlsFiles
@@ -55,7 +55,7 @@ class Access:
             self._keys = KeySource(settings.jwt_jwks, clock)
             tokens = TokenVerifier(self._keys, settings.jwt_issuer, settings.jwt_audience)
         self._policies = (
-            Development() if settings.policy is None else PolicyWatcher(settings.policy)
+            development.Development() if settings.policy is None else PolicyWatcher(settings.policy)
         )
         default = None
         if settings.listen.startswith("unix:"):
@@ -63,7 +63,7 @@ class Access:
         elif certificates is None and tokens is None:
             default = Identity(("local",), "loopback")
         if settings.policy is None:
-            log.warning("%s", DEVELOPMENT)
+            log.warning("%s", development.WARNING)
         self.callers = Callers(self._policies, default, clock, certificates, tokens)
 
     async def start(self) -> list[asyncio.Task[None]]:
