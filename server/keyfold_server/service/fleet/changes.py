@@ -199,7 +199,8 @@ class Changes:
 
     async def begin_anew(self) -> None:
         """Registers with the store as it is now, as a replica does that starts (S4)."""
-        # Let the changes under way end first: they were decided on a state that the store lacks.
+        # Let the changes under way end first. They were decided on a state that the store lacks
+        # now, so none of them may be committed after this.
         await self._tasks.drain()
         self._loads.drop_all()
         began = Moment.now(self._clock)
@@ -217,7 +218,7 @@ class Changes:
             lost: This method sets it when everything is dropped.
         """
         if not self.rolled_back:
-            log.error("the store lacks changes that this replica has seen; it refuses from now on")
+            log.error("this replica refuses from now on: the store lacks changes that it has seen")
         self.rolled_back = True
         self._loads.drop_all()
         lost.set()

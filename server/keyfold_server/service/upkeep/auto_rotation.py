@@ -116,12 +116,12 @@ class AutoRotation:
         call = MutationCall(SERVER_CALLER, RPC, "", request, self._clock.monotonic() + _PATIENCE)
         try:
             if place in self._failed:
-                # The failure is in the log and the audit trail once. A proof first keeps it from
-                # going there again with every sweep.
+                # The log and the audit trail have the failure already. If this proof fails, the
+                # sweep does not add it to them again.
                 await self._prove(cluster, region)
             result = await self._rotation.rotate(call)
         except ConflictError:
-            log.info("auto_rotate leaves %s/%s to who changed it", cluster.name, region.name)
+            log.info("auto_rotate: another request changed %s/%s first", cluster.name, region.name)
         except KeyfoldError as error:
             if place not in self._failed:
                 log.warning(

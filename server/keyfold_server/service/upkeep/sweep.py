@@ -98,7 +98,7 @@ class Sweep:
 
     async def keep(self) -> None:
         """Runs every slot once per interval, until cancelled."""
-        # Replicas that start together do not ask together.
+        # At random, so that replicas that start together do not ask together.
         first = random.randrange(SLOTS)  # noqa: S311
         try:
             for turn in itertools.count(first):
@@ -137,7 +137,7 @@ class Sweep:
             for opened in used if alone else ():
                 if opened is not used[0]:
                     await asyncio.sleep(_PAUSE)
-                # For one KEK at a time: a root key with thousands of them takes half an hour.
+                # Hold the place for one KEK only: thousands of them take half an hour.
                 async with self._at_once:
                     task = self._loads.prove(opened)
                     if task is None:
@@ -176,7 +176,7 @@ class Sweep:
                     self._turns.could_not_ask(sample.root)
                     return None, ""
                 except KeyfoldError as error:
-                    log.warning("the sweep leaves %s out: %s", sample.cluster, error.reason)
+                    log.warning("the sweep could not check %s: %s", sample.cluster, error.reason)
                     if isinstance(error, RowNotAuthenticError):
                         self._health.unreadable(sample.kek)
                     continue
