@@ -36,19 +36,10 @@ from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.loading.failures import REREAD_TIMEOUT, AnnounceRefusal, KmsFailures
 from keyfold_server.service.loading.freshness import Freshness
 from keyfold_server.service.loading.reads import Reads
+from keyfold_server.service.loading.shared_loads import SharedLoad, SharedLoads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _SharedLoad:
-    """A running load. Calls that need its KEK, or only its root key's proof, may join it."""
-
-    task: asyncio.Task[CachedKek | KeyfoldError | None]
-    kek_id: bytes
-    view: ClusterView
-    invalidations: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +81,7 @@ class Loads:
         self._clock = clock
         self._tasks = tasks
         self._reads = Reads(cache, storage, clock, timing, tasks)
-        self._shared: dict[str | bytes, _SharedLoad] = {}
+        self._shared = SharedLoads(cache, tasks)
         self._running: set[_Unwrap] = set()
         self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
         self._failures = KmsFailures(
@@ -165,28 +156,9 @@ class Loads:
 
     # Loads
 
-    def _join(self, view: ClusterView, region: RegionView, generation: Generation) -> _SharedLoad:
+    def _join(self, view: ClusterView, region: RegionView, generation: Generation) -> SharedLoad:
         """Joins or starts the load of a KEK, or of another KEK that proves the same root key."""
-        root = self._cache.root(generation.current.root_id)
-        # A KEK in memory needs only a proof, and any load under its root key brings one.
-        key = root.root_id if generation.kek_id in view.open else generation.kek_id
-        shared = self._shared.get(key)
-        if (
-            shared is not None
-            and shared.invalidations == root.invalidations
-            and self._cache.holds(shared.view)
-            and not shared.task.done()
-        ):
-            return shared
-        task = self._tasks.start(self._load(view, region, generation))
-        shared = self._shared[key] = _SharedLoad(task, generation.kek_id, view, root.invalidations)
-
-        def done(_: asyncio.Task[CachedKek | KeyfoldError | None]) -> None:
-            if self._shared.get(key) is shared:
-                del self._shared[key]
-
-        task.add_done_callback(done)
-        return shared
+        return self._shared.join(view, generation, lambda: self._load(view, region, generation))
 
     async def _load(
         self, view: ClusterView, region: RegionView, generation: Generation
