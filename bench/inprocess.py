@@ -25,7 +25,7 @@ from bench import cases
 from bench.figures import aligned
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server import bootstrap
-from keyfold_server.access.development import Development
+from keyfold_server.access.policy.development import Development
 from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.handlers.data import DataMethods

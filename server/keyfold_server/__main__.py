@@ -96,7 +96,7 @@ def health(
 
 def _tls(loaded: Settings) -> Tls | None:
     """Returns how to connect to a server that has these settings."""
-    from keyfold_server.access import tls_files
+    from keyfold_server.access.tls import files as tls_files
     from keyfold_server.rpc.probe import Tls
 
     if loaded.tls_cert is None or loaded.tls_key is None:

@@ -27,8 +27,8 @@ from in_process import InProcess, serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.access.policy import CachedPolicy
-from keyfold_server.access.policy_file import parse
+from keyfold_server.access.policy.file import parse
+from keyfold_server.access.policy.rights import CachedPolicy
 from keyfold_server.domain import errors
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.bounds import Bounds

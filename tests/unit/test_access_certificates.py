@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from certificates import Authority, Issued, self_signed
-from keyfold_server.access import certificates as certificates_module
-from keyfold_server.access.certificates import CertificateVerifier
+from keyfold_server.access.tls import certificates as certificates_module
+from keyfold_server.access.tls.certificates import CertificateVerifier
 from keyfold_server.domain.errors import CallerCredentialError
 from keyfold_server.domain.rights import Identity
 

@@ -12,9 +12,9 @@ import pytest
 from cryptography import x509
 from typer.testing import CliRunner
 
-from keyfold_server.access.certificates import CertificateVerifier
-from keyfold_server.access.tls import ServerTls
-from keyfold_server.access.tls_files import TlsFiles
+from keyfold_server.access.tls.certificates import CertificateVerifier
+from keyfold_server.access.tls.files import TlsFiles
+from keyfold_server.access.tls.server import ServerTls
 from keyfold_server.admin import EXIT_ERROR, app
 from keyfold_server.admin.dev_certs import dev_certs
 from keyfold_server.service.clock import SystemClock

@@ -18,9 +18,9 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from certificates import Authority
 from fakes import FakeClock
-from keyfold_server.access import jwks, jwks_fetch, jwks_source
-from keyfold_server.access.jwks import KeySetError
-from keyfold_server.access.jwks_source import KeySource
+from keyfold_server.access.tokens import fetching, key_set, key_source
+from keyfold_server.access.tokens.key_set import KeySetError
+from keyfold_server.access.tokens.key_source import KeySource
 from keyfold_server.domain.errors import SetupError
 
 _EC = ec.generate_private_key(ec.SECP256R1())
@@ -39,11 +39,11 @@ def _set(*keys: object) -> bytes:
 def test_algorithms_of_each_key() -> None:
     """A key serves the algorithms of its own type and curve, or the one that it declares."""
     ed = OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public_key(), as_dict=True)
-    keys = jwks.parse(
+    keys = key_set.parse(
         _set(_GOOD, _RSA_JWK, {**ed, "kid": "ed"}, {**_RSA_JWK, "kid": "ps", "alg": "PS384"})
     )
     taken = {
-        key_id: [name for name in jwks.ALGORITHMS if keys.get(key_id, name)]
+        key_id: [name for name in key_set.ALGORITHMS if keys.get(key_id, name)]
         for key_id in ("ec", "rsa", "ed", "ps", "nobody")
     }
     assert taken == {
@@ -105,24 +105,24 @@ def _private() -> dict[str, Any]:
 def test_keys_that_are_left_out(key: dict[str, Any] | str | None) -> None:
     """Weak, private, symmetric, misdeclared and foreign keys are left out; the others stay."""
     odd = {**key, "kid": "odd"} if isinstance(key, dict) else key
-    keys = jwks.parse(_set(odd, _GOOD))
+    keys = key_set.parse(_set(odd, _GOOD))
     assert (len(keys), keys.skipped) == (1, 1)
     assert "odd" not in keys
     with pytest.raises(KeySetError, match="none of its keys"):
-        jwks.parse(_set(odd))
+        key_set.parse(_set(odd))
 
 
 @pytest.mark.parametrize("key_id", [None, "", 7, ["ec"], ...])
 def test_keys_without_an_id(key_id: object) -> None:
     """A key that no token could name is left out."""
     key = {**_GOOD, "kid": key_id} if key_id is not ... else {**_GOOD, "kid": None}
-    assert jwks.parse(_set(key, _RSA_JWK)).skipped == 1
+    assert key_set.parse(_set(key, _RSA_JWK)).skipped == 1
 
 
 def test_two_keys_of_one_id() -> None:
     """Of two keys with one id and algorithm the first counts, whatever a token says."""
     other = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
-    keys = jwks.parse(_set(_GOOD, {**other, "kid": "ec"}, {**_RSA_JWK, "kid": "ec"}))
+    keys = key_set.parse(_set(_GOOD, {**other, "kid": "ec"}, {**_RSA_JWK, "kid": "ec"}))
     found = keys.get("ec", "ES256")
     assert found is not None
     assert found.key.public_numbers() == _EC.public_key().public_numbers()
@@ -146,7 +146,7 @@ def test_two_keys_of_one_id() -> None:
 def test_what_is_no_key_set(text: bytes, why: str) -> None:
     """A key set that cannot be used is refused as a whole, with the reason."""
     with pytest.raises(KeySetError, match=why):
-        jwks.parse(text)
+        key_set.parse(text)
 
 
 # --- from where ---------------------------------------------------------------------------
@@ -333,10 +333,10 @@ async def test_a_dripping_issuer(
             ended.set()
 
     issuer.answer = drip
-    fetch = jwks_fetch.fetcher(issuer.url, 0.3, issuer.context)
+    fetch = fetching.fetcher(issuer.url, 0.3, issuer.context)
     try:
         with pytest.raises(KeySetError, match=r"within 0\.3 s"):
-            await jwks_fetch.in_thread(fetch)
+            await fetching.in_thread(fetch)
         assert await asyncio.to_thread(ended.wait, 10)
     finally:
         ended.set()
@@ -393,7 +393,7 @@ def test_other_places(where: str, clock: FakeClock) -> None:
 
 async def test_keys_from_a_file(tmp_path: Path, clock: FakeClock) -> None:
     """A changed file is read again; a broken or missing one leaves the last good keys."""
-    file = tmp_path / "jwks.json"
+    file = tmp_path / "key_set.json"
     file.write_bytes(_set(_GOOD))
     source = KeySource(str(file), clock)
     await source.start()
@@ -414,7 +414,7 @@ async def test_keys_from_a_file(tmp_path: Path, clock: FakeClock) -> None:
 @pytest.mark.parametrize("text", [None, b"{", b'{"keys": []}'])
 async def test_a_bad_file_at_start(tmp_path: Path, clock: FakeClock, text: bytes | None) -> None:
     """A file that is missing or not a key set stops the start; the error names the setting."""
-    file = tmp_path / "jwks.json"
+    file = tmp_path / "key_set.json"
     if text is not None:
         file.write_bytes(text)
     with pytest.raises(SetupError, match=f"^KEYFOLD_JWT_JWKS: {file}: "):
@@ -423,7 +423,7 @@ async def test_a_bad_file_at_start(tmp_path: Path, clock: FakeClock, text: bytes
 
 async def test_keys_too_old(tmp_path: Path, clock: FakeClock) -> None:
     """The last good keys stay in use for 24 h without the issuer, and no longer."""
-    file = tmp_path / "jwks.json"
+    file = tmp_path / "key_set.json"
     file.write_bytes(_set(_GOOD))
     source = KeySource(str(file), clock)
     await source.start()
@@ -455,8 +455,8 @@ async def test_it_keeps_itself_fresh(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The background task reads a changed file, and survives whatever goes wrong."""
-    monkeypatch.setattr(jwks_source, "FILE_PERIOD", 0.005)
-    file = tmp_path / "jwks.json"
+    monkeypatch.setattr(key_source, "FILE_PERIOD", 0.005)
+    file = tmp_path / "key_set.json"
     file.write_bytes(_set(_GOOD))
     source = KeySource(str(file), clock)
     await source.start()
@@ -473,13 +473,13 @@ async def test_it_keeps_itself_fresh(
     await asyncio.wait_for(failed.wait(), 10)
     source._fetch = fetch
     read = asyncio.Event()
-    parse = jwks.parse
+    parse = key_set.parse
 
-    def parsed(text: bytes) -> jwks.KeySet:
+    def parsed(text: bytes) -> key_set.KeySet:
         read.set()
         return parse(text)
 
-    monkeypatch.setattr(jwks, "parse", parsed)
+    monkeypatch.setattr(key_set, "parse", parsed)
     draft = tmp_path / "draft"
     draft.write_bytes(_set(_RSA_JWK))
     draft.replace(file)

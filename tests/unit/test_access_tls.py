@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from certificates import Authority, Issued, PrivateKey
-from keyfold_server.access import tls_files
-from keyfold_server.access.certificates import CertificateVerifier
-from keyfold_server.access.tls import ServerTls
-from keyfold_server.access.tls_files import TlsFiles
+from keyfold_server.access.tls import files as tls_files
+from keyfold_server.access.tls.certificates import CertificateVerifier
+from keyfold_server.access.tls.files import TlsFiles
+from keyfold_server.access.tls.server import ServerTls
 from keyfold_server.domain import files
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.service.clock import SystemClock
@@ -247,7 +247,7 @@ async def test_broken_files_leave_the_last_good_ones(
     disk: _Disk, server: _Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Files that do not fit together are never served, and the log says so once."""
-    caplog.set_level(logging.INFO, "keyfold_server.access.tls")
+    caplog.set_level(logging.INFO, "keyfold_server.access.tls.server")
     serial = disk.server.certificate.serial_number
     other = disk.authority.issue("dns:localhost")
     client_ca = disk.files.client_ca

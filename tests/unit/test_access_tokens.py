@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa,
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from fakes import FakeClock
-from keyfold_server.access import jwks_fetch
-from keyfold_server.access.jwks_source import KeySource
-from keyfold_server.access.tokens import TokenVerifier
+from keyfold_server.access.tokens import fetching
+from keyfold_server.access.tokens.key_source import KeySource
+from keyfold_server.access.tokens.verifier import TokenVerifier
 from keyfold_server.domain.errors import (
     CallerCredentialError,
     IssuerUnreachableError,
@@ -315,13 +315,13 @@ async def test_urls_in_headers_are_not_followed(
     server = await asyncio.start_server(attacker.visited, "127.0.0.1", 0)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
     fetched: list[str] = []
-    original = jwks_fetch.in_thread
+    original = fetching.in_thread
 
-    async def watched(fetch: jwks_fetch.Fetch) -> bytes:
+    async def watched(fetch: fetching.Fetch) -> bytes:
         fetched.append("")
         return await original(fetch)
 
-    monkeypatch.setattr(jwks_fetch, "in_thread", watched)
+    monkeypatch.setattr(fetching, "in_thread", watched)
     stranger = _jwk(_STRANGER, "stranger")
     async with server:
         for more in ({"jku": url}, {"x5u": url}, {"jwk": stranger}, {"x5c": ["MIIB"]}):

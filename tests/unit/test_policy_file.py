@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfold_server.access import policy_watcher as policies_file
-from keyfold_server.access.grants import Role
-from keyfold_server.access.policy_file import PolicyFileError, parse
-from keyfold_server.access.policy_watcher import MAX_FILE, PolicyWatcher, read
+from keyfold_server.access.policy import watcher as policies_file
+from keyfold_server.access.policy.file import PolicyFileError, parse
+from keyfold_server.access.policy.grants import Role
+from keyfold_server.access.policy.watcher import MAX_FILE, PolicyWatcher, read
 from keyfold_server.domain import files
 from keyfold_server.domain.errors import NotAllowedError
 from keyfold_server.domain.keyspec import RootKey

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keyfold_server.access.grants import (
+from keyfold_server.access.policy.grants import (
     KEY_SEPARATORS,
     ROLES,
     RULES,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import a_cluster
-from keyfold_server.access import policy as policy_module
-from keyfold_server.access.development import Development
-from keyfold_server.access.grants import (
+from keyfold_server.access.policy import rights as policy_module
+from keyfold_server.access.policy.development import Development
+from keyfold_server.access.policy.grants import (
     KEY_SEPARATORS,
     ROLES,
     RULES,
@@ -24,7 +24,7 @@ from keyfold_server.access.grants import (
     Patterns,
     Role,
 )
-from keyfold_server.access.policy import CachedPolicy, GrantedRights, Policy, purposes
+from keyfold_server.access.policy.rights import CachedPolicy, GrantedRights, Policy, purposes
 from keyfold_server.domain.cluster import existing
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,

@@ -9,7 +9,7 @@ import pytest
 
 from callers import EVERYTHING
 from fakes import FakeProvider
-from keyfold_server.access.policy_file import parse
+from keyfold_server.access.policy.file import parse
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     InvalidKeySpecError,

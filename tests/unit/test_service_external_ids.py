@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from callers import EVERYTHING
-from keyfold_server.access.policy_file import parse
+from keyfold_server.access.policy.file import parse
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     ExternalIdNotIssuedError,

@@ -11,9 +11,9 @@ import pytest
 
 from callers import EVERYTHING
 from keyfold.v1 import key_management_service_pb2 as pb
-from keyfold_server.access.grants import RULES
-from keyfold_server.access.policy import Policy
-from keyfold_server.access.policy_file import parse
+from keyfold_server.access.policy.file import parse
+from keyfold_server.access.policy.grants import RULES
+from keyfold_server.access.policy.rights import Policy
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ContextNotGrantedError,

@@ -52,7 +52,7 @@ def dev_certs(
     server and for each caller. Prints the settings for the server and for each client, and a
     grpcurl command.
     """
-    from keyfold_server.access import dev_certs as making
+    from keyfold_server.access.tls import dev_certs as making
 
     names = tuple(name or _NAMES)
     callers = tuple(dict.fromkeys(client or _CLIENTS))

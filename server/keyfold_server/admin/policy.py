@@ -23,8 +23,8 @@ from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.rights import Identity, Rights, Verdict
 
 if TYPE_CHECKING:
-    from keyfold_server.access.grants import Grant
-    from keyfold_server.access.policy import Policy
+    from keyfold_server.access.policy.grants import Grant
+    from keyfold_server.access.policy.rights import Policy
 
 EXIT_REFUSED: Final = 1
 """The exit code if the policy does not allow the call, or names the caller nowhere."""
@@ -161,11 +161,11 @@ def explain(caller: _As, file: _File = None) -> None:
 
 
 def _loaded(file: Path | None) -> Policy:
-    from keyfold_server.access import policy_watcher
+    from keyfold_server.access.policy import watcher
 
     if file is None:
         raise fail("no policy file; give --file, or set KEYFOLD_POLICY")
-    return policy_watcher.read(file)
+    return watcher.read(file)
 
 
 def _pairs(option: str, given: Iterable[str] | None) -> dict[str, str]:
@@ -189,8 +189,8 @@ def _key(type_: str | None, uri: str, principal: str, options: Mapping[str, str]
 
 def _complete(asked: _Question) -> None:
     """Refuses a question that lacks what every call of its method has."""
-    from keyfold_server.access.grants import RULES
-    from keyfold_server.access.policy import purposes
+    from keyfold_server.access.policy.grants import RULES
+    from keyfold_server.access.policy.rights import purposes
 
     if asked.rpc not in RULES:
         raise fail(f"there is no method {asked.rpc}; use one of {', '.join(RULES)}")
@@ -200,7 +200,7 @@ def _complete(asked: _Question) -> None:
 
 def _refusal(rights: Rights, asked: _Question) -> ForbiddenError | NotFoundError | None:
     """Returns why a call is refused, or None; checks in the same order as the server."""
-    from keyfold_server.access.policy import purposes
+    from keyfold_server.access.policy.rights import purposes
 
     try:
         rights.check(asked.rpc)
@@ -218,7 +218,7 @@ def _refusal(rights: Rights, asked: _Question) -> ForbiddenError | NotFoundError
 
 
 def _check_uses(rights: Rights, asked: _Question) -> None:
-    from keyfold_server.access.policy import purposes
+    from keyfold_server.access.policy.rights import purposes
 
     cluster = asked.cluster or ""
     for purpose in purposes(asked.rpc):
@@ -236,7 +236,7 @@ def _check_uses(rights: Rights, asked: _Question) -> None:
 
 def _giving(identity: Identity, own: Iterable[Grant], asked: _Question) -> list[str]:
     """Returns each grant that is enough by itself, or else the grants that are enough together."""
-    from keyfold_server.access.policy import GrantedRights
+    from keyfold_server.access.policy.rights import GrantedRights
 
     if _refusal(GrantedRights(identity, ()), asked) is None:
         return ["every caller may call it"]
@@ -252,7 +252,7 @@ def _giving(identity: Identity, own: Iterable[Grant], asked: _Question) -> list[
 
 
 def _described(grant: Grant) -> list[tuple[str, str]]:
-    from keyfold_server.access.grants import RULES
+    from keyfold_server.access.policy.grants import RULES
 
     # Names with a slash are of gRPC's standard services, which have nothing to do with keys.
     methods = [

@@ -9,13 +9,13 @@ from typing import Final
 import grpc
 
 from keyfold_server import telemetry
-from keyfold_server.access import development
-from keyfold_server.access.certificates import CertificateVerifier
-from keyfold_server.access.jwks_source import KeySource
-from keyfold_server.access.policy_watcher import PolicyWatcher
-from keyfold_server.access.tls import ServerTls
-from keyfold_server.access.tls_files import TlsFiles
-from keyfold_server.access.tokens import TokenVerifier
+from keyfold_server.access.policy import development
+from keyfold_server.access.policy.watcher import PolicyWatcher
+from keyfold_server.access.tls.certificates import CertificateVerifier
+from keyfold_server.access.tls.files import TlsFiles
+from keyfold_server.access.tls.server import ServerTls
+from keyfold_server.access.tokens.key_source import KeySource
+from keyfold_server.access.tokens.verifier import TokenVerifier
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Identity
 from keyfold_server.rpc.incoming.callers import Callers

@@ -14,8 +14,8 @@ from typing import Final
 
 import grpc
 
-from keyfold_server.access import tls_files
-from keyfold_server.access.tls_files import TlsFiles, TlsSet
+from keyfold_server.access.tls import files as tls_files
+from keyfold_server.access.tls.files import TlsFiles, TlsSet
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.files import Stamp
 from keyfold_server.domain.ports import Clock

@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from keyfold_server.access.policy import CachedPolicy, Policy
-from keyfold_server.access.policy_file import PolicyFileError, parse
+from keyfold_server.access.policy.file import PolicyFileError, parse
+from keyfold_server.access.policy.rights import CachedPolicy, Policy
 from keyfold_server.domain.files import Stamp, settled, stamp_of
 from keyfold_server.domain.rights import Identity, Rights
 

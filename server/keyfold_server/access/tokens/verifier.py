@@ -19,9 +19,9 @@ from typing import Any, Final
 from jwt import PyJWS
 from jwt.exceptions import PyJWTError
 
-from keyfold_server.access.jwks import ALGORITHMS, KeySet
-from keyfold_server.access.jwks_source import KeySource
 from keyfold_server.access.lru_cache import LruCache
+from keyfold_server.access.tokens.key_set import ALGORITHMS, KeySet
+from keyfold_server.access.tokens.key_source import KeySource
 from keyfold_server.domain.errors import (
     CallerCredentialError,
     IssuerUnreachableError,

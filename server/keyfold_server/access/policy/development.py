@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from keyfold_server.access.grants import Grant, KeyGrant, Pattern, Patterns, Role
-from keyfold_server.access.policy import CachedPolicy, Policy
+from keyfold_server.access.policy.grants import Grant, KeyGrant, Pattern, Patterns, Role
+from keyfold_server.access.policy.rights import CachedPolicy, Policy
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.rights import Identity, Rights
 

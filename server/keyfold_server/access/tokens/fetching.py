@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from keyfold_server.access.jwks import MAX_SIZE, KeySetError
+from keyfold_server.access.tokens.key_set import MAX_SIZE, KeySetError
 from keyfold_server.domain.errors import SetupError
 
 _HTTPS_PORT: Final = 443

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from keyfold_server.access.grants import Grant, Patterns, Role, rule
+from keyfold_server.access.policy.grants import Grant, Patterns, Role, rule
 from keyfold_server.domain.cluster import no_cluster, no_region
 from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
 from keyfold_server.domain.keyspec import RootKey

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from keyfold_server.access.certificates import CertificateVerifier
+from keyfold_server.access.tls.certificates import CertificateVerifier
 from keyfold_server.domain.errors import CallerCredentialError, SetupError
 
 _VALID: Final = timedelta(days=30)

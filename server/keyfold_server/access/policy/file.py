@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from keyfold_server.access.grants import (
+from keyfold_server.access.policy.grants import (
     KEY_SEPARATORS,
     ROLES,
     Grant,
@@ -23,7 +23,7 @@ from keyfold_server.access.grants import (
     Role,
     caller_pattern,
 )
-from keyfold_server.access.policy import NOBODY, Policy
+from keyfold_server.access.policy.rights import NOBODY, Policy
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.keyspec import MAX_URI, PLATFORM
 

@@ -13,8 +13,8 @@ import logging
 import ssl
 from typing import Final
 
-from keyfold_server.access import jwks, jwks_fetch
-from keyfold_server.access.jwks import KeySet, KeySetError
+from keyfold_server.access.tokens import fetching, key_set
+from keyfold_server.access.tokens.key_set import KeySet, KeySetError
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.ports import Clock
 
@@ -54,7 +54,7 @@ class KeySource:
         Raises:
             SetupError: `where` is neither.
         """
-        self._fetch = jwks_fetch.fetcher(where, TIMEOUT, context)
+        self._fetch = fetching.fetcher(where, TIMEOUT, context)
         self._where: Final = where
         self._remote: Final = "://" in where
         self._clock = clock
@@ -117,10 +117,10 @@ class KeySource:
         began = self._clock.monotonic()
         try:
             async with asyncio.timeout(TIMEOUT * 2):
-                text = await jwks_fetch.in_thread(self._fetch)
+                text = await fetching.in_thread(self._fetch)
             # Keep the same object if nothing changed, so that verified tokens stay remembered.
             keys = self._keys if text == self._text else None
-            keys = keys or jwks.parse(text)
+            keys = keys or key_set.parse(text)
         except (KeySetError, TimeoutError) as error:
             self._failed(str(error) or "the issuer's host name was not resolved in time")
             return

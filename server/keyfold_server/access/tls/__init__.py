@@ -1,0 +1,1 @@
+"""Callers by certificate, and the TLS files of the server."""
