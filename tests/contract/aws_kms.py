@@ -46,10 +46,10 @@ class AwsCounterpart(Counterpart):
     """A customer's account in LocalStack, and a role in it that trusts Keyfold.
 
     Attributes:
-        aws: The service.
-        layer: What stands before it.
-        role: The role.
-        external_id: What Keyfold issued for this customer.
+        aws: The KMS and STS.
+        layer: The layer of faults before them.
+        role: The ARN of the role.
+        external_id: The external id that Keyfold issued for this customer.
         env: The environment of the server.
     """
 
@@ -164,7 +164,7 @@ class AwsCounterpart(Counterpart):
         self.aws.policies.clear()
 
     def attach(self, key: RootKey, statements: Iterable[Attachable]) -> None:
-        """Puts an access policy in place for a key, as customer and vendor, and nothing besides.
+        """Puts an access policy in place for a key, as customer and vendor, and nothing else.
 
         Raises:
             ValueError: AWS would not take it.

@@ -40,7 +40,7 @@ IDENTITY: Final = "0d4c5f5e-5d2e-4c1e-8f51-1f7c61a3a001"
 """The client id of Keyfold's managed identity."""
 
 VENDOR: Final = "8f0a2f6c-0f5b-4a63-a5c5-3a5d9d3c7e10"
-"""The tenant that it is in."""
+"""The tenant of that identity."""
 
 _VARIABLES: Final = (
     "AZURE_TENANT_ID",
@@ -98,7 +98,7 @@ class AzureCounterpart(Counterpart):
         )
 
     def _route(self, folder: Path) -> Answer:
-        """Returns what sends each request to where it belongs, under the name that it used."""
+        """Returns a function that sends each request on to the vault, Entra or the identity."""
         trusted = folder / "counterpart-ca.pem"
         trusted.write_bytes(self.azure.ca_pem)
         self._hosts = urllib3.PoolManager(ca_certs=str(trusted), maxsize=64, retries=False)
@@ -261,7 +261,7 @@ def _error(name: str, headers: dict[str, str] | None = None) -> Reply:
 
 @functools.cache
 def _shared() -> AzureKeyVault:
-    """Returns the one that all tests of this process share; it stops when they are over."""
+    """Returns the counterpart that all tests of the process share; it stops after them."""
     azure = AzureKeyVault()
     azure.assign_identity(VENDOR, IDENTITY)
 

@@ -1,9 +1,9 @@
-"""The other side of each provider, and what is declared of it, for the provider suite.
+"""The other side of each provider, and what its row declares, for the provider suite.
 
-A counterpart is the key service that an adapter talks to, with the customer's hand on it: it
-makes keys, disables them, takes permissions away and breaks the line. What a provider cannot
-express is declared absent with a reason, what it does differently is a deviation with a reason;
-the suite asserts the deviation, so a declaration that is no longer true fails.
+A counterpart is the KMS that an adapter talks to, with the customer's hand on it: it makes keys,
+disables them, takes permissions away and breaks the line. A row declares absent, with a reason,
+what a provider cannot express; a deviation, with a reason, is what it does differently. The suite
+asserts each deviation, so a declaration that is no longer true fails.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ DRIP: Final = 0.1
 
 
 class NotInstalledError(Exception):
-    """The service of a row cannot be had on this machine; its text says why."""
+    """The KMS of a row is not installed on this machine; the text says why."""
 
 
 def without(error: NotInstalledError) -> NoReturn:
-    """Skips a test for want of its service; fails it in CI, where nobody would read that."""
+    """Skips a test whose KMS is not installed. In CI, where nobody reads of a skip, it fails."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{error}; CI needs it")
     pytest.skip(str(error))
 
 
 class Ability(StrEnum):
-    """What a provider or its service may lack."""
+    """An ability that a provider or its KMS may lack."""
 
     # What the provider offers.
     AUTHENTICATE = "authenticate"
@@ -73,7 +73,7 @@ class Ability(StrEnum):
     THROTTLE_HINT = "throttle hint"
     WRONG_ANSWER = "wrong answer"
     WRONG_CHECKSUM = "wrong checksum"
-    # Outages, which are noticed at once.
+    # Outages, which show at once.
     REFUSED = "connection refused"
     RESET = "connection reset"
     TLS_FAILURE = "tls failure"
@@ -94,17 +94,17 @@ OUTAGES: Final = (
     Ability.GARBAGE,
     Ability.TOO_LARGE,
 )
-"""Ways in which every service of a network fails at once."""
+"""Ways in which any KMS on a network may fail at once."""
 
 HANGS: Final = (Ability.HANG_AT_CONNECT, Ability.HANG_AT_READ, Ability.DRIPPING)
-"""Ways in which it keeps a caller waiting."""
+"""Ways in which it may keep a caller waiting."""
 
 NETWORK: Final = OUTAGES + HANGS
-"""What a provider without a network declares absent."""
+"""The abilities that a provider without a network declares absent."""
 
 
 class Deviation(StrEnum):
-    """What a provider may do differently."""
+    """A way in which a provider may differ."""
 
     WRAPS_WHILE_DISABLED = "wraps while disabled"
     DESCRIBES_WHILE_DISABLED = "describes while disabled"
@@ -114,21 +114,21 @@ class Deviation(StrEnum):
 
 
 class Counterpart:
-    """The key service behind one provider; a subclass does what its row does not declare absent.
+    """The KMS behind one provider; a subclass does what its row does not declare absent.
 
-    A test gets a counterpart of its own and calls `close` on it; what is slow to start, such as
-    a server, is started once and shared, so a counterpart keeps apart what it makes. Where the
-    service cannot be had, the constructor raises NotInstalledError.
+    A test gets a counterpart of its own and calls `close` on it. What is slow to start, such as a
+    server, starts once for all tests, so a counterpart keeps its keys apart from those of others.
+    If the KMS is not installed, the constructor raises NotInstalledError.
 
-    What takes effect does so with the provider's next call: a method returns once the service
-    answers so, and a fault cuts connections that are open. The methods that return a context end
-    what they began when it is left, whatever was raised in it. Nothing is done through the
+    Every change holds for the provider's next call: a method returns once the KMS answers so, and
+    a fault cuts open connections. A method that returns a context ends what it began when the test
+    leaves the context, whatever the test raised there. A counterpart does nothing through the
     provider.
 
     Attributes:
-        provider: The provider under test, speaking to this service.
-        clock: The provider's monotonic clock, where it has sessions.
-        logins: The layer before what gives the provider its sessions, where it has them.
+        provider: The provider under test, which calls this KMS.
+        clock: The provider's monotonic clock, if the provider has sessions.
+        logins: The layer of faults before the logins, if the provider has sessions.
     """
 
     provider: KeyProvider
@@ -138,7 +138,7 @@ class Counterpart:
     # The customer's keys.
 
     def create_key(self) -> RootKey:
-        """Makes a fresh root key with one version, with a principal where the provider has any."""
+        """Makes a root key with one version, and with a principal if the provider has any."""
         raise AssertionError
 
     def missing_key(self) -> RootKey:
@@ -146,11 +146,11 @@ class Counterpart:
         raise AssertionError
 
     def unusable_key(self, why: Ability) -> RootKey:
-        """Makes a key of the WRONG_PURPOSE, or an imported one with its MATERIAL_MISSING."""
+        """Makes a key of the WRONG_PURPOSE, or an imported key with MATERIAL_MISSING."""
         raise AssertionError
 
     def exists(self, key: RootKey) -> bool:
-        """Tells whether the service holds a key, without the provider."""
+        """Tells whether the KMS holds a key, without asking the provider."""
         raise AssertionError
 
     def new_version(self, key: RootKey) -> None:
@@ -178,7 +178,7 @@ class Counterpart:
         raise AssertionError
 
     def deny(self, key: RootKey, permission: str) -> None:
-        """Takes the permission to `wrap`, `unwrap` or `describe`."""
+        """Takes the permission to `wrap`, `unwrap` or `describe` away."""
         raise AssertionError
 
     def restore(self, key: RootKey, permission: str) -> None:
@@ -209,7 +209,7 @@ class Counterpart:
 
     @contextmanager
     def slow_logins(self, seconds: float) -> Iterator[list[Request]]:
-        """Answers each login so much later; gives the list of those that succeeded."""
+        """Delays each answer to a login; yields the list of logins that succeeded."""
         granted: list[Request] = []
         answer = self.logins._answer
 
@@ -227,11 +227,11 @@ class Counterpart:
     # Faults.
 
     def throttled(self, hint: float | None) -> AbstractContextManager[None]:
-        """Asks to slow down, with a hint in seconds or without."""
+        """Answers that the caller must slow down, with a hint in seconds or without."""
         raise AssertionError
 
     def outage(self, which: str) -> AbstractContextManager[None]:
-        """Breaks in one of the ways of `Row.outages`, for every key and for authentication."""
+        """Breaks the KMS in one of the ways of `Row.outages`, for every key and for logins."""
         raise AssertionError
 
     def hanging(self, which: str) -> AbstractContextManager[None]:
@@ -243,19 +243,19 @@ class Counterpart:
         raise AssertionError
 
     def wrong_plaintext(self, key: RootKey) -> AbstractContextManager[None]:
-        """Opens a key's ciphertexts to something else of the same size than was wrapped."""
+        """Opens a key's ciphertexts to other bytes of the same size."""
         raise AssertionError
 
     def wrong_checksum(self, key: RootKey) -> AbstractContextManager[None]:
-        """Answers calls to a key with checksums that do not fit what they protect."""
+        """Answers calls to a key with wrong checksums."""
         raise AssertionError
 
     def secrets(self) -> list[bytes]:
-        """Returns key material and credentials that must not be seen anywhere."""
+        """Returns key material and credentials that nobody may see anywhere."""
         raise AssertionError
 
     def close(self) -> None:
-        """Stops what the counterpart started."""
+        """Stops everything that the counterpart started."""
 
 
 @dataclass(frozen=True)
@@ -263,15 +263,15 @@ class Row:
     """One provider of the suite.
 
     Attributes:
-        name: Its type.
-        make: Makes a counterpart in a folder of its own.
-        binds: Fields of the binding that the service itself binds; the others are caught by
-            the payload's digest.
-        refused: Key specs that are not this provider's, with the field at fault.
+        name: The provider's type.
+        make: Makes a counterpart, in a folder of the counterpart's own.
+        binds: Fields of the binding that the KMS itself binds. The payload's digest catches a
+            change of any other.
+        refused: Key specs that this provider refuses, with the field at fault.
         aliases: Uris with their canonical form.
-        further_outages: Ways in which the service cannot be asked, beside `OUTAGES`.
-        absent: Abilities that there are not, with the reason.
-        deviations: What is done differently, with the reason.
+        further_outages: Ways beside `OUTAGES` in which the KMS may fail at once.
+        absent: Abilities that the provider lacks, with the reason.
+        deviations: Ways in which the provider differs, with the reason.
     """
 
     name: str
@@ -284,30 +284,29 @@ class Row:
     deviations: Mapping[Deviation, str] = field(default_factory=dict)
 
     def has(self, *abilities: Ability) -> bool:
-        """Tells whether none of these is declared absent."""
+        """Tells whether the row has all of these abilities."""
         return not any(ability in self.absent for ability in abilities)
 
     @property
     def outages(self) -> tuple[str, ...]:
-        """Ways in which the service cannot be asked."""
+        """Ways in which the KMS may fail at once."""
         return (*(each for each in OUTAGES if self.has(each)), *self.further_outages)
 
     @property
     def hangs(self) -> tuple[str, ...]:
-        """Ways in which it keeps callers waiting."""
+        """Ways in which the KMS may keep callers waiting."""
         return tuple(each for each in HANGS if self.has(each))
 
 
 @dataclass
 class Bench:
-    """A provider with its service, a root key and a KEK to wrap: what a test works at.
+    """A provider with its KMS, a root key and a KEK to wrap: the bench that a test works at.
 
     Attributes:
-        row: What is declared of the provider.
-        there: The service.
+        row: The provider's row.
+        there: The provider's KMS.
         key: A root key with one version.
-        binding: What the KEK is bound to.
-        kek: The KEK.
+        binding: The binding of the KEK.
     """
 
     row: Row
@@ -323,7 +322,7 @@ class Bench:
 
     @property
     def payload(self) -> bytes:
-        """What the root key wraps: 65 bytes."""
+        """The 65 bytes that the root key wraps."""
         return bytes(self.binding.payload(self.kek))
 
     def wrap(
@@ -360,11 +359,11 @@ class Bench:
         key: RootKey | None = None,
         budget: float = BUDGET,
     ) -> bytes:
-        """Unwraps likewise, to the plaintext alone."""
+        """Unwraps as `opened` does, and returns the plaintext alone."""
         return bytes(self.opened(wrapped, binding, key=key, budget=budget).plaintext)
 
     def describe(self, key: RootKey | None = None, *, budget: float = BUDGET) -> str:
-        """Returns the version that the provider describes as the newest."""
+        """Returns the newest version, as the provider describes the key."""
         assert isinstance(self.provider, DescribesKeys)
         return self.provider.describe(key or self.key, budget=budget).newest_version
 

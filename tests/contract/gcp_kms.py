@@ -41,7 +41,7 @@ _METHODS: Final = ("Encrypt", "Decrypt", "GetCryptoKey")
 _PROJECT: Final = "customer-project"
 _CUSTOMER: Final = f"cmek-user@{_PROJECT}.iam.gserviceaccount.com"
 _LARGE: Final = 2**21
-"""Bytes of an answer that is too large."""
+"""Bytes of an answer that is larger than Keyfold reads."""
 
 
 class GcpCounterpart(Counterpart):
@@ -86,7 +86,7 @@ class GcpCounterpart(Counterpart):
         return self._allowed(key)
 
     def missing_key(self) -> RootKey:
-        # With the permission, without which a missing key looks like one that is denied.
+        # Without the permission, a missing key would look like a denied one.
         missing = RootKey("GCP_CLOUD_KMS", f"{self.ring}/cryptoKeys/missing", self.customer)
         return self._allowed(missing)
 
@@ -126,7 +126,7 @@ class GcpCounterpart(Counterpart):
             self.kms.restore(name)
 
     def _versions(self, key: RootKey, version: str | None = None) -> list[str]:
-        """Returns what the customer has to go through: states are versions' in Cloud KMS."""
+        """Returns the versions that the customer must change: a key itself has no state."""
         with self.kms._keys.lock:
             every = self.kms._keys.key(key.uri).versions.values()
             alive = [each.name for each in every if each.state != State.DESTROYED]
@@ -182,7 +182,7 @@ class GcpCounterpart(Counterpart):
             yield
 
     def _broken(self, which: Ability) -> tuple[AbstractContextManager[None], ...]:
-        """Returns what breaks Cloud KMS and the token endpoints."""
+        """Returns the contexts that break Cloud KMS and the token endpoints."""
         grpc_, http = self.layer, self.tokens
         if which is Ability.REFUSED:
             return grpc_.refusing(), http.refusing()

@@ -1,6 +1,6 @@
-"""Faults of a network in front of a gRPC server: bytes pass unread, or do not.
+"""Faults of a network in front of a gRPC server: the layer passes bytes on unread, or does not.
 
-What a server would say wrongly is said by another one, to which new connections are led.
+For wrong answers, the layer leads new connections to another server, which gives them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pair = tuple[bytes, bytes]
 
 
 class GrpcLayer(FaultLayer):
-    """A TCP port of loopback that leads to a gRPC server; its faults are `FaultLayer`'s."""
+    """A TCP port of loopback that leads to a gRPC server, with the faults of `FaultLayer`."""
 
     def __init__(self, server: int) -> None:
         """Begins to serve in front of a port of 127.0.0.1."""
@@ -33,7 +33,7 @@ class GrpcLayer(FaultLayer):
 
     @contextlib.contextmanager
     def leading_to(self, server: int) -> Iterator[None]:
-        """Leads to another server."""
+        """Leads new connections to another server."""
         before, self._server = self._server, server
         self._become(_Way.PASS)
         try:
@@ -94,12 +94,12 @@ def _nothing(request: Request) -> Reply:
 
 
 class Impostor(grpc.GenericRpcHandler):
-    """A gRPC server that gives one answer to whatever it is asked.
+    """A gRPC server that gives one answer to every call.
 
     Attributes:
         answer: The answer's bytes.
-        port: Where it shows a certificate that is trusted.
-        distrusted: Where it shows one that is not.
+        port: The port at which it shows a trusted certificate.
+        distrusted: The port at which it shows a certificate that nobody trusts.
     """
 
     def __init__(self, trusted: Pair, stranger: Pair) -> None:

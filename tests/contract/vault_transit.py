@@ -32,7 +32,7 @@ _OPERATIONS: Final = {"wrap": "encrypt", "unwrap": "decrypt", "describe": "keys"
 _ROLE: Final = "keyfold"
 
 ELSEWHERE: Final = "https://vault.example.com"
-"""An origin that has a section and is never called."""
+"""An origin with a section, which no test calls."""
 
 
 class VaultCounterpart(Counterpart):
@@ -116,7 +116,7 @@ class VaultCounterpart(Counterpart):
 
     def delete(self, key: RootKey, version: str | None = None) -> None:
         if version is None:
-            # A soft-deleted one cannot be configured.
+            # Nobody can configure a soft-deleted key.
             self.server.call("POST", f"{_path(key)}/soft-delete-restore")
             self.server.call("POST", f"{_path(key)}/config", deletion_allowed=True)
             self.server.call("DELETE", _path(key))
@@ -126,7 +126,7 @@ class VaultCounterpart(Counterpart):
         self.server.call("POST", f"{_path(key)}/trim", min_available_version=oldest)
 
     def hold_back(self, key: RootKey, version: str) -> None:
-        """Stops a version from opening, and those before it."""
+        """Stops a version, and all before it, from opening."""
         oldest = int(version) + 1
         self.server.call(
             "POST",
@@ -233,7 +233,7 @@ class VaultCounterpart(Counterpart):
 
 
 def _changed(answer: Answer, concerned: str) -> Answer:
-    """Returns what opens all ciphertexts of one key to something else."""
+    """Returns a function that opens the ciphertexts of one key to other bytes."""
 
     def changed(request: Request) -> Reply:
         reply = answer(request)

@@ -1,12 +1,12 @@
-"""A layer of faults in front of any HTTP service, or of a function that answers instead of one.
+"""A layer of faults in front of an HTTP service, or of a function that answers for one.
 
     with FaultLayer(forward("http://127.0.0.1:8200")) as layer:
         …                            calls to layer.url reach the service
         with layer.hanging_at_read():
             …                        and now they hang
 
-One fault at a time. When one begins and when it ends, the connections that are open are cut, so
-that it holds for the next call. Use it in a `with`, or call `close`.
+The layer makes one fault at a time. When a fault begins and when it ends, the layer cuts the open
+connections, so that the change holds for the next call. Use the layer in a `with`, or call `close`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Final, Self
 from counterparts.messages import Answer, Reply, Request, read, to_bytes
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER's value with which closing sends RST."""
+"""The value of SO_LINGER with which closing a socket sends an RST."""
 
 
 def _every(_request: Request) -> bool:
@@ -45,7 +45,7 @@ class _Way(enum.Enum):
 
 
 class FaultLayer:
-    """An HTTP/1.1 server on a free port of loopback that answers as it is told.
+    """An HTTP/1.1 server on loopback, which answers as usual or with a fault.
 
     Attributes:
         port: Its port of 127.0.0.1.
@@ -101,7 +101,7 @@ class FaultLayer:
         return self._while(_Way.RESET)
 
     def hanging_at_connect(self) -> contextlib.AbstractContextManager[None]:
-        """Lets no connection come about, as a firewall that drops."""
+        """Completes no connection, as a firewall that drops packets."""
         return self._while(_Way.HANG_AT_CONNECT)
 
     def hanging_at_read(self) -> contextlib.AbstractContextManager[None]:
@@ -111,7 +111,7 @@ class FaultLayer:
     def dripping(
         self, interval: float, only: Callable[[Request], bool] | None = None
     ) -> contextlib.AbstractContextManager[None]:
-        """Answers a byte each so many seconds, the status line included.
+        """Sends its answers one byte at a time, the status line included.
 
         Args:
             interval: Seconds between two bytes.
@@ -121,21 +121,21 @@ class FaultLayer:
         return self._while(_Way.DRIP, interval)
 
     def delayed(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        """Answers so much later."""
+        """Delays its answers by so many seconds."""
         return self._while(_Way.DELAY, seconds)
 
     def answering(self, reply: Reply) -> contextlib.AbstractContextManager[None]:
-        """Answers everything with one reply: a 500, a throttle, garbage, too much."""
+        """Gives one answer to every request: a 500, a throttle, garbage, too many bytes."""
         return self.instead(lambda _request: reply)
 
     def instead(self, answer: Answer) -> contextlib.AbstractContextManager[None]:
-        """Lets something else answer, which may ask what answered before and change that."""
+        """Lets another function answer. It may call the usual one and change its answer."""
         self._instead = answer
         return self._while(_Way.ANSWER)
 
     @contextlib.contextmanager
     def distrusted(self, tls: ssl.SSLContext) -> Iterator[None]:
-        """Shows another certificate, one that the client does not trust."""
+        """Shows a certificate that the client does not trust."""
         before, self._tls = self._tls, tls
         self._become(_Way.PASS)
         try:
@@ -161,7 +161,7 @@ class FaultLayer:
             self._over = threading.Event()
             opened, self._open = self._open, set()
             for each in opened:
-                # Its thread closes it; this only wakes that one up.
+                # Each thread closes its own socket; this only wakes the thread up.
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
             shut = (_Way.REFUSE, _Way.HANG_AT_CONNECT)
@@ -173,7 +173,7 @@ class FaultLayer:
                 self._listening = self._listen(self.port)
 
     def _stop_listening(self) -> None:
-        # Closing alone would leave the thread that accepts where it is.
+        # Closing alone would not wake the thread that accepts.
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -183,11 +183,11 @@ class FaultLayer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", port))
         if self._way is _Way.REFUSE:
-            # Bound, so that nobody else gets the port, but not listening.
+            # The port is bound, so that nobody else gets it, but does not listen.
             return listening
         if self._way is _Way.HANG_AT_CONNECT:
             listening.listen(0)
-            # The queue holds one or two; then the kernel drops what comes.
+            # The queue holds one or two connections; the kernel drops all others.
             for _ in range(4):
                 filler = socket.socket()
                 filler.settimeout(0)
@@ -233,7 +233,7 @@ class FaultLayer:
         self, sock: socket.socket, request: Request, way: _Way, over: threading.Event
     ) -> None:
         if way is _Way.RESET:
-            # Its thread closes it, which this makes an RST.
+            # The thread closes the socket, which then sends an RST.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             raise ConnectionResetError
         if way is _Way.HANG_AT_READ:

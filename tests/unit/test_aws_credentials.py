@@ -1,4 +1,4 @@
-"""When a credential for AWS is renewed, and what it means when that fails (protocol F2a)."""
+"""When Keyfold renews a credential for AWS, and what a failed renewal means (protocol F2a)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _error(code: str, message: str = "", status: int = 400) -> ClientError:
 
 
 class Customer:
-    """A customer's account that lets Keyfold take its role, or not."""
+    """A customer's account that lets Keyfold take its role, or raises `error`."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -63,7 +63,7 @@ class Customer:
 
 @pytest.fixture
 def customer() -> Iterator[Customer]:
-    """A customer, within a call."""
+    """Yields a customer, and makes the test a call."""
     with within(5.0):
         yield Customer()
 
@@ -72,7 +72,7 @@ _DENIED: Final = _error("AccessDenied", "is not authorized to perform: sts:Assum
 
 
 def test_a_session_is_taken_once_and_renewed_ahead(customer: Customer) -> None:
-    """One session serves many calls, and is renewed within ten minutes (F2a)."""
+    """One session serves many calls, and Keyfold renews it within ten minutes (F2a)."""
     for _ in range(3):
         assert customer.role.fresh().access_key == "ASIA1"
     customer.clock.advance(LONGEST - 1)
@@ -81,7 +81,7 @@ def test_a_session_is_taken_once_and_renewed_ahead(customer: Customer) -> None:
 
 
 def test_a_session_serves_on_while_it_cannot_be_renewed_ahead(customer: Customer) -> None:
-    """Ahead of time an outage of STS harms nobody, and is not asked about again at once."""
+    """An outage of STS fails no call while the session is good, and causes no rush on STS."""
     customer.role.fresh()
     customer.clock.advance(LONGEST - 30)
     customer.error = _error("Throttling", "Rate exceeded")
@@ -91,7 +91,7 @@ def test_a_session_serves_on_while_it_cannot_be_renewed_ahead(customer: Customer
 
 
 def test_a_session_does_not_serve_for_longer_than_ten_minutes(customer: Customer) -> None:
-    """After that it is renewed or nothing: withdrawn trust shows only then (F2a)."""
+    """After ten minutes a call needs a new session, since withdrawn trust shows only then (F2a)."""
     customer.role.fresh()
     customer.clock.advance(LONGEST)
     customer.error = _error("ServiceUnavailable", "", 503)
@@ -102,7 +102,7 @@ def test_a_session_does_not_serve_for_longer_than_ten_minutes(customer: Customer
 
 
 def test_withdrawn_trust_shows_when_it_is_renewed_ahead(customer: Customer) -> None:
-    """A denial is believed at once, though the old session would still do (F2a)."""
+    """Keyfold believes a denial at once, though AWS would still accept the old session (F2a)."""
     customer.role.fresh()
     customer.clock.advance(LONGEST - 1)
     customer.error = _DENIED
@@ -122,14 +122,14 @@ def test_withdrawn_trust_shows_when_it_is_renewed_ahead(customer: Customer) -> N
     ],
 )
 def test_a_denial_by_our_own_policies_is_no_refusal(customer: Customer, why: str) -> None:
-    """Where AWS says that Keyfold's own permissions lack, no customer has revoked (F2a)."""
+    """If AWS says that Keyfold lacks a permission of its own, no customer has revoked (F2a)."""
     customer.error = _error("AccessDenied", f"is not authorized to perform {why}", 403)
     with pytest.raises(CredentialsFailedError):
         customer.role.fresh()
 
 
 def test_a_denial_counts_only_if_our_side_is_shown_good(customer: Customer) -> None:
-    """The same denial is CREDENTIALS_FAILED while Keyfold's own side is not shown good (F2a)."""
+    """The same denial is CREDENTIALS_FAILED while Keyfold's own side is in doubt (F2a)."""
     customer.error, customer.own_side_good = _DENIED, False
     with pytest.raises(CredentialsFailedError):
         customer.role.fresh()
@@ -140,7 +140,7 @@ def test_a_denial_counts_only_if_our_side_is_shown_good(customer: Customer) -> N
 
 @pytest.mark.parametrize("code", ["NotFoundException", "ValidationError", "Whatever"])
 def test_nothing_else_that_sts_answers_is_a_refusal(customer: Customer, code: str) -> None:
-    """Only a denial of AssumeRole can be the customer's (F2a)."""
+    """Only a denial of AssumeRole can be the customer's doing (F2a)."""
     customer.error = _error(code)
     with pytest.raises(UnreachableError):
         customer.role.fresh()
@@ -160,7 +160,7 @@ def test_many_callers_take_a_role_once(customer: Customer) -> None:
 
 
 def test_who_waits_for_a_renewal_waits_no_longer_than_its_call() -> None:
-    """A caller with little time does not wait for another's AssumeRole that hangs (C4)."""
+    """A caller with little time gives up waiting for an AssumeRole that hangs (C4)."""
     entered, over = threading.Event(), threading.Event()
 
     def take() -> dict[str, Any]:
@@ -187,7 +187,7 @@ def test_who_waits_for_a_renewal_waits_no_longer_than_its_call() -> None:
 
 
 class Source:
-    """A credential that the SDK found: it lasts so many seconds, or cannot be renewed."""
+    """A credential that the SDK found. It lasts so many seconds, unless reading it raises."""
 
     def __init__(self, key: str, lasts: float) -> None:
         self.keys = ReadOnlyCredentials(key, "s", None, None)
@@ -241,7 +241,7 @@ def test_a_source_that_hangs_fails_no_call_whose_credential_is_good(machine: Mac
 
 
 def test_the_servers_own_keys_are_not_used_beyond_their_end(machine: Machine) -> None:
-    """Keys with little time left are read again before it is over."""
+    """Keyfold reads keys again before their time is over, and then uses what the SDK has."""
     clock = FakeClock()
     own = own_identity(clock.monotonic)
     machine.source = Source("AKIA1", 120.0)
@@ -255,7 +255,7 @@ def test_the_servers_own_keys_are_not_used_beyond_their_end(machine: Machine) ->
 
 
 def test_rejected_keys_are_looked_for_again_once(machine: Machine) -> None:
-    """Where the environment has the same keys still, that is our own fault (F2a)."""
+    """If the environment still has the rejected keys, the fault is Keyfold's own (F2a)."""
     own = own_identity(FakeClock().monotonic)
     with within(5.0):
         used = own.fresh()
@@ -270,7 +270,7 @@ def test_rejected_keys_are_looked_for_again_once(machine: Machine) -> None:
 
 
 class Renewed:
-    """A credential that counts how often it was renewed."""
+    """A credential that counts its renewals."""
 
     def __init__(self) -> None:
         self.renewed = 0
@@ -307,7 +307,7 @@ def test_a_credential_that_is_not_accepted_is_renewed_once() -> None:
 
 
 def test_a_refusal_renews_nothing() -> None:
-    """A denial under an accepted credential is passed on as it is."""
+    """A denial under an accepted credential reaches the caller as it is."""
     held = Renewed()
     with pytest.raises(ClientError), within(5.0):
         under(held.lease, _answers(_error("AccessDeniedException")), "kms:Decrypt")

@@ -1,4 +1,4 @@
-"""When a token of Azure counts, and when what looks like withdrawn trust does."""
+"""When Keyfold renews a token for Azure, and when withdrawn trust counts (protocol F2a)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _call() -> Iterator[None]:
 
 
 class Entra:
-    """Gives numbered tokens, or fails as it is told."""
+    """Gives numbered tokens, or raises `fails`."""
 
     def __init__(self, lasts: float = _HOUR) -> None:
         self.lasts = lasts
@@ -60,7 +60,7 @@ def _credential(entra: Entra, clock: FakeClock, *, good: bool = True) -> Lease[E
 
 
 def test_a_token_is_got_anew_within_ten_minutes() -> None:
-    """Withdrawn trust shows at a login, so none is longer ago, however long a token lives (F2a)."""
+    """Withdrawn trust shows at a login, so the last login is never longer ago (F2a)."""
     entra, clock = Entra(lasts=24 * _HOUR), FakeClock()
     credential = _credential(entra, clock)
     for _ in range(60):
@@ -74,7 +74,7 @@ def test_a_token_is_got_anew_within_ten_minutes() -> None:
 
 
 def test_a_short_token_is_got_anew_in_time() -> None:
-    """A token that ends sooner is renewed sooner."""
+    """Keyfold renews a short token before it ends."""
     entra, clock = Entra(lasts=60.0), FakeClock()
     credential = _credential(entra, clock)
     credential.fresh()
@@ -83,7 +83,7 @@ def test_a_short_token_is_got_anew_in_time() -> None:
 
 
 def test_getting_one_ahead_may_fail() -> None:
-    """While a token serves, an Entra that cannot be asked stops nothing; it is not asked always."""
+    """An outage of Entra fails no call while the token is good, and causes no rush on Entra."""
     entra, clock = Entra(), FakeClock()
     credential = _credential(entra, clock)
     credential.fresh()
@@ -98,7 +98,7 @@ def test_getting_one_ahead_may_fail() -> None:
 
 
 def test_getting_one_ahead_leaves_the_call_its_time() -> None:
-    """A login that hangs takes half of a call's time; the rest is for what there is (C4)."""
+    """A login that hangs leaves half of a call's time for the token that is still good (C4)."""
     clock, given = FakeClock(), list[float]()
 
     def login() -> EntraToken:
@@ -115,7 +115,7 @@ def test_getting_one_ahead_leaves_the_call_its_time() -> None:
 
 
 def test_trust_that_is_withdrawn_shows_while_a_token_serves() -> None:
-    """A refusal at renewal ahead counts at once, and the token is not used again (F2a)."""
+    """A refusal at a renewal ahead counts at once, and nobody uses the token again (F2a)."""
     entra, clock = Entra(), FakeClock()
     credential = _credential(entra, clock)
     credential.fresh()
@@ -129,7 +129,7 @@ def test_trust_that_is_withdrawn_shows_while_a_token_serves() -> None:
 
 
 def test_withdrawn_trust_is_no_refusal_while_our_own_side_fails() -> None:
-    """What Entra says of an application counts only if Keyfold's own side is good since (F2a)."""
+    """A missing application is a refusal only if Keyfold's own side is shown good since (F2a)."""
     entra = Entra()
     entra.fails = withdrawn("t/c", 700016, "")
     with pytest.raises(CredentialsFailedError):
@@ -141,7 +141,7 @@ def test_withdrawn_trust_is_no_refusal_while_our_own_side_fails() -> None:
     [([_OK], None), ([_NO, _OK], None), ([_NO, _NO], CredentialsFailedError)],
 )
 def test_a_token_is_renewed_once(replies: list[Reply], raised: type[KmsError] | None) -> None:
-    """A token that is not accepted is replaced once by a new login; then it is ours (F2a)."""
+    """Keyfold replaces a rejected token once; a second rejection is its own fault (F2a)."""
     used: list[str] = []
     answers = iter(replies)
 
@@ -159,7 +159,7 @@ def test_a_token_is_renewed_once(replies: list[Reply], raised: type[KmsError] | 
 
 
 def test_many_that_were_not_accepted_log_in_once() -> None:
-    """Sixteen calls whose token has ended share one new login."""
+    """Sixteen calls with the same rejected token share one new login."""
     entra = Entra()
     credential = _credential(entra, FakeClock())
     used = credential.fresh()
@@ -175,7 +175,7 @@ def test_many_that_were_not_accepted_log_in_once() -> None:
 
 
 def test_waiting_for_anothers_login_ends_with_the_budget() -> None:
-    """A login that hangs holds those who wait for it no longer than their own budgets (C4)."""
+    """A caller waits for another's login that hangs no longer than its own budget (C4)."""
     inside, over = threading.Event(), threading.Event()
 
     def hang() -> EntraToken:
@@ -199,15 +199,15 @@ def test_waiting_for_anothers_login_ends_with_the_budget() -> None:
 
 
 def test_a_token_is_not_shown() -> None:
-    """A token's repr holds nothing of it."""
+    """A token's repr does not show the token."""
     assert "hunter2" not in repr(EntraToken("hunter2", 0.0))
 
 
-# Whether Keyfold's own side is good.
+# Is Keyfold's own side good?
 
 
 class Directory(Logins):
-    """Logins that fail as they are told; by principal, empty for the server's own."""
+    """Logins that raise `fails`, by principal; an empty name is the server's own identity."""
 
     def __init__(self) -> None:
         self.fails: dict[str, Exception] = {}
@@ -260,7 +260,7 @@ def test_who_shows_our_own_side_to_be_good(
 
 
 def test_a_principal_of_another_cloud_shows_nothing() -> None:
-    """Each cloud has its own Entra, so a principal of one says nothing of another (F2a)."""
+    """Each cloud has its own Entra, so one cloud's principals say nothing of another's (F2a)."""
     directory = Directory()
     principals = Applications(directory, None, None, FakeClock().monotonic)
     china = Place("https://v.vault.azure.cn", "https://vault.azure.cn", CLOUDS[1], hsm=False)
@@ -273,7 +273,7 @@ def test_a_principal_of_another_cloud_shows_nothing() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    """Tokens are kept by principal and audience, connections by principal and origin, so many."""
+    """The number of principals is bounded, and the least recently used one goes."""
     principals = Applications(Directory(), None, None, FakeClock().monotonic)
     first = principals.of("0/0", _PLACE).lease
     assert principals.of("0/0", _PLACE).lease is first

@@ -1,4 +1,4 @@
-"""Uris and principals of Azure, and the form of what is stored: known without asking Azure."""
+"""Uris and principals of Azure, and the stored form of a KEK: all without calling Azure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_token_is_for_the_cloud_of_its_key(domain: str, authority: str, *, hsm
 
 
 def test_a_version_is_pinned_or_not() -> None:
-    """The adapter tells under which version a uri wraps for ever, and None for the newest."""
+    """The adapter names the version that a uri pins, and None for the newest."""
     provider = AzureKeyVaultProvider()
     uri = "https://v-1.vault.azure.net/keys/k"
     assert provider.pinned_version(_root(uri)) is None
@@ -56,7 +56,7 @@ def test_a_version_is_pinned_or_not() -> None:
 
 
 def test_a_listed_origin_needs_its_audience() -> None:
-    """What tokens for a listed origin are good for is the operator's to say (protocol C3)."""
+    """The operator says for which audience the tokens of a listed origin are (protocol C3)."""
     uri = f"{_PRIVATE}/keys/k"
     with pytest.raises(InvalidKeySpecError, match="not in the allowed endpoints"):
         Places((), {}).uri(uri)
@@ -104,7 +104,7 @@ def test_plain_http_only_where_it_is_listed_so() -> None:
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(settings: dict[str, Any]) -> None:
-    """A server with such settings does not start with them."""
+    """The provider refuses such settings."""
     with pytest.raises(SetupError):
         AzureKeyVaultProvider(**settings)
 
@@ -125,7 +125,7 @@ def test_settings_that_cannot_be_right_are_refused(settings: dict[str, Any]) -> 
     ],
 )
 def test_an_origin_has_one_form(given: str, normal: str | None) -> None:
-    """Scheme and host in lower case, without the port that goes without saying."""
+    """An origin has scheme and host in lower case, and no default port."""
     assert canonical_origin(given) == normal
 
 
@@ -154,7 +154,7 @@ def test_it_authenticates_and_describes() -> None:
     assert isinstance(provider, DescribesKeys)
 
 
-# What is stored.
+# The stored form.
 
 _KID: Final = f"https://v-1.vault.azure.net/keys/k/{_VERSION}"
 _STORED: Final = (
@@ -164,7 +164,7 @@ _STORED: Final = (
 
 
 def test_the_stored_form_is_the_documented_one() -> None:
-    """Identifier, iv and tag with their lengths, then the ciphertext: exactly these bytes."""
+    """The form is identifier, iv and tag with their lengths, then the ciphertext."""
     stored = Sealed("https://v/keys/k/1", b"i" * 12, b"t" * 16, b"c").encoded()
     assert stored == (
         b"\x00\x12https://v/keys/k/1" + b"\x00\x0c" + b"i" * 12 + b"\x00\x10" + b"t" * 16 + b"c"
@@ -180,7 +180,7 @@ def test_what_is_stored_is_read_back(sealed: Sealed) -> None:
 
 @pytest.mark.parametrize("sealed", _STORED)
 def test_what_has_another_form_is_not_read(sealed: Sealed) -> None:
-    """Cut anywhere before its ciphertext, with odd sizes or too large, it is no stored key."""
+    """Bytes that are cut, too large or of odd sizes are not a stored key."""
     whole = sealed.encoded()
     header = len(whole) - len(sealed.ciphertext)
     assert all(Sealed.parsed(whole[:size]) is None for size in range(header + 1))

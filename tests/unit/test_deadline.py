@@ -71,13 +71,13 @@ def test_an_answer_comes_whole(get: Get, layer: FaultLayer) -> None:
 
 
 def test_a_drip_ends_in_time(get: Get, layer: FaultLayer) -> None:
-    """A byte now and then satisfies every single read, and the call ends all the same (C4)."""
+    """A byte now and then satisfies every single read, but the call still ends in time (C4)."""
     with layer.dripping(0.05):
         _over_in_time(get, layer.url)
 
 
 def test_a_drip_of_the_body_ends_in_time(get: Get) -> None:
-    """So does a body that drips after its headers, on a connection about to close (C4)."""
+    """A body that drips on a connection about to close ends in time, too (C4)."""
     over = threading.Event()
     with _raw(b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n", over) as port:
         _over_in_time(get, f"http://127.0.0.1:{port}/")
@@ -85,7 +85,7 @@ def test_a_drip_of_the_body_ends_in_time(get: Get) -> None:
 
 
 def test_a_hang_ends_in_time(get: Get, layer: FaultLayer) -> None:
-    """A connection that does not come about, or that stays silent, ends in time (C4)."""
+    """A call ends in time if nobody answers the connection or the request (C4)."""
     with layer.hanging_at_connect():
         _over_in_time(get, layer.url)
     with layer.hanging_at_read():
@@ -93,7 +93,7 @@ def test_a_hang_ends_in_time(get: Get, layer: FaultLayer) -> None:
 
 
 def test_a_kept_connection_ends_in_time(get: Get, layer: FaultLayer) -> None:
-    """A connection that served a call before is watched for the next one, too (C4)."""
+    """The watchdog also watches a connection that served an earlier call (C4)."""
     held = threading.Event()
 
     def hold(request: Request) -> Reply:
@@ -111,10 +111,10 @@ def test_a_kept_connection_ends_in_time(get: Get, layer: FaultLayer) -> None:
 
 
 def test_a_drip_in_the_handshake_ends_in_time(tmp_path: Path) -> None:
-    """TLS takes the socket over, and is shut down all the same (C4)."""
+    """A handshake ends in time, though TLS has taken the socket over (C4)."""
     (tmp_path / "ca").write_bytes(Authority().pem)
     transport, over = Transport(ca=str(tmp_path / "ca")), threading.Event()
-    # A handshake record that promises more than ever comes.
+    # A handshake record that announces more bytes than will come.
     with _raw(b"\x16\x03\x03\x40\x00", over) as port:
         _over_in_time(
             lambda url: transport.send("GET", url, {}, None).body, f"https://127.0.0.1:{port}/"
@@ -123,7 +123,7 @@ def test_a_drip_in_the_handshake_ends_in_time(tmp_path: Path) -> None:
 
 
 def test_a_late_end_cuts_nobody_elses_connection(layer: FaultLayer) -> None:
-    """A connection that went on to another call is not cut by the one that used it before."""
+    """A call that ends late does not cut a connection that another call has taken over."""
     transport, passed, answered = Transport(), threading.Event(), threading.Event()
 
     def slow(request: Request) -> Reply:
@@ -173,7 +173,7 @@ def test_a_redirect_is_not_followed(layer: FaultLayer) -> None:
 
 
 def test_a_proxy_is_asked_where_there_is_one(layer: FaultLayer) -> None:
-    """A proxy gets the whole url, and its drip ends in time as the service's own would (C4)."""
+    """A proxy gets the whole url, and a call through it ends in time, too (C4)."""
     transport = Transport(proxies={"http": layer.url})
     url = "http://kms.invalid/key"
     with within(5.0):
@@ -183,13 +183,13 @@ def test_a_proxy_is_asked_where_there_is_one(layer: FaultLayer) -> None:
 
 
 def test_no_call_without_an_end(get: Get, layer: FaultLayer) -> None:
-    """A call outside of `within` is a fault of ours, and is not made."""
+    """A call outside of `within` is a bug of Keyfold, which raises before it sends."""
     with pytest.raises(RuntimeError):
         get(layer.url)
 
 
 def test_nothing_is_sent_once_the_time_is_up(get: Get, layer: FaultLayer) -> None:
-    """A call whose time passed before it was sent is not sent."""
+    """Keyfold does not send a request whose time has passed already."""
     asked: list[str] = []
 
     def note(request: Request) -> Reply:
@@ -228,13 +228,13 @@ def _within(get: Get, url: str) -> bytes:
     [("refusing", "refuses connections"), ("resetting", "broke the connection off")],
 )
 def test_what_happened_is_said(layer: FaultLayer, way: str, said: str) -> None:
-    """The error says for people what happened, in words of ours."""
+    """The error says in Keyfold's own words what happened."""
     with getattr(layer, way)(), within(5.0), pytest.raises(UnreachableError, match=said):
         Transport().send("GET", layer.url, {}, None)
 
 
 def test_an_untrusted_certificate_is_said(tmp_path: Path) -> None:
-    """A server whose certificate nobody trusted issued is told apart."""
+    """The error says that the server's certificate is not a trusted one."""
     ca, stranger = Authority(), Authority("stranger")
     (tmp_path / "ca").write_bytes(ca.pem)
     issued = stranger.issue("ip:127.0.0.1")
@@ -251,7 +251,7 @@ def test_an_untrusted_certificate_is_said(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_said() -> None:
-    """A name that does not resolve is could-not-tell, and is said (protocol F6)."""
+    """A name that does not resolve is UNREACHABLE, and the error says so (protocol F6)."""
     with within(5.0), pytest.raises(UnreachableError, match="does not resolve"):
         Transport().send("GET", "https://nobody.invalid/", {}, None)
 

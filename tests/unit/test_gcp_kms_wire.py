@@ -1,4 +1,4 @@
-"""What the Google Cloud adapter sends, to whom, and when it believes an answer.
+"""What the Google Cloud adapter sends, where to, and when it believes an answer.
 
 Beside the provider suite, at the same counterpart.
 """
@@ -109,7 +109,7 @@ def test_every_call_carries_checksums_and_the_binding(there: GcpCounterpart) -> 
 
 
 def test_without_a_principal_keyfold_calls_as_itself(there: GcpCounterpart) -> None:
-    """The server's own service account calls Cloud KMS, and nobody is impersonated."""
+    """The server's own service account calls Cloud KMS, and Keyfold impersonates nobody."""
     key = _as_itself(there)
     _wrap(there, key)
     assert {call.principal for call in there.kms.calls} == {there.own}
@@ -117,7 +117,7 @@ def test_without_a_principal_keyfold_calls_as_itself(there: GcpCounterpart) -> N
 
 
 def test_delegates_are_gone_through(there: GcpCounterpart) -> None:
-    """Each delegate may act as the next; a link that is missing is the customer's refusal."""
+    """Each delegate may act as the next one; a missing link is the customer's refusal."""
     key = there.create_key()
     there.kms.deny(there.own, there.customer, GET_ACCESS_TOKEN)
     there.kms.allow(there.own, MIDDLE, IMPLICIT_DELEGATION)
@@ -130,7 +130,7 @@ def test_delegates_are_gone_through(there: GcpCounterpart) -> None:
 
 
 class _Listener:
-    """A proxy that remembers what it is asked for first, and does nothing."""
+    """A proxy that records the first bytes of each connection, and answers nothing."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -163,7 +163,7 @@ def proxy() -> Iterator[_Listener]:
 
 
 def test_a_credential_goes_nowhere_else(there: GcpCounterpart, proxy: _Listener) -> None:
-    """The SDK's look-up of an account's regions, with our token, is not made (C3)."""
+    """The SDK does not look up an account's regions with Keyfold's token (C3)."""
     there.env.setenv("HTTPS_PROXY", proxy.url)
     for key in (there.create_key(), _as_itself(there)):
         _unwrap(there, key, _wrap(there, key))
@@ -175,7 +175,7 @@ def test_a_credential_goes_nowhere_else(there: GcpCounterpart, proxy: _Listener)
 
 
 def test_proxies_of_the_environment_are_used(there: GcpCounterpart, proxy: _Listener) -> None:
-    """A token endpoint is reached through the proxy that the environment names."""
+    """Keyfold reaches a token endpoint through the proxy that the environment names."""
     there.env.setenv("HTTPS_PROXY", proxy.url)
     there.env.setenv("NO_PROXY", "localhost")
     there.env.setenv("no_proxy", "localhost")
@@ -185,7 +185,7 @@ def test_proxies_of_the_environment_are_used(there: GcpCounterpart, proxy: _List
 
 
 def test_the_ca_of_the_settings_wins(there: GcpCounterpart) -> None:
-    """A CA of the environment does not take the place of the one that was given."""
+    """A CA of the environment does not replace the CA of the settings."""
     there.env.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     _again(there)
     _authenticate(there, there.create_key())
@@ -198,7 +198,7 @@ def test_the_ca_of_the_settings_wins(there: GcpCounterpart) -> None:
 def test_an_answer_of_another_key_or_without_checks_does_not_count(
     there: GcpCounterpart, kind: str
 ) -> None:
-    """A foreign name, a request that was not checked or a wrong checksum is no answer."""
+    """Keyfold believes no answer with a foreign name, an unchecked request or a wrong checksum."""
     key = there.create_key()
     there.kms.inject("Encrypt", kind, times=1)
     with pytest.raises(UnreachableError):
@@ -207,7 +207,7 @@ def test_an_answer_of_another_key_or_without_checks_does_not_count(
 
 
 def test_a_plaintext_of_another_size_does_not_count(there: GcpCounterpart) -> None:
-    """What is larger than anything that is wrapped is no answer."""
+    """Keyfold believes no plaintext that is larger than anything it ever wraps."""
     key = there.create_key()
     ciphertext = _wrap(there, key)
     there.kms.inject("Decrypt", "oversized", size=66, times=1)
@@ -228,7 +228,7 @@ def test_an_asymmetric_key_is_described_as_invalid(there: GcpCounterpart) -> Non
 
 
 def test_a_token_endpoint_that_fails_is_not_asked_again(there: GcpCounterpart) -> None:
-    """The SDK would wait and try again; what it would repeat is told at once (C4)."""
+    """The SDK would wait and try again; Keyfold raises such a failure at once (C4)."""
     key = there.create_key()
     for operation in ("token", "generateAccessToken"):
         there.kms.inject(operation, "error", error="token_endpoint_unavailable", times=1)
@@ -240,7 +240,7 @@ def test_a_token_endpoint_that_fails_is_not_asked_again(there: GcpCounterpart) -
 def test_a_call_is_made_once_more_only_where_the_connection_was_good(
     there: GcpCounterpart,
 ) -> None:
-    """UNAVAILABLE on a new connection is told at once; on one that was good, at the second."""
+    """Keyfold calls again after UNAVAILABLE only if the connection had been good."""
     key = there.create_key()
     for expected in (1, 1):
         there.kms.calls.clear()
@@ -259,7 +259,7 @@ def test_a_call_is_made_once_more_only_where_the_connection_was_good(
 
 
 def test_connections_that_ended_between_calls_are_made_anew(there: GcpCounterpart) -> None:
-    """A connection that was closed meanwhile costs no call."""
+    """A connection that the server closed between two calls fails neither."""
     key = there.create_key()
     ciphertext = _wrap(there, key)
     for _ in range(10):
@@ -269,7 +269,7 @@ def test_connections_that_ended_between_calls_are_made_anew(there: GcpCounterpar
 
 
 def test_tokens_are_got_anew_every_ten_minutes(there: GcpCounterpart) -> None:
-    """Ahead of ten minutes by one call, and trust that is withdrawn shows by then (F2a)."""
+    """One call renews the token ahead, and withdrawn trust shows within ten minutes (F2a)."""
     clock = FakeClock()
     _again(there, clock=clock.monotonic)
     key = there.create_key()
@@ -286,7 +286,7 @@ def test_tokens_are_got_anew_every_ten_minutes(there: GcpCounterpart) -> None:
 
 
 def test_an_outage_of_iam_does_not_end_a_session_early(there: GcpCounterpart) -> None:
-    """A token that should be got anew, and cannot be, serves on until its ten minutes are over."""
+    """A token that Keyfold cannot renew serves on until its ten minutes are over."""
     clock = FakeClock()
     _again(there, clock=clock.monotonic)
     key = there.create_key()
@@ -333,7 +333,7 @@ def _withdrawn(there: GcpCounterpart, key: RootKey) -> None:
 
 
 def test_withdrawn_trust_counts_while_another_account_trusts(there: GcpCounterpart) -> None:
-    """Another customer's account that can still be used shows Keyfold's side to be good (F2a)."""
+    """Another customer's account that Keyfold can still use shows its own side good (F2a)."""
     mine, other = there.create_key(), _second_account(there)
     ciphertext = _wrap(there, mine)
     _wrap(there, other)
@@ -343,7 +343,7 @@ def test_withdrawn_trust_counts_while_another_account_trusts(there: GcpCounterpa
 
 
 def test_trust_that_all_withdraw_at_once_is_our_own_fault(there: GcpCounterpart) -> None:
-    """Where no other account can be used either, nothing counts as a refusal (F2a)."""
+    """If Keyfold can use no other account either, the denial is not a refusal (F2a)."""
     mine, other = there.create_key(), _second_account(there)
     ciphertext = _wrap(there, mine)
     _wrap(there, other)
@@ -354,7 +354,7 @@ def test_trust_that_all_withdraw_at_once_is_our_own_fault(there: GcpCounterpart)
 
 
 def test_who_has_withdrawn_is_no_witness(there: GcpCounterpart) -> None:
-    """An account that was taken away before does not hold back the next customer's no (F2a)."""
+    """A customer who withdrew earlier does not hold back the next customer's withdrawal (F2a)."""
     mine, other = there.create_key(), _second_account(there)
     for key in (mine, other):
         _wrap(there, key)
@@ -365,7 +365,7 @@ def test_who_has_withdrawn_is_no_witness(there: GcpCounterpart) -> None:
 
 
 def test_withdrawn_trust_needs_our_own_credential_anew(there: GcpCounterpart) -> None:
-    """A no under a token of ours that could not be got any more is no refusal (F2a)."""
+    """A denial is not a refusal if Keyfold could not get its own token any more (F2a)."""
     key = there.create_key()
     ciphertext = _wrap(there, key)
     _withdrawn(there, key)
@@ -375,7 +375,7 @@ def test_withdrawn_trust_needs_our_own_credential_anew(there: GcpCounterpart) ->
 
 
 def test_a_broken_line_costs_no_call_after_it(there: GcpCounterpart) -> None:
-    """Once Cloud KMS can be reached again, the next call reaches it, however long it was away."""
+    """The next call after an outage of Cloud KMS succeeds, however long the outage was."""
     key = there.create_key()
     ciphertext = _wrap(there, key)
     with there.layer.refusing():
@@ -387,7 +387,7 @@ def test_a_broken_line_costs_no_call_after_it(there: GcpCounterpart) -> None:
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_a_canary_decides(there: GcpCounterpart, trusted: bool) -> None:  # noqa: FBT001
-    """A service account of the vendor's own tells whether Keyfold's side is good (F2a)."""
+    """A service account of the vendor's own shows whether Keyfold's own side is good (F2a)."""
     canary = "canary@vendor-project.iam.gserviceaccount.com"
     there.kms.allow(there.own, canary, GET_ACCESS_TOKEN)
     if not trusted:
@@ -424,7 +424,7 @@ def _google(status: int, word: str, reason: str = "") -> Reply:
 def test_what_iam_says_about_an_account(
     there: GcpCounterpart, reply: Reply, meant: type[KmsError]
 ) -> None:
-    """Only IAM's own no, or an account that is gone, is a refusal (F2a, F6)."""
+    """Only a denial by IAM itself, or a deleted account, is a refusal (F2a, F6)."""
     key, answer = there.create_key(), there.tokens._answer
 
     def instead(request: Request) -> Reply:
@@ -448,7 +448,7 @@ def test_what_iam_says_about_an_account(
 def test_what_a_token_endpoint_says(
     there: GcpCounterpart, reply: Reply, meant: type[KmsError]
 ) -> None:
-    """A token that is not given is CREDENTIALS_FAILED, and what is no answer is none (F2a)."""
+    """A denied token is CREDENTIALS_FAILED; an answer that is not Google's is UNREACHABLE (F2a)."""
     with there.tokens.answering(reply), pytest.raises(meant):
         _wrap(there, _as_itself(there))
 
@@ -470,7 +470,7 @@ def test_a_credentials_file_that_is_none(
 
 
 def test_a_new_key_file_is_taken_up(there: GcpCounterpart, tmp_path: Path) -> None:
-    """A rejected credential is looked for again from the beginning, so a rotated one is found."""
+    """After a rejection Keyfold looks for its credential anew, so it finds a rotated one."""
     key = there.create_key()
     ciphertext = _wrap(there, key)
     there.kms._iam._keys[there.own].clear()
@@ -482,7 +482,7 @@ def test_a_new_key_file_is_taken_up(there: GcpCounterpart, tmp_path: Path) -> No
 
 @pytest.fixture
 def machine(there: GcpCounterpart, tmp_path: Path) -> Iterator[FaultLayer]:
-    """A machine of Google's with Keyfold's account, and nothing else that tells who one is."""
+    """A machine of Google's with Keyfold's account, and without a credentials file."""
 
     def answer(request: Request) -> Reply:
         headers = {"Metadata-Flavor": "Google", "Content-Type": "application/json"}
@@ -504,13 +504,13 @@ def machine(there: GcpCounterpart, tmp_path: Path) -> Iterator[FaultLayer]:
 
 
 def test_a_machine_of_googles_has_an_identity(there: GcpCounterpart, machine: FaultLayer) -> None:
-    """Without a file, the metadata server tells who one is."""
+    """Without a file, Keyfold's identity comes from the metadata server."""
     _wrap(there, there.create_key())
     assert {call.principal for call in there.kms.calls} == {there.own, there.customer}
 
 
 def test_no_identity_at_all_is_told_at_once(there: GcpCounterpart, machine: FaultLayer) -> None:
-    """Where no file is and no metadata server answers, the SDK's waits are not waited for (F2a)."""
+    """Without a file and a metadata server, Keyfold does not sit through the SDK's waits (F2a)."""
     key = there.create_key()
     with machine.refusing(), pytest.raises(CredentialsFailedError, match="no Google credential"):
         there.provider.wrap(key, PLAINTEXT, BINDING, budget=0.5)
@@ -521,7 +521,7 @@ def test_no_identity_at_all_is_told_at_once(there: GcpCounterpart, machine: Faul
 
 
 def test_principals_are_bounded(there: GcpCounterpart, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The least recently used principal's connection is closed, and is opened again when asked."""
+    """Keyfold closes the least recently used principal's connection, and opens it when needed."""
     monkeypatch.setattr(shared_principals, "MOST", 1)
     mine, other = there.create_key(), _second_account(there)
     assert isinstance(there.provider, GcpKmsProvider)
@@ -535,7 +535,7 @@ def test_principals_are_bounded(there: GcpCounterpart, monkeypatch: pytest.Monke
 
 
 def test_a_channel_is_closed_once_its_calls_are_over(there: GcpCounterpart) -> None:
-    """A call that is under way when its principal goes is carried out to its end."""
+    """A call that is under way when Keyfold drops its principal still comes to its end."""
     key = there.create_key()
     ciphertext = _wrap(there, key)
     assert isinstance(there.provider, GcpKmsProvider)

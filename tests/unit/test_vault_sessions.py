@@ -38,7 +38,7 @@ MakeSite = Callable[[Auth], Site]
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[OpenBao, OpenBao]]:
-    """Two servers, as of two customers."""
+    """Two servers, one for each of two customers."""
     try:
         first = shared()
     except NotInstalledError as error:
@@ -52,13 +52,13 @@ def servers() -> Iterator[tuple[OpenBao, OpenBao]]:
 
 @pytest.fixture
 def issuer() -> Issuer:
-    """Who issues JWTs; both servers trust it."""
+    """The issuer of JWTs, which both servers trust."""
     return Issuer()
 
 
 @pytest.fixture
 def site(servers: tuple[OpenBao, OpenBao], issuer: Issuer, tmp_path: Path) -> Iterator[MakeSite]:
-    """Makes origins, at the first server."""
+    """Returns a function that makes origins at the first server."""
     made: list[Site] = []
 
     def make(auth: Auth) -> Site:
@@ -76,7 +76,7 @@ def _wrap(provider: VaultTransitProvider, at: Site) -> Wrapped:
 
 @pytest.mark.parametrize("auth", _AUTHS)
 def test_every_auth_method_logs_in(site: MakeSite, auth: Auth) -> None:
-    """A key is used as its origin's role, with one login for many calls."""
+    """Keyfold uses a key as its origin's role, with one login for many calls."""
     at = site(auth)
     provider = at.provider()
     provider.authenticate(at.key, budget=_BUDGET)
@@ -117,7 +117,7 @@ def test_a_jwt_for_others_is_not_sent(site: MakeSite, issuer: Issuer, auth: Auth
 
 
 def test_a_login_is_renewed_ahead(site: MakeSite) -> None:
-    """A login is made anew within ten minutes, and ahead of need (protocol F2a)."""
+    """Keyfold logs in anew within ten minutes, before the token ends (protocol F2a)."""
     at, clock = site("approle"), FakeClock()
     provider = at.provider(clock=clock.monotonic)
     _wrap(provider, at)
@@ -130,7 +130,7 @@ def test_a_login_is_renewed_ahead(site: MakeSite) -> None:
 
 
 def test_an_outage_of_logins_costs_nothing_yet(site: MakeSite) -> None:
-    """Where renewing ahead fails, the token serves on until its time, and no longer."""
+    """If renewing ahead fails, the token serves on until its time is over, and no longer."""
     at, clock = site("approle"), FakeClock()
     provider = at.provider(clock=clock.monotonic)
     _wrap(provider, at)
@@ -167,7 +167,7 @@ def test_a_login_that_hangs_leaves_the_call_its_time(site: MakeSite) -> None:
 
 
 def test_a_role_that_is_taken_away_shows_within_ten_minutes(site: MakeSite) -> None:
-    """A role that is gone shows with the next login, as CREDENTIALS_FAILED (protocol F2a)."""
+    """A deleted role shows at the next login, as CREDENTIALS_FAILED (protocol F2a)."""
     at, clock = site("approle"), FakeClock()
     provider = at.provider(clock=clock.monotonic)
     _wrap(provider, at)
@@ -178,7 +178,7 @@ def test_a_role_that_is_taken_away_shows_within_ten_minutes(site: MakeSite) -> N
 
 
 def test_policies_given_back_to_the_role_count_soon(site: MakeSite) -> None:
-    """A denial under an older login is held against a new one, which has the role's policies."""
+    """After a denial under an older login, Keyfold tries a new one with the role's policies."""
     at, clock = site("approle"), FakeClock()
     at.give("default")
     provider = at.provider(clock=clock.monotonic)
@@ -194,7 +194,7 @@ def test_policies_given_back_to_the_role_count_soon(site: MakeSite) -> None:
 
 
 def test_a_denial_counts_though_no_login_can_be_made(site: MakeSite) -> None:
-    """What is denied under a token that is accepted is a refusal in an outage of logins, too."""
+    """A denial under an accepted token is a refusal even while nobody can log in."""
     at, clock = site("approle"), FakeClock()
     provider = at.provider(clock=clock.monotonic)
     _wrap(provider, at)
@@ -206,7 +206,7 @@ def test_a_denial_counts_though_no_login_can_be_made(site: MakeSite) -> None:
 
 
 def test_a_token_of_ones_own_is_read_again(site: MakeSite) -> None:
-    """A token in a file is renewed ahead and, where another was put there, replaced."""
+    """Keyfold renews a token in a file ahead, and takes another one that was put there."""
     at, clock = site("token"), FakeClock()
     provider = at.provider(clock=clock.monotonic)
     _wrap(provider, at)
@@ -222,7 +222,7 @@ def test_a_token_of_ones_own_is_read_again(site: MakeSite) -> None:
 def test_the_environments_token_reaches_no_other_origin(
     site: MakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """VAULT_TOKEN is never sent to another origin than VAULT_ADDR (protocol C3)."""
+    """Keyfold never sends VAULT_TOKEN to another origin than VAULT_ADDR (protocol C3)."""
     own, other = site("token"), site("approle")
     token = own.credential.read_text().strip()
     monkeypatch.setenv("VAULT_ADDR", own.layer.url)
@@ -239,7 +239,7 @@ def test_the_environments_token_reaches_no_other_origin(
 def test_what_one_vault_was_sent_opens_nothing_at_another(
     servers: tuple[OpenBao, OpenBao], issuer: Issuer, tmp_path: Path
 ) -> None:
-    """Whoever keeps all that their Vault was sent cannot use it at another's (protocol C3)."""
+    """A customer who keeps all that Keyfold sent their Vault can use none of it elsewhere (C3)."""
     pairs = [[Site(server, tmp_path, issuer, auth) for auth in _AUTHS] for server in servers]
     sites = [each for pair in pairs for each in pair]
     origins = {each.layer.url: each.section for each in sites}
@@ -259,7 +259,7 @@ def test_what_one_vault_was_sent_opens_nothing_at_another(
 
 @pytest.mark.parametrize("auth", _AUTHS)
 def test_a_redirect_takes_no_credential_along(site: MakeSite, auth: Auth) -> None:
-    """A Vault that redirects to another's gets no answer, and the other no call (protocol C3)."""
+    """Keyfold follows no redirect from one Vault to another (protocol C3)."""
     one, other = site(auth), site(auth)
     urls = [one.layer.url, other.layer.url]
     origins = dict(zip(urls, (one.section, other.section), strict=True))
@@ -278,7 +278,7 @@ def test_a_redirect_takes_no_credential_along(site: MakeSite, auth: Auth) -> Non
 
 
 def test_a_cookie_is_not_kept(site: MakeSite) -> None:
-    """What a server would have Keyfold carry about is not carried."""
+    """Keyfold sends no cookie back."""
     at = site("approle")
     provider = at.provider()
 
@@ -298,7 +298,7 @@ def _all(sent: list[Request]) -> str:
 
 
 def _credentials(at: Site) -> set[str]:
-    """Returns what a site was sent that could open something: credentials and tokens."""
+    """Returns the credentials and tokens that Keyfold sent to a site."""
     tokens = {each.headers.get("x-vault-token", "") for each in at.sent}
     return (tokens | {at.credential.read_text().strip()}) - {""}
 

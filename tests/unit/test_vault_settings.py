@@ -59,7 +59,7 @@ def _key(origin: str, principal: str = "", path: str = "transit/keys/app") -> Ro
     ],
 )
 def test_an_origin_has_one_form(given: str, canonical: str | None) -> None:
-    """Scheme, host and port are compared in one form, and nothing else is an origin."""
+    """Scheme, host and port have one form, and nothing else is an origin."""
     assert configured_origin(given) == canonical
 
 
@@ -74,7 +74,7 @@ def test_namespaces_stand_in_the_uri(path: str) -> None:
 
 
 def test_an_origin_needs_its_section() -> None:
-    """An origin that is only allowed, and has no section, has no credential (protocol C3)."""
+    """An allowed origin without a section has no credential (protocol C3)."""
     provider = VaultTransitProvider(
         origins={_HERE: _TOKEN}, allowed=["https://other:8200"], environment={}
     )
@@ -85,7 +85,7 @@ def test_an_origin_needs_its_section() -> None:
 
 
 def test_plain_http_must_be_listed() -> None:
-    """A section is not enough for plain http; the origin must be allowed as it is written."""
+    """Plain http needs more than a section: the operator must allow that very origin."""
     here = "http://127.0.0.1:8200"
     for allowed in ([], ["https://127.0.0.1:8200"], ["http://127.0.0.1"]):
         provider = VaultTransitProvider(origins={here: _TOKEN}, allowed=allowed, environment={})
@@ -110,7 +110,7 @@ def test_the_environment_is_for_one_origin() -> None:
 
 
 def test_a_section_comes_before_the_environment() -> None:
-    """Where both speak of one origin, the section says as whom Keyfold calls it."""
+    """If both name one origin, the section decides as whom Keyfold calls it."""
     section = Origin("jwt", role="keyfold", credential=_FILE)
     provider = VaultTransitProvider(
         origins={_HERE: section}, environment={"VAULT_ADDR": _HERE, "VAULT_TOKEN": "t"}
@@ -159,7 +159,7 @@ def test_a_token_has_no_principal() -> None:
     ],
 )
 def test_a_section_that_cannot_work_stops_the_start(section: Origin, said: str) -> None:
-    """What is wrong in a section is said with its name, before anything is called."""
+    """A fault in a section is named with the section, before Keyfold calls anybody."""
     with pytest.raises(SetupError, match=said) as raised:
         VaultTransitProvider(origins={_HERE: section}, environment={})
     assert _HERE in raised.value.message
@@ -214,7 +214,7 @@ def test_sections_are_origins_each_once() -> None:
     ],
 )
 def test_what_an_answer_means(status: int, errors: list[str] | None, meant: type[KmsError]) -> None:
-    """Only words that are known at their status say something of a key; the text is not kept."""
+    """Only known words at their status say something about a key; Keyfold drops the text."""
     answer = StatusError(status, errors, "")
     found = translate(answer, "update transit/encrypt/app", "the key")
     assert type(found) is meant
@@ -223,14 +223,14 @@ def test_what_an_answer_means(status: int, errors: list[str] | None, meant: type
 
 
 def test_a_denial_names_the_missing_permission() -> None:
-    """The customer reads what to allow as a policy writes it."""
+    """The error names the missing permission as a policy writes it."""
     found = translate(StatusError(403, [], ""), "update team/transit/decrypt/app", "the key")
     assert found.missing_permission == "update team/transit/decrypt/app"
 
 
 @pytest.mark.parametrize(("hint", "seconds"), [("7", 7.0), ("", None), ("soon", None)])
 def test_a_hint_is_not_made_up(hint: str, seconds: float | None) -> None:
-    """Retry-After is passed on where it is a number of seconds."""
+    """Keyfold passes Retry-After on if it is a number of seconds."""
     found = translate(
         StatusError(429, ["quota exceeded"], hint), "read transit/keys/app", "the key"
     )
@@ -238,7 +238,7 @@ def test_a_hint_is_not_made_up(hint: str, seconds: float | None) -> None:
 
 
 def test_a_login_never_says_anything_of_a_key() -> None:
-    """Whatever a login is answered is CREDENTIALS_FAILED or no answer (protocol F2a)."""
+    """No answer to a login is a refusal (protocol F2a)."""
     for status, errors in ((400, ["invalid role or secret ID"]), (403, ["permission denied"])):
         found = login_failed(StatusError(status, errors, ""), "auth/approle/role/keyfold")
         assert type(found) is CredentialsFailedError
@@ -248,7 +248,7 @@ def test_a_login_never_says_anything_of_a_key() -> None:
 
 
 def test_what_happened_on_the_way_is_said() -> None:
-    """The cause is found below the libraries' own errors, and none of their text is passed on."""
+    """Keyfold finds the cause beneath the libraries' errors, and passes none of their text on."""
     refused = requests.ConnectionError(NewConnectionError(None, "secret"))  # type: ignore[arg-type]
     broken = requests.ConnectionError(ProtocolError("secret"))
     with within(5):
