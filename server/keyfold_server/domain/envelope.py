@@ -146,7 +146,8 @@ def parse(blob: bytes) -> WrappedKey:
     if not blob.startswith(_VERSION_AND_SUITE):
         raise UnsupportedWrappedKeyError(
             f"the wrapped key begins with version {blob[0]} and suite {blob[1]}, and this release "
-            "knows version 1 and suite 1; unwrap it with a newer one, or look for a text encoding",
+            "knows version 1 and suite 1; unwrap it with a newer release, or look for a text "
+            "encoding",
             field="wrapped_key",
         )
     return WrappedKey(blob[2:_NONCE_AT], blob[_NONCE_AT:_SEALED_AT], blob[_SEALED_AT:])

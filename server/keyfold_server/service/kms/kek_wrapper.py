@@ -20,7 +20,9 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.service.kms.client import KmsClient
 
-Refused = Callable[[Cluster, str, Generation, RefusedError | KekMismatchError], Awaitable[object]]
+ReportRefusal = Callable[
+    [Cluster, str, Generation, RefusedError | KekMismatchError], Awaitable[object]
+]
 """Called with a cluster as the store had it, a region, the KEK that the KMS refused, and why."""
 
 
@@ -28,18 +30,18 @@ class KekWrapper:
     """Wraps KEKs under root keys, and proves that the root keys unwrap them."""
 
     def __init__(
-        self, kms: KmsClient, refused: Refused, random: Callable[[int], bytes] = os.urandom
+        self, kms: KmsClient, report: ReportRefusal, random: Callable[[int], bytes] = os.urandom
     ) -> None:
         """Joins the wrapper to the KMSs.
 
         Args:
             kms: Calls the customers' KMSs.
-            refused: Called with each stored KEK that a KMS refused to open, since that is a
+            report: Called with each stored KEK that a KMS refused to open, since that is a
                 refusal whatever the call was for (protocol F2).
             random: Returns random bytes for KEKs and their ids.
         """
         self._kms = kms
-        self._refused = refused
+        self._report = report
         self._random = random
 
     async def create(
@@ -123,7 +125,7 @@ class KekWrapper:
             return binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:
             if report_refusal:
-                await self._refused(cluster, region, generation, error)
+                await self._report(cluster, region, generation, error)
             raise
 
     async def _wrap(self, root: RootKey, binding: Binding, key: bytearray, now: int) -> Wrap:
