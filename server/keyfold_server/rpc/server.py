@@ -68,7 +68,7 @@ def _options(bounds: Bounds, most: int) -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", LARGEST),
         ("grpc.max_send_message_length", LARGEST),
         ("grpc.max_metadata_size", bounds.header_bytes),
-        # Without it gRPC accepts up to a quarter more, and refuses calls above the bound at random.
+        # Without it gRPC lets a quarter more pass, and at random even larger metadata.
         ("grpc.absolute_max_metadata_size", bounds.header_bytes),
         ("grpc.max_concurrent_streams", bounds.calls_per_connection),
         ("grpc.max_allowed_incoming_connections", bounds.connections),

@@ -1,7 +1,7 @@
 """Puts gRPC's standard services, health and reflection, behind Keyfold's rules.
 
 Their callers are identified, bounded and checked like all others, and no exception's text reaches a
-client, which is what gRPC does with an unhandled exception. Each handler is wrapped when its
+client; gRPC itself would send the text of an unhandled exception. Each handler is wrapped when its
 service registers it. `methods` does the same for Keyfold's own methods.
 """
 
@@ -36,7 +36,8 @@ OPEN: Final = "grpc.health.v1.Health"
 """The service that also answers callers without a credential, since probes have none."""
 
 Admit = Callable[[Any], Awaitable[tuple[str, Account]]]
-"""Lets a call in; returns the caller's name, which is empty for an unknown caller, and account."""
+"""Lets a call in. Returns the caller's name, empty for an unknown caller, and the caller's
+account."""
 
 
 class Guarded:

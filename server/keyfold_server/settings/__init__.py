@@ -31,7 +31,7 @@ from keyfold_server.settings.forms import (
     toml,
     toml_value,
 )
-from keyfold_server.settings.keys import Keys
+from keyfold_server.settings.keys import KeySettings
 from keyfold_server.settings.regions import RegionSettings
 from keyfold_server.settings.store import StoreSettings
 
@@ -61,7 +61,9 @@ development tools."""
 _METRICS_PORT: Final = 9464
 
 
-class Settings(BoundsSettings, RegionSettings, Keys, StoreSettings, AccessSettings, BaseSettings):
+class Settings(
+    BoundsSettings, RegionSettings, KeySettings, StoreSettings, AccessSettings, BaseSettings
+):
     """A server's settings. Each is an environment variable: `KEYFOLD_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")

@@ -20,7 +20,7 @@ def _listed(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-class Keys(BaseModel):
+class KeySettings(BaseModel):
     """The settings of providers, root keys and freshness.
 
     The tables of providers are read by the providers themselves, which know what belongs in them;

@@ -1,1 +1,1 @@
-"""What each method of the contract does: request bytes to the service, and its answer to bytes."""
+"""The handlers of the methods: each takes a request's bytes, and returns the reply's bytes."""

@@ -96,8 +96,8 @@ class RequestRoom:
     def give(self, caller: Holder, size: int) -> None:
         """Gives back bytes, and passes free room on to waiting requests.
 
-        Room goes to the caller that holds least, and to the one that has waited longest among
-        equals.
+        Room goes to the caller that holds least; among equals, to the one whose last turn is
+        longest ago.
         """
         caller.request_bytes -= size
         self.held -= size
