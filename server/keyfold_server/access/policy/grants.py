@@ -2,7 +2,7 @@
 
 Invariants: `RULES` is the only table of methods, and nobody may call a method that is not in it.
 Patterns are matched as plain text: no text of the file becomes a regular expression, so no pattern
-can be slow, and `*` is the only special character. A grant knows no other grant; `policy` says what
+can be slow, and `*` is the only special character. A grant knows no other grant; `rights` says what
 several grants allow together.
 """
 
