@@ -23,7 +23,7 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
-from keyfold_server.providers.shared.transport import Answer
+from keyfold_server.providers.shared.transport import Answer, retry_after
 
 _ABOUT_KEY: Final[dict[tuple[int, str], tuple[type[KmsError], str]]] = {
     (400, "ciphertext_invalid"): (
@@ -45,7 +45,6 @@ _ABOUT_KEY: Final[dict[tuple[int, str], tuple[type[KmsError], str]]] = {
 }
 
 _ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
-_SECONDS: Final = re.compile(r"[0-9]{1,5}")
 _UNAUTHORIZED: Final = (401, "token_invalid")
 _FORBIDDEN: Final = (403, "permission_denied")
 _TOO_MANY: Final = 429
@@ -92,11 +91,10 @@ def translate(answer: Answer, permission: str, uri: str) -> KmsError:
             missing_permission=permission,
         )
     if answer.status == _TOO_MANY:
-        hint = answer.headers.get("retry-after", "")
         return ThrottledError(
             "Acme KMS asks to slow down",
             provider_request_id=id_,
-            retry_after=float(hint) if _SECONDS.fullmatch(hint) else None,
+            retry_after=retry_after(answer.headers.get("retry-after", "")),
         )
     return UnreachableError(
         f"Acme KMS answered {permission} with status {answer.status}, which says nothing about "

@@ -25,6 +25,7 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
+from keyfold_server.providers.shared.transport import retry_after
 
 BROKEN: Final = (
     BotoCoreError,
@@ -223,5 +224,4 @@ def _status(error: ClientError) -> int:
 
 def _retry_after(error: ClientError) -> float | None:
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    hint = str(headers.get("retry-after", ""))
-    return float(hint) if re.fullmatch(r"[0-9]{1,5}", hint) else None
+    return retry_after(str(headers.get("retry-after", "")))

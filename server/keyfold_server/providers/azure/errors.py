@@ -24,6 +24,7 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
+from keyfold_server.providers.shared.transport import retry_after
 
 _BAD_REQUEST: Final = 400
 _UNAUTHORIZED: Final = 401
@@ -81,7 +82,6 @@ _TRANSIENT: Final = frozenset({90006, 90033, 90055})
 _AADSTS: Final = re.compile(r"AADSTS([0-9]{5,8})\b")
 _ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_SECONDS: Final = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,7 @@ class Reply:
     @property
     def retry_after(self) -> float | None:
         """Seconds to wait before the next call, or None if the answer does not say."""
-        hint = str(self.headers.get("Retry-After", ""))
-        return float(hint) if _SECONDS.fullmatch(hint) else None
+        return retry_after(str(self.headers.get("Retry-After", "")))
 
     @property
     def unauthorized(self) -> bool:

@@ -22,7 +22,7 @@ from google.auth import transport
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 
 from keyfold_server.domain.errors import ThrottledError, UnreachableError
-from keyfold_server.providers.shared.transport import Answer, ProxiedTransport
+from keyfold_server.providers.shared.transport import Answer, ProxiedTransport, retry_after
 
 _PASSING: Final = re.compile(
     rb'"error(?:_description)?"\s*:\s*"(?:internal_failure|server_error|temporarily_unavailable)"'
@@ -52,7 +52,10 @@ class Sender:
             what = error.message.removeprefix("the KMS ")
             raise UnreachableError(f"{host}, which gives Google credentials, {what}") from error
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise ThrottledError(f"{host} asks to slow down", retry_after=_retry_after(answer))
+            raise ThrottledError(
+                f"{host} asks to slow down",
+                retry_after=retry_after(answer.headers.get("retry-after", "")),
+            )
         if (
             answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
             or answer.status == HTTPStatus.REQUEST_TIMEOUT
@@ -111,8 +114,3 @@ class Exchange(transport.Request):
         self.last = None
         self.last = self._sender.send(method, url, dict(headers or {}), body)
         return _Response(self.last)
-
-
-def _retry_after(answer: Answer) -> float | None:
-    hint = answer.headers.get("retry-after", "")
-    return float(hint) if re.fullmatch(r"[0-9]{1,5}", hint) else None

@@ -6,6 +6,7 @@ that everything in `deadlines` and `connections` holds. This module must not kno
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,16 @@ from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIME
 
 _HOSTS: Final = 64
 """Most hosts to which one transport keeps connections open."""
+
+_SECONDS: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
+
+
+def retry_after(hint: str) -> float | None:
+    """Returns the seconds that the header Retry-After asks to wait; None if it gives no number.
+
+    The header may also give a date, which depends on the server's clock; Keyfold ignores that.
+    """
+    return float(hint) if _SECONDS.fullmatch(hint) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ so the words decide. An answer that says nothing certain about the key is "could
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.providers.shared.connections import what_happened
 from keyfold_server.providers.shared.deadlines import current
 from keyfold_server.providers.shared.requests_deadlines import root_cause
+from keyfold_server.providers.shared.transport import retry_after
 
 
 class Fault(enum.Enum):
@@ -91,7 +91,6 @@ _KINDS: Final[dict[Fault, tuple[type[KmsError], str]]] = {
     Fault.NOT_TRANSIT: (KeyInvalidError, "is not in a transit secrets engine; check its uri"),
 }
 
-_HINT: Final = re.compile(r"[0-9]{1,5}")
 _FORBIDDEN: Final = 403
 _MISSING: Final = 404
 _BUSY: Final = 429
@@ -116,7 +115,7 @@ class StatusError(Exception):
         """
         super().__init__(f"status {status}")
         self.status = status
-        self.retry_after = float(hint) if _HINT.fullmatch(hint) else None
+        self.retry_after = retry_after(hint)
         self.fault = _fault(status, errors)
         # Some proxies ask to slow down, in words of their own.
         if status == _BUSY and self.retry_after is not None:
