@@ -43,7 +43,7 @@ _READY: Final = 20.0
 _PR_SET_PDEATHSIG: Final = 1
 
 _TABLES: Final = [table.name for table in metadata.sorted_tables]
-"""Parents first."""
+"""The tables of the schema, parents first."""
 
 _TEMPLATE: Final = "keyfold_template"
 
@@ -54,12 +54,12 @@ CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql
 AS 'SELECT coalesce((SELECT to_timestamp(ms / 1000.0) FROM test_time.now),
                     pg_catalog.clock_timestamp())';
 """
-"""A clock that a test may set, in front of the server's own."""
+"""Statements that put a clock for tests in front of the server's own."""
 
 
 @functools.cache
 def programs(version: str) -> Path:
-    """Returns the folder of a version's programs; skips the test where there are none."""
+    """Returns the folder of a version's programs; skips the test if they are not installed."""
     done = subprocess.run(
         [_SCRIPT, version], capture_output=True, text=True, check=False, timeout=600
     )
@@ -71,14 +71,14 @@ def programs(version: str) -> Path:
 
 @functools.cache
 def shared(version: str) -> Server:
-    """Returns the server that tests share which do not stop one; it need not survive a crash."""
+    """Returns the server that tests share, which no test stops and which is not durable."""
     server = Server(version, durable=False)
     server.start()
     return server
 
 
 def _owner() -> pwd.struct_passwd | None:
-    """Returns as whom a server is run, where that is not the tests' own user."""
+    """Returns the user to run a server as, or None for the tests' own user."""
     if os.geteuid() != 0:
         return None
     with contextlib.suppress(KeyError):
@@ -87,7 +87,7 @@ def _owner() -> pwd.struct_passwd | None:
 
 
 def free_port() -> int:
-    """Returns a port of loopback that nobody uses now."""
+    """Returns a free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -136,20 +136,20 @@ class Server:
         self._initialize()
 
     def _initialize(self) -> None:
-        # A collation that looks past punctuation, so that what needs an order by bytes fails
+        # This collation ignores punctuation, so that code that needs an order by bytes fails
         # without one.
         icu = ["--locale-provider=icu", "--icu-locale=en-US-u-ka-shifted"]
         command = [
             *(str(self._bin / "initdb"), "-D", str(self._data), "-U", USER, "--encoding=UTF8"),
             *("--locale=C", "--auth=scram-sha-256", f"--pwfile={self.password_file}", "--no-sync"),
         ]
-        # Not every build knows it.
+        # Not every build knows this setting.
         if self._run([*command, *icu]).returncode != 0:
             done = self._run(command)
             assert done.returncode == 0, done.stderr
 
     def as_owner(self) -> dict[str, Any]:
-        """Returns how to start a process as whom the server runs."""
+        """Returns arguments that start a process as the server's user."""
         owner = self._owner
         if owner is None:
             return {"cwd": self.folder}
@@ -180,7 +180,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # It calls one function of the C library and takes no lock.
+                # This is safe after a fork: it calls one function of the C library.
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
                 **self.as_owner(),
             )
@@ -196,7 +196,7 @@ class Server:
                 return
 
     def put(self, name: str, contents: bytes) -> None:
-        """Puts a file into the server's folder, for its eyes alone."""
+        """Puts a file into the server's folder that only the server can read."""
         path = self.folder / name
         path.touch(0o600)
         path.write_bytes(contents)
@@ -204,7 +204,7 @@ class Server:
             os.chown(path, self._owner.pw_uid, self._owner.pw_gid)
 
     def standby(self, **settings: str) -> Server:
-        """Starts a standby of this server, which follows it; call `promote` to part them."""
+        """Starts a standby that follows this server until `promote`."""
         made = Server.__new__(Server)
         made.__dict__.update(self.__dict__)
         made.folder = Path(tempfile.mkdtemp(prefix="keyfold-postgres-"))
@@ -226,7 +226,7 @@ class Server:
         return made
 
     def promote(self) -> None:
-        """Makes a standby a primary; returns when it is one."""
+        """Promotes a standby, and returns once it takes writes."""
         self.run("SELECT pg_promote(true, 20)")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -280,34 +280,34 @@ class Server:
             session.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 
     def drop(self, name: str) -> None:
-        """Removes a database, whoever uses it."""
+        """Removes a database, even one in use."""
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         with self.connect() as session:
             session.execute(statement.format(sql.Identifier(name)))
 
     def borrow(self) -> str:
-        """Returns a database with an empty schema and a clock that can be set; see `give_back`."""
+        """Lends a database with empty tables and a test's clock; see `give_back`."""
         return self._idle.pop() if self._idle else self.create(self.migrated)
 
     def give_back(self, name: str) -> None:
-        """Empties a database that was borrowed: to copy one takes far longer."""
+        """Empties a lent database, which is far faster than a new copy."""
         self.run(f"{_emptied()}DELETE FROM test_time.now;", name)
         self._idle.append(name)
 
     def save(self, name: str) -> None:
-        """Keeps a store as it is."""
+        """Saves a store's state."""
         kept = (f"CREATE TABLE saved.{t} AS TABLE public.{t};" for t in _TABLES)
         fresh = "DROP SCHEMA IF EXISTS saved CASCADE; CREATE SCHEMA saved;"
         self.run(fresh + "".join(kept), name)
 
     def go_back(self, name: str) -> None:
-        """Puts a store back as it was kept."""
+        """Restores a store's saved state."""
         back = (f"INSERT INTO public.{t} SELECT * FROM saved.{t};" for t in _TABLES)
         self.run(_emptied() + "".join(back), name)
 
     @functools.cached_property
     def migrated(self) -> str:
-        """The name of a database to copy, which has the schema and a clock that can be set."""
+        """The name of a database to copy, which has the schema and a test's clock."""
         self._make(_TEMPLATE, "template0")
         migrate_store(self.url(_TEMPLATE), password_file=self.password_file)
         self.run(_CLOCK, _TEMPLATE)
@@ -344,7 +344,7 @@ class Bouncer:
     """
 
     def __init__(self, server: Server) -> None:
-        """Starts it in front of a server, with fewer sessions than a store's pool has."""
+        """Starts PgBouncer in front of a server, with fewer sessions than a store's pool."""
         self.port = free_port()
         program = programs("pgbouncer") / "pgbouncer"
         server.put("users", f'"{USER}" "{server.password}"\n'.encode())
@@ -375,7 +375,7 @@ class Bouncer:
         raise AssertionError("pgbouncer did not start")
 
     def close(self) -> None:
-        """Stops it."""
+        """Stops PgBouncer."""
         self._process.kill()
         self._process.wait(10)
 
@@ -399,7 +399,7 @@ class DatabaseClock(FakeClock):
         self._session.execute("UPDATE test_time.now SET ms = %s", [int(wall * 1000)])
 
     def close(self) -> None:
-        """Ends its session."""
+        """Ends the clock's session."""
         self._session.close()
 
 

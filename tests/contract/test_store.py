@@ -1,4 +1,4 @@
-"""What every store promises, run by each one in the table below."""
+"""The promises of every store; each kind in the table below runs them all."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DAY = 24 * 60 * 60
 
 
 class Bench(Protocol):
-    """A store that can be opened more than once, and put back as it was."""
+    """A store that tests open more than once, save and restore."""
 
     @property
     def clock(self) -> FakeClock: ...
@@ -66,11 +66,11 @@ class Bench(Protocol):
     def open(self) -> SqlStore: ...
 
     def save(self) -> None:
-        """Keeps the store as it is; nobody has it open."""
+        """Saves the store's state, while nobody has it open."""
         ...
 
     def go_back(self) -> None:
-        """Puts the kept one back."""
+        """Restores the saved state."""
         ...
 
     def close(self) -> None: ...
@@ -98,7 +98,7 @@ class Sqlite:
 
 
 class Postgres:
-    """A store in a database of a real server, whose clock follows the test's."""
+    """A store in a database of a real server; the test sets the server's clock."""
 
     def __init__(self, version: str, folder: Path) -> None:
         self._server = postgres.shared(version)
@@ -144,7 +144,7 @@ EVERY_STORE: Final = {
     "test_the_filter_of_health",
     "test_what_is_old_goes",
 }
-"""Tests of what differs between versions, if anything does: they run on all of them."""
+"""Tests of what may differ between versions of PostgreSQL: they run on all of them."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -192,18 +192,18 @@ def revoking(name: str, *regions: str) -> Change:
 
 
 def rotating(seen: Cluster, uri: str = "local:two") -> Change:
-    """Makes a rotation of a cluster as somebody saw it."""
+    """Makes a rotation, decided on a cluster as somebody read it."""
     regions = [a_rotation(region, uri) for region in seen.regions]
     return Change(seen.name, with_regions(seen, regions, NOW + 1), an_event("rpc:cluster:rotate"))
 
 
 def audited(store: SqlStore, name: str = "acme") -> int:
-    """Returns the length of a chain that verifies."""
+    """Verifies a cluster's audit chain and returns its length."""
     return store.verify_audit(name)
 
 
 def test_a_cluster_reads_as_it_was_written(store: SqlStore) -> None:
-    """Everything of a cluster comes back, and absent stays apart from empty and zero."""
+    """A store returns every part of a cluster; NULL differs from empty and from zero."""
     root = RootKey("AWS_KMS", "arn:aws:kms:…", "role", (("a", ""), ("b", "x\0é")), "issued")
     eu = a_region("eu")
     wrap = replace(eu.newest.current, root=root, organization="acme-org", key_version="")
@@ -224,7 +224,7 @@ def test_a_cluster_reads_as_it_was_written(store: SqlStore) -> None:
 
 
 def test_it_is_there_after_a_restart(bench: Bench) -> None:
-    """What was answered is stored: another process reads it."""
+    """An answered change is in the store: another process reads it."""
     first = bench.open()
     cluster = enabled(first)
     first.close()
@@ -234,7 +234,7 @@ def test_it_is_there_after_a_restart(bench: Bench) -> None:
 
 
 def test_a_rotation_adds_and_supersedes(store: SqlStore) -> None:
-    """S5: a KEK is never changed in place; the old wrap keeps its history and no ciphertext."""
+    """S5: a KEK never changes in place; the old wrap keeps its history and no ciphertext."""
     cluster = enabled(store)
     region = a_rotation(cluster.regions[0], "local:two", fresh=True)
     change = Change("acme", with_regions(cluster, [region], NOW + 1), an_event())
@@ -254,7 +254,7 @@ def retiring(region: str, number: int, at: int, *, back: bool = False) -> Change
 
 
 def test_a_generation_goes_and_comes_back(store: SqlStore) -> None:
-    """R1: a generation is taken out of use and back, each a change; nothing else of it changes."""
+    """R1: retiring a generation and taking it back are changes, and change nothing else of it."""
     cluster = enabled(store)
     region = a_rotation(cluster.regions[0], "local:two", fresh=True)
     applied(store, Change("acme", with_regions(cluster, [region], NOW + 1), an_event()))
@@ -269,7 +269,7 @@ def test_a_generation_goes_and_comes_back(store: SqlStore) -> None:
 
 
 def test_rotating_by_itself_is_switched(store: SqlStore) -> None:
-    """A region's policy says whether it is rotated by itself, and can be changed again."""
+    """A region's policy says whether it rotates by itself, and can change again."""
     cluster = enabled(store)
     for wanted in (True, False, True):
         region = replace(cluster.regions[0], policy=RegionPolicy(auto_rotate=wanted))
@@ -280,7 +280,7 @@ def test_rotating_by_itself_is_switched(store: SqlStore) -> None:
 
 
 def test_revoke_never_loses(store: SqlStore) -> None:
-    """R1: whoever changes the cluster meanwhile, Revoke is carried out and raises the epoch."""
+    """R1: whoever changes the cluster meanwhile, Revoke happens and raises the epoch."""
     cluster = enabled(store)
     changes = [rotating(cluster), *[revoking("acme")] * 3, rotating(cluster)]
     with ThreadPoolExecutor(5) as pool:
@@ -306,7 +306,7 @@ def test_what_was_seen_before_a_revocation_is_not_committed(store: SqlStore) -> 
 
 
 def test_an_audit_event_alone_is_no_change(store: SqlStore) -> None:
-    """R5: an attempt is added to the chain without raising the version or taking a number."""
+    """R5: the chain records an attempt, which raises no version and takes no number."""
     cluster = enabled(store)
     attempt = Change("acme", None, an_event(outcome="ACCESS_DENIED"))
     noted = applied(store, attempt)
@@ -317,7 +317,7 @@ def test_an_audit_event_alone_is_no_change(store: SqlStore) -> None:
 
 
 def test_an_audit_event_tells_who_asked(store: SqlStore) -> None:
-    """R5: the chain says who asked, how that was proven, from where, and for whom."""
+    """R5: the chain names the caller, their proof, their address, and for whom they called."""
     enabled(store)
     asked = replace(
         an_event(outcome="KEY_DISABLED"),
@@ -339,7 +339,7 @@ def test_an_audit_event_tells_who_asked(store: SqlStore) -> None:
 
 
 def test_an_audit_event_of_no_cluster(store: SqlStore) -> None:
-    """R5: there is no chain for a cluster that does not exist."""
+    """R5: a cluster that does not exist has no chain."""
     [result] = store.apply([Change("acme", None, an_event())])
     assert isinstance(result, ClusterNotFoundError)
     with pytest.raises(ClusterNotFoundError):
@@ -347,14 +347,14 @@ def test_an_audit_event_of_no_cluster(store: SqlStore) -> None:
 
 
 def test_a_long_chain_verifies(store: SqlStore) -> None:
-    """A3: the chain is walked from its first event, however long."""
+    """A3: a chain of any length is verified from its first event."""
     enabled(store)
     store.apply([Change("acme", None, an_event())] * 1000)
     assert audited(store) == 1001
 
 
 def test_a_request_is_found_in_its_scope_alone(store: SqlStore) -> None:
-    """R6: ids are scoped to caller, RPC and cluster; the version that was made is kept."""
+    """R6: request ids are scoped to caller, RPC and cluster; a record has the version made."""
     key = a_request()
     applied(store, enabling(a_cluster(), key))
     found = store.request(key)
@@ -370,7 +370,7 @@ def test_a_request_is_found_in_its_scope_alone(store: SqlStore) -> None:
 
 
 def test_a_concurrent_twin_is_aborted(store: SqlStore) -> None:
-    """R6: of two equal requests one is carried out, in one group or in two."""
+    """R6: of two equal requests the store carries out one, in one batch or in two."""
     enabled(store)
     twin = replace(revoking("acme"), request=a_request())
     first, second = store.apply([twin, twin])
@@ -382,7 +382,7 @@ def test_a_concurrent_twin_is_aborted(store: SqlStore) -> None:
 
 
 def test_an_id_with_another_body_is_refused(store: SqlStore) -> None:
-    """R6: a request_id is used again for the same request only."""
+    """R6: a request_id may come again only with the same request."""
     enabled(store)
     applied(store, replace(revoking("acme"), request=a_request()))
     [result] = store.apply([replace(revoking("acme"), request=a_request(body=b"other"))])
@@ -390,7 +390,7 @@ def test_an_id_with_another_body_is_refused(store: SqlStore) -> None:
 
 
 def test_losers_drop_out_alone(store: SqlStore) -> None:
-    """S8: what one change raises keeps none of the others from being made, in their order."""
+    """S8: a change that raises keeps no other change of the batch from happening, in order."""
     seen = enabled(store)
 
     def broken(_current: Cluster | None) -> Cluster:
@@ -438,7 +438,7 @@ def test_a_collision_takes_nobody_along(store: SqlStore) -> None:
 
 
 def test_a_mistaken_decision_is_refused(store: SqlStore) -> None:
-    """S5: nothing that a cluster has can get lost by a change."""
+    """S5: no change can remove a part of a cluster."""
     cluster = enabled(store)
 
     def forgetful(_current: Cluster | None) -> Cluster:
@@ -451,7 +451,7 @@ def test_a_mistaken_decision_is_refused(store: SqlStore) -> None:
 
 
 def test_numbers_have_no_gaps(store: SqlStore) -> None:
-    """S1: whatever is made at once, numbers follow each other and each has its own id."""
+    """S1: of concurrent changes, numbers follow each other and each has its own id."""
 
     def work(thread: int) -> list[int]:
         numbers = []
@@ -470,7 +470,7 @@ def test_numbers_have_no_gaps(store: SqlStore) -> None:
 
 
 def test_a_poll_reads_what_followed(store: SqlStore) -> None:
-    """S1: a replica gets the changes after the one it names, oldest first, with their makers."""
+    """S1: a replica reads the changes after the one it names, oldest first, with their makers."""
     assert store.poll(beat("two")) == []
     assert store.register(beat("one")).number == 0
     enabled(store, "a")
@@ -489,7 +489,7 @@ def test_a_poll_reads_what_followed(store: SqlStore) -> None:
 
 @pytest.mark.parametrize("known", [(1, b"x" * 16), (2, b"x" * 16), (1, b""), (0, b"x" * 16)])
 def test_a_poll_notices_another_store(store: SqlStore, known: tuple[int, bytes]) -> None:
-    """S1: a replica whose last change the store does not have hears so, and is no replica."""
+    """S1: if the store lacks a replica's last change, the poll says so and writes no heartbeat."""
     enabled(store)
     with pytest.raises(StoreRolledBackError):
         store.poll(beat("one", *known))
@@ -497,7 +497,7 @@ def test_a_poll_notices_another_store(store: SqlStore, known: tuple[int, bytes])
 
 
 def test_a_rollback_is_noticed(bench: Bench) -> None:
-    """S1: a store put back as it was, even if others went on with it, is not the one known."""
+    """S1: replicas notice a restored store, even if others have gone on with it."""
     store = bench.open()
     enabled(store)
     store.close()
@@ -540,7 +540,7 @@ def test_a_reconciled_store_is_begun_with_anew(bench: Bench) -> None:
 
 
 def test_what_was_decided_before_does_not_count_again(bench: Bench) -> None:
-    """S1: a decision that a replica knew is none about a rollback that came later."""
+    """S1: a decision that a replica knew does not count for a later rollback."""
     store = bench.open()
     store.reconcile("of old")
     store.close()
@@ -561,7 +561,7 @@ def test_what_was_decided_before_does_not_count_again(bench: Bench) -> None:
 
 
 def test_a_replica_begins_at_the_newest_change(store: SqlStore) -> None:
-    """S4: one that registers starts from the state it reads then."""
+    """S4: a replica that registers starts from the state that it reads."""
     enabled(store)
     [noted] = store.poll(beat("other"))
     registered = store.register(beat("one"))
@@ -570,7 +570,7 @@ def test_a_replica_begins_at_the_newest_change(store: SqlStore) -> None:
 
 
 def test_replicas_and_their_silence(store: SqlStore, clock: FakeClock) -> None:
-    """S2, R4: a poll is a heartbeat; silence is told by one clock, not the replica's own."""
+    """S2, R4: a poll is a heartbeat, and one clock measures silence, not the replica's own."""
     for name in ("two", "one"):
         store.register(replace(beat(name), time=5))
     enabled(store)
@@ -599,7 +599,7 @@ def test_a_refusal_is_seen_and_numbered(store: SqlStore) -> None:
 
 
 def test_a_refusal_that_is_told_again_names_its_kek(store: SqlStore) -> None:
-    """F4: a refusal met again concerns the one KEK, and says which."""
+    """F4: a repeated refusal concerns one KEK, and names it."""
     observation = Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW)
     store.refused("ab12", observation, "one", b"k" * 16)
     [noted] = store.poll(beat())
@@ -607,7 +607,7 @@ def test_a_refusal_that_is_told_again_names_its_kek(store: SqlStore) -> None:
 
 
 def test_observations_replace_each_other(store: SqlStore) -> None:
-    """S7: the last one stands, and takes no number."""
+    """S7: the last observation counts, and takes no number."""
     first = Observation("root:a", Health.HEALTHY, NOW, NOW, NOW, can_wrap=True, can_unwrap=True)
     other = Observation(
         "kek:b", Health.KEK_MISMATCH, NOW, NOW, message="odd\0text", can_unwrap=False
@@ -623,7 +623,7 @@ def test_observations_replace_each_other(store: SqlStore) -> None:
 
 
 def test_an_error_is_kept_with_its_reason(store: SqlStore) -> None:
-    """F5: why a root key does not wrap, and the permission that is missing, and then no more."""
+    """F5: an observation has the reason and the missing permission, and the next one has not."""
     seen = Observation(
         "root:a",
         Health.HEALTHY,
@@ -646,7 +646,7 @@ def test_an_error_is_kept_with_its_reason(store: SqlStore) -> None:
 
 
 def test_what_was_issued_is_kept(bench: Bench) -> None:
-    """C2: an external id is kept for good, whoever issues another one, and takes no number."""
+    """C2: an external id stays for good, whoever issues another one, and takes no number."""
     store = bench.open()
     assert store.external_id("organization:acme") is None
     assert store.issue_external_id("organization:acme", "one", NOW) == "one"
@@ -662,7 +662,7 @@ def test_what_was_issued_is_kept(bench: Bench) -> None:
 
 
 def test_of_those_who_issue_at_once_one_does(store: SqlStore) -> None:
-    """C2: whoever asks at the same moment is answered the same, and the store says so after."""
+    """C2: concurrent callers get the same id, which the store then keeps."""
     many = 8
     start = Barrier(many)
 
@@ -676,7 +676,7 @@ def test_of_those_who_issue_at_once_one_does(store: SqlStore) -> None:
 
 
 def test_a_last_use_never_goes_back(store: SqlStore, clock: FakeClock) -> None:
-    """S7: the latest time stands, whichever replica tells it last, and takes no number."""
+    """S7: the latest time counts, whichever replica writes last, and takes no number."""
     a, b, c = (bytes([n]) * 16 for n in range(3))
     clock.advance(60.0)
     store.used({b: NOW + 5, a: NOW + 7})
@@ -689,7 +689,7 @@ def test_a_last_use_never_goes_back(store: SqlStore, clock: FakeClock) -> None:
 
 
 def test_no_last_use_is_yet_to_come(store: SqlStore, clock: FakeClock) -> None:
-    """S3: what a replica says whose clock is ahead does not stand above what is true later."""
+    """S3: a time from a fast clock does not hide later, true times."""
     kek = b"k" * 16
     store.used({kek: NOW + DAY * 1000})
     assert store.last_uses([kek]) == {kek: NOW}
@@ -699,7 +699,7 @@ def test_no_last_use_is_yet_to_come(store: SqlStore, clock: FakeClock) -> None:
 
 
 def test_replicas_tell_their_last_uses_at_once(store: SqlStore, clock: FakeClock) -> None:
-    """S7: replicas that flush the same KEKs in any order wait for each other and lose nothing."""
+    """S7: replicas that write the same KEKs in any order wait for each other and lose nothing."""
     keks = [n.to_bytes(16, "big") for n in range(1_100)]
     clock.advance(60.0)
 
@@ -713,7 +713,7 @@ def test_replicas_tell_their_last_uses_at_once(store: SqlStore, clock: FakeClock
 
 
 def test_work_is_claimed_by_one(store: SqlStore, clock: FakeClock) -> None:
-    """F5, S7: of those who claim a piece of work at once one gets it, until its time is over."""
+    """F5, S7: of concurrent claims of a piece of work one succeeds, until its time is over."""
 
     def claims() -> int:
         with ThreadPoolExecutor(6) as pool:
@@ -729,7 +729,7 @@ def test_work_is_claimed_by_one(store: SqlStore, clock: FakeClock) -> None:
 
 
 def test_claims_are_nobodys_health(store: SqlStore, clock: FakeClock) -> None:
-    """F5: the rows that tell whose work the sweep is change no list and no count, and stay."""
+    """F5: the rows of the sweep's claims change no list and no count, and stay."""
     enabled(store)
     before = store.census()
     assert before == {("ENABLED", "UNKNOWN"): 1}
@@ -749,7 +749,7 @@ def seen_of(cluster: Cluster, *, health: Health = Health.HEALTHY, at: int = NOW)
 
 
 def test_the_sweep_chooses_who_waited_longest(store: SqlStore) -> None:
-    """F4: of each root key the KEK that was asked about longest ago, and refused ones after it."""
+    """F4: samples have each root key's least recently checked KEK, then refused ones."""
     made = [enabled(store, f"c-{n}") for n in range(8)]
     root = made[0].regions[0].newest.current.root_id
     prefix = root[:2]
@@ -767,7 +767,7 @@ def test_the_sweep_chooses_who_waited_longest(store: SqlStore) -> None:
 
 
 def test_the_sweep_leaves_out_what_is_revoked(store: SqlStore) -> None:
-    """Protocol 7: a revoked region is not chosen; another root key's is, with its own."""
+    """F5: samples leave out a revoked region, and have those of other root keys."""
     whole = {
         name: applied(
             store, enabling(a_cluster(name, [a_region("eu", "local:one"), a_region("us", uri)]))
@@ -788,7 +788,7 @@ def test_the_sweep_leaves_out_what_is_revoked(store: SqlStore) -> None:
 
 
 def test_root_keys_that_only_unwrap_are_counted(store: SqlStore) -> None:
-    """F5: regions whose next rotation would fail are counted, and no others."""
+    """F5: the count has exactly the regions whose next rotation would fail."""
     cluster = enabled(store)
     root = f"root:{cluster.regions[0].newest.current.root_id}"
     seen = Observation(root, Health.HEALTHY, NOW, NOW, NOW, can_wrap=False, can_unwrap=True)
@@ -803,14 +803,14 @@ def test_root_keys_that_only_unwrap_are_counted(store: SqlStore) -> None:
 
 
 def test_whose_kek_it_is(store: SqlStore) -> None:
-    """A KEK's cluster is found by the KEK's id."""
+    """A KEK's id leads to its cluster."""
     cluster = enabled(store)
     assert store.owner_of(cluster.regions[0].newest.kek_id) == "acme"
     assert store.owner_of(bytes(16)) is None
 
 
 def names(store: Store, after: str = "", limit: int = 100, **which: object) -> list[str]:
-    """Lists the names of the clusters that a filter lets through."""
+    """Lists the names of the clusters that pass a filter."""
     make: Callable[..., ClusterFilter] = ClusterFilter
     found = store.clusters(make(**which), after, limit)
     return [c.name for c in found if isinstance(c, Cluster)]
@@ -827,7 +827,7 @@ def test_lists_are_paged_by_name(store: SqlStore) -> None:
 
 
 def test_filters(store: SqlStore) -> None:
-    """Each filter narrows; the key uri is the current root key's, not a former one's."""
+    """Each filter narrows the list; the key uri is that of the current root key."""
     enabled(store, "a", organization="org")
     b = enabled(store, "b")
     enabled(store, "c", organization="org")

@@ -120,7 +120,7 @@ def test_of_several_hosts_the_primary_is_chosen() -> None:
         ("postgresql://u@127.0.0.1/k", "mysql://u@127.0.0.1/k"),
     ],
 )
-def test_a_second_way_to_a_store_that_is_none(url: str, listen: str, key: Path) -> None:
+def test_a_url_to_listen_on_that_is_not_postgresql(url: str, listen: str, key: Path) -> None:
     """A url to listen on must be PostgreSQL's, and so must the store's; the check says so."""
     with pytest.raises(SetupError, match="KEYFOLD_STORE_LISTEN is a second way"):
         opening.check(url, key, listen)
