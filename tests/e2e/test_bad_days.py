@@ -107,7 +107,7 @@ UNUSABLE: Final = {
 }
 """What is said of a key that was made for something else."""
 
-WRONG: Final = "to something else|to what it wrapped|said to have wrapped"
+WRONG: Final = "to something else|to what it wrapped|has just wrapped"
 """What is said of a key that opens to something else: by its provider, or by Keyfold."""
 
 each_provider = pytest.mark.parametrize("provider", CLOUDS)
