@@ -117,7 +117,7 @@ class _OwnLogin:
         except (*BROKEN, OSError) as error:
             self._source = None
             raise CredentialsFailedError(
-                "the server's own AWS credential cannot be had; look at the AWS_* environment "
+                "there is no usable AWS credential on this server; look at the AWS_* environment "
                 f"and what it points to ({type(error).__name__})"
             ) from error
         if not found or not found.access_key:

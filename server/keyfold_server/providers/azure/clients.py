@@ -65,7 +65,7 @@ class _Heard(threading.local):
         self.sent, self.refusal, self.failed = sent, None, None
 
 
-class Transport(RequestsTransport):  # type: ignore[misc]  # untyped where it is public
+class SdkTransport(RequestsTransport):  # type: ignore[misc]  # untyped where it is public
     """Sends for the SDK, within the thread's call. Safe for many threads.
 
     The transport keeps each thread's last refusal, because the SDK's errors drop Entra's numbers.
@@ -138,7 +138,7 @@ class Vault:
         self._client = KeyClient(
             origin,
             _NoCredential(),
-            transport=Transport(ca),
+            transport=SdkTransport(ca),
             policies=[UserAgentPolicy(base_user_agent="keyfold")],
         )
 

@@ -36,7 +36,7 @@ from keyfold_server.domain.errors import (
     CredentialsFailedError,
     UnreachableError,
 )
-from keyfold_server.providers.azure.clients import BROKEN, Transport, broken_off
+from keyfold_server.providers.azure.clients import BROKEN, SdkTransport, broken_off
 from keyfold_server.providers.azure.clouds import Cloud
 from keyfold_server.providers.azure.errors import (
     WITHDRAWN,
@@ -118,7 +118,7 @@ class Logins:
         self._authority = authority
         self._discovery = instance_discovery
         self._environment = environment
-        self._transport = Transport(ca)
+        self._transport = SdkTransport(ca)
 
     @property
     def client(self) -> str:

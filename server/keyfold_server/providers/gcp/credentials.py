@@ -109,7 +109,7 @@ def _no_credential(error: Exception, exchange: Exchange) -> CouldNotTellError:
     answer = exchange.last
     if answer is None:
         return CredentialsFailedError(
-            "the server's own Google credential cannot be had; look at the GOOGLE_* environment "
+            "there is no usable Google credential on this server; look at the GOOGLE_* environment "
             f"and what it points to ({type(error).__name__})"
         )
     word = oauth_word(answer.body)
