@@ -1,4 +1,4 @@
-"""What AWS alone promises, at its counterpart: principals, contexts in policies, regions."""
+"""What the AWS adapter promises beyond others: principals, contexts in policies, regions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def bench(there: AwsCounterpart) -> Bench:
 
 
 def test_the_context_stands_in_the_log_and_in_policies(there: AwsCounterpart, bench: Bench) -> None:
-    """A customer's key policy can tell clusters apart by the names of the context (C5, F4)."""
+    """A customer's key policy can tell clusters apart by the context's names (C5, F4)."""
     wrapped = bench.wrap()
     bound = {
         "keyfold:cluster": "cluster-1",
@@ -68,7 +68,7 @@ def test_the_context_stands_in_the_log_and_in_policies(there: AwsCounterpart, be
 def test_a_multi_region_key_opens_in_each_of_its_regions(
     there: AwsCounterpart, bench: Bench
 ) -> None:
-    """What one replica wrapped opens under the other, in that one's own region."""
+    """One replica's ciphertext opens under the other, in that replica's region."""
     key = there.create_key(MultiRegion=True)
     assert "key/mrk-" in key.uri
     replica = there.replicate(key, "us-east-1")
@@ -80,7 +80,7 @@ def test_a_multi_region_key_opens_in_each_of_its_regions(
 
 
 def test_the_keys_own_region_is_called(there: AwsCounterpart, bench: Bench) -> None:
-    """Endpoint and sessions are those of the ARN's region, whatever AWS_REGION says."""
+    """Keyfold calls KMS and STS in the ARN's region, whatever AWS_REGION says."""
     there.env.setenv("AWS_REGION", "ap-south-1")
     bench.wrap()
     assert {call.region for call in there.aws.calls} == {REGION}
@@ -111,7 +111,7 @@ def test_without_a_principal_the_server_calls_as_itself(
 
 
 def test_a_rotated_own_credential_is_found(there: AwsCounterpart, bench: Bench) -> None:
-    """An access key that was replaced on the machine is read again, with no restart (F2a)."""
+    """Keyfold takes up an access key that was replaced on the machine, without a restart (F2a)."""
     wrapped = bench.wrap()
     with there.broken_credentials():
         key, secret = there.aws.sts.add_user(VENDOR)
@@ -129,7 +129,7 @@ def test_a_wrong_secret_is_our_own_fault(there: AwsCounterpart, bench: Bench) ->
 
 
 def test_no_credential_at_all_is_our_own_fault(there: AwsCounterpart, bench: Bench) -> None:
-    """A machine without any AWS credential says so; it is no refusal (F2a)."""
+    """A machine without any AWS credential says so, and that is not a refusal (F2a)."""
     there.env.delenv("AWS_ACCESS_KEY_ID")
     there.env.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(CredentialsFailedError, match="no AWS credential"):
@@ -139,7 +139,7 @@ def test_no_credential_at_all_is_our_own_fault(there: AwsCounterpart, bench: Ben
 def test_the_servers_web_identity_is_asked_for_within_the_call(
     there: AwsCounterpart, bench: Bench, tmp_path: Path
 ) -> None:
-    """What the SDK asks to get the server's own credential ends with the budget, too (C4)."""
+    """The SDK's own calls for the server's credential end with the budget, too (C4)."""
     (tmp_path / "token").write_text("a.b.c")
     there.env.delenv("AWS_ACCESS_KEY_ID")
     there.env.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
@@ -156,7 +156,7 @@ def test_the_servers_web_identity_is_asked_for_within_the_call(
 
 @pytest.mark.parametrize("budget", [0.0, 1e-3])
 def test_a_call_with_no_time_left_is_an_outage(bench: Bench, budget: float) -> None:
-    """Time that runs out before anything is sent is UNREACHABLE, with and without a session."""
+    """A call whose time is up before it sends is UNREACHABLE, with and without a session."""
     with pytest.raises(UnreachableError):
         bench.wrap(budget=budget)
     wrapped = bench.wrap()
@@ -167,7 +167,7 @@ def test_a_call_with_no_time_left_is_an_outage(bench: Bench, budget: float) -> N
 def test_another_customers_role_shows_our_side_to_be_good(
     there: AwsCounterpart, bench: Bench
 ) -> None:
-    """A denial is a refusal if another role can be taken since, and none if none can (F2a)."""
+    """A denial is a refusal only if Keyfold can still take another role (F2a)."""
     other = there.add_role()
     wrapped = bench.wrap()
     key = replace(bench.key, principal=other)
@@ -176,7 +176,7 @@ def test_another_customers_role_shows_our_side_to_be_good(
     with there.withdrawn_trust(bench.key):
         with pytest.raises(AccessDeniedError):
             bench.unwrap(wrapped)
-        # Now nobody's role can be taken: as if Keyfold had lost its right to take any.
+        # Now Keyfold can take nobody's role, as if it had lost its right to take any.
         with there.withdrawn_trust(key), pytest.raises(CredentialsFailedError):
             bench.unwrap(wrapped)
 
@@ -196,7 +196,7 @@ def test_the_canary_decides_where_there_is_one(there: AwsCounterpart, bench: Ben
 
 
 def test_another_external_id_is_another_principal(there: AwsCounterpart, bench: Bench) -> None:
-    """A role's session is never shared between external ids: one may have been guessed (C2)."""
+    """Sessions under two external ids stay apart, since one may be a guess (C2)."""
     bench.wrap()
     there.trust("issued anew")
     bench.wrap()
@@ -207,7 +207,7 @@ def test_another_external_id_is_another_principal(there: AwsCounterpart, bench: 
 
 
 def test_no_role_is_taken_without_an_external_id(there: AwsCounterpart, bench: Bench) -> None:
-    """A role that trusts whoever comes is not taken either, and STS is not asked (C2)."""
+    """Keyfold does not take a role that trusts anybody, and does not even ask STS (C2)."""
     allow = {"Effect": "Allow", "Principal": {"AWS": VENDOR}, "Action": "sts:AssumeRole"}
     there.aws.sts.roles[there.role] = Role(policy(allow))
     with pytest.raises(CredentialsFailedError, match="no external id"):
@@ -215,7 +215,7 @@ def test_no_role_is_taken_without_an_external_id(there: AwsCounterpart, bench: B
     assert there.aws.calls == []
 
 
-# moto's STS, written by others.
+# moto's STS, which others wrote.
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def _at_moto(role: str, external_id: str) -> None:
 
 
 def test_moto_lets_the_role_be_taken_with_its_external_id(server: moto.Moto, user: str) -> None:
-    """An independent STS takes what the adapter sends, and refuses another external id (C2)."""
+    """An independent STS accepts the adapter's request, and refuses another external id (C2)."""
     role = server.add_role(f"role-{os.urandom(4).hex()}", user, "issued")
     _at_moto(role, "issued")
     with pytest.raises(AccessDeniedError):
@@ -257,7 +257,7 @@ def test_moto_lets_the_role_be_taken_with_its_external_id(server: moto.Moto, use
 
 
 def test_moto_knows_a_wrong_secret(server: moto.Moto, user: str) -> None:
-    """A signature that an independent STS refuses is CREDENTIALS_FAILED (F2a)."""
+    """A signature that an independent STS rejects is CREDENTIALS_FAILED (F2a)."""
     role = server.add_role(f"role-{os.urandom(4).hex()}", user, "issued")
     with pytest.MonkeyPatch.context() as env:
         env.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

@@ -1,4 +1,4 @@
-"""What the AWS adapter knows without AWS: ARNs, replicas, external ids, what an answer means."""
+"""The AWS adapter without AWS: ARNs, replicas, external ids, and what answers mean."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _KEY: Final = f"arn:aws:kms:eu-west-1:111122223333:key/{_ID}"
 )
 @pytest.mark.parametrize("name", [_ID, _MRK])
 def test_keys_of_every_partition_are_known(partition: str, region: str, name: str) -> None:
-    """A key's ARN of any partition tells region, account and id, multi-Region keys included."""
+    """A key's ARN of any partition names region, account and id, for multi-Region keys, too."""
     uri = f"arn:{partition}:kms:{region}:111122223333:key/{name}"
     arn = key_arn(uri)
     assert (arn.partition, arn.region, arn.account) == (partition, region, "111122223333")
@@ -75,7 +75,7 @@ def test_keys_of_every_partition_are_known(partition: str, region: str, name: st
 
 @pytest.mark.parametrize("uri", ["alias/app", "arn:aws:kms:eu-west-1:111122223333:alias/app"])
 def test_an_alias_is_refused_with_the_reason(uri: str) -> None:
-    """An alias can be pointed at another key, so it names none; the message says so."""
+    """An alias can be pointed at another key, so Keyfold refuses it and says why."""
     with pytest.raises(
         InvalidKeySpecError, match="is an alias, which could be pointed at another key"
     ):
@@ -103,7 +103,7 @@ def test_what_is_no_role_of_the_partition_is_refused(principal: str) -> None:
 
 
 def test_an_external_id_is_never_the_callers() -> None:
-    """It is refused as an option, even with the issued value, and an issued one is kept (C2)."""
+    """Keyfold refuses it as an option, even with the issued value, and keeps an issued one (C2)."""
     provider = AwsKmsProvider()
     mine = RootKey("AWS_KMS", _KEY, _ROLE, (("external_id", "issued"),), "issued")
     with pytest.raises(InvalidKeySpecError, match="Keyfold's to issue"):
@@ -113,20 +113,20 @@ def test_an_external_id_is_never_the_callers() -> None:
 
 
 def test_whoever_takes_a_role_shows_an_external_id() -> None:
-    """A key with a principal needs one, whether it is issued yet or not; another needs none."""
+    """A key with a principal needs an external id, issued or not; a key without does not."""
     provider = AwsKmsProvider()
     assert provider.needs_external_id(RootKey("AWS_KMS", _KEY, _ROLE))
     assert not provider.needs_external_id(RootKey("AWS_KMS", _KEY))
 
 
 def test_a_role_whose_external_id_is_gone_is_no_refusal() -> None:
-    """What Keyfold itself lacks says nothing about a stored key (C2, F2a)."""
+    """An external id that Keyfold has lost says nothing about a stored key (C2, F2a)."""
     with pytest.raises(CredentialsFailedError, match="no external id"):
         AwsKmsProvider().describe(RootKey("AWS_KMS", _KEY, _ROLE), budget=1.0)
 
 
 def test_it_has_the_optional_abilities() -> None:
-    """It authenticates and describes, knows replicas, external ids and access policies."""
+    """The adapter authenticates and describes, and knows replicas, external ids and policies."""
     provider = AwsKmsProvider()
     for ability in (Authenticates, DescribesKeys, HasReplicas, TakesExternalIds, DescribesAccess):
         assert isinstance(provider, ability)
@@ -143,7 +143,7 @@ def test_it_has_the_optional_abilities() -> None:
     ],
 )
 def test_a_setting_that_names_no_identity_is_refused(principal: str) -> None:
-    """What would stand in customers' trust policies is one role or user, never an account."""
+    """Customers' trust policies must name one role or user of Keyfold's, never an account."""
     with pytest.raises(SetupError, match="role or user that the server itself is"):
         AwsKmsProvider(principal=principal)
 
@@ -162,7 +162,7 @@ def test_a_setting_that_names_no_identity_is_refused(principal: str) -> None:
     ],
 )
 def test_a_replica_differs_in_the_region_alone(partition: str, region: str, other: str) -> None:
-    """A multi-Region key's replica has its ARN with another region, and is used as the same."""
+    """A replica has the key's ARN with another region, and the same principal."""
     uri = f"arn:{partition}:kms:{{}}:111122223333:key/{_MRK}"
     role = f"arn:{partition}:iam::111122223333:role/keyfold"
     key = RootKey("AWS_KMS", uri.format(region), role, (), "issued")
@@ -186,7 +186,7 @@ def test_a_replica_differs_in_the_region_alone(partition: str, region: str, othe
     ],
 )
 def test_what_has_no_replica_there_is_refused(name: str, region: str, said: str) -> None:
-    """A key of one region, the same region, another partition's: each says what is wrong."""
+    """For each wrong key or region, the error says what is wrong."""
     key = RootKey("AWS_KMS", f"arn:aws:kms:eu-west-1:111122223333:key/{name}")
     with pytest.raises(InvalidKeySpecError) as raised:
         AwsKmsProvider().replica(key, region)
@@ -195,7 +195,7 @@ def test_what_has_no_replica_there_is_refused(name: str, region: str, said: str)
 
 
 def test_the_sdk_does_not_log_what_it_sends() -> None:
-    """At DEBUG the SDK writes plaintexts, so it never logs at DEBUG, whatever the root's level."""
+    """The SDK, which logs plaintexts at DEBUG, does not log at DEBUG, whatever the root's level."""
     assert not logging.getLogger("botocore.parsers").isEnabledFor(logging.DEBUG)
 
 
@@ -203,7 +203,7 @@ def test_the_sdk_does_not_log_what_it_sends() -> None:
 
 
 def test_an_access_policy_stays_in_its_partition() -> None:
-    """A server's identity of another partition cannot be let in, and no policy pretends it can."""
+    """No policy can let in an identity of another partition, so Keyfold offers none."""
     provider = AwsKmsProvider(principal="arn:aws-cn:iam::999988887777:role/keyfold-server")
     wanted = AccessWanted("cluster-1", None, None)
     with pytest.raises(InvalidKeySpecError, match="no identity reaches across partitions"):
@@ -214,7 +214,7 @@ def test_an_access_policy_stays_in_its_partition() -> None:
 
 
 def test_where_nothing_is_named_nothing_is_demanded() -> None:
-    """Without a cluster, region or organization there is no condition, and none of nothing."""
+    """Without a cluster, region or organization the policy has no condition."""
     found = AwsKmsProvider().access_policy(RootKey("AWS_KMS", _KEY), AccessWanted(None, None, None))
     assert found.bound_context == {}
     assert not any("Condition" in each.text for each in found.statements)
@@ -302,21 +302,21 @@ def test_a_missing_permission_is_named() -> None:
 def test_the_servers_own_policies_are_told_from_the_keys(
     caller: str, why: str, *, ours: bool
 ) -> None:
-    """Only a denial by policies of another account than the key's is Keyfold's side (F2a)."""
+    """Only a denial by policies outside of the key's account is Keyfold's own fault (F2a)."""
     said = f"User: arn:aws:iam::{caller}:user/keyfold is not authorized to perform: kms:Decrypt"
     error = _error("AccessDeniedException", f"{said} on resource: {_KEY} {why}")
     assert denied_by_our_own_account(error, "111122223333") is ours
 
 
 def test_a_key_that_takes_no_context_cannot_wrap() -> None:
-    """Encrypt under an asymmetric key is refused as a wrong request: KEY_INVALID."""
+    """AWS answers Encrypt under an asymmetric key as a wrong request; that is KEY_INVALID."""
     assert isinstance(
         translate(_error("ValidationException"), "kms:Encrypt", _KEY), KeyInvalidError
     )
 
 
 def test_a_hint_when_to_come_back_is_passed_on() -> None:
-    """A gateway's Retry-After reaches the caller; what is no number of seconds does not."""
+    """A gateway's Retry-After reaches the caller if it is a number of seconds."""
     for hint, seconds in (("7", 7.0), ("soon", None), ("-1", None)):
         error = _error("ThrottlingException", headers={"retry-after": hint})
         assert translate(error, "kms:Decrypt", _KEY).retry_after == seconds
@@ -324,12 +324,12 @@ def test_a_hint_when_to_come_back_is_passed_on() -> None:
 
 @pytest.mark.parametrize("error", [ResponseParserError("x"), KeyError("Plaintext"), ValueError()])
 def test_an_answer_that_is_none_is_no_refusal(error: Exception) -> None:
-    """An answer without what it must have, or that cannot be read, is UNREACHABLE."""
+    """An incomplete or unreadable answer is UNREACHABLE."""
     assert type(translate(error, "kms:Decrypt", _KEY)) is UnreachableError
 
 
 def test_texts_of_the_service_are_not_passed_on() -> None:
-    """Codes and request ids that are no words do not reach messages or logs."""
+    """Codes and request ids reach messages and logs only if they are single words."""
     odd = _error("Bad\nCode: secret")
     odd.response["ResponseMetadata"]["RequestId"] = "id\nsecret"
     error = translate(odd, "kms:Decrypt", _KEY)

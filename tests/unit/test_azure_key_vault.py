@@ -1,4 +1,4 @@
-"""The Azure adapter beside what all providers promise: logins, hostile hosts, kinds of keys."""
+"""The Azure adapter beyond what all providers promise: logins, hostile hosts, kinds of keys."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PAYLOAD: Final = bytes(BINDING.payload(bytes(32)))
 
 @dataclass
 class World:
-    """The counterpart, and how an adapter is set up for it."""
+    """The counterpart, and the settings of an adapter for it."""
 
     azure: AzureKeyVault
     env: pytest.MonkeyPatch
@@ -55,14 +55,14 @@ class World:
     places: dict[str, str] = field(default_factory=dict)
 
     def setenv(self, **variables: str) -> None:
-        """Sets AZURE_* and nothing else of it."""
+        """Sets these AZURE_* variables, and removes all others."""
         for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "FEDERATED_TOKEN_FILE"):
             self.env.delenv(f"AZURE_{name}", raising=False)
         for name, value in variables.items():
             self.env.setenv(f"AZURE_{name}", value)
 
     def provider(self, **settings: Any) -> AzureKeyVaultProvider:
-        """Makes an adapter that may call the counterpart's places."""
+        """Makes an adapter that may call the counterpart's vaults."""
         return AzureKeyVaultProvider(
             **{
                 "authority": self.azure.authority,
@@ -75,7 +75,7 @@ class World:
         )
 
     def key(self, principal: str = "", vault: str = "", **how: Any) -> RootKey:
-        """Makes a key that a principal, or the application itself, may use."""
+        """Makes a key that a principal, or else the application itself, may use."""
         url = self.azure.create_key(f"k-{uuid.uuid4().hex[:8]}", vault, **how)
         self.azure.allow(principal or f"{self.azure.tenant}/{CLIENT}", url)
         return RootKey("AZURE_KEY_VAULT", url, principal)
@@ -127,7 +127,7 @@ def _own_identity(world: World, _: Path) -> str:
 
 
 def _federate(world: World, folder: Path) -> None:
-    """Puts a token of a cluster's own issuer into a file, which the application trusts."""
+    """Puts a token of a cluster's issuer, which the application trusts, into a file."""
     key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -147,7 +147,7 @@ def _federate(world: World, folder: Path) -> None:
 def test_the_servers_own_identity_comes_from_the_environment(
     world: World, tmp_path: Path, login: Callable[[World, Path], str]
 ) -> None:
-    """A secret, a workload identity's file and a managed identity each log the server in."""
+    """The server can log in with a secret, a workload identity's file and a managed identity."""
     who = login(world, tmp_path)
     key = world.key()
     world.azure.allow(who, key.uri)
@@ -169,7 +169,7 @@ def test_a_principal_of_another_tenant(world: World, tmp_path: Path, *, federate
 
 
 def test_a_customer_withdraws_trust(world: World) -> None:
-    """The application taken out of the tenant is a refusal; let in again it serves (F2a)."""
+    """An application taken out of the tenant is a refusal; let in again, it serves (F2a)."""
     theirs = world.azure.add_vault(CUSTOMER)
     world.places[theirs] = VAULT_RESOURCE
     key, provider = world.key(f"{CUSTOMER}/{CLIENT}", theirs), world.provider()
@@ -184,7 +184,7 @@ def test_a_customer_withdraws_trust(world: World) -> None:
 
 @pytest.mark.parametrize("federated", [False, True])
 def test_a_tenant_that_does_not_exist(world: World, tmp_path: Path, *, federated: bool) -> None:
-    """The SDK asks for the tenant in two ways, and in both its absence is seen (F2a)."""
+    """The SDK asks for the tenant in two ways, and Keyfold notices its absence in both (F2a)."""
     if federated:
         _federate(world, tmp_path)
     nowhere = RootKey("AZURE_KEY_VAULT", world.key().uri, f"{uuid.uuid4()}/{CLIENT}")
@@ -193,7 +193,7 @@ def test_a_tenant_that_does_not_exist(world: World, tmp_path: Path, *, federated
 
 
 def test_a_secret_is_of_one_application(world: World) -> None:
-    """Another application cannot be had with it, and nobody is asked: it is ours to set right."""
+    """A secret cannot log in as another application, so Keyfold does not even try (F2a)."""
     key = RootKey("AZURE_KEY_VAULT", world.key().uri, f"{CUSTOMER}/{IDENTITY}")
     before = len(world.azure.requests)
     with pytest.raises(CredentialsFailedError, match="cannot act as"):
@@ -224,7 +224,7 @@ def test_a_secret_is_of_one_application(world: World) -> None:
 def test_an_identity_of_ours_that_is_wrong(
     world: World, environment: dict[str, str], said: str
 ) -> None:
-    """Whatever is wrong with the server's own identity is CREDENTIALS_FAILED, and said (F2a)."""
+    """Every fault of the server's own identity is CREDENTIALS_FAILED, with the cause (F2a)."""
     key = world.key()
     world.setenv(**environment)
     with pytest.raises(CredentialsFailedError, match=said):
@@ -244,7 +244,7 @@ def test_an_identity_of_ours_that_is_wrong(
     ],
 )
 def test_an_entra_that_fails(world: World, fault: dict[str, Any], meaning: type[KmsError]) -> None:
-    """An Entra that gives no token says nothing about the key, and is asked again (F2a)."""
+    """An Entra without a token says nothing about the key, and the next call asks again (F2a)."""
     key, provider = world.key(), world.provider()
     world.azure.fault(at=world.azure.authority, operation="token", **fault)
     with pytest.raises(meaning) as raised:
@@ -267,7 +267,7 @@ def _context(authority: Authority, folder: Path) -> ssl.SSLContext:
 
 @dataclass
 class Hostile:
-    """An allow-listed host that collects what it is sent, and one outside that is not listed."""
+    """An allow-listed host that collects what it receives, and a host that is not listed."""
 
     inside: FaultLayer
     outside: FaultLayer
@@ -277,7 +277,7 @@ class Hostile:
 
 @pytest.fixture
 def hostile(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hostile]:
-    """A host that answers with the headers that a test gives it, of a status that it gives."""
+    """A host that answers with the status and headers that a test gives it."""
     status, headers = request.param
     authority, sent, strayed = Authority("hostile"), list[Request](), list[Request]()
     world.ca.write_bytes(world.azure.ca_pem + authority.pem)
@@ -332,7 +332,7 @@ _HSM_SCOPE: Final = f"{HSM_RESOURCE}/.default"
 def test_a_hostile_host_gets_its_own_tokens_and_no_others(
     world: World, hostile: Hostile, meaning: type[KmsError]
 ) -> None:
-    """Neither a challenge nor a redirect makes a token for, or go to, another place (C3)."""
+    """No challenge or redirect makes Keyfold get or send a token for another host (C3)."""
     provider = world.provider()
     assert _wrap(provider, world.key())
     asked = len(world.azure.requests)
@@ -357,7 +357,7 @@ def test_a_hostile_host_gets_its_own_tokens_and_no_others(
 def test_what_a_host_wants_kept_is_not(
     world: World, hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No cookie comes back, and no ~/.netrc takes a token's place."""
+    """Keyfold sends no cookie back, and no ~/.netrc takes a token's place."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password hunter2\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -375,7 +375,7 @@ def test_what_a_host_wants_kept_is_not(
 
 
 def test_every_wrap_is_the_services_own(world: World) -> None:
-    """No key is fetched and none is used here: each wrap asks Azure, and opens what it made."""
+    """Keyfold wraps with no public key of its own: each wrap asks Azure, and opens the result."""
     key, provider = world.key(), world.provider()
     before = len(world.azure.operations(world.azure.vault_url))
     for _ in range(2):
@@ -384,7 +384,7 @@ def test_every_wrap_is_the_services_own(world: World) -> None:
 
 
 def test_a_pinned_version_wraps_after_a_rotation(world: World) -> None:
-    """With a version in the uri that one wraps, whatever is newer; without, the newest does."""
+    """A version in the uri wraps, whatever is newer; without one the newest wraps."""
     key, provider = world.key(), world.provider()
     first = provider.wrap(key, PAYLOAD, BINDING, budget=5.0)
     pinned = RootKey("AZURE_KEY_VAULT", f"{key.uri}/{first.key_version}")
@@ -430,7 +430,7 @@ def test_a_managed_hsm_has_keys_of_both_kinds(world: World, kind: str, *, bound:
     ],
 )
 def test_a_key_that_cannot_wrap_is_invalid(world: World, how: dict[str, Any], vault: str) -> None:
-    """Expired, not yet valid, of another size or without the operation: KEY_INVALID."""
+    """A key that is expired, not yet valid, of another size or forbidden to wrap is KEY_INVALID."""
     key = world.key(vault=world.azure.hsm_url if vault else "", **how)
     with pytest.raises(KeyInvalidError):
         world.provider().wrap(key, PAYLOAD, BINDING, budget=5.0)
@@ -438,7 +438,7 @@ def test_a_key_that_cannot_wrap_is_invalid(world: World, how: dict[str, Any], va
 
 @pytest.mark.parametrize("how", [{"exp": 1}, {"key_ops": ("wrapKey",)}])
 def test_describing_a_key_that_cannot_wrap(world: World, how: dict[str, Any]) -> None:
-    """Describing says the same as wrapping, and why."""
+    """Describing refuses the same keys as wrapping, and says why."""
     with pytest.raises(KeyInvalidError, match=r"has expired|does not permit"):
         world.provider().describe(world.key(**how), budget=5.0)
 
@@ -455,7 +455,7 @@ def test_describing_a_key_that_cannot_wrap(world: World, how: dict[str, Any]) ->
     ],
 )
 def test_an_answer_about_something_else_is_none(world: World, members: dict[str, Any]) -> None:
-    """Another key's identifier, or no bytes, is no answer: it says nothing about the key."""
+    """An answer with another key's identifier, or without bytes, says nothing about the key."""
     key, provider = world.key(), world.provider()
     world.azure.fault(operation="wrapkey", members=members)
     with pytest.raises(UnreachableError):
@@ -465,7 +465,7 @@ def test_an_answer_about_something_else_is_none(world: World, members: dict[str,
 
 @pytest.mark.parametrize("value", ["AAAA", None])
 def test_what_does_not_open_as_it_was_wrapped_is_not_stored(world: World, value: Any) -> None:
-    """A wrap is reported only after its ciphertext was opened to the same bytes."""
+    """A wrap succeeds only after Azure opened the ciphertext to the same bytes."""
     key, provider = world.key(), world.provider()
     world.azure.fault(operation="unwrapkey", members={"value": value})
     with pytest.raises(UnreachableError):
@@ -473,7 +473,7 @@ def test_what_does_not_open_as_it_was_wrapped_is_not_stored(world: World, value:
 
 
 def test_a_deleted_key_that_may_not_be_read_is_not_found(world: World) -> None:
-    """Who may not read keys is not told that one can be recovered; it is gone all the same."""
+    """A principal that may not read keys learns only that a deleted key is missing."""
     key, provider = world.key(), world.provider()
     wrapped = provider.wrap(key, PAYLOAD, BINDING, budget=5.0)
     world.azure.deny(f"{world.azure.tenant}/{CLIENT}", key.uri, "read")
@@ -483,7 +483,7 @@ def test_a_deleted_key_that_may_not_be_read_is_not_found(world: World) -> None:
 
 
 def test_the_requests_are_the_documented_ones(world: World) -> None:
-    """What is sent to Azure is what its reference says, and nothing beside it."""
+    """Keyfold sends Azure what Azure's reference says, and nothing else."""
     key, provider = world.key(vault=world.azure.hsm_url), world.provider()
     provider.wrap(key, PAYLOAD, BINDING, budget=5.0)
     sealed, opened = [one.request for one in world.azure.requests if one.at in key.uri][-2:]

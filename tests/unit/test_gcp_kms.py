@@ -1,4 +1,4 @@
-"""What the Google Cloud adapter knows without Google: names, errors, what it is set up with."""
+"""The Google Cloud adapter without Google: names, errors and settings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _key(uri: str = _KEY, principal: str = "", **options: str) -> RootKey:
     ],
 )
 def test_keys_are_known_by_their_names(uri: str, owner: str) -> None:
-    """A crypto key's name is canonical as it is, and its project is the account."""
+    """A crypto key's name is its canonical form, and its project is the account."""
     assert canonical(_key(uri)) == _key(uri)
     assert project(uri) == owner
 
@@ -76,7 +76,7 @@ def test_keys_are_known_by_their_names(uri: str, owner: str) -> None:
     ],
 )
 def test_other_forms_of_a_name_are_refused_with_the_reason(uri: str, why: str) -> None:
-    """Versions, numbers, urls and what is no name at all are told apart, without asking anybody."""
+    """The error says why a version, a number, a url or another text is not a key's name."""
     with pytest.raises(InvalidKeySpecError, match=why) as raised:
         canonical(_key(uri))
     assert raised.value.field == "key_spec.uri"
@@ -92,12 +92,12 @@ def test_other_forms_of_a_name_are_refused_with_the_reason(uri: str, why: str) -
     ],
 )
 def test_principals_are_service_accounts(email: str) -> None:
-    """Every kind of service account's email is a principal."""
+    """The email of every kind of service account is a principal."""
     assert canonical(_key(principal=email)).principal == email
 
 
 def test_delegates_have_one_form() -> None:
-    """Spaces between delegates are dropped, and their order is kept."""
+    """Keyfold drops spaces between delegates, and keeps their order."""
     key = canonical(_key(principal=_ACCOUNT, delegates=f" {_MIDDLE} , {_ACCOUNT}"))
     assert key.options == (("delegates", f"{_MIDDLE},{_ACCOUNT}"),)
     assert delegates(key) == (_MIDDLE, _ACCOUNT)
@@ -225,7 +225,7 @@ _DENIED: Final = f"Permission '{ENCRYPT}' denied on resource '{_KEY}' (or it may
 def test_an_answer_means_one_error(
     error: Exception, permission: str, meant: type[KmsError]
 ) -> None:
-    """Only what Google says for certain of the key is a refusal (F2a, F6); its text stays out."""
+    """Only what Google certainly says of the key is a refusal; its text stays out (F2a, F6)."""
     got = translate(error, permission, _KEY)
     assert type(got) is meant
     assert str(error) not in got.message or not str(error)
@@ -234,7 +234,7 @@ def test_an_answer_means_one_error(
 
 
 def test_the_missing_permission_is_the_one_that_google_names() -> None:
-    """It is named from the answer's details, else its text, else from what the call needs."""
+    """Its name comes from the answer's details, else its text, else from the call."""
     told = _error(api.PermissionDenied, _DENIED, reason="IAM_PERMISSION_DENIED", permission=GET)
     assert translate(told, DECRYPT, _KEY).missing_permission == GET
     by_text = _error(api.PermissionDenied, _DENIED)
@@ -256,7 +256,7 @@ def test_the_missing_permission_is_the_one_that_google_names() -> None:
     ],
 )
 def test_a_hint_when_to_come_back_is_passed_on(hint: Duration, seconds: float | None) -> None:
-    """RetryInfo is believed within a day, and nothing is made up in its place."""
+    """Keyfold believes a RetryInfo of up to one day, and makes up no other."""
     error = _error(api.ResourceExhausted, details=(RetryInfo(retry_delay=hint),))
     assert translate(error, DECRYPT, _KEY).retry_after == seconds
 
@@ -266,7 +266,7 @@ def _body(**error: Any) -> bytes:
 
 
 def test_iams_answers_are_read_with_suspicion() -> None:
-    """What is not an error of a Google API says nothing, such as a proxy's page."""
+    """An answer that is not a Google API's error, such as a proxy's page, says nothing."""
     info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "X", "metadata": {}}
     told = http_denial(_body(status="PERMISSION_DENIED", details=[info], message=_DENIED))
     assert told is not None
@@ -298,13 +298,13 @@ def test_iams_answers_are_read_with_suspicion() -> None:
     ],
 )
 def test_a_wrong_setting_is_named_at_once(setup: Callable[[], object]) -> None:
-    """What would send a credential in plain, or trust nobody, does not start."""
+    """The provider refuses settings that would send a credential in plain or trust nobody."""
     with pytest.raises(SetupError):
         setup()
 
 
 def test_making_the_provider_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No credential is looked for before the first call, and the port's abilities are there."""
+    """The provider looks for no credential before the first call, and has the port's abilities."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")
     provider = GcpKmsProvider(endpoint="[::1]:1", canary=_ACCOUNT)
     assert isinstance(provider, DescribesKeys)
@@ -313,13 +313,13 @@ def test_making_the_provider_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_nothing_is_sent_outside_of_a_call() -> None:
-    """google-auth's own threads, which have no call, cannot show a credential to anybody (C3)."""
+    """google-auth's own threads, which have no call, cannot send a credential (C3)."""
     with pytest.raises(RuntimeError):
         Exchange(Sender(None))("https://127.0.0.1:1/allowedLocations")
 
 
 def test_the_sdk_does_not_log_what_it_sends() -> None:
-    """The SDK would write plaintexts and credentials to a log at the level DEBUG."""
+    """The SDK, which logs plaintexts and credentials at DEBUG, does not log at DEBUG."""
     module = "google.cloud.kms_v1.services.key_management_service.transports.grpc"
     for name in ("google", "google.auth", module):
         assert not logging.getLogger(name).isEnabledFor(logging.DEBUG)

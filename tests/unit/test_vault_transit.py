@@ -1,4 +1,4 @@
-"""VAULT_TRANSIT on the real server: what the provider suite has no words for."""
+"""VAULT_TRANSIT on the real server, beyond what the provider suite covers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PAYLOAD: Final = bytes(_BINDING.payload(bytes(32)))
 
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Site]:
-    """A transit engine and an AppRole with the least that Keyfold needs, for its key alone."""
+    """A transit engine and an AppRole with the least rights that Keyfold needs, for one key."""
     try:
         server = shared()
     except NotInstalledError as error:
@@ -82,7 +82,7 @@ def _config(at: Site, **how: Any) -> None:
 def test_no_policy_makes_wrapping_make_a_key(
     at: Site, provider: VaultTransitProvider, may: tuple[str, ...]
 ) -> None:
-    """A missing key is KEY_NOT_FOUND and stays missing, whatever the token may create."""
+    """A missing key is KEY_NOT_FOUND and stays missing, though the token may create keys."""
     _allow_all(at, encrypt=may)
     missing = at.key_named("missing")
     with pytest.raises(KeyNotFoundError):
@@ -94,7 +94,7 @@ def test_no_policy_makes_wrapping_make_a_key(
 def test_a_missing_key_that_may_not_be_read_is_denied(
     at: Site, provider: VaultTransitProvider
 ) -> None:
-    """Where the policy has no word on a key, nothing shows that it is missing."""
+    """If the policy does not mention a key, nothing shows that the key is missing."""
     with pytest.raises(AccessDeniedError) as raised:
         _wrap(provider, at.key_named("missing"))
     assert raised.value.missing_permission == f"update {at.mount}/encrypt/missing"
@@ -102,7 +102,7 @@ def test_a_missing_key_that_may_not_be_read_is_denied(
 
 @pytest.mark.parametrize("operation", ["encrypt", "decrypt", "keys"])
 def test_a_denial_names_the_path(at: Site, provider: VaultTransitProvider, operation: str) -> None:
-    """The permission that is missing is told as the policy has to write it."""
+    """The error names the missing permission as a policy writes it."""
     wrapped = _wrap(provider, at.key)
     concerned = f"{at.mount}/{operation}/app"
     calls: dict[str, Callable[[], object]] = {
@@ -118,7 +118,7 @@ def test_a_denial_names_the_path(at: Site, provider: VaultTransitProvider, opera
 
 
 def test_a_version_that_is_held_back_is_disabled(at: Site, provider: VaultTransitProvider) -> None:
-    """Below min_decryption_version a stored key is KEY_DISABLED, until it is lowered again."""
+    """A stored key below min_decryption_version is KEY_DISABLED until someone lowers that."""
     old = _wrap(provider, at.key)
     at.server.call("POST", f"{at.mount}/keys/app/rotate")
     new = _wrap(provider, at.key)
@@ -134,7 +134,7 @@ def test_a_version_that_is_held_back_is_disabled(at: Site, provider: VaultTransi
 
 
 def test_a_changed_version_is_a_mismatch(at: Site, provider: VaultTransitProvider) -> None:
-    """A stored ciphertext whose version was changed is never taken for a disabled one (F4)."""
+    """A stored ciphertext with a changed version never looks like a disabled one (F4)."""
     wrapped = _wrap(provider, at.key)
     at.server.call("POST", f"{at.mount}/keys/app/rotate")
     _config(at, min_decryption_version=2)
@@ -148,7 +148,7 @@ def test_a_changed_version_is_a_mismatch(at: Site, provider: VaultTransitProvide
 def test_every_type_that_binds_a_context_can_be_used(
     at: Site, provider: VaultTransitProvider, kind: str
 ) -> None:
-    """AEAD keys of every type wrap, bind the context and are described."""
+    """AEAD keys of every type wrap and bind the context, and Keyfold describes them."""
     _allow_all(at)
     at.server.create_key(at.mount, kind, type=kind)
     key = at.key_named(kind)
@@ -173,7 +173,7 @@ def test_every_type_that_binds_a_context_can_be_used(
 def test_keys_that_cannot_be_used_are_invalid(
     at: Site, provider: VaultTransitProvider, how: dict[str, Any]
 ) -> None:
-    """Keys that bind no context, derived and convergent ones are KEY_INVALID at once."""
+    """Keys that bind no context, and derived and convergent keys, are KEY_INVALID at once."""
     _allow_all(at)
     at.server.create_key(at.mount, "odd", **how)
     for call in (provider.describe, lambda key, budget: _wrap(provider, key)):
@@ -182,7 +182,7 @@ def test_keys_that_cannot_be_used_are_invalid(
 
 
 def test_an_exportable_key_is_pointed_out(at: Site, provider: VaultTransitProvider) -> None:
-    """A key whose material can be taken out works, and the description says so."""
+    """A key whose material can be exported works, and its description warns of that."""
     assert "exported" not in provider.describe(at.key, budget=_BUDGET).detail
     _config(at, exportable=True)
     assert "exported" in provider.describe(at.key, budget=_BUDGET).detail
@@ -190,7 +190,7 @@ def test_an_exportable_key_is_pointed_out(at: Site, provider: VaultTransitProvid
 
 
 def test_a_key_in_a_namespace(at: Site) -> None:
-    """A key in a namespace is used by its path, with a login there or above it."""
+    """Keyfold uses a key in a namespace by its path, with a login there or above it."""
     name = f"ns-{at.mount}"
     at.server.create_namespace(name)
     at.server.mount(f"{name}/{at.mount}")
@@ -216,7 +216,7 @@ def test_a_key_in_a_namespace(at: Site) -> None:
 
 
 def test_an_engine_that_is_gone_has_no_keys(at: Site, provider: VaultTransitProvider) -> None:
-    """Where the customer took the engine away, the key is KEY_NOT_FOUND."""
+    """If the customer removed the engine, the key is KEY_NOT_FOUND."""
     wrapped = _wrap(provider, at.key)
     at.server.unmount(at.mount)
     for call in (lambda: _wrap(provider, at.key), lambda: _unwrap(provider, at.key, wrapped)):
@@ -243,7 +243,7 @@ def test_a_quota_of_the_server_is_throttling(
     quota = f"sys/quotas/rate-limit/{at.mount}"
     at.server.call("POST", quota, path=f"{at.mount}/", rate=1, interval="60s", **block)
     try:
-        # The first call is let through, and the second, which opens, is not.
+        # The quota lets the first call through, and not the second one, which opens.
         with pytest.raises(ThrottledError):
             _wrap(provider, at.key)
     finally:
@@ -254,7 +254,7 @@ def test_a_quota_of_the_server_is_throttling(
 def test_what_does_not_open_is_not_given_out(
     at: Site, provider: VaultTransitProvider, changed: str | None
 ) -> None:
-    """A wrap that opens to something else, or to nothing, was none: UNREACHABLE."""
+    """A wrap that does not open to the same bytes is UNREACHABLE."""
 
     def wrongly(request: Request) -> Reply:
         reply = at.server.answer(request)
@@ -274,7 +274,7 @@ def test_what_does_not_open_is_not_given_out(
 def test_an_answer_without_its_parts_is_none(
     at: Site, provider: VaultTransitProvider, body: bytes
 ) -> None:
-    """What a server leaves out of an answer is noticed where the answer is read."""
+    """Keyfold notices what an answer lacks, and the call is UNREACHABLE."""
     wrapped = _wrap(provider, at.key)
 
     def short(request: Request) -> Reply:
@@ -292,7 +292,7 @@ def test_an_answer_without_its_parts_is_none(
 
 
 def test_a_section_that_is_gone_says_nothing_of_the_key(at: Site) -> None:
-    """A stored key whose origin left the settings could not be asked about (protocol F6)."""
+    """A stored key whose origin left the settings is UNREACHABLE (protocol F6)."""
     provider = at.provider(origins={})
     with pytest.raises(UnreachableError, match="no section"):
         _wrap(provider, at.key)
