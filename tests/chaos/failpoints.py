@@ -56,11 +56,11 @@ def _check_tree(tree: Path) -> None:
 
 def _import() -> None:
     """Imports all that a server needs, so that none has to."""
-    from keyfold_server import __main__, bootstrap
+    from keyfold_server import __main__, admin, bootstrap
     from keyfold_server.providers.local import provider as local
     from keyfold_server.store import opening
 
-    del __main__, bootstrap, local, opening
+    del __main__, admin, bootstrap, local, opening
     with contextlib.suppress(ImportError):  # the driver for PostgreSQL may be missing
         from keyfold_server.store.postgresql import notifications
 

@@ -127,11 +127,12 @@ def test_it_brings_in_no_command_line(python: Path) -> None:
     assert _run([python, "-c", script]) == "made\n"
 
 
-def test_the_command_line_names_its_extra(python: Path) -> None:
-    """Without the extra, the script `keyfold` says in one line what to install, and fails."""
-    for arguments in ([], ["--help"], ["status", "prod"]):
-        said = _run([python.with_name("keyfold"), *arguments], code=1)
-        assert said == "keyfold: typer is missing; install keyfold[cli]\n"
+def test_programs_name_their_extra(python: Path) -> None:
+    """Without its extra, a program says in one line what to install, and fails."""
+    for program, extra in (("keyfold", "cli"), ("keyfold-server", "server")):
+        for arguments in ([], ["--help"], ["migrate"]):
+            said = _run([python.with_name(program), *arguments], code=1)
+            assert said == f"{program}: typer is missing; install keyfold[{extra}]\n"
 
 
 def test_it_is_typed(python: Path) -> None:

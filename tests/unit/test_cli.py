@@ -280,6 +280,16 @@ def test_full_disk(server: Served) -> None:
     assert done.returncode == 1
 
 
+def test_without_its_extra() -> None:
+    """Where typer is not installed, the command says in one line what to install, and fails."""
+    program = "import sys; sys.modules['typer'] = None; from keyfold.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "keyfold: typer is missing; install keyfold[cli]\n"
+
+
 def _shell(server: Served, sink: str) -> subprocess.CompletedProcess[str]:
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(_MAIN)} status prod {sink}"
     return subprocess.run(

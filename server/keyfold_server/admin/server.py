@@ -1,0 +1,142 @@
+"""keyfold-server without a command, and its commands that concern the whole server.
+
+Each command imports the parts of the server that it needs, so that a command on the key file starts
+in a fraction of the time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from keyfold_server.admin.terminal import EXIT_ERROR, app, reported
+from keyfold_server.domain.errors import KeyfoldError, SetupError
+
+if TYPE_CHECKING:
+    from keyfold_server.rpc.probe import Tls
+    from keyfold_server.settings import Settings
+
+_NOT_SERVING: Final = 1
+"""The exit code of `health` if the server does not serve; health checks know only 0 and 1."""
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what is wrong with the settings, and exit.")
+    ] = False,
+    print_settings: Annotated[
+        bool, typer.Option("--print-settings", help="Print the settings as TOML, and exit.")
+    ] = False,
+) -> None:
+    """Run and maintain a Keyfold server. Without a command it serves."""
+    with reported():
+        if check:
+            _check()
+        elif print_settings:
+            _print()
+        elif context.invoked_subcommand is None:
+            serve()
+
+
+@app.command()
+def serve() -> None:
+    """Serve until SIGTERM. Prints one line with the address when the server is ready."""
+    # gRPC logs each failed handshake, so strangers could flood the log. It reads the variable when
+    # it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from keyfold_server import bootstrap, settings
+
+    with reported():
+        bootstrap.run(settings.load(), _ready)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the store's schema up to this release. With SQLite, serving does so by itself."""
+    from keyfold_server import bootstrap, settings
+
+    with reported():
+        store = bootstrap.migrate(settings.load())
+        typer.echo(f"{store} has the schema of this release")
+
+
+@app.command()
+def health(
+    target: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT or unix:/path.", show_default="KEYFOLD_LISTEN"),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 3.0,
+) -> None:
+    """Ask a running server whether it serves.
+
+    The exit code is 0 if it does, and 1 if it does not. With TLS, the server must show the name in
+    KEYFOLD_TLS_CERT. The command shows that certificate itself, and trusts the authorities in
+    KEYFOLD_TLS_CLIENT_CA, or else the system's. KEYFOLD_CERT, KEYFOLD_KEY and KEYFOLD_CA override
+    this.
+    """
+    from keyfold_server import settings
+    from keyfold_server.rpc import probe
+
+    try:
+        loaded = settings.load()
+        found = probe.health(target or loaded.listen, timeout, _tls(loaded))
+    except KeyfoldError as error:
+        found = error.message
+    typer.echo(found, err=found != probe.SERVING)
+    if found != probe.SERVING:
+        raise typer.Exit(_NOT_SERVING)
+
+
+def _tls(loaded: Settings) -> Tls | None:
+    """Returns how to connect to a server that has these settings."""
+    from keyfold_server.access.tls import files as tls_files
+    from keyfold_server.rpc.probe import Tls
+
+    if loaded.tls_cert is None or loaded.tls_key is None:
+        return None
+    ca = os.environ.get("KEYFOLD_CA") or loaded.tls_client_ca
+    cert = os.environ.get("KEYFOLD_CERT") or loaded.tls_cert
+    key = os.environ.get("KEYFOLD_KEY") or loaded.tls_key
+    try:
+        return Tls(
+            None if ca is None else Path(ca).read_bytes(),
+            Path(cert).read_bytes(),
+            Path(key).read_bytes(),
+            tls_files.server_name(loaded.tls_cert.read_bytes()),
+        )
+    except OSError as error:
+        raise SetupError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+def _ready(address: str) -> None:
+    typer.echo(f"keyfold-server ready on {address}")
+    sys.stdout.flush()
+
+
+def _check() -> None:
+    from keyfold_server import bootstrap, settings
+
+    faults = [f"{name}: not a setting; is it misspelt?" for name in settings.unknown_variables()]
+    try:
+        faults += bootstrap.check(settings.load())
+    except KeyfoldError as error:
+        faults += error.message.splitlines()
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if faults:
+        raise typer.Exit(EXIT_ERROR)
+    typer.echo("the settings are good")
+
+
+def _print() -> None:
+    """Prints the settings as TOML, which can be saved as the settings file."""
+    from keyfold_server import settings
+
+    typer.echo(settings.toml(settings.load().shown()), nl=False)
