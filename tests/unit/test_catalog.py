@@ -211,6 +211,12 @@ def test_a_provider_that_does_not_load_does_not_stop_the_start(
     assert Catalog({"ABSENT": absent}).types() == ()
 
 
+def test_a_package_that_breaks_on_its_settings_is_named() -> None:
+    """A package whose check fails in its own code stops the start with its type, no traceback."""
+    with pytest.raises(SetupError, match=r"FAKE cannot read its settings \(ZeroDivisionError\)"):
+        Catalog({"FAKE": entry(check=lambda _: 1 / 0)})
+
+
 def test_what_the_settings_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider is set up by its table, its sections or its own setting."""
     monkeypatch.delenv("VAULT_ADDR", raising=False)

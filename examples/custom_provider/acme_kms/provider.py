@@ -183,7 +183,7 @@ class AcmeKmsProvider:
         """Sends one request with the token, within the thread's call.
 
         Raises:
-            KmsError: The answer is not 200, or there is none.
+            KmsError: The answer is not 200, or did not arrive.
         """
         headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}
         sent = None if asked is None else json.dumps(asked)

@@ -1,6 +1,7 @@
 """The providers, from the settings to the catalog.
 
-Which providers there are, and what each reads, is in their entries; this module knows none of them.
+The providers' entries say which providers exist and which settings each reads. This module must not
+know a provider.
 """
 
 from __future__ import annotations

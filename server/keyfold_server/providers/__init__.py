@@ -1,1 +1,1 @@
-"""Key management services that hold root keys: the catalog, and a package for each provider."""
+"""The KMSs that hold root keys: the catalog, what all providers share, and a package for each."""

@@ -84,11 +84,11 @@ def _loaded(point: EntryPoint) -> Entry:
         entry = point.load()
     except Exception as error:  # noqa: BLE001  any error of a package's code is that package's
         _log.warning("provider %s does not load: %s", point.name, type(error).__name__)
-        # The name of the error is cleared when this block ends.
-        why = error
+        # Kept as it is now: each time that it is raised, Python would add to its traceback.
+        why, trace = error, error.__traceback__
 
         def fail(_: Setup) -> NoReturn:
-            raise why
+            raise why.with_traceback(trace)
 
         return Entry(make=fail, example="", loads=False)
     if not isinstance(entry, Entry):
@@ -120,14 +120,14 @@ class Catalog:
     def __init__(
         self, entries: Mapping[str, Entry], setup: Callable[[Entry], Setup] = lambda _: Setup()
     ) -> None:
-        """Takes the entries and what the settings hold for each; makes no provider yet.
+        """Takes the entries, and checks the settings of each; makes no provider yet.
 
         Args:
             entries: By type, as `installed` returns them.
             setup: Returns what the settings hold for an entry.
 
         Raises:
-            SetupError: What the settings hold for a provider cannot work.
+            SetupError: A provider's settings cannot work.
         """
         self._entries = dict(entries)
         self._setups = {type_: setup(entry) for type_, entry in self._entries.items()}
@@ -142,8 +142,20 @@ class Catalog:
             if type_ in self._set_up or not entry.only_if_set_up
         }
         for type_ in self._locks:
-            self._entries[type_].check(self._setups[type_])
+            self._check(type_)
         self._made: dict[str, KeyProvider] = {}
+
+    def _check(self, type_: str) -> None:
+        """Raises SetupError where a provider's settings cannot work."""
+        try:
+            self._entries[type_].check(self._setups[type_])
+        except SetupError:
+            raise
+        except Exception as error:
+            raise SetupError(
+                f"provider {type_} cannot read its settings ({type(error).__name__}); have its "
+                "package mended, or remove it"
+            ) from error
 
     def types(self) -> tuple[str, ...]:
         """Returns the types that a key spec may name, sorted."""

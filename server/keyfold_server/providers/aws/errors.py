@@ -185,7 +185,7 @@ def credentials_failed(operation: str, word: str, id_: str) -> CredentialsFailed
 
 
 def _about_key(error: ClientError, word: str, operation: str) -> tuple[type[KmsError], str] | None:
-    """Returns the refusal that an error about the key itself means, or None if it means none."""
+    """Returns the refusal that an error about the key itself means, or None if it is not one."""
     if word == "KMSInvalidStateException":
         return of_state(re.sub(r"[^a-z]", "", _text(error).lower()))
     # Keyfold's context is always well-formed, so the key is at fault: it is asymmetric. Only

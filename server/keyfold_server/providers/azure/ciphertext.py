@@ -21,7 +21,7 @@ _SIZES: Final = ((0, 0), (12, 16))
 """Sizes of iv and tag in bytes, without and with GCM."""
 
 _MOST: Final = 8_192
-"""Most bytes of a stored key. An RSA key of 4,096 bits makes 512 beside its identifier."""
+"""Most bytes of a stored key. An RSA key of 4,096 bits makes 512 and the identifier."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,4 +47,4 @@ CLOUDS: Final = (
         "api://AzureADTokenExchangeUSGov",
     ),
 )
-"""Azure's clouds. The first one also stands for audiences that belong to none of them."""
+"""Azure's clouds. The first one also stands for a private cloud's audience."""

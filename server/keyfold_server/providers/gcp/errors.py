@@ -68,7 +68,7 @@ CLOSED: Final[Mapping[str, str]] = {
     "SECURITY_POLICY_VIOLATED": "a service perimeter (VPC Service Controls) keeps the network shut",
     "SERVICE_DISABLED": "the API is disabled in a project that the call concerns",
 }
-"""Google's reasons that shut the API, like a closed network: none means that a key was revoked."""
+"""Google's reasons that shut the API as a closed network does. They say nothing about the key."""
 
 _ABOUT_VERSION: Final[Mapping[str, tuple[type[KmsError], str]]] = {
     "DISABLED": (KeyDisabledError, "has a disabled version; enable it in Cloud KMS"),

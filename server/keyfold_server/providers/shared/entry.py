@@ -17,7 +17,7 @@ from keyfold_server.domain.provider import KeyProvider
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The part of the server's settings that one provider may read.
+    """The part of the server's settings that one provider reads.
 
     Attributes:
         table: The table `[providers.NAME]` of the settings file, as TOML gives it; empty where
@@ -54,9 +54,10 @@ class Entry:
             type before the uri of a PLATFORM key.
         endpoint_paths: Patterns of the part of a key uri that follows an origin of
             KEYFOLD_ALLOWED_ENDPOINTS. Other providers may have the same ones.
-        install: What to install where an import fails, such as `keyfold[aws]`.
-        table: NAME of the table `[providers.NAME]` that the provider reads, empty if it reads
-            none.
+        install: The package that brings the SDK, for the message if an import fails, such as
+            `keyfold[aws]`.
+        table: NAME of the table `[providers.NAME]` that the provider reads; empty if it does not
+            read one.
         settings: Names of further settings that the provider reads. These are for Keyfold's own
             providers; a package of your own has its table.
         check: Raises SetupError where the provider cannot be made from these settings. The server

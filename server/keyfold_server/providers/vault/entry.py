@@ -18,7 +18,7 @@ class VaultTable(Table):
         auth: The auth method.
         mount: The auth method's path; empty for its usual one.
         role: The role to log in as, which the principal is made of; a token does not have one.
-        role_id: AppRole's role id, where it is not the role's name.
+        role_id: AppRole's role id, if it is not the role's name.
         namespace: The namespace that holds the auth method.
         credential: File of the token, the secret id or the JWT, read at each login.
         ca: File of the certificates to trust.
