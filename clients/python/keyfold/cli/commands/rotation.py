@@ -52,7 +52,9 @@ def rotate(
     ] = False,
     new_generation: Annotated[
         bool,
-        typer.Option("--new-generation", help="Also make a new key encryption key for each."),
+        typer.Option(
+            "--new-generation", help="Also make a new key encryption key for each region."
+        ),
     ] = False,
     cache_ttl: CacheTtl = None,
     outage_grace: OutageGrace = None,
