@@ -101,7 +101,7 @@ def _call() -> Iterator[None]:
 # How long a session is used.
 
 
-@pytest.mark.parametrize("lasts", [_HOUR, 24 * _HOUR, 15 * 60.0, 120.0])
+@pytest.mark.parametrize("lasts", [_HOUR, 24 * _HOUR, 15 * 60.0, 120.0, 30.0])
 def test_a_session_is_renewed_ahead_of_its_end(site: Site, lasts: float) -> None:
     """Within ten minutes, well before the provider's end, and not before half of the time (F2a)."""
     site.lasts = lasts
@@ -129,7 +129,8 @@ def test_sessions_that_began_together_are_not_renewed_together(site: Site) -> No
 
 
 @pytest.mark.parametrize(
-    ("lasts", "most"), [(_HOUR, LONGEST), (LONGEST, LONGEST - CLOCK_MARGIN), (120.0, 90.0)]
+    ("lasts", "most"),
+    [(_HOUR, LONGEST), (LONGEST, LONGEST - CLOCK_MARGIN), (120.0, 100.0), (30.0, 25.0)],
 )
 def test_a_session_is_not_used_beyond_its_end(site: Site, lasts: float, most: float) -> None:
     """Ten minutes, or somewhat less than the provider's end, since clocks differ (F2a)."""

@@ -5,8 +5,9 @@ Vault client. A lease logs in to get a session, keeps it, and renews it. It keep
 every provider:
 
     ten minutes     Keyfold uses a session for at most `LONGEST` seconds, and stops `CLOCK_MARGIN`
-                    seconds before the end that the provider named. Withdrawn trust shows only when
-                    Keyfold logs in, so a login is never longer ago (protocol F2a).
+                    seconds, or a sixth of a short session, before the end that the provider named.
+                    Withdrawn trust shows only when Keyfold logs in, so a login is never longer ago
+                    (protocol F2a).
     ahead           From 8 minutes on, or two thirds of a shorter session, one caller renews the
                     session while the others go on using it. The time comes up to an eighth earlier
                     at random, so that sessions that began together are not renewed together.
@@ -67,6 +68,9 @@ _SPREAD: Final = 1 / 8
 
 CLOCK_MARGIN: Final = 30.0
 """Seconds before its end at which Keyfold stops using a session, since clocks differ."""
+
+_MARGIN_PART: Final = 1 / 6
+"""Part of a short session's time that takes the place of `CLOCK_MARGIN`, if it is less."""
 
 PAUSE: Final = 15.0
 """Seconds between a renewal ahead that could not tell and the next one."""
@@ -268,7 +272,7 @@ class Lease(Generic[_S]):
             raise self._noted(error)  # noqa: B904  the same error
         lasts = max(0.0, granted.seconds)
         ahead = min(AHEAD, lasts * _AHEAD_PART) * random.uniform(1 - _SPREAD, 1)  # noqa: S311
-        ends = max(ahead, min(self._longest, lasts - CLOCK_MARGIN))
+        ends = min(self._longest, lasts - min(CLOCK_MARGIN, lasts * _MARGIN_PART))
         self._held = _Held(granted.session, self._begun, began + ahead, began + ends)
         self.accepted_at = began
         return granted.session
