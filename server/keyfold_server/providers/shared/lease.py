@@ -11,8 +11,8 @@ every provider:
     ahead           From 8 minutes on, or two thirds of a shorter session, one caller renews the
                     session while the others go on using it. The time comes up to an eighth earlier
                     at random, so that sessions that began together are not renewed together.
-    part of a call  A renewal ahead may take half of its call's remaining time. A login that hangs
-                    or drips so leaves the call time for the session that is still good (C4).
+    part of a call  A renewal ahead may take half of its call's remaining time. So a login that
+                    hangs or drips leaves the call time to use the session that is still good (C4).
     single flight   Callers without a session wait for one login, each for as long as its own call
                     may take. A caller that gets the lock looks again: it takes a session, or an
                     error, of a login that began after the caller came. Callers do not share an
@@ -22,7 +22,7 @@ every provider:
     refusal         If a renewal shows that the customer withdrew trust, no caller uses the old
                     session again, though the provider would still accept it (F2a).
     backoff         If a renewal ahead could not tell, no caller tries again for `PAUSE` seconds,
-                    and the session serves on until its end.
+                    and the session serves on until its end (W2).
 
 Invariant: no caller waits, and no request lasts, beyond the caller's `deadlines.within`. This
 module must not know any provider.
