@@ -846,7 +846,7 @@ def test_store_that_cannot_be_one(start_server: StartServer) -> None:
         (lambda: server.store.write_bytes(good[:5000]), "damaged|not a database"),
         (
             lambda: edited("UPDATE alembic_version SET version_num = '9999'"),
-            "schema 9999, which this release does not know: .*start the release that made it",
+            "schema 9999, which this release does not know: .*start the release that made that",
         ),
         (another, "another program's"),
     ]
