@@ -170,10 +170,7 @@ class Calls:
         raise self._fitting(key, uri, failed)
 
     def _fitting(self, key: RootKey, uri: KeyUri, failed: Mapping[_Way, KmsError]) -> KmsError:
-        """Returns the error of the way that the key has.
-
-        The error of the other way would name the wrong permission.
-        """
+        """Returns the error of the key's own way; the other's would name the wrong permission."""
         first, *others = failed.values()
         if others:
             with contextlib.suppress(KmsError):
