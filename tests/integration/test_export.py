@@ -618,6 +618,18 @@ def test_an_export_of_a_store_that_nobody_serves(tmp_path: Path, how: str) -> No
         assert everything(store).keys() == {"acme"}
 
 
+def test_an_export_of_a_linked_store(tmp_path: Path) -> None:
+    """The service key of a store behind a symbolic link is beside the link, as for the server."""
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "keyfold.db")
+    url = f"sqlite:///{link}"
+    with closing(open_store(url, None, clock=FakeClock())) as store:
+        enabled(store)
+    assert export.key_path(url, None) == tmp_path / "link.db.service-key"
+    with export.beside(url, None) as source, archive.new_file(tmp_path / "out.jsonl") as out:
+        assert export.write(source, out, cluster=None, now=NOW).clusters == 1
+
+
 def test_there_is_no_store_to_export(tmp_path: Path) -> None:
     """A path without a store is an error, and the command makes no store and no empty backup."""
     place = a_place("sqlite", tmp_path, a_key(tmp_path / "service.key"))

@@ -146,8 +146,7 @@ def _embedded(
     reach: Callable[[str], None],
 ) -> SqlStore:
     path = sqlite.path_of(url)
-    beside = f"{url.removeprefix('sqlite:///')}.service-key"
-    key_path = Path(service_key_path or beside)
+    key_path = Path(service_key_path or sqlite.service_key_of(url))
     lock = FileLock(path)
     try:
         with _named(path):

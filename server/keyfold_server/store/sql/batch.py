@@ -55,7 +55,7 @@ class Batch:
         self.reach("apply:audited")
         writes.write_requests(connection)
         self.reach("apply:request-recorded")
-        made = changes.note(
+        made = changes.record(
             connection, writes.subjects, self.replica, self.now, self.seal, self.dialect
         )
         self.reach("apply:numbered")

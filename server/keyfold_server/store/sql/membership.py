@@ -105,7 +105,7 @@ class Membership:
             now = self._transactions.now(connection)
             return [
                 *replicas.read(connection, now, seal),
-                *lineage.unheard(connection, now, seal, dialect),
+                *lineage.lost_replicas(connection, now, seal, dialect),
             ]
 
         return self._transactions.read(work)
@@ -124,7 +124,7 @@ class Membership:
         else:
             now = self._transactions.now(connection)
             replicas.add(connection, current, now, seal)
-            lineage.keep(connection, replicas.staleness(beat), now, seal, dialect)
+            lineage.record(connection, replicas.staleness(beat), now, seal, dialect)
         self._transactions.reach("register:written")
         return current, reconciliations.read(connection, seal)
 
@@ -132,4 +132,4 @@ class Membership:
         seal, dialect = self._transactions.seal, self._transactions.database.dialect
         now = self._transactions.now(connection)
         replicas.write(connection, beat, now, seal, dialect)
-        lineage.keep(connection, replicas.staleness(beat), now, seal, dialect)
+        lineage.record(connection, replicas.staleness(beat), now, seal, dialect)

@@ -156,7 +156,7 @@ class SqlStore(ObservationStore):
             reach("refused:observed")
             now = self._transactions.now(connection)
             about = Subject(root=root, kek=kek)
-            changes.note(connection, [about], replica, now, self._seal, dialect)
+            changes.record(connection, [about], replica, now, self._seal, dialect)
             reach("refused:numbered")
 
         self._transactions.write_or_fail("refused", work)

@@ -90,7 +90,7 @@ class WriteSet:
         self._recorded = dict(recorded)
         self._seal = seal
         self._now = now
-        self._held: dict[str, _Pending] = {}
+        self._pending: dict[str, _Pending] = {}
         self._events: list[Cells] = []
         self._requests: list[Cells] = []
         self.subjects: Final[list[Subject]] = []
@@ -105,20 +105,20 @@ class WriteSet:
             ClusterNotFoundError: The cluster for the audit event does not exist.
             Exception: Whatever the change's own decision raises.
         """
-        held = self._hold(change.cluster)
+        pending = self._pending_of(change.cluster)
         self._refuse_repeated(change.request)
-        current = held.after.cluster if held.after is not None else None
+        current = pending.after.cluster if pending.after is not None else None
         if change.decide is None:
             cluster = existing(current, change.cluster)
         else:
             cluster = change.decide(current)
             _check_kept(current, cluster, change.cluster)
-        stored = replace(held.after or StoredCluster(cluster, b"", 0, {}), cluster=cluster)
+        stored = replace(pending.after or StoredCluster(cluster, b"", 0, {}), cluster=cluster)
         event = audit.appended(stored, change.event, self._seal)
         if change.request is not None:
             self._record(change.request, cluster.version)
         # From here on nothing raises.
-        held.after = replace(stored, head=event[-1], events=event[1])
+        pending.after = replace(stored, head=event[-1], events=event[1])
         self._events.append(event)
         if cluster is not current:
             self.subjects.append(Subject(cluster=change.cluster))
@@ -127,9 +127,9 @@ class WriteSet:
     def write_clusters(self, connection: Connection) -> None:
         """Writes the rows that differ; writes an existing cluster's own row last."""
         finished = [
-            (held.before, self._finish(held.before, held.after))
-            for _, held in sorted(self._held.items())
-            if held.after is not None and held.after is not held.before
+            (pending.before, self._finish(pending.before, pending.after))
+            for _, pending in sorted(self._pending.items())
+            if pending.after is not None and pending.after is not pending.before
         ]
         own = [(before, clusters.own_row(after, self._seal)) for before, after in finished]
         # A new cluster's own row comes first, because the rows below refer to it.
@@ -156,12 +156,12 @@ class WriteSet:
         """Records the requests."""
         _insert(connection, schema.requests, self._requests)
 
-    def _hold(self, name: str) -> _Pending:
+    def _pending_of(self, name: str) -> _Pending:
         found = self._found.get(name)
         if isinstance(found, RowNotAuthenticError):
             # A copy, because two changes may raise this error and each adds its traceback.
             raise found.at()
-        return self._held.setdefault(name, _Pending(found, found))
+        return self._pending.setdefault(name, _Pending(found, found))
 
     def _finish(self, before: StoredCluster | None, after: StoredCluster) -> StoredCluster:
         if before is not None and after.cluster is before.cluster:

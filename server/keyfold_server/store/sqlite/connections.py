@@ -80,6 +80,11 @@ def path_of(url: str) -> Path:
     return Path(parsed.database).resolve()
 
 
+def service_key_of(url: str) -> Path:
+    """Returns the path of the service key beside a store's file, under the name in the url."""
+    return Path(f"{url.removeprefix('sqlite:///')}.service-key")
+
+
 def make(path: Path) -> None:
     """Makes an empty file that only its owner can read; SQLite would make it by the umask.
 

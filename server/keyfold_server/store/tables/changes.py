@@ -30,7 +30,7 @@ _ID_SIZE: Final = 16
 _READ: Final = select(*counter.c).where(counter.c.id == _ROW)
 _LOCK: Final = _READ.with_for_update()
 _SET: Final = update(counter).where(counter.c.id == _ROW)
-_NOTE: Final = insert(changes)
+_ADD: Final = insert(changes)
 _NAMES: Final = tuple(column.name for column in changes.columns)
 
 
@@ -99,7 +99,7 @@ def id_of(connection: Connection, number: int, seal: Seal) -> bytes | None:
     return bytes(row[1])
 
 
-def note(
+def record(
     connection: Connection,
     subjects: Sequence[Subject],
     replica: str,
@@ -134,7 +134,7 @@ def note(
     if rows:
         sealed = seal.sealed("counter", (_ROW, rows[-1][0], rows[-1][1]))
         connection.execute(_SET.values(number=sealed[1], change_id=sealed[2], mac=sealed[3]))
-        connection.execute(_NOTE, [dict(zip(_NAMES, row, strict=True)) for row in rows])
+        connection.execute(_ADD, [dict(zip(_NAMES, row, strict=True)) for row in rows])
     return [before, *(Position(row[0], row[1]) for row in rows)]
 
 

@@ -2,7 +2,7 @@
 
 A standby that takes over may lack the last heartbeats and registrations. A replica that still
 serves may then be missing, or seem silent for longer than it was. Until the longest staleness that
-any replica registered has passed since the takeover, `unheard` returns a row for such replicas. The
+any replica registered has passed since the takeover, `lost_replicas` returns a row for such replicas. The
 lineage's row has a MAC, as heartbeats have, because Revoke relies on it.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _ROW: Final = 1
 _NONE_APPLIED: Final = -1
 """Less than the number of any change: a replica of which nothing is known has dropped nothing."""
+
 _READ: Final = select(*lineage.c).where(lineage.c.id == _ROW)
 _LOCK: Final = _READ.with_for_update()
 
@@ -33,7 +34,7 @@ def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:
     connection.execute(insert(lineage).values(row))
 
 
-def keep(
+def record(
     connection: Connection, max_staleness: int, now: int, seal: Seal, dialect: Dialect
 ) -> None:
     """Records a server that has taken over, and a staleness longer than all before.
@@ -61,7 +62,9 @@ def keep(
     connection.execute(update(lineage).where(lineage.c.id == _ROW).values(values))
 
 
-def unheard(connection: Connection, now: int, seal: Seal, dialect: Dialect) -> list[ReplicaRow]:
+def lost_replicas(
+    connection: Connection, now: int, seal: Seal, dialect: Dialect
+) -> list[ReplicaRow]:
     """Returns a row for replicas that a failover may have lost, until they would have stopped."""
     _, history, since, longest, _ = _read(connection, seal)
     # A server that no replica has recorded yet counts as one that takes over now.

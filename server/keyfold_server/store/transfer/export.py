@@ -82,8 +82,8 @@ def key_path(url: str, given: Path | None) -> Path:
     """
     if given is not None:
         return given
-    path = sqlite.path_of(url)
-    return path.with_name(f"{path.name}.service-key")
+    sqlite.path_of(url)  # refuses a url of another store
+    return sqlite.service_key_of(url)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def bring_in(
                 writer.issued(record)
         writer.end()
         reach("import:rows-written")
-        changes.note(connection, writer.subjects, "import", now, seal, database.dialect)
+        changes.record(connection, writer.subjects, "import", now, seal, database.dialect)
         reach("import:numbered")
         return writer.imported
 
