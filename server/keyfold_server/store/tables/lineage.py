@@ -2,8 +2,8 @@
 
 A standby that takes over may lack the last heartbeats and registrations. A replica that still
 serves may then be missing, or seem silent for longer than it was. Until the longest staleness that
-any replica registered has passed since the takeover, `lost_replicas` returns a row for such replicas. The
-lineage's row has a MAC, as heartbeats have, because Revoke relies on it.
+any replica registered has passed since the takeover, `lost_replicas` returns a row for such
+replicas. The lineage's row has a MAC, as heartbeats have, because Revoke relies on it.
 """
 
 from __future__ import annotations
