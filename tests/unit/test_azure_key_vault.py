@@ -204,8 +204,8 @@ def test_a_secret_is_of_one_application(world: World) -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"CLIENT_ID": CLIENT, "CLIENT_SECRET": SECRET}, "not whole"),
-        ({"TENANT_ID": CUSTOMER, "CLIENT_SECRET": SECRET}, "not whole"),
+        ({"CLIENT_ID": CLIENT, "CLIENT_SECRET": SECRET}, "incomplete"),
+        ({"TENANT_ID": CUSTOMER, "CLIENT_SECRET": SECRET}, "incomplete"),
         ({"TENANT_ID": CUSTOMER, "CLIENT_ID": CLIENT, "CLIENT_SECRET": "wrong"}, "AADSTS7000215"),
         (
             {"TENANT_ID": CUSTOMER, "CLIENT_ID": CLIENT, "CLIENT_CERTIFICATE_PATH": "/dev/null"},
