@@ -1,4 +1,4 @@
-"""Stores that can be put back as they were, and all that a store tells."""
+"""Stores that a test can put back as they were, and a picture of all that a store holds."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _SESSIONS: Final = (
 
 
 class Bench(Protocol):
-    """A prepared store that can be put back as it was."""
+    """A prepared store that a test can put back as it was."""
 
     place: Place
 
     def fresh(self) -> Place:
-        """Puts the store back as it was prepared."""
+        """Puts the store back as it was prepared and returns its place."""
         ...
 
     def pass_time(self) -> None:
-        """Makes everything old, by the store's own clock."""
+        """Makes everything in the store old, by the store's own clock."""
         ...
 
     def settle(self) -> None:
-        """Returns when nobody is at work in the store any more."""
+        """Returns when no process works in the store any more."""
         ...
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the store's server, if it has one."""
         ...
 
 
@@ -66,17 +66,17 @@ class Sqlite:
         return self.place
 
     def pass_time(self) -> None:
-        """Does nothing: the store has the process's clock."""
+        """Does nothing: the store uses the process's clock."""
 
     def settle(self) -> None:
-        """Does nothing: who was killed is gone."""
+        """Does nothing: a killed process is gone at once."""
 
     def close(self) -> None:
-        """Does nothing: the files are the folder's."""
+        """Does nothing: whoever made the folder removes the files."""
 
 
 class Postgres:
-    """A store in a database of a real server that keeps what was committed."""
+    """A store in a database of a real PostgreSQL server, which keeps what was committed."""
 
     def __init__(self, folder: Path) -> None:
         self._server = postgres.Server("15")
@@ -97,11 +97,11 @@ class Postgres:
         return self.place
 
     def pass_time(self) -> None:
-        """Sets the server's clock."""
+        """Sets the server's clock forward."""
         self._clock.set(store_crasher.LATER)
 
     def settle(self) -> None:
-        """Waits for the server to notice who is gone: until then it may still commit."""
+        """Waits until the server has noticed who is gone; until then it may still commit."""
         ends = time.monotonic() + _GONE
         while self._server.run(_SESSIONS, self._name) != [(0,)]:
             assert time.monotonic() < ends
@@ -118,7 +118,7 @@ BENCHES: Final[dict[str, Callable[[Path], Bench]]] = {SQLITE: Sqlite, POSTGRESQL
 
 @dataclass(frozen=True)
 class Picture:
-    """All that a store tells, random ids aside."""
+    """Everything that a store holds, without its random ids."""
 
     clusters: list[object]
     events: list[int]
@@ -129,7 +129,7 @@ class Picture:
 
 
 def shape(cluster: Cluster) -> object:
-    """Returns what a cluster is, random ids aside."""
+    """Returns what a cluster is, without its random ids."""
     return (
         (cluster.name, cluster.epoch, cluster.version),
         [
@@ -155,7 +155,7 @@ def picture(place: Place) -> Picture:
         try:
             noted = store.poll(replace(store_crasher.BEAT, replica="reader"))
         except StoreRolledBackError:
-            noted = []  # what came first was pruned
+            noted = []  # The earlier entries were pruned.
         return Picture(
             clusters=[shape(cluster) for cluster in clusters],
             events=[store.verify_audit(cluster.name) for cluster in clusters],

@@ -1,4 +1,4 @@
-"""What the clients of a run share: the clusters of now, and those of before."""
+"""The board that the clients of a run share: the clusters in use and those used before."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from chaos.history import Blob
 TWINS_KEY: Final = "twins"
 TWINS_URI: Final = f"local:{TWINS_KEY}"
 TWINS: Final = {"twin-asked": 0, "twin-warm": 60, "twin-warm-2": 60, "twin-warm-3": 60}
-"""Clusters whose region eu is under one root key that is never rotated, by their cache TTL: one
-asks the key service on every call, the others live from memory, so a refusal to the first must
+"""Clusters whose region eu is under one root key that is never rotated, with their cache TTL. One
+asks the KMS on every call. The others use their KEK from memory, so a refusal to the first must
 reach them."""
 
 TWINS_GRACE: Final = 60
-"""Seconds of grace of both: long, so that nothing but a refusal ends a use."""
+"""Grace of both, in seconds: long, so that only a refusal can end their use."""
 
 LIVE: Final = 3
-"""Clusters that are changed at a time."""
+"""Clusters that clients change at a time."""
 
 CHANGES: Final = 36
-"""Changes of one cluster, after which another takes its place."""
+"""Changes of one cluster before another takes its place."""
 
 
 @dataclass(slots=True)
@@ -38,10 +38,10 @@ class Live:
 
 
 class Board:
-    """What clients share: the clusters of now, and those of before."""
+    """The clusters that clients share: those in use and those used before."""
 
     def __init__(self) -> None:
-        """Begins with the first clusters."""
+        """Creates the first clusters."""
         self._lock = threading.Lock()
         self._count = 0
         self.old: list[Live] = []
@@ -53,7 +53,7 @@ class Board:
         return Live(f"c{self._count}")
 
     def pick(self, random_: random.Random) -> Live:
-        """Returns a cluster to change, counting that."""
+        """Returns a cluster to change and counts the change."""
         with self._lock:
             place = random_.randrange(LIVE)
             chosen = self.live[place]

@@ -1,4 +1,4 @@
-"""Calls: each is made, and what came of it is written down."""
+"""Calls: makes each call and writes its outcome into the history."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Way(NamedTuple):
     """A way to a server.
 
     Attributes:
-        stub: Calls it.
-        server: Which of its processes is called, as `ChaosServer.name`.
+        stub: The stub that calls the server.
+        server: The server process, as `ChaosServer.name`.
     """
 
     stub: service.KeyManagementServiceStub
@@ -34,12 +34,12 @@ class Caller:
     """Calls servers for one client."""
 
     def __init__(self, number: int, history: History) -> None:
-        """Takes the client's number, and where to write down what it sees."""
+        """Takes the client's number and the history that it writes to."""
         self._number = number
         self._history = history
 
     def change(self, way: Way, change: Change, timeout: float = TIMEOUT) -> Attempt:
-        """Attempts a change, and adds that to it."""
+        """Attempts a change and adds the attempt to it."""
         call = getattr(way.stub, change.request.method)
         asked = message(change)
         attempt, _ = _attempt(way, lambda: call(asked, timeout=timeout), answer_of)
@@ -47,7 +47,7 @@ class Caller:
         return attempt
 
     def look(self, way: Way, cluster: str) -> None:
-        """Looks at a cluster."""
+        """Reads a cluster's status."""
         asked = pb.GetStatusRequest(cluster=cluster)
         attempt, _ = _attempt(
             way,
@@ -57,7 +57,7 @@ class Caller:
         self._history.looks.append(Look(self._number, cluster, attempt))
 
     def wrap(self, way: Way, cluster: str, region: str, plaintext: bytes) -> Blob | None:
-        """Wraps a key; returns it, or None where that was refused."""
+        """Wraps a key; returns the wrapped key, or None if the server refused."""
         asked = pb.WrapRequest(cluster=cluster, region=region, plaintext=plaintext)
         attempt, reply = _attempt(way, lambda: way.stub.Wrap(asked, timeout=TIMEOUT), _done)
         if reply is None:
@@ -77,7 +77,7 @@ class Caller:
         self._used("Unwrap", blob.cluster, blob.region, attempt, reply.generation, wrong)
 
     def rewrap(self, way: Way, blob: Blob) -> Blob | None:
-        """Rewraps a key; returns it where it was moved, else None."""
+        """Rewraps a key; returns the new wrapped key, or None if it was not moved."""
         asked = pb.RewrapRequest(cluster=blob.cluster, wrapped_key=blob.wrapped)
         attempt, reply = _attempt(way, lambda: way.stub.Rewrap(asked, timeout=TIMEOUT), _done)
         if reply is None:
@@ -121,7 +121,7 @@ def _done(_reply: Any) -> Answer:
 def _attempt(
     way: Way, call: Callable[[], Any], answered: Callable[[Any], Answer]
 ) -> tuple[Attempt, Any]:
-    """Makes a call; returns how it ended, and the reply or None."""
+    """Makes a call; returns the attempt, and the reply or None."""
     start = now()
     reply = None
     try:
@@ -131,6 +131,6 @@ def _attempt(
         answer = refusal_of(error)
     attempt = Attempt(start, now(), way.server, answer)
     if answer.reason in _NOBODY:
-        # Waits a moment where nobody is there to answer.
+        # Waits a moment: the server may be down.
         time.sleep(0.02)
     return attempt, reply

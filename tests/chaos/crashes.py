@@ -1,6 +1,6 @@
-"""Stores whose mutations are killed, at each mark and at any moment, and what they then tell.
+"""Stores whose mutations are killed, at each mark and at any moment, and what they hold then.
 
-A kill costs milliseconds: `store_crasher` forks for each, and a store is put back as it was.
+A kill costs milliseconds: `store_crasher` forks for each one, and the bench puts the store back.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ POINTS: Final = [
     for mark in FAILPOINTS
     if mark.startswith("apply:" if kind in store_crasher.CHANGES else f"{kind}:")
 ]
-"""Every mutation with every mark that it passes."""
+"""Every mutation, with each mark that it passes."""
 
 CLIENTS: Final = 3
 """Clients of a storm."""
 
 _AFRESH: Final = 40
-"""Storms after which the store begins anew: each look at it reads all that they did."""
+"""Storms before the store is made anew: each check of a store reads all that they did."""
 
 
 class Crasher:
@@ -63,7 +63,7 @@ class Crasher:
         self._program.stdout.close()
 
     def kill(self, place: Place, **order: str) -> int:
-        """Has a mutation killed and returns the signal that ended it."""
+        """Kills a mutation and returns the signal that ended it."""
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         self._program.stdin.write(json.dumps(asdict(place) | order) + "\n")
@@ -72,7 +72,7 @@ class Crasher:
 
 
 class Pictures:
-    """What a bench's store tells before and after each mutation that nothing interrupts."""
+    """What a bench's store holds before and after each mutation, when nothing interrupts it."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -91,12 +91,12 @@ class Pictures:
         return picture(place)
 
     def expected(self, kind: str, mark: str) -> Picture:
-        """Returns what the store must tell after a death at a mark: all of it or nothing."""
+        """Returns what the store must hold after a death at a mark: a whole mutation or nothing."""
         return self.after[kind] if mark.endswith(":after-commit") else self.before
 
 
 def killed_at(crasher: Crasher, bench: Bench, kind: str, mark: str) -> Picture:
-    """Kills a mutation at a mark and returns what the store tells then."""
+    """Kills a mutation at a mark and returns what the store then holds."""
     place = bench.fresh()
     if kind == "prune":
         bench.pass_time()
@@ -107,7 +107,7 @@ def killed_at(crasher: Crasher, bench: Bench, kind: str, mark: str) -> Picture:
 
 
 class Storm:
-    """Clients that change one cluster at once, in a process that is killed again and again."""
+    """Clients that change one cluster at once, in a process that is killed repeatedly."""
 
     def __init__(self, crasher: Crasher, bench: Bench, folder: Path) -> None:
         self._crasher = crasher
@@ -120,10 +120,10 @@ class Storm:
         self.done = 0
 
     def strike(self, seconds: float) -> Iterator[str]:
-        """Lets it rage, kills it, and says what is wrong with what it leaves (R6, S8).
+        """Lets the storm rage, kills it, and yields the faults in the store afterwards (R6, S8).
 
-        What was answered is recorded, what is recorded was carried out, once; what was on its
-        way may be either. Versions, chain and numbers say the same.
+        Each answered change is recorded, and each recorded change was carried out once. A change
+        that was under way may be there or not. Versions, chain and numbers agree.
         """
         self._told.write_text("")
         order = {"clients": str(CLIENTS), "first": str(self._first), "told": str(self._told)}
@@ -161,7 +161,7 @@ def crash(kind: str, kills: int, seed: int) -> tuple[int, list[str]]:
     """Kills mutations of a store, half of them at marks, half at any moment.
 
     Returns:
-        How many were killed, and what was found to be wrong.
+        The number of kills, and the faults found.
     """
     draw = random.Random(seed)
     found = []

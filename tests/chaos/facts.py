@@ -1,4 +1,4 @@
-"""Facts: what a cluster's changes say about what must be so at a time."""
+"""Facts: derives from a cluster's changes what must hold at each time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from chaos.history import FOREVER, Attempt, Change, History, Use
 
 
 class Facts:
-    """What a cluster's changes say about what must be so at a time."""
+    """What must hold at each time, derived from a cluster's changes."""
 
     def __init__(self, history: History, changes: list[Change]) -> None:
         self._lag = 0.0 if history.servers == 1 else history.staleness + 1.0
@@ -27,15 +27,15 @@ class Facts:
     def _take(self, change: Change, name: str) -> None:
         first = change.attempts[0].start
         sure = [a for a in change.attempts if a.answer.done]
-        # Not later than this it took effect, if it did.
+        # It took effect by then, if it did at all.
         end = sure[0].end if sure else FOREVER
         if not sure and not any(a.answer.unknown for a in change.attempts):
             return
         if change.request.method == "Revoke":
             self.maybe_revoked[name].append((first, end))
             for attempt in sure[:1]:
-                # One that names no region revokes those that there are, not later ones, which a
-                # repetition shows as well.
+                # A Revoke without regions revokes those that exist, not later ones. The answer to
+                # a repeated Revoke shows the later ones too.
                 region = dict(attempt.answer.shown or ()).get(name)
                 later = region is not None and not region.revoked and attempt.answer.superseded
                 if region is not None and not (later and not change.request.regions):
@@ -43,7 +43,7 @@ class Facts:
                     stopped = attempt.end + attempt.answer.stops_within
                     self.revokes[name].append((start, stopped))
         elif change.request.method == "Restore":
-            # A repetition may be carried out anew where the first attempt moved nothing.
+            # If the first attempt moved nothing, a repeated Restore may be carried out anew.
             anew = [a for a in sure if not a.answer.replayed] or sure[:1]
             known = not any(a.answer.unknown for a in change.attempts)
             self.restores[name].append((first, anew[-1].end if known else FOREVER))
@@ -56,7 +56,7 @@ class Facts:
                 self.made[shown] = min(self.made.get(shown, FOREVER), attempt.end + self._lag)
 
     def forbidden(self, use: Use) -> str:
-        """Says by which Revoke a use was forbidden, or nothing."""
+        """Names the Revoke that forbade a use, or returns an empty string."""
         start, end = use.attempt.start, use.attempt.end
         for revoked, stopped in self.revokes[use.region]:
             if stopped < start and not any(
@@ -66,7 +66,7 @@ class Facts:
         return ""
 
     def may_be_revoked(self, use: Use) -> bool:
-        """Whether a use may have met a revoked region."""
+        """Returns whether a use may have met a revoked region."""
         start, end = use.attempt.start - self._lag, use.attempt.end
         return any(
             began < end
@@ -77,7 +77,7 @@ class Facts:
         )
 
     def generations(self, use: Use) -> tuple[int, int]:
-        """Returns the oldest generation that may wrap at a use, and the newest there may be."""
+        """Returns the oldest generation that may wrap at a use, and the newest that may exist."""
         shown = [number for at, number in self.shown[use.region] if at < use.attempt.start]
         return max(shown, default=1), 1 + sum(
             began < use.attempt.end for began in self.fresh[use.region]

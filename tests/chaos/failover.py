@@ -1,7 +1,7 @@
 """Failovers: to a standby that has everything, and to one that lags (protocol S1, S2).
 
-Each begins with servers that have just started, to die at no mark: who starts while there is no
-store, or has seen nothing of what will be lost, shows nothing.
+Each begins with servers that have just started and die at no mark. A server that starts without
+a store, or has not seen the changes that will be lost, would show nothing.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.rpc.probe import health
 
 PAST: Final = 1.5
-"""Seconds beyond `store_max_staleness` for which what must refuse is looked at."""
+"""Seconds beyond `store_max_staleness` for which a server that must refuse is checked."""
 
 NOTICED: Final = 10.0
-"""Seconds within which a server that sees its store again knows that it was rolled back."""
+"""Seconds within which a server that reaches its store again notices that it was rolled back."""
 
 _WARM: Final = 1.0
 _WAIT: Final = 10.0
 _MARGIN: Final = 30
-"""Changes that may be made between two looks at the store's counter."""
+"""Margin of changes that may be made between two reads of the store's counter."""
 
 _NEWEST: Final = "SELECT number FROM counter"
 
@@ -39,7 +39,8 @@ _NEWEST: Final = "SELECT number FROM counter"
 def fail_over_synchronous(fleet: Fleet, history: History, draw: random.Random) -> None:
     """Fails over without loss; one server stays with the old primary for a while (S2).
 
-    That one was killed, and may be back; or lives on, and has nobody who confirms its commits.
+    The old primary was killed and may be back, or it lives on without a standby that confirms its
+    commits.
     """
     assert fleet.pair is not None
     fleet.restart()
@@ -68,7 +69,7 @@ def fail_over_synchronous(fleet: Fleet, history: History, draw: random.Random) -
 def fail_over_lagging(fleet: Fleet, history: History, draw: random.Random) -> None:
     """Fails over to a standby that lacks what every server has seen (S1).
 
-    Now and then others have gone on with it by then, so that its numbers are no lower.
+    In some runs other servers have already continued with it, so that its numbers are no lower.
     """
     assert fleet.pair is not None
     fleet.restart()
@@ -97,7 +98,7 @@ def fail_over_lagging(fleet: Fleet, history: History, draw: random.Random) -> No
 
 
 def _until_seen(fleet: Fleet) -> None:
-    """Waits until every server has applied what the standby does not have."""
+    """Waits until every server has applied changes that the standby does not have."""
     assert fleet.pair is not None
     ((there,),) = fleet.pair.standby.run(_NEWEST, fleet.name)
     ends = now() + _WAIT
@@ -106,12 +107,12 @@ def _until_seen(fleet: Fleet) -> None:
         seen = {str(replica).split(":")[1]: number for replica, number in rows}
         if all(seen.get(str(server.pid), -1) > there for server in fleet.servers):
             return
-        assert now() < ends, f"nothing was changed after {there}: {seen}"
+        assert now() < ends, f"no change was made after {there}: {seen}"
         time.sleep(0.05)
 
 
 def _overtake(fleet: Fleet, number: int) -> None:
-    """Has somebody who knows nothing of what was lost go on, to a change of this number."""
+    """Lets a client that knows nothing of the loss continue, up to a change of this number."""
     server = fleet.extra()
     with stubs(server.target) as stub:
         count = 0
@@ -125,7 +126,7 @@ def _overtake(fleet: Fleet, number: int) -> None:
 
 
 def _unnoticed(server: ChaosServer) -> str:
-    """Says what a server does not refuse, or in which words; empty: it says what it must."""
+    """Says what a server fails to refuse, or its wrong words; empty if it refuses rightly."""
     cluster = next(iter(TWINS))
     wrap = pb.WrapRequest(cluster=cluster, region="eu", plaintext=b"k")
     revoke = pb.RevokeRequest(cluster=cluster, regions=["us"])
@@ -135,7 +136,7 @@ def _unnoticed(server: ChaosServer) -> str:
             said = [_said(stub.Wrap, wrap)]
             healthy = health(server.target, _WAIT)
             if said == ["STORE_ROLLED_BACK"]:
-                # Not before: what it changes in a store that it takes for the right one counts.
+                # Only now: a change in a store that it takes for the right one would count.
                 said.append(_said(stub.Revoke, revoke))
                 if said[1] == said[0] and healthy == "NOT_SERVING":
                     return ""

@@ -1,25 +1,25 @@
-"""Servers with failpoints: each is keyfold-server, forked, and dies or dawdles on cue.
+"""Servers with failpoints: each is keyfold-server, forked, and dies or delays as ordered.
 
-A program: it reads an order per line and answers each with a line. One interpreter that has
-everything imported makes a start cost a tenth of what it costs otherwise, and a kill is no less
-one. When its orders end it ends every server that is left.
+This is a program. It reads one order per line and answers each with one line. It has imported
+everything before it forks, so that a start costs a tenth of a normal one; a kill is still a
+real kill. When its orders end, it ends every server that is left.
 
-    {"do": "start", "folder": …, "out": …, "err": …, "environment": {…}}   the process id
-    {"do": "poll", "pid": …}                                   how it ended, or `running`
+    {"do": "start", "folder": …, "out": …, "err": …, "environment": {…}}   answers the process id
+    {"do": "poll", "pid": …}                                   answers the exit status, or `running`
 
 In a server's environment:
 
     CHAOS_DIE    "MARK N": the process kills itself when it reaches a mark of the store's mutations
                  for the Nth time
-    CHAOS_SLOW   part of the key service's and the store's answers that come late, 20 ms at most
-                 and some 150 ms
+    CHAOS_SLOW   share of the KMS's and the store's answers that come late: most by up to 20 ms,
+                 some by 150 ms
 
 In a server's folder:
 
-    hold         a file that names CLUSTER/REGION: the key service's answers to unwraps for it are
-                 kept back for as long as the file is there. `held` is made once one is
+    hold         a file that names CLUSTER/REGION. While the file exists, the KMS's answers to
+                 unwraps for that region are kept back; `held` is created once one is
 
-Nothing of the server is replaced; its own calls are followed by a pause, or by its end.
+The server's code is not replaced: its own calls are only followed by a pause, or by its end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 LATE: Final = (0.02,) * 5 + (0.15,)
-"""Seconds that a late answer is late at most; one of them is drawn."""
+"""Longest delays of a late answer, in seconds; each late answer draws one of them."""
 
 HOLD: Final = "hold"
 HELD: Final = "held"
@@ -55,7 +55,7 @@ def _check_tree(tree: Path) -> None:
 
 
 def _import() -> None:
-    """Imports all that a server needs, so that none has to."""
+    """Imports all that a server needs, so that no fork has to."""
     from keyfold_server import __main__, admin, bootstrap
     from keyfold_server.providers.local import provider as local
     from keyfold_server.store import opening
@@ -68,7 +68,7 @@ def _import() -> None:
 
 
 def _dying() -> Callable[[str], None]:
-    """Returns what kills the process at its mark."""
+    """Returns the function that kills the process at its mark."""
     given = os.environ.get("CHAOS_DIE", "")
     mark, _, count = given.partition(" ")
     left = int(count or 1)
@@ -84,7 +84,7 @@ def _dying() -> Callable[[str], None]:
 
 
 def _late(owner: Any, method: str, part: float) -> None:
-    """Has a part of a method's answers come late, in the thread that waits for them."""
+    """Delays a share of a method's answers, in the thread that waits for them."""
     original = getattr(owner, method)
 
     @functools.wraps(original)
@@ -98,7 +98,7 @@ def _late(owner: Any, method: str, part: float) -> None:
 
 
 def _kept_back(provider: Any) -> None:
-    """Has the answers to unwraps that `hold` names kept back, in the threads that wait for them."""
+    """Keeps back the answers to unwraps that `hold` names, in the threads that wait for them."""
     original = provider.unwrap
     hold, held = Path(HOLD), Path(HELD)
 
@@ -146,7 +146,7 @@ def _serve() -> None:
 
 
 def _become(order: dict[str, Any]) -> NoReturn:
-    """Turns a fork into a server; it ends as the server does."""
+    """Turns a fork into a server; the process ends as the server does."""
     code = 1
     try:
         os.chdir(order["folder"])

@@ -1,6 +1,6 @@
-"""What goes wrong: servers killed, paused and cut off, the store held and crashed, keys disabled.
+"""Faults: kills, pauses and cuts off servers, holds and crashes the store, disables keys.
 
-Runs in the thread that made the system: a PostgreSQL server ends with the thread that began it.
+It runs in the thread that made the system: a PostgreSQL server ends with the thread that began it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from chaos.servers import ChaosServer
 from chaos.twins import TOLD
 
 REVIVE: Final = 0.6
-"""Chance that a server which starts again will end at a mark of the store's mutations."""
+"""Chance that a server which starts again dies at a mark of the store's mutations."""
 
 PAST: Final = 0.8
 """Seconds for which a store is held beyond what a replica may go without it."""
 
 _FIRST: Final = ("rotate", "twins", "overtake", "hold", "keys", "kill", "cut")
-"""Faults that every run begins with, where it has them."""
+"""Faults that every run begins with, if its plan has them."""
 
 
 class Faults:
-    """Brings faults about, one after the other, and notes what it did."""
+    """Causes faults one after the other and notes each in the history."""
 
     def __init__(
         self, fleet: Fleet, history: History, seed: int, only: tuple[str, ...] = ()
@@ -38,9 +38,9 @@ class Faults:
 
         Args:
             fleet: The servers, their store and their keys.
-            history: Where it notes what it did.
-            seed: Draws what goes wrong.
-            only: Names of the faults to choose from; empty: all.
+            history: The history that receives the events.
+            seed: Seed of the draws of faults.
+            only: Names of the faults to choose from; empty means all.
         """
         self._fleet = fleet
         self._history = history
@@ -66,9 +66,9 @@ class Faults:
         self._first = [] if only else [kinds[name][1] for name in _FIRST if name in kinds]
 
     def run(self, seconds: float, kills: int) -> None:
-        """Brings faults about for a while, and for longer until so many servers were killed.
+        """Causes faults for a while, and then until so many servers were killed.
 
-        Where the store can fail over, it does so in the middle; a standby that lagged is the end.
+        A store that can fail over does so in the middle; after a lagging standby the run ends.
         """
         self._hurried = kills > 0
         self._calm(0.7)
@@ -172,10 +172,10 @@ class Faults:
             self._fleet.bring_keys_back()
 
     def _cut_off(self) -> None:
-        """F2: cuts one server off from the keys, and has the others see a key refused.
+        """F2: cuts one server off from the keys, and lets the others see a key refused.
 
-        It must stop by what they tell it, and not begin again when the key is back, which it
-        cannot see.
+        It must stop because they tell it, and stay stopped when the key is back, since it cannot
+        see the key.
         """
         server = self._some()
         what = f"keys:{server.folder.name}"

@@ -22,7 +22,7 @@ from keyfold_server.store.sql.failpoints import FAILPOINTS
 from keyfold_server.store.sql.store import SqlStore
 
 KEYS: Final = ("a", "b", TWINS_KEY)
-"""Dev keys: two that clusters move between, and one that two clusters share and never leave."""
+"""Dev keys: clusters move between two of them; two clusters share the third and never leave it."""
 
 STALENESS: Final = 2.0
 TTL: Final = 1.5
@@ -38,7 +38,7 @@ KINDS: Final = {
     SYNCHRONOUS: "3 servers, PostgreSQL that fails over to a synchronous standby",
     LAGGING: "3 servers, PostgreSQL that fails over to a lagging standby",
 }
-"""The systems that there are, and what to call them."""
+"""The kinds of system, with the words that describe them."""
 
 _SERVERS: Final = 3
 _HOLD: Final = 10.0
@@ -48,13 +48,13 @@ class Fleet:
     """One or three servers over one store.
 
     Attributes:
-        folder: All files.
+        folder: Folder of all files.
         kind: One of `KINDS`.
-        servers: The servers; one on SQLite, three on PostgreSQL.
+        servers: One server on SQLite, three on PostgreSQL.
         keys: The dev key file.
         database: The PostgreSQL server that is the primary, or None.
-        pair: It and its standby, where it will fail over, else None.
-        deaths: How many servers have died at a mark.
+        pair: The primary and its standby if the system can fail over, else None.
+        deaths: Number of servers that have died at a mark.
         name: The database's name.
     """
 
@@ -63,9 +63,9 @@ class Fleet:
 
         Args:
             folder: An empty folder.
-            tree: Whose code the servers run.
+            tree: Root of the code that the servers run.
             kind: One of `KINDS`.
-            kills: Draws the marks at which servers die.
+            kills: Source of the draws of marks at which servers die.
         """
         self.folder = folder
         self.kind = kind
@@ -97,7 +97,7 @@ class Fleet:
             "KEYFOLD_OUTAGE_GRACE": f"{GRACE}s",
             "KEYFOLD_STORE_MAX_STALENESS": f"{STALENESS:g}s",
             "KEYFOLD_DRAIN_GRACE": "1s",
-            # Every cluster stands under a few root keys, and none of their owners is to be spared.
+            # All clusters share a few root keys, whose owners need no protection from load.
             "KEYFOLD_KMS_RATE_PER_KEY": "1000000",
             "KEYFOLD_KMS_RATE_PER_ACCOUNT": "1000000",
             "KEYFOLD_KMS_RATE_PER_PROVIDER": "1000000",
@@ -117,7 +117,7 @@ class Fleet:
         }
 
     def _server(self, name: str, common: dict[str, str | None]) -> ChaosServer:
-        """Makes a server with a way of its own to the keys and, where it matters, to the store."""
+        """Makes a server with its own path to the keys and, where it matters, to the store."""
         own = self.folder / name
         own.mkdir()
         (own / "keys").symlink_to(self._shared)
@@ -132,7 +132,7 @@ class Fleet:
 
     @property
     def url(self) -> str:
-        """The url of the store, past every network."""
+        """The URL of the store itself, not of any network before it."""
         if self.database is None:
             return f"sqlite:///{self.folder / 'store.db'}"
         return self.database.url(self.name)
@@ -140,7 +140,7 @@ class Fleet:
     # Servers
 
     def start(self) -> None:
-        """Starts every server that does not run, all at once."""
+        """Starts all servers that do not run, at once."""
         begun = [server for server in self.servers if not server.running]
         for server in begun:
             server.begin()
@@ -148,14 +148,14 @@ class Fleet:
             server.wait_ready()
 
     def restart(self) -> None:
-        """Kills every server and starts it again, to die at no mark."""
+        """Kills every server and starts it again without a mark to die at."""
         for server in self.servers:
             server.kill()
             server.die = ""
         self.start()
 
     def extra(self) -> ChaosServer:
-        """Starts a server that no client calls, straight at the store."""
+        """Starts a server that no client calls, connected directly to the store."""
         first = self.servers[0]
         common = first.settings | {"KEYFOLD_LISTEN": "127.0.0.1:0", "KEYFOLD_STORE": self.url}
         own = self.folder / "extra"
@@ -165,14 +165,14 @@ class Fleet:
         return server
 
     def arm(self, server: ChaosServer, chance: float) -> None:
-        """Has a server's next start end, by some chance, at a mark of the store's mutations."""
+        """Draws whether a server's next process dies at a mark of the store's mutations."""
         server.die = ""
         if self._random.random() < chance:
             mark = self._random.choice([m for m in FAILPOINTS if m.startswith("apply:")])
             server.die = f"{mark} {self._random.randint(5, 60)}"
 
     def revive(self, chance: float) -> None:
-        """Starts servers that have died at a mark again."""
+        """Restarts the servers that have died at a mark."""
         for server in self.servers:
             if not server.running:
                 self.deaths += 1
@@ -182,32 +182,32 @@ class Fleet:
     # Keys
 
     def take_keys_away(self) -> None:
-        """Takes the dev keys away: no root key can be asked."""
+        """Takes the dev key file away, so that no root key can be reached."""
         self._shared.rename(self._away)
 
     def bring_keys_back(self) -> None:
-        """Puts them back."""
+        """Puts the dev key file back."""
         self._away.rename(self._shared)
 
     def cut_off(self, server: ChaosServer) -> None:
-        """Takes the dev keys away from one server."""
+        """Takes the dev key file away from one server."""
         (server.folder / "keys").unlink()
 
     def join(self, server: ChaosServer) -> None:
-        """Gives them back to it."""
+        """Gives the dev key file back to a server."""
         (server.folder / "keys").symlink_to(self._shared)
 
     # The store
 
     def network(self, server: ChaosServer) -> Network:
-        """Returns a server's way to the store."""
+        """Returns the network between a server and the store."""
         return self._networks[server.folder.name]
 
     @contextmanager
     def held_store(self) -> Iterator[None]:
         """Keeps every writer out of the store: no poll, no change; reads go on where they can.
 
-        On SQLite another process's transaction does that, on PostgreSQL the server is stopped.
+        On SQLite another process's transaction does so; a PostgreSQL server is paused.
         """
         if self.database is not None:
             self.database.stop(signal.SIGQUIT)
@@ -229,7 +229,7 @@ class Fleet:
         self.database.crash()
 
     def fail_over(self) -> None:
-        """Makes the standby the primary; networks lead where they led."""
+        """Makes the standby the primary; each network leads where it led before."""
         assert self.pair is not None
         self.pair.standby.promote()
         self.database = self.pair.standby
@@ -242,7 +242,7 @@ class Fleet:
         )
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
-        """Runs one statement on the store's database, past the server."""
+        """Runs one statement on the store's database without a Keyfold server."""
         if self.database is not None:
             return self.database.run(statement, self.name)
         with contextlib.closing(sqlite3.connect(self.folder / "store.db")) as database:
@@ -251,7 +251,7 @@ class Fleet:
             return rows
 
     def close(self) -> None:
-        """Ends everything."""
+        """Ends the servers and the store's server."""
         self._nursery.close()
         for network in self._networks.values():
             network.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""What clients saw: every call with its start and end by one monotonic clock."""
+"""The history: every call that clients made, with its start and end by one monotonic clock."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from behaviour import Request, State
 FOREVER: Final = float("inf")
 
 UNDER_WAY: Final = 1.0
-"""Seconds for which a database may go on with a commit whose client was killed."""
+"""Seconds for which a database may continue a commit whose client was killed."""
 
 now = time.monotonic
 
 
 LATE: Final = 0.5
-"""Seconds by which a busy machine may be late to notice what has happened."""
+"""Seconds by which a busy machine may be late to notice an event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ended.
+    """The outcome of a call.
 
     Attributes:
-        reason: Empty: it was carried out. Else why it was refused.
-        unknown: The outcome is not known: it may have been carried out, or may still be.
-        shown: The cluster as the answer shows it, where `told`.
+        reason: Reason of the refusal; empty if the call was carried out.
+        unknown: Whether the outcome is unknown: it may have been, or may still be, carried out.
+        shown: The cluster as the answer shows it, if `told`.
         told: Whether the answer shows the cluster.
-        replayed: It says that the request was carried out before (protocol R6).
-        superseded: It says that something later has changed the cluster since (protocol R6).
-        stops_within: Seconds until the last pending replica has stopped by itself; 0: none is
-            pending (protocol R4).
-        again: The refusal is a remembered one: it says when to ask again.
+        replayed: Whether it says that the request was carried out before (protocol R6).
+        superseded: Whether it says that something later has changed the cluster (protocol R6).
+        stops_within: Seconds until the last pending replica has stopped by itself; 0 if no
+            replica is pending (protocol R4).
+        again: Whether the refusal is a remembered one, which says when to ask again.
     """
 
     reason: str = ""
@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def done(self) -> bool:
-        """Whether it was carried out, for certain."""
+        """Whether the call was certainly carried out."""
         return not self.reason and not self.unknown
 
 
@@ -62,10 +62,10 @@ class Attempt:
     """One call of a request.
 
     Attributes:
-        start: When it began.
-        end: When its answer was there, or nothing more was waited for.
-        server: Which server process was called, as `server.start`.
-        answer: How it ended.
+        start: Time when it began.
+        end: Time when its answer had come, or the caller gave up.
+        server: The server process, as `ChaosServer.name`.
+        answer: Its outcome.
     """
 
     start: float
@@ -75,17 +75,17 @@ class Attempt:
 
     @property
     def place(self) -> str:
-        """Which server was called, whichever of its processes."""
+        """The server that was called, whichever of its processes it was."""
         return self.server.partition(".")[0]
 
     def cut(self, moment: float) -> Attempt:
-        """Returns it as it was known at a moment."""
+        """Returns the attempt as it was known at a moment."""
         return self if self.end < moment else replace(self, end=moment, answer=Answer(unknown=True))
 
 
 @dataclass(slots=True)
 class Change:
-    """A request for a change, and every attempt at it, all with one request_id."""
+    """A request for a change, and every attempt at it with the same request_id."""
 
     client: int
     cluster: str
@@ -96,7 +96,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A GetStatus that was answered; `answer.shown` is None where there is no cluster."""
+    """An answered GetStatus; `answer.shown` is None if the cluster does not exist."""
 
     client: int
     cluster: str
@@ -105,7 +105,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A wrapped key that was answered at a time, which must open for ever."""
+    """A wrapped key from an answer, which must open for ever."""
 
     cluster: str
     region: str
@@ -120,10 +120,10 @@ class Use:
     """A Wrap, Unwrap or Rewrap.
 
     Attributes:
-        method: Which.
-        region: Of the call, or of the wrapped key that was sent.
-        generation: What the answer says, 0 without one.
-        wrong: What is wrong with the answer's content, seen at once; empty: nothing.
+        method: The method's name.
+        region: Region of the call, or of the wrapped key that the call sent.
+        generation: Generation that the answer names, or 0 without an answer.
+        wrong: Fault in the answer's content, seen at once; empty if there is no fault.
     """
 
     client: int
@@ -137,16 +137,16 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A fault that lasted.
+    """A fault over a span of time.
 
     Attributes:
         what: `key:URI` (its versions are disabled), `keys` (the key file is away, from everybody
             or, as `keys:SERVER`, from one), `store` (it takes no writes; as `store:SERVER`, one
-            server's way leads to a store that must take none) or `paused:SERVER`.
-        asked: When it began to be brought about.
-        begun: When it was surely so.
-        ending: When it began to be ended.
-        ended: When it was surely over.
+            server's path leads to a store that must take no writes) or `paused:SERVER`.
+        asked: Time when the test began to cause it.
+        begun: Time by which it had surely begun.
+        ending: Time when the test began to end it.
+        ended: Time by which it was surely over.
     """
 
     what: str
@@ -161,8 +161,8 @@ class Lost:
     """A failover to a standby that lagged.
 
     Attributes:
-        since: What was answered before this was replicated.
-        until: Nothing that began later reached the old primary.
+        since: Every answer from before this time was replicated.
+        until: No call that began after this time reached the old primary.
     """
 
     since: float
@@ -170,21 +170,21 @@ class Lost:
 
 
 class History:
-    """Collects what clients and faults report; may be used from any thread.
+    """Collects what clients and faults report, from any thread.
 
     Attributes:
         changes: Requests for changes.
-        looks: GetStatus calls that were answered.
+        looks: Answered GetStatus calls.
         uses: Data-plane calls.
         spans: Faults that lasted.
-        events: Everything else that was done to the system, for whoever reads a failure.
-        blobs: Every wrapped key that was answered.
-        found: What was found to be wrong while the run went on, as check, cluster and text.
-        lost: What a failover may have taken back, or None.
-        servers: How many server processes there are at once.
-        staleness: `store_max_staleness`, seconds.
-        ttl: The cache's TTL, seconds.
-        grace: Its grace in an outage, seconds.
+        events: Everything else that the run did to the system, for the reader of a failure.
+        blobs: Every wrapped key that a server returned.
+        found: Faults found while the run went on, as check, cluster and text.
+        lost: The failover that may have lost changes, or None.
+        servers: Number of server processes at once.
+        staleness: `store_max_staleness` in seconds.
+        ttl: The cache's TTL in seconds.
+        grace: The cache's grace in an outage, in seconds.
     """
 
     def __init__(self, *, servers: int, staleness: float, ttl: float, grace: float) -> None:
@@ -206,17 +206,17 @@ class History:
         self._lock = threading.Lock()
 
     def event(self, what: str) -> None:
-        """Notes something that was done."""
+        """Notes an event."""
         self.events.append((now(), what))
 
     def span(self, what: str, asked: float) -> None:
-        """Notes that a fault, which was asked for at a time, has begun."""
+        """Notes that a fault has begun, and when the test began to cause it."""
         with self._lock:
             self.spans.append(Span(what, asked, now()))
 
     @contextmanager
     def ending(self, what: str) -> Iterator[None]:
-        """Ends the open span of a fault around what ends the fault."""
+        """Closes a fault's open span; the body ends the fault itself."""
         ending = now()
         yield
         ended = now()
@@ -226,15 +226,15 @@ class History:
                     self.spans[index] = Span(what, span.asked, span.begun, ending, ended)
 
     def spans_of(self, what: str) -> list[Span]:
-        """Returns a fault's spans, by what their names begin with."""
+        """Returns the spans of the faults whose names begin so."""
         with self._lock:
             return [span for span in self.spans if span.what.startswith(what)]
 
     def behind(self, attempt: Attempt) -> bool:
-        """Says whether an attempt may have read a store that takes no writes any more.
+        """Returns whether an attempt may have read a store that takes no writes any more.
 
-        Its own server alone still takes it for right, and not for longer than it may be without
-        the store (S3). Until then what it reads is old, and no change is carried out.
+        Only the server that was called still takes it for the right store, and no longer than it
+        may go without its store (S3). Until then it reads old data and carries out no change.
         """
         own = f"store:{attempt.place}"
         return any(
@@ -244,17 +244,17 @@ class History:
         )
 
     def over_by(self, attempt: Attempt) -> float:
-        """Returns when what a call began has taken effect at the latest, or never will.
+        """Returns the time by which a call has taken effect, or never will.
 
-        It goes on when the caller has given up, but not when the process has ended that had it:
-        by then the next one is started. A database may have a commit of it under way for longer.
+        The server continues after its caller has given up, but not once its process has ended, and
+        the next process starts only after that. A database may continue its commit for longer.
         """
         births = self.births.get(attempt.place, [])
         following = bisect_right(births, attempt.end)
         return births[following] + UNDER_WAY if following < len(births) else FOREVER
 
     def before(self, moment: float) -> History:
-        """Returns what had begun by a moment; what had not ended then has no known outcome."""
+        """Returns what had begun by a moment; an attempt still running has no known outcome."""
         made = History(
             servers=self.servers, staleness=self.staleness, ttl=self.ttl, grace=self.grace
         )
@@ -268,7 +268,7 @@ class History:
         return made
 
     def dump(self, path: Path) -> None:
-        """Writes everything, oldest first, a line of JSON each; times from the beginning."""
+        """Writes everything, oldest first, one line of JSON each, with times since the start."""
         lines: list[tuple[float, str, object]] = []
         for change in list(self.changes):
             for attempt in change.attempts:

@@ -1,4 +1,4 @@
-"""What a run leaves: looked at by servers that know nothing of it, and straight in the store."""
+"""What a run leaves, checked through servers that know nothing of it and in the store itself."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _TIMEOUT: Final = 10.0
 
 
 def left(fleet: Fleet, history: History) -> Iterator[Violation]:
-    """Looks at what a run leaves: records, wrapped keys, rotations, chains, seals."""
+    """Checks what a run leaves: records, wrapped keys, rotations, chains, seals."""
     if history.lost is None:
-        # What is remembered of refusals and outages goes with the process.
+        # A fresh process remembers no refusals and no outages.
         fleet.restart()
     else:
         yield from _reconciled(fleet)
@@ -49,7 +49,7 @@ def left(fleet: Fleet, history: History) -> Iterator[Violation]:
 
 
 def _reconciled(fleet: Fleet) -> Iterator[Violation]:
-    """S1: once an operator says that the store is right, those who refused go on with it."""
+    """S1: once an operator accepts the store as it is, the servers that refused go on with it."""
     fleet.servers[0].command("reconcile", "--yes", "--reason", "failover")
     asked = pb.WrapRequest(cluster=next(iter(TWINS)), region="eu", plaintext=b"k")
     for server in fleet.servers:
@@ -74,7 +74,7 @@ def _refused(stub: service.KeyManagementServiceStub, asked: pb.WrapRequest) -> s
 def _cluster(
     stub: service.KeyManagementServiceStub, history: History, cluster: str, kept: list[Blob]
 ) -> Iterator[Violation]:
-    """A cluster is as the record says, and so is every wrapped key."""
+    """Checks that a cluster and every wrapped key are as the record says."""
     try:
         status = stub.GetStatus(pb.GetStatusRequest(cluster=cluster), timeout=_TIMEOUT).status
         state = shown(status)
@@ -89,13 +89,13 @@ def _cluster(
         yield from rollback.left(history, cluster, state, now())
     if state is None:
         if any(blob.at < since for blob in kept):
-            yield Violation("wrapped-key", cluster, "it is not there, and gave out wrapped keys")
+            yield Violation("wrapped-key", cluster, "it does not exist, but gave out wrapped keys")
         return
     yield from _opened(stub, kept, state, since)
     try:
         answer = stub.Restore(pb.RestoreRequest(cluster=cluster), timeout=_TIMEOUT)
     except grpc.RpcError as error:
-        yield Violation("wrapped-key", cluster, f"no Restore: {refusal(error)}")
+        yield Violation("wrapped-key", cluster, f"Restore failed: {refusal(error)}")
         return
     revoked = [name for name, region in shown(answer.status) or () if region.revoked]
     if revoked:
@@ -108,7 +108,7 @@ def _opened(
 ) -> Iterator[Violation]:
     """Every wrapped key opens, or is refused because its region is revoked, as the record says.
 
-    The KEK of one that was made after a time may have been lost, and is then not known.
+    A wrapped key from after `since` may be under a KEK that was lost, and then is unknown.
     """
     there = dict(state or ())
     for first in range(0, len(kept), _BATCH):
@@ -130,7 +130,7 @@ def _opened(
 
 
 def _records(fleet: Fleet, history: History) -> Iterator[Violation]:
-    """R5, R6: the chain holds one event for each change that was made, and no more."""
+    """R5, R6: the chain holds exactly one event for each change that was made."""
     rows = fleet.execute(
         "SELECT name, action, count(*) FROM audit_events JOIN clusters ON uid = cluster_uid "
         "WHERE outcome IN ('done', 'unchanged') AND action LIKE 'rpc:%' GROUP BY name, action"
@@ -144,7 +144,7 @@ def _records(fleet: Fleet, history: History) -> Iterator[Violation]:
         key = (change.cluster, f"rpc:cluster:{change.request.method.lower()}")
         done = [a for a in change.attempts if a.answer.done and a.end < until]
         if change.request.method == "Restore":
-            # One that moves nothing leaves no event, and is carried out again when repeated.
+            # A Restore that moves nothing leaves no event, so a repetition carries it out again.
             maybe[key] += len(change.attempts)
         elif done:
             sure[key] += 1
@@ -158,7 +158,7 @@ def _records(fleet: Fleet, history: History) -> Iterator[Violation]:
 
 
 def _stored(fleet: Fleet) -> Iterator[Violation]:
-    """R5, S5: every chain verifies, and no rotation is half done; by the code of this suite."""
+    """R5, S5: every chain verifies and no rotation is half done, as this suite's code reads it."""
     store = fleet.store()
     try:
         for cluster in store.clusters(ClusterFilter(), "", _MANY):
@@ -188,7 +188,7 @@ def _half_done(cluster: str, region: Region) -> Iterator[Violation]:
 
 
 def _edited(fleet: Fleet) -> Iterator[Violation]:
-    """A1, A2: a row that somebody else wrote is refused."""
+    """A1, A2: a server refuses a row that somebody edited."""
     found = fleet.execute(
         "SELECT hex(cluster_uid), clusters.name, regions.name, state FROM regions "
         "JOIN clusters ON uid = cluster_uid ORDER BY clusters.name LIMIT 1"
@@ -215,5 +215,5 @@ def _edited(fleet: Fleet) -> Iterator[Violation]:
         else:
             reason = "nothing"
     if reason != "ROW_NOT_AUTHENTIC":
-        text = f"its state was edited from {state} to {other}, and {reason} was said"
+        text = f"its state was edited from {state} to {other}, and a server said {reason}"
         yield Violation("authentic", str(cluster), text)

@@ -1,4 +1,4 @@
-"""Between the wire and a history: requests as messages, answers as what the model compares."""
+"""Translates requests into messages, and answers into what the model compares."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 
 UNKNOWN: Final = frozenset({"", "DEADLINE_EXCEEDED", "STORE_UNAVAILABLE", "REQUEST_IN_PROGRESS"})
-"""Reasons that leave open whether a change was made; empty: gRPC's own errors."""
+"""Reasons that leave open whether a change was made; the empty one is gRPC's own errors."""
 
 
 def opened(blob: Blob, reply: pb.UnwrapResponse) -> str:
-    """Says what is wrong with a wrapped key's opening; empty: nothing."""
+    """Says what is wrong with an opened key; empty if nothing is."""
     if reply.plaintext != blob.plaintext:
         return "it opened to another key"
     if (reply.region, reply.generation) != (blob.region, blob.generation):
@@ -26,7 +26,7 @@ def opened(blob: Blob, reply: pb.UnwrapResponse) -> str:
 
 
 def spec_of(region: str, uri: str | None) -> res.RegionSpec:
-    """Makes a region spec; without a uri, one that keeps the region's key."""
+    """Makes a region spec; without a URI, it keeps the region's key."""
     spec = res.RegionSpec(region=region)
     if uri is not None:
         spec.key_spec.type = "LOCAL"
@@ -35,7 +35,7 @@ def spec_of(region: str, uri: str | None) -> res.RegionSpec:
 
 
 def message(change: Change) -> Any:
-    """Makes the message of a change."""
+    """Makes a change's message."""
     request = change.request
     common: dict[str, Any] = {"cluster": change.cluster, "request_id": change.request_id}
     if request.method in {"Revoke", "Restore"}:
@@ -50,7 +50,7 @@ def message(change: Change) -> Any:
 
 
 def shown(status: res.ClusterStatus) -> State:
-    """Reads a cluster off its status; numbers of generations without a gap are part of it."""
+    """Reads a cluster off its status; its generations must be numbered without a gap."""
     regions = {}
     for region in status.regions:
         numbers = [generation.generation for generation in region.generations]
@@ -61,7 +61,7 @@ def shown(status: res.ClusterStatus) -> State:
 
 
 def answer_of(reply: Any) -> Answer:
-    """Reads the answer to a change."""
+    """Reads the outcome off the reply to a change."""
     stops = 0.0
     if isinstance(reply, pb.RevokeResponse):
         stops = max((p.stops_within.ToMicroseconds() / 1e6 for p in reply.pending), default=0.0)
@@ -75,7 +75,7 @@ def answer_of(reply: Any) -> Answer:
 
 
 def refusal_of(error: grpc.RpcError) -> Answer:
-    """Reads a refusal."""
+    """Reads the outcome off a refusal."""
     refused = refusal(error)
     reason = refused.reason
     if refused.code is grpc.StatusCode.INTERNAL and not reason:

@@ -1,4 +1,4 @@
-"""The way from a server to its store, which can be led elsewhere, and a primary with a standby."""
+"""The path from a server to its store, which a test can redirect, and a primary with a standby."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import postgres
 from proxy import Proxy, Way
 
 _WAIT: Final = 20.0
-"""Seconds after which PostgreSQL itself is broken."""
+"""Seconds after which PostgreSQL itself counts as broken."""
 
 
 class Network(Proxy):
-    """A server's way to the store; in service, a name or an address that is moved."""
+    """A server's path to the store; in production, a name or an address that moves."""
 
     def lead(self, port: int) -> None:
-        """Leads it to another port; who is connected is cut off."""
+        """Leads the path to another port and cuts off the open connections."""
         self.set(Way.DROP)
         self._server = ("127.0.0.1", port)
         self.set(Way.PASS)
@@ -28,7 +28,7 @@ class Pair:
     """A primary and the standby that follows it.
 
     Attributes:
-        primary: Which was the primary from the beginning.
+        primary: The server that was the primary from the beginning.
         standby: Its standby.
     """
 
@@ -36,8 +36,8 @@ class Pair:
         """Adds a standby to a primary.
 
         Args:
-            primary: A server that runs.
-            synchronous: Whether the primary waits for the standby with each commit.
+            primary: A running server.
+            synchronous: Whether each commit on the primary waits for the standby.
         """
         self.primary = primary
         self.standby = primary.standby()
@@ -52,9 +52,9 @@ class Pair:
         return str(rows[0][0]) if rows else ""
 
     def part(self) -> None:
-        """Cuts the standby off; it has everything that was committed before this was called."""
+        """Cuts the standby off; it has everything that was committed before this call."""
         ((there,),) = self.primary.run("SELECT pg_current_wal_lsn()")
-        # Its own words: without a word from the primary it would ask for one more.
+        # Asks the standby: without a message from the primary it would request one more.
         received = f"SELECT pg_last_wal_receive_lsn() >= '{there}'"
         _until(lambda: self.standby.run(received) == [(True,)])
         self.standby.run("ALTER SYSTEM SET primary_conninfo = ''")

@@ -1,7 +1,7 @@
 """One order: whether what clients saw of a cluster can have happened, one change after the other.
 
-Each change and each read takes effect at one moment between its start and its end. What is not
-known to have been carried out may have been, once, at any later time.
+Each change and each read takes effect at one moment between its start and its end. A change of
+unknown outcome may have taken effect once at any later time, or never.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from behaviour import Request, State, asked, outcomes, refusals
 from chaos.history import FOREVER, Attempt, Change, History, Look, Span
 
 BOUND: Final = 300_000
-"""States that the search for an order looks at, for one cluster."""
+"""Most states that the search for an order visits for one cluster."""
 
 STATE_REASONS: Final = frozenset(
     {"REVOKED", "CLUSTER_EXISTS", "REGION_EXISTS", "CLUSTER_NOT_FOUND", "REGION_NOT_FOUND"}
 )
-"""Reasons that a cluster's state gives."""
+"""Reasons that a cluster's state can give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Violation:
     """Something that must not have happened.
 
     Attributes:
-        check: Which check found it.
-        cluster: Where.
-        text: What.
+        check: Name of the check that found it.
+        cluster: Name of the cluster.
+        text: Description for the reader of a failure.
     """
 
     check: str
@@ -37,7 +37,7 @@ class Violation:
     text: str
 
     def __str__(self) -> str:
-        """Says all of it on a line."""
+        """Returns all of it on one line."""
         return f"{self.check}: {self.cluster}: {self.text}"
 
 
@@ -46,15 +46,15 @@ class Item:
     """Something that took effect at one moment, or may have.
 
     Attributes:
-        start: Not before.
-        end: Not after.
-        request: The change; None for a read.
-        needed: It took effect for certain.
-        shown: What the answer showed of the cluster just after, where `told`.
-        told: Whether it did.
-        reason: A refusal by the state, which is a read.
-        of: The request that a refusal refuses.
-        behind: Place of the item that came before, or -1.
+        start: It took effect no earlier.
+        end: It took effect no later.
+        request: The change, or None for a read.
+        needed: Whether it certainly took effect.
+        shown: The cluster just after, as the answer showed it, if `told`.
+        told: Whether the answer showed the cluster.
+        reason: Refusal that the state explains; such a refusal is a read.
+        of: The request that was refused.
+        behind: Place of the item that must precede it, or -1.
     """
 
     start: float
@@ -74,13 +74,13 @@ def items_of(
     over_by: Callable[[Attempt], float],
     behind: Callable[[Attempt], bool] = lambda _: False,
 ) -> list[Item]:
-    """Turns what clients saw of a cluster into what an order has to hold.
+    """Turns what clients saw of a cluster into the items of an order.
 
     Args:
-        changes: Its changes.
-        looks: How it was seen.
-        over_by: When what an attempt of unknown outcome began is over, at the latest.
-        behind: Whether an attempt may have read a store that is not the right one any more.
+        changes: The cluster's changes.
+        looks: The cluster's GetStatus answers.
+        over_by: Returns by when an attempt of unknown outcome is over.
+        behind: Returns whether an attempt may have read a store that is no longer the right one.
     """
     items: list[Item] = []
     for change in changes:
@@ -104,7 +104,7 @@ def _add(
     over_by: Callable[[Attempt], float],
     behind: Callable[[Attempt], bool],
 ) -> None:
-    """Turns a request's attempts into what they say about when it took effect."""
+    """Adds the items that a request's attempts imply about when it took effect."""
     first, request = change.attempts[0].start, change.request
     made = -1
     for attempt in change.attempts:
@@ -122,8 +122,8 @@ def _add(
             made = len(items)
             items.append(Item(start, end, request, shown=answer.shown, told=True))
     unknown = [attempt for attempt in change.attempts if attempt.answer.unknown]
-    # A Restore that moves nothing is not recorded: another attempt may have moved something, or
-    # may yet, until one is replayed.
+    # A Restore that moves nothing is not recorded. Another attempt may have moved something, or
+    # may still do so, until an answer says that it was replayed.
     if unknown and (made < 0 or request.method == "Restore"):
         over = max(map(over_by, unknown))
         replays = [attempt.end for attempt in change.attempts if attempt.answer.replayed]
@@ -133,11 +133,11 @@ def _add(
 def order(
     history: History, cluster: str, changes: list[Change], looks: list[Look]
 ) -> Iterator[Violation]:
-    """Finds no order in which what clients saw of a cluster can have happened."""
+    """Yields a violation if what clients saw of a cluster fits no order."""
     items = items_of(changes, looks, history.over_by, history.behind)
     fits, deepest = search(items, history.spans_of("key"))
     if fits is None:
-        yield Violation("order", cluster, f"no order found within {BOUND} states; not decided")
+        yield Violation("order", cluster, f"no order found within {BOUND} states; undecided")
     elif not fits:
         stuck = ", ".join(named(items[place]) for place in deepest[:4])
         check = "proven" if search(items, [])[0] else "order"
@@ -145,7 +145,7 @@ def order(
 
 
 def _dead(item: Item, spans: Iterable[Span]) -> frozenset[str]:
-    """Returns the root keys that could not be asked while a change took effect; `*`: any."""
+    """Returns the root keys that were out of reach while a change took effect; `*` means any."""
     return frozenset(
         "*" if span.what == "keys" else span.what.removeprefix("key:")
         for span in spans
@@ -154,7 +154,7 @@ def _dead(item: Item, spans: Iterable[Span]) -> frozenset[str]:
 
 
 def _proven(request: Request, before: State, after: State, dead: frozenset[str]) -> bool:
-    """Whether every key could be asked that a change had to ask (R7, S5)."""
+    """Returns whether every key that a change had to ask was in reach (R7, S5)."""
     if not dead:
         return True
     needed = asked(request, before, after)
@@ -163,16 +163,16 @@ def _proven(request: Request, before: State, after: State, dead: frozenset[str])
 
 
 def named(item: Item) -> str:
-    """Says what an item is, for whoever reads a failure."""
+    """Describes an item for the reader of a failure."""
     what = item.request or item.of
     told = f" showing {item.shown}" if item.told else f" {item.reason}"
     return f"[{item.start:.3f}-{item.end:.3f}] {what or 'a read'}{told}"
 
 
 def search(items: list[Item], spans: list[Span]) -> tuple[bool | None, list[int]]:
-    """Looks for an order; None where the bound was reached. With it comes what got stuck.
+    """Searches for an order; returns None at the bound, and the items that got stuck.
 
-    Reads are taken as soon as they fit: that keeps nothing else from fitting later.
+    It takes reads as soon as they fit: a read never keeps another item from fitting later.
     """
     order = sorted(range(len(items)), key=lambda place: items[place].start)
     every = (1 << len(items)) - 1
@@ -199,7 +199,7 @@ def search(items: list[Item], spans: list[Span]) -> tuple[bool | None, list[int]
             for place in candidates
             for after in _after(items[place], state, dead[place])
         ]
-        # What surely happened is tried first, so it goes on the stack last.
+        # The items that surely happened are tried first, so they go on the stack last.
         following.sort(key=lambda one: one[0])
         stack += [step for _, step in following]
     return False, stuck
@@ -208,7 +208,7 @@ def search(items: list[Item], spans: list[Span]) -> tuple[bool | None, list[int]
 def _with_reads(
     items: list[Item], order: list[int], every: int, done: int, state: State
 ) -> tuple[int, list[int]]:
-    """Takes every read that fits; returns what is done then, and what may come next."""
+    """Takes every read that fits; returns the items done then and those that may come next."""
     while True:
         candidates = _candidates(items, order, every & ~done)
         fitting = [
@@ -223,7 +223,7 @@ def _with_reads(
 
 
 def _after(item: Item, state: State, dead: frozenset[str]) -> list[State]:
-    """Returns what a cluster may be after a change, by what its answer showed."""
+    """Returns the states that a change may lead to, given what its answer showed."""
     if item.request is None:
         return []
     return [
@@ -234,9 +234,9 @@ def _after(item: Item, state: State, dead: frozenset[str]) -> list[State]:
 
 
 def _candidates(items: list[Item], order: list[int], left: int) -> list[int]:
-    """Returns what may come next: nothing that must be and is left has ended before it began.
+    """Returns the items that may come next: those that began before any needed item left ended.
 
-    What may never have been holds up nothing, and comes not after what began when it was over.
+    An uncertain item holds up nothing, and precedes whatever began after its end.
     """
     found: list[int] = []
     latest = -FOREVER

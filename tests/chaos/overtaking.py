@@ -1,8 +1,8 @@
 """A load that a refusal overtakes (protocol R2).
 
-The key service has answered an unwrap, and the answer is under way, when the key is disabled and
-the same server sees it refuse. The unwrap then ends after the refusal that it began before: who
-asks next must not find the KEK that it brought.
+The KMS has answered an unwrap, and the answer is under way, when the key is disabled and the same
+server sees the KMS refuse it. The unwrap then ends after a refusal that it began before, and the
+next caller must not find the KEK that it brought.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _REGION: Final = "eu"
 _USES: Final = 3
 
 _WAIT: Final = 0.5
-"""Seconds within which an unwrap has been answered; where others have opened the KEK, none is."""
+"""Seconds within which the KMS has answered an unwrap; no unwrap comes if the KEK was opened."""
 
 
 @contextmanager
 def disabled(fleet: Fleet, history: History, name: str) -> Iterator[None]:
-    """Keeps a dev key disabled."""
+    """Keeps a dev key disabled within a `with`."""
     what = f"key:local:{name}"
     asked = now()
     fleet.keys.disable(name)
@@ -45,13 +45,13 @@ def disabled(fleet: Fleet, history: History, name: str) -> Iterator[None]:
 
 
 def overtake(fleet: Fleet, history: History, draw: random.Random) -> None:
-    """Has a refusal overtake a load on one server, and uses there what was loaded."""
+    """Makes a refusal overtake a load on one server, and uses there what was loaded."""
     server = draw.choice(fleet.servers)
     warm = draw.choice([name for name, ttl in TWINS.items() if ttl > 0])
     [asked] = [name for name, ttl in TWINS.items() if ttl == 0]
     with stubs(server.target) as stub, ExitStack() as key:
         calls = _Calls(history, Way(stub, server.name), draw)
-        # It is not refused already, so that its refusal will be news.
+        # The key must not be refused already, so that its refusal is news.
         calls.use(asked)
         calls.drop(warm)
         with server.holding(warm, _REGION) as held:
@@ -75,11 +75,11 @@ class _Calls:
         self._random = draw
 
     def use(self, cluster: str) -> None:
-        """Uses the KEK under the root key that is disabled."""
+        """Uses the KEK under the disabled root key."""
         self._caller.wrap(self._way, cluster, _REGION, self._random.randbytes(16))
 
     def drop(self, cluster: str) -> None:
-        """Has the server forget a cluster and its KEKs, by changes of the other region."""
+        """Makes the server forget a cluster and its KEKs, by changes to the other region."""
         for method in ("Revoke", "Restore"):
             change = Change(_CLIENT, cluster, Request(method, ("us",)), "")
             self._history.changes.append(change)
@@ -87,7 +87,7 @@ class _Calls:
 
 
 def _appeared(held: Path, loading: threading.Thread) -> bool:
-    """Waits for an unwrap to be kept back; returns whether one was."""
+    """Waits for an unwrap to be kept back; returns whether that happened."""
     ends = now() + _WAIT
     while loading.is_alive() and now() < ends:
         if held.exists():

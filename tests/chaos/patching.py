@@ -1,6 +1,6 @@
 """Patches: each takes one safeguard out of a copy of the code.
 
-A line of context on each side of a change, no more: a patch is to survive changes around it.
+A change has one line of context on each side and no more, so that it survives changes nearby.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Patch:
     """A patch that takes one safeguard away.
 
     Attributes:
-        path: The patch; the lines before its first `diff` say what it does, by these names.
+        path: The patch; the lines before its first `diff` describe it under the names below.
         rule: `Rule:`, the rule that is broken.
-        takes: `Takes:`, what is taken away.
+        takes: `Takes:`, the fault that the patch brings in.
         kind: `On:`, the kind of system on which it shows.
-        faults: `Faults:`, names of the faults under which it shows, or all; empty: any.
+        faults: `Faults:`, names of the faults under which it shows, or all; empty means any.
     """
 
     path: Path
@@ -62,7 +62,7 @@ def copied(folder: Path, patch: Patch | None = None) -> Path:
     for part in ("server", "clients/python"):
         shutil.copytree(ROOT / part, folder / part, ignore=without)
     if patch is not None:
-        # In a repository above, git would look for the files there.
+        # If the folder is inside a repository, git would look for the files there.
         environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
         done = subprocess.run(
             ["git", "apply", "--whitespace=nowarn", patch.path],

@@ -1,7 +1,7 @@
-"""A failover that lost changes: who has seen them must refuse, and no more than those is lost (S1).
+"""A failover that lost changes: servers that have seen them must refuse, and no more is lost (S1).
 
-What was answered before the standby was cut off is there after it; of what was answered later,
-some may be.
+What was answered before the standby was cut off exists after the failover; some of what was
+answered later may exist.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from chaos.order import Item, Violation, items_of, search
 
 
 def rolled_back(history: History) -> Iterator[Violation]:
-    """Finds calls that were answered after the failover by servers that had seen what was lost.
+    """Finds calls answered after the failover by servers that had seen what was lost.
 
-    Each had until its last look at the old primary was too long ago, and then to refuse for good.
+    Each may answer until its last poll of the old primary is too old; then it must refuse.
     """
     assert history.lost is not None
     bound = history.lost.until + history.staleness
@@ -35,7 +35,7 @@ def rolled_back(history: History) -> Iterator[Violation]:
 
 
 def left(history: History, cluster: str, state: State, at: float) -> Iterator[Violation]:
-    """Finds that a cluster, as it is after the failover, lacks what was replicated before."""
+    """Yields a violation if a cluster lacks, after the failover, what was replicated before."""
     assert history.lost is not None
     changes = [c for c in history.changes if c.cluster == cluster and c.attempts]
     looks = [look for look in history.looks if look.cluster == cluster]
@@ -43,12 +43,12 @@ def left(history: History, cluster: str, state: State, at: float) -> Iterator[Vi
     items.append(Item(at, at, shown=state, told=True))
     fits, _ = search(items, [])
     if not fits:
-        why = "is not decided" if fits is None else "cannot be"
+        why = "is undecided" if fits is None else "cannot be"
         yield Violation("lost", cluster, f"what is left {why}: {state}")
 
 
 def _kept(changes: list[Change], looks: list[Look], since: float) -> list[Item]:
-    """Returns what must be there, and what may be: of the latter nobody's answer counts."""
+    """Returns what must be there and what may be; the answers of the latter do not count."""
     kept: list[Change] = []
     for change in changes:
         known = [a for a in change.attempts if a.end < since]

@@ -2,13 +2,13 @@
 
     CHAOS_RUNS=3 CHAOS_KILLS=1000 CHAOS_SEED=17 make chaos
 
-A run starts servers, lets clients and faults loose, and validates what the clients saw; then it
-looks at what is left: every wrapped key, every audit chain, and whether an edited row is noticed.
-There is one on SQLite, one on PostgreSQL, and one for each way in which PostgreSQL fails over.
-With CHAOS_KILLS so many processes are killed on each store twice over: servers under load, and
-mutations of the store at each of their marks and at random. Last it takes one safeguard at a time
-out of a copy of the code, by the patches in `patches/`, and expects the validation to fail: a
-patch that it does not find, or that does not apply any more, is a failure.
+A run starts servers, lets clients and faults loose, and validates what the clients saw. Then it
+checks what is left: every wrapped key, every audit chain, and whether a server refuses an edited
+row. There is one run on SQLite, one on PostgreSQL, and one for each way in which PostgreSQL fails
+over. CHAOS_KILLS kills that many processes on each store, twice over: servers under load, and
+mutations of the store at each of their marks and at random. Last, the suite takes one safeguard at
+a time out of a copy of the code, by the patches in `patches/`, and expects the validation to fail.
+A patch that the validation misses, or that no longer applies, is a failure.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from chaos.trial import Plan, Report, run
 from e2e.server import ROOT
 
 TRIES: Final = 4
-"""Runs that a patch has to be found in."""
+"""Runs within which the validation has to find a patch."""
 
 ROUND: Final = 100
-"""Servers that are killed in one run: a failure is then repeated in a minute."""
+"""Servers that are killed in one run; a failure can then be repeated in a minute."""
 
 _KILLING: Final = ("kill", "rotate")
 
@@ -47,7 +47,7 @@ def _say(line: str) -> None:
 
 
 def _has_postgresql() -> bool:
-    """Whether PostgreSQL can be had on this machine."""
+    """Returns whether this machine has PostgreSQL."""
     script = ROOT / "scripts" / "postgres.sh"
     quiet = subprocess.DEVNULL
     return (
@@ -56,7 +56,7 @@ def _has_postgresql() -> bool:
 
 
 def _good(plan: Plan, kept: Path) -> bool:
-    """Runs the code as it is, which must be found without fault."""
+    """Runs the unpatched code; returns whether the validation found no fault."""
     folder = Path(tempfile.mkdtemp(prefix="keyfold-chaos-"))
     began = time.monotonic()
     try:
@@ -77,7 +77,7 @@ def _good(plan: Plan, kept: Path) -> bool:
 
 
 def _killed(kind: str, kills: int, seed: int, kept: Path) -> int:
-    """Kills servers under load, so many at a time; returns how many runs found something."""
+    """Kills servers under load, in runs; returns the number of runs that found a fault."""
     bad = 0
     for number, first in enumerate(range(0, kills, ROUND)):
         some = min(ROUND, kills - first)
@@ -87,7 +87,7 @@ def _killed(kind: str, kills: int, seed: int, kept: Path) -> int:
 
 
 def _crashed(kind: str, kills: int, seed: int) -> int:
-    """Kills mutations of the store; returns 1 where something was found."""
+    """Kills mutations of the store; returns 1 if it found a fault, else 0."""
     began = time.monotonic()
     count, found = crashes.crash(kind, kills, seed)
     took = time.monotonic() - began
@@ -98,7 +98,7 @@ def _crashed(kind: str, kills: int, seed: int) -> int:
 
 
 def found(patch: Patch, seed: int, seconds: float, tries: int = TRIES) -> list[Violation]:
-    """Returns what a missing safeguard leads to, as the validation finds it; empty: nothing.
+    """Returns the violations that a missing safeguard leads to; empty if the validation missed it.
 
     Raises:
         DoesNotApplyError: The patch does not fit the code any more.
@@ -116,7 +116,7 @@ def found(patch: Patch, seed: int, seconds: float, tries: int = TRIES) -> list[V
 
 
 def _missed(wanted: list[Patch], seed: int, seconds: float) -> Iterator[str]:
-    """Runs the code with one safeguard less at a time; gives those that were not missed."""
+    """Runs the code with one safeguard removed at a time; yields the failures."""
     for patch in wanted:
         began = time.monotonic()
         told = f"{patch.path.name} ({patch.rule}: {patch.takes})"
@@ -148,9 +148,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--kind", action="append", choices=KINDS, help="only this kind of system")
     parser.add_argument("--patch", action="append", help="only this patch, by its name")
-    parser.add_argument("--no-patches", action="store_true", help="the code as it is alone")
-    parser.add_argument("--only-patches", action="store_true", help="the patches alone")
-    parser.add_argument("--only-kills", action="store_true", help="the kills alone")
+    parser.add_argument("--no-patches", action="store_true", help="skip the patches")
+    parser.add_argument("--only-patches", action="store_true", help="run only the patches")
+    parser.add_argument("--only-kills", action="store_true", help="run only the kills")
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "keyfold-chaos")
     return parser.parse_args()
 
@@ -162,7 +162,7 @@ def main() -> int:
     _say(f"seed {seed}; repeat with CHAOS_SEED={seed} CHAOS_RUNS={options.runs} make chaos")
     kinds = [kind for kind in KINDS if not options.kind or kind in options.kind]
     if not _has_postgresql():
-        _say("PostgreSQL cannot be had here: what needs it is skipped")
+        _say("PostgreSQL is not available here: the runs that need it are skipped")
         kinds = [kind for kind in kinds if kind == SQLITE]
     bad = 0
     if not only and not options.only_kills:

@@ -19,10 +19,10 @@ from chaos.failpoints import HELD, HOLD
 from e2e.server import READY, NotReadyError, Server, clean_environment
 
 SLOW: Final = 0.25
-"""Part of the answers inside a server that come late."""
+"""Share of the answers inside a server that come late."""
 
-# A PostgreSQL server is started by a plain fork, at which gRPC's own handlers would run while
-# clients call, and may abort. It is read when the first channel is made.
+# A PostgreSQL server is started by a plain fork. gRPC's own fork handlers would run there while
+# clients call, and may abort. gRPC reads this variable when the first channel is made.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 _PROGRAM: Final = Path(__file__).with_name("failpoints.py")
@@ -31,13 +31,13 @@ _LOOK: Final = 0.005
 
 
 class Nursery:
-    """The process of which servers are forked; for one thread."""
+    """The process that servers are forked from; for one thread."""
 
     def __init__(self, tree: Path) -> None:
-        """Starts it.
+        """Starts the process.
 
         Args:
-            tree: Whose code the servers run.
+            tree: Root of the code that the servers run.
         """
         path = f"{tree / 'server'}{os.pathsep}{tree / 'clients' / 'python'}"
         self._process = subprocess.Popen(
@@ -49,7 +49,7 @@ class Nursery:
         )
 
     def ask(self, **order: Any) -> str:
-        """Has an order carried out and returns the answer."""
+        """Sends an order and returns the answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -59,7 +59,7 @@ class Nursery:
         return answer
 
     def close(self) -> None:
-        """Ends it, and every server with it."""
+        """Ends the process and every server that it forked."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -72,10 +72,10 @@ class ChaosServer(Server):
     """A server with failpoints.
 
     Attributes:
-        nursery: What it is forked of.
-        die: At which mark of the store's mutations, and when, it kills itself; empty: at none.
-        slow: Part of the answers inside it that come late.
-        births: When each of its processes was started.
+        nursery: The process that it is forked from.
+        die: Mark of the store's mutations and count at which it kills itself; empty for no mark.
+        slow: Share of the answers inside it that come late.
+        births: Start times of its processes.
     """
 
     nursery: Nursery | None = None
@@ -87,7 +87,7 @@ class ChaosServer(Server):
 
     @property
     def name(self) -> str:
-        """This process among all of a run: the server's folder and which start it is."""
+        """The process's name within a run: the server's folder and the number of its start."""
         return f"{self.folder.name}.{self._starts}"
 
     @property
@@ -97,7 +97,7 @@ class ChaosServer(Server):
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         if self._pid and self._code is None:
             assert self.nursery is not None
             answer = self.nursery.ask(do="poll", pid=self._pid)
@@ -109,7 +109,7 @@ class ChaosServer(Server):
         """Starts the process and waits until it is ready.
 
         Raises:
-            NotReadyError: It is not; the message holds what it wrote to stderr.
+            NotReadyError: It did not become ready; the message holds what it wrote to stderr.
         """
         self.begin()
         self.wait_ready()
@@ -130,7 +130,7 @@ class ChaosServer(Server):
         self._pid, self._code = int(answer), None
 
     def wait_ready(self) -> None:
-        """Waits until it takes calls; raises as `start`."""
+        """Waits until the server takes calls; raises as `start`."""
         out = self.folder / f"stdout.{self._starts}"
         ends = time.monotonic() + _START
         while not (out.exists() and (line := out.read_text()).endswith("\n")):
@@ -150,12 +150,12 @@ class ChaosServer(Server):
             time.sleep(_LOOK / 5)
 
     def pause(self) -> None:
-        """Stops the server in its tracks."""
+        """Stops the process, by SIGSTOP."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets it go on."""
+        """Lets the process continue."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGCONT)
 
@@ -163,7 +163,7 @@ class ChaosServer(Server):
     def holding(self, cluster: str, region: str) -> Iterator[Path]:
         """Keeps answers to unwraps for a region back inside the server.
 
-        Gives a file that is there once one is kept back.
+        Yields a file that exists once an answer is kept back.
         """
         hold, held = self.folder / HOLD, self.folder / HELD
         held.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A quick subset of the chaos suite: short runs of the code as it is, and of less than that."""
+"""A quick subset of the chaos suite: short runs of the code as it is, and without a safeguard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from e2e.server import ROOT
 
 @pytest.mark.parametrize("patch", patches(), ids=lambda patch: patch.path.stem)
 def test_patch_applies(patch: Patch, tmp_path: Path) -> None:
-    """Each patch that takes a safeguard away fits the code as it is, and says where it shows."""
+    """Each patch that takes a safeguard away applies to the code and names where it shows."""
     copied(tmp_path, patch)
     assert patch.kind in KINDS
 
@@ -30,10 +30,10 @@ def quick(folder: Path, kind: str, *faults: str, tree: Path = ROOT) -> list[str]
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_lost(kind: str, tmp_path: Path) -> None:
-    """R1, R2, R6, S1, S2, S5, S8: killed under load, the history fits the model, and all keys open.
+    """R1, R2, R6, S1, S2, S5, S8: under kills, the history fits the model, and all keys open.
 
-    On PostgreSQL through a failover, too: with a synchronous standby nothing is lost and who stays
-    with the old primary refuses; where the standby lagged, everybody refuses.
+    PostgreSQL also fails over. With a synchronous standby nothing is lost, and a server that stays
+    with the old primary refuses; with a lagging standby every server refuses.
     """
     if kind in {POSTGRESQL, SYNCHRONOUS, LAGGING}:
         postgres.programs("15")
@@ -45,7 +45,7 @@ def test_nothing_is_lost(kind: str, tmp_path: Path) -> None:
     ("name", "check"), [("commit-not-applied", "revoked"), ("overtaken-load-kept", "refusal")]
 )
 def test_a_missing_safeguard_is_found(name: str, check: str, tmp_path: Path) -> None:
-    """R1, R2: where memory keeps what a commit or a refusal has ended, the validation says so."""
+    """R1, R2: the validation notices a memory that keeps what a commit or a refusal has ended."""
     [patch] = [patch for patch in patches() if patch.path.stem == name]
     tree = copied(tmp_path / "tree", patch)
     violations = quick(tmp_path / "run", patch.kind, *patch.faults, tree=tree)

@@ -1,4 +1,4 @@
-"""The proof that the validation of histories sees what it is for, and nothing else."""
+"""Proof that the validation finds the faults it is made for in a history, and no others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROTATE = Request("Rotate", ("eu",), fresh=True)
 
 @pytest.fixture
 def history() -> History:
-    """Gives the history of one server, with cluster acme enabled from 0 to 1."""
+    """Returns the history of one server, with cluster acme enabled from 0 to 1."""
     history = History(servers=1, staleness=2.0, ttl=1.5, grace=1.0)
     changed(history, ENABLE, (0, 1, told(ON)))
     return history
@@ -44,7 +44,7 @@ LOST = Answer("UNAVAILABLE", unknown=True)
 
 
 def changed(history: History, request: Request, *attempts: tuple[float, float, Answer]) -> None:
-    """Notes a change and its attempts, each with start, end and answer."""
+    """Notes a change and its attempts, each as start, end and answer."""
     made = [Attempt(start, end, "s0.1", answer) for start, end, answer in attempts]
     history.changes.append(Change(1, "acme", request, "id", made))
 
@@ -67,12 +67,12 @@ def used(
 
 
 def found(history: History) -> list[str]:
-    """Returns the names of the checks that find something."""
+    """Returns the names of the checks that find a violation."""
     return [violation.check for violation in validate(history)]
 
 
 def test_what_may_be_is_not_found(history: History) -> None:
-    """R1, R6: lost answers, repetitions and overlapping calls fit, where they can have happened."""
+    """R1, R6: lost answers, repetitions and overlapping calls fit an order if they can."""
     used(history, 1.5, 1.6)
     changed(history, ROTATE, (2, 3, LOST), (3.1, 3.2, told(TWO, replayed=True)))
     used(history, 2.5, 2.6, generation=2)
@@ -86,14 +86,14 @@ def test_what_may_be_is_not_found(history: History) -> None:
 
 
 def test_use_after_a_confirmed_revoke(history: History) -> None:
-    """R1 to R4: nothing that began after the answer succeeds, until a Restore began."""
+    """R1 to R4: no use that began after a Revoke's answer succeeds, until a Restore has begun."""
     changed(history, REVOKE, (2, 3, told(OFF)))
     used(history, 3.1, 3.2)
     assert found(history) == ["revoked"]
 
 
 def test_a_region_that_came_after_a_revoke(history: History) -> None:
-    """R1, R6: a Revoke of all regions is of those that there were, whatever a repetition shows."""
+    """R1, R6: a Revoke of all regions covers those that existed, whatever a repetition shows."""
     both: State = (("eu", Region("local:a", revoked=True)), ("us", Region("local:a")))
     changed(
         history,
@@ -109,7 +109,7 @@ def test_a_region_that_came_after_a_revoke(history: History) -> None:
 
 
 def test_use_after_what_was_pending(history: History) -> None:
-    """R4: a pending replica may go on until the time that the answer gave, not longer."""
+    """R4: a pending replica may go on until the time that the answer gave, and no longer."""
     changed(history, REVOKE, (2, 3, told(OFF, stops_within=2.0)))
     used(history, 4.0, 4.1)
     assert found(history) == []
@@ -118,7 +118,7 @@ def test_use_after_what_was_pending(history: History) -> None:
 
 
 def test_a_change_that_came_back(history: History) -> None:
-    """R1: an answer that takes a revocation back fits no order."""
+    """R1: an answer that undoes a revocation fits no order."""
     changed(history, REVOKE, (2, 3, told(OFF)))
     changed(history, ROTATE, (2.5, 4, told(TWO)))
     changed(history, Request("Revoke", ("eu",)), (5, 6, told(OFF)))
@@ -126,7 +126,7 @@ def test_a_change_that_came_back(history: History) -> None:
 
 
 def test_what_a_pinned_server_reads(history: History) -> None:
-    """S3: until it is stale it may show what was; after that it may not, and nobody else ever."""
+    """S3: a cut-off server may show old data until it is stale, then not; other servers never."""
     changed(history, REVOKE, (3, 4, told(OFF)))
     history.spans.append(Span("store:s1", 2, 2.1, 9, 9.1))
 
@@ -144,19 +144,19 @@ def test_what_a_pinned_server_reads(history: History) -> None:
 
 
 def test_a_request_that_was_carried_out_twice(history: History) -> None:
-    """R6: a repetition makes no second generation, answered or not."""
+    """R6: a repeated request makes no second generation, whether or not it was answered."""
     changed(history, ROTATE, (2, 3, told(TWO)), (4, 5, told((("eu", Region("local:a", 3)),))))
     assert set(found(history)) == {"twice"}
 
 
 def test_a_lost_request_that_was_carried_out_twice(history: History) -> None:
-    """R6: where the first answer was lost, the second shows one generation more, not two."""
+    """R6: if the first answer was lost, the second shows one more generation, not two."""
     changed(history, ROTATE, (2, 3, LOST), (4, 5, told((("eu", Region("local:a", 3)),))))
     assert found(history) == ["order"]
 
 
 def test_half_a_rotation() -> None:
-    """S5: all named regions or none."""
+    """S5: a rotation moves all named regions or no region."""
     history = History(servers=1, staleness=2.0, ttl=1.5, grace=1.0)
     both = ("eu", "us")
     there: State = (("eu", Region("local:a")), ("us", Region("local:a")))
@@ -169,7 +169,7 @@ def test_half_a_rotation() -> None:
 
 
 def test_a_restore_without_a_key(history: History) -> None:
-    """R7: what no key can have proven is not restored."""
+    """R7: a Restore does not restore a region whose key cannot have proven itself."""
     changed(history, REVOKE, (2, 3, told(OFF)))
     history.spans.append(Span("keys", 3.1, 3.2, 6, 6.1))
     changed(history, RESTORE, (4, 5, told(ON)))
@@ -177,7 +177,7 @@ def test_a_restore_without_a_key(history: History) -> None:
 
 
 def test_a_store_that_is_not_seen(history: History) -> None:
-    """S3: two seconds after the last look, nothing is used."""
+    """S3: two seconds after the last poll, a server uses no key."""
     history.spans.append(Span("store", 2, 2.1, 6, 6.1))
     used(history, 4.0, 4.05)
     assert found(history) == []
@@ -186,7 +186,7 @@ def test_a_store_that_is_not_seen(history: History) -> None:
 
 
 def test_a_key_that_cannot_be_asked(history: History) -> None:
-    """F1: TTL and grace are a hard bound."""
+    """F1: TTL and grace are a hard bound on use without the KMS."""
     history.spans.append(Span("keys", 2, 2.1, 9, 9.1))
     used(history, 4.5, 4.55)
     assert found(history) == []
@@ -196,20 +196,20 @@ def test_a_key_that_cannot_be_asked(history: History) -> None:
 
 @pytest.mark.parametrize("reason", ["INTERNAL", "KEK_MISMATCH", "UNKNOWN_KEK", "REVOKED"])
 def test_a_refusal_that_nothing_explains(reason: str, history: History) -> None:
-    """A wrapped key is refused for a reason that the record gives, and for no other."""
+    """A server refuses a wrapped key for a reason that the record gives, and for no other."""
     used(history, 2, 3, reason)
     assert found(history) == ["answers"]
 
 
 def test_another_key(history: History) -> None:
-    """A wrapped key opens to what was wrapped, under the newest generation."""
+    """A wrapped key opens to the key that was wrapped, under the newest generation."""
     used(history, 2, 3, wrong="it opened to another key")
     used(history, 2, 3, generation=2)
     assert found(history) == ["wrapped-key", "generation"]
 
 
 def test_a_pinned_server(history: History) -> None:
-    """S2: whose store is one that takes no writes stops, and the others need not."""
+    """S2: a server whose store takes no writes stops; the others need not."""
     history.spans.append(Span("store:s1", 2, 2.1, 6, 6.1))
     used(history, 5.0, 5.05, server="s0.1")
     used(history, 4.0, 4.05, server="s1.1")
@@ -219,7 +219,7 @@ def test_a_pinned_server(history: History) -> None:
 
 
 def test_a_repetition_says_what_it_is(history: History) -> None:
-    """R6: replayed where it is, superseded where something came between, and not otherwise."""
+    """R6: an answer says replayed, or superseded, exactly if the request was."""
     off: State = (("eu", Region("local:a", 2, revoked=True)),)
     changed(
         history,
@@ -240,12 +240,12 @@ def test_a_repetition_says_what_it_is(history: History) -> None:
 
 
 def test_a_restore_that_was_carried_out_anew(history: History) -> None:
-    """R6, R7: one that moved nothing is not recorded; its replays tell of the one that did."""
+    """R6, R7: a Restore that moved nothing is not recorded; replays refer to the one that did."""
     changed(history, REVOKE, (2, 3, told(OFF)))
     changed(
         history,
         RESTORE,
-        (4, 5, told(OFF)),  # Its key could not be asked.
+        (4, 5, told(OFF)),  # The KMS could not be asked about its key.
         (8, 9, told(ON)),
         (10, 11, told(ON, replayed=True)),
         (14, 15, told(OFF, replayed=True, superseded=True)),
@@ -258,7 +258,7 @@ def test_a_restore_that_was_carried_out_anew(history: History) -> None:
 
 
 def test_a_restore_whose_second_attempt_was_lost(history: History) -> None:
-    """R6, R7: a lost attempt may have moved what the first did not, and nothing once replayed."""
+    """R6, R7: a lost attempt may have moved what the first did not, but nothing once replayed."""
     changed(history, REVOKE, (2, 3, told(OFF)))
     changed(history, RESTORE, (4, 5, told(OFF)), (6, 7, LOST), (8, 9, told(ON, replayed=True)))
     assert found(history) == []
@@ -269,7 +269,7 @@ def test_a_restore_whose_second_attempt_was_lost(history: History) -> None:
 
 
 def refused(history: History) -> None:
-    """Notes that one server sees a key refuse that another cannot ask, and lives on."""
+    """Notes that one server sees a key refused, while another cannot reach the key and goes on."""
     history.spans.append(Span("key:local:twins", 1.9, 2, 7, 7.1))
     history.spans.append(Span("keys:s1", 1.9, 2, 9, 9.1))
     used(history, 2.5, 2.6, "KEY_DISABLED", server="s0.1", cluster="twin-asked")
@@ -278,7 +278,7 @@ def refused(history: History) -> None:
 
 @pytest.mark.parametrize("at", [6.0, 8.0])
 def test_a_refusal_spreads(at: float, history: History) -> None:
-    """F2: who cannot ask stops by what others saw, and goes on not even when the key is back."""
+    """F2: a server without its KMS stops once another saw a refusal, even when the key is back."""
     history.servers = 3
     refused(history)
     used(history, 5.0, 5.1, server="s1.1", cluster="twin-warm")
@@ -289,7 +289,7 @@ def test_a_refusal_spreads(at: float, history: History) -> None:
 
 
 def test_a_rolled_back_store(history: History) -> None:
-    """S1: who has seen what a failover lost refuses from its bound on, and once it has said so."""
+    """S1: a server that has seen lost changes refuses from its bound on, and stays refusing."""
     history.lost = Lost(since=2.0, until=5.0)
     used(history, 6.9, 7.0)
     used(history, 8.0, 8.1, "STORE_ROLLED_BACK")
@@ -303,7 +303,7 @@ def test_a_rolled_back_store(history: History) -> None:
 
 
 def test_what_a_failover_may_lose(history: History) -> None:
-    """S1: what came after the standby was cut off may be lost or not; what came before is there."""
+    """S1: a failover may lose changes from after the standby was cut off, and none from before."""
     history.lost = Lost(since=4.0, until=9.0)
     changed(history, ROTATE, (2, 3, told(TWO)))
     changed(history, REVOKE, (5, 6, told((("eu", Region("local:a", 2, revoked=True)),))))

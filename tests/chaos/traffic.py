@@ -1,7 +1,7 @@
 """Clients: threads that change and use the same few clusters, and write down what they see.
 
-A client gives up a call early now and then, and repeats a request whose outcome it does not know
-with the same request_id until it knows; some are repeated though their answer came.
+A client sometimes gives up a call early. It repeats a request whose outcome it does not know, with
+the same request_id, until it knows; it also repeats some requests that were answered.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Client(threading.Thread):
         *,
         changes: bool,
     ) -> None:
-        """Prepares to call; `start` begins, setting `ended` ends.
+        """Prepares the client; `start` begins its calls, and setting `ended` ends them.
 
         Args:
             number: Its number.
-            servers: Whom it may call.
+            servers: The servers that it may call.
             board: The clusters.
-            history: Where it writes down what it sees.
-            seed: Draws what it does.
+            history: The history that it writes to.
+            seed: Seed of its draws.
             changes: Whether it makes changes too, or only uses keys.
         """
         super().__init__(name=f"client-{number}", daemon=True)
@@ -74,7 +74,7 @@ class Client(threading.Thread):
         self._stubs: list[service.KeyManagementServiceStub] = []
 
     def run(self) -> None:
-        """Calls until it is told to end."""
+        """Calls until `ended` is set."""
         try:
             with ExitStack() as stack:
                 for server in self._servers:
@@ -83,7 +83,7 @@ class Client(threading.Thread):
                     self._stubs.append(service.KeyManagementServiceStub(channel))
                 while not self.ended.is_set():
                     self._step()
-        except BaseException as error:  # noqa: BLE001  whoever joins looks at it
+        except BaseException as error:  # noqa: BLE001  whoever joins the thread reads it
             self.failure = error
 
     def _step(self) -> None:
@@ -104,7 +104,7 @@ class Client(threading.Thread):
         elif draw < 0.32:
             self._storm(self._board.pick(self._random))
         elif draw < 0.42:
-            # Of their other region, so that what is in memory of both is read and opened anew.
+            # It changes the clusters' other region, so that servers read and open both anew.
             method = self._random.choice(["Revoke", "Restore"])
             self._carry_out(self._random.choice(self._board.twins), Request(method, ("us",)))
         else:
@@ -164,11 +164,11 @@ class Client(threading.Thread):
                 more -= 1
 
     def _repeat(self, change: Change) -> None:
-        """Repeats a request that others may have followed since (R6)."""
+        """Repeats a request, which other changes may have followed (R6)."""
         self._attempt(change)
 
     def _burst(self, live: Live) -> None:
-        """Rotates, so that nothing is in memory, and revokes while others read it again."""
+        """Rotates, which empties the memories, and revokes while others load again."""
         there = dict(live.shown or ())
         if not there:
             return
@@ -178,7 +178,7 @@ class Client(threading.Thread):
             self._attempt(change)
 
     def _storm(self, live: Live) -> None:
-        """Revokes what every server has in memory, and tries it on every server at once (R4)."""
+        """Revokes what every server holds in memory, and uses it on every server at once (R4)."""
         there = [name for name, region in live.shown or () if not region.revoked]
         mine = [blob for blob in live.blobs[-40:] if blob.region in there]
         if not mine:
@@ -194,7 +194,7 @@ class Client(threading.Thread):
         self._carry_out(live, Request("Restore", (blob.region,)))
 
     def _attempt(self, change: Change) -> Attempt:
-        # An impatient caller cancels nothing (protocol W1).
+        # A caller that gives up cancels nothing (protocol W1).
         hasty = change.request.method != "Revoke" and self._random.random() < 0.12
         timeout = self._random.uniform(0.002, 0.03) if hasty else TIMEOUT
         return self._caller.change(self._any(), change, timeout)

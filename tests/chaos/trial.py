@@ -1,4 +1,4 @@
-"""One run: servers, clients and faults let loose, what the clients saw validated, what is left."""
+"""One run: lets servers, clients and faults loose, validates the history, checks what is left."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from e2e.server import ROOT
 
 CLIENTS: Final = 8
 CHANGERS: Final = 4
-"""Clients that make changes; the others use keys."""
+"""Clients that make changes; the other clients use keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one run does.
+    """Parameters of one run.
 
     Attributes:
-        seed: Draws what clients ask and what goes wrong.
-        seconds: How long faults are brought about.
-        kills: How many servers must have been killed before it ends.
+        seed: Seed of the draws of calls and faults.
+        seconds: Seconds for which faults are caused.
+        kills: Number of servers that must have been killed before the run ends.
         kind: One of `fleet.KINDS`.
-        tree: Whose code the servers run.
-        faults: Names of the faults to choose from; empty: all.
+        tree: Root of the code that the servers run.
+        faults: Names of the faults to choose from; empty means all.
     """
 
     seed: int
@@ -46,11 +46,11 @@ class Plan:
 
 @dataclass(slots=True)
 class Report:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
-        violations: What must not have happened.
-        counts: How much of everything there was.
+        violations: Violations that the validation found.
+        counts: Numbers of calls, changes and faults by name.
     """
 
     violations: list[Violation]
@@ -83,7 +83,7 @@ def run(plan: Plan, folder: Path) -> Report:
 def _let_loose(
     fleet: Fleet, history: History, faults: Faults, plan: Plan, draw: random.Random
 ) -> None:
-    """Has clients call while faults are brought about; returns when the last has ended."""
+    """Lets clients call while faults are caused; returns when the last of both has ended."""
     board = Board()
     clients = [
         Client(

@@ -1,8 +1,8 @@
-"""Refusals: how far one that somebody saw must have reached (protocol F1, F2).
+"""Refusals: how far a refusal that one server saw must have reached (protocol F1, F2).
 
-Two clusters share a root key: one asks it on every call, the other lives from memory. What
-refuses the one must end the other, on the same server at once, on others when the store has told
-them; and one that cannot ask the key itself must not go on for that.
+Two clusters share a root key: one asks the KMS on every call, the other uses its KEK from memory.
+A refusal to the first must end the second, on the same server at once, and on others when the
+store has passed it on. A server that cannot reach the KMS must stop all the same.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from chaos.order import Violation
 from chaos.uses import throughout
 
 TOLD: Final = 1.0
-"""Seconds within which a server that lives and has its store has told of a refusal."""
+"""Seconds within which a running server that has its store passes a refusal on."""
 
 
 def refusals_reach(history: History) -> Iterator[Violation]:
-    """Finds uses after a refusal that must have ended them."""
+    """Finds uses after a refusal that had to end them."""
     uses = sorted(
         (use for use in history.uses if use.cluster in TWINS and use.region == "eu"),
         key=lambda use: use.attempt.end,
@@ -46,7 +46,7 @@ def refusals_reach(history: History) -> Iterator[Violation]:
 
 
 class _Refused:
-    """The refusals that servers have seen for themselves."""
+    """The refusals that servers have seen in answers of the KMS."""
 
     def __init__(self, history: History, uses: list[Use]) -> None:
         self._reach = history.staleness + TOLD
@@ -59,14 +59,14 @@ class _Refused:
         self._seen = list(_news(uses))
 
     def here(self, use: Attempt, span: Span) -> bool:
-        """Whether the server that was called had seen the key refuse while it was so."""
+        """Returns whether the called server had seen the key refused during a span."""
         return any(
             seen.server == use.server and throughout(span, seen) and seen.end < use.start
             for seen in self._seen
         )
 
     def elsewhere(self, use: Attempt, spans: list[Span]) -> float | None:
-        """Returns when another server saw a refusal that must have reached the one called."""
+        """Returns when another server saw a refusal that must have reached the called one."""
         lasting = [s for s in spans if throughout(s, use)]
         lasting += [c for c in self._cuts if c.what == f"keys:{use.place}" and throughout(c, use)]
         for span in lasting:
@@ -85,9 +85,9 @@ class _Refused:
 
 
 def _news(uses: list[Use]) -> Iterator[Attempt]:
-    """Gives the refusals that end other uses: of a KEK that the server opened before.
+    """Yields the refusals that end other uses: those of a KEK that the server had opened before.
 
-    The further ones of a KEK that stays refused end nothing, whatever proves its root key
+    Later refusals of a KEK that stays refused end nothing, even if its root key has been proven
     meanwhile (protocol F4).
     """
     known: set[tuple[str, str]] = set()

@@ -14,11 +14,11 @@ from chaos.order import STATE_REASONS, Violation
 FALLS_BACK: Final = frozenset(
     {"UNAVAILABLE", "DEADLINE_EXCEEDED", "STORE_UNAVAILABLE", "OVERLOADED", "BUSY", "CANCELLED"}
 )
-"""Reasons that faults explain at any time: somebody did not answer."""
+"""Reasons that faults explain at any time: the KMS or the store did not answer."""
 
 
 def check_use(history: History, facts: Facts, use: Use) -> Iterator[Violation]:
-    """Finds what is wrong with one use."""
+    """Finds faults in one use."""
     attempt, answer = use.attempt, use.attempt.answer
     what = f"{use.method} in {use.region} at {attempt.start:.3f}-{attempt.end:.3f}"
     if use.wrong:
@@ -32,7 +32,7 @@ def check_use(history: History, facts: Facts, use: Use) -> Iterator[Violation]:
         yield Violation("revoked", use.cluster, f"{what} succeeded after {why}")
     oldest, newest = facts.generations(use)
     if use.generation > newest or (use.method != "Unwrap" and use.generation < oldest):
-        text = f"{what} tells generation {use.generation}, not {oldest} to {newest}"
+        text = f"{what} names generation {use.generation}, not {oldest} to {newest}"
         yield Violation("generation", use.cluster, text)
     for span in _at(history, "store", attempt):
         if span.begun + history.staleness < attempt.start and attempt.end < span.ending:
@@ -42,7 +42,7 @@ def check_use(history: History, facts: Facts, use: Use) -> Iterator[Violation]:
 
 
 def _use_explained(history: History, facts: Facts, use: Use) -> bool:
-    """Whether the record or a fault explains a use's refusal."""
+    """Returns whether the record or a fault explains a use's refusal."""
     reason = use.attempt.answer.reason
     if reason in {*STATE_REASONS, "UNKNOWN_KEK"} and history.behind(use.attempt):
         return True
@@ -54,7 +54,7 @@ def _use_explained(history: History, facts: Facts, use: Use) -> bool:
 
 
 def _beyond(history: History, use: Use, what: str) -> Iterator[Violation]:
-    """F1: a key that cannot be asked, or refuses, is not used beyond TTL and grace."""
+    """F1: a key out of reach, or that the KMS refuses, is not used beyond TTL and grace."""
     if use.cluster in TWINS:
         return
     for span in _at(history, "keys", use.attempt):
@@ -67,12 +67,12 @@ def _beyond(history: History, use: Use, what: str) -> Iterator[Violation]:
 
 
 def throughout(span: Span, attempt: Attempt) -> bool:
-    """Whether a fault lasted from before a call until after it."""
+    """Returns whether a fault lasted from before a call until after it."""
     return span.begun < attempt.start and attempt.end < span.ending
 
 
 def explained(history: History, attempt: Attempt) -> bool:
-    """Whether a fault explains a refusal."""
+    """Returns whether a fault explains a refusal."""
     reason = attempt.answer.reason
     if attempt.answer.unknown or reason in FALLS_BACK:
         return True
@@ -82,13 +82,13 @@ def explained(history: History, attempt: Attempt) -> bool:
         return _near(_at(history, "keys", attempt), attempt, BELIEVED)
     if reason == "STORE_STALE":
         away = [*_at(history, "store", attempt), *history.spans_of("paused:")]
-        # The polls go on with what a held store left; a paused server has polls to make up for.
+        # Polls go on from where a held store left them; a paused server must catch up on polls.
         return history.servers > 1 or _near(away, attempt, 2 * history.staleness)
     return False
 
 
 def _at(history: History, what: str, attempt: Attempt) -> list[Span]:
-    """Returns the spans of a fault that everybody has, or the server that was called."""
+    """Returns the spans of a fault that all servers had, or the called one."""
     own = f"{what}:{attempt.place}"
     return [span for span in history.spans_of(what) if span.what in {what, own}]
 

@@ -1,25 +1,26 @@
-"""Holds a history against the behavioural model: what clients saw must have been possible.
+"""Validates a history against the behavioural model: what clients saw must have been possible.
 
-Each check has a name, which stands in what it finds:
+Each check has a name, which its violations carry:
 
     order        Changes and reads of a cluster fit one order in which each takes effect between its
                  start and its end, an unknown one once or not at all, all of its regions or none
                  (R1, R6, S5, S8)
     twice        A request that was carried out is not carried out again (R6)
-    replayed     A repeated request says that it is one, and whether something later has changed
+    replayed     A repeated request says that it is one, and whether a later change has changed
                  the cluster since (R6)
-    revoked      No use of a region that began after a Revoke was confirmed, or after the time that
-                 its answer gave, until a Restore began (R1 to R4)
-    generation   A use tells a generation that there was, and in time the newest
-    wrapped-key  A wrapped key opens to what was wrapped, wherever it is opened at all
+    revoked      No use of a region succeeds that began after a Revoke was confirmed, or after the
+                 time that its answer gave, until a Restore began (R1 to R4)
+    generation   A use names a generation that existed, and in time the newest
+    wrapped-key  A wrapped key opens to what was wrapped, wherever it opens at all
     refusal      A refused key is not used beyond F1's bound, nor after its refusal was seen (F2)
-    spread       Nor by a server that only others can have told of it (F2)
-    stale        No use where the store was not seen for store_max_staleness, or where it was one
-                 that takes no writes (S2, S3)
+    spread       A server does not use a refused key once others must have passed it on (F2)
+    stale        No use succeeds if the server was without its store for store_max_staleness, or
+                 if its store takes no writes (S2, S3)
     answers      No call is refused for a reason that nothing explains
-    proven       No key is enabled, rotated or restored while it cannot be asked (R7, S5)
-    rolled-back  After a failover that lost changes, who has seen them refuses, and says so (S1)
-    lost         And nothing is lost that was replicated before
+    proven       No key is enabled, rotated or restored while it is out of reach (R7, S5)
+    rolled-back  After a failover that lost changes, servers that have seen them refuse and say
+                 so (S1)
+    lost         A failover loses nothing that was replicated before (S1)
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from chaos.uses import check_use, explained
 
 
 def validate(history: History) -> list[Violation]:
-    """Returns everything in a history that the model does not allow."""
+    """Returns every violation of the model in a history."""
     found = [Violation(*what) for what in history.found]
     if history.lost is None:
         return [*found, *_validate(history)]
-    # What followed on the old primary's answers is another history.
+    # What clients did on the old primary's answers afterwards is another history.
     return [*found, *_validate(history.before(history.lost.until)), *rolled_back(history)]
 
 
@@ -69,7 +70,7 @@ def _validate(history: History) -> Iterator[Violation]:
 def _twice(cluster: str, changes: list[Change]) -> Iterator[Violation]:
     for change in changes:
         carried_out = [a for a in change.attempts if a.answer.done]
-        # A Restore that found nothing to prove or to move is not recorded: it did nothing.
+        # A Restore that found nothing to prove or to move is not recorded.
         if change.request.method != "Restore" and any(
             not attempt.answer.replayed for attempt in carried_out[1:]
         ):
@@ -84,22 +85,22 @@ def _replayed(cluster: str, changes: list[Change]) -> Iterator[Violation]:
             answer = attempt.answer
             text = f"{change.request} with id {change.request_id} at {attempt.start:.3f}"
             if answer.replayed and attempt is change.attempts[0]:
-                yield Violation("replayed", cluster, f"{text}: replayed, and it is the first")
+                yield Violation("replayed", cluster, f"{text}: replayed, but it is the first")
             if answer.superseded and not answer.replayed:
-                yield Violation("replayed", cluster, f"{text}: superseded, and not replayed")
+                yield Violation("replayed", cluster, f"{text}: superseded, but not replayed")
             if not answer.replayed:
                 continue
             if not answer.superseded and _followed(change, changes, _made(change), attempt.start):
                 yield Violation("replayed", cluster, f"{text}: it does not say superseded")
             if answer.superseded and not _maybe_followed(change, changes, attempt.end):
-                yield Violation("replayed", cluster, f"{text}: superseded, and by nothing")
+                yield Violation("replayed", cluster, f"{text}: superseded, but nothing followed")
 
 
 def _made(change: Change) -> float:
-    """Returns by when what a request's replays tell of had taken effect.
+    """Returns the time by which the attempt that a request's replays refer to had taken effect.
 
-    That is when it was answered first. But a Restore that moves nothing is not recorded, so that
-    of one any attempt before the first replay may have been the one that did.
+    This is when the first attempt was answered. But a Restore that moves nothing is not recorded,
+    so any attempt before the first replay may have been the recorded one.
     """
     done = [attempt for attempt in change.attempts if attempt.answer.done]
     if change.request.method != "Restore":
@@ -112,7 +113,7 @@ def _made(change: Change) -> float:
 
 
 def _followed(change: Change, changes: list[Change], after: float, before: float) -> bool:
-    """Whether another change surely took effect between two times."""
+    """Returns whether another change surely took effect between two times."""
     return any(
         other is not change
         and other.request.method in {"Rotate", "Revoke"}
@@ -126,7 +127,7 @@ def _followed(change: Change, changes: list[Change], after: float, before: float
 
 
 def _maybe_followed(change: Change, changes: list[Change], before: float) -> bool:
-    """Whether another change may have taken effect since a request began, before a time."""
+    """Returns whether another change may have taken effect between a request's start and a time."""
     since = change.attempts[0].start
     return any(
         other is not change and other.attempts[0].start < before and _latest(other) > since
@@ -135,7 +136,7 @@ def _maybe_followed(change: Change, changes: list[Change], before: float) -> boo
 
 
 def _latest(change: Change) -> float:
-    """Returns when a change took effect at the latest, if it did."""
+    """Returns the latest time at which a change took effect, if it did."""
     if any(a.answer.unknown for a in change.attempts):
         return FOREVER
     return max((a.end for a in change.attempts if a.answer.done), default=0.0)

@@ -1,4 +1,4 @@
-"""What a client wants of a cluster."""
+"""Draws of what a client asks to change in a cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ URIS: Final = ("local:a", "local:b")
 
 
 def wish(choose: random.Random, state: State) -> Request:
-    """Draws a change that makes sense more often than not."""
+    """Draws a change that usually makes sense."""
     there = dict(state or ())
     if not there:
         names = sorted(choose.sample(REGIONS, choose.randint(1, 2)))
