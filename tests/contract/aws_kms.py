@@ -1,6 +1,6 @@
 """AWS_KMS's row of the provider suite, and its counterpart: LocalStack behind `counterparts.aws`.
 
-The adapter is set up by the environment alone, as a server is.
+The adapter is set up by the environment alone, as in a server.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class AwsCounterpart(Counterpart):
 
     Attributes:
         aws: The KMS and STS.
-        layer: The layer of faults before them.
+        layer: The layer of faults in front of them.
         role: The ARN of the role.
         external_id: The external id that Keyfold issued for this customer.
         env: The environment of the server.
@@ -91,7 +91,7 @@ class AwsCounterpart(Counterpart):
         return arn
 
     def trust(self, *external_ids: str) -> None:
-        """Lets Keyfold take the role with any of the external ids that were issued."""
+        """Lets Keyfold assume the role with any of these external ids."""
         self.aws.sts.roles[self.role] = Role.trusting(VENDOR, *external_ids)
 
     # Keys.
@@ -154,7 +154,7 @@ class AwsCounterpart(Counterpart):
         )
 
     def put_policy(self, key: RootKey, *statements: dict[str, Any]) -> None:
-        """Writes a key's policy: the account's root, and these statements."""
+        """Writes a key's policy: these statements, and one for the account's root."""
         root = {"AWS": f"arn:aws:iam::{CUSTOMER}:root"}
         first = {"Effect": "Allow", "Principal": root, "Action": "kms:*"}
         every = [{"Resource": "*", **each} for each in (first, *statements)]
@@ -164,10 +164,10 @@ class AwsCounterpart(Counterpart):
         self.aws.policies.clear()
 
     def attach(self, key: RootKey, statements: Iterable[Attachable]) -> None:
-        """Puts an access policy in place for a key, as customer and vendor, and nothing else.
+        """Puts exactly an access policy in place for a key, as customer and vendor.
 
         Raises:
-            ValueError: AWS would not take it.
+            ValueError: AWS would not accept the policy.
         """
         attach(
             statements,
@@ -271,13 +271,13 @@ def _error(request: Request, code: str, message: str, status: int) -> Reply:
 
 @functools.cache
 def _client(url: str, region: str) -> Any:
-    """Returns the customer's own client, straight to LocalStack."""
+    """Returns the customer's own client, connected directly to LocalStack."""
     session: Any = Session()
     return session.create_client(
         "kms",
         region_name=region,
         endpoint_url=url,
-        aws_access_key_id=CUSTOMER,  # LocalStack takes it for the account.
+        aws_access_key_id=CUSTOMER,  # LocalStack uses it as the account.
         aws_secret_access_key="customer",
         config=Config(proxies={}),
     )
@@ -341,10 +341,10 @@ ROW: Final = Row(
         Ability.VERSION_STATES: "AWS disables a key, not one of its versions",
         Ability.DESTROY_VERSION: "AWS deletes a key, not one of its versions",
         Ability.THROTTLE_HINT: "AWS KMS does not say for how long",
-        Ability.WRONG_CHECKSUM: "AWS KMS sends no checksums; TLS and the digest take their place",
+        Ability.WRONG_CHECKSUM: "AWS KMS sends no checksums; TLS and the digest replace them",
     },
     deviations={
-        Deviation.WRAP_NEEDS_UNWRAP: "Encrypt does not tell the key material that it used, so "
-        "what it made is opened at once",
+        Deviation.WRAP_NEEDS_UNWRAP: "Encrypt does not name the key material that it used, so "
+        "the provider opens at once what it made",
     },
 )

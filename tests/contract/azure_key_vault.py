@@ -1,9 +1,9 @@
 """AZURE_KEY_VAULT's rows of the provider suite: a vault's RSA keys, a Managed HSM's AES keys.
 
-Their counterpart is `counterparts.azure_key_vault` behind a layer of faults, which stands for
-Azure's hosts as one origin: vault, Entra and the managed identity's endpoint. The adapter is set
-up by its settings and the environment alone, as a server is: a managed identity, which the
-application in the customer's tenant trusts.
+Their counterpart is `counterparts.azure_key_vault` behind a layer of faults, one origin that stands
+for Azure's hosts: vault, Entra and the managed identity's endpoint. The adapter is set up by its
+settings and the environment alone, as in a server: with a managed identity, which the application
+in the customer's tenant trusts.
 """
 
 from __future__ import annotations
@@ -373,10 +373,10 @@ _OUTAGES: Final = ("firewall", "private link")
 _ABSENT: Final = {
     Ability.DESTROY_VERSION: "Azure deletes a key, not one of its versions",
     Ability.MATERIAL_MISSING: "a key of Azure always has its material",
-    Ability.WRONG_CHECKSUM: "Azure sends no checksums; TLS and the digest take their place",
+    Ability.WRONG_CHECKSUM: "Azure sends no checksums; TLS and the digest replace them",
 }
 _DEVIATIONS: Final = {
-    Deviation.WRAP_NEEDS_UNWRAP: "a disabled key still wraps, so what it made is opened at once",
+    Deviation.WRAP_NEEDS_UNWRAP: "a disabled key still wraps, so the provider opens the result",
     Deviation.CANCELLED_DELETION_ENABLES: "a recovered key is as it was before",
 }
 

@@ -1,8 +1,8 @@
-"""The table of providers, a row each, and how a test of the provider suite gets its row.
+"""The table of providers, one row each, and the fixtures that give a test its row.
 
-A test that takes `provider_row` runs once for each provider; one marked `needs(Ability…)` only
-for those that have these abilities, so nothing is skipped but a row whose service cannot be had.
-Each row stands with its counterpart in a module of its own.
+A test that takes `provider_row` runs once for each provider. A test marked `needs(Ability…)` runs
+only for the providers that have these abilities, so a test is skipped only if a row's KMS is not
+installed. Each row and its counterpart are in a module of their own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MODULES: Final = (
 )
 
 _FROM_PACKAGES: Final = ("acme_row", *os.environ.get("PROVIDER_ROWS", "").split())
-"""Modules with the rows of other packages' providers; see examples/custom_provider."""
+"""Modules with rows for the providers of other packages; see examples/custom_provider."""
 
 _FOUND: Final = [
     importlib.import_module(name)
@@ -41,12 +41,12 @@ ROWS: Final[tuple[Row, ...]] = tuple(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declares the suite's own marker."""
+    """Declares the suite's own marker, `needs`."""
     config.addinivalue_line("markers", "needs(*abilities): only providers that have all of these")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Gives a test its rows, and the row's own data where it takes some."""
+    """Parametrizes a test with its rows, and with the rows' own data if the test takes some."""
     names = set(metafunc.fixturenames)
     if "provider_row" not in names:
         return
@@ -66,13 +66,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _label(each: object) -> str:
-    """Names a case: an outage by itself, a key spec by how its uri begins."""
+    """Names a case: an outage by itself, a key spec by the beginning of its URI."""
     return f"{each[0].uri[:40]!r}" if isinstance(each, tuple) else str(each)
 
 
 @pytest.fixture
 def bench(provider_row: Row, tmp_path: Path) -> Iterator[Bench]:
-    """The provider with its service, new for each test."""
+    """A provider with its KMS, new for each test."""
     try:
         there = provider_row.make(tmp_path)
     except NotInstalledError as error:

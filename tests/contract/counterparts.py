@@ -1,8 +1,8 @@
-"""The other side of each provider, and what its row declares, for the provider suite.
+"""The counterpart of each provider and its row's declarations, for the provider suite.
 
-A counterpart is the KMS that an adapter talks to, with the customer's hand on it: it makes keys,
-disables them, takes permissions away and breaks the line. A row declares absent, with a reason,
-what a provider cannot express; a deviation, with a reason, is what it does differently. The suite
+A counterpart is the KMS that an adapter calls, in the customer's hand: it makes keys, disables
+them, takes permissions away and breaks the network. A row declares as absent, with a reason, what
+a provider cannot express, and as a deviation, with a reason, what it does differently. The suite
 asserts each deviation, so a declaration that is no longer true fails.
 """
 
@@ -45,7 +45,7 @@ class NotInstalledError(Exception):
 
 
 def without(error: NotInstalledError) -> NoReturn:
-    """Skips a test whose KMS is not installed. In CI, where nobody reads of a skip, it fails."""
+    """Skips a test whose KMS is not installed; in CI, where nobody sees a skip, fails it."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{error}; CI needs it")
     pytest.skip(str(error))
@@ -54,11 +54,11 @@ def without(error: NotInstalledError) -> NoReturn:
 class Ability(StrEnum):
     """An ability that a provider or its KMS may lack."""
 
-    # What the provider offers.
+    # Offered by the provider.
     AUTHENTICATE = "authenticate"
     DESCRIBE = "describe"
     REQUEST_IDS = "request ids"
-    # What the customer can do.
+    # In the customer's power.
     VERSION_STATES = "version states"
     DESTROY_VERSION = "destroy version"
     SCHEDULE_DELETION = "schedule deletion"
@@ -66,14 +66,14 @@ class Ability(StrEnum):
     TRUST = "trust"
     WRONG_PURPOSE = "wrong purpose"
     MATERIAL_MISSING = "material missing"
-    # What can go wrong on the way.
+    # Faults of credentials and answers.
     CREDENTIALS = "credentials"
     SESSIONS = "sessions"
     THROTTLE = "throttle"
     THROTTLE_HINT = "throttle hint"
     WRONG_ANSWER = "wrong answer"
     WRONG_CHECKSUM = "wrong checksum"
-    # Outages, which show at once.
+    # Outages, which fail at once.
     REFUSED = "connection refused"
     RESET = "connection reset"
     TLS_FAILURE = "tls failure"
@@ -97,7 +97,7 @@ OUTAGES: Final = (
 """Ways in which any KMS on a network may fail at once."""
 
 HANGS: Final = (Ability.HANG_AT_CONNECT, Ability.HANG_AT_READ, Ability.DRIPPING)
-"""Ways in which it may keep a caller waiting."""
+"""Ways in which any KMS on a network may keep a caller waiting."""
 
 NETWORK: Final = OUTAGES + HANGS
 """The abilities that a provider without a network declares absent."""
@@ -150,7 +150,7 @@ class Counterpart:
         raise AssertionError
 
     def exists(self, key: RootKey) -> bool:
-        """Tells whether the KMS holds a key, without asking the provider."""
+        """Returns whether the KMS holds a key, without asking the provider."""
         raise AssertionError
 
     def new_version(self, key: RootKey) -> None:
@@ -178,7 +178,7 @@ class Counterpart:
         raise AssertionError
 
     def deny(self, key: RootKey, permission: str) -> None:
-        """Takes the permission to `wrap`, `unwrap` or `describe` away."""
+        """Takes away the permission to `wrap`, `unwrap` or `describe`."""
         raise AssertionError
 
     def restore(self, key: RootKey, permission: str) -> None:
@@ -200,11 +200,11 @@ class Counterpart:
         raise AssertionError
 
     def is_login(self, request: Request) -> bool:
-        """Tells whether a request at `logins` asks for a session of the key's principal."""
+        """Returns whether a request at `logins` asks for a session of the key's principal."""
         raise AssertionError
 
     def dripping_logins(self) -> AbstractContextManager[None]:
-        """Answers logins a byte every `DRIP` seconds, and all other requests as usual."""
+        """Answers logins one byte every `DRIP` seconds, and all other requests as usual."""
         return self.logins.dripping(DRIP, only=self.is_login)
 
     @contextmanager
@@ -227,7 +227,7 @@ class Counterpart:
     # Faults.
 
     def throttled(self, hint: float | None) -> AbstractContextManager[None]:
-        """Answers that the caller must slow down, with a hint in seconds or without."""
+        """Answers that the caller must slow down, with a hint in seconds or without one."""
         raise AssertionError
 
     def outage(self, which: str) -> AbstractContextManager[None]:
@@ -237,8 +237,8 @@ class Counterpart:
     def hanging(self, which: str) -> AbstractContextManager[None]:
         """Keeps callers waiting in one of the ways of `Row.hangs`.
 
-        A drip answers a byte every `DRIP` seconds, so that no single read waits for long. Leaving
-        the context lets go of every call that hangs.
+        A drip answers one byte every `DRIP` seconds, so that no single read waits for long. Leaving
+        the context releases every call that hangs.
         """
         raise AssertionError
 
@@ -264,11 +264,11 @@ class Row:
 
     Attributes:
         name: The provider's type.
-        make: Makes a counterpart, in a folder of the counterpart's own.
+        make: Function that makes a counterpart, given a folder for it.
         binds: Fields of the binding that the KMS itself binds. The payload's digest catches a
             change of any other.
         refused: Key specs that this provider refuses, with the field at fault.
-        aliases: Uris with their canonical form.
+        aliases: URIs with their canonical form.
         further_outages: Ways beside `OUTAGES` in which the KMS may fail at once.
         absent: Abilities that the provider lacks, with the reason.
         deviations: Ways in which the provider differs, with the reason.
@@ -284,7 +284,7 @@ class Row:
     deviations: Mapping[Deviation, str] = field(default_factory=dict)
 
     def has(self, *abilities: Ability) -> bool:
-        """Tells whether the row has all of these abilities."""
+        """Returns whether the row has all of these abilities."""
         return not any(ability in self.absent for ability in abilities)
 
     @property
@@ -300,7 +300,7 @@ class Row:
 
 @dataclass
 class Bench:
-    """A provider with its KMS, a root key and a KEK to wrap: the bench that a test works at.
+    """The bench that a test works at: a provider with its KMS, a root key and a KEK to wrap.
 
     Attributes:
         row: The provider's row.
@@ -333,7 +333,7 @@ class Bench:
         key: RootKey | None = None,
         budget: float = BUDGET,
     ) -> Wrapped:
-        """Wraps the payload under the key, or what is given instead."""
+        """Wraps the payload under the key, or the arguments in their place."""
         payload = self.payload if payload is None else payload
         binding = binding or self.binding
         return self.provider.wrap(key or self.key, payload, binding, budget=budget)
@@ -346,7 +346,7 @@ class Bench:
         key: RootKey | None = None,
         budget: float = BUDGET,
     ) -> Unwrapped:
-        """Unwraps with the key and binding, or what is given instead."""
+        """Unwraps with the key and binding, or the arguments in their place."""
         version, ciphertext = wrapped.key_version, wrapped.ciphertext
         binding = binding or self.binding
         return self.provider.unwrap(key or self.key, version, ciphertext, binding, budget=budget)
@@ -359,7 +359,7 @@ class Bench:
         key: RootKey | None = None,
         budget: float = BUDGET,
     ) -> bytes:
-        """Unwraps as `opened` does, and returns the plaintext alone."""
+        """Unwraps as `opened` does, and returns only the plaintext."""
         return bytes(self.opened(wrapped, binding, key=key, budget=budget).plaintext)
 
     def describe(self, key: RootKey | None = None, *, budget: float = BUDGET) -> str:

@@ -1,4 +1,4 @@
-"""FAKE's row of the provider suite: the service in memory, which is its own adapter."""
+"""FAKE's row of the provider suite: the KMS in memory, which is its own adapter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keyfold_server.domain.keyspec import RootKey
 
 
 class FakeCounterpart(Counterpart):
-    """The service in memory, which is its own adapter."""
+    """The KMS in memory, which is its own adapter."""
 
     def __init__(self, folder: Path) -> None:
         self._fake = FakeProvider()
@@ -97,11 +97,11 @@ ROW: Final = Row(
     ),
     aliases=(("fake:///key", "fake:key"),),
     absent={
-        Ability.TRUST: "tests of the service need no more than a rejected credential",
-        Ability.WRONG_PURPOSE: "tests of the service need no more kinds of refusal",
-        Ability.MATERIAL_MISSING: "tests of the service need no more kinds of refusal",
+        Ability.TRUST: "a rejected credential is enough for the tests that use it",
+        Ability.WRONG_PURPOSE: "its other refusals are enough for the tests that use it",
+        Ability.MATERIAL_MISSING: "its other refusals are enough for the tests that use it",
         Ability.SESSIONS: "it has no sessions",
-        Ability.WRONG_CHECKSUM: "nothing is sent, so nothing is damaged on its way",
-        **{each: "nothing is sent" for each in NETWORK if each not in _HAS},
+        Ability.WRONG_CHECKSUM: "it sends nothing that could be damaged on its way",
+        **{each: "it sends nothing over a network" for each in NETWORK if each not in _HAS},
     },
 )

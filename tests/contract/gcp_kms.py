@@ -126,7 +126,7 @@ class GcpCounterpart(Counterpart):
             self.kms.restore(name)
 
     def _versions(self, key: RootKey, version: str | None = None) -> list[str]:
-        """Returns the versions that the customer must change: a key itself has no state."""
+        """Returns the versions that the customer must change, because a key itself has no state."""
         with self.kms._keys.lock:
             every = self.kms._keys.key(key.uri).versions.values()
             alive = [each.name for each in every if each.state != State.DESTROYED]
@@ -302,8 +302,8 @@ ROW: Final = Row(
         (_spec(principal=_CUSTOMER, quota="x"), "key_spec.options"),
     ),
     absent={
-        Ability.REQUEST_IDS: "Cloud KMS gives no id of a call; its audit log tells time and caller",
-        Ability.MATERIAL_MISSING: "material belongs to a version in Cloud KMS, one without it can "
+        Ability.REQUEST_IDS: "Cloud KMS gives calls no id; its audit log has time and caller",
+        Ability.MATERIAL_MISSING: "in Cloud KMS a version has the material; one without it can "
         "not wrap, and what it cannot open looks like another key's",
     },
 )

@@ -1,4 +1,4 @@
-"""Faults of a network in front of a gRPC server: the layer passes bytes on unread, or does not.
+"""Faults of a network in front of a gRPC server: a layer that passes bytes on unread, or fails.
 
 For wrong answers, the layer leads new connections to another server, which gives them.
 """
@@ -99,7 +99,7 @@ class Impostor(grpc.GenericRpcHandler):
     Attributes:
         answer: The answer's bytes.
         port: The port at which it shows a trusted certificate.
-        distrusted: The port at which it shows a certificate that nobody trusts.
+        distrusted: The port at which it shows a certificate that no client trusts.
     """
 
     def __init__(self, trusted: Pair, stranger: Pair) -> None:

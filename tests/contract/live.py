@@ -1,15 +1,15 @@
-"""The provider suite on a key of one's own: `make live PROVIDER=aws KEY=…`.
+"""Runs the provider suite on a key of your own: `make live PROVIDER=aws KEY=…`.
 
     PROVIDER    aws, azure, gcp or vault
-    KEY         the key's uri, as a key spec names it
+    KEY         the key's URI, as in a key spec
     KEY2        another key that the same credential may use; without it one test is left out
-    PRINCIPAL   as whom Keyfold calls the provider; none: with its own credential
+    PRINCIPAL   the principal as which Keyfold calls; without it, Keyfold's own credential
     OPTIONS     NAME=VALUE;NAME=VALUE
-    EXTERNAL_ID what the trust policy of an AWS role demands
+    EXTERNAL_ID the external id that the trust policy of an AWS role demands
 
-The provider is set up as a server is: by the SDK's standard environment, and by KEYFOLD_CONFIG
-where there is one. Keys are used and described, never made or changed, so nothing is left to
-clean up. What needs the customer's hand is left out, and said so.
+The provider is set up as in a server: by the SDK's standard environment, and by KEYFOLD_CONFIG if
+it is set. The suite uses and describes keys and never makes or changes them, so there is nothing to
+clean up. It leaves out the tests that need the customer's hand, and says so.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ HERE: Final = Path(__file__).parent
 SUITE: Final = (HERE / "test_provider.py", HERE / "live_checks.py")
 
 TIMEOUT: Final = 300
-"""Seconds for one test: some make hundreds of calls, one after the other."""
+"""Most seconds for one test: some make hundreds of calls, one after the other."""
 
 
 class UsageError(Exception):
-    """It cannot begin; the text says what to give."""
+    """The suite cannot begin; the text says what is missing."""
 
 
 class Calls(collections.Counter[str]):
-    """How often a provider was asked, by what."""
+    """Numbers of calls to a provider, by method."""
 
     def count(self, provider: KeyProvider, names: Sequence[str]) -> None:
-        """Counts from here on."""
+        """Counts the calls of these methods from now on."""
         for name in names:
             if hasattr(provider, name):
                 setattr(provider, name, self._counted(name, getattr(provider, name)))
@@ -65,7 +65,7 @@ class Calls(collections.Counter[str]):
 
 
 class LiveCounterpart(Counterpart):
-    """A real service: the keys that were named, and nobody's hand."""
+    """A real KMS: the named keys, and no customer's hand."""
 
     def __init__(self, provider: KeyProvider, keys: Sequence[RootKey]) -> None:
         self.provider = provider
@@ -73,11 +73,11 @@ class LiveCounterpart(Counterpart):
         self._keys = list(keys)
 
     def create_key(self) -> RootKey:
-        """Returns a key that was named, each of them once."""
+        """Returns one of the named keys, each of them once."""
         return self._keys.pop(0)
 
     def missing_key(self) -> RootKey:
-        """Returns a key beside the first one; only its credential is ever asked about."""
+        """Returns a key beside the first one; the suite only authenticates with it."""
         head, middle, _ = self._first.uri.rpartition("/keys/")
         if not middle:
             head, middle, _ = self._first.uri.rpartition("/")
@@ -86,13 +86,13 @@ class LiveCounterpart(Counterpart):
 
 @dataclass(frozen=True)
 class Live:
-    """What is to be run.
+    """The settings of one live run.
 
     Attributes:
-        service: The provider.
-        provider: The same, set up.
+        service: The provider's entry in the table.
+        provider: The provider, set up.
         keys: The one or two keys that were named.
-        calls: What was asked of it so far.
+        calls: The calls to the provider so far.
     """
 
     service: Service
@@ -130,17 +130,17 @@ class Live:
 
 
 def asked(environment: Mapping[str, str]) -> Live:
-    """Returns what the environment asks for.
+    """Returns the run that the environment asks for.
 
     Raises:
-        UsageError: It does not say enough, or what it says cannot be used.
+        UsageError: The environment names too little, or something that cannot be used.
     """
     name, uri = environment.get("PROVIDER", ""), environment.get("KEY", "")
     if name not in SERVICES or not uri:
         raise UsageError(
-            f"give PROVIDER={'|'.join(SERVICES)} and KEY=URI; KEY2, PRINCIPAL and "
-            "OPTIONS=NAME=VALUE;… where they are needed. The credential comes from the SDK's own "
-            "environment; docs/providers tells"
+            f"give PROVIDER={'|'.join(SERVICES)} and KEY=URI, and KEY2, PRINCIPAL and "
+            "OPTIONS=NAME=VALUE;… if needed. The credential comes from the SDK's own "
+            "environment; see docs/providers"
         )
     service = SERVICES[name]
     options = [
@@ -160,26 +160,26 @@ def asked(environment: Mapping[str, str]) -> Live:
     except (KeyfoldError, SetupError) as error:
         raise UsageError(error.message) from error
     if len(set(keys)) != len(keys):
-        raise UsageError("KEY2 is KEY; give another one, or leave it out")
+        raise UsageError("KEY2 is the same as KEY; give another one, or leave it out")
     calls = Calls()
     calls.count(provider, ("wrap", "unwrap", "describe", "authenticate"))
     return Live(service, provider, keys, calls)
 
 
 class Suite:
-    """A plugin of pytest: the suite for one row, with the tests that need nobody's hand.
+    """A pytest plugin that runs the suite for one row, without the tests that need a hand.
 
     Attributes:
-        left_out: Names of tests by the reason why they are not run.
+        left_out: Names of the tests that are not run, by reason.
     """
 
     def __init__(self, live: Live) -> None:
-        """Takes what is to be run."""
+        """Takes the run's settings."""
         self._live = live
         self.left_out: dict[str, set[str]] = {}
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Puts the live row in the table's place."""
+        """Puts the live row in place of the table."""
         for plugin in config.pluginmanager.get_plugins():
             if getattr(plugin, "__file__", None) == str(HERE / "conftest.py"):
                 plugin.ROWS = (self._live.row,)
@@ -187,7 +187,7 @@ class Suite:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Function]
     ) -> None:
-        """Leaves out what cannot be run."""
+        """Leaves out the tests that cannot run."""
         kept: list[pytest.Function] = []
         dropped: list[pytest.Function] = []
         for item in items:
@@ -200,29 +200,29 @@ class Suite:
 
 
 def summary(live: Live, left_out: Mapping[str, set[str]]) -> str:
-    """Returns what was left out and why, how many calls were made, and what they cost."""
+    """Returns which tests were left out and why, the number of calls, and what they cost."""
     lines = ["", "Left out:"]
     for why, names in left_out.items():
         lines += [f"  because {why}:", *(f"    {name}" for name in sorted(names))]
     service = live.service
     made = ", ".join(f"{count} {name}" for name, count in sorted(live.calls.items()))
     paid = sum(count * service.calls.get(name, 0) for name, count in live.calls.items())
-    lines += ["", f"Asked of {service.type}: {made or 'nothing'}."]
+    lines += ["", f"Calls to {service.type}: {made or 'none'}."]
     if service.price:
         besides = f" ({service.besides})" if service.besides else ""
         lines.append(
-            f"At most {paid:,} calls that are paid for: about ${paid * service.price / 10_000:.4f} "
-            f"at ${service.price} for 10,000{besides}. Look the price up: this one is of "
+            f"At most {paid:,} paid calls: about ${paid * service.price / 10_000:.4f} "
+            f"at ${service.price} for 10,000{besides}. Look the price up: this one is from "
             "November 2026."
         )
     else:
-        lines.append(f"At most {paid:,} calls, which nobody charges for.")
+        lines.append(f"At most {paid:,} calls, which are free.")
     lines.append("Nothing was made or changed in the account, so there is nothing to clean up.")
     return "\n".join([*lines, ""])
 
 
 def main() -> int:
-    """Runs the suite; returns pytest's exit code, or 2 where it cannot begin."""
+    """Runs the suite; returns pytest's exit code, or 2 if it cannot begin."""
     try:
         live = asked(os.environ)
     except UsageError as error:
@@ -230,7 +230,7 @@ def main() -> int:
         return EXIT_USAGE
     suite = Suite(live)
     keys = " and ".join(key.uri for key in live.keys)
-    sys.stdout.write(f"The provider suite on {keys}, which is used and not changed.\n\n")
+    sys.stdout.write(f"The provider suite on {keys}, which it uses and does not change.\n\n")
     sys.stdout.flush()
     options = ["-q", "-p", "no:cacheprovider", "-o", f"timeout={TIMEOUT}"]
     code = pytest.main([*options, *map(str, SUITE)], plugins=[suite])

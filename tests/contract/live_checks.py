@@ -1,7 +1,7 @@
-"""What is shown of a real service beside the provider suite; `contract.live` runs it.
+"""Checks of a real KMS beside the provider suite; `contract.live` runs them.
 
-The halves of tests there that need nobody's hand: a name that pytest does not collect by itself
-keeps them out of the other runs.
+They are the parts of the suite's tests that need no customer's hand. Pytest does not collect this
+file's name by itself, which keeps them out of the other runs.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from contract.counterparts import Bench
 from keyfold_server.domain.errors import UnreachableError
 
 _NONE: Final = 0.000001
-"""Seconds that are over before anything is sent."""
+"""Seconds that have passed before anything is sent."""
 
 _SHORT: Final = 0.05
-"""Seconds within which a service may answer, or not."""
+"""Seconds within which a KMS may answer, or not."""
 
 _SLACK: Final = 0.5
-"""Seconds beyond its budget within which a call is over, on a busy machine."""
+"""Seconds beyond its budget within which a call ends, on a busy machine."""
 
 
 def test_describe_names_the_version_that_wraps(bench: Bench) -> None:
-    """The described version is the one that the next wrap reports."""
+    """Describing a key names the version that the next wrap reports."""
     assert bench.describe() == bench.wrap().key_version
 
 
 def test_the_credential_is_good(bench: Bench) -> None:
-    """Authenticating as the key's principal raises nothing."""
+    """Authenticating as the key's principal raises no error."""
     bench.authenticate()
 
 
 @pytest.mark.parametrize("budget", [_NONE, _SHORT])
 def test_a_budget_ends_a_call(bench: Bench, budget: float) -> None:
-    """A call is over with its time, says nothing about the key, and spoils no later one (C4)."""
+    """A call ends with its budget, says nothing about the key, and spoils no later call (C4)."""
     wrapped = bench.wrap()
     for call in (
         lambda: bench.wrap(budget=budget),

@@ -1,4 +1,4 @@
-"""What `contract.live` knows of the services: what calls cost, and what it cannot try there."""
+"""What `contract.live` knows of each KMS: the cost of calls, and the tests that cannot run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from contract.counterparts import HANGS, OUTAGES, Ability, Row
 
 @dataclass(frozen=True)
 class Service:
-    """What is known of a provider.
+    """A provider's entry.
 
     Attributes:
-        type: Its type.
-        row: Its row of the suite.
-        calls: Calls that are paid for, by what is asked of the provider.
-        price: Dollars for 10,000 of them, as the price pages said in November 2026.
-        besides: What else it may cost.
+        type: The provider's type.
+        row: The provider's row of the suite.
+        calls: Paid calls to the KMS for each call to the provider, by method.
+        price: Dollars for 10,000 paid calls, from the price pages of November 2026.
+        besides: Other costs, in words.
     """
 
     type: str
@@ -30,7 +30,7 @@ class Service:
 
 
 _TWICE: Final = {"wrap": 2, "unwrap": 1, "describe": 1}
-"""What was wrapped is opened at once."""
+"""The provider opens at once what it wrapped."""
 
 SERVICES: Final[Mapping[str, Service]] = {
     "aws": Service("AWS_KMS", aws_kms.ROW, _TWICE, 0.03),
@@ -47,11 +47,11 @@ SERVICES: Final[Mapping[str, Service]] = {
     "vault": Service("VAULT_TRANSIT", vault_transit.ROW, {**_TWICE, "authenticate": 1}, 0.0),
 }
 
-HAND: Final = "it needs the customer's hand on the key, and nothing is changed in a real account"
-NETWORK: Final = "it needs a hand on the network before the service"
+HAND: Final = "it needs the customer's hand on the key, and a live run changes nothing"
+NETWORK: Final = "it needs control of the network before the KMS"
 
 _STAYS: Final = {Ability.AUTHENTICATE, Ability.DESCRIBE}
-"""Abilities that need nobody's hand."""
+"""Abilities that need no customer's hand."""
 
 _BY_NETWORK: Final = {
     Ability.THROTTLE,
@@ -65,26 +65,25 @@ _BY_NETWORK: Final = {
 ABSENT: Final = {
     each: NETWORK if each in _BY_NETWORK else HAND for each in Ability if each not in _STAYS
 }
-"""What a live row lacks, with the reason."""
+"""The abilities that a live row lacks, with the reason."""
 
 LEFT_OUT: Final = {
     "test_a_new_version_wraps_and_the_old_one_opens": HAND,
-    "test_describe_tells_the_version_that_wraps": f"{HAND}; live_checks.py has the half of it",
+    "test_describe_tells_the_version_that_wraps": f"{HAND}; live_checks.py has a part of it",
     "test_a_disabled_key_refuses_until_it_is_enabled": HAND,
     "test_describing_a_disabled_key": HAND,
     "test_a_deleted_key_does_not_open": HAND,
-    "test_a_missing_key_is_refused_and_not_made": "what a missing key looks like is for the "
-    "account's policy to say",
-    "test_a_missing_key_is_not_described": "what a missing key looks like is for the account's "
-    "policy to say",
+    "test_a_missing_key_is_refused_and_not_made": "the account's policy decides how a missing "
+    "key looks",
+    "test_a_missing_key_is_not_described": "the account's policy decides how a missing key looks",
     "test_an_outage_is_not_a_refusal": NETWORK,
     "test_a_hang_ends_with_the_budget": f"{NETWORK}; live_checks.py has a budget that ends",
     "test_a_hang_holds_no_other_call": NETWORK,
-    "test_a_key_spec_that_is_not_the_providers_is_refused": "it asks nobody, and its key specs go "
-    "with the counterpart's settings",
+    "test_a_key_spec_that_is_not_the_providers_is_refused": "it calls no KMS, and its key specs "
+    "belong to the counterpart's settings",
     "test_the_canonical_form_is_stable_and_asks_nobody": NETWORK,
     "test_the_account_is_stable_and_asks_nobody": NETWORK,
-    "test_abilities_are_as_declared": "it is about rows that have outages",
+    "test_abilities_are_as_declared": "it checks rows that have outages",
     "test_nothing_secret_is_ever_said": HAND,
 }
-"""Tests that ask for more than a live row has without saying so by a marker."""
+"""Tests that need more than a live row has, without a marker that says so."""

@@ -1,7 +1,7 @@
-"""The access policy of AWS is enough, and each line of it is needed.
+"""The access policy of AWS is sufficient, and each line of it is necessary.
 
-Held against the counterpart's strict evaluator: the key's policy, the role's trust and
-permissions, the vendor's own permissions. What is attached is what is generated, to the letter.
+The counterpart's strict evaluator holds calls against the key's policy, the role's trust and
+permissions, and the vendor's own permissions. The tests attach exactly what is generated.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _NO_ROLE: Final = "the server's own identity"
 
 @dataclass
 class Site:
-    """A customer's key, and nothing that permits anything yet.
+    """A customer's key, without any permissions yet.
 
     Attributes:
-        there: The service.
+        there: The customer's account at AWS.
         key: The key.
     """
 
@@ -67,11 +67,11 @@ class Site:
         return self.provider.access_policy(self.key, wanted)
 
     def attach(self, *statements: Statement) -> None:
-        """Puts these statements in place, and nothing else; ValueError where AWS refuses one."""
+        """Attaches exactly these statements; raises ValueError if AWS refuses one."""
         self.there.attach(self.key, statements)
 
     def use(self, binding: Binding = _BINDING) -> None:
-        """Takes the steps of a test of the key; raises as the first that fails."""
+        """Does all that a test of the key does; raises the error of the first step that fails."""
         payload = bytes(_BINDING.payload(os.urandom(32)))
         self.provider.authenticate(self.key, budget=BUDGET)
         self.provider.describe(self.key, budget=BUDGET)
@@ -82,7 +82,7 @@ class Site:
         assert bytes(opened.plaintext) == payload
 
     def too_wide(self) -> str:
-        """Returns who may use the key and should not, or an empty text."""
+        """Names who may use the key and should not, or returns an empty text."""
         for name, binding in _OTHERS.items():
             if _permitted(self, binding):
                 return name
@@ -94,7 +94,7 @@ class Site:
 
 
 def _permitted(site: Site, binding: Binding = _BINDING) -> bool:
-    """Tells whether a call goes through; anything but a refusal or success fails the test."""
+    """Returns whether a call succeeds; an error other than a refusal fails the test."""
     try:
         site.use(binding)
     except AccessDeniedError:
@@ -126,22 +126,22 @@ def _site(there: AwsCounterpart, who: str, **how: Any) -> Site:
 
 @pytest.fixture(params=[_ROLE, _ROLE_ELSEWHERE, _NO_ROLE])
 def site(request: pytest.FixtureRequest, there: AwsCounterpart) -> Site:
-    """A key, and each kind of who may call it."""
+    """A key, for each kind of identity that may call it."""
     return _site(there, request.param)
 
 
-# Enough, and no more.
+# Sufficient, and no more.
 
 
 def test_the_statements_are_enough(site: Site) -> None:
-    """Nothing works before they are attached; with exactly them, each step of a test does."""
+    """No step of a test works before the statements are attached; with exactly them, each does."""
     assert not _permitted_at_all(site)
     site.attach(*site.policy().statements)
     site.use()
 
 
 def test_no_other_context_is_permitted(site: Site) -> None:
-    """Another cluster, region or organization, or none, is denied by the condition (C5)."""
+    """The condition denies another cluster, region or organization, or none (C5)."""
     site.attach(*site.policy().statements)
     site.use()
     for binding in _OTHERS.values():
@@ -162,7 +162,7 @@ def test_no_other_context_is_permitted(site: Site) -> None:
 def test_the_condition_is_on_what_is_wanted(
     there: AwsCounterpart, wanted: AccessWanted, permitted: set[str]
 ) -> None:
-    """A policy binds to the cluster, region and organization that it was asked for, and no more."""
+    """A policy binds exactly the cluster, region and organization that the caller asked for."""
     site = _site(there, _ROLE)
     found = site.policy(wanted)
     given = {
@@ -179,7 +179,7 @@ def test_the_condition_is_on_what_is_wanted(
 
 
 def test_nobody_else_may_take_the_role_or_use_the_key(there: AwsCounterpart) -> None:
-    """Another identity of the vendor's account, which may do all, is refused (C2)."""
+    """AWS refuses another identity of the vendor's account, whatever it may do there (C2)."""
     site = _site(there, _ROLE)
     site.attach(*site.policy().statements)
     stranger, secret = there.aws.sts.add_user(f"{VENDOR}-2")
@@ -195,7 +195,7 @@ def test_nobody_else_may_take_the_role_or_use_the_key(there: AwsCounterpart) -> 
 
 
 def test_another_external_id_is_not_trusted(there: AwsCounterpart) -> None:
-    """The role is taken with the external id of its key alone, and with no other (C2)."""
+    """Only the external id of the key can assume its role (C2)."""
     site = _site(there, _ROLE)
     site.attach(*site.policy().statements)
     other = Site(there, replace(site.key, external_id="guessed"))
@@ -205,11 +205,11 @@ def test_another_external_id_is_not_trusted(there: AwsCounterpart) -> None:
     site.use()
 
 
-# Needed, line by line.
+# Necessary, line by line.
 
 
 def test_each_line_is_needed(site: Site) -> None:
-    """Whichever line is left out, the next use or the wrong one tells, and names the action."""
+    """If any line is left out, a use fails and names the action, or a wrong use succeeds."""
     statements = site.policy().statements
     tried = 0
     for index, statement in enumerate(statements):
@@ -221,7 +221,7 @@ def test_each_line_is_needed(site: Site) -> None:
             assert noticed is not None, what
             if isinstance(noticed, KmsError):
                 assert noticed.missing_permission in _named(statement, path), what
-                # Keyfold's own side is never taken for the customer's no (F2a).
+                # A fault on Keyfold's own side never counts as the customer's refusal (F2a).
                 kind = CredentialsFailedError if statement.by_vendor else AccessDeniedError
                 assert type(noticed) is kind, what
     assert tried > 20
@@ -230,7 +230,7 @@ def test_each_line_is_needed(site: Site) -> None:
 
 
 def test_each_value_is_needed(site: Site) -> None:
-    """Another principal, action, resource, external id or context in its place is refused."""
+    """AWS refuses any line that has another principal, action, resource, external id or context."""
     statements = site.policy().statements
     for index, statement in enumerate(statements):
         for path in _lines(json.loads(statement.text)):
@@ -241,7 +241,7 @@ def test_each_value_is_needed(site: Site) -> None:
             what = f"{statement.title}: {path}"
             noticed = _noticed(site, *statements[:index], left, *statements[index + 1 :])
             if not isinstance(noticed, KmsError):
-                # Another language, or a resource in a key's own policy that is not that key.
+                # Another policy version, or a resource in a key's own policy that is not that key.
                 assert path[-1] in ("Version", "Resource"), what
                 assert "not modelled" in str(noticed), what
                 continue
@@ -251,7 +251,7 @@ def test_each_value_is_needed(site: Site) -> None:
 
 
 def test_each_statement_is_needed(site: Site) -> None:
-    """Without one of the statements a step is refused, and the action that lacks is named."""
+    """Without any one statement a step is refused, and the error names the missing action."""
     statements = site.policy().statements
     for index, statement in enumerate(statements):
         noticed = _noticed(site, *statements[:index], *statements[index + 1 :])
@@ -260,23 +260,23 @@ def test_each_statement_is_needed(site: Site) -> None:
 
 
 def test_what_is_permitted_is_what_the_statements_say(site: Site) -> None:
-    """The permissions beside a text are the actions in it, and no line has a wildcard."""
+    """The permissions listed with a statement are its actions, and no line has a wildcard."""
     for statement in site.policy().statements:
         document = json.loads(statement.text)
         for each in document.get("Statement", [document]):
             actions = each["Action"]
             listed = actions if isinstance(actions, list) else [actions]
             assert tuple(listed) == statement.permissions
-            # In a key's policy a star as the resource is the key itself.
+            # In a key's policy, a star as the resource means the key itself.
             starred = {name for name, value in each.items() if "*" in json.dumps(value)}
             assert starred == ({"Resource"} if statement.attach_to == site.key.uri else set())
 
 
-# Who needs what.
+# Necessary for whom.
 
 
 def test_who_is_in_the_same_account_needs_no_policy_of_its_own(there: AwsCounterpart) -> None:
-    """The key's policy is enough for its own account, the role's trust for the vendor's."""
+    """In its own account the key's policy is enough; the vendor needs the role's trust."""
     of = {who: _site(there, who) for who in (_ROLE, _ROLE_ELSEWHERE, _NO_ROLE)}
     attached = {who: _places(site) for who, site in of.items()}
     key, role = of[_ROLE].key.uri, of[_ROLE].key.principal
@@ -285,7 +285,7 @@ def test_who_is_in_the_same_account_needs_no_policy_of_its_own(there: AwsCounter
     by = elsewhere.principal
     assert attached[_ROLE_ELSEWHERE] == [by, by, elsewhere.uri, elsewhere.uri, VENDOR]
     assert attached[_NO_ROLE] == [of[_NO_ROLE].key.uri] * 2 + [VENDOR]
-    # A vendor that is the customer.
+    # Here the vendor is the customer.
     there.provider = AwsKmsProvider(principal=f"arn:aws:iam::{CUSTOMER}:user/keyfold")
     assert _places(of[_ROLE]) == [role, key, key]
     assert _places(of[_NO_ROLE]) == [of[_NO_ROLE].key.uri] * 2
@@ -294,7 +294,7 @@ def test_who_is_in_the_same_account_needs_no_policy_of_its_own(there: AwsCounter
 def test_an_identity_in_the_keys_account_needs_the_keys_policy_alone(
     there: AwsCounterpart,
 ) -> None:
-    """With the vendor's server in the key's own account, what is generated is enough, too."""
+    """If the vendor's server is in the key's own account, the generated policy is enough, too."""
     own = f"arn:aws:iam::{CUSTOMER}:user/keyfold-{os.urandom(4).hex()}"
     key, secret = there.aws.sts.add_user(own)
     there.aws.sts.policies[own] = []
@@ -309,7 +309,7 @@ def test_an_identity_in_the_keys_account_needs_the_keys_policy_alone(
 
 
 def test_an_untold_identity_is_left_open_and_said(there: AwsCounterpart) -> None:
-    """Without the setting a placeholder stands there that AWS takes for nobody, and a notice."""
+    """Without the setting, the policy has a placeholder that AWS refuses, and a notice says so."""
     there.provider = AwsKmsProvider()
     for who in (_ROLE, _NO_ROLE):
         site = _site(there, who)
@@ -325,7 +325,7 @@ def test_an_untold_identity_is_left_open_and_said(there: AwsCounterpart) -> None
 
 
 def test_no_policy_without_an_external_id(there: AwsCounterpart) -> None:
-    """A trust policy that trusts whoever comes is never written (C2)."""
+    """Keyfold never writes a trust policy that trusts everybody (C2)."""
     site = _site(there, _ROLE)
     with pytest.raises(CredentialsFailedError, match="no external id"):
         Site(there, replace(site.key, external_id="")).policy()
@@ -335,7 +335,7 @@ def test_no_policy_without_an_external_id(there: AwsCounterpart) -> None:
 
 
 def test_a_replica_has_a_policy_of_its_own(there: AwsCounterpart) -> None:
-    """Where the primary's policy permits, the replica's may not; the denial names its ARN."""
+    """A replica has a policy of its own, and a denial there names the replica's ARN."""
     site = _site(there, _ROLE_ELSEWHERE, MultiRegion=True)
     found = site.policy()
     assert any("each replica of a multi-Region key" in each for each in found.notices)
@@ -353,7 +353,7 @@ def test_a_replica_has_a_policy_of_its_own(there: AwsCounterpart) -> None:
 
 
 def test_a_replica_that_does_not_exist_is_named(there: AwsCounterpart) -> None:
-    """The ARN that is derived is the one that AWS says does not exist."""
+    """If a replica does not exist, AWS's error names the ARN that Keyfold derived."""
     site = _site(there, _ROLE, MultiRegion=True)
     site.attach(*site.policy().statements)
     replica = Site(there, site.provider.replica(site.key, "us-west-2"))
@@ -365,9 +365,9 @@ def test_a_replica_that_does_not_exist_is_named(there: AwsCounterpart) -> None:
 
 
 def _noticed(site: Site, *statements: Statement) -> KmsError | str | None:
-    """Returns how it shows that these statements are not the right ones, or None.
+    """Returns how these statements show to be wrong, or None if they do not.
 
-    They are refused as malformed, a use is refused, or somebody else's is not.
+    AWS refuses them as malformed or refuses a use, or a use that should be refused succeeds.
     """
     try:
         site.attach(*statements)
@@ -389,7 +389,7 @@ def _permitted_at_all(site: Site) -> bool:
 
 
 def _lines(value: Any) -> Iterator[tuple[str | int, ...]]:
-    """Returns the paths of all that can be left out of a document."""
+    """Returns the paths of everything that can be left out of a document."""
     each = enumerate(value) if isinstance(value, list) else value.items()
     for name, inner in each:
         yield (name,)
@@ -407,9 +407,9 @@ def _without(statement: Statement, path: tuple[str | int, ...]) -> Any:
 
 
 def _with_another(statement: Statement, path: tuple[str | int, ...]) -> Any:
-    """Returns the document with a value that is somebody else's, or None where there is no value.
+    """Returns the document with a changed value, or None if the path has no value.
 
-    An ARN's becomes another one's, an action another action, Allow its opposite.
+    An ARN becomes another ARN, an action another action, Allow becomes Deny.
     """
     document = json.loads(statement.text)
     inner = document
@@ -423,7 +423,7 @@ def _with_another(statement: Statement, path: tuple[str | int, ...]) -> Any:
 
 
 def _named(statement: Statement, path: tuple[str | int, ...]) -> tuple[str, ...]:
-    """Returns what a refusal may name: the action that is left out, or any of the statement's."""
+    """Returns the names that a refusal may give: the action left out, or any of the statement's."""
     last = path[-1]
     return (
         (statement.permissions[last],)

@@ -1,7 +1,7 @@
-"""What GetAccessPolicy tells a customer to attach in Azure: it is enough, and nothing is spare.
+"""The access policy of Azure is sufficient, and no part of it is spare.
 
-The generated text is run by a shell, and what it gives to `az` is carried out on the counterpart:
-nothing is granted that does not stand in the text.
+A shell runs the generated text, and the counterpart carries out what the text passes to `az`, so
+nothing is granted that the text does not name.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ACTIONS: Final = pytest.mark.parametrize(
 
 
 class Customer:
-    """A key, Keyfold's application, which the customer's tenant does not know yet, and `az`."""
+    """A key, Keyfold's application, which is not in the customer's tenant yet, and `az`."""
 
     def __init__(self, folder: Path, *, hsm: bool, kty: str = "") -> None:
         self.there = AzureCounterpart(folder, hsm=hsm)
@@ -63,18 +63,18 @@ class Customer:
         self.key = self.there.key(self.name)
         label = _NAMES[hsm].partition(".")[0]
         self.az = AzCommands(azure, TENANT, {label: self.there.vault}, (client,))
-        # As a server in the cloud is asked; the counterpart stands at another address.
+        # The policy is for Azure's own host; the counterpart has another address.
         uri = f"https://{_NAMES[hsm]}/keys/{self.name}"
         self.policy = _policy(RootKey("AZURE_KEY_VAULT", uri, self.key.principal))
 
     def attach(self, *statements: Statement) -> None:
-        """Does what these say, or all of them."""
+        """Carries out these statements, or all of them."""
         for each in statements or self.policy.statements:
             assert each.language == "shell"
             self.az.run(each.text)
 
     def use(self) -> None:
-        """Does all that Keyfold does with a key."""
+        """Does everything that Keyfold does with a key."""
         provider, payload = self.there.provider, bytes(_BINDING.payload(os.urandom(32)))
         assert isinstance(provider, Authenticates)
         assert isinstance(provider, DescribesKeys)
@@ -113,14 +113,14 @@ def _without(text: str, line: str) -> str:
 
 @_KINDS
 def test_the_statements_are_enough(customer: Customer) -> None:
-    """What the policy says, and no more, lets Keyfold log in, describe, wrap and unwrap."""
+    """With exactly the policy's statements Keyfold can log in, describe, wrap and unwrap."""
     customer.attach()
     customer.use()
 
 
 @_KINDS
 def test_nothing_else_is_given(customer: Customer) -> None:
-    """The statements give the data actions that they name, on this key alone."""
+    """The statements grant exactly the data actions that they name, on this key alone."""
     customer.attach()
     there = customer.there
     role = customer.policy.statements[-1]
@@ -131,7 +131,7 @@ def test_nothing_else_is_given(customer: Customer) -> None:
 
 @_ACTIONS
 def test_each_action_is_needed(customer: Customer, action: str) -> None:
-    """A role without one of its data actions is refused, and the error names that one."""
+    """A role without one of its data actions is refused, and the error names that action."""
     trust, role, assignment = customer.policy.statements
     assert action in role.permissions
     assert len(role.permissions) == 3
@@ -145,7 +145,7 @@ def test_each_action_is_needed(customer: Customer, action: str) -> None:
 
 @_KINDS
 def test_each_statement_is_needed(customer: Customer) -> None:
-    """Without its trust az finds no principal, without its role none, without both no access."""
+    """Without the trust az finds no principal, without the role no role; each is needed."""
     trust, role, assignment = customer.policy.statements
     with pytest.raises(AccessDeniedError, match=re.escape(customer.there.principal)):
         customer.use()
@@ -164,7 +164,7 @@ def test_each_statement_is_needed(customer: Customer) -> None:
 
 @pytest.mark.parametrize("hsm", [False])
 def test_access_policies_are_told_too(customer: Customer) -> None:
-    """A vault with access policies in place of roles has a command of its own, which is enough."""
+    """For a vault with access policies in place of roles, the notice's command is enough."""
     customer.attach(customer.policy.statements[0])
     (told,) = (each for each in customer.policy.notices if "set-policy" in each)
     customer.az.run(told[told.index("az ") :])
@@ -173,7 +173,7 @@ def test_access_policies_are_told_too(customer: Customer) -> None:
 
 @pytest.mark.parametrize("missing", [None, "wrap", "unwrap"])
 def test_an_rsa_key_of_a_managed_hsm(tmp_path: Path, missing: str | None) -> None:
-    """With the two actions that a notice names it works, and without one that one is missed."""
+    """A notice names two actions; with them the key works, and a missing one shows in the error."""
     customer = Customer(tmp_path, hsm=True, kty="RSA-HSM")
     trust, role, assignment = customer.policy.statements
     text = role.text
@@ -198,7 +198,7 @@ def test_an_rsa_key_of_a_managed_hsm(tmp_path: Path, missing: str | None) -> Non
 
 
 def test_a_role_for_the_other_kind_of_key(tmp_path: Path) -> None:
-    """An RSA-HSM key with a role for oct-HSM keys misses what its own kind takes."""
+    """An RSA-HSM key whose role is made for oct-HSM keys lacks the actions of its own kind."""
     customer = Customer(tmp_path, hsm=True, kty="RSA-HSM")
     with closing(customer.there):
         customer.attach()
@@ -209,14 +209,14 @@ def test_a_role_for_the_other_kind_of_key(tmp_path: Path) -> None:
 
 @_KINDS
 def test_what_is_bound(hsm: bool) -> None:  # noqa: FBT001
-    """An AES key's context is told by its names; RSA binds none; no role can demand either."""
+    """AES keys bind the context and RSA keys do not; a notice says that no role demands it."""
     found = _policy(RootKey("AZURE_KEY_VAULT", f"https://{_NAMES[hsm]}/keys/k"))
     assert found.bound_context == (_BINDING.as_map() if hsm else {})
     assert any("no role can demand" in each for each in found.notices)
 
 
 def test_keyfold_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's own identity is named where the environment tells it, else plainly left open."""
+    """The policy names the server's identity if the environment has it, else leaves it open."""
     key = RootKey("AZURE_KEY_VAULT", "https://acme-prod.vault.azure.net/keys/k")
     client = "0d4c5f5e-5d2e-4c1e-8f51-1f7c61a3a001"
     monkeypatch.setenv("AZURE_CLIENT_ID", client.upper())
@@ -232,7 +232,7 @@ def test_keyfold_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_an_uri_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vault at an address of its own is left open, in a form that is no vault's name."""
+    """For a vault at its own address, the policy has a placeholder that is no vault's name."""
     monkeypatch.delenv("AZURE_CLIENT_ID", raising=False)
     found = _policy(RootKey("AZURE_KEY_VAULT", "https://kms.example/keys/k"))
     assert all("'<vault at kms.example>'" in each.text for each in found.statements)
@@ -240,7 +240,7 @@ def test_what_an_uri_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_cloud_is_selected_first() -> None:
-    """Statements for another of Azure's clouds say how the az command is pointed at it."""
+    """For another of Azure's clouds, the first notice says how to point `az` at it."""
     uri = "https://acme.managedhsm.azure.cn/keys/k/0123456789abcdef0123456789abcdef"
     found = _policy(RootKey("AZURE_KEY_VAULT", uri, f"{TENANT}/{TENANT}"))
     assert "az cloud set --name AzureChinaCloud" in found.notices[0]

@@ -1,7 +1,7 @@
-"""What GetAccessPolicy tells a customer to attach in Google Cloud: it is enough, and not more.
+"""The access policy of Google Cloud is sufficient, and no part of it is spare.
 
-The generated text is run by a shell, and what it gives to `gcloud` is carried out on the
-counterpart: nothing is granted that does not stand in the text.
+A shell runs the generated text, and the counterpart carries out what the text passes to `gcloud`,
+so nothing is granted that the text does not name.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _ON_KEY: Final = (
     "cloudkms.cryptoKeys.get",
 )
 _WHO: Final = ("itself", "impersonated", "delegated")
-"""Who calls: Keyfold itself, an account that it acts as, and one that it reaches through two."""
+"""The callers: Keyfold itself, an account that it acts as, and one that it reaches through two."""
 
 
 class Customer:
-    """A key in a project of its own, nobody who may use it, and `gcloud`."""
+    """A key in a project of its own, which nobody may use yet, and `gcloud`."""
 
     def __init__(self, folder: Path, who: str) -> None:
         self.there = GcpCounterpart(folder)
         nonce = self.there.own.partition("@")[0].rpartition("-")[2]
-        # Custom roles are made once in a project.
+        # A custom role can be made only once in a project.
         project = f"customer-{nonce}"
         self.account = f"user@{project}.iam.gserviceaccount.com"
         self.middle = [f"{each}@{project}.iam.gserviceaccount.com" for each in ("one", "two")]
@@ -59,7 +59,7 @@ class Customer:
         self.policy = _policy(self.key, self.there.own)
 
     def attach(self, *without: str) -> None:
-        """Does what the statements say, without some permissions that they name."""
+        """Carries out the statements, without some permissions that they name."""
         for each in self.policy.statements:
             assert each.language == "shell"
             text = each.text
@@ -68,7 +68,7 @@ class Customer:
             self.gcloud.run(text)
 
     def use(self) -> None:
-        """Does all that Keyfold does with a key."""
+        """Does everything that Keyfold does with a key."""
         provider, payload = self.there.provider, bytes(_BINDING.payload(os.urandom(32)))
         assert isinstance(provider, GcpKmsProvider)
         provider.authenticate(self.key, budget=BUDGET)
@@ -96,7 +96,7 @@ def _policy(key: RootKey, own: str | None = None) -> AccessPolicy:
 
 @pytest.mark.parametrize("who", _WHO)
 def test_the_statements_are_enough(customer: Customer) -> None:
-    """What the policy says, and no more, lets Keyfold act as the account and use the key."""
+    """With exactly the policy's statements Keyfold can act as the account and use the key."""
     with pytest.raises(AccessDeniedError):
         customer.use()
     customer.attach()
@@ -105,7 +105,7 @@ def test_the_statements_are_enough(customer: Customer) -> None:
 
 @pytest.mark.parametrize("who", _WHO)
 def test_nothing_else_is_given(customer: Customer) -> None:
-    """The statements give three permissions on the key, and one on each account in the chain."""
+    """The statements grant three permissions on the key, and one on each account in the chain."""
     customer.attach()
     kms, key = customer.there.kms, customer.key
     on_key = {(key.uri, each) for each in _ON_KEY}
@@ -132,19 +132,19 @@ def test_nothing_else_is_given(customer: Customer) -> None:
     ],
 )
 def test_each_permission_is_needed(customer: Customer, permission: str) -> None:
-    """A role without one of its permissions is refused, and the error names that one."""
+    """A role without one of its permissions is refused, and the error names that permission."""
     assert any(permission in each.permissions for each in customer.policy.statements)
     customer.attach(permission)
     with pytest.raises(AccessDeniedError, match=re.escape(permission)) as raised:
         customer.use()
-    # Google names one permission for every link of a chain.
+    # For every link of a chain, Google's error names the same permission.
     named = GET_ACCESS_TOKEN if permission == IMPLICIT_DELEGATION else permission
     assert raised.value.missing_permission == named
 
 
 @pytest.mark.parametrize("who", _WHO)
 def test_each_statement_is_needed(customer: Customer) -> None:
-    """Without one of them gcloud finds no role, or Keyfold has no access; with it all is well."""
+    """Without any one statement gcloud finds no role, or Keyfold has no access."""
     roles = [each for each in customer.policy.statements if "iam roles create" in each.text]
     bindings = [each for each in customer.policy.statements if each not in roles]
     for each in bindings:
@@ -161,7 +161,7 @@ def test_each_statement_is_needed(customer: Customer) -> None:
 
 
 def test_whose_statements_they_are() -> None:
-    """What stands in the project of Keyfold's own identity is the vendor's to put in place."""
+    """Statements in the project of Keyfold's own identity are marked as the vendor's."""
     middle = "way-in@vendor-project.iam.gserviceaccount.com"
     key = RootKey(
         "GCP_CLOUD_KMS",
@@ -177,7 +177,7 @@ def test_whose_statements_they_are() -> None:
 
 
 def test_an_unknown_identity_is_left_open() -> None:
-    """Without `principal` in the settings, the statements name nobody, and a notice says so."""
+    """Without `principal` in the settings, statements have a placeholder and a notice says so."""
     found = _policy(RootKey("GCP_CLOUD_KMS", _KEY))
     assert found.principal == "<email of the service account of Keyfold>"
     assert "<email of the service account" in found.statements[-1].text
@@ -185,14 +185,14 @@ def test_an_unknown_identity_is_left_open() -> None:
 
 
 def test_a_federated_identity_is_a_member_as_it_is() -> None:
-    """An identity that is no service account is named as IAM names it."""
+    """An identity that is not a service account is named as IAM names it."""
     own = "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/x"
     found = _policy(RootKey("GCP_CLOUD_KMS", _KEY), own)
     assert f"--member={own}" in found.statements[-1].text
 
 
 def test_the_settings_tell_it() -> None:
-    """`principal` in [providers.gcp] is whom the statements name."""
+    """The statements name the `principal` of [providers.gcp]."""
     own = "keyfold@vendor-project.iam.gserviceaccount.com"
     settings = Settings(providers={"gcp": {"principal": own}})
     provider = catalog(settings).provider("GCP_CLOUD_KMS")
@@ -202,7 +202,7 @@ def test_the_settings_tell_it() -> None:
 
 @pytest.mark.parametrize("own", ["keyfold", "user:me@example.com", "principal://evil.example/x"])
 def test_an_identity_that_is_none_is_refused(own: str) -> None:
-    """A `principal` that IAM would not take is refused when the provider is set up."""
+    """The provider refuses, when it is set up, a `principal` that IAM would not accept."""
     with pytest.raises(SetupError, match="principal"):
         GcpKmsProvider(principal=own)
 
@@ -219,14 +219,14 @@ def test_an_identity_that_is_none_is_refused(own: str) -> None:
     ],
 )
 def test_the_project_of_an_account(account: str, where: str) -> None:
-    """The role stands in the account's own project, left open where its name does not tell it."""
+    """A role is in the account's own project; a placeholder stands for one that is unknown."""
     found = _policy(RootKey("GCP_CLOUD_KMS", _KEY, account))
     assert f"--project={where}" in found.statements[-1].text
     assert ("<" in where) == any("project's id" in each for each in found.notices)
 
 
 def test_what_is_bound() -> None:
-    """The context is told by its names, with a notice that no binding can demand it."""
+    """The policy names the context, and a notice says that no binding can demand it."""
     found = _policy(RootKey("GCP_CLOUD_KMS", _KEY))
     assert found.bound_context == _BINDING.as_map()
     assert any("no binding can demand" in each for each in found.notices)

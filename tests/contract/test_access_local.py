@@ -1,4 +1,4 @@
-"""What GetAccessPolicy tells for a key of LOCAL: that there is nothing to attach."""
+"""The access policy of a LOCAL key: GetAccessPolicy says that there is nothing to attach."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keyfold_server.domain.provider import AccessWanted, DescribesAccess
 
 
 def test_local_has_nothing_to_attach(tmp_path: Path) -> None:
-    """A key file has no policies, which is said; what is bound is told, as of every provider."""
+    """A key file has no policies, and a notice says so; the answer names the bound context."""
     provider = LocalCounterpart(tmp_path).provider
     assert isinstance(provider, DescribesAccess)
     key = RootKey("LOCAL", "local:not-there-yet")

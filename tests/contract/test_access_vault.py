@@ -1,7 +1,7 @@
-"""What GetAccessPolicy tells a customer to attach in Vault: it is enough, and nothing is spare.
+"""The access policy of Vault is sufficient, and no part of it is spare.
 
-The generated policy and commands are given to the real server, by its own command line: nothing is
-granted that does not stand in the text.
+The real server gets the generated policy and commands through its own command line, so nothing is
+granted that the text does not name.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _AUTHS: Final = ("approle", "jwt", "kubernetes", "token")
 
 
 class Customer:
-    """A transit key, a login of Keyfold's that may do nothing, and the `bao` command."""
+    """A transit key, a login of Keyfold's without permissions, and the `bao` command."""
 
     def __init__(self, folder: Path, auth: Auth) -> None:
         self.site = Site(shared(), folder, Issuer(), auth)
-        # What a site allows of itself is taken away.
+        # Take away the permissions that a site gives by itself.
         self.site.server.call("DELETE", f"sys/policies/acl/{self.site.mount}")
         if auth != "token":
             self.site.give()
@@ -45,7 +45,7 @@ class Customer:
         self.policy = _policy(self.provider, self.key)
 
     def attach(self, dropped: str = "", *, default: bool = True) -> None:
-        """Does what the statements say, without the rule for one path."""
+        """Carries out the statements, without the rule for one path."""
         policy, *commands = self.policy.statements
         assert [each.language for each in self.policy.statements] == ["hcl", "shell", "shell"]
         rules = [f"path {each}" for each in policy.text.split("path ")[1:]]
@@ -57,13 +57,13 @@ class Customer:
             self.run(each.text if default else each.text.replace("-orphan", "-no-default-policy"))
 
     def run(self, text: str) -> None:
-        """Runs a command; what it prints of a token goes where the settings say."""
+        """Runs a command; puts the token that it prints where the settings read it."""
         said = self.site.server.run(text, self.folder)
         if "token create" in text:
             self.site.credential.write_text(said)
 
     def use(self, provider: VaultTransitProvider | None = None) -> None:
-        """Does all that Keyfold does with a key, under a login of its own."""
+        """Does everything that Keyfold does with a key, with a login of its own."""
         provider, payload = provider or self.site.provider(), bytes(65)
         provider.authenticate(self.key, budget=BUDGET)
         provider.describe(self.key, budget=BUDGET)
@@ -76,7 +76,7 @@ class Customer:
 
 @pytest.fixture
 def auth() -> Auth:
-    """How Keyfold logs in, where a test does not say."""
+    """Keyfold's auth method, unless a test names another."""
     return "approle"
 
 
@@ -105,7 +105,7 @@ def _told(namespace: str = "", key: str = "team/transit/keys/App") -> AccessPoli
 
 @pytest.mark.parametrize("auth", _AUTHS)
 def test_the_statements_are_enough(customer: Customer) -> None:
-    """What the policy says, and no more, lets Keyfold log in, describe, wrap and unwrap."""
+    """With exactly the policy's statements Keyfold can log in, describe, wrap and unwrap."""
     if customer.site.auth != "token":
         with pytest.raises(AccessDeniedError):
             customer.use()
@@ -116,7 +116,7 @@ def test_the_statements_are_enough(customer: Customer) -> None:
 
 @pytest.mark.parametrize("auth", ["approle", "jwt", "kubernetes"])
 def test_the_role_keeps_the_rest(customer: Customer) -> None:
-    """What gives the role its policy changes nothing else about it."""
+    """The statement that gives the role its policy changes nothing else in the role."""
     at = f"auth/{customer.site.login}/role/{ROLE}"
     before = customer.site.server.call("GET", at)["data"]
     customer.attach()
@@ -127,7 +127,7 @@ def test_the_role_keeps_the_rest(customer: Customer) -> None:
 
 
 def test_nothing_else_is_given(customer: Customer) -> None:
-    """The server counts one capability on each of three paths, and none on the key's others."""
+    """The server reports one capability on each of three paths, and none on the key's others."""
     customer.attach()
     site = customer.site
     secret = site.credential.read_text().strip()
@@ -158,7 +158,7 @@ def test_each_rule_is_needed(customer: Customer, operation: str) -> None:
 
 
 def test_each_statement_is_needed(customer: Customer) -> None:
-    """Without the file there is no policy, and without the policy or the role no access."""
+    """Without the file there is no policy; without the policy or the role there is no access."""
     policy, write, give = customer.policy.statements
     with pytest.raises(OpenBaoError):
         customer.run(write.text)
@@ -176,7 +176,7 @@ def test_each_statement_is_needed(customer: Customer) -> None:
 
 @pytest.mark.parametrize("auth", ["approle", "token"])
 def test_without_the_policy_default(customer: Customer) -> None:
-    """A token without `default` cannot look itself up, until it has the rules that a notice has."""
+    """A token without the policy `default` can look itself up once it has the rules of a notice."""
     if customer.site.auth == "approle":
         at = f"auth/{customer.site.login}/role/{ROLE}"
         customer.site.server.call("POST", at, token_no_default_policy=True)
@@ -195,7 +195,7 @@ def test_without_the_policy_default(customer: Customer) -> None:
 
 @pytest.mark.parametrize("inside", [False, True], ids=["login above", "login inside"])
 def test_a_key_in_a_namespace(customer: Customer, inside: bool) -> None:  # noqa: FBT001
-    """The policy is written in the namespace of the login, with the paths that it has there."""
+    """The policy is written in the namespace of the login, with paths relative to it."""
     site, space = customer.site, f"ns-{customer.site.mount}"
     site.server.create_namespace(space)
     site.server.mount(f"{space}/{site.mount}")
@@ -220,21 +220,21 @@ def test_a_key_in_a_namespace(customer: Customer, inside: bool) -> None:  # noqa
 
 
 def test_a_login_beside_the_key_is_told() -> None:
-    """A login in another namespace than the key's can be given nothing, and a notice says so."""
+    """If the login is in another namespace than the key, a notice says that no policy can help."""
     assert any("no policy there can permit" in each for each in _told(namespace="other").notices)
     for space in ("", "team"):
         assert not any("no policy there" in each for each in _told(namespace=space).notices)
 
 
 def test_what_is_bound() -> None:
-    """The context is told by its names, with a notice that the policy does not demand it."""
+    """The policy names the context, and a notice says that the policy does not demand it."""
     found = _told()
     assert found.bound_context == _BINDING.as_map()
     assert any("does not demand the context" in each for each in found.notices)
 
 
 def test_names_of_policies_have_no_upper_case() -> None:
-    """The server writes names of policies in lower case, and so do the statements."""
+    """Policy names are in lower case in the statements, as on the server."""
     found = _told(namespace="team")
     name = found.statements[0].attach_to.removeprefix("policy ")
     assert name == name.lower()
@@ -244,7 +244,7 @@ def test_names_of_policies_have_no_upper_case() -> None:
 
 
 def test_no_two_keys_have_one_policy() -> None:
-    """Writing a key's policy never replaces another key's, however alike they are called."""
+    """Writing one key's policy never replaces another key's, however similar their names are."""
     keys = [
         "transit/keys/prod-a",
         "transit/prod/keys/a",

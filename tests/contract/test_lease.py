@@ -1,6 +1,6 @@
-"""How a provider renews its sessions: what every provider that logs in promises.
+"""Sessions: what every provider that logs in promises about renewing them.
 
-What the rules of `Lease` are in detail, `unit/test_lease.py` shows without a provider.
+`unit/test_lease.py` tests the rules of `Lease` in detail, without a provider.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from keyfold_server.domain.errors import UnreachableError
 pytestmark = pytest.mark.needs(Ability.SESSIONS)
 
 _DUE: Final = 9.5 * 60.0
-"""Seconds after which every session is due for renewal, and still good."""
+"""Seconds after which every session is due for renewal, but still good."""
 
 _OVER: Final = 10 * 60.0
-"""Seconds after which no session is used."""
+"""Seconds after which no session may be used."""
 
 _CALLERS: Final = 16
 _SHORT: Final = 2.0
-"""Seconds of a call that should end in time, though its login drips."""
+"""Seconds of a call that should end in time although its login drips."""
 
 
 def test_a_login_that_drips_fails_no_call_whose_session_is_good(bench: Bench) -> None:
-    """Renewing ahead leaves a call the time that the call itself needs (C4)."""
+    """Renewing ahead of time leaves a call the time that it needs itself (C4)."""
     wrapped = bench.wrap()
     bench.there.clock.advance(_DUE)
     with bench.there.dripping_logins():
@@ -40,7 +40,7 @@ def test_a_login_that_drips_fails_no_call_whose_session_is_good(bench: Bench) ->
 
 
 def test_a_login_that_drips_ends_with_the_call(bench: Bench) -> None:
-    """A session does not serve beyond ten minutes, and waiting for the next one ends in time."""
+    """No session serves beyond ten minutes, and a call that waits for the next one ends in time."""
     wrapped = bench.wrap()
     bench.there.clock.advance(_OVER)
     with bench.there.dripping_logins():
@@ -53,7 +53,7 @@ def test_a_login_that_drips_ends_with_the_call(bench: Bench) -> None:
 
 @pytest.mark.parametrize("passed", [0.0, _DUE, _OVER])
 def test_calls_that_come_together_log_in_once(bench: Bench, passed: float) -> None:
-    """Whether a session is missing, due or over, one of the callers renews it (F2a)."""
+    """One of the callers renews a session, whether it is missing, due or over (F2a)."""
     if passed:
         wrapped = bench.wrap()
         bench.there.clock.advance(passed)
@@ -72,7 +72,7 @@ def test_calls_that_come_together_log_in_once(bench: Bench, passed: float) -> No
 
 
 def test_sessions_that_were_rejected_together_are_renewed_once(bench: Bench) -> None:
-    """When a provider ends a session early, the calls that notice share one login (F2a)."""
+    """If the KMS ends a session early, the calls that notice share one login (F2a)."""
     wrapped = bench.wrap()
     bench.there.expire_sessions()
     together = threading.Barrier(_CALLERS)

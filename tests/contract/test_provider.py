@@ -1,7 +1,7 @@
-"""What every provider promises, run by every provider; conftest.py has the table.
+"""The promises of every provider; conftest.py has the table of providers.
 
-Everything is asked through the port, as the service asks it. The customer's side is the row's
-counterpart.
+A test calls the provider through the port, as the service does. The row's counterpart acts as the
+customer.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _CALLERS: Final = 16
 _MOST_FLIPS: Final = 128
 _AMPLE: Final = 8 * BUDGET
 _SLACK: Final = 0.5
-"""Seconds beyond its budget within which a call is over, on a busy machine."""
+"""Seconds beyond its budget within which a call ends, on a busy machine."""
 
 
 # Wrapping and unwrapping.
 
 
 def test_opens_what_it_wrapped(bench: Bench) -> None:
-    """A payload of 65 bytes comes back; the ciphertext shows none of it."""
+    """A wrapped payload of 65 bytes comes back, and its ciphertext shows none of it."""
     assert len(bench.payload) == PAYLOAD_SIZE
     wrapped = bench.wrap()
     assert bench.unwrap(wrapped) == bench.payload
@@ -57,7 +57,7 @@ def test_opens_what_it_wrapped(bench: Bench) -> None:
 
 
 def test_the_plaintext_can_be_wiped(bench: Bench) -> None:
-    """What unwrap returns is the caller's alone, and is opened by the binding to the KEK."""
+    """The plaintext that unwrap returns belongs to the caller, who can wipe it."""
     wrapped = bench.wrap()
     args = (bench.key, wrapped.key_version, wrapped.ciphertext, bench.binding)
     first = bench.provider.unwrap(*args, budget=BUDGET).plaintext
@@ -68,7 +68,7 @@ def test_the_plaintext_can_be_wiped(bench: Bench) -> None:
 
 
 def test_wraps_differ(bench: Bench) -> None:
-    """The same payload wraps to another ciphertext each time, under the same version."""
+    """The same payload wraps to a different ciphertext each time, under the same version."""
     first, second = (bench.wrap() for _ in range(2))
     assert first.ciphertext != second.ciphertext
     assert first.key_version == second.key_version
@@ -76,14 +76,14 @@ def test_wraps_differ(bench: Bench) -> None:
 
 @pytest.mark.parametrize("size", [0, PAYLOAD_SIZE + 1])
 def test_wraps_nothing_but_payloads(bench: Bench, size: int) -> None:
-    """Nothing and more than 65 bytes are refused before the service is asked."""
+    """The provider refuses an empty payload and one over 65 bytes before it calls the KMS."""
     with pytest.raises(InvalidPlaintextError):
         bench.wrap(bytes(size))
 
 
 @pytest.mark.parametrize("field", ["cluster", "region", "kek_id", "organization"])
 def test_another_context_does_not_open(bench: Bench, field: str) -> None:
-    """A changed context is refused by the service or, where it binds none, by the digest (C5)."""
+    """The KMS refuses a changed context; if the KMS does not bind it, the digest does (C5)."""
     value: Any = bytes(16) if field == "kek_id" else "other"
     other = replace(bench.binding, **{field: value})
     wrapped = bench.wrap()
@@ -96,7 +96,7 @@ def test_another_context_does_not_open(bench: Bench, field: str) -> None:
 
 
 def test_no_organization_is_another_context(bench: Bench) -> None:
-    """A KEK wrapped for no organization does not open for one, nor the other way round (C5)."""
+    """A KEK wrapped for no organization does not open for one, nor the reverse (C5)."""
     full = bench.binding
     bare = replace(full, organization=None)
     for mine, other in ((full, bare), (bare, full)):
@@ -106,7 +106,7 @@ def test_no_organization_is_another_context(bench: Bench) -> None:
 
 
 def test_another_key_does_not_open(bench: Bench) -> None:
-    """A ciphertext opens under the root key that made it, and no other."""
+    """A ciphertext opens only under the root key that made it."""
     wrapped = bench.wrap()
     other = bench.there.create_key()
     version = bench.wrap(key=other).key_version
@@ -115,7 +115,7 @@ def test_another_key_does_not_open(bench: Bench) -> None:
 
 
 def test_a_changed_byte_does_not_open(bench: Bench) -> None:
-    """A stored key with any byte changed is a mismatch, never a refusal (F4)."""
+    """A ciphertext with any byte changed is a mismatch, never a refusal (F4)."""
     wrapped = bench.wrap()
     step = -(-len(wrapped.ciphertext) // _MOST_FLIPS)
     for position in range(0, len(wrapped.ciphertext), step):
@@ -126,7 +126,7 @@ def test_a_changed_byte_does_not_open(bench: Bench) -> None:
 
 
 def test_foreign_bytes_do_not_open(bench: Bench) -> None:
-    """Bytes that no key service made, or half of its own, are a mismatch (F4)."""
+    """Bytes that no KMS made, or half of a ciphertext, are a mismatch (F4)."""
     wrapped = bench.wrap()
     whole = wrapped.ciphertext
     for foreign in (b"", b"\0", b"KFL1", os.urandom(len(whole)), whole[:-1], whole[:16], whole * 2):
@@ -136,7 +136,7 @@ def test_foreign_bytes_do_not_open(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.WRONG_ANSWER)
 def test_a_wrong_answer_is_found_by_the_digest(bench: Bench) -> None:
-    """A service that opens a ciphertext to something else hands out no KEK (C5)."""
+    """If the KMS opens a ciphertext to other bytes, the provider returns no KEK (C5)."""
     wrapped = bench.wrap()
     with bench.there.wrong_plaintext(bench.key), pytest.raises(KekMismatchError):
         bench.binding.open_payload(bytearray(bench.unwrap(wrapped)))
@@ -150,7 +150,7 @@ def test_many_at_once(bench: Bench) -> None:
         own = replace(bench.binding, kek_id=number.to_bytes(16, "big"))
         payload = bytes(own.payload(os.urandom(32)))
         start.wait(timeout=BUDGET)
-        # A counterpart may be slower than the service, and this is not about time.
+        # A counterpart may be slower than the KMS, and this test is not about time.
         return all(
             bench.unwrap(bench.wrap(payload, own, budget=_AMPLE), own, budget=_AMPLE) == payload
             for _ in range(4)
@@ -164,7 +164,7 @@ def test_many_at_once(bench: Bench) -> None:
 
 
 def test_a_new_version_wraps_and_the_old_one_opens(bench: Bench) -> None:
-    """After a rotation at the customer's, old ciphertexts open and new ones use the version."""
+    """After the customer rotates the key, old ciphertexts open and wraps use the new version."""
     old = bench.wrap()
     bench.there.new_version(bench.key)
     new, again = (bench.wrap() for _ in range(2))
@@ -177,14 +177,14 @@ def test_a_new_version_wraps_and_the_old_one_opens(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.DESCRIBE)
 def test_describe_tells_the_version_that_wraps(bench: Bench) -> None:
-    """The described version is the one that the next wrap reports, before and after a rotation."""
+    """Describing a key names the version that the next wrap reports, also after a rotation."""
     assert bench.describe() == bench.wrap().key_version
     bench.there.new_version(bench.key)
     assert bench.describe() == bench.wrap().key_version
 
 
 def test_a_disabled_key_refuses_until_it_is_enabled(bench: Bench) -> None:
-    """Disabling takes effect with the next call, and so does enabling."""
+    """Disabling a key takes effect with the next call, and so does enabling it."""
     wrapped = bench.wrap()
     bench.there.disable(bench.key)
     with pytest.raises(KeyDisabledError):
@@ -201,7 +201,7 @@ def test_a_disabled_key_refuses_until_it_is_enabled(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.DESCRIBE)
 def test_describing_a_disabled_key(bench: Bench) -> None:
-    """Describing refuses as wrapping does, unless the row says that it goes on."""
+    """Describing a disabled key is refused as wrapping is, unless the row deviates."""
     bench.there.disable(bench.key)
     if Deviation.DESCRIBES_WHILE_DISABLED in bench.row.deviations:
         bench.describe()
@@ -214,7 +214,7 @@ def test_describing_a_disabled_key(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.VERSION_STATES)
 def test_one_disabled_version_concerns_its_own_ciphertexts(bench: Bench) -> None:
-    """A disabled old version refuses what it wrapped; the newest one serves on (F4)."""
+    """A disabled old version refuses what it wrapped, while the newest one still serves (F4)."""
     old = bench.wrap()
     bench.there.new_version(bench.key)
     new = bench.wrap()
@@ -229,7 +229,7 @@ def test_one_disabled_version_concerns_its_own_ciphertexts(bench: Bench) -> None
 
 @pytest.mark.needs(Ability.VERSION_STATES)
 def test_a_disabled_newest_version_does_not_wrap(bench: Bench) -> None:
-    """Wrapping never falls back to an older version; what that one wrapped still opens."""
+    """Wrapping never falls back to an older version, whose ciphertexts still open."""
     old = bench.wrap()
     bench.there.new_version(bench.key)
     new = bench.wrap()
@@ -241,7 +241,7 @@ def test_a_disabled_newest_version_does_not_wrap(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.DESTROY_VERSION)
 def test_a_destroyed_version_is_not_found(bench: Bench) -> None:
-    """What a destroyed version wrapped is gone; what other versions wrapped is not."""
+    """What a destroyed version wrapped is lost; what other versions wrapped still opens."""
     old = bench.wrap()
     bench.there.new_version(bench.key)
     new = bench.wrap()
@@ -253,7 +253,7 @@ def test_a_destroyed_version_is_not_found(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.SCHEDULE_DELETION)
 def test_a_key_pending_deletion_refuses_until_it_is_brought_back(bench: Bench) -> None:
-    """A scheduled deletion refuses with its own reason; cancelling it brings the key back."""
+    """A key pending deletion refuses with its own reason; cancelling that brings it back."""
     wrapped = bench.wrap()
     bench.there.schedule_deletion(bench.key)
     for call in (bench.wrap, lambda: bench.unwrap(wrapped)):
@@ -267,11 +267,11 @@ def test_a_key_pending_deletion_refuses_until_it_is_brought_back(bench: Bench) -
     assert bench.unwrap(wrapped) == bench.payload
 
 
-# Keys that are not there, permissions.
+# Missing keys, and permissions.
 
 
 def test_a_missing_key_is_refused_and_not_made(bench: Bench) -> None:
-    """Wrapping under a key that does not exist makes none; a typing error stays visible."""
+    """Wrapping under a missing key is refused and creates no key, so typos stay visible."""
     missing = bench.there.missing_key()
     denied = Deviation.MISSING_LOOKS_DENIED in bench.row.deviations
     for _ in range(2):
@@ -281,7 +281,7 @@ def test_a_missing_key_is_refused_and_not_made(bench: Bench) -> None:
 
 
 def test_a_deleted_key_does_not_open(bench: Bench) -> None:
-    """A key that is gone is KEY_NOT_FOUND for what it wrapped, too."""
+    """A deleted key is KEY_NOT_FOUND for what it wrapped, too."""
     wrapped = bench.wrap()
     bench.there.delete(bench.key)
     denied = Deviation.MISSING_LOOKS_DENIED in bench.row.deviations
@@ -293,14 +293,14 @@ def test_a_deleted_key_does_not_open(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.DESCRIBE)
 def test_a_missing_key_is_not_described(bench: Bench) -> None:
-    """Describing a key that does not exist says so."""
+    """Describing a key that does not exist is KEY_NOT_FOUND."""
     with pytest.raises(KeyNotFoundError):
         bench.describe(bench.there.missing_key())
 
 
 @pytest.mark.needs(Ability.WRONG_PURPOSE)
 def test_a_key_of_another_purpose_is_invalid(bench: Bench) -> None:
-    """A key that is there but made for something else is KEY_INVALID."""
+    """A key that was made for another purpose is KEY_INVALID."""
     other = bench.there.unusable_key(Ability.WRONG_PURPOSE)
     with pytest.raises(KeyInvalidError):
         bench.wrap(key=other)
@@ -308,7 +308,7 @@ def test_a_key_of_another_purpose_is_invalid(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.MATERIAL_MISSING)
 def test_a_key_without_its_imported_material_is_invalid(bench: Bench) -> None:
-    """A key whose material was to be imported, and is not there, is KEY_INVALID."""
+    """A key whose material the customer has not imported is KEY_INVALID."""
     empty = bench.there.unusable_key(Ability.MATERIAL_MISSING)
     with pytest.raises(KeyInvalidError):
         bench.wrap(key=empty)
@@ -320,7 +320,7 @@ def test_a_key_without_its_imported_material_is_invalid(bench: Bench) -> None:
 @pytest.mark.needs(Ability.PERMISSIONS)
 @pytest.mark.parametrize("permission", ["wrap", "unwrap", "describe"])
 def test_a_missing_permission_concerns_one_operation(bench: Bench, permission: str) -> None:
-    """One permission taken away is ACCESS_DENIED for its operation alone, until it is back (F5)."""
+    """A missing permission is ACCESS_DENIED for its own operation, until it is back (F5)."""
     wrapped = bench.wrap()
     calls: dict[str, Callable[[], object]] = {
         "wrap": bench.wrap,
@@ -347,7 +347,7 @@ def test_a_missing_permission_concerns_one_operation(bench: Bench, permission: s
 
 
 def test_an_outage_is_not_a_refusal(bench: Bench, outage: str) -> None:
-    """A service that cannot be asked says nothing about the key, and answers when it is back."""
+    """A KMS out of reach says nothing about the key, and answers again once it is back."""
     wrapped = bench.wrap()
     calls: list[Callable[[], object]] = [
         bench.wrap,
@@ -367,7 +367,7 @@ def test_an_outage_is_not_a_refusal(bench: Bench, outage: str) -> None:
 
 @pytest.mark.parametrize("budget", [0.05, 0.5])
 def test_a_hang_ends_with_the_budget(bench: Bench, hang: str, budget: float) -> None:
-    """A service that does not answer, or drips, costs the budget in all: UNREACHABLE (C4)."""
+    """If the KMS hangs or drips, a call ends with its budget as UNREACHABLE (C4)."""
     wrapped = bench.wrap()
     calls: list[Callable[[], object]] = [
         lambda: bench.wrap(budget=budget),
@@ -394,7 +394,7 @@ def _is_over(call: Callable[[], object], budget: float) -> None:
 
 
 def test_a_hang_holds_no_other_call(bench: Bench, hang: str) -> None:
-    """Sixteen calls that hang end with their budgets, none behind another (C4, W2)."""
+    """Sixteen calls that hang end with their own budgets; none waits for another (C4, W2)."""
     wrapped = bench.wrap()
     with bench.there.hanging(hang), ThreadPoolExecutor(_CALLERS) as pool:
         began = time.monotonic()
@@ -407,7 +407,7 @@ def test_a_hang_holds_no_other_call(bench: Bench, hang: str) -> None:
 
 @pytest.mark.needs(Ability.WRONG_CHECKSUM)
 def test_a_damaged_answer_does_not_count(bench: Bench) -> None:
-    """An answer whose checksum does not fit is no answer: it says nothing about the key."""
+    """An answer with a wrong checksum is not used, and says nothing about the key."""
     wrapped = bench.wrap()
     with bench.there.wrong_checksum(bench.key):
         for call in (bench.wrap, lambda: bench.unwrap(wrapped)):
@@ -418,7 +418,7 @@ def test_a_damaged_answer_does_not_count(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.THROTTLE)
 def test_throttling_without_a_hint(bench: Bench) -> None:
-    """A busy service is THROTTLED; a hint that it did not give is not made up."""
+    """A busy KMS is THROTTLED; the provider makes up no hint that the KMS did not give."""
     with bench.there.throttled(None), pytest.raises(ThrottledError) as raised:
         bench.wrap()
     assert raised.value.retry_after is None
@@ -426,7 +426,7 @@ def test_throttling_without_a_hint(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.THROTTLE_HINT)
 def test_throttling_with_a_hint(bench: Bench) -> None:
-    """The service's own hint when to come back reaches the caller."""
+    """A hint of the KMS when to come back reaches the caller."""
     with bench.there.throttled(7.0), pytest.raises(ThrottledError) as raised:
         bench.wrap()
     assert raised.value.retry_after == pytest.approx(7.0)
@@ -434,7 +434,7 @@ def test_throttling_with_a_hint(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.CREDENTIALS)
 def test_our_own_credential_is_not_a_refusal(bench: Bench) -> None:
-    """A rejected credential of Keyfold's own is CREDENTIALS_FAILED: could not tell (F2a)."""
+    """If the KMS rejects Keyfold's own credential, that is CREDENTIALS_FAILED: no refusal (F2a)."""
     wrapped = bench.wrap()
     with bench.there.broken_credentials():
         with pytest.raises(CredentialsFailedError):
@@ -449,7 +449,7 @@ def test_our_own_credential_is_not_a_refusal(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.SESSIONS)
 def test_an_expired_session_is_renewed(bench: Bench) -> None:
-    """A session or token that has ended is got anew, and the call goes through (F2a)."""
+    """The provider replaces a session or token that has ended, and the call succeeds (F2a)."""
     wrapped = bench.wrap()
     for call in (bench.wrap, lambda: bench.unwrap(wrapped)):
         bench.there.expire_sessions()
@@ -458,7 +458,7 @@ def test_an_expired_session_is_renewed(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.SESSIONS, Ability.CREDENTIALS)
 def test_a_session_that_cannot_be_renewed_is_not_a_refusal(bench: Bench) -> None:
-    """An ended session and a rejected credential behind it are CREDENTIALS_FAILED (F2a)."""
+    """An ended session with a rejected credential behind it is CREDENTIALS_FAILED (F2a)."""
     wrapped = bench.wrap()
     bench.there.expire_sessions()
     with bench.there.broken_credentials(), pytest.raises(CredentialsFailedError):
@@ -468,7 +468,7 @@ def test_a_session_that_cannot_be_renewed_is_not_a_refusal(bench: Bench) -> None
 
 @pytest.mark.needs(Ability.TRUST)
 def test_withdrawn_trust_is_a_refusal(bench: Bench) -> None:
-    """A customer who withdraws trust in the principal has revoked; it comes back alike (F2a)."""
+    """Withdrawn trust in the principal is a refusal, and restored trust ends it (F2a)."""
     wrapped = bench.wrap()
     with bench.there.withdrawn_trust(bench.key):
         for call in (bench.wrap, lambda: bench.unwrap(wrapped)):
@@ -479,7 +479,7 @@ def test_withdrawn_trust_is_a_refusal(bench: Bench) -> None:
 
 @pytest.mark.needs(Ability.TRUST, Ability.CREDENTIALS)
 def test_withdrawn_trust_counts_only_under_a_good_credential(bench: Bench) -> None:
-    """What looks like withdrawn trust while Keyfold's own side fails is no refusal (F2a)."""
+    """What looks like withdrawn trust is no refusal while Keyfold's own side fails (F2a)."""
     wrapped = bench.wrap()
     with (
         bench.there.withdrawn_trust(bench.key),
@@ -491,17 +491,17 @@ def test_withdrawn_trust_counts_only_under_a_good_credential(bench: Bench) -> No
 
 @pytest.mark.needs(Ability.AUTHENTICATE)
 def test_a_good_credential_needs_no_key(bench: Bench) -> None:
-    """Authenticating shows the credential to be good, whatever becomes of the key."""
+    """Authenticating proves the credential, whatever state the key is in."""
     bench.authenticate(bench.there.missing_key())
 
 
-# What is said without asking.
+# Answers without a call to the KMS.
 
 
 def test_a_key_spec_that_is_not_the_providers_is_refused(
     bench: Bench, refused: tuple[RootKey, str]
 ) -> None:
-    """A wrong uri, principal or option is refused, and the field at fault is named."""
+    """The provider refuses a wrong URI, principal or option and names the field at fault."""
     spec, field = refused
     with pytest.raises(InvalidKeySpecError) as raised:
         bench.provider.canonical(spec)
@@ -509,7 +509,7 @@ def test_a_key_spec_that_is_not_the_providers_is_refused(
 
 
 def test_the_canonical_form_is_stable_and_asks_nobody(bench: Bench) -> None:
-    """One key has one uri; telling it works in an outage, and for keys that do not exist."""
+    """A key has one canonical URI, found without the KMS: in an outage, and for missing keys."""
     with bench.there.outage(bench.row.outages[0]):
         for given, uri in (*bench.row.aliases, (bench.key.uri, bench.key.uri)):
             canonical = bench.provider.canonical(replace(bench.key, uri=given))
@@ -520,7 +520,7 @@ def test_the_canonical_form_is_stable_and_asks_nobody(bench: Bench) -> None:
 
 
 def test_the_account_is_stable_and_asks_nobody(bench: Bench) -> None:
-    """Keys of one customer's account share its name, in an outage too (W2)."""
+    """Keys of one customer's account share its name, found without the KMS (W2)."""
     other = bench.there.create_key()
     account = bench.provider.account(bench.key)
     assert account
@@ -529,7 +529,7 @@ def test_the_account_is_stable_and_asks_nobody(bench: Bench) -> None:
 
 
 def test_abilities_are_as_declared(bench: Bench) -> None:
-    """What a row declares of optional protocols is what the provider has; reasons are given."""
+    """A provider has exactly the optional protocols that its row declares, and gives reasons."""
     assert isinstance(bench.provider, DescribesKeys) == bench.row.has(Ability.DESCRIBE)
     assert isinstance(bench.provider, Authenticates) == bench.row.has(Ability.AUTHENTICATE)
     assert all([*bench.row.absent.values(), *bench.row.deviations.values()])
@@ -541,7 +541,7 @@ def test_abilities_are_as_declared(bench: Bench) -> None:
 
 
 def _failures(bench: Bench, wrapped: Wrapped) -> Iterator[KeyfoldError]:
-    """Yields an error of every kind that the row's service can be brought to."""
+    """Yields an error of every kind that the row's KMS can cause."""
     row, there, key = bench.row, bench.there, bench.key
     yield _raised(lambda: bench.unwrap(replace(wrapped, ciphertext=wrapped.ciphertext[:-1])))
     yield _raised(lambda: bench.wrap(bench.payload * 2))
@@ -571,7 +571,7 @@ def _raised(call: Callable[[], object]) -> KeyfoldError:
 
 
 def _told(error: BaseException) -> Iterator[str]:
-    """Yields all that a log of an error and its causes could show."""
+    """Yields all text that a log of an error and its causes could show."""
     yield from traceback.format_exception(error)
     cause: BaseException | None = error
     while cause is not None:
@@ -596,7 +596,7 @@ def test_nothing_secret_is_ever_said(bench: Bench, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.needs(Ability.REQUEST_IDS)
 def test_calls_can_be_found_in_the_services_log(bench: Bench) -> None:
-    """Every answer, a refusal included, carries the service's own id of the call."""
+    """Every answer, and every refusal, carries the KMS's own id of the call."""
     wrapped = bench.wrap()
     opened = bench.opened(wrapped)
     bench.there.disable(bench.key)

@@ -1,6 +1,6 @@
 """VAULT_TRANSIT's row of the provider suite, and its counterpart: OpenBao, reached over TLS.
 
-Keyfold's policy lets it create keys, so that the suite shows that wrapping makes none.
+Keyfold's policy lets it create keys, so that the suite can show that wrapping creates no key.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class VaultCounterpart(Counterpart):
 
     def delete(self, key: RootKey, version: str | None = None) -> None:
         if version is None:
-            # Nobody can configure a soft-deleted key.
+            # A soft-deleted key cannot be configured.
             self.server.call("POST", f"{_path(key)}/soft-delete-restore")
             self.server.call("POST", f"{_path(key)}/config", deletion_allowed=True)
             self.server.call("DELETE", _path(key))
@@ -324,13 +324,13 @@ ROW: Final = Row(
         "a page of a proxy",
     ),
     absent={
-        Ability.REQUEST_IDS: "its errors carry no id; what it carries out does",
-        Ability.VERSION_STATES: "it holds versions back from the oldest on, never the newest",
+        Ability.REQUEST_IDS: "its errors carry no id, only its successful answers do",
+        Ability.VERSION_STATES: "it stops versions from the oldest on, and never the newest",
         Ability.SCHEDULE_DELETION: "a key is soft-deleted, which disables it, or gone at once",
         Ability.MATERIAL_MISSING: "an imported key has its material until it is deleted",
-        Ability.WRONG_CHECKSUM: "it sends no checksums; TLS and the digest take their place",
+        Ability.WRONG_CHECKSUM: "it sends no checksums; TLS and the digest replace them",
     },
     deviations={
-        Deviation.WRAP_NEEDS_UNWRAP: "nothing shows that a ciphertext arrived whole but opening it",
+        Deviation.WRAP_NEEDS_UNWRAP: "only opening a ciphertext shows that it arrived whole",
     },
 )
