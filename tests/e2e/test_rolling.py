@@ -1,4 +1,4 @@
-"""Drain: three servers are restarted one after the other, and nobody who calls them notices.
+"""Drain: three servers restart one after the other, and nobody who calls them notices.
 
 Clients are this project's own, with three addresses; they go round all servers and try again what
 finds one unavailable. That is all the help there is.
@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,11 @@ from e2e.server import Server
 from e2e.wire import refused, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
+from keyfold_server.store.migrations import migrate
+from keyfold_server.store.opening import migrate_store
+from keyfold_server.store.postgresql import address
+from keyfold_server.store.postgresql import connections as postgresql
+from next_schema import NextRelease
 
 COUNT: Final = 3
 CLUSTERS: Final = ("one", "two")
@@ -107,6 +112,39 @@ def test_a_rolling_restart_fails_no_call(servers: list[Server]) -> None:
     assert failed == []
     assert min(answered.values()) > 100
     assert not [server for server in servers if "Traceback" in server.log()]
+
+
+def test_a_migration_under_load_fails_no_call(
+    servers: list[Server],
+    shared_store: SharedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S6, Drain: the store gets the next schema under load, and servers restart on it."""
+    for cluster in CLUSTERS:
+        servers[0].enable(cluster)
+    password = shared_store.settings["KEYFOLD_STORE_PASSWORD_FILE"]
+    assert password is not None
+    release = NextRelease(tmp_path, monkeypatch)
+    with load(servers, clients=1, threads=2) as (answered, failed):
+        time.sleep(0.5)
+        release.use(newer=True)
+        migrate_store(shared_store.url, password_file=Path(password))
+        time.sleep(0.5)
+        # The third server serves on all the while.
+        for server in servers[:2]:
+            assert server.stop() == 0
+            server.restart()
+        for server, cluster in zip(servers, ("a", "b", "c"), strict=True):
+            server.enable(cluster)
+    assert failed == []
+    assert min(answered.values()) > 20
+    # Now the next release may serve; to this one the store is the next release's.
+    database = postgresql.connected(address.parse(shared_store.url, Path(password)))
+    with closing(database):
+        assert database.read(migrate.check) is migrate.SchemaAge.CURRENT
+        release.use(newer=False)
+        assert database.read(migrate.check) is migrate.SchemaAge.NEXT
 
 
 def log_of(server: Server) -> Path:
