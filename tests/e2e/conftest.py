@@ -4,7 +4,7 @@
         server.enable("prod")
         with server.client() as client: ...
 
-    def test_other(start_server):                  # with settings, more of them, other keys
+    def test_other(start_server):                  # with settings, more servers, other keys
         server = start_server(KEYFOLD_CACHE_TTL="0s", keys=("eu",))
 
 See `Server` in server.py for what one can do: `target`, `pid`, `stop()`, `kill()` (SIGKILL),
@@ -82,15 +82,15 @@ class SharedStore:
     """A new store in PostgreSQL, and what its servers have in common.
 
     Attributes:
-        url: The database's.
-        settings: What each of its servers is started with.
+        url: The database's url.
+        settings: The settings that each of its servers starts with.
     """
 
     def __init__(self, database: postgres.Server, folder: Path) -> None:
         """Makes the store.
 
         Args:
-            database: Where.
+            database: The PostgreSQL server.
             folder: An empty folder for the service key.
         """
         name = database.create()
@@ -103,11 +103,11 @@ class SharedStore:
         }
 
     def server(self, start: StartServer, **settings: str | None) -> Server:
-        """Starts one more server; the first one's dev keys are all the others'.
+        """Starts one more server; all servers use the first one's dev keys.
 
         Args:
-            start: Starts servers that end when it says.
-            **settings: Over those that all have; None takes one out.
+            start: The fixture that starts servers; it decides when they end.
+            **settings: Settings that override the common ones; None removes one.
         """
         keys = () if "KEYFOLD_LOCAL_KEYS" in self.settings else KEYS
         started = start(keys=keys, ready=True, **(self.settings | settings))

@@ -8,13 +8,13 @@ import time
 from typing import Final
 
 HELLO: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""What an HTTP/2 client begins with: the preface, and settings that change nothing."""
+"""The first bytes of an HTTP/2 client: the preface, and settings that change nothing."""
 
 _HALF: Final = 1_950_000
-"""Bytes of a request of which the rest is never sent."""
+"""Bytes that are sent of a request; its rest never follows."""
 
 _PREFIX: Final = 5
-"""Bytes before a gRPC message that say how long it is."""
+"""Bytes of the prefix that tells a gRPC message's length."""
 
 
 def frame(kind: int, flags: int, payload: bytes, stream: int = 0) -> bytes:
@@ -25,12 +25,12 @@ def frame(kind: int, flags: int, payload: bytes, stream: int = 0) -> bytes:
 class HalfOpen:
     """One connection that begins calls with large requests and does not end them.
 
-    It speaks HTTP/2 itself, and keeps to what the server lets it send.
+    It speaks HTTP/2 itself, and respects the server's flow control.
 
     Attributes:
         sent: Bytes of requests so far.
-        closed: The server has closed the connection.
-        reset: The calls that the server ended, by stream, and HTTP/2's code for why.
+        closed: Whether the server has closed the connection.
+        reset: HTTP/2's error codes of the calls that the server ended, by stream.
     """
 
     def __init__(self, target: str, method: str, calls: int) -> None:
@@ -61,7 +61,7 @@ class HalfOpen:
             while (size := min(self._allowed(stream), 16_384)) > 0:
                 began = self._left[stream] == _HALF
                 if began and size < _PREFIX:
-                    break  # The head of its message goes out whole.
+                    break  # The prefix must go out whole.
                 data = (
                     struct.pack(">BI", 0, 2 * _HALF) + bytes(size - _PREFIX)
                     if began
@@ -77,9 +77,9 @@ class HalfOpen:
         """Reads what the server says within a time."""
         self._socket.settimeout(seconds)
         try:
-            heard = self._socket.recv(1 << 20)
-            self.closed = self.closed or not heard
-            self._input += heard
+            received = self._socket.recv(1 << 20)
+            self.closed = self.closed or not received
+            self._input += received
         except TimeoutError:
             pass
         except OSError:
@@ -94,7 +94,7 @@ class HalfOpen:
             self._input = self._input[end:]
 
     def close(self) -> None:
-        """Leaves."""
+        """Closes the connection."""
         self._socket.close()
 
     def _write(self, data: bytes) -> None:
@@ -127,7 +127,7 @@ class HalfOpen:
 
 
 def flood(clients: list[HalfOpen], quiet: float) -> None:
-    """Sends all that a server takes, until it has taken nothing for some seconds."""
+    """Sends all that a server accepts, until it has accepted nothing for some seconds."""
     ends = time.monotonic() + quiet
     while time.monotonic() < ends:
         before = sum(client.sent for client in clients)

@@ -25,7 +25,7 @@ from keyfold_server.domain.provider import Unwrapped, Wrapped
 from keyfold_server.providers.shared.entry import Entry
 
 SECRET: Final = "text-of-an-exception-5up3r"
-"""What must not reach a caller."""
+"""A text that must not reach a caller."""
 
 _KEY: Final = bytes(range(32))
 _NONCE: Final = 12
@@ -45,7 +45,7 @@ def installed(folder: Path) -> dict[str, str]:
 
 
 class OddProvider:
-    """See the module."""
+    """The provider; the module's docstring says how it misbehaves."""
 
     type = "ODD"
 

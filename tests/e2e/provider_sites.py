@@ -1,8 +1,8 @@
-"""Each provider's counterpart, as a server is set up for it: its environment and settings file.
+"""Each provider's counterpart, with the environment and settings file that a server needs.
 
-A site is the counterpart of the provider suite, with the customer's hand on it, and the tables
-that a user would write for such a service. The environment that the SDKs read is set for this
-process while its site is open, so that every server that is started inherits it.
+A site is a counterpart from the provider suite, which a test uses as the customer would, and the
+tables that a user would write for such a service. While a site is open, this process has the
+environment that the SDKs read, so that every server that it starts inherits it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLOUDS: Final = ("aws", "azure", "gcp", "vault")
 EVERY: Final = (*CLOUDS, "local")
 
 ORGANIZATION: Final = "example"
-"""Whose clusters the tests make, and for whom an external id is issued."""
+"""The organization that owns the tests' clusters and their external id."""
 
 
 @dataclass
@@ -38,9 +38,9 @@ class Site:
     """One provider with its counterpart.
 
     Attributes:
-        name: As in `EVERY`.
-        there: The counterpart: the customer's hand, and faults.
-        service: What answers in the provider's place, in words.
+        name: The provider's name in `EVERY`.
+        there: The counterpart, which acts for the customer and makes faults.
+        service: A name for people of the service that answers in the provider's place.
         variables: Settings of the server's environment.
         endpoints: Origins for KEYFOLD_ALLOWED_ENDPOINTS.
         tables: Tables of the settings file, as TOML.
@@ -56,15 +56,15 @@ class Site:
     def admit(
         self, client: keyfold.Client, *, cluster: str = "", organization: str = ""
     ) -> keyfold.AccessPolicy:
-        """Has the customer let Keyfold in, as far as that takes what Keyfold alone can tell.
+        """Lets Keyfold in as the customer would, where that takes what only Keyfold knows.
 
         Args:
             client: A client of the server.
-            cluster: For whom; an AWS role trusts Keyfold for those alone whom it let in last.
-            organization: The same.
+            cluster: The cluster to admit; an AWS role trusts Keyfold only for the last one.
+            organization: The organization to admit in its place.
 
         Returns:
-            What Keyfold says that the customer should attach.
+            The policy that Keyfold asks the customer to attach.
         """
         spec = spec_of(self.there.missing_key())
         policy = client.get_access_policy(spec, cluster=cluster, organization=organization)
@@ -99,10 +99,10 @@ def settings(sites: list[Site], file: Path) -> dict[str, str | None]:
 
 @contextmanager
 def opened(names: tuple[str, ...], folder: Path) -> Iterator[dict[str, Site | NotInstalledError]]:
-    """Opens sites by name; one whose service cannot be had is the error that says so.
+    """Opens sites by name; an unavailable service has its error in its place.
 
     Args:
-        names: Of `EVERY`.
+        names: The sites' names in `EVERY`.
         folder: An empty folder for their files.
     """
     with ExitStack() as stack:

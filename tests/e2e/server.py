@@ -21,16 +21,16 @@ import keyfold
 from keyfold_server.providers.local.key_file import KeyFile
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-"""The repository."""
+"""The repository's folder."""
 
 BIN: Final = Path(sys.executable).parent
-"""Where the console scripts of this environment are."""
+"""The folder of this environment's console scripts."""
 
 KEYS: Final = ("eu", "us")
 """The dev keys that a server has unless it is started with others: `local:eu` and `local:us`."""
 
 READY: Final = "keyfold-server ready on "
-"""How the line begins that a server prints when it takes calls."""
+"""The beginning of the line that a server prints once it takes calls."""
 
 WAIT: Final = 20.0
 """Seconds to wait for a server to start, to end, and for its own commands."""
@@ -59,9 +59,9 @@ class Server:
     """A keyfold-server in a folder of its own.
 
     Attributes:
-        folder: Where all its files are: `keys.json`, `store.db`, and its output.
+        folder: The folder of all its files: `keys.json`, `store.db`, and its output.
         settings: Its whole `KEYFOLD_*` environment; change it before `restart`.
-        target: What clients connect to, once it is ready. A restart keeps it.
+        target: The address for clients, once the server is ready. A restart keeps it.
         process: The process, or None before the first start.
     """
 
@@ -79,7 +79,7 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self.process is not None and self.process.poll() is None
 
     @property
@@ -94,7 +94,7 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of this server, for other programs that shall speak to it."""
+        """The environment for other programs that call this server."""
         target = self.target or None
         return clean_environment(**self.settings, KEYFOLD_TARGET=target)
 
@@ -107,7 +107,7 @@ class Server:
         """Runs one of keyfold-server's own commands with this server's settings.
 
         Args:
-            *arguments: Such as `"dev-keys", "rotate", "eu"`.
+            *arguments: The command's arguments, such as `"dev-keys", "rotate", "eu"`.
             code: The exit code that it must end with.
 
         Returns:
@@ -140,7 +140,7 @@ class Server:
         """Starts the process and waits until it is ready.
 
         Raises:
-            NotReadyError: It is not; the message holds what it wrote to stderr.
+            NotReadyError: The server is not ready; the message holds its stderr.
         """
         assert not self.running
         self._starts += 1
@@ -187,7 +187,7 @@ class Server:
         """Starts the server again on the same files and address, after stopping it if it runs.
 
         Args:
-            **settings: Replace those of before; None takes one out.
+            **settings: Settings that replace earlier ones; None removes one.
         """
         if self.running:
             self.stop()
@@ -216,14 +216,14 @@ def make(folder: Path, keys: Iterable[str], settings: Mapping[str, str | None]) 
     Args:
         folder: An empty folder for all its files.
         keys: The dev keys to make.
-        settings: Over those that every test's server has; None takes one out.
+        settings: Settings that override those of every test's server; None removes one.
     """
     server = Server(folder)
     common: dict[str, str | None] = {
         "KEYFOLD_LISTEN": "127.0.0.1:0",
         "KEYFOLD_STORE": f"sqlite:///{server.store}",
         "KEYFOLD_LOCAL_KEYS": str(server.keys),
-        # A free port after a restart, too, when KEYFOLD_LISTEN names the old one.
+        # After a restart, too, it is a free port, although KEYFOLD_LISTEN keeps the old one.
         "KEYFOLD_METRICS": "127.0.0.1:0",
     }
     server.settings = common | dict(settings)

@@ -1,7 +1,7 @@
-"""Bad days of each provider's key, at a real server: what is answered, what is kept, what is lost.
+"""Bad days of each provider's key: what a real server answers, what it keeps, what it loses.
 
-One server has all providers, and a story is lived at all of them at once, since most of it is
-waiting; each provider's test then has what became of it there. Calls go over bare stubs, which
+One server has all providers. A story runs at all of them at once, since most of it is waiting,
+and each provider's test then gets the result for its provider. Calls go over bare stubs, which
 repeat nothing. Times are this machine's monotonic clock.
 """
 
@@ -61,7 +61,7 @@ SLACK: Final = 8.0
 """Seconds that a busy machine may take besides."""
 
 PAUSE: Final = 0.05
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 REFUSED: Final = frozenset(
     {
@@ -73,7 +73,7 @@ REFUSED: Final = frozenset(
         keyfold.Health.KEK_MISMATCH,
     }
 )
-"""What a status says of a key that its owner took away."""
+"""The health, in a status, of a key that its owner took away."""
 
 ROWS: Final = {
     "aws": aws_kms.ROW,
@@ -97,7 +97,7 @@ MISSING: Final = {
         "unwrap": r"update transit-\w+/decrypt/key-\d+",
     },
 }
-"""The permission that is missing, as each provider names it."""
+"""The missing permission, as each provider names it."""
 
 UNUSABLE: Final = {
     "aws": "is not a symmetric encryption key|use a symmetric encryption key",
@@ -105,10 +105,10 @@ UNUSABLE: Final = {
     "gcp": "is not a symmetric encryption key",
     "vault": "use a key of type aes256-gcm96",
 }
-"""What is said of a key that was made for something else."""
+"""The error's text for a key that was made for something else."""
 
 WRONG: Final = "to something else|to what it wrapped|has just wrapped"
-"""What is said of a key that opens to something else: by its provider, or by Keyfold."""
+"""The error's text for a key that opens to something else: the provider's, or Keyfold's."""
 
 each_provider = pytest.mark.parametrize("provider", CLOUDS)
 numbers = itertools.count(1)
@@ -123,9 +123,9 @@ class Customer:
         """Enables it and wraps a key, so that its KEK is in memory.
 
         Args:
-            place: Where.
+            place: The provider.
             key: The root key.
-            grace: Seconds that it may be used beyond the TTL in an outage; None: the default.
+            grace: Seconds that the key serves beyond its TTL in an outage; None for the default.
         """
         self._place = place
         self.key = key
@@ -135,17 +135,17 @@ class Customer:
         self._blob = place.stub.Wrap(asked, timeout=BUDGET + SLACK).wrapped_key
 
     def use(self, within: float = BUDGET + SLACK) -> Refusal | None:
-        """Uses the key once; returns how that was refused."""
+        """Uses the key once; returns the refusal, or None if the call was served."""
         return used(self._place.stub, self.cluster, self._blob, within)
 
     @property
     def seen(self) -> keyfold.RegionStatus:
-        """What the server says of it."""
+        """The status of the cluster's region."""
         (region,) = self._place.client.get_status(self.cluster).regions
         return region
 
     def until(self, reason: str) -> Refusal:
-        """Uses the key until a call is not served; returns what that one got."""
+        """Uses the key until a call is refused; returns the refusal."""
         ends = time.monotonic() + TTL + BUDGET + SLACK
         while (found := self.use()) is None:
             assert time.monotonic() < ends
@@ -154,7 +154,7 @@ class Customer:
         return found
 
     def recovers(self) -> None:
-        """Waits until it is served, within the rule's bound, and is seen to be well."""
+        """Waits until the key is served, within the rule's bound, and its status is healthy."""
         ends = time.monotonic() + REMEMBERED + BUDGET + SLACK
         while (found := self.use()) is not None:
             assert time.monotonic() < ends, found
@@ -177,12 +177,12 @@ def enable(client: keyfold.Client, cluster: str, key: RootKey, grace: float | No
 
 
 def there(counterpart: Counterpart) -> Any:
-    """Returns a counterpart with what only those of networks have: `layer`, which is its line."""
+    """Returns a counterpart without its type: only those of networks have a `layer`."""
     return counterpart
 
 
 def used(stub: Stub, cluster: str, blob: bytes, within: float) -> Refusal | None:
-    """Opens a wrapped key; returns how that was refused."""
+    """Opens a wrapped key; returns the refusal, or None if the call was served."""
     asked = pb.UnwrapRequest(cluster=cluster, wrapped_key=blob)
     try:
         assert stub.Unwrap(asked, timeout=within).plaintext == SECRET
@@ -193,12 +193,12 @@ def used(stub: Stub, cluster: str, blob: bytes, within: float) -> Refusal | None
 
 @dataclass(frozen=True)
 class Place:
-    """One provider, as a story has it.
+    """One provider in a story.
 
     Attributes:
-        name: The site's.
+        name: The site's name.
         there: Its counterpart.
-        row: What is declared of it.
+        row: The provider's row in the contract's table.
         client: A client of the server.
         stub: A connection to it.
         server: The server, which the other providers' stories use at the same time.
@@ -220,7 +220,7 @@ Story = Callable[[Place], None]
 
 
 class Places:
-    """All providers that can be had, and the stories that were lived at them."""
+    """All available providers, and the stories that ran at them."""
 
     def __init__(
         self, sites: dict[str, Site | NotInstalledError], server: Server, stack: ExitStack
@@ -235,7 +235,7 @@ class Places:
         self._lived: dict[Any, dict[str, Future[None]]] = {}
 
     def trust(self, client: keyfold.Client) -> None:
-        """Has the customer's role at AWS trust Keyfold by the external id that a server issues."""
+        """Makes the customer's AWS role trust Keyfold by the external id that a server issues."""
         aws = self.sites["aws"]
         if isinstance(aws, Site):
             key = spec_of(aws.there.create_key())
@@ -244,14 +244,14 @@ class Places:
             there(aws.there).trust(*self.issued)
 
     def place(self, name: str) -> Place:
-        """Returns a provider's place, or skips the test where its service cannot be had."""
+        """Returns a provider's place, or skips the test where its service is not available."""
         site = self.sites[name]
         if isinstance(site, NotInstalledError):
             without(site)
         return Place(name, site.there, ROWS[name], self.client, self.stub, self.server)
 
     def live(self, provider: str, story: Story) -> None:
-        """Has a story lived everywhere, once and alone; raises what it raised at one provider."""
+        """Runs a story at all providers, once and alone; raises what it raised at one of them."""
         self.place(provider)
         if story not in self._lived:
             there = [name for name, site in self.sites.items() if isinstance(site, Site)]
@@ -278,7 +278,7 @@ def places(
 
 
 def metric(server: Server, pattern: str) -> float:
-    """Adds up the values of metrics whose line begins so."""
+    """Adds up the values of all metrics whose line begins with a pattern."""
     address = re.search(r"http://127\.0\.0\.1:\d+/metrics", server.log())
     assert address is not None
     with urllib.request.urlopen(address[0], timeout=SLACK) as answer:
@@ -292,7 +292,7 @@ def metric(server: Server, pattern: str) -> float:
 def not_taken(
     place: Place, customer: Customer, key: RootKey, kind: type[keyfold.KeyfoldError]
 ) -> list[keyfold.KeyfoldError]:
-    """Tries to enable a cluster under a key and to rotate one to it; neither leaves anything."""
+    """Tries to enable a cluster under a key and to rotate one to it; neither stores anything."""
     before, cluster = customer.seen, f"never-{next(numbers)}"
     with pytest.raises(kind) as enabling:
         enable(place.client, cluster, key)
@@ -325,7 +325,7 @@ def half_allowed(place: Place) -> None:
             assert re.fullmatch(MISSING[place.name][missing], error.metadata["missing_permission"])
         for permission in denied:
             place.there.restore(key, permission)
-        # It was the policy, and nothing that is remembered of it.
+        # The policy was the only cause: no refusal is remembered.
         enable(place.client, f"cluster-{next(numbers)}", key)
 
 
@@ -356,7 +356,7 @@ def test_a_key_made_for_something_else_is_not_taken(places: Places, provider: st
 
 
 def somebody_elses_plaintext(place: Place) -> None:
-    """The KMS says yes, and gives what was not wrapped."""
+    """The KMS answers with success, and with bytes that were never wrapped."""
     key = place.there.create_key()
     customer = Customer(place, key, 0)
     with place.there.wrong_plaintext(key):
@@ -375,7 +375,7 @@ def somebody_elses_plaintext(place: Place) -> None:
 
 @each_provider
 def test_somebody_elses_plaintext_is_no_key(places: Places, provider: str) -> None:
-    """It becomes no KEK, is KEK_MISMATCH in status and reason, and leaves no trace (C5, F4)."""
+    """A foreign plaintext never becomes a KEK: it is KEK_MISMATCH, and leaves no trace (C5, F4)."""
     places.live(provider, somebody_elses_plaintext)
 
 
@@ -404,7 +404,7 @@ def flapping(place: Place) -> None:
 
 @each_provider
 def test_a_kms_that_flaps_every_second(places: Places, provider: str) -> None:
-    """Warm keys serve all through it, others are answered each time, and all recovers (F1)."""
+    """Warm keys serve throughout, each call on a cold key gets an answer, all recover (F1)."""
     places.live(provider, flapping)
 
 
@@ -437,7 +437,7 @@ def dripping(place: Place) -> None:
 
 @each_provider
 def test_a_kms_that_answers_one_byte_a_second(places: Places, provider: str) -> None:
-    """A call costs its budget in all, and nobody else's key is held up by it (C4, W2)."""
+    """A call takes no longer than its budget, and delays nobody else's key (C4, W2)."""
     places.live(provider, dripping)
 
 
@@ -450,9 +450,9 @@ def refused(status: keyfold.ClusterStatus) -> bool:
 
 
 def own_credential_dead(place: Place) -> None:
-    """What Keyfold shows of itself is not accepted any more; looked at over all customers."""
+    """The provider no longer accepts Keyfold's own credential; all customers' keys are checked."""
     if isinstance(place.there, VaultCounterpart):
-        # Otherwise the server locks the role out for a quarter of an hour, for trying too often.
+        # Otherwise Vault locks the role out for a quarter of an hour, after too many attempts.
         at = f"sys/auth/{place.there.login}/tune"
         place.there.server.call("POST", at, user_lockout_config={"lockout_disable": True})
     customers = [place.customer() for _ in range(3)]
@@ -460,7 +460,7 @@ def own_credential_dead(place: Place) -> None:
     outcome = rf'outcome="CREDENTIALS_FAILED",provider="{provider}"'
     calls = rf"keyfold_kms_call_duration_seconds_count{{[^}}]*{outcome}[^}}]*}}"
     before = metric(place.server, calls)
-    # What an earlier story took away and nobody has used since is not this one's.
+    # Keys that an earlier story took away, and that nobody used since, do not count.
     others = {status.cluster for status in place.client.list_clusters() if not refused(status)}
     with place.there.broken_credentials():
         ends = time.monotonic() + TTL + BUDGET + SLACK
@@ -485,7 +485,7 @@ def own_credential_dead(place: Place) -> None:
 
 @each_provider
 def test_our_own_dead_credential_revokes_nobody(places: Places, provider: str) -> None:
-    """All serve on, an error in the log and a metric name our side, no region is refused (F2a)."""
+    """All keys serve on, log and metric name Keyfold's side, no region is refused (F2a)."""
     places.live(provider, own_credential_dead)
 
 
@@ -493,14 +493,14 @@ def test_our_own_dead_credential_revokes_nobody(places: Places, provider: str) -
 
 
 GONE: Final = "https://kms.keyfold.invalid:8200"
-"""An origin whose name there never is."""
+"""An origin whose name never resolves."""
 
 
 @pytest.fixture(scope="module")
 def nameless(
     places: Places, tmp_path_factory: pytest.TempPathFactory, start_module_server: StartServer
 ) -> Iterator[keyfold.Client]:
-    """A client of a server that knows each provider's service by a name that there is not."""
+    """A client of a server that knows each provider's service by a name that does not exist."""
     sites = [moved(site) for site in places.sites.values() if isinstance(site, Site)]
     told = settings(sites, tmp_path_factory.mktemp("nameless") / "keyfold.toml")
     server = start_module_server(keys=(), ready=True, AWS_ENDPOINT_URL_KMS=GONE, **told)
@@ -510,11 +510,11 @@ def nameless(
 
 
 def moved(site: Site) -> Site:
-    """Returns a site whose service has that name; what gives it its credentials stays."""
+    """Returns a site whose service has that name; its source of credentials stays."""
     tables, layer = site.tables, there(site.there).layer
     match site.name:
         case "azure":
-            # Its tables end with the audiences of vaults.
+            # The site's tables end with the audiences of vaults.
             return replace(
                 site,
                 endpoints=(*site.endpoints, GONE),
@@ -564,7 +564,7 @@ def bring_material(place: Place, key: RootKey, material: bytes) -> None:
 
 
 def test_imported_material_that_expires_in_service(places: Places) -> None:
-    """AWS erases it: KEY_INVALID says so, and the same material, imported again, brings all back.
+    """AWS erases it: KEY_INVALID says so, and the same material, imported again, brings it back.
 
     Expiry and the customer's own deletion of it leave the same state, PendingImport.
     """
@@ -589,11 +589,11 @@ def test_a_replica_cut_off_from_the_kms_stops_with_the_others(
     tmp_path: Path,
     start_server: StartServer,
 ) -> None:
-    """F2: who blocks one replica's way to the KMS does not keep a disabled key alive there.
+    """F2: blocking one replica's way to the KMS does not keep a disabled key alive there.
 
-    Two servers on one PostgreSQL, each with its own way to the KMS. The one that is cut off
-    serves on grace; when the key is disabled and the other hears of it, both stop, and the one
-    that cannot ask does not serve again before it can.
+    Two servers share one PostgreSQL, each with its own way to the KMS. The one that is cut off
+    serves on grace. Once the KMS refuses the disabled key to the other one, both stop. The one
+    that is cut off does not serve again before it reaches the KMS.
     """
     place = places.place("gcp")
     site, gcp = places.sites["gcp"], place.there
@@ -618,7 +618,7 @@ def test_a_replica_cut_off_from_the_kms_stops_with_the_others(
             for stub in (near, far):
                 assert used(stub, "acme", blob, BUDGET + SLACK) is None
             time.sleep(PAUSE)
-        # The last proof of the far one is over by now: it serves on grace.
+        # The far replica's last proof has expired by now, so it serves on grace.
         gcp.disable(key)
         disabled = time.monotonic()
         while (found := used(near, "acme", blob, BUDGET + SLACK)) is None:
@@ -632,7 +632,7 @@ def test_a_replica_cut_off_from_the_kms_stops_with_the_others(
         while time.monotonic() < ends:
             found = used(far, "acme", blob, BUDGET + SLACK)
             assert found is not None
-            # It cannot ask, and does not say that it could.
+            # It cannot reach the KMS, and does not claim that it did.
             assert found.reason == "UNREACHABLE", found
             assert used(near, "acme", blob, BUDGET + SLACK) is not None
 
@@ -641,11 +641,11 @@ def test_a_replica_cut_off_from_the_kms_stops_with_the_others(
 
 
 def test_revoke_restore_revoke_repeated_answers_truthfully(places: Places) -> None:
-    """R6: each id answers from what is now and says what came later; none undoes anything."""
+    """R6: a repeated request gets the present state, says what came later, and undoes nothing."""
     client = places.client
     client.enable("repeated", [keyfold.RegionSpec(REGION, keyfold.KeySpec("LOCAL", "local:eu"))])
     blob = client.wrap("repeated", REGION, SECRET).wrapped_key
-    # It finds nothing revoked, and so has been carried out.
+    # It finds nothing revoked, so it counts as carried out.
     assert not client.restore("repeated", request_id="early").replayed
     first = client.revoke("repeated", request_id="revoke-1")
     assert (first.replayed, first.superseded) == (False, False)

@@ -1,7 +1,7 @@
 """Bad input of every kind: the right code, a stable reason, what to do next, and no change.
 
-Each test of a request takes a picture of all that the server shows, and of every row that
-decides, before and after.
+Each test of a request compares all that the server shows, and every row that decides, before and
+after.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def world(
     server.settings |= installed(tmp_path_factory.mktemp("odd"))
     server.start()
     server.enable("prod")
-    # A third cluster, whose wrapped keys are another's.
+    # For wrapped keys of another cluster.
     server.enable("other", ["eu"])
     with stubs(server.target) as stub:
         wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k" * 32, context={"a": "b"})
@@ -101,14 +101,14 @@ def check(
     region: str | None = None,
     source: str = "keyfold",
 ) -> None:
-    """Holds a refusal against what every error promises."""
+    """Checks a refusal against what every error promises."""
     assert (refusal.code, refusal.reason, refusal.domain) == (code, reason, "keyfold")
     assert refusal.metadata["source"] == source
     assert refusal.metadata.get("cluster") == cluster
     if region is not None:
         assert refusal.metadata.get("region") == region
     assert refusal.fields == (() if field is None else (field,))
-    # A line for people, that says what to do: in so many words, or by the bound or what is lacking.
+    # A line for people that says what to do, or names the bound or what is missing.
     assert re.match(r"[^A-Z]|[A-Z_]{3}", refusal.message)
     assert not refusal.message.endswith(".")
     assert "\n" not in refusal.message
@@ -327,7 +327,7 @@ def test_regions(world: World) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 def test_many_missing_regions(world: World) -> None:
-    """However much is wrong, the answer fits into what every client takes, reason and all."""
+    """However much is wrong, every client can receive the answer and its reason."""
     names = [f"{n:04}" + "x" * 124 for n in range(1_500)]
     answer = refused(world.stub.Enable, enable(spec("eu"), regions=names))
     assert (answer.code, answer.reason) == (INVALID, "KEY_SPEC_MISSING")
@@ -519,7 +519,7 @@ def test_one_bad_item_fails_alone(world: World) -> None:
 
 
 def in_time(call: Callable[[], Any]) -> Any:
-    """Makes a call that is answered just before its deadline, again where the machine was slow."""
+    """Makes a call that must end just before its deadline; again if the machine was slow."""
     for _ in range(5):
         try:
             return call()
@@ -530,11 +530,11 @@ def in_time(call: Callable[[], Any]) -> Any:
 
 
 def test_one_hanging_region_fails_alone(world: World) -> None:
-    """A region whose KMS hangs costs its own items their answers and the others nothing."""
+    """A region whose KMS hangs fails its own items and no others."""
     server, stub = world.server, world.stub
     flag = Path(server.settings["ODD_HANG"] or "")
     stub.Enable(enable(spec("eu"), spec("stuck", "odd:hang-1", "ODD"), cluster="half"), timeout=9)
-    server.restart()  # So that nothing is in memory; the channel finds the server again.
+    server.restart()  # Nothing is in memory then; the channel reconnects by itself.
     flag.touch()
     try:
         with stubs(server.target) as fresh:
@@ -601,7 +601,7 @@ def test_wrapped_keys_that_are_none(world: World) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 def test_every_byte_of_a_wrapped_key(world: World) -> None:
-    """A changed byte is refused, at every position, with the reason that its place allows."""
+    """A changed byte is refused at every position, with a reason that fits the position."""
     expected = (
         dict.fromkeys(range(2), "UNSUPPORTED_WRAPPED_KEY")
         | dict.fromkeys(range(2, 18), "UNKNOWN_KEK")
@@ -641,7 +641,7 @@ def test_too_large_a_message(world: World) -> None:
     ids=["tag", "length", "utf-8", "json", "any"],
 )
 def test_garbage_instead_of_a_message(world: World, data: bytes) -> None:
-    """Bytes that are no request are MALFORMED_REQUEST in every method."""
+    """Bytes that are not a request are MALFORMED_REQUEST in every method."""
     with raw(world.server.target) as call:
         for method in ("Wrap", "Unwrap", "BatchWrap", "Enable", "Revoke", "ListClusters"):
             with pytest.raises(grpc.RpcError) as caught:
@@ -655,9 +655,9 @@ def test_garbage_instead_of_a_message(world: World, data: bytes) -> None:
 
 
 def test_deadlines(world: World) -> None:
-    """An expired or too short deadline is DEADLINE_EXCEEDED, and what had expired begins nothing.
+    """An expired or too short deadline is DEADLINE_EXCEEDED, and an expired call starts nothing.
 
-    A change that began goes on (protocol W1): the request_id tells what became of it.
+    A change that has begun goes on (protocol W1): its request_id tells the outcome.
     """
     stub = world.stub
     before = picture(stub)
@@ -666,7 +666,7 @@ def test_deadlines(world: World) -> None:
             try:
                 answer = refused(getattr(stub, method), asked, timeout=timeout)
             except NotRefusedError:
-                # What is in memory is answered faster than the client finds its time is up.
+                # A warm call is answered before the client notices that its time is up.
                 assert method in {"Wrap", "Unwrap", "GenerateDataKey", "Rewrap"}
             else:
                 assert answer.code is Code.DEADLINE_EXCEEDED
@@ -678,7 +678,7 @@ def test_deadlines(world: World) -> None:
         assert "request_id" in answer.message
     ends = time.monotonic() + 10
     while True:
-        # It is being carried out still, or was: never carried out twice.
+        # The change is under way or done, and is never made twice.
         again = _tried(stub, late)
         if again is None:
             break
@@ -699,7 +699,7 @@ def held(store: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("unchanged")
 def test_enable_an_enabled_cluster(world: World) -> None:
-    """The same specs change nothing; others are CLUSTER_EXISTS, and what differs is named."""
+    """The same specs change nothing; others are CLUSTER_EXISTS, which names what differs."""
     stub = world.stub
     same = enable(spec("us"), spec("eu"), cluster="prod")
     assert len(stub.Enable(same, timeout=9).status.regions) == 2
@@ -876,7 +876,7 @@ def test_service_key(start_server: StartServer) -> None:
 
     key.unlink()
     assert "is missing, and it sealed the store" in ended(server)
-    assert not key.exists()  # None is made for a store that exists.
+    assert not key.exists()  # The server makes no new key for a store that exists.
     key.touch(0o600)
     key.write_bytes(os.urandom(32))
     assert "sealed the store, and the file holds the key" in ended(server)
@@ -917,7 +917,7 @@ def test_store_that_is_full_or_read_only(start_server: StartServer, tmp_path: Pa
             before = picture(stub)
             filler = disk / "filler"
             fill(filler)
-            # What is free in the log's last pages may take a change or two.
+            # The free space of the log's last pages may hold a change or two.
             answers = [_tried(stub, enable(spec("eu"), cluster=f"c{n}")) for n in range(12)]
             full = answers[-1]
             assert full is not None

@@ -63,7 +63,7 @@ class House:
 
     Attributes:
         server: The process.
-        authority: Whom it believes about clients.
+        authority: The authority whose client certificates it accepts.
         key: The issuer's signing key.
         policy: The policy file.
     """
@@ -259,7 +259,7 @@ def _none(token: str) -> str:
 
 
 def _confused(house: House, token: str) -> str:
-    """The token's claims, signed with the published key as if it were a secret."""
+    """Returns the token's claims, signed with the published key as if it were a secret."""
     public = jwks(house.key).encode()
     claims = jwt.decode(token, options={"verify_signature": False})
     return jwt.encode(claims, base64.b64encode(public * 2), "HS256", headers={"kid": "k1"})
@@ -305,7 +305,7 @@ def test_strangers_stand_in_the_log_alone(mutual: House) -> None:
 
 
 def test_audit_knows_the_caller(mutual: House, tmp_path: Path) -> None:
-    """The audit chain has the caller, its proof and address, and whom it calls for if believed."""
+    """The audit chain has the caller, its proof and address, and whom it calls for, if believed."""
     admin = mutual.issue("spiffe://example.org/admin")
     with calling(mutual, admin) as stub:
         behalf = (("on-behalf-of", "alice"),)
@@ -319,7 +319,7 @@ def test_audit_knows_the_caller(mutual: House, tmp_path: Path) -> None:
     assert '"spiffe://example.org/admin"' in events[-1]
     assert '"certificate"' in events[-1]
     assert "ipv4:127.0.0.1:" in events[-1]
-    assert "alice" not in events[-1]  # The policy does not believe the administrator.
+    assert "alice" not in events[-1]  # The policy does not let the administrator call for others.
     with calling(mutual, mutual.issue("spiffe://example.org/gateway")) as stub:
         wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"k")
         stub.Wrap(wrap, metadata=(("on-behalf-of", "bob"),), timeout=5)

@@ -1,4 +1,4 @@
-"""The demo keeps what it shows: exit code 0 for a kept promise, 1 for a broken one, no traces."""
+"""The demo exits with 0 if every promise held and with 1 if one did not, and leaves no traces."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PROMISED: Final = (
     "REGION   STATE     HEALTH",
     "Every step came out as promised.",
 )
-"""What a demo that ends well says, in this order."""
+"""The lines that a successful demo prints, in this order."""
 
 
 ON_A_SERVICE: Final = (
@@ -64,7 +64,7 @@ ON_A_SERVICE: Final = (
     "REGION   STATE     HEALTH",
     "Every step came out as promised.",
 )
-"""The same, of one on a provider's counterpart."""
+"""The same for a demo on a provider's counterpart."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Demo:
         return self.process.returncode
 
     def left_behind(self) -> list[str]:
-        """Returns what it should not have left: files, and processes of its own."""
+        """Returns the files and processes that the demo should not have left."""
         left = [str(path) for path in self.temporary.iterdir()]
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -94,7 +94,7 @@ class Demo:
 
 
 class Demos:
-    """Starts demos; ends those that a test leaves."""
+    """Starts demos; ends those that a test leaves running."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -103,7 +103,7 @@ class Demos:
     def start(
         self, file: Path | None = None, programs: Path | None = None, provider: str | None = None
     ) -> Demo:
-        """Starts a demo: `make demo`, or the program itself on a file or with other programs."""
+        """Starts `make demo`, or the program itself on a file or with other programs."""
         temporary = self._folder / f"tmp{len(self._started)}"
         temporary.mkdir()
         environment = clean_environment(TMPDIR=str(temporary))
@@ -114,7 +114,7 @@ class Demos:
         command: list[str | Path] = [sys.executable, DEMO]
         folder = self._folder
         if file is None and programs is None:
-            # As README.md says it; but nothing here renews the environment that runs the tests.
+            # As README.md shows it, except that make must not renew the tests' own environment.
             for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
                 environment.pop(name, None)
             command = ["make", "--no-print-directory", "--old-file=.venv/installed", "demo"]
@@ -143,7 +143,7 @@ class Demos:
         return demo
 
     def end(self) -> None:
-        """Ends what still runs, in a way that lets it stop its server."""
+        """Ends the demos that still run, so that each can stop its server."""
         for demo in self._started:
             if demo.process.poll() is None:
                 demo.process.terminate()
@@ -168,7 +168,7 @@ def stand_in(folder: Path, name: str, script: str) -> None:
 
 
 def missing_in(output: str, promised: tuple[str, ...] = PROMISED) -> list[str]:
-    """Returns what a good demo should have said and did not, where it should."""
+    """Returns the promised lines that the output lacks where they should be."""
     missing = []
     for line in promised:
         _, found, rest = output.partition(line)
@@ -180,7 +180,7 @@ def missing_in(output: str, promised: tuple[str, ...] = PROMISED) -> list[str]:
 
 
 def test_every_kind_of_file_comes_back(demos: Demos, tmp_path: Path) -> None:
-    """This project's README, three random megabytes in a name with spaces, and an empty file."""
+    """A README, three random megabytes under a name with spaces and an empty file come back."""
     binary = tmp_path / "three random megabytes.bin"
     binary.write_bytes(os.urandom(3 * 1024 * 1024 + 7))
     empty = tmp_path / "empty"
@@ -194,7 +194,7 @@ def test_every_kind_of_file_comes_back(demos: Demos, tmp_path: Path) -> None:
     assert "on README.md (" in on_readme
     assert "on three random megabytes.bin (3,145,735 bytes)" in on_binary
     assert "0 bytes encrypted" in on_empty
-    assert "\x1b" not in on_readme  # no colours where nobody looks
+    assert "\x1b" not in on_readme  # no colours without a terminal
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_the_same_on_a_providers_counterpart(demos: Demos, provider: str, says: 
 
 
 def test_a_provider_that_there_is_not_is_said_at_once(demos: Demos) -> None:
-    """A wrong PROVIDER is one clear line with those that there are."""
+    """A wrong PROVIDER gets one clear line that lists the right ones."""
     demo = demos.start(provider="ibm")
     assert demo.end() == 2
     assert "give one of aws, azure, gcp, vault" in demo.output
@@ -229,7 +229,7 @@ def test_a_provider_that_there_is_not_is_said_at_once(demos: Demos) -> None:
 def test_a_file_that_is_none_is_said_at_once(
     demos: Demos, tmp_path: Path, name: str, said: str
 ) -> None:
-    """A wrong FILE is one clear line, before anything is started."""
+    """A wrong FILE gets one clear line before anything starts."""
     demo = demos.start(tmp_path / name)
     assert demo.end() == 2
     assert said in demo.output
@@ -238,7 +238,7 @@ def test_a_file_that_is_none_is_said_at_once(
 
 
 def test_a_server_that_does_not_start_ends_the_demo(demos: Demos, tmp_path: Path) -> None:
-    """A server that ends instead of serving is exit code 1, with the server's own words."""
+    """If the server does not start, the demo exits with 1 and shows the server's own words."""
     programs = tmp_path / "programs"
     programs.mkdir()
     stand_in(
@@ -255,7 +255,7 @@ def test_a_server_that_does_not_start_ends_the_demo(demos: Demos, tmp_path: Path
 
 
 def test_a_missing_program_ends_the_demo(demos: Demos, tmp_path: Path) -> None:
-    """No keyfold-server at all is exit code 1 and says so."""
+    """Without a keyfold-server, the demo exits with 1 and says so."""
     demo = demos.start(programs=tmp_path)
     assert demo.end() == 1
     assert "keyfold-server does not start" in demo.output
@@ -263,7 +263,7 @@ def test_a_missing_program_ends_the_demo(demos: Demos, tmp_path: Path) -> None:
 
 
 def test_a_promise_that_is_not_kept_ends_the_demo(demos: Demos, tmp_path: Path) -> None:
-    """A rotation that only says it was done is noticed, and is exit code 1."""
+    """The demo notices a rotation that only claims success, and exits with 1."""
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "keyfold-server").symlink_to(BIN / "keyfold-server")
@@ -281,7 +281,7 @@ def test_a_promise_that_is_not_kept_ends_the_demo(demos: Demos, tmp_path: Path) 
 
 
 def test_an_interruption_leaves_nothing_behind(demos: Demos) -> None:
-    """Ctrl-C, which make says a second time, stops the server and removes the folder."""
+    """Ctrl-C, which make repeats, stops the server and removes the folder."""
     demo = demos.start(DEMO)
     until = time.monotonic() + TIMEOUT
     while not list(demo.temporary.glob("*/store.db")):

@@ -1,6 +1,6 @@
 """Every reason of the error tree, seen over the wire with the code that the table gives it.
 
-In process, on a key service that can be made to refuse, lie, hang and throttle; each reason is
+The server runs in process, on a KMS that can refuse, lie, hang and throttle. Each reason is
 provoked by calls alone, or by what a customer, a KMS or somebody with the store's file may do.
 """
 
@@ -62,7 +62,7 @@ def leaves() -> dict[str, type[KeyfoldError]]:
 
 
 class Meddling(FakeProvider):
-    """A key service at which something else happens while it unwraps."""
+    """A KMS during whose unwrap something else happens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ def test_state(reasons: Reasons) -> None:
     retire.generation = 9
     see("GENERATION_NOT_FOUND", "RetireGeneration", retire)
 
-    # Another change comes first, while the key service unwraps for this one.
+    # Another change comes first, while the KMS unwraps for this one.
     reasons.enable("race", "slow")
     reasons.provider.create_key("quick")
     add = pb.AddRegionsRequest(cluster="race", region_specs=[fake("quick")])
@@ -230,7 +230,7 @@ def test_state(reasons: Reasons) -> None:
 
 @contextmanager
 def hanging(reasons: Reasons, uri: str) -> Iterator[Callable[[int], None]]:
-    """Lets a key hang; yields what waits until so many calls do."""
+    """Makes a key hang; yields a function that waits until so many calls hang."""
     hang = reasons.provider.hang(uri)
     try:
         yield hang.wait_entered
@@ -252,12 +252,12 @@ def test_waiting(reasons: Reasons) -> None:
             assert reasons.seen["REQUEST_IN_PROGRESS"].retry_after
             reasons.note(first.result(), "UNREACHABLE")
         with hanging(reasons, "fake:crowded"):
-            # At TTL 0 each call asks; four places per key, and the fifth waits for its budget.
+            # At TTL 0 each call calls the KMS. A key has four places; a fifth call waits.
             calls: list[Future[Refusal]] = [
                 threads.submit(refused, stub.Wrap, wrap("crowd", "crowded")) for _ in range(6)
             ]
             answers = [call.result() for call in calls]
-            # Those that found no place may have got one when the first had used up their time.
+            # A call that waited may have got a place when the first calls ran out of time.
             assert {answer.reason for answer in answers} <= {"UNREACHABLE", "OVERLOADED"}
             reasons.see("DEADLINE_EXCEEDED", "Wrap", wrap("crowd", "crowded"), timeout=0.3)
 
@@ -305,7 +305,7 @@ def test_kms(reasons: Reasons) -> None:
 
 
 def test_store(reasons: Reasons, tmp_path: Path) -> None:
-    """Every reason of the store: edited, held by another, out of sight, put back to before."""
+    """Every reason of the store: edited, locked by another program, stale, rolled back."""
     timing = replace(TIMING, store_max_staleness=1.0)
     with serving(tmp_path, Meddling(), timing=timing) as server, stubs(server.target) as stub:
         own = Reasons(server, stub)
@@ -317,7 +317,7 @@ def test_store(reasons: Reasons, tmp_path: Path) -> None:
             database.commit()
         own.see("ROW_NOT_AUTHENTIC", "GetStatus", pb.GetStatusRequest(cluster="edited"))
 
-        # Another program holds the file's lock: nothing can be written, no poll succeeds.
+        # Another program holds the file's lock: no write and no poll succeeds.
         with (
             closing(sqlite3.connect(server.store, isolation_level=None)) as database,
             ThreadPoolExecutor(1) as threads,
@@ -334,7 +334,7 @@ def test_store(reasons: Reasons, tmp_path: Path) -> None:
         until(lambda: server.replica.changes.serving)
         assert own.wrap("prod", "eu")
 
-        # Somebody puts a copy from before back in its place.
+        # Somebody puts an earlier copy in its place.
         copy = tmp_path / "copy.db"
         with closing(sqlite3.connect(server.store)) as now, closing(sqlite3.connect(copy)) as old:
             now.backup(old)
@@ -345,7 +345,7 @@ def test_store(reasons: Reasons, tmp_path: Path) -> None:
 
 
 def until(there: Callable[[], bool]) -> None:
-    """Waits for something that comes by itself."""
+    """Waits until a condition holds."""
     ends = time.monotonic() + 15
     while not there():
         assert time.monotonic() < ends
@@ -374,7 +374,7 @@ def test_shed_calls_say_when_to_come_again(reasons: Reasons, tmp_path: Path) -> 
 
 
 class DeafIssuer:
-    """Verifies tokens without any key to do it with."""
+    """A verifier of tokens that cannot get its issuer's keys."""
 
     def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
         raise IssuerUnreachableError("the issuer's keys cannot be had", retry_after=5.0)
@@ -398,7 +398,7 @@ keys = [{ type = "FAKE", uri = "fake:eu", principal = "ambient" }]
 
 
 def test_what_callers_may_not(reasons: Reasons, tmp_path: Path) -> None:
-    """Each way in which the policy, or who calls, stands against a call has its reason."""
+    """Each way in which the policy or the caller's identity forbids a call has its reason."""
     clock = SystemClock()
     policy = CachedPolicy(parse(POLICY, "policy.toml"))
     policies: Any = SimpleNamespace(rights=policy.rights, believes=lambda _: False)
@@ -433,14 +433,14 @@ def test_what_callers_may_not(reasons: Reasons, tmp_path: Path) -> None:
 
 
 class Pinned(FakeProvider):
-    """A key service whose uris name one version of a key."""
+    """A KMS whose uris name one version of a key."""
 
     def pinned_version(self, key: RootKey) -> str | None:
         return f"1 of {key.uri}"
 
 
 def test_what_a_provider_cannot_be_asked_for(reasons: Reasons, tmp_path: Path) -> None:
-    """A role without an external id of ours, and the newest version of a uri that names one."""
+    """A role needs an external id of Keyfold's; a uri with a version has no newest version."""
     with (
         serving(tmp_path, Pinned(), timing=TIMING, others={"AWS_KMS": AwsKmsProvider}) as server,
         stubs(server.target) as stub,
@@ -463,7 +463,7 @@ def test_what_a_provider_cannot_be_asked_for(reasons: Reasons, tmp_path: Path) -
 
 
 def test_a_key_outside_of_its_region(reasons: Reasons, tmp_path: Path) -> None:
-    """Where the settings demand residency, a key of which nobody can tell is refused."""
+    """Where the settings demand residency, a key of unknown place is refused."""
     with (
         serving(tmp_path, timing=TIMING, regions=ResidencyPolicy(required=True)) as server,
         stubs(server.target) as stub,
@@ -474,7 +474,7 @@ def test_a_key_outside_of_its_region(reasons: Reasons, tmp_path: Path) -> None:
 
 
 def test_too_many_calls_a_second(reasons: Reasons, tmp_path: Path) -> None:
-    """Calls beyond a caller's rate are RATE_LIMITED, with when to come again and by whom."""
+    """Calls beyond a caller's rate are RATE_LIMITED by Keyfold, which says when to retry."""
     with (
         serving(tmp_path, timing=TIMING, bounds=Bounds(rate_per_caller=1)) as server,
         stubs(server.target) as stub,
@@ -491,6 +491,6 @@ def test_every_reason_was_seen(reasons: Reasons) -> None:
     """The tests above have seen every reason of the tree, but for those that are never sent."""
     missing = set(leaves()) - set(reasons.seen) - set(NEVER_SENT)
     assert not missing, f"not seen: {', '.join(sorted(missing))}"
-    # The list stays as short as it can be.
+    # A reason that a test has seen must leave the list.
     assert not set(NEVER_SENT) & set(reasons.seen)
     assert set(NEVER_SENT) <= set(leaves())

@@ -176,5 +176,5 @@ def test_garbage(target: Target, method: descriptors.MethodDescriptor) -> None:
     any_fields()
     mutated()
     assert target.server.running
-    # As an event: what hypothesis makes up may hold any word of ours.
+    # The whole event is searched for, since hypothesis may make up any word.
     assert '"event": "incident ' not in target.server.log()

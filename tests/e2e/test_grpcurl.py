@@ -43,7 +43,7 @@ class Grpcurl:
         self._where = server.target
 
     def __call__(self, *arguments: str, data: str | None = None, code: int = 0) -> str:
-        """Runs it and returns what it prints."""
+        """Runs grpcurl and returns its output."""
         sent = [] if data is None else ["-d", "@"]
         options = [a for a in arguments if a.startswith("-")]
         rest = [a for a in arguments if not a.startswith("-")]
@@ -140,7 +140,7 @@ def test_cockroach_form_as_it_stands(tcp: Grpcurl) -> None:
     nameless = tcp(f"{SERVICE}/Enable", data=file, code=1)
     assert "INVALID_NAME" in nameless
     assert "cluster" in nameless
-    # With the cloud's own names: what is wrong in them is said before anybody is asked.
+    # With the cloud's own names: the error names the fault without a call to the cloud.
     aws = """{"cluster": "roach-2", "region_specs": [{"region": "us-east-1", "key_spec": {
       "type": "AWS_KMS", "uri": "arn:aws:kms:us-east-1:123456789012:key/abc",
       "auth_principal": "arn:aws:iam::123456789012:role/cmek"}}]}"""
@@ -181,7 +181,7 @@ def test_error_details_are_readable(tcp: Grpcurl) -> None:
     assert "not recognized" not in output
     assert "@value" not in output
 
-    # Of one item as well.
+    # The details of one item, too.
     batch = json.dumps({"cluster": "ghost", "region": "eu", "items": [{"plaintext": "AA=="}]})
     output = tcp(f"{SERVICE}/BatchWrap", data=batch)
     assert '"reason": "CLUSTER_NOT_FOUND"' in output

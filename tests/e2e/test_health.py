@@ -1,8 +1,8 @@
-"""Good days and bad ones of each provider's key, told apart by a real server.
+"""A real server tells the good days of each provider's key from the bad ones.
 
-One server has all providers, and a story is lived at all of them at once, since most of it is
-waiting; each provider's test then has what became of it there. Times are this machine's monotonic
-clock, read before a call is made: of a call that begins past a bound, none may be served.
+One server has all providers. A story runs at all of them at once, since most of it is waiting,
+and each provider's test then gets the result for its provider. Times are this machine's monotonic
+clock, read before each call: no call that begins past a bound may be served.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ SLACK: Final = 8.0
 """Seconds that a busy machine may take besides."""
 
 ASKING: Final = 2.0
-"""Seconds that a status may ask the KMS before it tells what is known."""
+"""Seconds that a status may wait for the KMS before it shows what is known."""
 
 PAUSE: Final = 0.05
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 CODES: Final = {
     "UNREACHABLE": "UNAVAILABLE",
@@ -68,7 +68,7 @@ CLOSED: Final = {
     "gcp": Ability.TLS_FAILURE,
     "vault": "sealed",
 }
-"""What answers at each provider, and is not to be taken for a no of the key's."""
+"""The fault at each provider that must not be taken for a refusal of the key."""
 
 ROWS: Final = {
     "aws": aws_kms.ROW,
@@ -90,7 +90,7 @@ numbers = itertools.count(1)
 
 
 class Customer:
-    """A cluster under a root key, used and looked at."""
+    """A cluster under a root key, whose key and status a test uses."""
 
     def __init__(self, client: keyfold.Client, key: RootKey, grace: float | None = None) -> None:
         """Enables it and wraps a key, so that its KEK is in memory.
@@ -98,7 +98,7 @@ class Customer:
         Args:
             client: A client of the server.
             key: The root key.
-            grace: Seconds that it may be used beyond the TTL in an outage; None: the default.
+            grace: Seconds that the key serves beyond its TTL in an outage; None for the default.
         """
         self._client = client
         self.key = key
@@ -109,7 +109,7 @@ class Customer:
         self._blob = client.wrap(self.cluster, REGION, SECRET).wrapped_key
 
     def use(self) -> keyfold.KeyfoldError | None:
-        """Uses the key once; returns what kept it from being served."""
+        """Uses the key once; returns the error, or None if the call was served."""
         try:
             assert self._client.unwrap(self.cluster, self._blob).plaintext == SECRET
         except keyfold.KeyfoldError as error:
@@ -118,20 +118,20 @@ class Customer:
 
     @property
     def served(self) -> bool:
-        """Whether a call is served now."""
+        """Whether the server serves a call now."""
         return self.use() is None
 
     @property
     def seen(self) -> keyfold.RegionStatus:
-        """What the server says of it; it may ask the KMS for a moment."""
+        """The status of the cluster's region; the server may call the KMS for it."""
         (region,) = self._client.get_status(self.cluster, timeout=ASKING).regions
         return region
 
     def used_until_stopped(self, since: float, lasts: float) -> keyfold.KeyfoldError:
-        """Uses the key until a call is not served; returns what that one got.
+        """Uses the key until a call fails; returns the error.
 
         Args:
-            since: When the KMS began to answer differently.
+            since: The moment at which the KMS began to answer differently.
             lasts: Seconds for which the last proof before that may count: the hard bound.
         """
         while True:
@@ -145,7 +145,7 @@ class Customer:
 
 
 def await_(there: Callable[[], object], within: float) -> None:
-    """Waits until something is so, for so many seconds at most."""
+    """Waits until a condition holds, for so many seconds at most."""
     ends = time.monotonic() + within
     while not there():
         assert time.monotonic() < ends
@@ -153,9 +153,9 @@ def await_(there: Callable[[], object], within: float) -> None:
 
 
 def await_service(*customers: Customer) -> None:
-    """Waits until all are served again, within the rule's bound, and are seen to be well.
+    """Waits until all keys are served, within the rule's bound, and their status is healthy.
 
-    One that was served all the time on grace is well once its KMS has been asked again.
+    A key that was served on grace is healthy after the server's next call to the KMS.
     """
     ends = time.monotonic() + REMEMBERED + BUDGET + SLACK
     for each in customers:
@@ -171,7 +171,7 @@ def await_service(*customers: Customer) -> None:
 
 
 def until_stopped(since: float, lasts: dict[Customer, float]) -> list[keyfold.KeyfoldError]:
-    """Uses several keys at the same time, each until a call is not served."""
+    """Uses several keys at the same time, each until a call fails."""
     with ThreadPoolExecutor(len(lasts)) as pool:
         return list(pool.map(lambda one: one[0].used_until_stopped(since, one[1]), lasts.items()))
 
@@ -192,7 +192,7 @@ def assert_refused(error: keyfold.KeyfoldError, customer: Customer, reason: str)
 
 
 def assert_not_told(seen: keyfold.RegionStatus, reason: str) -> None:
-    """Asserts that a status says that nobody could tell, and nothing against the key."""
+    """Asserts that a status shows why the KMS could not tell, and no refusal of the key."""
     assert (seen.state, seen.health) == (keyfold.State.ENABLED, reason)
     assert seen.can_unwrap is not False
     assert seen.last_error is not None
@@ -202,12 +202,12 @@ def assert_not_told(seen: keyfold.RegionStatus, reason: str) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """One provider, as a story has it.
+    """One provider in a story.
 
     Attributes:
-        name: The site's.
+        name: The site's name.
         there: Its counterpart.
-        row: What is declared of it.
+        row: The provider's row in the contract's table.
         client: A client of the server.
         server: The server, which the other providers' stories use at the same time.
     """
@@ -227,7 +227,7 @@ Story = Callable[..., None]
 
 
 class Places:
-    """All providers that can be had, and the stories that were lived at them."""
+    """All available providers, and the stories that ran at them."""
 
     def __init__(
         self, sites: dict[str, Site | NotInstalledError], server: Server, client: keyfold.Client
@@ -239,7 +239,7 @@ class Places:
         self._lived: dict[Any, dict[str, Future[None]]] = {}
 
     def live(self, provider: str, story: Story, *given: str) -> None:
-        """Has a story lived everywhere, once and alone; raises what it raised at one provider."""
+        """Runs a story at all providers, once and alone; raises what it raised at one of them."""
         site = self._sites[provider]
         if isinstance(site, NotInstalledError):
             without(site)
@@ -311,12 +311,12 @@ def taken_away_and_given_back(place: Place) -> None:
 
 @each_provider
 def test_a_customer_takes_the_key_away_and_gives_it_back(places: Places, provider: str) -> None:
-    """Disabled, denied or to be deleted: refused by TTL with that reason, and back (F1, F2)."""
+    """A key that a customer takes away is refused by its TTL with that reason (F1, F2)."""
     places.live(provider, taken_away_and_given_back)
 
 
 def trust_withdrawn(place: Place) -> None:
-    """A customer lets Keyfold no longer be its principal, and lets it again."""
+    """A customer no longer lets Keyfold act as its principal, and then lets it again."""
     customer = place.customer()
     with place.there.withdrawn_trust(customer.key):
         error = customer.used_until_stopped(time.monotonic(), TTL)
@@ -326,12 +326,12 @@ def trust_withdrawn(place: Place) -> None:
 
 @each_provider
 def test_withdrawn_trust_is_a_refusal(places: Places, provider: str) -> None:
-    """Keyfold may not be that principal any more, and is itself well: a refusal (F2a)."""
+    """If Keyfold may no longer act as a principal and is itself good, that is a refusal (F2a)."""
     places.live(provider, trust_withdrawn)
 
 
 def sessions_ended(place: Place) -> None:
-    """What Keyfold got from its credential ends; the credential itself is good."""
+    """Keyfold's sessions end; the credential that they came from is good."""
     customer = place.customer(0)
     place.there.expire_sessions()
     ended = datetime.now(UTC)
@@ -348,7 +348,7 @@ def sessions_ended(place: Place) -> None:
 
 @each_provider
 def test_a_session_that_ends_is_renewed(places: Places, provider: str) -> None:
-    """Tokens and sessions that die under a running server are got anew; nobody notices (F2a)."""
+    """A running server renews tokens and sessions that end; no caller notices (F2a)."""
     places.live(provider, sessions_ended)
 
 
@@ -358,13 +358,13 @@ def lived_through(
     reason: str,
     meanwhile: Callable[[Customer], None] = lambda _: None,
 ) -> Customer:
-    """Lives through a time in which nobody can tell; returns the customer of `meanwhile`."""
+    """Uses keys while the KMS cannot tell; returns the customer of `meanwhile`."""
     warm, none, short, another = (place.customer(grace) for grace in (None, 0, GRACE, None))
     with fault:
         since = time.monotonic()
         for error in until_stopped(since, {none: TTL, short: TTL + GRACE}):
             assert (error.reason, error.code, error.source) == (reason, CODES[reason], "kms")
-        # Whatever proved the key last was over by now: it is the grace that serves.
+        # The last proof has expired by now, so the key serves on grace.
         assert time.monotonic() > since + TTL
         assert warm.served
         await_(lambda: warm.served and warm.seen.health == reason, BUDGET + SLACK)
@@ -377,9 +377,9 @@ def lived_through(
 
 
 def own_credential_dead(place: Place) -> None:
-    """Keyfold's own credential is not accepted any more, nor what came from it."""
+    """The provider no longer accepts Keyfold's own credential, nor the sessions from it."""
     if isinstance(place.there, VaultCounterpart):
-        # Otherwise the server locks the role out for a quarter of an hour, for trying too often.
+        # Otherwise Vault locks the role out for a quarter of an hour, after too many attempts.
         at = f"sys/auth/{place.there.login}/tune"
         place.there.server.call("POST", at, user_lockout_config={"lockout_disable": True})
 
@@ -409,13 +409,13 @@ def test_a_throttle_is_not_a_revocation(places: Places, provider: str) -> None:
 
 
 def closed(place: Place) -> None:
-    """Something answers, and it is not the customer's no."""
+    """Something answers, and it is not the customer's refusal."""
     lived_through(place, place.there.outage(CLOSED[place.name]), "UNREACHABLE")
 
 
 @each_provider
 def test_a_closed_network_is_not_a_revocation(places: Places, provider: str) -> None:
-    """A sealed Vault, a firewall's no and a certificate of somebody else's tell nothing (F6)."""
+    """A sealed Vault, a firewall's denial and a foreign certificate do not refuse a key (F6)."""
     places.live(provider, closed)
 
 
@@ -432,7 +432,7 @@ def away_and_back(place: Place, way: str) -> None:
 
 
 def keks_in_grace(server: Server) -> float:
-    """Returns how many KEKs serve although their KMS cannot be asked, as the metric tells it."""
+    """Returns the metric of KEKs that serve although their KMS is unreachable."""
     address = re.search(r"http://127\.0\.0\.1:\d+/metrics", server.log())
     assert address is not None
     with urllib.request.urlopen(address[0], timeout=SLACK) as answer:
@@ -442,13 +442,13 @@ def keks_in_grace(server: Server) -> float:
 
 
 def revoked(client: keyfold.Client, customer: Customer) -> None:
-    """Revokes a cluster whose KMS cannot be asked, and tries to restore it."""
+    """Revokes a cluster whose KMS is unreachable, and tries to restore it."""
     assert customer.served
     began = time.monotonic()
     answer = client.revoke(customer.cluster, request_id=f"revoke-{customer.cluster}")
     assert isinstance(customer.use(), keyfold.RevokedError)
     assert customer.seen.state is keyfold.State.REVOKED
-    # No KMS was asked, which takes all of this where it hangs.
+    # Keyfold called no KMS: a call that hangs takes longer than this.
     assert time.monotonic() - began < BUDGET
     assert len(answer.confirmed) == 1
     assert not answer.pending

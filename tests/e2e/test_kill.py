@@ -1,7 +1,7 @@
 """kill -9 in the middle of changes, under load, again and again, on one file.
 
 Four threads enable, add regions, rotate, revoke, restore and wrap, each on clusters of its own and
-one step after the other, so that a model knows how each cluster must be, but for the one step
+one step after the other, so that a model knows how each cluster must be, except for the one step
 whose answer was lost.
 """
 
@@ -37,14 +37,13 @@ _ids = itertools.count()
 
 @dataclass
 class Cluster:
-    """How a cluster must be, by the answers that came.
+    """A cluster as it must be, according to the answers so far.
 
     Attributes:
-        name: Its name.
-        states: By region.
-        generations: Likewise.
-        wrapped: Region, wrapped key and plaintext of every Wrap that was answered.
-        changes: How many changes were carried out, each an event in the chain.
+        states: The state of each region.
+        generations: The number of generations of each region.
+        wrapped: The region, wrapped key and plaintext of every Wrap that was answered.
+        changes: The number of changes that were made, each of them an event in the chain.
     """
 
     name: str
@@ -161,10 +160,10 @@ class Worker:
                 cluster.wrapped.append((region, blob, plaintext))
 
     def look(self, stub: service.KeyManagementServiceStub) -> bool:
-        """Looks at what the lost step has done, all or nothing, and repeats it.
+        """Checks that the lost step was done whole or not at all, and repeats it.
 
         Returns:
-            Whether it had been carried out.
+            Whether the step had been carried out.
         """
         step, self.lost = self.lost, None
         if step is None:
@@ -186,7 +185,7 @@ class Worker:
 def shown(
     stub: service.KeyManagementServiceStub, name: str
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Returns a cluster's states and generations by region; both empty where there is none."""
+    """Returns a cluster's states and generations by region; both empty for an unknown cluster."""
     try:
         status = stub.GetStatus(pb.GetStatusRequest(cluster=name), timeout=10).status
     except grpc.RpcError as error:
@@ -269,7 +268,7 @@ def test_kill_in_the_middle_of_changes(start_server: StartServer) -> None:
             "SELECT name, count(*), sum(outcome = 'done') FROM audit_events "
             "JOIN clusters ON uid = cluster_uid GROUP BY name"
         ).fetchall()
-    # One event for each change that was carried out; one that was only repeated is noted as such.
+    # One event for each change that was carried out; a mere repetition has another outcome.
     assert {name: done for name, _, done in events} == {c.name: c.changes for c in clusters}
     store = open_store(
         f"sqlite:///{server.store}", f"{server.store}.service-key", clock=SystemClock()

@@ -64,7 +64,7 @@ def test_a_server_offers_what_the_catalog_says(
 
 
 def test_a_provider_without_its_settings_is_not_offered(start_server: StartServer) -> None:
-    """A package that is installed and not set up neither stops the server nor stands in a list."""
+    """A package that is installed and not set up neither stops the server nor appears in a list."""
     server = start_server()
     with stubs(server.target) as stub:
         wish = pb.EnableRequest(cluster="c", region_specs=[spec("eu", "x", TYPE)])

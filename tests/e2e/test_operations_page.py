@@ -39,7 +39,7 @@ def blocks() -> list[tuple[str, str | None]]:
 
 
 def shape(shown: str) -> re.Pattern[str]:
-    """Returns what output of the same shape matches."""
+    """Returns a pattern for all output of the same shape."""
     lines = []
     for line in shown.splitlines():
         if line == "…":
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 @pytest.fixture(name="server")
 def server_fixture(start_server: StartServer) -> Server:
-    """A server with a service key of its own place, whose cluster is `prod`."""
+    """A server with cluster `prod`, whose service key is not beside its store."""
     server = start_server(ready=False)
     server.settings["KEYFOLD_SERVICE_KEY"] = str(server.folder / "service-key")
     server.start()
@@ -106,7 +106,7 @@ def test_the_page_shows_what_comes_out(server: Server, backup: Path, tmp_path: P
 
 
 def test_after_a_wipe_every_wrapped_key_opens(server: Server, backup: Path) -> None:
-    """A4: in place, too: before Restore nothing opens, after it every wrapped key of old does."""
+    """A4: in place, too, nothing opens before Restore, and every old wrapped key after it."""
     context = {"table": "users"}
     with server.client() as client:
         blobs = [
@@ -134,7 +134,7 @@ def test_after_a_wipe_every_wrapped_key_opens(server: Server, backup: Path) -> N
 
 
 def test_export_beside_a_server_and_to_stdout(server: Server, backup: Path) -> None:
-    """S9: an export needs no lock; what it writes anywhere is the same but for the time."""
+    """S9: an export needs no lock; file and stdout get the same but for the time."""
     server.command("export", "--out", str(backup / "a"))
     assert stat.S_IMODE((backup / "a").stat().st_mode) == 0o600
     told = server.command("export", "--cluster", "prod", "--out", "-").splitlines()
@@ -174,7 +174,7 @@ def test_the_pages_metrics_exist() -> None:
 
 
 def test_the_pages_settings_exist() -> None:
-    """Every setting that the page names is one."""
+    """Every setting that the page names exists."""
     known = {f"KEYFOLD_{name.upper()}" for name in Settings.model_fields}
     named = set(re.findall(r"\bKEYFOLD_[A-Z_]+", PAGE))
     assert named <= known | {"KEYFOLD_CONFIG", "KEYFOLD_TARGET"}

@@ -28,7 +28,7 @@ CONNECTIONS: Final = 4
 WITHIN: Final = 30.0
 
 UNASKED: Final = 16 * 1024
-"""Bytes that gRPC takes of a call by itself, and keeps until it has sent the refusal."""
+"""Bytes of a call that gRPC itself reads, and keeps until it has sent the refusal."""
 
 SLACK: Final = 4 * 1024 * 1024
 """Bytes by which the allocator may round up."""
@@ -89,7 +89,7 @@ def flood(
 
 
 def outcome(call: Any) -> str:
-    """Returns the reason of a call that was refused; a call that was shed must have a pause."""
+    """Returns the reason of a call that was refused; a call that was shed must name a pause."""
     try:
         call.result()
     except grpc.RpcError as error:

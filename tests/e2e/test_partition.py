@@ -171,7 +171,7 @@ def test_a_partitioned_replica_fails_closed(pair: Pair, how: str) -> None:
         assert f":{pair.server.pid}:" in pending.replica
         # Silence counts from the last heartbeat, which was before the cut.
         assert stops <= returned + STALENESS
-        # A change that this replica is asked for reaches nobody.
+        # A change that a caller asks of this replica is not made.
         error = refused_enable(pair.far, f"late-{how}")
         assert error.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
         assert error.reason in {"STORE_UNAVAILABLE", "DEADLINE_EXCEEDED"}
@@ -181,7 +181,7 @@ def test_a_partitioned_replica_fails_closed(pair: Pair, how: str) -> None:
         sleep_until(bound + 1.0)
         assert status(pair.near, f"late-{how}").code is grpc.StatusCode.NOT_FOUND
     for watch in (gone, stayed):
-        # Warm keys served for as long as the last poll of before allows.
+        # Warm keys served for as long as the last poll before the cut allows.
         assert max(watch.good) > before + STALENESS - POLL - HURRIED
         assert max(watch.good) <= bound
         assert not [bad for bad in watch.bad if bad[0] < before + STALENESS - POLL - HURRIED]
@@ -193,18 +193,18 @@ def test_a_partitioned_replica_fails_closed(pair: Pair, how: str) -> None:
         becomes(pair.server, health_pb2.HealthCheckResponse.SERVING, 0.5 + HURRIED)
         assert not gone.good
     assert {bad.reason for _, bad in gone.bad} <= {"STORE_STALE", "REVOKED"}
-    # What was asked for in vain can be asked for again, and is done once.
+    # The caller can repeat the failed change, which is then made once.
     until(lambda: enable(pair.far, f"late-{how}", f"late-{how}"), RECOVERS)
     wrap(pair.near, f"late-{how}")
     wrap(pair.far, f"late-{how}")
 
 
 def refused_enable(stub: Stub, cluster: str) -> Refusal:
-    """Asks for a cluster that must not be made, and returns how that was refused."""
+    """Enables a cluster, which must fail, and returns the refusal."""
     asked = pb.EnableRequest(cluster=cluster, region_specs=[spec("eu")], request_id=cluster)
     return refused(stub.Enable, asked, timeout=1.0)
 
 
 def status(stub: Stub, cluster: str) -> Refusal:
-    """Reads the status of a cluster that is not there."""
+    """Reads the status of a cluster that does not exist; returns the refusal."""
     return refused(stub.GetStatus, pb.GetStatusRequest(cluster=cluster))

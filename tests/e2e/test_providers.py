@@ -1,7 +1,7 @@
-"""The whole product on each provider: a real server, the CLI, and the customer's own hand.
+"""The whole product on each provider: a real server, the CLI, and what a customer does.
 
-One server has all providers at once. It asks the root key for every call, so that nothing is
-answered from memory: what opens does so under the key that the test left in use.
+One server has all providers at once. It calls the KMS for every call and answers nothing from
+memory, so a wrapped key opens only under the root key that the test left in use.
 """
 
 from __future__ import annotations
@@ -47,18 +47,17 @@ SLACK: Final = 15.0
 """Seconds that a busy machine may take besides."""
 
 LOCATIONS: Final = {"aws": "eu-west-1", "gcp": "europe-west1"}
-"""Regions of those providers whose uris tell one."""
+"""The regions of those providers whose uris name one."""
 
 each_provider = pytest.mark.parametrize("provider", EVERY)
 names = (f"cluster-{number}" for number in itertools.count(1))
 
 
 class Sites:
-    """Every provider's counterpart that can be had, and one server that knows them all.
+    """Every available provider's counterpart, and one server that knows them all.
 
     Attributes:
-        server: The server.
-        settings: What of its settings says how to reach the services.
+        settings: The server's settings that say how to reach the services.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Sites:
         }
 
     def __getitem__(self, name: str) -> Site:
-        """Returns a provider's site, or skips the test where its service cannot be had."""
+        """Returns a provider's site, or skips the test where its service is not available."""
         site = self._sites[name]
         if isinstance(site, NotInstalledError):
             without(site)
@@ -116,7 +115,7 @@ def client(sites: Sites) -> Iterator[keyfold.Client]:
 def live(**given: str | None) -> subprocess.CompletedProcess[str]:
     """Runs `make live` with this environment over the standard one."""
     named = dict.fromkeys(("PROVIDER", "KEY", "KEY2", "PRINCIPAL", "OPTIONS", "EXTERNAL_ID"), "")
-    # Of a make that runs the tests.
+    # A make that runs the tests has set these.
     named |= dict.fromkeys(("MAKEFLAGS", "MAKELEVEL", "MFLAGS"), "")
     return subprocess.run(
         # Nothing here renews the environment that runs the tests.
@@ -158,7 +157,7 @@ def move(client: keyfold.Client, cluster: str, key: RootKey) -> None:
 
 
 def assert_refused(client: keyfold.Client, key: RootKey) -> None:
-    """Asserts that a root key does not open any more, so that what opens does so without it."""
+    """Asserts that a root key no longer opens, so that whatever opens needs another key."""
     steps = client.test_key(spec_of(key), organization=ORGANIZATION).steps
     assert "KEY_DISABLED" in {step.reason for step in steps}
 
@@ -206,7 +205,7 @@ def test_the_life_of_a_key(sites: Sites, client: keyfold.Client, provider: str) 
 def test_a_disabled_key_stops_service_until_it_is_enabled(
     sites: Sites, client: keyfold.Client, provider: str
 ) -> None:
-    """A refusal says why, in the status too, and ends by itself with the key's."""
+    """A refusal says why, in the status too, and ends by itself once the key is enabled."""
     there = sites[provider].there
     key = there.create_key()
     cluster, blob = enabled(client, key)
@@ -227,7 +226,7 @@ def test_a_disabled_key_stops_service_until_it_is_enabled(
     while not opens(client, cluster, blob):
         assert time.monotonic() < ends
         time.sleep(0.05)
-    # The call that found out was the one that it takes: from here on all is well.
+    # One call had to find out; from here on all calls are served.
     assert client.wrap(cluster, REGION, SECRET).wrapped_key
     (region,) = client.get_status(cluster).regions
     assert region.health is keyfold.Health.HEALTHY
@@ -346,7 +345,7 @@ def test_the_live_checks_run_on_a_service(
     ],
 )
 def test_the_live_checks_say_what_to_give(given: dict[str, str], said: str) -> None:
-    """Without a provider and a key, or with one that is none, they end at once with code 2."""
+    """Without a provider and a key that can exist, the live checks end at once with code 2."""
     done = live(**given)
     assert done.returncode == 2
     assert said in done.stderr

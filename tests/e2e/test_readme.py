@@ -27,7 +27,7 @@ DEFAULT_TARGET: Final = "127.0.0.1:7443"
 DEFAULT_FOLDER: Final = "~/.local/share/keyfold-dev"
 
 BUILD_GRPCURL: Final = 180.0
-"""Seconds: the first time it is compiled."""
+"""Seconds that getting grpcurl may take, since the first time it is compiled."""
 
 pytestmark = pytest.mark.timeout(BUILD_GRPCURL + 60)
 
@@ -69,7 +69,7 @@ def make(target: str) -> list[str | Path]:
 
 
 def shape(shown: str) -> re.Pattern[str]:
-    """Returns what output of the same shape matches, once it is tidy."""
+    """Returns a pattern for all output of the same shape, once it is tidy."""
     lines = []
     for line in tidy(shown).splitlines():
         if line == "…":

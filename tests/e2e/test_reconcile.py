@@ -97,7 +97,7 @@ def reason(server: Server) -> str:
 
 
 def until(server: Server, wanted: str) -> None:
-    """Waits for a server to answer so."""
+    """Waits until a server's answer is the wanted one."""
     ends = time.monotonic() + WAIT
     while (found := reason(server)) != wanted:
         assert time.monotonic() < ends, found
@@ -105,7 +105,7 @@ def until(server: Server, wanted: str) -> None:
 
 
 def until_healthy(server: Server) -> None:
-    """Waits for a server to tell that it serves, which follows within a look at the store."""
+    """Waits until a server says that it serves, which its next poll of the store brings."""
     with grpc.insecure_channel(server.target) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         ends = time.monotonic() + WAIT
@@ -117,7 +117,7 @@ def until_healthy(server: Server) -> None:
 
 @pytest.mark.timeout(180)
 def test_replicas_go_on_once_an_operator_has_decided(failover: Failover) -> None:
-    """S1, R4: a lost revocation is noticed, refused, decided on and made again."""
+    """S1, R4: after a lost revocation replicas refuse, until an operator has decided."""
     first, second = failover.servers
     first.cli("revoke", "prod", "--yes")
     until(second, "REVOKED")

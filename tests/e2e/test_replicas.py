@@ -1,4 +1,4 @@
-"""Three servers on one PostgreSQL: what one of them is told, all of them heed.
+"""Three servers on one PostgreSQL: a change that one of them makes holds for all of them.
 
 Real processes, looked at from outside. What a server does after an answer is judged by calls that
 began after that answer was there.
@@ -39,9 +39,8 @@ class Fleet:
     """Servers on one store, with a connection to each.
 
     Attributes:
-        servers: The processes.
         stubs: A connection to each.
-        more: Starts one more on the same store.
+        more: A function that starts one more server on the same store.
     """
 
     servers: list[Server]
@@ -51,22 +50,22 @@ class Fleet:
 
 @dataclass
 class Answered:
-    """What a server answered to calls that followed one another.
+    """A server's answers to calls that followed one another.
 
     Attributes:
-        good: When each call began that was answered.
-        bad: When each call began that was refused, and how.
+        good: The beginning of each call that was answered.
+        bad: The beginning of each call that was refused, with the refusal.
     """
 
     good: list[float] = field(default_factory=list)
     bad: list[tuple[float, Refusal]] = field(default_factory=list)
 
     def after(self, moment: float) -> int:
-        """Counts the good answers to calls that began after a moment."""
+        """Counts the answered calls that began after a moment."""
         return sum(began > moment for began in self.good)
 
     def reasons(self, moment: float = 0.0) -> set[str]:
-        """Returns why calls were refused that began after a moment."""
+        """Returns the reasons of the refused calls that began after a moment."""
         return {how.reason or how.code.name for began, how in self.bad if began > moment}
 
 
@@ -112,7 +111,7 @@ def revoke(stub: Stub, cluster: str, timeout: float = 9.0) -> Any:
 
 
 def outcome(call: Callable[[], T]) -> T | str:
-    """Makes a call; returns its answer, or why there is none."""
+    """Makes a call; returns its answer, or the reason of its refusal."""
     try:
         return call()
     except grpc.RpcError as error:
@@ -123,7 +122,7 @@ def outcome(call: Callable[[], T]) -> T | str:
 def hammering(*calls: Callable[[], object]) -> Iterator[list[Answered]]:
     """Makes each call again and again, each in a thread of its own, until the end."""
     over = threading.Event()
-    heard = [Answered() for _ in calls]
+    answers = [Answered() for _ in calls]
 
     def hammer(call: Callable[[], object], answered: Answered) -> None:
         while not over.is_set():
@@ -136,9 +135,9 @@ def hammering(*calls: Callable[[], object]) -> Iterator[list[Answered]]:
                 answered.good.append(began)
 
     with ThreadPoolExecutor(len(calls)) as pool:
-        under_way = [pool.submit(hammer, *pair) for pair in zip(calls, heard, strict=True)]
+        under_way = [pool.submit(hammer, *pair) for pair in zip(calls, answers, strict=True)]
         try:
-            yield heard
+            yield answers
         finally:
             over.set()
         for hammered in under_way:
@@ -156,7 +155,7 @@ def paused(server: Server) -> Iterator[None]:
 
 
 def names(server: Server) -> str:
-    """Returns what of a replica's name is known from outside: its process."""
+    """Returns the part of a replica's name that is known from outside: its process id."""
     return f":{server.pid}:"
 
 
@@ -190,7 +189,7 @@ def test_no_replica_serves_after_revoke_returned(fleet: Fleet, through: int) -> 
             lambda stub=stub: unwrap(stub, cluster, blob),
         )
     ]
-    with hammering(*calls) as heard:
+    with hammering(*calls) as answers:
         time.sleep(0.3)
         answer = revoke(fleet.stubs[through], cluster)
         returned = time.monotonic()
@@ -198,16 +197,16 @@ def test_no_replica_serves_after_revoke_returned(fleet: Fleet, through: int) -> 
     assert not answer.pending
     assert len(answer.confirmed) == COUNT
     assert all(any(names(s) in name for name in answer.confirmed) for s in fleet.servers)
-    assert all(answered.good for answered in heard)
-    assert [answered.after(returned) for answered in heard] == [0] * len(calls)
-    assert {reason for answered in heard for reason in answered.reasons()} == {"REVOKED"}
-    assert all(answered.reasons(returned) for answered in heard)
+    assert all(answered.good for answered in answers)
+    assert [answered.after(returned) for answered in answers] == [0] * len(calls)
+    assert {reason for answered in answers for reason in answered.reasons()} == {"REVOKED"}
+    assert all(answered.reasons(returned) for answered in answers)
 
 
 def test_a_paused_replica_is_named_and_wakes_up_refusing(fleet: Fleet) -> None:
     """R4, S3: Revoke names a paused replica and when it stops; woken after that it serves nothing.
 
-    Calls wait at its door while it is paused, and are the first that it sees.
+    Calls wait in its socket while it is paused, and are the first that it sees.
     """
     cluster, last = "paused", fleet.servers[2]
     asked = pb.WrapRequest(cluster=cluster, region="eu", plaintext=KEY)
@@ -216,7 +215,7 @@ def test_a_paused_replica_is_named_and_wakes_up_refusing(fleet: Fleet) -> None:
         wrap(stub, cluster)
     with ThreadPoolExecutor(4) as pool:
         with paused(last):
-            time.sleep(0.2)  # It was heard just before at the longest.
+            time.sleep(0.2)  # Its last sign of life is recent then.
             began = time.monotonic()
             answer = revoke(fleet.stubs[0], cluster, timeout=1.5)
             returned = time.monotonic()
@@ -252,7 +251,7 @@ def test_a_killed_replica_ages_out(fleet: Fleet, start_server: StartServer) -> N
     (pending,) = answer.pending
     assert names(lost) in pending.replica
     assert 0 < seconds(pending) <= STALENESS
-    # One that may wait longer waits until there is nobody to wait for.
+    # A Revoke that may wait longer waits until no replica is pending.
     answer = revoke(fleet.stubs[1], "killed-2")
     assert not answer.pending
     assert len(answer.confirmed) == COUNT
@@ -276,7 +275,7 @@ def until(done: Callable[[], object], within: float = 10.0) -> float:
 
 
 def test_a_request_repeated_elsewhere_is_not_carried_out_again(fleet: Fleet) -> None:
-    """R6: a request_id that one replica carried out is answered by another from what is now."""
+    """R6: a replica answers a request_id that another carried out from the present state."""
     one, two, three = fleet.stubs
     assert not enable(one, "repeated", request_id="enable-1").replayed
     assert enable(two, "repeated", request_id="enable-1").replayed
@@ -350,7 +349,7 @@ def test_rotate_fails_no_call(fleet: Fleet) -> None:
             lambda stub=stub: unwrap(stub, cluster, blob),
         )
     ]
-    with hammering(*calls) as heard:
+    with hammering(*calls) as answers:
         for number in range(10):
             uri = "local:us" if number % 2 == 0 else "local:eu"
             asked = pb.RotateRequest(
@@ -358,16 +357,16 @@ def test_rotate_fails_no_call(fleet: Fleet) -> None:
             )
             fleet.stubs[number % COUNT].Rotate(asked, timeout=9)
             time.sleep(0.1)
-    assert [answered.bad for answered in heard] == [[]] * len(calls)
-    assert all(answered.good for answered in heard)
+    assert [answered.bad for answered in answers] == [[]] * len(calls)
+    assert all(answered.good for answered in answers)
 
 
 @pytest.mark.parametrize("ttl", [0.0, 0.1])
 def test_a_replica_behind_a_rotation_believes_no_refusal(fleet: Fleet, ttl: float) -> None:
-    """F3: one that has yet to hear of a rotation does not take the old version for revoked.
+    """F3: a replica that has not seen a rotation does not take the old version for revoked.
 
-    It sleeps while the key gets a new version, the cluster is moved to it and the old version is
-    disabled, and the calls that wait for it are the first that it sees.
+    It sleeps while the key gets a new version, the cluster moves to it and the customer disables
+    the old version. The calls that wait for the replica are the first that it sees.
     """
     first, last = fleet.servers[0], fleet.servers[2]
     cluster = f"behind-{ttl:g}"
@@ -392,7 +391,7 @@ def test_a_replica_behind_a_rotation_believes_no_refusal(fleet: Fleet, ttl: floa
                     for _ in range(4)
                 ]
                 time.sleep(0.1)
-            # A pause longer than it may be without the store would be another matter.
+            # After a longer pause, the replica must not serve before its next poll.
             assert {call.result() for call in waiting} <= {KEY, "STORE_STALE"}
             until(lambda: unwrap(fleet.stubs[2], cluster, blob))
     assert "the KMS refuses" not in last.log()

@@ -1,7 +1,7 @@
-"""Drain: three servers restart one after the other, and nobody who calls them notices.
+"""Drain: three servers restart one after the other, and none of their callers notices.
 
-Clients are this project's own, with three addresses; they go round all servers and try again what
-finds one unavailable. That is all the help there is.
+The clients are this project's own, with three addresses. They go round all servers and repeat a
+call that finds one unavailable; they have no other help.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def load(
     """Calls all servers through clients from threads until the end.
 
     Yields:
-        Answered calls by kind, and what clients' callers saw of failures.
+        The number of answered calls by kind, and the failures that the clients' callers saw.
     """
     over = threading.Event()
     answered: Counter[str] = Counter()
@@ -148,14 +148,14 @@ def test_a_migration_under_load_fails_no_call(
 
 
 def log_of(server: Server) -> Path:
-    """Returns where a server's process of now writes what it does."""
+    """Returns the file of the log that a server's present process writes."""
     return max(server.folder.glob("stderr.*"), key=lambda path: int(path.suffix[1:]))
 
 
 def test_a_stop_cancels_no_call(start_server: StartServer) -> None:
-    """Drain: what has arrived when a server stops is answered, without any help of the client's.
+    """Drain: a server that stops answers every call that has arrived, without the client's help.
 
-    What comes later finds nobody, and says so in a way that any client may try elsewhere.
+    A later call finds no server, and fails so that any client may try it elsewhere.
     """
     server = start_server()
     server.enable("prod")
@@ -181,7 +181,7 @@ def test_a_stop_cancels_no_call(start_server: StartServer) -> None:
 
 
 def test_a_restart_interrupts_no_change(servers: list[Server]) -> None:
-    """Drain, W1: changes that are under way when their server is told to stop are answered."""
+    """Drain, W1: a server that stops answers the changes that are under way."""
     servers[0].enable("changed")
     over = threading.Event()
     failed: list[Exception] = []
@@ -212,14 +212,14 @@ def test_a_restart_interrupts_no_change(servers: list[Server]) -> None:
     with servers[2].client() as client:
         regions = client.get_status("changed").regions
     (count,) = (len(region.generations) for region in regions if region.region == "eu")
-    # One generation a request: none was lost, none carried out twice.
+    # One generation for each request: no request was lost or carried out twice.
     assert count == 1 + done
 
 
 def test_drain_waits_for_what_is_under_way(servers: list[Server]) -> None:
-    """Drain: a call that waits when its server is told to stop is answered, and later ones are not.
+    """Drain: a server that stops answers a call that waits, and no later ones.
 
-    It is a Revoke, which waits for a replica that is paused.
+    The call is a Revoke, which waits for a replica that is paused.
     """
     servers[0].enable("waiting")
     with stubs(servers[0].target) as stub:

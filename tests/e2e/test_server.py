@@ -67,7 +67,7 @@ def test_ready_line_names_a_free_port(server: Server) -> None:
 
 
 def test_second_server_is_refused_and_harms_nothing(start_server: StartServer) -> None:
-    """The same port or SQLite file: one line that says so, exit code 2, the first serves on."""
+    """On a port or SQLite file in use a server ends with one line and 2; the first serves on."""
     first = start_server(keys=("eu",))
     first.enable("prod", ["eu"])
 
@@ -219,7 +219,7 @@ def test_platform_key_that_cannot_be_used_stops_the_server(start_server: StartSe
 
 
 def test_file_with_a_fault_is_named(settings_server: Server) -> None:
-    """A settings file that is no TOML, or names settings that are none, is refused by name."""
+    """The server refuses a settings file that is not TOML or has unknown settings, by name."""
     file = settings_server.folder / "bad.toml"
     settings_server.settings["KEYFOLD_CONFIG"] = str(file)
     file.write_bytes(b"listen = \xff\xfe")
@@ -272,7 +272,7 @@ def test_environment_wins_over_the_file(start_server: StartServer) -> None:
 
 
 def test_misspelt_variable_is_warned_of(start_server: StartServer) -> None:
-    """A KEYFOLD_ variable that is no setting does not pass in silence; the client's own do."""
+    """The server warns of a KEYFOLD_ variable that is not a setting, except the client's own."""
     server = start_server(keys=(), KEYFOLD_CASHE_TTL="0s", KEYFOLD_TARGET="127.0.0.1:1")
     assert "KEYFOLD_CASHE_TTL is not a setting; is it misspelt?" in server.log()
     assert "KEYFOLD_TARGET is not" not in server.log()
@@ -282,7 +282,7 @@ def test_misspelt_variable_is_warned_of(start_server: StartServer) -> None:
 
 
 def test_platform_key(start_server: StartServer) -> None:
-    """PLATFORM takes the region's own entry of the table, only where it is asked for by name."""
+    """PLATFORM takes the region's own entry of the table, only where a spec names PLATFORM."""
     server = start_server(ready=False)
     file = server.folder / "keyfold.toml"
     file.write_text('[platform_key]\neu = "local:us"\n')
@@ -301,7 +301,7 @@ def test_platform_key(start_server: StartServer) -> None:
         assert region.key_spec == res.KeySpec(type="PLATFORM")
         assert region.generations[0].wraps[0].uri == "local:us"
 
-        # A region outside the table has none, and no spec at all is never taken for PLATFORM.
+        # A region outside the table has no platform key; a missing spec never means PLATFORM.
         no_key = refused(stub.Enable, pb.EnableRequest(cluster="no", region_specs=[platform("us")]))
         assert (no_key.reason, no_key.fields) == (
             "INVALID_KEY_SPEC",
@@ -363,7 +363,7 @@ def test_sigterm_drains(server: Server) -> None:
         followed = threads.submit(follow)
         with held(server.store):
             enabling = threads.submit(server.enable, "prod")
-            time.sleep(0.4)  # Long enough to arrive: it cannot end before the store is let go.
+            time.sleep(0.4)  # Long enough to arrive: it cannot end before the store is free.
             began = time.monotonic()
             os.kill(server.pid, signal.SIGTERM)
             time.sleep(0.3)
@@ -376,7 +376,7 @@ def test_sigterm_drains(server: Server) -> None:
             }
         assert len(enabling.result(10).status.regions) == 2
         assert server.stop() == 0
-        # Who watches the health must not hold up the end: the drain may take 30 s.
+        # A watcher of the health must not delay the end, though a drain may take 30 s.
         assert time.monotonic() - began < 8
         followed.result(5)
     assert states == [Health.SERVING, Health.NOT_SERVING]
@@ -401,7 +401,7 @@ def test_idle_connections_do_not_hold_up_the_end(server: Server) -> None:
 
 
 def test_no_core_dumps_and_no_ptrace(server: Server) -> None:
-    """Nobody gets the memory with its keys: no core dumps, not dumpable (so no ptrace)."""
+    """Nobody can read the keys in memory: no core dumps, not dumpable (so no ptrace)."""
     limits = Path(f"/proc/{server.pid}/limits").read_text()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
     assert line.split()[4:6] == ["0", "0"]

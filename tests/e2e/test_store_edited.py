@@ -108,7 +108,7 @@ def all_refused(
             for method, asked in kind(n, blobs[f"c{n}"]):
                 refusal = refused(getattr(stub, method), asked)
                 if n in _RENAMED and refusal.reason == "CLUSTER_NOT_FOUND":
-                    continue  # By its old name it is not there, which needs an anchor to notice.
+                    continue  # By its old name it does not exist; only an anchor could notice that.
                 assert (refusal.code, refusal.reason) == (
                     grpc.StatusCode.DATA_LOSS,
                     "ROW_NOT_AUTHENTIC",
@@ -184,7 +184,7 @@ def test_edited_store_does_not_start(edited_store: Server, statement: str) -> No
 
 @pytest.fixture(scope="module")
 def edited_store(start_module_server: StartServer) -> Server:
-    """A server that is stopped, with a store that has seen use."""
+    """A server that is stopped, with a store that was in use."""
     server = start_module_server(keys=("eu",))
     server.enable("prod", ["eu"])
     assert server.stop() == 0

@@ -1,8 +1,8 @@
-"""The sweep at each provider, by a real server: what nobody's use would show, shows all the same.
+"""A real server's sweep shows the state of each provider's keys, though nobody uses them.
 
-One server has all providers, and a story is lived at all of them at once, since most of it is
-waiting; each provider's test then has what became of it there. No call and no GetStatus asks the
-key services meanwhile: the TTL outlasts the stories, and what is known is read from the list.
+One server has all providers. A story runs at all of them at once, since most of it is waiting,
+and each provider's test then gets the result for its provider. Nothing but the sweep calls a KMS
+meanwhile: the TTL outlasts the stories, and the tests read ListClusters instead of GetStatus.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SLACK: Final = 20.0
 """Seconds that a busy machine may take besides, and the store to learn of it."""
 
 PAUSE: Final = 0.2
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 ROWS: Final = {
     "aws": aws_kms.ROW,
@@ -61,7 +61,7 @@ numbers = itertools.count(1)
 
 @dataclass
 class Customer:
-    """A cluster under a root key, looked at without asking its key service."""
+    """A cluster under a root key, whose state a test reads without a call to its KMS."""
 
     client: keyfold.Client
     key: RootKey
@@ -69,14 +69,14 @@ class Customer:
 
     @property
     def seen(self) -> keyfold.RegionStatus:
-        """What the server knows of it."""
+        """The region's status, as the server knows it."""
         for status in self.client.list_clusters():
             if status.cluster == self.cluster:
                 return status.regions[0]
         raise AssertionError(self.cluster)
 
     def swept(self, there: Callable[[keyfold.RegionStatus], object]) -> keyfold.RegionStatus:
-        """Waits until a sweep has shown something; returns what is known then."""
+        """Waits until a sweep makes a condition on the status hold; returns that status."""
         ends = time.monotonic() + INTERVAL + SLACK
         while not there(seen := self.seen):
             assert time.monotonic() < ends, f"not shown within the sweep: {seen}"
@@ -86,7 +86,7 @@ class Customer:
 
 @dataclass(frozen=True)
 class Place:
-    """One provider, as a story has it: its name, its counterpart, and a client of the server."""
+    """One provider in a story: its name, its counterpart, and a client of the server."""
 
     name: str
     there: Counterpart
@@ -94,7 +94,7 @@ class Place:
 
     @property
     def row(self) -> Row:
-        """What is declared of the provider."""
+        """The provider's row in the contract's table."""
         return ROWS[self.name]
 
     def customer(self, *, auto_rotate: bool = False) -> Customer:
@@ -111,7 +111,7 @@ Story = Callable[[Place], None]
 
 
 class Places:
-    """All providers that can be had, and the stories that were lived at them."""
+    """All available providers, and the stories that ran at them."""
 
     def __init__(self, sites: dict[str, Site | NotInstalledError], client: keyfold.Client) -> None:
         self._sites = sites
@@ -120,7 +120,7 @@ class Places:
         self._lived: dict[Any, dict[str, Future[None]]] = {}
 
     def live(self, provider: str, story: Story) -> None:
-        """Has a story lived everywhere, once and alone; raises what it raised at one provider."""
+        """Runs a story at all providers, once and alone; raises what it raised at one of them."""
         site = self._sites[provider]
         if isinstance(site, NotInstalledError):
             without(site)
@@ -199,7 +199,7 @@ def idle_key_disabled(place: Place) -> None:
 
 @each_provider
 def test_an_idle_key_that_is_disabled_shows(places: Places, provider: str) -> None:
-    """Of a key that nobody uses the status tells within the sweep, both ways (F4, F5)."""
+    """The status of a key that nobody uses changes within the sweep, both ways (F4, F5)."""
     places.live(provider, idle_key_disabled)
 
 

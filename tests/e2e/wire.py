@@ -36,11 +36,11 @@ class Refusal:
     Attributes:
         code: The gRPC code.
         message: The text for people.
-        domain: Of the ErrorInfo, empty where there is none.
-        reason: Likewise.
-        metadata: Likewise.
+        domain: The ErrorInfo's domain; empty without an ErrorInfo.
+        reason: The ErrorInfo's reason; empty without an ErrorInfo.
+        metadata: The ErrorInfo's metadata; empty without an ErrorInfo.
         fields: Paths of the BadRequest's violations.
-        retry_after: Seconds of the RetryInfo, or None.
+        retry_after: The RetryInfo's seconds, or None.
     """
 
     code: grpc.StatusCode

@@ -88,7 +88,7 @@ def _parse(text: str) -> tuple[list[Instruction], list[Stage]]:
 
 
 def _filled(text: str, values: dict[str, str]) -> str:
-    """Puts in what ARG and ENV say, as an engine does."""
+    """Replaces variables by their values from ARG and ENV, as an engine does."""
 
     def value(match: re.Match[str]) -> str:
         found = values.get(match["name"], "")
@@ -223,8 +223,8 @@ class Layer:
     """A root file system that is this machine's, with changes of its own.
 
     Attributes:
-        root: Where it is in the machine's namespace.
-        environment: What ENV says so far.
+        root: The layer's path in the machine's namespace.
+        environment: The variables that ENV has set so far.
     """
 
     machine: Machine
@@ -234,7 +234,7 @@ class Layer:
     arguments: dict[str, str] = field(default_factory=dict)
 
     def adopt(self) -> None:
-        """Gives the layer what the base image has: a `python` that everyone may run."""
+        """Gives the layer a `python` that everyone may run, as the base image has it."""
         prefix = Path(sys.base_prefix)
         for folder in (*prefix.parents, prefix):
             self.machine.run("chmod", "o+rx", str(self.root) + str(folder))
@@ -248,7 +248,7 @@ class Layer:
     def command(
         self, command: Sequence[str], *, user: str = "", folder: str = "/", **more: str
     ) -> list[str]:
-        """Returns what runs a command in the layer, in the end as its own process."""
+        """Returns the command line that runs a command in the layer, as the process itself."""
         kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "SSL_"))}
         kept |= {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
         home = {"HOME": str(Path.home())} if not user else {}

@@ -85,7 +85,7 @@ class World:
 
     @property
     def entra(self) -> dict[str, Any]:
-        """What points azure-identity at the counterpart."""
+        """The options that point azure-identity at the counterpart."""
         return {
             "authority": self.azure.authority,
             "disable_instance_discovery": True,
@@ -95,7 +95,7 @@ class World:
 
     @property
     def vault(self) -> dict[str, Any]:
-        """What points azure-keyvault-keys at the counterpart."""
+        """The options that point azure-keyvault-keys at the counterpart."""
         return {
             "verify_challenge_resource": False,
             "connection_verify": self.ca,

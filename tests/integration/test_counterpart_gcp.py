@@ -407,7 +407,7 @@ def test_each_delegate_in_the_chain_takes_the_permission(
 def test_errors_on_demand(
     sdk: Sdk, kms: GcpKms, key: str, error: str, expected: type[Exception]
 ) -> None:
-    """A fault is met as often as was asked, and then no more."""
+    """Calls meet a fault as often as the test demanded, and then no more."""
     kms.inject("Encrypt", "error", error=error, times=1)
     with pytest.raises(expected):
         sdk.encrypt(key)
@@ -415,7 +415,7 @@ def test_errors_on_demand(
 
 
 def test_throttling_can_say_when_to_retry(sdk: Sdk, kms: GcpKms, key: str) -> None:
-    """A throttled call carries RetryInfo where that was asked for."""
+    """A throttled call carries RetryInfo where the test demands it."""
     kms.inject("Encrypt", "error", error="throttled_with_retry", seconds=7)
     with pytest.raises(exceptions.ResourceExhausted) as throttled:
         sdk.encrypt(key)

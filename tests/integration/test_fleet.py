@@ -1,7 +1,7 @@
-"""Replicas with thousands of KEKs: what they ask a KMS, and whom its refusal reaches.
+"""Replicas with thousands of KEKs: how often they call a KMS, and whom its refusal reaches.
 
-Real replicas on one store, with a clock that the tests turn. Each replica has a way to the key
-service of its own, which counts its calls and can be cut.
+Real replicas share one store, and a clock that the tests set. Each replica has a way of its own
+to the KMS, which counts its calls and can be cut.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ STEP: Final = 6.0
 """Seconds between two uses of each root key."""
 
 SOONEST: Final = REFRESH_AT * 0.9
-"""Part of the TTL before which no root key is asked again."""
+"""Part of the TTL before which a replica does not prove a root key again."""
 
 GROUP: Final = 500
-"""Changes in one transaction, and calls at once while a replica is made warm."""
+"""Changes in one transaction, and concurrent calls while a test makes a replica warm."""
 
 
 class Way:
-    """One replica's way to the key service: counted, held and cut by a test."""
+    """One replica's way to the KMS, whose calls a test can count, hold and cut."""
 
     type = "FAKE"
 
@@ -88,7 +88,7 @@ class Way:
 
     def _set_out(self) -> None:
         if self.cut:
-            raise UnreachableError("the way to the fake key service is cut")
+            raise UnreachableError("the way to the fake KMS is cut")
 
 
 class Fleet(House):
@@ -99,7 +99,7 @@ class Fleet(House):
         self.ways: dict[Member, Way] = {}
 
     async def member(self) -> Member:
-        """Starts a replica with a way of its own to the key service."""
+        """Starts a replica with a way of its own to the KMS."""
         member = await self.replica(max_clusters=2 * KEKS, cache_ttl=TTL)
         way = self.ways[member] = Way(self.provider, self.clock.monotonic)
         member.replica._kms._providers = lambda _: cast("KeyProvider", way)
@@ -148,7 +148,7 @@ def uri(root: int) -> str:
 
 
 async def warm_up(member: Member, keks: int) -> None:
-    """Has a replica use every cluster once; it is spared reading them one by one."""
+    """Makes a replica use every cluster once, without reading them one by one."""
     after = ""
     while page := member.house.store.clusters(ClusterFilter(), after, GROUP):
         for found in page:
@@ -238,7 +238,7 @@ async def test_a_refusal_stops_a_replica_that_cannot_ask(fleet: Fleet) -> None:
             await member.look()
     await two.poll()
     assert served(one, under) == served(two, under) == 0
-    # Of the other root keys each thinks as it did: one proven, the other on grace.
+    # Nothing changed for the other root keys: proven for one replica, on grace for the other.
     for member in (one, two):
         assert served(member, range(keks)) == keks - len(under)
     for _ in range(3):
@@ -264,7 +264,7 @@ async def test_a_refusal_stops_a_replica_that_cannot_ask(fleet: Fleet) -> None:
 async def test_an_unwrap_from_before_a_refusal_counts_for_nothing(fleet: Fleet) -> None:
     """F2, R2: an unwrap that began before another replica's refusal was applied proves nothing.
 
-    It ends well after that, and neither answers nor enters memory: the key is asked for again.
+    It succeeds after that, yet no call and no memory uses its result: the replica unwraps again.
     """
     fleet.stock(4, 1)
     one, two = [await fleet.member() for _ in range(2)]

@@ -357,7 +357,7 @@ async def test_the_loop_goes_on_meanwhile(issuer: _Issuer, clock: FakeClock) -> 
     waiting = [asyncio.create_task(source.refresh()) for _ in range(20)]
     assert await asyncio.to_thread(asked.wait, 10)
     assert source.may_help()  # A fetch under way is joined, whenever it began.
-    waiting[0].cancel()  # Who gives up ends it for nobody else.
+    waiting[0].cancel()  # A caller who gives up ends it for nobody else.
     go.set()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome).__name__ for outcome in outcomes] == ["CancelledError"] + [

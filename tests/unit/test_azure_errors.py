@@ -33,7 +33,7 @@ _ID: Final = {"x-ms-request-id": "0f9e-1"}
 
 
 def _seen(name: str, **headers: str) -> Reply:
-    """Returns an answer as it was seen; the counterpart's file has the source."""
+    """Returns the counterpart's answer of this name; its file says where it was seen."""
     status, body = render(name, {"operation": "unwrapkey", "name": "k"})
     return Reply(status, {**_ID, **headers}, body)
 
@@ -175,7 +175,7 @@ def test_entras_refusals_are_no_refusals_of_a_key(name: str) -> None:
     ],
 )
 def test_a_login_that_failed_otherwise(reply: Reply, meaning: type[KmsError]) -> None:
-    """Throttling, outages and answers that are none are not taken for a bad credential."""
+    """Throttling, outages and unusable answers do not pass for a bad credential."""
     assert type(login_failure(reply, "the server")) is meaning
 
 

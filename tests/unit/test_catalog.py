@@ -241,7 +241,7 @@ def test_what_the_settings_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_table_that_cannot_work_stops_the_start(values: dict[str, Any], told: str) -> None:
-    """What is wrong in a table is said when the server starts, with the table's name."""
+    """A fault in a table stops the start, with an error that names the table."""
     with pytest.raises(SetupError, match=told) as raised:
         catalog(settings(**values))
     assert check(settings(**values)) == raised.value.message.splitlines()
@@ -314,7 +314,7 @@ def test_a_package_takes_no_table_that_is_taken(packages: Callable[..., None]) -
 def test_what_is_not_a_provider_is_refused(
     packages: Callable[..., None], type_: str, what: Entry | str, told: str
 ) -> None:
-    """An entry point that cannot be a provider is said at the start, not ignored."""
+    """An entry point that cannot be a provider stops the start; nothing ignores it."""
     packages((type_, what))
     with pytest.raises(SetupError, match=told):
         installed()
@@ -367,7 +367,7 @@ _URIS: Final[dict[str, st.SearchStrategy[str]]] = {
 
 
 def test_each_type_has_uris_to_try() -> None:
-    """A provider that is added is tried below, too."""
+    """The tests below have uris to try for every provider of Keyfold's own."""
     assert tuple(sorted(_URIS)) == OWN
 
 
@@ -402,7 +402,7 @@ _pattern = st.lists(st.sampled_from(["a", "b", "/", "*", "**"]), max_size=5).map
 
 @given(_pattern, _pattern, st.text(alphabet="ab/", max_size=7))
 def test_patterns_that_share_a_uri_overlap(one: str, other: str, text: str) -> None:
-    """Where two patterns match the same text, the check at the start has seen it."""
+    """Where two patterns match the same text, the check at the start finds it."""
     first, second = UriPattern(one), UriPattern(other)
     if first.matches(text) and second.matches(text):
         assert first.overlaps(second)

@@ -93,7 +93,7 @@ def test_the_option_wins_over_the_environment(file: Path, tmp_path: Path) -> Non
 
 
 def test_errors_are_one_line_and_exit_2(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong is said in one line on stderr, with nothing on stdout."""
+    """Every error is one line on stderr, with nothing on stdout."""
     failures = [_run("list"), _run("rotate", "demo")]
     _done("create", "demo")
     failures += [
@@ -131,7 +131,7 @@ def test_destroy_without_a_terminal_needs_yes(file: Path) -> None:
 def test_destroy_asks_at_a_terminal(
     file: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
-    """At a terminal the key is named and a yes is waited for; anything else changes nothing."""
+    """At a terminal the command names the key and waits for a yes; nothing else destroys it."""
     _done("create", "demo")
     monkeypatch.setattr("keyfold_server.admin.terminal.has_terminal", lambda: True)
     assert _run("destroy", "demo", answer=answer)[0] == code

@@ -169,7 +169,7 @@ def server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 
 @pytest.fixture(name="channel")
 def channel_fixture(server: Server) -> Iterator[Any]:
-    """A channel that sends whatever it is told."""
+    """A channel that sends messages and metadata of any size."""
     options = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", MIB),

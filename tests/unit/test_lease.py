@@ -40,17 +40,17 @@ _REJECTED: Final = RejectedError(CredentialsFailedError("rejected"))
 
 @dataclass
 class Site:
-    """A provider that gives numbered sessions, or fails as it is told.
+    """A provider that gives numbered sessions, or fails as a test demands.
 
     Attributes:
         lasts: Seconds that a session lasts, as the provider says.
-        fails: What the next logins raise.
+        fails: The error that the next logins raise, or None.
         good: Whether Keyfold's own side is good.
-        held: A login waits until this is set.
-        logins: How many logins there were.
-        rejected: What each login was told of a rejected session.
+        held: The event that a login waits for, or None.
+        logins: The number of logins so far.
+        rejected: The rejected session that each login got, or None.
         remaining: The seconds that each login's call had left.
-        entered: Is set by each login.
+        entered: The event that each login sets.
     """
 
     lasts: float = _HOUR
@@ -220,14 +220,14 @@ def test_a_withdrawal_counts_though_the_session_is_good(site: Site) -> None:
             lease.fresh()
     assert lease.session is None
     assert lease.accepted_at is None
-    # What is no answer does not bring the session back.
+    # An outage does not bring the session back.
     site.fails = UnreachableError("down")
     with pytest.raises(UnreachableError):
         lease.fresh()
 
 
 def test_a_withdrawal_is_no_refusal_while_our_own_side_is_in_doubt(site: Site) -> None:
-    """It is CREDENTIALS_FAILED then, and a session that is good serves on (F2a)."""
+    """A withdrawal is then CREDENTIALS_FAILED, and a session that is good serves on (F2a)."""
     site.fails, site.good = WithdrawnError(_DENIED, _DOUBT), False
     lease = site.lease()
     with pytest.raises(CredentialsFailedError):
@@ -332,7 +332,7 @@ def test_a_failure_for_want_of_time_is_shared_with_nobody(site: Site) -> None:
 
 @dataclass
 class Late:
-    """A thread that has seen the old session, and goes on when it is told."""
+    """A thread that has seen the old session, and goes on when the test lets it."""
 
     site: Site
     saw: threading.Event = field(default_factory=threading.Event)

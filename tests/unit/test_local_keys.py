@@ -110,7 +110,7 @@ def test_destroying_is_for_good(file: KeyFile) -> None:
 
 
 def test_commands_name_what_is_wrong(file: KeyFile) -> None:
-    """An unknown key or version, a taken name and a bad one are told apart, and change nothing."""
+    """An unknown key or version, a taken name and a bad one have errors of their own."""
     before = file.path.read_bytes()
     with pytest.raises(KeyFileError, match="there is no key other"):
         file.rotate("other")
@@ -124,7 +124,7 @@ def test_commands_name_what_is_wrong(file: KeyFile) -> None:
 
 
 def test_a_missing_file_is_told_apart_and_not_made(tmp_path: Path) -> None:
-    """Only create makes a file or folder; everything else says that there is none."""
+    """Only create makes a file or folder; every other command says that it does not exist."""
     file = KeyFile(tmp_path / "none" / "keys.json")
     for action in (file.read, file.stamp, lambda: file.rotate("key")):
         with pytest.raises(KeyFileMissingError, match="dev-keys create"):
@@ -179,7 +179,7 @@ def test_every_shorter_file_is_refused(file: KeyFile) -> None:
 
 
 def test_a_pipe_or_folder_in_its_place_is_unreadable(tmp_path: Path) -> None:
-    """What is no file is refused at once, and never waited for; no descriptor is left open."""
+    """A pipe or folder is refused at once, and no descriptor is left open."""
     folder, pipe = tmp_path / "folder", tmp_path / "pipe"
     folder.mkdir()
     os.mkfifo(pipe, 0o600)
@@ -297,7 +297,7 @@ def test_a_young_file_has_no_stamp(file: KeyFile) -> None:
 
 
 def test_a_settled_file_is_read_once(file: KeyFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that stays the same is not read for every call, and a change is seen by the next."""
+    """The provider reads no unchanged file for a call, and sees a change at the next call."""
     provider = LocalProvider(file.path)
     key, binding = RootKey("LOCAL", "local:key"), Binding("c", "r", bytes(16))
     now = time.time_ns()
@@ -354,7 +354,7 @@ def test_a_key_under_another_name_is_another_key(file: KeyFile) -> None:
 def test_the_provider_warns_once_what_it_is(
     file: KeyFile, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever runs a server on LOCAL keys is told, once and at the start."""
+    """The provider warns once, when it is made, that its keys are for development."""
     provider = LocalProvider(file.path)
     provider.wrap(RootKey("LOCAL", "local:key"), b"x", Binding("c", "r", bytes(16)), budget=5.0)
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]

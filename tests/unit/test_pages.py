@@ -28,7 +28,7 @@ PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+/|[\w.-]+\.(?:py|proto|md|toml)
 """A file or folder that a page names in backticks; a test's name may follow it."""
 
 MADE = {"protos/released.binpb"}
-"""What a page says a command will make, once the time for it has come."""
+"""Files that a page names, and that a command will make later."""
 
 PLACES = (ROOT, SERVER, ROOT / "clients" / "python" / "keyfold", ROOT / "requirements")
 """Where a page's short paths may begin."""

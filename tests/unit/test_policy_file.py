@@ -131,7 +131,7 @@ _AWS = 'type = "AWS_KMS"'
         (_grant('context = ["a=b"]'), "p:2: context: is a list; write a table, *"),
         (_grant('roles = ["auditor", "root"]'), f"p:2: roles[1]: *'root'; use one of {_TYPES}"),
         (_grant('roles = ["Admin"]'), "p:2: roles[0]: there is no role 'Admin'; *"),
-        # Patterns that are none.
+        # Strings that are not patterns.
         (_grant('callers = [""]'), "p:2: callers[0]: must be 1 to 1,024 printable characters"),
         (_grant('callers = ["local\\n"]'), "p:2: callers[0]: must be 1 to 1,024 printable *"),
         (_grant('callers = ["spiffe:/td/a"]'), "p:2: callers[0]: * cannot match anything; *"),
@@ -144,7 +144,7 @@ _AWS = 'type = "AWS_KMS"'
         (_grant('clusters = ["prod/*"]'), "p:2: clusters[0]: 'prod/*' cannot match anything; *"),
         (_grant('regions = ["-eu"]'), "p:2: regions[0]: '-eu' cannot match anything; *"),
         (_grant('organizations = [" "]'), "p:2: organizations[0]: ' ' cannot match anything; *"),
-        # What does nothing where it stands.
+        # Fields that have no effect where they stand.
         (_grant('context = { a = "b" }'), "p:2: context: narrows only the role crypto; *"),
         (_grant('keys = [{ type = "LOCAL" }]'), "p:2: keys: are only for the role operator; *"),
         (_grant('roles = ["crypto"]') + "context = { a = 1 }", "p:2: context.a: must be *"),

@@ -42,8 +42,8 @@ class Cloud:
     """A provider where each principal can log in, unless it `fails`.
 
     Attributes:
-        fails: What a login raises, by principal; `""` is the server's own, `canary` the canary.
-        asked: Who logged in, in order.
+        fails: The errors that logins raise, by principal; `""` is Keyfold, `canary` the canary.
+        asked: The principals that logged in, in order.
         canary: Whether the settings name a canary.
     """
 
@@ -194,7 +194,7 @@ def test_who_never_logged_in_is_no_witness() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    """The least recently used one goes, and whoever cares is told."""
+    """The least recently used entry goes, and the table passes it to its callback."""
     gone: list[str] = []
     kept: Bounded[str] = Bounded(gone.append)
     for number in range(MOST):

@@ -100,9 +100,9 @@ def test_a_key_elsewhere_is_pointed_out_or_refused(
 def test_a_key_of_which_nobody_can_tell_is_not_called_wrong(
     region: str, key: KeyLocation, add: str
 ) -> None:
-    """Unknown is neither wrong nor right: silent where it is noted, refused where it is demanded.
+    """A key of unknown place gets no notice; where residency is demanded, it is refused.
 
-    The refusal says what to add, word for word, and is shown of keys that are in use already.
+    The refusal says word for word what to add; for keys in use already it is the notice.
     """
     assert ResidencyPolicy(TABLE).notice(region, key) == ""
     with pytest.raises(KeyElsewhereError) as caught:
@@ -113,7 +113,7 @@ def test_a_key_of_which_nobody_can_tell_is_not_called_wrong(
 
 
 def test_what_a_refusal_says_to_add_lets_the_key_in() -> None:
-    """The remedy is one: with the entry that the message names, the same key is good."""
+    """The remedy works: with the entry that the message names, the same key is good."""
     for key in (aws("ap-south-1"), host("AZURE_KEY_VAULT", "v.vault.azure.net")):
         with pytest.raises(KeyElsewhereError) as caught:
             ResidencyPolicy(required=True).check("ap", key)
@@ -122,7 +122,7 @@ def test_what_a_refusal_says_to_add_lets_the_key_in() -> None:
 
 
 def test_a_region_has_one_name_in_a_provider() -> None:
-    """The table's first, since replicas are looked for in one place; without an entry the same."""
+    """The name is the table's first, or the region's own where the table has no entry."""
     regions = ResidencyPolicy(TABLE)
     assert regions.provider_region("eu", "GCP_CLOUD_KMS") == "europe-west1"
     assert regions.provider_region("eu-west-1", "AWS_KMS") == "eu-west-1"
@@ -179,14 +179,14 @@ def test_without_settings_keys_elsewhere_are_noted(file: Path) -> None:
     ],
 )
 def test_a_bad_table_keeps_the_server_from_starting(file: Path, text: str, told: str) -> None:
-    """What cannot be meant is said at the start, with the setting's name."""
+    """A malformed table stops the start, with an error that names the setting."""
     file.write_text(text)
     with pytest.raises(SetupError, match=told):
         load()
 
 
 def test_a_misspelt_provider_keeps_the_server_from_starting(file: Path) -> None:
-    """An entry that no key is compared with would look like one that is."""
+    """An entry under a misspelt provider would apply to no key, so it stops the start."""
     file.write_text('[regions.eu]\nAWS_KSM = "eu-west-1"')
     settings = load()
     with pytest.raises(SetupError, match="no provider AWS_KSM"):

@@ -72,7 +72,7 @@ def shown(cluster: Cluster) -> State:
 
 
 def verdict(result: object) -> Verdict | None:
-    """Returns how a use ended, in the model's terms; None: in a way that it never may."""
+    """Returns how a use ended, in the model's terms, or None for an end that is never allowed."""
     if isinstance(result, RevokedError):
         return Verdict.REVOKED
     if isinstance(result, RefusedError):

@@ -165,7 +165,7 @@ async def test_a_trial_tells_where_the_key_is(house: RegionalHouse) -> None:
 
 
 async def test_a_key_whose_provider_is_gone_is_nowhere(house: RegionalHouse) -> None:
-    """A status can be given without it."""
+    """A status needs no provider: the place of such a key is unknown."""
     one = await house.with_regions(TABLE)
     residency = one.replica.reports._residency
     assert await residency.report(RootKey("GONE", "gone:x"), "us") == ResidencyReport()
