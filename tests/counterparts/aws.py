@@ -1,12 +1,12 @@
-"""AWS as Keyfold meets it: LocalStack's KMS, with what it lacks put before it.
+"""AWS as Keyfold meets it: LocalStack's KMS, behind a layer that adds what LocalStack lacks.
 
     python -m counterparts.aws [--port PORT]             until it is interrupted
 
-LocalStack has keys, states, contexts and rotation. Added here: signatures are verified and
-sessions end (`counterparts.aws_sts`); each call is held against the key's policy, which is read
-from LocalStack, and against the caller's own where the key is another account's; each version of
-key material has an id; bytes that are no ciphertext are told from keys that do not exist; a key
-can be gone without seven days' wait.
+LocalStack has keys, states, contexts and rotation. This module verifies signatures and ends
+sessions (`counterparts.aws_sts`). It checks each call against the key's policy, which it reads from
+LocalStack, and against the caller's own policies if the key is another account's. It gives each
+version of key material an id, tells bytes that are not a ciphertext from missing keys, and can
+remove a key without seven days' wait.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _NEEDS_NO_KEY: Final = frozenset({"CreateKey", "ListKeys", "ListAliases"})
 
 
 class Aws:
-    """KMS and STS as one answer to requests. Safe for many threads.
+    """KMS and STS behind one function that answers requests. Safe for many threads.
 
     Attributes:
-        sts: Who may call, and as whom.
-        erased: ARNs of keys that are gone.
-        calls: Every call that was signed, in order.
-        policies: Keys' policies as they were read, until one is written through here; whoever
-            writes one at LocalStack itself clears this.
+        sts: The users, roles and sessions.
+        erased: ARNs of the keys that are gone.
+        calls: Every signed call, in order.
+        policies: Policies of keys as read from LocalStack. Whoever writes a policy at LocalStack
+            itself, rather than through here, must clear this.
     """
 
     def __init__(self, kms: Answer) -> None:
-        """Takes what answers calls to KMS that are let through."""
+        """Takes the function that answers the calls to KMS that are let through."""
         self._kms = kms
         self._lock = threading.RLock()
         self.sts = Sts()
@@ -54,7 +54,7 @@ class Aws:
         self._made_with: dict[bytes, str] = {}
 
     def rotate(self, key: str) -> None:
-        """Notes that a key has new material."""
+        """Notes that the customer has rotated a key, which gives it new material."""
         with self._lock:
             self._of(key).append(secrets.token_hex(32))
 
@@ -82,14 +82,14 @@ class Aws:
         reply = self._ask(call, identity.account, call.operation, call.asked)
         if reply.status == 200:
             return self._with_material(call, reply)
-        # LocalStack takes bytes that are no ciphertext for one of a key that does not exist;
-        # that the key does is known from its policy.
+        # LocalStack answers bytes that are not a ciphertext as if the key did not exist. The key's
+        # policy has shown that it does.
         if call.operation == "Decrypt" and b"NotFoundException" in reply.body:
             raise AwsError("InvalidCiphertextException", "")
         return reply
 
     def _authorize(self, call: Call, identity: Identity, arn: str) -> None:
-        """Holds a call against the policies; an account's root may do all in it."""
+        """Checks a call against the policies; an account's root may do everything in it."""
         owner = arn.split(":")[4] if arn.startswith("arn:") else identity.account
         if identity.arn == f"arn:aws:iam::{owner}:root":
             return
@@ -104,7 +104,7 @@ class Aws:
             )
 
     def _why_not(self, call: Call, identity: Identity, owner: str, arn: str) -> str | None:
-        """Returns what AWS says of why a key cannot be used, or None where it can."""
+        """Returns AWS's reason why the caller cannot use a key, or None if it can."""
         context = call.asked.get("EncryptionContext", {})
         values = {CONTEXT + name: value for name, value in context.items()}
         asked = Asked(identity.caller, call.action, arn, values)
@@ -131,7 +131,7 @@ class Aws:
         return policy
 
     def _ask(self, call: Call, account: str, operation: str, asked: Mapping[str, Any]) -> Reply:
-        """Asks LocalStack, which takes an access key of twelve digits for the account."""
+        """Asks LocalStack, which reads an access key of twelve digits as the account."""
         signed = call.request.headers["authorization"].replace(call.access_key, account)
         headers = {
             **call.request.headers,
@@ -142,7 +142,7 @@ class Aws:
         return self._kms(replace(call.request, headers=headers, body=json.dumps(asked).encode()))
 
     def _with_material(self, call: Call, reply: Reply) -> Reply:
-        """Notes or tells which key material was used."""
+        """Notes which key material a call used, or adds it to the answer."""
         body = json.loads(reply.body) if reply.body else {}
         with self._lock:
             if call.operation == "Encrypt":
@@ -162,9 +162,9 @@ class Aws:
         return replace(reply, body=json.dumps(body).encode())
 
     def _of(self, key: str) -> list[str]:
-        """Returns the ids of a key's material, oldest first; under the lock.
+        """Returns the ids of a key's material, oldest first; the caller holds the lock.
 
-        A multi-Region key and its replicas have the same.
+        A multi-Region key and its replicas have the same material.
         """
         return self._materials.setdefault(key.rpartition("/")[2], [secrets.token_hex(32)])
 

@@ -1,7 +1,7 @@
-"""Puts an access policy in place, as the customer and the vendor do: to the letter.
+"""Puts exactly an access policy in place, as the customer and the vendor do.
 
-What is malformed is refused, as AWS refuses it. What stood there for the same role and vendor is
-gone after it, so that nothing is permitted besides.
+It refuses what AWS refuses as malformed. It removes what was in place before for the same role and
+vendor, so that the new policy alone permits.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from counterparts.aws_sts import Role, Sts, policy
 
 
 class Attachable(Protocol):
-    """A statement of an access policy, of the domain's or of the wire's."""
+    """A statement of an access policy, from the domain or from the wire."""
 
     @property
     def attach_to(self) -> str:
-        """What it is attached to."""
+        """The thing that the statement is attached to."""
         ...
 
     @property
@@ -29,7 +29,7 @@ class Attachable(Protocol):
 
     @property
     def by_vendor(self) -> bool:
-        """Whether it is the vendor's to put in place."""
+        """Whether the vendor puts it in place."""
         ...
 
 
@@ -41,17 +41,17 @@ def attach(
     role: str,
     add_to_key: Callable[..., None],
 ) -> None:
-    """Attaches statements, and ends the sessions that were begun before.
+    """Attaches statements, and ends the sessions that began before.
 
     Args:
-        statements: What to attach.
-        sts: Where roles and identities are.
+        statements: The statements to attach.
+        sts: The roles and identities.
         vendor: The ARN of the vendor's own identity.
         role: The ARN of the customer's role, or empty.
-        add_to_key: Makes statements those of the key's policy, beside its administrators' one.
+        add_to_key: Function that sets statements of the key's policy, beside its administrators'.
 
     Raises:
-        ValueError: AWS would not take it.
+        ValueError: AWS would not accept a statement.
     """
     of_key: list[dict[str, Any]] = []
     trust = policy()

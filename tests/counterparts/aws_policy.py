@@ -1,11 +1,11 @@
 """A small, strict evaluator of AWS policies: of keys, of roles' trust, and of identities.
 
-It knows what customers and the vendor write for Keyfold and refuses, with ValueError, to guess
-at anything else: statements of Effect, Principal, Action, Resource and the condition StringEquals
-on `kms:EncryptionContext:…` or `sts:ExternalId`. What AWS takes for malformed is refused likewise.
-Nothing is allowed by default, and an explicit Deny wins. Not modelled: that a key's policy may
-turn to the identities' policies of its account, by a statement for the account's root; such a
-statement lets in the root alone, and every role must be named.
+It knows what customers and the vendor write for Keyfold, and refuses anything else with ValueError
+rather than guess: it takes statements of Effect, Principal, Action, Resource and the condition
+StringEquals on `kms:EncryptionContext:…` or `sts:ExternalId`. It also refuses what AWS refuses as
+malformed. It allows nothing by default, and an explicit Deny wins. One thing is not modelled: in
+AWS a key's policy may refer to the identities' policies of its account, by a statement for the
+account's root. Here such a statement lets only the root in, and a policy must name every role.
 
 https://docs.aws.amazon.com/kms/latest/developerguide/policy-evaluation.html
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
@@ -31,12 +31,12 @@ Policy = Mapping[str, Any]
 
 
 class Kind(enum.Enum):
-    """What a policy belongs to, with the elements that its statements must have.
+    """The kind of thing that a policy belongs to, with the elements that its statements must have.
 
     Attributes:
         KEY: A KMS key.
-        TRUST: A role, and says who may take it.
-        IDENTITY: A role or user, and says what it may do.
+        TRUST: A role; the policy says who may assume it.
+        IDENTITY: A role or user; the policy says what it may do.
     """
 
     KEY = frozenset({"Effect", "Principal", "Action", "Resource"})
@@ -45,12 +45,12 @@ class Kind(enum.Enum):
 
 
 class Verdict(enum.Enum):
-    """What a policy says.
+    """The answer of a policy.
 
     Attributes:
-        ALLOWED: A statement allows it, and none denies it.
-        NOT_ALLOWED: No statement allows it.
-        DENIED: A statement denies it.
+        ALLOWED: A statement allows the call, and no statement denies it.
+        NOT_ALLOWED: No statement allows the call.
+        DENIED: A statement denies the call.
     """
 
     ALLOWED = enum.auto()
@@ -60,10 +60,10 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls.
+    """The caller as policies name it.
 
     Attributes:
-        arns: The names that a policy may know the caller by: itself, and a session's role.
+        arns: The caller's names in policies: its own ARN, and the role of a session.
     """
 
     arns: tuple[str, ...]
@@ -71,13 +71,13 @@ class Caller:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a policy is asked about.
+    """A call, as a policy judges it.
 
     Attributes:
-        caller: Who calls.
-        action: Such as `kms:Decrypt`.
+        caller: The caller.
+        action: The action, such as `kms:Decrypt`.
         resource: The ARN of the key or role.
-        values: What there is for conditions, by the name that they know it by.
+        values: The values that conditions compare, by the name of their condition key.
     """
 
     caller: Caller
@@ -87,10 +87,10 @@ class Asked:
 
 
 def evaluate(kind: Kind, policy: Policy, asked: Asked) -> Verdict:
-    """Returns what a policy says of a call.
+    """Returns a policy's answer to a call.
 
     Raises:
-        ValueError: The policy is malformed, or has something that is not modelled.
+        ValueError: The policy is malformed, or has a part that is not modelled.
     """
     check(kind, policy)
     verdict = Verdict.NOT_ALLOWED
@@ -109,10 +109,10 @@ def evaluate(kind: Kind, policy: Policy, asked: Asked) -> Verdict:
 
 
 def check(kind: Kind, policy: Policy) -> None:
-    """Refuses a policy that AWS would not take, or that is not modelled.
+    """Refuses a policy that AWS would not accept, or that has a part that is not modelled.
 
     Raises:
-        ValueError: Its text says why.
+        ValueError: The policy is refused; the text says why.
     """
     if policy.keys() - {"Id"} != {"Version", "Statement"} or policy["Version"] != _VERSION:
         raise ValueError(f"not modelled as a document: {sorted(policy)}")
@@ -153,12 +153,12 @@ def _check_condition(kind: Kind, condition: Mapping[str, Any]) -> None:
 def _is_for(principal: Any, caller: Caller) -> bool:
     if principal == "*":
         return True
-    # Within an ARN AWS knows no wildcards; alone, one means everybody.
+    # AWS knows no wildcards within a principal's ARN; a wildcard alone means everybody.
     return any(each == "*" or each in caller.arns for each in _several(principal["AWS"]))
 
 
 def _is_on(kind: Kind, statement: Mapping[str, Any], resource: str) -> bool:
-    """Tells whether a statement is on a resource; a key's or role's own policy is on that alone."""
+    """Returns whether a statement covers a resource; a key's or role's policy covers itself."""
     if kind is not Kind.IDENTITY:
         return True
     return any(each in ("*", resource) for each in _several(statement["Resource"]))
@@ -169,7 +169,7 @@ def _like(action: str, pattern: str) -> bool:
 
 
 def _holds(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
-    """Tells whether all of a condition's keys have one of the values that are given."""
+    """Returns whether each of a condition's keys has one of the values that it lists."""
     return all(
         values.get(key) in _several(wanted)
         for keys in condition.values()
@@ -178,5 +178,5 @@ def _holds(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
 
 
 def _several(value: Any) -> Iterable[Any]:
-    """Returns a list where the policy may hold one or several."""
+    """Returns a list, since a policy may hold one value or several."""
     return value if isinstance(value, list) else [value]

@@ -1,10 +1,10 @@
 """AWS STS as a customer's roles need it: signatures, policies, sessions that end.
 
-As AWS does, it asks the trust policy of the role and, where the role is another account's, the
-caller's own policies, too.
+As AWS does, it checks the role's trust policy and, if the role is another account's, the caller's
+own policies too.
 
-Ours rather than moto's, because the policy of a key has to know a session, and a session has to
-end; `counterparts.moto` is the independent check of this side.
+It is not moto's, because a key's policy has to know a session, and a session has to end;
+`counterparts.moto` checks Keyfold's use of STS independently.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _LONGEST: Final = 3_600
 
 
 def policy(*statements: dict[str, Any]) -> Policy:
-    """Returns a policy of these statements; of none, it allows nothing."""
+    """Returns a policy of these statements; without any, the policy allows nothing."""
     return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
 ADMINISTRATOR: Final = policy({"Effect": "Allow", "Action": "*", "Resource": "*"})
-"""The policy of who may do in its own account what it likes."""
+"""The policy of an identity that may do anything in its own account."""
 
 
 @dataclass
 class Identity:
-    """Somebody who may sign calls.
+    """An identity that may sign calls.
 
     Attributes:
-        arn: Who it is: a user, or a role's session.
-        secret: What it signs with.
+        arn: ARN of the user, or of the role's session.
+        secret: The secret key that it signs with.
         token: A session's token, or empty.
         role: A session's role, or empty.
-        expires: When a session ends, or None.
-        came_from: The access key that took the role, or empty.
+        expires: Time when a session ends, or None.
+        came_from: The access key that assumed the role, or empty.
     """
 
     arn: str
@@ -65,13 +65,13 @@ class Identity:
 
     @property
     def owner(self) -> str:
-        """Whose policies it has: its own, or its role's."""
+        """ARN whose policies apply: its own, or its role's."""
         return self.role or self.arn
 
 
 @dataclass
 class Role:
-    """A role that somebody may take.
+    """A role that an identity may assume.
 
     Attributes:
         trust: Its trust policy.
@@ -81,7 +81,7 @@ class Role:
 
     @staticmethod
     def trusting(arn: str, *external_ids: str) -> Role:
-        """Returns a role that an identity may take which shows one of the external ids."""
+        """Returns a role that an identity may assume with one of the external ids."""
         shown = {"StringEquals": {EXTERNAL_ID: list(external_ids)}}
         allow = {"Effect": "Allow", "Principal": {"AWS": arn}, "Action": "sts:AssumeRole"}
         return Role(policy({**allow, "Condition": shown}))
@@ -91,11 +91,11 @@ class Sts:
     """Users, roles and sessions. Safe for many threads.
 
     Attributes:
-        identities: By access key.
-        roles: By ARN.
-        policies: What users and roles may do in their own account's eyes, by ARN; a user may do
-            all, and a role nothing, until something else is written here.
-        rejected: Access keys that are not accepted any more, nor what came from them.
+        identities: Identities by access key.
+        roles: Roles by ARN.
+        policies: Policies by the ARN of their user or role, as its own account grants them. Unless
+            a policy is written here, a user may do everything and a role nothing.
+        rejected: Access keys that are no longer accepted, nor the sessions that came from them.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Sts:
         return key, secret
 
     def own_verdict(self, identity: Identity, asked: Asked) -> Verdict:
-        """Returns what an identity's own policies say of a call."""
+        """Returns the answer of an identity's own policies to a call."""
         every: Iterable[Policy] = self.policies.get(identity.owner, ())
         said = {evaluate(Kind.IDENTITY, each, asked) for each in every}
         for verdict in (Verdict.DENIED, Verdict.ALLOWED):
@@ -130,10 +130,10 @@ class Sts:
                     each.expires = datetime.now(UTC)
 
     def authenticated(self, call: Call) -> Identity:
-        """Returns who signed a call.
+        """Returns the identity that signed a call.
 
         Raises:
-            AwsError: Nobody whom the service accepts.
+            AwsError: The service does not accept the signature.
         """
         sts = call.service == "sts"
         status = 403 if sts else 400
@@ -179,7 +179,7 @@ class Sts:
             return self._session(call, arn, seconds)
 
     def _why_not(self, call: Call, identity: Identity, arn: str) -> str | None:
-        """Returns what AWS says of why a role cannot be taken, or None where it can."""
+        """Returns AWS's reason why an identity cannot assume a role, or None if it can."""
         role, shown = self.roles.get(arn), call.asked.get("ExternalId")
         values = {} if shown is None else {EXTERNAL_ID: shown}
         asked = Asked(identity.caller, call.action, arn, values)

@@ -1,8 +1,8 @@
-"""Requests to AWS as they arrive, and its errors as they are answered.
+"""Requests to AWS as they arrive, and errors as AWS writes them.
 
-Shapes: KMS speaks JSON 1.1 (`__type`, status 400), STS the query protocol (XML, status 403 for
-who calls). The texts are those that the services send; the API reference lists the codes, and
-botocore's service models are what parses them here.
+KMS speaks JSON 1.1 (`__type`, status 400) and STS the query protocol (XML, status 403 for a refused
+caller). The texts are those that the services send. The API reference lists the codes, and botocore
+parses the answers by its service models.
 
 https://docs.aws.amazon.com/kms/latest/APIReference/CommonErrors.html
 https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html
@@ -38,12 +38,12 @@ class Call:
 
     Attributes:
         service: `kms` or `sts`.
-        operation: Such as `Decrypt`.
+        operation: Name of the operation, such as `Decrypt`.
         region: The region that it was signed for.
-        access_key: Who signed it.
+        access_key: The access key that signed it.
         token: The session token that came with it, or empty.
         asked: The operation's parameters.
-        request: The request as it came.
+        request: The HTTP request.
     """
 
     service: str
@@ -56,11 +56,11 @@ class Call:
 
     @property
     def action(self) -> str:
-        """The operation as policies write it."""
+        """The operation as policies name it."""
         return f"{self.service}:{self.operation}"
 
     def is_signed_with(self, secret: str) -> bool:
-        """Tells whether the signature is right."""
+        """Returns whether the signature is right."""
         found = _AUTHORIZATION.fullmatch(self.request.headers["authorization"])
         assert found is not None
         headers = self.request.headers
@@ -74,7 +74,7 @@ class Call:
 
 
 def parse(request: Request) -> Call | None:
-    """Returns the call that a request makes, or None where nobody signed it."""
+    """Returns the call that a request makes, or None if the request is not signed."""
     found = _AUTHORIZATION.fullmatch(request.headers.get("authorization", ""))
     if found is None:
         return None
@@ -89,7 +89,7 @@ def parse(request: Request) -> Call | None:
 
 
 class AwsError(Exception):
-    """An error that the service answers."""
+    """An error in the service's answer."""
 
     def __init__(self, code: str, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -119,7 +119,7 @@ def error_reply(service: str, error: AwsError, headers: dict[str, str] | None = 
 
 
 def sts_reply(operation: str, result: str) -> Reply:
-    """Returns an answer of STS around the XML of its result."""
+    """Returns an answer of STS with the XML of its result."""
     id_ = str(uuid.uuid4())
     body = (
         f'<{operation}Response xmlns="{_STS}"><{operation}Result>{result}</{operation}Result>'

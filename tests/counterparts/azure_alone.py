@@ -1,9 +1,9 @@
 """The Azure counterpart as a program of its own, for clients in any language.
 
-It runs until SIGTERM or SIGINT. A seed says what there is when it starts: a JSON list of calls to
-the control object, `[{"call": "create_key", "name": "app"}, ...]`. The same calls can be made while
-it runs, `POST http://localhost:PORT/create_key` with the arguments as a JSON object, on a port of
-loopback without any authentication: it is a tool for tests and must not hold anything real.
+It runs until SIGTERM or SIGINT. A seed describes its first state: a JSON list of calls to the
+control object, `[{"call": "create_key", "name": "app"}, ...]`. While it runs, it takes the same
+calls as `POST http://localhost:PORT/create_key` with the arguments as a JSON object, on a loopback
+port without any authentication. It is a tool for tests and must not hold anything real.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def call(azure: AzureKeyVault, name: str, given: Mapping[str, Any]) -> Any:
     """Makes one control call.
 
     Args:
-        azure: What is controlled.
-        name: A public method of it.
-        given: Its arguments by name; `actions` is a list.
+        azure: The counterpart to control.
+        name: Name of a public method of it.
+        given: The method's arguments by name; `actions` is a list.
 
     Raises:
-        AzureError: There is no such call, or its arguments do not fit.
+        AzureError: The call does not exist, or its arguments do not fit.
     """
     if name not in _CALLS:
         raise bad_parameter(f"there is no call '{name}'; there are {sorted(_CALLS)}")
@@ -61,7 +61,7 @@ class ControlSite:
     """The control calls over HTTP.
 
     Args:
-        azure: What is controlled.
+        azure: The counterpart to control.
     """
 
     def __init__(self, azure: AzureKeyVault) -> None:
@@ -72,7 +72,7 @@ class ControlSite:
         return "control"
 
     def answer(self, request: Request) -> Answer:
-        """Makes a call and answers what it returns."""
+        """Makes a call and answers with its result."""
         try:
             given = json.loads(request.body or b"{}")
         except ValueError:
@@ -82,18 +82,18 @@ class ControlSite:
         return Answer({"result": call(self._azure, request.path[0], given)})
 
     def values(self, request: Request) -> Mapping[str, str]:
-        """Returns what the names in its errors stand for: nothing."""
+        """Returns the values of the names in its errors: an empty mapping."""
         return {}
 
     def headers(self, request: Request) -> Mapping[str, str]:
-        """Returns the headers of each answer: none."""
+        """Returns the headers of each answer: an empty mapping."""
         return {}
 
 
 def seed(azure: AzureKeyVault, calls: list[dict[str, Any]]) -> list[Any]:
     """Makes the calls of a seed and returns their results.
 
-    The words `$tenant`, `$vault` and `$hsm` in arguments stand for what this counterpart has.
+    The words `$tenant`, `$vault` and `$hsm` in arguments stand for this counterpart's own.
 
     Raises:
         AzureError: A call does not fit.
@@ -141,9 +141,9 @@ Azure counterpart is running. Trust {ca} and use, in Python:
 def main() -> None:
     """Runs the counterpart until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="counterparts.azure_key_vault", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="the first of five ports; 0: free ones")
+    parser.add_argument("--port", type=int, default=0, help="first of five ports; 0 for free ones")
     parser.add_argument("--seed", type=Path, help="JSON list of control calls")
-    parser.add_argument("--out", type=Path, required=True, help="where ca.pem and azure.json go")
+    parser.add_argument("--out", type=Path, required=True, help="folder for ca.pem and azure.json")
     given = parser.parse_args()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -186,4 +186,4 @@ def _tell(
     path = out.absolute() / "azure.json"
     path.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
     shown = {**known, "out": str(path)}
-    print(_USAGE.format_map(shown), flush=True)  # noqa: T201 (it tells how to use it)
+    print(_USAGE.format_map(shown), flush=True)  # noqa: T201 (it says how to use it)

@@ -33,7 +33,7 @@ def body(request: Request) -> dict[str, Any]:
 
 
 def attributes(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a create or update request sets of a key version."""
+    """Returns the attributes that a create or update request sets on a key version."""
     wanted: dict[str, Any] = {}
     found = _typed(given, "attributes", dict) or {}
     for name, kind in (("enabled", bool), ("nbf", int), ("exp", int)):
@@ -49,7 +49,7 @@ def attributes(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kind(given: Mapping[str, Any]) -> tuple[str, int | None]:
-    """Returns the type and the size of a key to make."""
+    """Returns the type and the size of the key to create."""
     if (kty := _typed(given, "kty", str)) is None:
         raise bad_parameter("Property 'kty' is required.")
     return kty, _typed(given, "key_size", int)
@@ -74,12 +74,12 @@ def result(version: Version, sealed: Sealed, origin: str) -> dict[str, str]:
 
 
 def kid(version: Version, origin: str) -> str:
-    """Returns a version's identifier: its URL, under the host that the client named."""
+    """Returns a version's identifier: its URL, with the host that the client named."""
     return f"{origin}/keys/{version.name}/{version.id}"
 
 
 def item(version: Version, origin: str) -> dict[str, Any]:
-    """Returns what a list says of a version."""
+    """Returns a version's entry in a list."""
     times = {"nbf": version.nbf, "exp": version.exp}
     return {
         "kid": kid(version, origin),

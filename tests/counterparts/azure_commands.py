@@ -1,7 +1,7 @@
-"""The `az` command of a customer, as far as it gives access to keys; it acts on the counterpart.
+"""The `az` commands with which a customer grants access to keys, run on the counterpart.
 
-Strict: an option, a role's member or a data action that it does not know is refused, and so is a
-role that was not defined or a principal that is not in the tenant.
+They are strict: they refuse an option, a role's member or a data action that they do not know, a
+role that was not defined, and a principal that is not in the tenant.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _GROUP: Final = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGro
 _VAULT: Final = f"{_GROUP}/providers/Microsoft.KeyVault/vaults/"
 _ASSIGNEE: Final = {"--assignee-object-id", "--assignee-principal-type", "--role", "--scope"}
 _KEY_PERMISSIONS: Final = {"get": "read", "wrapKey": "wrap", "unwrapKey": "unwrap"}
-"""Permissions of access policies, and the data actions that they stand for."""
+"""Permissions of access policies, with the data actions that they stand for."""
 
 
 class AzCommands:
-    """A customer signed in to a tenant.
+    """A customer who is signed in to a tenant.
 
     Args:
-        azure: What is acted on.
+        azure: The counterpart that the commands act on.
         tenant: The tenant.
-        vaults: The urls of its vaults and Managed HSMs, by name.
-        clients: The applications whose object ids it may look up.
+        vaults: URLs of its vaults and Managed HSMs, by name.
+        clients: The applications whose object ids the customer may look up.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class AzCommands:
         """Runs a shell text.
 
         Raises:
-            CommandError: The shell or a command refused it.
+            CommandError: The shell or a command refused the text.
         """
         commands: dict[tuple[str, ...], Callable[[dict[str, list[str]]], None]] = {
             ("ad", "sp", "create"): self._create_principal,
@@ -124,7 +124,7 @@ class AzCommands:
     def _give(self, given: dict[str, list[str]], vault: str, key: str) -> None:
         (role,) = given["--role"]
         if given["--assignee-principal-type"] != ["ServicePrincipal"] or role not in self._roles:
-            raise CommandError(f"there is no role {role}, or the assignee is none")
+            raise CommandError(f"there is no role {role}, or no such assignee")
         who = self._principal(given["--assignee-object-id"])
         if self._roles[role]:
             url = f"{self._vaults[vault]}/keys/{key}"
@@ -147,7 +147,7 @@ _LISTS: Final = ("actions", "notActions", "dataActions", "notDataActions")
 
 
 def _full(action: str) -> str:
-    """Returns a data action, which must be written in full as roles have it."""
+    """Returns a data action, which must be written in full, as roles name it."""
     if not action.startswith("Microsoft.KeyVault/"):
         raise CommandError(f"{action} is no data action")
     return action

@@ -1,7 +1,7 @@
-"""The hand on the Azure counterpart: what administrators and customers do there, and faults.
+"""The control of the Azure counterpart: administrators, customers, and faults.
 
-Every change holds from the next request on; requests under way go on with what they found. All of
-it may be called from any thread.
+Every change holds from the next request on; requests under way keep what they found. All methods
+may be called from any thread.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from counterparts.entra import Directory
 
 
 class Control:
-    """Directory, vaults and faults by the calls that change them.
+    """Directory, vaults and faults, with the calls that change them.
 
     Args:
-        clock: Seconds since the epoch.
+        clock: Clock in seconds since the epoch.
 
     Attributes:
-        vault_url: The vault that keys are made in unless another is named.
+        vault_url: The vault in which keys are created unless another is named.
     """
 
     vault_url: str
@@ -35,7 +35,7 @@ class Control:
         self._directory = Directory(clock)
         self._vaults: dict[int, VaultSite] = {}
 
-    # --- who there is ------------------------------------------------------------------------
+    # --- principals --------------------------------------------------------------------------
 
     def register_application(self, tenant: str, client: str, secret: str | None = None) -> str:
         """Registers an application, or adds a secret to one; returns `tenant/client`."""
@@ -46,7 +46,7 @@ class Control:
         return self._directory.consent(tenant, client).principal
 
     def is_in(self, tenant: str, client: str) -> bool:
-        """Tells whether an application is in a tenant."""
+        """Returns whether an application is in a tenant."""
         return self._directory.knows(tenant, client)
 
     def withdraw(self, tenant: str, client: str) -> None:
@@ -66,7 +66,7 @@ class Control:
         self._directory.expire_secret(client, secret)
 
     def assign_identity(self, tenant: str, client: str) -> str:
-        """Adds a managed identity, the first as the system's own; returns `tenant/client`."""
+        """Adds a managed identity, the first one as the system's own; returns `tenant/client`."""
         return self._directory.assign_identity(tenant, client).principal
 
     def trust(
@@ -81,15 +81,15 @@ class Control:
 
         Args:
             client: The application.
-            issuer: Who issues the assertions; `identity_issuer` for managed identities of here.
-            subject: The assertions' subject; `object_id` for a managed identity of here.
-            audience: The assertions' audience.
+            issuer: Issuer of the assertions; `identity_issuer` for managed identities of this one.
+            subject: Subject of the assertions; `object_id` for a managed identity of this one.
+            audience: Audience of the assertions.
             key: The issuer's public key in PEM (RSA or P-256); None for this directory's own.
         """
         self._directory.trust(client, Federated(issuer, subject, audience, key))
 
     def identity_issuer(self, tenant: str) -> str:
-        """Returns the issuer of tokens that a tenant's managed identities exchange."""
+        """Returns the issuer of the tokens that a tenant's managed identities exchange."""
         return self._directory.issuer(tenant, v2=True)
 
     def object_id(self, principal: str) -> str:
@@ -97,38 +97,38 @@ class Control:
         return self._directory.object_id(*principal.split("/"))
 
     def set_token_lifetime(self, seconds: int) -> None:
-        """Sets how long tokens issued from now on are good for."""
+        """Sets the lifetime of tokens issued from now on."""
         self._directory.lifetime = seconds
 
     def expire_tokens(self, principal: str | None = None) -> None:
-        """Ends the tokens of a principal, or all, as if their time were over (401)."""
+        """Ends the tokens of a principal, or all tokens, as if they had expired (401)."""
         self._directory.end_tokens(principal, revoked=False)
 
     def revoke_tokens(self, principal: str | None = None) -> None:
-        """Revokes the tokens of a principal, or all: 401 with a claims challenge."""
+        """Revokes the tokens of a principal, or all tokens: 401 with a claims challenge."""
         self._directory.end_tokens(principal, revoked=True)
 
-    # --- who may do what ---------------------------------------------------------------------
+    # --- permissions -------------------------------------------------------------------------
 
     def allow(self, principal: str, key: str, *actions: str) -> None:
         """Gives a principal data actions on a key, or on a whole vault by its URL.
 
         Args:
-            principal: `tenant/client`.
+            principal: The principal, as `tenant/client`.
             key: The key's or the vault's URL.
             *actions: `read`, `wrap`, `unwrap`, `encrypt`, `decrypt`, `create`, `update`,
-                `rotate`, `delete`, `recover`, `purge`, or Azure's full names; none means all.
+                `rotate`, `delete`, `recover`, `purge`, or Azure's full names; without any, all.
         """
         vault, name, _ = self._find(key)
         vault.permissions.allow(principal, name, *actions)
 
     def deny(self, principal: str, key: str, *actions: str) -> None:
-        """Takes data actions away again, as they were given; none named means all."""
+        """Takes data actions away again, as they were given; without any named, all of them."""
         vault, name, _ = self._find(key)
         vault.permissions.deny(principal, name, *actions)
 
     def given(self, principal: str, vault: str) -> list[tuple[str, str]]:
-        """Returns what a principal may do in a vault: keys, `*` for all, with actions in full."""
+        """Returns a principal's permissions in a vault: keys, `*` for all, with actions in full."""
         return sorted(self._find(vault)[0].permissions.given(principal))
 
     def close_network(
@@ -152,9 +152,9 @@ class Control:
 
         Args:
             name: The key's name.
-            vault: The vault's URL; the vault unless named.
-            kty: `RSA`, `RSA-HSM`, `oct-HSM`; `RSA` in a vault and `oct-HSM` in an HSM unless named.
-            size: Bits; 2048 or 256 unless named.
+            vault: The vault's URL; by default `vault_url`.
+            kty: `RSA`, `RSA-HSM` or `oct-HSM`; by default `RSA` in a vault and `oct-HSM` in an HSM.
+            size: Bits; 2048 or 256 by default.
             **attributes: `key_ops`, `enabled`, `nbf`, `exp` (seconds since the epoch), `tags`.
         """
         vault = vault or self.vault_url
@@ -180,7 +180,7 @@ class Control:
                 vault.keys.update(name, one.id, **attributes)
 
     def disable(self, key: str) -> None:
-        """Disables a version by its URL, or all versions of a key: unwrap and decrypt end."""
+        """Disables a version by its URL, or all of a key: it no longer unwraps and decrypts."""
         self.update(key, enabled=False)
 
     def enable(self, key: str) -> None:
@@ -202,33 +202,33 @@ class Control:
         vault, name, _ = self._find(key)
         vault.keys.purge(name)
 
-    # --- what goes wrong ---------------------------------------------------------------------
+    # --- faults ------------------------------------------------------------------------------
 
     def fault(self, fault: Fault | None = None, **members: Any) -> None:
-        """Puts a fault into coming answers, given whole or by its members."""
+        """Adds a fault for coming answers, given whole or by its members."""
         self._faults.add(fault or Fault(**members))
 
     def clear_faults(self) -> None:
-        """Takes all waiting faults away."""
+        """Removes all waiting faults."""
         self._faults.clear()
 
     @property
     def requests(self) -> list[Exchange]:
-        """The last 10,000 requests with everything that the clients sent, the oldest first."""
+        """The last 10,000 requests with everything that the clients sent, oldest first."""
         return self._log.all()
 
     def await_request(self, operation: str, timeout: float = 10.0) -> Exchange:
-        """Returns the first request for an operation; waits for one so many seconds.
+        """Returns the first request for an operation; waits for one for so many seconds.
 
-        A request is noted before its answer is sent, and a hanging one when it begins to hang.
+        The log has a request before its answer is sent, and a hanging one when it begins to hang.
 
         Raises:
-            TimeoutError: None came.
+            TimeoutError: No request came.
         """
         return self._log.wait(operation, timeout)
 
     def operations(self, at: str | None = None) -> list[str]:
-        """Returns what was asked for so far, everywhere or at one URL, the oldest first."""
+        """Returns the operations of all requests, or of those at one URL, oldest first."""
         return [one.operation for one in self.requests if at in (None, one.at)]
 
     def _find(self, url: str) -> tuple[VaultSite, str, str]:
@@ -238,7 +238,7 @@ class Control:
 
 
 def port_of(url: str) -> int:
-    """Returns the port of a vault's or a key's URL, by which vaults are told apart."""
+    """Returns the port of a vault's or a key's URL; each vault has its own."""
     return urlsplit(url).port or 443
 
 

@@ -1,7 +1,7 @@
 """The error answers of the Azure counterpart, read from `data/azure_errors.json`.
 
-Each answer stands there with where it was seen, and with what of it is assumed. The code names an
-answer and fills in its names; it never makes up a shape of its own.
+The file gives the source of each answer, and says what in it is assumed. The code names an answer
+and fills in its names; it never makes up a shape of its own.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _FILE: Final = Path(__file__).with_name("data") / "azure_errors.json"
 
 
 class AzureError(Exception):
-    """A request is refused with an answer of the data file.
+    """A request that is refused with an answer of the data file.
 
     Attributes:
         name: The answer's name in the data file.
-        values: What its names stand for, beside those that every answer knows.
-        headers: Headers of this answer, added by who passes it on.
+        values: Values for the names in the answer, beside those that every answer knows.
+        headers: Headers of this answer, which the caller that passes it on adds.
     """
 
     def __init__(self, name: str, /, **values: str) -> None:
@@ -44,8 +44,8 @@ def render(name: str, values: Mapping[str, str]) -> tuple[int, Any]:
 
     Args:
         name: The answer's name in the data file.
-        values: What its names stand for. A name without a value stays as it is written, so that
-            an injected fault needs none.
+        values: Values for the names in the answer. A name without a value stays as it is written,
+            so that an injected fault needs no values.
 
     Raises:
         KeyError: The data file has no such answer.

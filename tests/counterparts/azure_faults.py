@@ -1,7 +1,7 @@
 """Faults that a test or a seed puts into the answers of the Azure counterpart.
 
-A fault is data, so that it can come from a seed file as well as from a test. It is matched by
-listener and by operation, and serves as often as it says.
+A fault is data, so that it can come from a seed file as well as from a test. It applies to requests
+to a listener and for an operation, as often as it says.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from counterparts.azure_errors import errors
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to some answers.
+    """A change of some answers.
 
     Attributes:
-        at: The listener's URL, as the counterpart names it; None for each of them.
+        at: The listener's URL, as the counterpart names it; None for every listener.
         operation: The operation as the request log names it (`wrapkey`, `unwrapkey`, `encrypt`,
-            `decrypt`, `get`, `versions`, `challenge`, `token`, `openid`, ...); None for each.
-        times: How many requests it serves; None for all until the faults are cleared.
-        error: An answer of the data file that is given instead of doing anything.
-        status: Replaces the HTTP status.
-        headers: Are added to the answer, such as `Retry-After`.
-        members: Replace top-level members of a JSON answer: somebody else's plaintext, key id, tag.
-        body: Replaces the whole body.
-        size: The body is filled up to this many bytes with spaces, which JSON allows.
+            `decrypt`, `get`, `versions`, `challenge`, `token`, `openid`, ...); None for every one.
+        times: Number of requests that it applies to; None for all until the faults are cleared.
+        error: Name of an answer of the data file, which replaces the work.
+        status: HTTP status that replaces the answer's.
+        headers: Headers to add to the answer, such as `Retry-After`.
+        members: Top-level members to replace in a JSON answer, such as the plaintext or key id.
+        body: Body that replaces the answer's.
+        size: Bytes up to which spaces, which JSON allows, fill the body.
         delay: Seconds before the answer.
-        hang: No answer at all, for as long as the counterpart runs.
+        hang: Whether the answer never comes, for as long as the counterpart runs.
         drip: Seconds between one byte of the body and the next; 0 sends it at once.
-        reset: The connection is reset (RST) instead of an answer.
+        reset: Whether the connection is reset (RST) instead of an answer.
     """
 
     at: str | None = None
@@ -51,14 +51,14 @@ class Fault:
 
 
 class Faults:
-    """The faults that wait for a request; safe to use from any thread."""
+    """The faults that wait for a request. Safe for many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[tuple[Fault, int | None]] = []
 
     def add(self, fault: Fault) -> None:
-        """Puts a fault behind those that wait already.
+        """Adds a fault behind those that wait already.
 
         Raises:
             ValueError: The data file has no such error.
@@ -69,12 +69,12 @@ class Faults:
             self._waiting.append((fault, fault.times))
 
     def clear(self) -> None:
-        """Takes all faults away; requests that hang already go on hanging."""
+        """Removes all faults; requests that hang already go on hanging."""
         with self._lock:
             self._waiting.clear()
 
     def take(self, at: str, operation: str) -> Fault | None:
-        """Returns the first fault that fits a request, and counts it as served."""
+        """Returns the first fault that applies to a request, and counts it as used."""
         with self._lock:
             for index, (fault, left) in enumerate(self._waiting):
                 if fault.at in (None, at) and fault.operation in (None, operation):

@@ -1,8 +1,8 @@
 """Federated credentials: assertions of another issuer, which an application gives for a secret.
 
-An assertion counts if issuer, subject and audience are those of one credential, letter case
-included, if it is within its time, and if that credential's issuer signed it. What does not fit is
-named in the error, as the real service does.
+An assertion counts if its issuer, subject and audience are exactly those of one credential, if it
+is within its time, and if that credential's issuer signed it. The error names what does not fit, as
+the real service's error does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNCHECKED: Final[Any] = {"verify_aud": False, "verify_exp": False, "verify_nbf"
 
 @dataclass(frozen=True)
 class Federated:
-    """A federated credential: whose assertions an application accepts instead of a secret.
+    """A federated credential: a description of assertions that replace an application's secret.
 
     Attributes:
         issuer: The assertion's `iss`.
@@ -39,12 +39,12 @@ class Federated:
     key: str | None
 
     def claim(self, name: str) -> str:
-        """Returns what a claim of its assertions must be."""
+        """Returns the value that a claim of its assertions must have."""
         return {"iss": self.issuer, "sub": self.subject, "aud": self.audience}[name]
 
 
 def check(assertion: str, credentials: Iterable[Federated], now: float, own: RSAPublicKey) -> None:
-    """Raises an AADSTS error unless an assertion is one that a credential stands for.
+    """Raises an AADSTS error unless an assertion fits one of the credentials.
 
     Args:
         assertion: The JWT that the client presents.

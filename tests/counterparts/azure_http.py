@@ -1,8 +1,8 @@
-"""Listeners of the Azure counterpart: HTTP/1.1 on loopback, with TLS where the real ones have it.
+"""Listeners of the Azure counterpart: HTTP/1.1 on loopback, with TLS where Azure has it.
 
-A listener hands each request to its site and sends what the site answers, changed by a fault if one
-waits. A client that hangs, resets or does not trust the certificate harms its own connection only.
-It knows nothing of keys and tokens.
+A listener hands each request to its site and sends the site's answer, changed by a waiting fault. A
+client that hangs, resets or distrusts the certificate harms only its own connection. Listeners know
+nothing of keys and tokens.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from counterparts.azure_site import Answer, Exchange, Request, RequestLog, Site
 
 HOST: Final = "127.0.0.1"
 _LARGEST: Final = 1 << 20
-"""Bytes of a request's body that are read."""
+"""Most bytes of a request's body."""
 _RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER's value with which closing sends RST."""
+"""Value of SO_LINGER with which closing a socket sends RST."""
 
 
 class Listener(socketserver.ThreadingTCPServer):
     """One port of 127.0.0.1 with a site behind it.
 
     Args:
-        site: Who answers.
+        site: The site that answers.
         port: The port, or 0 for a free one.
         tls: The server's certificate; None for plain HTTP.
         faults: The faults of the whole counterpart.
@@ -43,12 +43,12 @@ class Listener(socketserver.ThreadingTCPServer):
 
     Attributes:
         url: Scheme, host and port.
-        stopping: Set when it stops; what hangs waits for it.
+        stopping: Set when the listener stops; hanging answers wait for it.
     """
 
     allow_reuse_address = True
     request_queue_size = 128
-    # Each connection's thread is joined when the listener stops: none outlives the counterpart.
+    # `stop` joins the thread of each connection, so that no thread outlives the counterpart.
     daemon_threads = False
     block_on_close = True
 
@@ -86,14 +86,14 @@ class Listener(socketserver.ThreadingTCPServer):
             self._thread.join()
         with self._lock:
             for connection in self._open:
-                # The base class's method: SSLSocket's own would take the TLS state from under
-                # the thread that reads.
+                # This is the base class's method: SSLSocket's own would take the TLS state away
+                # from the thread that reads.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
         self.server_close()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accepts a connection; its own thread shakes hands, so that no client waits for one."""
+        """Accepts a connection; its own thread does the handshake, so no client waits for it."""
         connection, address = super().get_request()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:
@@ -111,7 +111,7 @@ class Listener(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Shows what is wrong with the counterpart; a client that breaks off is nothing wrong."""
+        """Prints errors of the counterpart itself, but not a client that breaks off."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         try:
             super().handle_one_request()
-        except OSError:  # broken off by the client, or by the counterpart's end
+        except OSError:  # The client broke off, or the counterpart stops.
             self.close_connection = True
 
     def __getattr__(self, name: str) -> Any:

@@ -1,7 +1,7 @@
-"""Azure Key Vault, Managed HSM and Microsoft Entra at the wire, for tests on one machine.
+"""Azure Key Vault, Managed HSM and Microsoft Entra on the wire, for tests on one machine.
 
-The real SDKs are pointed at it: HTTPS under an authority of its own, on loopback. Written from the
-public API reference and the SDKs' own types; it knows no adapter.
+Tests point the real SDKs at it: HTTPS under an authority of its own, on loopback. It follows the
+public API reference and the SDKs' own types, and knows no adapter.
 
 Enforced:
 
@@ -9,8 +9,8 @@ Enforced:
   secret or a client assertion, which is a JWT of an issuer, subject and audience that the
   application trusts, within its time and signed by that issuer. Applications are in a tenant only
   by registration or consent. Managed identities by IMDS and App Service endpoints, in plain HTTP.
-- Tokens are RS256 JWTs. Each call checks signature, issuer, tenant, audience, times, and that the
-  token was not ended. A bare request gets 401 and the challenge (`resource` from a vault, `scope`
+- Tokens are RS256 JWTs. Each call checks signature, issuer, tenant, audience and times, and that no
+  test has ended it. A bare request gets 401 and the challenge (`resource` from a vault, `scope`
   from an HSM); a revoked token gets one with claims.
 - Order: token, firewall, api-version, permission, key. Role assignments for each principal, key
   and data action, default deny. A vault answers `ForbiddenByRbac`, an HSM `AccessDenied`.
@@ -30,9 +30,9 @@ policies, elliptic curves, RSA1_5, AES-CBC, CKM_AES_KEY_WRAP; access policies an
 instance discovery and v1.0 endpoints, and fetching an issuer's keys (its public key is given);
 propagation delays (every change holds at once); limits of rate (429 comes as a fault).
 
-Names: vaults are told apart by port, because `vault1.localhost` resolves on few machines. So the
+Names: each vault has a port of its own, because `vault1.localhost` resolves on few machines. So the
 challenge's resource is never the vault's domain, and clients set `verify_challenge_resource=False`.
-Key ids carry the host that the client named: a proxy in front is not noticed.
+Key ids carry the host that the client named, so a proxy in front does not show.
 
     with AzureKeyVault() as azure:
         who = azure.register_application(azure.tenant, client, "secret")
@@ -69,18 +69,18 @@ class AzureKeyVault(Control):
 
     Args:
         port: Entra's port; the vault, the HSM and the identity endpoints get the next three. 0
-            takes free ones.
+            picks free ports.
         tenant: The tenant that the vaults belong to.
-        clock: Seconds since the epoch, for tokens and for the times of keys.
+        clock: Clock in seconds since the epoch, for tokens and for the times of keys.
 
     Attributes:
-        tenant: The same.
-        ca_pem: What clients trust.
+        tenant: The tenant that the vaults belong to.
+        ca_pem: Certificate of the authority, in PEM, for clients to trust.
         authority: Entra's URL, without a tenant.
         hsm_url: The Managed HSM's URL.
         identity_url: The URL of the managed identity endpoints, for
             AZURE_POD_IDENTITY_AUTHORITY_HOST; with `/msi/token` for IDENTITY_ENDPOINT.
-        identity_header: What belongs into IDENTITY_HEADER.
+        identity_header: The value for IDENTITY_HEADER.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class AzureKeyVault(Control):
             self.vault_url = self.add_vault(port=port and port + 1)
             self.hsm_url = self.add_vault(hsm=True, port=port and port + 2)
             self.identity_url = self._listen(identity, port and port + 3, plain=True).url
-        except OSError:  # a port that is taken
+        except OSError:  # Another program has the port.
             self.stop()
             raise
 
@@ -127,9 +127,9 @@ class AzureKeyVault(Control):
         """Adds a vault or a Managed HSM and returns its URL.
 
         Args:
-            tenant: The tenant that it belongs to; the counterpart's own unless named.
+            tenant: The tenant that it belongs to; by default the counterpart's own.
             hsm: Whether it is a Managed HSM.
-            resource: The audience of its tokens, as another cloud has it.
+            resource: The audience of its tokens, if it is as in another cloud.
             port: Its port; 0 for a free one.
         """
         resource = resource or (HSM_RESOURCE if hsm else VAULT_RESOURCE)
@@ -152,7 +152,7 @@ class AzureKeyVault(Control):
 
 def _context(certificate: bytes, key: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # The standard library reads certificates from files only.
+    # The standard library reads certificates only from files.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "server.pem")
         path.touch(mode=0o600)

@@ -1,9 +1,9 @@
 """The keys of one vault or Managed HSM: names, versions, attributes, deletion.
 
-A version is a frozen value; changing it puts another in its place, so that a request works with
-what it found. Key states follow the real service: a disabled version neither unwraps nor decrypts
+A version is a frozen value. A change replaces it, so that a request keeps working with the version
+that it found. Key states follow the real service: a disabled version neither unwraps nor decrypts
 but still wraps and encrypts, and one outside its time neither wraps nor encrypts but still unwraps
-and decrypts. It knows no principals and no HTTP.
+and decrypts. This module knows no principals and no HTTP.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Version:
 
     Attributes:
         name: The key's name.
-        id: 32 hexadecimal digits.
+        id: Identifier of 32 hexadecimal digits.
         kty: The JSON Web Key type.
-        material: What it computes with.
-        key_ops: What it may do.
+        material: The key material.
+        key_ops: The operations that its owner permits.
         enabled: Whether it may unwrap and decrypt.
-        nbf: From when it may wrap and encrypt, in seconds since the epoch.
-        exp: Until when it may, likewise.
-        created: When it was made.
-        updated: When it was last changed.
+        nbf: Time from which it may wrap and encrypt, in seconds since the epoch.
+        exp: Time until which it may wrap and encrypt, in seconds since the epoch.
+        created: Time of its creation.
+        updated: Time of its last change.
         tags: Its owner's notes.
     """
 
@@ -54,7 +54,7 @@ class Version:
     tags: Mapping[str, str]
 
     def require(self, operation: str, now: float) -> None:
-        """Raises AzureError unless the version may do an operation at a time."""
+        """Raises AzureError unless the version may do an operation at this time."""
         if operation not in self.key_ops:
             raise AzureError("KeyOperationForbidden", operation=operation)
         if operation in _USES_SECRET:
@@ -75,12 +75,12 @@ class Deleted:
 
     @property
     def purge(self) -> int:
-        """When the service would purge it by itself, which this one does not."""
+        """Time when the real service would purge it; this one does not."""
         return self.deleted + _RETENTION
 
 
 class Keys:
-    """The keys of a vault; safe to use from any thread.
+    """The keys of a vault. Safe for many threads.
 
     Args:
         hsm: Whether it is a Managed HSM, which has AES keys and no software keys.
@@ -95,10 +95,10 @@ class Keys:
         self._deleted: dict[str, Deleted] = {}
 
     def create(self, name: str, kty: str, size: int | None, **attributes: Any) -> Version:
-        """Makes a key, or a new version of one that is there.
+        """Creates a key, or a new version of an existing one.
 
         Args:
-            name: Letters, digits and dashes.
+            name: Name of letters, digits and dashes.
             kty: `RSA` (vault), `RSA-HSM` (both) or `oct-HSM` (Managed HSM).
             size: Bits; None for 2048 or 256.
             **attributes: `key_ops`, `enabled`, `nbf`, `exp`, `tags`.
@@ -108,7 +108,7 @@ class Keys:
         if kty not in self._kinds:
             raise bad_parameter(f"keys of type '{kty}' cannot be made here: {self._kinds}")
         self._require_free(name)
-        made = material(kty, size)  # takes its time: outside the lock
+        made = material(kty, size)  # This takes time, so it is done without the lock.
         now = int(self._clock())
         version = Version(
             name=name,
@@ -142,7 +142,7 @@ class Keys:
         raise AzureError("KeyNotFound", name=f"{name}/{version}" if version else name)
 
     def versions(self, name: str) -> tuple[Version, ...]:
-        """Returns a key's versions, the newest last; none for a key that is not there."""
+        """Returns a key's versions, newest last; empty if the key does not exist."""
         with self._lock:
             return tuple(self._live.get(name, ()))
 
@@ -152,7 +152,7 @@ class Keys:
             return tuple(versions[-1] for _, versions in sorted(self._live.items()))
 
     def update(self, name: str, version: str, **attributes: Any) -> Version:
-        """Changes a version (`key_ops`, `enabled`, `nbf`, `exp`, `tags`); none means the newest."""
+        """Changes a version (`key_ops`, `enabled`, `nbf`, `exp`, `tags`); by default the newest."""
         with self._lock:
             old = self.find(name, version)
             new = replace(old, **attributes, updated=int(self._clock()))

@@ -1,8 +1,8 @@
-"""The HTTP faces of the directory: Entra's endpoints, and those of managed identities.
+"""The directory's HTTP endpoints: Entra's, and those of managed identities.
 
-Entra: OpenID discovery, JWKS and the v2.0 token endpoint of each tenant. Managed identities: the
-instance metadata service of a virtual machine and the endpoint of App Service, both plain HTTP on
-the real ones too.
+Entra has OpenID discovery, JWKS and the v2.0 token endpoint of each tenant. Managed identities have
+the instance metadata service of a virtual machine and the endpoint of App Service, both in plain
+HTTP as at Azure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ENTRA: Final[Mapping[tuple[str, ...], str]] = {
     ("oauth2", "v2.0", "token"): "token",
     ("discovery", "v2.0", "keys"): "keys",
 }
-"""What stands behind the tenant in a path."""
+"""The path of the token endpoint, behind the tenant."""
 _IDENTITY: Final[Mapping[tuple[str, ...], str]] = {
     ("metadata", "identity", "oauth2", "token"): "imds",
     ("msi", "token"): "app_service",
@@ -35,14 +35,14 @@ class EntraSite:
     """The endpoints of the tenants.
 
     Args:
-        directory: What issues the tokens.
+        directory: The directory that issues the tokens.
     """
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
     def operation(self, request: Request) -> str:
-        """Names what a request asks for: `token`, `openid`, `keys` or `other`."""
+        """Names the operation of a request: `token`, `openid`, `keys` or `other`."""
         return _ENTRA.get(request.path[1:], "other")
 
     def answer(self, request: Request) -> Answer:
@@ -68,7 +68,7 @@ class EntraSite:
         raise AzureError("LeftOut")
 
     def values(self, request: Request) -> Mapping[str, str]:
-        """Returns what the names in Entra's errors stand for."""
+        """Returns the values of the names in Entra's errors."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         correlation = request.headers.get("client-request-id") or str(uuid.uuid4())
         return {
@@ -78,7 +78,7 @@ class EntraSite:
         }
 
     def headers(self, request: Request) -> Mapping[str, str]:
-        """Returns the headers of each answer: tokens are kept by no cache."""
+        """Returns the headers of each answer, which keep caches from storing tokens."""
         return {"Cache-Control": "no-store, no-cache", "Pragma": "no-cache"}
 
     def _openid(self, request: Request) -> dict[str, object]:
@@ -101,10 +101,10 @@ class IdentitySite:
     """The endpoints that give a managed identity's tokens to programs on its machine.
 
     Args:
-        directory: What issues the tokens.
+        directory: The directory that issues the tokens.
 
     Attributes:
-        header: What App Service puts into IDENTITY_HEADER.
+        header: The value of IDENTITY_HEADER in App Service.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -112,7 +112,7 @@ class IdentitySite:
         self.header = secrets.token_hex(16)
 
     def operation(self, request: Request) -> str:
-        """Names what a request asks for: `imds`, `app_service` or `other`."""
+        """Names the operation of a request: `imds`, `app_service` or `other`."""
         return _IDENTITY.get(request.path, "other")
 
     def answer(self, request: Request) -> Answer:
@@ -140,10 +140,10 @@ class IdentitySite:
         return Answer(body, principal=caller.principal)
 
     def values(self, request: Request) -> Mapping[str, str]:
-        """Returns what the names in its errors stand for."""
+        """Returns the values of the names in its errors."""
         path = "/" + "/".join(request.path)
         return {"trace": f"Trace ID: {request.id}", "method": request.method, "path": path}
 
     def headers(self, request: Request) -> Mapping[str, str]:
-        """Returns the headers of each answer: none."""
+        """Returns the headers of each answer: an empty mapping."""
         return {}

@@ -1,8 +1,8 @@
-"""Key material of the Azure counterpart, and what each algorithm does with it.
+"""Key material of the Azure counterpart, and its cryptographic operations.
 
-RSA wraps and encrypts with OAEP. AES keys of Managed HSM wrap with A128KW to A256KW and encrypt
-with A128GCM to A256GCM, whose names must fit the key's size; GCM is no algorithm of wrapKey, and KW
-none of encrypt. Material never leaves as anything but its public part.
+RSA wraps and encrypts with OAEP. AES keys of a Managed HSM wrap with A128KW to A256KW and encrypt
+with A128GCM to A256GCM; the name must fit the key's size. wrapKey does not take GCM, and encrypt
+does not take KW. Only the public part of material ever leaves this module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KW_LEAST: Final = 16
 
 @dataclass(frozen=True)
 class Sealed:
-    """What an operation takes or gives: a value, and for GCM its iv, tag and bound data."""
+    """Input or output of an operation: a value, and for GCM its iv, tag and bound data."""
 
     value: bytes
     iv: bytes | None = None
@@ -40,8 +40,8 @@ class Material(ABC):
     """The secret part of one key version.
 
     Attributes:
-        public: The members of its JSON Web Key that may be shown.
-        key_ops: What such a key may do unless its owner says otherwise.
+        public: The public members of its JSON Web Key.
+        key_ops: The operations that such a key permits unless its owner says otherwise.
         size: Bits.
     """
 
@@ -51,15 +51,15 @@ class Material(ABC):
 
     @abstractmethod
     def algorithms(self, operation: str) -> tuple[str, ...]:
-        """Returns the algorithms that an operation can be asked with."""
+        """Returns the algorithms that an operation accepts."""
 
     @abstractmethod
     def seal(self, algorithm: str, given: Sealed) -> Sealed:
-        """Wraps or encrypts; raises AzureError for what cannot be."""
+        """Wraps or encrypts; raises AzureError if it cannot."""
 
     @abstractmethod
     def open(self, algorithm: str, given: Sealed) -> Sealed:
-        """Unwraps or decrypts; raises AzureError for what is not authentic."""
+        """Unwraps or decrypts; raises AzureError if the value is not authentic."""
 
 
 class Rsa(Material):
@@ -123,7 +123,7 @@ class Aes(Material):
                 return Sealed(aes_key_unwrap(self._key, given.value))
             if given.iv is None or len(given.iv) != _GCM_IV:
                 raise bad_parameter("decrypting with AES-GCM takes the iv of 12 bytes")
-            # A shorter tag would be a weaker one: the whole tag is compared.
+            # A shorter tag would be weaker, so the whole tag is compared.
             if given.tag is None or len(given.tag) != _GCM_TAG:
                 raise bad_parameter("decrypting with AES-GCM takes the tag of 16 bytes")
             value = AESGCM(self._key).decrypt(given.iv, given.value + given.tag, given.aad)
@@ -133,7 +133,7 @@ class Aes(Material):
 
 
 def material(kind: str, size: int | None) -> Material:
-    """Makes a key of a JSON Web Key type (`RSA`, `RSA-HSM`, `oct-HSM`), in its usual size."""
+    """Makes a key of a JSON Web Key type (`RSA`, `RSA-HSM`, `oct-HSM`); its size has a default."""
     return Aes(size or 256) if kind == "oct-HSM" else Rsa(size or 2048)
 
 

@@ -1,7 +1,7 @@
-"""Who may do what with which key: role assignments, default deny.
+"""Role assignments: each permits a principal an action on a key, and nothing else is permitted.
 
 An assignment gives one principal (`tenant/client`) one data action on one key of a vault, or on all
-of them. Actions are named in short or as Azure does; vaults and Managed HSMs name them differently.
+of them. Actions have a short name and Azure's, which differs between vaults and Managed HSMs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HSM: Final = {
 
 
 class Permissions:
-    """The role assignments of one vault; safe to use from any thread.
+    """The role assignments of one vault. Safe for many threads.
 
     Args:
         hsm: Whether the vault is a Managed HSM.
@@ -50,25 +50,25 @@ class Permissions:
         self._given: set[tuple[str, str, str]] = set()
 
     def actions(self, *names: str) -> tuple[str, ...]:
-        """Returns data actions by their full names; without any named, all of them.
+        """Returns the full names of data actions; without any named, all of them.
 
         Raises:
-            KeyError: There is no such action.
+            KeyError: An action does not exist.
         """
         known = {**self._actions, **{full: full for full in self._actions.values()}}
         return tuple(known[name] for name in names or self._actions)
 
     def allow(self, principal: str, key: str, *actions: str) -> None:
-        """Gives a principal actions on a key, `*` for every key; without any named, all."""
+        """Gives a principal actions on a key, `*` for every key; without any named, all of them."""
         with self._lock:
             self._given |= {(principal, key, action) for action in self.actions(*actions)}
 
     def deny(self, principal: str, key: str, *actions: str) -> None:
-        """Takes actions on a key away again, as they were given; without any named, all.
+        """Takes actions on a key away again, as they were given; without any named, all of them.
 
         Raises:
-            ValueError: None of them was given: assignments add up, and one on every key is not
-                narrowed by taking away one on a single key.
+            ValueError: No such action was given. Assignments add up, and an assignment on every key
+                cannot be narrowed by taking an action on one key away.
         """
         with self._lock:
             taken = self._given & {(principal, key, name) for name in self.actions(*actions)}
@@ -82,6 +82,6 @@ class Permissions:
             return {(key, action) for who, key, action in self._given if who == principal}
 
     def allowed(self, principal: str, key: str, action: str) -> bool:
-        """Tells whether a principal has an action (by its full name) on a key."""
+        """Returns whether a principal has an action, by its full name, on a key."""
         with self._lock:
             return bool({(principal, key, action), (principal, "*", action)} & self._given)

@@ -1,4 +1,4 @@
-"""The paths of the Key Vault keys REST API that the counterpart has: one table."""
+"""The paths of the Key Vault keys REST API that the counterpart serves, in one table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from counterparts.azure_site import Request
 
 _KEY: Final = "keys/(?P<name>[^/]+)"
 _DELETED: Final = "deletedkeys/(?P<name>[^/]+)"
-# The version may be left out, and .NET's client spells wrapKey what the reference spells wrapkey.
+# The version is optional, and .NET's client writes wrapKey where the reference has wrapkey.
 _VERSION: Final = "(?:/(?P<version>[^/]+))?"
 _ROUTES: Final = tuple(
     (method, re.compile(path, re.IGNORECASE), operation, action, key_op)
@@ -35,12 +35,12 @@ _ROUTES: Final = tuple(
 
 @dataclass(frozen=True)
 class Call:
-    """What a request asks for, read from its method and path alone.
+    """The call that a request makes, read from its method and path alone.
 
     Attributes:
-        operation: Its name in the request log and in faults.
-        action: The permission that it needs, in short.
-        key_op: What `key_ops` calls it; "" for what is no cryptographic operation.
+        operation: Name in the request log and in faults.
+        action: Short name of the permission that it needs.
+        key_op: Name in `key_ops`; empty if it is not a cryptographic operation.
         name: The key's name, `*` for all keys.
         version: The version, or "" for the newest.
     """
@@ -53,7 +53,7 @@ class Call:
 
     @classmethod
     def of(cls, request: Request) -> Self | None:
-        """Reads a request; None for what this counterpart leaves out."""
+        """Reads a request; returns None if this counterpart does not serve it."""
         path = "/".join(request.path)
         for method, pattern, operation, action, key_op in _ROUTES:
             if method == request.method and (match := pattern.fullmatch(path)):

@@ -1,4 +1,4 @@
-"""What passes between a listener of the Azure counterpart and the site behind it."""
+"""The values that pass between a listener of the Azure counterpart and its site."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _LOG: Final = 10_000
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came.
+    """A request of a client.
 
     Attributes:
         method: The HTTP method.
         path: The path's segments, without empty ones.
-        query: The query's parameters; of a repeated one the last.
-        headers: The headers, their names in lower case.
+        query: The query's parameters; the last value if one is repeated.
+        headers: The headers, with names in lower case.
         body: The body.
         origin: Scheme, host and port as the client named them, for links in answers.
         address: The client's IP address.
-        id: The request id that goes into the answer.
+        id: The request id that the answer carries.
     """
 
     method: str
@@ -39,13 +39,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a site answers.
+    """A site's answer.
 
     Attributes:
         body: A JSON value, or None for no body.
         status: The HTTP status.
         headers: Headers beside those of every answer.
-        principal: `tenant/client` of the caller, where it is known.
+        principal: The caller as `tenant/client`, if it is known.
     """
 
     body: Any = None
@@ -60,10 +60,10 @@ class Exchange:
 
     Attributes:
         at: The listener's URL.
-        operation: What was asked for.
-        request: The request, with all that the client sent.
-        status: The HTTP status of the answer; 0 where none was sent.
-        principal: `tenant/client` of the caller, where it became known.
+        operation: Name of the request's operation.
+        request: The request, with everything that the client sent.
+        status: The HTTP status of the answer; 0 if no answer was sent.
+        principal: The caller as `tenant/client`, if it became known.
     """
 
     at: str
@@ -74,28 +74,28 @@ class Exchange:
 
 
 class RequestLog:
-    """The last 10,000 requests, with everything that the clients sent; safe from any thread."""
+    """The last 10,000 requests, with everything that the clients sent. Safe for many threads."""
 
     def __init__(self) -> None:
         self._exchanges: deque[Exchange] = deque(maxlen=_LOG)
         self._changed = threading.Condition()
 
     def add(self, exchange: Exchange) -> None:
-        """Notes a request, before its answer is sent."""
+        """Adds a request, before its answer is sent."""
         with self._changed:
             self._exchanges.append(exchange)
             self._changed.notify_all()
 
     def all(self) -> list[Exchange]:
-        """Returns what is noted, the oldest first."""
+        """Returns the requests, oldest first."""
         with self._changed:
             return list(self._exchanges)
 
     def wait(self, operation: str, timeout: float) -> Exchange:
-        """Returns the first request for an operation, and waits for it if there is none yet.
+        """Returns the first request for an operation; waits for one if it has not come yet.
 
         Raises:
-            TimeoutError: None came within so many seconds.
+            TimeoutError: No request came within so many seconds.
         """
 
         def found() -> Exchange | None:
@@ -108,16 +108,16 @@ class RequestLog:
 
 
 class Site(Protocol):
-    """What stands behind a listener."""
+    """The site behind a listener."""
 
     def operation(self, request: Request) -> str:
-        """Names what a request asks for."""
+        """Names a request's operation."""
 
     def answer(self, request: Request) -> Answer:
         """Answers a request, or raises AzureError."""
 
     def values(self, request: Request) -> Mapping[str, str]:
-        """Returns what the names in this site's error answers stand for."""
+        """Returns the values of the names in this site's error answers."""
 
     def headers(self, request: Request) -> Mapping[str, str]:
         """Returns the headers that each of this site's answers carries."""

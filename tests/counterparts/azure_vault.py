@@ -1,8 +1,8 @@
 """The Key Vault keys REST API of one vault or Managed HSM.
 
-Each request passes, in this order: the bearer token (401 with the challenge), the firewall (403),
-the api-version (400), the permission (403), and only then the key. So a caller without a permission
-cannot tell a key that exists from one that does not.
+Each request passes these checks in order: the bearer token (401 with the challenge), the firewall
+(403), the api-version (400), the permission (403), and only then the key. So a caller without a
+permission cannot tell whether a key exists.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class VaultSite:
     """One vault.
 
     Args:
-        directory: Whose tokens it trusts.
+        directory: The directory whose tokens it trusts.
         tenant: The tenant that it belongs to.
         resource: The audience that its tokens must have.
         hsm: Whether it is a Managed HSM.
-        clock: Seconds since the epoch.
+        clock: Clock in seconds since the epoch.
 
     Attributes:
         hsm: Whether it is a Managed HSM.
-        name: What errors call it.
+        name: Its name in errors.
         keys: Its keys.
         permissions: Its role assignments.
         closed: The firewall's answer to everybody: `ForbiddenByFirewall`,
@@ -63,14 +63,14 @@ class VaultSite:
         self.hsm = hsm
 
     def operation(self, request: Request) -> str:
-        """Names what a request asks for; one without a token asks for the `challenge`."""
+        """Names a request's operation; a request without a token asks for the `challenge`."""
         if not request.headers.get("authorization"):
             return "challenge"
         call = Call.of(request)
         return call.operation if call else "other"
 
     def answer(self, request: Request) -> Answer:
-        """Answers a request, or raises AzureError with who asked, where that is known."""
+        """Answers a request, or raises AzureError with the caller, if it is known."""
         caller = self._authenticated(request)
         try:
             return Answer(*self._permitted(caller, request), principal=caller.principal)
@@ -85,7 +85,7 @@ class VaultSite:
             raise
 
     def values(self, request: Request) -> Mapping[str, str]:
-        """Returns what the names in its errors stand for."""
+        """Returns the values of the names in its errors."""
         path = "/" + "/".join(request.path)
         return {
             "vault": self.name,

@@ -1,8 +1,8 @@
-"""Who may call: a directory as Microsoft Entra keeps it, and the tokens that it signs.
+"""Callers: a directory as Microsoft Entra keeps it, and the tokens that it signs.
 
-Every token is a JWT signed with the directory's own key. It says for which resource it is, which
-tenant issued it to which application, and until when; `verify` checks all of it on each call, and
-that the token was really issued here and has been neither expired nor revoked since. It knows
+Every token is a JWT signed with the directory's own key. It names its resource, the tenant that
+issued it, the application, and its end. On each call `verify` checks all of these, and that this
+directory issued the token and has neither expired nor revoked it since. The directory knows
 applications, their secrets, federated credentials and managed identities; it knows no HTTP.
 """
 
@@ -29,7 +29,7 @@ _OBJECTS: Final = uuid.UUID("3f0a54c2-6a8a-4d4b-9d0e-5a0b3f1f0c11")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a token was issued to."""
+    """The application that a token was issued to, and the tenant."""
 
     tenant: str
     client: str
@@ -37,27 +37,27 @@ class Caller:
 
     @property
     def principal(self) -> str:
-        """`tenant/client`, as permissions are given to."""
+        """`tenant/client`, the name that permissions are given to."""
         return f"{self.tenant}/{self.client}"
 
 
 @dataclass
 class _Application:
-    secrets: dict[str, bool] = field(default_factory=dict)  # whether it is still good
+    secrets: dict[str, bool] = field(default_factory=dict)  # Whether each is still good.
     federated: list[Federated] = field(default_factory=list)
     tenants: set[str] = field(default_factory=set)
     disabled: bool = False
 
 
 class Directory:
-    """Tenants, applications and tokens; safe to use from any thread.
+    """Tenants, applications and tokens. Safe for many threads.
 
     Args:
-        clock: Seconds since the epoch.
+        clock: Clock in seconds since the epoch.
 
     Attributes:
-        authority: The URL that clients call it by; set once its listener is there.
-        lifetime: Seconds that a token is good for.
+        authority: The URL that clients call it by; set once its listener runs.
+        lifetime: Seconds for which a token is good.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -71,18 +71,18 @@ class Directory:
         self._tenants: set[str] = set()
         self._applications: dict[str, _Application] = {}
         self._identities: list[Caller] = []
-        self._live: dict[str, tuple[Caller, bool]] = {}  # by token: whose, and whether revoked
+        self._live: dict[str, tuple[Caller, bool]] = {}  # By token: its owner, and whether revoked.
 
-    # --- what an administrator does ----------------------------------------------------------
+    # --- administration ----------------------------------------------------------------------
 
     def host(self, tenant: str, resource: str) -> None:
-        """Makes a tenant known, and the audience of a service there."""
+        """Adds a tenant and the audience of a service there."""
         with self._lock:
             self._tenants.add(tenant)
             self._resources.add(resource)
 
     def register(self, tenant: str, client: str, secret: str | None) -> Caller:
-        """Adds an application to its home tenant; again with another secret, adds the secret."""
+        """Adds an application to its home tenant; with another secret, adds the secret."""
         with self._lock:
             application = self._applications.setdefault(client, _Application())
             if secret is not None:
@@ -98,7 +98,7 @@ class Directory:
         return _caller(tenant, client)
 
     def knows(self, tenant: str, client: str) -> bool:
-        """Tells whether an application is in a tenant."""
+        """Returns whether an application is in a tenant."""
         with self._lock:
             found = self._applications.get(client)
             return found is not None and tenant in found.tenants
@@ -136,7 +136,7 @@ class Directory:
         return _caller(tenant, client).object
 
     def end_tokens(self, principal: str | None, *, revoked: bool) -> None:
-        """Ends the live tokens of a principal, or of all: expired, or revoked with a challenge."""
+        """Ends the live tokens of a principal or of all: expired, or revoked with a challenge."""
         with self._lock:
             for uti, (caller, _) in list(self._live.items()):
                 if principal not in (None, caller.principal):
@@ -146,14 +146,14 @@ class Directory:
                 else:
                     del self._live[uti]
 
-    # --- what clients get --------------------------------------------------------------------
+    # --- logins and tokens -------------------------------------------------------------------
 
     def issuer(self, tenant: str, *, v2: bool = False) -> str:
-        """Returns the issuer of a tenant's tokens; vaults get v1 tokens, exchanges v2."""
+        """Returns the issuer of a tenant's tokens: v1 for vaults, v2 for exchanges."""
         return f"{self.authority}/{tenant}/" + ("v2.0" if v2 else "")
 
     def keys(self) -> dict[str, Any]:
-        """Returns the JWKS that tokens are verified with."""
+        """Returns the JWKS that verify the tokens."""
         key = RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
         return {"keys": [{**key, "kid": self._kid, "use": "sig", "alg": "RS256"}]}
 
@@ -190,14 +190,14 @@ class Directory:
         raise AzureError("IdentityNotFound")
 
     def until(self) -> tuple[int, int]:
-        """Returns when a token issued now ends, in seconds since the epoch and from now."""
+        """Returns the end of a token issued now, in seconds since the epoch and from now."""
         return int(self._clock()) + self.lifetime, self.lifetime
 
     def verify(self, token: str, *, tenant: str, resource: str) -> Caller:
-        """Returns whose token it is, if it is good for a resource of a tenant.
+        """Returns the owner of a token that is good for a resource of a tenant.
 
         Raises:
-            AzureError: It is not, with the answer that says why.
+            AzureError: The token is not good; the answer says why.
         """
         if not token:
             raise AzureError("AKV10000")
@@ -206,7 +206,7 @@ class Directory:
                 token,
                 self._key.public_key(),
                 algorithms=["RS256"],
-                # The clock is ours, and what is wrong is told apart below.
+                # The clock is our own, and the checks below say what is wrong.
                 options={
                     "verify_aud": False,
                     "verify_exp": False,

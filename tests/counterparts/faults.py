@@ -56,9 +56,9 @@ class FaultLayer:
         """Begins to serve.
 
         Args:
-            answer: What answers where nothing is wrong; called in a thread per connection.
+            answer: Function that answers without a fault; each connection calls it in a thread.
             tls: The server's certificate, or None for plain http.
-            port: The port, 0 for a free one.
+            port: The port, or 0 for a free one.
         """
         self._answer = answer
         self._tls = tls
