@@ -15,20 +15,19 @@ from itertools import combinations
 from typing import Final
 
 MEMORY: Final = 6.0
-"""Seconds after which a replica has forgotten a refusal that is over: 5, and a little."""
+"""Seconds after which a replica has forgotten a refusal that is over: 5, with a margin."""
 
 BELIEVED: Final = 16.0
-"""Seconds for which an outage that is over may still count as one: pause and belief."""
+"""Seconds for which an outage that is over may still count: its pause and the belief in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
     """A region as it should be.
 
-    Attributes:
-        uri: The uri of its root key.
-        generations: How many KEKs it has had; the newest wraps, all unwrap.
-        revoked: Whether its use is forbidden.
+    uri: The URI of its root key.
+    generations: Number of KEKs it has had; the newest wraps, all unwrap.
+    revoked: Whether its use is forbidden.
     """
 
     uri: str
@@ -177,7 +176,7 @@ class Power:
     Attributes:
         on: Whether the version that wrapped the KEK is enabled.
         on_for: Seconds since it was switched last.
-        out: Whether its key service cannot be asked.
+        out: Whether its KMS is out of reach.
         out_for: Seconds since that began or ended.
     """
 

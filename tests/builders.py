@@ -1,4 +1,4 @@
-"""Clusters, events and requests with everything in them that a test does not care about."""
+"""Builders of clusters, events and requests, with defaults for what a test does not care about."""
 
 from __future__ import annotations
 

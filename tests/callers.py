@@ -21,5 +21,5 @@ _ANYBODY: Final = CachedPolicy(
 
 
 def caller(name: str = "local") -> Caller:
-    """Returns a caller of a name."""
+    """Returns a caller with a name."""
     return Caller(_ANYBODY.rights(Identity((name,), "loopback")))

@@ -1,7 +1,7 @@
-"""Stand-ins with a state of their own, for every test that needs time or a key service.
+"""Fakes with a state of their own, for every test that needs time or a KMS.
 
-Fakes, not mocks: they keep the rules of what they stand for, and the provider passes the same
-contract suite as the real ones. Nothing here sleeps.
+They are fakes, not mocks: they keep the rules of what they stand for, and the provider passes the
+same contract suite as the real ones. They never sleep.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NONCE: Final = 12
 
 
 class FakeClock:
-    """A clock that stands still until it is told."""
+    """A clock that moves only when a test moves it."""
 
     def __init__(self, wall: float = 1_800_000_000.0) -> None:
         self._monotonic = 1_000.0
@@ -68,13 +68,13 @@ class FakeClock:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as the key service saw it.
+    """One call as the KMS saw it.
 
     Attributes:
         operation: One of `OPERATIONS`.
         uri: The root key.
-        version: The version that was used or asked for; empty where there is none.
-        binding: The bound context, or None where the operation has none.
+        version: The version that was used or asked for; empty if there is none.
+        binding: The bound context, or None if the operation has none.
         thread: Name of the calling thread.
     """
 
@@ -86,7 +86,7 @@ class Call:
 
 
 class Hang:
-    """Calls that do not come back until they are released, or their budget is used up."""
+    """Calls that do not return until a test releases them, or their budget is used up."""
 
     def __init__(self) -> None:
         self._released = threading.Event()
@@ -98,17 +98,17 @@ class Hang:
         self._released.set()
 
     def wait_entered(self, count: int = 1, timeout: float = 10.0) -> None:
-        """Returns once so many calls have been held."""
+        """Returns once the hang has held so many calls."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._entered >= count, timeout)
 
     def hold(self, budget: float) -> None:
-        """Holds a call for its budget at most."""
+        """Holds a call, for its budget at most."""
         with self._changed:
             self._entered += 1
             self._changed.notify_all()
         if not self._released.wait(budget):
-            raise UnreachableError("the fake key service did not answer in time")
+            raise UnreachableError("the fake KMS did not answer in time")
 
 
 @dataclass(eq=False)
@@ -136,13 +136,13 @@ class _Key:
 
 
 class FakeProvider:
-    """A key service in memory, with versions, states, permissions and faults.
+    """A KMS in memory, with versions, states, permissions and faults.
 
-    A key's uri is `fake:NAME`, also written `fake:///NAME`; a name `A.K` belongs to account A.
-    A principal of any kind is taken, options are not. Safe for many threads.
+    A key's URI is `fake:NAME`, also written `fake:///NAME`; a name `A.K` belongs to account A.
+    It accepts a principal of any kind, but no options. Safe for many threads.
 
     Attributes:
-        prefix: What a key's name begins with in its uri.
+        prefix: Beginning of a key's name in its URI.
     """
 
     type = "FAKE"
@@ -155,7 +155,7 @@ class FakeProvider:
         self.calls: list[Call] = []
         self.counts: Counter[tuple[str, str, str]] = Counter()
 
-    # What the customer does.
+    # The customer.
 
     def create_key(self, name: str) -> RootKey:
         """Makes a root key with one version."""
@@ -198,12 +198,12 @@ class FakeProvider:
             self._move(uri, None, "disabled")
 
     def deny(self, uri: str, *operations: str) -> None:
-        """Takes the permission for operations on a key away; none named: for all."""
+        """Takes away the permission for operations on a key; without any named, for all."""
         with self._lock:
             self._keys[uri].denied |= set(operations or OPERATIONS)
 
     def allow(self, uri: str, *operations: str) -> None:
-        """Gives the permission for operations on a key back; none named: for all."""
+        """Gives back the permission for operations on a key; without any named, for all."""
         with self._lock:
             self._keys[uri].denied -= set(operations or OPERATIONS)
 
@@ -213,7 +213,7 @@ class FakeProvider:
                 if version in (None, str(number)) and each.state != "destroyed":
                     each.state = state
 
-    # What goes wrong; without a uri, for every key.
+    # Faults; without a URI, for every key.
 
     def fail(
         self,
@@ -222,21 +222,21 @@ class FakeProvider:
         operations: tuple[str, ...] = OPERATIONS,
         times: int | None = None,
     ) -> None:
-        """Answers calls with an error, until mended or so many times."""
+        """Answers calls with an error, until mended or for so many calls."""
         with self._lock:
             self._faults.append(_Fault(uri, operations, error=error, times=times))
 
     def throttle(self, uri: str | None = None, retry_after: float | None = None) -> None:
-        """Asks callers to slow down, with or without a hint how long."""
-        self.fail(ThrottledError("the fake key service is busy", retry_after=retry_after), uri)
+        """Asks callers to slow down, with or without a hint for how long."""
+        self.fail(ThrottledError("the fake KMS is busy", retry_after=retry_after), uri)
 
     def disconnect(self, uri: str | None = None) -> None:
         """Cuts the network."""
-        self.fail(UnreachableError("the fake key service refused the connection"), uri)
+        self.fail(UnreachableError("the fake KMS refused the connection"), uri)
 
     def break_credentials(self) -> None:
         """Stops accepting the caller's own credential."""
-        self.fail(CredentialsFailedError("the fake key service does not know the credential"))
+        self.fail(CredentialsFailedError("the fake KMS does not know the credential"))
 
     def hang(
         self,
@@ -245,7 +245,7 @@ class FakeProvider:
         *,
         answered: bool = False,
     ) -> Hang:
-        """Holds calls, before the answer is decided or, where `answered`, on its way back."""
+        """Holds calls, before the answer is decided or, if `answered`, on its way back."""
         hang = Hang()
         with self._lock:
             where = (None, hang) if answered else (hang, None)
@@ -253,12 +253,12 @@ class FakeProvider:
         return hang
 
     def wrong_plaintext(self, uri: str, *, wrong: bool = True) -> None:
-        """Opens what it wrapped to something else."""
+        """Opens to other bytes what it wrapped."""
         with self._lock:
             self._keys[uri].wrong_plaintext = wrong
 
     def mend(self, uri: str | None = None) -> None:
-        """Ends the faults of a key, or every fault; lets held calls go on."""
+        """Ends the faults of a key, or every fault, and releases held calls."""
         with self._lock:
             ended = [f for f in self._faults if uri in (None, f.uri)]
             self._faults = [f for f in self._faults if f not in ended]
@@ -268,7 +268,7 @@ class FakeProvider:
                     hang.release()
 
     def uris(self) -> list[str]:
-        """Returns the keys that there are."""
+        """Returns the URIs of all keys."""
         with self._lock:
             return list(self._keys)
 
@@ -323,13 +323,13 @@ class FakeProvider:
             head, nonce = ciphertext[: _HEADER.size], ciphertext[_HEADER.size :][:_NONCE]
             if head != _HEADER.pack(b"FAKE", int(key_version)) or len(nonce) < _NONCE:
                 self._usable(key, "unwrap", None)
-                raise KekMismatchError("the fake key service cannot open this")
+                raise KekMismatchError("the fake KMS cannot open this")
             _, version = self._usable(key, "unwrap", int(key_version))
             sealed = ciphertext[_HEADER.size + _NONCE :]
             try:
                 plain = AESGCM(version.material).decrypt(nonce, sealed, _aad(head, key, binding))
             except InvalidTag as error:
-                raise KekMismatchError("the fake key service cannot open this") from error
+                raise KekMismatchError("the fake KMS cannot open this") from error
             wrong = self._keys[key.uri].wrong_plaintext
             return Unwrapped(bytearray(os.urandom(len(plain)) if wrong else plain), request_id)
 
@@ -381,10 +381,10 @@ class FakeProvider:
             return met
 
     def _usable(self, root: RootKey, operation: str, number: int | None) -> tuple[int, _Version]:
-        """Returns a version, the newest where none is named, or refuses."""
+        """Returns a version, by default the newest, or refuses."""
         key = self._keys.get(root.uri)
         if key is None:
-            raise KeyNotFoundError(f"the fake key service has no key {root.uri}")
+            raise KeyNotFoundError(f"the fake KMS has no key {root.uri}")
         if operation in key.denied:
             raise AccessDeniedError(f"no permission to {operation} with {root.uri}")
         if key.pending_deletion:
@@ -403,7 +403,7 @@ def _aad(head: bytes, key: RootKey, binding: Binding) -> bytes:
 
 @contextmanager
 def _identified(request_id: str) -> Iterator[None]:
-    """Gives every error the call's id, as a real service does."""
+    """Adds the call's id to every error, as a real KMS does."""
     try:
         yield
     except KmsError as error:

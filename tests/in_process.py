@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Setup(TypedDict, total=False):
-    """What a server may be started with.
+    """Options of a server's start.
 
     Attributes:
         listen: `HOST:PORT` or `unix:/path`; a free port of 127.0.0.1 by default.
@@ -53,7 +53,7 @@ class Setup(TypedDict, total=False):
         others: Makers of further providers, by type.
         platform: Returns the vendor's own root key of a region.
         clock: The server's clock; the machine's by default.
-        who: Tells the server who calls; by default, everybody may do everything.
+        who: Identifies callers to the server; by default, everybody may do everything.
     """
 
     listen: str

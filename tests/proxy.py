@@ -1,7 +1,7 @@
 """A TCP proxy that a test controls: a network that fails in each way that networks fail.
 
-It works beside the test, in a thread of its own, and ends with it. A network is between a client
-and one server; what the client sees of it is in `Way`.
+It runs in a thread of its own beside the test, and ends with it. It stands between a client and one
+server; `Way` says what the client sees of it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ T = TypeVar("T")
 
 _CHUNK: Final = 65_536
 _RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER's value with which closing sends RST."""
+"""Value of SO_LINGER with which closing a socket sends RST."""
 
 _ANSWER: Final = 10.0
-"""Real seconds after which the proxy itself is broken."""
+"""Real seconds after which the proxy itself counts as broken."""
 
 
 class Way(enum.Enum):
-    """How the network is.
+    """The state of the network.
 
     Attributes:
         PASS: Everything passes.
-        DROP: Connections are reset (RST), those that are there and each new one.
+        DROP: Connections are reset (RST), the open ones and each new one.
         DELAY: Everything passes, each piece so much later.
-        BLACK_HOLE: Connections are accepted and nothing passes, until it is over: then what was
-            under way goes on, as TCP's repetitions have it.
-        HALF_OPEN: The server's end of each connection is gone and the client is not told, even
-            when it is over. New connections are accepted and lead nowhere.
+        BLACK_HOLE: Connections are accepted and nothing passes. When it is over, what was under
+            way goes on, as TCP's repetitions have it.
+        HALF_OPEN: The server's end of each connection is gone and the client does not learn of
+            it, even when it is over. New connections are accepted and lead nowhere.
     """
 
     PASS = enum.auto()
@@ -49,7 +49,7 @@ class Way(enum.Enum):
 
 @dataclass(eq=False)
 class _Link:
-    """One connection: the client's end, the server's if there is one, and what moves bytes."""
+    """One connection: the client's end, the server's if any, and the tasks that move bytes."""
 
     client: socket.socket
     server: socket.socket | None = None
@@ -94,10 +94,10 @@ class Proxy:
         self._loop.close()
 
     def set(self, way: Way, delay: float = 0.0) -> None:
-        """Makes the network so; once this returns, it is.
+        """Sets the network's state, which holds once this returns.
 
         Args:
-            way: How it is from now on.
+            way: The state from now on.
             delay: Seconds by which each piece is late, for `Way.DELAY`.
         """
         self._on_loop(lambda: self._become(way, delay))
@@ -170,7 +170,7 @@ class Proxy:
                 if self._way is Way.DELAY:
                     await asyncio.sleep(self._delay)
                 await self._loop.sock_sendall(sink, data)
-        # The end of a connection is swallowed like all else.
+        # The end of a connection is held back like everything else.
         await self._passable.wait()
         self._drop(link, _close)
 
@@ -182,7 +182,7 @@ class Proxy:
                 task.cancel()
         for end in (link.client, link.server):
             if end is not None:
-                # A cancelled task has yet to let go of its socket.
+                # The cancelled task must let go of its socket first.
                 self._loop.call_soon(how, end)
 
     def _forget_server(self, link: _Link) -> None:

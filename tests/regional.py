@@ -104,7 +104,7 @@ class RegionalHouse(replicas.House):
 
 
 def set_regions(replica: Replica, regions: ResidencyPolicy) -> None:
-    """Gives a replica other settings than the house has, in the parts that read them."""
+    """Gives a replica settings of its own, in the parts that read them."""
     replica.clusters._replica_keys._regions = regions
     replica.reports._residency._regions = regions
 

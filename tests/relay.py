@@ -1,9 +1,9 @@
 """A gRPC relay between clients and a real server, which notes what clients send.
 
-A test can have the relay answer in the server's place, or hold a call for a while. That is for
+A test can make the relay answer in place of the server, or hold a call for a while. This is for
 what a real server does not do on demand: be busy for exactly two calls, send an error of a later
-release, take 0.3 s. The relay knows nothing of what a call means; whatever a test does not ask
-for passes through byte for byte.
+release, take 0.3 s. The relay does not know what a call means, and passes everything else through
+byte for byte.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whole replicas on fakes: real service, real SQLite store, fake KMS, fake clock.
 
-A test drives what a server does by itself: polls happen when a test says so, refreshes when it
-has the keeper look. Nothing sleeps; where something is under way in a thread, it is awaited.
+A test drives what a server does by itself: it lets polls happen, and makes the keeper look for
+refreshes that are due. Nothing sleeps; the test waits for work that threads do.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound=MutationRequest)
 
 ROUNDS: Final = 8
-"""How often a call looks again before it gives up, as in the server's shell."""
+"""Most tries of a call before it gives up, as in the server's shell."""
 
 LONG: Final = 20.0
-"""Real seconds after which a test that waits for something is broken."""
+"""Real seconds after which a test that still waits counts as broken."""
 
 
 UNHURRIED: Final = Rates(per_key=1e6, per_account=1e6, per_provider=1e6)
@@ -185,7 +185,7 @@ class Member:
     """One replica and its callers.
 
     Attributes:
-        rights: What the callers may do: everything, until a test sets other rights.
+        rights: Rights of the callers: everything, until a test sets others.
     """
 
     def __init__(self, house: House, timing: Timing, max_clusters: int, rates: Rates) -> None:
@@ -337,7 +337,7 @@ class Member:
         return self.plane.wrap(cluster, region, b"k" * 32, {}, Call(self.rights))[0]
 
     def serves(self, cluster: str = "acme", region: str = "eu") -> bool:
-        """Says whether a call is answered from memory alone, right now."""
+        """Returns whether a call would be answered from memory alone, right now."""
         try:
             self.warm(cluster, region)
         except (NeedsLoad, KeyfoldError):
@@ -434,7 +434,7 @@ class Member:
 
 
 Spec = None | str | KeySpec | RegionSpec | RegionPolicy
-"""A region's spec in short: a uri, `PLATFORM`, a key spec, a policy alone, or all of it."""
+"""A region's spec in short: a URI, `PLATFORM`, a key spec, a policy alone, or a whole spec."""
 
 
 def region_specs(specs: Mapping[str, Spec]) -> tuple[RegionSpec, ...]:
@@ -532,7 +532,7 @@ class House:
 
 @asynccontextmanager
 async def house_in(folder: Path) -> AsyncIterator[House]:
-    """Gives a house and takes it down."""
+    """Yields a house, and takes it down afterwards."""
     house = House(folder)
     try:
         yield house
@@ -541,13 +541,13 @@ async def house_in(folder: Path) -> AsyncIterator[House]:
 
 
 async def spin(turns: int = 10) -> None:
-    """Lets the loop run what is ready."""
+    """Lets the loop run everything that is ready."""
     for _ in range(turns):
         await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns once a condition is true that threads bring about."""
+    """Returns once a condition is true that threads make true."""
     ends = asyncio.get_running_loop().time() + LONG
     for turn in itertools.count():
         if condition():

@@ -160,7 +160,7 @@ def served(
         folder: An empty folder.
         clock: The server's clock; one that stands at `BEGAN` by default.
         credentials: The certificate with which the relay ends TLS.
-        regions: Where the vendor's regions are.
+        regions: The places of the vendor's regions.
     """
     clock = clock or FakeClock(BEGAN)
     aws = Aws(clock)

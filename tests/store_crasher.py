@@ -1,7 +1,7 @@
 """Carries out mutations of a store in processes that die at a given failpoint.
 
-A program: it reads an order per line, forks for each, and answers how that process ended. One
-interpreter that has everything imported makes a death cost milliseconds.
+This is a program. It reads one order per line, forks for each, and answers how that process ended.
+It has imported everything before it forks, so that a death costs milliseconds.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def service_key(folder: Path) -> Path:
 
 @contextmanager
 def a_place(kind: str, folder: Path) -> Iterator[Place]:
-    """Gives an empty place of a kind; its service key is in `folder`."""
+    """Yields an empty place of a kind; its service key is in `folder`."""
     key = service_key(folder)
     if kind == "sqlite":
         yield _Sqlite(key)

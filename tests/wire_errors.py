@@ -1,4 +1,4 @@
-"""Errors as gRPC carries them: a status, and Keyfold's details packed beside it."""
+"""Errors as gRPC carries them: a status, with Keyfold's details packed beside it."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ BASE: Final[Vector] = {
     "region": "eu-central-1",
     "context": {"table": "customers", "column": "iban"},
 }
-"""Inputs of a vector that says nothing else."""
+"""Inputs that a vector has unless it gives others."""
 
 SHIFTED: Final = {"cluster": "orders-prode", "region": "u-central-1"}
 """The letters of BASE's names, divided otherwise."""
@@ -105,14 +105,14 @@ OPENING: Final[list[tuple[str, str, Vector]]] = [
         {"context": {"\U00010000": "1", "\uffff": "2", "b": "3", "aa": "4", "a": "5", "Z": "6"}},
     ),
     ("longest-names", "names of 128 characters", {"cluster": "c" * 128, "region": "r" * 128}),
-    ("shifted-names", "what belongs to which name is told by the lengths", SHIFTED),
+    ("shifted-names", "the lengths say which letters belong to which name", SHIFTED),
     ("other-key", "another KEK", {"key": drawn("other", 32).hex(), "kek_id": "ff" * 16}),
     ("batch-1", "a batch's nonces share 12 bytes", {"nonce": BATCH + "ff" * 11 + "fe"}),
     ("batch-2", "and count up in the other 12", {"nonce": BATCH + "ff" * 12}),
     ("batch-3", "modulo 2^96", {"nonce": BATCH + "00" * 12}),
     ("batch-4", "and on from zero", {"nonce": BATCH + "00" * 11 + "01"}),
 ]
-"""Name, what it shows, and the inputs that are not BASE's, of each vector that opens."""
+"""Name, purpose, and the inputs that differ from BASE's, of each vector that opens."""
 
 FLIPS: Final = [
     ("version", 0, "UNSUPPORTED_WRAPPED_KEY"),
@@ -128,7 +128,7 @@ FLIPS: Final = [
     ("commitment", -32, "WRAPPED_KEY_CORRUPT"),
     ("commitment-end", -1, "WRAPPED_KEY_CORRUPT"),
 ]
-"""Name of a part of the blob, a byte of it, and the reason when a bit there has changed."""
+"""Name of a part of the blob, one of its bytes, and the reason when a bit there has changed."""
 
 MOVES: Final[list[tuple[str, str, Vector]]] = [
     ("context-value", "another value", {"context": {**BASE["context"], "table": "orders"}}),
@@ -138,7 +138,7 @@ MOVES: Final[list[tuple[str, str, Vector]]] = [
     ("another-region", "opened in another region", {"region": "eu-central-2"}),
     ("moved-letters", "the same letters, divided otherwise", SHIFTED),
 ]
-"""Name, what it shows, and what is changed, of each vector that is opened where it may not be."""
+"""Name, purpose and changed inputs of each vector that must not open."""
 
 
 def opening_vectors() -> list[Vector]:

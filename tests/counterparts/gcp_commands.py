@@ -1,7 +1,7 @@
-"""The `gcloud` command, as far as it gives access to keys; it acts on the counterpart.
+"""The `gcloud` commands with which a customer grants access to keys, run on the counterpart.
 
-Strict: an option or a permission that it does not know is refused, and so is a role that was not
-made, or one of another project.
+They are strict: they refuse an option or a permission that they do not know, a role that was not
+made, and a role of another project.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _PERMISSIONS: Final = {
 
 
 class GcloudCommands:
-    """Somebody who may do everything.
+    """Somebody who may do everything in Google Cloud.
 
     Args:
-        kms: What is acted on.
+        kms: The counterpart that the commands act on.
     """
 
     def __init__(self, kms: Control) -> None:
@@ -34,7 +34,7 @@ class GcloudCommands:
     def run(self, text: str) -> None:
         """Runs a shell text.
 
-        Raises:
+        CommandError: The shell or a command refused the text.
             CommandError: The shell or a command refused it.
         """
         commands: dict[tuple[str, ...], Callable[[str, dict[str, str]], None]] = {

@@ -1,7 +1,7 @@
-"""How the Google Cloud counterpart is controlled: its keys, its principals, what goes wrong.
+"""The control of the Google Cloud counterpart: its keys, its principals and its faults.
 
-Every method is of the test's or the seed's making, none is reached with a Google API. The servers
-read what is changed here on their next request.
+A test or a seed calls these methods; no Google API reaches them. The servers read what changes here
+on their next request.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from counterparts.gcp_keys import KEY, Algorithm, Key, Keys, Protection, Purpose
 from counterparts.gcp_methods import METHODS
 
 _HTTP_OPERATIONS = frozenset({"token", "generateAccessToken"})
-# What is known of any request, to fill in an error's parts.
+# Fields known of any request, to fill in an error's parts.
 _KNOWN = frozenset({"method", "seconds", "service"})
 
 
 class Control:
-    """What can be told to a counterpart. Thread-safe."""
+    """The changes that a test can make to a counterpart. Thread-safe."""
 
     def __init__(self) -> None:
         self._keys = Keys()
@@ -36,11 +36,11 @@ class Control:
         algorithm: str = "GOOGLE_SYMMETRIC_ENCRYPTION",
         protection: str = "SOFTWARE",
     ) -> str:
-        """Creates a key with version 1, and its ring if it is not there. Returns its name.
+        """Creates a key with version 1, and its ring if that is missing; returns its name.
 
         Raises:
-            ValueError: The name is not a crypto key's.
-            Refusal: The key is there already.
+            ValueError: The name is not the name of a crypto key.
+            Refusal: The key already exists.
         """
         if not KEY.fullmatch(name):
             raise ValueError(f"{name!r} is not the name of a crypto key")
@@ -58,7 +58,7 @@ class Control:
             return self._keys.create_key(key, first_version=True).name
 
     def new_version(self, key: str, *, primary: bool = True) -> str:
-        """Adds a version, as rotation does; it is the primary one if asked. Returns its name."""
+        """Adds a version, as rotation does, and makes it primary if asked; returns its name."""
         with self._keys.lock:
             version = self._keys.create_version(key).name
             if primary:
@@ -74,25 +74,25 @@ class Control:
         self._move(version, "disable")
 
     def destroy(self, version: str) -> None:
-        """Schedules a version's destruction, or a key's primary one's."""
+        """Schedules the destruction of a version, or of a key's primary one."""
         self._move(version, "destroy")
 
     def restore(self, version: str) -> None:
-        """Takes a scheduled destruction back; the version is disabled then."""
+        """Cancels a scheduled destruction; the version is then disabled."""
         self._move(version, "restore")
 
     def expire_version(self, version: str) -> None:
-        """Lets the time of a scheduled destruction come: the key material is gone."""
+        """Lets the time of a scheduled destruction come, which removes the key material."""
         self._move(version, "expire")
 
     def allow(self, principal: str, resource: str, permission: str) -> None:
-        """Gives a service account a permission on a resource and all below it.
+        """Gives a service account a permission on a resource and everything below it.
 
         Args:
-            principal: Its email.
+            principal: The service account's email.
             resource: A project, ring, key or version by name; for
                 `iam.serviceAccounts.getAccessToken`, the other account's email.
-            permission: A permission, a predefined role of `gcp_iam.ROLES` or a custom one.
+            permission: A permission, a predefined role of `gcp_iam.ROLES` or a custom role.
         """
         self._iam.add(principal)
         if "@" in resource:
@@ -103,16 +103,16 @@ class Control:
         """Makes a custom role, `projects/P/roles/ID`.
 
         Raises:
-            ValueError: It is there already.
+            ValueError: The role already exists.
         """
         self._iam.create_role(name, permissions)
 
     def given(self, principal: str) -> set[tuple[str, str]]:
-        """Returns what a service account was given: resources with permissions."""
+        """Returns a service account's permissions: resources with permissions."""
         return self._iam.given(principal)
 
     def deny(self, principal: str, resource: str, permission: str) -> None:
-        """Takes back what `allow` has given with the same arguments."""
+        """Takes back what `allow` gave with the same arguments."""
         self._iam.deny(principal, resource, permission)
 
     def remove_principal(self, principal: str) -> None:
@@ -120,11 +120,11 @@ class Control:
         self._iam.remove(principal)
 
     def expire_tokens(self, principal: str | None = None) -> None:
-        """Lets all access tokens issued so far expire, of one account or of everybody."""
+        """Lets all access tokens issued so far expire, of one account or of all."""
         self._iam.expire(principal)
 
     def revoke_tokens(self, principal: str | None = None) -> None:
-        """Forgets all access tokens issued so far, of one account or of everybody."""
+        """Forgets all access tokens issued so far, of one account or of all."""
         self._iam.revoke(principal)
 
     def inject(
@@ -135,11 +135,11 @@ class Control:
         Args:
             operation: An RPC's name, "token" or "generateAccessToken".
             kind: One of `gcp_faults.BEFORE`, or of `AFTER` for Encrypt and Decrypt.
-            times: How many calls meet it; None is all, until `clear_faults`.
-            options: `error`, `seconds` or `size`, as `gcp_faults.Fault` has them.
+            times: Number of calls that meet it; None for all, until `clear_faults`.
+            options: `error`, `seconds` or `size`, as in `gcp_faults.Fault`.
 
         Raises:
-            ValueError: There is no such operation or fault, or they do not go together.
+            ValueError: The operation or the fault does not exist, or they do not go together.
         """
         fault = Fault(kind, **options)
         http = operation in _HTTP_OPERATIONS
@@ -154,22 +154,22 @@ class Control:
         self._faults.add(operation, fault, times)
 
     def clear_faults(self) -> None:
-        """Ends all faults; calls that hang get UNAVAILABLE."""
+        """Ends all faults; calls that hang then end with UNAVAILABLE."""
         self._faults.clear()
 
     def wait_until_held(self, calls: int = 1, seconds: float = 10) -> bool:
-        """Waits until so many calls hang or are slow at once, and says whether they are."""
+        """Waits until so many calls hang or are slow at once; returns whether that happened."""
         return self._faults.wait_until_held(calls, seconds)
 
     def control(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Does a control call that came as JSON.
+        """Makes a control call that came as JSON.
 
         Args:
-            order: "call" names one of CONTROLS, the rest are its arguments.
+            order: "call" names one of CONTROLS; the other members are its arguments.
 
         Raises:
-            ValueError: There is no such call, or it is refused.
-            TypeError: Arguments are missing or too many.
+            ValueError: The call does not exist, or the counterpart refuses it.
+            TypeError: There are too few or too many arguments.
         """
         arguments = dict(order)
         name = arguments.pop("call", None)

@@ -1,9 +1,9 @@
-"""The errors that the Google Cloud counterpart answers with.
+"""The errors in the answers of the Google Cloud counterpart.
 
-They are data, `data/gcp_errors.json`: each has its shape, the source of that shape, and whether
-any part of it is assumed. The code names them and fills in the parts in braces, and nothing else
-in the counterpart writes an error of its own. An entry with a `status` is a `google.rpc.Status`;
-one with `http` is the body of an OAuth answer.
+They are data, `data/gcp_errors.json`: each has its shape, the source of that shape, and what in it
+is assumed. The code names them and fills in the parts in braces; the counterpart writes no other
+errors. An entry with a `status` is a `google.rpc.Status`; an entry with `http` is the body of an
+OAuth answer.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ ERRORS: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "gcp_errors.json").read_text(encoding="utf-8")
 )
 
-# Details are made by their type's name, which has to be in the pool by then.
+# Details are made by the name of their type, which must be in the descriptor pool by then.
 _DETAILS = error_details_pb2.DESCRIPTOR
-# google/rpc/code.proto gives each code its HTTP status; these are the ones that are used.
+# google/rpc/code.proto gives each code its HTTP status; these are the ones in use.
 _HTTP = {
     "ALREADY_EXISTS": HTTPStatus.CONFLICT,
     "FAILED_PRECONDITION": HTTPStatus.BAD_REQUEST,
@@ -42,8 +42,8 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the counterp
     """An answer that is an error.
 
     Args:
-        name: Which one, as the data file has it.
-        fields: What its braces stand for.
+        name: The error's name in the data file.
+        fields: Values for the parts in braces.
 
     Raises:
         ValueError: The data file has no such error.
@@ -57,11 +57,11 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the counterp
         self._fields = fields
 
     def located(self, **fields: object) -> Refusal:
-        """Returns the same answer with fields that only its receiver's door knows."""
+        """Returns the same answer with further fields, which only the receiving server knows."""
         return Refusal(self._name, **{**fields, **self._fields})
 
     def check(self) -> None:
-        """Raises KeyError where a brace has no field to fill it."""
+        """Raises KeyError if a brace has no field to fill it."""
         self.http()
 
     def abort(self, context: grpc.ServicerContext) -> NoReturn:

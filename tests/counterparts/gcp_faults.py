@@ -1,8 +1,8 @@
-"""What can be made to go wrong at the Google Cloud counterpart.
+"""Faults that a test can cause at the Google Cloud counterpart.
 
-Faults stand in line for each operation: an RPC by its name ("Encrypt"), the token endpoint
-("token") or the impersonation of a service account ("generateAccessToken"). A fault either comes
-before the work, and may end it, or changes the answer. They know no keys and no principals.
+Each operation has a queue of faults: an RPC by its name ("Encrypt"), the token endpoint ("token"),
+or the impersonation of a service account ("generateAccessToken"). A fault either comes before the
+work, and may end it, or changes the answer. This module knows no keys and no principals.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from dataclasses import dataclass, field
 
 from counterparts.gcp_errors import ERRORS
 
-# Before the work: an error's answer, no answer at all, an answer that comes late.
+# Faults before the work: an error, no answer at all, a late answer.
 BEFORE = frozenset({"error", "hang", "slow"})
-# Those of them that hold the call.
+# The faults of BEFORE that hold the call.
 HOLDING = frozenset({"hang", "slow"})
-# Changes of an answer.
+# Faults that change an answer.
 AFTER = frozenset({"foreign", "oversized", "unverified", "wrong_crc", "wrong_name"})
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """One fault.
 
     Attributes:
-        kind: "error"; "hang", nothing is answered until the caller goes or faults are cleared;
-            "slow"; "foreign", somebody else's bytes with a right checksum; "oversized";
-            "unverified", verified_* are false; "wrong_crc"; "wrong_name", of another key.
-        error: With "error": which, as `gcp_errors.json` has it.
-        seconds: With "slow": how long it takes. With an error that says when to retry: when.
-        size: With "oversized": the bytes of the answer's payload.
+        kind: "error"; "hang", no answer until the caller goes or the faults are cleared;
+            "slow"; "foreign", other bytes with a right checksum; "oversized";
+            "unverified", verified_* are false; "wrong_crc"; "wrong_name", the name of another key.
+        error: With "error": the error's name in `gcp_errors.json`.
+        seconds: With "slow": seconds of delay. With an error that has a retry hint: the hint.
+        size: With "oversized": bytes of the answer's payload.
     """
 
     kind: str
@@ -54,8 +54,8 @@ class Met:
     """A fault that a call has met.
 
     Attributes:
-        fault: What it is.
-        released: Set when nothing holds the call any more.
+        fault: The fault.
+        released: Set when the fault no longer holds the call.
     """
 
     fault: Fault
@@ -63,7 +63,7 @@ class Met:
 
 
 class Faults:
-    """The faults in line, and the calls that are being held. Thread-safe."""
+    """The queues of faults, and the calls that faults hold. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -71,12 +71,12 @@ class Faults:
         self._held: set[Met] = set()
 
     def add(self, operation: str, fault: Fault, times: int | None) -> None:
-        """Puts a fault in line: for so many calls, or until it is cleared with None."""
+        """Queues a fault for so many calls, or with None until the faults are cleared."""
         with self._changed:
             self._queues[operation].append((fault, times))
 
     def take(self, operation: str) -> Met | None:
-        """Returns what goes wrong with this call, if anything."""
+        """Returns the fault that this call meets, if any."""
         with self._changed:
             queue = self._queues[operation]
             if not queue:
@@ -86,13 +86,13 @@ class Faults:
                 queue[:1] = [(fault, times - 1)] if times > 1 else []
             met = Met(fault)
             if fault.kind in HOLDING:
-                # Already here, so that who clears the faults from now on reaches this call.
+                # Add it here already, so that clearing the faults from now on reaches this call.
                 self._held.add(met)
                 self._changed.notify_all()
             return met
 
     def clear(self) -> None:
-        """Forgets all faults and lets go of all calls that are held."""
+        """Forgets all faults and releases all calls that they hold."""
         with self._changed:
             self._queues.clear()
             for met in self._held:
@@ -103,15 +103,15 @@ class Faults:
 
         Args:
             met: A fault of HOLDING.
-            until: Takes what has to be called when the caller is gone.
+            until: Registers a function to call when the caller is gone.
         """
-        # A call that has ended by now takes no callback, and nobody waits for it.
+        # A call that has already ended takes no callback, and no caller waits for it.
         if until is None or until(met.released.set):
             met.released.wait(None if met.fault.kind == "hang" else met.fault.seconds)
         with self._changed:
             self._held.discard(met)
 
     def wait_until_held(self, calls: int, seconds: float) -> bool:
-        """Waits until so many calls are held at once, and says whether they are."""
+        """Waits until faults hold so many calls at once; returns whether that happened."""
         with self._changed:
             return self._changed.wait_for(lambda: len(self._held) >= calls, seconds)

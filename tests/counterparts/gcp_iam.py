@@ -1,8 +1,8 @@
-"""Who may do what at the Google Cloud counterpart: service accounts, tokens and bindings.
+"""Permissions at the Google Cloud counterpart: service accounts, tokens and bindings.
 
-Default deny. A token is good until it expires or is revoked, for the scopes it was issued with; a
-permission holds on the resource it was given on and on everything below. It knows no keys and
-opens no ports.
+Nothing is permitted by default. A token is good until it expires or is revoked, for the scopes that
+it was issued with. A permission holds on its resource and on everything below. This module knows no
+keys and opens no ports.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from counterparts.gcp_errors import Refusal
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 GET_ACCESS_TOKEN = "iam.serviceAccounts.getAccessToken"
 IMPLICIT_DELEGATION = "iam.serviceAccounts.implicitDelegation"
-# What google-auth writes into every assertion, wherever it sends it.
+# google-auth writes this into every assertion, wherever it sends it.
 GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"
 
-# An hour is the longest that an assertion may hold; a little more for clocks that differ.
+# An assertion may hold for an hour; a little more allows for clocks that differ.
 _LONGEST_ASSERTION = 3600
 _SKEW = 60
 
-# The predefined roles that are of use here, with those of their permissions that are checked.
+# The predefined roles that tests use, with those of their permissions that are checked.
 ROLES = {
     "roles/cloudkms.admin": (
         "cloudkms.keyRings.create",
@@ -57,7 +57,7 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Token:
-    """An access token's meaning."""
+    """The meaning of an access token."""
 
     principal: str
     scopes: frozenset[str]
@@ -66,11 +66,11 @@ class Token:
 
 @dataclass(frozen=True)
 class Api:
-    """An API, for those who call it: what its tokens need.
+    """An API, with what its tokens need.
 
     Attributes:
         name: Its host name at Google, which is also a self-signed token's audience.
-        scopes: Any one of these is enough.
+        scopes: Scopes, any one of which is enough.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Iam:
         self._roles = dict(ROLES)
 
     def add(self, principal: str) -> None:
-        """Makes a service account, unless it is there."""
+        """Makes a service account, unless it exists."""
         with self._lock:
             self._keys.setdefault(principal, {})
 
@@ -100,10 +100,10 @@ class Iam:
             self._bindings = {b for b in self._bindings if b[0] != principal}
 
     def key_file(self, principal: str, token_uri: str) -> dict[str, str]:
-        """Makes a key for a service account, and the account if it is not there.
+        """Makes a key for a service account, and the account if it does not exist.
 
         Returns:
-            What a service account's key file holds.
+            The contents of the service account's key file.
         """
         self.add(principal)
         private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -127,10 +127,10 @@ class Iam:
         }
 
     def create_role(self, name: str, permissions: Collection[str]) -> None:
-        """Makes a custom role, by its whole name.
+        """Makes a custom role, by its full name.
 
         Raises:
-            ValueError: It is there already.
+            ValueError: The role already exists.
         """
         with self._lock:
             if name in self._roles:
@@ -138,39 +138,39 @@ class Iam:
             self._roles[name] = tuple(permissions)
 
     def allow(self, principal: str, resource: str, permission: str) -> None:
-        """Gives a permission, or a role's, on a resource and all below."""
+        """Gives a permission, or those of a role, on a resource and everything below."""
         with self._lock:
             for each in self._permissions(permission):
                 self._bindings.add((principal, resource, each))
 
     def deny(self, principal: str, resource: str, permission: str) -> None:
-        """Takes a permission, or a role's, back from where it was given."""
+        """Takes back a permission, or those of a role, from the resource that it was given on."""
         with self._lock:
             for each in self._permissions(permission):
                 self._bindings.discard((principal, resource, each))
 
     def given(self, principal: str) -> set[tuple[str, str]]:
-        """Returns what a principal was given: resources with permissions."""
+        """Returns a principal's permissions: resources with permissions."""
         with self._lock:
             return {(where, each) for who, where, each in self._bindings if who == principal}
 
     def _permissions(self, name: str) -> Collection[str]:
-        # A role that is not there is no permission of that name.
+        # The name of a role that does not exist is not a permission.
         if "roles/" in name and name not in self._roles:
             raise ValueError(f"there is no role {name}")
         return self._roles.get(name, (name,))
 
     def permitted(self, principal: str, resource: str, permission: str) -> bool:
-        """Says whether a principal has a permission on a resource or above it."""
+        """Returns whether a principal has a permission on a resource or above it."""
         parts = resource.split("/")
         above = ("/".join(parts[:end]) for end in range(len(parts), 0, -1))
         with self._lock:
             return any((principal, each, permission) in self._bindings for each in above)
 
     def may_impersonate(self, chain: Collection[str]) -> bool:
-        """Says whether the first in the chain may get an access token of the last one.
+        """Returns whether the first in the chain may get an access token of the last one.
 
-        Each before the last may delegate to the next; the last but one gets the token.
+        Each account before the last may delegate to the next; the last but one gets the token.
         """
         *delegations, last = pairwise(chain)
         links = [(link, IMPLICIT_DELEGATION) for link in delegations] + [(last, GET_ACCESS_TOKEN)]
@@ -189,27 +189,27 @@ class Iam:
         return token
 
     def expire(self, principal: str | None = None) -> None:
-        """Lets the time of the tokens issued so far run out: of one principal, or of all."""
+        """Ends the tokens issued so far, of one principal or of all, as if they had expired."""
         with self._lock:
             for text, token in self._tokens.items():
                 if principal in {None, token.principal}:
                     self._tokens[text] = replace(token, expires=0)
 
     def revoke(self, principal: str | None = None) -> None:
-        """Forgets the tokens issued so far: of one principal, or of all."""
+        """Forgets the tokens issued so far, of one principal or of all."""
         with self._lock:
             kept = {k: t for k, t in self._tokens.items() if principal not in {None, t.principal}}
             self._tokens = kept
 
     def authenticate(self, authorization: str | None, api: Api) -> str:
-        """Returns whose token it is.
+        """Returns the owner of a token.
 
         Args:
             authorization: The header with the bearer token.
             api: The API that is called.
 
         Raises:
-            Refusal: There is none, or it is not known, has expired, or has not the scope.
+            Refusal: The token is missing, unknown or expired, or lacks the scope.
         """
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text:
@@ -225,14 +225,14 @@ class Iam:
         return token.principal
 
     def assertion(self, text: str, audiences: Collection[str] | None) -> dict[str, Any]:
-        """Returns the claims of what a service account has signed.
+        """Returns the claims that a service account has signed.
 
         Args:
             text: A JWT.
-            audiences: Any of these; None does not look at it.
+            audiences: Audiences, any one of which is accepted; None accepts all.
 
         Raises:
-            Refusal: It is not one, nobody's, badly signed, for somebody else, or out of time.
+            Refusal: It is not a JWT, or its signer, signature, audience or time is wrong.
         """
         try:
             kid = str(jwt.get_unverified_header(text).get("kid"))

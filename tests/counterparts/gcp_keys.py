@@ -1,8 +1,8 @@
 """The keys of the Google Cloud counterpart: rings, keys, versions, their states, and the crypto.
 
-Nothing here knows who is calling. Key material never leaves this module, and is gone when a
-version is destroyed. All methods are atomic: one lock covers the store, and who reads more of a
-key than one method gives holds it too.
+This module knows no callers. Key material never leaves it, and is gone when a version is destroyed.
+All methods are atomic: one lock covers the store. A caller that reads more of a key than one method
+returns must hold the lock too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from google.cloud.kms_v1.types import resources
 
 from counterparts.gcp_errors import Refusal
 
-# The SDK's enums are made at run time: a type checker cannot tell their members from numbers.
+# The SDK makes its enums at run time, so a type checker cannot tell their members from numbers.
 State: Any = resources.CryptoKeyVersion.CryptoKeyVersionState
 Algorithm: Any = resources.CryptoKeyVersion.CryptoKeyVersionAlgorithm
 Purpose: Any = resources.CryptoKey.CryptoKeyPurpose
@@ -34,7 +34,7 @@ VERSION = re.compile(rf"{KEY.pattern}/cryptoKeyVersions/{VERSION_NUMBER.pattern}
 KEY_OR_VERSION = re.compile(rf"(?:{VERSION.pattern}|{KEY.pattern})")
 IDENTIFIER = re.compile(r"[a-zA-Z0-9_-]{1,63}")
 
-# What the API allows, from where to where; `expire` is what time does.
+# The transitions of states that the API allows; `expire` happens by time.
 MOVES = {
     "enable": ({State.ENABLED, State.DISABLED}, State.ENABLED),
     "disable": ({State.ENABLED, State.DISABLED}, State.DISABLED),
@@ -43,8 +43,8 @@ MOVES = {
     "expire": ({State.DESTROY_SCHEDULED}, State.DESTROYED),
 }
 
-# A ciphertext names its version by this and an opaque id, as the service's own do. With the
-# nonce and the tag it is 80 bytes longer than the plaintext, as has been seen of the service's.
+# A ciphertext names its version by this and an opaque id, as those of the service do. With the
+# nonce and the tag it is 80 bytes longer than the plaintext, as the service's were seen to be.
 _MAGIC = b"\x0a\x24"
 _ID = 50
 _NONCE = 12
@@ -67,7 +67,7 @@ class Version:
     secret: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
 
     def message(self) -> resources.CryptoKeyVersion:
-        """Returns what the API shows of it."""
+        """Returns the version as the API shows it."""
         return resources.CryptoKeyVersion(
             name=self.name,
             state=self.state,
@@ -80,7 +80,7 @@ class Version:
         )
 
     def usable(self) -> None:
-        """Raises Refusal unless it is enabled."""
+        """Raises Refusal unless the version is enabled."""
         if self.state is not State.ENABLED:
             raise Refusal("version_not_enabled", version=self.name, state=self.state.name)
 
@@ -99,7 +99,7 @@ class Key:
     primary: Version | None = None
 
     def message(self) -> resources.CryptoKey:
-        """Returns what the API shows of it; only symmetric keys have a primary version."""
+        """Returns the key as the API shows it; only symmetric keys have a primary version."""
         return resources.CryptoKey(
             name=self.name,
             purpose=self.purpose,
@@ -112,7 +112,7 @@ class Key:
         )
 
     def symmetric(self, version: str) -> None:
-        """Raises Refusal unless its purpose is ENCRYPT_DECRYPT."""
+        """Raises Refusal unless the key's purpose is ENCRYPT_DECRYPT."""
         if self.purpose is not Purpose.ENCRYPT_DECRYPT:
             raise Refusal("wrong_purpose", version=version, purpose=self.purpose.name)
 
@@ -121,7 +121,7 @@ class Keys:
     """All rings and keys.
 
     Attributes:
-        lock: Covers the store and everything in it.
+        lock: The lock over the store and everything in it.
     """
 
     def __init__(self) -> None:
@@ -139,12 +139,12 @@ class Keys:
             return self._rings[name]
 
     def has_ring(self, name: str) -> bool:
-        """Says whether a key ring is there."""
+        """Returns whether a key ring exists."""
         with self.lock:
             return name in self._rings
 
     def create_key(self, key: Key, *, first_version: bool) -> Key:
-        """Adds a key to its ring, with version 1 or with none."""
+        """Adds a key to its ring, with version 1 or without a version."""
         with self.lock:
             ring = key.name.rpartition("/cryptoKeys/")[0]
             if ring not in self._rings:
@@ -158,7 +158,7 @@ class Keys:
             return key
 
     def create_version(self, name: str) -> Version:
-        """Adds a version to a key. It is enabled, and not the primary one."""
+        """Adds an enabled version to a key, without making it the primary one."""
         with self.lock:
             key = self.key(name)
             number = len(key.versions) + 1
@@ -184,7 +184,7 @@ class Keys:
             return versions[int(number)]
 
     def set_primary(self, name: str, number: int) -> Key:
-        """Makes a version the one that encrypts; the service asks for no state of it."""
+        """Makes a version the one that encrypts, whatever its state, as the service does."""
         with self.lock:
             key = self.key(name)
             version = self.version(f"{name}/cryptoKeyVersions/{number}")

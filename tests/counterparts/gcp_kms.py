@@ -1,7 +1,7 @@
-"""Google Cloud KMS on this machine, at the wire.
+"""Google Cloud KMS on this machine, on the wire.
 
-A gRPC server with TLS that speaks `google.cloud.kms.v1.KeyManagementService`, and an HTTPS server
-for tokens, written from the public API reference and the SDK's own types. It knows no adapter.
+A gRPC server with TLS serves `google.cloud.kms.v1.KeyManagementService`, and an HTTPS server issues
+tokens. Both follow the public API reference and the SDK's own types, and know no adapter.
 
 What it enforces:
 
@@ -10,28 +10,28 @@ What it enforces:
   uses when it makes its own channel. The token endpoint verifies a signed assertion's key,
   audience and time (an hour at most). `generateAccessToken` verifies its caller, its scope and
   each link of the chain of delegates.
-- Permissions: default deny, by principal, permission and resource, inherited from above
-  (`projects/P`, a ring, a key). Without the permission, a missing key is PERMISSION_DENIED, too.
+- Permissions: denied by default; granted by principal, permission and resource, and inherited from
+  above (`projects/P`, a ring, a key). Without it, a missing key is PERMISSION_DENIED, too.
 - Keys: rings, symmetric keys and their versions with the API's states and transitions; a new
   version is not the primary one until it is made so. Other purposes exist to be refused.
-- Crypto: AES-256-GCM with the AAD bound; the version is found by the ciphertext; a key's name with
-  a version in it encrypts with that version and is refused for decryption; 64 KiB, and 8 KiB
-  together for HSM; every CRC32C that is sent is checked, and one is returned.
+- Crypto: AES-256-GCM with the AAD bound; the ciphertext names its version; a key's name with a
+  version in it encrypts with that version and is refused for decryption; 64 KiB, and 8 KiB
+  together for HSM; it checks every CRC32C that a caller sends, and returns one.
 
-What it leaves out: quotas, lists, labels, rotation by time, imports, other operations than those
-in `gcp_methods.METHODS`, IAM conditions and policies as resources, project numbers as aliases,
-locations that do not exist, regional endpoints and the routing header, REST, audit logs, how long
-a change takes to be seen everywhere, and the end of DESTROY_SCHEDULED by time (`expire_version`
-does it). A ciphertext's largest size and the order of checks are not documented: after the token
-come names, permission, lengths, checksums, existence, purpose, state. Its answers' shapes and
-their sources are in `data/gcp_errors.json`.
+It leaves out: quotas, lists, labels, rotation by time, imports, operations that are not in
+`gcp_methods.METHODS`, IAM conditions and policies as resources, project numbers as aliases,
+locations that do not exist, regional endpoints and the routing header, REST, audit logs, the time
+that a change takes to spread, and the end of DESTROY_SCHEDULED by time (`expire_version` brings it
+about). Neither a ciphertext's largest size nor the order of checks is documented. After the token
+it checks names, permission, lengths, checksums, existence, purpose and state. Its answers' shapes
+and their sources are in `data/gcp_errors.json`.
 
 In a test, `with GcpKms() as kms:`. By itself, with `PYTHONPATH=tests`:
 
     python -m counterparts.gcp_kms --port 9443 --token-port 9444 --out /tmp/gcp [--seed FILE]
 
-A seed is a JSON list of control calls, such as {"call": "create_key", "name": "projects/…"}; the
-same objects can be posted, one at a time, to https://localhost:TOKEN_PORT/control.
+A seed is a JSON list of control calls, such as {"call": "create_key", "name": "projects/…"}. The
+same objects can be posted one at a time to https://localhost:TOKEN_PORT/control.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from counterparts.gcp_service import KmsServer
 from counterparts.gcp_tokens import TokenServer
 from counterparts.pki import Authority
 
-# What there is when no seed says otherwise.
+# The principal that exists unless a seed says otherwise.
 PRINCIPAL = "caller@example-project.iam.gserviceaccount.com"
 KEY_NAME = "projects/example-project/locations/europe-west1/keyRings/example/cryptoKeys/example"
 EXAMPLE: list[dict[str, Any]] = [
@@ -82,11 +82,11 @@ _GENERATE = "/v1/projects/-/serviceAccounts/EMAIL:generateAccessToken"
 
 @dataclass(frozen=True)
 class Call:
-    """A request that came.
+    """A request that the counterpart received.
 
     Attributes:
         operation: The RPC's name, "token" or "generateAccessToken".
-        principal: Who asked; "" is nobody known.
+        principal: The caller; "" if it is not known.
         request: The message, the assertion's claims, or the target and the body.
     """
 
@@ -96,21 +96,21 @@ class Call:
 
 
 class GcpKms(Control):
-    """The counterpart, and the control of it. Thread-safe once it is started.
+    """The counterpart with its control. Thread-safe once it is started.
 
     Args:
-        port: Where gRPC listens; 0 is any port that is free.
-        token_port: Where HTTPS listens.
-        token_lifetime: Seconds that an access token of the token endpoint holds.
-        directory: Where ca.pem and service accounts' key files go; None is a temporary folder.
-        control: Whether `/control` is there.
+        port: Port of gRPC; 0 for any free one.
+        token_port: Port of HTTPS; 0 for any free one.
+        token_lifetime: Seconds for which an access token of the token endpoint is good.
+        directory: Folder for ca.pem and service accounts' key files; None for a temporary one.
+        control: Whether to serve `/control`.
 
     Attributes:
-        target: What a gRPC channel connects to.
+        target: The target of a gRPC channel.
         token_uri: The token endpoint.
-        iam_uri: Where IAM Credentials answers, instead of https://iamcredentials.googleapis.com.
-        ca_pem: The authority that issued both servers' certificate.
-        ca_file: The same, as a file.
+        iam_uri: Origin of IAM Credentials, instead of https://iamcredentials.googleapis.com.
+        ca_pem: Certificate of the authority that issued both servers' certificate.
+        ca_file: File with `ca_pem`.
         calls: The last requests, oldest first.
     """
 
@@ -171,10 +171,10 @@ class GcpKms(Control):
             self._temporary.cleanup()
 
     def service_account_file(self, principal: str) -> str:
-        """Makes a key for a service account, new or not, and returns its key file's path.
+        """Makes a key for a service account, new or not; returns the path of its key file.
 
         Raises:
-            ValueError: It is not an account's email.
+            ValueError: The principal is not an account's email.
         """
         if not _EMAIL.fullmatch(principal):
             raise ValueError(f"{principal!r} is not the email of a service account")
@@ -190,10 +190,10 @@ class GcpKms(Control):
 def main(arguments: list[str] | None = None) -> None:
     """Runs the counterpart until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="counterparts.gcp_kms", description=main.__doc__)
-    parser.add_argument("--port", type=int, default=0, help="of gRPC; any that is free")
-    parser.add_argument("--token-port", type=int, default=0, help="of HTTPS; any that is free")
+    parser.add_argument("--port", type=int, default=0, help="port of gRPC; 0 for a free one")
+    parser.add_argument("--token-port", type=int, default=0, help="port of HTTPS; 0 for a free one")
     parser.add_argument("--seed", type=Path, help="a JSON list of control calls")
-    parser.add_argument("--out", type=Path, required=True, help="where certificates and keys go")
+    parser.add_argument("--out", type=Path, required=True, help="folder for certificates and keys")
     options = parser.parse_args(arguments)
     seed = json.loads(options.seed.read_text()) if options.seed else EXAMPLE
     stopped = threading.Event()

@@ -1,7 +1,7 @@
-"""The methods of Cloud KMS that the Google Cloud counterpart serves, and what each one does.
+"""The methods of Cloud KMS that the Google Cloud counterpart serves, with their work.
 
-One table names each method, the permission that it takes and the resource that it takes it on.
-Messages are the SDK's own types. Nothing here knows who is calling or how requests arrive.
+One table has each method with the permission that it needs, and the resource that it needs it on.
+Messages are the SDK's own types. This module knows neither callers nor transports.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _MOST_HSM = 8 * 1024
 
 @dataclass(frozen=True)
 class Method:
-    """A method that is served.
+    """A method that the counterpart serves.
 
     Attributes:
-        request: The type of what comes.
-        response: The type of what goes.
-        permission: What the caller needs.
-        resource: The field that names what the caller needs it on, and what names look like.
-        answer: The work.
+        request: Type of the request.
+        response: Type of the answer.
+        permission: The permission that the caller needs.
+        resource: The field that names the resource of the permission, with a pattern of its names.
+        answer: Function that does the work.
     """
 
     request: Any
@@ -82,7 +82,7 @@ def _create_key(keys: Keys, request: service.CreateCryptoKeyRequest) -> resource
         field = "crypto_key.version_template.protection_level"
         raise Refusal("invalid_field", field=field, why="take SOFTWARE or HSM")
     name = f"{request.parent}/cryptoKeys/{request.crypto_key_id}"
-    # The SDK turns a duration into a timedelta, whatever its types say.
+    # The SDK turns a duration into a timedelta, whatever its types claim.
     after: Any = asked.destroy_scheduled_duration
     key = Key(name, purpose, algorithm, protection, after or timedelta(days=30))
     first_version = not request.skip_initial_version_creation
@@ -169,7 +169,7 @@ def _hsm_length(version: Version, plaintext: bytes, aad: bytes) -> None:
 
 
 def _checked(request: Any, data: str) -> bool:
-    # Says whether a checksum came; a message field that was not sent is None.
+    # Returns whether a checksum came; a message field that was not sent is None.
     field = f"{data}_crc32c"
     sent = getattr(request, field)
     if sent is not None and sent != google_crc32c.value(getattr(request, data)):

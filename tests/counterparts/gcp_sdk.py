@@ -1,7 +1,7 @@
-"""Google's own client, pointed at a counterpart: what tests of the counterpart call it with.
+"""Google's own client, pointed at a counterpart, for the tests of the counterpart.
 
-All it says to the SDK is what a private cloud would: where to connect, whom to trust, who one is.
-Nothing is retried, and nothing is sent to another machine.
+It gets from the tests only what a private cloud would give: address, trusted certificate and
+credential. It retries nothing, and sends nothing to another machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AAD = b"context"
 
 
 class _OnlyHere(HTTPAdapter):
-    # google-auth asks Google for an account's region by itself, in a thread of its own.
+    # google-auth asks Google for an account's region, in a thread of its own.
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         if urlsplit(request.url).hostname != "localhost":
             raise requests.ConnectionError("nothing is sent to another machine")
@@ -37,9 +37,9 @@ class _OnlyHere(HTTPAdapter):
 
 
 def http_session(kms: GcpKms) -> Any:
-    """Returns an HTTP session that trusts the counterpart and reaches nobody else."""
+    """Returns an HTTP session that trusts the counterpart and reaches no other server."""
     session = requests.Session()
-    # Otherwise REQUESTS_CA_BUNDLE, where it is set, wins over the authority named here.
+    # Otherwise REQUESTS_CA_BUNDLE, if set, takes precedence over the authority given here.
     session.trust_env = False
     session.verify = str(kms.ca_file)
     session.mount("https://", _OnlyHere())
@@ -47,13 +47,13 @@ def http_session(kms: GcpKms) -> Any:
 
 
 def account(key: dict[str, str], scopes: tuple[str, ...] = SCOPES) -> Any:
-    """Returns the credentials of a service account, given what its key file holds."""
+    """Returns the credentials of a service account, given the contents of its key file."""
     load: Any = service_account.Credentials.from_service_account_info
     return load(key, scopes=list(scopes))
 
 
 def impersonated(kms: GcpKms, source: Any, target: str, delegates: list[str] | None = None) -> Any:
-    """Returns the credentials of another service account, got through one's own."""
+    """Returns the credentials of another service account, got with the source's own."""
     make: Any = impersonated_credentials.Credentials
     return make(
         source_credentials=source,
@@ -67,12 +67,12 @@ def impersonated(kms: GcpKms, source: Any, target: str, delegates: list[str] | N
 
 
 class Sdk:
-    """Google's client on a TLS channel of its own.
+    """Google's client with a TLS channel of its own.
 
     Args:
-        kms: Where it connects.
-        credentials: Who calls; None is nobody.
-        session: What credentials are refreshed over.
+        kms: The counterpart that it connects to.
+        credentials: The caller's credentials, or None.
+        session: The HTTP session that refreshes credentials.
     """
 
     def __init__(self, kms: GcpKms, credentials: Any, session: Any) -> None:
@@ -94,7 +94,7 @@ class Sdk:
         return getattr(self._client, method)(request=request, retry=None, timeout=timeout)
 
     def encrypt(self, name: str, plaintext: bytes = b"key", /, **more: Any) -> Any:
-        """Encrypts, with AAD unless the request has another."""
+        """Encrypts, with AAD unless the request has its own."""
         more.setdefault("additional_authenticated_data", AAD)
         return self.call("encrypt", name=name, plaintext=plaintext, **more)
 

@@ -1,8 +1,8 @@
 """The gRPC side of the Google Cloud counterpart: `google.cloud.kms.v1.KeyManagementService`.
 
-Every call goes the same way: the caller, what goes wrong, the name, the permission, the work. A
-method that is not in the table of methods is UNIMPLEMENTED. No request id goes back in trailing
-metadata, because none is documented.
+Every call goes the same way: the caller, faults, the name, the permission, the work. A method that
+is not in the table of methods is UNIMPLEMENTED. Trailing metadata has no request id, because none
+is documented.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KMS = Api(
     frozenset({CLOUD_PLATFORM, "https://www.googleapis.com/auth/cloudkms"}),
 )
 
-# Calls that hang each hold a thread.
+# Each call that hangs holds a thread.
 _THREADS = 64
 
 
@@ -37,10 +37,10 @@ class KmsServer:
     """The server.
 
     Args:
-        keys: What it serves.
-        iam: Who may call.
-        faults: What goes wrong, under the methods' names.
-        record: Takes each method's name, who called it ("" is nobody known), and the request.
+        keys: The keys that it serves.
+        iam: The service accounts, tokens and bindings.
+        faults: The faults, under the methods' names.
+        record: Takes each method's name, its caller ("" if not known), and the request.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class KmsServer:
         self._record = record
 
     def start(self, port: int, credentials: grpc.ServerCredentials) -> int:
-        """Listens on a port of this machine, 0 is any that is free, and returns the port."""
+        """Listens on a port of this machine, or with 0 on any free one, and returns the port."""
         self._executor = ThreadPoolExecutor(_THREADS)
         self._server = grpc.server(self._executor, options=[("grpc.so_reuseport", 0)])
         handlers = {name: self._handler(name, method) for name, method in METHODS.items()}
@@ -118,7 +118,7 @@ class KmsServer:
             raise Refusal(met.fault.error, seconds=int(met.fault.seconds), state="DISABLED")
         self._faults.hold(met, context.add_callback)
         if met.fault.kind == "hang":
-            # The caller has gone, or faults were cleared: a lost connection comes nearest.
+            # The caller has gone or the faults were cleared; a lost connection is the closest.
             raise Refusal("unavailable")
 
 

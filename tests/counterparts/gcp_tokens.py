@@ -2,8 +2,8 @@
 
 `POST /token` takes a service account's signed assertion (RFC 7523). `POST
 /v1/projects/-/serviceAccounts/EMAIL:generateAccessToken` is IAM Credentials' method of that name,
-with delegates. `POST /control` is there when the counterpart runs by itself, and is not Google's.
-Each connection has one request.
+with delegates. `POST /control` exists if the counterpart runs by itself, and is not Google's. Each
+connection has one request.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class TokenServer:
     """The server.
 
     Args:
-        iam: Who is who.
-        faults: What goes wrong, under "token" and "generateAccessToken".
-        lifetime: Seconds that tokens of the token endpoint hold.
-        control: What `/control` does with its request's body; None is that it is not there.
-        record: Takes each operation, who asked for it, and what.
+        iam: The service accounts, tokens and bindings.
+        faults: The faults, under "token" and "generateAccessToken".
+        lifetime: Seconds for which tokens of the token endpoint are good.
+        control: Function that takes the body of a `/control` request; None to serve no such path.
+        record: Takes each operation, its caller and its request.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class TokenServer:
         self.uri = ""
 
     def start(self, port: int, certificate: Path, key: Path) -> None:
-        """Listens on a port of this machine; 0 is any that is free."""
+        """Listens on a port of this machine, or with 0 on any free one."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(certificate, key)
         self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.owner = self
-        # The handshake is left to each connection's own thread: one that dawdles holds nobody.
+        # Each connection's own thread does the handshake, so that a slow one delays no other.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -81,13 +81,13 @@ class TokenServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops listening; connections that are still open end with their threads."""
+        """Stops listening; open connections end with their threads."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def token(self, form: dict[str, list[str]]) -> dict[str, Any]:
-        """Answers a grant."""
+        """Answers a grant of the token endpoint."""
         if form.get("grant_type") != [_GRANT]:
             raise Refusal("grant_unsupported")
         claims = self.iam.assertion(
@@ -136,7 +136,7 @@ class _Server(ThreadingHTTPServer):
     owner: TokenServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing: a client that goes away, or that trusts another authority, is a test."""
+        """Prints nothing: a client that goes away or distrusts the certificate is a test."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -167,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             self._answer(*refusal.located(service=IAM_CREDENTIALS.name, method=_METHOD).http())
         except (KeyError, TypeError, ValueError) as error:
-            # Mostly of /control, whose caller may read what is wrong with the order.
+            # Mostly for /control, whose caller may read what is wrong with the order.
             self._answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         return parsed
 
     def _gone_wrong(self, met: Met | None) -> bool:
-        # Says whether the request is dealt with.
+        # Returns whether the fault has already dealt with the request.
         if met is None:
             return False
         if met.fault.kind == "error":

@@ -1,9 +1,9 @@
-"""LocalStack: the AWS KMS of the tests, started once for a test session on a free port.
+"""LocalStack: the AWS KMS of the tests, which a test session starts once, on a free port.
 
     python -m counterparts.localstack [--port PORT]      until it is interrupted
 
-It knows keys, their states, versions and contexts, and neither signatures, sessions nor
-policies: `counterparts.aws` puts those before it.
+It knows keys, their states, versions and contexts. It does not know signatures, sessions or
+policies, which `counterparts.aws` adds in front of it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class LocalStack:
     """One server on loopback.
 
     Attributes:
-        url: Where it answers.
+        url: Its URL.
     """
 
     def __init__(self, port: int = 0) -> None:
-        """Installs it where it is not, starts it and waits until it answers.
+        """Installs LocalStack if it is missing, starts it and waits until it answers.
 
         Raises:
-            NotInstalledError: It cannot be had on this machine.
+            NotInstalledError: It is not available on this machine.
         """
         python, port = installed("localstack.sh"), port or free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -33,7 +33,7 @@ class LocalStack:
             "FILESYSTEM_ROOT": "{folder}",
             "LOCALSTACK_VOLUME_DIR": "{folder}",
             "GATEWAY_LISTEN": f"127.0.0.1:{port}",
-            # The other server listens on every address, whatever the line above says.
+            # The other server listens on every address, whatever GATEWAY_LISTEN says.
             "GATEWAY_SERVER": "hypercorn",
             "SERVICES": "kms",
             "DISABLE_EVENTS": "1",
@@ -48,11 +48,11 @@ class LocalStack:
 
 @functools.cache
 def shared() -> LocalStack:
-    """Returns the server that all tests share; their keys keep them apart."""
+    """Returns the server that all tests share; each test has keys of its own."""
     try:
         return LocalStack()
     except AssertionError:
-        # Somebody took the port that was free a moment ago.
+        # Another program took the port that was free a moment ago.
         return LocalStack()
 
 

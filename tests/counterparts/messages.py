@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests and replies as values, and how to pass them on to a service."""
+"""HTTP/1.1 requests and replies as values, and a function that forwards them to a service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
 _SLOW: Final = 60.0
-"""Seconds after which a service behind the layer is broken."""
+"""Seconds after which a service behind the layer counts as broken."""
 
 _OF_ONE_HOP: Final = frozenset(
     {"connection", "content-length", "date", "host", "keep-alive", "server", "transfer-encoding"}
@@ -20,12 +20,12 @@ _OF_ONE_HOP: Final = frozenset(
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked.
+    """A request of a client.
 
     Attributes:
         method: The method.
         path: Path and query.
-        headers: By name in lower case.
+        headers: Headers by name in lower case.
         body: The whole body.
     """
 
@@ -37,11 +37,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What it is answered.
+    """The reply to a request.
 
     Attributes:
         status: The status code.
-        headers: Beside those of one hop and the length.
+        headers: Headers without those of one hop and the length.
         body: The whole body.
     """
 
@@ -54,11 +54,11 @@ Answer = Callable[[Request], Reply]
 
 
 def forward(url: str, tls: ssl.SSLContext | None = None) -> Answer:
-    """Returns what asks the service at a url; a connection for each thread is kept open.
+    """Returns a function that asks the service at a URL; each thread keeps a connection open.
 
     Args:
         url: Scheme, host and port.
-        tls: What to trust, for https.
+        tls: TLS context of an https URL.
     """
     target = urlsplit(url)
     assert target.hostname is not None
@@ -80,7 +80,7 @@ def forward(url: str, tls: ssl.SSLContext | None = None) -> Answer:
                 got = line.getresponse()
                 body = got.read()
             except (OSError, http.client.HTTPException):
-                # A connection that was kept may have ended meanwhile.
+                # The connection that was kept open may have ended meanwhile.
                 line.close()
                 here.line = None
                 if attempt:
@@ -94,7 +94,7 @@ def forward(url: str, tls: ssl.SSLContext | None = None) -> Answer:
 
 
 def read(lines: BinaryIO) -> Request | None:
-    """Reads one request, or None at the end of the connection."""
+    """Reads one request; returns None at the end of the connection."""
     first = lines.readline(65_537).decode("latin-1").split()
     if len(first) != 3:
         return None
@@ -112,7 +112,7 @@ def read(lines: BinaryIO) -> Request | None:
 
 
 def to_bytes(reply: Reply) -> bytes:
-    """Returns a reply as it is sent."""
+    """Returns a reply's bytes on the wire."""
     reason = http.client.responses.get(reply.status, "")
     head = [f"HTTP/1.1 {reply.status} {reason}"]
     head += [f"{name}: {value}" for name, value in reply.headers.items()]

@@ -1,7 +1,7 @@
-"""moto's STS and IAM, which hold trust policies and signatures against what is asked.
+"""moto's STS and IAM, which check trust policies and signatures.
 
-Written by others than `counterparts.aws`, so the adapter's AssumeRole is checked twice. Its KMS
-knows no key states, and its sessions do not end, so it serves for credentials alone.
+Since moto's authors did not write `counterparts.aws`, it checks the adapter's AssumeRole a second
+time. Its KMS knows no key states and its sessions do not end, so it serves only for credentials.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from botocore.session import Session
 from counterparts.processes import Process, free_port, installed
 
 _UNCHECKED: Final = 1_000_000
-"""Requests that pass unchecked; the server counts down."""
+"""Number of requests that pass unchecked; the server counts down."""
 
 
 class Moto:
-    """One server on loopback; nothing is checked within `unchecked`, everything without.
+    """One server on loopback, which checks nothing within `unchecked` and everything outside.
 
     Attributes:
-        url: Where it answers.
+        url: Its URL.
     """
 
     def __init__(self) -> None:
-        """Installs it where it is not, starts it and waits until it answers.
+        """Installs moto if it is missing, starts it and waits until it answers.
 
         Raises:
-            NotInstalledError: It cannot be had on this machine.
+            NotInstalledError: It is not available on this machine.
         """
         python, port = installed("moto.sh"), free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -43,7 +43,7 @@ class Moto:
 
     @contextlib.contextmanager
     def unchecked(self) -> Iterator[None]:
-        """Lets everything pass, to set up who may do what."""
+        """Lets every request pass, so that a test can set up users and roles."""
         self._count(_UNCHECKED)
         try:
             yield
@@ -59,7 +59,7 @@ class Moto:
         urllib.request.urlopen(asked, timeout=5).close()
 
     def client(self, service: str) -> Any:
-        """Returns a client of the account's administrator, for within `unchecked`."""
+        """Returns a client of the account's administrator, for use within `unchecked`."""
         session: Any = Session()
         return session.create_client(
             service,
@@ -71,7 +71,7 @@ class Moto:
         )
 
     def add_user(self, name: str) -> tuple[str, str, str]:
-        """Makes a user who may take any role; returns its ARN, access key and secret."""
+        """Makes a user who may assume any role; returns its ARN, access key and secret."""
         with self.unchecked():
             iam = self.client("iam")
             arn = iam.create_user(UserName=name)["User"]["Arn"]
@@ -81,7 +81,7 @@ class Moto:
             return arn, key["AccessKeyId"], key["SecretAccessKey"]
 
     def add_role(self, name: str, trusted: str, external_id: str) -> str:
-        """Makes a role that somebody may take with an external id; returns its ARN."""
+        """Makes a role that an identity may assume with an external id; returns its ARN."""
         trust = {
             "Effect": "Allow",
             "Principal": {"AWS": trusted},
@@ -99,7 +99,7 @@ class Moto:
 
 @functools.cache
 def shared() -> Moto:
-    """Returns the server that all tests share; users and roles keep them apart."""
+    """Returns the server that all tests share; each test has users and roles of its own."""
     return Moto()
 
 

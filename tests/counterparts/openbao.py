@@ -1,9 +1,9 @@
-"""OpenBao: the Vault of the tests, the real server, started once for a test session.
+"""OpenBao: the Vault of the tests, the real server, which a test session starts once.
 
     python -m counterparts.openbao --out DIR [--port PORT]     until SIGTERM or SIGINT
 
-It keeps everything in memory and listens on a port of loopback and on the next one. Over TLS it is
-reached through `counterparts.faults`. It ends with the process that started it.
+It keeps everything in memory and listens on a loopback port and on the next one. Clients reach it
+over TLS through `counterparts.faults`. It ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ _OF_ONE_HOP: Final = frozenset({"connection", "content-length", "date", "host"})
 
 
 class OpenBaoError(Exception):
-    """The server answered a call of the tests' own with an error."""
+    """The server answered a call with an error."""
 
 
 class OpenBao:
-    """One server on loopback, with a folder of its own, and what an operator does there.
+    """One server on loopback with a folder of its own, and its operator's commands.
 
     Attributes:
-        url: Where it answers, in plain http.
+        url: Its URL, in plain http.
         root: The token that may do everything.
     """
 
     def __init__(self) -> None:
-        """Installs it where it is not, starts it and waits until it answers.
+        """Installs OpenBao if it is missing, starts it and waits until it answers.
 
         Raises:
-            NotInstalledError: It cannot be had on this machine.
+            NotInstalledError: It is not available on this machine.
         """
         program = _program()
         port = _free_ports()
@@ -74,17 +74,17 @@ class OpenBao:
                     f"-dev-listen-address=127.0.0.1:{port}",
                 ],
                 cwd=self._folder,
-                # In the environment, since command lines are seen by everybody.
+                # It is in the environment, because every user of the machine sees command lines.
                 env={"HOME": str(self._folder), "BAO_DEV_ROOT_TOKEN_ID": self.root},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # It calls one function of the C library and takes no lock.
+                # This is safe after a fork: it calls one function of the C library.
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
         atexit.register(self.stop)
         self._await("it answers", self._answers)
-        # It answers before it says all that it has to say.
+        # The server answers before it has printed everything.
         self._await("its unseal key", lambda: bool(self._said_unseal_key()))
         self._unseal_key = self._said_unseal_key()
 
@@ -121,16 +121,16 @@ class OpenBao:
     # Calls.
 
     def call(self, method: str, path: str, /, *, token: str | None = None, **body: Any) -> Any:
-        """Makes a call and returns what is in its answer.
+        """Makes a call and returns the contents of its answer.
 
         Args:
-            method: The method.
-            path: What follows /v1/, with namespaces before it where there are any.
-            token: As whom; None: the root.
-            **body: What is sent as JSON.
+            method: The HTTP method.
+            path: The path behind /v1/, with namespaces before it if there are any.
+            token: The caller's token; None for the root's.
+            **body: The members of the JSON body.
 
         Raises:
-            OpenBaoError: It was answered with an error.
+            OpenBaoError: The server answered with an error.
         """
         status, found = self._send(method, path, self.root if token is None else token, body)
         if status not in (200, 204):
@@ -150,7 +150,7 @@ class OpenBao:
             return answer.status, json.loads(found) if found else {}
 
     def answer(self, request: Request) -> Reply:
-        """Answers a request of somebody else; on a connection of its own, which is then closed."""
+        """Answers a client's request, on a connection of its own, which is then closed."""
         kept = {name: v for name, v in request.headers.items() if name not in _OF_ONE_HOP}
         with contextlib.closing(self._line()) as line:
             line.request(request.method, request.path, request.body, kept)
@@ -163,18 +163,18 @@ class OpenBao:
         return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=_READY)
 
     def run(self, text: str, folder: Path) -> str:
-        """Runs a shell text as the operator, with the server's own command, in a folder.
+        """Runs a shell text in a folder, as the operator, with the server's own command.
 
         Returns:
-            What it printed.
+            The text's output.
 
         Raises:
-            OpenBaoError: It ended with an error.
+            OpenBaoError: The text ended with an error.
         """
         done = subprocess.run(
             ["/bin/bash", "-euo", "pipefail", "-c", text],
             cwd=folder,
-            # No other program is to be found.
+            # The text must find no other program.
             env={
                 "PATH": str(Path(_program()).parent),
                 "HOME": str(folder),
@@ -190,14 +190,14 @@ class OpenBao:
             raise OpenBaoError(done.stderr)
         return done.stdout
 
-    # What an operator does. A name in `where` is a mount with the namespaces before it.
+    # The operator. A name in `where` is a mount with the namespaces before it.
 
     def mount(self, where: str, engine: str = "transit") -> None:
         """Mounts a secrets engine."""
         self.call("POST", _system(where, "mounts"), type=engine)
 
     def unmount(self, where: str) -> None:
-        """Takes a secrets engine away with all that it holds."""
+        """Removes a secrets engine with everything in it."""
         self.call("DELETE", _system(where, "mounts"))
 
     def create_namespace(self, name: str) -> None:
@@ -209,7 +209,7 @@ class OpenBao:
         self.call("POST", f"{where}/keys/{name}", **{"type": "aes256-gcm96", **how})
 
     def write_policy(self, name: str, rules: dict[str, list[str]], namespace: str = "") -> None:
-        """Writes a policy: capabilities by path."""
+        """Writes a policy of capabilities by path."""
         text = "\n".join(
             f'path "{path}" {{ capabilities = {json.dumps(may)} }}' for path, may in rules.items()
         )
@@ -220,7 +220,7 @@ class OpenBao:
         self.call("POST", _system(where, "auth"), type=method)
 
     def disable_auth(self, where: str) -> None:
-        """Takes an auth method away, and ends its tokens."""
+        """Removes an auth method and ends its tokens."""
         self.call("DELETE", _system(where, "auth"))
 
     def create_app_role(self, where: str, role: str, **how: Any) -> tuple[str, str]:
@@ -231,7 +231,7 @@ class OpenBao:
         return str(role_id), str(self.call("POST", f"{at}/secret-id")["data"]["secret_id"])
 
     def trust_issuer(self, where: str, public_key: str) -> None:
-        """Lets a JWT auth method take what a key signed."""
+        """Lets a JWT auth method accept the tokens that a key signed."""
         self.call("POST", f"{_auth(where)}/config", jwt_validation_pubkeys=[public_key])
 
     def create_jwt_role(self, where: str, role: str, audience: str, **how: Any) -> None:
@@ -246,7 +246,7 @@ class OpenBao:
         )
 
     def trust_cluster(self, where: str, url: str, ca: str) -> None:
-        """Lets a Kubernetes auth method ask an API server for reviews of tokens."""
+        """Lets a Kubernetes auth method ask an API server to review tokens."""
         self.call(
             "POST",
             f"{_auth(where)}/config",
@@ -278,7 +278,7 @@ class OpenBao:
         self.call("PUT", "sys/seal")
 
     def unseal(self) -> None:
-        """Unseals it, and waits until it answers."""
+        """Unseals the server and waits until it answers."""
         self.call("PUT", "sys/unseal", key=self._unseal_key)
         self._await("it answers", self._answers)
 
@@ -295,11 +295,11 @@ def _auth(where: str) -> str:
 
 @functools.cache
 def shared() -> OpenBao:
-    """Returns the server that all tests share; mounts and roles of their own keep them apart."""
+    """Returns the server that all tests share; each test has mounts and roles of its own."""
     try:
         return OpenBao()
     except AssertionError:
-        # Somebody took a port that was free a moment ago.
+        # Another program took a port that was free a moment ago.
         return OpenBao()
 
 
@@ -313,7 +313,7 @@ def _program() -> str:
 
 
 def _free_ports() -> int:
-    """Returns a port of loopback that is free, as the next one is."""
+    """Returns a free port of loopback whose next port is free, too."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
 """OpenBao as a program of its own, over TLS, with keys and a role that are ready for a demo.
 
-It runs until SIGTERM or SIGINT. What it prints are lines NAME=VALUE; the file that SETTINGS names
-is the server's section for it, and VAULT_TOKEN may do everything there.
+It runs until SIGTERM or SIGINT. It prints lines NAME=VALUE. The file in SETTINGS is the server's
+section for it, and VAULT_TOKEN may do everything there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KEYS: Final = ("app", "app-next")
 
 
 def _prepare(server: OpenBao, url: str, out: Path) -> dict[str, str]:
-    """Makes keys and a role for a demo; returns what is told of them."""
+    """Makes keys and a role for a demo; returns the values to print, by name."""
     server.mount("transit")
     rules = {"auth/token/lookup-self": ["read"]}
     for name in _KEYS:
@@ -75,8 +75,8 @@ def _prepare(server: OpenBao, url: str, out: Path) -> dict[str, str]:
 def main() -> None:
     """Runs the server until SIGTERM or SIGINT, and says how to use it."""
     parser = argparse.ArgumentParser(prog="python -m counterparts.openbao")
-    parser.add_argument("--port", type=int, default=0, help="where it answers with TLS; 0: free")
-    parser.add_argument("--out", type=Path, required=True, help="where its files go")
+    parser.add_argument("--port", type=int, default=0, help="port of TLS; 0 for a free one")
+    parser.add_argument("--out", type=Path, required=True, help="folder for its files")
     given = parser.parse_args()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

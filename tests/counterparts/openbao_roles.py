@@ -1,7 +1,7 @@
-"""A transit key on OpenBao with Keyfold let in by each auth method, and a record of what was sent.
+"""A transit key on OpenBao, with a login for Keyfold by each auth method, and a record of requests.
 
-What signs JWTs and reviews Kubernetes tokens is here, too: an issuer with a key of its own, and
-an API server that knows TokenReview and nothing else.
+The module also has an issuer that signs JWTs with a key of its own, and an API server that knows
+only Kubernetes's TokenReview.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Issuer:
             "iat": now,
             "exp": now + 3600,
             "jti": secrets.token_hex(8),
-            # What the Kubernetes method reads without asking.
+            # The Kubernetes method reads this without a call.
             "kubernetes.io": {
                 "namespace": "keyfold",
                 "serviceaccount": {"name": "server", "uid": "u-1"},
@@ -84,23 +84,23 @@ class Issuer:
 
 
 class Site:
-    """One origin: a server behind a layer that records, with a transit key and logins.
+    """One origin: a server behind a layer that records requests, with a transit key and logins.
 
     Attributes:
-        sent: What was sent to it, in order.
-        layer: Where faults are made.
+        sent: The requests to it, in order.
+        layer: The layer of faults in front of it.
         key: The transit key.
-        credential: The file that the login's credential is in.
+        credential: The file with the login's credential.
     """
 
     def __init__(self, server: OpenBao, folder: Path, issuer: Issuer, auth: Auth) -> None:
-        """Mounts an engine and the auth method; nothing is shared with another site.
+        """Mounts an engine and the auth method; a site shares nothing with another site.
 
         Args:
             server: The server.
-            folder: Where the credential goes.
-            issuer: Who issues JWTs.
-            auth: How Keyfold logs in.
+            folder: Folder for the credential.
+            issuer: The issuer of JWTs.
+            auth: Keyfold's auth method.
         """
         self.server = server
         self.sent: list[Request] = []
@@ -123,7 +123,7 @@ class Site:
         self.section = replace(self.section, mount=self.login, role=ROLE)
         self.give(self.mount)
         if auth == "approle":
-            # The role's own name for its id, which the settings may then leave out.
+            # The role's own name as its id, which the settings may then leave out.
             server.call("POST", f"auth/{self.login}/role/{ROLE}/role-id", role_id=ROLE)
             made = server.call("POST", f"auth/{self.login}/role/{ROLE}/secret-id")
             self._write(made["data"]["secret_id"])
@@ -136,7 +136,7 @@ class Site:
 
     @property
     def rules(self) -> dict[str, list[str]]:
-        """The least that Keyfold needs."""
+        """The fewest rules that Keyfold needs."""
         return {
             f"{self.mount}/encrypt/app": ["update"],
             f"{self.mount}/decrypt/app": ["update"],
@@ -149,7 +149,7 @@ class Site:
         return self.key_named("app")
 
     def key_named(self, name: str) -> RootKey:
-        """Returns a key of the engine, whether or not it is there."""
+        """Returns a key of the engine, whether or not it exists."""
         return RootKey("VAULT_TRANSIT", f"{self.layer.url}/v1/{self.mount}/keys/{name}")
 
     def allow(self, rules: dict[str, list[str]]) -> None:
@@ -157,7 +157,7 @@ class Site:
         self.server.write_policy(self.mount, rules)
 
     def give(self, *policies: str) -> None:
-        """Makes the role, or gives it other policies."""
+        """Makes the role, or gives it these policies."""
         how: dict[str, Any] = {"token_policies": list(policies), "token_ttl": "1h"}
         make: dict[str, Callable[..., object]] = {
             "approle": self.server.create_app_role,
@@ -169,14 +169,14 @@ class Site:
         make[self.auth](self.login, ROLE, **how)
 
     def provider(self, **how: Any) -> VaultTransitProvider:
-        """Returns a provider that knows this origin alone."""
+        """Returns a provider that knows only this origin."""
         url = self.layer.url
         return VaultTransitProvider(
             **{"origins": {url: self.section}, "allowed": [url], "environment": {}, **how}
         )
 
     def logins(self) -> int:
-        """Returns how many logins there were."""
+        """Returns the number of logins so far."""
         return sum(each.path == f"/v1/auth/{self.login}/login" for each in self.sent)
 
     def _write(self, credential: str) -> None:
@@ -187,7 +187,7 @@ class Site:
         return self.server.answer(request)
 
     def close(self) -> None:
-        """Stops what it started, and takes away what it mounted."""
+        """Stops what the site started, and removes what it mounted."""
         self.layer.close()
         self._reviewer.close()
         self.server.unmount(self.mount)

@@ -1,8 +1,8 @@
 """A certificate authority for counterparts that speak TLS on this machine.
 
 Each counterpart makes an authority of its own when it starts and hands out its certificate, as a
-private cloud does. What it issues holds for a day and for the names asked for, no longer and for
-nothing else, so that a client that trusts the wrong thing is found out. It knows no provider.
+private cloud does. A certificate that it issues is good for a day and for the given names alone, so
+that tests notice a client that trusts the wrong thing. It knows no provider.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFETIME = timedelta(days=1)
-# Clients and servers on one machine share a clock, but not the second they read it in.
+# Clients and servers share the machine's clock, but may read it in different seconds.
 _SKEW = timedelta(minutes=5)
 
 
 class Authority:
-    """An authority that lives in memory: its private key is never written anywhere.
+    """An authority in memory, whose private key is never written anywhere.
 
     Args:
         name: The common name in its certificate.
@@ -50,10 +50,10 @@ class Authority:
         """Issues a server certificate.
 
         Args:
-            names: DNS names and IP addresses that it shall hold for; at least one.
+            names: DNS names and IP addresses of the server; at least one.
 
         Returns:
-            The certificate and its private key, both in PEM, the key not encrypted.
+            The certificate and its unencrypted private key, both in PEM.
 
         Raises:
             ValueError: No name is given.

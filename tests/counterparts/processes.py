@@ -1,7 +1,7 @@
-"""Servers of others, installed by a script, run on loopback, ended with the process that began.
+"""Servers of other projects, which a script installs; they run on loopback and end with the tests.
 
-A server has a folder of its own and a free port, and is ended by its process id: TERM first,
-then KILL, and on Linux with its parent, however that ends.
+A server has a folder of its own and a free port. It is stopped by its process id, with TERM and
+then KILL. On Linux it also ends with its parent, however that ends.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _PR_SET_PDEATHSIG: Final = 1
 
 @functools.cache
 def installed(script: str) -> str:
-    """Returns what a script of `scripts/` prints: the program that it installed.
+    """Returns the output of a script of `scripts/`: the path of the program that it installed.
 
     Raises:
-        NotInstalledError: It cannot be had on this machine.
+        NotInstalledError: The program is not available on this machine.
     """
     done = subprocess.run(
         [_SCRIPTS / script], capture_output=True, text=True, check=False, timeout=_INSTALL
@@ -53,19 +53,19 @@ class Process:
     """One server.
 
     Attributes:
-        folder: A folder of its own, which goes away with it; what it says is in `log`.
+        folder: A folder of its own, removed at the end; its output is in `log`.
     """
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], answers: str
     ) -> None:
-        """Starts it and waits until it answers.
+        """Starts the server and waits until it answers.
 
         Args:
-            name: For its folder's name.
-            command: What to run, with the folder as `{folder}`.
-            environment: All of its environment beside PATH and HOME; `{folder}` likewise.
-            answers: A url that answers once it is ready.
+            name: Name for its folder.
+            command: The command line, with the folder as `{folder}`.
+            environment: Its environment beside PATH and HOME, with the folder as `{folder}`.
+            answers: A URL that answers once the server is ready.
         """
         self.folder = Path(tempfile.mkdtemp(prefix=f"keyfold-{name}-"))
         own = {"PATH": os.environ.get("PATH", ""), "HOME": "{folder}", "TMPDIR": "{folder}"}
@@ -77,7 +77,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # It calls one function of the C library and takes no lock.
+                # This is safe after a fork: it calls one function of the C library.
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
         atexit.register(self.stop)
@@ -101,13 +101,13 @@ class Process:
                 return
 
     def wait(self) -> None:
-        """Waits until it ends by itself, or this process is interrupted or told to end."""
+        """Waits until the server ends by itself, or a signal ends this process."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             self._process.wait()
 
     def stop(self) -> None:
-        """Ends it and removes its folder."""
+        """Ends the server and removes its folder."""
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -118,7 +118,7 @@ class Process:
 
 
 def free_port() -> int:
-    """Returns a port of loopback that nobody uses now."""
+    """Returns a free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

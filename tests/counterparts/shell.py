@@ -1,7 +1,7 @@
 """Runs the shell text of a statement as a customer would, with a stand-in for a cloud's command.
 
-What the text gives to the command is recorded, argument by argument, as the shell made it of the
-text; questions are answered from a table. Nothing else can be run.
+The stand-in records the arguments of each call, as the shell passed them, and answers questions
+from a table. The text can run no other program.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _SECONDS: Final = 30.0
 
 
 class CommandError(Exception):
-    """A command was refused, as the cloud's own would have refused it."""
+    """The stand-in refused a command, as the cloud's own command would."""
 
 
 def recorded(program: str, text: str, answers: Mapping[str, str]) -> list[list[str]]:
-    """Runs a text and returns the arguments of each call of a command, the first call first.
+    """Runs a text and returns the arguments of each call of a command, in order.
 
     Args:
         program: The command's name.
-        text: What is run by bash.
-        answers: What it prints, by its arguments in one line.
+        text: The text that bash runs.
+        answers: The command's output, by its arguments in one line.
 
     Raises:
         CommandError: The text ended with an error.
@@ -45,7 +45,7 @@ def recorded(program: str, text: str, answers: Mapping[str, str]) -> list[list[s
         """
         done = subprocess.run(
             ["/bin/bash", "-euo", "pipefail", "-c", f"{stand_in}\n{text}"],
-            # No other program is to be found.
+            # The text must find no other program.
             env={"PATH": ""},
             capture_output=True,
             text=True,
@@ -64,10 +64,10 @@ def recorded(program: str, text: str, answers: Mapping[str, str]) -> list[list[s
 
 
 def options(words: list[str]) -> dict[str, list[str]]:
-    """Returns what follows each option, which may be written `--name value…` or `--name=value`.
+    """Returns the values of each option, written as `--name value…` or `--name=value`.
 
     Raises:
-        CommandError: Something stands before the first option, or an option comes twice.
+        CommandError: A word stands before the first option, or an option comes twice.
     """
     found: dict[str, list[str]] = {}
     for word in words:
