@@ -111,7 +111,7 @@ async def windows(
     """Lets all customers call while the sick one's KMS changes its mood from window to window.
 
     Args:
-        plan: How to run the case.
+        plan: The plan of the case.
         moods: A function for each mood that puts that KMS into the mood, in the order of the
             windows. The first one heals it.
         traffic: The prepared customers.

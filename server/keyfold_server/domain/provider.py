@@ -113,7 +113,7 @@ class KeyProvider(Protocol):
         Args:
             key: The root key, in canonical form.
             plaintext: 1 to 65 bytes.
-            binding: What the ciphertext is bound to.
+            binding: The names that the ciphertext is bound to.
             budget: Seconds for the whole call.
 
         Raises:
@@ -133,7 +133,7 @@ class KeyProvider(Protocol):
             key_version: The version that `wrap` returned.
             ciphertext: The bytes that `wrap` returned. Both may be damaged: what `wrap` cannot
                 have returned is a KekMismatchError, and the KMS need not be called.
-            binding: What the ciphertext was bound to.
+            binding: The names that the ciphertext was bound to.
             budget: Seconds for the whole call.
 
         Raises:
@@ -261,8 +261,8 @@ class Statement:
     """One thing that the customer, or the vendor, puts in place.
 
     Attributes:
-        title: What the statement is, for people.
-        attach_to: Where people attach it: the key's uri, or a role's name.
+        title: The statement's title, for people.
+        attach_to: The place to attach it to: the key's uri, or a role's name.
         language: The language of the text: `json`, `hcl` or `shell`.
         text: The statement, ready for use.
         permissions: The permissions that it grants, as the KMS writes them.
@@ -284,8 +284,8 @@ class AccessPolicy:
     Attributes:
         principal: The identity that Keyfold calls the key as, as the KMS writes it.
         bound_context: The context of each use, by the names that a key policy may demand.
-        statements: What to put in place, in this order. All of them are needed.
-        notices: What else an operator should know, one line each.
+        statements: The statements to put in place, in this order. All of them are needed.
+        notices: Facts that an operator should know, one line each.
     """
 
     principal: str

@@ -101,7 +101,7 @@ class Replica:
             clock: Time.
             timing: The spans that the promises are made of.
             bounds: The limits on calls and their sizes.
-            regions: Where the settings say that regions are.
+            regions: The settings' rules for the places of keys.
             random: The source of keys and ids.
         """
         self.clock = clock

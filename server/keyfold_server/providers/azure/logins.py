@@ -233,7 +233,7 @@ class Logins:
         Args:
             make: Makes the credential.
             scope: The token's scope.
-            who: As whom Keyfold logs in, for the texts.
+            who: The identity that logs in, for the texts.
             foreign: Whether the principal is in a customer's tenant, who can withdraw it.
         """
         with self._transport.listening() as heard:

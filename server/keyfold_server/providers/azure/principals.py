@@ -30,7 +30,7 @@ class Applications:
         Args:
             logins: Logs in to Entra.
             canary: A principal of the vendor's own, `TENANT/CLIENT`, which nobody but the vendor
-                can withdraw; None where there is none.
+                can withdraw; None if the settings name no canary.
             ca: File of the certificates to trust; None takes those that requests brings.
             clock: Returns monotonic seconds.
         """

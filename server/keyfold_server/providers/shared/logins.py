@@ -51,7 +51,7 @@ class Granted(Generic[_S]):
 
     Attributes:
         session: The session.
-        seconds: How long the session lasts from the login on, as the provider says; infinite if
+        seconds: The session's seconds from the login on, as the provider says; infinite if
             the provider does not name an end.
     """
 

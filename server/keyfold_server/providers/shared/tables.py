@@ -33,7 +33,7 @@ def read(kind: type[T], values: Mapping[str, Any], name: str) -> T:
     """Returns a table with its values checked.
 
     Args:
-        kind: What the table may hold.
+        kind: The model that the table must fit.
         values: The table as TOML gives it.
         name: The table's name in the file, such as `providers.aws`, for the message.
 

@@ -101,7 +101,7 @@ class StatusError(Exception):
 
     Attributes:
         status: The HTTP status.
-        fault: What is certain about it.
+        fault: The certain meaning of the answer.
         retry_after: Seconds to wait before the next call, or None if the answer does not say.
     """
 

@@ -29,7 +29,7 @@ class VaultToken:
 
     Attributes:
         secret: The token itself.
-        seconds: How long the token holds from the login on; 0 if it holds until it is revoked.
+        seconds: The token's seconds from the login on; 0 if it holds until it is revoked.
     """
 
     secret: str = field(repr=False)

@@ -37,7 +37,7 @@ class Changes:
 
     Attributes:
         replica: This replica's name.
-        staleness: How long ago this replica saw the store.
+        staleness: The measure of how long ago this replica saw the store.
         rolled_back: Whether the store lacks a change that this replica has seen, and no operator
             has reconciled it yet.
         poll: The thread that reads the store.
@@ -59,7 +59,7 @@ class Changes:
             storage: The store.
             loads: Drops KEKs from memory.
             clock: Time.
-            timing: How often to poll, and how long to go on without the store.
+            timing: The time between polls, and the longest time without the store.
             tasks: The changes of this replica that are under way.
         """
         self.replica = replica

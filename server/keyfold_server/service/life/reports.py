@@ -38,7 +38,7 @@ class RegionReport:
         last_uses: The last use of each KEK by kek_id, in milliseconds of Unix time. A KEK that
             nobody ever used is not in it.
         key_region: The provider's own name of the region in which the root key is; may be empty.
-        notices: What else an operator should know, one line each.
+        notices: Facts that an operator should know, one line each.
     """
 
     region: Region
@@ -80,8 +80,8 @@ class Reports:
 
         Args:
             loads: Knows until when a KEK in memory serves.
-            health: What the replicas observed of keys.
-            uses: When KEKs were last used.
+            health: Knows what the replicas observed of keys.
+            uses: Knows when KEKs were last used.
             residency: Knows where root keys are.
             clock: Time.
         """

@@ -39,7 +39,7 @@ class MutationCall(Generic[RequestT_co]):
     """A caller's call of a method that changes a cluster.
 
     Attributes:
-        caller: Who calls, and what they may do.
+        caller: The caller, with its rights.
         rpc: The method's name.
         request_id: The caller's id of the request; empty: the request has no id.
         request: The parsed request. The server compares a repeated request with it.

@@ -101,7 +101,7 @@ class Revocation:
             mutations: Carries out changes.
             confirmations: Knows which replicas have applied a change.
             clock: Time.
-            timing: How long to wait for other replicas.
+            timing: The times to wait for other replicas.
         """
         self._mutations = mutations
         self._confirmations = confirmations

@@ -78,7 +78,7 @@ class AccessPolicies:
         exist yet included. Only a grant that is narrowed to no cluster allows that.
 
         Args:
-            rights: What the caller may do.
+            rights: The caller's rights.
             request: The key, and the scope that is to use it.
 
         Raises:

@@ -42,7 +42,7 @@ class Admission:
         """Returns, by region, the root keys that a caller gives to a cluster.
 
         Args:
-            rights: What the caller may do.
+            rights: The caller's rights.
             specs: The request's specs without `replica_of`; one without a key spec is left out of
                 the answer.
             cluster: The cluster's name.

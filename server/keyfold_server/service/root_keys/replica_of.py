@@ -71,7 +71,7 @@ class ReplicaKeys:
         """Returns a request's region specs, each `replica_of` with the key spec that it means.
 
         Args:
-            rights: What the caller may do: only a caller that may read a stored region's key may
+            rights: The caller's rights: only a caller that may read a stored region's key may
                 name a replica of it.
             specs: The request's specs, which `check_replica_of` has accepted.
             cluster: The cluster's name.

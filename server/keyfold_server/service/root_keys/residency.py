@@ -31,7 +31,7 @@ class Residency:
         try:
             key = await self._location(root)
         except KeyfoldError:
-            # The server no longer has the key's provider. A status can be given all the same.
+            # The server no longer has the key's provider. A status does not need it.
             return ResidencyReport()
         notice = self._regions.notice(region, key) if region else ""
         refused = notice if self._regions.required else ""

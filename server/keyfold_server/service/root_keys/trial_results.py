@@ -68,7 +68,7 @@ class TestKeyResult:
 
     Attributes:
         key_version: The version of the key that wrapped; empty where wrapping failed.
-        place: Where the key is, with notices for the operator.
+        place: The key's place, with notices for the operator.
     """
 
     steps: tuple[StepResult, ...]

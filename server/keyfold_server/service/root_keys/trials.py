@@ -82,7 +82,7 @@ class Trials:
         """Tries a key. A step that fails is part of the result and raises nothing.
 
         Args:
-            rights: What the caller may do.
+            rights: The caller's rights.
             request: The key, and the scope for which it is tried.
 
         Raises:

@@ -17,7 +17,7 @@ def show_change(result: Change, done: str, *, validated: bool = False) -> None:
 
     Args:
         result: The change.
-        done: What the command did, such as `rotated`.
+        done: A word for the change, such as `rotated`.
         validated: Whether the command only tried the change.
     """
     if validated:
