@@ -159,7 +159,7 @@ class Line:
 
 
 class _Severed:
-    """A way to the KMS on which nothing arrives."""
+    """A connection to the KMS on which no call arrives."""
 
     type = "FAKE"
 

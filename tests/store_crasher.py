@@ -209,7 +209,7 @@ def _carry_out(order: dict[str, str]) -> int:
             else:
                 _mutate(place, order["kind"], order["mark"])
         finally:
-            os._exit(1)  # it should have died before
+            os._exit(1)  # It should have died before.
     os.close(to_begin)
     if order["kind"] == "storm":
         os.read(begun, 1)

@@ -27,7 +27,7 @@ _REGION: Final = "eu"
 _USES: Final = 3
 
 _WAIT: Final = 0.5
-"""Seconds within which the KMS has answered an unwrap; no unwrap comes if the KEK was opened."""
+"""Seconds within which the KMS answers an unwrap; none comes if another call opened the KEK."""
 
 
 @contextmanager

@@ -245,7 +245,7 @@ def test_a_restore_that_was_carried_out_anew(history: History) -> None:
     changed(
         history,
         RESTORE,
-        (4, 5, told(OFF)),  # The KMS could not be asked about its key.
+        (4, 5, told(OFF)),  # Its key was out of reach.
         (8, 9, told(ON)),
         (10, 11, told(ON, replayed=True)),
         (14, 15, told(OFF, replayed=True, superseded=True)),

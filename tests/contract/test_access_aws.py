@@ -209,7 +209,7 @@ def test_another_external_id_is_not_trusted(there: AwsCounterpart) -> None:
 
 
 def test_each_line_is_needed(site: Site) -> None:
-    """If any line is left out, a use fails and names the action, or a wrong use succeeds."""
+    """If any line is left out, AWS refuses the policy or a use, or permits a wrong use."""
     statements = site.policy().statements
     tried = 0
     for index, statement in enumerate(statements):
@@ -230,7 +230,7 @@ def test_each_line_is_needed(site: Site) -> None:
 
 
 def test_each_value_is_needed(site: Site) -> None:
-    """AWS refuses any line that has another principal, action, resource, external id or context."""
+    """With another principal, action, resource, external id or context in a line, a use fails."""
     statements = site.policy().statements
     for index, statement in enumerate(statements):
         for path in _lines(json.loads(statement.text)):
@@ -272,11 +272,11 @@ def test_what_is_permitted_is_what_the_statements_say(site: Site) -> None:
             assert starred == ({"Resource"} if statement.attach_to == site.key.uri else set())
 
 
-# Necessary for whom.
+# Identities that need a policy.
 
 
 def test_who_is_in_the_same_account_needs_no_policy_of_its_own(there: AwsCounterpart) -> None:
-    """In its own account the key's policy is enough; the vendor needs the role's trust."""
+    """An identity needs a policy of its own only for a key or role of another account."""
     of = {who: _site(there, who) for who in (_ROLE, _ROLE_ELSEWHERE, _NO_ROLE)}
     attached = {who: _places(site) for who, site in of.items()}
     key, role = of[_ROLE].key.uri, of[_ROLE].key.principal

@@ -144,7 +144,7 @@ def test_each_permission_is_needed(customer: Customer, permission: str) -> None:
 
 @pytest.mark.parametrize("who", _WHO)
 def test_each_statement_is_needed(customer: Customer) -> None:
-    """Without any one statement gcloud finds no role, or Keyfold has no access."""
+    """Without a role gcloud cannot bind it, and without any one binding Keyfold has no access."""
     roles = [each for each in customer.policy.statements if "iam roles create" in each.text]
     bindings = [each for each in customer.policy.statements if each not in roles]
     for each in bindings:

@@ -176,7 +176,7 @@ def test_each_statement_is_needed(customer: Customer) -> None:
 
 @pytest.mark.parametrize("auth", ["approle", "token"])
 def test_without_the_policy_default(customer: Customer) -> None:
-    """A token without the policy `default` can look itself up once it has the rules of a notice."""
+    """A token without the policy `default` can look itself up with the rules of a notice."""
     if customer.site.auth == "approle":
         at = f"auth/{customer.site.login}/role/{ROLE}"
         customer.site.server.call("POST", at, token_no_default_policy=True)

@@ -57,7 +57,7 @@ def test_opens_what_it_wrapped(bench: Bench) -> None:
 
 
 def test_the_plaintext_can_be_wiped(bench: Bench) -> None:
-    """The plaintext that unwrap returns belongs to the caller, who can wipe it."""
+    """Opening a payload wipes the plaintext that unwrap returned, and not that of the next call."""
     wrapped = bench.wrap()
     args = (bench.key, wrapped.key_version, wrapped.ciphertext, bench.binding)
     first = bench.provider.unwrap(*args, budget=BUDGET).plaintext

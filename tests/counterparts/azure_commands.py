@@ -149,7 +149,7 @@ _LISTS: Final = ("actions", "notActions", "dataActions", "notDataActions")
 def _full(action: str) -> str:
     """Returns a data action, which must be written in full, as roles name it."""
     if not action.startswith("Microsoft.KeyVault/"):
-        raise CommandError(f"{action} is no data action")
+        raise CommandError(f"{action} is not a data action")
     return action
 
 

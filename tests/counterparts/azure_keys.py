@@ -104,7 +104,9 @@ class Keys:
             **attributes: `key_ops`, `enabled`, `nbf`, `exp`, `tags`.
         """
         if not _NAME.fullmatch(name):
-            raise bad_parameter(f"'{name}' is no name of a key: letters, digits and dashes only")
+            raise bad_parameter(
+                f"'{name}' is not the name of a key: letters, digits and dashes only"
+            )
         if kty not in self._kinds:
             raise bad_parameter(f"keys of type '{kty}' cannot be made here: {self._kinds}")
         self._require_free(name)

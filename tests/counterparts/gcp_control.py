@@ -182,7 +182,7 @@ class Control:
 
     def _answerable(self, error: str, *, http: bool) -> None:
         if not http and "status" not in ERRORS[error]:
-            raise ValueError(f"{error} is no answer of a gRPC service")
+            raise ValueError(f"{error} is not an answer of a gRPC service")
         known = _KNOWN if http else _KNOWN | {"permission", "resource", "version", "state"}
         try:
             Refusal(error, **dict.fromkeys(known, 0)).check()

@@ -107,7 +107,7 @@ def _update_primary(
 ) -> resources.CryptoKey:
     number = request.crypto_key_version_id
     if not VERSION_NUMBER.fullmatch(number):
-        raise Refusal("invalid_field", field="crypto_key_version_id", why="it is no number")
+        raise Refusal("invalid_field", field="crypto_key_version_id", why="it is not a number")
     return keys.set_primary(request.name, int(number)).message()
 
 

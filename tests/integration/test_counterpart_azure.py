@@ -612,7 +612,7 @@ def test_management_through_the_sdk(world: World) -> None:
     assert list(keys.list_properties_of_key_versions("missing")) == []
     with pytest.raises(HttpResponseError, match="keys of type 'RSA' cannot be made here"):
         keys.create_rsa_key("soft")
-    with pytest.raises(HttpResponseError, match=r"'no\.name' is no name of a key"):
+    with pytest.raises(HttpResponseError, match=r"'no\.name' is not the name of a key"):
         keys.create_oct_key("no.name", hardware_protected=True)
 
 
