@@ -314,7 +314,7 @@ def not_taken(
 
 
 def half_allowed(place: Place) -> None:
-    """Keys with one half of their policy, and one of an account where Keyfold has no right."""
+    """Tries keys that lack a half of their policy, or both."""
     customer = place.customer()
     for denied in (("unwrap",), ("wrap",), ("wrap", "unwrap", "describe")):
         key = place.there.create_key()
@@ -331,12 +331,12 @@ def half_allowed(place: Place) -> None:
 
 @each_provider
 def test_a_key_that_half_works_is_not_taken(places: Places, provider: str) -> None:
-    """Encrypt alone, decrypt alone, neither: the missing right is named, nothing stored (F5)."""
+    """Encrypt alone, decrypt alone or neither is not enough: the missing right is named (F5)."""
     places.live(provider, half_allowed)
 
 
 def made_for_something_else(place: Place) -> None:
-    """Keys that are asymmetric, of the wrong usage, or without their material."""
+    """Tries keys that are asymmetric, of the wrong usage, or without their material."""
     customer = place.customer()
     for why in (Ability.WRONG_PURPOSE, Ability.MATERIAL_MISSING):
         if place.row.has(why):

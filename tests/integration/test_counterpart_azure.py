@@ -641,7 +641,7 @@ def test_permissions_are_apart(world: World, action: str) -> None:
 
 
 def test_denied_by_default(world: World) -> None:
-    """Without a permission a key that is there looks like one that is not."""
+    """Without a permission an existing key looks like one that does not exist."""
     keys = world.keys()
     azure = world.azure
     who = azure.register_application(azure.tenant, "stranger", SECRET)
@@ -678,7 +678,7 @@ def test_closed_network(world: World, reason: Any) -> None:
 
 
 def test_api_version_and_what_is_left_out(world: World) -> None:
-    """A request without a known api-version is refused, and what is left out says so."""
+    """A request without a known api-version is refused; an operation not modelled is 501."""
     keys = world.keys()
     token = world.credential().get_token("https://vault.azure.net/.default").token
     headers = {"Authorization": f"Bearer {token}"}
@@ -703,7 +703,7 @@ def test_api_version_and_what_is_left_out(world: World) -> None:
     ],
 )
 def test_service_errors(world: World, error: str, status: int, headers: dict[str, str]) -> None:
-    """Throttling, with and without a hint, and 5xx come as often as said."""
+    """Throttling, with and without a hint, and 5xx come as often as a test demands."""
     keys = world.keys()
     world.azure.fault(at=world.azure.vault_url, operation="wrapkey", error=error, headers=headers)
     answer = post(keys, "keys/app/wrapkey", alg=OAEP, value=KEK)
@@ -733,7 +733,7 @@ def test_the_sdk_retries_throttling(world: World) -> None:
     ids=["hang", "delay", "reset", "garbage", "drip"],
 )
 def test_broken_answers(world: World, fault: Fault, raised: type[Exception], message: str) -> None:
-    """Hangs, resets, garbage and a drip reach the SDK as what they are."""
+    """The SDK raises its usual errors for hangs, resets, garbage and a drip."""
     keys = world.keys(read_timeout=0.2)
     keys.get_key("app")
     world.azure.fault(fault)
@@ -750,7 +750,7 @@ def test_drip_gets_through(world: World) -> None:
 
 
 def test_wrong_answers(world: World) -> None:
-    """Somebody else's plaintext, a foreign key id and an answer too large can be had."""
+    """It can answer with somebody else's plaintext, a foreign key id, or too many bytes."""
     keys = world.keys()
     world.azure.fault(operation="wrapkey", members={"kid": "https://other/keys/k/1", "value": "AA"})
     answer = post(keys, "keys/app/wrapkey", alg=OAEP, value=KEK)
@@ -762,7 +762,7 @@ def test_wrong_answers(world: World) -> None:
 
 
 def test_faults_at_entra(world: World) -> None:
-    """Entra fails by itself, while the vaults go on."""
+    """A fault at Entra leaves the vaults as they are."""
     keys = world.keys()
     keys.get_key("app")
     world.azure.fault(at=world.azure.authority, operation="token", error="AADSTS7000222")

@@ -238,7 +238,7 @@ def test_missing_key_is_told_only_to_whom_it_may_be(sdk: Sdk, kms: GcpKms) -> No
 
 @pytest.mark.parametrize("name", ["", "key", f"{RING}/cryptoKeys/a b", f"{RING}/cryptoKeys/k/x"])
 def test_what_is_no_name_is_refused(sdk: Sdk, name: str) -> None:
-    """A name of no key is INVALID_ARGUMENT."""
+    """A name that cannot be a key's is INVALID_ARGUMENT."""
     with pytest.raises(exceptions.InvalidArgument):
         sdk.encrypt(name)
 
@@ -506,7 +506,7 @@ def test_token_endpoint_can_fail_and_hang(kms: GcpKms, credentials: Any, session
 def test_faults_that_cannot_happen_are_refused(
     kms: GcpKms, operation: str, kind: str, options: dict[str, Any]
 ) -> None:
-    """A fault that would never be met, or has no answer, is an error in the test that asks."""
+    """A fault that no call would meet, or without an answer, is an error of its test."""
     with pytest.raises(ValueError):
         kms.inject(operation, kind, **options)
 
@@ -514,7 +514,7 @@ def test_faults_that_cannot_happen_are_refused(
 def test_control_endpoint_does_what_the_seed_does(
     kms: GcpKms, sdk: Sdk, key: str, session: Any
 ) -> None:
-    """Control calls work over HTTPS, and only those that are meant for it."""
+    """The control endpoint takes the calls that change a customer's keys, and no others."""
     uri = f"{kms.iam_uri}/control"
     done = session.post(uri, json={"call": "new_version", "key": key})
     assert done.json() == {"result": f"{key}/cryptoKeyVersions/2"}

@@ -140,7 +140,7 @@ _TRUST: Final[dict[str, Any]] = {
 def test_a_role_is_taken_with_its_external_id(
     user: str, shown: str | None, verdict: Verdict
 ) -> None:
-    """Trust names who, and what must be shown; nothing shown is not the same as anything."""
+    """A trust policy names who takes the role, with which id; no id at all does not fit."""
     values = {} if shown is None else {"sts:ExternalId": shown}
     asked = Asked(Caller((user,)), "sts:AssumeRole", _ROLE, values)
     assert evaluate(Kind.TRUST, _policy(_TRUST), asked) is verdict

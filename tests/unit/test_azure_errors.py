@@ -84,7 +84,7 @@ def _made(status: int, code: str = "", inner: str = "", text: str = "", **spelt:
     ],
 )
 def test_an_answer_means_what_the_table_says(reply: Reply, meaning: type[KmsError]) -> None:
-    """Refusals are Azure's own words about key or right; all else could not tell (F2a, F6)."""
+    """Only Azure's own words about a key or a right refuse; all else could not tell (F2a, F6)."""
     found = refusal(reply, "unwrapkey", _KEY, hsm=False)
     assert type(found) is meaning
     assert found.provider_request_id == "0f9e-1"
@@ -150,7 +150,7 @@ def test_what_is_no_object_is_empty(body: bytes) -> None:
 
 @pytest.mark.parametrize("name", [name for name in errors() if name.startswith("AADSTS")])
 def test_entras_refusals_are_no_refusals_of_a_key(name: str) -> None:
-    """Whatever Entra says is Keyfold's own trouble, but for trust that was withdrawn (F2a)."""
+    """Whatever Entra refuses is Keyfold's own fault, except withdrawn trust (F2a)."""
     reply, number = _seen(name), int(name.removeprefix("AADSTS"))
     assert login_codes(reply) == (number,)
     found = login_failure(reply, "the server")

@@ -199,7 +199,7 @@ def test_local_is_there_once_it_has_a_key_file() -> None:
 def test_a_provider_that_does_not_load_does_not_stop_the_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One that is made at the start and lacks its SDK is logged; the server starts without it."""
+    """The log names a provider that lacks its SDK at the start; the server starts without it."""
 
     def missing() -> KeyProvider:
         raise ModuleNotFoundError("no", name="the_sdk")

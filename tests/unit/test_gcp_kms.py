@@ -234,7 +234,7 @@ def test_an_answer_means_one_error(
 
 
 def test_the_missing_permission_is_the_one_that_google_names() -> None:
-    """Its name comes from the answer's details, else its text, else from the call."""
+    """The permission's name comes from the answer's details, else its text, else the call."""
     told = _error(api.PermissionDenied, _DENIED, reason="IAM_PERMISSION_DENIED", permission=GET)
     assert translate(told, DECRYPT, _KEY).missing_permission == GET
     by_text = _error(api.PermissionDenied, _DENIED)

@@ -103,7 +103,7 @@ def _call() -> Iterator[None]:
 
 @pytest.mark.parametrize("lasts", [_HOUR, 24 * _HOUR, 15 * 60.0, 120.0, 30.0])
 def test_a_session_is_renewed_ahead_of_its_end(site: Site, lasts: float) -> None:
-    """Within ten minutes, well before the provider's end, and not before half of the time (F2a)."""
+    """Renewal comes within ten minutes, well before the end, after half of the time (F2a)."""
     site.lasts = lasts
     most = min(lasts, LONGEST)
     for _ in range(20):
@@ -133,7 +133,7 @@ def test_sessions_that_began_together_are_not_renewed_together(site: Site) -> No
     [(_HOUR, LONGEST), (LONGEST, LONGEST - CLOCK_MARGIN), (120.0, 100.0), (30.0, 25.0)],
 )
 def test_a_session_is_not_used_beyond_its_end(site: Site, lasts: float, most: float) -> None:
-    """Ten minutes, or somewhat less than the provider's end, since clocks differ (F2a)."""
+    """A session serves ten minutes at most, and ends a little before the provider's end (F2a)."""
     site.lasts = lasts
     lease = site.lease()
     session = lease.fresh()
@@ -156,7 +156,7 @@ def test_a_session_that_is_over_already_serves_its_own_call(site: Site, lasts: f
 
 
 def test_an_identity_that_no_customer_can_withdraw_may_serve_longer(site: Site) -> None:
-    """It is renewed as often, and serves to its own end while nobody can renew it."""
+    """Its session is renewed as often, and serves to its own end while renewals fail."""
     lease = Lease(site.login, clock=site.clock.monotonic, longest=float("inf"))
     lease.fresh()
     site.fails = UnreachableError("down")
@@ -200,7 +200,7 @@ def test_a_renewal_ahead_takes_half_of_the_call_at_most(site: Site) -> None:
 
 
 def test_a_call_without_time_uses_the_session_that_there_is(site: Site) -> None:
-    """Renewing ahead takes no time that a call does not have, and raises nothing for it."""
+    """A call without time for a renewal ahead goes on with its session, without an error."""
     lease = site.lease()
     lease.fresh()
     site.fails = UnreachableError("no time")
@@ -210,7 +210,7 @@ def test_a_call_without_time_uses_the_session_that_there_is(site: Site) -> None:
 
 
 def test_a_withdrawal_counts_though_the_session_is_good(site: Site) -> None:
-    """A refusal at a renewal ahead is believed at once, and ends the session (F2a)."""
+    """A refusal at a renewal ahead counts at once, and ends the session (F2a)."""
     lease = site.lease()
     lease.fresh()
     site.fails = WithdrawnError(_DENIED, _DOUBT)
@@ -269,7 +269,7 @@ def _while_one_logs_in(site: Site, lease: Lease[str]) -> list[Future[str]]:
 
 @pytest.mark.parametrize("passed", [0.0, LONGEST])
 def test_callers_who_come_together_log_in_once(site: Site, passed: float) -> None:
-    """Where no session may be used, one of them gets it for all."""
+    """If no session may be used, one caller logs in for all."""
     lease = site.lease()
     if passed:
         lease.fresh()
@@ -280,7 +280,7 @@ def test_callers_who_come_together_log_in_once(site: Site, passed: float) -> Non
 
 
 def test_callers_share_a_session_that_is_over_already(site: Site) -> None:
-    """It serves those who came before its login began, and they do not log in one by one."""
+    """Such a session serves all who came before its login began: they do not log in one by one."""
     site.lasts = 0.0
     assert {each.result() for each in _while_one_logs_in(site, site.lease())} == {"session-2"}
 
@@ -294,7 +294,7 @@ def test_callers_whose_session_was_rejected_log_in_once(site: Site) -> None:
 
 
 def test_a_failed_login_is_shared_by_those_who_waited(site: Site) -> None:
-    """They do not ask one after the other what the provider has just answered."""
+    """Callers who waited get the same error, and do not ask the provider one by one."""
     site.fails = UnreachableError("down")
     ended = _while_one_logs_in(site, site.lease())
     assert {type(each.exception()) for each in ended} == {UnreachableError}
@@ -456,7 +456,7 @@ def test_another_answer_renews_nothing(site: Site) -> None:
 
 
 def test_proving_logs_in_anew(site: Site) -> None:
-    """A session that there is proves nothing; those who prove together share one login."""
+    """An existing session proves nothing: proving logs in, and raises what the login raises."""
     lease = site.lease()
     lease.fresh()
     assert lease.prove() == "session-2"
@@ -467,7 +467,7 @@ def test_proving_logs_in_anew(site: Site) -> None:
 
 
 def test_probing_keeps_the_session(site: Site) -> None:
-    """Whether a principal can log in is found out beside the session that there is."""
+    """Finding out whether a principal can log in leaves its session as it is."""
     lease = site.lease()
     lease.fresh()
     assert lease.probe()

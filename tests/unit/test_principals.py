@@ -127,7 +127,7 @@ def test_who_shows_our_own_side_to_be_good(
 
 
 def test_witnesses_are_asked_the_latest_first() -> None:
-    """Few of them, and each principal once, though it has several sessions."""
+    """Keyfold asks a few witnesses, and each principal once, though it has several sessions."""
     cloud = Cloud()
     cloud.used("a", "b", "c", "d", "e")
     cloud.clock.advance(1.0)

@@ -50,7 +50,7 @@ def host(type_: str, name: str) -> KeyLocation:
     ],
 )
 def test_a_key_where_it_should_be_is_good_everywhere(region: str, key: KeyLocation) -> None:
-    """Equal names and what the table lists: nothing to say, and nothing to refuse."""
+    """A key whose region has the same name, or is in the table, gets no notice and no refusal."""
     for known in (ResidencyPolicy(TABLE), ResidencyPolicy(TABLE, required=True)):
         assert known.notice(region, key) == ""
         known.check(region, key)
