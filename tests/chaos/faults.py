@@ -34,7 +34,7 @@ class Faults:
     def __init__(
         self, fleet: Fleet, history: History, seed: int, only: tuple[str, ...] = ()
     ) -> None:
-        """Takes the system.
+        """Takes the system and the choice of faults.
 
         Args:
             fleet: The servers, their store and their keys.

@@ -101,7 +101,7 @@ def test_a_role_is_taken_by_its_external_id_and_session_name(
 def test_without_a_principal_the_server_calls_as_itself(
     there: AwsCounterpart, bench: Bench
 ) -> None:
-    """No auth_principal is the server's own identity, and takes no role."""
+    """Without auth_principal Keyfold calls as the server's own identity and assumes no role."""
     own = replace(bench.key, principal="")
     with pytest.raises(AccessDeniedError):
         bench.wrap(key=own)
