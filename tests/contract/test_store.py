@@ -12,7 +12,7 @@ from threading import Barrier
 from typing import Final, Protocol
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 import postgres
 from builders import (
@@ -45,14 +45,16 @@ from keyfold_server.domain.errors import (
     RequestIdReusedError,
     RequestInProgressError,
     StoreRolledBackError,
+    StoreStaleError,
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.store.opening import open_store
-from keyfold_server.store.schema import audit_events
+from keyfold_server.store.schema import audit_events, counter
 from keyfold_server.store.sql.store import SqlStore
+from keyfold_server.store.tables import changes as changes_table
 
 DAY = 24 * 60 * 60
 
@@ -865,16 +867,151 @@ def test_what_is_old_goes(store: SqlStore, clock: FakeClock) -> None:
     key = a_request()
     applied(store, enabling(a_cluster(), key))
     applied(store, revoking("acme"))
-    first, second = store.poll(beat())
-    store.prune(int(clock.wall() * 1000))
+    applied(store, Change("acme", restored_of(store), an_event()))
+    first, second, third = store.poll(beat())
+    prune(store, clock)
     assert store.request(key) is not None
     clock.advance(DAY + 1)
-    store.prune(int(clock.wall() * 1000))
+    prune(store, clock)
     assert store.request(key) is None
     assert store.replicas() == []
-    assert store.poll(at("one", second)) == []
-    with pytest.raises(StoreRolledBackError):
+    assert store.poll(at("one", third)) == []
+    # The checkpoint names the second change, which was the last to go.
+    assert store.poll(at("one", second)) == [third]
+    with pytest.raises(StoreStaleError):
         store.poll(at("one", first))
     enabled(store, "other")
-    assert [n.number for n in store.poll(at("one", second))] == [3]
-    assert audited(store) == 2
+    assert [n.number for n in store.poll(at("one", third))] == [4]
+    assert audited(store) == 3
+
+
+def prune(store: SqlStore, clock: FakeClock) -> None:
+    """Prunes as a replica does every hour."""
+    store.prune(int(clock.wall() * 1000))
+
+
+def restored_of(store: SqlStore) -> Callable[[Cluster | None], Cluster]:
+    """Makes the restoration of cluster acme as the store has it."""
+    seen = store.cluster("acme")
+    assert seen is not None
+    return restored(seen, [region.name for region in seen.regions], NOW)
+
+
+def quiet_day(store: SqlStore, clock: FakeClock, *beats: Heartbeat) -> None:
+    """Lets more than a day pass in which nothing changes and replicas poll."""
+    clock.advance(DAY + 3600)
+    for each in beats:
+        assert store.poll(each) == []
+
+
+def test_a_quiet_day_is_not_a_rollback(store: SqlStore, clock: FakeClock) -> None:
+    """S11: the first change after a day without one takes no replica's last change away."""
+    for name in ("one", "two", "three"):
+        store.register(beat(name))
+    enabled(store)
+    [noted] = store.poll(beat("one"))
+    fleet = [at(name, noted) for name in ("one", "two", "three")]
+    quiet_day(store, clock, *fleet)
+    applied(store, revoking("acme"))
+    prune(store, clock)
+    for each in fleet:
+        assert [n.number for n in store.poll(each)] == [2]
+        prune(store, clock)
+    assert [r.applied for r in store.replicas()] == [1, 1, 1]
+
+
+def test_pruning_passes_no_live_cursor(store: SqlStore, clock: FakeClock) -> None:
+    """S11: what a live replica has not applied stays, however old it is."""
+    for name in ("fast", "slow"):
+        store.register(beat(name))
+    numbered = [enabled(store, f"c-{i}").name for i in range(5)]
+    noted = store.poll(beat("slow"))
+    clock.advance(DAY + 1)
+    store.poll(at("slow", noted[1]))
+    prune(store, clock)
+    assert [n.cluster for n in store.poll(at("slow", noted[1]))] == numbered[2:]
+    clock.advance(121.0)
+    # It has stopped by itself, so nothing waits for it any longer.
+    prune(store, clock)
+    with pytest.raises(StoreStaleError, match="begins anew"):
+        store.poll(at("slow", noted[1]))
+    assert store.poll(at("slow", noted[3])) == noted[4:]
+
+
+def test_a_replica_that_pruning_passed_begins_anew(store: SqlStore, clock: FakeClock) -> None:
+    """S11: it is told so by every poll, writes no heartbeat, and may register again."""
+    started = store.register(beat("one"))
+    for i in range(3):
+        enabled(store, f"c-{i}")
+    noted = store.poll(beat("other"))
+    clock.advance(DAY + 1)
+    prune(store, clock)
+    for _ in range(2):
+        with pytest.raises(StoreStaleError):
+            store.poll(started)
+    assert "one" not in {r.replica for r in store.replicas()}
+    anew = store.register(started)
+    assert (anew.number, anew.change_id) == (3, noted[-1].change_id)
+    assert store.poll(anew) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_another_id_is_a_rollback_after_pruning_too(
+    store: SqlStore, clock: FakeClock, number: int
+) -> None:
+    """S11: a change that is there, or was the last to go, counts by its id alone."""
+    for i in range(3):
+        enabled(store, f"c-{i}")
+    clock.advance(DAY + 1)
+    prune(store, clock)
+    with pytest.raises(StoreStaleError if number < 2 else StoreRolledBackError):
+        store.poll(beat("one", number, b"x" * 16))
+    with pytest.raises(StoreRolledBackError):
+        store.poll(beat("one", 4, b"x" * 16))
+
+
+def test_a_long_backlog_is_pruned_in_parts(
+    store: SqlStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S11: however much goes, no transaction holds the store for long."""
+    monkeypatch.setattr(changes_table, "_PRUNED", 4)
+    store.apply([enabling(a_cluster(f"c-{i:02}")) for i in range(14)])
+    noted = store.poll(beat())
+    clock.advance(DAY + 1)
+    prune(store, clock)
+    assert store.poll(at("one", noted[12])) == noted[13:]
+    with pytest.raises(StoreStaleError):
+        store.poll(at("one", noted[11]))
+
+
+def test_a_checkpoint_that_is_put_back_is_noticed(bench: Bench) -> None:
+    """S11: without the checkpoint that pruning left, missing changes are a rollback."""
+    store = bench.open()
+    for i in range(3):
+        enabled(store, f"c-{i}")
+    noted = store.poll(beat())
+    database, _ = store.parts
+    [before] = database.read(lambda c: [tuple(c.execute(select(counter)).one())])
+    bench.clock.advance(DAY + 1)
+    store.poll(at("one", noted[0]))
+    prune(store, bench.clock)
+    assert store.poll(at("one", noted[0])) == noted[1:]
+    bench.clock.advance(DAY + 1)
+    prune(store, bench.clock)
+    values = dict(zip(counter.columns.keys(), before, strict=True))
+    database.write(lambda c: c.execute(update(counter).values(values)))
+    with pytest.raises(StoreRolledBackError):
+        store.poll(at("one", noted[0]))
+    store.close()
+
+
+def test_replicas_prune_at_once(store: SqlStore, clock: FakeClock) -> None:
+    """S11: of several prunings at once, the one that went furthest leaves the checkpoint."""
+    store.apply([enabling(a_cluster(f"c-{i:02}")) for i in range(30)])
+    noted = store.poll(beat())
+    clock.advance(DAY + 1)
+    store.poll(at("one", noted[-1]))
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(prune, store, clock) for _ in range(6)]:
+            done.result()
+    assert store.poll(at("one", noted[28])) == noted[29:]

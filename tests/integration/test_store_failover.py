@@ -19,7 +19,11 @@ import postgres
 from builders import NOW, an_event, applied, enabled
 from fakes import FakeClock
 from keyfold_server.domain.changes import Change, restored, revoked
-from keyfold_server.domain.errors import StoreRolledBackError, StoreUnavailableError
+from keyfold_server.domain.errors import (
+    StoreRolledBackError,
+    StoreStaleError,
+    StoreUnavailableError,
+)
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, Heartbeat, ReplicaRow
 from keyfold_server.store import opening, reconciliation
 from keyfold_server.store.schema import clusters
@@ -158,6 +162,44 @@ def test_a_connection_to_a_server_that_is_behind_is_given_up(bench: Bench) -> No
     # The store tried another connection too.
     assert len(used) == 2
     assert all(driver.closed for driver in used)
+
+
+def test_a_replica_that_pruning_passed_neither_reads_nor_commits(bench: Bench) -> None:
+    """S11: until it has begun anew, it takes nothing from a store that it cannot check."""
+    one, two = bench.open(), bench.open()
+    one.register(BEAT)
+    first = enabled(one)
+    for number in range(3):
+        enabled(two, f"later-{number}")
+    clock = postgres.DatabaseClock(bench._server, bench._name)
+    with closing(clock):
+        clock.set(NOW / 1000 + 10 * 24 * 3600)
+        two.prune(NOW + 10 * 24 * 3600 * 1000)
+        asked: list[Callable[[], object]] = [
+            lambda: one.cluster("acme"),
+            lambda: one.apply([revoking()]),
+            lambda: one.poll(BEAT),
+        ]
+        for ask in asked:
+            with pytest.raises(StoreStaleError, match="begins anew"):
+                ask()
+        assert one.register(BEAT).number == 4
+        assert one.cluster("acme") == first
+        assert applied(one, revoking()).number == 5
+
+
+def test_a_quiet_day_is_no_other_history(bench: Bench) -> None:
+    """S11: the change that a process has seen last may be the last that pruning removed."""
+    one, two = bench.open(), bench.open()
+    one.register(BEAT)
+    first = enabled(one)
+    enabled(two, "later")
+    clock = postgres.DatabaseClock(bench._server, bench._name)
+    with closing(clock):
+        clock.set(NOW / 1000 + 10 * 24 * 3600)
+        two.prune(NOW + 10 * 24 * 3600 * 1000)
+        assert one.cluster("acme") == first
+        assert one.cluster("later") is not None
 
 
 def test_an_unfinished_change_is_not_counted_as_seen(bench: Bench) -> None:

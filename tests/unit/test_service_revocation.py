@@ -546,6 +546,59 @@ async def test_a_store_that_fails_while_a_replica_begins_anew(house: House, one:
     await until(lambda: not one.changes.rolled_back)
 
 
+DAY = 24 * 60 * 60
+
+
+def prune(house: House) -> None:
+    """Prunes the store as a replica does every hour."""
+    house.store.prune(int(house.clock.wall() * 1000))
+
+
+async def test_a_quiet_day_is_not_a_rollback(house: House, one: Member) -> None:
+    """S11: after a day without a change, the first one and a pruning stop no replica."""
+    two, three = [await house.replica() for _ in range(2)]
+    await house.after(0.0)
+    for _ in range(26):
+        await house.after(3600.0)
+        prune(house)
+    await two.hurry().revoke()
+    for _ in range(2):
+        prune(house)
+        for member in (one, two, three):
+            await member.poll()
+    for member in (one, two, three):
+        assert member.changes.serving
+        with pytest.raises(RevokedError):
+            await member.wrap()
+
+
+async def test_a_replica_that_pruning_passed_begins_anew(house: House, one: Member) -> None:
+    """S11, R4: it drops everything first, then starts from the store as it is, by itself."""
+    two = await house.replica()
+    await two.wrap()
+    await house.after(0.0)
+    one.hurry()
+    held = two.line.hold("register")
+    await one.revoke()
+    await one.restore()
+    house.clock.advance(DAY + 1)
+    await one.poll()
+    await one.revoke()
+    await one.poll()
+    prune(house)
+    two.line.let_poll()
+    await held.reached()
+    assert not any(root.open for root in two.cache._roots.values())
+    assert not two.changes.serving
+    with pytest.raises(StoreStaleError):
+        await two.wrap()
+    two.line.let_go("register")
+    await until(lambda: two.changes.serving)
+    assert not two.changes.rolled_back
+    with pytest.raises(RevokedError):
+        await two.wrap()
+
+
 async def test_revoke_names_those_that_a_failover_may_have_lost(
     house: House, one: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,8 @@ class Store(Protocol):
         Raises:
             StoreRolledBackError: The store lacks the change that the heartbeat names, or another
                 change that this process has seen.
+            StoreStaleError: The store has pruned changes that the replica has not applied, because
+                it was silent. The replica drops everything and registers again (protocol S11).
         """
         ...
 
@@ -255,7 +257,11 @@ class Store(Protocol):
         ...
 
     def prune(self, now_ms: int) -> None:
-        """Removes requests and changes older than 24 hours at a time, but not the newest change."""
+        """Removes requests and changes older than 24 hours at a time.
+
+        The last of the older changes stays, and so does every change that a live replica has not
+        applied yet (protocol S11).
+        """
         ...
 
 

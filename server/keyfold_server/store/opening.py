@@ -20,7 +20,7 @@ from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.sqlite.lock import FileLock
-from keyfold_server.store.tables import changes, lineage
+from keyfold_server.store.tables import counter, lineage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -257,7 +257,7 @@ def _make(connection: Connection, seal: seals.Seal, dialect: Dialect, clock: Clo
     cells = seal.sealed("meta", (_ROW, uid, seal.service_key_id, seals.ENCODING, now))
     names = schema.meta.columns.keys()
     connection.execute(insert(schema.meta), [dict(zip(names, cells, strict=True))])
-    changes.begin(connection, seal)
+    counter.begin(connection, seal)
     lineage.begin(connection, seal, dialect)
     return cells
 

@@ -16,7 +16,7 @@ from keyfold_server.domain.changes import AuditEvent, Change
 from keyfold_server.domain.errors import RowNotAuthenticError, SetupError
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.store import schema
-from keyfold_server.store.tables import changes
+from keyfold_server.store.tables import counter
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -77,7 +77,7 @@ def newest(store: SqlStore) -> NewestChange:
         )
 
     def work(connection: Connection) -> NewestChange:
-        last = changes.newest(connection, seal)
+        last = counter.newest(connection, seal)
         columns = schema.changes.c
         about = select(columns.created_at, columns.replica).where(columns.number == last.number)
         row = connection.execute(about).first()

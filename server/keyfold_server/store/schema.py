@@ -203,10 +203,12 @@ counter: Final = Table(
     _key("id", SmallInteger),
     _must("number", BigInteger),
     _must("change_id", LargeBinary),
+    _must("pruned_number", BigInteger),
+    _must("pruned_id", LargeBinary),
     _must("mac", LargeBinary),
 )
 """One row. A transaction holds its lock until the commit, so numbers become visible in order
-(protocol S1)."""
+(protocol S1). `pruned_number` and `pruned_id` name the last change that pruning removed (S11)."""
 
 changes: Final = Table(
     "changes",

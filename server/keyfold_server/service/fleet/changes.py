@@ -19,7 +19,7 @@ from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
 from keyfold_server.domain.ports import Clock, Heartbeat, Notifies, Store
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.poll import Poll
-from keyfold_server.service.fleet.staleness import Moment, Staleness
+from keyfold_server.service.fleet.staleness import NEVER, Moment, Staleness
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
@@ -197,8 +197,16 @@ class Changes:
         self.staleness.last_poll = began
         applied.set()
 
-    async def begin_anew(self) -> None:
-        """Registers with the store as it is now, as a replica does that starts (S4)."""
+    async def begin_anew(self, why: str) -> None:
+        """Drops everything, and registers with the store as a replica does that starts (S4).
+
+        Args:
+            why: The reason, for the log.
+        """
+        # Everything goes before the store is asked again, so that a store that somebody wrote
+        # cannot make this replica keep a key. Until it has registered, the replica is stale.
+        self.staleness.last_poll = NEVER
+        self._loads.drop_all()
         # Let the changes under way end first. They were decided on a state that the store lacks
         # now, so none of them may be committed after this.
         await self._tasks.drain()
@@ -209,7 +217,7 @@ class Changes:
         self._applied_here.clear()
         self.staleness.last_poll = began
         self.rolled_back = False
-        log.warning("an operator reconciled the store: this replica goes on with it as it is")
+        log.warning("this replica dropped every key and begins anew with the store: %s", why)
 
     def lose(self, lost: threading.Event) -> None:
         """Drops everything, because the store is not the one that it was (S1).

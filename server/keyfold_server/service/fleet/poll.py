@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from keyfold_server import telemetry
 from keyfold_server.domain.changes import RecordedChange
-from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
+from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError, StoreStaleError
 from keyfold_server.domain.ports import Clock, Heartbeat, Store
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.staleness import Moment
@@ -56,8 +56,12 @@ class Follower(Protocol):
         """Drops everything, because the store is not the one that it was; then sets `lost`."""
         ...
 
-    def begin_anew(self) -> Coroutine[Any, Any, None]:
-        """Goes on with the store as it is now."""
+    def begin_anew(self, why: str) -> Coroutine[Any, Any, None]:
+        """Drops everything, and goes on with the store as it is now.
+
+        Args:
+            why: The reason, for the log.
+        """
         ...
 
 
@@ -116,6 +120,8 @@ class Poll:
             lost = threading.Event()
             loop.call_soon_threadsafe(self._follower.lose, lost)
             lost.wait(self._timing.store_max_staleness)
+        except StoreStaleError as error:
+            self._begin_anew(loop, error.message)
         except KeyfoldError as error:
             if not self.failing:
                 log.warning("the poll cannot reach the store: %s: %s", error.reason, error.message)
@@ -137,8 +143,19 @@ class Poll:
     def _look_for_reconciliation(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins anew once an operator has reconciled the store (S1)."""
         try:
-            if self._store.reconciled():
-                asyncio.run_coroutine_threadsafe(self._follower.begin_anew(), loop).result()
+            reconciled = self._store.reconciled()
+        except KeyfoldError as error:
+            log.warning("cannot begin anew with the store: %s: %s", error.reason, error.message)
+        except Exception:
+            log.exception("beginning anew with the store failed unexpectedly")
+        else:
+            if reconciled:
+                self._begin_anew(loop, "an operator reconciled the store")
+
+    def _begin_anew(self, loop: asyncio.AbstractEventLoop, why: str) -> None:
+        """Begins anew; if that fails, the next turn of the thread tries again."""
+        try:
+            asyncio.run_coroutine_threadsafe(self._follower.begin_anew(why), loop).result()
         except KeyfoldError as error:
             log.warning("cannot begin anew with the store: %s: %s", error.reason, error.message)
         except Exception:

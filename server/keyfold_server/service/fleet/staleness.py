@@ -7,6 +7,7 @@ goes on while the machine sleeps, and wall-clock time. So a paused process wakes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from keyfold_server.domain.errors import StoreStaleError
 from keyfold_server.domain.ports import Clock
@@ -26,6 +27,10 @@ class Moment:
         return cls(clock.monotonic(), clock.wall())
 
 
+NEVER: Final = Moment(float("-inf"), float("-inf"))
+"""The last good poll of a replica that has had none."""
+
+
 class Staleness:
     """Refuses once the last good poll is too old.
 
@@ -35,7 +40,7 @@ class Staleness:
 
     def __init__(self, clock: Clock, timing: Timing) -> None:
         """Begins stale: no poll has been good yet."""
-        self.last_poll = Moment(float("-inf"), float("-inf"))
+        self.last_poll = NEVER
         self._clock = clock
         self._timing = timing
 

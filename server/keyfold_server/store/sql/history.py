@@ -16,8 +16,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keyfold_server.store.tables import changes
-from keyfold_server.store.tables.changes import Position
+from keyfold_server.store.tables import changes, counter
+from keyfold_server.store.tables.counter import START, Position
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -45,7 +45,7 @@ class History:
     def __init__(self) -> None:
         """Starts with nothing seen."""
         self._lock = threading.Lock()
-        self._mark = HighWaterMark(Position(0, b""), 0)
+        self._mark = HighWaterMark(START, 0)
 
     def mark(self) -> HighWaterMark:
         """Returns the high-water mark. A transaction asks for it before it reads anything."""
@@ -73,13 +73,14 @@ class History:
         """Returns whether a server has the change of a mark, and advances to its newest change.
 
         Raises:
+            StoreStaleError: The store has pruned that change, because this replica was silent.
             RowNotAuthenticError: The counter's row, or that change's, is not authentic.
         """
-        last, seen = changes.newest(connection, seal), mark.newest
-        if last != seen and seen.number:
-            if last.number <= seen.number:
+        ends, seen = counter.read(connection, seal), mark.newest
+        if ends.newest != seen and seen.number:
+            if ends.newest.number <= seen.number:
                 return False
-            if changes.id_of(connection, seen.number, seal) != seen.change_id:
+            if not changes.has(connection, seen, ends, seal):
                 return False
-        self.advance(last, mark)
+        self.advance(ends.newest, mark)
         return True

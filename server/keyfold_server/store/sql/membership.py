@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.store.database.faults import CollisionError, LostRaceError
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN
-from keyfold_server.store.tables import changes, lineage, reconciliations, replicas
-from keyfold_server.store.tables.changes import Position
+from keyfold_server.store.tables import changes, counter, lineage, reconciliations, replicas
+from keyfold_server.store.tables.counter import Position
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -67,6 +67,8 @@ class Membership:
             StoreRolledBackError: The store lacks the change that the heartbeat names, or another
                 change that this process has seen. The transaction then writes no heartbeat, since
                 this replica does not belong to this store.
+            StoreStaleError: The store has pruned changes that the replica has not applied. The
+                transaction writes no heartbeat; the replica registers again.
         """
         seal, history = self._transactions.seal, self._transactions.history
 
@@ -99,16 +101,28 @@ class Membership:
 
     def rows(self) -> list[ReplicaRow]:
         """Reads every replica that has not left, and a row for those that a failover may hide."""
+        return self._transactions.read(lambda c: self._rows(c, self._transactions.now(c)))
+
+    def passed(self, connection: Connection, now: int) -> int | None:
+        """Returns the number of the change that every live replica has applied (protocol S11).
+
+        Args:
+            connection: A connection inside a transaction.
+            now: Milliseconds of Unix time, by the store's clock.
+
+        Returns:
+            The number, or None if no replica lives: each has been silent for longer than it may
+            serve without the store.
+        """
+        rows = self._rows(connection, now)
+        return min((r.applied for r in rows if r.silent_for <= r.max_staleness), default=None)
+
+    def _rows(self, connection: Connection, now: int) -> list[ReplicaRow]:
         seal, dialect = self._transactions.seal, self._transactions.database.dialect
-
-        def work(connection: Connection) -> list[ReplicaRow]:
-            now = self._transactions.now(connection)
-            return [
-                *replicas.read(connection, now, seal),
-                *lineage.lost_replicas(connection, now, seal, dialect),
-            ]
-
-        return self._transactions.read(work)
+        return [
+            *replicas.read(connection, now, seal),
+            *lineage.lost_replicas(connection, now, seal, dialect),
+        ]
 
     def _registered(
         self, connection: Connection, beat: Heartbeat, mine: set[str]
@@ -117,7 +131,7 @@ class Membership:
         if dialect.one_process:
             replicas.remove_others(connection, mine)
         self._transactions.reach("register:cleared")
-        last = changes.newest(connection, seal)
+        last = counter.newest(connection, seal)
         current = replace(beat, number=last.number, change_id=last.change_id)
         if dialect.one_process or beat.replica in self._mine:
             self._beat(connection, current)

@@ -20,6 +20,7 @@ from keyfold_server.store.tables import (
     audit,
     changes,
     clusters,
+    counter,
     external_ids,
     listing,
     observations,
@@ -27,8 +28,9 @@ from keyfold_server.store.tables import (
     replicas,
     requests,
 )
-from keyfold_server.store.tables.changes import Position, Subject
+from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import StoredCluster
+from keyfold_server.store.tables.counter import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -193,16 +195,23 @@ class SqlStore(ObservationStore):
         )
 
     def prune(self, now_ms: int) -> None:
-        """Removes requests, changes and replicas older than 24 h, the newest change never."""
+        """Removes requests, changes and replicas older than 24 h.
 
-        def work(connection: Connection) -> None:
+        The last of the older changes stays, and so does what a live replica has not applied yet
+        (protocol S11).
+        """
+
+        def work(connection: Connection) -> bool:
+            now = self._transactions.now(connection)
             # The store's clock limits the time: a replica's fast clock removes nothing early.
-            before = min(now_ms, self._transactions.now(connection)) - RETENTION
+            before = min(now_ms, now) - RETENTION
             requests.prune(connection, before)
-            changes.prune(connection, before, self._seal)
             replicas.prune(connection, before)
+            passed = self._membership.passed(connection, now)
+            return changes.prune(connection, before, passed, self._seal)
 
-        self._transactions.write_or_fail("prune", work)
+        while self._transactions.write_or_fail("prune", work):
+            pass
 
     def verify_audit(self, cluster_name: str) -> int:
         """Walks a cluster's audit chain and returns how many events it has.
@@ -227,7 +236,7 @@ class SqlStore(ObservationStore):
         """
 
         def work(connection: Connection) -> None:
-            newest = changes.newest(connection, self._seal, lock=True)
+            newest = counter.read(connection, self._seal, lock=True).newest
             now = self._transactions.now(connection)
             reconciliations.add(connection, newest, reason, now, self._seal)
 

@@ -3,6 +3,7 @@
     clusters         clusters with their regions, KEKs and wraps
     audit            the audit chain of each cluster
     changes          numbered changes, by which replicas learn what to drop
+    counter          the ends of the sequence of changes: the newest, and the last one pruned
     requests         records of requests that were carried out
     external_ids     external ids, issued once for each owner
     replicas         heartbeats

@@ -3,48 +3,40 @@
 A transaction locks the counter's row last and holds it until the commit. So whoever sees change n
 also sees every change before it. Each change has a random id besides its number. By it a replica
 notices a store that was rolled back and whose numbers went on in another way.
+
+Pruning removes the oldest changes, and the counter's row keeps the position of the last one that it
+removed (protocol S11). So a change that was pruned differs from one that somebody took away.
 """
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select
 
 from keyfold_server.domain.changes import RecordedChange
-from keyfold_server.domain.errors import StoreRolledBackError
+from keyfold_server.domain.errors import StoreRolledBackError, StoreStaleError
 from keyfold_server.domain.ports import Heartbeat
-from keyfold_server.store.schema import changes, counter
-from keyfold_server.store.seal import not_authentic
+from keyfold_server.store.schema import changes
+from keyfold_server.store.tables import counter
+from keyfold_server.store.tables.counter import Position
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keyfold_server.store.database.dialect import Dialect
+    from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
+    from keyfold_server.store.tables.counter import Counter
 
-_ROW: Final = 1
 _ID_SIZE: Final = 16
-_READ: Final = select(*counter.c).where(counter.c.id == _ROW)
-_LOCK: Final = _READ.with_for_update()
-_SET: Final = update(counter).where(counter.c.id == _ROW)
 _ADD: Final = insert(changes)
 _NAMES: Final = tuple(column.name for column in changes.columns)
 
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in the sequence of changes.
-
-    Attributes:
-        number: Number of the change there, 0 before the first one.
-        change_id: The change's random id, empty before the first one.
-    """
-
-    number: int
-    change_id: bytes
+_PRUNED: Final = 5_000
+"""Most changes that one transaction prunes, so that no other waits long for its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,41 +54,21 @@ class Subject:
     kek: bytes | None = None
 
 
-def begin(connection: Connection, seal: Seal) -> None:
-    """Makes the counter's row in a new store."""
-    row = seal.sealed("counter", (_ROW, 0, b""))
-    connection.execute(insert(counter).values(row))
-
-
-def newest(connection: Connection, seal: Seal, *, lock: bool = False) -> Position:
-    """Reads the position of the newest change.
-
-    Args:
-        connection: A connection inside a transaction.
-        seal: Checks the counter's row.
-        lock: Locks the counter's row, for a transaction that will assign a number.
+def has(connection: Connection, known: Position, ends: Counter, seal: Seal) -> bool:
+    """Returns whether the store has the change at a position, or had it and pruned it last.
 
     Raises:
-        RowNotAuthenticError: The counter's row is missing or not authentic.
-    """
-    row = connection.execute(_LOCK if lock else _READ).first()
-    if row is None:
-        raise not_authentic("counter")
-    seal.check("counter", tuple(row))
-    return Position(row[1], row[2])
-
-
-def id_of(connection: Connection, number: int, seal: Seal) -> bytes | None:
-    """Returns a change's random id, or None if the store does not have the change.
-
-    Raises:
+        StoreStaleError: The store has pruned that change and later ones.
         RowNotAuthenticError: The change's row is not authentic.
     """
-    row = connection.execute(select(*changes.c).where(changes.c.number == number)).first()
-    if row is None:
-        return None
-    seal.check("changes", tuple(row), row[2])
-    return bytes(row[1])
+    if known.number == ends.pruned.number:
+        return known == ends.pruned
+    if known.number > ends.pruned.number:
+        row = _at(connection, known.number, seal)
+        if row is not None:
+            return known == Position(row[0], row[1])
+    _check_kept(connection, known, ends, seal)
+    return False
 
 
 def record(
@@ -115,7 +87,8 @@ def record(
     if subjects:
         # Before the lock, so that nobody waits for the notification under it.
         dialect.notify(connection)
-    before = newest(connection, seal, lock=bool(subjects))
+    ends = counter.read(connection, seal, lock=bool(subjects))
+    before = ends.newest
     rows = [
         seal.sealed(
             "changes",
@@ -131,53 +104,115 @@ def record(
         )
         for number, subject in enumerate(subjects, before.number + 1)
     ]
-    if rows:
-        sealed = seal.sealed("counter", (_ROW, rows[-1][0], rows[-1][1]))
-        connection.execute(_SET.values(number=sealed[1], change_id=sealed[2], mac=sealed[3]))
+    made = [Position(row[0], row[1]) for row in rows]
+    if made:
+        counter.write(connection, replace(ends, newest=made[-1]), seal)
         connection.execute(_ADD, [dict(zip(_NAMES, row, strict=True)) for row in rows])
-    return [before, *(Position(row[0], row[1]) for row in rows)]
+    return [before, *made]
 
 
 def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[RecordedChange]:
     """Reads the changes after the one that a replica has applied, oldest first.
 
     Raises:
-        StoreRolledBackError: The store lacks that change, or one after it.
+        StoreRolledBackError: The store has another change in that one's place, ends before it, or
+            lacks a change after it.
+        StoreStaleError: The store has pruned a change that the replica has not applied.
         RowNotAuthenticError: A change's row is not authentic.
     """
-    last = newest(connection, seal)
+    ends = counter.read(connection, seal)
+    known, last = Position(beat.number, beat.change_id), ends.newest
     rows = connection.execute(
         select(*changes.c)
         # From the replica's last change on, which must be there with the same id.
-        .where(changes.c.number >= beat.number, changes.c.number <= last.number)
+        .where(changes.c.number >= known.number, changes.c.number <= last.number)
         .order_by(changes.c.number)
     ).all()
-    chain = [RecordedChange(0, b"", None, None, None, "")] if beat.number == 0 else []
+    chain = [ends.pruned] if known.number == ends.pruned.number else []
+    found = []
     for row in map(tuple, rows):
         seal.check("changes", row, row[2])
-        chain.append(RecordedChange(*row[:6]))
+        found.append(RecordedChange(*row[:6]))
+        chain.append(Position(row[0], row[1]))
     if (
         not chain
-        or [noted.number for noted in chain] != list(range(beat.number, last.number + 1))
-        or chain[0].change_id != beat.change_id
-        or chain[-1].change_id != last.change_id
+        or [place.number for place in chain] != list(range(known.number, last.number + 1))
+        or chain[0] != known
+        or chain[-1] != last
     ):
+        _check_kept(connection, known, ends, seal)
         raise StoreRolledBackError(
             f"the store lacks change {beat.number} as replica {beat.replica} knew it, or a change "
             "after it: it was rolled back, or is another store"
         )
-    return chain[1:]
+    return [change for change in found if change.number > known.number]
 
 
-def prune(connection: Connection, before: int, seal: Seal) -> None:
-    """Removes changes from before a time, but never the newest change.
+def prune(connection: Connection, before: int, passed: int | None, seal: Seal) -> bool:
+    """Removes the oldest changes and leaves a checkpoint; it keeps the last change before a time.
 
     It removes only the lowest numbers without a gap, whatever the clock did meanwhile: a gap would
     look like a rollback.
+
+    Args:
+        connection: A connection inside a transaction that writes.
+        before: Milliseconds of Unix time. Later changes stay.
+        passed: The change that every live replica has applied, which stays too; None: nobody lives.
+        seal: Checks the last change that is removed, and seals the checkpoint.
+
+    Returns:
+        Whether there are more changes to remove.
+
+    Raises:
+        RowNotAuthenticError: A row that the checkpoint rests on is missing or not authentic.
     """
-    last = newest(connection, seal).number
-    kept = connection.execute(
+    ends = counter.read(connection, seal)
+    first_kept = connection.execute(
         select(func.min(changes.c.number)).where(changes.c.created_at >= before)
     ).scalar()
-    end = last if kept is None else min(kept, last)
-    connection.execute(delete(changes).where(changes.c.number < end))
+    kept = ends.newest.number if first_kept is None else first_kept - 1
+    if passed is not None:
+        kept = min(kept, passed)
+    last = min(kept - 1, ends.pruned.number + _PRUNED)
+    if last <= ends.pruned.number:
+        return False
+    row = _at(connection, last, seal)
+    if row is None:
+        # Another replica has pruned this far since, or somebody took the change away: then the
+        # gap stays, for the replicas to notice.
+        return False
+    connection.execute(delete(changes).where(changes.c.number <= last))
+    ends = counter.read(connection, seal, lock=True)
+    if ends.pruned.number < last:
+        counter.write(connection, replace(ends, pruned=Position(row[0], row[1])), seal)
+    return last < kept - 1
+
+
+def _at(connection: Connection, number: int, seal: Seal) -> Cells | None:
+    row = connection.execute(select(*changes.c).where(changes.c.number == number)).first()
+    if row is None:
+        return None
+    seal.check("changes", tuple(row), row[2])
+    return tuple(row)
+
+
+def _check_kept(connection: Connection, known: Position, ends: Counter, seal: Seal) -> None:
+    """Tells changes that are missing because the store pruned them from a rollback (protocol S11).
+
+    Args:
+        connection: A connection inside a transaction.
+        known: The last change that a replica knows.
+        ends: The counter's row as it was before the transaction looked for changes.
+        seal: Checks the counter's row.
+
+    Raises:
+        StoreStaleError: The store has pruned changes that the replica does not know.
+    """
+    # Read again, because another replica may have pruned in between.
+    pruned = counter.read(connection, seal).pruned
+    if known.number < pruned.number or (known.number == pruned.number and pruned != ends.pruned):
+        raise StoreStaleError(
+            f"the store has pruned its changes up to change {pruned.number}, and this replica knew "
+            f"them up to change {known.number}: it drops everything and begins anew",
+            retry_after=1.0,
+        )

@@ -16,7 +16,7 @@ from keyfold_server.store.schema import reconciliations
 
 if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
-    from keyfold_server.store.tables.changes import Position
+    from keyfold_server.store.tables.counter import Position
 
 _ID_SIZE: Final = 16
 

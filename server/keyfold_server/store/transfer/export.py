@@ -31,7 +31,7 @@ from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite
-from keyfold_server.store.tables import audit, changes, clusters, external_ids, listing
+from keyfold_server.store.tables import audit, clusters, counter, external_ids, listing
 from keyfold_server.store.transfer.records import (
     EVENT_FIELDS,
     Header,
@@ -152,7 +152,7 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
         raise not_authentic("meta")
     seal.require_key(own[2])
     seal.check("meta", tuple(own))
-    newest = changes.newest(connection, seal)
+    newest = counter.newest(connection, seal)
     found = _stored(source, wanted)
     # Read before the first byte goes out: a wrong name must not leave even a header.
     first = list(islice(found, 1))

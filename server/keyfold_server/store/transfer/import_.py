@@ -23,7 +23,7 @@ from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import Cells
 from keyfold_server.store.sql.failpoints import no_failpoint
-from keyfold_server.store.tables import audit, changes, clusters, external_ids
+from keyfold_server.store.tables import audit, changes, clusters, counter, external_ids
 from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 from keyfold_server.store.transfer.records import IssuedId
@@ -88,7 +88,7 @@ def bring_in(
     def work(connection: Connection) -> ImportResult:
         # The counter's lock comes first here, and not last as elsewhere. So nobody can make a
         # cluster between the check and the commit.
-        changes.newest(connection, seal, lock=True)
+        counter.read(connection, seal, lock=True)
         _check_empty(connection)
         reach("import:begun")
         now = database.dialect.now(connection, clock)

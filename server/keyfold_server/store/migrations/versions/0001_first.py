@@ -65,6 +65,8 @@ def _store() -> None:
         sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("change_id", sa.LargeBinary(), nullable=False),
+        sa.Column("pruned_number", sa.BigInteger(), nullable=False),
+        sa.Column("pruned_id", sa.LargeBinary(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_counter"),
     )
