@@ -188,7 +188,7 @@ class Member:
         rights: Rights of the callers: everything, until a test sets others.
     """
 
-    def __init__(self, house: House, timing: Timing, max_clusters: int, rates: Rates) -> None:
+    def __init__(self, house: House, timing: Timing, bounds: Bounds) -> None:
         self.house = house
         self.line = Line(house.store)
         self.replica = Replica(
@@ -197,7 +197,7 @@ class Member:
             cast("Store", self.line),
             house.clock,
             timing,
-            bounds=Bounds(cached_clusters=max_clusters, kms_rates=rates),
+            bounds=bounds,
             random=house.random,
         )
         self.loads = self.replica.loads
@@ -411,11 +411,12 @@ class Member:
         regions: Sequence[str] = (),
         *,
         request_id: str = "",
+        caller: str = "local",
         within: float = 10.0,
     ) -> RevokeResult:
         """Revokes."""
         request = RevokeRequest(cluster, tuple(regions), "")
-        call = self.asked("Revoke", request, request_id, within=within)
+        call = self.asked("Revoke", request, request_id, caller, within)
         return await self.replica.revocation.revoke(call)
 
     async def restore(
@@ -490,10 +491,16 @@ class House:
         return drawn
 
     async def replica(
-        self, *, max_clusters: int = 1_000, rates: Rates = UNHURRIED, **timing: float
+        self,
+        *,
+        max_clusters: int = 1_000,
+        rates: Rates = UNHURRIED,
+        bounds: Bounds | None = None,
+        **timing: float,
     ) -> Member:
         """Starts a replica."""
-        member = Member(self, Timing(**({"store_poll": 0.001} | timing)), max_clusters, rates)
+        bounds = replace(bounds or Bounds(), cached_clusters=max_clusters, kms_rates=rates)
+        member = Member(self, Timing(**({"store_poll": 0.001} | timing)), bounds)
         self.members.append(member)
         return await member.start()
 

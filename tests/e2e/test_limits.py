@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
 from in_process import InProcess, serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold.v1 import resources_pb2 as res
 from keyfold_server.bootstrap import bounds
 from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.timing import Timing
+from keyfold_server.rpc import server as rpc_server
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.messages.sizes import MAX_BATCH, MAX_REQUEST
 from keyfold_server.service.clock import SystemClock
@@ -151,6 +154,79 @@ def test_calls_at_once(tmp_path: Path, bound: str) -> None:
         assert told.metadata["source"] == "keyfold"
         server.provider.mend()
         assert first.result().wrapped_key
+
+
+def test_no_bound_of_a_caller_or_organization_refuses_revoke(tmp_path: Path) -> None:
+    """R9: every rate and room is used up, and Revoke after Revoke goes through."""
+    rates = {"rate_per_caller": 3, "rate_per_organization": 3}
+    rooms = {"calls": 1, "calls_per_caller": 1, "calls_per_organization": 1}
+    with (
+        bounded(tmp_path, **rates, **rooms) as (server, stub),
+        ThreadPoolExecutor(1) as threads,
+    ):
+        hang = server.provider.hang()
+        rotate = pb.RotateRequest(cluster="prod", region_specs=[res.RegionSpec(region="eu")])
+        rotating = threads.submit(refused, stub.Rotate, rotate, timeout=5)
+        hang.wait_entered()
+        asked = pb.GetStatusRequest(cluster="prod")
+        reasons = {refused(stub.GetStatus, asked).reason for _ in range(10)}
+        assert reasons == {"OVERLOADED", "RATE_LIMITED"}
+        for number in range(10):
+            regions = ["eu"] if number % 2 else []
+            assert stub.Revoke(pb.RevokeRequest(cluster="prod", regions=regions), timeout=5)
+        newest = pb.RetireGenerationRequest(cluster="prod", region="eu", generation=1)
+        assert refused(stub.RetireGeneration, newest).reason == "GENERATION_IN_USE"
+        server.provider.mend()
+        rotating.result()
+
+
+def test_a_change_given_up_keeps_its_callers_place(tmp_path: Path) -> None:
+    """R9: a call that its deadline ended counts until what it began has ended."""
+    with bounded(tmp_path, calls_per_caller=1) as (server, stub):
+        hang = server.provider.hang()
+        rotate = pb.RotateRequest(cluster="prod", region_specs=[res.RegionSpec(region="eu")])
+        assert refused(stub.Rotate, rotate, timeout=0.5).reason == "DEADLINE_EXCEEDED"
+        hang.wait_entered()
+        asked = pb.GetStatusRequest(cluster="prod")
+        assert refused(stub.GetStatus, asked).reason == "OVERLOADED"
+        server.provider.mend()
+        ends = time.monotonic() + 10
+        while server.replica.limits.callers.of("local").room.empty is False:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        assert stub.GetStatus(asked, timeout=5).status.cluster == "prod"
+
+
+def test_requests_that_do_not_arrive_hold_up_no_revoke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R9: slow requests take all room, and as many calls as gRPC's bound leaves to others."""
+    monkeypatch.setattr(rpc_server, "_BEYOND", 20)
+    narrow = {"request_bytes_per_caller": 16 * 1024 * 1024, "receive_timeout": 300.0}
+    with bounded(tmp_path, calls=10, **narrow) as (server, stub):
+        slow = [HalfOpen(server.target, "BatchWrap", 50) for _ in range(2)]
+        try:
+            flood(slow, quiet=0.5)
+            assert over(stub).message.startswith("too many calls")
+            for _ in range(3):
+                assert stub.Revoke(pb.RevokeRequest(cluster="prod"), timeout=5).confirmed
+        finally:
+            for client in slow:
+                client.close()
+
+
+def test_revokes_of_one_caller_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R9: a caller's Revokes use up its own part of the lane, and no other caller's."""
+    with bounded(tmp_path) as (server, stub):
+        room = server.replica.limits.urgent
+        monkeypatch.setattr(room, "_free", 4)
+        for caller in ("local", "local", "somebody"):
+            server.on_loop(partial(room.occupy, caller))
+        told = refused(stub.Revoke, pb.RevokeRequest(cluster="prod"))
+        assert (told.reason, told.code) == ("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED)
+        for _ in range(2):
+            server.on_loop(partial(room.vacate, "local"))
+        assert stub.Revoke(pb.RevokeRequest(cluster="prod"), timeout=5).confirmed
 
 
 def test_the_narrow_place_is_named(tmp_path: Path) -> None:

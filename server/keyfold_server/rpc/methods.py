@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from time import perf_counter, time
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -25,6 +26,7 @@ from keyfold_server.domain.errors import (
     InvalidBatchError,
     KeyfoldError,
     MalformedRequestError,
+    OverloadedError,
 )
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import tracing
@@ -37,6 +39,7 @@ from keyfold_server.rpc.incoming.receiver import Receiver, whole
 from keyfold_server.rpc.messages.sizes import MAX_BATCH, MAX_REQUEST
 from keyfold_server.rpc.messages.status import INTERNAL, code_of, internal_status, to_status
 from keyfold_server.service.data.call import Call, Need, NeedsLoad
+from keyfold_server.service.life.requests import URGENT
 from keyfold_server.service.limits import Account, Room
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
@@ -63,6 +66,9 @@ Handler = Callable[[object, Context], Awaitable[bytes]]
 Method = Callable[[bytes, Context, Caller, Account, Facts], Awaitable[bytes]]
 """Answers a call. The wrapper turns what it raises into a status for the caller."""
 
+Answered = Callable[[Context, Facts], Awaitable["bytes | _Failure"]]
+"""Returns the reply to a call, or the failure; raises only CancelledError."""
+
 
 class _Failure(NamedTuple):
     """How a call failed."""
@@ -73,11 +79,7 @@ class _Failure(NamedTuple):
 
 
 class Methods:
-    """Makes the handlers of one replica.
-
-    Attributes:
-        door: The door that each call passes first.
-    """
+    """Makes the handlers of one replica."""
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class Methods:
         receiver: Receiver,
         sampling: Sampling,
         call_log: CallLog,
+        door: Door,
     ) -> None:
         """Joins the service to what surrounds each call.
 
@@ -95,12 +98,12 @@ class Methods:
             receiver: Reads each request.
             sampling: Decides which calls get spans.
             call_log: Records each call.
+            door: The door that each call passes first.
         """
-        self.door = Door()
-        # Data-plane calls and the other methods wait in separate rooms, so a flood of one kind
-        # cannot delay the other, Revoke included.
+        self._door = door
+        # The other methods wait in the replica's room, so a flood of one kind cannot delay the
+        # other. Revoke waits in neither (protocol R9).
         self._cold_room = Room(replica.bounds.calls, "calls")
-        self._life_room = Room(replica.bounds.calls, "calls")
         self._replica = replica
         self._callers = callers
         self._receiver = receiver
@@ -115,23 +118,28 @@ class Methods:
         """
         data = DataMethods(self._replica.data_plane).table()
         life = LifeMethods(self._replica).table()
-        table = {name: self._watched(name, self._data(name, core)) for name, core in data.items()}
-        table |= {name: self._watched(name, self._life(method)) for name, method in life.items()}
-        methods = pb.DESCRIPTOR.services_by_name["KeyManagementService"].methods_by_name
-        if set(table) != set(methods):
-            raise RuntimeError(f"table and contract differ in {set(table) ^ set(methods)}")
+        methods = {name: self._data(name, core) for name, core in data.items()}
+        methods |= {name: self._life(m) for name, m in life.items() if name not in URGENT}
+        answers: dict[str, Answered] = {
+            name: partial(self._answered, name, method) for name, method in methods.items()
+        }
+        answers |= {name: partial(self._urgent, name, life[name]) for name in URGENT}
+        table = {name: self._watched(name, answered) for name, answered in answers.items()}
+        contract = pb.DESCRIPTOR.services_by_name["KeyManagementService"].methods_by_name
+        if set(table) != set(contract):
+            raise RuntimeError(f"table and contract differ in {set(table) ^ set(contract)}")
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {name: grpc.stream_unary_rpc_method_handler(h) for name, h in table.items()},
         )
 
-    def _watched(self, name: str, answer: Method) -> Handler:
+    def _watched(self, name: str, answered: Answered) -> Handler:
         """Wraps a method in what all have in common: door, span, status, log line."""
         full = f"{SERVICE}/{name}"
         sampling = self._sampling
         # If nobody collects spans, skip even the look at the caller's header.
         traced = sampling is not NO_SPANS
-        door = self.door
+        door = self._door
 
         async def handle(_: object, context: Context) -> bytes:
             began = perf_counter()
@@ -141,14 +149,14 @@ class Methods:
             header = tracing.traceparent(context) if traced else ""
             if traced and sampling.sampled(header):
                 with tracing.server_span(full, header, context) as span:
-                    reply = await self._answered(name, answer, context, facts)
+                    reply = await answered(context, facts)
                     header = tracing.header_of(span)
                     if isinstance(reply, _Failure):
                         tracing.ended(span, reply.code, reply.reason)
                     else:
                         tracing.ended(span, grpc.StatusCode.OK, "")
             else:
-                reply = await self._answered(name, answer, context, facts)
+                reply = await answered(context, facts)
             seconds = perf_counter() - began
             if isinstance(reply, _Failure):
                 self._tell(name, facts, reply.code.name, reply.reason, seconds, header)
@@ -163,11 +171,13 @@ class Methods:
         self, name: str, answer: Method, context: Context, facts: Facts
     ) -> bytes | _Failure:
         """Returns the reply, or the failure; raises only CancelledError."""
+        door = self._door
         try:
-            facts.address = context.peer()
-            caller = await self._callers.caller(context, facts.address)
-            facts.caller, facts.behalf = caller.name, caller.on_behalf_of
-            caller.rights.check(name)
+            door.enter()
+        except OverloadedError as error:
+            return _failure(error, facts)
+        try:
+            caller = await self._caller(name, context, facts)
             account = self._replica.callers.of(caller.name)
             now = self._replica.clock.monotonic()
             account.charge(now)
@@ -180,6 +190,35 @@ class Methods:
                 self._receiver.done(account, data)
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
             return _failure(error, facts)
+        finally:
+            door.leave()
+
+    async def _urgent(
+        self, name: str, method: LifeMethod, context: Context, facts: Facts
+    ) -> bytes | _Failure:
+        """Answers as `_answered` does, without any room or rate that other calls use (R9).
+
+        What the calls of one caller take here, they take from that caller alone.
+        """
+        try:
+            caller = await self._caller(name, context, facts)
+            with self._replica.limits.urgent.place(caller.name) as share:
+                data = whole(await self._receiver.request(context, share, bounded=False))
+                try:
+                    _check_size(data)
+                    return await self._in_time(method, data, caller, self._deadline(context), facts)
+                finally:
+                    self._receiver.done(share, data)
+        except Exception as error:  # noqa: BLE001  each becomes a status for the caller
+            return _failure(error, facts)
+
+    async def _caller(self, name: str, context: Context, facts: Facts) -> Caller:
+        """Identifies the caller, and refuses one that may not call the method at all."""
+        facts.address = context.peer()
+        caller = await self._callers.caller(context, facts.address)
+        facts.caller, facts.behalf = caller.name, caller.on_behalf_of
+        caller.rights.check(name)
+        return caller
 
     def _tell(
         self, name: str, facts: Facts, code: str, reason: str, seconds: float, header: str
@@ -217,9 +256,8 @@ class Methods:
         async def answer(
             data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
         ) -> bytes:
-            if len(data) > MAX_REQUEST:
-                _too_large(len(data), MAX_REQUEST, batch=False)
-            with self._life_room.place(), account.room.place():
+            _check_size(data)
+            with self._replica.limits.room.place(), account.room.place():
                 return await self._in_time(life, data, caller, self._deadline(context), facts)
 
         return answer
@@ -276,6 +314,12 @@ def _unread(account: Account, size: int, context: Context) -> None:
         account.unread -= size
 
     context.add_done_callback(done)
+
+
+def _check_size(data: bytes) -> None:
+    """Refuses a request of a life-of-a-key method that is too large."""
+    if len(data) > MAX_REQUEST:
+        _too_large(len(data), MAX_REQUEST, batch=False)
 
 
 def _too_large(size: int, most: int, *, batch: bool) -> NoReturn:

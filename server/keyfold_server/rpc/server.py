@@ -25,6 +25,7 @@ from keyfold_server.rpc.incoming.receiver import Receiver
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 from keyfold_server.rpc.methods import SERVICE, Methods
 from keyfold_server.rpc.standard_services import Guarded
+from keyfold_server.service.lane import PLACES
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
 
@@ -46,7 +47,10 @@ _LOOK_AT_HEALTH: Final = 0.5
 """Seconds between two looks at whether this replica may serve."""
 
 _BEYOND: Final = 1_000
-"""Calls that gRPC lets in beyond those that may wait: health, reflection, and warm calls."""
+"""Calls that may be inside beyond those that may wait: health, reflection, and warm calls."""
+
+_TURNED_AWAY: Final = 1_000
+"""Calls that gRPC lets in beyond all bounds, to be refused with a reason."""
 
 _PENDING: Final = 20_000
 """Calls that gRPC holds before it hands them to a handler. With its default limits it would cancel
@@ -59,8 +63,8 @@ gRPC hands over the calls that it has."""
 _V1_REFLECTION: Final = "grpc.reflection.v1.ServerReflection"
 
 
-def _options(bounds: Bounds, most: int) -> tuple[tuple[str, int], ...]:
-    pending = max(_PENDING, 2 * most)
+def _options(bounds: Bounds, inside: int) -> tuple[tuple[str, int], ...]:
+    pending = max(_PENDING, 2 * inside)
     return (
         *_OPTIONS,
         ("grpc.server.max_pending_requests", pending),
@@ -124,13 +128,20 @@ class GrpcServer:
         """
         unix = self._listen.startswith("unix:")
         bounds = self._replica.bounds
-        # The handlers refuse with a reason; gRPC's own bound is for a flood beyond that.
-        most = _BEYOND + 2 * bounds.calls
-        server = grpc.aio.server(options=_options(bounds, most), maximum_concurrent_rpcs=most)
+        # The handlers refuse with a reason, and leave room for Revoke (protocol R9). gRPC's own
+        # bound is for a flood beyond that.
+        inside = _BEYOND + 2 * bounds.calls
+        door = Door(inside)
+        server = grpc.aio.server(
+            options=_options(bounds, inside),
+            maximum_concurrent_rpcs=inside + PLACES + _TURNED_AWAY,
+        )
         receiver = Receiver(bounds, self._replica.clock)
-        methods = Methods(self._replica, self._callers, receiver, self._sampling, self._call_log)
+        methods = Methods(
+            self._replica, self._callers, receiver, self._sampling, self._call_log, door
+        )
         server.add_generic_rpc_handlers((methods.handlers(),))
-        guarded = Guarded(server, self._callers, receiver, self._replica)
+        guarded = Guarded(server, self._callers, receiver, self._replica, door)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it only registers handlers
         _add_reflection(guarded)
         await self._show_health()
@@ -138,7 +149,7 @@ class GrpcServer:
         await server.start()
         self._server = server
         self._guarded = guarded
-        self._door = methods.door
+        self._door = door
         self._keepers = (
             asyncio.create_task(self._keep_health()),
             asyncio.create_task(receiver.keep_time()),

@@ -25,6 +25,7 @@ from keyfold_server.domain.errors import (
     OverloadedError,
 )
 from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import Receiver, whole
 from keyfold_server.rpc.messages.status import internal_status, to_status
 from keyfold_server.service.limits import Account
@@ -44,7 +45,12 @@ class Guarded:
     """Stands in for a server while a servicer registers its handlers, and wraps each once."""
 
     def __init__(
-        self, server: grpc.aio.Server, callers: Callers, receiver: Receiver, replica: Replica
+        self,
+        server: grpc.aio.Server,
+        callers: Callers,
+        receiver: Receiver,
+        replica: Replica,
+        door: Door,
     ) -> None:
         """Joins the server to what surrounds each call.
 
@@ -53,7 +59,9 @@ class Guarded:
             callers: Identifies the caller of each call.
             receiver: Reads each request.
             replica: Keeps the bounds of each caller.
+            door: The door that each call passes first.
         """
+        self._door = door
         self._server = server
         self._receiver = receiver
         self._callers = callers
@@ -68,7 +76,9 @@ class Guarded:
     ) -> None:
         """Wraps each method of a service, and registers it."""
         wrapped = {
-            name: _wrapped(handler, self._streams, self._receiver, self._admits(service, name))
+            name: _wrapped(
+                handler, self._streams, self._receiver, self._admits(service, name), self._door
+            )
             for name, handler in handlers.items()
         }
         self._server.add_generic_rpc_handlers(
@@ -136,26 +146,27 @@ class _Streams:
 
 
 def _wrapped(
-    handler: Any, streams: _Streams, receiver: Receiver, admit: Admit
+    handler: Any, streams: _Streams, receiver: Receiver, admit: Admit, door: Door
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Wraps a handler on bytes, because gRPC would send the text of a decoding error, too."""
     decode, encode = handler.request_deserializer, handler.response_serializer
     if handler.unary_unary:
         return grpc.stream_unary_rpc_method_handler(
-            _one(handler.unary_unary, decode, receiver, admit), response_serializer=encode
+            _one(handler.unary_unary, decode, receiver, admit, door), response_serializer=encode
         )
     if handler.unary_stream:
         # Health's Watch writes to the context; it yields nothing.
-        watch = _ending(handler.unary_stream, decode, streams, receiver, admit)
+        watch = _ending(handler.unary_stream, decode, streams, receiver, admit, door)
         return grpc.stream_stream_rpc_method_handler(watch, response_serializer=encode)
     return grpc.stream_stream_rpc_method_handler(
-        _many(handler.stream_stream, decode, streams, receiver, admit), response_serializer=encode
+        _many(handler.stream_stream, decode, streams, receiver, admit, door),
+        response_serializer=encode,
     )
 
 
-def _one(behaviour: Any, decode: Any, receiver: Receiver, admit: Admit) -> Any:
+def _one(behaviour: Any, decode: Any, receiver: Receiver, admit: Admit, door: Door) -> Any:
     async def guarded(_: object, context: Any) -> Any:
-        async with _in_our_words(context):
+        async with _in_our_words(context, door):
             request = await _request(decode, receiver, context, *await admit(context))
             return await behaviour(request, context)
 
@@ -163,10 +174,10 @@ def _one(behaviour: Any, decode: Any, receiver: Receiver, admit: Admit) -> Any:
 
 
 def _ending(
-    behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit
+    behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit, door: Door
 ) -> Any:
     async def guarded(_: object, context: Any) -> None:
-        async with _in_our_words(context):
+        async with _in_our_words(context, door):
             who, account = await admit(context)
             with streams.one(who):
                 request = await _request(decode, receiver, context, who, account)
@@ -175,9 +186,11 @@ def _ending(
     return guarded
 
 
-def _many(behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit) -> Any:
+def _many(
+    behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit, door: Door
+) -> Any:
     async def guarded(_: object, context: Any) -> AsyncIterator[Any]:
-        async with _in_our_words(context):
+        async with _in_our_words(context, door):
             who, account = await admit(context)
             with streams.one(who):
                 requests = _requests(decode, receiver, context, account)
@@ -217,10 +230,17 @@ def _decoded(decode: Any, data: bytes) -> Any:
 
 
 @asynccontextmanager
-async def _in_our_words(context: Any) -> AsyncIterator[None]:
-    """Answers an exception with a status of our own: its text must not reach the caller."""
+async def _in_our_words(context: Any, door: Door) -> AsyncIterator[None]:
+    """Surrounds a call inside the door.
+
+    Answers an exception with a status of our own: its text must not reach the caller.
+    """
     try:
-        yield
+        door.enter()
+        try:
+            yield
+        finally:
+            door.leave()
     except grpc.aio.AbortError:
         raise
     except Exception as error:  # noqa: BLE001  whatever a servicer may raise

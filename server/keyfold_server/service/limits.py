@@ -7,12 +7,15 @@ same for a customer whose clusters many callers use.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from keyfold_server.domain.errors import OverloadedError, RateLimitedError
 from keyfold_server.domain.ports import Clock
+from keyfold_server.service.shared_room import SharedRoom
 
 _MOST: Final = 10_000
 """Accounts of callers that are kept at once, and accounts of organizations."""
@@ -45,15 +48,23 @@ class Room:
         Raises:
             OverloadedError: Every place is taken.
         """
-        if not self._left:
+        if self._left <= 0:
             raise OverloadedError(
                 f"too many {self._what} are under way; try again", retry_after=1.0
             )
-        self._left -= 1
+        self.occupy()
         try:
             yield
         finally:
-            self._left += 1
+            self.vacate()
+
+    def occupy(self) -> None:
+        """Takes a place for work whose caller has gone, even where every place is taken."""
+        self._left -= 1
+
+    def vacate(self) -> None:
+        """Gives a place back."""
+        self._left += 1
 
 
 class Bucket:
@@ -179,3 +190,40 @@ class Accounts:
                 f"too many {self._what}s are active at once; try again", retry_after=1.0
             )
         return Account(self._calls, self._rate, self._what, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What changes of clusters count against.
+
+    Attributes:
+        callers: The places and rates of each caller.
+        organizations: The places and rates of each organization.
+        room: Places for the calls of all methods that are not of the data plane.
+        urgent: Places for the calls of Revoke and RetireGeneration, which take none of the others
+            (protocol R9).
+    """
+
+    callers: Accounts
+    organizations: Accounts
+    room: Room
+    urgent: SharedRoom
+
+    def keep_places(self, caller: str, task: asyncio.Task[Any], *, urgent: bool) -> None:
+        """Keeps the places of a call that its caller has given up until its task has ended (R9).
+
+        The call gives its own places back when it ends, which is in this moment.
+        """
+        if urgent:
+            self.urgent.occupy(caller)
+            task.add_done_callback(lambda _: self.urgent.vacate(caller))
+            return
+        rooms = (self.room, self.callers.of(caller).room)
+        for room in rooms:
+            room.occupy()
+
+        def give_back(_: object) -> None:
+            for room in rooms:
+                room.vacate()
+
+        task.add_done_callback(give_back)

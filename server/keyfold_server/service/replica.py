@@ -26,6 +26,7 @@ from keyfold_server.service.fleet.confirmations import Confirmations
 from keyfold_server.service.fleet.refusals import Refusals
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
+from keyfold_server.service.lane import PLACES
 from keyfold_server.service.life.clusters import Clusters
 from keyfold_server.service.life.listing import Listing
 from keyfold_server.service.life.mutations import Mutations
@@ -34,7 +35,7 @@ from keyfold_server.service.life.restoration import Restoration
 from keyfold_server.service.life.revocation import Revocation
 from keyfold_server.service.life.rotation import Rotation
 from keyfold_server.service.life.status import Status
-from keyfold_server.service.limits import Accounts
+from keyfold_server.service.limits import Accounts, Limits, Room
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.uses import UseRecorder
@@ -46,6 +47,7 @@ from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
 from keyfold_server.service.root_keys.scope import Scopes
 from keyfold_server.service.root_keys.trials import Trials
+from keyfold_server.service.shared_room import SharedRoom
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
@@ -78,6 +80,7 @@ class Replica:
         bounds: The limits on calls and their sizes.
         callers: The places and rates of each caller.
         organizations: The places and rates of each organization.
+        limits: What changes of clusters count against.
     """
 
     def __init__(
@@ -140,6 +143,10 @@ class Replica:
         self.organizations = Accounts(
             bounds.calls_per_organization, bounds.rate_per_organization, "organization", self.clock
         )
+        # Data-plane calls have a room of their own, so that neither kind can delay the other.
+        room = Room(bounds.calls, "calls")
+        urgent = SharedRoom(PLACES, "revocations")
+        self.limits = Limits(self.callers, self.organizations, room, urgent)
         keyring = Keyring(
             self._cache,
             self.clock,
@@ -168,8 +175,10 @@ class Replica:
     def _join_life(self, timing: Timing) -> None:
         storage, clock, health = self._storage, self.clock, self._health
         kek_wrapper, check_fresh = self._kek_wrapper, self.changes.staleness.check
-        mutations = Mutations(storage, self.changes, clock, self._tasks, self.organizations)
-        confirmations = Confirmations(self.changes.replica, storage, clock, timing)
+        mutations = Mutations(storage, self.changes, clock, self._tasks, self.limits)
+        self._confirmations = confirmations = Confirmations(
+            self.changes.replica, storage, clock, timing
+        )
         self.clusters = Clusters(
             mutations, self._replica_keys, self._admission, kek_wrapper, health, self._random
         )
@@ -182,9 +191,9 @@ class Replica:
             kek_wrapper,
             health,
         )
-        self.revocation = Revocation(mutations, confirmations, clock, timing)
-        self.restoration = Restoration(mutations, kek_wrapper, health)
         self.reports = Reports(self.loads, health, self._uses, self._residency, clock)
+        self.revocation = Revocation(mutations, confirmations, self.reports, storage, clock, timing)
+        self.restoration = Restoration(mutations, kek_wrapper, health)
         self.status = Status(
             storage,
             self.loads,
@@ -248,6 +257,7 @@ class Replica:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._tasks.drain()
         await self._refusals.stop()
+        await self._confirmations.stop()
         self.loads.drop_all()
         await self._flushing.flush()
         await self.changes.stop()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from keyfold_server import telemetry
 from keyfold_server.domain.errors import OverloadedError
 from keyfold_server.domain.ports import Store
+from keyfold_server.service.lane import Lane, Turns
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -24,6 +25,16 @@ DECIDING: Final = 4
 """Most decisions that run at once, in threads of their own."""
 
 
+class RunInStore(Protocol):
+    """Runs a method of the store in threads: `Storage.run`, `Storage.decide` or `Turns.run`."""
+
+    def __call__(
+        self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Coroutine[Any, Any, _R]:
+        """Runs a method of the store, and returns what it returns."""
+        ...
+
+
 class Storage:
     """Runs the store's synchronous methods in its own threads.
 
@@ -36,6 +47,7 @@ class Storage:
         self.store = store
         self._pool = ThreadPoolExecutor(THREADS, "store")
         self._deciding = ThreadPoolExecutor(DECIDING, "store-decisions")
+        self._lane = Lane()
         self._pending = 0
 
     async def run(self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -53,10 +65,14 @@ class Storage:
             return await asyncio.shield(asyncio.wrap_future(future))
 
     async def decide(self, method: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Runs a method as `run` does, in threads that a flood of reads cannot occupy (R1, R5)."""
+        """Runs a method as `run` does, in threads that a flood of reads cannot occupy (R5)."""
         with telemetry.store_call(getattr(method, "__name__", "call")):
             future = self._deciding.submit(method, *args, **kwargs)
             return await asyncio.shield(asyncio.wrap_future(future))
+
+    def revoking(self, caller: str) -> Turns:
+        """Returns a caller's turns in the lane, which Revoke has to itself (protocol R9)."""
+        return Turns(self._lane, caller)
 
     def _on_loop(self, callback: Callable[[], None]) -> Callable[[object], None]:
         loop = asyncio.get_running_loop()
@@ -74,3 +90,4 @@ class Storage:
         """Waits for the running calls, so that no transaction is cut off."""
         for pool in (self._pool, self._deciding):
             pool.shutdown(wait=True, cancel_futures=True)
+        self._lane.close()

@@ -182,8 +182,9 @@ class LifeMethods:
         self, reply: type[_Reply], caller: Caller, outcome: RevokeResult
     ) -> _Reply:
         """Returns the answer to what every replica has to apply before use has stopped."""
+        report = await self._replica.revocation.report(caller, outcome)
         return reply(
-            status=await self._status(caller, outcome.mutation.cluster),
+            status=replies.cluster_status(report),
             confirmed=outcome.confirmed,
             pending=self._pending(outcome.pending),
             replayed=outcome.mutation.replayed,

@@ -1,4 +1,7 @@
-"""The door before the handlers, which is shut for a moment while a server stops taking calls.
+"""The door before the handlers: it bounds how many calls are inside, and shuts before a stop.
+
+gRPC would refuse calls beyond its own bound whatever they are, Revoke included. So the door's bound
+is lower, and Revoke does not count (protocol R9).
 
 `grpc.aio.Server.stop` ends calls that have arrived but not yet reached a handler with CANCELLED,
 and no client takes that for "try another server" (grpc/grpc#41785). So the server shuts the door
@@ -11,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 
+from keyfold_server.domain.errors import OverloadedError
+
 
 class Door:
     """A door that calls pass; open until the server stops.
@@ -20,11 +25,26 @@ class Door:
             the door costs a call.
     """
 
-    __slots__ = ("shut",)
+    __slots__ = ("_left", "shut")
 
-    def __init__(self) -> None:
-        """Makes an open door."""
+    def __init__(self, most: int) -> None:
+        """Makes an open door, through which at most so many calls may be inside at once."""
         self.shut: asyncio.Event | None = None
+        self._left = most
+
+    def enter(self) -> None:
+        """Lets a call in. Call `leave` when it has ended.
+
+        Raises:
+            OverloadedError: Too many calls are inside.
+        """
+        if self._left <= 0:
+            raise OverloadedError("too many calls are under way; try again", retry_after=1.0)
+        self._left -= 1
+
+    def leave(self) -> None:
+        """Lets a call out."""
+        self._left += 1
 
     def close(self) -> None:
         """Makes calls wait that arrive from now on."""

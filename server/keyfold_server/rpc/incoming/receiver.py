@@ -16,9 +16,8 @@ from grpc.aio import EOF
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import DeadlineError, MalformedRequestError, OverloadedError
 from keyfold_server.domain.ports import Clock
-from keyfold_server.rpc.incoming.request_room import RequestRoom
+from keyfold_server.rpc.incoming.request_room import Holder, RequestRoom
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
-from keyfold_server.service.limits import Account
 
 _LOOK: Final = 0.25
 """Seconds between two looks for requests that did not arrive in time."""
@@ -43,7 +42,13 @@ class Receiver:
         self._strangers: dict[asyncio.Task[Any], None] = {}
 
     async def request(
-        self, context: Any, account: Account, now: float | None = None, *, stranger: bool = False
+        self,
+        context: Any,
+        account: Holder,
+        now: float | None = None,
+        *,
+        stranger: bool = False,
+        bounded: bool = True,
     ) -> bytes | None:
         """Reads the request of a call, or the next one of a stream.
 
@@ -51,11 +56,12 @@ class Receiver:
 
         Args:
             context: gRPC's context of the call.
-            account: The caller's account.
+            account: Counts the room that the caller's requests take.
             now: Monotonic seconds, if the caller of this method has just looked at the clock.
             stranger: True for a call without a credential, such as a health probe's. All strangers
                 share one account. So that slow ones cannot keep a probe waiting, the oldest request
                 of a stranger gives way when a new one finds no room.
+            bounded: False if something else bounds how many of the caller's requests wait for room.
 
         Returns:
             The request's bytes, or None where the client ended the call, or went away, before the
@@ -75,7 +81,7 @@ class Receiver:
             if not room.take(account):
                 if stranger:
                     self._make_way()
-                await room.wait(account)
+                await room.wait(account, bounded=bounded)
             taken = LARGEST
             if stranger:
                 self._strangers[task] = None
@@ -97,7 +103,7 @@ class Receiver:
         assert isinstance(data, bytes)  # noqa: S101  no deserializer is registered
         return data
 
-    def done(self, account: Account, data: bytes) -> None:
+    def done(self, account: Holder, data: bytes) -> None:
         """Gives back the room of a request that is no longer needed."""
         size = _counted(data)
         if size:

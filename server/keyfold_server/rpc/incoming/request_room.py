@@ -70,15 +70,19 @@ class RequestRoom:
         self.held += size
         return True
 
-    async def wait(self, caller: Holder) -> None:
+    async def wait(self, caller: Holder, *, bounded: bool = True) -> None:
         """Waits until there is room for one request, and takes it.
 
         Cancel it to give up the place in the line.
 
+        Args:
+            caller: The caller.
+            bounded: False if something else bounds how many of the caller's requests wait here.
+
         Raises:
             OverloadedError: Too many requests of this caller wait already.
         """
-        if len(self._lines.get(caller, ())) >= self._longest_line:
+        if bounded and len(self._lines.get(caller, ())) >= self._longest_line:
             raise OverloadedError(
                 "too many requests of this caller wait to be received; try again", retry_after=1.0
             )

@@ -1,7 +1,8 @@
 """Mutations: what every change of a cluster goes through, from the caller's rights to the commit.
 
 A change belongs to the service, not to the caller (protocol W1). A caller who stops waiting cancels
-nothing, and whatever has to follow a commit always runs.
+nothing, and whatever has to follow a commit always runs. Until then the change keeps the caller's
+places, so that changes that nobody waits for cannot pile up before the store (protocol R9).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
-from keyfold_server.service.limits import Accounts
-from keyfold_server.service.storage import Storage
+from keyfold_server.service.limits import Limits
+from keyfold_server.service.storage import RunInStore, Storage
 from keyfold_server.service.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Mutations:
         changes: Changes,
         clock: Clock,
         tasks: Tasks,
-        organizations: Accounts,
+        limits: Limits,
     ) -> None:
         """Joins changes to the store, to the other replicas, and to what an organization may ask.
 
@@ -64,9 +65,9 @@ class Mutations:
             changes: Tells the other replicas, and knows whether the store is the right one.
             clock: Time.
             tasks: Keeps the tasks of changes that are under way.
-            organizations: The rates and places of each organization.
+            limits: The places of calls, and the rates and places of each organization.
         """
-        self._organizations = organizations
+        self._limits = limits
         self._storage = storage
         self._changes = changes
         self._clock = clock
@@ -107,8 +108,12 @@ class Mutations:
         self._changes.check_store()
         task = self._tasks.start(self._once(call, work, replay))
         left = call.deadline - self._clock.monotonic()
-        done, _ = await asyncio.wait({task}, timeout=max(0.0, left))
-        if not done:
+        try:
+            await asyncio.wait({task}, timeout=max(0.0, left))
+        finally:
+            if not task.done():
+                self._limits.keep_places(call.caller.name, task, urgent=call.urgent)
+        if not task.done():
             raise DeadlineError(
                 "the deadline passed while the change was under way; it goes on: "
                 "read the status, or repeat the request with the same request_id",
@@ -119,7 +124,7 @@ class Mutations:
     async def commit(self, call: MutationCall[MutationRequest], decide: Decide) -> MutationResult:
         """Commits a change with its audit event and request_id, and applies it here."""
         change = Change(call.cluster, decide, self._event(call, "done"), call.key())
-        result = await self._apply(change)
+        result = await self._apply(call, change)
         self._changes.applied_here(result.number, result.change_id, call.cluster)
         return MutationResult(result.cluster, result.number)
 
@@ -130,7 +135,7 @@ class Mutations:
             ConcurrentChangeError: Another request has changed the cluster since `seen`.
         """
         change = Change(call.cluster, unchanged(seen), self._event(call, "unchanged"), call.key())
-        return MutationResult((await self._apply(change)).cluster)
+        return MutationResult((await self._apply(call, change)).cluster)
 
     async def attempted(self, call: MutationCall[MutationRequest], outcome: str) -> int:
         """Appends an attempt that changed nothing to the cluster's audit trail.
@@ -141,7 +146,8 @@ class Mutations:
         Returns:
             The number of the store's last change.
         """
-        return (await self._apply(Change(call.cluster, None, self._event(call, outcome)))).number
+        event = Change(call.cluster, None, self._event(call, outcome))
+        return (await self._apply(call, event)).number
 
     async def note(self, call: MutationCall[MutationRequest], outcome: str) -> None:
         """Appends an attempt that failed to the cluster's audit trail, if the store takes it."""
@@ -153,8 +159,8 @@ class Mutations:
         except KeyfoldError as error:
             log.warning("the store did not record an attempt: %s", error.reason)
 
-    async def _apply(self, change: Change) -> CommittedChange:
-        (result,) = await self._storage.decide(self._storage.store.apply, [change])
+    async def _apply(self, call: MutationCall[MutationRequest], change: Change) -> CommittedChange:
+        (result,) = await self._run_of(call)(self._storage.store.apply, [change])
         if not isinstance(result, CommittedChange):
             raise result
         return result
@@ -186,7 +192,7 @@ class Mutations:
             )
         self._under_way.add(scope)
         try:
-            before = await self._storage.decide(self._storage.store.request, key)
+            before = await self._run_of(call)(self._storage.store.request, key)
             if before is None:
                 return await self._audited(call, work)
             if before.digest != key.digest:
@@ -195,7 +201,8 @@ class Mutations:
                     cluster=call.cluster,
                     field="request_id",
                 )
-            cluster = existing(await self.cluster(call.cluster), call.cluster)
+            current = await self._run_of(call)(self._storage.store.cluster, call.cluster)
+            cluster = existing(current, call.cluster)
             later = cluster.version > before.version
             # If another replica made the change, this one may not have read of it yet.
             self._changes.made_elsewhere(call.cluster)
@@ -209,17 +216,17 @@ class Mutations:
         This comes first, so that a caller without rights cannot learn whether the cluster exists.
 
         Returns:
-            A context that holds a place among the organization's calls.
+            A context that holds a place among the organization's calls; Revoke needs none.
         """
-        # In the threads for decisions, so that a flood of data-plane reads cannot delay Revoke.
-        cluster = await self._storage.decide(self._storage.store.cluster, call.cluster)
+        # Not in the threads for reads, so that a flood of data-plane calls cannot delay a change.
+        cluster = await self._run_of(call)(self._storage.store.cluster, call.cluster)
         if cluster is None:
             return nullcontext()
         organization = cluster.organization
         call.caller.rights.check_cluster(call.rpc, call.cluster, organization, call.request.named)
-        if organization is None:
+        if organization is None or call.urgent:
             return nullcontext()
-        account = self._organizations.of(organization)
+        account = self._limits.organizations.of(organization)
         account.charge(self._clock.monotonic())
         return account.room.place()
 
@@ -231,6 +238,12 @@ class Mutations:
         except _AUDITED as error:
             await self.note(call, error.reason)
             raise
+
+    def _run_of(self, call: MutationCall[MutationRequest]) -> RunInStore:
+        """Returns what runs a call's store methods: the lane for Revoke (protocol R9)."""
+        if call.urgent:
+            return self._storage.revoking(call.caller.name).run
+        return self._storage.decide
 
     def _event(self, call: MutationCall[MutationRequest], outcome: str) -> AuditEvent:
         caller = call.caller

@@ -26,6 +26,7 @@ from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.uses import UseRecorder
 from keyfold_server.service.root_keys.residency import Residency
+from keyfold_server.service.storage import RunInStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,16 @@ class Reports:
         self._residency = residency
         self._clock = clock
 
-    async def report(self, cluster: Cluster, rights: Rights) -> ClusterReport:
-        """Returns the report of a cluster, with the regions that the caller may read."""
+    async def report(
+        self, cluster: Cluster, rights: Rights, run: RunInStore | None = None
+    ) -> ClusterReport:
+        """Returns the report of a cluster, with the regions that the caller may read.
+
+        Args:
+            cluster: The cluster.
+            rights: The caller's rights.
+            run: Runs the reads of the store; None: the threads for reads.
+        """
         newest = [
             (region, region.newest)
             for region in cluster.regions
@@ -101,9 +110,10 @@ class Reports:
         kek_ids = [g.kek_id for region, _ in newest for g in region.generations]
         known, used = await asyncio.gather(
             self._health.known(
-                [kek_subject(g) for _, g in newest] + [root_subject(g.current) for _, g in newest]
+                [kek_subject(g) for _, g in newest] + [root_subject(g.current) for _, g in newest],
+                run,
             ),
-            self._uses.known(cluster.name, kek_ids),
+            self._uses.known(cluster.name, kek_ids, run),
         )
         reports = []
         for region, g in newest:

@@ -14,6 +14,10 @@ from keyfold_server.domain.rights import Caller
 
 RequestT_co = TypeVar("RequestT_co", bound="MutationRequest", covariant=True)
 
+URGENT: Final = frozenset({"Revoke", "RetireGeneration"})
+"""The methods that no rate, room or queue of a caller or an organization may delay, and that have
+store threads of their own (protocol R9)."""
+
 MAX_REQUEST_ID: Final = 128
 """Most characters in a request_id."""
 
@@ -56,6 +60,11 @@ class MutationCall(Generic[RequestT_co]):
     def cluster(self) -> str:
         """The cluster's name."""
         return self.request.cluster
+
+    @property
+    def urgent(self) -> bool:
+        """Whether the call has the lane (protocol R9)."""
+        return self.rpc in URGENT
 
     def detail(self) -> str:
         """Returns the parsed request as JSON with sorted keys; it holds no key material."""

@@ -14,10 +14,13 @@ from keyfold_server.domain.changes import retired, revoked
 from keyfold_server.domain.errors import InvalidReasonError
 from keyfold_server.domain.keyspec import check_name, check_regions
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.rights import Caller
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
 from keyfold_server.service.life.mutations import Mutations
+from keyfold_server.service.life.reports import ClusterReport, Reports
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
+from keyfold_server.service.storage import Storage
 
 MAX_REASON: Final = 1_024
 """Most characters in a reason for the audit trail."""
@@ -92,6 +95,8 @@ class Revocation:
         self,
         mutations: Mutations,
         confirmations: Confirmations,
+        reports: Reports,
+        storage: Storage,
         clock: Clock,
         timing: Timing,
     ) -> None:
@@ -100,11 +105,15 @@ class Revocation:
         Args:
             mutations: Carries out changes.
             confirmations: Knows which replicas have applied a change.
+            reports: Makes the reports of revoked clusters.
+            storage: The store, in threads.
             clock: Time.
             timing: The times to wait for other replicas.
         """
         self._mutations = mutations
         self._confirmations = confirmations
+        self._reports = reports
+        self._storage = storage
         self._clock = clock
         self._timing = timing
 
@@ -153,6 +162,11 @@ class Revocation:
 
         result = await self._mutations.run(call, work, RevokeResult)
         return await self._confirmed(call, result.mutation)
+
+    async def report(self, caller: Caller, result: RevokeResult) -> ClusterReport:
+        """Returns the report of the cluster, as the answer shows it; reads in the lane (R9)."""
+        run = self._storage.revoking(caller.name).run
+        return await self._reports.report(result.mutation.cluster, caller.rights, run)
 
     async def _confirmed(
         self, call: MutationCall[MutationRequest], mutation: MutationResult

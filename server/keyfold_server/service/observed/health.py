@@ -18,7 +18,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health, Observation, kek_subject, root_subject
 from keyfold_server.domain.ports import Clock
-from keyfold_server.service.storage import Storage
+from keyfold_server.service.storage import RunInStore, Storage
 
 log = logging.getLogger(__name__)
 
@@ -102,14 +102,16 @@ class HealthRecorder:
         now = self._now()
         self._record(Observation(f"kek:{kek_id}", Health.UNKNOWN, now, now))
 
-    async def known(self, subjects: list[str]) -> dict[str, Observation]:
+    async def known(
+        self, subjects: list[str], run: RunInStore | None = None
+    ) -> dict[str, Observation]:
         """Returns what the store and this replica know of some subjects.
 
         A store that does not answer is logged and not raised: observations decide nothing, and
         a change that was committed a moment ago must not look as if it had failed.
         """
         try:
-            stored = await self._storage.run(self._storage.store.observations, subjects)
+            stored = await (run or self._storage.run)(self._storage.store.observations, subjects)
         except KeyfoldError as error:
             log.warning("cannot read observations from the store: %s", error.reason)
             stored = {}

@@ -16,7 +16,7 @@ from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.data.cache_entries import NEVER, CachedKek
 from keyfold_server.service.data.key_cache import KeyCache
-from keyfold_server.service.storage import Storage
+from keyfold_server.service.storage import RunInStore, Storage
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +61,17 @@ class UseRecorder:
             if self._new.get(kek_id) == time:
                 del self._new[kek_id]
 
-    async def known(self, cluster: str, kek_ids: Collection[bytes]) -> dict[bytes, int]:
+    async def known(
+        self, cluster: str, kek_ids: Collection[bytes], run: RunInStore | None = None
+    ) -> dict[bytes, int]:
         """Returns when a cluster's KEKs were last used, by kek_id, in milliseconds of Unix time.
 
         KEKs without a known use are left out. If the store does not answer, the result is what
         this replica knows.
         """
         try:
-            known = await self._storage.run(self._storage.store.last_uses, list(kek_ids))
+            read = run or self._storage.run
+            known = await read(self._storage.store.last_uses, list(kek_ids))
         except KeyfoldError as error:
             log.warning("cannot read last uses from the store: %s", error.reason)
             known = {}
