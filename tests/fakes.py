@@ -73,8 +73,8 @@ class Call:
     Attributes:
         operation: One of `OPERATIONS`.
         uri: The root key.
-        version: The version that was used or asked for; empty if there is none.
-        binding: The bound context, or None if the operation has none.
+        version: The version that was used or asked for; empty for a call without one.
+        binding: The bound context, or None if the operation binds no context.
         thread: Name of the calling thread.
     """
 

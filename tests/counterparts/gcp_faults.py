@@ -30,9 +30,9 @@ class Fault:
         kind: "error"; "hang", no answer until the caller goes or the faults are cleared;
             "slow"; "foreign", other bytes with a right checksum; "oversized";
             "unverified", verified_* are false; "wrong_crc"; "wrong_name", the name of another key.
-        error: With "error": the error's name in `gcp_errors.json`.
-        seconds: With "slow": seconds of delay. With an error that has a retry hint: the hint.
-        size: With "oversized": bytes of the answer's payload.
+        error: The error's name in `gcp_errors.json`, for the kind "error".
+        seconds: Seconds of delay, for "slow"; seconds of the retry hint, for an error that has one.
+        size: Bytes of the answer's payload, for "oversized".
     """
 
     kind: str
