@@ -229,7 +229,10 @@ def test_what_the_settings_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"providers": {"azur": {}}}, r"no table \[providers.azur\]; .*aws, azure, gcp"),
+        (
+            {"providers": {"azur": {}}},
+            r"\[providers.azur\] belongs to no installed provider; .*aws, azure, gcp",
+        ),
         ({"providers": {"aws": {"principle": "x"}}}, r"\[providers.aws\] principle: .*no such"),
         (
             {"providers": {"aws": {"canary": {"role": "x"}}}},
@@ -277,6 +280,14 @@ def test_a_package_takes_no_type_that_is_taken(packages: Callable[..., None], ta
     """No package comes between a server and its own provider, or another package's."""
     packages(("EXTRA", entry()), (taken, entry()))
     with pytest.raises(SetupError, match=f"package adds a provider {taken}.*is taken"):
+        installed()
+
+
+def test_two_packages_with_one_type_are_both_named(packages: Callable[..., None]) -> None:
+    """The order of installation does not say which of two packages is the wrong one."""
+    packages(("EXTRA", entry()), ("EXTRA", entry()))
+    both = r"EXTRA \(fakes:entry_1\).* taken by .*\(fakes:entry_0\); remove one of them"
+    with pytest.raises(SetupError, match=both):
         installed()
 
 

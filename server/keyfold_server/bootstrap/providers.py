@@ -33,7 +33,7 @@ def catalog(settings: Settings) -> Catalog:
     # A package that does not load does not say which table is its own.
     if unknown and all(entry.loads for entry in entries.values()):
         raise SetupError(
-            f"KEYFOLD_PROVIDERS: there is no table [providers.{unknown[0]}]; the tables are: "
+            f"[providers.{unknown[0]}] belongs to no installed provider; the tables are: "
             f"{', '.join(known)}"
         )
 

@@ -98,7 +98,7 @@ class KeySpec:
                 )
         elif not uri:
             raise InvalidKeySpecError(
-                "the key spec has no uri; give the provider's own name of the key",
+                "the key spec has no uri; give the type, and the provider's own name of the key",
                 field="key_spec.uri",
             )
         for name, value in (("type", type_), ("uri", uri), ("auth_principal", principal)):

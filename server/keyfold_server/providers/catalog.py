@@ -52,6 +52,7 @@ def installed() -> dict[str, Entry]:
             server chooses neither.
     """
     entries: dict[str, Entry] = {}
+    owners: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=_own_first):
         if _TYPE.fullmatch(point.name) is None:
             raise SetupError(
@@ -61,21 +62,33 @@ def installed() -> dict[str, Entry]:
         if point.name == PLATFORM or point.name in entries:
             raise SetupError(
                 f"{_package(point)} adds a provider {point.name} ({point.value}), but that type is "
-                "taken; remove the package"
+                f"taken{_by(owners.get(point.name))}"
             )
         entry = _loaded(point)
         for type_, other in entries.items():
             _refuse_overlap(point, entry, type_, other)
         entries[point.name] = entry
+        owners[point.name] = point
     return entries
 
 
 def _own_first(point: EntryPoint) -> tuple[bool, str]:
-    return (point.dist is None or point.dist.name != _OWN, point.name)
+    return (not _is_own(point), point.name)
+
+
+def _is_own(point: EntryPoint) -> bool:
+    return point.dist is not None and point.dist.name == _OWN
 
 
 def _package(point: EntryPoint) -> str:
     return "an installed package" if point.dist is None else f"the package {point.dist.name}"
+
+
+def _by(owner: EntryPoint | None) -> str:
+    """Says who has a type, and what to remove; None: the type is Keyfold's without a package."""
+    if owner is None or _is_own(owner):
+        return "; remove the package"
+    return f" by {_package(owner)} ({owner.value}); remove one of them"
 
 
 def _loaded(point: EntryPoint) -> Entry:

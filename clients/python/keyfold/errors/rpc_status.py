@@ -62,7 +62,7 @@ _BY_CODE_OF_KMS: Final[dict[str, type[KeyfoldError]]] = {
     "RESOURCE_EXHAUSTED": CouldNotTellError,
     "UNAVAILABLE": CouldNotTellError,
 }
-"""The same, if the server names the customer's KMS as the source."""
+"""The error class of each gRPC code, if the server names the customer's KMS as the source."""
 
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 

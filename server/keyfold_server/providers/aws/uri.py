@@ -60,7 +60,7 @@ class KeyArn:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class PrincipalArn:
     """The parts of the ARN of an IAM role or user.
 
     Attributes:
@@ -139,12 +139,12 @@ def replica_uri(uri: str, region: str) -> str:
     return made
 
 
-def identity(arn: str) -> Identity | None:
+def identity(arn: str) -> PrincipalArn | None:
     """Parses the ARN of a role or user; returns None if the text is not one."""
     found = _IDENTITY.fullmatch(arn)
     if found is None:
         return None
-    return Identity(found["partition"], found["account"], found["kind"] == "role")
+    return PrincipalArn(found["partition"], found["account"], found["kind"] == "role")
 
 
 def check_role(principal: str, key: KeyArn) -> None:

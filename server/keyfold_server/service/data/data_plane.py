@@ -24,7 +24,7 @@ from keyfold_server.domain.errors import (
     KeyfoldError,
 )
 from keyfold_server.service.data.call import Call, Need, NeedsLoad
-from keyfold_server.service.data.keyring import Granted, Keyring, check_context
+from keyfold_server.service.data.keyring import GrantedKek, Keyring, check_context
 
 _K = TypeVar("_K")
 _A = TypeVar("_A")
@@ -179,7 +179,7 @@ class DataPlane:
                 results[index] = error
         for region, chosen in by_kek.items():
             granted = keks[region]
-            assert isinstance(granted, Granted)  # noqa: S101  only such regions were collected
+            assert isinstance(granted, GrantedKek)  # noqa: S101  only such regions were collected
             kek = granted.kek
             blobs = kek.seal_batch([(key, bound) for _, key, bound in chosen], self._random)
             for (index, _, _), blob in zip(chosen, blobs, strict=True):
@@ -204,7 +204,7 @@ class DataPlane:
         openers: dict[bytes, Callable[[WrappedKey, bytes], bytes]] = {
             kek_id: granted.kek.opener()
             for kek_id, granted in keks.items()
-            if isinstance(granted, Granted)
+            if isinstance(granted, GrantedKek)
         }
         results: list[UnwrapResult | KeyfoldError] = []
         for wrapped, (_, own) in zip(parsed, items, strict=True):
@@ -245,15 +245,15 @@ class DataPlane:
         return results
 
     def _gather(
-        self, wanted: Mapping[_K, None], find: Callable[[_K, float], Granted]
-    ) -> dict[_K, Granted | KeyfoldError]:
+        self, wanted: Mapping[_K, None], find: Callable[[_K, float], GrantedKek]
+    ) -> dict[_K, GrantedKek | KeyfoldError]:
         """Finds a batch's KEKs, or asks for all missing ones at once.
 
         Raises:
             NeedsLoad: One or more are not in memory.
         """
         now = self._keyring.now()
-        found: dict[_K, Granted | KeyfoldError] = {}
+        found: dict[_K, GrantedKek | KeyfoldError] = {}
         needs: dict[Need, None] = {}
         for key in wanted:
             try:

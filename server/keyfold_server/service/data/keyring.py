@@ -34,7 +34,7 @@ OWN_LASTS: Final = 10.0
 any load takes, and short if the process was paused between the load and the use (F1)."""
 
 
-class Granted(NamedTuple):
+class GrantedKek(NamedTuple):
     """A KEK that may be used now.
 
     Attributes:
@@ -100,7 +100,7 @@ class Keyring:
         self._check_serving(now)
         return now
 
-    def wrapping(self, cluster: str, region: str, now: float, call: Call) -> Granted:
+    def wrapping(self, cluster: str, region: str, now: float, call: Call) -> GrantedKek:
         """Returns the KEK that wraps for a region.
 
         Raises:
@@ -116,9 +116,9 @@ class Keyring:
             denials.unknown_region(view, region, call)
         kek = self._kek(view, found, found.newest, now, call)
         self._charge(view, now)
-        return Granted(kek, use.contexts)
+        return GrantedKek(kek, use.contexts)
 
-    def opening(self, cluster: str, kek_id: bytes, now: float, call: Call) -> Granted:
+    def opening(self, cluster: str, kek_id: bytes, now: float, call: Call) -> GrantedKek:
         """Returns the KEK that a wrapped key names; raises as `wrapping` does."""
         view = self._cache.view(cluster) or denials.missing_cluster(cluster, Purpose.UNWRAP, call)
         found = view.keks.get(kek_id)
@@ -132,7 +132,7 @@ class Keyring:
             denials.not_allowed(view, region.region.name, Purpose.UNWRAP, call)
         kek = self._kek(view, region, kek_id, now, call)
         self._charge(view, now)
-        return Granted(kek, use.contexts)
+        return GrantedKek(kek, use.contexts)
 
     def _charge(self, view: ClusterView, now: float) -> None:
         organization = view.cluster.organization

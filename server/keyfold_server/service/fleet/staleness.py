@@ -2,6 +2,8 @@
 
 It counts from when the last good poll began, by the larger of two spans: the time since boot, which
 goes on while the machine sleeps, and wall-clock time. So a paused process wakes up refusing.
+
+KEKs stay in memory meanwhile but serve no call, and expire as they always do.
 """
 
 from __future__ import annotations
