@@ -3,7 +3,7 @@
 __main__, admin    the command line
 bootstrap          the only place where concrete parts meet
 observability      where logs, spans and metrics go
-rpc                bytes on the wire to plain values and back; the only room that knows gRPC
+rpc                bytes on the wire to plain values and back; the only room that knows the contract
 access             who is calling: certificates, tokens, the policy
 providers, store   the outside world: customers' KMSs, the database
 service            what Keyfold does: data plane, life of a key, freshness, other replicas

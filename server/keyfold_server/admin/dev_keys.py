@@ -60,7 +60,10 @@ def rotate(name: _Name, file: _File = None) -> None:
 
 @dev_keys.command()
 def disable(name: _Name, file: _File = None, version: _Version = None) -> None:
-    """Take a root key out of use until you enable it. A running server notices at once."""
+    """Take a root key out of use until you enable it.
+
+    A running server learns of it when it next calls the key, before `cache_ttl` is over.
+    """
     with reported():
         key = _opened(file).disable(name, version)
     _say(key)

@@ -1,8 +1,8 @@
 """The edge: one gRPC server, which turns bytes into plain values and back, and errors into codes.
 
-Only this package knows gRPC and the generated messages, so a change of the contract cannot reach
-the service or the domain. It has no interceptors: a table of methods makes generic handlers on
-bytes, and each handler is wrapped once, when the server starts.
+Only this package knows the generated messages, so a change of the contract cannot reach the service
+or the domain. It has no interceptors: a table of methods makes generic handlers on bytes, and each
+handler is wrapped once, when the server starts.
 
     server             binds the address, shows the health, drains
     methods            the table of Keyfold's own methods, and what they have in common

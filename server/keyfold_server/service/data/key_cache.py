@@ -2,8 +2,9 @@
 
 A KEK enters through `put_kek` alone, after an unwrap of its own. It leaves when its cluster
 changes or is revoked (`drop_cluster`), when its root key is refused (`drop_root`), when it is
-refused itself (`drop_kek`), when its proof and all grace have run out (`close_root`), or when the
-cache is full. Each of these ends in `_remove`, the only way out of memory.
+refused itself (`drop_kek`), when its proof and all grace have run out (`close_root`), when the
+store turns out to be another one (`drop_all`), or when the cache is full. Each of these ends in
+`_remove`, the only way out of memory.
 """
 
 from __future__ import annotations
