@@ -939,7 +939,7 @@ def test_pruning_passes_no_live_cursor(store: SqlStore, clock: FakeClock) -> Non
 
 
 def test_a_replica_that_pruning_passed_begins_anew(store: SqlStore, clock: FakeClock) -> None:
-    """S11: it is told so by every poll, writes no heartbeat, and may register again."""
+    """S11: every poll of such a replica says so and writes no heartbeat; it may register again."""
     started = store.register(beat("one"))
     for i in range(3):
         enabled(store, f"c-{i}")

@@ -133,7 +133,7 @@ class KeyfoldError(Exception):
         """Returns a copy of this error that also says where it happened.
 
         It is a copy because a remembered error is raised to many callers, and a raised exception
-        collects tracebacks. Cluster and region are set only if the error has none; the field is
+        collects tracebacks. Cluster and region are set only if the error lacks them; the field is
         put in front of the error's own.
         """
         path = self.field

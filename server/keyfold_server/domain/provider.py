@@ -51,7 +51,7 @@ class Wrapped:
         key_version: The version of the root key that wrapped, as the KMS writes it; never empty.
             Keyfold compares it to find out that a key has a newer version, so it must be the same
             for every wrap under one version, and another one under another version.
-        request_id: The KMS's own id of the call, empty if the KMS gives none.
+        request_id: The KMS's own id of the call; empty if the KMS does not give one.
     """
 
     ciphertext: bytes
@@ -66,7 +66,7 @@ class Unwrapped:
     Attributes:
         plaintext: The bytes that were wrapped, in a buffer that the adapter does not keep. The
             caller wipes it.
-        request_id: The KMS's own id of the call, empty if the KMS gives none.
+        request_id: The KMS's own id of the call; empty if the KMS does not give one.
     """
 
     plaintext: bytearray = field(repr=False)

@@ -108,7 +108,7 @@ class Callers:
             default: The caller of calls without a credential, if the address alone identifies it.
                 None refuses such calls.
             clock: The time at which a credential must be valid.
-            certificates: Identifies callers by certificates; None if clients have none.
+            certificates: Identifies callers by certificates; None if no client has one.
             tokens: Identifies callers by tokens; None if the server does not accept tokens.
         """
         self._policies = policies

@@ -85,7 +85,7 @@ def to_status(error: errors.KeyfoldError) -> Status:
 def internal_status() -> tuple[Status, str]:
     """Returns the status for an unexpected exception, and the incident id that the log has, too.
 
-    The status has none of the exception's text, which may contain what a caller sent.
+    The status does not repeat the exception's text, which may contain what a caller sent.
     """
     incident = secrets.token_hex(8)
     info = ErrorInfo(

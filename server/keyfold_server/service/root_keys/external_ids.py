@@ -44,7 +44,7 @@ class ExternalIds:
         self._random = random
 
     async def issued_to(self, cluster: str | None, organization: str | None) -> str | None:
-        """Returns the external id of an organization or cluster, or None if it has none yet."""
+        """Returns the external id of an organization or cluster, or None before the first issue."""
         owner = _owner(cluster, organization)
         if owner is None:
             return None

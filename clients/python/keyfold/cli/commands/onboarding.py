@@ -119,7 +119,7 @@ def onboard(
 
 
 def _with_key(specs: Sequence[RegionSpec], key: KeySpec) -> list[RegionSpec]:
-    """Gives the options' key to the region specs that have none of their own.
+    """Gives the options' key to the region specs without a key of their own.
 
     Raises:
         InputError: A region has no key, or the options' key has no region.
