@@ -815,7 +815,7 @@ def ended(server: Server) -> str:
 
 
 def contents(store: Path) -> object:
-    """Returns what is in a file, and in a database its rows: its log may have been read."""
+    """Returns a file's bytes, or a database's rows, whose bytes reading may change."""
     try:
         with closing(sqlite3.connect(store)) as database:
             return list(database.iterdump())

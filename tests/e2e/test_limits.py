@@ -328,7 +328,7 @@ def test_slow_and_silent_clients_cost_bounded_memory(
     clients = [HalfOpen(server.target, method, 50) for _ in range(2)]
     try:
         flood(clients, quiet=1.0)
-        # 100 calls with 195 MB; of each, gRPC takes 16 KiB that nobody asked for.
+        # 100 calls with 195 MB; of each, gRPC takes 16 KiB before Keyfold reads.
         unasked = 100 * 16 * 1024
         assert room / 4 < sum(client.sent for client in clients) < room + unasked
         assert _rss(server) - before < room + unasked + 16 * 1024 * 1024
@@ -336,7 +336,7 @@ def test_slow_and_silent_clients_cost_bounded_memory(
     finally:
         for client in clients:
             client.close()
-    # What was held for them is given back.
+    # The server gives back what it held for them.
     with server.client() as caller:
         caller.wrap("prod", "eu", b"k")
 
@@ -384,7 +384,7 @@ def test_a_request_that_does_not_arrive_is_given_up(start_server: StartServer) -
         assert len(slow.reset) == 50
     finally:
         slow.close()
-    # It heard which it was: its bytes were late, or those of its others left no room.
+    # The reason says whether the bytes were late, or other requests left no room.
     told: set[str | None] = set()
     ends = time.monotonic() + 20
     while not {"DEADLINE_EXCEEDED", "OVERLOADED"} <= told and time.monotonic() < ends:
@@ -400,7 +400,7 @@ def test_calls_of_one_connection(tmp_path: Path) -> None:
         client = HalfOpen(server.target, "Wrap", 15)
         try:
             flood([client], quiet=0.5)
-            # REFUSED_STREAM, or ENHANCE_YOUR_CALM to one that has not heard how many there may be.
+            # REFUSED_STREAM, or ENHANCE_YOUR_CALM to a client that does not know the limit yet.
             assert len(client.reset) == 5
             assert set(client.reset.values()) <= {7, 11}
         finally:

@@ -43,7 +43,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Served:
-    """What `make serve` runs: its address, its folder, and what it printed."""
+    """A running `make serve`: its address, its folder, and its output."""
 
     target: str
     folder: Path
@@ -223,7 +223,7 @@ def test_readme_has_the_map_of_the_rooms() -> None:
 
 
 def test_serve_prints_lines_that_work(served: Served, grpcurl: Path, tmp_path: Path) -> None:
-    """What `make serve` prints can be pasted as it stands, anywhere."""
+    """The lines that `make serve` prints can be pasted as they stand, anywhere."""
     lines = served.printed.partition("# In another terminal")[2].partition(READY)[0]
     output = bash(f"#{lines}", tmp_path, grpcurl, "127.0.0.1:1")
     for method in ("Enable", "GenerateDataKey", "Unwrap", "GetStatus", "Revoke", "Restore"):

@@ -437,7 +437,7 @@ def dumpable(pid: int) -> bool:
 
 
 def test_unexpected_exception_tells_nothing(start_server: StartServer, tmp_path: Path) -> None:
-    """What a provider raises unexpectedly is INTERNAL or UNREACHABLE with an incident id."""
+    """A provider's unexpected exception is INTERNAL or UNREACHABLE with an incident id."""
     server = start_server(ready=False, keys=("eu",))
     server.settings |= installed(tmp_path / "package")
     server.start()

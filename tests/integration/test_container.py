@@ -140,7 +140,7 @@ def test_it_says_what_it_is() -> None:
 
 
 def test_every_choice_of_extras_has_its_lock() -> None:
-    """What the build argument may name is there, at the versions that the tests run on."""
+    """Every choice of extras has its lock, at the versions that the tests run on."""
     tested = _versions("dev")
     for name in ("server", "all"):
         locked = _versions(name)
@@ -410,7 +410,7 @@ def test_the_last_stage_has_no_build_tools(image: Layer) -> None:
 
 
 def test_it_has_what_the_lock_names(image: Layer) -> None:
-    """What is installed is the lock, version by version, and this project; nothing else."""
+    """The image has the lock's packages, version by version, this project, and nothing else."""
     listing = (
         "from importlib.metadata import distributions as d\nfor x in d(): print(x.name, x.version)"
     )

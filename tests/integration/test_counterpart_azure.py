@@ -750,7 +750,7 @@ def test_drip_gets_through(world: World) -> None:
 
 
 def test_wrong_answers(world: World) -> None:
-    """It can answer with somebody else's plaintext, a foreign key id, or too many bytes."""
+    """The counterpart can answer with another plaintext, a foreign key id, or too many bytes."""
     keys = world.keys()
     world.azure.fault(operation="wrapkey", members={"kid": "https://other/keys/k/1", "value": "AA"})
     answer = post(keys, "keys/app/wrapkey", alg=OAEP, value=KEK)

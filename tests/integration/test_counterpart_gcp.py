@@ -49,7 +49,7 @@ def counterpart() -> Iterator[GcpKms]:
 
 @pytest.fixture(scope="module")
 def key_file(counterpart: GcpKms) -> dict[str, str]:
-    """What the caller's key file holds; making one takes a while."""
+    """The contents of the caller's key file; making one takes a while."""
     held: dict[str, str] = json.loads(Path(counterpart.service_account_file(CALLER)).read_text())
     return held
 
@@ -64,14 +64,14 @@ def kms(counterpart: GcpKms, key_file: dict[str, str]) -> Iterator[GcpKms]:
 
 @pytest.fixture
 def session(counterpart: GcpKms) -> Iterator[Any]:
-    """What google-auth sends with."""
+    """The transport of google-auth."""
     with http_session(counterpart) as session:
         yield session
 
 
 @pytest.fixture
 def credentials(key_file: dict[str, str]) -> Any:
-    """The caller's, with no token yet."""
+    """The caller's credentials, with no token yet."""
     return account(key_file)
 
 
@@ -98,7 +98,7 @@ def violation(error: exceptions.GoogleAPICallError) -> tuple[str, str]:
 
 
 def test_encrypts_and_decrypts_with_checksums(sdk: Sdk, key: str) -> None:
-    """What was encrypted is decrypted, the version is named, and every checksum is right."""
+    """A key decrypts what it encrypted; answers name the version, and every checksum is right."""
     sent = sdk.encrypt(
         key,
         b"secret",

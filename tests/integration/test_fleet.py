@@ -217,7 +217,7 @@ async def test_a_kms_is_asked_by_root_key_not_by_kek(fleet: Fleet) -> None:
 
 
 async def test_a_refusal_stops_a_replica_that_cannot_ask(fleet: Fleet) -> None:
-    """F2: what the KMS refuses one replica, another that is cut off from the KMS drops as well.
+    """F2: a key that the KMS refuses one replica leaves the memory of one that is cut off, too.
 
     That ends its grace, and it uses the key again only after an unwrap of its own.
     """

@@ -25,13 +25,13 @@ VIOLATED: Final = 12
 """TLC's exit code where an invariant does not hold."""
 
 TLC_MAY_TAKE: Final = 150
-"""Seconds; a case takes a few where nothing else runs."""
+"""Seconds that TLC may take; a case takes a few where nothing else runs."""
 
 pytestmark = pytest.mark.timeout(2 * TLC_MAY_TAKE)
 
 
 class Whole(NamedTuple):
-    """A check with every safeguard on: what may happen, and at most so many of what."""
+    """A check with every safeguard on, with the numbers of what may happen."""
 
     events: tuple[str, ...]
     changes: int

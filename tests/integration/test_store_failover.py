@@ -165,7 +165,7 @@ def test_a_connection_to_a_server_that_is_behind_is_given_up(bench: Bench) -> No
 
 
 def test_a_replica_that_pruning_passed_neither_reads_nor_commits(bench: Bench) -> None:
-    """S11: until it has begun anew, it takes nothing from a store that it cannot check."""
+    """S11: such a replica takes nothing from a store that it cannot check, until it begins anew."""
     one, two = bench.open(), bench.open()
     one.register(BEAT)
     first = enabled(one)

@@ -429,7 +429,7 @@ def test_doubled_claims(tokens: TokenVerifier, name: str) -> None:
 
 
 def test_doubled_header_members(tokens: TokenVerifier) -> None:
-    """So is one with two header members of one name, such as a second alg for another reader."""
+    """A token with two header members of one name, such as a second alg, is refused."""
     for name, value in (("alg", "none"), ("kid", "ec")):
         _refused(tokens, _token(_doubled(_header(), name, value)), "unique names")
 

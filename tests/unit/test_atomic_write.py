@@ -51,7 +51,7 @@ def test_the_file_has_its_mode(tmp_path: Path, umask: int, mode: int | None, lea
 def test_a_failure_leaves_everything_as_it_was(
     tmp_path: Path, *, overwrite: bool, failure: BaseException
 ) -> None:
-    """What fails while the file is written leaves no draft, and the former file stays."""
+    """A failure while the file is written leaves no draft, and the former file stays."""
     path = tmp_path / "file"
     if overwrite:
         path.write_bytes(b"before")

@@ -180,7 +180,7 @@ def test_a_login_that_failed_otherwise(reply: Reply, meaning: type[KmsError]) ->
 
 
 def test_only_the_first_number_in_a_text_counts() -> None:
-    """What follows Entra's own words may repeat what was sent."""
+    """Later numbers do not count: the text after Entra's own words may repeat what was sent."""
     text = "AADSTS7000215: Invalid client secret provided for app 'AADSTS700016'"
     reply = Reply(401, {}, {"error": "invalid_client", "error_description": text})
     assert login_codes(reply) == (7000215,)

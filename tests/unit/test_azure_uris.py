@@ -148,7 +148,7 @@ def test_a_key_that_may_not_be_called_any_more_is_no_refusal() -> None:
 
 
 def test_it_authenticates_and_describes() -> None:
-    """It has both optional abilities."""
+    """The adapter has both optional abilities."""
     provider = AzureKeyVaultProvider()
     assert isinstance(provider, Authenticates)
     assert isinstance(provider, DescribesKeys)

@@ -162,7 +162,7 @@ def test_a_broken_sdk_breaks_its_own_provider_only() -> None:
 
 
 def test_the_entry_points_are_the_table() -> None:
-    """What is installed is what pyproject.toml names, and each provider can be made."""
+    """The installed entry points are those of pyproject.toml, and each makes its provider."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = project["entry-points"][catalog_module.ENTRY_POINTS]
     assert tuple(sorted(named)) == OWN

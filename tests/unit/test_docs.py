@@ -77,7 +77,7 @@ def test_every_reason_stands_on_the_page_once(error: type[errors.KeyfoldError]) 
 
 
 def test_the_page_has_no_other_reasons() -> None:
-    """What left the code has left the page."""
+    """A reason that left the code has left the page."""
     listed = {match[1] for row in _rows(ERRORS) if (match := re.fullmatch(r"`([A-Z_]+)`", row[0]))}
     assert listed == {error.reason for error in WIRED}
     assert ERRORS.count(f"\n## {errors.SetupError.reason}\n") == 1
@@ -211,7 +211,7 @@ def test_what_grpc_itself_answers(
     compression: grpc.Compression | None,
     code: grpc.StatusCode,
 ) -> None:
-    """What never reaches Keyfold is answered as the page says, without details."""
+    """A call that never reaches Keyfold gets the answer of gRPC that the page lists."""
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(SERVICE + method)(
             bytes(size),

@@ -156,7 +156,7 @@ def test_a_session_that_is_over_already_serves_its_own_call(site: Site, lasts: f
 
 
 def test_an_identity_that_no_customer_can_withdraw_may_serve_longer(site: Site) -> None:
-    """Its session is renewed as often, and serves to its own end while renewals fail."""
+    """The identity's session is renewed as often, and serves to its end while renewals fail."""
     lease = Lease(site.login, clock=site.clock.monotonic, longest=float("inf"))
     lease.fresh()
     site.fails = UnreachableError("down")
@@ -448,7 +448,7 @@ def test_a_rejected_session_is_renewed_once(site: Site) -> None:
 
 
 def test_another_answer_renews_nothing(site: Site) -> None:
-    """What the provider says of the call itself is passed on as it is."""
+    """An answer about the call itself reaches the caller as it is, without a renewal."""
     lease = site.lease()
     with pytest.raises(AccessDeniedError):
         lease.under(_answers([], _DENIED))

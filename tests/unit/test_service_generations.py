@@ -51,7 +51,7 @@ async def retire(
 
 
 async def test_a_retired_generation_opens_nothing(house: House, one: Member) -> None:
-    """After the answer its wrapped keys are refused; those of the newest one still open."""
+    """After the answer a retired generation's wrapped keys are refused; the newest one's open."""
     old = await one.wrap()
     await one.rotate(new_generation=True)
     new = await one.wrap()

@@ -62,7 +62,7 @@ async def test_the_threads_of_other_changes_hold_up_no_revoke(house: House) -> N
 
 
 async def test_a_change_that_its_caller_gave_up_keeps_its_places(house: House) -> None:
-    """R9: until its task has ended, so that abandoned changes cannot fill a queue."""
+    """R9: an abandoned change keeps its places until its task has ended, which bounds the queue."""
     one = await house.replica()
     await one.enable(organization="customer")
     hang = house.provider.hang()

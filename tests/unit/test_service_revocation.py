@@ -573,7 +573,7 @@ async def test_a_quiet_day_is_not_a_rollback(house: House, one: Member) -> None:
 
 
 async def test_a_replica_that_pruning_passed_begins_anew(house: House, one: Member) -> None:
-    """S11, R4: it drops everything first, then starts from the store as it is, by itself."""
+    """S11, R4: such a replica drops everything, then starts from the store as it is, by itself."""
     two = await house.replica()
     await two.wrap()
     await house.after(0.0)

@@ -26,7 +26,7 @@ Page = dict[str, Any]
 
 @pytest.fixture(name="page", scope="module")
 def page_fixture() -> Page:
-    """What the page's code defines."""
+    """The names that the page's code defines."""
     defined: Page = {}
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     exec(compile("".join(blocks), "docs/wrapped-key.md", "exec"), defined)

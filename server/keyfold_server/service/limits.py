@@ -31,7 +31,7 @@ class Room:
 
         Args:
             most: The number of places.
-            what: What takes the places, for the error: "too many … are under way".
+            what: The things that take places, for the error: "too many … are under way".
         """
         self._left = self._most = most
         self._what = what
@@ -116,7 +116,7 @@ class Account:
         Args:
             calls: Calls that may wait at once.
             rate: Calls per second, and as many at once after a quiet second.
-            what: Whose account it is, for the errors: `caller` or `organization`.
+            what: The owner of the account, for the errors: `caller` or `organization`.
             now: Monotonic seconds.
         """
         self.room = Room(calls, f"calls of this {what}")
