@@ -115,8 +115,7 @@ def _refusals(state: State, request: Request) -> Iterator[str]:
             yield "CLUSTER_EXISTS"
         return
     if request.method == "AddRegions":
-        if any(name in there and there[name].uri != uri for name, uri in uris.items()):
-            yield "REGION_EXISTS"
+        yield from _refusals_to_add(there, uris)
         return
     if any(name not in there for name in request.regions):
         yield "REGION_NOT_FOUND"
@@ -124,6 +123,13 @@ def _refusals(state: State, request: Request) -> Iterator[str]:
         name in there and there[name].revoked for name in request.regions
     ):
         yield "REVOKED"
+
+
+def _refusals_to_add(there: Mapping[str, Region], uris: Mapping[str, str]) -> Iterator[str]:
+    if any(name in there and there[name].uri != uri for name, uri in uris.items()):
+        yield "REGION_EXISTS"
+    elif any(name not in there for name in uris) and all(r.revoked for r in there.values()):
+        yield "CLUSTER_REVOKED"
 
 
 @dataclass(frozen=True, slots=True)

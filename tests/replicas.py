@@ -383,9 +383,13 @@ class Member:
         organization: str | None = None,
         request_id: str = "",
         validate_only: bool = False,
+        into_revoked: bool = False,
     ) -> MutationResult:
         """Adds regions."""
-        request = AddRegionsRequest(cluster, organization, (), region_specs(specs), validate_only)
+        given = region_specs(specs)
+        request = AddRegionsRequest(
+            cluster, organization, (), given, validate_only, into_revoked=into_revoked
+        )
         call = self.asked("AddRegions", request, request_id)
         return await self.replica.clusters.add_regions(call)
 

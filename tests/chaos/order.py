@@ -17,7 +17,14 @@ BOUND: Final = 300_000
 """Most states that the search for an order visits for one cluster."""
 
 STATE_REASONS: Final = frozenset(
-    {"REVOKED", "CLUSTER_EXISTS", "REGION_EXISTS", "CLUSTER_NOT_FOUND", "REGION_NOT_FOUND"}
+    {
+        "REVOKED",
+        "CLUSTER_REVOKED",
+        "CLUSTER_EXISTS",
+        "REGION_EXISTS",
+        "CLUSTER_NOT_FOUND",
+        "REGION_NOT_FOUND",
+    }
 )
 """Reasons that a cluster's state can give."""
 

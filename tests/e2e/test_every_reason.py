@@ -202,6 +202,8 @@ def test_state(reasons: Reasons) -> None:
     revoke = pb.RevokeRequest(cluster="gone", request_id="id")
     reasons.stub.Revoke(revoke, timeout=9)
     see("REVOKED", "Wrap", wrap("gone", "going"))
+    more = pb.AddRegionsRequest(cluster="gone", region_specs=[fake("us")])
+    see("CLUSTER_REVOKED", "AddRegions", more)
     again = pb.RevokeRequest(cluster="gone", request_id="id", reason="another body")
     see("REQUEST_ID_REUSED", "Revoke", again)
 

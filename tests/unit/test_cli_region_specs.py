@@ -118,6 +118,19 @@ def test_replica_of(cli: Cli, server: Served) -> None:
     assert server.requests["AddRegions"][1].region_specs[0].replica_of == "eu"
 
 
+def test_regions_into_a_revoked_cluster(cli: Cli, server: Served) -> None:
+    """R10: the command refuses, and says how to add the regions all the same."""
+    assert cli("enable", "test", "--region", "eu=LOCAL,local:a").code == 0
+    assert cli("revoke", "test", "--yes").code == 0
+    add = ("add-regions", "test", "--region", "us=LOCAL,local:a")
+    refused = cli(*add)
+    assert refused.code == 4
+    assert "into_revoked" in refused.err
+    assert "CLUSTER_REVOKED" in refused.err
+    assert cli(*add, "--into-revoked").code == 0
+    assert [one.into_revoked for one in server.requests["AddRegions"]] == [False, True]
+
+
 def test_expected_regions_of_a_file(cli: Cli, server: Served) -> None:
     """The command sends the list of the cluster's regions if the file has one."""
     cli("enable", "t", "--file", "-", stdin=json.dumps({"region_specs": SPECS, "regions": ["eu"]}))

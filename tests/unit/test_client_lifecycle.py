@@ -53,6 +53,18 @@ def test_life_of_a_key(client: keyfold.Client, server: Served) -> None:
     assert revoked.confirmed == (server.keyfold.replica.changes.replica,)
     with pytest.raises(keyfold.RevokedError):
         client.wrap("test", "eu", bytes(32))
+    client.revoke("test")
+    more = [keyfold.RegionSpec("ap", spec.key_spec)]
+    with pytest.raises(keyfold.ClusterRevokedError) as refused:
+        client.add_regions("test", more)
+    assert isinstance(refused.value, keyfold.StateError)
+    into = client.add_regions("test", more, into_revoked=True)
+    assert [(one.region, one.state.name) for one in into.status.regions] == [
+        ("ap", "ENABLED"),
+        ("eu", "REVOKED"),
+        ("us", "REVOKED"),
+    ]
+    assert [one.into_revoked for one in server.requests["AddRegions"]] == [False, False, True]
     restored = client.restore("test", regions=["eu"])
     assert (restored.restored, restored.not_restored) == (("eu",), ())
     client.wrap("test", "eu", bytes(32))

@@ -10,9 +10,11 @@ import pytest
 
 from callers import EVERYTHING
 from keyfold.v1 import resources_pb2 as res
+from keyfold_server.domain.changes import with_more_regions
 from keyfold_server.domain.errors import (
     ClusterExistsError,
     ClusterNotFoundError,
+    ClusterRevokedError,
     DuplicateRegionError,
     InvalidKeySpecError,
     InvalidNameError,
@@ -171,6 +173,46 @@ async def test_add_regions(house: House, one: Member) -> None:
     with pytest.raises(ClusterNotFoundError):
         await one.add_regions({"ap": "fake:one"}, "nobody")
     assert house.store.cluster("acme") == before
+
+
+async def test_no_region_is_added_to_a_revoked_cluster_unawares(house: House, one: Member) -> None:
+    """R10: it needs `into_revoked`; a refusal makes no KMS call, and stands in the audit trail."""
+    await one.enable(specs={"eu": "fake:one", "us": "fake:one"})
+    await one.revoke(regions=["eu"])
+    await one.add_regions({"ap": "fake:one"})
+    await one.revoke()
+    calls = len(house.provider.calls)
+    for validate_only in (False, True):
+        with pytest.raises(ClusterRevokedError, match="every region of cluster acme is revoked"):
+            await one.add_regions({"sa": "fake:two"}, validate_only=validate_only)
+    assert len(house.provider.calls) == calls
+    assert house.trail("acme")[-1][1:] == ("rpc:cluster:addregions", "CLUSTER_REVOKED")
+    assert (await one.add_regions({"eu": "fake:one"})).number is None
+    added = await one.add_regions({"sa": "fake:two"}, into_revoked=True)
+    states = {region.name: region.state for region in added.cluster.regions}
+    assert states.pop("sa") is State.ENABLED
+    assert set(states.values()) == {State.REVOKED}
+    await one.wrap(region="sa")
+    await one.revoke()
+    await one.restore(regions=["eu"])
+    await one.add_regions({"me": "fake:two"})
+
+
+async def test_the_commit_looks_again_whether_a_cluster_is_revoked(
+    house: House, one: Member
+) -> None:
+    """R10: what was decided before holds for the cluster as the store has it."""
+    await one.enable()
+    await one.revoke()
+    revoked = house.store.cluster("acme")
+    assert revoked is not None
+    for into_revoked in (True, False):
+        decide = with_more_regions(revoked, (), 1, into_revoked=into_revoked)
+        if into_revoked:
+            assert decide(revoked).version == revoked.version + 1
+        else:
+            with pytest.raises(ClusterRevokedError):
+                decide(revoked)
 
 
 # Rotate

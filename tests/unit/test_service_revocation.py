@@ -92,6 +92,9 @@ Change = Callable[[Member], Awaitable[object]]
         pytest.param(lambda m: m.rotate({"eu": None, "us": None}), id="rotate"),
         pytest.param(lambda m: m.rotate({"eu": "fake:two"}), id="rotate-move"),
         pytest.param(lambda m: m.add_regions({"ap": "fake:one"}), id="add"),
+        pytest.param(
+            lambda m: m.add_regions({"ap": "fake:one"}, into_revoked=True), id="add-into-revoked"
+        ),
     ],
 )
 async def test_a_change_proven_meanwhile_is_not_inserted_enabled(

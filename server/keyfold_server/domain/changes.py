@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap, existing
-from keyfold_server.domain.errors import ConcurrentChangeError, GenerationInUseError
+from keyfold_server.domain.errors import (
+    ClusterRevokedError,
+    ConcurrentChangeError,
+    GenerationInUseError,
+)
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import Action
 
@@ -63,6 +67,40 @@ def created(new: Cluster) -> Decide:
                 cluster=new.name,
             )
         return new
+
+    return decide
+
+
+def check_takes_regions(cluster: Cluster, *, into_revoked: bool) -> None:
+    """Refuses to add regions to a cluster that is revoked as a whole (protocol R10).
+
+    Args:
+        cluster: The cluster.
+        into_revoked: Whether the request says that it means such a cluster, too.
+
+    Raises:
+        ClusterRevokedError: Every region of the cluster is revoked.
+    """
+    if into_revoked or any(region.in_service for region in cluster.regions):
+        return
+    raise ClusterRevokedError(
+        f"every region of cluster {cluster.name} is revoked; call Restore first, or say that the "
+        "new regions shall serve all the same: into_revoked",
+        cluster=cluster.name,
+        field="into_revoked",
+    )
+
+
+def with_more_regions(
+    expected: Cluster, regions: Iterable[Region], now: int, *, into_revoked: bool
+) -> Decide:
+    """Returns the change that adds regions, if the cluster still takes them (protocol R10)."""
+    change = with_regions(expected, regions, now)
+
+    def decide(current: Cluster | None) -> Cluster:
+        changed = change(current)
+        check_takes_regions(existing(current, expected.name), into_revoked=into_revoked)
+        return changed
 
     return decide
 

@@ -45,6 +45,7 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   └── RegionExistsError                   REGION_EXISTS
     ├── StateError                              the state forbids the call
     │   ├── RevokedError                        REVOKED
+    │   ├── ClusterRevokedError                 CLUSTER_REVOKED
     │   ├── GenerationRetiredError              GENERATION_RETIRED
     │   ├── GenerationInUseError                GENERATION_IN_USE
     │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
@@ -427,6 +428,16 @@ class RevokedError(StateError):
 
     reason = "REVOKED"
     remedy = "Call Restore once the key may be used again."
+
+
+class ClusterRevokedError(StateError):
+    """AddRegions to a cluster of which every region is revoked."""
+
+    reason = "CLUSTER_REVOKED"
+    remedy = (
+        "Call Restore first, or repeat AddRegions with into_revoked if the new regions shall serve "
+        "while the others stay revoked."
+    )
 
 
 class GenerationRetiredError(StateError):

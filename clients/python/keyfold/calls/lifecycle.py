@@ -44,6 +44,7 @@ def add_regions(
     regions: Iterable[str],
     request_id: str | None,
     validate_only: bool,
+    into_revoked: bool,
 ) -> Call[api.AddRegionsResponse, RegionsAdded]:
     """Prepares an AddRegions call."""
     request = api.AddRegionsRequest(
@@ -53,6 +54,7 @@ def add_regions(
         region_specs=region_specs(specs),
         request_id=_request_id(request_id),
         validate_only=validate_only,
+        into_revoked=into_revoked,
     )
     read = RegionsAdded.from_message
     return Call("AddRegions", request, read, Plane.CONTROL, request.request_id)

@@ -67,9 +67,14 @@ class Lifecycle(Connection):
         regions: Iterable[str] = (),
         request_id: str | None = None,
         validate_only: bool = False,
+        into_revoked: bool = False,
         timeout: float | None = None,
     ) -> RegionsAdded:
-        """Gives root keys to further regions of a cluster, to all of them or to none."""
+        """Gives root keys to further regions of a cluster, to all of them or to none.
+
+        If all regions of the cluster are revoked, the call fails with `ClusterRevokedError` unless
+        `into_revoked` is true. The new regions then serve, and the others stay revoked.
+        """
         call = calls.add_regions(
             cluster,
             region_specs,
@@ -77,6 +82,7 @@ class Lifecycle(Connection):
             regions=regions,
             request_id=request_id,
             validate_only=validate_only,
+            into_revoked=into_revoked,
         )
         return self._ask(call, timeout)
 

@@ -238,6 +238,12 @@ class RevokedError(StateError):
     reason = "REVOKED"
 
 
+class ClusterRevokedError(StateError):
+    """AddRegions to a cluster of which every region is revoked."""
+
+    reason = "CLUSTER_REVOKED"
+
+
 class GenerationRetiredError(StateError):
     """The generation that wrapped the key was taken out of use with RetireGeneration."""
 
@@ -421,6 +427,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         ClusterExistsError,
         RegionExistsError,
         RevokedError,
+        ClusterRevokedError,
         GenerationRetiredError,
         GenerationInUseError,
         ExternalIdNotIssuedError,

@@ -1085,6 +1085,7 @@ class AddRegionsRequest(_message.Message):
     REGION_SPECS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    INTO_REVOKED_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """Required. The cluster's name."""
     organization: _builtins.str
@@ -1095,6 +1096,10 @@ class AddRegionsRequest(_message.Message):
     """Optional. Makes the request safe to repeat; see `EnableRequest.request_id`."""
     validate_only: _builtins.bool
     """Optional. If true, Keyfold proves the keys and stores nothing."""
+    into_revoked: _builtins.bool
+    """Optional. If true, Keyfold adds the regions even if all regions of the cluster are revoked. The
+    new regions then serve, and the others stay revoked.
+    """
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. The regions to add, as a check: the call fails if the specs are not for exactly these
@@ -1116,10 +1121,11 @@ class AddRegionsRequest(_message.Message):
         region_specs: _abc.Iterable[_resources_pb2.RegionSpec] | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        into_revoked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "organization", b"organization", "region_specs", b"region_specs", "regions", b"regions", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "into_revoked", b"into_revoked", "organization", b"organization", "region_specs", b"region_specs", "regions", b"regions", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -193,7 +193,7 @@ class KeyManagementServiceServicer(object):
 
     def AddRegions(self, request, context):
         """Adds regions and their keys to a cluster, all of them or none. Fails with NOT_FOUND if the
-        cluster does not exist.
+        cluster does not exist, and with FAILED_PRECONDITION if all its regions are revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

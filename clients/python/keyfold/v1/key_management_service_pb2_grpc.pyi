@@ -65,7 +65,7 @@ class KeyManagementServiceStub:
     """
     AddRegions: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.AddRegionsRequest, _key_management_service_pb2.AddRegionsResponse]
     """Adds regions and their keys to a cluster, all of them or none. Fails with NOT_FOUND if the
-    cluster does not exist.
+    cluster does not exist, and with FAILED_PRECONDITION if all its regions are revoked.
     """
     Rotate: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.RotateRequest, _key_management_service_pb2.RotateResponse]
     """Re-wraps regions under the newest version of their root key, or moves them to another root key,
@@ -129,7 +129,7 @@ class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
     """
     AddRegions: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.AddRegionsRequest, _key_management_service_pb2.AddRegionsResponse]  # type: ignore[assignment]
     """Adds regions and their keys to a cluster, all of them or none. Fails with NOT_FOUND if the
-    cluster does not exist.
+    cluster does not exist, and with FAILED_PRECONDITION if all its regions are revoked.
     """
     Rotate: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.RotateRequest, _key_management_service_pb2.RotateResponse]  # type: ignore[assignment]
     """Re-wraps regions under the newest version of their root key, or moves them to another root key,
@@ -244,7 +244,7 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_management_service_pb2.AddRegionsResponse, _abc.Awaitable[_key_management_service_pb2.AddRegionsResponse]]:
         """Adds regions and their keys to a cluster, all of them or none. Fails with NOT_FOUND if the
-        cluster does not exist.
+        cluster does not exist, and with FAILED_PRECONDITION if all its regions are revoked.
         """
 
     @_abc_1.abstractmethod

@@ -123,6 +123,7 @@ def add_regions_request(message: pb.AddRegionsRequest) -> AddRegionsRequest:
         tuple(message.regions),
         region_specs(list(message.region_specs)),
         message.validate_only,
+        message.into_revoked,
     )
 
 

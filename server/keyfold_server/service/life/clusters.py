@@ -6,7 +6,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from keyfold_server.domain.changes import Decide, created, with_regions
+from keyfold_server.domain.changes import (
+    Decide,
+    check_takes_regions,
+    created,
+    with_more_regions,
+)
 from keyfold_server.domain.cluster import MAX_REGIONS, Cluster, Region, existing
 from keyfold_server.domain.errors import (
     ClusterExistsError,
@@ -40,7 +45,7 @@ from keyfold_server.service.root_keys.replica_of import (
 
 @dataclass(frozen=True, slots=True)
 class RegionsRequest:
-    """What the requests of Enable and of AddRegions have in common, which is every field.
+    """What the requests of Enable and of AddRegions have in common.
 
     Attributes:
         cluster: The cluster's name.
@@ -68,10 +73,15 @@ class EnableRequest(RegionsRequest):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True)
 class AddRegionsRequest(RegionsRequest):
-    """The request of AddRegions."""
+    """The request of AddRegions.
 
-    __slots__ = ()
+    Attributes:
+        into_revoked: Whether to add the regions even where all others are revoked.
+    """
+
+    into_revoked: bool = False
 
 
 class Clusters:
@@ -126,6 +136,8 @@ class Clusters:
         Raises:
             ClusterNotFoundError: The cluster does not exist.
             RegionExistsError: The cluster has one of the regions, with another spec.
+            ClusterRevokedError: Every region is revoked, and the request does not say that it
+                means such a cluster.
             KmsError: A key could not be proven; nothing was stored.
         """
         _check(call.request)
@@ -169,8 +181,12 @@ class Clusters:
         if not added:
             return await self._unchanged(call, current)
         _check_count(len(there) + len(added))
+        # Before any KMS call. The commit checks it again.
+        check_takes_regions(current, into_revoked=request.into_revoked)
         regions = await self._make(call, added, current.organization, self._mutations.now())
-        decide = with_regions(current, regions, self._mutations.now())
+        decide = with_more_regions(
+            current, regions, self._mutations.now(), into_revoked=request.into_revoked
+        )
         return await self._store(call, decide, regions, current)
 
     async def _spelled_out(

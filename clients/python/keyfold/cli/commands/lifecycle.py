@@ -19,6 +19,7 @@ from keyfold.cli.input.options import (
     CacheTtl,
     Cluster,
     File,
+    IntoRevoked,
     NamedRegion,
     Organization,
     OutageGrace,
@@ -82,12 +83,14 @@ def add_regions(
     outage_grace: OutageGrace = None,
     auto_rotate: AutoRotate = None,
     replica_of: ReplicaOf = None,
+    into_revoked: IntoRevoked = False,
     validate_only: ValidateOnly = False,
     request_id: RequestId = None,
 ) -> None:
     """Add regions to a cluster, all of them or none.
 
-    Keyfold tries every region's root key first.
+    Keyfold tries every region's root key first. It adds none to a cluster whose regions are all
+    revoked, unless --into-revoked says so.
     """
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
     regions = region_specs.read(file, region or (), policy, replica_of)
@@ -99,6 +102,7 @@ def add_regions(
             regions=regions.expected,
             request_id=request_id or None,
             validate_only=validate_only,
+            into_revoked=into_revoked,
         )
     )
     if session.json:

@@ -171,6 +171,7 @@ def _put_in_use(
             regions=regions.expected,
             request_id=request_id or None,
             validate_only=False,
+            into_revoked=False,
         )
         known = {one.region for one in existing.regions}
         new = any(one.region not in known for one in regions.specs)

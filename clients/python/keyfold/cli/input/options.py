@@ -68,6 +68,10 @@ ReplicaOf = Annotated[
         help="For regions named without a key: use the replica of this region's multi-Region key.",
     ),
 ]
+IntoRevoked = Annotated[
+    bool,
+    typer.Option("--into-revoked", help="Add the regions even if all others are revoked."),
+]
 ValidateOnly = Annotated[
     bool, typer.Option("--validate-only", help="Try the keys, but store nothing.")
 ]
