@@ -231,7 +231,7 @@ class Policy:
         return GrantedRights(identity, self.granted(identity))
 
     def believes(self, identity: Identity) -> bool:
-        """Says whether Keyfold believes the caller about whom it calls for."""
+        """Says whether Keyfold believes the name that the caller says it calls for."""
         return _named(identity, self.on_behalf_of.match)
 
 

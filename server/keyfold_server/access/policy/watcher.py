@@ -91,7 +91,7 @@ class PolicyWatcher:
         return self._force.rights(identity)
 
     def believes(self, identity: Identity) -> bool:
-        """Says whether Keyfold believes the caller about whom it calls for."""
+        """Says whether Keyfold believes the name that the caller says it calls for."""
         return self._force.policy.believes(identity)
 
     def reload(self) -> bool:

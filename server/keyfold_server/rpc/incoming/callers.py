@@ -70,7 +70,7 @@ class Policies(Protocol):
         ...
 
     def believes(self, identity: Identity) -> bool:
-        """Says whether Keyfold believes the caller about whom it calls for."""
+        """Says whether Keyfold believes the name that the caller says it calls for."""
         ...
 
 

@@ -56,7 +56,7 @@ class Refusals:
                     self._storage.store.refused, root_id, seen, self._replica, kek_id
                 )
             except KeyfoldError as error:
-                log.error("a refusal waits to be told to other replicas: %s", error.reason)  # noqa: TRY400
+                log.error("other replicas cannot see a refusal yet: %s", error.reason)  # noqa: TRY400
                 await asyncio.sleep(self._retry_after)
             else:
                 return
