@@ -53,7 +53,7 @@ _File = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One call that somebody might make. It does not name what is None or empty."""
+    """One call that somebody might make. It does not name a part that is None or empty here."""
 
     rpc: str
     cluster: str | None

@@ -25,7 +25,7 @@ _OPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to connect to a server that has TLS; all in PEM.
+    """The certificates with which to connect to a server that has TLS, all in PEM.
 
     Attributes:
         ca: The authorities that must have issued the server's certificate; None takes the system's.

@@ -181,7 +181,7 @@ class LifeMethods:
     async def _acknowledged(
         self, reply: type[_Reply], caller: Caller, outcome: RevokeResult
     ) -> _Reply:
-        """Returns the answer to what every replica has to apply before use has stopped."""
+        """Returns the response to a change that stops use: which replicas have applied it."""
         report = await self._replica.revocation.report(caller, outcome)
         return reply(
             status=replies.cluster_status(report),

@@ -47,7 +47,7 @@ class Door:
         self._left += 1
 
     def close(self) -> None:
-        """Makes calls wait that arrive from now on."""
+        """Closes the door: calls that arrive from now on wait."""
         self.shut = asyncio.Event()
 
     def open(self) -> None:

@@ -22,7 +22,7 @@ _METHOD: Final = {Purpose.WRAP: "Wrap", Purpose.UNWRAP: "Unwrap"}
 
 
 def missing_cluster(cluster: str, purpose: Purpose, call: Call) -> NoReturn:
-    """Asks for a cluster that is not in memory, or says why it cannot be had.
+    """Requires the read of a cluster that is not in memory, or says why the call cannot have it.
 
     Raises:
         NeedsLoad: The cluster must be read first.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect) -> None:
-    """Writes observations, each over the former one of its subject."""
+    """Writes observations, each in place of the former one of its subject."""
     rows = [
         {
             "subject": o.subject,
