@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import ssl
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -102,6 +105,24 @@ class Authority:
             ends=ends,
         )
         return Issued(key, certificate, (self.certificate,) if self._above else ())
+
+
+@functools.cache
+def authority(name: str) -> Authority:
+    """Returns the authority of a name, the same one for the whole run."""
+    return Authority(name)
+
+
+@functools.cache
+def loopback_tls(name: str) -> ssl.SSLContext:
+    """Returns the TLS of a server on 127.0.0.1 whose certificate an authority has issued."""
+    issued = authority(name).issue("ip:127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as pair:
+        pair.write(issued.key_pem + issued.pem)
+        pair.flush()
+        context.load_cert_chain(pair.name)
+    return context
 
 
 def _subject(name: str) -> x509.Name:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import secrets as random
-import ssl
-import tempfile
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.session import Session
 
-from certificates import Authority
+from certificates import authority, loopback_tls
 from contract.counterparts import DRIP, Ability, Counterpart, Deviation, Row
 from counterparts import localstack
 from counterparts.aws import Aws
@@ -57,7 +55,7 @@ class AwsCounterpart(Counterpart):
         server = localstack.shared()
         self.external_id = random.token_urlsafe(24)
         self.aws = Aws(forward(server.url))
-        self.layer = self.logins = FaultLayer(self.aws.answer, _tls("trusted"))
+        self.layer = self.logins = FaultLayer(self.aws.answer, loopback_tls("trusted"))
         self.role = self.add_role()
         self._own, self._secret = self.aws.sts.add_user(VENDOR)
         self.env = pytest.MonkeyPatch()
@@ -68,7 +66,7 @@ class AwsCounterpart(Counterpart):
         self.provider = AwsKmsProvider(principal=VENDOR, clock=self.clock.monotonic)
 
     def _set_environment(self, folder: Path) -> None:
-        (folder / "aws-ca.pem").write_bytes(_authority("trusted").pem)
+        (folder / "aws-ca.pem").write_bytes(authority("trusted").pem)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"):
             self.env.delenv(name, raising=False)
         for name, value in {
@@ -226,7 +224,7 @@ class AwsCounterpart(Counterpart):
         ways: dict[Ability, Callable[[], AbstractContextManager[None]]] = {
             Ability.REFUSED: self.layer.refusing,
             Ability.RESET: self.layer.resetting,
-            Ability.TLS_FAILURE: lambda: self.layer.distrusted(_tls("stranger")),
+            Ability.TLS_FAILURE: lambda: self.layer.distrusted(loopback_tls("stranger")),
             Ability.SERVER_ERROR: lambda: self.layer.instead(
                 lambda request: _error(request, "KMSInternalException", "", 500)
             ),
@@ -285,22 +283,6 @@ def _client(url: str, region: str) -> Any:
 
 def _arn(key_id: str) -> str:
     return f"arn:aws:kms:{REGION}:{CUSTOMER}:key/{key_id}"
-
-
-@functools.cache
-def _authority(name: str) -> Authority:
-    return Authority(name)
-
-
-@functools.cache
-def _tls(name: str) -> ssl.SSLContext:
-    issued = _authority(name).issue("ip:127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile() as pair:
-        pair.write(issued.key_pem + issued.pem)
-        pair.flush()
-        context.load_cert_chain(pair.name)
-    return context
 
 
 _ID: Final = "1234abcd-12ab-34cd-56ef-1234567890ab"

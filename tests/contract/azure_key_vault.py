@@ -13,8 +13,6 @@ import functools
 import itertools
 import json
 import secrets as random
-import ssl
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +24,7 @@ from typing import Any, Final
 import pytest
 import urllib3
 
-from certificates import Authority
+from certificates import authority, loopback_tls
 from contract.counterparts import DRIP, Ability, Counterpart, Deviation, Row
 from counterparts.azure_errors import render
 from counterparts.azure_key_vault import HSM_RESOURCE, TENANT, VAULT_RESOURCE, AzureKeyVault
@@ -65,7 +63,7 @@ class AzureCounterpart(Counterpart):
         self.vault = self.azure.hsm_url if hsm else self.azure.vault_url
         self._broken = False
         self.answer = self._route(folder)
-        self.layer = self.logins = FaultLayer(self.answer, _tls("trusted"))
+        self.layer = self.logins = FaultLayer(self.answer, loopback_tls("trusted"))
         self.client = str(uuid.uuid4())
         self.principal = self.azure.register_application(TENANT, self.client)
         self.azure.trust(
@@ -86,7 +84,7 @@ class AzureCounterpart(Counterpart):
         self.env.setenv("AZURE_CLIENT_ID", IDENTITY)
         self.env.setenv("NO_PROXY", "127.0.0.1")
         ca = folder / "azure-ca.pem"
-        ca.write_bytes(_authority("trusted").pem)
+        ca.write_bytes(authority("trusted").pem)
         self.clock = FakeClock()
         self.provider = AzureKeyVaultProvider(
             authority=self.layer.url,
@@ -212,7 +210,7 @@ class AzureCounterpart(Counterpart):
         ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
             Ability.REFUSED: self.layer.refusing,
             Ability.RESET: self.layer.resetting,
-            Ability.TLS_FAILURE: lambda: self.layer.distrusted(_tls("stranger")),
+            Ability.TLS_FAILURE: lambda: self.layer.distrusted(loopback_tls("stranger")),
             Ability.SERVER_ERROR: lambda: self.layer.answering(_error("InternalServerError")),
             Ability.GARBAGE: lambda: self.layer.answering(garbage),
             Ability.TOO_LARGE: lambda: self.layer.answering(replace(garbage, body=b"{" * 2**21)),
@@ -271,22 +269,6 @@ def _shared() -> AzureKeyVault:
 
     threading.Thread(target=stop_after_all, daemon=True).start()
     return azure
-
-
-@functools.cache
-def _authority(name: str) -> Authority:
-    return Authority(name)
-
-
-@functools.cache
-def _tls(name: str) -> ssl.SSLContext:
-    issued = _authority(name).issue("ip:127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile() as pair:
-        pair.write(issued.key_pem + issued.pem)
-        pair.flush()
-        context.load_cert_chain(pair.name)
-    return context
 
 
 _V: Final = "https://v-1.vault.azure.net"

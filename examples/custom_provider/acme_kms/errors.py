@@ -2,7 +2,7 @@
 
 Acme KMS answers an error as `{"error": WORD}`. Invariant: only a status with a word that is known
 here says something about a key. Everything else, such as the page of a proxy, means that the KMS
-could not be asked. Texts of the KMS are never passed on, since they may repeat what was sent.
+could not be asked. No text of the KMS is passed on, since it may repeat what was sent.
 """
 
 from __future__ import annotations

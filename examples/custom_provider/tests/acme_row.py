@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import os
-import ssl
-import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from acme_service import PATH, AcmeKms, Key, Version
-from certificates import Authority
+from certificates import authority, loopback_tls
 from contract.counterparts import DRIP, Ability, Counterpart, Deviation, Row
 from counterparts.faults import FaultLayer
 from counterparts.messages import Reply, Request
@@ -32,10 +29,10 @@ class AcmeCounterpart(Counterpart):
 
     def __init__(self, folder: Path) -> None:
         self.service = AcmeKms()
-        self.layer = FaultLayer(self.service.answer, _tls("trusted"))
+        self.layer = FaultLayer(self.service.answer, loopback_tls("trusted"))
         self._names = (f"key-{number}" for number in itertools.count(1))
         (folder / "token").write_text(self.service.token)
-        (folder / "ca.pem").write_bytes(_authority("trusted").pem)
+        (folder / "ca.pem").write_bytes(authority("trusted").pem)
         self.table = {
             "origin": self.layer.url,
             "token_file": str(folder / "token"),
@@ -119,7 +116,7 @@ class AcmeCounterpart(Counterpart):
         ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
             Ability.REFUSED: self.layer.refusing,
             Ability.RESET: self.layer.resetting,
-            Ability.TLS_FAILURE: lambda: self.layer.distrusted(_tls("stranger")),
+            Ability.TLS_FAILURE: lambda: self.layer.distrusted(loopback_tls("stranger")),
             Ability.SERVER_ERROR: lambda: self.layer.answering(Reply(503)),
             Ability.GARBAGE: lambda: self.layer.answering(garbage),
             Ability.TOO_LARGE: lambda: self.layer.answering(replace(garbage, body=b"{" * 2**21)),
@@ -155,22 +152,6 @@ class AcmeCounterpart(Counterpart):
 
 def _name(key: RootKey) -> str:
     return key.uri.rpartition("/")[2]
-
-
-@functools.cache
-def _authority(name: str) -> Authority:
-    return Authority(name)
-
-
-@functools.cache
-def _tls(name: str) -> ssl.SSLContext:
-    issued = _authority(name).issue("ip:127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile() as pair:
-        pair.write(issued.key_pem + issued.pem)
-        pair.flush()
-        context.load_cert_chain(pair.name)
-    return context
 
 
 _PROXY: Final = "the page of a proxy"

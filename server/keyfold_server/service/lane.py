@@ -27,7 +27,7 @@ PLACES: Final = 4_000
 """Most calls of Revoke and RetireGeneration that may be under way at once."""
 
 _EACH: Final = 2
-"""Most of them that are one caller's: a caller's clusters may be locked by somebody else."""
+"""Most of these that may be one caller's, whose clusters somebody else may have locked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Reads requests: only once their caller is known and there is room for them.
+"""Reads requests, but only once there is room for them and somebody to charge the room to.
 
 gRPC receives the request of a unary method whole before the handler's first line runs, whoever sent
 it. So on the server's side every method is one with a stream of requests, of which the handler

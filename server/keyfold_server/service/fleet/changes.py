@@ -203,7 +203,7 @@ class Changes:
         Args:
             why: The reason, for the log.
         """
-        # Everything goes before the store is asked again, so that a store that somebody wrote
+        # Drop everything before asking the store again, so that a store that somebody wrote
         # cannot make this replica keep a key. Until it has registered, the replica is stale.
         self.staleness.last_poll = NEVER
         self._loads.drop_all()
