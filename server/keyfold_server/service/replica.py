@@ -80,7 +80,7 @@ class Replica:
         bounds: The limits on calls and their sizes.
         callers: The places and rates of each caller.
         organizations: The places and rates of each organization.
-        limits: What changes of clusters count against.
+        limits: The limits that changes of clusters count against.
     """
 
     def __init__(
