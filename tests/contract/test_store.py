@@ -12,7 +12,7 @@ from threading import Barrier
 from typing import Final, Protocol
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 import postgres
 from builders import (
@@ -52,7 +52,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.store.opening import open_store
-from keyfold_server.store.schema import audit_events, counter
+from keyfold_server.store.schema import audit_events, changes, counter
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.tables import changes as changes_table
 
@@ -1015,3 +1015,53 @@ def test_replicas_prune_at_once(store: SqlStore, clock: FakeClock) -> None:
         for done in [pool.submit(prune, store, clock) for _ in range(6)]:
             done.result()
     assert store.poll(at("one", noted[28])) == noted[29:]
+
+
+def test_a_backlog_is_polled_in_pages(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S12: however many changes there are, a poll reads a page; no page hides a rollback."""
+    monkeypatch.setattr(changes_table, "POLL_PAGE", 5)
+    store.apply([enabling(a_cluster(f"c-{i:02}")) for i in range(13)])
+    cursor, sizes, read = beat(), [], []
+    while page := store.poll(cursor):
+        sizes.append(len(page))
+        read += page
+        cursor = at("one", page[-1])
+        assert [r.applied for r in store.replicas()] == [read[-1].number - len(page)]
+    assert sizes == [5, 5, 3]
+    assert [n.number for n in read] == list(range(1, 14))
+    with pytest.raises(StoreRolledBackError):
+        store.poll(beat("one", 4, b"x" * 16))
+    database, _ = store.parts
+    database.write(lambda c: c.execute(delete(changes).where(changes.c.number == 3)))
+    with pytest.raises(StoreRolledBackError):
+        store.poll(beat())
+
+
+def test_pages_go_on_from_a_checkpoint(
+    store: SqlStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S11, S12: a page that begins at the last change that was pruned is whole."""
+    monkeypatch.setattr(changes_table, "POLL_PAGE", 2)
+    store.apply([enabling(a_cluster(f"c-{i}")) for i in range(3)])
+    first = store.poll(beat())
+    [third] = store.poll(at("one", first[-1]))
+    clock.advance(DAY + 1)
+    prune(store, clock)
+    store.apply([enabling(a_cluster(f"d-{i}")) for i in range(3)])
+    assert [n.number for n in store.poll(at("one", first[-1]))] == [3, 4]
+    assert [n.number for n in store.poll(at("one", third))] == [4, 5]
+
+
+MANY = 70_000
+"""More than any database takes as parameters of one statement."""
+
+
+def test_no_number_of_observations_is_too_many(store: SqlStore, clock: FakeClock) -> None:
+    """S12: statements name no more subjects at once than every database takes."""
+    seen = [Observation(f"root:{i:04}", Health.HEALTHY, NOW, NOW) for i in range(1_500)]
+    store.observe(seen)
+    subjects = [f"root:{i:04}" for i in range(MANY)]
+    assert store.observations(subjects) == {each.subject: each for each in seen}
+    used = {i.to_bytes(16, "big"): NOW for i in range(1_500)}
+    store.used(used)
+    assert store.last_uses([i.to_bytes(16, "big") for i in range(MANY)]) == used

@@ -53,6 +53,9 @@ class Heartbeat:
     time: int
 
 
+POLL_PAGE: Final = 4_000
+"""Most changes that one poll reads, so that a backlog of any length fits its time (S12)."""
+
 UNKNOWN_REPLICA: Final = "unknown"
 """The name that stands for replicas that the store may have lost in a failover (R4)."""
 
@@ -200,6 +203,9 @@ class Store(Protocol):
 
     def poll(self, beat: Heartbeat) -> list[RecordedChange]:
         """Writes a heartbeat and reads the changes after its number, oldest first.
+
+        Returns:
+            Up to `POLL_PAGE` changes. A page that is not full ends with the newest change.
 
         Raises:
             StoreRolledBackError: The store lacks the change that the heartbeat names, or another

@@ -136,7 +136,7 @@ class Changes:
         self._loads.invalidate(cluster)
         if number > self._applied[0]:
             self._applied_here[number] = change_id
-        self.poll.soon.set()
+        # No poll is hastened: no replica waits for this one to report its own change (S12).
 
     def made_elsewhere(self, cluster: str) -> None:
         """Drops a cluster that another replica has changed, ahead of the poll."""
@@ -167,6 +167,8 @@ class Changes:
         ours: Mapping[int, bytes],
         began: Moment,
         applied: threading.Event,
+        *,
+        complete: bool,
     ) -> None:
         """Drops what changed from memory, and only then counts it as applied (R4).
 
@@ -177,24 +179,33 @@ class Changes:
                 a change, and another change may have its number now (S1).
             began: The moment at which the poll began.
             applied: This method sets it when everything is dropped.
+            complete: Whether these are all changes, and not only the first page of them (S12). Only
+                a complete poll makes this replica fresh.
         """
         found = {change.number: change.change_id for change in noted}
-        # The changes committed since then count as well, if the poll has read their numbers.
+        # The changes committed since then count as well, if the poll has read their numbers. Those
+        # committed before count even if it has not, unless they are in a later page.
         since = {n: i for n, i in self._applied_here.items() if n in found}
-        if any(found.get(n) != change_id for n, change_id in (since | dict(ours)).items()):
+        due = {n: i for n, i in ours.items() if complete or n <= noted[-1].number}
+        if any(found.get(n) != change_id for n, change_id in (since | due).items()):
             self.lose(applied)
             return
+        others = False
         for change in noted:
             if self._applied_here.pop(change.number, None) is not None:
                 continue
+            others = others or change.replica != self.replica
             if change.cluster is not None:
                 self._loads.invalidate(change.cluster)
             elif change.root is not None and change.replica != self.replica:
                 self._loads.root_refused(change.root, change.kek)
         if noted:
             self._applied = (noted[-1].number, noted[-1].change_id)
+        if others:
+            # The replicas that made these changes wait for the report.
             self.poll.soon.set()
-        self.staleness.last_poll = began
+        if complete:
+            self.staleness.last_poll = began
         applied.set()
 
     async def begin_anew(self, why: str) -> None:

@@ -1,6 +1,7 @@
 """The poll: a thread that reads the store and hands what it finds to the event loop.
 
-A poll writes a heartbeat and reads the numbered changes since the last poll (protocol S2). The
+A poll writes a heartbeat and reads the numbered changes since the last poll (protocol S2). It reads
+a long backlog in pages, and applies each before it reads the next (protocol S12). The
 thread shares no pool and no connection with calls, so that a hung pool cannot make a healthy
 replica stale (protocol W3). It does not know what a change means; `changes` does.
 """
@@ -11,16 +12,22 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 
 from keyfold_server import telemetry
 from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError, StoreStaleError
-from keyfold_server.domain.ports import Clock, Heartbeat, Store
+from keyfold_server.domain.ports import POLL_PAGE, Clock, Heartbeat, Store
 from keyfold_server.domain.timing import Timing
+from keyfold_server.service.fleet.pace import Pace
 from keyfold_server.service.fleet.staleness import Moment
 
 log = logging.getLogger(__name__)
+
+_SPACING: Final = 0.1
+"""Seconds between hastened polls while changes keep coming. With 10 changes a second, each replica
+then polls 10 times a second, and each poll reports what the one before has read."""
 
 
 class Follower(Protocol):
@@ -48,6 +55,8 @@ class Follower(Protocol):
         ours: Mapping[int, bytes],
         began: Moment,
         applied: threading.Event,
+        *,
+        complete: bool,
     ) -> None:
         """Applies the changes that a poll has read, then sets `applied`."""
         ...
@@ -69,7 +78,8 @@ class Poll:
     """The thread that polls.
 
     Attributes:
-        soon: An event that makes the next poll come at once.
+        soon: An event that makes the next poll come at once, or in a moment if there were several
+            in short time.
         failing: Whether the last poll failed.
     """
 
@@ -82,6 +92,8 @@ class Poll:
         self._timing = timing
         self._follower = follower
         self._stop = threading.Event()
+        self._behind = False
+        self._pace = Pace(min(_SPACING, timing.store_poll))
         self._thread: threading.Thread | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -101,7 +113,9 @@ class Poll:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stop.is_set():
-            self.soon.wait(self._timing.store_poll)
+            if not self._behind and self.soon.wait(self._timing.store_poll):
+                self._stop.wait(self._pace.take())
+            # Hints that came while this waited have their answer in the poll that comes now.
             self.soon.clear()
             if self._stop.is_set() or loop.is_closed():
                 return
@@ -112,6 +126,7 @@ class Poll:
 
     def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
         began = Moment.now(self._clock)
+        self._behind = False
         ours = dict(self._follower.ours)
         try:
             with telemetry.store_call("poll"):
@@ -136,9 +151,11 @@ class Poll:
                 log.warning("the poll reaches the store again")
             self.failing = False
             applied = threading.Event()
-            loop.call_soon_threadsafe(self._follower.apply, noted, ours, began, applied)
+            complete = len(noted) < POLL_PAGE
+            apply = partial(self._follower.apply, complete=complete)
+            loop.call_soon_threadsafe(apply, noted, ours, began, applied)
             # The next heartbeat reports these changes as applied, so wait until they are (R4).
-            applied.wait(self._timing.store_max_staleness)
+            self._behind = applied.wait(self._timing.store_max_staleness) and not complete
 
     def _look_for_reconciliation(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins anew once an operator has reconciled the store (S1)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Final
 
 from keyfold_server.domain.cluster import Generation
 from keyfold_server.domain.errors import (
@@ -23,8 +24,15 @@ from keyfold_server.service.storage import RunInStore, Storage
 log = logging.getLogger(__name__)
 
 
+_AT_ONCE: Final = 1_000
+"""Observations that one transaction writes (protocol S12)."""
+
+_MOST: Final = 100_000
+"""Most observations that wait for a store that does not take them; then the oldest go."""
+
+
 class HealthRecorder:
-    """Observations that the store does not have yet, one per subject."""
+    """Observations that the store does not have yet, one per subject, the newest last."""
 
     def __init__(self, clock: Clock, storage: Storage) -> None:
         """Starts with an empty buffer."""
@@ -122,20 +130,24 @@ class HealthRecorder:
         return stored
 
     async def flush(self) -> None:
-        """Writes what is new to the store, and keeps it until the store has it.
+        """Writes what is new to the store, in parts, and keeps it until the store has it.
 
         Raises:
-            KeyfoldError: The store did not take it; the next flush writes it.
+            KeyfoldError: The store did not take it; the next flush writes what is left.
         """
-        taken = dict(self._new)
-        stored = await self._storage.run(self._storage.store.observations, list(taken))
-        now = self._now()
-        both = [new.combined_with(stored.get(subject), now) for subject, new in taken.items()]
-        await self._storage.run(self._storage.store.observe, both)
-        self._written = taken or self._written
-        for subject, new in taken.items():
-            if self._new.get(subject) is new:
-                del self._new[subject]
+        taken = list(self._new.items())
+        written: dict[str, Observation] = {}
+        for first in range(0, len(taken), _AT_ONCE):
+            part = dict(taken[first : first + _AT_ONCE])
+            stored = await self._storage.run(self._storage.store.observations, list(part))
+            now = self._now()
+            both = [new.combined_with(stored.get(subject), now) for subject, new in part.items()]
+            await self._storage.run(self._storage.store.observe, both)
+            written |= part
+            self._written = written
+            for subject, new in part.items():
+                if self._new.get(subject) is new:
+                    del self._new[subject]
 
     @property
     def pending(self) -> bool:
@@ -143,7 +155,10 @@ class HealthRecorder:
         return bool(self._new)
 
     def _record(self, new: Observation) -> None:
-        self._new[new.subject] = new.after(self._new.get(new.subject))
+        # A newer observation goes to the end, so that the first one is the oldest.
+        self._new[new.subject] = new.after(self._new.pop(new.subject, None))
+        if len(self._new) > _MOST:
+            del self._new[next(iter(self._new))]
 
     def _now(self) -> int:
         return int(self._clock.wall() * 1000)

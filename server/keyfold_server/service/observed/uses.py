@@ -26,6 +26,9 @@ FLUSH: Final = 60.0
 _AT_ONCE: Final = 1_000
 """KEKs collected before calls get a turn. Collecting 100,000 at once would take 0.2 seconds."""
 
+_MOST: Final = 200_000
+"""Most last uses that wait for a store that does not take them; then the oldest go."""
+
 
 class UseRecorder:
     """The last uses of KEKs that the store does not have yet."""
@@ -90,7 +93,10 @@ class UseRecorder:
         """Buffers a KEK's last use, if it came after the last flush began."""
         if opened.used_at > self._collected:
             kek_id = opened.kek.kek_id
-            self._new[kek_id] = max(self._time(opened), self._new.get(kek_id, 0))
+            # A later use goes to the end, so that the first one is the oldest.
+            self._new[kek_id] = max(self._time(opened), self._new.pop(kek_id, 0))
+            if len(self._new) > _MOST:
+                del self._new[next(iter(self._new))]
 
     def _time(self, opened: CachedKek) -> int:
         """Returns a KEK's last use, kept in monotonic seconds, in milliseconds of Unix time."""

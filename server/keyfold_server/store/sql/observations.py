@@ -6,19 +6,22 @@ none decides whether a key may be used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from keyfold_server.store.tables import listing, observations, samples, uses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from keyfold_server.domain.health import Observation
     from keyfold_server.domain.ports import Sample
     from keyfold_server.store.sql.transactions import Transactions
 
-_USES: Final = 1_000
-"""Most last uses that one transaction writes, so that no other waits long for its turn."""
+T = TypeVar("T")
+
+_AT_ONCE: Final = 1_000
+"""Most rows that one statement names or one transaction writes (protocol S12). So no statement has
+more parameters than a database takes, and no other transaction waits long for its turn."""
 
 
 class ObservationStore:
@@ -49,22 +52,33 @@ class ObservationStore:
 
     def observe(self, observations: Sequence[Observation]) -> None:
         """Writes observations of root keys and KEKs, each over the former one (protocol S7)."""
-        if observations:
-            self._observe(observations)
+        for part in _parts(observations):
+            self._observe(part)
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
         """Reads the last observations, by subject."""
-        return self._transactions.read(lambda c: observations.read(c, subjects))
+        return self._transactions.read(
+            lambda c: {
+                subject: seen
+                for part in _parts(subjects)
+                for subject, seen in observations.read(c, part).items()
+            }
+        )
 
     def used(self, times: Mapping[bytes, int]) -> None:
         """Writes when KEKs were last used, by kek_id, in milliseconds; never an earlier time."""
-        found = sorted(times.items())
-        for first in range(0, len(found), _USES):
-            self._use(dict(found[first : first + _USES]))
+        for part in _parts(sorted(times)):
+            self._use({kek_id: times[kek_id] for kek_id in part})
 
     def last_uses(self, kek_ids: Sequence[bytes]) -> dict[bytes, int]:
         """Reads when KEKs were last used, by kek_id; leaves out KEKs that were never used."""
-        return self._transactions.read(lambda c: uses.read(c, kek_ids))
+        return self._transactions.read(
+            lambda c: {
+                kek_id: used
+                for part in _parts(kek_ids)
+                for kek_id, used in uses.read(c, part).items()
+            }
+        )
 
     def _use(self, times: Mapping[bytes, int]) -> None:
         now, dialect = self._transactions.now, self._transactions.database.dialect
@@ -73,3 +87,9 @@ class ObservationStore:
     def _observe(self, seen: Sequence[Observation]) -> None:
         dialect = self._transactions.database.dialect
         self._transactions.write_or_fail("observe", lambda c: observations.write(c, seen, dialect))
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cuts a list into parts of a size that every database takes."""
+    for first in range(0, len(items), _AT_ONCE):
+        yield items[first : first + _AT_ONCE]

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import StoreRolledBackError, StoreStaleError
-from keyfold_server.domain.ports import Heartbeat
+from keyfold_server.domain.ports import POLL_PAGE, Heartbeat
 from keyfold_server.store.schema import changes
 from keyfold_server.store.tables import counter
 from keyfold_server.store.tables.counter import Position
@@ -112,7 +112,10 @@ def record(
 
 
 def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[RecordedChange]:
-    """Reads the changes after the one that a replica has applied, oldest first.
+    """Reads a page of the changes after the one that a replica has applied, oldest first.
+
+    Returns:
+        Up to `POLL_PAGE` changes. A page that is not full ends with the newest change.
 
     Raises:
         StoreRolledBackError: The store has another change in that one's place, ends before it, or
@@ -121,11 +124,12 @@ def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[RecordedC
         RowNotAuthenticError: A change's row is not authentic.
     """
     ends = counter.read(connection, seal)
-    known, last = Position(beat.number, beat.change_id), ends.newest
+    known = Position(beat.number, beat.change_id)
+    last = min(ends.newest.number, known.number + POLL_PAGE)
     rows = connection.execute(
         select(*changes.c)
         # From the replica's last change on, which must be there with the same id.
-        .where(changes.c.number >= known.number, changes.c.number <= last.number)
+        .where(changes.c.number >= known.number, changes.c.number <= last)
         .order_by(changes.c.number)
     ).all()
     chain = [ends.pruned] if known.number == ends.pruned.number else []
@@ -136,9 +140,9 @@ def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[RecordedC
         chain.append(Position(row[0], row[1]))
     if (
         not chain
-        or [place.number for place in chain] != list(range(known.number, last.number + 1))
+        or [place.number for place in chain] != list(range(known.number, last + 1))
         or chain[0] != known
-        or chain[-1] != last
+        or (last == ends.newest.number and chain[-1] != ends.newest)
     ):
         _check_kept(connection, known, ends, seal)
         raise StoreRolledBackError(
