@@ -43,7 +43,7 @@ TIMING = Timing(provider_budget=1.0, store_poll=0.2)
 
 @contextmanager
 def bounded(
-    folder: Path, timing: Timing = TIMING, **bounds: Any
+    folder: Path, timing: Timing = TIMING, /, **bounds: Any
 ) -> Iterator[tuple[InProcess, Any]]:
     """Yields a server with bounds, cluster prod of organization acme, and its stubs."""
     folder.mkdir(exist_ok=True)
