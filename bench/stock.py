@@ -103,6 +103,6 @@ def _enabling(provider: LocalProvider, number: int) -> Change:
         state_since=at,
         key_spec=KeySpec(root.type, root.uri),
         policy=RegionPolicy(),
-        generations=(Generation(binding.kek_id, 1, at, (wrap,)),),
+        generations=(Generation(binding.kek_id, 1, at, wrap),),
     )
     return Change(name, created(a_cluster(name, [region])), an_event())

@@ -31,7 +31,7 @@ def a_wrap(uri: str = "local:one", *, version: str = "1", at: int = NOW) -> Wrap
 
 def a_generation(uri: str = "local:one", *, number: int = 1, at: int = NOW) -> Generation:
     """Makes a KEK with one wrap."""
-    return Generation(secrets.token_bytes(16), number, at, (a_wrap(uri, at=at),))
+    return Generation(secrets.token_bytes(16), number, at, a_wrap(uri, at=at))
 
 
 def a_region(name: str = "eu", uri: str = "local:one", *, at: int = NOW) -> Region:

@@ -137,7 +137,7 @@ def shape(cluster: Cluster) -> object:
                 r.name,
                 r.state,
                 r.key_spec,
-                [[w.ciphertext is None for w in g.wraps] for g in r.generations],
+                [g.current.number for g in r.generations],
             )
             for r in cluster.regions
         ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import grpc
@@ -19,7 +19,7 @@ from chaos.order import Violation
 from e2e.wire import Refusal, refusal, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
-from keyfold_server.domain.cluster import Region
+from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.ports import ClusterFilter
 
@@ -168,6 +168,7 @@ def _stored(fleet: Fleet) -> Iterator[Violation]:
             for region in cluster.regions:
                 yield from _half_done(cluster.name, region)
             try:
+                yield from _history(cluster, store.superseded_wraps(cluster.name))
                 store.verify_audit(cluster.name)
             except KeyfoldError as error:
                 yield Violation("audit", cluster.name, error.message)
@@ -176,15 +177,25 @@ def _stored(fleet: Fleet) -> Iterator[Violation]:
 
 
 def _half_done(cluster: str, region: Region) -> Iterator[Violation]:
-    """Every KEK of a region is under its root key, and no old wrap of one can be opened."""
+    """Every KEK of a region is under its root key, by a wrap that opens."""
     for generation in region.generations:
-        *old, current = generation.wraps
+        current = generation.current
         where = f"{region.name}, generation {generation.number}"
-        if current.root.uri != region.key_spec.uri or current.ciphertext is None:
+        if current.root.uri != region.key_spec.uri or not current.ciphertext:
             text = f"{where} is under {current.root.uri}, its region under {region.key_spec.uri}"
             yield Violation("half-done", cluster, text)
-        if any(wrap.ciphertext is not None for wrap in old):
-            yield Violation("half-done", cluster, f"{where} has an old wrap that opens")
+
+
+def _history(cluster: Cluster, history: Sequence[SupersededWrap]) -> Iterator[Violation]:
+    """C6: the history has every wrap before the current one, and a wrap in it opens nothing."""
+    for region in cluster.regions:
+        for generation in region.generations:
+            numbers = [old.number for old in history if old.kek_id == generation.kek_id]
+            if numbers != list(range(1, generation.current.number)):
+                text = f"{region.name}, generation {generation.number} has a history of {numbers}"
+                yield Violation("half-done", cluster.name, text)
+    if any(hasattr(old, "ciphertext") for old in history):
+        yield Violation("half-done", cluster.name, "an old wrap opens")
 
 
 def _edited(fleet: Fleet) -> Iterator[Violation]:

@@ -32,13 +32,16 @@ from keyfold_server.domain.changes import (
     AuditEvent,
     Change,
     CommittedChange,
+    Decide,
+    Decision,
     RecordedChange,
+    parts,
     restored,
     retired,
     revoked,
     with_regions,
 )
-from keyfold_server.domain.cluster import Cluster
+from keyfold_server.domain.cluster import Cluster, Region
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,
@@ -52,7 +55,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.store.opening import open_store
-from keyfold_server.store.schema import audit_events, changes, counter
+from keyfold_server.store.schema import audit_events, changes, counter, wraps
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.tables import changes as changes_table
 
@@ -214,7 +217,7 @@ def test_a_cluster_reads_as_it_was_written(store: SqlStore) -> None:
         key_spec=KeySpec("AWS_KMS", "arn:aws:kms:…", "role", (("a", ""), ("b", "x\0é"))),
         policy=RegionPolicy(cache_ttl=0.0, outage_grace=1.25, auto_rotate=True),
         generations=(
-            replace(eu.newest, wraps=(wrap,), retired_at=NOW + 3),
+            replace(eu.newest, current=wrap, retired_at=NOW + 3),
             a_generation(number=2),
         ),
     )
@@ -236,17 +239,19 @@ def test_it_is_there_after_a_restart(bench: Bench) -> None:
 
 
 def test_a_rotation_adds_and_supersedes(store: SqlStore) -> None:
-    """S5: a KEK never changes in place; the old wrap keeps its history and no ciphertext."""
+    """S5, C6: a KEK never changes in place; the history has the old wrap without ciphertext."""
     cluster = enabled(store)
     region = a_rotation(cluster.regions[0], "local:two", fresh=True)
     change = Change("acme", with_regions(cluster, [region], NOW + 1), an_event())
     now = applied(store, change).cluster
     assert store.cluster("acme") == now
     first, fresh = now.regions[0].generations
-    assert [w.number for w in first.wraps] == [1, 2]
-    assert first.wraps[0].ciphertext is None
-    assert first.wraps[0].superseded_at == NOW + 1
+    [old] = store.superseded_wraps("acme")
+    assert (old.kek_id, [old.number, first.current.number]) == (first.kek_id, [1, 2])
+    assert not hasattr(old, "ciphertext")
+    assert (old.root.uri, old.superseded_at) == ("local:one", NOW + 1)
     assert fresh.number == 2
+    assert fresh.current.number == 1
 
 
 def retiring(region: str, number: int, at: int, *, back: bool = False) -> Change:
@@ -395,7 +400,7 @@ def test_losers_drop_out_alone(store: SqlStore) -> None:
     """S8: a change that raises keeps no other change of the batch from happening, in order."""
     seen = enabled(store)
 
-    def broken(_current: Cluster | None) -> Cluster:
+    def broken(_current: Cluster | None) -> Decision:
         raise ZeroDivisionError
 
     results = store.apply(
@@ -443,13 +448,103 @@ def test_a_mistaken_decision_is_refused(store: SqlStore) -> None:
     """S5: no change can remove a part of a cluster."""
     cluster = enabled(store)
 
-    def forgetful(_current: Cluster | None) -> Cluster:
-        return replace(cluster, version=2, regions=(a_region("us"),))
+    def forgetful(_current: Cluster | None) -> Decision:
+        return Decision(replace(cluster, version=2, regions=(a_region("us"),)))
 
     [result] = store.apply([Change("acme", forgetful, an_event())])
     assert isinstance(result, ValueError)
     assert store.cluster("acme") == cluster
     assert store.apply([]) == []
+
+
+def _claims(cluster: Cluster, region: Region) -> dict[str, Decision]:
+    """Makes decisions about a cluster that say what they do not do, or do what they do not say."""
+    right = with_regions(cluster, [region], NOW + 1)(cluster)
+    [generation] = cluster.regions[0].generations
+    skipping = replace(generation, current=replace(generation.current, number=3))
+    return {
+        "hides what is new": replace(right, added=frozenset()),
+        "hides what is superseded": replace(right, superseded=frozenset()),
+        "removes what is superseded": replace(
+            right, superseded=frozenset(), removed=right.superseded
+        )
+        if region.newest.current.number == 1
+        else replace(right, removed=right.superseded),
+        "supersedes what stays": replace(
+            with_regions(cluster, [], NOW + 1)(cluster), superseded=parts(cluster.regions)
+        ),
+        "adds what is there": replace(
+            with_regions(cluster, [], NOW + 1)(cluster), added=parts(cluster.regions)
+        ),
+        "skips a number": Decision(
+            replace(right.cluster, regions=(replace(cluster.regions[0], generations=(skipping,)),)),
+            added=frozenset({("eu", generation.kek_id, 3)}),
+            superseded=parts(cluster.regions),
+        ),
+        "is of another cluster": replace(
+            right, cluster=replace(right.cluster, uid=b"another cluster!")
+        ),
+        "renames": replace(right, cluster=replace(right.cluster, name="other")),
+    }
+
+
+def _decided(decision: Decision) -> Decide:
+    return lambda _: decision
+
+
+def test_a_decision_does_what_it_says(store: SqlStore) -> None:
+    """S5: the store carries out exactly what a decision says of the cluster's parts."""
+    cluster = enabled(store)
+    claims = _claims(cluster, a_rotation(cluster.regions[0], "local:two"))
+    for claim, decision in claims.items():
+        [result] = store.apply([Change("acme", _decided(decision), an_event())])
+        assert isinstance(result, ValueError), claim
+        assert store.cluster("acme") == cluster
+        assert store.superseded_wraps("acme") == []
+
+
+def test_a_decision_may_remove(store: SqlStore) -> None:
+    """S5: what a decision names as removed goes; the history of what is gone stays."""
+    cluster = applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")]))).cluster
+    region = a_rotation(cluster.region("us"), "local:two", fresh=True)
+    cluster = applied(
+        store, Change("acme", with_regions(cluster, [region], NOW + 1), an_event())
+    ).cluster
+    left = replace(cluster, version=3, regions=(cluster.region("eu"),))
+    decision = Decision(left, removed=parts([cluster.region("us")]))
+    assert applied(store, Change("acme", _decided(decision), an_event())).cluster == left
+    assert store.cluster("acme") == left
+    assert [old.kek_id for old in store.superseded_wraps("acme")] == [
+        cluster.region("us").generations[0].kek_id
+    ]
+    assert store.owner_of(region.newest.kek_id) is None
+    assert store.verify_audit("acme") == 3
+
+
+def test_a_long_history(store: SqlStore) -> None:
+    """S12, C6: rotations do not make a cluster's rows more, and the history has every wrap."""
+    cluster = applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")]))).cluster
+    uris = [f"local:{number}" for number in range(12)]
+    for number, uri in enumerate(uris):
+        moved = [a_rotation(region, uri, at=NOW + number) for region in cluster.regions]
+        # Two changes of a group extend one history.
+        again = [a_rotation(region, "local:again", at=NOW + number) for region in moved]
+        decided = with_regions(cluster, moved, NOW)(cluster).cluster
+        both = [with_regions(cluster, moved, NOW), with_regions(decided, again, NOW)]
+        *_, last = store.apply([Change("acme", change, an_event()) for change in both])
+        assert isinstance(last, CommittedChange)
+        cluster = last.cluster
+    assert store.cluster("acme") == cluster
+    with store.parts[0].engine.connect() as connection:
+        assert len(connection.execute(select(wraps)).all()) == 2
+    history = store.superseded_wraps("acme")
+    for region in cluster.regions:
+        mine = [old for old in history if old.kek_id == region.newest.kek_id]
+        assert [old.number for old in mine] == list(range(1, 25))
+        gone = [uri for pair in zip(uris, ["local:again"] * 12, strict=True) for uri in pair]
+        assert [old.root.uri for old in mine] == ["local:one", *gone[:-1]]
+        assert region.newest.current.number == 25
+    assert store.superseded_wraps("nobody") == []
 
 
 def test_numbers_have_no_gaps(store: SqlStore) -> None:
@@ -890,7 +985,7 @@ def prune(store: SqlStore, clock: FakeClock) -> None:
     store.prune(int(clock.wall() * 1000))
 
 
-def restored_of(store: SqlStore) -> Callable[[Cluster | None], Cluster]:
+def restored_of(store: SqlStore) -> Decide:
     """Makes the restoration of cluster acme as the store has it."""
     seen = store.cluster("acme")
     assert seen is not None

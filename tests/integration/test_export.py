@@ -167,7 +167,7 @@ def fill(store: SqlStore) -> None:
     us = a_region("us")
     root = replace(us.newest.current.root, external_id="id-of-org")
     wrap = replace(us.newest.current, root=root)
-    first = replace(us.newest, wraps=(wrap,), retired_at=NOW - 5)
+    first = replace(us.newest, current=wrap, retired_at=NOW - 5)
     odd = replace(
         us,
         generations=(first, a_generation(number=2)),
@@ -713,7 +713,7 @@ def test_a_keyring_opens_wrapped_keys_without_keyfold(
         key = secrets.token_bytes(32)
         wrapped = provider.wrap(root, bytes(bound.payload(key)), bound, budget=1.0)
         wrap = Wrap(1, root, wrapped.key_version, organization, wrapped.ciphertext, NOW)
-        generations.append(replace(made, wraps=(wrap,)))
+        generations.append(replace(made, current=wrap))
         kek = Kek(made.kek_id, "acme", "eu", number, bytearray(key))
         secret = b"secret %d" % number
         [blob] = kek.seal_batch([(secret, encode_context({"table": "users"}))])
@@ -737,7 +737,7 @@ def test_a_keyring_opens_wrapped_keys_without_keyfold(
     for each in cluster["regions"]:
         for generation in each["generations"]:
             kek_id = bytes.fromhex(generation["kek_id"])
-            current = generation["wraps"][-1]
+            current = generation["wrap"]
             bytes_bound = page["binding"](
                 cluster["name"], each["region"], kek_id, current["organization"]
             )

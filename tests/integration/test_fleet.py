@@ -128,7 +128,7 @@ class Fleet(House):
             state_since=at,
             key_spec=KeySpec("FAKE", key.uri),
             policy=RegionPolicy(),
-            generations=(Generation(binding.kek_id, 1, at, (wrap,)),),
+            generations=(Generation(binding.kek_id, 1, at, wrap),),
         )
         return Change(name, created(a_cluster(name, [region])), an_event())
 

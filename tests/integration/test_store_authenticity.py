@@ -99,6 +99,7 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "regions": lambda store: store.cluster("acme"),
     "generations": lambda store: store.cluster("acme"),
     "wraps": lambda store: store.cluster("acme"),
+    "wrap_history": lambda store: store.superseded_wraps("acme"),
     "audit_events": lambda store: store.verify_audit("acme"),
     "requests": lambda store: store.request(a_request("acme")),
     "changes": lambda store: store.poll(BEAT),
@@ -115,6 +116,7 @@ WHERE: Final = {
     "regions": "name = 'us' AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "generations": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "wraps": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
+    "wrap_history": "number = 1 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "audit_events": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "requests": "cluster = 'acme'",
     "changes": "number = 2",
@@ -132,6 +134,7 @@ IDENTITIES: Final = {
     "requests": {"caller", "rpc", "cluster", "request_id"},
     "counter": {"id"},
     "changes": {"number"},
+    "wrap_history": {"cluster_uid"},
     "audit_events": {"cluster_uid"},
     "external_ids": {"owner"},
 }
@@ -303,6 +306,37 @@ def test_a_cut_chain(bench: Bench, opened: Callable[[], SqlStore], edit: str) ->
         opened().verify_audit("acme")
 
 
+_HISTORY: Final = "SELECT cluster_uid, number, " + ", ".join(
+    c.name for c in list(schema.wrap_history.columns)[2:]
+)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        f"DELETE FROM wrap_history WHERE {WHERE['wrap_history']}",
+        "DELETE FROM wrap_history WHERE number = (SELECT max(number) FROM wrap_history)",
+        "DELETE FROM wrap_history",
+        "UPDATE wrap_history SET number = number + 10",
+        "UPDATE wrap_history SET number = -number",
+        f"UPDATE wrap_history SET cluster_uid = x'00' WHERE {WHERE['wrap_history']}",
+        f"INSERT INTO wrap_history {_HISTORY.replace('number', 'number + 1')} FROM wrap_history",
+        f"INSERT INTO wrap_history {_HISTORY.replace('number', '-number')} FROM wrap_history",
+        f"UPDATE wrap_history SET root_uri = 'local:x' WHERE {WHERE['wrap_history']}",
+    ],
+)
+def test_an_edited_history(bench: Bench, opened: Callable[[], SqlStore], edit: str) -> None:
+    """A2, S12: an edit of the history shows where it is read, and reads of the cluster go on."""
+    bench.edit(edit)
+    store = opened()
+    assert store.cluster("acme") is not None
+    with pytest.raises(RowNotAuthenticError, match="wrap_history of cluster acme"):
+        store.superseded_wraps("acme")
+    with pytest.raises(RowNotAuthenticError, match="wrap_history of cluster acme"):
+        store.verify_audit("acme")
+    applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -364,7 +398,7 @@ def using(bench: Bench) -> Bench:
         region = a_region("us")
         root = replace(region.newest.current.root, external_id="id-of-later")
         wrap = replace(region.newest.current, root=root)
-        first = replace(region.newest, wraps=(wrap,), retired_at=NOW)
+        first = replace(region.newest, current=wrap, retired_at=NOW)
         region = replace(
             region,
             policy=replace(region.policy, auto_rotate=True),

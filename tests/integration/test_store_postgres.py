@@ -33,7 +33,14 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
-from keyfold_server.domain.changes import Change, CommittedChange, revoked, with_regions
+from keyfold_server.domain.changes import (
+    Change,
+    CommittedChange,
+    Decision,
+    created,
+    revoked,
+    with_regions,
+)
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
@@ -200,10 +207,10 @@ def test_a_cluster_made_behind_the_lock_is_not_overwritten(bench: Bench) -> None
             enabled(other)
             applied(other, revoking())
 
-    def decide(current: Cluster | None) -> Cluster:
+    def decide(current: Cluster | None) -> Decision:
         # Accepts whatever it is shown; a change that had read the cluster before would not.
         return (
-            a_cluster()
+            created(a_cluster())(None)
             if current is None
             else with_regions(current, [a_region("us")], NOW)(current)
         )

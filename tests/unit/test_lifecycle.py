@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from builders import NOW, a_cluster, a_region, a_rotation
 from keyfold_server.domain.changes import Decide, created, restored, revoked, with_regions
-from keyfold_server.domain.cluster import Cluster, existing
+from keyfold_server.domain.cluster import Cluster, SupersededWrap, existing
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,
@@ -44,13 +44,14 @@ class Lifecycle(RuleBasedStateMachine):
         self.cluster = a_cluster()
         self.seen = [self.cluster]
         self.keks: set[bytes] = set()
+        self.history: dict[bytes, list[SupersededWrap]] = {}
 
     @initialize(names=st.sets(st.sampled_from(NAMES), min_size=1))
     def make(self, names: set[str]) -> None:
         """Enables a cluster."""
         self.model.enabled = dict.fromkeys(names, True)
         self.model.wraps = {name: [1] for name in names}
-        self.cluster = created(a_cluster("acme", [a_region(name) for name in names]))(None)
+        self.cluster = created(a_cluster("acme", [a_region(name) for name in names]))(None).cluster
         self.seen = [self.cluster]
 
     def change(self, decide: Decide, *, seen: Cluster) -> bool:
@@ -59,7 +60,13 @@ class Lifecycle(RuleBasedStateMachine):
             with pytest.raises(ConcurrentChangeError):
                 decide(self.cluster)
             return False
-        self.cluster = decide(self.cluster)
+        decision = decide(self.cluster)
+        after = {g.kek_id: g for region in decision.cluster.regions for g in region.generations}
+        for region in self.cluster.regions:
+            for g in region.generations:
+                if (region.name, g.kek_id, g.current.number) in decision.superseded:
+                    self.history.setdefault(g.kek_id, []).append(g.superseded_by(after[g.kek_id]))
+        self.cluster = decision.cluster
         self.seen.append(self.cluster)
         self.model.version += 1
         return True
@@ -123,7 +130,8 @@ class Lifecycle(RuleBasedStateMachine):
         assert [region.name for region in cluster.regions] == sorted(model.enabled)
         for region in cluster.regions:
             assert (region.state is State.ENABLED) == model.enabled[region.name]
-            assert [len(g.wraps) for g in region.generations] == model.wraps[region.name]
+            counts = [1 + len(self.history.get(g.kek_id, ())) for g in region.generations]
+            assert counts == model.wraps[region.name]
 
     @invariant()
     def keeps_every_kek(self) -> None:
@@ -134,11 +142,12 @@ class Lifecycle(RuleBasedStateMachine):
             assert numbers == list(range(1, len(numbers) + 1))
             for generation in region.generations:
                 keks.add(generation.kek_id)
-                *old, current = generation.wraps
-                assert current.ciphertext is not None
-                assert current.superseded_at is None
-                assert all(w.ciphertext is None and w.superseded_at == NOW + 1 for w in old)
-                assert [w.number for w in generation.wraps] == list(range(1, len(old) + 2))
+                old, current = self.history.get(generation.kek_id, []), generation.current
+                assert current.ciphertext
+                assert not any(hasattr(w, "ciphertext") for w in old)
+                assert all(w.superseded_at == NOW + 1 for w in old)
+                numbers_of_wraps = [*(w.number for w in old), current.number]
+                assert numbers_of_wraps == list(range(1, len(old) + 2))
         assert self.keks <= keks
         self.keks = keks
 

@@ -16,6 +16,7 @@ from keyfold_server.domain.errors import (
     InvalidReasonError,
     RegionNotFoundError,
 )
+from keyfold_server.rpc.messages.replies import cluster_status
 from keyfold_server.service.life.revocation import RetireGenerationRequest, RevokeResult
 from replicas import House, Member, entered, house_in
 
@@ -175,3 +176,29 @@ async def test_nothing_of_a_retired_generation_is_loaded(house: House, one: Memb
         with pytest.raises(GenerationRetiredError):
             await one.unwrap(old)
     assert len(house.provider.calls) == before
+
+
+async def test_the_status_shows_every_wrapping(house: House, one: Member) -> None:
+    """C6, S12: a status lists what ever wrapped a KEK, and no other call reads the history."""
+    blob = await one.wrap()
+    for uri in ("fake:two", "fake:one"):
+        await one.rotate({"eu": uri}, new_generation=uri == "fake:two")
+    await one.unwrap(blob)
+    stored = house.store.cluster("acme")
+    assert stored is not None
+    changed = await one.replica.reports.report(stored, one.rights)
+    assert one.line.counts["superseded_wraps"] == 0
+    status = await one.replica.status.get(one.rights, "acme", house.clock.monotonic() + 5.0)
+    assert one.line.counts["superseded_wraps"] == 1
+    shown = cluster_status(status).regions[0].generations
+    assert [[wrap.uri for wrap in each.wraps] for each in shown] == [
+        ["fake:one", "fake:two", "fake:one"],
+        ["fake:two", "fake:one"],
+    ]
+    for generation in shown:
+        *old, current = generation.wraps
+        assert not current.HasField("supersede_time")
+        for wrap, after in zip(old, generation.wraps[1:], strict=True):
+            assert wrap.supersede_time == after.create_time
+    brief = cluster_status(changed).regions[0].generations
+    assert [[wrap.uri for wrap in each.wraps] for each in brief] == [["fake:one"]] * 2

@@ -1,8 +1,9 @@
 """Changes of clusters: the pure functions that decide them, and what is committed with each.
 
 A change is a pure function. It gets the cluster as the store has it, read under its lock, and
-returns the cluster as it shall be, or raises if the change may not happen. So compare-and-swap,
-epochs and the lifecycle are decided here, and a store only reads, calls and writes.
+returns its decision: the cluster as it shall be, and which of its parts are new, superseded or
+removed. It raises if the change may not happen. So compare-and-swap, epochs and the lifecycle are
+decided here, and a store only reads, calls, checks and writes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,42 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import Action
 
-Decide = Callable[[Cluster | None], Cluster]
-"""A change: from the cluster under its lock, or None, to the cluster as it shall be."""
+Part = tuple[str, bytes, int]
+"""Identity of a wrap within its cluster: region, kek_id and number. Every region has a KEK, and
+every KEK has a wrap, so the wraps also identify the cluster's regions and generations."""
+
+
+def parts(regions: Iterable[Region]) -> frozenset[Part]:
+    """Returns the identities of the wraps of some regions of one cluster."""
+    return frozenset(
+        (region.name, generation.kek_id, generation.current.number)
+        for region in regions
+        for generation in region.generations
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a change decides.
+
+    A store carries out a decision only if the cluster differs from the current one by exactly the
+    parts that the decision names. So a mistake in a change cannot lose a KEK.
+
+    Attributes:
+        cluster: The cluster as it shall be.
+        added: The wraps that the change adds.
+        superseded: The wraps that others of the same KEKs replace; they go to the history.
+        removed: The wraps that the change removes, with their KEKs and regions if none is left.
+    """
+
+    cluster: Cluster
+    added: frozenset[Part] = frozenset()
+    superseded: frozenset[Part] = frozenset()
+    removed: frozenset[Part] = frozenset()
+
+
+Decide = Callable[[Cluster | None], Decision]
+"""A change: from the cluster under its lock, or None, to a decision."""
 
 
 def _changed(current: Cluster, regions: Iterable[Region], now: int, *, epoch: int) -> Cluster:
@@ -60,13 +95,13 @@ def _unchanged_since(current: Cluster | None, expected: Cluster) -> Cluster:
 def created(new: Cluster) -> Decide:
     """Returns the change that makes a cluster, which must not exist yet."""
 
-    def decide(current: Cluster | None) -> Cluster:
+    def decide(current: Cluster | None) -> Decision:
         if current is not None:
             raise ConcurrentChangeError(
                 f"cluster {new.name} was enabled by another request; read its status",
                 cluster=new.name,
             )
-        return new
+        return Decision(new, added=parts(new.regions))
 
     return decide
 
@@ -97,7 +132,7 @@ def with_more_regions(
     """Returns the change that adds regions, if the cluster still takes them (protocol R10)."""
     change = with_regions(expected, regions, now)
 
-    def decide(current: Cluster | None) -> Cluster:
+    def decide(current: Cluster | None) -> Decision:
         changed = change(current)
         check_takes_regions(existing(current, expected.name), into_revoked=into_revoked)
         return changed
@@ -109,27 +144,37 @@ def with_regions(expected: Cluster, regions: Iterable[Region], now: int) -> Deci
     """Returns the change that adds regions, or replaces regions by their rotated form."""
     changes = tuple(regions)
 
-    def decide(current: Cluster | None) -> Cluster:
+    def decide(current: Cluster | None) -> Decision:
         cluster = _unchanged_since(current, expected)
-        return _changed(cluster, changes, now, epoch=cluster.epoch)
+        before = parts(cluster.regions)
+        after = parts(changes)
+        return Decision(
+            _changed(cluster, changes, now, epoch=cluster.epoch),
+            added=after - before,
+            superseded=frozenset(
+                (region, kek_id, number - 1)
+                for region, kek_id, number in after - before
+                if number > 1
+            ),
+        )
 
     return decide
 
 
 def unchanged(expected: Cluster) -> Decide:
     """Returns the change that changes nothing, if the cluster is still as it was read."""
-    return lambda current: _unchanged_since(current, expected)
+    return lambda current: Decision(_unchanged_since(current, expected))
 
 
 def revoked(name: str, regions: Iterable[str], now: int) -> Decide:
     """Returns the change that revokes the named regions, or all. It never loses a race."""
     wanted = tuple(regions)
 
-    def decide(current: Cluster | None) -> Cluster:
+    def decide(current: Cluster | None) -> Decision:
         cluster = existing(current, name)
         chosen = [cluster.region(r) for r in wanted] if wanted else cluster.regions
         moved = [region.moved(Action.REVOKE, name, now) for region in chosen]
-        return _changed(cluster, moved, now, epoch=cluster.epoch + 1)
+        return Decision(_changed(cluster, moved, now, epoch=cluster.epoch + 1))
 
     return decide
 
@@ -138,10 +183,10 @@ def restored(expected: Cluster, regions: Iterable[str], now: int) -> Decide:
     """Returns the change that takes proven regions back into service."""
     wanted = tuple(regions)
 
-    def decide(current: Cluster | None) -> Cluster:
+    def decide(current: Cluster | None) -> Decision:
         cluster = _unchanged_since(current, expected)
         moved = [cluster.region(r).moved(Action.RESTORE, cluster.name, now) for r in wanted]
-        return _changed(cluster, moved, now, epoch=cluster.epoch)
+        return Decision(_changed(cluster, moved, now, epoch=cluster.epoch))
 
     return decide
 
@@ -153,7 +198,7 @@ def retired(name: str, region: str, number: int, now: int, *, back: bool) -> Dec
     not committed over it (protocol R1).
     """
 
-    def decide(current: Cluster | None) -> Cluster:
+    def decide(current: Cluster | None) -> Decision:
         cluster = existing(current, name)
         place = cluster.region(region)
         generation = place.generation(number, name)
@@ -168,7 +213,7 @@ def retired(name: str, region: str, number: int, now: int, *, back: bool) -> Dec
         moved = replace(generation, retired_at=since)
         generations = tuple(moved if g is generation else g for g in place.generations)
         changed = replace(place, generations=generations)
-        return _changed(cluster, [changed], now, epoch=cluster.epoch + 1)
+        return Decision(_changed(cluster, [changed], now, epoch=cluster.epoch + 1))
 
     return decide
 

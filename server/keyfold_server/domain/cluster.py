@@ -1,7 +1,9 @@
 """A cluster with its regions and their generations of KEKs.
 
 The values are immutable, and KEKs are never changed in place: wraps are added and superseded
-(protocol S5). `changes` has every change that can happen to a cluster.
+(protocol S5). A cluster holds only the wraps that open its KEKs today. The superseded ones are in
+the store's history, which grows with every rotation (protocol C6). `changes` has every change that
+can happen to a cluster.
 """
 
 from __future__ import annotations
@@ -25,26 +27,23 @@ MAX_REGIONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Wrap:
-    """One wrapping of a KEK by a root key.
+    """The wrapping of a KEK by a root key that opens the KEK today.
 
     Attributes:
-        number: 1, 2, 3 … within its generation; the last wrap is the current one.
+        number: 1, 2, 3 … within its generation; the wraps with lower numbers are superseded.
         root: The root key that wrapped the KEK.
         key_version: The version of the root key that wrapped it, as the provider writes it.
         organization: The organization in the bound context, or None.
-        ciphertext: The provider's ciphertext; None once superseded, so that an old root key
-            opens nothing of the live store.
+        ciphertext: The provider's ciphertext.
         created_at: Milliseconds of Unix time.
-        superseded_at: Milliseconds of Unix time; None for the current wrap.
     """
 
     number: int
     root: RootKey
     key_version: str
     organization: str | None
-    ciphertext: bytes | None
+    ciphertext: bytes
     created_at: int
-    superseded_at: int | None = None
 
     @property
     def root_id(self) -> str:
@@ -67,14 +66,39 @@ class Wrap:
 
 
 @dataclass(frozen=True, slots=True)
+class SupersededWrap:
+    """A wrapping of a KEK that another one has replaced.
+
+    It has no ciphertext, so that an old root key opens nothing of the live store.
+
+    Attributes:
+        kek_id: The KEK.
+        number: 1, 2, 3 … within the KEK's generation.
+        root: The root key that wrapped the KEK; a backup of that time opens under it.
+        key_version: The version of the root key that wrapped it, as the provider writes it.
+        organization: The organization in the bound context, or None.
+        created_at: Milliseconds of Unix time.
+        superseded_at: Milliseconds of Unix time.
+    """
+
+    kek_id: bytes
+    number: int
+    root: RootKey
+    key_version: str
+    organization: str | None
+    created_at: int
+    superseded_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """One KEK of a cluster-region, with every wrap it ever had (protocol C6).
+    """One KEK of a cluster-region.
 
     Attributes:
         kek_id: 16 random bytes that every wrapped key contains.
         number: 1, 2, 3 … within the region.
         created_at: Milliseconds of Unix time.
-        wraps: The KEK's wraps, oldest first; never empty.
+        current: The wrap that opens this KEK today.
         retired_at: When the generation was taken out of use, milliseconds of Unix time; None: it
             is in use.
     """
@@ -82,18 +106,25 @@ class Generation:
     kek_id: bytes
     number: int
     created_at: int
-    wraps: tuple[Wrap, ...]
+    current: Wrap
     retired_at: int | None = None
 
-    @property
-    def current(self) -> Wrap:
-        """The wrap that opens this KEK today."""
-        return self.wraps[-1]
-
     def rewrapped(self, wrap: Wrap) -> Generation:
-        """Returns the generation with a new current wrap. The former one loses its ciphertext."""
-        old = replace(self.current, ciphertext=None, superseded_at=wrap.created_at)
-        return replace(self, wraps=(*self.wraps[:-1], old, replace(wrap, number=old.number + 1)))
+        """Returns the generation with a new current wrap."""
+        return replace(self, current=replace(wrap, number=self.current.number + 1))
+
+    def superseded_by(self, after: Generation) -> SupersededWrap:
+        """Returns what stays of the current wrap when that of `after` replaces it."""
+        old = self.current
+        return SupersededWrap(
+            kek_id=self.kek_id,
+            number=old.number,
+            root=old.root,
+            key_version=old.key_version,
+            organization=old.organization,
+            created_at=old.created_at,
+            superseded_at=after.current.created_at,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from keyfold_server.domain.changes import (
     RecordedRequest,
     RequestKey,
 )
-from keyfold_server.domain.cluster import Cluster
+from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
@@ -126,7 +126,15 @@ class Store(Protocol):
     """
 
     def cluster(self, name: str) -> Cluster | None:
-        """Reads a cluster and verifies all its rows; returns None if it does not exist."""
+        """Reads a cluster and verifies its rows; returns None if it does not exist."""
+        ...
+
+    def superseded_wraps(self, name: str) -> list[SupersededWrap]:
+        """Reads the superseded wraps of a cluster, oldest first, and verifies that all are there.
+
+        A cluster is read without them, because they become more with every rotation. The list is
+        empty if the cluster does not exist.
+        """
         ...
 
     def owner_of(self, kek_id: bytes) -> str | None:

@@ -93,12 +93,16 @@ clusters: Final = Table(
     _must("children", LargeBinary),
     _must("audit_head", LargeBinary),
     _must("audit_count", BigInteger),
+    _must("history_head", LargeBinary),
+    _must("history_count", BigInteger),
     _must("service_key_id", Text),
     _must("mac", LargeBinary),
     UniqueConstraint("name"),
     Index(None, "organization", "name"),
 )
-"""`children` is a digest over the MACs of all rows of the cluster, so a deleted row is missed."""
+"""`children` is a digest over the MACs of the rows in `regions`, `generations` and `wraps`, so a
+deleted row is missed. The heads and counts do the same for the chains in `audit_events` and
+`wrap_history`, which Keyfold reads only on demand."""
 
 regions: Final = Table(
     "regions",
@@ -124,7 +128,7 @@ regions: Final = Table(
     Index(None, "root_subject"),
     Index(None, "kek_subject"),
 )
-"""`root_uri` and the subjects repeat the newest generation's current wrap, only for filters.
+"""`root_uri` and the subjects repeat the newest generation's wrap, only for filters.
 `auto_rotate` is 1 or NULL."""
 
 generations: Final = Table(
@@ -145,7 +149,7 @@ wraps: Final = Table(
     "wraps",
     metadata,
     _key("kek_id", LargeBinary),
-    _key("number", BigInteger),
+    _must("number", BigInteger),
     _must("cluster_uid", LargeBinary),
     _must("root_type", Text),
     _must("root_uri", Text),
@@ -154,15 +158,38 @@ wraps: Final = Table(
     _must("root_id", Text),
     _must("key_version", Text),
     Column("organization", Text, nullable=True),
-    Column("ciphertext", LargeBinary, nullable=True),
+    _must("ciphertext", LargeBinary),
     _must("created_at", BigInteger),
-    Column("superseded_at", BigInteger, nullable=True),
     _later("root_external_id", Text),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["kek_id"], ["generations.kek_id"]),
     Index(None, "root_id"),
     Index(None, "root_uri"),
 )
+"""The wrap that opens each KEK today; `number` counts the wraps of the KEK."""
+
+wrap_history: Final = Table(
+    "wrap_history",
+    metadata,
+    _key("cluster_uid", LargeBinary),
+    _key("number", BigInteger),
+    _must("kek_id", LargeBinary),
+    _must("wrap", BigInteger),
+    _must("root_type", Text),
+    _must("root_uri", Text),
+    _must("root_principal", Text),
+    _must("root_options", Text),
+    Column("root_external_id", Text, nullable=True),
+    _must("key_version", Text),
+    Column("organization", Text, nullable=True),
+    _must("created_at", BigInteger),
+    _must("superseded_at", BigInteger),
+    _must("prev", LargeBinary),
+    _must("mac", LargeBinary),
+    ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
+)
+"""The superseded wraps, without their ciphertexts. `wrap` was the wrap's number in `wraps`, and
+`prev` is the MAC of the row before, so each MAC vouches for every earlier row."""
 
 audit_events: Final = Table(
     "audit_events",

@@ -105,7 +105,8 @@ class Generation:
         generation: The number of the generation in its region, from 1.
         kek_id: The 16 bytes that identify the KEK inside every wrapped key.
         create_time: The time at which the server made the KEK.
-        wraps: All its wraps, oldest first. The last one is the current one.
+        wraps: Its wraps; the last one is the current one. GetStatus gives all, oldest first. Other
+            calls give only the current one.
         retire_time: The time from which it no longer unwraps; None if it is in use.
         last_use_time: The time of its last wrap or unwrap, to about a minute; None if it was
             never used.

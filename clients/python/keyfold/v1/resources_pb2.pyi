@@ -353,7 +353,9 @@ class Generation(_message.Message):
 
     @_builtins.property
     def wraps(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationWrap]:
-        """Every wrapping of the generation, oldest first. The last one is current."""
+        """In the response of GetStatus, every wrapping of the generation, oldest first; elsewhere only the
+        current one. The last one is current.
+        """
 
     @_builtins.property
     def retire_time(self) -> _timestamp_pb2.Timestamp:

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.domain.cluster import Generation, Wrap
+from keyfold_server.domain.cluster import Generation, SupersededWrap, Wrap
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import PLATFORM
 from keyfold_server.domain.lifecycle import State
@@ -57,7 +57,7 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
         state_time=_time(region.state_since),
         health=res.HEALTH_UNKNOWN,
         key_version=region.newest.current.key_version,
-        generations=[_generation(g, report.last_uses.get(g.kek_id)) for g in region.generations],
+        generations=[_generation(g, report) for g in region.generations],
         key_owner=res.KEY_OWNER_PLATFORM if platform else res.KEY_OWNER_CLUSTER,
         key_region=report.key_region,
         notices=report.notices,
@@ -90,24 +90,25 @@ def _add_seen(status: res.RegionStatus, seen: Observation, *, revoked: bool) -> 
             status.can_unwrap = seen.can_unwrap
 
 
-def _generation(generation: Generation, last_use: int | None) -> res.Generation:
+def _generation(generation: Generation, report: RegionReport) -> res.Generation:
+    old = [_wrap(w, w.superseded_at) for w in report.superseded if w.kek_id == generation.kek_id]
     return res.Generation(
         generation=generation.number,
         kek_id=generation.kek_id,
         create_time=_time(generation.created_at),
-        wraps=[_wrap(wrap) for wrap in generation.wraps],
+        wraps=[*old, _wrap(generation.current, None)],
         retire_time=_time_of(generation.retired_at),
-        last_use_time=_time_of(last_use),
+        last_use_time=_time_of(report.last_uses.get(generation.kek_id)),
     )
 
 
-def _wrap(wrap: Wrap) -> res.GenerationWrap:
+def _wrap(wrap: Wrap | SupersededWrap, superseded_at: int | None) -> res.GenerationWrap:
     return res.GenerationWrap(
         type=wrap.root.type,
         uri=wrap.root.uri,
         key_version=wrap.key_version,
         create_time=_time(wrap.created_at),
-        supersede_time=_time_of(wrap.superseded_at),
+        supersede_time=_time_of(superseded_at),
     )
 
 

@@ -64,7 +64,7 @@ class KekWrapper:
             wrap = await self._wrap(root, binding, key, now)
         finally:
             wipe(key)
-        return Generation(binding.kek_id, number, now, (wrap,))
+        return Generation(binding.kek_id, number, now, wrap)
 
     async def rewrap(
         self, cluster: Cluster, region: str, generation: Generation, root: RootKey, now: int
@@ -120,7 +120,7 @@ class KekWrapper:
         binding = cluster.binding(region, generation)
         try:
             unwrapped = await self._kms.unwrap(
-                wrap.root, wrap.key_version, wrap.ciphertext or b"", binding
+                wrap.root, wrap.key_version, wrap.ciphertext, binding
             )
             return binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:

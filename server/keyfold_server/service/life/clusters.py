@@ -247,7 +247,7 @@ class Clusters:
     ) -> MutationResult:
         """Commits a change, or with `validate_only` returns what the change would result in."""
         if call.request.validate_only:
-            return MutationResult(decide(current))
+            return MutationResult(decide(current).cluster)
         result = await self._mutations.commit(call, decide)
         for region in regions:
             self._health.succeeded(region.newest)

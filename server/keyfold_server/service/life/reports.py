@@ -7,11 +7,11 @@ A report joins the cluster in the store with what the replicas observed of its k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from keyfold_server.domain.cluster import Cluster, Region
+from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap
 from keyfold_server.domain.errors import ForbiddenError, NotFoundError
 from keyfold_server.domain.health import (
     COULD_NOT_TELL,
@@ -38,6 +38,8 @@ class RegionReport:
         seen: The last observation of its newest KEK, or None.
         last_uses: The last use of each KEK by kek_id, in milliseconds of Unix time. A KEK that
             nobody ever used is not in it.
+        superseded: The superseded wraps of the region's KEKs, oldest first, if the report is made
+            with the cluster's history.
         key_region: The provider's own name of the region in which the root key is; may be empty.
         notices: Facts that an operator should know, one line each.
     """
@@ -45,6 +47,7 @@ class RegionReport:
     region: Region
     seen: Observation | None
     last_uses: Mapping[bytes, int] = field(default_factory=dict)
+    superseded: tuple[SupersededWrap, ...] = ()
     key_region: str = ""
     notices: tuple[str, ...] = ()
 
@@ -93,7 +96,12 @@ class Reports:
         self._clock = clock
 
     async def report(
-        self, cluster: Cluster, rights: Rights, run: RunInStore | None = None
+        self,
+        cluster: Cluster,
+        rights: Rights,
+        run: RunInStore | None = None,
+        *,
+        history: Iterable[SupersededWrap] = (),
     ) -> ClusterReport:
         """Returns the report of a cluster, with the regions that the caller may read.
 
@@ -101,7 +109,12 @@ class Reports:
             cluster: The cluster.
             rights: The caller's rights.
             run: Runs the reads of the store; None: the threads for reads.
+            history: The cluster's superseded wraps, oldest first. A rotation may have come after
+                the cluster was read: what it superseded is current in this report.
         """
+        past: dict[bytes, list[SupersededWrap]] = {}
+        for old in history:
+            past.setdefault(old.kek_id, []).append(old)
         newest = [
             (region, region.newest)
             for region in cluster.regions
@@ -124,7 +137,13 @@ class Reports:
             place = await self._residency.report(g.current.root, region.name)
             outage = self._outage(cluster, region, seen)
             notices = place.notices if outage is None else (*place.notices, outage)
-            reports.append(RegionReport(region, seen, uses, place.key_region, notices))
+            superseded = tuple(
+                old
+                for each in region.generations
+                for old in past.get(each.kek_id, ())
+                if old.number < each.current.number
+            )
+            reports.append(RegionReport(region, seen, uses, superseded, place.key_region, notices))
         return ClusterReport(cluster, tuple(reports))
 
     def _outage(self, cluster: Cluster, region: Region, seen: Observation | None) -> str | None:

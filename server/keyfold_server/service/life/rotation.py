@@ -142,7 +142,7 @@ class Rotation:
         )
         decide = with_regions(seen, done_regions.values(), now)
         if request.validate_only:
-            return RotateResult(MutationResult(decide(seen)))
+            return RotateResult(MutationResult(decide(seen).cluster))
         done = await self._mutations.commit(call, decide)
         for region in done_regions.values():
             self._health.succeeded(region.newest)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from keyfold_server.domain.cluster import Cluster, Region, existing
+from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap, existing
 from keyfold_server.domain.errors import KeyfoldError, KmsError
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import check_name
@@ -72,6 +72,7 @@ class Status:
         Raises:
             ClusterNotFoundError: The cluster does not exist, or the caller may not see it.
             NotAllowedError: The caller may not read its status.
+            RowNotAuthenticError: A row of the cluster, or of its history, is not authentic.
             StoreStaleError: This replica has not seen the store for too long.
         """
         check_name(name, "cluster")
@@ -80,13 +81,21 @@ class Status:
         cluster = existing(await self._storage.run(self._storage.store.cluster, name), name)
         readable = [region.name for region in cluster.regions if may_read(rights, cluster, region)]
         rights.check_cluster("GetStatus", name, cluster.organization, readable)
-        report = await self._reports.report(cluster, rights)
+        history = await self._history(cluster)
+        report = await self._reports.report(cluster, rights, history=history)
         old = [r.region for r in report.regions if self._is_old(r)]
         if not old:
             return report
         ends = deadline - _BEFORE_DEADLINE
         await asyncio.gather(*(self._observe(rights, cluster, region, ends) for region in old))
-        return await self._reports.report(cluster, rights)
+        return await self._reports.report(cluster, rights, history=history)
+
+    async def _history(self, cluster: Cluster) -> list[SupersededWrap]:
+        """Reads a cluster's superseded wraps from the store, if it has any (protocol C6)."""
+        generations = (g for region in cluster.regions for g in region.generations)
+        if all(generation.current.number == 1 for generation in generations):
+            return []
+        return await self._storage.run(self._storage.store.superseded_wraps, cluster.name)
 
     def _is_old(self, report: RegionReport) -> bool:
         """Says whether the KMS is to be called before this report is given out."""

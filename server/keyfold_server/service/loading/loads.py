@@ -184,7 +184,7 @@ class Loads:
         began = self._clock.monotonic()
         try:
             unwrapped = await self._kms.unwrap(
-                wrap.root, wrap.key_version, wrap.ciphertext or b"", binding
+                wrap.root, wrap.key_version, wrap.ciphertext, binding
             )
             key = binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:

@@ -27,6 +27,7 @@ from keyfold_server.store.tables import (
     reconciliations,
     replicas,
     requests,
+    wrap_history,
 )
 from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import StoredCluster
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
         RecordedRequest,
         RequestKey,
     )
-    from keyfold_server.domain.cluster import Cluster
+    from keyfold_server.domain.cluster import Cluster, SupersededWrap
     from keyfold_server.domain.health import Observation
     from keyfold_server.domain.ports import Clock, ClusterFilter, Heartbeat, ReplicaRow
     from keyfold_server.store.database.engine import Database
@@ -96,6 +97,17 @@ class SqlStore(ObservationStore):
         """Reads a cluster and verifies every row of it."""
         stored = self._transactions.read(lambda c: clusters.named(c, self._seal, name))
         return stored.cluster if stored is not None else None
+
+    def superseded_wraps(self, name: str) -> list[SupersededWrap]:
+        """Reads the history of a cluster's wraps, oldest first, and verifies every row of it."""
+
+        def work(connection: Connection) -> list[SupersededWrap]:
+            stored = clusters.named(connection, self._seal, name)
+            if stored is None:
+                return []
+            return list(wrap_history.read(connection, stored, self._seal))
+
+        return self._transactions.read(work)
 
     def owner_of(self, kek_id: bytes) -> str | None:
         """Returns the name of the cluster that a KEK belongs to, or None."""
@@ -214,10 +226,13 @@ class SqlStore(ObservationStore):
             pass
 
     def verify_audit(self, cluster_name: str) -> int:
-        """Walks a cluster's audit chain and returns how many events it has.
+        """Walks a cluster's audit chain and the history of its wraps.
+
+        Returns:
+            The number of audit events.
 
         Raises:
-            RowNotAuthenticError: The chain is broken.
+            RowNotAuthenticError: A row of either was changed, removed or added.
             ClusterNotFoundError: The cluster does not exist.
         """
 
@@ -225,6 +240,8 @@ class SqlStore(ObservationStore):
             stored = clusters.named(connection, self._seal, cluster_name)
             if stored is None:
                 raise no_cluster(cluster_name)
+            for _ in wrap_history.read(connection, stored, self._seal):
+                pass
             return audit.verify(connection, stored, self._seal)
 
         return self._transactions.read(work)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, bindparam, insert, update
+from sqlalchemy import Connection, bindparam, delete, insert, update
 
-from keyfold_server.domain.changes import Change, RecordedRequest, RequestKey
-from keyfold_server.domain.cluster import Cluster, existing
+from keyfold_server.domain.changes import Change, Decision, RecordedRequest, RequestKey, parts
+from keyfold_server.domain.cluster import Cluster, SupersededWrap, existing
 from keyfold_server.domain.errors import (
     RequestIdReusedError,
     RequestInProgressError,
@@ -20,26 +20,33 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.store import schema
 from keyfold_server.store.schema import Cells
-from keyfold_server.store.tables import audit, clusters, requests
+from keyfold_server.store.tables import audit, clusters, requests, wrap_history
 from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from sqlalchemy import Insert, Table, Update
+    from sqlalchemy import ColumnElement, Delete, Insert, Table, Update
 
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.tables.requests import Scope
 
 
-def _update(table: Table) -> Update:
-    return update(table).where(*(c == bindparam(f"key_{c.name}") for c in table.primary_key))
+def _this(table: Table) -> Iterable[ColumnElement[bool]]:
+    return (c == bindparam(f"key_{c.name}") for c in table.primary_key)
 
 
-_TABLES: Final = (schema.clusters, *CHILDREN, schema.audit_events, schema.requests)
-_INSERT: Final[dict[Table, Insert]] = {table: insert(table) for table in _TABLES}
-_UPDATE: Final[dict[Table, Update]] = {table: _update(table) for table in _TABLES}
+_APPENDED: Final = (schema.wrap_history, schema.audit_events, schema.requests)
+_INSERT: Final[dict[Table, Insert]] = {
+    table: insert(table) for table in (schema.clusters, *CHILDREN, *_APPENDED)
+}
+_UPDATE: Final[dict[Table, Update]] = {
+    table: update(table).where(*_this(table)) for table in (schema.clusters, *CHILDREN)
+}
+_DELETE: Final[dict[Table, Delete]] = {
+    table: delete(table).where(*_this(table)) for table in CHILDREN
+}
 
 
 @dataclass(slots=True)
@@ -92,6 +99,7 @@ class WriteSet:
         self._now = now
         self._pending: dict[str, _Pending] = {}
         self._events: list[Cells] = []
+        self._history: list[Cells] = []
         self._requests: list[Cells] = []
         self.subjects: Final[list[Subject]] = []
 
@@ -103,23 +111,30 @@ class WriteSet:
             RequestInProgressError: The request was carried out in the meantime.
             RequestIdReusedError: The request's id came before with another request.
             ClusterNotFoundError: The cluster for the audit event does not exist.
+            ValueError: The cluster does not differ from the current one as the decision says.
             Exception: Whatever the change's own decision raises.
         """
         pending = self._pending_of(change.cluster)
         self._refuse_repeated(change.request)
         current = pending.after.cluster if pending.after is not None else None
         if change.decide is None:
-            cluster = existing(current, change.cluster)
+            decision = Decision(existing(current, change.cluster))
         else:
-            cluster = change.decide(current)
-            _check_kept(current, cluster, change.cluster)
+            decision = change.decide(current)
+            _check_parts(current, decision, change.cluster)
+        cluster = decision.cluster
         stored = replace(pending.after or StoredCluster(cluster, b"", 0, {}), cluster=cluster)
+        history: list[Cells] = []
+        for old in _superseded(current, decision):
+            stored, row = wrap_history.appended(stored, old, self._seal)
+            history.append(row)
         event = audit.appended(stored, change.event, self._seal)
         if change.request is not None:
             self._record(change.request, cluster.version)
         # From here on nothing raises.
         pending.after = replace(stored, head=event[-1], events=event[1])
         self._events.append(event)
+        self._history += history
         if cluster is not current:
             self.subjects.append(Subject(cluster=change.cluster))
         return Decided(cluster, len(self.subjects))
@@ -134,6 +149,17 @@ class WriteSet:
         own = [(before, clusters.own_row(after, self._seal)) for before, after in finished]
         # A new cluster's own row comes first, because the rows below refer to it.
         _insert(connection, schema.clusters, [row for before, row in own if before is None])
+        for table in reversed(CHILDREN):
+            _delete(
+                connection,
+                table,
+                [
+                    key
+                    for before, after in finished
+                    if before is not None
+                    for key in before.children[table].keys() - after.children[table].keys()
+                ],
+            )
         for table in CHILDREN:
             fresh: list[Cells] = []
             changed: list[Cells] = []
@@ -146,6 +172,7 @@ class WriteSet:
                         changed.append(row)
             _insert(connection, table, fresh)
             _change(connection, table, changed)
+        _insert(connection, schema.wrap_history, self._history)
         _change(connection, schema.clusters, [row for before, row in own if before is not None])
 
     def write_events(self, connection: Connection) -> None:
@@ -190,24 +217,40 @@ class WriteSet:
         self._recorded[requests.scope(key)] = RecordedRequest(key.digest, version)
 
 
-def _check_kept(current: Cluster | None, cluster: Cluster, name: str) -> None:
-    """Refuses a decision that renames a cluster or removes a row, which no change may do.
+def _check_parts(current: Cluster | None, decision: Decision, name: str) -> None:
+    """Refuses a decision that does to the cluster's parts anything but what it says (S5).
 
     Raises:
-        ValueError: The decision does one of the two.
+        ValueError: The decision renames the cluster, or adds, supersedes or removes a wrap without
+            saying so, or says so without doing it.
     """
-    known = _identities(current) if current is not None else set()
-    if cluster.name != name or not known <= _identities(cluster):
-        raise ValueError(f"a change of cluster {name} renamed it or removed a part of it")
+    before = parts(current.regions) if current is not None else frozenset()
+    gone = decision.superseded | decision.removed
+    successors = {(region, kek_id, number + 1) for region, kek_id, number in decision.superseded}
+    if (
+        decision.cluster.name != name
+        or (current is not None and decision.cluster.uid != current.uid)
+        or not gone <= before
+        or decision.superseded & decision.removed
+        or decision.added & before
+        or not successors <= decision.added
+        or parts(decision.cluster.regions) != before - gone | decision.added
+    ):
+        raise ValueError(
+            f"a change of cluster {name} renamed it, or did not do to its parts what it said"
+        )
 
 
-def _identities(cluster: Cluster) -> set[tuple[object, ...]]:
-    return {
-        (cluster.uid, region.name, generation.kek_id, wrap.number)
-        for region in cluster.regions
-        for generation in region.generations
-        for wrap in generation.wraps
-    }
+def _superseded(current: Cluster | None, decision: Decision) -> Iterator[SupersededWrap]:
+    """Yields the wraps that a decision moves to the history, in the order of the cluster."""
+    if current is None or not decision.superseded:
+        return
+    after = {g.kek_id: g for region in decision.cluster.regions for g in region.generations}
+    for region in current.regions:
+        for generation in region.generations:
+            part = (region.name, generation.kek_id, generation.current.number)
+            if part in decision.superseded:
+                yield generation.superseded_by(after[generation.kek_id])
 
 
 def _insert(connection: Connection, table: Table, cells: Iterable[Cells]) -> None:
@@ -226,3 +269,10 @@ def _change(connection: Connection, table: Table, cells: Iterable[Cells]) -> Non
     ]
     if parameters:
         connection.execute(_UPDATE[table], parameters)
+
+
+def _delete(connection: Connection, table: Table, keys: Iterable[Cells]) -> None:
+    names = [f"key_{c.name}" for c in table.primary_key]
+    parameters = [dict(zip(names, key, strict=True)) for key in keys]
+    if parameters:
+        connection.execute(_DELETE[table], parameters)

@@ -1,6 +1,8 @@
 """Tables: a module per noun, from rows to values and back, on a connection that the caller gives.
 
-    clusters         clusters with their regions, KEKs and wraps
+    clusters         clusters with their regions, KEKs and current wraps
+    wrap_history     the superseded wraps of each cluster
+    options          options of keys, as text in a column
     audit            the audit chain of each cluster
     changes          numbered changes, by which replicas learn what to drop
     counter          the ends of the sequence of changes: the newest, and the last one pruned

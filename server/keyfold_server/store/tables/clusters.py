@@ -2,12 +2,12 @@
 
 The cluster's own row carries a digest over the MACs of its other rows in a fixed order. A row that
 somebody deleted, added or put back from an earlier time then does not match the digest, although
-its own MAC may be valid.
+its own MAC may be valid. Audit events and superseded wraps grow without end, so they are chains of
+their own (`audit`, `wrap_history`), and reading a cluster does not read them.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.store import seal as seals
 from keyfold_server.store.schema import Cells, clusters, generations, regions, wraps
+from keyfold_server.store.tables import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -61,12 +62,16 @@ class StoredCluster:
         head: MAC of the cluster's last audit event, empty before the first.
         events: Number of the cluster's audit events.
         children: The rows below the cluster's own row, each with its MAC.
+        history_head: MAC of the last wrap in the cluster's history, empty before the first.
+        history_count: Number of wraps in the cluster's history.
     """
 
     cluster: Cluster
     head: bytes
     events: int
     children: Children = field(repr=False)
+    history_head: bytes = b""
+    history_count: int = 0
 
 
 def read(
@@ -91,7 +96,7 @@ def read(
         if generation[0] is not None:
             children[generations][generation[:1]] = generation
         if wrap[0] is not None:
-            children[wraps][wrap[:2]] = wrap
+            children[wraps][wrap[:1]] = wrap
     return {own[1]: _verified(own, children, seal) for own, children in found.values()}
 
 
@@ -143,11 +148,18 @@ def _verified(own: Cells, children: Children, seal: Seal) -> StoredCluster | Row
         for table, rows in children.items():
             for row in rows.values():
                 seal.check(table.name, row, name)
-        if own[7] != _digest(children) or own[10] != seal.service_key_id:
+        if own[7] != _digest(children) or own[12] != seal.service_key_id:
             return seals.not_authentic("clusters", name)
     except RowNotAuthenticError as error:
         return error
-    return StoredCluster(_cluster(own, children), head=own[8], events=own[9], children=children)
+    return StoredCluster(
+        _cluster(own, children),
+        head=own[8],
+        events=own[9],
+        children=children,
+        history_head=own[10],
+        history_count=own[11],
+    )
 
 
 def _digest(children: Children) -> bytes:
@@ -155,7 +167,7 @@ def _digest(children: Children) -> bytes:
         regions: lambda row: row[1],
         # Within a cluster, a generation's place is given by its region and number.
         generations: lambda row: (row[2], row[3]),
-        wraps: lambda row: row[:2],
+        wraps: lambda row: row[0],
     }
     return seals.digest(
         row[-1]
@@ -180,9 +192,8 @@ def encoded(cluster: Cluster, seal: Seal) -> Children:
                 generation.retired_at,
             )
             rows[generations][made[:1]] = seal.sealed("generations", made)
-            for wrap in generation.wraps:
-                cells = _wrap_cells(cluster.uid, generation.kek_id, wrap)
-                rows[wraps][cells[:2]] = seal.sealed("wraps", cells)
+            cells = _wrap_cells(cluster.uid, generation.kek_id, generation.current)
+            rows[wraps][cells[:1]] = seal.sealed("wraps", cells)
     return rows
 
 
@@ -202,6 +213,8 @@ def own_row(stored: StoredCluster, seal: Seal) -> Cells:
             _digest(stored.children),
             stored.head,
             stored.events,
+            stored.history_head,
+            stored.history_count,
             seal.service_key_id,
         ),
     )
@@ -217,7 +230,7 @@ def _region_cells(uid: bytes, region: Region) -> Cells:
         spec.type,
         spec.uri,
         spec.principal,
-        _options_text(spec.options),
+        options.encoded(spec.options),
         _milliseconds(policy.cache_ttl),
         _milliseconds(policy.outage_grace),
         newest.current.root.uri,
@@ -235,26 +248,23 @@ def _wrap_cells(uid: bytes, kek_id: bytes, wrap: Wrap) -> Cells:
         wrap.root.type,
         wrap.root.uri,
         wrap.root.principal,
-        _options_text(wrap.root.options),
+        options.encoded(wrap.root.options),
         wrap.root_id,
         wrap.key_version,
         wrap.organization,
         wrap.ciphertext,
         wrap.created_at,
-        wrap.superseded_at,
         wrap.root.external_id or None,
     )
 
 
 def _cluster(own: Cells, children: Children) -> Cluster:
-    kept: dict[bytes, list[Wrap]] = {}
-    for key in sorted(children[wraps]):
-        w = children[wraps][key]
-        root = RootKey(w[3], w[4], w[5], _options(w[6]), w[13] or "")
-        kept.setdefault(w[0], []).append(Wrap(w[1], root, w[8], w[9], w[10], w[11], w[12]))
     rings: dict[str, list[Generation]] = {}
     for g in sorted(children[generations].values(), key=lambda row: (row[2], row[3])):
-        rings.setdefault(g[2], []).append(Generation(g[0], g[3], g[4], tuple(kept[g[0]]), g[5]))
+        w = children[wraps][g[:1]]
+        root = RootKey(w[3], w[4], w[5], options.decoded(w[6]), w[12] or "")
+        current = Wrap(w[1], root, w[8], w[9], w[10], w[11])
+        rings.setdefault(g[2], []).append(Generation(g[0], g[3], g[4], current, g[5]))
     return Cluster(
         uid=own[0],
         name=own[1],
@@ -276,19 +286,10 @@ def _regions(
             name=r[1],
             state=State(r[2]),
             state_since=r[3],
-            key_spec=KeySpec(r[4], r[5], r[6], _options(r[7])),
+            key_spec=KeySpec(r[4], r[5], r[6], options.decoded(r[7])),
             policy=RegionPolicy(_seconds(r[8]), _seconds(r[9]), bool(r[13])),
             generations=tuple(rings[r[1]]),
         )
-
-
-def _options_text(options: tuple[tuple[str, str], ...]) -> str:
-    # JSON in ASCII can hold NUL, which no database takes in a text.
-    return json.dumps(dict(options), sort_keys=True, separators=(",", ":"))
-
-
-def _options(text: str) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(json.loads(text).items())) if text != "{}" else ()
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -56,11 +56,10 @@ def _behind(key_uri: str | None, version: str) -> Select[Any]:
         generations.c.region == regions.c.name,
         generations.c.retired_at.is_(None),
     )
-    current = and_(wraps.c.kek_id == generations.c.kek_id, wraps.c.superseded_at.is_(None))
     return (
         select(regions.c.cluster_uid)
         .join(generations, ring)
-        .join(wraps, current)
+        .join(wraps, wraps.c.kek_id == generations.c.kek_id)
         .where(
             regions.c.root_uri == key_uri,
             regions.c.state == State.ENABLED.value,

@@ -31,7 +31,14 @@ from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite
-from keyfold_server.store.tables import audit, clusters, counter, external_ids, listing
+from keyfold_server.store.tables import (
+    audit,
+    clusters,
+    counter,
+    external_ids,
+    listing,
+    wrap_history,
+)
 from keyfold_server.store.transfer.records import (
     EVENT_FIELDS,
     Header,
@@ -39,6 +46,7 @@ from keyfold_server.store.transfer.records import (
     cluster_record,
     event_record,
     line,
+    superseded_record,
     trailer,
 )
 
@@ -169,6 +177,8 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
     for stored in chain(first, found):
         audit.verify(connection, stored, seal)
         yield {"cluster": cluster_record(stored)}
+        for old in wrap_history.read(connection, stored, seal):
+            yield {"superseded_wrap": superseded_record(old)}
         for recorded in _events(connection, stored):
             yield {"event": event_record(recorded)}
 
@@ -180,12 +190,14 @@ def _issued(source: Snapshot, needed_by: Sequence[StoredCluster] | None) -> Iter
         yield from issued
         return
     used = {
-        wrap.root.external_id
+        generation.current.root.external_id
         for stored in needed_by
         for region in stored.cluster.regions
         for generation in region.generations
-        for wrap in generation.wraps
     }
+    for stored in needed_by:
+        history = wrap_history.read(source.connection, stored, source.seal)
+        used |= {old.root.external_id for old in history}
     yield from (each for each in issued if each.external_id in used)
 
 

@@ -18,12 +18,20 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from keyfold_server.domain.changes import AuditEvent, revoked
+from keyfold_server.domain.cluster import SupersededWrap
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import Cells
 from keyfold_server.store.sql.failpoints import no_failpoint
-from keyfold_server.store.tables import audit, changes, clusters, counter, external_ids
+from keyfold_server.store.tables import (
+    audit,
+    changes,
+    clusters,
+    counter,
+    external_ids,
+    wrap_history,
+)
 from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 from keyfold_server.store.transfer.records import IssuedId
@@ -96,6 +104,8 @@ def bring_in(
         for record in export.records():
             if isinstance(record, StoredCluster):
                 writer.cluster(record)
+            elif isinstance(record, SupersededWrap):
+                writer.superseded(record)
             elif isinstance(record, AuditEvent):
                 writer.event(record)
             elif isinstance(record, IssuedId):
@@ -136,15 +146,21 @@ class _Writer:
         self._begun = False
         self._tables: dict[Table, list[Cells]] = {
             table: []
-            for table in (schema.external_ids, schema.clusters, *CHILDREN, schema.audit_events)
+            for table in (
+                schema.external_ids,
+                schema.clusters,
+                *CHILDREN,
+                schema.wrap_history,
+                schema.audit_events,
+            )
         }
         self.subjects: Final[list[Subject]] = []
         self.imported: Final = ImportResult()
 
     def cluster(self, source: StoredCluster) -> None:
-        """Begins a cluster, with every region revoked; its events follow."""
+        """Begins a cluster, with every region revoked; its history and its events follow."""
         self._finish()
-        now_revoked = revoked(source.cluster.name, (), self._now)(source.cluster)
+        now_revoked = revoked(source.cluster.name, (), self._now)(source.cluster).cluster
         children = clusters.encoded(now_revoked, self._seal)
         self._source, self._made = source, StoredCluster(now_revoked, b"", 0, children)
         self._begun = False
@@ -170,7 +186,17 @@ class _Writer:
             raise SetupError("the export has an audit event without a cluster")
         cells = audit.appended(self._made, event, self._seal)
         self._made = replace(self._made, head=cells[-1], events=cells[1])
-        self._tables[schema.audit_events].append(cells)
+        self._add(schema.audit_events, cells)
+
+    def superseded(self, old: SupersededWrap) -> None:
+        """Appends a wrap to the cluster's history, under the store's own seal."""
+        if self._made is None:
+            raise SetupError("the export has a superseded wrap without a cluster")
+        self._made, cells = wrap_history.appended(self._made, old, self._seal)
+        self._add(schema.wrap_history, cells)
+
+    def _add(self, table: Table, cells: Cells) -> None:
+        self._tables[table].append(cells)
         if sum(map(len, self._tables.values())) >= _BUFFERED:
             self._flush()
 
@@ -189,6 +215,13 @@ class _Writer:
             raise SetupError(
                 f"the export's audit events of cluster {source.cluster.name} are not its chain"
             )
+        if self._made.history_count != source.history_count or (
+            same_key and self._made.history_head != source.history_head
+        ):
+            raise SetupError(
+                f"the export's superseded wraps of cluster {source.cluster.name} are not its "
+                "history"
+            )
         self.imported.events += source.events
         self.event(_own_event(source, self._header, self._now))
         own = clusters.own_row(self._made, self._seal)
@@ -202,7 +235,7 @@ class _Writer:
     def _flush(self) -> None:
         """Writes the rows in memory.
 
-        A cluster whose chain goes on gets its own row now, which `_finish` corrects.
+        A cluster whose history or chain goes on gets its own row now, which `_finish` corrects.
         """
         if self._made is not None and not self._begun:
             self._tables[schema.clusters].append(clusters.own_row(self._made, self._seal))

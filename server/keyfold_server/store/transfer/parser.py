@@ -11,7 +11,7 @@ import json
 from typing import Any, TypeAlias
 
 from keyfold_server.domain.changes import AuditEvent
-from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
+from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
@@ -22,9 +22,10 @@ from keyfold_server.store.transfer.records import (
     cluster_record,
     event_record,
     line,
+    superseded_record,
 )
 
-Record: TypeAlias = Header | IssuedId | StoredCluster | AuditEvent
+Record: TypeAlias = Header | IssuedId | StoredCluster | SupersededWrap | AuditEvent
 """The content of one line of an export."""
 
 
@@ -56,6 +57,8 @@ def _parsed(record: dict[str, Any]) -> Record:
             return IssuedId(**issued)
         case {"cluster": dict(cluster)}:
             return _stored(cluster)
+        case {"superseded_wrap": dict(old)}:
+            return _superseded(old)
         case {"event": dict(event)}:
             return AuditEvent(**event)
     rest = {name: value for name, value in record.items() if name != "keyfold_export"}
@@ -68,6 +71,8 @@ def _record(found: Record) -> dict[str, Any]:
             return {"external_id": found.record()}
         case StoredCluster():
             return {"cluster": cluster_record(found)}
+        case SupersededWrap():
+            return {"superseded_wrap": superseded_record(found)}
         case AuditEvent():
             return {"event": event_record(found)}
     return found.record()
@@ -84,7 +89,14 @@ def _stored(raw: dict[str, Any]) -> StoredCluster:
         created_at=raw["created_at"],
         updated_at=raw["updated_at"],
     )
-    return StoredCluster(cluster, bytes.fromhex(raw["audit_head"]), raw["audit_count"], {})
+    return StoredCluster(
+        cluster,
+        head=bytes.fromhex(raw["audit_head"]),
+        events=raw["audit_count"],
+        children={},
+        history_head=bytes.fromhex(raw["history_head"]),
+        history_count=raw["history_count"],
+    )
 
 
 def _region(raw: dict[str, Any]) -> Region:
@@ -103,27 +115,40 @@ def _region(raw: dict[str, Any]) -> Region:
 
 
 def _generation(raw: dict[str, Any]) -> Generation:
-    wraps = tuple(_wrap(each) for each in raw["wraps"])
     return Generation(
         bytes.fromhex(raw["kek_id"]),
         raw["generation"],
         raw["created_at"],
-        wraps,
+        _wrap(raw["wrap"]),
         raw["retired_at"],
     )
 
 
 def _wrap(raw: dict[str, Any]) -> Wrap:
-    text, root = raw["ciphertext"], raw["root_key"]
     return Wrap(
         number=raw["number"],
-        root=RootKey(*_key(root), root["external_id"]),
+        root=_root_key(raw["root_key"]),
         key_version=raw["key_version"],
         organization=raw["organization"],
-        ciphertext=None if text is None else base64.b64decode(text, validate=True),
+        ciphertext=base64.b64decode(raw["ciphertext"], validate=True),
+        created_at=raw["created_at"],
+    )
+
+
+def _superseded(raw: dict[str, Any]) -> SupersededWrap:
+    return SupersededWrap(
+        kek_id=bytes.fromhex(raw["kek_id"]),
+        number=raw["number"],
+        root=_root_key(raw["root_key"]),
+        key_version=raw["key_version"],
+        organization=raw["organization"],
         created_at=raw["created_at"],
         superseded_at=raw["superseded_at"],
     )
+
+
+def _root_key(raw: dict[str, Any]) -> RootKey:
+    return RootKey(*_key(raw), raw["external_id"])
 
 
 def _key(raw: dict[str, Any]) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:

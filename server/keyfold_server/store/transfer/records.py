@@ -2,7 +2,8 @@
 
     {"keyfold_export": 2, …}    the header: which store, when, and which service key sealed it
     {"external_id": {…}}        an external id and its owner; then the next one
-    {"cluster": {…}}            a cluster: regions, generations, wraps
+    {"cluster": {…}}            a cluster: regions, generations, their current wraps
+    {"superseded_wrap": {…}}    its superseded wraps, oldest first
     {"event": {…}}              its audit events, oldest first; then the next cluster
     {"mac": "…"}                the MAC over all bytes before this line
 
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from keyfold_server.domain.changes import AuditEvent
 
 if TYPE_CHECKING:
-    from keyfold_server.domain.cluster import Generation, Region, Wrap
+    from keyfold_server.domain.cluster import Generation, Region, SupersededWrap, Wrap
     from keyfold_server.domain.keyspec import KeySpec, RootKey
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.tables.clusters import StoredCluster
@@ -106,7 +107,22 @@ def cluster_record(stored: StoredCluster) -> dict[str, Any]:
         "updated_at": c.updated_at,
         "audit_count": stored.events,
         "audit_head": stored.head.hex(),
+        "history_count": stored.history_count,
+        "history_head": stored.history_head.hex(),
         "regions": [_region_record(region) for region in c.regions],
+    }
+
+
+def superseded_record(old: SupersededWrap) -> dict[str, Any]:
+    """Returns a superseded wrap as an export holds it."""
+    return {
+        "kek_id": old.kek_id.hex(),
+        "number": old.number,
+        "root_key": _root_key_record(old.root),
+        "key_version": old.key_version,
+        "organization": old.organization,
+        "created_at": old.created_at,
+        "superseded_at": old.superseded_at,
     }
 
 
@@ -135,21 +151,23 @@ def _generation_record(generation: Generation) -> dict[str, Any]:
         "generation": generation.number,
         "created_at": generation.created_at,
         "retired_at": generation.retired_at,
-        "wraps": [_wrap_record(wrap) for wrap in generation.wraps],
+        "wrap": _wrap_record(generation.current),
     }
 
 
 def _wrap_record(wrap: Wrap) -> dict[str, Any]:
-    ciphertext = wrap.ciphertext
     return {
         "number": wrap.number,
-        "root_key": {**_key_record(wrap.root), "external_id": wrap.root.external_id},
+        "root_key": _root_key_record(wrap.root),
         "key_version": wrap.key_version,
         "organization": wrap.organization,
-        "ciphertext": None if ciphertext is None else base64.b64encode(ciphertext).decode(),
+        "ciphertext": base64.b64encode(wrap.ciphertext).decode(),
         "created_at": wrap.created_at,
-        "superseded_at": wrap.superseded_at,
     }
+
+
+def _root_key_record(root: RootKey) -> dict[str, Any]:
+    return {**_key_record(root), "external_id": root.external_id}
 
 
 def _key_record(key: KeySpec | RootKey) -> dict[str, Any]:

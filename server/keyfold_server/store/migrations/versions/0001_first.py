@@ -130,6 +130,8 @@ def _clusters() -> None:
         sa.Column("children", sa.LargeBinary(), nullable=False),
         sa.Column("audit_head", sa.LargeBinary(), nullable=False),
         sa.Column("audit_count", sa.BigInteger(), nullable=False),
+        sa.Column("history_head", sa.LargeBinary(), nullable=False),
+        sa.Column("history_count", sa.BigInteger(), nullable=False),
         sa.Column("service_key_id", _TEXT, nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("uid", name="pk_clusters"),
@@ -167,7 +169,7 @@ def _clusters() -> None:
 
 
 def _keyrings() -> None:
-    """Makes the tables of KEKs and their wraps."""
+    """Makes the tables of KEKs, their wraps and the history of these."""
     _table(
         "generations",
         sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
@@ -190,7 +192,7 @@ def _keyrings() -> None:
     _table(
         "wraps",
         sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
-        sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=False),
         sa.Column("root_type", _TEXT, nullable=False),
         sa.Column("root_uri", _TEXT, nullable=False),
@@ -199,12 +201,11 @@ def _keyrings() -> None:
         sa.Column("root_id", _TEXT, nullable=False),
         sa.Column("key_version", _TEXT, nullable=False),
         sa.Column("organization", _TEXT, nullable=True),
-        sa.Column("ciphertext", sa.LargeBinary(), nullable=True),
+        sa.Column("ciphertext", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("superseded_at", sa.BigInteger(), nullable=True),
         sa.Column("root_external_id", _TEXT, nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("kek_id", "number", name="pk_wraps"),
+        sa.PrimaryKeyConstraint("kek_id", name="pk_wraps"),
         sa.ForeignKeyConstraint(
             ["kek_id"],
             ["generations.kek_id"],
@@ -213,6 +214,30 @@ def _keyrings() -> None:
     )
     _index("wraps", "root_id")
     _index("wraps", "root_uri")
+    _table(
+        "wrap_history",
+        sa.Column("cluster_uid", sa.LargeBinary(), nullable=False, autoincrement=False),
+        sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
+        sa.Column("kek_id", sa.LargeBinary(), nullable=False),
+        sa.Column("wrap", sa.BigInteger(), nullable=False),
+        sa.Column("root_type", _TEXT, nullable=False),
+        sa.Column("root_uri", _TEXT, nullable=False),
+        sa.Column("root_principal", _TEXT, nullable=False),
+        sa.Column("root_options", _TEXT, nullable=False),
+        sa.Column("root_external_id", _TEXT, nullable=True),
+        sa.Column("key_version", _TEXT, nullable=False),
+        sa.Column("organization", _TEXT, nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("superseded_at", sa.BigInteger(), nullable=False),
+        sa.Column("prev", sa.LargeBinary(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("cluster_uid", "number", name="pk_wrap_history"),
+        sa.ForeignKeyConstraint(
+            ["cluster_uid"],
+            ["clusters.uid"],
+            name="fk_wrap_history_cluster_uid_clusters",
+        ),
+    )
 
 
 def _records() -> None:
