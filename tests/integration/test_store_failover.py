@@ -275,9 +275,11 @@ class Failover:
         self._stack.callback(clock.close)
         return clock
 
-    def open(self, server: postgres.Server | None = None) -> SqlStore:
+    def open(
+        self, server: postgres.Server | None = None, clock: FakeClock | None = None
+    ) -> SqlStore:
         """Opens a replica's store on a server."""
-        store = (server or self.primary).open(self._name, self._key)
+        store = (server or self.primary).open(self._name, self._key, clock)
         self._stack.callback(store.close)
         return store
 
@@ -302,7 +304,7 @@ def test_a_lost_registration_is_missed(failover: Failover) -> None:
     failover.follow()
     store.register(replace(BEAT, replica="two", max_staleness=60.0))
     clock = failover.take_over()
-    after = failover.open(failover.standby)
+    after = failover.open(failover.standby, clock)
     rows = after.replicas()
     # The second replica serves on and has no row, even before another replica polls.
     assert [row.replica for row in rows] == ["one", UNKNOWN_REPLICA]

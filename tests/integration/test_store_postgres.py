@@ -49,7 +49,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import Heartbeat, Notifies
+from keyfold_server.domain.ports import UNKNOWN_REPLICA, Heartbeat, Notifies
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.postgresql.address import Timeouts
 from keyfold_server.store.sql.store import SqlStore
@@ -360,6 +360,49 @@ def test_silence_is_told_by_the_databases_clock(bench: Bench) -> None:
     bench.run(f"UPDATE test_time.now SET ms = {NOW + 5_007_500}")
     [row] = bench.open().replicas()
     assert row.silent_for == 7.5
+
+
+def test_a_step_of_the_databases_clock_hides_no_replica(bench: Bench) -> None:
+    """R4: a replica that serves stays pending although the database's clock jumps an hour ahead."""
+    clock = postgres.DatabaseClock(bench.server, bench.name)
+    with closing(clock):
+        one, two = bench.open(clock=clock), bench.open(clock=clock)
+        for store, name in ((one, "one"), (two, "two")):
+            store.register(replace(BEAT, replica=name))
+        clock.advance(1.0)
+        clock.step_wall(3600.0)
+        clock.set(clock.wall())
+        # Before a heartbeat has recorded the step, and after it; then to those who came later.
+        assert unknown(one) == 0.0
+        one.poll(BEAT)
+        assert unknown(one) == 0.0
+        clock.advance(BEAT.max_staleness - 1)
+        one.poll(BEAT)
+        late = bench.open(clock=clock)
+        assert unknown(late) == BEAT.max_staleness - 1
+        clock.advance(2.0)
+        assert unknown(late) is None
+
+
+def test_time_that_passes_is_not_a_step_of_the_clock(bench: Bench) -> None:
+    """R4: where as much time passes here as in the database, nothing counts as a takeover."""
+    clock = postgres.DatabaseClock(bench.server, bench.name)
+    with closing(clock):
+        one = bench.open(clock=clock)
+        one.register(BEAT)
+        for seconds in (0.5, 30.0, 3600.0):
+            clock.advance(seconds)
+            one.poll(BEAT)
+            assert unknown(one) is None
+        clock.step_wall(-3600.0)
+        clock.set(clock.wall())
+        one.poll(BEAT)
+        assert unknown(one) is None
+
+
+def unknown(store: SqlStore) -> float | None:
+    """Returns for how long replicas that the store may hide were silent; None without such."""
+    return next((r.silent_for for r in store.replicas() if r.replica == UNKNOWN_REPLICA), None)
 
 
 def test_a_change_is_heard_of(bench: Bench) -> None:

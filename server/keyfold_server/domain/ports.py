@@ -60,6 +60,11 @@ UNKNOWN_REPLICA: Final = "unknown"
 """The name that stands for replicas that the store may have lost in a failover (R4)."""
 
 
+SLOW_CLOCK: Final = 0.001
+"""Part of a span that a replica's clock may lose against the store's. Time services slew a clock by
+at most half of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
     """What the store knows of a replica.
@@ -75,6 +80,15 @@ class ReplicaRow:
     applied: int
     max_staleness: float
     silent_for: float
+
+    @property
+    def stops_within(self) -> float:
+        """Seconds after which it has stopped by itself; negative once it has.
+
+        The replica counts its staleness by its own clocks, and the store counts the silence. So the
+        staleness is stretched by what a clock that runs slow may lose.
+        """
+        return self.max_staleness * (1 + SLOW_CLOCK) - self.silent_for
 
 
 @dataclass(frozen=True, slots=True)

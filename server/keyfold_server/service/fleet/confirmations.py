@@ -142,6 +142,6 @@ class Confirmations:
                 continue
             if row.applied >= number:
                 confirmed.append(row.replica)
-            elif row.silent_for <= row.max_staleness:
-                pending.append(PendingReplica(row.replica, row.max_staleness - row.silent_for))
+            elif row.stops_within >= 0:
+                pending.append(PendingReplica(row.replica, row.stops_within))
         return confirmed, pending

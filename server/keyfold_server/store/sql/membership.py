@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.store.database.faults import CollisionError, LostRaceError
+from keyfold_server.store.sql.store_clock import Reading, StoreClock
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN
 from keyfold_server.store.tables import changes, counter, lineage, reconciliations, replicas
 from keyfold_server.store.tables.counter import Position
@@ -32,6 +33,7 @@ class Membership:
         """Takes the store's transactions."""
         self.name = ""
         self._transactions = transactions
+        self._clock = StoreClock(transactions)
         self._mine: set[str] = set()
         self._lock = threading.Lock()
         self._reconciled: frozenset[bytes] = frozenset()
@@ -45,11 +47,11 @@ class Membership:
         with self._lock:
             mine = {*self._mine, beat.replica}
 
-            def work(connection: Connection) -> tuple[Heartbeat, frozenset[bytes]]:
+            def work(connection: Connection) -> tuple[Heartbeat, frozenset[bytes], Reading]:
                 return self._registered(connection, beat, mine)
 
             try:
-                current, decided = self._transactions.write_unchecked("register", work)
+                current, decided, reading = self._transactions.write_unchecked("register", work)
             except CollisionError:
                 raise SetupError(
                     f"another replica has the name {beat.replica}; give this one another name"
@@ -57,6 +59,7 @@ class Membership:
             except LostRaceError as error:
                 raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
             self._mine, self.name, self._reconciled = mine, beat.replica, decided
+            self._clock.heartbeat(reading)
             self._transactions.history.restart(Position(current.number, current.change_id))
         return current
 
@@ -74,15 +77,16 @@ class Membership:
 
         def work(
             connection: Connection, mark: HighWaterMark
-        ) -> tuple[list[RecordedChange], frozenset[bytes]]:
-            self._beat(connection, beat)
+        ) -> tuple[list[RecordedChange], frozenset[bytes], Reading]:
+            reading = self._beat(connection, beat)
             self._transactions.reach("poll:written")
             noted = changes.since(connection, beat, seal)
             if noted:
                 history.advance(Position(noted[-1].number, noted[-1].change_id), mark)
-            return noted, reconciliations.read(connection, seal)
+            return noted, reconciliations.read(connection, seal), reading
 
-        noted, self._reconciled = self._transactions.poll(work)
+        noted, self._reconciled, reading = self._transactions.poll(work)
+        self._clock.heartbeat(reading)
         return noted
 
     def reconciled(self) -> bool:
@@ -101,32 +105,28 @@ class Membership:
 
     def rows(self) -> list[ReplicaRow]:
         """Reads every replica that has not left, and a row for those that a failover may hide."""
-        return self._transactions.read(lambda c: self._rows(c, self._transactions.now(c)))
+        return self._transactions.read(lambda c: self._rows(c, self._clock.read(c)))
 
-    def passed(self, connection: Connection, now: int) -> int | None:
+    def passed(self, connection: Connection) -> int | None:
         """Returns the number of the change that every live replica has applied (protocol S11).
-
-        Args:
-            connection: A connection inside a transaction.
-            now: Milliseconds of Unix time, by the store's clock.
 
         Returns:
             The number, or None if no replica lives: each has been silent for longer than it may
             serve without the store.
         """
-        rows = self._rows(connection, now)
-        return min((r.applied for r in rows if r.silent_for <= r.max_staleness), default=None)
+        rows = self._rows(connection, self._clock.read(connection))
+        return min((row.applied for row in rows if row.stops_within >= 0), default=None)
 
-    def _rows(self, connection: Connection, now: int) -> list[ReplicaRow]:
+    def _rows(self, connection: Connection, reading: Reading) -> list[ReplicaRow]:
         seal, dialect = self._transactions.seal, self._transactions.database.dialect
         return [
-            *replicas.read(connection, now, seal),
-            *lineage.lost_replicas(connection, now, seal, dialect),
+            *replicas.read(connection, reading.now, seal),
+            *lineage.lost_replicas(connection, reading.now, seal, dialect, stepped=reading.stepped),
         ]
 
     def _registered(
         self, connection: Connection, beat: Heartbeat, mine: set[str]
-    ) -> tuple[Heartbeat, frozenset[bytes]]:
+    ) -> tuple[Heartbeat, frozenset[bytes], Reading]:
         seal, dialect = self._transactions.seal, self._transactions.database.dialect
         if dialect.one_process:
             replicas.remove_others(connection, mine)
@@ -134,16 +134,22 @@ class Membership:
         last = counter.newest(connection, seal)
         current = replace(beat, number=last.number, change_id=last.change_id)
         if dialect.one_process or beat.replica in self._mine:
-            self._beat(connection, current)
+            reading = self._beat(connection, current)
         else:
-            now = self._transactions.now(connection)
-            replicas.add(connection, current, now, seal)
-            lineage.record(connection, replicas.staleness(beat), now, seal, dialect)
+            reading = self._clock.read(connection)
+            replicas.add(connection, current, reading.now, seal)
+            self._record(connection, beat, reading)
         self._transactions.reach("register:written")
-        return current, reconciliations.read(connection, seal)
+        return current, reconciliations.read(connection, seal), reading
 
-    def _beat(self, connection: Connection, beat: Heartbeat) -> None:
+    def _beat(self, connection: Connection, beat: Heartbeat) -> Reading:
         seal, dialect = self._transactions.seal, self._transactions.database.dialect
-        now = self._transactions.now(connection)
-        replicas.write(connection, beat, now, seal, dialect)
-        lineage.record(connection, replicas.staleness(beat), now, seal, dialect)
+        reading = self._clock.read(connection)
+        replicas.write(connection, beat, reading.now, seal, dialect)
+        self._record(connection, beat, reading)
+        return reading
+
+    def _record(self, connection: Connection, beat: Heartbeat, reading: Reading) -> None:
+        seal, dialect = self._transactions.seal, self._transactions.database.dialect
+        longest, now = replicas.staleness(beat), reading.now
+        lineage.record(connection, longest, now, seal, dialect, stepped=reading.stepped)

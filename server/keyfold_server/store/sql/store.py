@@ -219,7 +219,7 @@ class SqlStore(ObservationStore):
             before = min(now_ms, now) - RETENTION
             requests.prune(connection, before)
             replicas.prune(connection, before)
-            passed = self._membership.passed(connection, now)
+            passed = self._membership.passed(connection)
             return changes.prune(connection, before, passed, self._seal)
 
         while self._transactions.write_or_fail("prune", work):

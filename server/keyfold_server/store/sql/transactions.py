@@ -35,6 +35,7 @@ class Transactions:
         seal: Seals and checks its rows.
         reach: Called with the name of each failpoint that a mutation passes.
         history: The newest change that this process has seen.
+        clock: This process's clock.
     """
 
     def __init__(
@@ -45,11 +46,11 @@ class Transactions:
         self.seal: Final = seal
         self.reach: Final = reach
         self.history: Final = History()
-        self._clock = clock
+        self.clock: Final = clock
 
     def now(self, connection: Connection) -> int:
         """Returns milliseconds of Unix time by the one clock that judges all replicas."""
-        return self.database.dialect.now(connection, self._clock)
+        return self.database.dialect.now(connection, self.clock)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs reads in one transaction.

@@ -1,9 +1,10 @@
 """The timeline of the database server that wrote last, and when it took over (protocol R4).
 
 A standby that takes over may lack the last heartbeats and registrations. A replica that still
-serves may then be missing, or seem silent for longer than it was. Until the longest staleness that
-any replica registered has passed since the takeover, `lost_replicas` returns a row for such
-replicas. The lineage's row has a MAC, as heartbeats have, because Revoke relies on it.
+serves may then be missing, or seem silent for longer than it was. The same holds if somebody sets
+the store's clock forward, so a step counts as a takeover too. Until the longest staleness that any
+replica registered has passed since then, `lost_replicas` returns a row for such replicas. The
+lineage's row has a MAC, as heartbeats have, because Revoke relies on it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:
 
 
 def record(
-    connection: Connection, max_staleness: int, now: int, seal: Seal, dialect: Dialect
+    connection: Connection,
+    max_staleness: int,
+    now: int,
+    seal: Seal,
+    dialect: Dialect,
+    *,
+    stepped: bool = False,
 ) -> None:
     """Records a server that has taken over, and a staleness longer than all before.
 
@@ -45,12 +52,14 @@ def record(
         now: Milliseconds of Unix time, by the store's clock.
         seal: Seals the row.
         dialect: Differences of this database from others.
+        stepped: True if somebody has set the store's clock forward.
     """
     found = dialect.timeline(connection)
 
     def kept(row: Cells) -> Cells:
         _, history, since, longest, _ = row
-        return (found, since if found == history else now, max(longest, max_staleness))
+        taken_over = now if stepped or found != history else since
+        return (found, taken_over, max(longest, max_staleness))
 
     row = _read(connection, seal)
     if kept(row) == row[1:-1]:
@@ -63,12 +72,21 @@ def record(
 
 
 def lost_replicas(
-    connection: Connection, now: int, seal: Seal, dialect: Dialect
+    connection: Connection, now: int, seal: Seal, dialect: Dialect, *, stepped: bool = False
 ) -> list[ReplicaRow]:
-    """Returns a row for replicas that a failover may have lost, until they would have stopped."""
+    """Returns a row for replicas that a takeover may have hidden, until they would have stopped.
+
+    Args:
+        connection: A connection inside a transaction.
+        now: Milliseconds of Unix time, by the store's clock.
+        seal: Checks the row.
+        dialect: Differences of this database from others.
+        stepped: True if somebody has set the store's clock forward, and no heartbeat has recorded
+            that yet.
+    """
     _, history, since, longest, _ = _read(connection, seal)
     # A server that no replica has recorded yet counts as one that takes over now.
-    taken_over = since if dialect.timeline(connection) == history else now
+    taken_over = now if stepped or dialect.timeline(connection) != history else since
     silent = max(0, now - taken_over)
     if taken_over == 0 or silent > longest:
         return []
