@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -31,8 +32,10 @@ from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.bootstrap import bounds
 from keyfold_server.domain.bounds import Bounds, Rates
+from keyfold_server.domain.rights import Identity, NeedsKeysError
 from keyfold_server.domain.timing import Timing
 from keyfold_server.rpc import server as rpc_server
+from keyfold_server.rpc.incoming import callers as rpc_callers
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.messages.sizes import MAX_BATCH, MAX_REQUEST
 from keyfold_server.service.clock import SystemClock
@@ -218,6 +221,48 @@ def test_requests_that_do_not_arrive_hold_up_no_revoke(
         finally:
             for client in slow:
                 client.close()
+
+
+class SlowIssuer:
+    """Knows no key, and does not tell any."""
+
+    def verify(self, token: str, now: float, *, final: bool = False) -> Identity:
+        raise NeedsKeysError
+
+    async def refresh(self) -> None:
+        """Never ends."""
+        await asyncio.Event().wait()
+
+
+def test_calls_of_unknown_callers_hold_up_no_revoke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R9: of the calls whose tokens nobody can verify yet only so many wait, Revokes included."""
+    monkeypatch.setattr(rpc_callers, "_WAITING", 2)
+    who = Callers(callers.POLICIES, callers.LOCAL, SystemClock(), None, SlowIssuer())
+    with (
+        serving(tmp_path, timing=TIMING, who=who) as server,
+        stubs(server.target) as stub,
+    ):
+        server.provider.create_key("eu")
+        enable = pb.EnableRequest(cluster="prod", region_specs=[spec("eu", "fake:eu", "FAKE")])
+        stub.Enable(enable, timeout=5)
+        asked, token = pb.RevokeRequest(cluster="prod"), (("authorization", "Bearer x"),)
+        waiting = [stub.Revoke.future(asked, timeout=60, metadata=token) for _ in range(2)]
+        ends = time.monotonic() + 10
+        while (told := _told(stub, asked, token)) == "" and time.monotonic() < ends:
+            pass
+        assert told == "OVERLOADED"
+        assert stub.Revoke(asked, timeout=5).confirmed
+        for call in waiting:
+            call.cancel()
+
+
+def _told(stub: Any, asked: pb.RevokeRequest, token: tuple[tuple[str, str], ...]) -> str:
+    """Returns the reason of a refused Revoke; empty if its own deadline came first."""
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Revoke(asked, timeout=0.5, metadata=token)
+    return refusal(caught.value).reason
 
 
 def test_revokes_of_one_caller_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

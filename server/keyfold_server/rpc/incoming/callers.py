@@ -18,9 +18,14 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller, Identity, NeedsKeysError, Rights
+from keyfold_server.service.limits import Room
 
 _MOST_NAMED: Final = 256
 """Characters in the `on-behalf-of` header."""
+
+_WAITING: Final = 1_000
+"""Calls that may wait for the issuer's keys. Nobody knows yet who makes them, so they must not fill
+the places that callers with known keys need to revoke (protocol R9)."""
 
 AUTHORIZATION: Final = "authorization"
 ON_BEHALF_OF: Final = "on-behalf-of"
@@ -116,6 +121,7 @@ class Callers:
         self._clock = clock
         self._certificates = certificates
         self._tokens = tokens
+        self._waiting = Room(_WAITING, "calls whose keys the issuer has not told yet")
 
     async def caller(self, context: Any, address: str) -> Caller:
         """Returns the caller of a call that came from `address`.
@@ -123,6 +129,7 @@ class Callers:
         Raises:
             CallerUnknownError: The call has no credential, and this address needs one.
             CallerCredentialError: The call has a credential that is not valid.
+            OverloadedError: Too many calls wait for keys of the token's issuer.
         """
         headers: list[str | bytes] = []
         named = ""
@@ -160,7 +167,8 @@ class Callers:
         try:
             return self._tokens.verify(token, self._clock.wall())
         except NeedsKeysError:
-            await self._tokens.refresh()
+            with self._waiting.place():
+                await self._tokens.refresh()
             return self._tokens.verify(token, self._clock.wall(), final=True)
 
     def _believed(self, identity: Identity, named: str) -> str:
