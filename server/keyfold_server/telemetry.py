@@ -74,14 +74,14 @@ STORE_AGE: Final = Gauge(
 
 REGIONS: Final = Gauge(
     "keyfold_regions",
-    "Regions in the store, by state and last recorded health.",
+    "Regions in the store, by state and last recorded health, on the one replica that counts them.",
     ("state", "health"),
 )
 
 CANNOT_WRAP: Final = Gauge(
     "keyfold_regions_cannot_wrap",
     "Enabled regions whose root key unwraps but does not wrap, so that their next rotation would "
-    "fail.",
+    "fail, on the one replica that counts regions.",
 )
 
 POLICY_BROKEN: Final = Gauge(

@@ -556,6 +556,21 @@ async def test_clusters_are_listed_in_pages(one: Member) -> None:
             await one.replica.listing.page(EVERYTHING, ClusterFilter(), size, bad)
 
 
+async def test_a_page_takes_three_reads(one: Member) -> None:
+    """S12: the number of reads of the store for a page does not depend on its clusters."""
+    for i in range(5):
+        await one.enable(f"c-{i}", {"eu": "fake:one", "us": "fake:two"})
+    reads = []
+    for size in (1, 5):
+        before = one.line.counts.copy()
+        page = await one.replica.listing.page(EVERYTHING, ClusterFilter(), size, "")
+        assert len(page.entries) == size
+        made = one.line.counts - before
+        made.pop("poll", None)
+        reads.append(made)
+    assert reads == [{"clusters": 1, "observations": 1, "last_uses": 1}] * 2
+
+
 async def test_lists_are_filtered(house: House, one: Member) -> None:
     """ListClusters filters by organization, state, health and key uri."""
     await one.enable("a", organization="org")

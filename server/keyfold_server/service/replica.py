@@ -77,6 +77,7 @@ class Replica:
         listing: Answers ListClusters.
         changes: Follows the changes of the other replicas.
         sweep: Checks keys that no caller uses.
+        gauges: Sets the metrics that say how things stand.
         bounds: The limits on calls and their sizes.
         callers: The places and rates of each caller.
         organizations: The places and rates of each organization.
@@ -220,7 +221,7 @@ class Replica:
         )
         self._flushing = Flushing(self._health, self._uses)
         self._pruning = Pruning(storage, clock)
-        self._gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
+        self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -232,7 +233,7 @@ class Replica:
             asyncio.create_task(self._flushing.keep_health()),
             asyncio.create_task(self._flushing.keep_uses()),
             asyncio.create_task(self._pruning.keep()),
-            asyncio.create_task(self._gauges.keep()),
+            asyncio.create_task(self.gauges.keep()),
         ]
 
     def room_of(self, cluster: str) -> AbstractContextManager[None]:

@@ -87,12 +87,12 @@ class Listing:
             if len(found) <= size:
                 break
             after = _name_of(found[-1])
-        entries: list[ClusterReport | RowNotAuthenticError] = [
-            entry
-            if isinstance(entry, RowNotAuthenticError)
-            else await self._reports.report(entry, rights)
+        listed = [entry for entry in seen[:size] if not isinstance(entry, RowNotAuthenticError)]
+        reports = iter(await self._reports.reports(listed, rights))
+        entries = (
+            entry if isinstance(entry, RowNotAuthenticError) else next(reports)
             for entry in seen[:size]
-        ]
+        )
         return Page(tuple(entries), more=len(seen) > size)
 
 

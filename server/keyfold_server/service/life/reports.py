@@ -7,7 +7,7 @@ A report joins the cluster in the store with what the replicas observed of its k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -112,39 +112,69 @@ class Reports:
             history: The cluster's superseded wraps, oldest first. A rotation may have come after
                 the cluster was read: what it superseded is current in this report.
         """
+        [report] = await self._reports([cluster], rights, run, history)
+        return report
+
+    async def reports(self, clusters: Sequence[Cluster], rights: Rights) -> list[ClusterReport]:
+        """Returns reports as `report` does, and reads the store as often as for one (S12)."""
+        return await self._reports(clusters, rights, None, ())
+
+    async def _reports(
+        self,
+        clusters: Sequence[Cluster],
+        rights: Rights,
+        run: RunInStore | None,
+        history: Iterable[SupersededWrap],
+    ) -> list[ClusterReport]:
+        readable = [
+            [region for region in cluster.regions if may_read(rights, cluster, region)]
+            for cluster in clusters
+        ]
+        newest = [region.newest for regions in readable for region in regions]
+        kek_ids = {
+            cluster.name: [g.kek_id for region in regions for g in region.generations]
+            for cluster, regions in zip(clusters, readable, strict=True)
+        }
+        known, used = await asyncio.gather(
+            self._health.known(
+                [kek_subject(g) for g in newest] + [root_subject(g.current) for g in newest], run
+            ),
+            self._uses.known(kek_ids, run),
+        )
         past: dict[bytes, list[SupersededWrap]] = {}
         for old in history:
             past.setdefault(old.kek_id, []).append(old)
-        newest = [
-            (region, region.newest)
-            for region in cluster.regions
-            if may_read(rights, cluster, region)
-        ]
-        kek_ids = [g.kek_id for region, _ in newest for g in region.generations]
-        known, used = await asyncio.gather(
-            self._health.known(
-                [kek_subject(g) for _, g in newest] + [root_subject(g.current) for _, g in newest],
-                run,
-            ),
-            self._uses.known(cluster.name, kek_ids, run),
-        )
         reports = []
-        for region, g in newest:
-            seen = _decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
-            uses = {
-                each.kek_id: used[each.kek_id] for each in region.generations if each.kek_id in used
-            }
-            place = await self._residency.report(g.current.root, region.name)
-            outage = self._outage(cluster, region, seen)
-            notices = place.notices if outage is None else (*place.notices, outage)
-            superseded = tuple(
+        for cluster, regions in zip(clusters, readable, strict=True):
+            each = [await self._region(cluster, r, known, used, past) for r in regions]
+            reports.append(ClusterReport(cluster, tuple(each)))
+        return reports
+
+    async def _region(
+        self,
+        cluster: Cluster,
+        region: Region,
+        known: Mapping[str, Observation],
+        used: Mapping[bytes, int],
+        past: Mapping[bytes, Sequence[SupersededWrap]],
+    ) -> RegionReport:
+        g = region.newest
+        seen = _decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
+        place = await self._residency.report(g.current.root, region.name)
+        outage = self._outage(cluster, region, seen)
+        return RegionReport(
+            region,
+            seen,
+            {each.kek_id: used[each.kek_id] for each in region.generations if each.kek_id in used},
+            superseded=tuple(
                 old
                 for each in region.generations
                 for old in past.get(each.kek_id, ())
                 if old.number < each.current.number
-            )
-            reports.append(RegionReport(region, seen, uses, superseded, place.key_region, notices))
-        return ClusterReport(cluster, tuple(reports))
+            ),
+            key_region=place.key_region,
+            notices=place.notices if outage is None else (*place.notices, outage),
+        )
 
     def _outage(self, cluster: Cluster, region: Region, seen: Observation | None) -> str | None:
         """Returns a notice of how long a region serves while its KMS cannot be asked (F1, F6)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError
@@ -65,28 +65,33 @@ class UseRecorder:
                 del self._new[kek_id]
 
     async def known(
-        self, cluster: str, kek_ids: Collection[bytes], run: RunInStore | None = None
+        self, kek_ids: Mapping[str, Collection[bytes]], run: RunInStore | None = None
     ) -> dict[bytes, int]:
-        """Returns when a cluster's KEKs were last used, by kek_id, in milliseconds of Unix time.
+        """Returns when KEKs were last used, by kek_id, in milliseconds of Unix time.
 
         KEKs without a known use are left out. If the store does not answer, the result is what
         this replica knows.
+
+        Args:
+            kek_ids: The KEKs to look for, by the names of their clusters.
+            run: Runs the read of the store; None: the threads for reads.
         """
+        wanted = [kek_id for some in kek_ids.values() for kek_id in some]
         try:
             read = run or self._storage.run
-            known = await read(self._storage.store.last_uses, list(kek_ids))
+            known = await read(self._storage.store.last_uses, wanted)
         except KeyfoldError as error:
             log.warning("cannot read last uses from the store: %s", error.reason)
             known = {}
-        view = self._cache.peek(cluster)
-        opened = view.open if view is not None else {}
-        for kek_id in kek_ids:
-            here = [self._new.get(kek_id, 0)]
-            if kek_id in opened and opened[kek_id].used_at > NEVER:
-                here.append(self._time(opened[kek_id]))
-            latest = max(known.get(kek_id, 0), *here)
-            if latest:
-                known[kek_id] = latest
+        for cluster, some in kek_ids.items():
+            view = self._cache.peek(cluster)
+            opened = view.open if view is not None else {}
+            for kek_id in some:
+                latest = max(known.get(kek_id, 0), self._new.get(kek_id, 0))
+                if kek_id in opened and opened[kek_id].used_at > NEVER:
+                    latest = max(latest, self._time(opened[kek_id]))
+                if latest:
+                    known[kek_id] = latest
         return known
 
     def _record(self, opened: CachedKek) -> None:

@@ -20,7 +20,14 @@ _INTERVAL: Final = 5.0
 """Seconds between two counts of what is in memory."""
 
 _CENSUS: Final = 6
-"""Counts of memory for one count of the regions in the store, which costs a query."""
+"""Counts of memory for one turn to count the regions in the store, which reads all of them."""
+
+_CLAIM: Final = "census"
+"""Name of the claim that lets one replica of all count the regions."""
+
+_HOLDS: Final = int(0.9 * _CENSUS * _INTERVAL * 1000)
+"""Milliseconds for which the claim holds. It is less than the time between two turns, so that the
+replica that counts usually goes on counting, and another takes over when that replica stops."""
 
 
 class Gauges:
@@ -51,11 +58,19 @@ class Gauges:
             telemetry.KEKS_IN_GRACE.set(graced)
             telemetry.STORE_AGE.set(self._age())
             if turn % _CENSUS == 0:
-                await self._count_regions()
+                await self.count_regions()
             await asyncio.sleep(_INTERVAL)
 
-    async def _count_regions(self) -> None:
+    async def count_regions(self) -> None:
+        """Counts the regions in the store if no other replica does, and shows no count if one does.
+
+        Two replicas may show a count until the next turn of the one that counted before.
+        """
         try:
+            if not await self._storage.run(self._storage.store.claim, _CLAIM, _HOLDS):
+                telemetry.REGIONS.clear()
+                telemetry.CANNOT_WRAP.set(0)
+                return
             census = await self._storage.run(self._storage.store.census)
             cannot_wrap = await self._storage.run(self._storage.store.cannot_wrap)
         except KeyfoldError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, and_, delete, select
+from sqlalchemy import Connection, and_, delete, or_, select
 
 from keyfold_server.domain.changes import RecordedRequest, RequestKey
 from keyfold_server.store.schema import Cells, requests
@@ -37,19 +37,17 @@ def read(
     """
     if not keys:
         return {}
-    columns = requests.c
-    # Not every database compares tuples, so this condition is wider than the scopes.
-    near = and_(
-        columns.cluster.in_({key.cluster for key in keys}),
-        columns.request_id.in_({key.request_id for key in keys}),
+    # The database looks each of these up by the primary key (protocol S12). SQLite would scan the
+    # table for a long list of tuples.
+    each = (
+        and_(*(column == value for column, value in zip(requests.primary_key, one, strict=True)))
+        for one in {scope(key) for key in keys}
     )
-    wanted = {scope(key) for key in keys}
     found = {}
-    for row in connection.execute(select(*columns).where(near)).all():
+    for row in connection.execute(select(*requests.c).where(or_(*each))).all():
         cells = tuple(row)
-        if cells[:4] in wanted:
-            seal.check("requests", cells, cells[2])
-            found[cells[:4]] = RecordedRequest(digest=cells[4], version=cells[5])
+        seal.check("requests", cells, cells[2])
+        found[cells[:4]] = RecordedRequest(digest=cells[4], version=cells[5])
     return found
 
 

@@ -1,0 +1,215 @@
+"""No statement of a call, a poll or a change scans a table that grows (protocol S12).
+
+A script calls every method of the store, and the tests ask the database for its plan of every
+statement that the store then executed. So a new method needs a step in the script, and a new
+statement is covered by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import Connection, Engine, event
+
+import store_vector
+from builders import (
+    NOW,
+    a_cluster,
+    a_region,
+    a_request,
+    a_rotation,
+    an_event,
+    applied,
+    enabled,
+    enabling,
+)
+from keyfold_server.domain.changes import Change, restored, retired, revoked, with_regions
+from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
+from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
+from keyfold_server.store.sql.store import SqlStore
+
+GROW: Final = {
+    "clusters",
+    "regions",
+    "generations",
+    "wraps",
+    "wrap_history",
+    "audit_events",
+    "requests",
+    "changes",
+    "observations",
+    "generation_uses",
+    "external_ids",
+}
+"""Tables that grow with clusters, with time or with calls."""
+
+COUNTS: Final = {"census", "cannot_wrap"}
+"""Methods that count all regions; of all replicas one at a time calls them."""
+
+BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
+
+
+def _life(store: SqlStore) -> None:
+    """Takes a cluster through its life, alone and in a group."""
+    key = a_request()
+    two = a_cluster("acme", [a_region("eu"), a_region("us")], organization="org")
+    cluster = applied(store, enabling(two, key)).cluster
+    assert store.request(key) is not None
+    moved = [a_rotation(region, "local:two", fresh=True) for region in cluster.regions]
+    cluster = applied(
+        store, Change("acme", with_regions(cluster, moved, NOW), an_event(), a_request("acme", "2"))
+    ).cluster
+    for back in (False, True):
+        decide = retired("acme", "eu", 1, NOW, back=back)
+        applied(store, Change("acme", decide, an_event()))
+    cluster = applied(store, Change("acme", revoked("acme", (), NOW), an_event())).cluster
+    applied(store, Change("acme", restored(cluster, ["eu", "us"], NOW), an_event()))
+    applied(store, Change("acme", None, an_event(outcome="REVOKED")))
+    group = [enabling(a_cluster(f"c-{n}"), a_request(f"c-{n}", f"r-{n}")) for n in range(100)]
+    assert not any(isinstance(each, Exception) for each in store.apply(group))
+
+
+def _cluster(store: SqlStore) -> None:
+    assert store.cluster("acme") is not None
+
+
+def _lists(store: SqlStore) -> None:
+    every = ClusterFilter(organization="org")
+    for which in (
+        every,
+        replace(every, state=State.ENABLED),
+        replace(every, key_uri="local:two"),
+        replace(every, key_uri="local:two", behind="2"),
+        replace(every, health=Health.KEY_DISABLED),
+        ClusterFilter(),
+    ):
+        store.clusters(which, "a", 2)
+
+
+def _observations(store: SqlStore) -> None:
+    store.observe([Observation("root:ab12", Health.HEALTHY, NOW, NOW)])
+    assert store.observations(["root:ab12", "kek:00"])
+
+
+def _uses(store: SqlStore) -> None:
+    store.used({b"k" * 16: NOW})
+    assert store.last_uses([b"k" * 16, b"l" * 16])
+
+
+def _external_ids(store: SqlStore) -> None:
+    assert store.issue_external_id("org", "id-of-org", NOW) == store.external_id("org")
+
+
+def _poll(store: SqlStore) -> None:
+    beat = store.register(BEAT)
+    assert store.poll(beat) == []
+    enabled(store, "news")
+    assert len(store.poll(beat)) == 1
+
+
+SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
+    ("apply", "request"): _life,
+    ("cluster",): _cluster,
+    ("superseded_wraps",): lambda store: store.superseded_wraps("acme"),
+    ("owner_of",): lambda store: store.owner_of(b"k" * 16),
+    ("clusters",): _lists,
+    ("samples",): lambda store: store.samples("ab"),
+    ("claim",): lambda store: [store.claim("work", 1_000) for _ in range(2)],
+    ("refused",): lambda store: store.refused(
+        "ab12", Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW), "one"
+    ),
+    ("register", "poll"): _poll,
+    ("reconciled",): lambda store: store.reconciled(),
+    ("replicas",): lambda store: store.replicas(),
+    ("observe", "observations"): _observations,
+    ("external_id", "issue_external_id"): _external_ids,
+    ("used", "last_uses"): _uses,
+    ("prune",): lambda store: store.prune(NOW),
+    ("leave",): lambda store: store.leave("one"),
+}
+"""Calls, in their order, by the methods of `Store` that they call."""
+
+
+def test_the_script_calls_every_method() -> None:
+    """S12: whoever adds a method to the store adds it to the script."""
+    methods = {name for name in vars(Store) if not name.startswith("_")}
+    assert {name for names in SCRIPT for name in names} == methods - COUNTS
+
+
+@contextmanager
+def _collected() -> Iterator[dict[str, Any]]:
+    """Collects every statement that SQLAlchemy executes, with its parameters."""
+    found: dict[str, Any] = {}
+
+    def collect(*executed: Any) -> None:
+        _, _, statement, parameters, _, many = executed
+        if statement.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}:
+            found.setdefault(statement, parameters[0] if many else parameters)
+
+    event.listen(Engine, "before_cursor_execute", collect)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "before_cursor_execute", collect)
+
+
+@pytest.mark.parametrize("kind", store_vector.KINDS)
+def test_no_statement_scans_what_grows(kind: str, tmp_path: Path) -> None:
+    """S12: the database finds the rows of every statement by an index."""
+    scanned = {"sqlite": _scanned_by_sqlite, "postgresql": _scanned_by_postgresql}[kind]
+    with store_vector.a_place(kind, tmp_path) as place:
+        place.migrate()
+        with closing(place.open()) as store:
+            with _collected() as statements:
+                for call in SCRIPT.values():
+                    call(store)
+            assert len(statements) > 30
+            with store.parts[0].engine.connect() as bare:
+                connection = bare.execution_options(**{ACCESS_MODE: AccessMode.WRITE})
+                found = {
+                    statement: tables
+                    for statement, parameters in statements.items()
+                    if (tables := scanned(connection, statement, parameters) & GROW)
+                }
+                # The same reading of plans finds a scan.
+                census = "SELECT state, count(*) FROM regions WHERE key_type = 'x' GROUP BY state"
+                assert scanned(connection, census, ()) == {"regions"}
+    assert found == {}
+
+
+def _scanned_by_sqlite(connection: Connection, statement: str, parameters: Any) -> set[str]:
+    """Returns the tables that SQLite would scan, with or without an index."""
+    plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    aliases = {"root": "observations", "kek": "observations"}
+    names = [detail.split()[1] for *_, detail in plan if detail.startswith("SCAN ")]
+    return {aliases.get(name, name) for name in names}
+
+
+def _scanned_by_postgresql(connection: Connection, statement: str, parameters: Any) -> set[str]:
+    """Returns the tables that PostgreSQL could read only as a whole."""
+    for way in ("seqscan", "hashjoin", "mergejoin"):
+        connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+    explained = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+    plan = explained.scalar_one()
+    [top] = json.loads(plan) if isinstance(plan, str) else plan
+    return set(_scans(top["Plan"], limited=False))
+
+
+def _scans(node: dict[str, Any], *, limited: bool) -> Iterator[str]:
+    kind = node["Node Type"]
+    # Under a limit, an index in the wanted order is read only as far as the page goes.
+    whole = kind == "Seq Scan" or (
+        kind in {"Index Scan", "Index Only Scan"} and "Index Cond" not in node and not limited
+    )
+    if whole:
+        yield node["Relation Name"]
+    for child in node.get("Plans", ()):
+        yield from _scans(child, limited=limited or kind == "Limit")
