@@ -48,12 +48,14 @@ class Request:
         regions: The regions that the request names; empty: all.
         uris: The root key of each region to which the request gives one.
         fresh: Whether Rotate also makes a new generation.
+        into_revoked: Whether AddRegions adds even where all other regions are revoked.
     """
 
     method: str
     regions: tuple[str, ...] = ()
     uris: tuple[tuple[str, str], ...] = ()
     fresh: bool = False
+    into_revoked: bool = False
 
 
 # --- changes -----------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def _refusals(state: State, request: Request) -> Iterator[str]:
             yield "CLUSTER_EXISTS"
         return
     if request.method == "AddRegions":
-        yield from _refusals_to_add(there, uris)
+        yield from _refusals_to_add(there, uris, into_revoked=request.into_revoked)
         return
     if any(name not in there for name in request.regions):
         yield "REGION_NOT_FOUND"
@@ -125,10 +127,13 @@ def _refusals(state: State, request: Request) -> Iterator[str]:
         yield "REVOKED"
 
 
-def _refusals_to_add(there: Mapping[str, Region], uris: Mapping[str, str]) -> Iterator[str]:
+def _refusals_to_add(
+    there: Mapping[str, Region], uris: Mapping[str, str], *, into_revoked: bool
+) -> Iterator[str]:
+    new = any(name not in there for name in uris)
     if any(name in there and there[name].uri != uri for name, uri in uris.items()):
         yield "REGION_EXISTS"
-    elif any(name not in there for name in uris) and all(r.revoked for r in there.values()):
+    elif new and not into_revoked and all(region.revoked for region in there.values()):
         yield "CLUSTER_REVOKED"
 
 

@@ -45,8 +45,9 @@ def message(change: Change) -> Any:
     specs = [spec_of(name, uris.get(name)) for name in request.regions]
     if request.method == "Rotate":
         return pb.RotateRequest(region_specs=specs, new_generation=request.fresh, **common)
-    kind_of = {"Enable": pb.EnableRequest, "AddRegions": pb.AddRegionsRequest}
-    return kind_of[request.method](region_specs=specs, **common)
+    if request.method == "AddRegions":
+        return pb.AddRegionsRequest(region_specs=specs, into_revoked=request.into_revoked, **common)
+    return pb.EnableRequest(region_specs=specs, **common)
 
 
 def shown(status: res.ClusterStatus) -> State:

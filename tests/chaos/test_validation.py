@@ -101,7 +101,8 @@ def test_a_region_that_came_after_a_revoke(history: History) -> None:
         (2, 3, LOST),
         (6, 7, told(both, replayed=True, superseded=True)),
     )
-    changed(history, Request("AddRegions", ("us",), (("us", "local:a"),)), (4, 5, told(both)))
+    add = Request("AddRegions", ("us",), (("us", "local:a"),), into_revoked=True)
+    changed(history, add, (4, 5, told(both)))
     used(history, 8, 8.1, region="us")
     assert found(history) == []
     used(history, 8, 8.1)

@@ -29,7 +29,8 @@ def wish(choose: random.Random, state: State) -> Request:
             (n, there[n].uri if n in there and choose.random() < 0.8 else choose.choice(URIS))
             for n in names
         )
-        return Request("AddRegions", tuple(names), uris)
+        into_revoked = choose.random() < 0.5
+        return Request("AddRegions", tuple(names), uris, into_revoked=into_revoked)
     revoked = sum(region.revoked for region in there.values())
     if choose.random() < (0.6 if revoked else 0.1):
         return Request("Restore", () if choose.random() < 0.5 else some)

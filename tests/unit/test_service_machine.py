@@ -198,10 +198,10 @@ class ReplicaMachine(RuleBasedStateMachine):
                 self.versions[name] = [len(self.keys[region.uri])] * region.generations
         self.state = after
 
-    @rule(uri=st.sampled_from(URIS))
-    def add_region(self, uri: str) -> None:
-        result = self.tried(self.one.add_regions({"us": uri}))
-        request = Request("AddRegions", ("us",), (("us", uri),))
+    @rule(uri=st.sampled_from(URIS), into_revoked=st.booleans())
+    def add_region(self, uri: str, *, into_revoked: bool) -> None:
+        result = self.tried(self.one.add_regions({"us": uri}, into_revoked=into_revoked))
+        request = Request("AddRegions", ("us",), (("us", uri),), into_revoked=into_revoked)
         self.asked_for(request, result if isinstance(result, KeyfoldError) else result.cluster)
 
     @rule(
