@@ -194,7 +194,7 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What changes of clusters count against.
+    """The places and rates that changes of clusters use up.
 
     Attributes:
         callers: The places and rates of each caller.

@@ -9,7 +9,7 @@ from keyfold_server.domain.errors import OverloadedError
 
 
 class Share:
-    """What one caller holds of a shared room.
+    """The places and bytes that one caller holds in a shared room.
 
     Attributes:
         places: Places that it holds.
