@@ -65,7 +65,7 @@ class Mutations:
             changes: Tells the other replicas, and knows whether the store is the right one.
             clock: Time.
             tasks: Keeps the tasks of changes that are under way.
-            limits: The places of calls, and the rates and places of each organization.
+            limits: The places and rates that changes use up.
         """
         self._limits = limits
         self._storage = storage
