@@ -1,4 +1,4 @@
-"""The model in docs/model: TLC finds nothing, and finds what each safeguard is there for."""
+"""The models in docs/model: TLC finds nothing, and finds what each safeguard is there for."""
 
 from __future__ import annotations
 
@@ -14,15 +14,26 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 MODEL: Final = ROOT / "docs" / "model"
 CONFIG: Final = (MODEL / "Keyfold.cfg").read_text(encoding="utf-8")
+LANE_CONFIG: Final = (MODEL / "Lane.cfg").read_text(encoding="utf-8")
 
 SAFEGUARDS: Final = re.findall(r"^    (\w+) = TRUE$", CONFIG, re.MULTILINE)
 INVARIANTS: Final = CONFIG.split("INVARIANTS")[1].split()
+LANE_SAFEGUARDS: Final = re.findall(r"^    (\w+) = TRUE$", LANE_CONFIG, re.MULTILINE)
+LANE_INVARIANTS, LANE_PROPERTIES = (
+    part.split() for part in LANE_CONFIG.split("INVARIANTS")[1].split("PROPERTIES")
+)
 
-MARKED: Final = {"F1", "F2", "R1", "R2", "R3", "R4", "S1", "S2", "S3", "S4", "S5"}
-"""The rules of docs/protocol.md that the model holds; a safeguard is named after its rule."""
+MARKED: Final = {
+    *("F1", "F2", "R1", "R2", "R3", "R4", "R9", "R10"),
+    *("S1", "S2", "S3", "S4", "S5", "S10", "S11"),
+}
+"""The rules of docs/protocol.md that the models hold; a safeguard is named after its rule."""
 
 VIOLATED: Final = 12
 """TLC's exit code where an invariant does not hold."""
+
+NEVER_HAPPENS: Final = 13
+"""TLC's exit code where what must happen in the end need not happen."""
 
 TLC_MAY_TAKE: Final = 150
 """Seconds that TLC may take; a case takes a few where nothing else runs."""
@@ -47,6 +58,7 @@ class Without(NamedTuple):
     events: tuple[str, ...]
     changes: int = 1
     ticks: int = 2
+    replicas: int = 2
 
 
 WHOLE: Final = (
@@ -58,8 +70,14 @@ WHOLE: Final = (
     Whole(("outage",), changes=0, ticks=2),
     Whole(("refusal", "outage"), changes=1, ticks=1),
     Whole(("refusal", "rotate"), changes=1, ticks=1, replicas=1),
+    Whole(("revoke", "prune"), changes=2, ticks=2, replicas=1),
+    Whole(("revoke", "prune", "failover"), changes=3, ticks=1, replicas=1),
+    Whole(("revoke", "swallow"), changes=1, ticks=0),
+    Whole(("revoke", "swallow", "rotate"), changes=2, ticks=0, replicas=1),
+    Whole(("revoke", "swallow", "refusal", "prune"), changes=3, ticks=0, replicas=1),
     # Mutations meet in the store alone.
     Whole(("revoke", "restore", "rotate"), changes=4, ticks=0, replicas=0),
+    Whole(("revoke", "restore", "add"), changes=4, ticks=0, replicas=0),
 )
 
 WITHOUT: Final = (
@@ -82,7 +100,38 @@ WITHOUT: Final = (
     Without("S4_name", "ConfirmedHasStopped", ("revoke",)),
     Without("S5", "NothingUnopenable", ("rotate",), changes=2, ticks=1),
     Without("S5", "OldKeyNotNeeded", ("rotate",), changes=2, ticks=1),
+    Without("R1", "NoRegionAddedUnawares", ("revoke", "add"), changes=2, ticks=0, replicas=0),
+    Without("R10", "NoRegionAddedUnawares", ("revoke", "add"), changes=2, ticks=0, replicas=0),
+    Without("S10_load", "ConfirmedHasStopped", ("revoke", "swallow"), ticks=0),
+    Without(
+        "S10_commit",
+        "ConfirmedHasStopped",
+        ("revoke", "swallow", "rotate"),
+        changes=2,
+        ticks=0,
+        replicas=1,
+    ),
+    Without(
+        "S10_kept",
+        "ConfirmedHasStopped",
+        ("revoke", "swallow", "refusal", "prune"),
+        changes=2,
+        ticks=0,
+        replicas=1,
+    ),
+    Without("S11_live", "PruningPassesNoLiveReplica", ("revoke", "prune"), changes=2, replicas=1),
+    Without("S11_checkpoint", "PruningIsNoRollback", ("revoke", "prune"), changes=2, replicas=1),
+    Without("S11_anew", "ConfirmedHasStopped", ("revoke", "prune"), changes=2, replicas=1),
 )
+
+LANE_WITHOUT: Final = (
+    ("R9_lane", "RevokeCommits"),
+    ("R9_turns", "RevokeCommits"),
+    ("R9_each", "RevokeCommits"),
+    ("R9_share", "FindsAPlace"),
+    ("R9_kept", "WorkIsBounded"),
+)
+"""Safeguards of the lane, and what falls without each."""
 
 
 @pytest.fixture(scope="module")
@@ -105,21 +154,31 @@ class Checked(NamedTuple):
     output: str
 
 
-def _check(tlc: str, folder: Path, constants: dict[str, str], invariants: list[str]) -> Checked:
-    """Runs TLC with some constants of Keyfold.cfg replaced, and these invariants alone."""
-    config = CONFIG.split("INVARIANTS")[0]
+def _with(config: str, constants: dict[str, str]) -> str:
+    """Returns a configuration with some of its constants replaced."""
     for name, value in constants.items():
         config, found = re.subn(
             rf"^    {name} = .*$", f"    {name} = {value}", config, flags=re.MULTILINE
         )
-        assert found == 1, f"Keyfold.cfg has no {name}"
-    (folder / "Keyfold.cfg").write_text(
-        config + "INVARIANTS\n    " + "\n    ".join(invariants) + "\n", encoding="utf-8"
+        assert found == 1, f"no constant {name}"
+    return config
+
+
+def _check(tlc: str, folder: Path, constants: dict[str, str], invariants: list[str]) -> Checked:
+    """Runs TLC with some constants of Keyfold.cfg replaced, and these invariants alone."""
+    config = _with(CONFIG.split("INVARIANTS")[0], constants)
+    return _run(
+        tlc, folder, "Keyfold", config + "INVARIANTS\n    " + "\n    ".join(invariants) + "\n"
     )
-    shutil.copy(MODEL / "Keyfold.tla", folder)
+
+
+def _run(tlc: str, folder: Path, module: str, config: str) -> Checked:
+    """Runs TLC on a module with a configuration."""
+    (folder / f"{module}.cfg").write_text(config, encoding="utf-8")
+    shutil.copy(MODEL / f"{module}.tla", folder)
     command = ["java", "-XX:+UseParallelGC", "-Xmx2g", f"-Djava.io.tmpdir={folder}", "-cp", tlc]
-    command += ["tlc2.TLC", "-config", "Keyfold.cfg", "-workers", "2", "-nowarning"]
-    command += ["-metadir", str(folder / "states"), "Keyfold"]
+    command += ["tlc2.TLC", "-config", f"{module}.cfg", "-workers", "2", "-nowarning"]
+    command += ["-metadir", str(folder / "states"), module]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=TLC_MAY_TAKE
     )
@@ -138,7 +197,7 @@ def _bounds(events: tuple[str, ...], changes: int, ticks: int, replicas: int = 2
 
 @pytest.mark.parametrize("case", WHOLE, ids=lambda case: "+".join(case.events))
 def test_with_every_safeguard_every_invariant_holds(tlc: str, tmp_path: Path, case: Whole) -> None:
-    """F1, F2, R1 to R4, S1 to S5: no interleaving within the bounds breaks a promise."""
+    """F1, F2, R1 to R4, R10, S1 to S5, S10, S11: no run within the bounds breaks a promise."""
     code, output = _check(tlc, tmp_path, _bounds(*case), INVARIANTS)
     assert code == 0, output
     assert "No error has been found" in output
@@ -146,15 +205,40 @@ def test_with_every_safeguard_every_invariant_holds(tlc: str, tmp_path: Path, ca
 
 @pytest.mark.parametrize("case", WITHOUT, ids=lambda case: f"{case.safeguard}-{case.invariant}")
 def test_without_a_safeguard_its_invariant_falls(tlc: str, tmp_path: Path, case: Without) -> None:
-    """F1, F2, R1 to R4, S1 to S5: each safeguard is needed; TLC shows what happens without it."""
-    constants = _bounds(case.events, case.changes, case.ticks) | {case.safeguard: "FALSE"}
+    """F1, F2, R1 to R4, R10, S1 to S5, S10, S11: TLC shows what happens without a safeguard."""
+    constants = _bounds(*case[2:]) | {case.safeguard: "FALSE"}
     code, output = _check(tlc, tmp_path, constants, [case.invariant])
     assert code == VIOLATED, output
     assert f"Invariant {case.invariant} is violated" in output
 
 
+def test_with_every_safeguard_each_revoke_commits(tlc: str, tmp_path: Path) -> None:
+    """R9: whatever other callers and other changes do, a Revoke finds a place and commits."""
+    code, output = _run(tlc, tmp_path, "Lane", LANE_CONFIG)
+    assert code == 0, output
+    assert "No error has been found" in output
+
+
+@pytest.mark.parametrize(("safeguard", "falls"), LANE_WITHOUT)
+def test_without_a_safeguard_of_the_lane_a_revoke_waits(
+    tlc: str, tmp_path: Path, safeguard: str, falls: str
+) -> None:
+    """R9: each safeguard of the lane is needed; TLC shows what happens without it."""
+    config = _with(LANE_CONFIG.split("INVARIANTS")[0], {safeguard: "FALSE"})
+    kind = "INVARIANTS" if falls in LANE_INVARIANTS else "PROPERTIES"
+    code, output = _run(tlc, tmp_path, "Lane", f"{config}{kind}\n    {falls}\n")
+    if kind == "INVARIANTS":
+        assert code == VIOLATED, output
+        assert f"Invariant {falls} is violated" in output
+    else:
+        assert code == NEVER_HAPPENS, output
+        assert "Temporal properties were violated" in output
+
+
 def test_every_marked_rule_has_a_safeguard_that_is_taken_away() -> None:
     """Each marked rule and each safeguard is tried, and each invariant falls once."""
-    assert {name.partition("_")[0] for name in SAFEGUARDS} == MARKED
+    assert {name.partition("_")[0] for name in SAFEGUARDS + LANE_SAFEGUARDS} == MARKED
     assert {case.safeguard for case in WITHOUT} == set(SAFEGUARDS)
     assert {case.invariant for case in WITHOUT} == set(INVARIANTS)
+    assert {safeguard for safeguard, _ in LANE_WITHOUT} == set(LANE_SAFEGUARDS)
+    assert {falls for _, falls in LANE_WITHOUT} == {*LANE_INVARIANTS, *LANE_PROPERTIES}
