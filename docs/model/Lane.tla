@@ -1,12 +1,13 @@
 --------------------------------- MODULE Lane --------------------------------
 (* How a Revoke gets to its commit (protocol R9). Two callers flood Revoke,    *)
-(* and give calls up. The transactions of one of them may hang for ever, since *)
-(* somebody may have locked his clusters. Other changes take every thread that *)
-(* they can get. A third caller's Revoke commits all the same.                 *)
+(* and give calls up. The transactions of one of them may hang for ever,       *)
+(* because somebody holds locks on that caller's clusters. Other changes take  *)
+(* every thread that they can get. A third caller's Revoke commits all the     *)
+(* same. README.md says more.                                                  *)
 EXTENDS Naturals, Sequences, TLC
 
 CONSTANTS
-    Hangs, Floods, Other,   \* three callers
+    Hangs, Floods, Other,   \* the three callers
     Threads, Each,          \* threads of the lane, and the most that one caller may hold
     Places,                 \* calls that may be under way at once
     \* The safeguards. FALSE takes one away.
@@ -36,8 +37,8 @@ FreeThreads == Threads - Sum(runs, Callers) - busy
 
 May(c) == IF R9_share THEN places[c] < Free ELSE Free > 0
 
-(* The third caller sends one Revoke after the other. The last conjunct of the *)
-(* first line bounds the states, past the bound that is promised.              *)
+(* The third caller sends one Revoke after the other. That no call arrives     *)
+(* beyond Places + 1 only bounds the states; without R9_kept all these arrive. *)
 Arrives(c) ==
     /\ c = Other => line[c] + runs[c] = 0
     /\ UnderWay <= Places
