@@ -298,8 +298,8 @@ class FakeProvider:
 
     def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
         def answer(_: str) -> KeyDescription:
-            number, _version = self._usable(key, "describe", None)
-            return KeyDescription(str(number), "AES-256-GCM in memory")
+            self._usable(key, "describe", None)
+            return KeyDescription("AES-256-GCM in memory")
 
         return self._call("describe", key, answer, budget=budget)
 

@@ -363,9 +363,9 @@ class Bench:
         return bytes(self.opened(wrapped, binding, key=key, budget=budget).plaintext)
 
     def describe(self, key: RootKey | None = None, *, budget: float = BUDGET) -> str:
-        """Returns the newest version, as the provider describes the key."""
+        """Returns the detail of the provider's description of the key."""
         assert isinstance(self.provider, DescribesKeys)
-        return self.provider.describe(key or self.key, budget=budget).newest_version
+        return self.provider.describe(key or self.key, budget=budget).detail
 
     def authenticate(self, key: RootKey | None = None, *, budget: float = BUDGET) -> None:
         """Proves the credential."""

@@ -130,7 +130,7 @@ class AcmeKmsProvider:
             answer = self._call("GET", key.uri, "keys.read", key)
             with _understood(answer):
                 found = body(answer)
-                return KeyDescription(_version(found["primary"]), str(found["algorithm"])[:64])
+                return KeyDescription(str(found["algorithm"])[:64])
 
     def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
         """Wraps up to 65 bytes under the newest version; see the port."""

@@ -149,11 +149,9 @@ class KeyDescription:
     """The result of `DescribesKeys.describe`.
 
     Attributes:
-        newest_version: The version that wraps today, written as `Wrapped.key_version` is.
         detail: One line for people, such as the algorithm.
     """
 
-    newest_version: str
     detail: str = ""
 
 

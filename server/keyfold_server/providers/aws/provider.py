@@ -157,8 +157,8 @@ class AwsKmsProvider:
                     provider_request_id=request_id(reply),
                 )
             reach = "multi-Region " if found.get("MultiRegion") else ""
-            detail = f"symmetric {reach}key of origin {found.get('Origin', 'AWS_KMS')}"
-            return KeyDescription(str(found.get("CurrentKeyMaterialId", arn.key_id)), detail)
+            origin = found.get("Origin", "AWS_KMS")
+            return KeyDescription(f"symmetric {reach}key of origin {origin}")
 
     def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
         """Wraps up to 65 bytes under the current key material; see the port."""

@@ -114,7 +114,8 @@ class Calls:
         reply = self._asked(key, uri, "get", uri.version)
         with _understood(reply):
             found, attributes = reply.body["key"], reply.body["attributes"]
-            kind, version = str(found["kty"])[:32], _version(found["kid"], uri)
+            _version(found["kid"], uri)  # An answer about another key does not count.
+            kind = str(found["kty"])[:32]
             permitted = frozenset(found.get("key_ops", ()))
             enabled, ends = attributes["enabled"] is True, attributes.get("exp")
             expired = ends is not None and float(ends) <= time.time()
@@ -135,7 +136,7 @@ class Calls:
             raise KeyInvalidError(
                 f"root key {key.uri} {fault}", provider_request_id=reply.request_id
             )
-        return KeyDescription(version, f"{kind} key, {way.algorithm}, {way.detail}")
+        return KeyDescription(f"{kind} key, {way.algorithm}, {way.detail}")
 
     def wrapped(
         self, key: RootKey, uri: KeyUri, plaintext: bytes, binding: Binding

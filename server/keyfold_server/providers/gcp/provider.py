@@ -162,7 +162,7 @@ class GcpKmsProvider:
                 raise _no_answer("described another key than the requested one")
             primary = _usable_primary(key, found)
             level = resources.ProtectionLevel(primary.protection_level).name
-            return KeyDescription(primary.name, f"symmetric key of protection level {level}")
+            return KeyDescription(f"symmetric key of protection level {level}")
 
     def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
         """Wraps up to 65 bytes under the primary version; see the port."""

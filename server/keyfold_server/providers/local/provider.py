@@ -146,8 +146,8 @@ class LocalProvider:
     def describe(self, key: RootKey, *, budget: float) -> KeyDescription:
         """Describes a root key; refuses as `wrap` does."""
         del budget
-        number, _ = self._newest(key, _request_id())
-        return KeyDescription(str(number), "AES-256-GCM in a development key file")
+        self._newest(key, _request_id())
+        return KeyDescription("AES-256-GCM in a development key file")
 
     def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
         """Wraps up to 65 bytes under the newest version; see the port."""

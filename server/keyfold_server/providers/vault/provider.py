@@ -140,7 +140,7 @@ class VaultTransitProvider:
             if found.get("derived"):
                 raise about_key(Fault.DERIVED, key.uri)
             warned = "; its material can be exported" if found.get("exportable") else ""
-            return KeyDescription(str(int(found["latest_version"])), f"{kind} key{warned}")
+            return KeyDescription(f"{kind} key{warned}")
 
     def wrap(self, key: RootKey, plaintext: bytes, binding: Binding, *, budget: float) -> Wrapped:
         """Wraps up to 65 bytes under the newest version; see the port."""
