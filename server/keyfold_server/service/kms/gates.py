@@ -86,11 +86,6 @@ class Gates:
         self._providers: dict[str, Bucket] = {}
         self._look_at = _KEPT
 
-    @property
-    def in_use(self) -> int:
-        """The number of slots that calls hold or await, over all gates."""
-        return sum(gate.users for gate in self._gates.values())
-
     def enter(
         self, key: tuple[str, ...], account: tuple[str, ...], type_: str, patience: float
     ) -> Permit:
