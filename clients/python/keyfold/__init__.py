@@ -18,6 +18,7 @@ The names that this module exports are the client's interface. Its rooms, which 
     models/     the values that methods take and return
     errors/     the exceptions
     v1/         the generated protobuf and gRPC stubs
+    version     the version of the installed package
     cli/        the command line `keyfold`
 """
 
@@ -142,6 +143,7 @@ from keyfold.models.status import (
 )
 from keyfold.transport.target import DEFAULT_TARGET
 from keyfold.transport.tls import Tls
+from keyfold.version import __version__
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -259,4 +261,5 @@ __all__ = [
     "Wrapped",
     "WrappedKeyCorruptError",
     "WrongClusterError",
+    "__version__",
 ]

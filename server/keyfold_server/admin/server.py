@@ -24,6 +24,14 @@ _NOT_SERVING: Final = 1
 """The exit code of `health` if the server does not serve; health checks know only 0 and 1."""
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from keyfold.version import __version__
+
+        typer.echo(f"keyfold-server {__version__}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
@@ -32,6 +40,9 @@ def options(
     ] = False,
     print_settings: Annotated[
         bool, typer.Option("--print-settings", help="Print the settings as TOML, and exit.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001  its callback prints it
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Run and maintain a Keyfold server. Without a command it serves."""

@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Run and maintain a Keyfold server.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

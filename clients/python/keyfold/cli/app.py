@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -20,6 +19,7 @@ from keyfold.cli.commands import (
 )
 from keyfold.cli.errors import EXIT_CODES
 from keyfold.cli.session import with_session
+from keyfold.version import __version__
 
 # Python's own tracebacks: those of rich print local variables, which may hold keys.
 app = typer.Typer(
@@ -54,10 +54,7 @@ for _name, _function in (
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes it by position
     if wanted:
-        try:
-            typer.echo(f"keyfold {version('keyfold')}")
-        except PackageNotFoundError:
-            typer.echo("keyfold (not installed)")
+        typer.echo(f"keyfold {__version__}")
         raise typer.Exit
 
 
