@@ -233,6 +233,10 @@ def test_what_the_settings_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
             {"providers": {"azur": {}}},
             r"\[providers.azur\] belongs to no installed provider; .*aws, azure, gcp",
         ),
+        (
+            {"providers": {"vault": {"auth": "token"}}},
+            r'\[providers.vault\] belongs .*; VAULT_TRANSIT reads \[vault."https://HOST:PORT"\]$',
+        ),
         ({"providers": {"aws": {"principle": "x"}}}, r"\[providers.aws\] principle: .*no such"),
         (
             {"providers": {"aws": {"canary": {"role": "x"}}}},

@@ -32,9 +32,14 @@ def catalog(settings: Settings) -> Catalog:
     unknown = sorted(settings.providers.keys() - set(known))
     # A package that does not load does not say which table is its own.
     if unknown and all(entry.loads for entry in entries.values()):
+        others = "".join(
+            f"; {type_} reads {entry.other_table}"
+            for type_, entry in sorted(entries.items())
+            if entry.other_table
+        )
         raise SetupError(
             f"[providers.{unknown[0]}] belongs to no installed provider; the tables are: "
-            f"{', '.join(known)}"
+            f"{', '.join(known)}{others}"
         )
 
     def setup(entry: Entry) -> Setup:

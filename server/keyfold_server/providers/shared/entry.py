@@ -58,6 +58,9 @@ class Entry:
             `keyfold[aws]`.
         table: NAME of the table `[providers.NAME]` that the provider reads; empty if it does not
             read one.
+        other_table: The table of the settings file that the provider reads in place of
+            `[providers.NAME]`, as an operator writes it, for messages. It is for Keyfold's own
+            providers, like `settings`.
         settings: Names of further settings that the provider reads. These are for Keyfold's own
             providers; a package of your own has its table.
         check: Raises SetupError where the provider cannot be made from these settings. The server
@@ -76,6 +79,7 @@ class Entry:
     endpoint_paths: tuple[str, ...] = ()
     install: str = ""
     table: str = ""
+    other_table: str = ""
     settings: tuple[str, ...] = ()
     check: Callable[[Setup], object] = _nothing
     is_set_up: Callable[[Setup], bool] = _always

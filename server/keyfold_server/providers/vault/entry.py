@@ -53,6 +53,7 @@ ENTRY = Entry(
     uris=("https://*/v1/**/keys/*",),
     example="https://HOST:8200/v1/transit/keys/KEY",
     install="keyfold[vault]",
+    other_table='[vault."https://HOST:PORT"]',
     settings=("vault",),
     check=_tables,
     is_set_up=lambda setup: bool(setup.settings.get("vault")) or "VAULT_ADDR" in os.environ,
