@@ -115,7 +115,12 @@ def _opened(
         some = kept[first : first + _BATCH]
         items = [pb.BatchUnwrapItem(wrapped_key=blob.wrapped) for blob in some]
         asked = pb.BatchUnwrapRequest(cluster=some[0].cluster, items=items)
-        results = stub.BatchUnwrap(asked, timeout=_TIMEOUT).results
+        try:
+            results = stub.BatchUnwrap(asked, timeout=_TIMEOUT).results
+        except grpc.RpcError as error:
+            # A violation, so that the run still reports what it found before.
+            yield Violation("wrapped-key", some[0].cluster, f"BatchUnwrap failed: {refusal(error)}")
+            return
         for blob, result in zip(some, results, strict=True):
             where = f"a key of {blob.region}, generation {blob.generation}"
             reason = Refusal.of(result.error).reason if result.HasField("error") else ""

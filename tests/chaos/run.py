@@ -9,6 +9,10 @@ over. CHAOS_KILLS kills that many processes on each store, twice over: servers u
 mutations of the store at each of their marks and at random. Last, the suite takes one safeguard at
 a time out of a copy of the code, by the patches in `patches/`, and expects the validation to fail.
 A patch that the validation misses, or that no longer applies, is a failure.
+
+Without make, set GRPC_ENABLE_FORK_SUPPORT=false as the Makefile does. Else gRPC's fork handlers
+sometimes crash a PostgreSQL server that starts while clients call. gRPC reads the variable when it
+is imported, so no module here can set it in time.
 """
 
 from __future__ import annotations

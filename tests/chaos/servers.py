@@ -21,10 +21,6 @@ from e2e.server import READY, NotReadyError, Server, clean_environment
 SLOW: Final = 0.25
 """Share of the answers inside a server that come late."""
 
-# A PostgreSQL server is started by a plain fork. gRPC's own fork handlers would run there while
-# clients call, and may abort. gRPC reads this variable when the first channel is made.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-
 _PROGRAM: Final = Path(__file__).with_name("failpoints.py")
 _START: Final = 30.0
 _LOOK: Final = 0.005
