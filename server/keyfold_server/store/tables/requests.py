@@ -6,9 +6,11 @@ request from the current state.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, and_, delete, or_, select
+from sqlalchemy import Connection, TextClause, delete, text
 
 from keyfold_server.domain.changes import RecordedRequest, RequestKey
 from keyfold_server.store.schema import Cells, requests
@@ -20,6 +22,25 @@ if TYPE_CHECKING:
 
 Scope = tuple[str, str, str, str]
 """Caller, RPC, cluster and request_id."""
+
+
+_AT_ONCE: Final = 100
+"""Most requests that one statement looks up."""
+
+_KEY: Final = tuple(column.name for column in requests.primary_key)
+
+
+@cache
+def _lookup(count: int) -> TextClause:
+    """Returns the statement that looks up some requests, each by the primary key (protocol S12).
+
+    SQLite would scan the table for a long list of tuples. The statement is text, because building
+    it anew for a large group of changes takes longer than running it.
+    """
+    one = " AND ".join(f"{name} = :{name}_%d" for name in _KEY)
+    each = " OR ".join(f"({one.replace('%d', str(number))})" for number in range(count))
+    columns = ", ".join(requests.columns.keys())
+    return text(f"SELECT {columns} FROM requests WHERE {each}")  # noqa: S608  names from the schema
 
 
 def scope(key: RequestKey) -> Scope:
@@ -35,19 +56,17 @@ def read(
     Raises:
         RowNotAuthenticError: A row is not authentic.
     """
-    if not keys:
-        return {}
-    # The database looks each of these up by the primary key (protocol S12). SQLite would scan the
-    # table for a long list of tuples.
-    each = (
-        and_(*(column == value for column, value in zip(requests.primary_key, one, strict=True)))
-        for one in {scope(key) for key in keys}
-    )
-    found = {}
-    for row in connection.execute(select(*requests.c).where(or_(*each))).all():
-        cells = tuple(row)
-        seal.check("requests", cells, cells[2])
-        found[cells[:4]] = RecordedRequest(digest=cells[4], version=cells[5])
+    left, found = iter({scope(key) for key in keys}), {}
+    while some := list(islice(left, _AT_ONCE)):
+        values = {
+            f"{name}_{number}": value
+            for number, one in enumerate(some)
+            for name, value in zip(_KEY, one, strict=True)
+        }
+        for row in connection.execute(_lookup(len(some)), values).all():
+            cells = tuple(row)
+            seal.check("requests", cells, cells[2])
+            found[cells[:4]] = RecordedRequest(digest=cells[4], version=cells[5])
     return found
 
 
