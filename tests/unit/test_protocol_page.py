@@ -15,8 +15,7 @@ PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 NUMBERS = [
     *("F1", "F2", "F2a", "F3", "F4", "F5", "F6", "F7"),
     *(f"R{n}" for n in range(1, 11)),
-    *(f"S{n}" for n in range(1, 10)),
-    *("S11", "S12"),
+    *(f"S{n}" for n in range(1, 13)),
     *(f"W{n}" for n in range(1, 4)),
     *(f"A{n}" for n in range(1, 6)),
     *(f"D{n}" for n in range(1, 6)),

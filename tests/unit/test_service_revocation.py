@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import sqlite3
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from keyfold_server.domain.errors import (
     KeyfoldError,
     RegionNotFoundError,
     RevokedError,
+    RowNotAuthenticError,
     StoreRolledBackError,
     StoreStaleError,
     StoreUnavailableError,
@@ -549,6 +552,43 @@ async def test_a_store_that_fails_while_a_replica_begins_anew(house: House, one:
     house.store.reconcile("the standby lagged")
     await until(lambda: one.line.counts["register"] > 2)
     await until(lambda: not one.changes.rolled_back)
+
+
+async def test_a_revoke_that_the_store_drops_is_not_answered_as_done(
+    house: House, one: Member
+) -> None:
+    """S10, R4: no replica confirms a revocation that the database did not keep."""
+    with closing(sqlite3.connect(house.file)) as file:
+        file.execute("CREATE TRIGGER t BEFORE UPDATE ON regions BEGIN SELECT RAISE(IGNORE); END")
+    with pytest.raises(RowNotAuthenticError, match="did not take a row of regions"):
+        await one.revoke()
+
+
+async def test_a_revoke_that_the_store_undoes_stops_use_everywhere(
+    house: House, one: Member
+) -> None:
+    """S10: where a trigger puts the old rows back, every replica refuses them."""
+    two = await house.replica()
+    await two.wrap()
+    columns = {
+        "clusters": ("updated_at", "epoch", "version", "children", "audit_head", "audit_count"),
+        "regions": ("state", "state_since"),
+    }
+    back = " ".join(
+        f"UPDATE {table} SET {name} = (SELECT {name} FROM kept_{table} AS k WHERE "
+        f"k.name = {table}.name);"
+        for table, names in columns.items()
+        for name in (*names, "mac")
+    )
+    with closing(sqlite3.connect(house.file)) as file:
+        for table in ("clusters", "regions"):
+            file.execute(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+        file.execute(f"CREATE TRIGGER t AFTER INSERT ON changes BEGIN {back} END")
+    await one.hurry().revoke()
+    await two.poll()
+    for member in (one, two):
+        with pytest.raises(RowNotAuthenticError):
+            await member.wrap()
 
 
 DAY = 24 * 60 * 60

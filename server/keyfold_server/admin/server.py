@@ -136,9 +136,13 @@ def _check() -> None:
 
     faults = [f"{name}: not a setting; is it misspelt?" for name in settings.unknown_variables()]
     try:
-        faults += bootstrap.check(settings.load())
+        loaded = settings.load()
+        faults += bootstrap.check(loaded)
     except KeyfoldError as error:
         faults += error.message.splitlines()
+    else:
+        for warning in bootstrap.warnings(loaded):
+            typer.echo(f"warning: {warning}", err=True)
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:

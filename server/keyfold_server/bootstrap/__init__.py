@@ -70,6 +70,11 @@ def check(settings: Settings) -> list[str]:
     return faults
 
 
+def warnings(settings: Settings) -> list[str]:
+    """Returns what the store has that can drop or change what Keyfold writes (protocol S10)."""
+    return opening.warnings(settings.store, settings.store_password_file)
+
+
 def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     """Joins one replica to its store and providers.
 

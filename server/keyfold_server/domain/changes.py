@@ -331,6 +331,34 @@ class CommittedChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Floor:
+    """What a numbered change made of its cluster; no row of it may lie below (protocol S10).
+
+    Attributes:
+        uid: The cluster's uid.
+        version: The row version that the change gave the cluster.
+        epoch: The cluster's epoch after the change.
+    """
+
+    uid: bytes
+    version: int
+    epoch: int
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Floor:
+        """Returns the floor of a cluster as it is now."""
+        return cls(cluster.uid, cluster.version, cluster.epoch)
+
+    def is_kept_by(self, cluster: Cluster) -> bool:
+        """Returns whether a cluster's rows lie at this floor or above it."""
+        return (
+            cluster.uid == self.uid
+            and cluster.version >= self.version
+            and cluster.epoch >= self.epoch
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedChange:
     """One numbered change, as a poll reports it.
 
@@ -341,6 +369,7 @@ class RecordedChange:
         root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
         kek: The one KEK that was refused again; None: a cluster's change or a first refusal.
         replica: The replica that made the change.
+        floor: What the change made of the cluster, or None for a refusal.
     """
 
     number: int
@@ -349,3 +378,4 @@ class RecordedChange:
     root: str | None
     kek: bytes | None
     replica: str
+    floor: Floor | None = None

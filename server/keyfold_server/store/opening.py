@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import secrets
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +14,7 @@ from sqlalchemy import Connection, func, insert, select
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.store import schema, service_key
 from keyfold_server.store import seal as seals
+from keyfold_server.store.database import extras
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.migrations import migrate
 from keyfold_server.store.postgresql import address as addresses
@@ -20,7 +23,7 @@ from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.sqlite.lock import FileLock
-from keyfold_server.store.tables import counter, lineage
+from keyfold_server.store.tables import counter, lineage, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from keyfold_server.store.database.engine import Database
     from keyfold_server.store.postgresql.session import BoundedSession
     from keyfold_server.store.service_key import ServiceKey
+
+log = logging.getLogger(__name__)
 
 _ROW: Final = 1
 _UID_SIZE: Final = 16
@@ -107,6 +112,29 @@ def _listening(
     return addresses.parse(listen_url, password_file)
 
 
+def warnings(url: str, password_file: Path | None = None) -> list[str]:
+    """Looks into a store for what can drop or change what Keyfold writes (protocol S10).
+
+    It changes nothing, and finds nothing in a store that does not exist or cannot be reached.
+    """
+    with contextlib.suppress(StoreUnavailableError, SetupError):
+        if url.startswith(addresses.SCHEMES):
+            with closing(postgresql.connected(addresses.parse(url, password_file))) as database:
+                found = database.read(database.dialect.extras)
+        elif not sqlite.path_of(url).exists():
+            return []
+        else:
+            with sqlite.reading(sqlite.path_of(url)) as connection:
+                found = extras.of_sqlite(connection)
+        return [extras.warning(extra) for extra in found]
+    return []
+
+
+def _warn_of_extras(database: Database, label: object) -> None:
+    for extra in database.read(database.dialect.extras):
+        log.warning("%s: %s", label, extras.warning(extra))
+
+
 def migrate_store(url: str, *, password_file: Path | None = None) -> str:
     """Brings a shared store to this release's schema; needs no service key.
 
@@ -167,6 +195,7 @@ def _embedded(
             with _closed_unless_good(database):
                 migrate.upgrade(database)
                 _claim(database, seal, clock)
+                _warn_of_extras(database, path)
     except BaseException:
         lock.release()
         raise
@@ -202,6 +231,7 @@ def _shared(
                 migrate.require(database)
             _claim(database, seal, clock)
             postgresql.warn(database, address)
+            _warn_of_extras(database, address.label)
     if not postgresql.notifies(database):
         return SqlStore(database, seal, clock=clock, reach=reach)
     from keyfold_server.store.postgresql.notifications import NotifyingStore
@@ -255,8 +285,7 @@ def _make(connection: Connection, seal: seals.Seal, dialect: Dialect, clock: Clo
     uid = secrets.token_bytes(_UID_SIZE)
     now = dialect.now(connection, clock)
     cells = seal.sealed("meta", (_ROW, uid, seal.service_key_id, seals.ENCODING, now))
-    names = schema.meta.columns.keys()
-    connection.execute(insert(schema.meta), [dict(zip(names, cells, strict=True))])
+    rows.write(connection, insert(schema.meta), [rows.named(schema.meta, cells)])
     counter.begin(connection, seal)
     lineage.begin(connection, seal, dialect)
     return cells

@@ -247,9 +247,15 @@ changes: Final = Table(
     Column("kek", LargeBinary, nullable=True),
     _must("replica", Text),
     _must("created_at", BigInteger),
+    Column("cluster_uid", LargeBinary, nullable=True),
+    Column("version", BigInteger, nullable=True),
+    Column("epoch", BigInteger, nullable=True),
     _must("mac", LargeBinary),
     Index(None, "created_at"),
+    Index(None, "cluster", "number"),
 )
+"""A change of a cluster carries the decision: the uid, version and epoch that the cluster has
+since (protocol S10)."""
 
 replicas: Final = Table(
     "replicas",

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
+
+from keyfold_server.store.database import extras
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +79,8 @@ def _upsert_postgresql(table: Table, *, if_later: str | None = None) -> Insert:
 
 
 _NOW: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)")
-_NOTIFY: Final = select(func.pg_notify(CHANNEL, ""))
+# A deferred constraint's trigger could undo rows at the commit, after everything was checked.
+_SETTLE: Final = f"SET CONSTRAINTS ALL IMMEDIATE; SELECT pg_notify('{CHANNEL}', '')"
 
 # A promoted standby begins a new timeline with its first write, and the names of its log files
 # begin with the timeline's number.
@@ -92,8 +95,8 @@ def _now_postgresql(connection: Connection, _clock: Clock) -> int:
     return now
 
 
-def _notify_postgresql(connection: Connection) -> None:
-    connection.execute(_NOTIFY)
+def _settle_postgresql(connection: Connection) -> None:
+    connection.exec_driver_sql(_SETTLE)
 
 
 def _timeline_postgresql(connection: Connection) -> str:
@@ -119,9 +122,11 @@ class Dialect:
             came first every time.
         upsert: Makes the statement that inserts a row or replaces all but its key.
         now: Returns milliseconds of Unix time by the one clock that judges all replicas.
-        notify: Wakes listeners when the transaction commits.
+        settle: Runs what is deferred to the commit now, before the change gets its number (protocol
+            S10), and wakes listeners when the transaction commits.
         timeline: Returns the name of the server's timeline, which changes with each failover. The
             name is empty if the server cannot tell, or if nothing can fail over.
+        extras: Lists what somebody else attached to Keyfold's tables.
     """
 
     locks_rows: bool
@@ -129,8 +134,9 @@ class Dialect:
     tries: int
     upsert: Upsert
     now: Callable[[Connection, Clock], int]
-    notify: Callable[[Connection], None]
+    settle: Callable[[Connection], None]
     timeline: Callable[[Connection], str]
+    extras: Callable[[Connection], list[str]]
 
 
 SQLITE: Final = Dialect(
@@ -139,8 +145,9 @@ SQLITE: Final = Dialect(
     tries=3,
     upsert=_upsert_sqlite,
     now=lambda _connection, clock: int(clock.wall() * 1000),
-    notify=lambda _connection: None,
+    settle=lambda _connection: None,
     timeline=unknown_timeline,
+    extras=extras.of_sqlite,
 )
 
 POSTGRESQL: Final = Dialect(
@@ -149,6 +156,7 @@ POSTGRESQL: Final = Dialect(
     tries=6,
     upsert=_upsert_postgresql,
     now=_now_postgresql,
-    notify=_notify_postgresql,
+    settle=_settle_postgresql,
     timeline=_timeline_postgresql,
+    extras=extras.of_postgresql,
 )

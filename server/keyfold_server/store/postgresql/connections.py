@@ -19,7 +19,7 @@ from sqlalchemy import Engine, QueuePool, create_engine, event, func, select, te
 from sqlalchemy.exc import DBAPIError
 
 from keyfold_server.domain.errors import SetupError
-from keyfold_server.store.database import faults
+from keyfold_server.store.database import extras, faults
 from keyfold_server.store.database.dialect import (
     ACCESS_MODE,
     POSTGRESQL,
@@ -82,7 +82,8 @@ def connected(where: Address) -> Database:
         raise
     if not str(version).startswith("PostgreSQL"):
         # Another server with PostgreSQL's protocol may lack notifications. The poll suffices.
-        other = replace(POSTGRESQL, notify=lambda _connection: None, timeline=unknown_timeline)
+        other = replace(POSTGRESQL, settle=lambda _connection: None, timeline=unknown_timeline)
+        other = replace(other, extras=extras.none)
         return Database(other, engine, polling)
     if not database.read(lambda c: c.execute(_TELLS_TIMELINE).scalar_one()):
         return Database(replace(POSTGRESQL, timeline=unknown_timeline), engine, polling)
@@ -102,7 +103,7 @@ def _for_polling(timeouts: Timeouts) -> Timeouts:
 
 def notifies(database: Database) -> bool:
     """Returns whether the server has notifications."""
-    return database.dialect.notify is POSTGRESQL.notify
+    return database.dialect.settle is POSTGRESQL.settle
 
 
 def warn(database: Database, where: Address) -> None:

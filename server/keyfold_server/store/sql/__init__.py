@@ -6,6 +6,7 @@
     batch          several changes in one transaction
     write_set      the rows that a batch will write
     transactions   transactions that check first what their server has
+    floors         the decisions that this process has seen of each cluster
     history        the newest change that this process has seen
     failpoints     the points at which a test may kill the process
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from keyfold_server.domain.changes import RecordedChange
     from keyfold_server.domain.ports import Heartbeat, ReplicaRow
+    from keyfold_server.store.sql.floors import Floors
     from keyfold_server.store.sql.history import HighWaterMark
     from keyfold_server.store.sql.transactions import Transactions
 
@@ -29,9 +30,10 @@ class Membership:
         name: Name of this process's replica, empty before it registers.
     """
 
-    def __init__(self, transactions: Transactions) -> None:
-        """Takes the store's transactions."""
+    def __init__(self, transactions: Transactions, floors: Floors) -> None:
+        """Takes the store's transactions, and the floors that polls raise."""
         self.name = ""
+        self._floors = floors
         self._transactions = transactions
         self._clock = StoreClock(transactions)
         self._mine: set[str] = set()
@@ -61,6 +63,7 @@ class Membership:
             self._mine, self.name, self._reconciled = mine, beat.replica, decided
             self._clock.heartbeat(reading)
             self._transactions.history.restart(Position(current.number, current.change_id))
+            self._floors.clear()
         return current
 
     def poll(self, beat: Heartbeat) -> list[RecordedChange]:
@@ -87,6 +90,9 @@ class Membership:
 
         noted, self._reconciled, reading = self._transactions.poll(work)
         self._clock.heartbeat(reading)
+        for change in noted:
+            if change.cluster is not None and change.floor is not None:
+                self._floors.raise_to(change.number, change.cluster, change.floor)
         return noted
 
     def reconciled(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from keyfold_server.domain.changes import Floor
 from keyfold_server.domain.cluster import no_cluster
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
@@ -11,6 +12,7 @@ from keyfold_server.domain.errors import (
     StoreUnavailableError,
 )
 from keyfold_server.store.database.faults import LostRaceError
+from keyfold_server.store.sql import floors
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.membership import Membership
@@ -81,7 +83,8 @@ class SqlStore(ObservationStore):
         self._database = database
         self._seal = seal
         self._release = release
-        self._membership = Membership(self._transactions)
+        self._floors = floors.Floors()
+        self._membership = Membership(self._transactions, self._floors)
 
     @property
     def parts(self) -> tuple[Database, Seal]:
@@ -95,8 +98,12 @@ class SqlStore(ObservationStore):
 
     def cluster(self, name: str) -> Cluster | None:
         """Reads a cluster and verifies every row of it."""
+        # From before the read, so that what it finds cannot be older.
+        floor = self._floors.of(name)
         stored = self._transactions.read(lambda c: clusters.named(c, self._seal, name))
-        return stored.cluster if stored is not None else None
+        cluster = stored.cluster if stored is not None else None
+        floors.hold(cluster, floor)
+        return cluster
 
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
         """Reads the history of a cluster's wraps, oldest first, and verifies every row of it."""
@@ -142,10 +149,13 @@ class SqlStore(ObservationStore):
 
         try:
             made, mark = self._transactions.write("apply", work)
-        except LostRaceError:
+        except (LostRaceError, RowNotAuthenticError) as error:
             if len(changes) > 1:
-                # One change collides on every try. It must not take the others along.
+                # One change collides on every try, or the database does not take it. It must not
+                # take the others along.
                 return [result for change in changes for result in self.apply([change])]
+            if isinstance(error, RowNotAuthenticError):
+                return [error]
             name = changes[0].cluster
             return [
                 ConcurrentChangeError(
@@ -157,6 +167,7 @@ class SqlStore(ObservationStore):
         for each in made:
             if not isinstance(each, Exception):
                 self._transactions.history.advance(Position(each.number, each.change_id), mark)
+                self._floors.raise_to(each.number, each.cluster.name, Floor.of(each.cluster))
         return made
 
     def refused(

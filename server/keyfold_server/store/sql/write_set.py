@@ -20,7 +20,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.store import schema
 from keyfold_server.store.schema import Cells
-from keyfold_server.store.tables import audit, clusters, requests, wrap_history
+from keyfold_server.store.tables import audit, clusters, requests, rows, wrap_history
 from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 
@@ -136,7 +136,7 @@ class WriteSet:
         self._events.append(event)
         self._history += history
         if cluster is not current:
-            self.subjects.append(Subject(cluster=change.cluster))
+            self.subjects.append(Subject.of(cluster))
         return Decided(cluster, len(self.subjects))
 
     def write_clusters(self, connection: Connection) -> None:
@@ -254,10 +254,7 @@ def _superseded(current: Cluster | None, decision: Decision) -> Iterator[Superse
 
 
 def _insert(connection: Connection, table: Table, cells: Iterable[Cells]) -> None:
-    names = table.columns.keys()
-    parameters = [dict(zip(names, row, strict=True)) for row in cells]
-    if parameters:
-        connection.execute(_INSERT[table], parameters)
+    rows.write(connection, _INSERT[table], [rows.named(table, row) for row in cells])
 
 
 def _change(connection: Connection, table: Table, cells: Iterable[Cells]) -> None:
@@ -267,12 +264,10 @@ def _change(connection: Connection, table: Table, cells: Iterable[Cells]) -> Non
         {f"key_{n}" if n in keys else n: v for n, v in zip(names, row, strict=True)}
         for row in cells
     ]
-    if parameters:
-        connection.execute(_UPDATE[table], parameters)
+    rows.write(connection, _UPDATE[table], parameters)
 
 
 def _delete(connection: Connection, table: Table, keys: Iterable[Cells]) -> None:
     names = [f"key_{c.name}" for c in table.primary_key]
     parameters = [dict(zip(names, key, strict=True)) for key in keys]
-    if parameters:
-        connection.execute(_DELETE[table], parameters)
+    rows.write(connection, _DELETE[table], parameters)

@@ -11,21 +11,23 @@ removed (protocol S11). So a change that was pruned differs from one that somebo
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from keyfold_server.domain.changes import RecordedChange
+from keyfold_server.domain.changes import Floor, RecordedChange
 from keyfold_server.domain.errors import StoreRolledBackError, StoreStaleError
 from keyfold_server.domain.ports import POLL_PAGE, Heartbeat
 from keyfold_server.store.schema import changes
-from keyfold_server.store.tables import counter
+from keyfold_server.store.tables import counter, floors
 from keyfold_server.store.tables.counter import Position
+from keyfold_server.store.tables.rows import named, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from keyfold_server.domain.cluster import Cluster
     from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 _ID_SIZE: Final = 16
 _ADD: Final = insert(changes)
-_NAMES: Final = tuple(column.name for column in changes.columns)
 
 _PRUNED: Final = 5_000
 """Most changes that one transaction prunes, so that no other waits long for its turn."""
@@ -47,11 +48,18 @@ class Subject:
         cluster: The cluster's name.
         root: The root key id.
         kek: If replicas know of the refusal already: the KEK that the KMS refused again.
+        floor: What the change made of the cluster.
     """
 
     cluster: str | None = None
     root: str | None = None
     kek: bytes | None = None
+    floor: Floor | None = None
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Subject:
+        """Returns the subject of the change that made a cluster what it is."""
+        return cls(cluster=cluster.name, floor=Floor.of(cluster))
 
 
 def has(connection: Connection, known: Position, ends: Counter, seal: Seal) -> bool:
@@ -85,8 +93,8 @@ def record(
         The position before the first change that this call made, then that of each change.
     """
     if subjects:
-        # Before the lock, so that nobody waits for the notification under it.
-        dialect.notify(connection)
+        # Before the lock, so that nobody waits for this under it.
+        dialect.settle(connection)
     ends = counter.read(connection, seal, lock=bool(subjects))
     before = ends.newest
     rows = [
@@ -100,6 +108,7 @@ def record(
                 subject.kek,
                 replica,
                 now,
+                *(astuple(subject.floor) if subject.floor is not None else (None,) * 3),
             ),
         )
         for number, subject in enumerate(subjects, before.number + 1)
@@ -107,7 +116,7 @@ def record(
     made = [Position(row[0], row[1]) for row in rows]
     if made:
         counter.write(connection, replace(ends, newest=made[-1]), seal)
-        connection.execute(_ADD, [dict(zip(_NAMES, row, strict=True)) for row in rows])
+        write(connection, _ADD, [named(changes, row) for row in rows])
     return [before, *made]
 
 
@@ -136,7 +145,9 @@ def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[RecordedC
     found = []
     for row in map(tuple, rows):
         seal.check("changes", row, row[2])
-        found.append(RecordedChange(*row[:6]))
+        number, change_id, cluster, root, kek, replica = row[:6]
+        floor = floors.of_row(row)
+        found.append(RecordedChange(number, change_id, cluster, root, kek, replica, floor))
         chain.append(Position(row[0], row[1]))
     if (
         not chain

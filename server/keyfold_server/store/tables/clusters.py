@@ -19,7 +19,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.store import seal as seals
 from keyfold_server.store.schema import Cells, clusters, generations, regions, wraps
-from keyfold_server.store.tables import options
+from keyfold_server.store.tables import floors, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -80,8 +80,8 @@ def read(
     """Reads the clusters whose own rows meet a condition, ordered by name.
 
     The order is the database's, so that the next page begins where this one ends. A cluster whose
-    rows are not authentic does not spoil the others: its error stands in its place, for the caller
-    to raise.
+    rows are not authentic, or lie below its newest change, does not spoil the others: its error
+    stands in its place, for the caller to raise.
     """
     statement: Select[Any] = _AGGREGATE.where(where)
     found: dict[object, tuple[Cells, Children]] = {}
@@ -97,7 +97,8 @@ def read(
             children[generations][generation[:1]] = generation
         if wrap[0] is not None:
             children[wraps][wrap[:1]] = wrap
-    return {own[1]: _verified(own, children, seal) for own, children in found.values()}
+    verified = {own[1]: _verified(own, children, seal) for own, children in found.values()}
+    return floors.held(connection, verified, seal)
 
 
 def named(connection: Connection, seal: Seal, name: str) -> StoredCluster | None:

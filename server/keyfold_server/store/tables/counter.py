@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from keyfold_server.store.schema import counter
 from keyfold_server.store.seal import not_authentic
+from keyfold_server.store.tables import rows
 
 if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
@@ -21,7 +22,6 @@ _ROW: Final = 1
 _READ: Final = select(*counter.c).where(counter.c.id == _ROW)
 _LOCK: Final = _READ.with_for_update()
 _SET: Final = update(counter).where(counter.c.id == _ROW)
-_NAMES: Final = tuple(column.name for column in counter.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Counter:
 
 def begin(connection: Connection, seal: Seal) -> None:
     """Makes the counter's row in a new store."""
-    connection.execute(insert(counter).values(_sealed(Counter(START, START), seal)))
+    rows.write(connection, insert(counter), [_sealed(Counter(START, START), seal)])
 
 
 def read(connection: Connection, seal: Seal, *, lock: bool = False) -> Counter:
@@ -88,7 +88,7 @@ def newest(connection: Connection, seal: Seal) -> Position:
 
 def write(connection: Connection, ends: Counter, seal: Seal) -> None:
     """Writes the counter's row, which the transaction has locked."""
-    connection.execute(_SET.values(_sealed(ends, seal)))
+    rows.write(connection, _SET, [_sealed(ends, seal)])
 
 
 def _sealed(ends: Counter, seal: Seal) -> dict[str, object]:
@@ -96,4 +96,4 @@ def _sealed(ends: Counter, seal: Seal) -> dict[str, object]:
     row = seal.sealed(
         "counter", (_ROW, newest.number, newest.change_id, pruned.number, pruned.change_id)
     )
-    return dict(zip(_NAMES, row, strict=True))
+    return rows.named(counter, row)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, insert, select
 
 from keyfold_server.store.schema import Cells, external_ids
+from keyfold_server.store.tables.rows import named, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,8 @@ def issue(
     known = read(connection, owner, seal)
     reach("issue:looked")
     if known is None:
-        connection.execute(insert(external_ids).values(sealed(owner, external_id, now, seal)))
+        row = named(external_ids, sealed(owner, external_id, now, seal))
+        write(connection, insert(external_ids), [row])
         reach("issue:written")
     return external_id if known is None else known
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, ReplicaRow
 from keyfold_server.store.schema import Cells, lineage
 from keyfold_server.store.seal import not_authentic
+from keyfold_server.store.tables import rows
 
 if TYPE_CHECKING:
     from keyfold_server.store.database.dialect import Dialect
@@ -32,7 +33,7 @@ _LOCK: Final = _READ.with_for_update()
 def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:
     """Makes the row in a new store, before any replica registers."""
     row = seal.sealed("lineage", (_ROW, dialect.timeline(connection), 0, 0))
-    connection.execute(insert(lineage).values(row))
+    rows.write(connection, insert(lineage), [rows.named(lineage, row)])
 
 
 def record(
@@ -68,7 +69,7 @@ def record(
     changed = kept(_read(connection, seal, lock=True))
     _, *cells = seal.sealed("lineage", (_ROW, *changed))
     values = dict(zip(("history", "since", "max_staleness", "mac"), cells, strict=True))
-    connection.execute(update(lineage).where(lineage.c.id == _ROW).values(values))
+    rows.write(connection, update(lineage).where(lineage.c.id == _ROW), [values])
 
 
 def lost_replicas(

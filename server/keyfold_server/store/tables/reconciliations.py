@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, func, insert, select
 
 from keyfold_server.store.schema import reconciliations
+from keyfold_server.store.tables.rows import named, write
 
 if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
@@ -43,7 +44,7 @@ def add(connection: Connection, newest: Position, reason: str, now: int, seal: S
             now,
         ),
     )
-    connection.execute(insert(reconciliations).values(row))
+    write(connection, insert(reconciliations), [named(reconciliations, row)])
 
 
 def read(connection: Connection, seal: Seal) -> frozenset[bytes]:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from keyfold_server.domain.ports import Heartbeat, ReplicaRow
 from keyfold_server.store.schema import Cells, replicas
+from keyfold_server.store.tables import rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,14 +39,14 @@ def _named(row: Cells) -> dict[str, object]:
 
 def add(connection: Connection, beat: Heartbeat, seen_at: int, seal: Seal) -> None:
     """Adds a replica; the database refuses a second one of the same name (protocol S4)."""
-    connection.execute(insert(replicas), [_named(_row(beat, seen_at, seal))])
+    rows.write(connection, insert(replicas), [_named(_row(beat, seen_at, seal))])
 
 
 def write(
     connection: Connection, beat: Heartbeat, seen_at: int, seal: Seal, dialect: Dialect
 ) -> None:
     """Writes a heartbeat."""
-    connection.execute(dialect.upsert(replicas), [_named(_row(beat, seen_at, seal))])
+    rows.write(connection, dialect.upsert(replicas), [_named(_row(beat, seen_at, seal))])
 
 
 def remove(connection: Connection, replica: str) -> None:
@@ -69,9 +70,9 @@ def read(connection: Connection, now: int, seal: Seal) -> list[ReplicaRow]:
     Raises:
         RowNotAuthenticError: A row is not authentic.
     """
-    rows = connection.execute(select(*replicas.c).order_by(replicas.c.replica)).all()
+    stored = connection.execute(select(*replicas.c).order_by(replicas.c.replica)).all()
     found = []
-    for row in map(tuple, rows):
+    for row in map(tuple, stored):
         seal.check("replicas", row)
         # Silence must not become negative if somebody sets the clock back.
         silent = max(0, now - row[5]) / 1000

@@ -30,6 +30,7 @@ from keyfold_server.store.tables import (
     clusters,
     counter,
     external_ids,
+    rows,
     wrap_history,
 )
 from keyfold_server.store.tables.changes import Subject
@@ -166,7 +167,7 @@ class _Writer:
         self._begun = False
         for table in CHILDREN:
             self._tables[table] += children[table].values()
-        self.subjects.append(Subject(cluster=now_revoked.name))
+        self.subjects.append(Subject.of(now_revoked))
         self.imported.clusters += 1
         self.imported.enabled += [
             (now_revoked.name, region.name)
@@ -227,7 +228,7 @@ class _Writer:
         own = clusters.own_row(self._made, self._seal)
         if self._begun:
             self._flush()
-            self._connection.execute(_CORRECT, dict(zip(_OWN_NAMES, own, strict=True)))
+            rows.write(self._connection, _CORRECT, [dict(zip(_OWN_NAMES, own, strict=True))])
         else:
             self._tables[schema.clusters].append(own)
         self._source = self._made = None
@@ -242,9 +243,8 @@ class _Writer:
             self._begun = True
         for table, held in self._tables.items():
             if held:
-                names = table.columns.keys()
-                values = [dict(zip(names, cells, strict=True)) for cells in held]
-                self._connection.execute(insert(table), values)
+                values = [rows.named(table, cells) for cells in held]
+                rows.write(self._connection, insert(table), values)
                 held.clear()
 
 

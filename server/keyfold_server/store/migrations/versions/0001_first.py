@@ -79,9 +79,13 @@ def _store() -> None:
         sa.Column("kek", sa.LargeBinary(), nullable=True),
         sa.Column("replica", _TEXT, nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("cluster_uid", sa.LargeBinary(), nullable=True),
+        sa.Column("version", sa.BigInteger(), nullable=True),
+        sa.Column("epoch", sa.BigInteger(), nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("number", name="pk_changes"),
     )
+    _index("changes", "cluster", "number")
     _index("changes", "created_at")
     _table(
         "replicas",
