@@ -29,7 +29,7 @@ CONSTANTS
     S5,                     \* a rotation checks that nobody has changed the row it read
     S10_load,               \* a load holds the row against the cluster's newest change
     S10_commit,             \* ... and so does a mutation when it commits
-    S10_kept,               \* pruning keeps the cluster's newest change
+    S10_kept,               \* (not built) pruning keeps the cluster's newest change
     S11_live,               \* pruning removes nothing that a live replica has yet to apply
     S11_checkpoint,         \* pruning leaves the number and id of the last change it removed
     S11_anew                \* a replica that pruning passed drops everything, then registers
@@ -67,10 +67,10 @@ Has(db, id) == Id(db, id[1]) = id
 ClusterChanges(db) == {n \in 1..Len(db) : db[n].kind # "refused"}
 Version(db) == Id(db, Max({0} \cup {n \in ClusterChanges(db) : db[n].written}))
 
-(* The cluster's newest change carries the version that it gave the row. A row *)
-(* with an older version is not the one that somebody decided on.              *)
-Decided(db, cut) == Max({0} \cup {n \in ClusterChanges(db) : S10_kept \/ n > cut})
-Authentic(db, cut) == Version(db)[1] >= Decided(db, cut)
+(* The cluster's newest change carries the version that it gave the row, the   *)
+(* floor. A row below the floor is not the one that somebody decided on.       *)
+Floor(db, cut) == Max({0} \cup {n \in ClusterChanges(db) : S10_kept \/ n > cut})
+Authentic(db, cut) == Version(db)[1] >= Floor(db, cut)
 
 (* `row` is what the store holds after the change, which is the former row if  *)
 (* the store has swallowed the write (~written). Only the invariants use       *)
