@@ -15,7 +15,7 @@ import store_crasher
 from builders import NOW, a_request
 from chaos.fleet import POSTGRESQL, SQLITE
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.errors import StoreRolledBackError
+from keyfold_server.domain.errors import StoreStaleError
 from keyfold_server.domain.ports import ClusterFilter
 from store_crasher import Place
 
@@ -154,7 +154,7 @@ def picture(place: Place) -> Picture:
         requests = [store.request(key) for key in keys]
         try:
             noted = store.poll(replace(store_crasher.BEAT, replica="reader"))
-        except StoreRolledBackError:
+        except StoreStaleError:
             noted = []  # The earlier entries were pruned.
         return Picture(
             clusters=[shape(cluster) for cluster in clusters],
