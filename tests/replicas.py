@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import callers
+from audit_chain import verified_events
 from callers import EVERYTHING
 from fakes import FakeClock, FakeProvider
 from keyfold_server.domain.binding import KEY_SIZE, Binding
@@ -525,7 +526,7 @@ class House:
 
     def trail(self, cluster: str) -> list[tuple[str, str, str]]:
         """Reads a cluster's audit trail: who did what, and how it ended."""
-        self.store.verify_audit(cluster)
+        verified_events(self.store, cluster)
         with closing(sqlite3.connect(self.file)) as file:
             return file.execute(
                 "SELECT caller, action, outcome FROM audit_events JOIN clusters "

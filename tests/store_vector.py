@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection, column, insert, select, table
 
 import postgres
+from audit_chain import verified_events
 from builders import NOW, a_request
 from fakes import FakeClock
 from keyfold_server.domain.cluster import Cluster
@@ -162,7 +163,7 @@ def everything(store: SqlStore) -> dict[str, tuple[Cluster, int]]:
     """Reads every cluster, which verifies each of its rows, and walks its audit chain."""
     found = store.clusters(ClusterFilter(), "", 99)
     assert all(isinstance(each, Cluster) for each in found)
-    return {c.name: (c, store.verify_audit(c.name)) for c in found if isinstance(c, Cluster)}
+    return {c.name: (c, verified_events(store, c.name)) for c in found if isinstance(c, Cluster)}
 
 
 def exported(key: Path) -> dict[str, tuple[Cluster, int]]:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import postgres
 import store_crasher
+from audit_chain import verified_events
 from builders import NOW, a_request
 from chaos.fleet import POSTGRESQL, SQLITE
 from keyfold_server.domain.cluster import Cluster
@@ -158,7 +159,7 @@ def picture(place: Place) -> Picture:
             noted = []  # The earlier entries were pruned.
         return Picture(
             clusters=[shape(cluster) for cluster in clusters],
-            events=[store.verify_audit(cluster.name) for cluster in clusters],
+            events=[verified_events(store, cluster.name) for cluster in clusters],
             numbers=[(n.number, n.cluster, n.root, n.replica) for n in noted],
             requests=[found.version if found is not None else None for found in requests],
             observed="root:ab12" in store.observations(["root:ab12"]),

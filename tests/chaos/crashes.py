@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import store_crasher
+from audit_chain import verified_events
 from builders import a_request
 from chaos.benches import BENCHES, Bench, Picture, picture
 from fakes import FakeClock
@@ -146,7 +147,7 @@ class Storm:
             made = sorted(recorded.values())
             if made != list(range(self._version + 1, cluster.version + 1)):
                 yield f"from {self._version} to {cluster.version} by {made}"
-            events = store.verify_audit("acme")
+            events = verified_events(store, "acme")
             if events != cluster.version:
                 yield f"{events} events of {cluster.version} changes"
             numbers = [noted.number for noted in store.poll(store_crasher.BEAT)]

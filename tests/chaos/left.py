@@ -9,6 +9,7 @@ from typing import Final
 
 import grpc
 
+from audit_chain import verified_events
 from behaviour import State
 from chaos import rollback
 from chaos.board import TWINS
@@ -174,7 +175,7 @@ def _stored(fleet: Fleet) -> Iterator[Violation]:
                 yield from _half_done(cluster.name, region)
             try:
                 yield from _history(cluster, store.superseded_wraps(cluster.name))
-                store.verify_audit(cluster.name)
+                verified_events(store, cluster.name)
             except KeyfoldError as error:
                 yield Violation("audit", cluster.name, error.message)
     finally:

@@ -20,6 +20,7 @@ from typing import Any, Final
 import grpc
 import pytest
 
+from audit_chain import verified_events
 from e2e.conftest import StartServer
 from e2e.server import Server
 from e2e.wire import Refusal, refusal, spec, stubs
@@ -275,6 +276,6 @@ def test_kill_in_the_middle_of_changes(start_server: StartServer) -> None:
     )
     try:
         for name, count, _ in events:
-            assert store.verify_audit(name) == count
+            assert verified_events(store, name) == count
     finally:
         store.close()

@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import postgres
+from audit_chain import verified_events
 from builders import (
     NOW,
     a_cluster,
@@ -193,7 +194,7 @@ def everything(store: SqlStore) -> dict[str, tuple[Cluster, int]]:
     """Reads all clusters and walks their chains."""
     found = store.clusters(ClusterFilter(), "", 99)
     assert all(isinstance(each, Cluster) for each in found)
-    return {c.name: (c, store.verify_audit(c.name)) for c in found if isinstance(c, Cluster)}
+    return {c.name: (c, verified_events(store, c.name)) for c in found if isinstance(c, Cluster)}
 
 
 def without_state(cluster: Cluster) -> Cluster:

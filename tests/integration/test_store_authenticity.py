@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from audit_chain import verified_events
 from builders import (
     NOW,
     a_cluster,
@@ -100,7 +101,7 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "generations": lambda store: store.cluster("acme"),
     "wraps": lambda store: store.cluster("acme"),
     "wrap_history": lambda store: store.superseded_wraps("acme"),
-    "audit_events": lambda store: store.verify_audit("acme"),
+    "audit_events": lambda store: verified_events(store, "acme"),
     "requests": lambda store: store.request(a_request("acme")),
     "changes": lambda store: store.poll(BEAT),
     "counter": lambda store: store.poll(BEAT),
@@ -303,7 +304,7 @@ def test_a_cut_chain(bench: Bench, opened: Callable[[], SqlStore], edit: str) ->
     """A3: nobody can remove or move an event, not even the last one."""
     bench.edit(edit)
     with pytest.raises(RowNotAuthenticError):
-        opened().verify_audit("acme")
+        verified_events(opened(), "acme")
 
 
 _HISTORY: Final = "SELECT cluster_uid, number, " + ", ".join(
@@ -333,7 +334,7 @@ def test_an_edited_history(bench: Bench, opened: Callable[[], SqlStore], edit: s
     with pytest.raises(RowNotAuthenticError, match="wrap_history of cluster acme"):
         store.superseded_wraps("acme")
     with pytest.raises(RowNotAuthenticError, match="wrap_history of cluster acme"):
-        store.verify_audit("acme")
+        verified_events(store, "acme")
     applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from keyfold_server.domain.changes import Floor
-from keyfold_server.domain.cluster import no_cluster
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     RowNotAuthenticError,
@@ -19,7 +18,6 @@ from keyfold_server.store.sql.membership import Membership
 from keyfold_server.store.sql.observations import ObservationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
-    audit,
     changes,
     clusters,
     counter,
@@ -235,27 +233,6 @@ class SqlStore(ObservationStore):
 
         while self._transactions.write_or_fail("prune", work):
             pass
-
-    def verify_audit(self, cluster_name: str) -> int:
-        """Walks a cluster's audit chain and the history of its wraps.
-
-        Returns:
-            The number of audit events.
-
-        Raises:
-            RowNotAuthenticError: A row of either was changed, removed or added.
-            ClusterNotFoundError: The cluster does not exist.
-        """
-
-        def work(connection: Connection) -> int:
-            stored = clusters.named(connection, self._seal, cluster_name)
-            if stored is None:
-                raise no_cluster(cluster_name)
-            for _ in wrap_history.read(connection, stored, self._seal):
-                pass
-            return audit.verify(connection, stored, self._seal)
-
-        return self._transactions.read(work)
 
     def reconcile(self, reason: str) -> None:
         """Records an operator's decision that the store is right as it is (protocol S1).

@@ -1,0 +1,19 @@
+"""A cluster's audit chain and the history of its wraps, read as an export reads them."""
+
+from __future__ import annotations
+
+import io
+
+from keyfold_server.store.sql.store import SqlStore
+from keyfold_server.store.transfer import export
+
+
+def verified_events(store: SqlStore, cluster: str) -> int:
+    """Exports a cluster, which verifies all its rows, and returns the number of its audit events.
+
+    Raises:
+        RowNotAuthenticError: A row was changed, removed or added.
+        ClusterNotFoundError: The cluster does not exist.
+    """
+    with export.opened(store) as snapshot:
+        return export.write(snapshot, io.BytesIO(), cluster=cluster, now=0).events
