@@ -182,7 +182,7 @@ def test_another_programs_database_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_log_without_its_store(tmp_path: Path) -> None:
     """No new store begins beside the log of a lost one, which SQLite would replay into it."""
     (tmp_path / "keyfold.db-wal").write_bytes(b"old")
-    with pytest.raises(SetupError, match="move it away"):
+    with pytest.raises(SetupError, match="move the log away"):
         opened(tmp_path)
 
 
@@ -255,7 +255,7 @@ def test_a_locked_store(store: SqlStore, tmp_path: Path) -> None:
     )
     with closing(sqlite3.connect(tmp_path / "keyfold.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailableError, match="it is locked"):
+        with pytest.raises(StoreUnavailableError, match="its file stays locked"):
             enabled(store)
     enabled(store)
 
