@@ -73,7 +73,7 @@ def key(tmp_path: Path) -> Path:
         ("postgresql://u@h/db?sslmod=secret", "unknown option sslmod"),
         ("postgresql://u@h", "must name host and database"),
         ("postgresql:///db", "must name host and database"),
-        ("postgresql://u@h:port/db", "is not one"),
+        ("postgresql://u@h:port/db", "is malformed"),
     ],
 )
 def test_a_url_that_is_refused(url: str, said: str, key: Path) -> None:
