@@ -44,7 +44,7 @@ def test_life_of_a_key(client: keyfold.Client, server: Served) -> None:
     assert [one.region for one in added.status.regions] == ["eu", "us"]
     rotated = client.rotate("test", [keyfold.RegionSpec("eu")], new_generation=True)
     assert [one.generation for one in rotated.status.regions[0].generations] == [1, 2]
-    assert [one.stops_within for one in rotated.pending] == [timedelta(seconds=3)]
+    assert [one.stops_within for one in rotated.pending] == [timedelta(seconds=3.003)]
     assert not server.requests["Rotate"][0].region_specs[0].HasField("key_spec")
     assert not server.requests["Rotate"][0].region_specs[0].HasField("policy")
     revoked = client.revoke("test", regions=["eu"], reason="asked")
