@@ -446,6 +446,22 @@ async def test_a_restore_that_moves_nothing_is_told_by_a_store_that_takes_writes
         await one.restore()
 
 
+async def test_a_stale_replica_refuses_no_change_by_a_state_that_may_be_past(
+    house: House, one: Member
+) -> None:
+    """S2: no replica tells a caller what a deposed primary still shows; Revoke goes on counting."""
+    await one.revoke()
+    with pytest.raises(RevokedError):
+        await one.rotate({"eu": None})
+    one.line.fail("apply", StoreUnavailableError("the store takes no writes"))
+    house.clock.advance(121)
+    for refused in (one.rotate({"eu": None}), one.rotate({"nowhere": None})):
+        with pytest.raises(StoreStaleError):
+            await refused
+    one.line.mend()
+    assert (await one.revoke()).mutation.number is not None
+
+
 async def test_a_clock_set_back_does_not_make_a_replica_fresh(house: House, one: Member) -> None:
     """S3: the larger of the two spans counts."""
     house.clock.advance(121)

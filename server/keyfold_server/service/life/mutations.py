@@ -28,6 +28,7 @@ from keyfold_server.domain.errors import (
     DeadlineError,
     KeyfoldError,
     KmsError,
+    NotFoundError,
     RequestIdReusedError,
     RequestInProgressError,
     StateError,
@@ -45,6 +46,9 @@ _R = TypeVar("_R")
 
 _AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
 """Refusals by the KMS or by the state, which the audit trail records (protocol R5)."""
+
+_TOLD_BY_STATE: Final = (StateError, AlreadyExistsError, NotFoundError)
+"""Refusals that rest on nothing but what the store shows: a stale replica does not give them."""
 
 
 class Mutations:
@@ -102,6 +106,7 @@ class Mutations:
             RequestInProgressError: A request with the same id is still being carried out.
             RequestIdReusedError: The id came before with another request.
             DeadlineError: The caller's time is up; the change goes on.
+            StoreStaleError: The state would refuse the change, but this replica is stale.
         """
         call.caller.rights.check_named(call.rpc, call.cluster, call.request.named)
         # A replica that is merely stale goes on: a Revoke that reaches the store counts.
@@ -235,8 +240,13 @@ class Mutations:
     ) -> _R:
         try:
             return await work()
-        except _AUDITED as error:
-            await self.note(call, error.reason)
+        except KeyfoldError as error:
+            if isinstance(error, _AUDITED):
+                await self.note(call, error.reason)
+            if isinstance(error, _TOLD_BY_STATE):
+                # A database that takes no writes may show a state that is long past (S2). A change
+                # that it does not take fails by itself, but this answer needs no write.
+                self._changes.staleness.check(self._clock.monotonic())
             raise
 
     def _run_of(self, call: MutationCall[MutationRequest]) -> RunInStore:
