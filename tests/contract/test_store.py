@@ -957,6 +957,25 @@ def test_the_filter_of_health(store: SqlStore) -> None:
     assert names(store, health=Health.HEALTHY) == []
 
 
+def test_the_filter_of_what_wraps(store: SqlStore) -> None:
+    """F5: the filter finds the regions whose next rotation would fail, whatever their health."""
+    one = enabled(store, "a").regions[0].newest
+    applied(store, rotating(enabled(store, "b")))
+    enabled(store, "c")
+    assert names(store, can_wrap=True) == names(store, can_wrap=False) == []
+    root = Observation(f"root:{one.current.root_id}", Health.HEALTHY, NOW, NOW, can_wrap=False)
+    store.observe([root])
+    assert names(store, can_wrap=False) == ["a", "c"]
+    assert names(store, "a", can_wrap=False, key_uri="local:one") == ["c"]
+    assert names(store, can_wrap=True) == []
+    store.observe([replace(root, health=Health.KEY_DISABLED)])
+    assert names(store, can_wrap=False) == ["a", "c"]
+    applied(store, revoking("c"))
+    assert names(store, can_wrap=False) == ["a"]
+    store.observe([replace(root, can_wrap=True)])
+    assert (names(store, can_wrap=True), names(store, can_wrap=False)) == (["a"], [])
+
+
 def test_what_is_old_goes(store: SqlStore, clock: FakeClock) -> None:
     """Requests and changes are kept 24 h; the newest change stays, so that S1 can be checked."""
     store.register(beat("silent"))

@@ -171,6 +171,8 @@ def wrap_permission_lost(place: Place) -> None:
     assert seen.last_error is not None
     assert seen.last_error.reason == "ACCESS_DENIED"
     assert re.fullmatch(WRAP[place.name], seen.last_error.missing_permission)
+    lost = place.client.list_clusters(keyfold.ClusterFilter(can_wrap=False))
+    assert customer.cluster in [one.cluster for one in lost]
     assert place.client.unwrap(customer.cluster, blob).plaintext == SECRET
     place.there.restore(customer.key, "wrap")
     seen = customer.swept(lambda seen: seen.can_wrap)

@@ -89,6 +89,7 @@ def _lists(store: SqlStore) -> None:
         replace(every, key_uri="local:two"),
         replace(every, key_uri="local:two", behind="2"),
         replace(every, health=Health.KEY_DISABLED),
+        replace(every, can_wrap=False),
         ClusterFilter(),
     ):
         store.clusters(which, "a", 2)

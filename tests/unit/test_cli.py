@@ -219,6 +219,11 @@ def test_clusters(cli: Cli, server: Served, monkeypatch: pytest.MonkeyPatch) -> 
     assert ran.out == b"no clusters\n"
     request = server.requests["ListClusters"][-1]
     assert (request.state, request.health, request.organization) == (2, 4, "x")
+    assert not request.HasField("can_wrap")
+    for option, asked in (("--can-wrap", True), ("--cannot-wrap", False)):
+        cli("clusters", option)
+        request = server.requests["ListClusters"][-1]
+        assert (request.HasField("can_wrap"), request.can_wrap) == (True, asked)
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -350,6 +350,13 @@ async def test_a_list_holds_what_the_caller_may_see(one: Member) -> None:
     await one.rotate({"us": "fake:two"})
     assert await names(narrow, ClusterFilter(key_uri="fake:one"), 9) == [["acme"]]
     assert await names(narrow, ClusterFilter(key_uri="fake:two"), 9) == [[]]
+    # Whether a key wraps is not at hand here, so the filter could give a hidden region away.
+    one.house.provider.deny("fake:two", "wrap")
+    await one.house.after(61)
+    await one.status()
+    await one.replica._health.flush()
+    assert await names(mine, ClusterFilter(can_wrap=False), 9) == [["acme"]]
+    assert await names(narrow, ClusterFilter(can_wrap=False), 9) == [[]]
 
 
 async def test_a_repeated_request_id_is_looked_at_after_authorization(one: Member) -> None:

@@ -100,6 +100,8 @@ class ClusterFilter:
         state: Selects clusters with a region in this state.
         health: Selects clusters with a region whose last stored observation is this.
         key_uri: Selects clusters with a region whose current root key has this uri.
+        can_wrap: Selects clusters with an enabled region whose root key wrapped, or did not wrap,
+            the last time a replica tried.
         behind: A version of the root key `key_uri`. Selects clusters with an enabled region under
             it that has `auto_rotate` and a KEK in use that another version wrapped.
     """
@@ -108,6 +110,7 @@ class ClusterFilter:
     state: State | None = None
     health: Health | None = None
     key_uri: str | None = None
+    can_wrap: bool | None = None
     behind: str | None = None
 
 

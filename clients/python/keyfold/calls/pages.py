@@ -22,12 +22,15 @@ class ClusterFilter:
         health: The health of at least one of the cluster's regions, as the server last recorded
             it.
         key_uri: The uri of the root key of at least one of the cluster's regions.
+        can_wrap: Whether the root key of at least one of the cluster's enabled regions wrapped
+            when the server last tried. False finds keys whose next rotation would fail.
     """
 
     organization: str = ""
     state: State = State.UNSPECIFIED
     health: Health = Health.UNSPECIFIED
     key_uri: str = ""
+    can_wrap: bool | None = None
 
 
 EVERYTHING: Final = ClusterFilter()
@@ -45,6 +48,7 @@ def first_page(narrow: ClusterFilter, page_size: int) -> Page:
         health=narrow.health.to_message(),
         key_uri=narrow.key_uri,
         page_size=page_size,
+        can_wrap=narrow.can_wrap,
     )
     return Call("ListClusters", request, clusters_of, Plane.CONTROL)
 

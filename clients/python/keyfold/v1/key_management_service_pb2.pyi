@@ -1867,6 +1867,7 @@ class ListClustersRequest(_message.Message):
     KEY_URI_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CAN_WRAP_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """Optional. List only clusters of this organization."""
     state: _resources_pb2.State.ValueType
@@ -1879,6 +1880,11 @@ class ListClustersRequest(_message.Message):
     """Optional. The most clusters to return, 1 to 1,000; 0 means 100. A page may have fewer."""
     page_token: _builtins.str
     """Optional. The next_page_token of the previous page; empty for the first page."""
+    can_wrap: _builtins.bool
+    """Optional. True lists only clusters with an enabled region whose root key wrapped when Keyfold
+    last tried; false lists only clusters with one that did not wrap, so that its next rotation
+    would fail.
+    """
     def __init__(
         self,
         *,
@@ -1888,12 +1894,15 @@ class ListClustersRequest(_message.Message):
         key_uri: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        can_wrap: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap", "can_wrap", b"can_wrap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "key_uri", b"key_uri", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap", "can_wrap", b"can_wrap", "health", b"health", "key_uri", b"key_uri", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__can_wrap: _TypeAlias = _typing.Literal["can_wrap"]  # noqa: Y015
+    _WhichOneofArgType__can_wrap: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__can_wrap) -> _WhichOneofReturnType__can_wrap | None: ...
 
 Global___ListClustersRequest: _TypeAlias = ListClustersRequest  # noqa: Y015
 

@@ -185,4 +185,5 @@ def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:
         state=_STATES.get(message.state),
         health=_HEALTH.get(message.health),
         key_uri=message.key_uri or None,
+        can_wrap=message.can_wrap if message.HasField("can_wrap") else None,
     )

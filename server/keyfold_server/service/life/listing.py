@@ -102,7 +102,7 @@ def _is_listed(entry: Cluster | RowNotAuthenticError, which: ClusterFilter, righ
     Where some regions are hidden from the caller, the filter may have found one of those, and an
     entry would give it away. So the filter is applied again to the regions that the caller may
     read. Observations are not at hand here: a caller whose grants are narrowed to regions can
-    filter by state and key, but not by health.
+    filter by state and key, but not by health or by whether a key wraps.
     """
     if isinstance(entry, RowNotAuthenticError):
         return rights.sees(entry.cluster or "", None)
@@ -112,6 +112,7 @@ def _is_listed(entry: Cluster | RowNotAuthenticError, which: ClusterFilter, righ
     return (
         bool(readable)
         and which.health is None
+        and which.can_wrap is None
         and (which.state is None or any(r.state is which.state for r in readable))
         and (
             which.key_uri is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, case, exists, func, or_, select
 
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.lifecycle import State
@@ -40,6 +40,8 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
         chosen = chosen.where(_with_region(regions.c.root_uri == which.key_uri))
     if which.behind is not None:
         chosen = chosen.where(clusters.c.uid.in_(_behind(which.key_uri, which.behind)))
+    if which.can_wrap is not None:
+        chosen = chosen.where(_that_wraps(can=which.can_wrap))
     if which.health is not None:
         chosen = chosen.where(clusters.c.uid.in_(_of_health(which.health)))
     return clusters.c.uid.in_(chosen.order_by(clusters.c.name).limit(limit))
@@ -65,6 +67,23 @@ def _behind(key_uri: str | None, version: str) -> Select[Any]:
             regions.c.state == State.ENABLED.value,
             regions.c.auto_rotate == 1,
             wraps.c.key_version != version,
+        )
+    )
+
+
+def _that_wraps(*, can: bool) -> ColumnElement[bool]:
+    """Returns a condition on clusters: an enabled region's root key wraps, or does not.
+
+    The database asks it of each cluster in turn, so a page costs no more than all that precede it
+    in a list without a filter.
+    """
+    return exists(
+        select(regions.c.cluster_uid)
+        .join(_ROOT, _ROOT.c.subject == regions.c.root_subject)
+        .where(
+            regions.c.cluster_uid == clusters.c.uid,
+            regions.c.state == State.ENABLED.value,
+            _ROOT.c.can_wrap.is_(can),
         )
     )
 

@@ -81,13 +81,25 @@ def clusters(
         str,
         typer.Option(help="Only clusters with a region under this root key.", show_default=False),
     ] = "",
+    can_wrap: Annotated[
+        bool | None,
+        typer.Option(
+            "--can-wrap/--cannot-wrap",
+            help="Only clusters with an enabled region whose root key wraps, or does not.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """List clusters with the health of their keys.
 
     It is the health that was last recorded; `status` asks the KMS if that is too old.
     """
     narrow = ClusterFilter(
-        organization, choice(State, state, "--state"), choice(Health, health, "--health"), key_uri
+        organization,
+        choice(State, state, "--state"),
+        choice(Health, health, "--health"),
+        key_uri,
+        can_wrap,
     )
     whole = api.ListClustersResponse()
     page: pages.Page | None = pages.first_page(narrow, page_size=0)

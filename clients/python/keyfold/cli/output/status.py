@@ -158,7 +158,7 @@ def show_plan(before: ClusterStatus, after: ClusterStatus, regions: Container[st
 
 def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
     """Prints a table with a line for each region."""
-    table = styled_table("CLUSTER", "ORGANIZATION", "REGION", "STATE", "HEALTH", "KEY")
+    table = styled_table("CLUSTER", "ORGANIZATION", "REGION", "STATE", "HEALTH", "WRAP", "KEY")
     for cluster in clusters:
         for region in cluster.regions:
             table.add_row(
@@ -167,6 +167,7 @@ def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
                 one_line(region.region),
                 coloured(_name(region.state)),
                 coloured(_name(region.health)),
+                coloured(_yes(can=region.can_wrap)),
                 key_text(region.key_spec),
             )
     if table.row_count:
