@@ -76,7 +76,7 @@ class _Sqlite:
         return sqlite.connected(self._file)
 
     def open(self) -> SqlStore:
-        return open_store(f"sqlite:///{self._file}", self._key, clock=FakeClock())
+        return open_store(f"sqlite:///{self._file}", self._key, clock=FakeClock(), takes_key=True)
 
     def migrate(self) -> None:
         with closing(self.connected()) as database:

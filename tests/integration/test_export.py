@@ -88,6 +88,7 @@ class Place:
             clock=FakeClock(at / 1000),
             password_file=self.password,
             migrating=True,
+            takes_key=True,
         )
 
     def export(self, file: Path, cluster: str | None = None) -> export.ExportResult:
@@ -368,6 +369,14 @@ def test_the_form_has_its_own_fields_alone(files: Pair, field: str) -> None:
         assert everything(store) == {}
 
 
+def test_a_deeply_nested_line_is_refused(files: Pair) -> None:
+    """A4: JSON that no reader's stack holds is another form, and no traceback."""
+    files.full.export(files.file, "acme")
+    sealed_again(files.file, files.full.key, lambda lines: [lines[0], NESTED, *lines[1:]])
+    with pytest.raises(SetupError, match="a form that this release does not know"):
+        files.empty.bring_in(files.file)
+
+
 def test_another_service_key_seals_what_is_imported(pair: Pair, tmp_path: Path) -> None:
     """A4, A5: given the old service key, an import seals every row and chain with the new one."""
     pair.full.export(pair.file)
@@ -410,6 +419,8 @@ def test_pages_make_no_difference(files: Pair, monkeypatch: pytest.MonkeyPatch) 
 
 
 # Files that an import refuses
+
+NESTED: Final = b'{"header":' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"
 
 
 def _edited(file: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
@@ -454,6 +465,7 @@ EDITS: Final[dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]]] = {
     ),
     "another file": (lambda lines: [b"SQLite format 3\0" + lines[0]], "is not an export"),
     "JSON of another kind": (lambda lines: [b"[]\n", *lines[1:]], "is not an export"),
+    "a header nested deeply": (lambda lines: [NESTED, *lines[1:]], "is not an export"),
 }
 
 

@@ -108,13 +108,38 @@ def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
     assert (tmp_path / "keyfold.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_key_without_a_store_is_taken(tmp_path: Path) -> None:
-    """If a process dies between making the key and making the store, the next one goes on."""
-    key = tmp_path / "service.key"
-    key.write_bytes(bytes(range(32)))
-    key.chmod(0o600)
+def test_a_store_that_vanished_is_not_made_anew(tmp_path: Path) -> None:
+    """A1: a key without its store means that the store is lost, and Keyfold says so."""
     opened(tmp_path).close()
-    assert key.read_bytes() == bytes(range(32))
+    key = tmp_path / "service.key"
+    before = key.read_bytes()
+    for path in tmp_path.glob("keyfold.db*"):
+        path.unlink()
+    for _ in range(2):
+        with pytest.raises(SetupError, match=r"is missing, but its service key .* exists"):
+            opened(tmp_path)
+        assert not (tmp_path / "keyfold.db").exists()
+    # An operator who means a new store under the same key says so with an empty file.
+    (tmp_path / "keyfold.db").touch(0o600)
+    opened(tmp_path).close()
+    assert key.read_bytes() == before
+
+
+@pytest.mark.parametrize("died", ["before the store", "before the key", "before the schema"])
+def test_a_first_start_that_died_goes_on(tmp_path: Path, died: str) -> None:
+    """A1: if a process dies while it makes store and key, the next one makes them."""
+    key, draft = tmp_path / "service.key", tmp_path / "service.key.new"
+    draft.write_bytes(b"half of a")
+    if died != "before the store":
+        (tmp_path / "keyfold.db").touch(0o600)
+    if died == "before the schema":
+        draft.write_bytes(bytes(range(32)))
+        draft.chmod(0o600)
+        draft.rename(key)
+    opened(tmp_path).close()
+    assert not draft.exists()
+    assert len(key.read_bytes()) == 32
+    opened(tmp_path).close()
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def import_store(
         sealed_by = key or export.key_path(loaded.store, loaded.service_key)
         # Verified before the store is opened, which may make it: a bad file leaves nothing behind.
         with archive.verified(file, archive.seal_of(sealed_by)) as verified:
-            store = _opened_store(loaded)
+            store = _opened_store(loaded, takes_key=True)
             try:
                 made = import_.bring_in(store, verified, SystemClock())
             finally:
@@ -157,7 +157,7 @@ def _explained(newest: NewestChange) -> str:
     return _EXPLAINED.format(number=newest.number, made=made)
 
 
-def _opened_store(loaded: Settings) -> SqlStore:
+def _opened_store(loaded: Settings, *, takes_key: bool = False) -> SqlStore:
     from keyfold_server.service.clock import SystemClock
     from keyfold_server.store.opening import open_store
 
@@ -167,6 +167,7 @@ def _opened_store(loaded: Settings) -> SqlStore:
         clock=SystemClock(),
         password_file=loaded.store_password_file,
         migrating=loaded.migrate == "auto",
+        takes_key=takes_key,
     )
 
 

@@ -40,7 +40,7 @@ _ROW: Final = 1
 _UID_SIZE: Final = 16
 
 
-def open_store(
+def open_store(  # noqa: PLR0913  one argument for each setting
     url: str,
     service_key_path: str | Path | None,
     *,
@@ -49,6 +49,7 @@ def open_store(
     password_file: Path | None = None,
     listen_url: str | None = None,
     migrating: bool = False,
+    takes_key: bool = False,
     timeouts: addresses.Timeouts | None = None,
 ) -> SqlStore:
     """Opens a store. Makes an embedded store that does not exist yet, and its service key.
@@ -64,6 +65,8 @@ def open_store(
             not pass notifications on. None means the store's url.
         migrating: Brings a shared store to this release's schema. An embedded store always gets
             there.
+        takes_key: Lets a new embedded store take a service key that exists already. Without it,
+            such a key means that its store is lost.
         timeouts: Timeouts of a shared store.
 
     Raises:
@@ -76,7 +79,7 @@ def open_store(
         key = _shared_key(service_key_path, address.label)
         return _shared(address, listening, key, clock=clock, reach=reach, migrating=migrating)
     _listening(url, listen_url, password_file)
-    return _embedded(url, service_key_path, clock=clock, reach=reach)
+    return _embedded(url, service_key_path, clock=clock, reach=reach, takes_key=takes_key)
 
 
 def check(url: str, service_key_path: Path | None, listen_url: str | None = None) -> None:
@@ -172,24 +175,21 @@ def _embedded(
     *,
     clock: Clock,
     reach: Callable[[str], None],
+    takes_key: bool,
 ) -> SqlStore:
     path = sqlite.path_of(url)
     key_path = Path(service_key_path or sqlite.service_key_of(url))
     lock = FileLock(path)
     try:
         with _named(path):
-            new = not path.exists()
-            if not new:
+            if not path.exists() or service_key.is_unfinished(key_path, path):
+                _begin(path, key_path, takes_key=takes_key)
+            else:
                 # These checks change nothing, so another program's file stays as it is.
                 sqlite.check(path)
                 with sqlite.reading(path) as connection:
                     migrate.check(connection)
-            # The key comes first. A process that dies in between leaves a key without a store,
-            # and the next one takes that key. A store without a key would look like an old store
-            # whose key is lost.
-            seal = seals.Seal(service_key.load(key_path, store=path, new=new))
-            if new:
-                sqlite.make(path)
+            seal = seals.Seal(service_key.load(key_path, store=path))
             sqlite.close_to_others(path)
             database = sqlite.connected(path)
             with _closed_unless_good(database):
@@ -202,6 +202,24 @@ def _embedded(
     return SqlStore(database, seal, clock=clock, reach=reach, release=lock.release)
 
 
+def _begin(path: Path, key_path: Path, *, takes_key: bool) -> None:
+    """Makes the file of a new embedded store, and its service key unless it takes one.
+
+    Raises:
+        SetupError: The service key exists, so the store is lost; or a file cannot be made.
+    """
+    if not key_path.exists():
+        service_key.make(key_path, path, lambda: sqlite.make(path))
+    elif takes_key:
+        sqlite.make(path)
+    else:
+        raise SetupError(
+            f"the store {path} is missing, but its service key {key_path} exists: put the store's "
+            "file back, or mount its disk; only to begin a new, empty store under this key, make "
+            f"an empty file first: install -m 600 /dev/null {path}"
+        )
+
+
 def _shared_key(path: str | Path | None, label: str) -> ServiceKey:
     if path is None:
         raise SetupError(
@@ -209,7 +227,7 @@ def _shared_key(path: str | Path | None, label: str) -> ServiceKey:
             f"`(umask 077 && head -c {service_key.SIZE} /dev/urandom > FILE)`, keep a copy, and "
             "name the file in KEYFOLD_SERVICE_KEY"
         )
-    return service_key.load(Path(path), store=label, new=False)
+    return service_key.load(Path(path), store=label)
 
 
 def _shared(

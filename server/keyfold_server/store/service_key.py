@@ -1,8 +1,9 @@
 """The service key: the secret that seals the store's rows, and that the store does not hold.
 
 Whoever can write the store but lacks this key can break rows, and cannot forge one (protocol A1).
-Keyfold makes a key only for a new store. A new key for an existing store would match no row, and an
-operator who lost the key must hear that, instead of finding every row refused.
+Keyfold makes a key only together with a new store. A new key for an existing store would match no
+row, and a new store under an existing key would hide that the old store is lost. An operator who
+lost one of the two must hear that.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.files import atomic_write
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SIZE: Final = 32
@@ -51,22 +53,28 @@ class ServiceKey:
         return f"ServiceKey(service_key_id={self.service_key_id!r})"
 
 
-def load(path: Path, *, store: Path | str, new: bool) -> ServiceKey:
-    """Reads the service key from its file; for a new store, makes the file first.
+def is_unfinished(path: Path, store: Path) -> bool:
+    """Says whether a process died while it made an embedded store and its key.
 
-    The caller never asks for a new key for a shared store, because each replica would make its own.
+    Such a store is empty, and its key still has the name of a draft: nothing was sealed with it.
+
+    Args:
+        path: The key's file.
+        store: The store's file, which exists.
+    """
+    return not path.exists() and _draft(path).exists() and store.stat().st_size == 0
+
+
+def load(path: Path, *, store: Path | str) -> ServiceKey:
+    """Reads the service key from its file.
 
     Args:
         path: The key's file.
         store: The file of an embedded store, or the name of a shared one, for messages.
-        new: True if the store does not exist yet. A key file that exists is used even then, because
-            a process may have died after it made the key and before it made the store.
 
     Raises:
         SetupError: The file is missing, unreadable, open to others, or of the wrong length.
     """
-    if new and not path.exists():
-        _make(path)
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -97,11 +105,29 @@ def load(path: Path, *, store: Path | str, new: bool) -> ServiceKey:
     return ServiceKey(key)
 
 
-def _make(path: Path) -> None:
-    """Makes the key's file, which is on the disk before any part of the store is."""
+def make(path: Path, store: Path, make_store: Callable[[], None]) -> None:
+    """Makes the key of an embedded store that does not exist yet, or is unfinished.
+
+    The key takes its name once the store's file exists and the key is on the disk. So a key
+    without a store always means that the store is lost.
+
+    Args:
+        path: The key's file.
+        store: The store's file. The caller holds its lock.
+        make_store: Makes the store's file.
+
+    Raises:
+        SetupError: A file cannot be made.
+    """
     try:
         # Never over a key that somebody puts there in the meantime.
-        with atomic_write(path) as file:
+        with atomic_write(path, draft=_draft(path)) as file:
             file.write(secrets.token_bytes(SIZE))
+            if not store.exists():
+                make_store()
     except OSError as error:
         raise SetupError(f"the service key {path} cannot be made: {error.strerror}") from None
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")

@@ -71,7 +71,7 @@ def seal_of(path: Path) -> Seal:
             f"the service key {path} is missing: put the key there that sealed the export, or "
             "name that key with --service-key-of-export to seal the new store with another one"
         )
-    return Seal(service_keys.load(path, store=path, new=False))
+    return Seal(service_keys.load(path, store=path))
 
 
 class ExportFile:
@@ -136,7 +136,7 @@ class ExportFile:
         try:
             header = json.loads(self._file.readline(_LONGEST_HEADER))
             form, key = header["keyfold_export"], str(header["service_key_id"])
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise SetupError(f"{self._path} is not an export of Keyfold") from None
         if type(form) is not int or form != FORM:
             raise SetupError(

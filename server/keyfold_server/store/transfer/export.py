@@ -106,7 +106,7 @@ def beside(url: str, service_key: Path | None) -> Iterator[Snapshot]:
         raise SetupError(
             f"the store {path} does not exist; set KEYFOLD_STORE to the same store as the server"
         )
-    seal = Seal(service_keys.load(key_path(url, service_key), store=path, new=False))
+    seal = Seal(service_keys.load(key_path(url, service_key), store=path))
 
     with sqlite.reading(path) as connection:
         if migrate.check(connection) in (migrate.SchemaAge.EMPTY, migrate.SchemaAge.OLDER):

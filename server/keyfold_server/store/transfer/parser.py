@@ -42,7 +42,7 @@ def parse(raw: bytes) -> Record:
         found = _parsed(json.loads(raw))
         if line(_record(found)) == raw:
             return found
-    except (ValueError, LookupError, TypeError, AttributeError, KeyfoldError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, KeyfoldError):
         # The error below has no cause, because the parser's own errors quote the line.
         pass
     raise SetupError(
