@@ -216,6 +216,7 @@ class AzureCounterpart(Counterpart):
             Ability.TOO_LARGE: lambda: self.layer.answering(replace(garbage, body=b"{" * 2**21)),
             "firewall": lambda: self.layer.answering(_error("ForbiddenByFirewall")),
             "private link": lambda: self.layer.answering(_error("ForbiddenByConnection")),
+            "perimeter": lambda: self.layer.answering(_error("ForbiddenByNsp")),
         }
         return ways[which]()
 
@@ -351,7 +352,7 @@ _ALIASES: Final = (
     (f"HTTPS://v-1.vault.azure.net/keys/k/{_VERSION}/", f"{_V}/keys/k/{_VERSION}"),
     ("https://H-1.managedHSM.azure.net/keys/k", f"{_H}/keys/k"),
 )
-_OUTAGES: Final = ("firewall", "private link")
+_OUTAGES: Final = ("firewall", "private link", "perimeter")
 _ABSENT: Final = {
     Ability.DESTROY_VERSION: "Azure deletes a key, not one of its versions",
     Ability.MATERIAL_MISSING: "a key of Azure always has its material",

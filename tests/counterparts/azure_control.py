@@ -50,7 +50,7 @@ class Control:
         return self._directory.knows(tenant, client)
 
     def withdraw(self, tenant: str, client: str) -> None:
-        """Takes an application out of a tenant: AADSTS700016 from then on."""
+        """Removes an application's service principal: AADSTS7000229 from then on."""
         self._directory.withdraw(tenant, client)
 
     def disable_application(self, client: str) -> None:
@@ -134,7 +134,9 @@ class Control:
     def close_network(
         self,
         vault: str,
-        reason: Literal["ForbiddenByFirewall", "ForbiddenByConnection"] = "ForbiddenByFirewall",
+        reason: Literal[
+            "ForbiddenByFirewall", "ForbiddenByConnection", "ForbiddenByNsp"
+        ] = "ForbiddenByFirewall",
     ) -> None:
         """Closes a vault's network to everybody."""
         self._find(vault)[0].closed = reason

@@ -80,7 +80,7 @@ class Deleted:
 
 
 class Keys:
-    """The keys of a vault. Safe for many threads.
+    """The keys of a vault, by their names without case. Safe for many threads.
 
     Args:
         hsm: Whether it is a Managed HSM, which has AES keys and no software keys.
@@ -128,13 +128,13 @@ class Keys:
         version = replace(version, **attributes)
         with self._lock:
             self._require_free(name)
-            self._live.setdefault(name, []).append(version)
+            self._live.setdefault(name.lower(), []).append(version)
         return version
 
     def rotate(self, name: str) -> Version:
         """Makes a new version like the newest one."""
         old = self.find(name)
-        return self.create(name, old.kty, old.material.size, key_ops=old.key_ops, tags=old.tags)
+        return self.create(old.name, old.kty, old.material.size, key_ops=old.key_ops, tags=old.tags)
 
     def find(self, name: str, version: str = "") -> Version:
         """Returns a version of a key; without one the newest, disabled or not."""
@@ -146,7 +146,7 @@ class Keys:
     def versions(self, name: str) -> tuple[Version, ...]:
         """Returns a key's versions, newest last; empty if the key does not exist."""
         with self._lock:
-            return tuple(self._live.get(name, ()))
+            return tuple(self._live.get(name.lower(), ()))
 
     def newest(self) -> tuple[Version, ...]:
         """Returns the newest version of each key."""
@@ -158,7 +158,7 @@ class Keys:
         with self._lock:
             old = self.find(name, version)
             new = replace(old, **attributes, updated=int(self._clock()))
-            versions = self._live[name]
+            versions = self._live[name.lower()]
             versions[versions.index(old)] = new
         return new
 
@@ -166,14 +166,14 @@ class Keys:
         """Deletes a key softly, with all its versions."""
         with self._lock:
             self.find(name)
-            deleted = Deleted(tuple(self._live.pop(name)), int(self._clock()))
-            self._deleted[name] = deleted
+            deleted = Deleted(tuple(self._live.pop(name.lower())), int(self._clock()))
+            self._deleted[name.lower()] = deleted
         return deleted
 
     def deleted(self, name: str) -> Deleted:
         """Returns a key in soft deletion."""
         with self._lock:
-            if (deleted := self._deleted.get(name)) is None:
+            if (deleted := self._deleted.get(name.lower())) is None:
                 raise AzureError("DeletedKeyNotFound", name=name)
         return deleted
 
@@ -181,17 +181,17 @@ class Keys:
         """Brings a softly deleted key back as it was."""
         with self._lock:
             versions = list(self.deleted(name).versions)
-            del self._deleted[name]
-            self._live[name] = versions
+            del self._deleted[name.lower()]
+            self._live[name.lower()] = versions
         return versions[-1]
 
     def purge(self, name: str) -> None:
         """Removes a softly deleted key for good."""
         with self._lock:
             self.deleted(name)
-            del self._deleted[name]
+            del self._deleted[name.lower()]
 
     def _require_free(self, name: str) -> None:
         with self._lock:
-            if name in self._deleted:
+            if name.lower() in self._deleted:
                 raise AzureError("ObjectIsDeletedButRecoverable", name=name)

@@ -40,6 +40,8 @@ _HSM: Final = {
 class Permissions:
     """The role assignments of one vault. Safe for many threads.
 
+    Keys' names are compared without case, as Azure does.
+
     Args:
         hsm: Whether the vault is a Managed HSM.
     """
@@ -61,7 +63,7 @@ class Permissions:
     def allow(self, principal: str, key: str, *actions: str) -> None:
         """Gives a principal actions on a key, `*` for every key; without any named, all of them."""
         with self._lock:
-            self._given |= {(principal, key, action) for action in self.actions(*actions)}
+            self._given |= {(principal, key.lower(), name) for name in self.actions(*actions)}
 
     def deny(self, principal: str, key: str, *actions: str) -> None:
         """Takes actions on a key away again, as they were given; without any named, all of them.
@@ -71,7 +73,8 @@ class Permissions:
                 cannot be narrowed by taking an action on one key away.
         """
         with self._lock:
-            taken = self._given & {(principal, key, name) for name in self.actions(*actions)}
+            named = {(principal, key.lower(), name) for name in self.actions(*actions)}
+            taken = self._given & named
             if not taken:
                 raise ValueError(f"{principal} has no such permission on {key} to take away")
             self._given -= taken
@@ -84,4 +87,5 @@ class Permissions:
     def allowed(self, principal: str, key: str, action: str) -> bool:
         """Returns whether a principal has an action, by its full name, on a key."""
         with self._lock:
-            return bool({(principal, key, action), (principal, "*", action)} & self._given)
+            asked = {(principal, key.lower(), action), (principal, "*", action)}
+            return bool(asked & self._given)

@@ -39,8 +39,8 @@ class VaultSite:
         name: Its name in errors.
         keys: Its keys.
         permissions: Its role assignments.
-        closed: The firewall's answer to everybody: `ForbiddenByFirewall`,
-            `ForbiddenByConnection`, or "" while it is open.
+        closed: The closed network's answer to everybody: `ForbiddenByFirewall`,
+            `ForbiddenByConnection`, `ForbiddenByNsp`, or "" while it is open.
     """
 
     def __init__(

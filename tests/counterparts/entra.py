@@ -46,6 +46,7 @@ class _Application:
     secrets: dict[str, bool] = field(default_factory=dict)  # Whether each is still good.
     federated: list[Federated] = field(default_factory=list)
     tenants: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)  # Tenants that had it, and removed it.
     disabled: bool = False
 
 
@@ -95,6 +96,7 @@ class Directory:
         with self._lock:
             self._tenants.add(tenant)
             self._applications[client].tenants.add(tenant)
+            self._applications[client].removed.discard(tenant)
         return _caller(tenant, client)
 
     def knows(self, tenant: str, client: str) -> bool:
@@ -104,9 +106,10 @@ class Directory:
             return found is not None and tenant in found.tenants
 
     def withdraw(self, tenant: str, client: str) -> None:
-        """Takes an application out of a tenant (700016); its live tokens stay good."""
+        """Removes an application's service principal (7000229); its live tokens stay good."""
         with self._lock:
             self._applications[client].tenants.discard(tenant)
+            self._applications[client].removed.add(tenant)
 
     def set_disabled(self, client: str, *, disabled: bool) -> None:
         """Disables an application everywhere (7000112), or enables it again."""
@@ -171,6 +174,8 @@ class Directory:
         client = form.get("client_id", "")
         with self._lock:
             application = self._applications.get(client)
+            if application is not None and tenant in application.removed:
+                raise AzureError("AADSTS7000229", client=client, tenant=tenant)
             if application is None or tenant not in application.tenants:
                 raise AzureError("AADSTS700016", client=client, tenant=tenant)
             if application.disabled:

@@ -297,7 +297,7 @@ def test_tenant_of_a_credential_must_be_the_vaults(world: World) -> None:
     with pytest.raises(ClientAuthenticationError):  # by the SDK itself
         world.keys(vault).get_key("theirs")
     azure.withdraw("customer", CLIENT)
-    with pytest.raises(ClientAuthenticationError, match="AADSTS700016"):
+    with pytest.raises(ClientAuthenticationError, match="AADSTS7000229"):
         world.keys(vault, world.credential(**options)).get_key("theirs")
 
 
@@ -664,7 +664,9 @@ def test_denied_by_default(world: World) -> None:
         azure.deny(who, world.rsa, "wrap")
 
 
-@pytest.mark.parametrize("reason", ["ForbiddenByFirewall", "ForbiddenByConnection"])
+@pytest.mark.parametrize(
+    "reason", ["ForbiddenByFirewall", "ForbiddenByConnection", "ForbiddenByNsp"]
+)
 def test_closed_network(world: World, reason: Any) -> None:
     """A closed network refuses good tokens with its own inner code."""
     keys = world.keys()

@@ -19,9 +19,9 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.providers.azure.clouds import CLOUDS
 from keyfold_server.providers.azure.credentials import tokens, under
-from keyfold_server.providers.azure.errors import Reply
 from keyfold_server.providers.azure.logins import EntraToken, Logins, withdrawn
 from keyfold_server.providers.azure.principals import Applications
+from keyfold_server.providers.azure.replies import Reply
 from keyfold_server.providers.azure.uri import Place
 from keyfold_server.providers.shared.deadlines import current, within
 from keyfold_server.providers.shared.lease import LONGEST, Lease

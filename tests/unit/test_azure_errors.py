@@ -20,13 +20,12 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.providers.azure.errors import (
     WITHDRAWN,
-    Reply,
     action,
     login_codes,
     login_failure,
-    parsed,
     refusal,
 )
+from keyfold_server.providers.azure.replies import Reply, parsed
 
 _KEY: Final = "https://v-1.vault.azure.net/keys/k"
 _ID: Final = {"x-ms-request-id": "0f9e-1"}
@@ -45,6 +44,18 @@ def _made(status: int, code: str = "", inner: str = "", text: str = "", **spelt:
     return Reply(status, _ID, {"error": error})
 
 
+_POLICY: Final = (
+    "The user, group or application 'appid=..;oid=..' does not have keys unwrap key permission on "
+    "key vault 'firewall;location=westeurope'."
+)
+
+
+def _named(vault: str, key: str) -> Reply:
+    """Returns the denial of a vault and a key with these names."""
+    status, body = render("ForbiddenByRbac", {"vault": vault, "name": key})
+    return Reply(status, _ID, body)
+
+
 @pytest.mark.parametrize(
     ("reply", "meaning"),
     [
@@ -55,7 +66,18 @@ def _made(status: int, code: str = "", inner: str = "", text: str = "", **spelt:
         (_seen("ForbiddenByRbac"), AccessDeniedError),
         (_seen("AccessDenied"), AccessDeniedError),
         (_made(403, "Forbidden", "ForbiddenByPolicy"), AccessDeniedError),
-        (_made(403, "Forbidden", "SomethingNew"), AccessDeniedError),
+        (_made(403, "Forbidden", "SomethingNew"), UnreachableError),
+        (_made(403, "Forbidden", "SomethingNew", _POLICY), UnreachableError),
+        (_made(403, "AccessDenied", "SomethingNew"), UnreachableError),
+        (_made(403, "Forbidden", "", "hunter2"), UnreachableError),
+        (_made(403, "Forbidden", "", _POLICY), AccessDeniedError),
+        (_made(403, "Forbidden", "AccessDenied", _POLICY), AccessDeniedError),
+        (_seen("ForbiddenByNsp"), UnreachableError),
+        (
+            _made(403, "Forbidden", "AccessDenied", "Connection is not an approved private link"),
+            UnreachableError,
+        ),
+        (_named("firewall-rules", "private-link"), AccessDeniedError),
         (_made(403, "Forbidden", innerError={"code": "KeyDisabled"}), KeyDisabledError),
         (
             _made(403, "Forbidden", "", "Operation is not allowed on a disabled key."),
@@ -156,7 +178,7 @@ def test_entras_refusals_are_no_refusals_of_a_key(name: str) -> None:
     found = login_failure(reply, "the server")
     assert type(found) is CredentialsFailedError
     assert f"AADSTS{number}" in found.message
-    assert (number in WITHDRAWN) == (number in (90002, 700016, 7000112))
+    assert (number in WITHDRAWN) == (number in (90002, 700016, 7000112, 7000229))
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from certificates import Authority
+from clouds.recorded import Recorded, every
 from counterparts.azure_key_vault import HSM_RESOURCE, VAULT_RESOURCE, AzureKeyVault
 from counterparts.faults import FaultLayer
 from counterparts.messages import Reply, Request
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
     AccessDeniedError,
+    CouldNotTellError,
     CredentialsFailedError,
     KekMismatchError,
     KeyInvalidError,
@@ -109,6 +111,65 @@ def _wrap(provider: AzureKeyVaultProvider, key: RootKey) -> bool:
     return bytes(opened.plaintext) == PAYLOAD
 
 
+# What Azure was seen to answer.
+
+
+@every("azure")
+def test_a_recorded_answer_of_a_vault(world: World, answer: Recorded) -> None:
+    """Each answer that Azure was seen to give reads as what it means, over the SDK (F2a, F6)."""
+    said, azure = answer.said, world.azure
+    vault = azure.hsm_url if said["managed_hsm"] else azure.vault_url
+    provider, key = world.provider(), world.key(vault=vault)
+    wrapped = provider.wrap(key, PAYLOAD, BINDING, budget=5.0)
+    stored = wrapped.key_version, wrapped.ciphertext
+    body = said["body"] if isinstance(said["body"], str) else json.dumps(said["body"])
+    azure.fault(at=vault, operation=said["operation"], times=None, status=said["status"], body=body)
+    again: dict[str, Callable[..., Any]] = {
+        "wrapkey": lambda: provider.wrap(key, PAYLOAD, BINDING, budget=5.0),
+        "unwrapkey": lambda: provider.unwrap(key, *stored, BINDING, budget=5.0),
+        "decrypt": lambda: provider.unwrap(key, *stored, BINDING, budget=5.0),
+    }
+    with pytest.raises(KmsError) as raised:
+        again[said["operation"]]()
+    assert raised.value.reason == answer.should
+    azure.clear_faults()
+    assert _wrap(provider, key)
+
+
+@every("entra")
+def test_a_recorded_answer_of_entra(world: World, answer: Recorded) -> None:
+    """Each answer that Entra was seen to give to a customer's principal reads so (F2a)."""
+    said = answer.said
+    theirs = world.azure.add_vault(CUSTOMER)
+    world.places[theirs] = VAULT_RESOURCE
+    key, provider = world.key(f"{CUSTOMER}/{CLIENT}", theirs), world.provider()
+    # Only the principal's login meets it: the server's own one shows that Keyfold's side is good.
+    world.azure.fault(
+        at=world.azure.authority,
+        operation="token",
+        status=said["status"],
+        body=json.dumps(said["body"]),
+    )
+    with pytest.raises(KmsError) as raised:
+        provider.wrap(key, PAYLOAD, BINDING, budget=5.0)
+    assert raised.value.reason == answer.should
+    assert _wrap(provider, key)
+
+
+@every("entra")
+def test_no_answer_to_the_server_itself_is_a_refusal(world: World, answer: Recorded) -> None:
+    """What Entra says to the server's own identity is never the customer's doing (F2a)."""
+    said, key, provider = answer.said, world.key(), world.provider()
+    world.azure.fault(
+        at=world.azure.authority,
+        operation="token",
+        status=said["status"],
+        body=json.dumps(said["body"]),
+    )
+    with pytest.raises(CouldNotTellError):
+        provider.wrap(key, PAYLOAD, BINDING, budget=5.0)
+
+
 # Logging in.
 
 
@@ -176,7 +237,7 @@ def test_a_customer_withdraws_trust(world: World) -> None:
     assert _wrap(provider, key)
     world.azure.withdraw(CUSTOMER, CLIENT)
     world.azure.expire_tokens(key.principal)
-    with pytest.raises(AccessDeniedError, match="AADSTS700016"):
+    with pytest.raises(AccessDeniedError, match="AADSTS7000229"):
         provider.describe(key, budget=5.0)
     world.azure.consent(CUSTOMER, CLIENT)
     assert _wrap(provider, key)
@@ -435,10 +496,10 @@ def test_a_key_that_cannot_wrap_is_invalid(world: World, how: dict[str, Any], va
         world.provider().wrap(key, PAYLOAD, BINDING, budget=5.0)
 
 
-@pytest.mark.parametrize("how", [{"exp": 1}, {"key_ops": ("wrapKey",)}])
+@pytest.mark.parametrize("how", [{"exp": 1}, {"nbf": 4_000_000_000}, {"key_ops": ("wrapKey",)}])
 def test_describing_a_key_that_cannot_wrap(world: World, how: dict[str, Any]) -> None:
     """Describing refuses the same keys as wrapping, and says why."""
-    with pytest.raises(KeyInvalidError, match=r"has expired|does not permit"):
+    with pytest.raises(KeyInvalidError, match=r"has expired|not valid yet|does not permit"):
         world.provider().describe(world.key(**how), budget=5.0)
 
 
@@ -469,6 +530,51 @@ def test_what_does_not_open_as_it_was_wrapped_is_not_stored(world: World, value:
     world.azure.fault(operation="unwrapkey", members={"value": value})
     with pytest.raises(UnreachableError):
         provider.wrap(key, PAYLOAD, BINDING, budget=5.0)
+
+
+def test_a_name_in_another_case_is_the_same_key(world: World) -> None:
+    """Azure compares the names of keys without case, and so does Keyfold."""
+    name = f"Mixed-{uuid.uuid4().hex[:8]}"
+    url = world.azure.create_key(name)
+    world.azure.allow(f"{world.azure.tenant}/{CLIENT}", url)
+    provider, written = world.provider(), RootKey("AZURE_KEY_VAULT", url)
+    other = RootKey("AZURE_KEY_VAULT", url.replace(name, name.lower()))
+    for wraps, opens in ((written, other), (other, written)):
+        wrapped = provider.wrap(wraps, PAYLOAD, BINDING, budget=5.0)
+        args = (opens, wrapped.key_version, wrapped.ciphertext, BINDING)
+        assert bytes(provider.unwrap(*args, budget=5.0).plaintext) == PAYLOAD
+        assert provider.describe(opens, budget=5.0).detail
+
+
+@pytest.mark.parametrize("error", ["ForbiddenByRbac", "AccessDenied"])
+def test_a_denial_proves_that_the_caller_is_known(world: World, error: str) -> None:
+    """Whoever may not list keys has logged in: Azure answers so only to a token that it accepts."""
+    key, provider = world.key(), world.provider()
+    world.azure.fault(operation="list", error=error)
+    provider.authenticate(key, budget=5.0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"error": "ForbiddenByFirewall"},
+        {"error": "ForbiddenByNsp"},
+        {"error": "KeyNotFound"},
+        {"error": "KeyDisabled"},
+        {"error": "BadParameter"},
+        {"status": 403, "body": '{"error": {"code": "Forbidden", "innererror": {"code": "New"}}}'},
+        {"status": 403, "body": "<html>"},
+        {"body": '{"value": "keys"}'},
+        {"body": "{}"},
+    ],
+)
+def test_only_a_denial_or_a_list_proves_the_caller(world: World, fault: dict[str, Any]) -> None:
+    """Any other answer may be given to anybody, so it neither proves the caller nor refuses."""
+    key, provider = world.key(), world.provider()
+    world.azure.fault(operation="list", **fault)
+    with pytest.raises(UnreachableError):
+        provider.authenticate(key, budget=5.0)
+    provider.authenticate(key, budget=5.0)
 
 
 def test_a_deleted_key_that_may_not_be_read_is_not_found(world: World) -> None:

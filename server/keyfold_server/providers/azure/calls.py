@@ -17,7 +17,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from keyfold_server.domain.binding import Binding
@@ -34,48 +33,11 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyDescription
 from keyfold_server.providers.azure.ciphertext import Sealed
 from keyfold_server.providers.azure.credentials import under
-from keyfold_server.providers.azure.errors import Reply, refusal
+from keyfold_server.providers.azure.errors import denies, refusal
 from keyfold_server.providers.azure.principals import Applications
+from keyfold_server.providers.azure.replies import Reply
 from keyfold_server.providers.azure.uri import KeyUri
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One of the ways in which keys wrap.
-
-    Attributes:
-        algorithm: Azure's name of the algorithm.
-        wrap: The operation that wraps, as paths name it.
-        unwrap: The operation that unwraps.
-        key_ops: The operations that the key must permit.
-        kinds: The types of keys that can wrap in this way.
-        detail: A few words for people.
-    """
-
-    algorithm: str
-    wrap: str
-    unwrap: str
-    key_ops: frozenset[str]
-    kinds: frozenset[str]
-    detail: str
-
-
-_RSA: Final = _Way(
-    "RSA-OAEP-256",
-    "wrapkey",
-    "unwrapkey",
-    frozenset({"wrapKey", "unwrapKey"}),
-    frozenset({"RSA", "RSA-HSM"}),
-    "which binds no context",
-)
-_AES: Final = _Way(
-    "A256GCM",
-    "encrypt",
-    "decrypt",
-    frozenset({"encrypt", "decrypt"}),
-    frozenset({"oct-HSM"}),
-    "which binds the context",
-)
+from keyfold_server.providers.azure.ways import AES, RSA, Way, ways
 
 _OK: Final = 200
 _URLSAFE: Final = str.maketrans("-_", "+/")
@@ -98,12 +60,21 @@ class Calls:
         reply = self._sent(key, uri, "GET", "keys?maxresults=1", None, "to log in")
         if reply.status == _OK:
             with _understood(reply):
-                reply.body["value"]  # Without it, the answer does not count.
+                if not isinstance(reply.body["value"], list):
+                    raise TypeError  # Without the list, the answer does not count.
+            return
+        # A denial shows that the vault accepted the token. Nothing else does, and no answer to
+        # this request is about the key.
+        if denies(reply):
             return
         meant = refusal(reply, "get", key.uri, hsm=uri.place.hsm)
-        # A denial shows that the vault accepted the token.
-        if not isinstance(meant, AccessDeniedError):
+        if isinstance(meant, CouldNotTellError):
             raise meant
+        raise UnreachableError(
+            f"the vault of {key.uri} does not show that it knows Keyfold's principal: "
+            f"{reply.words}, status {reply.status}",
+            provider_request_id=reply.request_id,
+        )
 
     def described(self, key: RootKey, uri: KeyUri) -> KeyDescription:
         """Describes the version that wraps.
@@ -117,17 +88,21 @@ class Calls:
             _version(found["kid"], uri)  # An answer about another key does not count.
             kind = str(found["kty"])[:32]
             permitted = frozenset(found.get("key_ops", ()))
-            enabled, ends = attributes["enabled"] is True, attributes.get("exp")
-            expired = ends is not None and float(ends) <= time.time()
+            enabled, now = attributes["enabled"] is True, time.time()
+            begins, ends = (attributes.get(name) for name in ("nbf", "exp"))
+            early = begins is not None and float(begins) > now
+            expired = ends is not None and float(ends) <= now
         if not enabled:
             raise KeyDisabledError(
                 f"root key {key.uri} is disabled; enable it in Azure",
                 provider_request_id=reply.request_id,
             )
-        way = next((each for each in _ways(uri) if kind in each.kinds), None)
+        way = next((each for each in ways(uri) if kind in each.kinds), None)
         fault = None
         if way is None:
             fault = f"is of type {kind}, which cannot wrap here"
+        elif early:
+            fault = "is not valid yet; look at its activation date"
         elif expired:
             fault = "has expired"
         elif not permitted >= way.key_ops:
@@ -149,10 +124,10 @@ class Calls:
         Raises:
             KmsError: Azure refused, or gave no answer that counts.
         """
-        failed: dict[_Way, KmsError] = {}
-        for way in _ways(uri):
+        failed: dict[Way, KmsError] = {}
+        for way in ways(uri):
             body = {"alg": way.algorithm, "value": _text(plaintext)}
-            if way is _AES:
+            if way is AES:
                 body["aad"] = _text(binding.canonical())
             try:
                 reply = self._asked(key, uri, way.wrap, uri.version, body)
@@ -162,15 +137,15 @@ class Calls:
             with _understood(reply):
                 version = _version(str(reply.body["kid"]), uri)
                 iv, tag = (
-                    _bytes(reply.body[name]) if way is _AES else b"" for name in ("iv", "tag")
+                    _bytes(reply.body[name]) if way is AES else b"" for name in ("iv", "tag")
                 )
                 sealed = Sealed(uri.of(version), iv, tag, _bytes(reply.body["value"]))
-                if Sealed.parsed(sealed.encoded()) != sealed or sealed.bound != (way is _AES):
+                if Sealed.parsed(sealed.encoded()) != sealed or sealed.bound != (way is AES):
                     raise ValueError
             return version, sealed, reply
         raise self._fitting(key, uri, failed)
 
-    def _fitting(self, key: RootKey, uri: KeyUri, failed: Mapping[_Way, KmsError]) -> KmsError:
+    def _fitting(self, key: RootKey, uri: KeyUri, failed: Mapping[Way, KmsError]) -> KmsError:
         """Returns the error of the key's own way; the other's would name the wrong permission."""
         first, *others = failed.values()
         if others:
@@ -189,7 +164,7 @@ class Calls:
         Raises:
             KmsError: Azure refused, or gave no answer that counts.
         """
-        way = _AES if sealed.bound else _RSA
+        way = AES if sealed.bound else RSA
         body = {"alg": way.algorithm, "value": _text(sealed.ciphertext)}
         if sealed.bound:
             bound = {"iv": sealed.iv, "tag": sealed.tag, "aad": binding.canonical()}
@@ -248,11 +223,6 @@ class Calls:
         return under(
             principal.lease, lambda token: vault.call(method, path, token.value, body), what_for
         )
-
-
-def _ways(uri: KeyUri) -> tuple[_Way, ...]:
-    """Returns the ways in which a key may be able to wrap, the better one first."""
-    return (_AES, _RSA) if uri.place.hsm else (_RSA,)
 
 
 @contextmanager

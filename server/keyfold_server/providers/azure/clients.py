@@ -25,7 +25,7 @@ from azure.core.rest import HttpRequest
 from azure.keyvault.keys import KeyClient
 
 from keyfold_server.domain.errors import UnreachableError
-from keyfold_server.providers.azure.errors import Reply, parsed
+from keyfold_server.providers.azure.replies import Reply, parsed
 from keyfold_server.providers.shared.connections import what_happened
 from keyfold_server.providers.shared.deadlines import CONNECT_TIMEOUT, READ_TIMEOUT, current
 from keyfold_server.providers.shared.requests_deadlines import guard, root_cause

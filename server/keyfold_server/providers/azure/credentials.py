@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from keyfold_server.providers.azure.errors import Reply, credentials_failed
+from keyfold_server.providers.azure.errors import credentials_failed
 from keyfold_server.providers.azure.logins import EntraToken
+from keyfold_server.providers.azure.replies import Reply
 from keyfold_server.providers.shared.lease import Lease
 from keyfold_server.providers.shared.logins import Granted, RejectedError
 

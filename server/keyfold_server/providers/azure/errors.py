@@ -7,11 +7,8 @@ the key is "could not tell", so a 403 counts only in the form that Azure itself 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from keyfold_server.domain.errors import (
     AccessDeniedError,
@@ -24,12 +21,10 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
-from keyfold_server.providers.shared.transport import retry_after
+from keyfold_server.providers.azure.replies import Reply
 
 _BAD_REQUEST: Final = 400
-_UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
-_NOT_FOUND: Final = 404
 _TOO_MANY: Final = 429
 _SERVER: Final = 500
 
@@ -42,8 +37,25 @@ _ACTIONS: Final = {
 }
 """The data action of an operation, for vaults and for Managed HSMs."""
 
-_CLOSED: Final = frozenset({"ForbiddenByFirewall", "ForbiddenByConnection"})
+_CLOSED: Final = frozenset({"ForbiddenByFirewall", "ForbiddenByConnection", "ForbiddenByNsp"})
+_CLOSED_WORDS: Final = re.compile(
+    r"\bclient address\b|\ba trusted service\b|\bpublic network access\b"
+    r"|\bprivate (?:link|endpoint)\b|\bby (?:the )?firewall\b|\bfirewall rules?\b"
+    r"|\bnsp (?:policy|rules?)\b|\bnetwork security perimeter\b",
+    re.IGNORECASE,
+)
+"""What Azure says of a closed network. Older answers have the inner code of a denial with it.
+
+Each alternative contains a space, so no name of a key, a vault or a resource group matches.
+"""
+
 _DENIED: Final = frozenset({"ForbiddenByRbac", "ForbiddenByPolicy", "AccessDenied"})
+_DENIED_WORDS: Final = re.compile(
+    r"\bdoes not have keys [\w ,]{1,64} permission\b"
+    r"|\bnot authorized to perform action on resource\b",
+    re.IGNORECASE,
+)
+"""What Azure says of a denial that has no inner code."""
 
 _STATES: Final[tuple[tuple[str, re.Pattern[str], type[KmsError], str], ...]] = (
     (
@@ -73,60 +85,17 @@ _STATES: Final[tuple[tuple[str, re.Pattern[str], type[KmsError], str], ...]] = (
 )
 """What a key's own state forbids: the inner code, the words if that is missing, the meaning."""
 
-WITHDRAWN: Final = frozenset({90002, 700016, 7000112})
-"""Entra's codes: tenant not found; application not in the tenant; application disabled there."""
+WITHDRAWN: Final = frozenset({90002, 700016, 7000112, 7000229})
+"""Entra's codes: tenant not found; application not in the tenant; application disabled there; its
+service principal missing in the tenant.
+
+After a customer removes the service principal, Entra may answer with 700016 or with 7000229.
+"""
 
 _TRANSIENT: Final = frozenset({90006, 90033, 90055})
 """Entra's codes for failures of its own."""
 
 _AADSTS: Final = re.compile(r"AADSTS([0-9]{5,8})\b")
-_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer over HTTP.
-
-    Attributes:
-        status: The status code.
-        headers: The headers, looked up without regard to case.
-        body: The JSON object, empty if the body is not one.
-    """
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def request_id(self) -> str:
-        """Azure's id of the call, empty if the answer has no id."""
-        found = str(self.headers.get("x-ms-request-id", ""))
-        return found if _ID.fullmatch(found) else ""
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds to wait before the next call, or None if the answer does not say."""
-        return retry_after(str(self.headers.get("Retry-After", "")))
-
-    @property
-    def unauthorized(self) -> bool:
-        """Whether Azure rejected the caller's token, and not what the caller asked for."""
-        return self.status == _UNAUTHORIZED
-
-    @property
-    def missing(self) -> bool:
-        """Whether Azure itself says that it has no such key."""
-        return self.status == _NOT_FOUND and _code(_error(self)) == "KeyNotFound"
-
-
-def parsed(body: bytes) -> Mapping[str, Any]:
-    """Returns a body's JSON object, empty if the body is not one."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def refusal(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError:
@@ -162,7 +131,7 @@ def refusal(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError:
     if reply.unauthorized:
         return credentials_failed(f"for {operation}", id_)
     return UnreachableError(
-        f"Azure did not carry out {operation}: {_code(_error(reply)) or 'no error of its own'}, "
+        f"Azure did not carry out {operation}: {reply.words or 'no error of its own'}, "
         f"status {reply.status}",
         provider_request_id=id_,
     )
@@ -178,31 +147,39 @@ def credentials_failed(what_for: str, id_: str = "") -> CredentialsFailedError:
 
 
 def _forbidden(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsError | None:
-    """Returns what a 403 means, or None if it is not Azure's own."""
-    error, id_ = _error(reply), reply.request_id
-    code, inner, text = _code(error), _inner(error), str(error.get("message", ""))
-    if code not in ("Forbidden", "AccessDenied"):
-        return None
-    if inner in _CLOSED:
+    """Returns what a 403 means, or None if Keyfold knows neither its code nor its words."""
+    id_, code, inner, text = reply.request_id, reply.code, reply.inner_code, reply.text
+    if code in _CLOSED or inner in _CLOSED or (code and _CLOSED_WORDS.search(text)):
         return UnreachableError(
             f"the network rules of the vault of {key} keep Keyfold out; allow Keyfold's addresses "
             "or its private endpoint there",
             provider_request_id=id_,
         )
-    # Derived from the operation, since Azure's text does not always name the missing action.
-    needed = action(operation, hsm=hsm)
-    denied = AccessDeniedError(
-        f"Azure denies {operation} on {key}; give Keyfold's principal a role with {needed} there",
-        provider_request_id=id_,
-        missing_permission=needed,
-    )
-    if code == "AccessDenied" or inner in _DENIED:
-        return denied
-    for name, words, kind, meaning in _STATES:
+    if denies(reply):
+        # Derived from the operation, since Azure's text does not always name the missing action.
+        needed = action(operation, hsm=hsm)
+        return AccessDeniedError(
+            f"Azure denies {operation} on {key}; give Keyfold's principal a role with {needed} "
+            "there",
+            provider_request_id=id_,
+            missing_permission=needed,
+        )
+    for name, words, kind, meaning in _STATES if code == "Forbidden" else ():
         if inner == name or words.search(text):
             what = meaning.format(operation=operation)
             return kind(f"root key {key} {what}", provider_request_id=id_)
-    return denied
+    return None
+
+
+def denies(reply: Reply) -> bool:
+    """Tells whether Azure knows the caller, and denies it what it asked for."""
+    code, inner, text = reply.code, reply.inner_code, reply.text
+    if reply.status != _FORBIDDEN or _CLOSED_WORDS.search(text):
+        return False
+    if code == "AccessDenied":
+        return inner in _DENIED or not inner
+    worded = not inner and _DENIED_WORDS.search(text) is not None
+    return code == "Forbidden" and (inner in _DENIED or worded)
 
 
 def action(operation: str, *, hsm: bool) -> str:
@@ -218,9 +195,8 @@ def _bad_parameter(reply: Reply, operation: str, key: str, *, hsm: bool) -> KmsE
     Keyfold's requests are well-formed, so when it wraps, the root key is of the wrong kind. When it
     unwraps, the stored key is damaged, because the root key was of the right kind before.
     """
-    error = _error(reply)
-    text = str(error.get("message", "")).lower()
-    if not _code(error) or "api-version" in text or "specified version" in text:
+    text = reply.text.lower()
+    if not reply.code or "api-version" in text or "specified version" in text:
         return None
     if operation in ("unwrapkey", "decrypt"):
         return KekMismatchError(
@@ -271,19 +247,3 @@ def login_failure(reply: Reply, who: str) -> KmsError:
         "federated credential of the server's own identity is right and has not expired",
         provider_request_id=id_,
     )
-
-
-def _error(reply: Reply) -> Mapping[str, Any]:
-    found = reply.body.get("error")
-    return found if isinstance(found, dict) else {}
-
-
-def _code(error: Mapping[str, Any]) -> str:
-    found = str(error.get("code", ""))
-    return found if _WORD.fullmatch(found) else ""
-
-
-def _inner(error: Mapping[str, Any]) -> str:
-    # Azure uses both spellings.
-    found = error.get("innererror", error.get("innerError"))
-    return _code(found) if isinstance(found, dict) else ""

@@ -38,12 +38,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.providers.azure.clients import BROKEN, SdkTransport, broken_off
 from keyfold_server.providers.azure.clouds import Cloud
-from keyfold_server.providers.azure.errors import (
-    WITHDRAWN,
-    Reply,
-    login_codes,
-    login_failure,
-)
+from keyfold_server.providers.azure.errors import WITHDRAWN, login_codes, login_failure
+from keyfold_server.providers.azure.replies import Reply
 from keyfold_server.providers.azure.uri import Place
 from keyfold_server.providers.shared.logins import WithdrawnError
 

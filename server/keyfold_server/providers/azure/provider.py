@@ -165,7 +165,8 @@ class AzureKeyVaultProvider:
         uri, sealed = self._known(key), Sealed.parsed(ciphertext)
         # Before the call to Azure: a damaged version must not look like one that does not exist,
         # which would be a refusal.
-        if sealed is None or sealed.kid != uri.of(key_version):
+        # Azure compares the names of keys without case.
+        if sealed is None or sealed.kid.lower() != uri.of(key_version).lower():
             raise KekMismatchError("the stored key is not one that this root key of Azure wrapped")
         with within(budget):
             opened, reply = self._calls.opened(key, uri, key_version, sealed, binding)
