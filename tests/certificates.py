@@ -8,6 +8,7 @@ import ssl
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from inspect import signature
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -89,6 +90,7 @@ class Authority:
         common_name: str = "",
         key: PrivateKey | None = None,
         ca: bool = False,
+        signs: bool = False,
         begins: timedelta = timedelta(minutes=-1),
         ends: timedelta = timedelta(hours=1),
     ) -> Issued:
@@ -101,6 +103,7 @@ class Authority:
             key.public_key(),
             names=[_general(name) for name in names],
             ca=ca,
+            signs=signs,
             begins=begins,
             ends=ends,
         )
@@ -148,6 +151,7 @@ def _sign(
     *,
     names: list[x509.GeneralName] | None = None,
     ca: bool,
+    signs: bool = False,
     begins: timedelta = timedelta(minutes=-1),
     ends: timedelta = timedelta(hours=1),
 ) -> x509.Certificate:
@@ -164,4 +168,8 @@ def _sign(
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if signs:
+        usage = dict.fromkeys(signature(x509.KeyUsage).parameters, False)
+        usage |= {"digital_signature": True, "key_cert_sign": True}
+        builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
     return builder.sign(signer, hashes.SHA256())

@@ -70,7 +70,24 @@ def test_a_provider_without_its_settings_is_not_offered(start_server: StartServe
         wish = pb.EnableRequest(cluster="c", region_specs=[spec("eu", "x", TYPE)])
         refusal = refused(stub.Enable, wish)
         assert refusal.reason == "UNKNOWN_PROVIDER"
-        assert TYPE not in refusal.message.partition("the types are")[2]
+        types = refusal.message.partition("the types are")[2]
+        assert TYPE not in types
+        assert "PLATFORM" not in types
+
+
+def test_a_misspelt_platform_is_told_the_types(start_server: StartServer) -> None:
+    """Keyfold looks at the type before the uri, and lists PLATFORM where it is configured."""
+    server = start_server(keys=("eu",), KEYFOLD_PLATFORM_KEY="local:eu")
+    with stubs(server.target) as stub:
+        key = res.KeySpec(type="PLATFROM")
+        wish = pb.EnableRequest(
+            cluster="c", region_specs=[res.RegionSpec(region="eu", key_spec=key)]
+        )
+        refusal = refused(stub.Enable, wish)
+        assert refusal.reason == "UNKNOWN_PROVIDER"
+        assert "PLATFORM" in refusal.message.partition("the types are")[2]
+        wish.region_specs[0].key_spec.type = "PLATFORM"
+        assert stub.Enable(wish, timeout=9).status.cluster == "c"
 
 
 def test_a_third_partys_provider_in_use(start_server: StartServer, acme: AcmeCounterpart) -> None:

@@ -78,11 +78,12 @@ def test_certificates_that_prove_nobody(names: list[str], why: str) -> None:
         _identity(issued)
 
 
-def test_an_authority_is_no_workload() -> None:
-    """A signing certificate with a SPIFFE id may not call as one (X509-SVID standard)."""
-    issued = _AUTHORITY.issue("spiffe://example.org/app", ca=True)
-    with pytest.raises(CallerCredentialError, match="authority's"):
-        _identity(issued)
+@pytest.mark.parametrize("name", ["spiffe://example.org/app", "uri:urn:app", "dns:app.example"])
+def test_an_authority_is_no_workload(name: str) -> None:
+    """A certificate that may sign others is no caller's, whatever it names (X509-SVID standard)."""
+    for issued in (_AUTHORITY.issue(name, ca=True), _AUTHORITY.issue(name, signs=True)):
+        with pytest.raises(CallerCredentialError, match="authority's"):
+            _identity(issued)
 
 
 def test_no_certificate() -> None:

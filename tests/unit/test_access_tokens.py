@@ -444,6 +444,21 @@ def test_what_is_no_json_object(tokens: TokenVerifier, part: bytes) -> None:
         _refused(tokens, _token(claims=part), "payload is not")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-32-be", "utf-8-sig"])
+def test_another_encoding(tokens: TokenVerifier, encoding: str) -> None:
+    """A token is strict UTF-8: no other encoding is guessed, not even with a good signature."""
+    header, claims = (json.dumps(part).encode(encoding) for part in (_header(), _claims()))
+    _refused(tokens, _token(header), "header is not")
+    _refused(tokens, _token(claims=claims), "payload is not")
+
+
+@pytest.mark.parametrize("raw", [b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80", b"\xff"])
+def test_what_is_not_utf_8(tokens: TokenVerifier, raw: bytes) -> None:
+    """Strict UTF-8 has no surrogates, overlong forms and stray bytes: such a token is refused."""
+    claims = json.dumps(_claims(more="MORE")).encode().replace(b"MORE", raw)
+    _refused(tokens, _token(claims=claims), "payload is not")
+
+
 def test_sizes(tokens: TokenVerifier) -> None:
     """A token of more than 8 KiB is refused before it is parsed."""
     _refused(tokens, "a" * 8_193, "longer than")

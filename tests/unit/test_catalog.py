@@ -129,6 +129,14 @@ def test_an_unknown_type_lists_those_that_exist() -> None:
     assert raised.value.field == "key_spec.type"
 
 
+def test_a_platform_key_makes_platform_a_type() -> None:
+    """Where the settings name the vendor's own key, the list of types has PLATFORM."""
+    catalog = Catalog({"Q": entry(), "A": entry()}, platform=True)
+    with pytest.raises(UnknownProviderError, match=r"the types are: A, PLATFORM, Q$"):
+        catalog.provider("PLATFROM")
+    assert catalog.types() == ("A", "Q")
+
+
 def test_a_missing_package_breaks_its_own_provider_only() -> None:
     """Where an SDK is not installed, its type says so, and the others serve; it is tried anew."""
     attempts: list[int] = []

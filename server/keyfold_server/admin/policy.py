@@ -184,6 +184,7 @@ def _key(type_: str | None, uri: str, principal: str, options: Mapping[str, str]
             raise fail("a key needs its type; give --key-type")
         return None
     spec = KeySpec.of(type_, uri, principal, options)
+    spec.check_uri()
     return RootKey(spec.type, spec.uri, spec.principal, spec.options)
 
 

@@ -49,7 +49,7 @@ def catalog(settings: Settings) -> Catalog:
             settings={name: getattr(settings, name) for name in entry.settings},
         )
 
-    return Catalog(entries, setup)
+    return Catalog(entries, setup, platform=bool(settings.platform_key))
 
 
 def platform_keys(settings: Settings, providers: Catalog) -> Callable[[str], RootKey | None]:

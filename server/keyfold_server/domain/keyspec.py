@@ -79,7 +79,7 @@ class KeySpec:
         """Makes a key spec from the values of a request.
 
         Raises:
-            InvalidKeySpecError: It is empty, has no type or no uri, or a part is too long.
+            InvalidKeySpecError: It is empty, has no type, or a part is too long.
         """
         if not (type_ or uri or principal or options):
             raise InvalidKeySpecError(
@@ -89,17 +89,11 @@ class KeySpec:
             raise InvalidKeySpecError(
                 "the key spec has no type; give one such as LOCAL or AWS_KMS", field="key_spec.type"
             )
-        if type_ == PLATFORM:
-            if uri or principal or options:
-                raise InvalidKeySpecError(
-                    "PLATFORM takes no uri, principal or options, since the server's settings name "
-                    "the key; leave them out",
-                    field="key_spec",
-                )
-        elif not uri:
+        if type_ == PLATFORM and (uri or principal or options):
             raise InvalidKeySpecError(
-                "the key spec has no uri; give the type, and the provider's own name of the key",
-                field="key_spec.uri",
+                "PLATFORM takes no uri, principal or options, since the server's settings name "
+                "the key; leave them out",
+                field="key_spec",
             )
         for name, value in (("type", type_), ("uri", uri), ("auth_principal", principal)):
             if len(value) > MAX_URI or not value.isprintable():
@@ -113,6 +107,20 @@ class KeySpec:
                 field="key_spec.options",
             )
         return KeySpec(type_, uri, principal, tuple(sorted(options.items())))
+
+    def check_uri(self) -> None:
+        """Refuses a spec without a uri, unless it is PLATFORM.
+
+        `of` does not check this, because a caller that misspelt PLATFORM must hear about the type.
+
+        Raises:
+            InvalidKeySpecError: The spec has no uri.
+        """
+        if not self.uri and self.type != PLATFORM:
+            raise InvalidKeySpecError(
+                "the key spec has no uri; give the type, and the provider's own name of the key",
+                field="key_spec.uri",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,18 +131,25 @@ class Catalog:
     """The providers of one server, each made on first use. Safe for many threads."""
 
     def __init__(
-        self, entries: Mapping[str, Entry], setup: Callable[[Entry], Setup] = lambda _: Setup()
+        self,
+        entries: Mapping[str, Entry],
+        setup: Callable[[Entry], Setup] = lambda _: Setup(),
+        *,
+        platform: bool = False,
     ) -> None:
         """Takes the entries, and checks the settings of each; makes no provider yet.
 
         Args:
             entries: By type, as `installed` returns them.
             setup: Returns what the settings hold for an entry.
+            platform: Whether the settings name the vendor's own keys, so that key specs may name
+                PLATFORM.
 
         Raises:
             SetupError: A provider's settings cannot work.
         """
         self._entries = dict(entries)
+        self._further = (PLATFORM,) if platform else ()
         self._setups = {type_: setup(entry) for type_, entry in self._entries.items()}
         self._set_up = {
             type_ for type_, entry in self._entries.items() if entry.is_set_up(self._setups[type_])
@@ -171,7 +178,7 @@ class Catalog:
             ) from error
 
     def types(self) -> tuple[str, ...]:
-        """Returns the types that a key spec may name, sorted."""
+        """Returns the types of the providers that the server offers, sorted."""
         return tuple(sorted(self._locks))
 
     def set_up(self) -> tuple[str, ...]:
@@ -235,8 +242,9 @@ class Catalog:
         if made is not None:
             return made
         if type_ not in self._locks:
+            known = sorted((*self._locks, *self._further))
             raise UnknownProviderError(
-                f"there is no provider {type_}; the types are: {', '.join(self.types())}",
+                f"there is no provider {type_}; the types are: {', '.join(known)}",
                 field="key_spec.type",
             )
         with self._locks[type_]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,6 +113,7 @@ def _read(pem: bytes) -> _Known:
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    _check_leaf(certificate)
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
@@ -120,7 +122,7 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
         uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
         hosts = extension.value.get_values_for_type(x509.DNSName)
     if any(uri[:7].lower() == "spiffe:" for uri in uris):
-        _check_svid(uris, certificate)
+        _check_svid(uris)
         proven = uris
     else:
         proven = sorted({f"uri:{uri}" for uri in uris if uri})
@@ -140,8 +142,24 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     return tuple(proven)
 
 
-def _check_svid(uris: list[str], certificate: x509.Certificate) -> None:
-    """Refuses a certificate with a SPIFFE id that the X.509-SVID standard refuses."""
+def _check_leaf(certificate: x509.Certificate) -> None:
+    """Refuses an authority's certificate: it may sign other names, but not call under its own."""
+    extensions = certificate.extensions
+    signs = False
+    with suppress(x509.ExtensionNotFound):
+        signs = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    with suppress(x509.ExtensionNotFound):
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+        signs = signs or usage.key_cert_sign or usage.crl_sign
+    if signs:
+        raise CallerCredentialError(
+            "the client certificate is an authority's, which may sign certificates but not call "
+            "with its own; call with a certificate that the authority issued to the caller"
+        )
+
+
+def _check_svid(uris: list[str]) -> None:
+    """Refuses a SPIFFE id that the X.509-SVID standard refuses."""
     if len(uris) > 1:
         raise CallerCredentialError(
             "the client certificate has a SPIFFE id and further URIs, and may have only one; "
@@ -152,16 +170,6 @@ def _check_svid(uris: list[str], certificate: x509.Certificate) -> None:
         raise CallerCredentialError(
             "the client certificate's SPIFFE id is not of the form spiffe://trust-domain/path "
             "that the standard gives; have it issued anew"
-        )
-    # An authority may sign the SPIFFE ids of a trust domain, but not call under one of them.
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except x509.ExtensionNotFound:
-        return
-    if constraints.value.ca:
-        raise CallerCredentialError(
-            "the client certificate is an authority's, which may sign SPIFFE ids but not call "
-            "under one; call with the certificate of a workload"
         )
 
 

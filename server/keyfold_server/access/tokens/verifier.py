@@ -228,7 +228,9 @@ def _header(token: str) -> dict[str, Any]:
 def _parsed(text: bytes, what: str) -> dict[str, Any]:
     """Reads a JSON object; refuses two members of one name, since neither can be trusted."""
     try:
-        found = json.loads(text, object_pairs_hook=_unique)
+        # Decoded here, because the JSON reader would also take UTF-16, UTF-32 and half a surrogate
+        # pair, which the issuer's other readers refuse or read as something else.
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

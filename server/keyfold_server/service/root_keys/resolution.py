@@ -51,7 +51,9 @@ class Resolution:
                     field="key_spec.type",
                 )
             root = platform
+        # The type first: a misspelt PLATFORM has no uri either.
         provider = await self._kms.provider(root.type)
+        spec.check_uri()
         return provider.canonical(root)
 
     async def permitted(
