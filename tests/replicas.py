@@ -552,6 +552,15 @@ async def house_in(folder: Path) -> AsyncIterator[House]:
         await house.close()
 
 
+def in_service(replica: Replica) -> bool:
+    """Says whether a replica may use keys now."""
+    try:
+        replica.check_serving()
+    except KeyfoldError:
+        return False
+    return True
+
+
 async def spin(turns: int = 10) -> None:
     """Lets the loop run everything that is ready."""
     for _ in range(turns):

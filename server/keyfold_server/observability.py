@@ -1,4 +1,4 @@
-"""Sets up where logs, spans and metrics go: the SDKs behind the names of `telemetry`."""
+"""Sets up where logs and spans go; `monitoring` serves the metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 
 import structlog
 from opentelemetry import trace
@@ -15,12 +14,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from prometheus_client import start_http_server
 
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.telemetry import NO_SPANS, Sampling
-
-log = logging.getLogger(__name__)
 
 
 def logs() -> bool:
@@ -136,28 +132,3 @@ def end_traces() -> None:
         last = threading.Thread(target=provider.shutdown, daemon=True)
         last.start()
         last.join(2.0)
-
-
-def metrics(address: tuple[str, int] | None) -> Callable[[], None]:
-    """Serves /metrics in a thread of its own; returns the function that stops it.
-
-    Raises:
-        SetupError: The address cannot be bound.
-    """
-    if address is None:
-        return lambda: None
-    host, port = address
-    try:
-        server, _ = start_http_server(port, host)
-    except OSError as error:
-        raise SetupError(
-            f"cannot serve metrics on {host}:{port}: {error.strerror}; set KEYFOLD_METRICS to "
-            "another HOST:PORT, or to off"
-        ) from None
-    log.info("metrics on http://%s:%d/metrics", host, server.server_port)
-
-    def end() -> None:
-        server.shutdown()
-        server.server_close()
-
-    return end

@@ -58,6 +58,11 @@ LOG_LINES_DROPPED: Final = Counter(
     "Log lines about calls that were dropped, because whoever reads the log was too slow.",
 )
 
+SERVING: Final = Gauge(
+    "keyfold_serving",
+    "1 while this server serves, otherwise 0; /readyz and the log say why it does not.",
+)
+
 CACHED_CLUSTERS: Final = Gauge("keyfold_cached_clusters", "Clusters whose keys are in memory.")
 
 CACHED_KEKS: Final = Gauge("keyfold_cached_keks", "KEKs in memory.")

@@ -42,6 +42,7 @@ from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.messages.status import code_of
 from keyfold_server.service.clock import SystemClock
+from replicas import in_service
 
 NEVER_SENT: Final = {
     "SETUP": "a server that raises it does not start, so there is nobody to send it",
@@ -328,12 +329,12 @@ def test_store(reasons: Reasons, tmp_path: Path) -> None:
             revoking = threads.submit(
                 refused, stub.Revoke, pb.RevokeRequest(cluster="prod"), timeout=20
             )
-            until(lambda: not server.replica.changes.serving)
+            until(lambda: not in_service(server.replica))
             own.see("STORE_STALE", "Wrap", wrap("prod", "eu"))
             assert own.seen["STORE_STALE"].retry_after
             own.note(revoking.result(), "STORE_UNAVAILABLE")
             database.execute("ROLLBACK")
-        until(lambda: server.replica.changes.serving)
+        until(lambda: in_service(server.replica))
         assert own.wrap("prod", "eu")
 
         # Somebody puts an earlier copy in its place.
@@ -342,7 +343,7 @@ def test_store(reasons: Reasons, tmp_path: Path) -> None:
             now.backup(old)
             own.enable("later", "ap")
             old.backup(now)
-        until(lambda: not server.replica.changes.serving)
+        until(lambda: not in_service(server.replica))
         own.see("STORE_ROLLED_BACK", "Wrap", wrap("prod", "eu"))
 
 

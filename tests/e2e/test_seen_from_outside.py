@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
@@ -169,11 +172,21 @@ def test_an_absent_collector_loses_no_call(start_server: StartServer) -> None:
     assert time.monotonic() - began < 10
 
 
-def _metrics(server: Server) -> str:
-    found = re.search(r"http://127\.0\.0\.1:\d+/metrics", server.log())
+def _monitored(server: Server, path: str) -> tuple[int, str]:
+    """Returns the status and the body of an answer of the metrics address."""
+    found = re.search(r"(http://127\.0\.0\.1:\d+)/metrics", server.log())
     assert found is not None
-    with urllib.request.urlopen(found[0], timeout=5) as answer:
-        text: str = answer.read().decode()
+    try:
+        with urllib.request.urlopen(found[1] + path, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def _metrics(server: Server) -> str:
+    status, text = _monitored(server, "/metrics")
+    assert status == 200
     return text
 
 
@@ -228,3 +241,47 @@ def test_a_line_per_call(server: Server) -> None:
     assert calls[1]["region"] == "eu"
     assert calls[2]["cluster"] == 'no"\nname'
     assert all(c["caller"] == "local" and c["us"] >= 0 for c in calls)
+
+
+def _until_ready_is(server: Server, status: int) -> str:
+    """Waits until /readyz answers with a status, and returns the body."""
+    ends = time.monotonic() + 30
+    while (found := _monitored(server, "/readyz"))[0] != status:
+        assert time.monotonic() < ends, found
+        time.sleep(0.1)
+    return found[1]
+
+
+def _until_logged(server: Server, text: str) -> None:
+    ends = time.monotonic() + 30
+    while text not in server.log():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+
+
+def test_probes_metric_and_log_tell_of_a_stop(start_server: StartServer) -> None:
+    """S3: /readyz, keyfold_serving and one log line each say when service stops and returns."""
+    server = start_server(KEYFOLD_STORE_MAX_STALENESS="2s")
+    assert _until_ready_is(server, 200) == "SERVING\n"
+    assert _monitored(server, "/livez") == (200, "live\n")
+    assert _monitored(server, "/")[0] == 404
+    assert "keyfold_serving 1.0" in _metrics(server).splitlines()
+    with closing(sqlite3.connect(server.store, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")  # No poll of the server succeeds now.
+        assert _until_ready_is(server, 503).startswith("NOT_SERVING: STORE_STALE: ")
+        assert "keyfold_serving 0.0" in _metrics(server).splitlines()
+        assert _monitored(server, "/livez") == (200, "live\n")
+        _until_logged(server, "this server does not serve from now on")
+        database.execute("ROLLBACK")
+    assert _until_ready_is(server, 200) == "SERVING\n"
+    _until_logged(server, "this server serves again")
+    assert server.stop() == 0
+    events = [json.loads(line)["event"] for line in server.log().splitlines()]
+    told = [event for event in events if event.startswith("this server")]
+    assert [event.partition(":")[0] for event in told] == [
+        "this server does not serve from now on",
+        "this server serves again; it did not because of STORE_STALE",
+        "this server does not serve from now on",
+    ]
+    assert ": STORE_STALE: " in told[0]
+    assert ": DRAINING: " in told[2]

@@ -13,7 +13,7 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.service.fleet import pace, poll
 from keyfold_server.service.observed import health, uses
 from keyfold_server.store.tables import changes
-from replicas import House, Member, house_in, spin, until
+from replicas import House, Member, house_in, in_service, spin, until
 
 STALENESS = 120.0
 
@@ -80,15 +80,15 @@ async def test_a_replica_that_catches_up_is_fresh_at_the_end(house: House, one: 
     for number in range(7):
         await two.enable(f"c-{number}")
     await read_page(one)
-    assert one.changes.serving
+    assert in_service(one.replica)
     house.clock.advance(STALENESS + 1)
-    assert not one.changes.serving
+    assert not in_service(one.replica)
     await read_page(one)
-    assert not one.changes.serving
+    assert not in_service(one.replica)
     with pytest.raises(StoreStaleError):
         await one.wrap()
     await one.poll()
-    assert one.changes.serving
+    assert in_service(one.replica)
     assert not one.changes.rolled_back
     await one.wrap()
 
@@ -103,7 +103,7 @@ async def test_an_own_change_in_a_later_page_is_not_lost(house: House, one: Memb
     for _ in range(4):
         await read_page(one)
     assert not one.changes.rolled_back
-    assert one.changes.serving
+    assert in_service(one.replica)
     assert not one.changes.ours
 
 

@@ -31,7 +31,7 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, ReplicaRow
 from keyfold_server.service.data import data_plane
 from keyfold_server.service.fleet.confirmations import PendingReplica
-from replicas import LONG, House, Member, entered, house_in, spin, until
+from replicas import LONG, House, Member, entered, house_in, in_service, spin, until
 
 
 @pytest.fixture
@@ -417,13 +417,13 @@ async def test_a_stale_replica_refuses_and_recovers(house: House, one: Member, c
         house.clock.step_wall(-120)  # Only one clock has gone on.
     else:
         house.clock.step_wall(120)
-    assert one.changes.serving
+    assert in_service(one.replica)
     if clock == "monotonic":
         house.clock.advance(0.1)
         house.clock.step_wall(-0.1)
     else:
         house.clock.step_wall(0.1)
-    assert not one.changes.serving
+    assert not in_service(one.replica)
     with pytest.raises(StoreStaleError):
         await one.wrap()
     with pytest.raises(StoreStaleError):
@@ -479,7 +479,7 @@ async def test_staleness_counts_from_when_the_last_good_poll_began(
     house.clock.advance(100)
     await one.poll_once()  # It had begun before those 100 seconds.
     house.clock.advance(30)
-    assert not one.changes.serving
+    assert not in_service(one.replica)
 
 
 async def test_a_failing_poll_makes_a_replica_stale_and_a_good_one_ends_it(
@@ -489,11 +489,11 @@ async def test_a_failing_poll_makes_a_replica_stale_and_a_good_one_ends_it(
     one.line.fail("poll", StoreUnavailableError("away"))
     house.clock.advance(121)
     await one.poll_once()
-    assert not one.changes.serving
+    assert not in_service(one.replica)
     one.line.mend()
     await one.poll()
     await one.poll()
-    assert one.changes.serving
+    assert in_service(one.replica)
 
 
 async def test_a_rolled_back_store_is_refused(house: House, one: Member) -> None:
@@ -629,7 +629,7 @@ async def test_a_quiet_day_is_not_a_rollback(house: House, one: Member) -> None:
         for member in (one, two, three):
             await member.poll()
     for member in (one, two, three):
-        assert member.changes.serving
+        assert in_service(member.replica)
         with pytest.raises(RevokedError):
             await member.wrap()
 
@@ -651,11 +651,11 @@ async def test_a_replica_that_pruning_passed_begins_anew(house: House, one: Memb
     two.line.let_poll()
     await held.reached()
     assert not any(root.open for root in two.cache._roots.values())
-    assert not two.changes.serving
+    assert not in_service(two.replica)
     with pytest.raises(StoreStaleError):
         await two.wrap()
     two.line.let_go("register")
-    await until(lambda: two.changes.serving)
+    await until(lambda: in_service(two.replica))
     assert not two.changes.rolled_back
     with pytest.raises(RevokedError):
         await two.wrap()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from keyfold_server import observability
+from keyfold_server import monitoring, observability, telemetry
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.providers import catalog, platform_keys
 from keyfold_server.domain.bounds import Bounds, Rates
@@ -25,6 +25,7 @@ from keyfold_server.providers.catalog import Catalog
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.clock import SystemClock
+from keyfold_server.service.readiness import Readiness
 from keyfold_server.service.replica import Replica
 from keyfold_server.settings import Settings, unknown_variables
 from keyfold_server.store import opening
@@ -178,7 +179,11 @@ def migrate(settings: Settings) -> str:
 
 
 async def serve(
-    settings: Settings, ready: Callable[[str], None], sampling: Sampling, call_log: CallLog
+    settings: Settings,
+    ready: Callable[[str], None],
+    sampling: Sampling,
+    call_log: CallLog,
+    readiness: Readiness,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
@@ -187,6 +192,7 @@ async def serve(
         ready: Called with the address once the server takes calls.
         sampling: Decides which calls get spans.
         call_log: Records each call.
+        readiness: Learns when the server has started and when it stops.
 
     Raises:
         SetupError: The server cannot start with these settings.
@@ -208,6 +214,7 @@ async def serve(
             socket_mode=settings.socket_mode,
             sampling=sampling,
             call_log=call_log,
+            readiness=readiness,
         )
         try:
             ready(await server.start())
@@ -230,15 +237,17 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     for name in unknown_variables():
         log.warning("%s is not a setting; is it misspelt?", name)
     sampling = observability.traces()
-    end_metrics = observability.metrics(settings.metrics_address())
+    readiness = Readiness()
+    telemetry.SERVING.set_function(lambda: float(not readiness.obstacle))
+    end_monitoring = monitoring.serve(settings.metrics_address(), readiness)
     call_log = CallLog(sys.stderr.fileno(), pretty=pretty)
     call_log.start()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(settings, ready, sampling, call_log))
+            runner.run(serve(settings, ready, sampling, call_log, readiness))
     finally:
         call_log.stop()
-        end_metrics()
+        end_monitoring()
         observability.end_traces()
 
 

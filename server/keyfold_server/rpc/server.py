@@ -26,6 +26,7 @@ from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 from keyfold_server.rpc.methods import SERVICE, Methods
 from keyfold_server.rpc.standard_services import Guarded
 from keyfold_server.service.lane import PLACES
+from keyfold_server.service.readiness import Readiness
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
 
@@ -94,6 +95,7 @@ class GrpcServer:
         socket_mode: int = 0o600,
         sampling: Sampling = NO_SPANS,
         call_log: CallLog | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         """Prepares a server; `start` binds.
 
@@ -106,9 +108,12 @@ class GrpcServer:
             socket_mode: The permissions of a unix socket's file.
             sampling: Decides which calls get spans.
             call_log: Records each call; None keeps the metric alone.
+            readiness: Learns when the server has started and when it stops; None if nobody else
+                asks whether it serves.
         """
         self._sampling = sampling
         self._call_log = call_log or CallLog()
+        self._readiness = readiness or Readiness()
         self._replica = replica
         self._listen = listen
         self._callers = callers
@@ -144,9 +149,11 @@ class GrpcServer:
         guarded = Guarded(server, self._callers, receiver, self._replica, door)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it only registers handlers
         _add_reflection(guarded)
-        await self._show_health()
+        await self._set_health(serving=False)
         address = self._bind_unix(server) if unix else self._bind_tcp(server)
         await server.start()
+        self._readiness.started(self._replica.check_serving)
+        await self._set_health(serving=self._readiness.look())
         self._server = server
         self._guarded = guarded
         self._door = door
@@ -164,6 +171,8 @@ class GrpcServer:
         """
         if self._server is None or self._guarded is None or self._door is None:
             return  # This server never listened; a socket at its address is another server's.
+        self._readiness.drain()
+        self._readiness.look()
         await self._health.enter_graceful_shutdown()
         self._door.close()
         await asyncio.sleep(_LAST_WORD)
@@ -218,10 +227,9 @@ class GrpcServer:
     async def _keep_health(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_AT_HEALTH)
-            await self._show_health()
+            await self._set_health(serving=self._readiness.look())
 
-    async def _show_health(self) -> None:
-        serving = self._replica.changes.serving
+    async def _set_health(self, *, serving: bool) -> None:
         status = (
             health_pb2.HealthCheckResponse.SERVING
             if serving

@@ -216,7 +216,7 @@ class Replica:
             self._health,
             storage,
             timing.sweep,
-            lambda: self.changes.check_serving(clock.monotonic()),
+            self.check_serving,
             AutoRotation(self._resolution, self.rotation, self._kek_wrapper, storage, clock),
         )
         self._flushing = Flushing(self._health, self._uses)
@@ -235,6 +235,14 @@ class Replica:
             asyncio.create_task(self._pruning.keep()),
             asyncio.create_task(self.gauges.keep()),
         ]
+
+    def check_serving(self) -> None:
+        """Refuses if this replica must not use keys now, for the reason that probes and log get.
+
+        Raises:
+            KeyfoldError: The reason.
+        """
+        self.changes.check_serving(self.clock.monotonic())
 
     def room_of(self, cluster: str) -> AbstractContextManager[None]:
         """Returns a context that holds a place among an organization's waiting calls.

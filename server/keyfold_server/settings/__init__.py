@@ -70,7 +70,8 @@ class Settings(
 
     metrics: str | None = Field(
         default=None,
-        description="The address at which Prometheus reads /metrics: HOST:PORT, or off. Unset: "
+        description="The address of /livez, /readyz and /metrics, over plain HTTP: HOST:PORT, or "
+        "off. Unset: "
         "127.0.0.1:9464, or a free port of 127.0.0.1 if KEYFOLD_LISTEN is a unix socket or asks "
         "for a free port.",
     )
@@ -92,7 +93,7 @@ class Settings(
         return value
 
     def metrics_address(self) -> tuple[str, int] | None:
-        """Returns the host and port of /metrics, or None if it is off."""
+        """Returns the host and port of the metrics address, or None if it is off."""
         if self.metrics == "off":
             return None
         if self.metrics is not None:

@@ -122,15 +122,6 @@ class Changes:
                 "right, and have the replicas go on with it by `keyfold-server reconcile`"
             )
 
-    @property
-    def serving(self) -> bool:
-        """Whether this replica may use keys now."""
-        try:
-            self.check_serving(self._clock.monotonic())
-        except KeyfoldError:
-            return False
-        return True
-
     def applied_here(self, number: int, change_id: bytes, cluster: str) -> None:
         """Applies a change that this replica has just committed, ahead of the poll."""
         self._loads.invalidate(cluster)
