@@ -148,6 +148,8 @@ def test_no_other_context_is_permitted(site: Site) -> None:
         with pytest.raises(AccessDeniedError) as raised:
             site.use(binding)
         assert raised.value.missing_permission == "kms:Encrypt"
+        named = ", ".join(f"{name}={value}" for name, value in binding.as_map().items())
+        assert f"does not allow this cluster or region (context {named})" in raised.value.message
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ from keyfold_server.domain.provider import (
     HasReplicas,
     TakesExternalIds,
 )
-from keyfold_server.providers.aws.errors import denied_by_our_own_account, translate
+from keyfold_server.providers.aws.denials import denied_by_our_own_account
+from keyfold_server.providers.aws.errors import translate
 from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.providers.aws.uri import check_role, key_arn
 

@@ -509,7 +509,10 @@ class AccessDeniedError(RefusedError):
     """The KMS does not let Keyfold use the key."""
 
     reason = "ACCESS_DENIED"
-    remedy = "Grant the missing permission on the key, and repeat the call."
+    remedy = (
+        "Have the key's policy grant the missing permission, for this cluster and region if it "
+        "tells them apart, and repeat the call."
+    )
 
 
 class KeyDisabledError(RefusedError):

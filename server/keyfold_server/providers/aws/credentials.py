@@ -24,15 +24,13 @@ from keyfold_server.domain.errors import (
     CredentialsFailedError,
     UnreachableError,
 )
+from keyfold_server.providers.aws.answers import code, request_id
 from keyfold_server.providers.aws.clients import new_session
+from keyfold_server.providers.aws.denials import blames_the_caller, denied
 from keyfold_server.providers.aws.errors import (
     BROKEN,
     about_own_credential,
-    blames_the_caller,
-    code,
     credentials_failed,
-    denied,
-    request_id,
     translate,
 )
 from keyfold_server.providers.shared.lease import Lease

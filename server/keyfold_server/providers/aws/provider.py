@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from keyfold_server.domain.binding import PAYLOAD_SIZE, Binding
 from keyfold_server.domain.errors import (
+    AccessDeniedError,
     CredentialsFailedError,
     InvalidKeySpecError,
     InvalidPlaintextError,
@@ -44,14 +45,11 @@ from keyfold_server.domain.provider import (
     Wrapped,
 )
 from keyfold_server.providers.aws import access as aws_access
+from keyfold_server.providers.aws.answers import request_id
 from keyfold_server.providers.aws.credentials import under
-from keyfold_server.providers.aws.errors import (
-    BROKEN,
-    denied_by_our_own_account,
-    of_state,
-    request_id,
-    translate,
-)
+from keyfold_server.providers.aws.denials import denied_by_our_own_account
+from keyfold_server.providers.aws.errors import BROKEN, translate
+from keyfold_server.providers.aws.key_states import of_state
 from keyfold_server.providers.aws.principals import Canary, Roles
 from keyfold_server.providers.aws.uri import KeyArn, check_role, identity, key_arn, replica_uri
 from keyfold_server.providers.shared.deadlines import within
@@ -147,7 +145,7 @@ class AwsKmsProvider:
         with within(budget), _translated("kms:DescribeKey", key):
             reply = self._call(key, arn, "describe_key", "kms:DescribeKey", {})
             found = reply["KeyMetadata"]
-            refusal = of_state(str(found["KeyState"]).lower())
+            refusal = of_state(str(found["KeyState"]))
             if refusal is not None:
                 kind, text = refusal
                 raise kind(f"root key {key.uri} {text}", provider_request_id=request_id(reply))
@@ -164,14 +162,14 @@ class AwsKmsProvider:
         """Wraps up to 65 bytes under the current key material; see the port."""
         if not 1 <= len(plaintext) <= PAYLOAD_SIZE:
             raise InvalidPlaintextError(f"a root key wraps 1 to {PAYLOAD_SIZE} bytes")
-        arn, context = key_arn(key.uri), {"EncryptionContext": binding.as_map()}
+        arn, context = key_arn(key.uri), binding.as_map()
         with within(budget):
-            with _translated("kms:Encrypt", key):
-                asked = {"Plaintext": bytes(plaintext), **context}
+            with _translated("kms:Encrypt", key, context=context):
+                asked = {"Plaintext": bytes(plaintext), "EncryptionContext": context}
                 sealed = self._call(key, arn, "encrypt", "kms:Encrypt", asked)
                 ciphertext = bytes(sealed["CiphertextBlob"])
-            with _translated("kms:Decrypt", key):
-                asked = {"CiphertextBlob": ciphertext, **context}
+            with _translated("kms:Decrypt", key, context=context):
+                asked = {"CiphertextBlob": ciphertext, "EncryptionContext": context}
                 opened = self._call(key, arn, "decrypt", "kms:Decrypt", asked)
                 same = hmac.compare_digest(bytes(opened["Plaintext"]), plaintext)
         if not same:
@@ -188,9 +186,9 @@ class AwsKmsProvider:
         del key_version  # The ciphertext names its key material, and AWS holds all of them.
         if not 1 <= len(ciphertext) <= _MOST_CIPHERTEXT:
             raise KekMismatchError("the stored key is not a ciphertext of AWS KMS")
-        arn = key_arn(key.uri)
-        asked = {"CiphertextBlob": bytes(ciphertext), "EncryptionContext": binding.as_map()}
-        with within(budget), _translated("kms:Decrypt", key):
+        arn, context = key_arn(key.uri), binding.as_map()
+        asked = {"CiphertextBlob": bytes(ciphertext), "EncryptionContext": context}
+        with within(budget), _translated("kms:Decrypt", key, context=context):
             reply = self._call(key, arn, "decrypt", "kms:Decrypt", asked)
             return Unwrapped(bytearray(reply["Plaintext"]), request_id(reply))
 
@@ -200,11 +198,21 @@ class AwsKmsProvider:
         """Calls AWS KMS as the key's principal.
 
         The request always names the key, for Decrypt too. Otherwise AWS would open a ciphertext
-        of any other key that the principal may use.
+        of any other key that the principal may use. The answer names the key, too, and counts only
+        if it is the same.
         """
         principal = self._roles.of(key, arn.region)
         call = getattr(principal.client.of("kms", arn.region), method)
-        return under(principal.lease, lambda: call(KeyId=key.uri, **asked), operation)
+        reply: dict[str, Any] = under(
+            principal.lease, lambda: call(KeyId=key.uri, **asked), operation
+        )
+        answered = reply["KeyMetadata"]["Arn"] if "KeyMetadata" in reply else reply["KeyId"]
+        if answered != key.uri:
+            raise UnreachableError(
+                f"AWS answered {operation} for another key than {key.uri}; try again",
+                provider_request_id=request_id(reply),
+            )
+        return reply
 
 
 def _version(reply: dict[str, Any], arn: KeyArn) -> str:
@@ -213,12 +221,16 @@ def _version(reply: dict[str, Any], arn: KeyArn) -> str:
 
 
 @contextmanager
-def _translated(operation: str, key: RootKey, about: str = "") -> Iterator[None]:
+def _translated(
+    operation: str, key: RootKey, about: str = "", context: dict[str, str] | None = None
+) -> Iterator[None]:
     """Raises what an error of the SDK means for the key, or for what else `about` names."""
     try:
         yield
     except BROKEN as error:
-        meant = translate(error, operation, about or key.uri)
+        meant = translate(error, operation, about or key.uri, key.principal, context)
+        if not isinstance(meant, AccessDeniedError):
+            raise meant from error
         if not key.principal and denied_by_our_own_account(error, key_arn(key.uri).account):
             # A role's policies are the customer's, but the server's own are not (protocol F2a).
             raise CredentialsFailedError(
