@@ -198,6 +198,11 @@ def test_sections_are_origins_each_once() -> None:
         (403, None, UnreachableError),
         (404, [], KeyNotFoundError),
         (404, ['no handler for route "x/keys/y". route entry not found.'], KeyNotFoundError),
+        (
+            404,
+            ['no handler for route "x/keys/y". route entry found, but backend is nil.'],
+            UnreachableError,
+        ),
         (404, ["namespace not found"], KeyNotFoundError),
         (404, ["something new"], UnreachableError),
         (404, None, UnreachableError),

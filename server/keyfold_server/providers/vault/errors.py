@@ -47,6 +47,7 @@ class Fault(enum.Enum):
     DERIVED = enum.auto()
     NOT_TRANSIT = enum.auto()
     SEALED = enum.auto()
+    NO_BACKEND = enum.auto()
     OTHER = enum.auto()
 
 
@@ -61,7 +62,9 @@ _WORDS: Final[tuple[tuple[int, str, Fault], ...]] = (
     (400, "unknown key type", Fault.NO_KEY),
     (400, "provided for non-AEAD cipher suite", Fault.NOT_AEAD),
     (400, "missing 'context' for key derivation", Fault.DERIVED),
-    (404, "no handler for route", Fault.NO_MOUNT),
+    (404, "route entry not found", Fault.NO_MOUNT),
+    # The engine is mounted and does not run: its plugin failed, or a replica filters it.
+    (404, "backend is nil", Fault.NO_BACKEND),
     (404, "namespace not found", Fault.NO_MOUNT),
     (404, "unsupported path", Fault.NOT_TRANSIT),
     (405, "unsupported operation", Fault.NOT_TRANSIT),
@@ -89,6 +92,12 @@ _KINDS: Final[dict[Fault, tuple[type[KmsError], str]]] = {
     Fault.NOT_AEAD: (KeyInvalidError, "binds no context; use a key of type aes256-gcm96"),
     Fault.DERIVED: (KeyInvalidError, "derives keys; use one that was created with derived=false"),
     Fault.NOT_TRANSIT: (KeyInvalidError, "is not in a transit secrets engine; check its uri"),
+}
+
+_NOT_RUNNING: Final[dict[Fault, str]] = {
+    Fault.SEALED: "the Vault server is sealed; unseal it",
+    Fault.NO_BACKEND: "the secrets engine at the key's path is not running on the Vault server; "
+    "look at the server's log",
 }
 
 _FORBIDDEN: Final = 403
@@ -176,11 +185,8 @@ def translate(error: Exception, permission: str, key: str) -> KmsError:
             "the Vault server asks to slow down: a rate limit quota is exceeded",
             retry_after=error.retry_after,
         )
-    if error.fault is Fault.SEALED:
-        return UnreachableError("the Vault server is sealed; unseal it")
-    return UnreachableError(
-        f"the Vault server did not carry out {permission}: status {error.status}; try again"
-    )
+    otherwise = f"the Vault server did not carry out {permission}: status {error.status}; try again"
+    return UnreachableError(_NOT_RUNNING.get(error.fault, otherwise))
 
 
 def about_key(fault: Fault, key: str) -> KmsError:
