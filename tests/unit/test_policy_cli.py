@@ -26,6 +26,7 @@ roles = ["crypto:unwrap"]
 [[grant]]
 callers = ["local"]
 roles = ["operator"]
+clusters = ["c*"]
 organizations = ["acme"]
 regions = ["eu-*"]
 keys = [{ type = "AWS_KMS", uri = "arn:aws:kms:*:1:key/*", principal = "ambient" }]
@@ -152,7 +153,7 @@ def test_explain_lists_the_caller_s_grants(file: Path) -> None:
         "  callers       local",
         "  roles         operator",
         f"  methods       {_OPERATORS}",
-        "  clusters      any",
+        "  clusters      c*",
         "  organizations acme",
         "  regions       eu-*",
         "  context       any",
@@ -173,6 +174,15 @@ def test_a_broken_file_is_one_line(file: Path) -> None:
         assert (code, out) == (EXIT_ERROR, "")
         assert err.startswith(f"keyfold-server: {file}:13: roles[0]: there is no role 'operators'")
         assert err.count("\n") == 1
+
+
+def test_a_grant_that_could_take_others_names_is_refused(file: Path) -> None:
+    """C8: a file whose operator of one customer may use any name is broken, for both commands."""
+    file.write_text(_POLICY.replace('clusters = ["c*"]\n', ""))
+    for words in (("check", "--as", "local", "--rpc", "Wrap"), ("explain", "--as", "local")):
+        code, out, err = _run(*words)
+        assert (code, out) == (EXIT_ERROR, "")
+        assert err.startswith(f"keyfold-server: {file}:13: clusters: must narrow a grant")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,10 @@ def _key(values: str) -> str:
     return _grant('roles = ["operator"]') + f"keys = [{{ {values} }}]\n"
 
 
+def _makes(narrow: str) -> str:
+    return _key('type = "LOCAL"') + f"{narrow}\n"
+
+
 _TYPES = "crypto, crypto:wrap, crypto:unwrap, operator, destroyer, auditor, admin"
 _FIELDS = "callers, roles, clusters, organizations, regions, context, keys"
 _AWS = 'type = "AWS_KMS"'
@@ -148,6 +152,9 @@ _AWS = 'type = "AWS_KMS"'
         (_grant('context = { a = "b" }'), "p:2: context: narrows only the role crypto; *"),
         (_grant('keys = [{ type = "LOCAL" }]'), "p:2: keys: are only for the role operator; *"),
         (_grant('roles = ["crypto"]') + "context = { a = 1 }", "p:2: context.a: must be *"),
+        # Who may make clusters of some organizations may name only some clusters (protocol C8).
+        (_makes('organizations = ["acme"]'), "p:2: clusters: must narrow a grant that may make *"),
+        (_makes('clusters = ["*"]\norganizations = ["a", "b*"]'), "p:2: clusters: must narrow *"),
         # Keys.
         (_grant("keys = {}"), "p:2: keys: is a table; write a list, *"),
         (_grant('keys = ["local:a"]'), "p:2: keys[0]: is not a table; write *"),
@@ -187,6 +194,21 @@ def test_a_fault_is_told_by_line_and_field(text: str, message: str) -> None:
         parse(text, "p")
     wanted = ".*".join(map(re.escape, message.split("*")))
     assert re.fullmatch(wanted, refused.value.message), refused.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _makes('clusters = ["acme-*"]\norganizations = ["acme"]'),
+        _makes('organizations = ["acme", "*"]'),
+        _makes('regions = ["eu"]'),
+        _grant('roles = ["operator"]') + 'organizations = ["acme"]\n',
+        _grant('roles = ["crypto", "auditor"]') + 'organizations = ["acme"]\n',
+    ],
+)
+def test_other_grants_need_not_narrow_clusters(text: str) -> None:
+    """C8: a grant that makes no cluster, or for every organization, may leave the names open."""
+    assert len(parse(text, "p").grants) == 1
 
 
 @pytest.mark.parametrize(

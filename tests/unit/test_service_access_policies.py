@@ -140,7 +140,7 @@ async def test_for_whom_must_be_said(
             ClusterNotFoundError,
         ),
         (
-            f'roles = ["operator"]\norganizations = ["inc"]\n{AS_ROLE}',
+            f'roles = ["operator"]\nclusters = ["a*"]\norganizations = ["inc"]\n{AS_ROLE}',
             "acme",
             "other-inc",
             ClusterNotFoundError,
@@ -149,7 +149,7 @@ async def test_for_whom_must_be_said(
         (f'roles = ["operator"]\nregions = ["us"]\n{AS_ROLE}', "acme", None, KeyNotGrantedError),
         (f'roles = ["operator"]\nclusters = ["a*"]\n{AS_ROLE}', "", "inc", KeyNotGrantedError),
         (
-            f'roles = ["operator"]\norganizations = ["inc"]\n{AS_ROLE}',
+            f'roles = ["operator"]\nclusters = ["a*"]\norganizations = ["inc"]\n{AS_ROLE}',
             "",
             "inc",
             KeyNotGrantedError,
@@ -165,7 +165,9 @@ async def test_what_may_not_be_named_is_not_described(
     assert one.line.counts["issue_external_id"] == 0
 
 
-@pytest.mark.parametrize("narrow", ["", 'clusters = ["ac*"]\n', 'organizations = ["inc"]\n'])
+@pytest.mark.parametrize(
+    "narrow", ["", 'clusters = ["ac*"]\n', 'clusters = ["a*"]\norganizations = ["inc"]\n']
+)
 async def test_what_may_be_named_is_described(one: Member, narrow: str) -> None:
     """The cluster need not exist yet."""
     allowed = rights(f'roles = ["operator"]\n{narrow}{AS_ROLE}')

@@ -119,7 +119,7 @@ async def test_a_hidden_cluster_looks_like_one_that_is_not(one: Member, warm: bo
         one.loads.drop_all()
     grants = {
         "by name": 'roles = ["admin"]\nclusters = ["acme"]',
-        "by organization": 'roles = ["admin"]\norganizations = ["a"]',
+        "by organization": 'roles = ["admin"]\nclusters = ["*e*"]\norganizations = ["a"]',
     }
     calls: list[Callable[[str], Awaitable[object]]] = [
         one.wrap,
@@ -320,7 +320,7 @@ async def test_a_cluster_outside_ones_pattern_is_not_made(house: House, one: Mem
     with as_one_who(one, f'roles = ["operator"]\nclusters = ["acme-*"]\n{KEYS}'):
         assert isinstance(await refused(one.enable("mine")), NotAllowedError)
         assert isinstance(await refused(one.enable("beta")), NotAllowedError)
-    with as_one_who(one, f'roles = ["operator"]\norganizations = ["a"]\n{KEYS}'):
+    with as_one_who(one, f'roles = ["operator"]\nclusters = ["m*"]\norganizations = ["a"]\n{KEYS}'):
         assert isinstance(await refused(one.enable("mine", organization="b")), NotAllowedError)
         assert isinstance(await refused(one.enable("mine")), NotAllowedError)
     assert one.line.counts["cluster"] == reads

@@ -276,6 +276,14 @@ class Grant:
             organization is not None and self.organizations.match(organization)
         )
 
+    def covers_organizations(self) -> bool:
+        """Says whether the grant covers the clusters of every organization."""
+        return self.organizations is None or any(p.text == "*" for p in self.organizations.items)
+
+    def makes_clusters(self) -> bool:
+        """Says whether its callers can make clusters under it, which takes keys to name."""
+        return Role.OPERATOR in self.roles and bool(self.keys)
+
     def covers_all(self) -> bool:
         """Says whether the grant covers every cluster, including those that do not exist yet."""
         return self.clusters is None and self.organizations is None
