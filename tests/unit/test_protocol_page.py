@@ -19,7 +19,7 @@ NUMBERS = [
     *(f"W{n}" for n in range(1, 4)),
     *(f"A{n}" for n in range(1, 6)),
     *(f"D{n}" for n in range(1, 6)),
-    *(f"C{n}" for n in range(1, 8)),
+    *(f"C{n}" for n in range(1, 9)),
 ]
 
 RULES = dict(re.findall(r"^### (\w+)$(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
