@@ -334,8 +334,10 @@ def test_a_missing_permission_concerns_one_operation(bench: Bench, permission: s
         concerned.add("wrap")
     for operation, call in calls.items():
         if operation in concerned:
-            with pytest.raises(AccessDeniedError):
+            with pytest.raises(AccessDeniedError) as raised:
                 call()
+            # Whoever mends the policy has to know which half of a wrap was denied.
+            assert raised.value.while_unwrapping is (operation == "wrap" != permission)
         else:
             call()
     bench.there.restore(bench.key, permission)

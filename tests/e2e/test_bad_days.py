@@ -323,6 +323,9 @@ def half_allowed(place: Place) -> None:
         missing = "wrap" if "wrap" in denied else "unwrap"
         for error in not_taken(place, customer, key, keyfold.AccessDeniedError):
             assert re.fullmatch(MISSING[place.name][missing], error.metadata["missing_permission"])
+        tried = place.client.test_key(spec_of(key), organization=ORGANIZATION)
+        failed = [step.step for step in tried.steps if step.outcome == "FAILED"]
+        assert [step for step in failed if step.endswith("WRAP")] == [missing.upper()]
         for permission in denied:
             place.there.restore(key, permission)
         # The policy was the only cause: no refusal is remembered.

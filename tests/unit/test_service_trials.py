@@ -12,6 +12,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     InvalidKeySpecError,
+    KmsError,
     OrganizationMismatchError,
     UnreachableError,
 )
@@ -111,6 +112,29 @@ async def test_a_key_that_only_wraps_is_not_accessible(house: House, one: Member
     error = tried.steps[3].error
     assert isinstance(error, AccessDeniedError)
     assert "does not unwrap what it wrapped" in tried.summary
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AccessDeniedError("no", missing_permission="to unwrap", while_unwrapping=True),
+        UnreachableError("no", while_unwrapping=True),
+    ],
+)
+async def test_a_wrap_that_does_not_open_fails_the_unwrap_step(
+    house: House, one: Member, error: KmsError
+) -> None:
+    """F5: where a provider opens at once what it wraps, a denied unwrap is not a denied wrap."""
+    house.provider.fail(error, "fake:one", ("wrap",))
+    tried = await trial(one, "fake:one")
+    assert outcomes(tried) == [PASSED, PASSED, PASSED, FAILED, SKIPPED]
+    assert not tried.accessible
+    assert tried.steps[2].error is None
+    found = tried.steps[3].error
+    assert found is not None
+    assert found.reason == error.reason
+    if isinstance(error, AccessDeniedError):
+        assert "does not unwrap what it wrapped" in tried.summary
 
 
 async def test_a_key_that_opens_to_something_else_is_not_accessible(

@@ -45,6 +45,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyDescription, Unwrapped, Wrapped
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.opening import opening
 from keyfold_server.providers.shared.origins import (
     allowed_origins,
     configured_origin,
@@ -143,12 +144,13 @@ class AcmeKmsProvider:
             with _understood(answer):
                 found = body(answer)
                 ciphertext, version = _bytes(found["ciphertext"]), _version(found["version"])
-            try:
-                opened = self._opened(key, version, ciphertext, binding)
-            except KekMismatchError as error:
-                raise _damaged(key, error.provider_request_id or "") from error
-        if not hmac.compare_digest(opened.plaintext, plaintext):
-            raise _damaged(key, opened.request_id)
+            with opening():
+                try:
+                    opened = self._opened(key, version, ciphertext, binding)
+                except KekMismatchError as error:
+                    raise _damaged(key, error.provider_request_id or "") from error
+                if not hmac.compare_digest(opened.plaintext, plaintext):
+                    raise _damaged(key, opened.request_id)
         return Wrapped(ciphertext, version, request_id(answer))
 
     def unwrap(

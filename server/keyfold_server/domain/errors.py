@@ -101,6 +101,7 @@ class KeyfoldError(Exception):
         retry_after: Seconds after which a retry makes sense, or None.
         provider_request_id: The KMS's own id of the failed call, or None if it gave none.
         missing_permission: The permission that Keyfold lacks, or None if it is not known.
+        while_unwrapping: Whether a wrap failed because the KMS did not open what it had wrapped.
     """
 
     reason: ClassVar[str]
@@ -117,6 +118,7 @@ class KeyfoldError(Exception):
         retry_after: float | None = None,
         provider_request_id: str | None = None,
         missing_permission: str | None = None,
+        while_unwrapping: bool = False,
     ) -> None:
         """Makes an error; see the class for the meaning of each argument."""
         super().__init__(message)
@@ -127,6 +129,7 @@ class KeyfoldError(Exception):
         self.retry_after = retry_after
         self.provider_request_id = provider_request_id
         self.missing_permission = missing_permission
+        self.while_unwrapping = while_unwrapping
 
     def at(
         self, *, cluster: str | None = None, region: str | None = None, field: str | None = None
@@ -148,6 +151,7 @@ class KeyfoldError(Exception):
             retry_after=self.retry_after,
             provider_request_id=self.provider_request_id,
             missing_permission=self.missing_permission,
+            while_unwrapping=self.while_unwrapping,
         )
 
 

@@ -108,7 +108,7 @@ class KeyProvider(Protocol):
         The adapter binds `binding.canonical()` as additional authenticated data, or
         `binding.as_map()` where the KMS takes a map. It must not create a key that does not exist.
         It makes sure that the ciphertext opens: by a checksum that the KMS returns, or by opening
-        it at once.
+        it at once. An error of that opening has `while_unwrapping`.
 
         Args:
             key: The root key, in canonical form.

@@ -53,6 +53,7 @@ from keyfold_server.providers.aws.key_states import of_state
 from keyfold_server.providers.aws.principals import Canary, Roles
 from keyfold_server.providers.aws.uri import KeyArn, check_role, identity, key_arn, replica_uri
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.opening import opening
 
 _MOST_CIPHERTEXT: Final = 6_144
 """Most bytes that AWS decrypts."""
@@ -168,15 +169,14 @@ class AwsKmsProvider:
                 asked = {"Plaintext": bytes(plaintext), "EncryptionContext": context}
                 sealed = self._call(key, arn, "encrypt", "kms:Encrypt", asked)
                 ciphertext = bytes(sealed["CiphertextBlob"])
-            with _translated("kms:Decrypt", key, context=context):
+            with opening(), _translated("kms:Decrypt", key, context=context):
                 asked = {"CiphertextBlob": ciphertext, "EncryptionContext": context}
                 opened = self._call(key, arn, "decrypt", "kms:Decrypt", asked)
-                same = hmac.compare_digest(bytes(opened["Plaintext"]), plaintext)
-        if not same:
-            raise UnreachableError(
-                f"AWS KMS opened what {key.uri} had just wrapped to something else",
-                provider_request_id=request_id(opened),
-            )
+                if not hmac.compare_digest(bytes(opened["Plaintext"]), plaintext):
+                    raise UnreachableError(
+                        f"AWS KMS opened what {key.uri} had just wrapped to something else",
+                        provider_request_id=request_id(opened),
+                    )
         return Wrapped(ciphertext, _version(opened, arn), request_id(sealed))
 
     def unwrap(

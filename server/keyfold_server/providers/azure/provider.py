@@ -49,6 +49,7 @@ from keyfold_server.providers.azure.logins import Logins
 from keyfold_server.providers.azure.principals import Applications
 from keyfold_server.providers.azure.uri import KeyUri, Places, origin_of, principal
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.opening import opening
 from keyfold_server.providers.shared.origins import configured_origin
 
 
@@ -145,17 +146,18 @@ class AzureKeyVaultProvider:
         uri = self._known(key)
         with within(budget):
             version, sealed, reply = self._calls.wrapped(key, uri, plaintext, binding)
-            try:
-                opened, last = self._calls.opened(key, uri, version, sealed, binding)
-                same = hmac.compare_digest(opened, plaintext)
-                id_ = last.request_id
-            except KekMismatchError as error:
-                same, id_ = False, error.provider_request_id or ""
-        if not same:
-            raise UnreachableError(
-                f"Azure opened what {key.uri} had just wrapped to something else",
-                provider_request_id=id_,
-            )
+            with opening():
+                try:
+                    opened, last = self._calls.opened(key, uri, version, sealed, binding)
+                    same = hmac.compare_digest(opened, plaintext)
+                    id_ = last.request_id
+                except KekMismatchError as error:
+                    same, id_ = False, error.provider_request_id or ""
+                if not same:
+                    raise UnreachableError(
+                        f"Azure opened what {key.uri} had just wrapped to something else",
+                        provider_request_id=id_,
+                    )
         return Wrapped(sealed.encoded(), version, reply.request_id)
 
     def unwrap(

@@ -45,6 +45,7 @@ from keyfold_server.domain.provider import (
     Wrapped,
 )
 from keyfold_server.providers.shared.deadlines import within
+from keyfold_server.providers.shared.opening import opening
 from keyfold_server.providers.shared.principals import Principals
 from keyfold_server.providers.vault.access import access_policy
 from keyfold_server.providers.vault.errors import BROKEN, Fault, StatusError, about_key, translate
@@ -152,13 +153,13 @@ class VaultTransitProvider:
                 reply = self._encrypt(key, parts, _base64(plaintext), bound)
                 ciphertext = str(reply["data"]["ciphertext"])
                 version = _version(ciphertext)
-            with _translated(f"update {parts.path('decrypt')}", key.uri):
-                same = version and self._opens(key, parts, ciphertext, bound, plaintext)
-        if not same:
-            raise UnreachableError(
-                f"the Vault server does not open what {key.uri} has just wrapped; try again",
-                provider_request_id=_request_id(reply),
-            )
+            with opening(), _translated(f"update {parts.path('decrypt')}", key.uri):
+                if not version or not self._opens(key, parts, ciphertext, bound, plaintext):
+                    raise UnreachableError(
+                        f"the Vault server does not open what {key.uri} has just wrapped; try "
+                        "again",
+                        provider_request_id=_request_id(reply),
+                    )
         return Wrapped(ciphertext.encode(), version, _request_id(reply))
 
     def unwrap(
