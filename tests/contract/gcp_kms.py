@@ -40,6 +40,14 @@ PERMISSIONS: Final = {
 _METHODS: Final = ("Encrypt", "Decrypt", "GetCryptoKey")
 _PROJECT: Final = "customer-project"
 _CUSTOMER: Final = f"cmek-user@{_PROJECT}.iam.gserviceaccount.com"
+_CLOSED: Final = {
+    "perimeter": "perimeter",
+    "API disabled": "service_disabled",
+    "project suspended": "consumer_suspended",
+    "endpoint of another location": "misrouted",
+}
+"""Answers that say nothing about the key, though they look like a refusal."""
+
 _LARGE: Final = 2**21
 """Bytes of an answer that is larger than Keyfold reads."""
 
@@ -177,11 +185,11 @@ class GcpCounterpart(Counterpart):
     @contextmanager
     def outage(self, which: str) -> Iterator[None]:
         with ExitStack() as both:
-            for each in self._broken(Ability(which)):
+            for each in self._broken(which):
                 both.enter_context(each)
             yield
 
-    def _broken(self, which: Ability) -> tuple[AbstractContextManager[None], ...]:
+    def _broken(self, which: str) -> tuple[AbstractContextManager[None], ...]:
         """Returns the contexts that break Cloud KMS and the token endpoints."""
         grpc_, http = self.layer, self.tokens
         if which is Ability.REFUSED:
@@ -191,6 +199,10 @@ class GcpCounterpart(Counterpart):
         if which is Ability.TLS_FAILURE:
             stranger = http.distrusted(_tls(_stranger()))
             return grpc_.leading_to(self._impostor.distrusted), stranger
+        if which in _CLOSED:
+            # To authenticate, Keyfold asks IAM alone.
+            failing = http.answering(Reply(500, {}, b"{}"))
+            return self._wrong("error", error=_CLOSED[which]), failing
         if which is Ability.SERVER_ERROR:
             return self._wrong("error", error="internal"), http.answering(Reply(500, {}, b"{}"))
         garbage = b"<html>" if which is Ability.GARBAGE else b"{" * _LARGE
@@ -301,6 +313,7 @@ ROW: Final = Row(
         (_spec(principal=_CUSTOMER, delegates=f"{_CUSTOMER},,"), "key_spec.options"),
         (_spec(principal=_CUSTOMER, quota="x"), "key_spec.options"),
     ),
+    further_outages=tuple(_CLOSED),
     absent={
         Ability.REQUEST_IDS: "Cloud KMS gives calls no id; its audit log has time and caller",
         Ability.MATERIAL_MISSING: "in Cloud KMS a version has the material; one without it can "

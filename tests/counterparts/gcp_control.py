@@ -136,7 +136,7 @@ class Control:
             operation: An RPC's name, "token" or "generateAccessToken".
             kind: One of `gcp_faults.BEFORE`, or of `AFTER` for Encrypt and Decrypt.
             times: Number of calls that meet it; None for all, until `clear_faults`.
-            options: `error`, `seconds` or `size`, as in `gcp_faults.Fault`.
+            options: `error`, `answer`, `seconds` or `size`, as in `gcp_faults.Fault`.
 
         Raises:
             ValueError: The operation or the fault does not exist, or they do not go together.
@@ -183,7 +183,8 @@ class Control:
     def _answerable(self, error: str, *, http: bool) -> None:
         if not http and "status" not in ERRORS[error]:
             raise ValueError(f"{error} is not an answer of a gRPC service")
-        known = _KNOWN if http else _KNOWN | {"permission", "resource", "version", "state"}
+        of_a_call = {"location", "permission", "resource", "state", "version"}
+        known = _KNOWN if http else _KNOWN | of_a_call
         try:
             Refusal(error, **dict.fromkeys(known, 0)).check()
         except KeyError as missing:

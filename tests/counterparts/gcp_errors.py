@@ -9,6 +9,7 @@ OAuth answer.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,6 +55,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the counterp
             raise ValueError(f"no error is called {name!r}, take one of gcp_errors.json")
         super().__init__(name)
         self._name = name
+        self._entry = ERRORS[name]
         self._fields = fields
 
     def located(self, **fields: object) -> Refusal:
@@ -66,7 +68,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the counterp
 
     def abort(self, context: grpc.ServicerContext) -> NoReturn:
         """Ends a gRPC call with this answer."""
-        entry = ERRORS[self._name]
+        entry = self._entry
         if "status" not in entry:
             raise ValueError(f"{self._name} is an answer of the token endpoint, not of gRPC")
         status = status_pb2.Status(
@@ -82,7 +84,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the counterp
 
     def http(self) -> tuple[int, dict[str, Any]]:
         """Returns the HTTP status and the JSON body of this answer."""
-        entry = ERRORS[self._name]
+        entry = self._entry
         if "status" not in entry:
             return entry["http"], self._filled(entry["body"])
         code = _HTTP[entry["status"]]
@@ -102,4 +104,26 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the counterp
             return [self._filled(part) for part in template]
         if isinstance(template, dict):
             return {name: self._filled(part) for name, part in template.items()}
+        return template
+
+
+class RecordedRefusal(Refusal):
+    """An answer that was seen elsewhere, which the counterpart repeats word by word.
+
+    Args:
+        entry: The answer, in the form of the data file.
+    """
+
+    def __init__(self, entry: Mapping[str, Any]) -> None:
+        Exception.__init__(self, "a recorded answer")
+        self._name = "a recorded answer"
+        self._entry = dict(entry)
+        self._fields = {}
+
+    def located(self, **fields: object) -> Refusal:
+        """Returns the answer as it is."""
+        del fields
+        return self
+
+    def _filled(self, template: Any) -> Any:
         return template

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from counterparts.gcp_errors import ERRORS
 
-# Faults before the work: an error, no answer at all, a late answer.
-BEFORE = frozenset({"error", "hang", "slow"})
+# Faults before the work: an error, no answer at all, an answer seen elsewhere, a late answer.
+BEFORE = frozenset({"error", "hang", "recorded", "slow"})
 # The faults of BEFORE that hold the call.
 HOLDING = frozenset({"hang", "slow"})
 # Faults that change an answer.
@@ -27,16 +28,19 @@ class Fault:
     """One fault.
 
     Attributes:
-        kind: "error"; "hang", no answer until the caller goes or the faults are cleared;
-            "slow"; "foreign", other bytes with a right checksum; "oversized";
-            "unverified", verified_* are false; "wrong_crc"; "wrong_name", the name of another key.
+        kind: "error"; "recorded", an answer that was seen elsewhere; "hang", no answer until the
+            caller goes or the faults are cleared; "slow"; "foreign", other bytes with a right
+            checksum; "oversized"; "unverified", verified_* are false; "wrong_crc"; "wrong_name",
+            the name of another key.
         error: The error's name in `gcp_errors.json`, for the kind "error".
+        answer: The answer in the form of that file, for the kind "recorded".
         seconds: Seconds of delay, for "slow"; seconds of the retry hint, for an error that has one.
         size: Bytes of the answer's payload, for "oversized".
     """
 
     kind: str
     error: str = ""
+    answer: Mapping[str, Any] | None = None
     seconds: float = 1
     size: int = 5 * 1024 * 1024
 
@@ -45,6 +49,8 @@ class Fault:
             raise ValueError(f"no fault is called {self.kind!r}")
         if (self.kind == "error") != bool(self.error):
             raise ValueError("an error's name and the kind 'error' go together")
+        if (self.kind == "recorded") != (self.answer is not None):
+            raise ValueError("an answer and the kind 'recorded' go together")
         if self.error and self.error not in ERRORS:
             raise ValueError(f"no error is called {self.error!r}, take one of gcp_errors.json")
 

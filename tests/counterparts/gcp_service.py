@@ -17,7 +17,7 @@ import google_crc32c
 import grpc
 from google.cloud.kms_v1.types import service
 
-from counterparts.gcp_errors import Refusal
+from counterparts.gcp_errors import RecordedRefusal, Refusal
 from counterparts.gcp_faults import BEFORE, Fault, Faults, Met
 from counterparts.gcp_iam import CLOUD_PLATFORM, Api, Iam
 from counterparts.gcp_keys import Keys
@@ -79,6 +79,7 @@ class KmsServer:
                     permission=method.permission,
                     resource=resource,
                     version=resource,
+                    location=resource.partition("/locations/")[2].partition("/")[0],
                 ).abort(context)
 
         return grpc.unary_unary_rpc_method_handler(
@@ -116,6 +117,8 @@ class KmsServer:
     def _go_wrong(self, met: Met, context: grpc.ServicerContext) -> None:
         if met.fault.kind == "error":
             raise Refusal(met.fault.error, seconds=int(met.fault.seconds), state="DISABLED")
+        if met.fault.answer is not None:
+            raise RecordedRefusal(met.fault.answer)
         self._faults.hold(met, context.add_callback)
         if met.fault.kind == "hang":
             # The caller has gone or the faults were cleared; a lost connection is the closest.

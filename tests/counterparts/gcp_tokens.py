@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from counterparts.gcp_errors import Refusal
+from counterparts.gcp_errors import RecordedRefusal, Refusal
 from counterparts.gcp_faults import Faults, Met
 from counterparts.gcp_iam import CLOUD_PLATFORM, GOOGLE_TOKEN_URI, Api, Iam
 
@@ -188,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         if met.fault.kind == "error":
             raise Refusal(met.fault.error, seconds=int(met.fault.seconds))
+        if met.fault.answer is not None:
+            raise RecordedRefusal(met.fault.answer)
         self.server.owner.faults.hold(met)
         return met.fault.kind == "hang"
 

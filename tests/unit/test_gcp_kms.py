@@ -29,7 +29,8 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import Authenticates, DescribesKeys
-from keyfold_server.providers.gcp.errors import DECRYPT, ENCRYPT, GET, http_denial, translate
+from keyfold_server.providers.gcp.denials import http_denial
+from keyfold_server.providers.gcp.errors import DECRYPT, ENCRYPT, GET, translate
 from keyfold_server.providers.gcp.http import Exchange, Sender
 from keyfold_server.providers.gcp.provider import GcpKmsProvider
 from keyfold_server.providers.gcp.uri import canonical, delegates, project
@@ -140,7 +141,8 @@ _DENIED: Final = f"Permission '{ENCRYPT}' denied on resource '{_KEY}' (or it may
             GET,
             AccessDeniedError,
         ),
-        (_error(api.PermissionDenied, "no"), DECRYPT, AccessDeniedError),
+        (_error(api.PermissionDenied, "no"), DECRYPT, UnreachableError),
+        (_error(api.PermissionDenied, _DENIED, reason="NEW_REASON"), DECRYPT, UnreachableError),
         (
             _error(api.PermissionDenied, reason="ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
             DECRYPT,
@@ -241,8 +243,9 @@ def test_the_missing_permission_is_the_one_that_google_names() -> None:
     assert translate(by_text, DECRYPT, _KEY).missing_permission == ENCRYPT
     silent = _error(api.PermissionDenied, "no", reason="IAM_PERMISSION_DENIED", permission="a b")
     assert translate(silent, DECRYPT, _KEY).missing_permission == DECRYPT
-    other = _error(api.PermissionDenied, "no", reason="SOMETHING_ELSE")
-    assert translate(other, DECRYPT, _KEY).missing_permission is None
+    other = translate(_error(api.PermissionDenied, _DENIED, reason="SOMETHING_ELSE"), GET, _KEY)
+    assert other.missing_permission is None
+    assert "SOMETHING_ELSE" in other.message
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
@@ -19,6 +19,7 @@ import google_crc32c
 import pytest
 from google.auth.compute_engine import _metadata
 
+from clouds.recorded import Recorded, every, recorded
 from contract.counterparts import BUDGET, DRIP
 from contract.gcp_kms import PERMISSIONS, GcpCounterpart
 from counterparts.faults import FaultLayer
@@ -31,6 +32,7 @@ from keyfold_server.domain.errors import (
     CredentialsFailedError,
     KeyInvalidError,
     KmsError,
+    RefusedError,
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
@@ -222,6 +224,74 @@ def test_an_asymmetric_key_is_described_as_invalid(there: GcpCounterpart) -> Non
     key = there.create_key(purpose="ASYMMETRIC_SIGN", algorithm="EC_SIGN_P256_SHA256")
     with pytest.raises(KeyInvalidError):
         there.provider.describe(key, budget=BUDGET)
+
+
+# What Google was seen to answer.
+
+
+def _status(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a recorded answer as a `google.rpc.Status`."""
+    types = "type.googleapis.com/google.rpc."
+    details: list[dict[str, Any]] = []
+    if violations := said.get("violations"):
+        listed = [{"type": each} for each in violations]
+        details.append({"@type": f"{types}PreconditionFailure", "violations": listed})
+    if reason := said.get("error_info"):
+        info = {"@type": f"{types}ErrorInfo", "domain": "googleapis.com", "reason": reason}
+        details.append(info)
+    return {"status": said["code"], "message": said["message"], "details": details}
+
+
+@every("gcp")
+def test_a_recorded_answer_of_cloud_kms(there: GcpCounterpart, answer: Recorded) -> None:
+    """Each answer that Google was seen to give reads as what it means, over the SDK (F2a, F6)."""
+    key, wraps = there.create_key(), answer.said["permission"] == PERMISSIONS["wrap"]
+    ciphertext = _wrap(there, key)
+    there.kms.inject("Encrypt" if wraps else "Decrypt", "recorded", answer=_status(answer.said))
+    with pytest.raises(KmsError) as raised:
+        _wrap(there, key) if wraps else _unwrap(there, key, ciphertext)
+    assert raised.value.reason == answer.should
+    # Whoever reads the message learns what Google called it.
+    assert answer.said.get("error_info", "") in raised.value.message
+    there.kms.clear_faults()
+    assert _unwrap(there, key, ciphertext) == PLAINTEXT
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [each for each in recorded("gcp") if each.said["code"] == "PERMISSION_DENIED"],
+    ids=lambda each: each.case,
+)
+def test_a_recorded_denial_of_an_impersonation(there: GcpCounterpart, answer: Recorded) -> None:
+    """At IAM, too, only a missing permission is withdrawn trust; all else could not tell (F2a)."""
+    key = there.create_key()
+    there.kms.inject("generateAccessToken", "recorded", answer=_status(answer.said), times=1)
+    # Without a fault, the server's own new token shows that Keyfold's side is good.
+    with pytest.raises(KmsError) as raised:
+        _wrap(there, key)
+    assert (raised.value.reason == "ACCESS_DENIED") == (answer.should == "ACCESS_DENIED")
+    assert isinstance(raised.value, RefusedError) == (answer.should == "ACCESS_DENIED")
+    _wrap(there, key)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "withdrawn"),
+    [
+        ("PERMISSION_DENIED", "The caller does not have permission", True),
+        ("NOT_FOUND", "Not found; Gaia id not found for email", True),
+        ("PERMISSION_DENIED", "Something new", False),
+        ("FAILED_PRECONDITION", "The caller does not have permission", False),
+    ],
+)
+def test_iams_older_answers(
+    there: GcpCounterpart, status: str, text: str, *, withdrawn: bool
+) -> None:
+    """IAM's answers without details count by their words and status alone (F2a)."""
+    key = there.create_key()
+    answer = {"status": status, "message": text}
+    there.kms.inject("generateAccessToken", "recorded", answer=answer, times=1)
+    with pytest.raises(AccessDeniedError if withdrawn else UnreachableError):
+        _wrap(there, key)
 
 
 # How often.

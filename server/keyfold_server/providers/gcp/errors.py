@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from google.api_core import exceptions as api
 from google.auth.exceptions import GoogleAuthError
@@ -29,6 +28,7 @@ from keyfold_server.domain.errors import (
     ThrottledError,
     UnreachableError,
 )
+from keyfold_server.providers.gcp.denials import OWN_SIDE, QUOTAS, denial, word_of
 from keyfold_server.providers.shared.logins import RejectedError
 
 BROKEN: Final = (
@@ -51,25 +51,6 @@ DELEGATE: Final = "iam.serviceAccounts.implicitDelegation"
 _LONGEST_HINT: Final = 86_400.0
 """Most seconds that Google's hint when to call again may say."""
 
-OWN_SIDE: Final = frozenset(
-    {
-        "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
-        "USER_PROJECT_DENIED",
-    }
-)
-"""Google's reasons that reject Keyfold's credential, and not what Keyfold asked for."""
-
-CLOSED: Final[Mapping[str, str]] = {
-    "BILLING_DISABLED": "billing is disabled for a project that the call concerns",
-    "CONSUMER_INVALID": "a project that the call concerns is not valid",
-    "CONSUMER_SUSPENDED": "a project that the call concerns is suspended",
-    "LOCATION_POLICY_VIOLATED": "a location policy keeps the network shut",
-    "ORG_RESTRICTION_VIOLATION": "an organization restriction keeps the network shut",
-    "SECURITY_POLICY_VIOLATED": "a service perimeter (VPC Service Controls) keeps the network shut",
-    "SERVICE_DISABLED": "the API is disabled in a project that the call concerns",
-}
-"""Google's reasons that shut the API as a closed network does. They say nothing about the key."""
-
 _ABOUT_VERSION: Final[Mapping[str, tuple[type[KmsError], str]]] = {
     "DISABLED": (KeyDisabledError, "has a disabled version; enable it in Cloud KMS"),
     "DESTROY_SCHEDULED": (KeyPendingDeletionError, "has a version scheduled for destruction"),
@@ -84,13 +65,27 @@ _ABOUT_VERSION: Final[Mapping[str, tuple[type[KmsError], str]]] = {
 }
 """The refusal that a version's state means. PENDING_GENERATION ends by itself and is not one."""
 
+_OF_MANAGER: Final[Mapping[str, tuple[type[KmsError], str]]] = {
+    "EXTERNAL_PERMISSION_DENIED": (
+        AccessDeniedError,
+        "is an external key, and its key manager denies Google Cloud the use of it; grant it there",
+    ),
+    "EXTERNAL_NOT_FOUND": (
+        KeyNotFoundError,
+        "is an external key, and its key manager does not have it; check the external key's uri",
+    ),
+    "EXTERNAL_RESOURCE_EXHAUSTED": (
+        ThrottledError,
+        "is an external key, and its key manager asks to slow down",
+    ),
+}
+"""What an external key manager said of a key of Cloud EKM. Other types are faults on the way."""
+
 _MISMATCH: Final = (
     "does not open the stored key with this context: it was changed, or wrapped for another"
 )
 _STATE: Final = re.compile(r"current state is: ([A-Z_]{1,64})")
-_PERMISSION: Final = re.compile(r"Permission '([A-Za-z0-9.]{1,128})' denied")
-_PERMISSION_NAME: Final = re.compile(r"[A-Za-z0-9.]{1,128}")
-_WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ELSEWHERE: Final = re.compile(r"concerns location '[^']{1,64}' but was sent to location")
 _CHECKSUM: Final = re.compile(r"checksum|crc32c", re.IGNORECASE)
 
 
@@ -102,42 +97,6 @@ class NotAcceptedError(RejectedError):
         super().__init__(not_accepted(word))
 
 
-@dataclass(frozen=True, slots=True)
-class Denial:
-    """What Google said when it denied a call.
-
-    Attributes:
-        word: Google's word for the reason.
-        permission: The permission that is missing, or None if Google does not name it.
-    """
-
-    word: str
-    permission: str | None
-
-
-def denial(reason: Any, metadata: Any, text: Any) -> Denial:
-    """Returns what is certain about a denial, from its `ErrorInfo` and its text."""
-    named = metadata.get("permission") if isinstance(metadata, Mapping) else None
-    if not isinstance(named, str) or not _PERMISSION_NAME.fullmatch(named):
-        found = _PERMISSION.search(text) if isinstance(text, str) else None
-        named = found[1] if found else None
-    return Denial(word_of(reason), named)
-
-
-def http_denial(body: bytes) -> Denial | None:
-    """Returns a Google API's denial over HTTP, or None if the answer is not a Google API's."""
-    try:
-        error = json.loads(body)["error"]
-        status, details = str(error["status"]), error.get("details") or ()
-        infos = [
-            each for each in details if each.get("@type", "").endswith("/google.rpc.ErrorInfo")
-        ]
-    except (ValueError, TypeError, LookupError, AttributeError):
-        return None
-    info = infos[0] if infos else {}
-    return denial(info.get("reason") or status, info.get("metadata"), error.get("message"))
-
-
 def oauth_word(body: bytes) -> str | None:
     """Returns a token endpoint's word for its reason, or None if the answer is not its own."""
     try:
@@ -147,11 +106,6 @@ def oauth_word(body: bytes) -> str | None:
     if isinstance(word, dict):
         word = word.get("status")
     return word_of(word) if isinstance(word, str) else None
-
-
-def word_of(word: Any) -> str:
-    """Returns a word of Google's if it has the form of one."""
-    return word if isinstance(word, str) and _WORD.fullmatch(word) else "without a reason"
 
 
 def translate(error: Exception, permission: str, key: str) -> KmsError:
@@ -170,7 +124,7 @@ def translate(error: Exception, permission: str, key: str) -> KmsError:
         return not_accepted(word_of(error.reason))
     meant: tuple[type[KmsError], str] | None = None
     if isinstance(error, api.NotFound):
-        meant = KeyNotFoundError, "does not exist"
+        meant = _not_found(error)
     elif isinstance(error, api.FailedPrecondition):
         meant = _precondition(error)
     elif isinstance(error, api.InvalidArgument) and permission == DECRYPT:
@@ -196,20 +150,29 @@ def of_state(state: str) -> tuple[type[KmsError], str] | None:
 
 
 def _denied(error: api.GoogleAPICallError, permission: str, key: str) -> KmsError:
-    told = denial(error.reason, error.metadata, _text(error))
+    text, status = _text(error), "PERMISSION_DENIED"
+    told = denial(error.reason, error.metadata, text, _violations(error), status)
+    if told.missing:
+        # Without a name, it is the call's own permission that is missing.
+        needed = told.permission or permission
+        return AccessDeniedError(
+            f"Google Cloud denies {needed} on {key}; grant it to the principal there",
+            missing_permission=needed,
+        )
     if told.word in OWN_SIDE:
         return not_accepted(told.word)
-    if told.word in CLOSED:
-        return UnreachableError(
-            f"Cloud KMS cannot be called: {CLOSED[told.word]} ({told.word}); have that changed"
+    if told.word in QUOTAS:
+        return ThrottledError(f"Cloud KMS asks to slow down: a quota is used up ({told.word})")
+    return UnreachableError(f"Cloud KMS cannot be called: {told.meaning}; have that changed")
+
+
+def _not_found(error: api.GoogleAPICallError) -> tuple[type[KmsError], str]:
+    if _ELSEWHERE.search(_text(error)):
+        return UnreachableError, (
+            "is in a location that this endpoint of Cloud KMS does not serve; set endpoint in "
+            "[providers.gcp] to one that serves it"
         )
-    # The call's own permission is the missing one, unless Google denies for another reason.
-    asked = permission if told.word == "IAM_PERMISSION_DENIED" else None
-    return AccessDeniedError(
-        f"Google Cloud denies {told.permission or permission} on {key}; grant it to the principal "
-        "there",
-        missing_permission=told.permission or asked,
-    )
+    return KeyNotFoundError, "does not exist"
 
 
 def _exhausted(error: api.GoogleAPICallError) -> KmsError:
@@ -228,7 +191,7 @@ def _precondition(error: api.GoogleAPICallError) -> tuple[type[KmsError], str] |
     for kind in _violations(error):
         if kind == "CRYPTO_SCHEME_MISMATCH":
             return KeyInvalidError, "is not a symmetric encryption key"
-        meant = _ABOUT_VERSION.get(kind.removeprefix("KEY_"))
+        meant = _OF_MANAGER.get(kind) or _ABOUT_VERSION.get(kind.removeprefix("KEY_"))
         if meant is not None:
             return meant
     state = _STATE.search(_text(error))
@@ -266,7 +229,8 @@ def _what_happened(error: Exception) -> str:
             if any(each in text for each in words):
                 return what
     code = error.grpc_status_code
-    return f"did not carry out the call ({code.name if code else 'no status'})"
+    told = [code.name if code else "no status", *map(word_of, _violations(error))]
+    return f"did not carry out the call ({', '.join(told)})"
 
 
 def _text(error: api.GoogleAPICallError) -> str:

@@ -15,19 +15,20 @@ from google.auth.impersonated_credentials import Credentials as Impersonation
 
 from keyfold_server.domain.errors import (
     AccessDeniedError,
+    CouldNotTellError,
     CredentialsFailedError,
+    ThrottledError,
     UnreachableError,
 )
 from keyfold_server.providers.gcp.clients import Headers
-from keyfold_server.providers.gcp.errors import (
-    BROKEN,
-    CLOSED,
-    DELEGATE,
-    IMPERSONATE,
+from keyfold_server.providers.gcp.denials import (
+    NO_ANSWER,
     OWN_SIDE,
-    NotAcceptedError,
+    QUOTAS,
+    Denial,
     http_denial,
 )
+from keyfold_server.providers.gcp.errors import BROKEN, DELEGATE, IMPERSONATE, NotAcceptedError
 from keyfold_server.providers.gcp.http import Exchange, Sender
 from keyfold_server.providers.shared.lease import Lease
 from keyfold_server.providers.shared.logins import Granted, WithdrawnError
@@ -119,19 +120,23 @@ def _no_account(exchange: Exchange, email: str) -> Exception:
         return UnreachableError("Google's IAM answered with something that is not an answer")
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return NotAcceptedError(told.word)
+    # Whoever deletes an account takes it away from Keyfold, too.
+    gone = answer.status == HTTPStatus.NOT_FOUND and told.word not in NO_ANSWER
+    if gone or (answer.status == HTTPStatus.FORBIDDEN and told.missing):
+        return _withdrawn(email, told.permission or (None if gone else IMPERSONATE))
     if told.word == "SERVICE_DISABLED" or told.word in OWN_SIDE:
         return CredentialsFailedError(
             f"Keyfold's own project or credential is not set up to act as {email} ({told.word}); "
             "enable the IAM Service Account Credentials API there"
         )
-    if told.word in CLOSED:
-        return UnreachableError(f"Google's IAM could not be asked: {CLOSED[told.word]}")
-    # Whoever deletes an account takes it away from Keyfold, too.
-    if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-        needed = IMPERSONATE if answer.status == HTTPStatus.FORBIDDEN else None
-        return _withdrawn(email, told.permission or needed)
+    return _undecided(told, answer.status, email)
+
+
+def _undecided(told: Denial, status: int, email: str) -> CouldNotTellError:
+    if told.word in QUOTAS:
+        return ThrottledError(f"Google's IAM asks to slow down: a quota is used up ({told.word})")
     return UnreachableError(
-        f"Google's IAM did not let Keyfold act as {email}: {told.word}, status {answer.status}"
+        f"Google's IAM did not let Keyfold act as {email}: {told.meaning}, status {status}"
     )
 
 

@@ -48,6 +48,7 @@ from keyfold_server.domain.provider import (
 )
 from keyfold_server.providers.gcp.access import access_policy, check_own
 from keyfold_server.providers.gcp.clients import Headers
+from keyfold_server.providers.gcp.denials import word_of
 from keyfold_server.providers.gcp.errors import (
     BROKEN,
     DECRYPT,
@@ -57,7 +58,6 @@ from keyfold_server.providers.gcp.errors import (
     NotAcceptedError,
     of_state,
     translate,
-    word_of,
 )
 from keyfold_server.providers.gcp.principals import ServiceAccounts
 from keyfold_server.providers.gcp.uri import canonical, check_account, project
