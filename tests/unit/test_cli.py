@@ -26,8 +26,16 @@ COMMANDS = {
     "enable": ["enable", "test", "--region", "eu=LOCAL,local:a"],
     "add-regions": ["add-regions", "prod", "--region", "asia=LOCAL,local:a"],
     "rotate": ["rotate", "prod", "--region", "eu"],
-    "retire-generation": ["retire-generation", "prod", "--region", "eu", "--generation", "1"],
-    "revoke": ["revoke", "prod"],
+    "retire-generation": [
+        "retire-generation",
+        "prod",
+        "--region",
+        "eu",
+        "--generation",
+        "1",
+        "--yes",
+    ],
+    "revoke": ["revoke", "prod", "--yes"],
     "restore": ["restore", "prod"],
     "test-key": ["test-key", "LOCAL", "local:a"],
     "access-policy": ["access-policy", "LOCAL", "local:a", "--cluster", "test"],
@@ -73,7 +81,7 @@ def test_life_of_a_key(cli: Cli) -> None:
     """Enable, revoke and restore say what they did, and show the cluster after it."""
     ran = cli("enable", "test", "--region", "eu=LOCAL,local:a")
     assert ran.out.startswith(b"enabled\ntest")
-    ran = cli("revoke", "test", "--reason", "asked")
+    ran = cli("revoke", "test", "--reason", "asked", "--yes")
     assert ran.code == 0
     assert ran.out.startswith(b"revoked\n")
     assert b"confirmed by 1 of 1 replicas" in ran.out
@@ -87,7 +95,7 @@ def test_life_of_a_key(cli: Cli) -> None:
 def test_restore_that_fails(cli: Cli, server: Served) -> None:
     """Restore shows a region that stays revoked, and exits with the code of its error."""
     cli("enable", "test", "--region", "eu=LOCAL,local:b", "--region", "us=LOCAL,local:a")
-    cli("revoke", "test")
+    cli("revoke", "test", "--yes")
     server.local_keys.disable("b")
     ran = cli("restore", "test")
     assert ran.code == 5
@@ -134,10 +142,30 @@ def test_revoke_asks_on_a_terminal(server: Served) -> None:
 
 
 def test_revoke_does_not_ask_twice(server: Served, cli: Cli) -> None:
-    """With --yes, or without a terminal, revoke does not ask for confirmation."""
+    """With --yes, revoke does not ask for confirmation, with a terminal or without."""
     assert on_terminal(server.target, "revoke", "prod", "--yes")[0] == 0
-    assert cli("revoke", "prod").code == 0
+    assert cli("revoke", "prod", "--yes").code == 0
     assert len(server.requests["Revoke"]) == 2
+
+
+@pytest.mark.parametrize("command", ["revoke", "retire-generation"])
+@pytest.mark.parametrize("stdin", ["", "no\n", "y\n"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_others_notice_needs_an_agreement(
+    cli: Cli, server: Served, command: str, stdin: str, options: tuple[str, ...]
+) -> None:
+    """Without --yes and without a terminal nothing is done, whatever stdin holds."""
+    cli("rotate", "prod", "--region", "eu", "--new-generation")
+    dangerous = [one for one in COMMANDS[command] if one != "--yes"]
+    ran = cli(*dangerous, *options, stdin=stdin)
+    assert (ran.code, ran.out) == (2, b"")
+    assert "there is no terminal to ask at; give --yes" in ran.err
+    assert not server.requests["Revoke"]
+    assert not server.requests["RetireGeneration"]
+    assert (
+        cli("retire-generation", "prod", "--region", "eu", "--generation", "1", "--bring-back").code
+        == 0
+    )
 
 
 # --- status and clusters ---
@@ -175,7 +203,7 @@ def test_status_marks_retired_generations(cli: Cli) -> None:
     for _ in range(4):
         cli("rotate", "prod", "--region", "eu", "--new-generation")
     for number in ("1", "2", "4"):
-        cli("retire-generation", "prod", "--region", "eu", "--generation", number)
+        cli("retire-generation", "prod", "--region", "eu", "--generation", number, "--yes")
     assert " 3, 5, retired 1-2, 4  " in cli("status", "prod").out.decode()
 
 

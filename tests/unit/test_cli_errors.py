@@ -121,7 +121,7 @@ def test_error_with_hints(cli: Cli, server: Served) -> None:
 def test_error_as_json(cli: Cli, server: Served) -> None:
     """With --json, an error is one JSON object on stderr, and stdout stays empty."""
     server.fail("Revoke", KEY_DISABLED)
-    ran = cli("revoke", "prod", "--json", "--request-id", "mine")
+    ran = cli("revoke", "prod", "--yes", "--json", "--request-id", "mine")
     assert (ran.code, ran.out) == (5, b"")
     assert ran.error == {
         "reason": "KEY_DISABLED",
@@ -137,7 +137,7 @@ def test_error_as_json(cli: Cli, server: Served) -> None:
 def test_how_to_repeat_a_change(cli: Cli, server: Served) -> None:
     """If a change may have been made, the error says how to repeat it safely."""
     server.delays["Revoke"] = 0.3
-    ran = cli("revoke", "prod", "--timeout", "50ms")
+    ran = cli("revoke", "prod", "--yes", "--timeout", "50ms")
     assert ran.code == 9
     request_id = server.requests["Revoke"][0].request_id
     assert f"it is safe to repeat the command with --request-id {request_id}\n" in ran.err

@@ -198,6 +198,49 @@ def test_batch_with_errors(cli: Cli) -> None:
     assert ran.lines[1]["error"]["reason"] == "CONTEXT_MISMATCH"
 
 
+def test_a_batch_is_a_round_trip(cli: Cli) -> None:
+    """What one --batch writes the next one reads, contexts and errors included."""
+    first = _lines(
+        {"plaintext": _base64(b"a"), "context": {"n": "1"}},
+        {"plaintext": _base64(b"b"), "region": "us"},
+        {"plaintext": _base64(b"c"), "region": "nowhere"},
+    )
+    wrapped = cli("wrap", "prod", "--batch", "--region", "eu", stdin=first)
+    assert wrapped.code == 3
+    opened = cli("unwrap", "prod", "--batch", stdin=wrapped.out)
+    one, two, error = opened.lines
+    assert one == {
+        "plaintext": _base64(b"a"), "region": "eu", "generation": 1, "context": {"n": "1"},
+    }  # fmt: skip
+    assert two == {"plaintext": _base64(b"b"), "region": "us", "generation": 1}
+    assert (opened.code, error) == (2, wrapped.lines[2])
+    assert error["error"]["reason"] == "REGION_NOT_FOUND"
+    moved = cli("rewrap", "prod", "--batch", "--to-region", "us", stdin=wrapped.out)
+    again = cli("unwrap", "prod", "--batch", stdin=moved.out).lines
+    assert [line["region"] for line in again[:2]] == ["us", "us"]
+    assert again[0]["context"] == {"n": "1"}
+    once_more = cli("wrap", "prod", "--batch", stdin=opened.out)
+    assert [sorted(line) for line in once_more.lines[:2]] == [
+        ["context", "generation", "wrapped_key"],
+        ["generation", "wrapped_key"],
+    ]
+
+
+def test_a_moved_key_has_the_context_that_its_line_shows(cli: Cli) -> None:
+    """A rewrap with a new context writes that context, with which the line unwraps."""
+    line = _lines({"plaintext": _base64(KEY), "context": {"old": "yes"}})
+    wrapped = cli("wrap", "prod", "--batch", "--region", "eu", stdin=line).out
+    for options, context in (
+        (["--to-context", "new=yes"], {"new": "yes"}),
+        (["--to-no-context"], None),
+    ):
+        moved = cli("rewrap", "prod", "--batch", *options, stdin=wrapped)
+        assert moved.lines[0].get("context") == context
+        assert cli("unwrap", "prod", "--batch", stdin=moved.out).lines[0]["plaintext"] == (
+            _base64(KEY)
+        )
+
+
 def test_batch_of_rewraps(cli: Cli) -> None:
     """In a batch of moves each key keeps its own context unless its line names another."""
     keys = _lines(*({"plaintext": _base64(KEY), "context": {"n": str(n)}} for n in range(3)))

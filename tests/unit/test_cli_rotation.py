@@ -95,7 +95,7 @@ def test_retire_and_bring_back(cli: Cli, server: Served) -> None:
     """The command retires a generation and brings it back, and shows which replicas confirmed."""
     server.keyfold.add_silent_replica("host-2", stops_within=3)
     cli("rotate", "prod", "--region", "eu", "--new-generation")
-    ran = cli(*RETIRE, "--reason", "old", "--request-id", "mine")
+    ran = cli(*RETIRE, "--yes", "--reason", "old", "--request-id", "mine")
     assert ran.code == 0
     lines = _lines(ran.out)
     assert lines[0] == "retired generation 1"
@@ -113,7 +113,7 @@ def test_retire_and_bring_back(cli: Cli, server: Served) -> None:
 @pytest.mark.parametrize(("number", "code"), [("1", 4), ("7", 3)])
 def test_generation_that_cannot_be_retired(cli: Cli, number: str, code: int) -> None:
     """The newest generation and an unknown one cannot be retired, each with a reason of its own."""
-    ran = cli("retire-generation", "prod", "--region", "eu", "--generation", number)
+    ran = cli("retire-generation", "prod", "--region", "eu", "--generation", number, "--yes")
     assert ran.code == code
     assert ("GENERATION_IN_USE" if code == 4 else "GENERATION_NOT_FOUND") in ran.err
 

@@ -63,7 +63,7 @@ def test_redraws_on_a_terminal(server: Served) -> None:
         terminal.until("\x1b[?1049h")
         terminal.until("HEALTHY")
         terminal.until("every 0.02 s; Ctrl-C ends")
-        Cli(server.target)("revoke", "prod", "--region", "us")
+        Cli(server.target)("revoke", "prod", "--region", "us", "--yes")
         terminal.until("REVOKED")
         terminal.interrupt()
         assert terminal.end() == 0
@@ -108,7 +108,7 @@ def test_prints_changes_to_a_pipe(server: Served) -> None:
         assert before.generations[0].last_use_time != after.generations[0].last_use_time
         asked = len(server.requests["GetStatus"])
         server.await_requests("GetStatus", asked + 3)
-        Cli(server.target)("revoke", "prod", "--region", "us")
+        Cli(server.target)("revoke", "prod", "--region", "us", "--yes")
         second = until(process.stdout, "REVOKED")
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate()
@@ -142,7 +142,7 @@ def test_json_lines(server: Served) -> None:
     with piped(server, *WATCH, "--json") as process:
         assert process.stdout
         first = json.loads(process.stdout.readline())
-        Cli(server.target)("revoke", "prod")
+        Cli(server.target)("revoke", "prod", "--yes")
         second = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         process.communicate()

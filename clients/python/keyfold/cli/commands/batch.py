@@ -3,6 +3,10 @@
 A malformed line, and a key that the server refuses, get an error in their place in the output; the
 other lines are not affected. Memory holds a thousand lines at a time, so the input may be of any
 length.
+
+What one of the commands writes, another reads: a line that brings a context of its own gets it back
+in the output, and a command ignores what only reports on the command before. An error of that
+command stays an error, in its place.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import typer
 
@@ -49,6 +53,22 @@ class Move:
         return Destination(self.cluster, self.region, kept)
 
 
+_REPORTED: Final = ("generation", "already_current")
+"""Fields with which a command reports on what it did; another one that reads them needs none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsent:
+    """A line that is not sent to the server.
+
+    Attributes:
+        error: The reason, as the output shows it: what is wrong with the line, or, if the line is
+            an error of the command that wrote it, that error.
+    """
+
+    error: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class _Job(Generic[Item, ItemResult]):
     """The steps that differ between the three commands.
@@ -61,7 +81,7 @@ class _Job(Generic[Item, ItemResult]):
 
     parse: Callable[[dict[str, Any]], Item]
     send: Callable[[list[Item]], list[ItemResult | KeyfoldError]]
-    show: Callable[[ItemResult], dict[str, Any]]
+    show: Callable[[Item, ItemResult], dict[str, Any]]
 
 
 def wrap(
@@ -76,16 +96,17 @@ def wrap(
     """Wraps the key of each line."""
 
     def parse(line: dict[str, Any]) -> WrapItem:
-        _known(line, "plaintext", "region", "context")
+        _known(line, "plaintext", "region", "context", reported=_REPORTED)
         return WrapItem(_bytes(line, "plaintext"), _text(line, "region"), _context(line, {}))
 
     def send(items: list[WrapItem]) -> list[Wrapped | KeyfoldError]:
         return session.client.batch_wrap(cluster, items, region=region, context=context)
 
-    def show(result: Wrapped) -> dict[str, Any]:
+    def show(item: WrapItem, result: Wrapped) -> dict[str, Any]:
         return {
             "wrapped_key": to_base64(result.wrapped_key),
             "generation": result.generation,
+            **_bound(item.context),
         }
 
     _run(_Job(parse, send, show), source, target, secret=False)
@@ -102,17 +123,18 @@ def unwrap(
     """Unwraps the wrapped key of each line."""
 
     def parse(line: dict[str, Any]) -> UnwrapItem:
-        _known(line, "wrapped_key", "context")
+        _known(line, "wrapped_key", "context", reported=_REPORTED)
         return UnwrapItem(_bytes(line, "wrapped_key"), _context(line, {}))
 
     def send(items: list[UnwrapItem]) -> list[Unwrapped | KeyfoldError]:
         return session.client.batch_unwrap(cluster, items, context=context)
 
-    def show(result: Unwrapped) -> dict[str, Any]:
+    def show(item: UnwrapItem, result: Unwrapped) -> dict[str, Any]:
         return {
             "plaintext": to_base64(result.plaintext),
             "region": result.region,
             "generation": result.generation,
+            **_bound(item.context),
         }
 
     _run(_Job(parse, send, show), source, target, secret=True)
@@ -130,7 +152,7 @@ def rewrap(
     """Rewraps the wrapped key of each line."""
 
     def parse(line: dict[str, Any]) -> RewrapItem:
-        _known(line, "wrapped_key", "context", "destination")
+        _known(line, "wrapped_key", "context", "destination", reported=_REPORTED)
         own = _context(line, {})
         destination = _destination(line)
         if destination is None and move is not None:
@@ -141,11 +163,12 @@ def rewrap(
     def send(items: list[RewrapItem]) -> list[Rewrapped | KeyfoldError]:
         return session.client.batch_rewrap(cluster, items, context=context)
 
-    def show(result: Rewrapped) -> dict[str, Any]:
+    def show(item: RewrapItem, result: Rewrapped) -> dict[str, Any]:
         return {
             "wrapped_key": to_base64(result.wrapped_key),
             "generation": result.generation,
             "already_current": result.already_current,
+            **_bound(item.destination.context if item.destination else item.context),
         }
 
     _run(_Job(parse, send, show), source, target, secret=False)
@@ -173,15 +196,8 @@ def _run(
     ):
         numbered = ((number, line) for number, line in enumerate(read, 1) if line.strip())
         while portion := list(itertools.islice(numbered, MAX_ITEMS)):
-            for result in _results(job, portion):
-                if isinstance(result, KeyfoldError):
-                    code = code or exit_code(type(result))
-                    shown = {"error": error_object(result)}
-                elif isinstance(result, InputError):
-                    code = code or ExitCode.INVALID
-                    shown = {"error": error_object(result)}
-                else:
-                    shown = job.show(result)
+            for failed, shown in _results(job, portion):
+                code = code or failed
                 written.write(json.dumps(shown, ensure_ascii=False).encode() + b"\n")
             written.flush()
             progress.add(len(portion))
@@ -191,32 +207,44 @@ def _run(
 
 def _results(
     job: _Job[Item, ItemResult], portion: Iterable[tuple[int, bytes]]
-) -> Iterator[ItemResult | KeyfoldError | InputError]:
-    """Yields a result for each line: the server's, or the reason why the line was not sent."""
-    parsed: list[Item | InputError] = []
+) -> Iterator[tuple[ExitCode, dict[str, Any]]]:
+    """Yields the exit code and the output of each line, also of those that were not sent."""
+    parsed: list[Item | _Unsent] = []
     for number, line in portion:
         item = _parse(job, number, line)
         parsed.append(item)
-    results = iter(job.send([one for one in parsed if not isinstance(one, InputError)]))
+    results = iter(job.send([one for one in parsed if not isinstance(one, _Unsent)]))
     for one in parsed:
-        yield one if isinstance(one, InputError) else next(results)
+        if isinstance(one, _Unsent):
+            yield ExitCode.INVALID, {"error": one.error}
+        elif isinstance(result := next(results), KeyfoldError):
+            yield exit_code(type(result)), {"error": error_object(result)}
+        else:
+            yield ExitCode.OK, job.show(one, result)
 
 
-def _parse(job: _Job[Item, ItemResult], number: int, line: bytes) -> Item | InputError:
+def _parse(job: _Job[Item, ItemResult], number: int, line: bytes) -> Item | _Unsent:
     try:
         content = json.loads(line)
-        if not isinstance(content, dict):
-            return InputError(f"line {number}: must be an object")
-        return job.parse(content)
+        if isinstance(content, dict):
+            if content.keys() == {"error"} and isinstance(content["error"], dict):
+                return _Unsent(content["error"])
+            return job.parse(content)
+        fault = "must be an object"
     except InputError as wrong:
-        return InputError(f"line {number}: {wrong}")
+        fault = str(wrong)
     except (ValueError, RecursionError):
         # The parser's own message would show part of the line, which may be part of a key.
-        return InputError(f"line {number}: is not JSON")
+        fault = "is not JSON"
+    return _Unsent(error_object(InputError(f"line {number}: {fault}")))
 
 
-def _known(line: dict[str, Any], *names: str) -> None:
-    if unknown := sorted(line.keys() - set(names)):
+def _bound(context: Mapping[str, str]) -> dict[str, Any]:
+    return {"context": dict(context)} if context else {}
+
+
+def _known(line: dict[str, Any], *names: str, reported: Iterable[str] = ()) -> None:
+    if unknown := sorted(line.keys() - {*names, *reported}):
         raise InputError(f"{unknown[0]}: unknown field; the fields are {', '.join(names)}")
 
 

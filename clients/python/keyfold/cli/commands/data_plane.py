@@ -76,7 +76,8 @@ def wrap(
     base64 and does not show it.
 
     A line of --batch is {"plaintext": base64, "region": …, "context": {…}}. Without a region or
-    a context, the line uses --region and --context.
+    a context, the line uses --region and --context. `unwrap --batch` reads the lines that come
+    out; give it the same --context.
     """
     bound = pairs(context or (), "--context")
     if batch:

@@ -7,13 +7,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from keyfold import calls
 from keyfold.cli.errors import exit_code
 from keyfold.cli.input import region_specs
+from keyfold.cli.input.confirmation import confirm
 from keyfold.cli.input.options import (
     AutoRotate,
     CacheTtl,
@@ -122,12 +121,12 @@ def revoke(
 ) -> None:
     """Stop all use of a cluster's keys at once.
 
-    With --region, only those regions stop. On a terminal the command asks for confirmation.
+    With --region, only those regions stop. The command asks for confirmation; without a terminal
+    to ask at it needs --yes.
     """
-    what = f"{', '.join(region)} of {cluster}" if region else f"all regions of {cluster}"
-    if not yes and sys.stdin.isatty():
-        question = f"Revoke {one_line(what)}? Wrapped keys will not unwrap until you restore them."
-        typer.confirm(question, abort=True, err=True)
+    what = one_line(f"{', '.join(region)} of {cluster}" if region else f"all regions of {cluster}")
+    question = f"Revoke {what}? Wrapped keys will not unwrap until you restore them."
+    confirm(question, f"{what}: not revoked", yes=yes)
     result, message = session.ask(calls.revoke(cluster, region or (), reason, request_id or None))
     if session.json:
         typer.echo(json_of(message))

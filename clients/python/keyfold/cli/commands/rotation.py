@@ -15,6 +15,7 @@ import typer
 from keyfold import calls
 from keyfold.cli.errors import InputError
 from keyfold.cli.input import region_specs
+from keyfold.cli.input.confirmation import confirm
 from keyfold.cli.input.options import (
     AutoRotate,
     CacheTtl,
@@ -140,15 +141,17 @@ def retire_generation(
     """Take an old generation of keys out of use.
 
     Keys that were wrapped under it no longer unwrap. Move the wrapped keys that you still need to
-    the newest generation first, with rewrap. The newest generation itself cannot be retired. On a
-    terminal the command shows when the generation was last used, and asks for confirmation.
+    the newest generation first, with rewrap. The newest generation itself cannot be retired. The
+    command shows when the generation was last used, and asks for confirmation; without a terminal
+    to ask at it needs --yes. --bring-back asks nothing.
     """
-    if not (yes or bring_back) and sys.stdin.isatty():
-        status, _ = session.ask(calls.get_status(cluster))
-        for line in _before_retiring(status, region, generation):
-            typer.echo(line, err=True)
-        question = f"Retire generation {generation} of region {region} of {cluster}?"
-        typer.confirm(one_line(question), abort=True, err=True)
+    if not (yes or bring_back):
+        if sys.stdin.isatty():
+            status, _ = session.ask(calls.get_status(cluster))
+            for line in _before_retiring(status, region, generation):
+                typer.echo(line, err=True)
+        what = one_line(f"generation {generation} of region {region} of {cluster}")
+        confirm(f"Retire {what}?", f"{what}: not retired", yes=yes)
     result, message = session.ask(
         calls.retire_generation(
             cluster,
