@@ -53,6 +53,13 @@ LOADS: Final = Counter(
     ("outcome",),
 )
 
+REFRESHES_NOT_ASKED: Final = Counter(
+    "keyfold_refreshes_not_asked_total",
+    "Checks of root keys in use that this server's own limits kept from the KMS, by provider and "
+    "reason. Where they go on, keys go out of use at the end of their TTL, without grace.",
+    ("provider", "reason"),
+)
+
 LOG_LINES_DROPPED: Final = Counter(
     "keyfold_log_lines_dropped_total",
     "Log lines about calls that were dropped, because whoever reads the log was too slow.",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from callers import EVERYTHING
+from fakes import FakeClock
 from keyfold_server.domain.errors import (
     DeadlineError,
     KeyDisabledError,
@@ -22,7 +23,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.service.data.call import Call, Need, NeedsLoad
 from keyfold_server.service.kms import client as kms
 from keyfold_server.service.kms import gates
-from replicas import LONG, House, Member, entered, house_in, spin, until
+from replicas import LONG, UNHURRIED, House, Member, entered, house_in, spin, under, until
 
 
 @pytest.fixture
@@ -221,6 +222,89 @@ async def test_an_account_that_hangs_leaves_all_its_keys_on_grace(house: House) 
     await house.after(6)
     for name in names:
         await one.wrap(name)
+
+
+async def test_hanging_calls_keep_no_disabled_key_in_use(house: House) -> None:
+    """F8: calls that hold every other slot of an account hold up no refresh of a key in use."""
+    one = await house.replica(provider_budget=60.0)  # Longer than a call waits.
+    for name in ("mine", "busy"):
+        house.provider.create_key(f"corp.{name}")
+        await one.enable(name, {"eu": f"fake:corp.{name}"})
+    await one.wrap("mine")
+    for number in range(3):
+        house.provider.create_key(f"corp.{number}")
+        await one.enable(f"c{number}", {"eu": under(f"fake:corp.{number}", ttl=0)})
+    hangs = [house.provider.hang(f"fake:corp.{number}") for number in range(3)]
+    calls = [asyncio.create_task(one.wrap(f"c{n}")) for n in range(3) for _ in range(4)]
+    await until(lambda: sum(h._entered for h in hangs) >= gates.AT_ONCE_PER_ACCOUNT)
+    house.provider.disable("fake:corp.mine")
+    await house.after(61)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("mine")
+    house.provider.mend()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_hanging_threads_keep_no_disabled_key_in_use(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F8: calls that hold every other thread of a provider hold up no refresh of a key in use."""
+    monkeypatch.setattr(kms, "THREADS", 2)
+    one = await house.replica(provider_budget=60.0)  # Longer than a call waits.
+    await one.enable()
+    await one.wrap()
+    house.provider.create_key("corp.bad")
+    await one.enable("bad", {"eu": under("fake:corp.bad", ttl=0)})
+    hang = house.provider.hang("fake:corp.bad")
+    calls = [asyncio.create_task(one.wrap("bad")) for _ in range(4)]
+    await entered(hang, 2)
+    house.provider.disable("fake:one")
+    await house.after(61)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap()
+    house.provider.mend()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_a_flood_of_calls_at_ttl_0_gives_no_grace(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F8: a line that calls made too long for themselves is no outage of their root key."""
+    monkeypatch.setattr(gates, "WAITING", 0)
+    one = await house.replica()
+    await one.enable()
+    await one.wrap()
+    await one.enable("busy", {"eu": under("fake:one", ttl=0)})
+    hang = house.provider.hang()
+    calls = [asyncio.create_task(one.wrap("busy")) for _ in range(8)]
+    await entered(hang, gates.AT_ONCE_PER_KEY)
+    house.provider._faults.clear()
+    house.provider.disable("fake:one")
+    await house.after(61)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap()
+    hang.release()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_refresh_in_line_learns_whether_the_kms_answers(*, answered: bool) -> None:
+    """F8: behind calls that get answers, Keyfold did not ask; behind silent ones, it could not."""
+    clock = FakeClock()
+    kept = gates.Gates(UNHURRIED, clock)
+    ahead = []
+    for number in range(gates.PROOFS_AT_ONCE_PER_ACCOUNT):
+        key = ("FAKE", f"fake:{number}")
+        ahead.append(kept.enter(key, ("FAKE", "corp"), "FAKE", 1.0, proof=True))
+        await ahead[-1].acquire()
+    waits = kept.enter(("FAKE", "fake:x"), ("FAKE", "corp"), "FAKE", 1.0, proof=True)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await waits.acquire()
+    clock.advance(5)
+    for permit in ahead:
+        permit.ended(None if answered else UnreachableError("silent"))
+    assert isinstance(waits.refused(), OverloadedError if answered else UnreachableError)
 
 
 async def test_a_provider_that_fails_unexpectedly_tells_nothing(

@@ -587,7 +587,7 @@ class OverloadedError(KeyfoldError):
 
 
 class RateLimitedError(KeyfoldError):
-    """One caller's, organization's or root key's calls come faster than the server allows."""
+    """Calls of a caller or organization, or to a KMS, come faster than the server allows."""
 
     reason = "RATE_LIMITED"
     remedy = "Wait for the time given and slow down, or have the operator raise the limit."
@@ -662,4 +662,4 @@ class SetupError(KeyfoldError):
 
 
 NotAsked: TypeAlias = OverloadedError | RateLimitedError
-"""Why Keyfold did not call a KMS. Like an outage, it says nothing about the key."""
+"""Why Keyfold did not call a KMS. It says nothing about the key, and is no outage (protocol F8)."""

@@ -119,7 +119,9 @@ class BoundsSettings(BaseModel):
         default=_DEFAULTS.kms_rates.per_provider,
         ge=1,
         le=1_000_000,
-        description="The most calls per second that this replica makes to one provider.",
+        description="The most calls per second that this replica makes to one provider. Checks "
+        "of keys in use count among these calls, go first, and may exceed each of the three rates "
+        "for a moment.",
     )
     max_header_bytes: int = Field(
         default=_DEFAULTS.header_bytes,

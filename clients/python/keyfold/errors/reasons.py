@@ -347,7 +347,7 @@ class OverloadedError(LimitError):
 
 
 class RateLimitedError(LimitError):
-    """One caller's, organization's or root key's calls come faster than the server allows."""
+    """Calls of a caller or organization, or to a KMS, come faster than the server allows."""
 
     reason = "RATE_LIMITED"
 

@@ -22,8 +22,11 @@ class RootState:
     Attributes:
         root_id: `Wrap.root_id`.
         proof: When the unwrap behind the last proof began; NEVER without a proof.
-        unknown: Why the last attempt to call the KMS failed, or None.
+        unknown: Why the KMS gave no answer when it was last called, or None.
         unknown_until: When the KMS may be called again.
+        not_asked: Why Keyfold's own limits kept the last refresh from the KMS, or None. This gives
+            no grace (protocol F8).
+        not_asked_until: When to try that refresh again.
         failures: Failed attempts in a row.
         used: The KEK that a call used last since the keeper's last look. A refresh unwraps it.
         open: KEKs in memory under this root key.
@@ -39,6 +42,8 @@ class RootState:
         "due",
         "failures",
         "invalidations",
+        "not_asked",
+        "not_asked_until",
         "open",
         "proof",
         "refusal_announced",
@@ -53,8 +58,10 @@ class RootState:
         """Starts with nothing known."""
         self.root_id = root_id
         self.proof = NEVER
-        self.unknown: CouldNotTellError | NotAsked | None = None
+        self.unknown: CouldNotTellError | None = None
         self.unknown_until = NEVER
+        self.not_asked: NotAsked | None = None
+        self.not_asked_until = NEVER
         self.failures = 0
         self.used: CachedKek | None = None
         self.open: set[CachedKek] = set()
@@ -68,6 +75,8 @@ class RootState:
         self.proof = max(self.proof, began)
         self.unknown = None
         self.unknown_until = NEVER
+        self.not_asked = None
+        self.not_asked_until = NEVER
         self.failures = 0
         self.refusal_announced = False
 

@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     ContextNotGrantedError,
-    CouldNotTellError,
     GenerationRetiredError,
+    KeyfoldError,
+    KmsError,
     NotAsked,
 )
 from keyfold_server.domain.ports import Clock
@@ -177,9 +178,7 @@ class Keyring:
         if region.ttl > 0:
             refused = view.refused.get(kek_id)
             if refused is not None and now < refused.until:
-                error = refused.error.at(cluster=cluster, region=region.region.name)
-                error.retry_after = refused.until - now
-                raise error
+                raise _again(refused.error, refused.until - now, view, region)
             if opened is not None:
                 root = opened.root
                 if (
@@ -192,24 +191,27 @@ class Keyring:
                     opened.used_at = now
                     self._on_grace(opened, now)
                     return opened.kek
-            unknown = self._could_not_tell(view, kek_id, now)
-            if unknown is not None:
-                raise unknown.at(cluster=cluster, region=region.region.name)
+                if root.not_asked is not None and now < root.not_asked_until:
+                    # We did not ask, which is no outage: the KEK ends at its TTL (protocol F8).
+                    raise _again(root.not_asked, root.not_asked_until - now, view, region)
+            root_id = view.keks[kek_id][1].current.root_id
+            known = self._cache.known_root(root_id)
+            if known is not None and known.unknown is not None and now < known.unknown_until:
+                # The outage of a root key is remembered (protocol W2).
+                raise _again(known.unknown, known.unknown_until - now, view, region)
         failed = call.failed.get(need)
         if failed is not None:
             raise failed.at(cluster=cluster, region=region.region.name)
         raise NeedsLoad((need,))
 
-    def _could_not_tell(
-        self, view: ClusterView, kek_id: bytes, now: float
-    ) -> CouldNotTellError | NotAsked | None:
-        """Returns the remembered outage of a KEK's root key (protocol W2), or None."""
-        root = self._cache.known_root(view.keks[kek_id][1].current.root_id)
-        if root is None or root.unknown is None or now >= root.unknown_until:
-            return None
-        error = root.unknown.at()
-        error.retry_after = root.unknown_until - now
-        return error
+
+def _again(
+    error: KmsError | NotAsked, retry_after: float, view: ClusterView, region: RegionView
+) -> KeyfoldError:
+    """Returns a remembered error, with its place and the time to try again."""
+    copy = error.at(cluster=view.cluster.name, region=region.region.name)
+    copy.retry_after = retry_after
+    return copy
 
 
 def _check_in_use(view: ClusterView, kek_id: bytes) -> None:

@@ -45,6 +45,10 @@ log = logging.getLogger(__name__)
 THREADS: Final = 64
 """Threads of one provider: enough for eight accounts whose KMS hangs."""
 
+PROOF_THREADS: Final = 256
+"""Threads of one provider for proofs of root keys in use: enough for 64 accounts whose KMS hangs.
+A thread begins only when a call needs it."""
+
 _LATE: Final = 0.5
 """Seconds beyond the budget that a call waits for its thread. No timeout ends a hanging name
 look-up or a lost socket."""
@@ -112,14 +116,29 @@ class KmsClient:
             return wrapped
 
     async def unwrap(
-        self, root: RootKey, key_version: str, ciphertext: bytes, binding: Binding
+        self,
+        root: RootKey,
+        key_version: str,
+        ciphertext: bytes,
+        binding: Binding,
+        *,
+        proof: bool = False,
     ) -> Unwrapped:
-        """Opens what `wrap` returned; raises as `KeyProvider.unwrap` does."""
+        """Opens what `wrap` returned; raises as `KeyProvider.unwrap` does.
+
+        Args:
+            root: The root key.
+            key_version: The version that wrapped.
+            ciphertext: What `wrap` returned.
+            binding: What the ciphertext is bound to.
+            proof: Whether this proves a root key in use, and so may use the reserve (protocol F8).
+        """
         with telemetry.kms_call(root.type, "unwrap") as call:
             unwrapped = await self._call(
                 call,
                 root,
                 lambda p, budget: p.unwrap(root, key_version, ciphertext, binding, budget=budget),
+                proof=proof,
             )
             call.answered(unwrapped.request_id)
             return unwrapped
@@ -159,11 +178,14 @@ class KmsClient:
         call: telemetry.KmsCall,
         root: RootKey,
         work: Callable[[KeyProvider, float], _R],
+        *,
+        proof: bool = False,
     ) -> _R:
         """Makes one call in a thread of its provider, once it has passed the gates.
 
         Raises:
-            UnreachableError: The KMS or the provider gave no answer in time.
+            UnreachableError: The KMS or the provider gave no answer in time, or the KMS answered
+                no call while a proof waited for its slot.
             OverloadedError: Too many calls wait, or the call got no thread in time.
             RateLimitedError: The rates would have the call wait too long.
             KmsError: The KMS's answer.
@@ -183,6 +205,7 @@ class KmsClient:
             root.type,
             # The other half of the budget is for the KMS's answer.
             self._budget / 2,
+            proof=proof,
         )
         future: Future[_R] | None = None
         try:
@@ -190,26 +213,22 @@ class KmsClient:
                 await permit.acquire()
             # In the caller's context, so that an adapter can send the trace on.
             context = contextvars.copy_context()
-            future = self._pool(root.type).submit(context.run, self._work, provider, work, ends)
+            pool = self._pool(root.type, proof=proof)
+            future = pool.submit(context.run, self._work, provider, work, ends)
             self._release_after(future, permit)
             return await asyncio.wait_for(
                 asyncio.shield(asyncio.wrap_future(future)),
                 max(0.0, ends - self._clock.monotonic()) + _LATE,
             )
         except TimeoutError:
-            raise self._no_answer(started=future is not None) from None
+            if future is None:
+                raise permit.refused() from None
+            raise UnreachableError(
+                f"the KMS gave no answer within {self._budget:g} seconds; try again"
+            ) from None
         finally:
             if future is None:
                 permit.release()
-
-    def _no_answer(self, *, started: bool) -> KeyfoldError:
-        if started:
-            return UnreachableError(
-                f"the KMS gave no answer within {self._budget:g} seconds; try again"
-            )
-        return OverloadedError(
-            "too many calls to this root key or account are under way; try again", retry_after=1.0
-        )
 
     def _work(
         self, provider: KeyProvider, work: Callable[[KeyProvider, float], _R], ends: float
@@ -237,18 +256,21 @@ class KmsClient:
                 f"the provider failed unexpectedly; see incident {incident} in the server's log"
             ) from None
 
-    def _pool(self, type_: str) -> ThreadPoolExecutor:
-        pool = self._pools.get(type_)
+    def _pool(self, type_: str, *, proof: bool) -> ThreadPoolExecutor:
+        name = f"{'proof' if proof else 'kms'}-{type_.lower()}"
+        pool = self._pools.get(name)
         if pool is None:
-            pool = self._pools[type_] = ThreadPoolExecutor(THREADS, f"kms-{type_.lower()}")
+            threads = PROOF_THREADS if proof else THREADS
+            pool = self._pools[name] = ThreadPoolExecutor(threads, name)
         return pool
 
     def _release_after(self, future: Future[_R], permit: Permit) -> None:
         loop = asyncio.get_running_loop()
 
-        def done(_: Future[_R]) -> None:
+        def done(future: Future[_R]) -> None:
             # After the loop is closed nobody waits at the gates.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(permit.release)
+                error = None if future.cancelled() else future.exception()
+                loop.call_soon_threadsafe(permit.ended, error)
 
         future.add_done_callback(done)

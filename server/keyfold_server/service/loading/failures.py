@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from keyfold_server import telemetry
 from keyfold_server.domain.cluster import Generation
 from keyfold_server.domain.errors import (
     CouldNotTellError,
@@ -156,28 +157,46 @@ class KmsFailures:
         self._announced[root.root_id] = now
         self._announce_to_others(root.root_id, observation, repeated_kek)
 
+    def not_asked(
+        self, root: RootState, generation: Generation, began: float, error: NotAsked
+    ) -> None:
+        """Remembers that Keyfold's own limits kept a refresh from the KMS (protocol F8).
+
+        It says nothing about the key, and nothing about the KMS: it gives no grace.
+
+        Args:
+            root: The state of the root key, which is in use.
+            generation: The KEK that was to be unwrapped.
+            began: When the refresh began, monotonic seconds. After a later proof nothing changes.
+            error: The limit.
+        """
+        wrap = generation.current
+        telemetry.REFRESHES_NOT_ASKED.labels(wrap.root.type, error.reason).inc()
+        if root.proof >= began:
+            return
+        if root.not_asked is None:
+            log.warning("%s was not asked: %s: %s", wrap.root.uri, error.reason, error.message)
+        first, longest = _BACKOFF
+        root.not_asked = error
+        root.not_asked_until = self._clock.monotonic() + min(
+            longest, max(first, error.retry_after or 0.0)
+        )
+        self._schedule(root, root.not_asked_until)
+
     def could_not_tell(
-        self,
-        root: RootState,
-        generation: Generation,
-        began: float,
-        error: CouldNotTellError | NotAsked,
+        self, root: RootState, generation: Generation, began: float, error: CouldNotTellError
     ) -> None:
         """Remembers that a KMS could not be asked, and when to call it again (protocol W2).
-
-        A call that waited at a gate until its time was up says as little about the key as one
-        that hung, so the KEKs of its root key serve on grace, too.
 
         Args:
             root: The root key's state.
             generation: The KEK that was to be unwrapped.
             began: When the unwrap began, monotonic seconds. After a later proof nothing changes.
-            error: Why the KMS gave no answer, or was not called.
+            error: Why the KMS gave no answer.
         """
         if root.proof >= began:
             return
-        if isinstance(error, CouldNotTellError):
-            self._health.failed(generation, error)
+        self._health.failed(generation, error)
         if root.unknown is None or root.unknown.reason != error.reason:
             # An error if Keyfold's own credential failed: only the operator can renew it (F2a).
             level = logging.ERROR if isinstance(error, CredentialsFailedError) else logging.WARNING
@@ -189,5 +208,6 @@ class KmsFailures:
             pause = min(max(error.retry_after, first), _LONGEST_HINT)
         root.failures = min(root.failures + 1, 10)
         root.unknown = error
+        root.not_asked = None
         root.unknown_until = self._clock.monotonic() + pause
         self._schedule(root, root.unknown_until)

@@ -182,17 +182,21 @@ class Loads:
         invalidations = root.invalidations
         binding = view.cluster.binding(region.region.name, generation)
         began = self._clock.monotonic()
+        # A root key in use is asked about ahead of all other calls (protocol F8).
+        in_use = generation.kek_id in view.open
         try:
             unwrapped = await self._kms.unwrap(
-                wrap.root, wrap.key_version, wrap.ciphertext, binding
+                wrap.root, wrap.key_version, wrap.ciphertext, binding, proof=in_use
             )
             key = binding.open_payload(unwrapped.plaintext)
         except (RefusedError, KekMismatchError) as error:
             return await self._failures.refused(view, region, generation, error)
-        except (CouldNotTellError, OverloadedError, RateLimitedError) as error:
-            if region.ttl > 0 or not isinstance(error, RateLimitedError):
-                # At TTL 0 each call is admitted or refused on its own; the rate remembers enough.
-                self._failures.could_not_tell(root, generation, began, error)
+        except CouldNotTellError as error:
+            self._failures.could_not_tell(root, generation, began, error)
+            return error
+        except (OverloadedError, RateLimitedError) as error:
+            if in_use:
+                self._failures.not_asked(root, generation, began, error)
             return error
         except KeyfoldError as error:
             return error
@@ -234,7 +238,7 @@ class Loads:
 
     def refresh_on_grace(self, opened: CachedKek, now: float) -> None:
         """Refreshes the root key of a KEK that served on grace, unless it is too early to retry."""
-        if now >= opened.root.unknown_until:
+        if now >= max(opened.root.unknown_until, opened.root.not_asked_until):
             self.refresh(opened)
 
     def refresh(self, opened: CachedKek) -> None:
