@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fakes import FakeProvider
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     KeyNotGrantedError,
+    KeyVersionPinnedError,
     NotAllowedError,
     RevokedError,
 )
@@ -24,6 +27,7 @@ from keyfold_server.service.upkeep.server_caller import CALLER, SERVER_CALLER
 from replicas import House, Member, house_in, under
 
 INTERVAL = 600
+PINNED = "fake:pinned"
 ROTATED = (CALLER, "rpc:cluster:rotate", "done")
 
 
@@ -98,6 +102,46 @@ async def test_who_does_not_ask_for_it_is_left_alone(house: House, one: Member) 
         await swept(house, one)
     assert versions(house, "acme") == ["2"]
     assert versions(house, "still") == ["1"]
+
+
+class Pinning(FakeProvider):
+    """A KMS in which the uri of one key names a version."""
+
+    def pinned_version(self, key: RootKey) -> str | None:
+        return "1" if key.uri == PINNED else None
+
+
+@pytest.fixture
+async def pinning(house: House) -> Member:
+    """Gives a replica whose KMS has the key PINNED beside the house's keys."""
+    house.provider = Pinning()
+    for name in ("one", "two", "pinned"):
+        house.provider.create_key(name)
+    return await house.replica()
+
+
+async def test_a_pinned_version_cannot_be_followed(house: House, pinning: Member) -> None:
+    """`auto_rotate` that would never do anything is refused when it is set (F5)."""
+    followed = under(PINNED, auto_rotate=True)
+    with pytest.raises(KeyVersionPinnedError, match="auto_rotate"):
+        await pinning.enable(specs={"eu": followed})
+    assert not house.calls("wrap")
+    await pinning.enable(specs={"eu": PINNED})
+    with pytest.raises(KeyVersionPinnedError, match="auto_rotate"):
+        await pinning.add_regions({"us": replace(followed, region="us")})
+    policy = RegionSpec("eu", None, RegionPolicy(auto_rotate=True))
+    for new_generation in (True, False):
+        with pytest.raises(KeyVersionPinnedError):
+            await pinning.rotate({"eu": policy}, new_generation=new_generation)
+    await pinning.rotate({"eu": under("fake:one", auto_rotate=True)})
+
+
+async def test_who_follows_cannot_move_to_a_pinned_version(pinning: Member) -> None:
+    """A rotation to a pinned version has to end `auto_rotate`, which the region would keep (F5)."""
+    await pinning.enable(specs={"eu": under("fake:one", auto_rotate=True)})
+    with pytest.raises(KeyVersionPinnedError, match="auto_rotate"):
+        await pinning.rotate({"eu": PINNED})
+    await pinning.rotate({"eu": under(PINNED)})
 
 
 async def test_nothing_happens_without_a_newer_version(house: House, one: Member) -> None:

@@ -475,10 +475,13 @@ class KeyElsewhereError(StateError):
 
 
 class KeyVersionPinnedError(StateError):
-    """Rotate of a key whose uri names one version: that uri never has a newer one."""
+    """A key whose uri names one version is to be rotated, or followed: it never has a newer one."""
 
     reason = "KEY_VERSION_PINNED"
-    remedy = "Give a key spec with the newer version in its uri, or with no version."
+    remedy = (
+        "Give a key spec with the newer version in its uri, or with no version. A key with a "
+        "version in its uri cannot have auto_rotate."
+    )
 
 
 class ConflictError(KeyfoldError):

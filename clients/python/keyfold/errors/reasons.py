@@ -269,7 +269,7 @@ class KeyElsewhereError(StateError):
 
 
 class KeyVersionPinnedError(StateError):
-    """Rotate of a key whose uri names one version: that uri never has a newer one."""
+    """A key whose uri names one version is to be rotated, or followed: it never has a newer one."""
 
     reason = "KEY_VERSION_PINNED"
 

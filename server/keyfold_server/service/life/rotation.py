@@ -7,12 +7,19 @@ KEKs stay. Keyfold needs the old root key until the commit, and not after it (pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyfold_server.domain.changes import rotated, with_regions
 from keyfold_server.domain.cluster import Cluster, Region, existing
 from keyfold_server.domain.errors import KeySpecMissingError, KeyVersionPinnedError, KmsError
-from keyfold_server.domain.keyspec import PLATFORM, RegionSpec, RootKey, check_name, check_regions
+from keyfold_server.domain.keyspec import (
+    PLATFORM,
+    RegionPolicy,
+    RegionSpec,
+    RootKey,
+    check_name,
+    check_regions,
+)
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
 from keyfold_server.service.kms.client import KmsClient
@@ -158,23 +165,30 @@ class Rotation:
         self, call: MutationCall[RotateRequest], seen: Cluster, specs: Sequence[RegionSpec]
     ) -> dict[str, RootKey]:
         """Returns the root keys to rotate to, by region."""
-        moves = [spec for spec in specs if _moves(spec, seen)]
+        moves = [
+            replace(spec, policy=_policy(spec, seen.region(spec.region)))
+            for spec in specs
+            if _moves(spec, seen)
+        ]
         roots = await self._admission.admit(call.caller.rights, moves, seen.name, seen.organization)
         for spec in specs:
             if spec.region not in roots:
-                roots[spec.region] = await self._kept(call.request, seen, seen.region(spec.region))
+                roots[spec.region] = await self._kept(call.request, seen, spec)
         return roots
 
-    async def _kept(self, request: RotateRequest, seen: Cluster, region: Region) -> RootKey:
+    async def _kept(self, request: RotateRequest, seen: Cluster, spec: RegionSpec) -> RootKey:
         """Returns the root key that a region has and stays with.
 
         Raises:
-            KeyVersionPinnedError: The key's uri names one version of it, so that this rotation
-                would change nothing, while the caller believes that it did.
+            KeyVersionPinnedError: The key's uri names one version of it, so that this rotation, or
+                the `auto_rotate` that it sets, would change nothing, while the caller believes
+                that it does.
         """
+        region = seen.region(spec.region)
+        follows = spec.policy is not None and spec.policy.auto_rotate
         root = await self._admission.readmit(seen, region)
         pinned = await self._kms.pinned(root)
-        if pinned is not None and not request.new_generation:
+        if pinned is not None and (follows or not request.new_generation):
             raise KeyVersionPinnedError(
                 f"the uri of region {region.name}'s key names version {pinned}; name the newer "
                 "version, or the key without one",
@@ -212,9 +226,14 @@ class Rotation:
             )
             for generation in region.generations
         }
-        policy = region.policy if spec.policy is None else spec.policy
+        policy = _policy(spec, region)
         kept = fresh if request.new_generation or leaves else None
         return rotated(region, key_spec, policy, wraps, kept)
+
+
+def _policy(spec: RegionSpec, region: Region) -> RegionPolicy:
+    """Returns the policy that a region has after its rotation."""
+    return region.policy if spec.policy is None else spec.policy
 
 
 def _moves(spec: RegionSpec, seen: Cluster) -> bool:

@@ -51,6 +51,7 @@ class Admission:
         Raises:
             InvalidKeySpecError: A key spec does not fit its provider.
             KeyNotGrantedError: The caller may not name one of the keys.
+            KeyVersionPinnedError: A spec's policy says `auto_rotate`, and its uri names a version.
             KeyElsewhereError: A key is outside its region, and the settings demand residency.
             ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
         """
@@ -64,6 +65,8 @@ class Admission:
                 )
             except KeyNotGrantedError as error:
                 raise replica_error(spec, error) from None
+            if spec.policy is not None and spec.policy.auto_rotate:
+                await self._resolution.check_followed(roots[spec.region], cluster, spec.region)
         for region, root in roots.items():
             await self._residency.check(root, region, cluster)
         return {

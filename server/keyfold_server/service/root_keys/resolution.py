@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keyfold_server.domain.errors import InvalidKeySpecError, KeyfoldError
+from keyfold_server.domain.errors import (
+    InvalidKeySpecError,
+    KeyfoldError,
+    KeyVersionPinnedError,
+)
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RootKey
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.kms.client import KmsClient
@@ -55,6 +59,21 @@ class Resolution:
         provider = await self._kms.provider(root.type)
         spec.check_uri()
         return provider.canonical(root)
+
+    async def check_followed(self, root: RootKey, cluster: str, region: str) -> None:
+        """Refuses `auto_rotate` for a root key that has no newer version.
+
+        Raises:
+            KeyVersionPinnedError: The key's uri names one version of it.
+        """
+        pinned = await self._kms.pinned(root)
+        if pinned is not None:
+            raise KeyVersionPinnedError(
+                f"auto_rotate cannot follow the key of region {region}, whose uri names version "
+                f"{pinned}; name the key without a version, or leave auto_rotate out",
+                cluster=cluster,
+                region=region,
+            )
 
     async def permitted(
         self,
