@@ -231,7 +231,8 @@ and the options of the command line `keyfold`.
 Set each setting as an environment variable, or as a line of the TOML file that `KEYFOLD_CONFIG`
 names. The environment overrides the file. Every setting has a default with which a single machine
 can start. The server does not start with a value outside its bounds, or with an unknown setting in
-the file. It warns about an unknown variable that begins with `{settings.PREFIX}`.
+the file. It warns about an unknown variable that begins with `{settings.PREFIX}`, except those that
+Kubernetes sets for a Service named `keyfold`, such as `{settings.PREFIX}PORT_7443_TCP`.
 
     keyfold-server --check             says what is wrong with the settings, and ends
     keyfold-server --print-settings    prints the settings as a TOML file, and ends

@@ -33,6 +33,7 @@ from keyfold_server.settings.forms import (
 )
 from keyfold_server.settings.keys import KeySettings
 from keyfold_server.settings.regions import RegionSettings
+from keyfold_server.settings.service_links import is_service_link
 from keyfold_server.settings.store import StoreSettings
 
 __all__ = [
@@ -142,7 +143,11 @@ def unknown_variables() -> list[str]:
     """Returns environment variables that look like settings but are not: misspelt ones."""
     known = {name.upper() for name in Settings.model_fields} | _CLIENTS_OWN | _OTHER
     return sorted(
-        name for name in os.environ if name.startswith(PREFIX) and name[len(PREFIX) :] not in known
+        name
+        for name, value in os.environ.items()
+        if name.startswith(PREFIX)
+        and name[len(PREFIX) :] not in known
+        and not is_service_link(name, value)
     )
 
 
