@@ -105,9 +105,8 @@ check-client: venv ## Check that the generated parts of the client are up to dat
 	@$(bin)/python scripts/client.py check
 
 .PHONY: tools
-tools: ## Try to get the programs that tests use: grpcurl, TLC, PostgreSQL, PgBouncer, KMS counterparts
-	@for one in grpcurl model localstack moto openbao; do scripts/$$one.sh || [ $$? -eq 3 ]; done
-	@for one in 15 16 18 pgbouncer; do scripts/postgres.sh $$one || [ $$? -eq 3 ]; done
+tools: ## Try to get all programs that tests use (TOOLS=grpcurl: this one; scripts/tools.sh has the names)
+	@scripts/tools.sh $(TOOLS)
 
 # --- tests -----------------------------------------------------------------------------
 

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# tools.sh           tries to get every program that tests use; one that it cannot get is skipped
+# tools.sh NAME...   gets these programs, and fails if it cannot get one of them
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+names=(grpcurl model localstack moto openbao postgres-15 postgres-16 postgres-18 pgbouncer)
+
+# get NAME: ends with the exit code of the tool's own script.
+get() {
+    case $1 in
+    grpcurl | model | localstack | moto | openbao) "$root/scripts/$1.sh" ;;
+    postgres-15 | postgres-16 | postgres-18) "$root/scripts/postgres.sh" "${1#postgres-}" ;;
+    pgbouncer) "$root/scripts/postgres.sh" pgbouncer ;;
+    *)
+        echo "tools: there is no $1; the names are: ${names[*]}" >&2
+        exit 2
+        ;;
+    esac
+}
+
+if [ $# -gt 0 ]; then
+    for one in "$@"; do get "$one"; done
+else
+    for one in "${names[@]}"; do get "$one" || [ $? -eq 3 ]; done
+fi
