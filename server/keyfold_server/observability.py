@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 import traceback
+from datetime import UTC, datetime
+from typing import Final
 
 import structlog
 from opentelemetry import trace
@@ -17,6 +19,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.telemetry import NO_SPANS, Sampling
+
+_EVERY_LINE: Final = ("time", "level", "logger", "event")
+"""The fields that every line of the log has."""
 
 
 def logs() -> bool:
@@ -29,14 +34,14 @@ def logs() -> bool:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _add_time,
         _add_trace_id,
         _frames_only,
     ]
     last: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(timestamp_key="time")]
         if pretty
-        else [structlog.processors.JSONRenderer()]
+        else [_in_order, structlog.processors.JSONRenderer(separators=(",", ":"))]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -48,6 +53,21 @@ def logs() -> bool:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return pretty
+
+
+def _add_time(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    event["time"] = now.replace("+00:00", "Z")
+    return event
+
+
+def _in_order(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Begins each line with the fields that every line has, as `rpc.call_log` does."""
+    return {name: event.pop(name) for name in _EVERY_LINE} | dict(event)
 
 
 def _add_trace_id(

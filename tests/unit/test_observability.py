@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import re
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from keyfold_server import observability
+from keyfold_server.rpc.call_log import CallLog, Ended, Facts
 
 SECRET = "the caller's own key"
 
@@ -67,3 +71,38 @@ def test_lines_are_json_where_no_person_reads(monkeypatch: pytest.MonkeyPatch) -
     assert event["event"] == "two\nlines, 2"
     assert (event["level"], event["logger"]) == ("warning", "keyfold")
     assert event["time"].endswith("Z")
+
+
+class Loud:
+    """A descriptor that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self._read, self.descriptor = os.pipe()
+
+    def text(self) -> str:
+        os.close(self.descriptor)
+        with os.fdopen(self._read) as pipe:
+            return pipe.read()
+
+
+@pytest.mark.usefixtures("root_logger")
+async def test_calls_and_other_lines_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line begins with the same fields in the same forms; a trace's id is there or not."""
+    written, loud = io.StringIO(), Loud()
+    monkeypatch.setattr(sys, "stderr", written)
+    observability.logs()
+    logging.getLogger("keyfold").warning("something")
+    calls = CallLog(loud.descriptor)
+    calls.start()
+    calls.add(Ended(time.time(), "Wrap", Facts(), "OK", "", 0.001, ""))
+    calls.add(Ended(time.time(), "Wrap", Facts(), "OK", "", 0.001, "ab" * 16))
+    calls.stop()
+    other, plain, traced = map(json.loads, (written.getvalue() + loud.text()).splitlines())
+    common = ["time", "level", "logger", "event"]
+    for line in (other, plain, traced):
+        assert list(line)[:4] == common
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+    assert (plain["logger"], plain["event"]) == ("keyfold_server.rpc.call_log", "call")
+    assert "trace_id" not in other
+    assert "trace_id" not in plain
+    assert traced["trace_id"] == "ab" * 16

@@ -161,12 +161,17 @@ def _stamp(seconds: float) -> str:
 def _json(call: Ended) -> str:
     facts = call.facts
     return (
-        f'{{"time":"{_stamp(call.time)}","level":"info","event":"call","method":"{call.method}",'
+        f'{{"time":"{_stamp(call.time)}","level":"info","logger":"{__name__}","event":"call",'
+        f'"method":"{call.method}",'
         f'"caller":{_quoted(facts.caller)},"address":{_quoted(facts.address)},'
         f'{_behalf(facts)}"cluster":{_quoted(facts.cluster)},'
         f'"region":{_quoted(facts.region)},"items":{facts.items},"code":"{call.code}",'
-        f'"reason":"{call.reason}","us":{int(call.seconds * 1e6)},"trace_id":"{call.trace_id}"}}\n'
+        f'"reason":"{call.reason}","us":{int(call.seconds * 1e6)}{_trace(call)}}}\n'
     )
+
+
+def _trace(call: Ended) -> str:
+    return f',"trace_id":"{call.trace_id}"' if call.trace_id else ""
 
 
 def _behalf(facts: Facts) -> str:
