@@ -124,8 +124,16 @@ class KmsCall:
 
 
 @contextmanager
-def kms_call(provider: str, operation: str) -> Iterator[KmsCall]:
-    """Times a call to a KMS; makes a child span if the call that caused it is sampled."""
+def kms_call(
+    provider: str, operation: str, wanted: tuple[type[KeyfoldError], ...] = ()
+) -> Iterator[KmsCall]:
+    """Times a call to a KMS; makes a child span if the call that caused it is sampled.
+
+    Args:
+        provider: The provider's type.
+        operation: The method of the provider.
+        wanted: Errors that show the KMS to be as it should be. They are recorded as success.
+    """
     began = perf_counter()
     outcome = "UNEXPECTED"
     with (
@@ -137,8 +145,9 @@ def kms_call(provider: str, operation: str) -> Iterator[KmsCall]:
             yield call
             outcome = OK
         except KeyfoldError as error:
-            outcome = error.reason
-            _failed(span, error)
+            outcome = OK if isinstance(error, wanted) else error.reason
+            if outcome != OK:
+                _failed(span, error)
             raise
         finally:
             span.set_attribute("keyfold.provider.region", call.region)

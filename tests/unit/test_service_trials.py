@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from callers import EVERYTHING
+from keyfold_server import telemetry
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     InvalidKeySpecError,
+    KekMismatchError,
     KmsError,
     OrganizationMismatchError,
     UnreachableError,
@@ -62,6 +65,35 @@ async def test_a_good_key_passes_every_step(one: Member) -> None:
     assert tried.accessible
     assert tried.key_version == "1"
     assert tried.summary == "Keyfold can use this key: it wraps, and unwraps what it wrapped"
+
+
+def kms_calls() -> dict[str, float]:
+    """Returns the number of calls to the KMS so far, by outcome."""
+    counted: Counter[str] = Counter()
+    for family in telemetry.KMS_CALLS.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_count") and sample.labels["provider"] == "FAKE":
+                counted[sample.labels["outcome"]] += int(sample.value)
+    return dict(counted)
+
+
+async def test_a_good_key_counts_no_errors(one: Member) -> None:
+    """That the key does not open for another cluster is what the trial is after, and no alert."""
+    before = kms_calls()
+    tried = await trial(one, "fake:one")
+    assert tried.steps[-1].outcome is PASSED
+    after = kms_calls()
+    new = {name: count - before.get(name, 0) for name, count in after.items()}
+    assert {name for name, count in new.items() if count} == {"OK"}
+
+
+async def test_a_key_that_does_not_open_counts_its_error(house: House, one: Member) -> None:
+    """A mismatch in the step UNWRAP is an error of the key, and counts as one."""
+    house.provider.fail(KekMismatchError("not the same"), "fake:one", ("unwrap",))
+    before = kms_calls().get("KEK_MISMATCH", 0)
+    tried = await trial(one, "fake:one")
+    assert tried.steps[3].outcome is FAILED
+    assert kms_calls()["KEK_MISMATCH"] == before + 1
 
 
 async def test_an_unknown_key_says_so(one: Member) -> None:

@@ -19,6 +19,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import (
     KeyfoldError,
+    KmsError,
     OverloadedError,
     SetupError,
     UnknownProviderError,
@@ -123,6 +124,7 @@ class KmsClient:
         binding: Binding,
         *,
         proof: bool = False,
+        wanted: tuple[type[KmsError], ...] = (),
     ) -> Unwrapped:
         """Opens what `wrap` returned; raises as `KeyProvider.unwrap` does.
 
@@ -132,8 +134,9 @@ class KmsClient:
             ciphertext: What `wrap` returned.
             binding: What the ciphertext is bound to.
             proof: Whether this proves a root key in use, and so may use the reserve (protocol F8).
+            wanted: The errors that the caller is after; the metrics do not count them as errors.
         """
-        with telemetry.kms_call(root.type, "unwrap") as call:
+        with telemetry.kms_call(root.type, "unwrap", wanted) as call:
             unwrapped = await self._call(
                 call,
                 root,

@@ -123,8 +123,9 @@ class Trials:
             return
         trial.key_version = wrapped.key_version
 
-        def unwrap(bound: Binding) -> Awaitable[Unwrapped]:
-            return self._kms.unwrap(root, wrapped.key_version, wrapped.ciphertext, bound)
+        def unwrap(bound: Binding, wanted: tuple[type[KmsError], ...] = ()) -> Awaitable[Unwrapped]:
+            stored = wrapped.key_version, wrapped.ciphertext
+            return self._kms.unwrap(root, *stored, bound, wanted=wanted)
 
         unwrapped = await trial.step(Step.UNWRAP, lambda: unwrap(binding))
         if isinstance(unwrapped, Unwrapped) and unwrapped.plaintext != payload:
@@ -137,17 +138,18 @@ class Trials:
                 "not tried: the request names no cluster to which the payload could be bound",
             )
         else:
-            await self._for_another(trial, replace(binding, cluster=_ANOTHER), unwrap)
+            other = replace(binding, cluster=_ANOTHER)
+            await self._for_another(trial, other, lambda: unwrap(other, _REFUSALS))
 
     async def _for_another(
-        self, trial: _Trial, other: Binding, unwrap: Callable[[Binding], Awaitable[Unwrapped]]
+        self, trial: _Trial, other: Binding, unwrap: Callable[[], Awaitable[Unwrapped]]
     ) -> None:
         """Shows that the payload, which was wrapped for one cluster, opens for no other."""
 
         async def refused() -> str:
             try:
-                opened = await unwrap(other)
-            except (KekMismatchError, AccessDeniedError):
+                opened = await unwrap()
+            except _REFUSALS:
                 return "the KMS itself refuses it for another cluster"
             try:
                 wipe(other.open_payload(opened.plaintext))
@@ -159,6 +161,9 @@ class Trials:
         if isinstance(answer, str):
             trial.add_message(answer)
 
+
+_REFUSALS: Final = (KekMismatchError, AccessDeniedError)
+"""How a KMS refuses to open for another cluster."""
 
 _ANOTHER: Final = ".another"
 """A name that no cluster can have. What a trial wraps holds no key, so binding it is safe."""
