@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from opentelemetry import trace
@@ -23,6 +23,9 @@ from keyfold_server.telemetry import NO_SPANS, Sampling
 _EVERY_LINE: Final = ("time", "level", "logger", "event")
 """The fields that every line of the log has."""
 
+_OURS: Final = __name__.partition(".")[0]
+_GIVEN: Final = structlog.stdlib.ExtraAdder()
+
 
 def logs() -> bool:
     """Sends all log lines to stderr: as JSON, or in a form for people if stderr is a terminal.
@@ -34,6 +37,7 @@ def logs() -> bool:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _add_given,
         _add_time,
         _add_trace_id,
         _frames_only,
@@ -53,6 +57,14 @@ def logs() -> bool:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return pretty
+
+
+def _add_given(
+    logger: Any, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Adds what our own code gives with a line. What a library gives may hold what was sent."""
+    ours = event["_record"].name.partition(".")[0] == _OURS
+    return _GIVEN(logger, method, event) if ours else event
 
 
 def _add_time(

@@ -73,6 +73,28 @@ def test_lines_are_json_where_no_person_reads(monkeypatch: pytest.MonkeyPatch) -
     assert event["time"].endswith("Z")
 
 
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+@pytest.mark.usefixtures("root_logger")
+def test_a_line_shows_what_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
+) -> None:
+    """A line says which certificate, and what is wrong; a library's line says only its text."""
+    written = stream()
+    monkeypatch.setattr(sys, "stderr", written)
+    observability.logs()
+    given = {"fault": "it has expired", "serial": "0a1b", "url": "https://issuer.example/keys"}
+    logging.getLogger("keyfold_server.access.tls").warning("not taken", extra=given)
+    logging.getLogger("somebodys.sdk").warning("sent", extra={"headers": SECRET})
+    text = written.getvalue()
+    for value in given.values():
+        assert value in text
+    assert SECRET not in text
+    if stream is io.StringIO:
+        line, library = map(json.loads, text.splitlines())
+        assert {name: line[name] for name in given} == given
+        assert list(line)[:4] == list(library) == ["time", "level", "logger", "event"]
+
+
 class Loud:
     """A descriptor that keeps what is written to it."""
 
