@@ -142,6 +142,11 @@ _DENIED: Final = f"Permission '{ENCRYPT}' denied on resource '{_KEY}' (or it may
             AccessDeniedError,
         ),
         (_error(api.PermissionDenied, "no"), DECRYPT, UnreachableError),
+        (
+            _error(api.PermissionDenied, _DENIED.replace("keyfold", "VPC_SERVICE_CONTROLS")),
+            DECRYPT,
+            AccessDeniedError,
+        ),
         (_error(api.PermissionDenied, _DENIED, reason="NEW_REASON"), DECRYPT, UnreachableError),
         (
             _error(api.PermissionDenied, reason="ACCESS_TOKEN_SCOPE_INSUFFICIENT"),

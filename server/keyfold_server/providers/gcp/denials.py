@@ -45,12 +45,14 @@ NO_ANSWER: Final = frozenset({*CLOSED, *OWN_SIDE, *QUOTAS})
 
 _WORDED: Final = (
     ("Quota exceeded", "RATE_LIMIT_EXCEEDED"),
-    ("VPC_SERVICE_CONTROLS", "SECURITY_POLICY_VIOLATED"),
     ("vpcServiceControlsUniqueIdentifier", "SECURITY_POLICY_VIOLATED"),
     ("prohibited by organization's policy", "SECURITY_POLICY_VIOLATED"),
     ("API has not been used in", "SERVICE_DISABLED"),
 )
-"""What Google says, or the violation that it names, in an answer without `ErrorInfo`."""
+"""What Google says in an answer without `ErrorInfo`."""
+
+_PERIMETER: Final = "VPC_SERVICE_CONTROLS"
+"""The violation that names a service perimeter."""
 
 _PERMISSION: Final = re.compile(r"Permission '([A-Za-z0-9.]{1,128})' denied")
 _NO_PERMISSION: Final = "The caller does not have permission"
@@ -100,11 +102,12 @@ def denial(
         named = found[1] if found else None
     if reason:
         return Denial(word_of(reason), named, reason == _MISSING)
-    heard = (said, *violations)
-    for words, word in _WORDED:
-        if any(words in each for each in heard):
-            return Denial(word, named, missing=False)
-    return Denial(word_of(status), named, found is not None)
+    if _PERIMETER in violations:
+        return Denial("SECURITY_POLICY_VIOLATED", named, missing=False)
+    if found is not None:  # Before the other texts, since it repeats the customer's names.
+        return Denial(word_of(status), named, missing=True)
+    word = next((word for words, word in _WORDED if words in said), status)
+    return Denial(word_of(word), named, missing=False)
 
 
 def http_denial(body: bytes) -> Denial | None:
