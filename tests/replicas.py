@@ -256,8 +256,9 @@ class Member:
         await until(over)
 
     async def look(self) -> None:
-        """Makes the keeper start the refreshes that are due, and waits for them."""
+        """Starts the refreshes and announcements that are due, and waits for them."""
         self.loads.freshness.run_due(self.house.clock.monotonic())
+        self.loads.announcements.run_due()
         await self.settle()
 
     async def sweep(self) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 NUMBERS = [
-    *("F1", "F2", "F2a", "F3", "F4", "F5", "F6", "F7", "F8"),
+    *("F1", "F2", "F2a", "F2b", "F3", "F4", "F5", "F6", "F7", "F8"),
     *(f"R{n}" for n in range(1, 11)),
     *(f"S{n}" for n in range(1, 13)),
     *(f"W{n}" for n in range(1, 4)),

@@ -22,7 +22,7 @@ from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
-from keyfold_server.service.loading import failures
+from keyfold_server.service.loading import announcements
 from replicas import House, Member, entered, house_in, spin, until
 
 
@@ -285,7 +285,7 @@ async def test_a_refusal_that_is_met_again_reaches_who_opened_the_kek_since(
         await two.wrap(name)
     house.provider.disable("fake:one")
     # The first replica knows of no proof, and meets a refusal that it knows.
-    await house.after(failures.ANNOUNCE_AGAIN)
+    await house.after(announcements.ANNOUNCE_AGAIN)
     assert two.serves("a")
     with pytest.raises(KeyDisabledError):
         await one.wrap("a")
@@ -293,6 +293,111 @@ async def test_a_refusal_that_is_met_again_reaches_who_opened_the_kek_since(
     house.provider.disconnect()
     await two.poll()
     assert not two.serves("a")
+    assert not two.serves("b")
+
+
+async def test_a_refusal_told_again_reaches_who_opened_another_kek_since(
+    house: House, one: Member
+) -> None:
+    """F2b: disabled, told, enabled, disabled again: a replica that is cut off stops once it hears.
+
+    It opened another KEK than the one that is refused, and would serve it through its grace.
+    """
+    two = await house.replica()
+    house.provider.disable("fake:one")
+    house.clock.advance(60)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    await two.poll()
+    house.provider.enable("fake:one")
+    await two.wrap("b")
+    house.provider.disable("fake:one")
+    two.cut_off()
+    await house.after(announcements.ANNOUNCE_AGAIN)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    assert two.serves("b")
+    await two.poll()
+    assert not two.serves("b")
+    await house.after(60)
+    with pytest.raises(UnreachableError):
+        await two.wrap("b")
+
+
+async def test_a_refusal_that_is_met_again_too_early_is_told_later(
+    house: House, one: Member
+) -> None:
+    """F2b: the bound on repeated announcements delays the last of them, and never loses it."""
+    two = await house.replica()
+    house.provider.disable("fake:one")
+    house.clock.advance(60)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    told = len(noted(house))
+    await two.poll()
+    house.provider.enable("fake:one")
+    await two.wrap("b")
+    house.provider.disable("fake:one")
+    two.cut_off()
+    for _ in range(3):
+        await house.after(6)
+        with pytest.raises(KeyDisabledError):
+            await one.wrap("a")
+        await one.look()
+    assert len(noted(house)) == told
+    # No more calls come.
+    await house.after(announcements.ANNOUNCE_AGAIN - 18)
+    await one.look()
+    assert len(noted(house)) == told + 1
+    await two.poll()
+    assert not two.serves("b")
+    await house.after(10 * announcements.ANNOUNCE_AGAIN)
+    await one.look()
+    assert len(noted(house)) == told + 1
+
+
+async def test_a_refusal_that_waits_is_told_when_the_replica_stops(
+    house: House, one: Member
+) -> None:
+    """F2b: a replica that stops tells of a repeated refusal before its turn."""
+    house.provider.disable("fake:one")
+    house.clock.advance(60)
+    for name in "ab":
+        with pytest.raises(KeyDisabledError):
+            await one.wrap(name)
+        await one.settle()
+    told = len(noted(house))
+    await one.stop()
+    assert [n.kek for n in noted(house)[told:]] == [None]
+
+
+async def test_a_refused_kek_makes_the_replica_ask_about_another(house: House, one: Member) -> None:
+    """F2b, F4: a KEK that is refused again has the replica prove another one that is in memory.
+
+    Only that tells a KEK condemned by its context from a root key that is disabled again.
+    """
+    two = await house.replica()
+    house.provider.disable("fake:one")
+    house.clock.advance(60)
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    await two.poll()
+    house.provider.enable("fake:one")
+    for member in (one, two):
+        await member.wrap("b")
+    house.provider.disable("fake:one")
+    two.cut_off()
+    await house.after(announcements.ANNOUNCE_AGAIN)
+    assert one.serves("b")
+    with pytest.raises(KeyDisabledError):
+        await one.wrap("a")
+    await one.settle()
+    assert not one.serves("b")
+    await two.poll()
     assert not two.serves("b")
 
 
@@ -313,7 +418,7 @@ async def test_a_load_from_before_a_refusal_told_again_does_not_count(
     await entered(hang)
     house.provider._faults.clear()
     house.provider.disable("fake:one")
-    await house.after(failures.ANNOUNCE_AGAIN)
+    await house.after(announcements.ANNOUNCE_AGAIN)
     with pytest.raises(KeyDisabledError):
         await one.wrap("a")
     await one.settle()

@@ -265,6 +265,7 @@ class Replica:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._tasks.drain()
+        self.loads.announcements.close()
         await self._refusals.stop()
         await self._confirmations.stop()
         self.loads.drop_all()

@@ -23,17 +23,16 @@ from keyfold_server.domain.errors import (
     RefusedError,
     ThrottledError,
 )
-from keyfold_server.domain.health import Observation
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import (
-    NEVER,
     ClusterView,
     Refusal,
     RegionView,
     RootState,
 )
 from keyfold_server.service.data.key_cache import KeyCache
+from keyfold_server.service.loading.announcements import Announcements
 from keyfold_server.service.loading.reads import Reads
 from keyfold_server.service.observed.health import HealthRecorder
 
@@ -42,21 +41,11 @@ log = logging.getLogger(__name__)
 REREAD_TIMEOUT: Final = 2.0
 """Seconds to wait for the store's answer whether a refused key's row was changed meanwhile."""
 
-ANNOUNCE_AGAIN: Final = 30.0
-"""Seconds from a root key's refusal announcement to the next one for a repeatedly refused KEK."""
-
 _BACKOFF: Final = (0.5, 5.0)
 """Seconds of the first and the longest pause before a KMS that gave no answer is called again."""
 
 _LONGEST_HINT: Final = 30.0
 """Longest pause in seconds that a throttling KMS gets, even if it asks for more."""
-
-AnnounceRefusal = Callable[[str, Observation, bytes | None], None]
-"""Announces a refusal to the other replicas, through the store.
-
-Called with the root key id, what was observed, and None for a first refusal, or else the kek_id of
-the one KEK that was refused again.
-"""
 
 
 class KmsFailures:
@@ -69,7 +58,7 @@ class KmsFailures:
         health: HealthRecorder,
         clock: Clock,
         timing: Timing,
-        announce: AnnounceRefusal,
+        announcements: Announcements,
         schedule: Callable[[RootState, float], None],
     ) -> None:
         """Joins the handling of failures to memory and store.
@@ -80,7 +69,7 @@ class KmsFailures:
             health: Records what was observed.
             clock: Monotonic time.
             timing: The service's time spans.
-            announce: Announces a refusal to the other replicas.
+            announcements: Announces refusals to the other replicas.
             schedule: Schedules the keeper's next look at a root key, in monotonic seconds.
         """
         self._cache = cache
@@ -88,9 +77,8 @@ class KmsFailures:
         self._health = health
         self._clock = clock
         self._timing = timing
-        self._announce_to_others = announce
+        self._announcements = announcements
         self._schedule = schedule
-        self._announced: dict[str, float] = {}
 
     async def refused(
         self,
@@ -132,30 +120,13 @@ class KmsFailures:
             # others again and again (protocol F4).
             log.warning("the KMS refuses %s/%s: %s", name, region.region.name, error.reason)
             self._cache.drop_root(root)
-            if not root.refusal_announced:
-                root.refusal_announced = True
-                self._announce(root, observation, None)
         if isinstance(error, RefusedError):
-            self._announce(root, observation, generation.kek_id)
+            if repeated or root.refusal_announced:
+                self._announcements.again(root, view, generation.kek_id, observation)
+            else:
+                root.refusal_announced = True
+                self._announcements.first(root, observation)
         return error
-
-    def _announce(
-        self, root: RootState, observation: Observation, repeated_kek: bytes | None
-    ) -> None:
-        """Announces a refusal to the other replicas, a repeated one every 30 seconds at most.
-
-        A repeated refusal is announced because another replica may have opened the KEK since the
-        first and be unable to call the KMS now. `Loads.root_refused` handles it there.
-        """
-        now = self._clock.monotonic()
-        if (
-            repeated_kek is not None
-            and now - self._announced.get(root.root_id, NEVER) < ANNOUNCE_AGAIN
-        ):
-            return
-        self._announced = {r: at for r, at in self._announced.items() if now - at < ANNOUNCE_AGAIN}
-        self._announced[root.root_id] = now
-        self._announce_to_others(root.root_id, observation, repeated_kek)
 
     def not_asked(
         self, root: RootState, generation: Generation, began: float, error: NotAsked

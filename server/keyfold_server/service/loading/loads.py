@@ -33,7 +33,8 @@ from keyfold_server.service.data.cache_entries import CachedKek, ClusterView, Re
 from keyfold_server.service.data.call import Call, Need
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.kms.client import KmsClient
-from keyfold_server.service.loading.failures import REREAD_TIMEOUT, AnnounceRefusal, KmsFailures
+from keyfold_server.service.loading.announcements import Announcements, AnnounceRefusal
+from keyfold_server.service.loading.failures import REREAD_TIMEOUT, KmsFailures
 from keyfold_server.service.loading.freshness import Freshness
 from keyfold_server.service.loading.reads import Reads
 from keyfold_server.service.loading.shared_loads import SharedLoad, SharedLoads
@@ -60,6 +61,7 @@ class Loads:
 
     Attributes:
         freshness: Refreshes root keys in use before their proofs expire.
+        announcements: Announces refusals to the other replicas.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Loads:
         announce: AnnounceRefusal,
         tasks: Tasks,
     ) -> None:
-        """Joins the loads to memory, KMS and store; see `KmsFailures` for `announce`."""
+        """Joins the loads to memory, KMS and store; see `Announcements` for `announce`."""
         self._cache = cache
         self._kms = kms
         self._storage = storage
@@ -84,8 +86,15 @@ class Loads:
         self._shared = SharedLoads(cache, tasks)
         self._running: set[_Unwrap] = set()
         self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
+        self.announcements = Announcements(cache, clock, announce, self.prove)
         self._failures = KmsFailures(
-            cache, self._reads, health, clock, timing, announce, self.freshness.schedule
+            cache,
+            self._reads,
+            health,
+            clock,
+            timing,
+            self.announcements,
+            self.freshness.schedule,
         )
 
     # What calls need
@@ -270,9 +279,10 @@ class Loads:
 
         Args:
             root_id: The root key's id.
-            repeated_kek: None for a first refusal. Else the one KEK that was refused again: it
-                counts where that KEK was opened since. Elsewhere it may be a KEK that is refused
-                because of its own context, whose repeated refusals flush nothing (protocol F4).
+            repeated_kek: None for a refusal of the root key, a first one or one that was met again
+                (protocol F2b). Else the one KEK that was refused again under a root key that opens
+                other KEKs. It counts where that KEK was opened since; elsewhere it flushes nothing
+                (protocol F4).
         """
         root = self._cache.known_root(root_id)
         if root is None:
