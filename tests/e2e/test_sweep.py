@@ -54,6 +54,14 @@ WRAP: Final = {
 }
 """The permission to wrap, as each provider names it."""
 
+DESCRIBE: Final = {
+    "aws": r"kms:DescribeKey",
+    "azure": r"Microsoft\.KeyVault/vaults/keys/read",
+    "gcp": r"cloudkms\.cryptoKeys\.get",
+    "vault": r"read transit-\w+/keys/key-\d+",
+}
+"""The permission to describe, as each provider names it."""
+
 each_cloud = pytest.mark.parametrize("provider", CLOUDS)
 each_provider = pytest.mark.parametrize("provider", EVERY)
 numbers = itertools.count(1)
@@ -91,6 +99,11 @@ class Place:
     name: str
     there: Counterpart
     client: keyfold.Client
+
+    def listed(self, **narrow: Any) -> list[str]:
+        """Returns the names of the clusters that pass a filter."""
+        which = keyfold.ClusterFilter(**narrow)
+        return [one.cluster for one in self.client.list_clusters(which)]
 
     @property
     def row(self) -> Row:
@@ -171,8 +184,8 @@ def wrap_permission_lost(place: Place) -> None:
     assert seen.last_error is not None
     assert seen.last_error.reason == "ACCESS_DENIED"
     assert re.fullmatch(WRAP[place.name], seen.last_error.missing_permission)
-    lost = place.client.list_clusters(keyfold.ClusterFilter(can_wrap=False))
-    assert customer.cluster in [one.cluster for one in lost]
+    # Filters read the store, which learns of it a moment later.
+    customer.swept(lambda _: customer.cluster in place.listed(can_wrap=False))
     assert place.client.unwrap(customer.cluster, blob).plaintext == SECRET
     place.there.restore(customer.key, "wrap")
     seen = customer.swept(lambda seen: seen.can_wrap)
@@ -183,6 +196,27 @@ def wrap_permission_lost(place: Place) -> None:
 def test_a_lost_permission_to_wrap_shows(places: Places, provider: str) -> None:
     """A policy that loses only Encrypt shows within the sweep, the permission named (F5)."""
     places.live(provider, wrap_permission_lost)
+
+
+def describe_permission_lost(place: Place) -> None:
+    """A customer takes the permission to describe away, and nothing else, and gives it back."""
+    if not place.row.has(Ability.PERMISSIONS):
+        return
+    customer = place.customer()
+    assert customer.swept(lambda seen: seen.can_describe).notices == ()
+    place.there.deny(customer.key, "describe")
+    seen = customer.swept(lambda seen: seen.can_describe is False)
+    assert (seen.health, seen.can_wrap, seen.last_error) == (keyfold.Health.HEALTHY, True, None)
+    [notice] = seen.notices
+    assert re.search(rf"missing permission: {DESCRIBE[place.name]};", notice)
+    place.there.restore(customer.key, "describe")
+    assert customer.swept(lambda seen: seen.can_describe).notices == ()
+
+
+@each_cloud
+def test_a_lost_permission_to_describe_shows(places: Places, provider: str) -> None:
+    """A policy that loses only the action to describe shows within the sweep, too (F5)."""
+    places.live(provider, describe_permission_lost)
 
 
 def idle_key_disabled(place: Place) -> None:

@@ -348,6 +348,6 @@ async def test_a_root_key_in_use_costs_at_most_1_25_calls_per_ttl_and_the_sweep(
         turns = due
     sweeps = seconds / interval
     assert refreshes <= 1.25 * roots * seconds / TTL
-    assert fleet.calls("wrap") - wraps_before == roots * sweeps
+    assert fleet.calls("wrap") - wraps_before == fleet.calls("describe") == roots * sweeps
     # One unwrap of each KEK in use, and one of what the sweep wrapped under each root key.
     assert proofs == (keks + roots) * sweeps

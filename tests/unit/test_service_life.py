@@ -516,6 +516,7 @@ async def test_the_status_of_a_revoked_region_asks_no_kms(house: House, one: Mem
     assert status.health == res.HEALTH_HEALTHY
     assert not status.HasField("can_wrap")
     assert not status.HasField("can_unwrap")
+    assert not status.HasField("can_describe")
 
 
 async def test_a_status_does_not_wait_beyond_its_deadline(house: House, one: Member) -> None:

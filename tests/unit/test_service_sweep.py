@@ -15,12 +15,15 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import (
     AccessDeniedError,
+    KeyDisabledError,
     StoreUnavailableError,
+    UnreachableError,
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
+from keyfold_server.rpc.messages.replies import cluster_status
 from keyfold_server.service.upkeep import sweep as sweeping
 from replicas import House, Member, entered, house_in, under, until
 
@@ -73,6 +76,16 @@ def opened(house: House, since: int) -> list[str]:
     """Lists the clusters whose KEKs the KMS had to open."""
     calls = [c for c in asked(house, since) if c.operation == "unwrap"]
     return sorted(c.binding.cluster for c in calls if c.binding is not None)
+
+
+async def described(member: Member) -> tuple[bool | None, tuple[str, ...]]:
+    """Reads whether a cluster's root key can be described, and the notices of its region."""
+    stored = member.house.store.cluster("a")
+    assert stored is not None
+    report = await member.replica.reports.report(stored, member.rights)
+    [status] = cluster_status(report).regions
+    can = status.can_describe if status.HasField("can_describe") else None
+    return can, tuple(status.notices)
 
 
 async def seen(member: Member, cluster: str = "a") -> Observation:
@@ -176,7 +189,7 @@ async def test_an_idle_root_key_is_asked_once_by_one_replica(house: House, one: 
         before = len(asked(house))
         await asyncio.gather(one.sweep(), two.sweep())
         calls = [c.operation for c in asked(house, before) if c.uri == "fake:two"]
-        assert sorted(calls) == ["unwrap", "wrap"]
+        assert sorted(calls) == ["describe", "unwrap", "wrap"]
     await house.after(INTERVAL / 3)
     before = len(asked(house))
     await two.sweep()
@@ -191,7 +204,7 @@ async def test_another_replica_takes_over(house: House, one: Member) -> None:
     await house.after(INTERVAL)
     before = len(asked(house))
     await two.sweep()
-    assert {c.operation for c in asked(house, before)} == {"wrap", "unwrap"}
+    assert {c.operation for c in asked(house, before)} == {"wrap", "unwrap", "describe"}
 
 
 async def test_a_replica_that_is_cut_off_is_not_the_one_that_asks(
@@ -212,7 +225,7 @@ async def test_a_replica_that_is_cut_off_is_not_the_one_that_asks(
         await house.after(100)
         await two.sweep()
         calls = [c.operation for c in asked(house, before) if c.uri == "fake:two"]
-        assert sorted(calls) == ["unwrap", "wrap"]
+        assert sorted(calls) == ["describe", "unwrap", "wrap"]
         assert (await seen(two, "c")).health is Health.HEALTHY
     await two.stop()
     one.cut_off(cut=False)
@@ -285,7 +298,7 @@ async def test_a_cluster_whose_rows_were_changed_takes_no_turn_of_others(
         before = len(asked(house))
         await one.sweep()
         turns.append([c.operation for c in asked(house, before) if c.uri == "fake:two"])
-    assert turns[1:] == [["wrap", "unwrap"]] * 2
+    assert turns[1:] == [["wrap", "unwrap", "describe"]] * 2
 
 
 async def test_a_condemned_kek_does_not_colour_its_root_key(house: House, one: Member) -> None:
@@ -345,6 +358,38 @@ async def test_a_missing_wrap_permission_shows_within_the_sweep(house: House, on
     assert (found.can_wrap, found.reason, found.message) == (True, "", "")
     assert found.missing_permission == ""
     assert house.store.cannot_wrap() == 0
+
+
+async def test_a_missing_permission_to_describe_shows_within_the_sweep(
+    house: House, one: Member
+) -> None:
+    """F5: every missing action is named; one that Keyfold can do without spoils nothing else."""
+    await one.sweep()
+    assert await described(one) == (True, ())
+    denied = AccessDeniedError("AWS denies it", missing_permission="kms:DescribeKey")
+    house.provider.fail(denied, "fake:one", ("describe",))
+    await house.after(INTERVAL)
+    await one.sweep()
+    can, notices = await described(one)
+    assert can is False
+    [notice] = notices
+    assert "AWS denies it; missing permission: kms:DescribeKey" in notice
+    found = await seen(one)
+    assert (found.health, found.can_wrap, found.reason) == (Health.HEALTHY, True, "")
+    # Another replica reads it in the store, and no outage takes it back.
+    two = await house.replica()
+    await one.replica._health.flush()
+    house.provider.mend()
+    house.provider.fail(UnreachableError("gone"), "fake:one", ("describe",))
+    await house.after(INTERVAL)
+    await two.sweep()
+    assert await described(two) == (can, notices)
+    house.provider.mend()
+    # Whoever disables the key has not taken the permission away.
+    house.provider.fail(KeyDisabledError("off"), "fake:one", ("describe",))
+    await house.after(INTERVAL)
+    await two.sweep()
+    assert await described(two) == (True, ())
 
 
 async def test_a_refusal_to_unwrap_is_the_one_to_read(house: House, one: Member) -> None:

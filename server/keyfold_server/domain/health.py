@@ -49,7 +49,8 @@ class Observation:
     """What a replica saw of one root key version, or of one KEK that differs from its root key.
 
     Attributes:
-        subject: `root:` and a `Wrap.root_id`, or `kek:` and a kek_id in hex.
+        subject: `root:` and a `Wrap.root_id`, `kek:` and a kek_id in hex, or `describe:` and a
+            `Wrap.root_id`.
         health: The last answer.
         since: When the health took this value, milliseconds of Unix time.
         last_check: When a replica last called the KMS, milliseconds of Unix time.
@@ -138,6 +139,11 @@ class Observation:
 def root_subject(wrap: Wrap) -> str:
     """Returns the observation subject of a root key version."""
     return f"root:{wrap.root_id}"
+
+
+def describe_subject(wrap: Wrap) -> str:
+    """Returns the observation subject of whether a root key version can be described."""
+    return f"describe:{wrap.root_id}"
 
 
 def kek_subject(generation: Generation) -> str:

@@ -181,6 +181,8 @@ class RegionStatus:
         can_wrap: Whether the root key wraps; None if Keyfold has not tried, or the region is
             revoked.
         can_unwrap: Whether the root key unwraps; None as for `can_wrap`.
+        can_describe: Whether Keyfold may describe the root key, which it can do without; None as
+            for `can_wrap`, or if the provider cannot describe keys.
         last_check_time: The time at which Keyfold last asked the KMS.
         last_success_time: The time at which the KMS last unwrapped.
         last_error: The last failure; None while all is well.
@@ -201,6 +203,7 @@ class RegionStatus:
     generations: tuple[Generation, ...] = field(repr=False)
     can_wrap: bool | None
     can_unwrap: bool | None
+    can_describe: bool | None
     last_check_time: datetime | None
     last_success_time: datetime | None
     last_error: KmsFailure | None
@@ -223,6 +226,7 @@ class RegionStatus:
             generations=tuple(map(Generation.from_message, message.generations)),
             can_wrap=message.can_wrap if message.HasField("can_wrap") else None,
             can_unwrap=message.can_unwrap if message.HasField("can_unwrap") else None,
+            can_describe=message.can_describe if message.HasField("can_describe") else None,
             last_check_time=_time(message.last_check_time),
             last_success_time=_time(message.last_success_time),
             last_error=KmsFailure.from_message(message.last_error)

@@ -442,6 +442,7 @@ class RegionStatus(_message.Message):
     KEY_OWNER_FIELD_NUMBER: _builtins.int
     KEY_REGION_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
+    CAN_DESCRIBE_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The vendor's name of the region."""
     state: Global___State.ValueType
@@ -459,6 +460,10 @@ class RegionStatus(_message.Message):
     key_region: _builtins.str
     """The provider's name of the region in which the root key is, if the key's uri contains it; empty
     otherwise.
+    """
+    can_describe: _builtins.bool
+    """True if Keyfold may describe the root key, which it can do without; unset if Keyfold has not
+    tried, if the provider cannot describe keys, or if the region is revoked.
     """
     @_builtins.property
     def key_spec(self) -> Global___KeySpec:
@@ -518,15 +523,20 @@ class RegionStatus(_message.Message):
         key_owner: Global___KeyOwner.ValueType = ...,
         key_region: _builtins.str = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
+        can_describe: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "health_time", b"health_time", "key_spec", b"key_spec", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "policy", b"policy", "state_time", b"state_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "health_time", b"health_time", "key_spec", b"key_spec", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "policy", b"policy", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "health", b"health", "health_time", b"health_time", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "region", b"region", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "health", b"health", "health_time", b"health_time", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "region", b"region", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__can_describe: _TypeAlias = _typing.Literal["can_describe"]  # noqa: Y015
+    _WhichOneofArgType__can_describe: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe"]  # noqa: Y015
     _WhichOneofReturnType__can_unwrap: _TypeAlias = _typing.Literal["can_unwrap"]  # noqa: Y015
     _WhichOneofArgType__can_unwrap: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap"]  # noqa: Y015
     _WhichOneofReturnType__can_wrap: _TypeAlias = _typing.Literal["can_wrap"]  # noqa: Y015
     _WhichOneofArgType__can_wrap: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__can_describe) -> _WhichOneofReturnType__can_describe | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__can_unwrap) -> _WhichOneofReturnType__can_unwrap | None: ...
     @_typing.overload

@@ -62,6 +62,8 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
         key_region=report.key_region,
         notices=report.notices,
     )
+    if report.described is not None:
+        status.can_describe = report.described.health is Health.HEALTHY
     if report.seen is not None:
         _add_seen(status, report.seen, revoked=not region.in_service)
     return status

@@ -113,6 +113,17 @@ class KekWrapper:
         )
         return wrapped.key_version
 
+    async def prove_describe(self, generation: Generation) -> bool:
+        """Proves that the root key of a generation can be described.
+
+        Returns:
+            Whether the provider describes keys at all.
+
+        Raises:
+            KmsError: The KMS does not describe the key.
+        """
+        return await self._kms.describe(generation.current.root) is not None
+
     async def _open(
         self, cluster: Cluster, region: str, generation: Generation, *, report_refusal: bool = True
     ) -> bytearray:

@@ -17,6 +17,7 @@ from keyfold_server.domain.health import (
     COULD_NOT_TELL,
     Health,
     Observation,
+    describe_subject,
     kek_subject,
     root_subject,
 )
@@ -36,6 +37,7 @@ class RegionReport:
     Attributes:
         region: The region as the store has it.
         seen: The last observation of its newest KEK, or None.
+        described: The last observation of whether its root key can be described, or None.
         last_uses: The last use of each KEK by kek_id, in milliseconds of Unix time. A KEK that
             nobody ever used is not in it.
         superseded: The superseded wraps of the region's KEKs, oldest first, if the report is made
@@ -50,6 +52,7 @@ class RegionReport:
     superseded: tuple[SupersededWrap, ...] = ()
     key_region: str = ""
     notices: tuple[str, ...] = ()
+    described: Observation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +134,15 @@ class Reports:
             for cluster in clusters
         ]
         newest = [region.newest for regions in readable for region in regions]
+        subjects = [kek_subject(generation) for generation in newest]
+        for subject in (root_subject, describe_subject):
+            subjects += [subject(generation.current) for generation in newest]
         kek_ids = {
             cluster.name: [g.kek_id for region in regions for g in region.generations]
             for cluster, regions in zip(clusters, readable, strict=True)
         }
         known, used = await asyncio.gather(
-            self._health.known(
-                [kek_subject(g) for g in newest] + [root_subject(g.current) for g in newest], run
-            ),
+            self._health.known(subjects, run),
             self._uses.known(kek_ids, run),
         )
         past: dict[bytes, list[SupersededWrap]] = {}
@@ -161,7 +165,8 @@ class Reports:
         g = region.newest
         seen = _decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
         place = await self._residency.report(g.current.root, region.name)
-        outage = self._outage(cluster, region, seen)
+        described = known.get(describe_subject(g.current)) if region.in_service else None
+        more = (self._outage(cluster, region, seen), _not_described(described))
         return RegionReport(
             region,
             seen,
@@ -173,7 +178,8 @@ class Reports:
                 if old.number < each.current.number
             ),
             key_region=place.key_region,
-            notices=place.notices if outage is None else (*place.notices, outage),
+            notices=(*place.notices, *(notice for notice in more if notice is not None)),
+            described=described,
         )
 
     def _outage(self, cluster: Cluster, region: Region, seen: Observation | None) -> str | None:
@@ -194,6 +200,18 @@ class Reports:
             "the KMS cannot be asked; the replica that answers here serves on from memory until "
             f"{at} at the latest, which is counted from its last proof"
         )
+
+
+def _not_described(described: Observation | None) -> str | None:
+    """Returns a notice of a root key that Keyfold may not describe."""
+    if described is None or described.health is Health.HEALTHY:
+        return None
+    lacks = described.missing_permission
+    return (
+        f"Keyfold may not describe the root key: {described.message}"
+        + (f"; missing permission: {lacks}" if lacks else "")
+        + "; Keyfold can use the key without it"
+    )
 
 
 def _decisive(kek: Observation | None, root: Observation | None) -> Observation | None:

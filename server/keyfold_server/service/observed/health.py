@@ -12,12 +12,19 @@ from typing import Final
 
 from keyfold_server.domain.cluster import Generation
 from keyfold_server.domain.errors import (
+    AccessDeniedError,
     CouldNotTellError,
     KeyfoldError,
     KmsError,
     RefusedError,
 )
-from keyfold_server.domain.health import Health, Observation, kek_subject, root_subject
+from keyfold_server.domain.health import (
+    Health,
+    Observation,
+    describe_subject,
+    kek_subject,
+    root_subject,
+)
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.storage import RunInStore, Storage
 
@@ -98,6 +105,20 @@ class HealthRecorder:
             # Where unwrapping failed too, its error is the one that people must read.
             unwraps = last.health is Health.HEALTHY
             self._record(replace(last.with_error(error) if unwraps else last, can_wrap=False))
+
+    def describing(self, generation: Generation, error: KmsError | None) -> None:
+        """Records whether the root key can be described, which decides nothing (protocol F5).
+
+        Args:
+            generation: A generation under the root key.
+            error: Why the KMS did not describe it; None: it did. Only a denial counts: with any
+                other refusal, the KMS has told what is wrong with the key.
+        """
+        now = self._now()
+        seen = Observation(describe_subject(generation.current), Health.HEALTHY, now, now)
+        if isinstance(error, AccessDeniedError):
+            seen = replace(seen, health=Health.of(error)).with_error(error)
+        self._record(seen)
 
     def unreadable(self, kek_id: str) -> None:
         """Records that the sweep could not check a KEK, because its rows are not authentic.

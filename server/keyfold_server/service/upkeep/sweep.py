@@ -2,9 +2,9 @@
 
 Each replica unwraps every KEK in its memory that was used since the last sweep, by itself, because
 a customer's policy may tell clusters apart. Each root key that an enabled region uses also wraps
-and unwraps once, called by one replica of all. The sweep only asks; what an answer means is decided
-where every other answer is. A root key's slot comes from its id, which is a digest, so that the
-root keys are spread over the interval, however many they are.
+and unwraps once and is described, called by one replica of all. The sweep only asks; what an answer
+means is decided where every other answer is. A root key's slot comes from its id, which is a
+digest, so that the root keys are spread over the interval, however many they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from keyfold_server.domain.cluster import Cluster, Region
+from keyfold_server.domain.cluster import Cluster, Generation, Region
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     KeyfoldError,
@@ -26,6 +26,7 @@ from keyfold_server.domain.errors import (
     NotAsked,
     OverloadedError,
     RateLimitedError,
+    RefusedError,
     RowNotAuthenticError,
 )
 from keyfold_server.domain.keyspec import RootKey
@@ -236,7 +237,19 @@ class Sweep:
         if wrap:
             # After the answer to unwrapping, without which it says nothing about health.
             self._health.wrapping(generation, denied)
+            await self._describe(generation)
         return region if opens else None, version
+
+    async def _describe(self, generation: Generation) -> None:
+        """Asks whether a root key can be described, so that the status names what lacks."""
+        try:
+            if await self._kek_wrapper.prove_describe(generation):
+                self._health.describing(generation, None)
+        except RefusedError as error:
+            self._health.describing(generation, error)
+        except KeyfoldError:
+            # Wrapping and unwrapping have just been answered, so this says nothing that matters.
+            return
 
 
 def _enabled(cluster: Cluster | None, sample: Sample) -> Region | None:
