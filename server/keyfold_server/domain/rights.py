@@ -144,6 +144,14 @@ class Rights(Protocol):
         """
         ...
 
+    def check_key_named(self, cluster: str, region: str | None, key: RootKey) -> None:
+        """Decides as `check_key` does, before the cluster's organization is known (protocol C8).
+
+        Raises:
+            KeyNotGrantedError: No grant allows the key, whatever the cluster's organization is.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

@@ -290,7 +290,7 @@ class Methods:
         """Loads the keys that the core lacks and runs it again, a bounded number of times."""
         call.arrived = self._replica.clock.monotonic()
         for _ in range(_ROUNDS):
-            with self._replica.room_of(needs[0].cluster):
+            with self._replica.room_of(needs[0].cluster, call.rights):
                 await self._replica.loads.satisfy(needs, call, deadline)
             try:
                 return core(data, call, facts)

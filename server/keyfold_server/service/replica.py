@@ -17,6 +17,7 @@ from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Clock, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
+from keyfold_server.domain.rights import Rights
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.data_plane import DataPlane
 from keyfold_server.service.data.key_cache import KeyCache
@@ -160,18 +161,15 @@ class Replica:
     def _join_root_keys(
         self, platform: Callable[[str], RootKey | None], regions: ResidencyPolicy
     ) -> None:
-        kms, scopes = self._kms, Scopes(self._storage)
+        kms = self._kms
         external_ids = ExternalIds(kms, self._storage, self.clock, self._random)
         self._residency = residency = Residency(kms, regions)
         self._resolution = resolution = Resolution(kms, platform)
+        scopes = Scopes(self._storage, resolution)
         self._admission = Admission(resolution, residency, external_ids)
         self._replica_keys = ReplicaKeys(kms, resolution, regions)
-        self.trials = Trials(
-            kms, scopes, resolution, residency, external_ids, self.clock, self._random
-        )
-        self.access_policies = AccessPolicies(
-            kms, scopes, resolution, residency, external_ids, self.changes
-        )
+        self.trials = Trials(kms, scopes, residency, external_ids, self.clock, self._random)
+        self.access_policies = AccessPolicies(kms, scopes, residency, external_ids, self.changes)
 
     def _join_life(self, timing: Timing) -> None:
         storage, clock, health = self._storage, self.clock, self._health
@@ -244,15 +242,18 @@ class Replica:
         """
         self.changes.check_serving(self.clock.monotonic())
 
-    def room_of(self, cluster: str) -> AbstractContextManager[None]:
+    def room_of(self, cluster: str, rights: Rights) -> AbstractContextManager[None]:
         """Returns a context that holds a place among an organization's waiting calls.
+
+        A caller that may not see the cluster takes none of its organization's places, and cannot
+        learn from them that the cluster exists (protocol C8).
 
         Raises:
             OverloadedError: The organization has no place left.
         """
         view = self._cache.view(cluster)
         organization = None if view is None else view.cluster.organization
-        if organization is None:
+        if organization is None or not rights.sees(cluster, organization):
             return contextlib.nullcontext()
         return self.organizations.of(organization).room.place()
 

@@ -134,11 +134,23 @@ class GrantedRights:
         self, cluster: str | None, organization: str | None, region: str | None, key: RootKey
     ) -> None:
         """Refuses a key that no grant names for this cluster and region (protocol C1)."""
-        for grant in self._grants:
-            covered = grant.covers_all() if cluster is None else grant.covers(cluster, organization)
+        if cluster is None:
+            covering = [grant for grant in self._grants if grant.covers_all()]
+        else:
+            covering = [grant for grant in self._grants if grant.covers(cluster, organization)]
+        self._check_key(covering, cluster, region, key)
+
+    def check_key_named(self, cluster: str, region: str | None, key: RootKey) -> None:
+        """Refuses a key by the names alone; grants for certain organizations count."""
+        covering = [grant for grant in self._grants if grant.covers_name(cluster)]
+        self._check_key(covering, cluster, region, key)
+
+    def _check_key(
+        self, covering: Iterable[Grant], cluster: str | None, region: str | None, key: RootKey
+    ) -> None:
+        for grant in covering:
             if (
-                covered
-                and grant.covers_region(region)
+                grant.covers_region(region)
                 and Role.OPERATOR in grant.roles
                 and any(granted.matches(key) for granted in grant.keys)
             ):

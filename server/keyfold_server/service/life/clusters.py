@@ -117,6 +117,7 @@ class Clusters:
         """Makes a cluster with its keys; repeated with the same specs, it changes nothing.
 
         Raises:
+            KeyNotGrantedError: The caller may not name one of the keys.
             ClusterExistsError: The cluster is enabled with other specs.
             RevokedError: The cluster exists, and one of its regions is revoked.
             KmsError: A key could not be proven; nothing was stored.
@@ -125,28 +126,38 @@ class Clusters:
         _check(request)
         # By the organization that the new cluster is to have. `Mutations` checks the rights again
         # by the organization of a cluster that exists.
-        call.caller.rights.check_cluster(
-            call.rpc, request.cluster, request.organization, request.named
+        rights = call.caller.rights
+        rights.check_cluster(call.rpc, request.cluster, request.organization, request.named)
+        # The keys before any look-up, so that they show nothing of whether the cluster exists (C8).
+        specs = await self._replica_keys.spelled_out(rights, request.specs, request.cluster, None)
+        await self._admission.permit(rights, specs, request.cluster, request.organization)
+        return await self._mutations.run(
+            call, lambda: self._enable(call, specs), lambda result: result
         )
-        return await self._mutations.run(call, lambda: self._enable(call), lambda result: result)
 
     async def add_regions(self, call: MutationCall[AddRegionsRequest]) -> MutationResult:
         """Adds regions to a cluster; a region that it has with the same spec is no change.
 
         Raises:
             ClusterNotFoundError: The cluster does not exist.
+            KeyNotGrantedError: The caller may not name one of the keys.
             RegionExistsError: The cluster has one of the regions, with another spec.
             ClusterRevokedError: Every region is revoked, and the request does not say that it
                 means such a cluster.
             KmsError: A key could not be proven; nothing was stored.
         """
-        _check(call.request)
+        request = call.request
+        _check(request)
+        rights = call.caller.rights
+        rights.check_named(call.rpc, request.cluster, request.named)
+        await self._admission.check_named(rights, request.specs, request.cluster)
         return await self._mutations.run(call, lambda: self._add(call), lambda result: result)
 
-    async def _enable(self, call: MutationCall[EnableRequest]) -> MutationResult:
+    async def _enable(
+        self, call: MutationCall[EnableRequest], specs: Sequence[RegionSpec]
+    ) -> MutationResult:
         request = call.request
         current = await self._mutations.cluster(request.cluster)
-        specs = await self._spelled_out(call, current)
         if current is not None:
             _check_enabled(current, request.organization, specs)
             return await self._unchanged(call, current)
@@ -169,7 +180,10 @@ class Clusters:
             )
         there = {region.name for region in current.regions}
         added = []
-        for spec in await self._spelled_out(call, current):
+        specs = await self._replica_keys.spelled_out(
+            call.caller.rights, request.specs, request.cluster, current
+        )
+        for spec in specs:
             if spec.region not in there:
                 added.append(spec)
             elif not _same(current.region(spec.region), spec):
@@ -188,15 +202,6 @@ class Clusters:
             current, regions, self._mutations.now(), into_revoked=request.into_revoked
         )
         return await self._store(call, decide, regions, current)
-
-    async def _spelled_out(
-        self, call: MutationCall[RegionsRequest], current: Cluster | None
-    ) -> tuple[RegionSpec, ...]:
-        """Returns the request's specs with a key spec for every region."""
-        request = call.request
-        return await self._replica_keys.spelled_out(
-            call.caller.rights, request.specs, request.cluster, current
-        )
 
     async def _make(
         self,

@@ -18,6 +18,7 @@ from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
     Decide,
+    RequestKey,
     unchanged,
 )
 from keyfold_server.domain.cluster import Cluster, existing
@@ -105,13 +106,15 @@ class Mutations:
             StoreRolledBackError: The store is not the one that this replica knew.
             RequestInProgressError: A request with the same id is still being carried out.
             RequestIdReusedError: The id came before with another request.
+            InvalidRequestIdError: The id is too long or not printable ASCII.
             DeadlineError: The caller's time is up; the change goes on.
             StoreStaleError: The state would refuse the change, but this replica is stale.
         """
         call.caller.rights.check_named(call.rpc, call.cluster, call.request.named)
+        key = call.key()
         # A replica that is merely stale goes on: a Revoke that reaches the store counts.
         self._changes.check_store()
-        task = self._tasks.start(self._once(call, work, replay))
+        task = self._tasks.start(self._once(call, key, work, replay))
         left = call.deadline - self._clock.monotonic()
         try:
             await asyncio.wait({task}, timeout=max(0.0, left))
@@ -173,19 +176,26 @@ class Mutations:
     async def _once(
         self,
         call: MutationCall[MutationRequest],
+        key: RequestKey | None,
         work: Callable[[], Awaitable[_R]],
         replay: Callable[[MutationResult], _R],
     ) -> _R:
-        with await self._authorize(call):
-            return await self._authorized(call, work, replay)
+        try:
+            place = await self._authorize(call)
+        except NotFoundError:
+            # What the caller may not see is told as late as what does not exist (C7, S2).
+            self._changes.staleness.check(self._clock.monotonic())
+            raise
+        with place:
+            return await self._authorized(call, key, work, replay)
 
     async def _authorized(
         self,
         call: MutationCall[MutationRequest],
+        key: RequestKey | None,
         work: Callable[[], Awaitable[_R]],
         replay: Callable[[MutationResult], _R],
     ) -> _R:
-        key = call.key()
         if key is None:
             return await self._audited(call, work)
         scope = (key.caller, key.rpc, key.cluster, key.request_id)
@@ -222,11 +232,16 @@ class Mutations:
 
         Returns:
             A context that holds a place among the organization's calls; Revoke needs none.
+
+        Raises:
+            ClusterNotFoundError: The cluster does not exist and the call does not make it, or the
+                caller may not see it.
         """
         # Not in the threads for reads, so that a flood of data-plane calls cannot delay a change.
         cluster = await self._run_of(call)(self._storage.store.cluster, call.cluster)
-        if cluster is None:
+        if cluster is None and call.makes_cluster:
             return nullcontext()
+        cluster = existing(cluster, call.cluster)
         organization = cluster.organization
         call.caller.rights.check_cluster(call.rpc, call.cluster, organization, call.request.named)
         if organization is None or call.urgent:

@@ -66,6 +66,11 @@ class MutationCall(Generic[RequestT_co]):
         """Whether the call has the lane (protocol R9)."""
         return self.rpc in URGENT
 
+    @property
+    def makes_cluster(self) -> bool:
+        """Whether the call makes the cluster, which then need not exist."""
+        return self.rpc == "Enable"
+
     def detail(self) -> str:
         """Returns the parsed request as JSON with sorted keys; it holds no key material."""
         return json.dumps(asdict(self.request), sort_keys=True, separators=(",", ":"))

@@ -17,7 +17,6 @@ from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.residency import Residency
-from keyfold_server.service.root_keys.resolution import Resolution
 from keyfold_server.service.root_keys.scope import Scope, Scopes
 
 _RPC: Final = "GetAccessPolicy"
@@ -58,15 +57,13 @@ class AccessPolicies:
         self,
         kms: KmsClient,
         scopes: Scopes,
-        resolution: Resolution,
         residency: Residency,
         external_ids: ExternalIds,
         changes: Changes,
     ) -> None:
-        """Takes the providers, what authorizes and resolves, the external ids, and the store."""
+        """Takes the providers, what authorizes, where keys are, external ids, and the store."""
         self._kms = kms
         self._scopes = scopes
-        self._resolution = resolution
         self._residency = residency
         self._external_ids = external_ids
         self._changes = changes
@@ -95,12 +92,9 @@ class AccessPolicies:
                 "name the cluster that is to use the key, or the organization whose clusters are",
                 field="cluster",
             )
-        scope = await self._scopes.authorized(_RPC, rights, request.scope)
+        # The key first, so that Keyfold issues nothing for one that the caller may not name (C1).
+        scope, root = await self._scopes.authorized(_RPC, rights, request.scope, request.key_spec)
         cluster = scope.cluster or None
-        # First, so that Keyfold issues nothing for a key that the caller may not name (C1).
-        root = await self._resolution.permitted(
-            rights, request.key_spec, cluster, scope.organization, scope.region
-        )
         provider = await self._kms.provider(root.type)
         if not isinstance(provider, DescribesAccess):
             raise InvalidKeySpecError(

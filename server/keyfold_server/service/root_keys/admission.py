@@ -7,7 +7,7 @@ caller may not name, or that must not be there, costs nobody a KMS call (protoco
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from keyfold_server.domain.cluster import Cluster, Region
 from keyfold_server.domain.errors import KeyNotGrantedError
@@ -32,10 +32,44 @@ class Admission:
         self._residency = residency
         self._external_ids = external_ids
 
-    async def admit(
+    async def permit(
         self,
         rights: Rights,
         specs: Iterable[RegionSpec],
+        cluster: str,
+        organization: str | None,
+    ) -> dict[str, RootKey]:
+        """Decides about the keys of a request alone, before any look-up; takes what `admit` takes.
+
+        Returns:
+            The root keys by region, without external ids.
+
+        Raises:
+            InvalidKeySpecError: A key spec does not fit its provider.
+            KeyNotGrantedError: The caller may not name one of the keys.
+        """
+        roots = {}
+        for spec in specs:
+            if spec.key_spec is None:
+                continue
+            try:
+                roots[spec.region] = await self._resolution.permitted(
+                    rights, spec.key_spec, cluster, organization, spec.region
+                )
+            except KeyNotGrantedError as error:
+                raise replica_error(spec, error) from None
+        return roots
+
+    async def check_named(self, rights: Rights, specs: Iterable[RegionSpec], cluster: str) -> None:
+        """Refuses as `permit` does, before anybody knows the cluster's organization (C8)."""
+        for spec in specs:
+            if spec.key_spec is not None:
+                await self._resolution.check_named(rights, spec.key_spec, cluster, spec.region)
+
+    async def admit(
+        self,
+        rights: Rights,
+        specs: Sequence[RegionSpec],
         cluster: str,
         organization: str | None,
     ) -> dict[str, RootKey]:
@@ -55,17 +89,9 @@ class Admission:
             KeyElsewhereError: A key is outside its region, and the settings demand residency.
             ExternalIdNotIssuedError: A key needs an external id that Keyfold has not issued.
         """
-        roots = {}
+        roots = await self.permit(rights, specs, cluster, organization)
         for spec in specs:
-            if spec.key_spec is None:
-                continue
-            try:
-                roots[spec.region] = await self._resolution.permitted(
-                    rights, spec.key_spec, cluster, organization, spec.region
-                )
-            except KeyNotGrantedError as error:
-                raise replica_error(spec, error) from None
-            if spec.policy is not None and spec.policy.auto_rotate:
+            if spec.region in roots and spec.policy is not None and spec.policy.auto_rotate:
                 await self._resolution.check_followed(roots[spec.region], cluster, spec.region)
         for region, root in roots.items():
             await self._residency.check(root, region, cluster)

@@ -91,9 +91,23 @@ class Resolution:
         """
         try:
             root = await self.root_key(spec, region)
-            # A grant names PLATFORM itself, not the vendor's key behind it.
-            named = RootKey(PLATFORM, "") if spec.type == PLATFORM else root
-            rights.check_key(cluster, organization, region or None, named)
+            rights.check_key(cluster, organization, region or None, _granted(spec, root))
         except KeyfoldError as error:
             raise error.at(cluster=cluster, region=region or None) from None
         return root
+
+    async def check_named(self, rights: Rights, spec: KeySpec, cluster: str, region: str) -> None:
+        """Refuses a spec as `permitted` does, before anybody knows the cluster's organization.
+
+        So what is wrong with a key shows nothing of whether the cluster exists (protocol C8).
+        """
+        try:
+            root = await self.root_key(spec, region)
+            rights.check_key_named(cluster, region or None, _granted(spec, root))
+        except KeyfoldError as error:
+            raise error.at(cluster=cluster, region=region or None) from None
+
+
+def _granted(spec: KeySpec, root: RootKey) -> RootKey:
+    """Returns what a grant must name: PLATFORM itself, and not the vendor's key behind it."""
+    return RootKey(PLATFORM, "") if spec.type == PLATFORM else root

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keyfold_server.domain.errors import OrganizationMismatchError
-from keyfold_server.domain.keyspec import check_name
+from keyfold_server.domain.keyspec import KeySpec, RootKey, check_name
 from keyfold_server.domain.rights import Rights
+from keyfold_server.service.root_keys.resolution import Resolution
 from keyfold_server.service.storage import Storage
 
 
@@ -31,20 +32,27 @@ class Scope:
 
 
 class Scopes:
-    """Decides whether a caller may ask about keys for a scope."""
+    """Decides whether a caller may ask about a key for a scope."""
 
-    def __init__(self, storage: Storage) -> None:
-        """Takes the store, which knows each cluster's organization."""
+    def __init__(self, storage: Storage, resolution: Resolution) -> None:
+        """Takes the store, which knows each cluster's organization, and what resolves keys."""
         self._storage = storage
+        self._resolution = resolution
 
-    async def authorized(self, rpc: str, rights: Rights, asked: Scope) -> Scope:
-        """Returns the scope, with the cluster's own organization where the cluster exists.
+    async def authorized(
+        self, rpc: str, rights: Rights, asked: Scope, spec: KeySpec
+    ) -> tuple[Scope, RootKey]:
+        """Returns the scope, with the cluster's own organization, and the root key in it.
+
+        The key is decided before any look-up, and a cluster that the caller may not see counts as
+        one that does not exist. So no answer tells the two apart (protocol C8).
 
         Raises:
             InvalidNameError: A name is not valid.
-            ClusterNotFoundError: The caller may not see the cluster.
+            ClusterNotFoundError: The caller may see no cluster of that name and organization.
             OrganizationMismatchError: The cluster belongs to another organization.
-            ForbiddenError: The caller may not do this there.
+            ForbiddenError: The caller may not do this there, or may not name this key there.
+            InvalidKeySpecError: The key spec cannot be right.
         """
         for name, field in (
             (asked.cluster, "cluster"),
@@ -54,18 +62,24 @@ class Scopes:
             if name:
                 check_name(name, field)
         rights.check(rpc)
-        if not asked.cluster:
-            return asked
-        regions = (asked.region,) if asked.region else ()
-        rights.check_named(rpc, asked.cluster, regions)
-        current = await self._storage.run(self._storage.store.cluster, asked.cluster)
-        organization = asked.organization if current is None else current.organization
-        rights.check_cluster(rpc, asked.cluster, organization, regions)
+        cluster, region, organization = asked.cluster, asked.region, asked.organization
+        if not cluster:
+            return asked, await self._resolution.permitted(rights, spec, None, organization, region)
+        regions = (region,) if region else ()
+        rights.check_named(rpc, cluster, regions)
+        if organization is not None:
+            rights.check_cluster(rpc, cluster, organization, regions)
+        await self._resolution.check_named(rights, spec, cluster, region)
+        current = await self._storage.run(self._storage.store.cluster, cluster)
+        if current is not None and rights.sees(cluster, current.organization):
+            organization = current.organization
+        rights.check_cluster(rpc, cluster, organization, regions)
         if asked.organization not in (None, organization):
             raise OrganizationMismatchError(
-                f"cluster {asked.cluster} does not belong to organization {asked.organization}; "
+                f"cluster {cluster} does not belong to organization {asked.organization}; "
                 "leave the organization out, or check the cluster's name",
-                cluster=asked.cluster,
+                cluster=cluster,
                 field="organization",
             )
-        return Scope(asked.cluster, asked.region, organization)
+        root = await self._resolution.permitted(rights, spec, cluster, organization, region)
+        return Scope(cluster, region, organization), root

@@ -25,7 +25,6 @@ from keyfold_server.domain.rights import Rights
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.residency import Residency
-from keyfold_server.service.root_keys.resolution import Resolution
 from keyfold_server.service.root_keys.scope import Scope, Scopes
 from keyfold_server.service.root_keys.trial_results import Outcome, Step, StepResult, TestKeyResult
 
@@ -58,7 +57,6 @@ class Trials:
         self,
         kms: KmsClient,
         scopes: Scopes,
-        resolution: Resolution,
         residency: Residency,
         external_ids: ExternalIds,
         clock: Clock,
@@ -68,8 +66,7 @@ class Trials:
 
         Args:
             kms: Calls the providers.
-            scopes: Authorizes the scope.
-            resolution: Resolves key specs.
+            scopes: Authorizes the scope, and the key in it.
             residency: Knows where keys are.
             external_ids: The external ids that Keyfold issued.
             clock: Measures the steps.
@@ -77,7 +74,6 @@ class Trials:
         """
         self._kms = kms
         self._scopes = scopes
-        self._resolution = resolution
         self._residency = residency
         self._external_ids = external_ids
         self._clock = clock
@@ -96,12 +92,10 @@ class Trials:
             InvalidInputError: The key spec cannot be right, whatever the KMS would say.
             ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
         """
-        scope = await self._scopes.authorized(_RPC, rights, request.scope)
-        cluster, organization = scope.cluster or None, scope.organization
-        root = await self._resolution.permitted(
-            rights, request.key_spec, cluster, organization, scope.region
+        scope, root = await self._scopes.authorized(_RPC, rights, request.scope, request.key_spec)
+        root = await self._external_ids.added_to(
+            root, scope.cluster or None, scope.organization, scope.region
         )
-        root = await self._external_ids.added_to(root, cluster, organization, scope.region)
         trial = _Trial(self._clock)
         await trial.step(Step.AUTHENTICATE, lambda: self._kms.authenticate(root))
         described = await trial.step(Step.DESCRIBE, lambda: self._kms.describe(root))

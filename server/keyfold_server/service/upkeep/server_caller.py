@@ -60,6 +60,10 @@ class _AutoRotateRights:
             f"{CALLER} stays with the key that a region has", cluster=cluster, region=region
         )
 
+    def check_key_named(self, cluster: str, region: str | None, key: RootKey) -> NoReturn:
+        """Refuses every key, as `check_key` does."""
+        self.check_key(cluster, None, region, key)
+
 
 SERVER_CALLER: Final = Caller(_AutoRotateRights())
 """The caller with which the server calls Rotate."""
