@@ -401,6 +401,31 @@ async def test_a_refused_kek_makes_the_replica_ask_about_another(house: House, o
     assert not two.serves("b")
 
 
+async def test_a_repeated_refusal_that_nobody_can_tell_apart_is_the_root_keys(
+    house: House, one: Member
+) -> None:
+    """F2b: where the KMS does not answer about another KEK, a repeated refusal ends its use."""
+    two = await house.replica()
+    refuse_context(house, "a")
+    house.clock.advance(60)
+    with pytest.raises(AccessDeniedError):
+        await one.wrap("a")
+    await one.settle()
+    await two.poll()
+    for member in (one, two):
+        await member.wrap("b")
+    await house.after(6)
+    with pytest.raises(AccessDeniedError):
+        await one.wrap("a")
+    house.provider.disconnect()
+    await house.after(announcements.ANNOUNCE_AGAIN)
+    assert one.serves("b")
+    await one.look()
+    await two.poll()
+    assert not one.serves("b")
+    assert not two.serves("b")
+
+
 async def test_a_load_from_before_a_refusal_told_again_does_not_count(
     house: House, one: Member
 ) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from keyfold_server.domain.errors import KeyfoldError, RefusedError
 from keyfold_server.domain.health import Observation
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.data.cache_entries import NEVER, CachedKek, ClusterView, RootState
 from keyfold_server.service.data.key_cache import KeyCache
+from keyfold_server.service.tasks import Tasks
 
 ANNOUNCE_AGAIN: Final = 30.0
 """Seconds from a root key's last announcement to the next one of a refusal that was met again."""
@@ -52,7 +54,8 @@ class Announcements:
         cache: KeyCache,
         clock: Clock,
         announce: AnnounceRefusal,
-        prove: Callable[[CachedKek], object],
+        prove: Callable[[CachedKek], asyncio.Task[CachedKek | KeyfoldError | None] | None],
+        tasks: Tasks,
     ) -> None:
         """Joins the announcements to memory.
 
@@ -60,12 +63,14 @@ class Announcements:
             cache: Root keys and the KEKs under them.
             clock: Monotonic time.
             announce: Announces a refusal to the other replicas.
-            prove: Starts an unwrap of exactly this KEK.
+            prove: Starts an unwrap of exactly this KEK, or returns None if it left memory.
+            tasks: The running tasks of the service.
         """
         self._cache = cache
         self._clock = clock
         self._announce = announce
         self._prove = prove
+        self._tasks = tasks
         self._last: dict[str, float] = {}
         self._waiting: dict[str, dict[bytes, _Repetition]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -91,9 +96,10 @@ class Announcements:
 
     def close(self) -> None:
         """Announces at once what still waits, as the replica stops."""
-        for root_id in list(self._waiting):
-            for repetition in list(self._waiting.pop(root_id).values()):
-                self._tell_again(root_id, repetition)
+        for root_id, waiting in self._waiting.items():
+            for repetition in list(waiting.values())[:1]:
+                self._tell(root_id, repetition.observation, None)
+        self._waiting.clear()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -104,13 +110,10 @@ class Announcements:
         waiting = self._waiting.get(root_id, {})
         while left <= 0 and waiting:
             repetition = waiting.pop(next(iter(waiting)))
-            if repetition.kek_id not in repetition.view.refused:
-                # Its own unwrap has succeeded since.
-                continue
-            left = ANNOUNCE_AGAIN
-            other = self._tell_again(root_id, repetition)
-            if other is not None:
-                self._prove(other)
+            # Otherwise its own unwrap has succeeded since.
+            if repetition.kek_id in repetition.view.refused:
+                left = ANNOUNCE_AGAIN
+                self._tell_again(root_id, repetition)
         if timer := self._timers.pop(root_id, None):
             timer.cancel()
         if waiting:
@@ -119,8 +122,7 @@ class Announcements:
         else:
             self._waiting.pop(root_id, None)
 
-    def _tell_again(self, root_id: str, repetition: _Repetition) -> CachedKek | None:
-        """Announces a repetition; returns another KEK under the root key that is in memory."""
+    def _tell_again(self, root_id: str, repetition: _Repetition) -> None:
         root = self._cache.known_root(root_id)
         other = next(iter(root.open), None) if root is not None else None
         if other is None:
@@ -128,11 +130,25 @@ class Announcements:
             self._forget(root_id)
             self._tell(root_id, repetition.observation, None)
         else:
-            # Another KEK was opened since the root key's last refusal, so the customer's policy may
-            # condemn this KEK alone (F4). Whoever proves the other one finds out: its refusal would
-            # be a first one.
-            self._tell(root_id, repetition.observation, repetition.kek_id)
-        return other
+            self._last[root_id] = self._clock.monotonic()
+            self._tasks.start(self._tell_apart(other, repetition))
+
+    async def _tell_apart(self, other: CachedKek, repetition: _Repetition) -> None:
+        """Announces a repetition as what it is, while another KEK under its root key is open.
+
+        The customer's policy may condemn the refused KEK alone (F4), or the root key may be refused
+        again (F2b). Only the other KEK's own unwrap shows which.
+        """
+        root = other.root
+        proof = self._prove(other)
+        outcome = None if proof is None else await asyncio.shield(proof)
+        if isinstance(outcome, CachedKek):
+            self._tell(root.root_id, repetition.observation, repetition.kek_id)
+        elif not isinstance(outcome, RefusedError):
+            # Nobody knows, so it counts as a refusal of the root key. A refusal of the other KEK
+            # was a first one, and is told already.
+            self._cache.drop_root(root)
+            self._tell(root.root_id, repetition.observation, None)
 
     def _tell(self, root_id: str, observation: Observation, kek_id: bytes | None) -> None:
         now = self._clock.monotonic()

@@ -86,7 +86,7 @@ class Loads:
         self._shared = SharedLoads(cache, tasks)
         self._running: set[_Unwrap] = set()
         self.freshness = Freshness(cache, clock, timing.provider_budget + 1.0, self.refresh)
-        self.announcements = Announcements(cache, clock, announce, self.prove)
+        self.announcements = Announcements(cache, clock, announce, self.prove, tasks)
         self._failures = KmsFailures(
             cache,
             self._reads,
