@@ -70,6 +70,13 @@ SERVING: Final = Gauge(
     "1 while this server serves, otherwise 0; /readyz and the log say why it does not.",
 )
 
+TASK_FAILURES: Final = Counter(
+    "keyfold_task_failures_total",
+    "Unexpected failures of the server's own background tasks, by task. Each is in the log, and "
+    "the task goes on.",
+    ("task",),
+)
+
 CACHED_CLUSTERS: Final = Gauge("keyfold_cached_clusters", "Clusters whose keys are in memory.")
 
 CACHED_KEKS: Final = Gauge("keyfold_cached_keks", "KEKs in memory.")

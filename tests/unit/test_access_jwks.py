@@ -22,6 +22,7 @@ from keyfold_server.access.tokens import fetching, key_set, key_source
 from keyfold_server.access.tokens.key_set import KeySetError
 from keyfold_server.access.tokens.key_source import KeySource
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.service.supervisor import Supervisor
 
 _EC = ec.generate_private_key(ec.SECP256R1())
 _RSA = rsa.generate_private_key(65_537, 2_048)
@@ -468,7 +469,7 @@ async def test_it_keeps_itself_fresh(
         loop.call_soon_threadsafe(failed.set)
         raise RuntimeError("unexpected")
 
-    keeping = asyncio.create_task(source.keep())
+    keeping = Supervisor(clock).start("token_keys", source.turn)
     source._fetch = broken
     await asyncio.wait_for(failed.wait(), 10)
     source._fetch = fetch

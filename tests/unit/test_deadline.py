@@ -19,6 +19,7 @@ from certificates import Authority
 from counterparts.faults import FaultLayer
 from counterparts.messages import Reply, Request
 from keyfold_server.domain.errors import UnreachableError
+from keyfold_server.providers.shared import deadlines
 from keyfold_server.providers.shared.connections import MAX_ANSWER
 from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.requests_deadlines import guard
@@ -213,6 +214,28 @@ def test_an_inner_time_cannot_be_longer() -> None:
     """A call within a call ends with the outer one at the latest."""
     with within(1.0) as outer, within(9.0) as inner:
         assert inner.ends == outer.ends
+
+
+def test_the_watchdog_starts_once_there_is_a_thread_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """W4: a call that could not start the watchdog fails alone; the next one starts it."""
+    monkeypatch.setattr(deadlines, "_watchdog", deadlines._Watchdog())
+    full, started = [True], []
+
+    def start(thread: threading.Thread) -> None:
+        if full:
+            full.clear()
+            raise RuntimeError("can't start new thread")
+        started.append(thread.name)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError), within(1.0):
+        pass
+    for _ in range(2):
+        with within(1.0):
+            pass
+    assert started == ["deadlines"]
 
 
 def test_one_watchdog_for_all(get: Get, layer: FaultLayer) -> None:

@@ -472,7 +472,7 @@ async def test_slots_have_their_turns_one_after_the_other(
         turns.append(slot)
 
     monkeypatch.setattr(one.replica.sweep, "turn", noted)
-    keeper = asyncio.create_task(one.replica.sweep.keep())
+    keeper = one.replica.sweep.start(one.replica.supervisor)
     await until(lambda: len(turns) >= 300)
     keeper.cancel()
     assert len(set(turns[:256])) == 256
@@ -505,10 +505,11 @@ async def test_a_key_that_is_followed_keeps_no_other_from_its_turn(
     found = house.store.cluster("a")
     assert found is not None
     slot = int(found.regions[0].newest.current.root_id[:2], 16)
-    keeper = asyncio.create_task(sweep.keep())
+    keeper = sweep.start(one.replica.supervisor)
     await until(lambda: turns.count(slot) >= 2)
     keeper.cancel()
     await asyncio.gather(keeper, return_exceptions=True)
+    await sweep.stop()
     # No second turn does the same work.
     assert followed == ["fake:one 1"]
 

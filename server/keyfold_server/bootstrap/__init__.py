@@ -205,7 +205,7 @@ async def serve(
     joined, close = replica(settings)
     try:
         await joined.start()
-        keepers = await access.start()
+        await access.start(joined.supervisor)
         server = GrpcServer(
             joined,
             settings.listen,
@@ -222,9 +222,6 @@ async def serve(
             log.info("draining for up to %g seconds", settings.drain_grace)
         finally:
             await server.stop(settings.drain_grace)
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
             await joined.stop()
     finally:
         close()

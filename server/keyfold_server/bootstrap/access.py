@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Final
 
@@ -19,6 +18,7 @@ from keyfold_server.access.tokens.verifier import TokenVerifier
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Identity
 from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.service.supervisor import Supervisor
 from keyfold_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -66,20 +66,17 @@ class Access:
             log.warning("%s", development.WARNING)
         self.callers = Callers(self._policies, default, clock, certificates, tokens)
 
-    async def start(self) -> list[asyncio.Task[None]]:
-        """Fetches the issuer's keys, and returns the tasks that keep them and the policy fresh.
+    async def start(self, supervisor: Supervisor) -> None:
+        """Fetches the issuer's keys, and begins to keep them and the policy fresh.
 
         Raises:
             SetupError: The keys are in a file, and it cannot be used.
         """
-        keepers = [asyncio.create_task(self._keep_policy())]
+        telemetry.POLICY_BROKEN.set_function(lambda: self._policies.broken is not None)
+        supervisor.start("policy", self._look_at_policy, _LOOK_AT_POLICY)
         if self._keys is not None:
             await self._keys.start()
-            keepers.append(asyncio.create_task(self._keys.keep()))
-        return keepers
+            supervisor.start("token_keys", self._keys.turn)
 
-    async def _keep_policy(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_AT_POLICY)
-            self._policies.reload()
-            telemetry.POLICY_BROKEN.set(self._policies.broken is not None)
+    async def _look_at_policy(self) -> None:
+        self._policies.reload()

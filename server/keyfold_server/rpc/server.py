@@ -21,7 +21,7 @@ from keyfold_server.domain.errors import SetupError
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.door import Door
-from keyfold_server.rpc.incoming.receiver import Receiver
+from keyfold_server.rpc.incoming.receiver import LOOK, Receiver
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 from keyfold_server.rpc.methods import SERVICE, Methods
 from keyfold_server.rpc.standard_services import Guarded
@@ -152,14 +152,15 @@ class GrpcServer:
         await self._set_health(serving=False)
         address = self._bind_unix(server) if unix else self._bind_tcp(server)
         await server.start()
-        self._readiness.started(self._replica.check_serving)
-        await self._set_health(serving=self._readiness.look())
+        self._readiness.started(self._replica.check_serving, self._replica.supervisor)
+        await self._show_health()
         self._server = server
         self._guarded = guarded
         self._door = door
+        supervised = self._replica.supervisor.start
         self._keepers = (
-            asyncio.create_task(self._keep_health()),
-            asyncio.create_task(receiver.keep_time()),
+            supervised("show_health", self._show_health, _LOOK_AT_HEALTH),
+            supervised("receive_timeout", receiver.give_up_late, LOOK),
         )
         return address
 
@@ -224,10 +225,8 @@ class GrpcServer:
             raise SetupError(f"cannot listen on {path}; is its folder writable?")
         return self._listen
 
-    async def _keep_health(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_AT_HEALTH)
-            await self._set_health(serving=self._readiness.look())
+    async def _show_health(self) -> None:
+        await self._set_health(serving=self._readiness.look())
 
     async def _set_health(self, *, serving: bool) -> None:
         status = (

@@ -1,4 +1,4 @@
-"""Readiness: whether this server serves now, and if not, why (protocol S3).
+"""Readiness: whether this server serves now, and if not, why (protocol S3, W4).
 
 All who ask get one answer: gRPC's health service, `/readyz`, the metric and the log. Invariant: it
 is read when it is asked, never remembered, so that no probe sees a state that has passed.
@@ -12,11 +12,15 @@ import threading
 from collections.abc import Callable
 
 from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.service.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 STARTING = "STARTING: the server has not opened its store and its address yet"
 DRAINING = "DRAINING: the server is stopping; it finishes calls under way and takes no others"
+TASK_FAILING = (
+    "TASK_FAILING: the task {} has failed for a minute without one good turn; see the log"
+)
 
 
 class Readiness:
@@ -25,6 +29,7 @@ class Readiness:
     def __init__(self) -> None:
         """Begins with a server that starts."""
         self._check: Callable[[], None] | None = None
+        self._supervisor: Supervisor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining = False
         self._logged = ""
@@ -40,14 +45,17 @@ class Readiness:
             self._check()
         except KeyfoldError as error:
             return f"{error.reason}: {error.message}"
-        return ""
+        failing = "" if self._supervisor is None else self._supervisor.failing
+        return failing and TASK_FAILING.format(failing)
 
-    def started(self, check: Callable[[], None]) -> None:
+    def started(self, check: Callable[[], None], supervisor: Supervisor | None = None) -> None:
         """Notes that the server has started; its event loop calls this.
 
         Args:
             check: Raises the KeyfoldError for which the server must not serve now.
+            supervisor: Knows which of the server's own tasks keep failing.
         """
+        self._supervisor = supervisor
         self._loop = asyncio.get_running_loop()
         self._check = check
 

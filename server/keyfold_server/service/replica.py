@@ -5,7 +5,6 @@ Providers, store and clock come in from outside, so that tests run the whole ser
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -39,7 +38,7 @@ from keyfold_server.service.life.status import Status
 from keyfold_server.service.limits import Accounts, Limits, Room
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
-from keyfold_server.service.observed.uses import UseRecorder
+from keyfold_server.service.observed.uses import FLUSH, UseRecorder
 from keyfold_server.service.root_keys.access_policies import AccessPolicies
 from keyfold_server.service.root_keys.admission import Admission
 from keyfold_server.service.root_keys.external_ids import ExternalIds
@@ -50,7 +49,9 @@ from keyfold_server.service.root_keys.scope import Scopes
 from keyfold_server.service.root_keys.trials import Trials
 from keyfold_server.service.shared_room import SharedRoom
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.supervisor import Supervisor
 from keyfold_server.service.tasks import Tasks
+from keyfold_server.service.upkeep import flushing, pruning
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
 from keyfold_server.service.upkeep.flushing import Flushing
 from keyfold_server.service.upkeep.gauges import Gauges
@@ -78,7 +79,8 @@ class Replica:
         listing: Answers ListClusters.
         changes: Follows the changes of the other replicas.
         sweep: Checks keys that no caller uses.
-        gauges: Sets the metrics that say how things stand.
+        gauges: Shows the metrics that say how things stand.
+        supervisor: Keeps the tasks going that live as long as the replica.
         bounds: The limits on calls and their sizes.
         callers: The places and rates of each caller.
         organizations: The places and rates of each organization.
@@ -118,8 +120,9 @@ class Replica:
         self._cache = KeyCache(self.bounds.cached_clusters)
         self._uses = UseRecorder(self._cache, clock, self._storage)
         self._tasks = Tasks()
+        self.supervisor = Supervisor(clock)
         name = replica_name()
-        self._refusals = Refusals(name, self._storage, timing.store_poll)
+        self._refusals = Refusals(name, self._storage, timing.store_poll, self.supervisor)
         self.loads = Loads(
             self._cache,
             self._kms,
@@ -131,7 +134,15 @@ class Replica:
             self._tasks,
         )
         self._kek_wrapper = KekWrapper(self._kms, self.loads.refused, random)
-        self.changes = Changes(name, self._storage, self.loads, clock, timing, self._tasks)
+        self.changes = Changes(
+            name,
+            self._storage,
+            self.loads,
+            clock,
+            timing,
+            self._tasks,
+            self.supervisor.watch("poll"),
+        )
         self._join_data_plane()
         self._join_root_keys(platform, regions or ResidencyPolicy())
         self._join_life(timing)
@@ -220,19 +231,18 @@ class Replica:
         self._flushing = Flushing(self._health, self._uses)
         self._pruning = Pruning(storage, clock)
         self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
-        self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Registers with the store and begins to follow it and to keep keys fresh."""
         await self.changes.start()
-        self._keepers = [
-            asyncio.create_task(self.loads.freshness.keep()),
-            asyncio.create_task(self.sweep.keep()),
-            asyncio.create_task(self._flushing.keep_health()),
-            asyncio.create_task(self._flushing.keep_uses()),
-            asyncio.create_task(self._pruning.keep()),
-            asyncio.create_task(self.gauges.keep()),
-        ]
+        self.gauges.show()
+        start = self.supervisor.start
+        start("freshness", self.loads.freshness.turn)
+        start("write_health", self._flushing.write_health, flushing.WRITE_HEALTH)
+        start("write_uses", self._flushing.write_uses, FLUSH)
+        start("prune", self._pruning.prune, pruning.INTERVAL)
+        start("count_regions", self.gauges.turn)
+        self.sweep.start(self.supervisor)
 
     def check_serving(self) -> None:
         """Refuses if this replica must not use keys now, for the reason that probes and log get.
@@ -262,9 +272,8 @@ class Replica:
         _, _, graced = self._cache.count(self.clock.monotonic())
         if graced:
             log.warning("%d keys serve on grace in an outage; this stop ends that", graced)
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self.supervisor.stop()
+        await self.sweep.stop()
         await self._tasks.drain()
         self.loads.announcements.close()
         await self._refusals.stop()

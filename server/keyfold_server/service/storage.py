@@ -59,8 +59,8 @@ class Storage:
         if self._pending >= THREADS + WAITING:
             raise OverloadedError("too many calls wait for the store; try again", retry_after=1.0)
         with telemetry.store_call(getattr(method, "__name__", "call")):
-            self._pending += 1
             future = self._pool.submit(method, *args, **kwargs)
+            self._pending += 1  # Afterwards: without a thread for it, `submit` raises.
             future.add_done_callback(self._on_loop(self._ended))
             return await asyncio.shield(asyncio.wrap_future(future))
 

@@ -1,10 +1,20 @@
-"""Tasks that belong to the service, so that no caller's deadline cancels them (protocol W1)."""
+"""Tasks that belong to the service, so that no caller's deadline cancels them (protocol W1).
+
+Often nobody waits for such a task any more, so an unexpected failure is logged and counted here
+(protocol W4), whether or not a caller learns of it as well.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from keyfold_server import telemetry
+from keyfold_server.domain.errors import KeyfoldError
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -18,7 +28,7 @@ class Tasks:
 
     def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Starts a task. Whoever awaits it must shield it from their own cancellation."""
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, name=getattr(work, "__qualname__", None))
         self._under_way.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -36,5 +46,7 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # Marks it as retrieved: often nobody waits for the task any more.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, KeyfoldError):
+            telemetry.TASK_FAILURES.labels(task.get_name()).inc()
+            log.error("task %s failed", task.get_name(), exc_info=error)

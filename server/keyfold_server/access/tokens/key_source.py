@@ -69,7 +69,7 @@ class KeySource:
         """Reads the set for the first time.
 
         The server starts even if it cannot reach the issuer: callers with certificates do not need
-        the keys, and `keep` tries again.
+        the keys, and `turn` tries again.
 
         Raises:
             SetupError: The file is missing, or it is not a key set.
@@ -78,14 +78,13 @@ class KeySource:
         if self._keys is None and not self._remote:
             raise SetupError(f"KEYFOLD_JWT_JWKS: {self._where}: {self._fault}")
 
-    async def keep(self) -> None:
-        """Keeps the set fresh until it is cancelled; a failed fetch does not end it."""
-        while True:
-            if self._remote:
-                await asyncio.sleep(RETRY if self._fault else PERIOD)
-            else:
-                await asyncio.sleep(FILE_PERIOD)
-            await self.refresh()
+    async def turn(self) -> None:
+        """Waits until it is time to fetch the set again, and does so."""
+        if self._remote:
+            await asyncio.sleep(RETRY if self._fault else PERIOD)
+        else:
+            await asyncio.sleep(FILE_PERIOD)
+        await self.refresh()
 
     def current(self) -> KeySet | None:
         """Returns the keys; None if no fetch has succeeded, or if the keys are too old to trust."""

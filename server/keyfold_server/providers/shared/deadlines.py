@@ -170,8 +170,9 @@ class _Watchdog:
             entry = (call.ends, next(self._order), call)
             heapq.heappush(self._calls, entry)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
+                thread.start()  # Raises where no thread is left; the next call tries again.
+                self._thread = thread
             # Only a call that ends before all others changes when the thread must wake up.
             if self._calls[0] is entry:
                 self._changed.notify()

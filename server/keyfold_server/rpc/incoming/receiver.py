@@ -19,7 +19,7 @@ from keyfold_server.domain.ports import Clock
 from keyfold_server.rpc.incoming.request_room import Holder, RequestRoom
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 
-_LOOK: Final = 0.25
+LOOK: Final = 0.25
 """Seconds between two looks for requests that did not arrive in time."""
 
 
@@ -109,17 +109,15 @@ class Receiver:
         if size:
             self._room.give(account, size)
 
-    async def keep_time(self) -> None:
-        """Gives up requests that do not arrive in time; runs until it is cancelled."""
-        while True:
-            await asyncio.sleep(_LOOK)
-            late = self._clock.monotonic() - self._timeout
-            while self._arriving:
-                task, began = next(iter(self._arriving.items()))
-                if began > late:
-                    break
-                del self._arriving[task]
-                task.cancel()
+    async def give_up_late(self) -> None:
+        """Gives up requests that did not arrive in time."""
+        late = self._clock.monotonic() - self._timeout
+        while self._arriving:
+            task, began = next(iter(self._arriving.items()))
+            if began > late:
+                break
+            del self._arriving[task]
+            task.cancel()
 
     def _make_way(self) -> None:
         """Gives up the stranger's request that has held its room longest."""

@@ -110,14 +110,17 @@ class KeyCache:
             self._roots.pop(root.root_id, None)
 
     def count(self, now: float) -> tuple[int, int, int]:
-        """Counts the clusters and KEKs in memory, and the KEKs that serve on grace at `now`."""
+        """Counts the clusters and KEKs in memory, and the KEKs that serve on grace at `now`.
+
+        Any thread may call it: it looks at copies, and nothing interrupts the making of a copy.
+        """
         keks = graced = 0
-        for root in self._roots.values():
+        for root in tuple(self._roots.values()):
             keks += len(root.open)
             if root.unknown is not None:
                 graced += sum(
                     1
-                    for kek in root.open
+                    for kek in tuple(root.open)
                     if root.proof + kek.ttl <= now < root.proof + kek.ttl + kek.grace
                 )
         return len(self._views), keks, graced

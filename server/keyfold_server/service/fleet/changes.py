@@ -22,6 +22,7 @@ from keyfold_server.service.fleet.poll import Poll
 from keyfold_server.service.fleet.staleness import NEVER, Moment, Staleness
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.supervisor import Watched
 from keyfold_server.service.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Changes:
         clock: Clock,
         timing: Timing,
         tasks: Tasks,
+        watched: Watched,
     ) -> None:
         """Prepares to follow the store; `start` begins.
 
@@ -61,6 +63,7 @@ class Changes:
             clock: Time.
             timing: The time between polls, and the longest time without the store.
             tasks: The changes of this replica that are under way.
+            watched: Watches the poll.
         """
         self.replica = replica
         self.staleness = Staleness(clock, timing)
@@ -73,7 +76,7 @@ class Changes:
         self._applied = (0, b"")
         self._applied_here: dict[int, bytes] = {}
         self.rolled_back = False
-        self.poll = Poll(self._store, clock, timing, self)
+        self.poll = Poll(self._store, clock, timing, self, watched)
         self._stop_listening: Callable[[], None] = lambda: None
 
     async def start(self) -> None:

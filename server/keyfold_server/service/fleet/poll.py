@@ -22,6 +22,7 @@ from keyfold_server.domain.ports import POLL_PAGE, Clock, Heartbeat, Store
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.pace import Pace
 from keyfold_server.service.fleet.staleness import Moment
+from keyfold_server.service.supervisor import Watched
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +84,17 @@ class Poll:
         failing: Whether the last poll failed.
     """
 
-    def __init__(self, store: Store, clock: Clock, timing: Timing, follower: Follower) -> None:
-        """Prepares the thread; `start` begins to poll for `follower`."""
+    def __init__(
+        self, store: Store, clock: Clock, timing: Timing, follower: Follower, watched: Watched
+    ) -> None:
+        """Prepares the thread; `start` begins to poll for `follower`, and `watched` watches it."""
         self.soon = threading.Event()
         self.failing = False
         self._store = store
         self._clock = clock
         self._timing = timing
         self._follower = follower
+        self._watched = watched
         self._stop = threading.Event()
         self._behind = False
         self._pace = Pace(min(_SPACING, timing.store_poll))
@@ -113,16 +117,22 @@ class Poll:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stop.is_set():
-            if not self._behind and self.soon.wait(self._timing.store_poll):
-                self._stop.wait(self._pace.take())
-            # Hints that came while this waited have their answer in the poll that comes now.
-            self.soon.clear()
-            if self._stop.is_set() or loop.is_closed():
-                return
-            if self._follower.rolled_back:
-                self._look_for_reconciliation(loop)
-            else:
-                self._poll(loop)
+            with self._watched.turn():
+                self._turn(loop)
+            if self._watched.failures:
+                self._stop.wait(self._timing.store_poll)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._behind and self.soon.wait(self._timing.store_poll):
+            self._stop.wait(self._pace.take())
+        # Hints that came while this waited have their answer in the poll that comes now.
+        self.soon.clear()
+        if self._stop.is_set() or loop.is_closed():
+            return
+        if self._follower.rolled_back:
+            self._look_for_reconciliation(loop)
+        else:
+            self._poll(loop)
 
     def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
         began = Moment.now(self._clock)
@@ -143,9 +153,6 @@ class Poll:
             self.failing = True
             # Do not call a store that fails at once as fast as it fails.
             self._stop.wait(self._timing.store_poll)
-        except Exception:
-            log.exception("the poll failed unexpectedly")
-            self._stop.wait(self._timing.store_poll)
         else:
             if self.failing:
                 log.warning("the poll reaches the store again")
@@ -163,8 +170,6 @@ class Poll:
             reconciled = self._store.reconciled()
         except KeyfoldError as error:
             log.warning("cannot begin anew with the store: %s: %s", error.reason, error.message)
-        except Exception:
-            log.exception("beginning anew with the store failed unexpectedly")
         else:
             if reconciled:
                 self._begin_anew(loop, "an operator reconciled the store")
@@ -175,5 +180,3 @@ class Poll:
             asyncio.run_coroutine_threadsafe(self._follower.begin_anew(why), loop).result()
         except KeyfoldError as error:
             log.warning("cannot begin anew with the store: %s: %s", error.reason, error.message)
-        except Exception:
-            log.exception("beginning anew with the store failed unexpectedly")

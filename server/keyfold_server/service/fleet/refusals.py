@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.health import Observation
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.supervisor import Supervisor
 from keyfold_server.service.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -24,14 +26,18 @@ _LAST_WORDS: Final = 5.0
 class Refusals:
     """Records refusals in the store, in the background."""
 
-    def __init__(self, replica: str, storage: Storage, retry_after: float) -> None:
+    def __init__(
+        self, replica: str, storage: Storage, retry_after: float, supervisor: Supervisor
+    ) -> None:
         """Takes where to record refusals.
 
         Args:
             replica: This replica's name.
             storage: The store.
             retry_after: Seconds to wait before the next attempt if the store did not take one.
+            supervisor: Goes on where an attempt ends unexpectedly.
         """
+        self._supervisor = supervisor
         self._replica = replica
         self._storage = storage
         self._retry_after = retry_after
@@ -39,7 +45,8 @@ class Refusals:
 
     def tell_others(self, root_id: str, seen: Observation, kek_id: bytes | None) -> None:
         """Begins to record a refusal of a root key or, with a `kek_id`, of that KEK alone."""
-        self._tasks.start(self._record(root_id, seen, kek_id))
+        record = partial(self._record, root_id, seen, kek_id)
+        self._tasks.start(self._supervisor.insist("refusals", record))
 
     async def stop(self) -> None:
         """Waits a little for refusals that the store does not have yet, then gives up."""

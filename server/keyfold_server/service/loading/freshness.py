@@ -42,16 +42,15 @@ class Freshness:
         self._due: list[tuple[float, str]] = []
         self._earlier = asyncio.Event()
 
-    async def keep(self) -> None:
-        """Looks at every root key when it is due, until cancelled."""
-        while True:
-            now = self._clock.monotonic()
-            pause = self._due[0][0] - now if self._due else 60.0
-            if pause > 0:
-                self._earlier.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._earlier.wait(), pause)
-            self.run_due(self._clock.monotonic())
+    async def turn(self) -> None:
+        """Waits until a root key is due, or an appointment changes, and looks at all due ones."""
+        now = self._clock.monotonic()
+        pause = self._due[0][0] - now if self._due else 60.0
+        if pause > 0:
+            self._earlier.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._earlier.wait(), pause)
+        self.run_due(self._clock.monotonic())
 
     def run_due(self, now: float) -> None:
         """Looks at every root key that is due at a time, in monotonic seconds."""

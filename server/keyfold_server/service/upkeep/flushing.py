@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.service.observed.health import HealthRecorder
-from keyfold_server.service.observed.uses import FLUSH, UseRecorder
+from keyfold_server.service.observed.uses import UseRecorder
 
 log = logging.getLogger(__name__)
 
-_WRITE_HEALTH: Final = 2.0
+WRITE_HEALTH: Final = 2.0
 """Seconds between two writes of what was observed of keys."""
 
 
@@ -25,24 +24,20 @@ class Flushing:
         self._health = health
         self._uses = uses
 
-    async def keep_health(self) -> None:
-        """Writes observations of keys every two seconds, until cancelled."""
-        while True:
-            await asyncio.sleep(_WRITE_HEALTH)
-            if self._health.pending:
-                try:
-                    await self._health.flush()
-                except KeyfoldError as error:
-                    log.warning("observations wait for the store: %s", error.reason)
-
-    async def keep_uses(self) -> None:
-        """Writes the last uses of KEKs once a minute, until cancelled."""
-        while True:
-            await asyncio.sleep(FLUSH)
+    async def write_health(self) -> None:
+        """Writes observations of keys, if there are new ones and the store takes them."""
+        if self._health.pending:
             try:
-                await self._uses.flush()
+                await self._health.flush()
             except KeyfoldError as error:
-                log.warning("last uses wait for the store: %s", error.reason)
+                log.warning("observations wait for the store: %s", error.reason)
+
+    async def write_uses(self) -> None:
+        """Writes the last uses of KEKs, if the store takes them."""
+        try:
+            await self._uses.flush()
+        except KeyfoldError as error:
+            log.warning("last uses wait for the store: %s", error.reason)
 
     async def flush(self) -> None:
         """Writes everything once more before the replica stops, if the store takes it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Final
 
@@ -12,7 +11,7 @@ from keyfold_server.service.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_INTERVAL: Final = 3600.0
+INTERVAL: Final = 3600.0
 """Seconds between two prunings; the store keeps what it keeps for at least a day."""
 
 
@@ -24,12 +23,10 @@ class Pruning:
         self._storage = storage
         self._clock = clock
 
-    async def keep(self) -> None:
-        """Prunes once an hour, until cancelled."""
-        while True:
-            await asyncio.sleep(_INTERVAL)
-            try:
-                now = int(self._clock.wall() * 1000)
-                await self._storage.run(self._storage.store.prune, now)
-            except KeyfoldError as error:
-                log.warning("the store was not pruned: %s", error.reason)
+    async def prune(self) -> None:
+        """Prunes the store, if it is there."""
+        try:
+            now = int(self._clock.wall() * 1000)
+            await self._storage.run(self._storage.store.prune, now)
+        except KeyfoldError as error:
+            log.warning("the store was not pruned: %s", error.reason)

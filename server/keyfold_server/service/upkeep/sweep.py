@@ -37,6 +37,7 @@ from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
+from keyfold_server.service.supervisor import Supervisor, Watched
 from keyfold_server.service.tasks import Tasks
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
 from keyfold_server.service.upkeep.turns import Turns
@@ -97,18 +98,26 @@ class Sweep:
         self._tasks = Tasks()
         self._failing = False
 
-    async def keep(self) -> None:
-        """Runs every slot once per interval, until cancelled."""
+    def start(self, supervisor: Supervisor) -> asyncio.Task[None]:
+        """Begins to run every slot once per interval."""
+        watched = supervisor.watch("sweep")
         # At random, so that replicas that start together do not ask together.
-        first = random.randrange(SLOTS)  # noqa: S311
-        try:
-            for turn in itertools.count(first):
-                await asyncio.sleep(self._interval / SLOTS)
-                # A turn may last longer than an interval. `_alone` keeps a second one from the
-                # same work.
-                self._tasks.start(self.turn(turn % SLOTS))
-        finally:
-            await self._tasks.drain(0)
+        slots = itertools.count(random.randrange(SLOTS))  # noqa: S311
+
+        async def begin() -> None:
+            # A turn may last longer than an interval. `_alone` keeps a second one from the same
+            # work.
+            self._tasks.start(self._watched_turn(watched, next(slots) % SLOTS))
+
+        return supervisor.start("sweep_slots", begin, self._interval / SLOTS)
+
+    async def stop(self) -> None:
+        """Ends the turns that are under way."""
+        await self._tasks.drain(0)
+
+    async def _watched_turn(self, watched: Watched, slot: int) -> None:
+        with watched.turn():
+            await self.turn(slot)
 
     async def turn(self, slot: int) -> None:
         """Checks the root keys of one slot, 0 to 255; does nothing while this replica is stale."""
