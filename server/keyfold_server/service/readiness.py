@@ -18,9 +18,7 @@ log = logging.getLogger(__name__)
 
 STARTING = "STARTING: the server has not opened its store and its address yet"
 DRAINING = "DRAINING: the server is stopping; it finishes calls under way and takes no others"
-TASK_FAILING = (
-    "TASK_FAILING: the task {} has failed for a minute without one good turn; see the log"
-)
+TASK_FAILING = "TASK_FAILING: the task {} has failed for a minute; the log says why"
 
 
 class Readiness:
