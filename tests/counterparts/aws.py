@@ -28,6 +28,13 @@ from counterparts.aws_wire import AwsError, Call, error_reply, parse
 from counterparts.faults import FaultLayer
 from counterparts.messages import Answer, Reply, Request, forward
 
+_OF_KEY: Final = frozenset({"with an explicit deny in a resource-based policy"})
+_TO_ANOTHER_ACCOUNT: Final = (
+    "because the resource does not exist in this Region, no resource-based policies allow access, "
+    "or a resource-based policy explicitly denies access"
+)
+"""AWS's words to a caller of another account, as in kubernetes-sigs/aws-encryption-provider#141."""
+
 _NEEDS_NO_KEY: Final = frozenset({"CreateKey", "ListKeys", "ListAliases"})
 
 
@@ -40,6 +47,7 @@ class Aws:
         calls: Every signed call, in order.
         policies: Policies of keys as read from LocalStack. Whoever writes a policy at LocalStack
             itself, rather than through here, must clear this.
+        endpoint: Policy of the VPC endpoint that the calls to KMS come through, or None.
     """
 
     def __init__(self, kms: Answer) -> None:
@@ -50,6 +58,7 @@ class Aws:
         self.erased: set[str] = set()
         self.calls: list[Call] = []
         self.policies: dict[str, Policy] = {}
+        self.endpoint: Policy | None = None
         self._materials: dict[str, list[str]] = {}
         self._made_with: dict[bytes, str] = {}
 
@@ -93,14 +102,18 @@ class Aws:
         owner = arn.split(":")[4] if arn.startswith("arn:") else identity.account
         if identity.arn == f"arn:aws:iam::{owner}:root":
             return
-        why_not: str | None = f"because no identity-based policy allows the {call.action} action"
+        resource = f"resource: {arn or '*'}"
+        why_not: str | None = _no("identity-based", call)
         if call.operation not in _NEEDS_NO_KEY:
             why_not = self._why_not(call, identity, owner, arn)
+            if owner != identity.account and why_not in _OF_KEY | {_no("resource-based", call)}:
+                # Whoever is of another account does not learn whether the key exists.
+                resource, why_not = "this resource", _TO_ANOTHER_ACCOUNT
         if why_not is not None:
             raise AwsError(
                 "AccessDeniedException",
-                f"User: {identity.arn} is not authorized to perform: {call.action} on resource: "
-                f"{arn or '*'} {why_not}",
+                f"User: {identity.arn} is not authorized to perform: {call.action} on {resource} "
+                f"{why_not}",
             )
 
     def _why_not(self, call: Call, identity: Identity, owner: str, arn: str) -> str | None:
@@ -108,17 +121,30 @@ class Aws:
         context = call.asked.get("EncryptionContext", {})
         values = {CONTEXT + name: value for name, value in context.items()}
         asked = Asked(identity.caller, call.action, arn, values)
+        stopped = self._stopped_on_the_way(call, asked)
+        if stopped is not None:
+            return stopped
         verdict = evaluate(Kind.KEY, self._policy(call, owner, arn), asked)
         if verdict is Verdict.DENIED:
             return "with an explicit deny in a resource-based policy"
-        if verdict is Verdict.NOT_ALLOWED:
-            return f"because no resource-based policy allows the {call.action} action"
         own = self.sts.own_verdict(identity, asked)
         if own is Verdict.DENIED:
             return "with an explicit deny in an identity-based policy"
-        if own is Verdict.NOT_ALLOWED and owner != identity.account:
-            return f"because no identity-based policy allows the {call.action} action"
+        if verdict is Verdict.NOT_ALLOWED:
+            return _no("resource-based", call)
+        needs_own = verdict is Verdict.DELEGATED or owner != identity.account
+        if own is Verdict.NOT_ALLOWED and needs_own:
+            return _no("identity-based", call)
         return None
+
+    def _stopped_on_the_way(self, call: Call, asked: Asked) -> str | None:
+        """Returns AWS's reason why the VPC endpoint stops a call, or None if it does not."""
+        through = Verdict.ALLOWED
+        if self.endpoint is not None:
+            through = evaluate(Kind.KEY, self.endpoint, asked)
+        if through is Verdict.DENIED:
+            return "with an explicit deny in a VPC endpoint policy"
+        return _no("VPC endpoint", call) if through is Verdict.NOT_ALLOWED else None
 
     def _policy(self, call: Call, owner: str, arn: str) -> Policy:
         policy = self.policies.get(arn)
@@ -167,6 +193,11 @@ class Aws:
         A multi-Region key and its replicas have the same material.
         """
         return self._materials.setdefault(key.rpartition("/")[2], [secrets.token_hex(32)])
+
+
+def _no(kind: str, call: Call) -> str:
+    """Returns AWS's words if no policy of a kind allows a call."""
+    return f"because no {kind} policy allows the {call.action} action"
 
 
 def _digest(blob: str) -> bytes:

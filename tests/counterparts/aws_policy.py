@@ -1,11 +1,13 @@
 """A small, strict evaluator of AWS policies: of keys, of roles' trust, and of identities.
 
-It knows what customers and the vendor write for Keyfold, and refuses anything else with ValueError
-rather than guess: it takes statements of Effect, Principal, Action, Resource and the condition
+It knows what customers and vendors write for keys, and refuses anything else with ValueError rather
+than guess: it takes statements of Effect, Principal, Action, Resource and the condition
 StringEquals on `kms:EncryptionContext:…` or `sts:ExternalId`. It also refuses what AWS refuses as
-malformed. It allows nothing by default, and an explicit Deny wins. One thing is not modelled: in
-AWS a key's policy may refer to the identities' policies of its account, by a statement for the
-account's root. Here such a statement lets only the root in, and a policy must name every role.
+malformed. It allows nothing by default, and an explicit Deny wins.
+
+A statement for an account's root, or for the account's number, lets that account decide: its own
+policies must allow the call, too. A Deny for the root is for every identity of the account. In a
+key's policy `*` as the resource is the key itself; a statement for another resource says nothing.
 
 https://docs.aws.amazon.com/kms/latest/developerguide/policy-evaluation.html
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
@@ -24,7 +26,8 @@ CONTEXT: Final = "kms:EncryptionContext:"
 EXTERNAL_ID: Final = "sts:ExternalId"
 
 _VERSION: Final = "2012-10-17"
-_PRINCIPAL: Final = re.compile(r"\*|arn:[a-z-]+:(iam|sts)::[0-9]{12}:(root|[a-z-]+/.+)")
+_PRINCIPAL: Final = re.compile(r"\*|[0-9]{12}|arn:[a-z-]+:(iam|sts)::[0-9]{12}:(root|[a-z-]+/.+)")
+_GRANT: Final = "kms:GrantIsForAWSResource"
 _ARN: Final = re.compile(r"arn:[a-z-]+:[a-z]+:[a-z0-9-]*:[0-9]{12}:[^*?]+")
 
 Policy = Mapping[str, Any]
@@ -34,7 +37,7 @@ class Kind(enum.Enum):
     """The kind of thing that a policy belongs to, with the elements that its statements must have.
 
     Attributes:
-        KEY: A KMS key.
+        KEY: A KMS key; also a VPC endpoint, whose policy has the same elements.
         TRUST: A role; the policy says who may assume it.
         IDENTITY: A role or user; the policy says what it may do.
     """
@@ -49,11 +52,13 @@ class Verdict(enum.Enum):
 
     Attributes:
         ALLOWED: A statement allows the call, and no statement denies it.
+        DELEGATED: A statement lets the caller's account allow the call, and none denies it.
         NOT_ALLOWED: No statement allows the call.
         DENIED: A statement denies the call.
     """
 
     ALLOWED = enum.auto()
+    DELEGATED = enum.auto()
     NOT_ALLOWED = enum.auto()
     DENIED = enum.auto()
 
@@ -67,6 +72,11 @@ class Caller:
     """
 
     arns: tuple[str, ...]
+
+    @property
+    def account(self) -> str:
+        """The caller's account."""
+        return self.arns[0].split(":")[4]
 
 
 @dataclass(frozen=True)
@@ -95,8 +105,9 @@ def evaluate(kind: Kind, policy: Policy, asked: Asked) -> Verdict:
     check(kind, policy)
     verdict = Verdict.NOT_ALLOWED
     for statement in policy["Statement"]:
+        names = _names(statement.get("Principal", "*"), asked.caller)
         if not (
-            _is_for(statement.get("Principal", "*"), asked.caller)
+            names is not Verdict.NOT_ALLOWED
             and any(_like(asked.action, each) for each in _several(statement["Action"]))
             and _is_on(kind, statement, asked.resource)
             and _holds(statement.get("Condition", {}), asked.values)
@@ -104,7 +115,8 @@ def evaluate(kind: Kind, policy: Policy, asked: Asked) -> Verdict:
             continue
         if statement["Effect"] == "Deny":
             return Verdict.DENIED
-        verdict = Verdict.ALLOWED
+        if verdict is not Verdict.ALLOWED:
+            verdict = names
     return verdict
 
 
@@ -125,7 +137,7 @@ def check(kind: Kind, policy: Policy) -> None:
         if "Principal" in statement:
             _check_principal(statement["Principal"])
         for resource in _several(statement.get("Resource", "*")):
-            if resource != "*" and (kind is Kind.KEY or _ARN.fullmatch(resource) is None):
+            if resource != "*" and _ARN.fullmatch(resource) is None:
                 raise ValueError(f"not modelled as a resource: {resource}")
         _check_condition(kind, statement.get("Condition", {}))
 
@@ -142,24 +154,27 @@ def _check_principal(principal: Any) -> None:
 
 def _check_condition(kind: Kind, condition: Mapping[str, Any]) -> None:
     for operator, keys in condition.items():
-        if operator != "StringEquals":
+        if operator not in ("StringEquals", "Bool"):
             raise ValueError(f"not modelled as a condition: {operator}")
         for key in keys:
             known = key == EXTERNAL_ID if kind is Kind.TRUST else key.startswith(CONTEXT)
-            if not known:
+            if not (key == _GRANT and kind is Kind.KEY if operator == "Bool" else known):
                 raise ValueError(f"not modelled as a condition's key: {key}")
 
 
-def _is_for(principal: Any, caller: Caller) -> bool:
-    if principal == "*":
-        return True
+def _names(principal: Any, caller: Caller) -> Verdict:
+    """Returns whether a principal names a caller, or DELEGATED if it names the caller's account."""
     # AWS knows no wildcards within a principal's ARN; a wildcard alone means everybody.
-    return any(each == "*" or each in caller.arns for each in _several(principal["AWS"]))
+    each = ["*"] if principal == "*" else _several(principal["AWS"])
+    if any(one == "*" or one in caller.arns for one in each):
+        return Verdict.ALLOWED
+    account = re.compile(rf"(arn:[a-z-]+:iam::)?{caller.account}(:root)?")
+    return Verdict.DELEGATED if any(account.fullmatch(one) for one in each) else Verdict.NOT_ALLOWED
 
 
 def _is_on(kind: Kind, statement: Mapping[str, Any], resource: str) -> bool:
-    """Returns whether a statement covers a resource; a key's or role's policy covers itself."""
-    if kind is not Kind.IDENTITY:
+    """Returns whether a statement covers a resource; a role's trust policy covers itself."""
+    if kind is Kind.TRUST:
         return True
     return any(each in ("*", resource) for each in _several(statement["Resource"]))
 

@@ -183,12 +183,16 @@ class Sts:
         role, shown = self.roles.get(arn), call.asked.get("ExternalId")
         values = {} if shown is None else {EXTERNAL_ID: shown}
         asked = Asked(identity.caller, call.action, arn, values)
-        if role is None or evaluate(Kind.TRUST, role.trust, asked) is not Verdict.ALLOWED:
+        trusts = Verdict.NOT_ALLOWED
+        if role is not None:
+            trusts = evaluate(Kind.TRUST, role.trust, asked)
+        if trusts in (Verdict.NOT_ALLOWED, Verdict.DENIED):
             return ""
         own = self.own_verdict(identity, asked)
         if own is Verdict.DENIED:
             return " with an explicit deny in an identity-based policy"
-        if own is Verdict.NOT_ALLOWED and arn.split(":")[4] != identity.account:
+        is_elsewhere = arn.split(":")[4] != identity.account
+        if own is Verdict.NOT_ALLOWED and (is_elsewhere or trusts is Verdict.DELEGATED):
             return f" because no identity-based policy allows the {call.action} action"
         return None
 

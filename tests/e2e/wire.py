@@ -145,6 +145,7 @@ def _decisions(cluster: res.ClusterStatus) -> res.ClusterStatus:
             "health_time",
             "can_wrap",
             "can_unwrap",
+            "can_describe",
             "last_check_time",
             "last_success_time",
             "last_error",

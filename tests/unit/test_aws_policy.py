@@ -44,6 +44,8 @@ def _policy(*statements: dict[str, Any]) -> dict[str, Any]:
         {"Action": ["kms:Encrypt", "kms:De*"]},
         {"Action": "KMS:decrypt"},
         {"Condition": {"StringEquals": {_CLUSTER: ["a", "b"]}}},
+        {"Resource": _KEY},
+        {"Resource": [f"{_KEY}-2", _KEY]},
     ],
 )
 def test_what_fits_is_allowed(changed: dict[str, Any]) -> None:
@@ -54,18 +56,31 @@ def test_what_fits_is_allowed(changed: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"Principal": {"AWS": _ROOT}},
+        {"Principal": {"AWS": _ROOT.replace("1111", "4444")}},
+        {"Principal": {"AWS": "444422223333"}},
         {"Principal": {"AWS": f"{_ROLE}-2"}},
         {"Principal": {"AWS": "arn:aws:iam::111122223333:role/*"}},
         {"Action": "kms:Encrypt"},
         {"Action": "kms:Decrypt*Key"},
         {"Condition": {"StringEquals": {_CLUSTER: "B"}}},
         {"Condition": {"StringEquals": {"kms:EncryptionContext:other": "b"}}},
+        {"Condition": {"Bool": {"kms:GrantIsForAWSResource": "true"}}},
+        {"Resource": f"{_KEY}-2"},
     ],
 )
 def test_what_does_not_fit_is_not_allowed(changed: dict[str, Any]) -> None:
-    """Nothing is allowed by default; the account's root does not stand for its roles."""
+    """Nothing is allowed by default; another account, key or context does not fit."""
     assert _says({**_ALLOW, **changed}, context={"keyfold:cluster": "b"}) is Verdict.NOT_ALLOWED
+
+
+@pytest.mark.parametrize("root", [_ROOT, "111122223333"])
+def test_an_accounts_root_lets_the_account_decide(root: str) -> None:
+    """A statement for the root allows what the account's own policies allow, and denies to all."""
+    delegating = {**_ALLOW, "Principal": {"AWS": root}}
+    assert _says(delegating) is Verdict.DELEGATED
+    assert _says(delegating, _ALLOW) is _says(_ALLOW, delegating) is Verdict.ALLOWED
+    assert _says(_ALLOW, {**delegating, "Effect": "Deny"}) is Verdict.DENIED
+    assert _says({**delegating, "Resource": f"{_KEY}-2"}) is Verdict.NOT_ALLOWED
 
 
 def test_a_deny_wins_wherever_it_stands() -> None:
@@ -80,11 +95,14 @@ def test_a_deny_wins_wherever_it_stands() -> None:
     [
         {"NotAction": "kms:Encrypt"},
         {"Effect": "allow"},
-        {"Resource": _KEY},
+        {"Resource": f"{_KEY}*"},
+        {"Resource": "alias/x"},
         {"Principal": {"Service": "s3.amazonaws.com"}},
         {"Principal": {"AWS": "<ARN of somebody>"}},
         {"Principal": {}},
         {"Condition": {"StringLike": {_CLUSTER: "*"}}},
+        {"Condition": {"Bool": {_CLUSTER: "true"}}},
+        {"Condition": {"StringEquals": {"kms:GrantIsForAWSResource": "true"}}},
         {"Condition": {"StringEquals": {"aws:PrincipalTag/a": "b"}}},
         {"Condition": {"StringEquals": {"sts:ExternalId": "b"}}},
     ],
