@@ -93,8 +93,12 @@ class Authority:
         signs: bool = False,
         begins: timedelta = timedelta(minutes=-1),
         ends: timedelta = timedelta(hours=1),
+        use: x509.ObjectIdentifier | None = None,
     ) -> Issued:
-        """Issues for names written as `spiffe://…`, `uri:…`, `dns:…`, `ip:…` or `email:…`."""
+        """Issues for names written as `spiffe://…`, `uri:…`, `dns:…`, `ip:…` or `email:…`.
+
+        With `use`, the certificate is for that alone, as those that cert-manager issues are.
+        """
         key = key or ec.generate_private_key(ec.SECP256R1())
         certificate = _sign(
             _subject(common_name) if common_name else x509.Name([]),
@@ -106,6 +110,7 @@ class Authority:
             signs=signs,
             begins=begins,
             ends=ends,
+            use=use,
         )
         return Issued(key, certificate, (self.certificate,) if self._above else ())
 
@@ -154,6 +159,7 @@ def _sign(
     signs: bool = False,
     begins: timedelta = timedelta(minutes=-1),
     ends: timedelta = timedelta(hours=1),
+    use: x509.ObjectIdentifier | None = None,
 ) -> x509.Certificate:
     now = datetime.now(UTC)
     builder = (
@@ -172,4 +178,6 @@ def _sign(
         usage = dict.fromkeys(signature(x509.KeyUsage).parameters, False)
         usage |= {"digital_signature": True, "key_cert_sign": True}
         builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
+    if use is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False)
     return builder.sign(signer, hashes.SHA256())

@@ -23,6 +23,7 @@ import grpc
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -33,6 +34,7 @@ from e2e.wire import METHODS, Refusal, refusal, refused, spec
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
+from keyfold_server.rpc import health_socket
 
 POLICY: Final = """
 on_behalf_of = ["spiffe://example.org/gateway"]
@@ -494,3 +496,73 @@ def test_dev_certs_are_all_it_takes(start_server: StartServer, tmp_path: Path) -
     server.settings |= client
     assert "prod" not in server.cli("clusters")
     assert server.command("health", "--target", server.target) == "SERVING\n"
+
+
+# --- health checks ---
+
+
+@pytest.fixture
+def recipe(start_server: StartServer, tmp_path: Path) -> House:
+    """Starts a server with the certificates of the page's cert-manager recipe.
+
+    Its own certificate is a server's alone, from the issuer that is its clients' authority.
+    """
+    issuer = Authority("keyfold-callers")
+    own = issuer.issue("dns:keyfold.keyfold.svc", use=ExtendedKeyUsageOID.SERVER_AUTH)
+    key = ec.generate_private_key(ec.SECP256R1())
+    policy = write(tmp_path / "policy.toml", POLICY)
+    server = start_server(
+        KEYFOLD_TLS_CERT=str(write(tmp_path / "tls.crt", own.pem)),
+        KEYFOLD_TLS_KEY=str(write(tmp_path / "tls.key", own.key_pem)),
+        KEYFOLD_TLS_CLIENT_CA=str(write(tmp_path / "ca.crt", issuer.pem)),
+        KEYFOLD_POLICY=str(policy),
+        KEYFOLD_JWT_ISSUER=ISSUER,
+        KEYFOLD_JWT_AUDIENCE=AUDIENCE,
+        KEYFOLD_JWT_JWKS=str(write(tmp_path / "jwks.json", jwks(key))),
+        KEYFOLD_METRICS="off",
+    )
+    return House(server, issuer, key, policy)
+
+
+def test_health_of_the_cert_manager_recipe(recipe: House) -> None:
+    """The health command works with a certificate that is a server's alone, and after its end."""
+    server = recipe.server
+    assert server.command("health", "--target", server.target) == "SERVING\n"
+    server.settings["KEYFOLD_LISTEN"] = f"0.0.0.0:{server.target.rpartition(':')[2]}"
+    assert server.command("health") == "SERVING\n"
+    server.stop()
+    assert "UNAVAILABLE" in server.command("health", "--timeout", "1", code=1)
+
+
+def test_the_socket_for_health_steps_around_nothing(recipe: House) -> None:
+    """Without the handshake of mutual TLS there is health alone, whatever else a call brings."""
+    with grpc.insecure_channel(health_socket.of(recipe.server.target)) as opened:
+        stub = service.KeyManagementServiceStub(opened)
+        for credential in ((), (("authorization", f"Bearer {recipe.token()}"),)):
+            for method, told in every_method(stub, metadata=credential):
+                assert told.reason == "CALLER_UNKNOWN", method
+                assert "health checks alone" in told.message
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(opened)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(reflection.ServerReflectionInfo(iter([asked]), timeout=5))
+        assert refusal(caught.value).reason == "CALLER_UNKNOWN"
+        health: Any = health_pb2_grpc.HealthStub(opened)
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_health_over_tls_alone(start_server: StartServer, tmp_path: Path) -> None:
+    """With tokens alone the command connects by TLS, and takes the certificate of the settings."""
+    authority, key = Authority("nobody's"), ec.generate_private_key(ec.SECP256R1())
+    server = start_server(
+        **tls_settings(tmp_path, authority),
+        KEYFOLD_POLICY=str(write(tmp_path / "policy.toml", POLICY)),
+        KEYFOLD_JWT_ISSUER=ISSUER,
+        KEYFOLD_JWT_AUDIENCE=AUDIENCE,
+        KEYFOLD_JWT_JWKS=str(write(tmp_path / "jwks.json", jwks(key))),
+    )
+    assert server.command("health", "--target", server.target) == "SERVING\n"
+    (tmp_path / "other").mkdir()
+    server.settings |= tls_settings(tmp_path / "other", Authority("another"))
+    assert "UNAVAILABLE" in server.command("health", "--target", server.target, code=1)

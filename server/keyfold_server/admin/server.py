@@ -87,22 +87,34 @@ def health(
 ) -> None:
     """Ask a running server whether it serves.
 
-    The exit code is 0 if it does, and 1 if it does not. With TLS, the server must show the name in
-    KEYFOLD_TLS_CERT. The command shows that certificate itself, and trusts the authorities in
-    KEYFOLD_TLS_CLIENT_CA, or else the system's. KEYFOLD_CERT, KEYFOLD_KEY and KEYFOLD_CA override
-    this.
+    The exit code is 0 if it does, and 1 if it does not. With TLS, the server must show the
+    certificate in KEYFOLD_TLS_CERT, or one for the same name from an authority in KEYFOLD_CA or
+    KEYFOLD_TLS_CLIENT_CA. A server on this machine that asks its clients for certificates answers
+    the command on a socket of its own, without TLS. With KEYFOLD_CERT and KEYFOLD_KEY the command
+    connects with that client certificate instead.
     """
     from keyfold_server import settings
     from keyfold_server.rpc import probe
 
     try:
         loaded = settings.load()
-        found = probe.health(target or loaded.listen, timeout, _tls(loaded))
+        found = _asked(loaded, target or loaded.listen, timeout)
     except KeyfoldError as error:
         found = error.message
     typer.echo(found, err=found != probe.SERVING)
     if found != probe.SERVING:
         raise typer.Exit(_NOT_SERVING)
+
+
+def _asked(loaded: Settings, target: str, timeout: float) -> str:
+    """Returns the answer of a server that has these settings."""
+    from keyfold_server.rpc import health_socket, probe
+
+    mutual = loaded.tls_client_ca is not None and "KEYFOLD_CERT" not in os.environ
+    here = target == loaded.listen or health_socket.is_here(target)
+    if mutual and here and health_socket.SUPPORTED:
+        return probe.health(health_socket.of(target), timeout)
+    return probe.health(target, timeout, _tls(loaded))
 
 
 def _tls(loaded: Settings) -> Tls | None:
@@ -116,11 +128,10 @@ def _tls(loaded: Settings) -> Tls | None:
     cert = os.environ.get("KEYFOLD_CERT") or loaded.tls_cert
     key = os.environ.get("KEYFOLD_KEY") or loaded.tls_key
     try:
+        own = loaded.tls_cert.read_bytes()
+        trusted = own if ca is None else own + b"\n" + Path(ca).read_bytes()
         return Tls(
-            None if ca is None else Path(ca).read_bytes(),
-            Path(cert).read_bytes(),
-            Path(key).read_bytes(),
-            tls_files.server_name(loaded.tls_cert.read_bytes()),
+            trusted, Path(cert).read_bytes(), Path(key).read_bytes(), tls_files.server_name(own)
         )
     except OSError as error:
         raise SetupError(f"{error.filename} cannot be read: {error.strerror}") from None

@@ -211,6 +211,7 @@ async def serve(
             settings.listen,
             access.callers,
             credentials=access.credentials,
+            asks_clients=access.asks_clients,
             socket_mode=settings.socket_mode,
             sampling=sampling,
             call_log=call_log,

@@ -33,6 +33,7 @@ class Access:
     Attributes:
         callers: Identifies the caller of each call.
         credentials: The server's TLS credentials; None for a server without TLS.
+        asks_clients: Whether the server asks its clients for a certificate.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -42,6 +43,7 @@ class Access:
             SetupError: A file cannot be used. The message names the setting.
         """
         self.credentials: grpc.ServerCredentials | None = None
+        self.asks_clients = settings.tls_client_ca is not None
         certificates = None
         if settings.tls_cert is not None and settings.tls_key is not None:
             tls = ServerTls(

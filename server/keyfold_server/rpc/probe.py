@@ -28,13 +28,13 @@ class Tls:
     """The certificates with which to connect to a server that has TLS, all in PEM.
 
     Attributes:
-        ca: The authorities that must have issued the server's certificate; None takes the system's.
+        ca: The certificates that the server may show, and the authorities that may have issued it.
         cert: The client certificate, if the server asks for one.
         key: The private key of `cert`.
         name: The name that the server's certificate must hold.
     """
 
-    ca: bytes | None
+    ca: bytes
     cert: bytes | None
     key: bytes | None = field(repr=False)
     name: str
@@ -44,7 +44,7 @@ def health(target: str, timeout: float, tls: Tls | None = None) -> str:
     """Asks a server for its health.
 
     Args:
-        target: `HOST:PORT`, or `unix:` and a path.
+        target: `HOST:PORT`, `unix:` and a path, or what `health_socket.of` returned.
         timeout: Seconds to wait for the answer, including the time to connect.
         tls: The settings of a TLS connection; None connects without TLS.
 

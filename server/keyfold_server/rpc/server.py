@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import SetupError
+from keyfold_server.rpc import health_socket
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.door import Door
@@ -85,13 +86,14 @@ def _options(bounds: Bounds, inside: int) -> tuple[tuple[str, int], ...]:
 class GrpcServer:
     """The server of one replica, on one address."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one argument for each part that the caller brings
         self,
         replica: Replica,
         listen: str,
         callers: Callers,
         *,
         credentials: grpc.ServerCredentials | None = None,
+        asks_clients: bool = False,
         socket_mode: int = 0o600,
         sampling: Sampling = NO_SPANS,
         call_log: CallLog | None = None,
@@ -105,6 +107,8 @@ class GrpcServer:
             callers: Identifies the caller of each call.
             credentials: The server's TLS credentials. None serves without TLS, which the settings
                 allow only on loopback addresses and unix sockets.
+            asks_clients: Whether the credentials ask clients for a certificate, so that health
+                checks of this machine need a socket of their own.
             socket_mode: The permissions of a unix socket's file.
             sampling: Decides which calls get spans.
             call_log: Records each call; None keeps the metric alone.
@@ -118,6 +122,7 @@ class GrpcServer:
         self._listen = listen
         self._callers = callers
         self._credentials = credentials
+        self._asks_clients = asks_clients
         self._socket_mode = socket_mode
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -151,6 +156,8 @@ class GrpcServer:
         _add_reflection(guarded)
         await self._set_health(serving=False)
         address = self._bind_unix(server) if unix else self._bind_tcp(server)
+        if self._asks_clients:
+            _bind_health_socket(server, address)
         await server.start()
         self._readiness.started(self._replica.check_serving, self._replica.supervisor)
         await self._show_health()
@@ -236,6 +243,18 @@ class GrpcServer:
         )
         for name in ("", SERVICE):
             await self._health.set(name, status)
+
+
+def _bind_health_socket(server: grpc.aio.Server, address: str) -> None:
+    bound = 0
+    if health_socket.SUPPORTED:
+        with contextlib.suppress(RuntimeError):
+            bound = server.add_insecure_port(health_socket.of(address))
+    if not bound:
+        log.warning(
+            "no socket for health checks; keyfold-server health needs a client certificate in "
+            "KEYFOLD_CERT and KEYFOLD_KEY"
+        )
 
 
 def _any_answers(host: str, port: int) -> bool:

@@ -127,10 +127,17 @@ class Callers:
         """Returns the caller of a call that came from `address`.
 
         Raises:
-            CallerUnknownError: The call has no credential, and this address needs one.
+            CallerUnknownError: The call has no credential, and this address needs one; or it came
+                in by the socket for health checks.
             CallerCredentialError: The call has a credential that is not valid.
             OverloadedError: Too many calls wait for keys of the token's issuer.
         """
+        if self._certificates is not None and address.startswith("unix:"):
+            # A server that asks for certificates has no other socket than that of `health_socket`.
+            # Nobody may step around the handshake there, not even with a token.
+            raise CallerUnknownError(
+                "this socket answers health checks alone; call the server's address"
+            )
         headers: list[str | bytes] = []
         named = ""
         for key, value in context.invocation_metadata() or ():
