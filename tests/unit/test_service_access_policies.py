@@ -22,7 +22,7 @@ from keyfold_server.domain.errors import (
     UnknownProviderError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
-from keyfold_server.domain.rights import Identity, Rights
+from keyfold_server.domain.rights import Caller, Identity, Rights
 from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest, AccessPolicyResult
 from keyfold_server.service.root_keys.scope import Scope
 from regional import ROLE, RegionalHouse, role
@@ -63,7 +63,7 @@ async def ask(
 ) -> AccessPolicyResult:
     """Calls GetAccessPolicy."""
     wanted = AccessPolicyRequest(spec, Scope(cluster, region, organization))
-    return await member.replica.access_policies.get(rights, wanted)
+    return await member.replica.access_policies.get(Caller(rights), wanted)
 
 
 async def test_a_policy_comes_with_the_external_id(house: RegionalHouse, one: Member) -> None:

@@ -17,7 +17,7 @@ from keyfold_server.domain.errors import (
     KeyNotGrantedError,
 )
 from keyfold_server.domain.keyspec import KeySpec
-from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.scope import Scope
 from keyfold_server.service.root_keys.trials import TestKeyRequest
@@ -80,7 +80,7 @@ async def test_without_an_id_no_call_is_made(house: RegionalHouse, one: Member) 
         await one.enable(specs={"eu": role("fake:one")})
     with pytest.raises(ExternalIdNotIssuedError, match="name one of them"):
         await one.replica.trials.test(
-            EVERYTHING, TestKeyRequest(role("fake:one"), Scope("", "", None))
+            Caller(EVERYTHING), TestKeyRequest(role("fake:one"), Scope("", "", None))
         )
     assert house.provider.calls == []
     await one.enable()

@@ -21,7 +21,7 @@ from keyfold_server.domain.errors import (
     UnknownProviderError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec
-from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.service.life.revocation import RetireGenerationRequest
 from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest
 from keyfold_server.service.root_keys.scope import Scope
@@ -89,7 +89,7 @@ def try_key(
 ) -> Awaitable[object]:
     """Calls TestKey for a cluster."""
     request = TestKeyRequest(KeySpec("FAKE", uri), Scope(name, "eu", organization))
-    return one.replica.trials.test(one.rights, request)
+    return one.replica.trials.test(Caller(one.rights), request)
 
 
 def access_policy(
@@ -97,7 +97,7 @@ def access_policy(
 ) -> Awaitable[object]:
     """Calls GetAccessPolicy for a cluster."""
     request = AccessPolicyRequest(KeySpec("FAKE", uri), Scope(name, "eu", organization))
-    return one.replica.access_policies.get(one.rights, request)
+    return one.replica.access_policies.get(Caller(one.rights), request)
 
 
 def calls(one: Member, blob: bytes) -> Calls:

@@ -25,7 +25,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.residency import ResidencyReport, Table
-from keyfold_server.domain.rights import Identity, Rights
+from keyfold_server.domain.rights import Caller, Identity, Rights
 from keyfold_server.service.root_keys.scope import Scope
 from keyfold_server.service.root_keys.trials import TestKeyRequest
 from regional import RegionalHouse
@@ -151,7 +151,7 @@ async def test_a_trial_tells_where_the_key_is(house: RegionalHouse) -> None:
 
     async def place(spec: KeySpec, region: str) -> ResidencyReport:
         wanted = TestKeyRequest(spec, Scope("acme", region, None))
-        tried = await one.replica.trials.test(EVERYTHING, wanted)
+        tried = await one.replica.trials.test(Caller(EVERYTHING), wanted)
         assert tried.accessible
         assert tried.place.refused in tried.summary
         return tried.place

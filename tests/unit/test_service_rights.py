@@ -26,7 +26,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.ports import ClusterFilter
-from keyfold_server.domain.rights import Identity, Rights
+from keyfold_server.domain.rights import Caller, Identity, Rights
 from keyfold_server.service.data.call import Call, NeedsLoad
 from keyfold_server.service.data.data_plane import Destination, UnwrapResult
 from keyfold_server.service.life.listing import page_token
@@ -268,10 +268,11 @@ async def test_a_key_that_may_not_be_named_costs_no_call(
             one.rotate(specs),
             one.rotate({"eu": KeySpec("FAKE", "fake:two", "nobody")}),
             one.replica.trials.test(
-                one.rights, TestKeyRequest(KeySpec("FAKE", "fake:two"), Scope("", "", None))
+                Caller(one.rights), TestKeyRequest(KeySpec("FAKE", "fake:two"), Scope("", "", None))
             ),
             one.replica.trials.test(
-                one.rights, TestKeyRequest(KeySpec("FAKE", "fake:two"), Scope("acme", "eu", "a"))
+                Caller(one.rights),
+                TestKeyRequest(KeySpec("FAKE", "fake:two"), Scope("acme", "eu", "a")),
             ),
         ]
         for call in calls:

@@ -21,6 +21,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import Unwrapped
+from keyfold_server.domain.rights import Caller
 from keyfold_server.service.root_keys.scope import Scope
 from keyfold_server.service.root_keys.trial_results import Outcome, Step, TestKeyResult
 from keyfold_server.service.root_keys.trials import TestKeyRequest
@@ -45,7 +46,7 @@ async def one(house: House) -> Member:
 async def trial(one: Member, uri: str, cluster: str = "acme") -> TestKeyResult:
     """Tries a key."""
     tried = await one.replica.trials.test(
-        EVERYTHING,
+        Caller(EVERYTHING),
         TestKeyRequest(KeySpec("FAKE", uri), Scope(cluster, "eu" if cluster else "", None)),
     )
     assert [t.step for t in tried.steps] == list(Step)
@@ -200,11 +201,13 @@ async def test_a_cluster_that_is_there_has_its_own_organization(house: House, on
     await one.enable(organization="org")
     spec, calls = KeySpec("FAKE", "fake:one"), house.provider.calls
     calls.clear()
-    await one.replica.trials.test(EVERYTHING, TestKeyRequest(spec, Scope("acme", "eu", None)))
+    await one.replica.trials.test(
+        Caller(EVERYTHING), TestKeyRequest(spec, Scope("acme", "eu", None))
+    )
     assert {c.binding.organization for c in calls if c.binding is not None} == {"org"}
     with pytest.raises(OrganizationMismatchError):
         await one.replica.trials.test(
-            EVERYTHING, TestKeyRequest(spec, Scope("acme", "eu", "other"))
+            Caller(EVERYTHING), TestKeyRequest(spec, Scope("acme", "eu", "other"))
         )
 
 

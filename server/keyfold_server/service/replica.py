@@ -41,6 +41,7 @@ from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.uses import FLUSH, UseRecorder
 from keyfold_server.service.root_keys.access_policies import AccessPolicies
 from keyfold_server.service.root_keys.admission import Admission
+from keyfold_server.service.root_keys.audit import Audit
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.replica_of import ReplicaKeys
 from keyfold_server.service.root_keys.residency import Residency
@@ -179,8 +180,11 @@ class Replica:
         scopes = Scopes(self._storage, resolution)
         self._admission = Admission(resolution, residency, external_ids)
         self._replica_keys = ReplicaKeys(kms, resolution, regions)
-        self.trials = Trials(kms, scopes, residency, external_ids, self.clock, self._random)
-        self.access_policies = AccessPolicies(kms, scopes, residency, external_ids, self.changes)
+        audit = Audit(self._storage, self.clock, self._tasks, self.limits)
+        self.trials = Trials(kms, scopes, residency, external_ids, audit, self.clock, self._random)
+        self.access_policies = AccessPolicies(
+            kms, scopes, residency, external_ids, audit, self.changes
+        )
 
     def _join_life(self, timing: Timing) -> None:
         storage, clock, health = self._storage, self.clock, self._health

@@ -136,7 +136,7 @@ class LifeMethods:
     async def _test_key(
         self, asked: pb.TestKeyRequest, caller: Caller, _deadline: float
     ) -> pb.TestKeyResponse:
-        trial = await self._replica.trials.test(caller.rights, requests.test_key_request(asked))
+        trial = await self._replica.trials.test(caller, requests.test_key_request(asked))
         return replies.tested(trial)
 
     async def _get_access_policy(
@@ -144,7 +144,7 @@ class LifeMethods:
     ) -> pb.GetAccessPolicyResponse:
         policies = self._replica.access_policies
         return replies.access_policy(
-            await policies.get(caller.rights, requests.access_policy_request(asked))
+            await policies.get(caller, requests.access_policy_request(asked))
         )
 
     async def _get_status(

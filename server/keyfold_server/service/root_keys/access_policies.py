@@ -12,9 +12,10 @@ from typing import Final
 from keyfold_server.domain.errors import InvalidKeySpecError, InvalidNameError
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import AccessPolicy, AccessWanted, DescribesAccess
-from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.rights import Caller
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.kms.client import KmsClient
+from keyfold_server.service.root_keys.audit import Audit, Inquiry
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.scope import Scope, Scopes
@@ -59,23 +60,25 @@ class AccessPolicies:
         scopes: Scopes,
         residency: Residency,
         external_ids: ExternalIds,
+        audit: Audit,
         changes: Changes,
     ) -> None:
-        """Takes the providers, what authorizes, where keys are, external ids, and the store."""
+        """Takes the providers, what authorizes, places, external ids, audit events, and changes."""
         self._kms = kms
         self._scopes = scopes
         self._residency = residency
         self._external_ids = external_ids
+        self._audit = audit
         self._changes = changes
 
-    async def get(self, rights: Rights, request: AccessPolicyRequest) -> AccessPolicyResult:
+    async def get(self, caller: Caller, request: AccessPolicyRequest) -> AccessPolicyResult:
         """Returns what permits Keyfold to use a key; issues an external id where one is needed.
 
         Without a cluster, the answer is for every cluster of the organization, those that do not
         exist yet included. Only a grant that is narrowed to no cluster allows that.
 
         Args:
-            rights: The caller's rights.
+            caller: The caller.
             request: The key, and the scope that is to use it.
 
         Raises:
@@ -85,6 +88,7 @@ class AccessPolicies:
             OrganizationMismatchError: The cluster belongs to another organization.
             ForbiddenError: The caller may not name this key there.
             InvalidKeySpecError: The key spec is wrong, or its provider cannot describe access.
+            RateLimitedError: The caller has had too many external ids issued.
             StoreRolledBackError: The store is not the one that this replica knew.
         """
         if not (request.scope.cluster or request.scope.organization):
@@ -93,7 +97,14 @@ class AccessPolicies:
                 field="cluster",
             )
         # The key first, so that Keyfold issues nothing for one that the caller may not name (C1).
-        scope, root = await self._scopes.authorized(_RPC, rights, request.scope, request.key_spec)
+        scope, root = await self._scopes.authorized(
+            _RPC, caller.rights, request.scope, request.key_spec
+        )
+        inquiry = Inquiry(caller, _RPC, request.key_spec, scope)
+        return await self._audit.recorded(inquiry, self._described(inquiry, root))
+
+    async def _described(self, inquiry: Inquiry, root: RootKey) -> AccessPolicyResult:
+        scope = inquiry.scope
         cluster = scope.cluster or None
         provider = await self._kms.provider(root.type)
         if not isinstance(provider, DescribesAccess):
@@ -102,7 +113,7 @@ class AccessPolicies:
                 "documentation, and use TestKey to see whether they are enough",
                 field="key_spec.type",
             )
-        external_id = await self._external_id(root, scope)
+        external_id = await self._external_id(inquiry, root)
         if external_id:
             root = replace(root, external_id=external_id)
         policy = provider.access_policy(
@@ -113,10 +124,17 @@ class AccessPolicies:
             replace(policy, notices=(*policy.notices, *place.notices)), external_id
         )
 
-    async def _external_id(self, root: RootKey, scope: Scope) -> str:
+    async def _external_id(self, inquiry: Inquiry, root: RootKey) -> str:
         """Returns the external id of the key's owner; empty where the key needs no external id."""
         if not await self._external_ids.needed_for(root):
             return ""
         # An id that Keyfold issued into the wrong store would be lost with that store.
         self._changes.check_store()
-        return await self._external_ids.issue(scope.cluster or None, scope.organization)
+        cluster, organization = inquiry.scope.cluster or None, inquiry.scope.organization
+        found = await self._external_ids.issued_to(cluster, organization)
+        if found is not None:
+            return found
+        self._external_ids.charge(inquiry.caller.name)
+        # Before the issue, so that no id is there without its event.
+        await self._audit.record(inquiry, "rpc:external_id:issue", "done")
+        return await self._external_ids.issue(cluster, organization)

@@ -12,16 +12,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from keyfold_server.domain.errors import ExternalIdNotIssuedError
+from keyfold_server.domain.errors import ExternalIdNotIssuedError, RateLimitedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.provider import TakesExternalIds
 from keyfold_server.service.kms.client import KmsClient
+from keyfold_server.service.limits import Bucket
 from keyfold_server.service.storage import Storage
 
 _BYTES: Final = 24
 """Random bytes of an external id. It is written as 48 hexadecimal digits, which AWS accepts and
 shells pass on unchanged."""
+
+_PER_HOUR: Final = 1_000
+"""New ids that one caller may have issued in an hour on each replica, and as many at once. The
+store keeps each id for good, so a caller must not be able to fill it with them."""
+
+_CALLERS: Final = 10_000
+"""Callers whose new ids are counted at once."""
+
+_HOUR: Final = 3_600.0
+"""Seconds."""
 
 
 class ExternalIds:
@@ -42,6 +53,27 @@ class ExternalIds:
         self._storage = storage
         self._clock = clock
         self._random = random
+        self._issued_for: dict[str, Bucket] = {}
+
+    def charge(self, caller: str) -> None:
+        """Counts a new id for a caller.
+
+        Raises:
+            RateLimitedError: The caller has had as many issued as it may in an hour.
+        """
+        now = self._clock.monotonic() / _HOUR
+        bucket = self._issued_for.get(caller)
+        if bucket is None:
+            if len(self._issued_for) >= _CALLERS:
+                self._issued_for = {c: b for c, b in self._issued_for.items() if not b.full(now)}
+            bucket = self._issued_for.setdefault(caller, Bucket(_PER_HOUR, now))
+        wait = bucket.wait(now)
+        if wait:
+            raise RateLimitedError(
+                f"Keyfold issues at most {_PER_HOUR:,} external ids an hour for one caller; wait",
+                retry_after=wait * _HOUR,
+            )
+        bucket.take(now)
 
     async def issued_to(self, cluster: str | None, organization: str | None) -> str | None:
         """Returns the external id of an organization or cluster, or None before the first issue."""

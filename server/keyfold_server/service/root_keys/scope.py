@@ -24,11 +24,14 @@ class Scope:
         cluster: The cluster's name, whether it exists or not; empty: no cluster.
         region: The region's name; empty: no region.
         organization: The organization's name, or None.
+        exists: Whether the cluster is known to exist and the caller may see it. A request leaves
+            that open.
     """
 
     cluster: str
     region: str
     organization: str | None
+    exists: bool = False
 
 
 class Scopes:
@@ -71,7 +74,8 @@ class Scopes:
             rights.check_cluster(rpc, cluster, organization, regions)
         await self._resolution.check_named(rights, spec, cluster, region)
         current = await self._storage.run(self._storage.store.cluster, cluster)
-        if current is not None and rights.sees(cluster, current.organization):
+        exists = current is not None and rights.sees(cluster, current.organization)
+        if current is not None and exists:
             organization = current.organization
         rights.check_cluster(rpc, cluster, organization, regions)
         if asked.organization not in (None, organization):
@@ -82,4 +86,4 @@ class Scopes:
                 field="organization",
             )
         root = await self._resolution.permitted(rights, spec, cluster, organization, region)
-        return Scope(cluster, region, organization), root
+        return Scope(cluster, region, organization, exists), root

@@ -21,8 +21,9 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.provider import KeyDescription, Unwrapped, Wrapped
-from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.rights import Caller
 from keyfold_server.service.kms.client import KmsClient
+from keyfold_server.service.root_keys.audit import Audit, Inquiry
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.scope import Scope, Scopes
@@ -59,6 +60,7 @@ class Trials:
         scopes: Scopes,
         residency: Residency,
         external_ids: ExternalIds,
+        audit: Audit,
         clock: Clock,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -69,6 +71,7 @@ class Trials:
             scopes: Authorizes the scope, and the key in it.
             residency: Knows where keys are.
             external_ids: The external ids that Keyfold issued.
+            audit: Records the trials.
             clock: Measures the steps.
             random: The source of trial payloads.
         """
@@ -76,14 +79,15 @@ class Trials:
         self._scopes = scopes
         self._residency = residency
         self._external_ids = external_ids
+        self._audit = audit
         self._clock = clock
         self._random = random
 
-    async def test(self, rights: Rights, request: TestKeyRequest) -> TestKeyResult:
+    async def test(self, caller: Caller, request: TestKeyRequest) -> TestKeyResult:
         """Tries a key. A step that fails is part of the result and raises nothing.
 
         Args:
-            rights: The caller's rights.
+            caller: The caller.
             request: The key, and the scope for which it is tried.
 
         Raises:
@@ -92,7 +96,13 @@ class Trials:
             InvalidInputError: The key spec cannot be right, whatever the KMS would say.
             ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
         """
-        scope, root = await self._scopes.authorized(_RPC, rights, request.scope, request.key_spec)
+        scope, root = await self._scopes.authorized(
+            _RPC, caller.rights, request.scope, request.key_spec
+        )
+        inquiry = Inquiry(caller, _RPC, request.key_spec, scope)
+        return await self._audit.recorded(inquiry, self._tried(root, scope), _outcome)
+
+    async def _tried(self, root: RootKey, scope: Scope) -> TestKeyResult:
         root = await self._external_ids.added_to(
             root, scope.cluster or None, scope.organization, scope.region
         )
@@ -158,6 +168,15 @@ class Trials:
 
 _REFUSALS: Final = (KekMismatchError, AccessDeniedError)
 """How a KMS refuses to open for another cluster."""
+
+
+def _outcome(result: TestKeyResult) -> str:
+    """Returns `done`, or the reason of the step that makes the key useless."""
+    if result.accessible:
+        return "done"
+    errors = (step.error for step in result.steps if step.outcome is Outcome.FAILED)
+    return next((error.reason for error in errors if error is not None), "KEY_INVALID")
+
 
 _ANOTHER: Final = ".another"
 """A name that no cluster can have. What a trial wraps holds no key, so binding it is safe."""

@@ -1,0 +1,149 @@
+"""Audit events of the calls that ask about a key and change no cluster (protocol C8).
+
+A call that tries somebody's key, or shows how to let Keyfold use it, must not go unseen. Its event
+stands in the trail of the cluster that it names. A cluster that does not exist, or that the caller
+may not see, has no trail for it: then the event is a line of the server's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from keyfold_server.domain.changes import AuditEvent, Change
+from keyfold_server.domain.errors import KeyfoldError
+from keyfold_server.domain.keyspec import KeySpec
+from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.rights import Caller
+from keyfold_server.service.limits import Limits
+from keyfold_server.service.root_keys.scope import Scope
+from keyfold_server.service.storage import Storage
+from keyfold_server.service.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """A call about a key, by a caller that may make it.
+
+    Attributes:
+        caller: The caller.
+        rpc: The method's name.
+        key_spec: The key.
+        scope: The authorized scope.
+    """
+
+    caller: Caller
+    rpc: str
+    key_spec: KeySpec
+    scope: Scope
+
+    def detail(self) -> str:
+        """Returns the parsed request as JSON with sorted keys; it holds no key material."""
+        scope = self.scope
+        request = {
+            "cluster": scope.cluster,
+            "key_spec": asdict(self.key_spec),
+            "organization": scope.organization,
+            "region": scope.region,
+        }
+        return json.dumps(request, sort_keys=True, separators=(",", ":"))
+
+
+class Audit:
+    """Records calls about keys."""
+
+    def __init__(self, storage: Storage, clock: Clock, tasks: Tasks, limits: Limits) -> None:
+        """Takes the store, the time, the service's tasks, and the places that calls take."""
+        self._storage = storage
+        self._clock = clock
+        self._tasks = tasks
+        self._limits = limits
+
+    async def recorded(
+        self,
+        inquiry: Inquiry,
+        work: Coroutine[Any, Any, _R],
+        outcome: Callable[[_R], str] = lambda _: "done",
+    ) -> _R:
+        """Carries out a call about a key, and records it however it ends.
+
+        The call belongs to the service (protocol W1): a caller that stops waiting cancels nothing,
+        so nobody tries a key without an event.
+
+        Args:
+            inquiry: The call.
+            work: Carries it out.
+            outcome: Returns what the event says of a result.
+
+        Raises:
+            KeyfoldError: What `work` raised, or why the store did not take the event.
+        """
+        task = self._tasks.start(self._carried_out(inquiry, work, outcome))
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if not task.done():
+                self._limits.keep_places(inquiry.caller.name, task, urgent=False)
+
+    async def record(self, inquiry: Inquiry, action: str, outcome: str) -> None:
+        """Records what a call did or was refused.
+
+        Args:
+            inquiry: The call.
+            action: `source:subject:action`, such as `rpc:key:testkey`.
+            outcome: `done`, or the reason of the refusal.
+
+        Raises:
+            KeyfoldError: The store did not take the event.
+        """
+        caller, scope = inquiry.caller, inquiry.scope
+        if not scope.exists:
+            log.info(
+                "%s by %s, for a cluster without an audit trail: %s",
+                action,
+                caller.name,
+                outcome,
+                extra={
+                    "address": caller.address,
+                    "on_behalf_of": caller.on_behalf_of,
+                    "request": inquiry.detail(),
+                },
+            )
+            return
+        event = AuditEvent(
+            int(self._clock.wall() * 1000),
+            caller.name,
+            action,
+            outcome,
+            inquiry.detail(),
+            proof=caller.rights.identity.proof,
+            address=caller.address,
+            on_behalf_of=caller.on_behalf_of,
+        )
+        change = Change(scope.cluster, None, event)
+        [result] = await self._storage.run(self._storage.store.apply, [change])
+        if isinstance(result, Exception):
+            raise result
+
+    async def _carried_out(
+        self, inquiry: Inquiry, work: Coroutine[Any, Any, _R], outcome: Callable[[_R], str]
+    ) -> _R:
+        action = f"rpc:key:{inquiry.rpc.lower()}"
+        try:
+            result = await work
+        except KeyfoldError as error:
+            try:
+                await self.record(inquiry, action, error.reason)
+            except KeyfoldError as fault:
+                log.warning("the store did not record an attempt: %s", fault.reason)
+            raise
+        await self.record(inquiry, action, outcome(result))
+        return result
