@@ -15,6 +15,7 @@ ROOT: Final = Path(__file__).parents[2]
 MODEL: Final = ROOT / "docs" / "model"
 CONFIG: Final = (MODEL / "Keyfold.cfg").read_text(encoding="utf-8")
 LANE_CONFIG: Final = (MODEL / "Lane.cfg").read_text(encoding="utf-8")
+REFUSALS_CONFIG: Final = (MODEL / "Refusals.cfg").read_text(encoding="utf-8")
 
 SAFEGUARDS: Final = re.findall(r"^    (\w+) = TRUE$", CONFIG, re.MULTILINE)
 INVARIANTS: Final = CONFIG.split("INVARIANTS")[1].split()
@@ -23,8 +24,11 @@ LANE_INVARIANTS, LANE_PROPERTIES = (
     part.split() for part in LANE_CONFIG.split("INVARIANTS")[1].split("PROPERTIES")
 )
 
+REFUSALS_SAFEGUARDS: Final = re.findall(r"^    (\w+) = TRUE$", REFUSALS_CONFIG, re.MULTILINE)
+REFUSALS_INVARIANTS: Final = REFUSALS_CONFIG.split("INVARIANTS")[1].split()
+
 MARKED: Final = {
-    *("F1", "F2", "R1", "R2", "R3", "R4", "R9", "R10"),
+    *("F1", "F2", "F2b", "F8", "R1", "R2", "R3", "R4", "R9", "R10"),
     *("S1", "S2", "S3", "S4", "S5", "S10", "S11"),
 }
 """The rules of docs/protocol.md that the models hold; a safeguard is named after its rule."""
@@ -134,6 +138,26 @@ LANE_WITHOUT: Final = (
 )
 """Safeguards of the lane, and what falls without each."""
 
+REFUSALS_WHOLE: Final = (
+    (("refusal", "outage"), 2),
+    (("refusal", "context"), 1),
+    (("busy", "outage"), 3),
+    (("busy", "refusal"), 1),
+)
+"""Events that may happen to refusals with every safeguard on, and ticks."""
+
+REFUSALS_WITHOUT: Final = (
+    ("F2b_again", "RefusalsReachAll", ("refusal", "outage")),
+    ("F2b_late", "RefusalsReachAll", ("refusal", "outage")),
+    ("F2b_root", "RefusalsReachAll", ("refusal", "outage")),
+    ("F2b_prove", "RefusalsReachAll", ("refusal", "outage")),
+    ("F2b_doubt", "RefusalsReachAll", ("refusal", "outage")),
+    ("F2b_named", "NeighboursServeOn", ("context",)),
+    ("F8_grace", "GraceNeedsAnOutage", ("busy",)),
+    ("F8_reserve", "ProofsAreNotHeldUp", ("busy",)),
+)
+"""Safeguards of refusals and limits, and what falls without each under these events."""
+
 
 @pytest.fixture(scope="module")
 def tlc() -> str:
@@ -186,10 +210,14 @@ def _run(tlc: str, folder: Path, module: str, config: str) -> Checked:
     return Checked(done.returncode, done.stdout + done.stderr)
 
 
+def _set(events: tuple[str, ...]) -> str:
+    """Writes a set of events as TLA+ has it."""
+    return "{" + ", ".join(f'"{event}"' for event in events) + "}"
+
+
 def _bounds(events: tuple[str, ...], changes: int, ticks: int, replicas: int = 2) -> dict[str, str]:
-    named = ", ".join(f'"{event}"' for event in events)
     return {
-        "Events": f"{{{named}}}",
+        "Events": _set(events),
         "MaxLog": str(changes),
         "MaxTime": str(ticks),
         "Replicas": "{" + ", ".join(f"r{n + 1}" for n in range(replicas)) + "}",
@@ -236,10 +264,43 @@ def test_without_a_safeguard_of_the_lane_a_revoke_waits(
         assert "Temporal properties were violated" in output
 
 
+def _check_refusals(
+    tlc: str, folder: Path, constants: dict[str, str], invariants: list[str]
+) -> Checked:
+    config = _with(REFUSALS_CONFIG.split("INVARIANTS")[0], constants)
+    lines = "\n".join(f"    {name}" for name in invariants)
+    return _run(tlc, folder, "Refusals", f"{config}INVARIANTS\n{lines}\n")
+
+
+@pytest.mark.parametrize(("events", "ticks"), REFUSALS_WHOLE)
+def test_with_every_safeguard_refusals_reach_all(
+    tlc: str, tmp_path: Path, events: tuple[str, ...], ticks: int
+) -> None:
+    """F2b, F8: repeated refusals reach every replica, and Keyfold's own limits give no grace."""
+    constants = {"Events": _set(events), "MaxTime": str(ticks)}
+    code, output = _check_refusals(tlc, tmp_path, constants, REFUSALS_INVARIANTS)
+    assert code == 0, output
+    assert "No error has been found" in output
+
+
+@pytest.mark.parametrize(("safeguard", "invariant", "events"), REFUSALS_WITHOUT)
+def test_without_a_safeguard_of_refusals_its_invariant_falls(
+    tlc: str, tmp_path: Path, safeguard: str, invariant: str, events: tuple[str, ...]
+) -> None:
+    """F2b, F8: each safeguard of refusals and limits is needed; TLC shows a run without it."""
+    constants = {"Events": _set(events), safeguard: "FALSE"}
+    code, output = _check_refusals(tlc, tmp_path, constants, [invariant])
+    assert code == VIOLATED, output
+    assert f"Invariant {invariant} is violated" in output
+
+
 def test_every_marked_rule_has_a_safeguard_that_is_taken_away() -> None:
     """Each marked rule and each safeguard is tried, and each invariant falls once."""
-    assert {name.partition("_")[0] for name in SAFEGUARDS + LANE_SAFEGUARDS} == MARKED
+    named = SAFEGUARDS + LANE_SAFEGUARDS + REFUSALS_SAFEGUARDS
+    assert {name.partition("_")[0] for name in named} == MARKED
     assert {case.safeguard for case in WITHOUT} == set(SAFEGUARDS)
     assert {case.invariant for case in WITHOUT} == set(INVARIANTS)
     assert {safeguard for safeguard, _ in LANE_WITHOUT} == set(LANE_SAFEGUARDS)
     assert {falls for _, falls in LANE_WITHOUT} == {*LANE_INVARIANTS, *LANE_PROPERTIES}
+    assert {safeguard for safeguard, _, _ in REFUSALS_WITHOUT} == set(REFUSALS_SAFEGUARDS)
+    assert {invariant for _, invariant, _ in REFUSALS_WITHOUT} == set(REFUSALS_INVARIANTS)
