@@ -128,6 +128,35 @@ def test_a_url_to_listen_on_that_is_not_postgresql(url: str, listen: str, key: P
         opening.open_store(url, key, clock=FakeClock(), listen_url=listen)
 
 
+def test_the_check_refuses_what_opening_refuses(
+    server: postgres.Server, tmp_path: Path, key: Path
+) -> None:
+    """The check tries the database, its schema and the service key, and changes nothing."""
+    url, password = server.url(server.create()), server.password_file
+    with pytest.raises(SetupError, match="the store has no schema yet"):
+        opening.check(url, key, password_file=password)
+    opening.check(url, key, password_file=password, migrating=True)
+    with pytest.raises(SetupError, match="the store has no schema yet"):
+        opening.check(url, key, password_file=password)
+    opening.migrate_store(url, password_file=password)
+    opening.check(url, key, password_file=password)
+    opening.open_store(url, key, clock=FakeClock(), password_file=password).close()
+    opening.check(url, key, password_file=password)
+    other, wrong = tmp_path / "other", tmp_path / "password"
+    other.write_bytes(bytes(32))
+    other.chmod(0o600)
+    wrong.write_text("wr0ng-s3cret\n")
+    for used, file, words in (
+        (other, password, "service key"),
+        (key, wrong, "rejects the user's name or password"),
+    ):
+        with pytest.raises(SetupError, match=words) as checked:
+            opening.check(url, used, password_file=file)
+        with pytest.raises(SetupError) as opened:
+            opening.open_store(url, used, clock=FakeClock(), password_file=file)
+        assert checked.value.message == opened.value.message
+
+
 def test_a_wrong_password(server: postgres.Server, tmp_path: Path, key: Path) -> None:
     """The message says what to check, and neither it nor its causes hold the password."""
     wrong = tmp_path / "password"

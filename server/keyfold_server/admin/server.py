@@ -36,7 +36,10 @@ def _version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     check: Annotated[
-        bool, typer.Option("--check", help="Say what is wrong with the settings, and exit.")
+        bool,
+        typer.Option(
+            "--check", help="Try the settings and what they name, say what is wrong, and exit."
+        ),
     ] = False,
     print_settings: Annotated[
         bool, typer.Option("--print-settings", help="Print the settings as TOML, and exit.")
@@ -143,22 +146,38 @@ def _ready(address: str) -> None:
 
 
 def _check() -> None:
-    from keyfold_server import bootstrap, settings
+    from keyfold_server import settings
+    from keyfold_server.bootstrap import checking
 
     faults = [f"{name}: not a setting; is it misspelt?" for name in settings.unknown_variables()]
+    held: list[str] = []
     try:
         loaded = settings.load()
-        faults += bootstrap.check(loaded)
+        found, warnings = checking.check_all(loaded)
+        for warning in warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        faults += found
+        held = checking.in_use(loaded)
+        # A server that runs on these settings is no fault of theirs; any other program there is.
+        if held and not _answers(loaded):
+            faults += held
     except KeyfoldError as error:
         faults += error.message.splitlines()
-    else:
-        for warning in bootstrap.warnings(loaded):
-            typer.echo(f"warning: {warning}", err=True)
     for fault in faults:
         typer.echo(fault, err=True)
     if faults:
         raise typer.Exit(EXIT_ERROR)
-    typer.echo("the settings are good")
+    if held:
+        typer.echo("a server runs on these settings now; they are good for its next start")
+    else:
+        typer.echo("the settings are good")
+
+
+def _answers(loaded: Settings) -> bool:
+    """Says whether a server of these settings says how it is."""
+    from keyfold_server.rpc import probe
+
+    return _asked(loaded, loaded.listen, 3.0) in (probe.SERVING, probe.NOT_SERVING)
 
 
 def _print() -> None:

@@ -16,12 +16,10 @@ from typing import Final
 
 from keyfold_server import monitoring, observability, telemetry
 from keyfold_server.bootstrap.access import Access
-from keyfold_server.bootstrap.providers import catalog, platform_keys
+from keyfold_server.bootstrap.checking import check
+from keyfold_server.bootstrap.providers import catalog, platform_keys, regions
 from keyfold_server.domain.bounds import Bounds, Rates
-from keyfold_server.domain.errors import KeyfoldError, SetupError
-from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.timing import Timing
-from keyfold_server.providers.catalog import Catalog
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.server import GrpcServer
 from keyfold_server.service.clock import SystemClock
@@ -32,48 +30,11 @@ from keyfold_server.store import opening
 from keyfold_server.store.postgresql.address import Timeouts
 from keyfold_server.telemetry import Sampling
 
+__all__ = ["bounds", "check", "migrate", "regions", "replica", "run", "serve"]
+
 log = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE: Final = 4
-
-
-def check(settings: Settings) -> list[str]:
-    """Returns what is wrong with the settings beyond their form, without starting anything.
-
-    It makes each provider that the settings set up, so that a missing extra shows now.
-    """
-    faults = []
-    try:
-        providers = catalog(settings)
-    except KeyfoldError as error:
-        return error.message.splitlines()
-    try:
-        platform_keys(settings, providers)
-    except KeyfoldError as error:
-        faults.append(error.message)
-    try:
-        regions(settings, providers)
-    except KeyfoldError as error:
-        faults.append(error.message)
-    for type_ in providers.set_up():
-        try:
-            providers.provider(type_)
-        except KeyfoldError as error:
-            faults.append(f"{type_}: {error.message}")
-    try:
-        Access(settings, SystemClock())
-    except KeyfoldError as error:
-        faults.append(error.message)
-    try:
-        opening.check(settings.store, settings.service_key, settings.store_listen)
-    except KeyfoldError as error:
-        faults.append(f"KEYFOLD_STORE: {error.message}")
-    return faults
-
-
-def warnings(settings: Settings) -> list[str]:
-    """Returns what the store has that can drop or change what Keyfold writes (protocol S10)."""
-    return opening.warnings(settings.store, settings.store_password_file)
 
 
 def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
@@ -117,23 +78,6 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         regions=places,
     )
     return joined, store.close
-
-
-def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
-    """Returns the regions of the settings, and whether keys must be in them.
-
-    Raises:
-        SetupError: The settings name a provider that does not exist, so that nothing would check
-            its keys.
-    """
-    unknown = {type_ for places in settings.regions.values() for type_ in places}
-    unknown -= set(providers.types())
-    if unknown:
-        raise SetupError(
-            f"KEYFOLD_REGIONS: there is no provider {', '.join(sorted(unknown))}; use one of "
-            f"{', '.join(providers.types())}"
-        )
-    return ResidencyPolicy(settings.regions, required=settings.residency == "require")
 
 
 def bounds(settings: Settings) -> Bounds:

@@ -68,6 +68,15 @@ class Access:
             log.warning("%s", development.WARNING)
         self.callers = Callers(self._policies, default, clock, certificates, tokens)
 
+    async def check(self) -> None:
+        """Reads the issuer's keys, which `__init__` has not read yet.
+
+        Raises:
+            SetupError: The keys are in a file, and it cannot be used.
+        """
+        if self._keys is not None:
+            await self._keys.start()
+
     async def start(self, supervisor: Supervisor) -> None:
         """Fetches the issuer's keys, and begins to keep them and the policy fresh.
 

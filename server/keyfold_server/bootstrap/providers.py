@@ -12,6 +12,7 @@ from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog, installed
 from keyfold_server.providers.shared.entry import Entry, Setup
 from keyfold_server.settings import Settings
@@ -74,3 +75,20 @@ def platform_keys(settings: Settings, providers: Catalog) -> Callable[[str], Roo
     except KeyfoldError as error:
         raise SetupError(f"KEYFOLD_PLATFORM_KEY: {error.message}") from None
     return lambda region: keys.get(region, default)
+
+
+def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
+    """Returns the regions of the settings, and whether keys must be in them.
+
+    Raises:
+        SetupError: The settings name a provider that does not exist, so that nothing would check
+            its keys.
+    """
+    unknown = {type_ for places in settings.regions.values() for type_ in places}
+    unknown -= set(providers.types())
+    if unknown:
+        raise SetupError(
+            f"KEYFOLD_REGIONS: there is no provider {', '.join(sorted(unknown))}; use one of "
+            f"{', '.join(providers.types())}"
+        )
+    return ResidencyPolicy(settings.regions, required=settings.residency == "require")

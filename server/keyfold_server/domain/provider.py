@@ -174,6 +174,24 @@ class Authenticates(Protocol):
 
 
 @runtime_checkable
+class TriesLogins(Protocol):
+    """A provider that can try the credentials of the settings before any key needs them.
+
+    `keyfold-server --check` calls it for a provider that the settings or the environment set up.
+    """
+
+    def try_logins(self, *, budget: float) -> None:
+        """Logs in with the server's own credentials, and as the canary if the settings name one.
+
+        Raises:
+            CredentialsFailedError: A login failed, and Keyfold's own side is at fault.
+            SetupError: A file that the settings name cannot be used.
+            CouldNotTellError: The login could not be tried.
+        """
+        ...
+
+
+@runtime_checkable
 class DescribesKeys(Protocol):
     """A provider that can describe a key without the use of it. Only TestKey calls it."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 import threading
 import traceback
@@ -184,6 +185,14 @@ class Catalog:
     def set_up(self) -> tuple[str, ...]:
         """Returns the types that the settings set up, sorted."""
         return tuple(sorted(self._set_up))
+
+    def in_environment(self) -> tuple[str, ...]:
+        """Returns the types whose credential the environment holds, sorted."""
+        return tuple(
+            type_
+            for type_ in self.types()
+            if any(os.environ.get(name) for name in self._entries[type_].environment)
+        )
 
     def start(self) -> None:
         """Makes the providers that exist only because the settings set them up.

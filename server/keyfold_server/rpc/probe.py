@@ -15,6 +15,9 @@ from grpc_health.v1 import health_pb2
 SERVING: Final = "SERVING"
 """The answer of a server that may use keys."""
 
+NOT_SERVING: Final = "NOT_SERVING"
+"""The answer of a server that must not use keys now."""
+
 _CHECK: Final = "/grpc.health.v1.Health/Check"
 
 _OPTIONS: Final = (

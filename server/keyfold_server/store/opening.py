@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from keyfold_server.store.postgresql import connections as postgresql
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.sqlite import connections as sqlite
-from keyfold_server.store.sqlite.lock import FileLock
+from keyfold_server.store.sqlite.lock import FileLock, is_locked
 from keyfold_server.store.tables import counter, lineage, rows
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _ROW: Final = 1
 _UID_SIZE: Final = 16
+
+_SERVED: Final = (migrate.SchemaAge.CURRENT, migrate.SchemaAge.NEXT)
+"""The schemas on which this release serves; only they are sure to have what it reads."""
 
 
 def open_store(  # noqa: PLR0913  one argument for each setting
@@ -82,19 +86,68 @@ def open_store(  # noqa: PLR0913  one argument for each setting
     return _embedded(url, service_key_path, clock=clock, reach=reach, takes_key=takes_key)
 
 
-def check(url: str, service_key_path: Path | None, listen_url: str | None = None) -> None:
-    """Refuses settings with which no store can be opened, and opens none.
+def check(
+    url: str,
+    service_key_path: Path | None,
+    listen_url: str | None = None,
+    *,
+    password_file: Path | None = None,
+    migrating: bool = False,
+) -> None:
+    """Refuses a store that `open_store` would refuse, and changes nothing.
+
+    A server may run on the store meanwhile. For the arguments see `open_store`.
 
     Raises:
-        SetupError: The settings cannot work; the message says why.
+        SetupError: The store or its key cannot be used as they are; the message says why.
+        RowNotAuthenticError: Somebody else changed the store's own row.
     """
+    _listening(url, listen_url, password_file)
     if url.startswith(addresses.SCHEMES):
-        address = addresses.parse(url)
+        address = addresses.parse(url, password_file)
         postgresql.require_driver()
-        _shared_key(service_key_path, address.label)
-    else:
-        sqlite.path_of(url)
-    _listening(url, listen_url, None)
+        seal = seals.Seal(_shared_key(service_key_path, address.label))
+        with _named(address.label), closing(postgresql.connected(address)) as database:
+            if not migrating:
+                migrate.require(database)
+            if database.read(migrate.check) in _SERVED:
+                _check_own_row(database.read(_own_row), seal)
+        return
+    path = sqlite.path_of(url)
+    key_path = Path(service_key_path or sqlite.service_key_of(url))
+    for folder in (path.parent, *([] if key_path.exists() else [key_path.parent])):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SetupError(
+                f"{folder} is not a folder that the server's user may write; make it, or change "
+                "its owner"
+            )
+    if not path.exists():
+        _refuse_lost(path, key_path)
+    elif not service_key.is_unfinished(key_path, path):
+        with _named(path):
+            sqlite.check(path)
+            seal = seals.Seal(service_key.load(key_path, store=path))
+            with sqlite.reading(path) as connection:
+                if migrate.check(connection) in _SERVED:
+                    _check_own_row(_own_row(connection), seal)
+
+
+def _check_own_row(row: schema.Cells | None, seal: seals.Seal) -> None:
+    """Checks a key against the store's own row; None is the row of an empty store.
+
+    Raises:
+        SetupError: Another service key sealed the store, or in another encoding.
+        RowNotAuthenticError: Somebody changed the row.
+    """
+    if row is None:
+        return
+    seal.require_key(row[2])
+    if row[3] != seals.ENCODING:
+        raise SetupError(
+            f"the store's rows carry seals in encoding {row[3]}, and this release writes encoding "
+            f"{seals.ENCODING}: start the release that made the store"
+        )
+    seal.check("meta", row)
 
 
 def _listening(
@@ -113,6 +166,11 @@ def _listening(
             "postgresql://user@host/database in both it and KEYFOLD_STORE, or leave it out"
         )
     return addresses.parse(listen_url, password_file)
+
+
+def in_use(url: str) -> bool:
+    """Says whether another process serves from an embedded store, so that a start would fail."""
+    return not url.startswith(addresses.SCHEMES) and is_locked(sqlite.path_of(url))
 
 
 def warnings(url: str, password_file: Path | None = None) -> list[str]:
@@ -210,9 +268,15 @@ def _begin(path: Path, key_path: Path, *, takes_key: bool) -> None:
     """
     if not key_path.exists():
         service_key.make(key_path, path, lambda: sqlite.make(path))
-    elif takes_key:
-        sqlite.make(path)
-    else:
+        return
+    if not takes_key:
+        _refuse_lost(path, key_path)
+    sqlite.make(path)
+
+
+def _refuse_lost(path: Path, key_path: Path) -> None:
+    """Refuses a store that is missing although its service key exists."""
+    if key_path.exists():
         raise SetupError(
             f"the store {path} is missing, but its service key {key_path} exists: put the store's "
             "file back, or mount its disk; only to begin a new, empty store under this key, make "
@@ -279,13 +343,7 @@ def _claim(database: Database, seal: seals.Seal, clock: Clock) -> None:
     row = database.read(_own_row)
     if row is None:
         row = database.write(lambda c: _make(c, seal, database.dialect, clock))
-    seal.require_key(row[2])
-    if row[3] != seals.ENCODING:
-        raise SetupError(
-            f"the store's rows carry seals in encoding {row[3]}, and this release writes encoding "
-            f"{seals.ENCODING}: start the release that made the store"
-        )
-    seal.check("meta", row)
+    _check_own_row(row, seal)
 
 
 def _own_row(connection: Connection) -> schema.Cells | None:

@@ -59,4 +59,11 @@ ENTRY = Entry(
     table="aws",
     check=_table,
     is_set_up=lambda setup: bool(setup.table),
+    environment=(
+        "AWS_ACCESS_KEY_ID",
+        "AWS_PROFILE",
+        "AWS_ROLE_ARN",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    ),
 )

@@ -26,6 +26,7 @@ from keyfold_server.providers.aws.credentials import (
 )
 from keyfold_server.providers.aws.errors import BROKEN, translate
 from keyfold_server.providers.shared.lease import Lease
+from keyfold_server.providers.shared.logins import canary_of_our_own
 from keyfold_server.providers.shared.principals import Principal, Principals
 
 AwsPrincipal = Principal[ReadOnlyCredentials, Clients]
@@ -102,6 +103,13 @@ class Roles:
             )
 
         return self._roles.get((arn, external_id, region), make)
+
+    def try_logins(self, region: str) -> None:
+        """Uses the server's own credential, and takes the canary's role; see `TriesLogins`."""
+        self._who_am_i(region)
+        if self._canary is not None:
+            with canary_of_our_own():
+                self._take(self._canary, region)
 
     def _assume(self, arn: str, external_id: str | None, region: str) -> dict[str, Any]:
         sts = self._own.client.of("sts", region)

@@ -19,6 +19,7 @@ not know who issues external ids: a root key comes with its own.
 from __future__ import annotations
 
 import hmac
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,6 +128,13 @@ class AwsKmsProvider:
     def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
         """Returns the policies of key, role and vendor; see `access`."""
         return aws_access.access_policy(key, wanted, self._own)
+
+    def try_logins(self, *, budget: float) -> None:
+        """Asks AWS whose the server's own credential is, and takes the canary; see the port."""
+        names = ("AWS_REGION", "AWS_DEFAULT_REGION")
+        region = next((os.environ[name] for name in names if os.environ.get(name)), "us-east-1")
+        with within(budget):
+            self._roles.try_logins(region)
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by asking AWS whose it is; see the port."""

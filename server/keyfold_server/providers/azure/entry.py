@@ -60,4 +60,5 @@ ENTRY = Entry(
     table="azure",
     check=_table,
     is_set_up=lambda setup: bool(setup.table),
+    environment=("AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE"),
 )

@@ -13,6 +13,7 @@ from keyfold_server.providers.azure.credentials import tokens
 from keyfold_server.providers.azure.logins import EntraToken, Logins
 from keyfold_server.providers.azure.uri import Place
 from keyfold_server.providers.shared.lease import Lease
+from keyfold_server.providers.shared.logins import canary_of_our_own
 from keyfold_server.providers.shared.principals import Bounded, Principal, Principals
 
 AzurePrincipal = Principal[EntraToken, Callable[[str], Vault]]
@@ -60,6 +61,13 @@ class Applications:
             return Principal(lease, lambda origin: self._vault(name, origin))
 
         return self._principals.get((name, place.audience), make)
+
+    def try_logins(self, place: Place) -> None:
+        """Logs in as the server itself and as the canary, for a place; see `TriesLogins`."""
+        self._logins.own(place)
+        if self._canary is not None:
+            with canary_of_our_own():
+                self._logins.principal(self._canary, place)
 
     def _login(self, name: str, place: Place) -> EntraToken:
         return self._logins.principal(name, place) if name else self._logins.own(place)

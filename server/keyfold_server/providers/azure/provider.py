@@ -22,6 +22,7 @@ under a token that Azure accepted (protocol F2a). This module must not know sett
 from __future__ import annotations
 
 import hmac
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -99,7 +100,9 @@ class AzureKeyVaultProvider:
         self._places = Places(allowed_endpoints, audiences or {})
         logins = Logins(authority=authority, instance_discovery=instance_discovery, ca=ca)
         self._own = logins.client
-        self._calls = Calls(Applications(logins, canary, ca, clock))
+        self._authority = authority or os.environ.get("AZURE_AUTHORITY_HOST", "")
+        self._applications = Applications(logins, canary, ca, clock)
+        self._calls = Calls(self._applications)
 
     def canonical(self, key: RootKey) -> RootKey:
         """Returns the key with its uri and principal in canonical form; see the port."""
@@ -126,6 +129,11 @@ class AzureKeyVaultProvider:
     def access_policy(self, key: RootKey, wanted: AccessWanted) -> AccessPolicy:
         """Returns the role, its assignment and the tenant's service principal; see the port."""
         return access_policy(key, self._places.uri(key.uri), self._own, wanted)
+
+    def try_logins(self, *, budget: float) -> None:
+        """Logs in as the server itself and as the canary; see the port."""
+        with within(budget):
+            self._applications.try_logins(self._places.usual(self._authority))
 
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by a call that needs no permission in the vault; see the port."""

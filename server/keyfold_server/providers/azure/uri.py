@@ -110,6 +110,17 @@ class Places:
             self._audiences[origin] = audience.rstrip("/")
         self._known: dict[str, KeyUri] = {}
 
+    def usual(self, authority: str) -> Place:
+        """Returns a place for which to try a login: one that the settings list, or any vault.
+
+        Args:
+            authority: Microsoft Entra's url in the settings or the environment, or empty.
+        """
+        for origin in self._audiences:
+            return self._place(origin)
+        cloud = next((one for one in CLOUDS if one.authority in authority), CLOUDS[0])
+        return self._place(f"https://keyfold.{cloud.vaults}")
+
     def uri(self, uri: str) -> KeyUri:
         """Parses the uri of a key.
 

@@ -52,4 +52,5 @@ ENTRY = Entry(
     table="gcp",
     check=_table,
     is_set_up=lambda setup: bool(setup.table),
+    environment=("GOOGLE_APPLICATION_CREDENTIALS",),
 )

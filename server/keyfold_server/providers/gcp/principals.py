@@ -18,6 +18,7 @@ from keyfold_server.providers.gcp.http import Sender
 from keyfold_server.providers.gcp.impersonation import account, generate
 from keyfold_server.providers.gcp.uri import delegates
 from keyfold_server.providers.shared.lease import Lease
+from keyfold_server.providers.shared.logins import canary_of_our_own
 from keyfold_server.providers.shared.principals import Principal, Principals
 
 GcpPrincipal = Principal[Headers, Client]
@@ -70,6 +71,13 @@ class ServiceAccounts:
             return self._joined(lease)
 
         return self._others.get((email, through), make)
+
+    def try_logins(self) -> None:
+        """Gets the server's own token, and impersonates the canary; see `TriesLogins`."""
+        self._own.lease.prove()
+        if self._canary is not None:
+            with canary_of_our_own():
+                self._generate(self._canary, ())
 
     def _joined(self, lease: Lease[Headers]) -> GcpPrincipal:
         return Principal(lease, Client(self._target, self._tls))

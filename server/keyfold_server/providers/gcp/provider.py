@@ -148,6 +148,11 @@ class GcpKmsProvider:
         """Returns custom roles and their bindings on key and principal; see the port."""
         return access_policy(key, self._own, wanted)
 
+    def try_logins(self, *, budget: float) -> None:
+        """Gets the server's own token, and impersonates the canary; see the port."""
+        with within(budget), _translated(IMPERSONATE, "the server's identity"):
+            self._principals.try_logins()
+
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the credential by a renewal; see the port."""
         with within(budget), _translated(IMPERSONATE, key.principal or "the server's identity"):

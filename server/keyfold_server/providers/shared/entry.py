@@ -67,6 +67,8 @@ class Entry:
             calls it when it starts, for each type that exists, so it must not import the SDK.
         is_set_up: Says whether the settings set the provider up. `keyfold-server --check` makes
             those that are.
+        environment: Variables of the environment, one of which is set where the environment holds
+            the credential of the provider. `keyfold-server --check` then tries it, too.
         only_if_set_up: Whether the type exists only where the settings set the provider up. The
             server makes such a provider when it starts.
         loads: False where the package's entry could not be imported; `make` then raises the
@@ -83,5 +85,6 @@ class Entry:
     settings: tuple[str, ...] = ()
     check: Callable[[Setup], object] = _nothing
     is_set_up: Callable[[Setup], bool] = _always
+    environment: tuple[str, ...] = ()
     only_if_set_up: bool = False
     loads: bool = True

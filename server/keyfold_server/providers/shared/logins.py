@@ -7,6 +7,8 @@ must not know any provider.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -43,6 +45,15 @@ class RejectedError(Exception):
         """Takes the error."""
         super().__init__(failure.message)
         self.failure = failure
+
+
+@contextmanager
+def canary_of_our_own() -> Iterator[None]:
+    """Surrounds a login as the canary, which nobody but the vendor can withdraw."""
+    try:
+        yield
+    except WithdrawnError as error:
+        raise error.doubt from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,10 @@ class Origins:
         section.check("VAULT_ADDR")
         self._origins[place] = section
 
+    def places(self) -> tuple[str, ...]:
+        """Returns the origins that have a section."""
+        return tuple(self._origins)
+
     def of(self, place: str) -> Origin:
         """Returns the section of an origin.
 

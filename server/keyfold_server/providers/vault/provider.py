@@ -123,6 +123,12 @@ class VaultTransitProvider:
         """Returns the policy and how Keyfold's role gets it; see the port."""
         return access_policy(key, self._origins.of(key_uri(key.uri).origin), wanted)
 
+    def try_logins(self, *, budget: float) -> None:
+        """Logs in at every origin of the settings; see the port."""
+        for origin in self._origins.places():
+            with within(budget), _translated("read auth/token/lookup-self", origin):
+                self._sessions_at(origin).prove()
+
     def authenticate(self, key: RootKey, *, budget: float) -> None:
         """Proves the origin's credential by looking its token up; see the port."""
         with within(budget), _translated("read auth/token/lookup-self", key.uri):
@@ -249,7 +255,9 @@ class VaultTransitProvider:
         return about_key(Fault.TRIMMED if int(version) < oldest else Fault.TOO_OLD, key.uri)
 
     def _at(self, key: RootKey) -> Sessions:
-        origin = key_uri(key.uri).origin
+        return self._sessions_at(key_uri(key.uri).origin)
+
+    def _sessions_at(self, origin: str) -> Sessions:
         try:
             section = self._origins.of(origin)
         except InvalidKeySpecError as error:
