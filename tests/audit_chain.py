@@ -1,4 +1,4 @@
-"""A cluster's audit chain and the history of its wraps, read as an export reads them."""
+"""The log and the history of wraps, read as an export reads them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from keyfold_server.store.transfer import export
 
 
 def verified_events(store: SqlStore, cluster: str) -> int:
-    """Exports a cluster, which verifies all its rows, and returns the number of its audit events.
+    """Exports a cluster, which verifies all its rows and the whole log.
+
+    Returns:
+        The number of the cluster's entries in the log.
 
     Raises:
         RowNotAuthenticError: A row was changed, removed or added.
         ClusterNotFoundError: The cluster does not exist.
     """
     with export.opened(store) as snapshot:
-        return export.write(snapshot, io.BytesIO(), cluster=cluster, now=0).events
+        return export.write(snapshot, io.BytesIO(), cluster=cluster, now=0).entries

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from keyfold_server.domain.changes import (
-    AuditEvent,
     Change,
     CommittedChange,
     RequestKey,
@@ -18,6 +17,7 @@ from keyfold_server.domain.changes import (
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.log import Attempt, AuditEvent, RecordedAttempt
 from keyfold_server.domain.ports import Store
 
 NOW = 1_800_000_000_000
@@ -80,7 +80,7 @@ def a_rotation(region: Region, uri: str, *, fresh: bool = False, at: int = NOW +
 
 def an_event(action: str = "rpc:cluster:enable", outcome: str = "done") -> AuditEvent:
     """Makes an audit event."""
-    return AuditEvent(NOW, "local", action, outcome, '{"regions":["eu"]}')
+    return AuditEvent("local", action, outcome, '{"regions":["eu"]}')
 
 
 def a_request(cluster: str = "acme", request_id: str = "r-1", body: bytes = b"body") -> RequestKey:
@@ -98,6 +98,18 @@ def applied(store: Store, change: Change) -> CommittedChange:
     [result] = store.apply([change])
     if isinstance(result, Exception):
         raise result
+    return result
+
+
+def attempted(
+    store: Store,
+    cluster: str = "acme",
+    action: str = "rpc:cluster:enable",
+    outcome: str = "REVOKED",
+) -> RecordedAttempt:
+    """Records an attempt at a cluster, which must exist."""
+    [result] = store.attempted([Attempt(cluster, an_event(action, outcome))])
+    assert isinstance(result, RecordedAttempt)
     return result
 
 

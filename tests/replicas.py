@@ -530,8 +530,7 @@ class House:
         verified_events(self.store, cluster)
         with closing(sqlite3.connect(self.file)) as file:
             return file.execute(
-                "SELECT caller, action, outcome FROM audit_events JOIN clusters "
-                "ON uid = cluster_uid WHERE name = ? ORDER BY number",
+                "SELECT caller, action, outcome FROM log WHERE cluster = ? ORDER BY number",
                 (cluster,),
             ).fetchall()
 

@@ -27,9 +27,17 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
-from keyfold_server.domain.changes import Change, CommittedChange, restored, revoked, with_regions
+from keyfold_server.domain.changes import (
+    Change,
+    CommittedChange,
+    restored,
+    revoked,
+    unchanged,
+    with_regions,
+)
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.log import Attempt
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
@@ -113,7 +121,7 @@ CHANGES: dict[str, Callable[[SqlStore], Change]] = {
     "revoked": lambda _store: Change("acme", revoked("acme", (), NOW), an_event()),
     "restored": _restored,
     "rotated": _rotated,
-    "audit": lambda _store: Change("acme", None, an_event()),
+    "unchanged": lambda store: Change("acme", unchanged(_cluster(store)), an_event()),
 }
 """Every kind of change, by name."""
 
@@ -130,6 +138,7 @@ def group(store: SqlStore, kind: str) -> list[Change]:
 
 
 OTHERS: dict[str, Callable[[SqlStore], object]] = {
+    "attempt": lambda store: store.attempted([Attempt("acme", an_event())] * 2),
     "refused": lambda store: store.refused("ab12", SEEN, "one"),
     "register": lambda store: store.register(Heartbeat("two", 0, b"", 120.0, NOW)),
     "poll": lambda store: store.poll(BEAT),
@@ -137,7 +146,8 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "observe": lambda store: store.observe([SEEN]),
     "issue": lambda store: store.issue_external_id("acme", "issued", NOW),
     "use": lambda store: store.used({USED: NOW}),
-    "prune": lambda store: store.prune(NOW + 2 * DAY),
+    "prune": lambda store: store.prune(NOW + 2 * DAY, DAY),
+    "reconcile": lambda store: store.reconcile("a drill"),
 }
 """Every other mutation, by name."""
 

@@ -6,6 +6,7 @@ Both pin formats: the bytes under a row's MAC, the rows, and the export.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.transfer import archive
+from keyfold_server.store.transfer.records import ExportedEntry
 
 VECTORS: Final = Path(__file__).with_name("vectors")
 EXPORT: Final = VECTORS / "export.jsonl"
@@ -160,17 +162,22 @@ def values() -> dict[str, set[tuple[object, ...]]]:
 
 
 def everything(store: SqlStore) -> dict[str, tuple[Cluster, int]]:
-    """Reads every cluster, which verifies each of its rows, and walks its audit chain."""
+    """Reads every cluster, which verifies each of its rows, and counts its entries in the log."""
     found = store.clusters(ClusterFilter(), "", 99)
     assert all(isinstance(each, Cluster) for each in found)
     return {c.name: (c, verified_events(store, c.name)) for c in found if isinstance(c, Cluster)}
 
 
 def exported(key: Path) -> dict[str, tuple[Cluster, int]]:
-    """Reads the clusters of the vector's export, and how many events each chain has."""
+    """Reads the clusters of the vector's export, and how many entries of the log each has."""
     with archive.verified(EXPORT, archive.seal_of(key)) as verified:
-        records = [each for each in verified.records() if isinstance(each, StoredCluster)]
-    return {each.cluster.name: (each.cluster, each.events) for each in records}
+        records = list(verified.records())
+    entries = Counter(r.record()["cluster"] for r in records if isinstance(r, ExportedEntry))
+    return {
+        each.cluster.name: (each.cluster, entries[each.cluster.name])
+        for each in records
+        if isinstance(each, StoredCluster)
+    }
 
 
 def check(store: SqlStore, key: Path) -> None:
@@ -179,7 +186,7 @@ def check(store: SqlStore, key: Path) -> None:
     request = store.request(a_request("acme"))
     assert request is not None
     assert request.version == 1
-    assert [noted.number for noted in store.poll(_BEAT)] == [1, 2, 3, 4, 5, 6]
+    assert [noted.number for noted in store.poll(_BEAT)] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert "one" in {row.replica for row in store.replicas()}
     good, refused = (store.observations([s])[s] for s in ("root:ab12", "root:cd34"))
     assert (good.health, good.can_wrap) == (Health.HEALTHY, True)

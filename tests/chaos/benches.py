@@ -160,7 +160,7 @@ def picture(place: Place) -> Picture:
         return Picture(
             clusters=[shape(cluster) for cluster in clusters],
             events=[verified_events(store, cluster.name) for cluster in clusters],
-            numbers=[(n.number, n.cluster, n.root, n.replica) for n in noted],
+            numbers=[(n.number, n.kind, n.cluster, n.root, n.replica) for n in noted],
             requests=[found.version if found is not None else None for found in requests],
             observed="root:ab12" in store.observations(["root:ab12"]),
             replicas=replicas,

@@ -31,9 +31,9 @@ NOTICED: Final = 10.0
 _WARM: Final = 1.0
 _WAIT: Final = 10.0
 _MARGIN: Final = 30
-"""Margin of changes that may be made between two reads of the store's counter."""
+"""Margin of entries that may be written between two reads of the log's head."""
 
-_NEWEST: Final = "SELECT number FROM counter"
+_NEWEST: Final = "SELECT number FROM log_head"
 
 
 def fail_over_synchronous(fleet: Fleet, history: History, draw: random.Random) -> None:

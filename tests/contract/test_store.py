@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from threading import Barrier
 from typing import Final, Protocol
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, delete, select, update
 
 import postgres
 from audit_chain import verified_events
@@ -25,21 +26,21 @@ from builders import (
     a_rotation,
     an_event,
     applied,
+    attempted,
     enabled,
     enabling,
 )
 from fakes import FakeClock
 from keyfold_server.domain.changes import (
-    AuditEvent,
     Change,
     CommittedChange,
     Decide,
     Decision,
-    RecordedChange,
     parts,
     restored,
     retired,
     revoked,
+    unchanged,
     with_regions,
 )
 from keyfold_server.domain.cluster import Cluster, Region
@@ -48,19 +49,24 @@ from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     RequestIdReusedError,
     RequestInProgressError,
+    RowNotAuthenticError,
     StoreRolledBackError,
     StoreStaleError,
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.log import Attempt, AuditEvent, Entry, EntryKind
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.store.opening import open_store
-from keyfold_server.store.schema import audit_events, changes, counter, wraps
+from keyfold_server.store.schema import log, log_head, wraps
 from keyfold_server.store.sql.store import SqlStore
-from keyfold_server.store.tables import changes as changes_table
+from keyfold_server.store.tables import log_polling, log_pruning
 
 DAY = 24 * 60 * 60
+
+KEEP: Final = DAY * 1000
+"""Milliseconds for which the tests keep entries of the log."""
 
 
 class Bench(Protocol):
@@ -182,14 +188,14 @@ def store(bench: Bench) -> Iterator[SqlStore]:
     opened.close()
 
 
-def beat(replica: str = "one", number: int = 0, change_id: bytes = b"") -> Heartbeat:
+def beat(replica: str = "one", number: int = 0, entry_id: bytes = b"") -> Heartbeat:
     """Makes a heartbeat."""
-    return Heartbeat(replica, number, change_id, 120.0, NOW)
+    return Heartbeat(replica, number, entry_id, 120.0, NOW)
 
 
-def at(replica: str, noted: RecordedChange) -> Heartbeat:
+def at(replica: str, noted: Entry) -> Heartbeat:
     """Makes the heartbeat of a replica that has applied a change."""
-    return beat(replica, noted.number, noted.change_id)
+    return beat(replica, noted.number, noted.entry_id)
 
 
 def revoking(name: str, *regions: str) -> Change:
@@ -224,7 +230,7 @@ def test_a_cluster_reads_as_it_was_written(store: SqlStore) -> None:
     )
     cluster = a_cluster("acme", [eu, a_region("us")], organization="acme-org")
     made = applied(store, enabling(cluster))
-    assert (made.cluster, made.number, len(made.change_id)) == (cluster, 1, 16)
+    assert (made.cluster, made.number, len(made.entry_id)) == (cluster, 1, 16)
     assert store.cluster("acme") == cluster
     assert store.cluster("other") is None
 
@@ -313,19 +319,32 @@ def test_what_was_seen_before_a_revocation_is_not_committed(store: SqlStore) -> 
     assert store.request(late.request) is None
 
 
-def test_an_audit_event_alone_is_no_change(store: SqlStore) -> None:
-    """R5: the chain records an attempt, which raises no version and takes no number."""
+def test_an_attempt_is_no_change(store: SqlStore) -> None:
+    """R5: the log records an attempt, which changes no row of the cluster and no replica's keys."""
     cluster = enabled(store)
-    attempt = Change("acme", None, an_event(outcome="ACCESS_DENIED"))
-    noted = applied(store, attempt)
-    assert (noted.cluster, noted.number) == (cluster, 1)
+    recorded = attempted(store)
+    assert (recorded.number, recorded.decided) == (2, 1)
     assert store.cluster("acme") == cluster
     assert audited(store) == 2
+    [_, entry] = store.poll(beat())
+    assert (entry.kind, entry.cluster, entry.floor) == (EntryKind.ATTEMPT, "acme", None)
+    assert not entry.is_news
     assert isinstance(applied(store, rotating(cluster)), CommittedChange)
 
 
-def test_an_audit_event_tells_who_asked(store: SqlStore) -> None:
-    """R5: the chain names the caller, their proof, their address, and for whom they called."""
+def test_a_change_that_changes_nothing_is_an_attempt(store: SqlStore) -> None:
+    """R5, S10: a change that leaves the cluster as it is leaves its row as it is, too."""
+    cluster = enabled(store)
+    key = a_request("acme", "again")
+    made = applied(store, Change("acme", unchanged(cluster), an_event(outcome="unchanged"), key))
+    assert (made.cluster, made.number, made.floor) == (cluster, 2, None)
+    assert [e.kind for e in store.poll(beat())] == [EntryKind.DECISION, EntryKind.ATTEMPT]
+    assert store.request(key) is not None
+    assert store.cluster("acme") == cluster
+
+
+def test_the_log_tells_who_asked(store: SqlStore) -> None:
+    """R5: an entry names the caller, their proof, their address, and for whom they called."""
     enabled(store)
     asked = replace(
         an_event(outcome="KEY_DISABLED"),
@@ -334,31 +353,67 @@ def test_an_audit_event_tells_who_asked(store: SqlStore) -> None:
         address="ipv4:192.0.2.1:4711",
         on_behalf_of="ada@example.org",
     )
-    applied(store, Change("acme", None, asked))
+    store.attempted([Attempt("acme", asked)])
     database, _ = store.parts
-    kept = audit_events.c
     row = database.read(
         lambda c: c.execute(
-            select(*(kept[field.name] for field in fields(AuditEvent))).where(kept.number == 2)
+            select(*(log.c[field.name] for field in fields(AuditEvent))).where(log.c.number == 2)
         ).one()
     )
     assert AuditEvent(*row) == asked
     assert audited(store) == 2
 
 
-def test_an_audit_event_of_no_cluster(store: SqlStore) -> None:
-    """R5: a cluster that does not exist has no chain."""
-    [result] = store.apply([Change("acme", None, an_event())])
+def test_an_entry_has_the_decision(store: SqlStore) -> None:
+    """S0: the log alone says which states and which wraps each decision made."""
+    cluster = applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")]))).cluster
+    eu = a_rotation(cluster.region("eu"), "local:two", fresh=True)
+    applied(store, Change("acme", with_regions(cluster, [eu], NOW), an_event()))
+    applied(store, retiring("eu", 1, NOW + 2))
+    applied(store, retiring("eu", 1, NOW + 3, back=True))
+    applied(store, revoking("acme", "us"))
+    database, _ = store.parts
+    chosen = select(log.c.decision).order_by(log.c.number)
+    made, rotated, out, back, gone = (
+        json.loads(text)["regions"] for text in database.read(lambda c: c.execute(chosen).scalars())
+    )
+    first, fresh = (generation.kek_id.hex() for generation in eu.generations)
+    assert made["eu"] == {
+        "state": "ENABLED",
+        "type": "LOCAL",
+        "uri": "local:one",
+        "added": [[first, 1]],
+    }
+    assert rotated == {
+        "eu": {
+            "state": "ENABLED",
+            "type": "LOCAL",
+            "uri": "local:two",
+            "added": sorted([[first, 2], [fresh, 1]]),
+            "superseded": [[first, 1]],
+        }
+    }
+    assert out["eu"]["retired"] == back["eu"]["brought_back"] == [first]
+    assert gone == {"us": {"state": "REVOKED", "type": "LOCAL", "uri": "local:one"}}
+
+
+def test_an_attempt_at_no_cluster(store: SqlStore) -> None:
+    """R5: the log has no attempts at clusters that do not exist."""
+    enabled(store, "other")
+    [result, recorded] = store.attempted([Attempt(n, an_event()) for n in ("acme", "other")])
     assert isinstance(result, ClusterNotFoundError)
+    assert not isinstance(recorded, ClusterNotFoundError)
+    assert [e.cluster for e in store.poll(beat())] == ["other", "other"]
+    assert store.attempted([]) == []
     with pytest.raises(ClusterNotFoundError):
         audited(store)
 
 
-def test_a_long_chain_verifies(store: SqlStore) -> None:
-    """A3: a chain of any length is verified from its first event."""
+def test_a_long_log_verifies(store: SqlStore) -> None:
+    """A3: a log of any length is verified from its first entry."""
     enabled(store)
-    store.apply([Change("acme", None, an_event())] * 1000)
-    assert audited(store) == 1001
+    store.attempted([Attempt("acme", an_event())] * 2000)
+    assert audited(store) == 2001
 
 
 def test_a_request_is_found_in_its_scope_alone(store: SqlStore) -> None:
@@ -563,8 +618,8 @@ def test_numbers_have_no_gaps(store: SqlStore) -> None:
         given = [n for numbers in pool.map(work, range(8)) for n in numbers]
     noted = store.poll(beat())
     assert sorted(given) == [n.number for n in noted] == list(range(1, 193))
-    assert len({n.change_id for n in noted}) == 192
-    assert {len(n.change_id) for n in noted} == {16}
+    assert len({n.entry_id for n in noted}) == 192
+    assert {len(n.entry_id) for n in noted} == {16}
 
 
 def test_a_poll_reads_what_followed(store: SqlStore) -> None:
@@ -632,7 +687,8 @@ def test_a_reconciled_store_is_begun_with_anew(bench: Bench) -> None:
     store.reconcile("the standby lagged")
     assert store.reconciled()
     anew = store.register(at("one", last))
-    assert (anew.number, store.reconciled()) == (1, False)
+    # The decision itself is the second entry.
+    assert (anew.number, store.reconciled()) == (2, False)
     assert store.poll(anew) == []
     store.close()
 
@@ -837,7 +893,7 @@ def test_claims_are_nobodys_health(store: SqlStore, clock: FakeClock) -> None:
     assert names(store, health=Health.HEALTHY) == []
     assert store.cannot_wrap() == 0
     clock.advance(DAY + 1)
-    store.prune(int(clock.wall() * 1000))
+    store.prune(int(clock.wall() * 1000), KEEP)
     assert not store.claim("sweep:ab", 2 * DAY * 1000)
 
 
@@ -977,7 +1033,7 @@ def test_the_filter_of_what_wraps(store: SqlStore) -> None:
 
 
 def test_what_is_old_goes(store: SqlStore, clock: FakeClock) -> None:
-    """Requests and changes are kept 24 h; the newest change stays, so that S1 can be checked."""
+    """Requests are kept 24 h, entries as long as asked; the newest stays, for S1 to be checked."""
     store.register(beat("silent"))
     key = a_request()
     applied(store, enabling(a_cluster(), key))
@@ -990,19 +1046,25 @@ def test_what_is_old_goes(store: SqlStore, clock: FakeClock) -> None:
     prune(store, clock)
     assert store.request(key) is None
     assert store.replicas() == []
-    assert store.poll(at("one", third)) == []
-    # The checkpoint names the second change, which was the last to go.
-    assert store.poll(at("one", second)) == [third]
+    [pruning] = store.poll(at("one", third))
+    assert (pruning.kind, pruning.is_news) == (EntryKind.PRUNING, False)
+    # The checkpoint names the second entry, which was the last to go.
+    assert store.poll(at("one", second)) == [third, pruning]
     with pytest.raises(StoreStaleError):
         store.poll(at("one", first))
     enabled(store, "other")
-    assert [n.number for n in store.poll(at("one", third))] == [4]
-    assert audited(store) == 3
+    assert [n.number for n in decided(store.poll(at("one", third)))] == [5]
+    assert audited(store) == 1
 
 
 def prune(store: SqlStore, clock: FakeClock) -> None:
     """Prunes as a replica does every hour."""
-    store.prune(int(clock.wall() * 1000))
+    store.prune(int(clock.wall() * 1000), KEEP)
+
+
+def decided(noted: list[Entry]) -> list[Entry]:
+    """Returns the decisions, without the entries of pruning itself."""
+    return [entry for entry in noted if entry.kind is EntryKind.DECISION]
 
 
 def restored_of(store: SqlStore) -> Decide:
@@ -1044,13 +1106,13 @@ def test_pruning_passes_no_live_cursor(store: SqlStore, clock: FakeClock) -> Non
     clock.advance(DAY + 1)
     store.poll(at("slow", noted[1]))
     prune(store, clock)
-    assert [n.cluster for n in store.poll(at("slow", noted[1]))] == numbered[2:]
+    assert [n.cluster for n in decided(store.poll(at("slow", noted[1])))] == numbered[2:]
     clock.advance(121.0)
     # It has stopped by itself, so nothing waits for it any longer.
     prune(store, clock)
     with pytest.raises(StoreStaleError, match="begins anew"):
         store.poll(at("slow", noted[1]))
-    assert store.poll(at("slow", noted[3])) == noted[4:]
+    assert decided(store.poll(at("slow", noted[3]))) == noted[4:]
 
 
 def test_a_replica_that_pruning_passed_begins_anew(store: SqlStore, clock: FakeClock) -> None:
@@ -1065,8 +1127,9 @@ def test_a_replica_that_pruning_passed_begins_anew(store: SqlStore, clock: FakeC
         with pytest.raises(StoreStaleError):
             store.poll(started)
     assert "one" not in {r.replica for r in store.replicas()}
+    *_, newest = store.poll(at("other", noted[-1]))
     anew = store.register(started)
-    assert (anew.number, anew.change_id) == (3, noted[-1].change_id)
+    assert (anew.number, anew.entry_id) == (newest.number, newest.entry_id)
     assert store.poll(anew) == []
 
 
@@ -1082,19 +1145,19 @@ def test_another_id_is_a_rollback_after_pruning_too(
     with pytest.raises(StoreStaleError if number < 2 else StoreRolledBackError):
         store.poll(beat("one", number, b"x" * 16))
     with pytest.raises(StoreRolledBackError):
-        store.poll(beat("one", 4, b"x" * 16))
+        store.poll(beat("one", 99, b"x" * 16))
 
 
 def test_a_long_backlog_is_pruned_in_parts(
     store: SqlStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S11: however much goes, no transaction holds the store for long."""
-    monkeypatch.setattr(changes_table, "_PRUNED", 4)
+    monkeypatch.setattr(log_pruning, "_PRUNED", 4)
     store.apply([enabling(a_cluster(f"c-{i:02}")) for i in range(14)])
     noted = store.poll(beat())
     clock.advance(DAY + 1)
     prune(store, clock)
-    assert store.poll(at("one", noted[12])) == noted[13:]
+    assert decided(store.poll(at("one", noted[12]))) == noted[13:]
     with pytest.raises(StoreStaleError):
         store.poll(at("one", noted[11]))
 
@@ -1106,15 +1169,15 @@ def test_a_checkpoint_that_is_put_back_is_noticed(bench: Bench) -> None:
         enabled(store, f"c-{i}")
     noted = store.poll(beat())
     database, _ = store.parts
-    [before] = database.read(lambda c: [tuple(c.execute(select(counter)).one())])
+    [before] = database.read(lambda c: [tuple(c.execute(select(log_head)).one())])
     bench.clock.advance(DAY + 1)
     store.poll(at("one", noted[0]))
     prune(store, bench.clock)
     assert store.poll(at("one", noted[0])) == noted[1:]
     bench.clock.advance(DAY + 1)
     prune(store, bench.clock)
-    values = dict(zip(counter.columns.keys(), before, strict=True))
-    database.write(lambda c: c.execute(update(counter).values(values)))
+    values = dict(zip(log_head.columns.keys(), before, strict=True))
+    database.write(lambda c: c.execute(update(log_head).values(values)))
     with pytest.raises(StoreRolledBackError):
         store.poll(at("one", noted[0]))
     store.close()
@@ -1129,12 +1192,12 @@ def test_replicas_prune_at_once(store: SqlStore, clock: FakeClock) -> None:
     with ThreadPoolExecutor(6) as pool:
         for done in [pool.submit(prune, store, clock) for _ in range(6)]:
             done.result()
-    assert store.poll(at("one", noted[28])) == noted[29:]
+    assert decided(store.poll(at("one", noted[28]))) == noted[29:]
 
 
 def test_a_backlog_is_polled_in_pages(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """S12: however many changes there are, a poll reads a page; no page hides a rollback."""
-    monkeypatch.setattr(changes_table, "POLL_PAGE", 5)
+    monkeypatch.setattr(log_polling, "POLL_PAGE", 5)
     store.apply([enabling(a_cluster(f"c-{i:02}")) for i in range(13)])
     cursor, sizes, read = beat(), [], []
     while page := store.poll(cursor):
@@ -1147,7 +1210,7 @@ def test_a_backlog_is_polled_in_pages(store: SqlStore, monkeypatch: pytest.Monke
     with pytest.raises(StoreRolledBackError):
         store.poll(beat("one", 4, b"x" * 16))
     database, _ = store.parts
-    database.write(lambda c: c.execute(delete(changes).where(changes.c.number == 3)))
+    database.write(lambda c: c.execute(delete(log).where(log.c.number == 3)))
     with pytest.raises(StoreRolledBackError):
         store.poll(beat())
 
@@ -1156,15 +1219,58 @@ def test_pages_go_on_from_a_checkpoint(
     store: SqlStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S11, S12: a page that begins at the last change that was pruned is whole."""
-    monkeypatch.setattr(changes_table, "POLL_PAGE", 2)
+    monkeypatch.setattr(log_polling, "POLL_PAGE", 2)
     store.apply([enabling(a_cluster(f"c-{i}")) for i in range(3)])
     first = store.poll(beat())
     [third] = store.poll(at("one", first[-1]))
     clock.advance(DAY + 1)
     prune(store, clock)
+    kept = store.poll(at("one", third))
+    assert [e.kind for e in kept] == [EntryKind.KEPT] * 2
+    [pruning] = store.poll(at("one", kept[-1]))
     store.apply([enabling(a_cluster(f"d-{i}")) for i in range(3)])
     assert [n.number for n in store.poll(at("one", first[-1]))] == [3, 4]
     assert [n.number for n in store.poll(at("one", third))] == [4, 5]
+    assert [n.number for n in store.poll(at("one", pruning))] == [7, 8]
+
+
+def test_pruning_keeps_every_floor(
+    store: SqlStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S10: a cluster's floor is in the log for ever; an entry carries it forward."""
+    monkeypatch.setattr(log_pruning, "_PRUNED", 3)
+    monkeypatch.setattr(log_pruning, "_AT_ONCE", 2)
+    made = [enabled(store, f"c-{i}") for i in range(7)]
+    changed = made[1]
+    for _ in range(3):
+        clock.advance(DAY + 1)
+        changed = applied(store, revoking("c-1")).cluster
+        prune(store, clock)
+    with store.parts[0].engine.connect() as connection:
+        floors = select(log.c.cluster, log.c.version).where(log.c.version.is_not(None))
+        kept = sorted(tuple(row) for row in connection.execute(floors))
+    # Each once, but for the changes of c-1 that are not old.
+    assert {name for name, _ in kept} == {cluster.name for cluster in made}
+    assert [v for name, v in kept if name != "c-1"] == [1] * 6
+    assert store.cluster("c-0") == made[0]
+    assert store.cluster("c-1") == changed
+    assert audited(store, "c-6") == 1
+
+
+def test_pruning_passes_over_nothing_that_was_changed(store: SqlStore, clock: FakeClock) -> None:
+    """S11, A3: an entry that somebody changed or took out is not pruned away unseen."""
+    for i in range(4):
+        enabled(store, f"c-{i}")
+    clock.advance(DAY + 1)
+    database, _ = store.parts
+    for edit in (
+        update(log).where(log.c.number == 2).values(caller="another"),
+        delete(log).where(log.c.number == 2),
+    ):
+        database.write(partial(Connection.execute, statement=edit))
+        with pytest.raises(RowNotAuthenticError, match="entry 2 of the log"):
+            prune(store, clock)
+    assert store.cluster("c-0") is not None
 
 
 MANY = 70_000

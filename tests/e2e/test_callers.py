@@ -294,7 +294,7 @@ def test_a_bad_token_refuses_the_call(mutual: House, which: str) -> None:
 
 
 def test_strangers_stand_in_the_log_alone(mutual: House) -> None:
-    """Refusals of strangers go to the log with address and reason, to no audit chain (R5)."""
+    """R5: refusals of strangers go to the server's log with address and reason, not the store's."""
     with calling(mutual, mutual.issue("spiffe://example.org/intruder")) as stub:
         refused(stub.Revoke, pb.RevokeRequest(cluster="prod"))
     deadline = time.monotonic() + 10
@@ -307,7 +307,7 @@ def test_strangers_stand_in_the_log_alone(mutual: House) -> None:
 
 
 def test_audit_knows_the_caller(mutual: House, tmp_path: Path) -> None:
-    """The audit chain has the caller, its proof and address, and whom it calls for, if believed."""
+    """The log has the caller, its proof and address, and whom it calls for, if believed."""
     admin = mutual.issue("spiffe://example.org/admin")
     with calling(mutual, admin) as stub:
         behalf = (("on-behalf-of", "alice"),)

@@ -42,7 +42,7 @@ class Failover:
     Attributes:
         servers: The Keyfold servers.
         lose: Ends the primary and promotes a standby that lags.
-        audited: Counts the audit events of an action.
+        audited: Counts the entries of the log with an action.
     """
 
     servers: list[Server]
@@ -75,7 +75,7 @@ def failover(start_server: StartServer, tmp_path: Path) -> Iterator[Failover]:
             standby.promote()
 
         def audited(action: str) -> int:
-            ask = f"SELECT count(*) FROM audit_events WHERE action = '{action}'"
+            ask = f"SELECT count(*) FROM log WHERE action = '{action}'"
             return int(standby.run(ask, name)[0][0])
 
         yield Failover([first, second], lose, audited)
@@ -128,15 +128,15 @@ def test_replicas_go_on_once_an_operator_has_decided(failover: Failover) -> None
     explain, decide, revoke = commands()
     assert explain == ["keyfold-server", "reconcile"]
     told = first.command(*explain[1:], code=1)
-    assert "The store's newest change is number 1." in told
+    assert "The newest entry of the store's log is number 1." in told
     assert "Nothing was done." in told
     assert reason(first) == "STORE_ROLLED_BACK"
-    assert failover.audited("command:cluster:reconcile") == 0
-    assert "reconciled at change 1, in the audit trail of 1 cluster" in first.command(*decide[1:])
+    assert failover.audited("command:store:reconcile") == 0
+    assert "reconciled at entry 1 of the log;" in first.command(*decide[1:])
     for server in failover.servers:
         until(server, "")
         until_healthy(server)
-    assert failover.audited("command:cluster:reconcile") == 1
+    assert failover.audited("command:store:reconcile") == 1
     assert revoke[:3] == ["keyfold", "revoke", "prod"]
     first.cli(*revoke[1:])
     assert {reason(server) for server in failover.servers} == {"REVOKED"}

@@ -28,7 +28,7 @@ EDITS: Final = (
     "UPDATE clusters SET epoch = epoch - 1 WHERE uid = {uid}",
     "UPDATE clusters SET organization = 'acme' WHERE uid = {uid}",
     "UPDATE clusters SET name = 'd{n}' WHERE uid = {uid}",
-    "UPDATE clusters SET audit_head = zeroblob(32) WHERE uid = {uid}",
+    "UPDATE clusters SET history_head = zeroblob(32) WHERE uid = {uid}",
     "UPDATE clusters SET mac = zeroblob(32) WHERE uid = {uid}",
     "UPDATE wraps SET ciphertext = zeroblob(120) WHERE cluster_uid = {uid}",
     "UPDATE wraps SET root_uri = 'local:us' WHERE cluster_uid = {uid}",
@@ -163,8 +163,8 @@ def test_edited_request_is_not_believed(start_server: StartServer) -> None:
     [
         "UPDATE meta SET store_uid = zeroblob(16)",
         "DELETE FROM meta",
-        "UPDATE counter SET number = number + 1",
-        "DELETE FROM counter",
+        "UPDATE log_head SET number = number + 1",
+        "DELETE FROM log_head",
     ],
 )
 def test_edited_store_does_not_start(edited_store: Server, statement: str) -> None:

@@ -32,6 +32,7 @@ from builders import (
     a_rotation,
     an_event,
     applied,
+    attempted,
     enabled,
     enabling,
 )
@@ -49,6 +50,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
@@ -185,14 +187,14 @@ def fill(store: SqlStore) -> None:
     enabled(store, "Zoo")
     enabled(store, "gone")
     applied(store, Change("gone", revoked("gone", (), NOW), an_event("rpc:cluster:revoke")))
-    applied(store, Change("gone", None, an_event("rpc:cluster:rotate", "REVOKED")))
+    attempted(store, "gone", "rpc:cluster:rotate")
     store.issue_external_id("org", "id-of-org", NOW)
     store.issue_external_id("Zoo", "id-of-zoo", NOW + 1)
     store.used({first.kek_id: NOW})
 
 
 def everything(store: SqlStore) -> dict[str, tuple[Cluster, int]]:
-    """Reads all clusters and walks their chains."""
+    """Reads all clusters, and counts their entries in the log."""
     found = store.clusters(ClusterFilter(), "", 99)
     assert all(isinstance(each, Cluster) for each in found)
     return {c.name: (c, verified_events(store, c.name)) for c in found if isinstance(c, Cluster)}
@@ -214,7 +216,7 @@ def test_an_import_brings_back_everything_revoked(pair: Pair) -> None:
     with closing(pair.full.open()) as store:
         before = everything(store)
     made = pair.full.export(pair.file)
-    assert (made.clusters, made.events) == (3, 6)
+    assert (made.clusters, made.entries) == (3, 6)
     done = pair.empty.bring_in(pair.file)
     with closing(pair.empty.open(at=LATER)) as store:
         after = everything(store)
@@ -225,45 +227,55 @@ def test_an_import_brings_back_everything_revoked(pair: Pair) -> None:
             assert {r.state for r in now.regions} == {State.REVOKED}
             assert (now.epoch, now.version) == (was.epoch + 1, was.version + 1)
             assert later == events + 1
-    assert (done.clusters, done.events) == (3, 6)
+    assert (done.clusters, done.entries) == (3, 6)
     # The regions to restore lack those that the customer had revoked.
     assert sorted(done.enabled) == [("Zoo", "eu"), ("acme", "eu"), ("acme", "us")]
 
 
 def test_an_imported_store_is_exported_again(pair: Pair, tmp_path: Path) -> None:
-    """A4: each chain is the former one with one event more, which describes the import."""
+    """A4: the log is the former one, with an entry for the import and one for each cluster."""
     pair.full.export(pair.file)
     pair.empty.bring_in(pair.file)
     again = tmp_path / "again.jsonl"
     pair.empty.export(again)
     before, after = records_in(pair.file), records_in(again)
-    old = [r["event"] for r in before if "event" in r]
-    new = [r["event"] for r in after if "event" in r]
-    assert [event for event in new if event["action"] != import_.ACTION] == old
-    own = [event for event in new if event["action"] == import_.ACTION]
-    assert len(own) == 3
+    old = [r["entry"] for r in before if "entry" in r]
+    new = [r["entry"] for r in after if "entry" in r]
+    assert new[: len(old)] == old
+    whole, *own = new[len(old) :]
+    assert [entry["number"] for entry in new] == list(range(1, len(old) + 5))
+    assert [entry["action"] for entry in own] == [import_.ACTION] * 3
+    header = before[0]
+    source = {name: header[name] for name in ("exported_at", "service_key_id", "store_uid")}
+    assert whole["action"] == "command:store:import"
+    assert json.loads(whole["detail"]) == source | {
+        "entry_id": old[-1]["entry_id"],
+        "number": old[-1]["number"],
+    }
     acme = json.loads(own[1]["detail"])
     [was] = [
         r["cluster"] for r in before if r.get("cluster", {}) and r["cluster"]["name"] == "acme"
     ]
-    assert acme == {
-        "exported_at": NOW,
-        "head": was["audit_head"],
+    assert acme == source | {
+        "decided": was["decided"],
         "regions": {"eu": "ENABLED", "us": "ENABLED"},
-        "service_key_id": before[0]["service_key_id"],
     }
+    assert was["decided"] == 2
     assert (own[1]["caller"], own[1]["outcome"]) == ("local", "done")
     changed = {r["cluster"]["updated_at"] for r in after if r.get("cluster")}
-    assert {event["time"] for event in own} == changed
+    assert {entry["time"] for entry in own} == changed
 
 
 def test_replicas_of_the_store_hear_of_an_import(pair: Pair) -> None:
-    """S1, S7: each imported cluster is a numbered change, like every decision."""
+    """S1, S7: each imported cluster is an entry of the log, like every decision."""
     pair.full.export(pair.file)
     pair.empty.bring_in(pair.file)
     with closing(pair.empty.open(at=LATER)) as store:
         noted = store.poll(Heartbeat("one", 0, b"", 120.0, LATER))
-    assert [each.cluster for each in noted] == ["Zoo", "acme", "gone"]
+    # The entries of the export come first, then the import's.
+    told = [each.cluster for each in noted if each.kind is EntryKind.IMPORT]
+    assert told == [None, "Zoo", "acme", "gone"]
+    assert all(each.is_news for each in noted[-3:])
 
 
 def test_external_ids_are_brought_back(pair: Pair) -> None:
@@ -525,9 +537,9 @@ def test_a_row_that_was_edited_is_not_exported(files: Pair) -> None:
     path = files.full.url.removeprefix("sqlite:///")
     for statement in (
         "UPDATE regions SET state = 'ENABLED' WHERE state = 'REVOKED'",
-        "UPDATE audit_events SET outcome = 'done' WHERE outcome = 'REVOKED'",
+        "UPDATE log SET outcome = 'done' WHERE outcome = 'REVOKED'",
         "UPDATE clusters SET name = '' WHERE name = 'gone'",
-        "UPDATE counter SET number = 1",
+        "UPDATE log_head SET number = 1",
         "UPDATE meta SET created_at = 1",
         "UPDATE external_ids SET external_id = 'id-of-thief' WHERE owner = 'org'",
         "UPDATE external_ids SET owner = 'thief' WHERE owner = 'org'",
@@ -595,7 +607,7 @@ def test_an_export_beside_a_server_is_one_snapshot(tmp_path: Path) -> None:
                 if stop.is_set():
                     return
                 enabled(store, f"c{number:05}")
-                applied(store, Change("a", None, an_event()))
+                attempted(store, "a")
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -604,7 +616,7 @@ def test_an_export_beside_a_server_is_one_snapshot(tmp_path: Path) -> None:
                 file = tmp_path / f"{number}.jsonl"
                 made = place.export(file)
                 # One event of `a` follows each cluster, so no other count is of one moment.
-                assert made.events - made.clusters in {made.clusters - 1, made.clusters - 2}
+                assert made.entries - made.clusters in {made.clusters - 1, made.clusters - 2}
         finally:
             stop.set()
             thread.join()

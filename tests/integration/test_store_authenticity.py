@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from sqlalchemy import Connection
 
 from audit_chain import verified_events
 from builders import (
@@ -39,6 +40,7 @@ from keyfold_server.store.opening import open_store
 from keyfold_server.store.seal import Seal, encode
 from keyfold_server.store.service_key import ServiceKey
 from keyfold_server.store.sql.store import SqlStore
+from keyfold_server.store.tables import log_chain, log_head
 
 BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
 
@@ -101,13 +103,11 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "generations": lambda store: store.cluster("acme"),
     "wraps": lambda store: store.cluster("acme"),
     "wrap_history": lambda store: store.superseded_wraps("acme"),
-    "audit_events": lambda store: verified_events(store, "acme"),
     "requests": lambda store: store.request(a_request("acme")),
-    "changes": lambda store: store.poll(BEAT),
-    "counter": lambda store: store.poll(BEAT),
+    "log": lambda store: verified_events(store, "other"),
+    "log_head": lambda store: store.poll(BEAT),
     "replicas": lambda store: store.replicas(),
     "lineage": lambda store: store.replicas(),
-    "reconciliations": lambda store: store.reconciled(),
     "external_ids": lambda store: store.external_id("acme"),
 }
 """Calls that read and verify a row of each table."""
@@ -118,13 +118,11 @@ WHERE: Final = {
     "generations": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "wraps": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "wrap_history": "number = 1 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
-    "audit_events": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "requests": "cluster = 'acme'",
-    "changes": "number = 2",
-    "counter": "id = 1",
+    "log": "number = 2",
+    "log_head": "id = 1",
     "replicas": "replica = 'one'",
     "lineage": "id = 1",
-    "reconciliations": "number = 1",
     "external_ids": "owner = 'acme'",
 }
 """A condition for one row, or several, of each table."""
@@ -133,10 +131,8 @@ IDENTITIES: Final = {
     # With an edited key a row is not found, or its parent lacks a row: other tests below.
     "clusters": {"name"},
     "requests": {"caller", "rpc", "cluster", "request_id"},
-    "counter": {"id"},
-    "changes": {"number"},
+    "log_head": {"id"},
     "wrap_history": {"cluster_uid"},
-    "audit_events": {"cluster_uid"},
     "external_ids": {"owner"},
 }
 
@@ -170,7 +166,7 @@ def test_a_value_of_another_type_is_refused(
     bench: Bench, opened: Callable[[], SqlStore], table: str, value: str
 ) -> None:
     """A1: SQLite does not enforce types; a value of another type is refused, not converted."""
-    column = {"clusters": "audit_head", "regions": "state", "generations": "number"}.get(
+    column = {"clusters": "history_head", "regions": "state", "generations": "number"}.get(
         table, "ciphertext"
     )
     bench.edit(
@@ -281,6 +277,30 @@ def test_an_old_own_row_put_back(bench: Bench, opened: Callable[[], SqlStore]) -
         again.cluster("acme")
 
 
+def test_a_row_of_another_history_at_the_same_version(
+    bench: Bench, opened: Callable[[], SqlStore]
+) -> None:
+    """S10: rows of one version are those of the decision in the log, and no others that verify."""
+    old = bench.file.read_bytes()
+    tables = ("clusters", "regions")
+    histories = []
+    for regions in (("eu",), ("us",)):
+        bench.file.write_bytes(old)
+        with closing(bench.open()) as store:
+            applied(store, Change("acme", revoked("acme", regions, NOW), an_event()))
+        histories.append({table: bench.rows(f"SELECT * FROM {table}") for table in tables})
+    with closing(sqlite3.connect(bench.file)) as connection:
+        for table, rows in histories[0].items():
+            connection.execute(f"DELETE FROM {table}")
+            marks = ", ".join("?" * len(rows[0]))
+            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+        connection.commit()
+    store = opened()
+    with pytest.raises(RowNotAuthenticError, match="clusters of cluster acme"):
+        store.cluster("acme")
+    assert store.cluster("other") is not None
+
+
 def test_a_renamed_cluster(bench: Bench, opened: Callable[[], SqlStore]) -> None:
     """A2: a cluster under another cluster's name is refused."""
     bench.edit(
@@ -291,20 +311,48 @@ def test_a_renamed_cluster(bench: Bench, opened: Callable[[], SqlStore]) -> None
         opened().cluster("acme")
 
 
+def verify(store: SqlStore) -> int:
+    """Verifies the whole log, and returns the number of its entries."""
+    database, seal = store.parts
+
+    def work(connection: Connection) -> int:
+        head = log_head.read(connection, seal)
+        return sum(1 for _ in log_chain.verified(connection, head, seal))
+
+    return database.read(work)
+
+
+_ENTRY: Final = ", ".join(c.name for c in list(schema.log.columns)[1:])
+
+
 @pytest.mark.parametrize(
-    "edit",
+    ("edit", "first"),
     [
-        "DELETE FROM audit_events WHERE number = 2",
-        "DELETE FROM audit_events WHERE number = 3",
-        "UPDATE audit_events SET number = number + 10",
-        f"UPDATE audit_events SET cluster_uid = x'00' WHERE {WHERE['audit_events']}",
+        ("DELETE FROM log WHERE number = 1", 1),
+        ("DELETE FROM log WHERE number = 3", 3),
+        # The newest, and everything.
+        ("DELETE FROM log WHERE number = 7", 7),
+        ("DELETE FROM log", 1),
+        ("DELETE FROM log WHERE number > 4", 5),
+        ("UPDATE log SET outcome = 'x' WHERE number = 4", 4),
+        ("UPDATE log SET number = number + 10 WHERE number = 3", 3),
+        ("UPDATE log SET number = -number WHERE number = 3", 3),
+        # Two entries in each other's place.
+        ("UPDATE log SET number = CASE number WHEN 3 THEN -5 WHEN 5 THEN -3 ELSE number END", 3),
+        (f"INSERT INTO log SELECT 8, {_ENTRY} FROM log WHERE number = 7", 8),
+        (f"INSERT INTO log SELECT 0, {_ENTRY} FROM log WHERE number = 7", 0),
+        ("UPDATE log SET prev = zeroblob(32) WHERE number = 2", 2),
     ],
 )
-def test_a_cut_chain(bench: Bench, opened: Callable[[], SqlStore], edit: str) -> None:
-    """A3: nobody can remove or move an event, not even the last one."""
+def test_a_log_that_somebody_changed(
+    bench: Bench, opened: Callable[[], SqlStore], edit: str, first: int
+) -> None:
+    """A3, S0: nobody can change, remove, move or add an entry; the first bad one is named."""
     bench.edit(edit)
-    with pytest.raises(RowNotAuthenticError):
-        verified_events(opened(), "acme")
+    if "CASE" in edit:
+        bench.edit("UPDATE log SET number = -number WHERE number < 0")
+    with pytest.raises(RowNotAuthenticError, match=f"entry {first} of the log"):
+        verify(opened())
 
 
 _HISTORY: Final = "SELECT cluster_uid, number, " + ", ".join(
@@ -341,33 +389,33 @@ def test_an_edited_history(bench: Bench, opened: Callable[[], SqlStore], edit: s
 @pytest.mark.parametrize(
     "edit",
     [
-        "DELETE FROM changes WHERE number = 3",
-        "DELETE FROM changes WHERE number = 6",
-        "UPDATE changes SET number = number + 10 WHERE number = 3",
-        "DELETE FROM counter",
+        "DELETE FROM log WHERE number = 3",
+        "DELETE FROM log WHERE number = 7",
+        "UPDATE log SET number = number + 10 WHERE number = 3",
+        "DELETE FROM log_head",
     ],
 )
-def test_a_hidden_change(bench: Bench, opened: Callable[[], SqlStore], edit: str) -> None:
-    """S1: after somebody removes a change, replicas refuse instead of missing the change."""
+def test_a_hidden_entry(bench: Bench, opened: Callable[[], SqlStore], edit: str) -> None:
+    """S1: after somebody removes an entry, replicas refuse instead of missing the entry."""
     bench.edit(edit)
     with pytest.raises(KeyfoldError) as caught:
         opened().poll(BEAT)
     assert caught.value.reason in {"ROW_NOT_AUTHENTIC", "STORE_ROLLED_BACK"}
 
 
-def test_a_change_of_another_history(bench: Bench, opened: Callable[[], SqlStore]) -> None:
-    """S1: a sealed change of a rolled-back history does not match the counter."""
+def test_an_entry_of_another_history(bench: Bench, opened: Callable[[], SqlStore]) -> None:
+    """S1: a sealed entry of a rolled-back history does not match the head of the log."""
     old = bench.file.read_bytes()
     histories = []
     for _ in range(2):
         bench.file.write_bytes(old)
         with closing(bench.open()) as store:
             applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
-        histories.append(bench.rows("SELECT * FROM changes WHERE number = 7"))
+        histories.append(bench.rows("SELECT * FROM log WHERE number = 8"))
     marks = ", ".join("?" * len(histories[0][0]))
     with closing(sqlite3.connect(bench.file)) as connection:
-        connection.execute("DELETE FROM changes WHERE number = 7")
-        connection.execute(f"INSERT INTO changes VALUES ({marks})", histories[0][0])
+        connection.execute("DELETE FROM log WHERE number = 8")
+        connection.execute(f"INSERT INTO log VALUES ({marks})", histories[0][0])
         connection.commit()
     with pytest.raises(StoreRolledBackError):
         opened().poll(BEAT)

@@ -25,6 +25,7 @@ from keyfold_server.domain.errors import (
     StoreStaleError,
     StoreUnavailableError,
 )
+from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, Heartbeat, ReplicaRow
 from keyfold_server.store import opening, reconciliation
 from keyfold_server.store.schema import clusters
@@ -175,7 +176,7 @@ def test_a_replica_that_pruning_passed_neither_reads_nor_commits(bench: Bench) -
     clock = postgres.DatabaseClock(bench._server, bench._name)
     with closing(clock):
         clock.set(NOW / 1000 + 10 * 24 * 3600)
-        two.prune(NOW + 10 * 24 * 3600 * 1000)
+        two.prune(NOW + 10 * 24 * 3600 * 1000, 24 * 3600 * 1000)
         asked: list[Callable[[], object]] = [
             lambda: one.cluster("acme"),
             lambda: one.apply([revoking()]),
@@ -184,9 +185,10 @@ def test_a_replica_that_pruning_passed_neither_reads_nor_commits(bench: Bench) -
         for ask in asked:
             with pytest.raises(StoreStaleError, match="begins anew"):
                 ask()
-        assert one.register(BEAT).number == 4
+        # Four changes, and the entries of pruning: three floors and the pruning itself.
+        assert one.register(BEAT).number == 8
         assert one.cluster("acme") == first
-        assert applied(one, revoking()).number == 5
+        assert applied(one, revoking()).number == 9
 
 
 def test_a_quiet_day_is_no_other_history(bench: Bench) -> None:
@@ -198,7 +200,7 @@ def test_a_quiet_day_is_no_other_history(bench: Bench) -> None:
     clock = postgres.DatabaseClock(bench._server, bench._name)
     with closing(clock):
         clock.set(NOW / 1000 + 10 * 24 * 3600)
-        two.prune(NOW + 10 * 24 * 3600 * 1000)
+        two.prune(NOW + 10 * 24 * 3600 * 1000, 24 * 3600 * 1000)
         assert one.cluster("acme") == first
         assert one.cluster("later") is not None
 
@@ -219,30 +221,29 @@ def test_an_unfinished_change_is_not_counted_as_seen(bench: Bench) -> None:
         assert one.poll(BEAT) == []
 
 
-def test_a_decision_stands_in_every_chain(bench: Bench) -> None:
-    """S1, R5: each cluster's audit chain has the reconciliation; edited clusters are reported."""
+def test_a_decision_stands_in_the_log(bench: Bench) -> None:
+    """S1, R5: the log has the reconciliation once, whatever became of the clusters."""
     store = bench.open()
     for name in ("acme", "edited", "other"):
         enabled(store, name)
     bench._server.run("UPDATE clusters SET epoch = epoch + 1 WHERE name = 'edited'", bench._name)
     newest = reconciliation.newest(store)
     assert (newest.number, newest.made_at is not None) == (3, True)
-    done = reconciliation.carry_out(store, "the standby lagged", FakeClock())
-    assert done.clusters == 2
-    assert [error.cluster for error in done.refused] == ["edited"]
-    assert (verified_events(store, "acme"), verified_events(store, "other")) == (2, 2)
-    told = bench._server.run(
-        "SELECT action, outcome, detail FROM audit_events WHERE number = 2", bench._name
+    accepted = store.reconcile("the standby lagged")
+    assert (accepted.number, accepted.entry_id) == (newest.number, newest.entry_id)
+    [told] = bench._server.run(
+        "SELECT caller, action, outcome, detail, cluster FROM log WHERE number = 4", bench._name
     )
-    assert {row[:2] for row in told} == {(reconciliation.ACTION, "done")}
-    detail = json.loads(told[0][2])
-    assert detail == {
-        "change": 3,
-        "change_id": newest.change_id.hex(),
+    assert told[:3] == ("local", "command:store:reconcile", "done")
+    assert json.loads(told[3]) == {
+        "entry": 3,
+        "entry_id": newest.entry_id.hex(),
         "reason": "the standby lagged",
     }
     # It changed no cluster, so no replica drops one.
-    assert reconciliation.newest(store) == newest
+    *_, noted = store.poll(BEAT)
+    assert (noted.kind, noted.cluster, noted.is_news) == (EntryKind.RECONCILIATION, None, False)
+    assert verified_events(store, "acme") == 1
 
 
 # Failover

@@ -26,6 +26,7 @@ from builders import (
     a_rotation,
     an_event,
     applied,
+    attempted,
     enabled,
     enabling,
 )
@@ -42,9 +43,8 @@ GROW: Final = {
     "generations",
     "wraps",
     "wrap_history",
-    "audit_events",
+    "log",
     "requests",
-    "changes",
     "observations",
     "generation_uses",
     "external_ids",
@@ -72,7 +72,6 @@ def _life(store: SqlStore) -> None:
         applied(store, Change("acme", decide, an_event()))
     cluster = applied(store, Change("acme", revoked("acme", (), NOW), an_event())).cluster
     applied(store, Change("acme", restored(cluster, ["eu", "us"], NOW), an_event()))
-    applied(store, Change("acme", None, an_event(outcome="REVOKED")))
     group = [enabling(a_cluster(f"c-{n}"), a_request(f"c-{n}", f"r-{n}")) for n in range(100)]
     assert not any(isinstance(each, Exception) for each in store.apply(group))
 
@@ -116,8 +115,13 @@ def _poll(store: SqlStore) -> None:
     assert len(store.poll(beat)) == 1
 
 
+def _attempts(store: SqlStore) -> None:
+    assert attempted(store).decided
+
+
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("apply", "request"): _life,
+    ("attempted",): _attempts,
     ("cluster",): _cluster,
     ("superseded_wraps",): lambda store: store.superseded_wraps("acme"),
     ("owner_of",): lambda store: store.owner_of(b"k" * 16),
@@ -133,7 +137,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("observe", "observations"): _observations,
     ("external_id", "issue_external_id"): _external_ids,
     ("used", "last_uses"): _uses,
-    ("prune",): lambda store: store.prune(NOW),
+    ("prune",): lambda store: store.prune(NOW + 9_000, 0),
     ("leave",): lambda store: store.leave("one"),
 }
 """Calls, in their order, by the methods of `Store` that they call."""

@@ -50,6 +50,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.log import Attempt, EntryKind
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, Heartbeat, Notifies
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.postgresql.address import Timeouts
@@ -271,14 +272,14 @@ def test_numbers_are_seen_in_the_order_of_commits(bench: Bench) -> None:
             assert [n.number for n in noted] == list(range(seen + 1, seen + 1 + len(noted)))
             if noted:
                 seen = noted[-1].number
-                beat = Heartbeat(name, seen, noted[-1].change_id, 120.0, NOW)
+                beat = Heartbeat(name, seen, noted[-1].entry_id, 120.0, NOW)
         return seen
 
     def look() -> int:
         turns = 0
         with bench.server.connect(bench.name) as session:
             while not ended.is_set():
-                row = session.execute("SELECT count(*), max(number) FROM changes").fetchone()
+                row = session.execute("SELECT count(*), max(number) FROM log").fetchone()
                 assert row is not None
                 assert row[0] == (row[1] or 0)
                 looks.append(row[0])
@@ -299,15 +300,15 @@ def test_numbers_are_seen_in_the_order_of_commits(bench: Bench) -> None:
     assert looks == sorted(looks)
 
 
-def test_a_chain_is_read_in_one_moment(bench: Bench) -> None:
-    """A3: a chain of any length verifies while others add to it."""
+def test_the_log_is_read_in_one_moment(bench: Bench) -> None:
+    """A3: a log of any length verifies while others add to it."""
     one, two = bench.open(), bench.open()
     enabled(one)
     ended = threading.Event()
 
     def add() -> None:
         while not ended.is_set():
-            two.apply([Change("acme", None, an_event())] * 200)
+            two.attempted([Attempt("acme", an_event())] * 200)
 
     with ThreadPoolExecutor(1) as pool:
         adding = pool.submit(add)
@@ -426,13 +427,13 @@ def test_a_change_is_heard_of(bench: Bench) -> None:
 
 
 def test_nobody_is_woken_for_nothing(bench: Bench) -> None:
-    """S7: an observation, a heartbeat or an audit event wakes nobody."""
+    """S7: an observation, a heartbeat or an attempt wakes nobody."""
     one = bench.open()
     enabled(one)
     session = bench.session()
     session.execute("LISTEN keyfold")
     one.observe([Observation("root:ab12", Health.HEALTHY, NOW, NOW)])
-    one.apply([Change("acme", None, an_event())])
+    one.attempted([Attempt("acme", an_event())])
     one.poll(BEAT)
     assert list(session.notifies(timeout=0.3)) == []
     enabled(one, "other")
@@ -480,18 +481,18 @@ def test_an_answer_that_is_lost_is_not_repeated(bench: Bench) -> None:
 
 
 def test_a_lock_is_not_waited_for_without_end(bench: Bench) -> None:
-    """A session that holds the counter delays a change, which fails in our words in the end."""
+    """A session that holds the log's head delays a change, which fails in our words in the end."""
     store = bench.open(QUICK)
     enabled(store)
     other = bench.session()
     with other.transaction():
-        other.execute("SELECT * FROM counter FOR UPDATE")
+        other.execute("SELECT * FROM log_head FOR UPDATE")
         began = time.monotonic()
         with pytest.raises(StoreUnavailableError, match="too long") as caught:
             applied(store, revoking())
         assert time.monotonic() - began < 3
         assert store.poll(BEAT)  # a poll needs no lock of others
-    assert "counter" not in str(caught.value)
+    assert "log_head" not in str(caught.value)
     assert isinstance(applied(store, revoking()), CommittedChange)
 
 
@@ -524,7 +525,7 @@ def test_a_server_that_hangs(bench: Bench) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_replica_that_is_paused_with_the_counter(bench: Bench) -> None:
+def test_a_replica_that_is_paused_with_the_head_of_the_log(bench: Bench) -> None:
     """S8: a process that stops in a transaction holds up the others only for a moment."""
     inside, go_on, turns = threading.Event(), threading.Event(), itertools.count()
 
@@ -621,9 +622,8 @@ def test_a_pooler_in_between(bench: Bench) -> None:
             for turn in range(10):
                 store = (one, two)[turn % 2]
                 name = f"c-{thread}-{turn}"
-                store.apply(
-                    [enabling(a_cluster(name), a_request(name)), Change("c-0-0", None, an_event())]
-                )
+                store.apply([enabling(a_cluster(name), a_request(name))])
+                store.attempted([Attempt("c-0-0", an_event())])
                 applied(store, revoking(name))
                 assert store.cluster(name) is not None
 
@@ -634,7 +634,7 @@ def test_a_pooler_in_between(bench: Bench) -> None:
                 assert [n.number for n in noted] == list(range(1, len(noted) + 1))
             for w in several:
                 w.result()
-        assert len(one.poll(beat)) == 120
+        assert len([n for n in one.poll(beat) if n.kind is EntryKind.DECISION]) == 120
         stop()
 
 

@@ -18,7 +18,7 @@ import pytest
 import postgres
 from builders import NOW, a_cluster, an_event, applied, enabled, enabling
 from fakes import FakeClock
-from keyfold_server.domain.changes import Change, CommittedChange, Floor, restored, revoked
+from keyfold_server.domain.changes import Change, CommittedChange, restored, revoked
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import RowNotAuthenticError, StoreUnavailableError
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
@@ -26,6 +26,7 @@ from keyfold_server.store import opening
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import metadata
 from keyfold_server.store.sql.store import SqlStore
+from keyfold_server.store.tables import floors
 
 BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
 
@@ -35,7 +36,7 @@ NOTHING: Final = (
     "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
 )
 
-DECIDING: Final = ("clusters", "regions", "audit_events", "changes", "counter")
+DECIDING: Final = ("clusters", "regions", "log", "log_head")
 """Tables of which a revocation writes a row."""
 
 
@@ -171,7 +172,7 @@ def put_back(bench: Bench) -> None:
     if bench.is_sqlite:
         bench.run(
             *(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}" for table in kept),
-            "CREATE TRIGGER undo AFTER INSERT ON changes BEGIN "
+            "CREATE TRIGGER undo AFTER INSERT ON log BEGIN "
             f"{undo['clusters']} {undo['regions']} END",
         )
         return
@@ -203,8 +204,8 @@ def test_rows_that_a_trigger_puts_back_are_not_authentic(
     one.close()
     with closing(bench.open()) as again, pytest.raises(RowNotAuthenticError):
         again.cluster("acme")
-    # Nothing but the change shows it: the old rows verify.
-    monkeypatch.setattr(Floor, "is_kept_by", lambda *_: True)
+    # Nothing but the log shows it: the old rows verify.
+    monkeypatch.setattr(floors, "hold", lambda *_: 0)
     assert bench.open().cluster("acme") == seen
 
 
@@ -215,7 +216,7 @@ def test_what_is_deferred_runs_before_the_number(shared: Bench) -> None:
     shared.run(
         "CREATE TABLE seen (number BIGINT)",
         "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS "
-        "'BEGIN INSERT INTO seen SELECT number FROM counter; RETURN NULL; END'",
+        "'BEGIN INSERT INTO seen SELECT number FROM log_head; RETURN NULL; END'",
         "CREATE CONSTRAINT TRIGGER look AFTER UPDATE ON clusters DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION look()",
     )
@@ -228,7 +229,7 @@ def test_a_rule_that_does_nothing_instead(shared: Bench, event: str) -> None:
     """S10: a rule that drops writes fails the change."""
     store = shared.open()
     before = enabled(store)
-    table = {"INSERT": "changes", "UPDATE": "regions"}[event]
+    table = {"INSERT": "log", "UPDATE": "regions"}[event]
     shared.run(f"CREATE RULE nothing AS ON {event} TO {table} DO INSTEAD NOTHING")
     [refused] = store.apply([revoking()])
     assert isinstance(refused, RowNotAuthenticError)
@@ -270,7 +271,7 @@ def test_a_floor_outlives_the_change(bench: Bench) -> None:
     enabled(store)
     put_back(bench)
     store.apply([revoking()])
-    bench.run("DELETE FROM changes")
+    bench.run("DELETE FROM log")
     with pytest.raises(RowNotAuthenticError):
         store.cluster("acme")
 
@@ -294,7 +295,7 @@ def test_extras_are_warned_of(bench: Bench, caplog: pytest.LogCaptureFixture) ->
     expected = ["trigger drop_INSERT on clusters", "trigger drop_UPDATE on clusters"]
     if not bench.is_sqlite:
         bench.run(
-            "CREATE RULE nothing AS ON INSERT TO changes DO INSTEAD NOTHING",
+            "CREATE RULE nothing AS ON INSERT TO log DO INSTEAD NOTHING",
             "ALTER TABLE regions ENABLE ROW LEVEL SECURITY",
             "CREATE POLICY look ON regions FOR SELECT USING (true)",
             "ALTER TABLE observations RENAME TO observations_2",
@@ -303,7 +304,7 @@ def test_extras_are_warned_of(bench: Bench, caplog: pytest.LogCaptureFixture) ->
         expected = [
             "policy look on regions",
             "row security on regions",
-            "rule nothing on changes",
+            "rule nothing on log",
             "trigger drop_it on clusters",
             "view observations",
         ]

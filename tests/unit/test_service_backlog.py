@@ -12,7 +12,7 @@ from keyfold_server.domain.errors import StoreStaleError, StoreUnavailableError
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.service.fleet import pace, poll
 from keyfold_server.service.observed import health, uses
-from keyfold_server.store.tables import changes
+from keyfold_server.store.tables import log_polling
 from replicas import House, Member, house_in, in_service, spin, until
 
 STALENESS = 120.0
@@ -39,7 +39,7 @@ async def one(house: House) -> Member:
 def pages(monkeypatch: pytest.MonkeyPatch) -> int:
     """Makes a page hold 3 changes."""
     monkeypatch.setattr(poll, "POLL_PAGE", 3)
-    monkeypatch.setattr(changes, "POLL_PAGE", 3)
+    monkeypatch.setattr(log_polling, "POLL_PAGE", 3)
     return 3
 
 

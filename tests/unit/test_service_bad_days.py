@@ -15,7 +15,6 @@ import pytest
 
 from fakes import FakeClock, FakeProvider
 from keyfold_server.domain.binding import Binding
-from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     AccessDeniedError,
@@ -34,6 +33,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec, RootKey
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.log import Entry
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import ResidencyPolicy
@@ -78,9 +78,10 @@ def stored(house: House) -> Cluster:
     return found
 
 
-def noted(house: House) -> list[RecordedChange]:
-    """Reads every numbered change."""
-    return house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
+def noted(house: House) -> list[Entry]:
+    """Reads every entry of the log after which replicas drop keys."""
+    read = house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
+    return [entry for entry in read if entry.is_news]
 
 
 # A clock that is set
@@ -226,7 +227,7 @@ async def test_a_request_is_not_carried_out_again_after_a_clock_was_set(
     await one.revoke(request_id="r")
     await one.restore()
     await set_clock(house, step)
-    house.store.prune(int(house.clock.wall() * 1000))
+    house.store.prune(int(house.clock.wall() * 1000), 24 * 3600 * 1000)
     again = await one.revoke(request_id="r")
     assert (again.mutation.replayed, again.mutation.superseded) == (True, True)
     await one.wrap()

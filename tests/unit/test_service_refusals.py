@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from keyfold_server.domain.binding import Binding
-from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     KekMismatchError,
@@ -20,6 +19,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.log import Entry
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.service.loading import announcements
@@ -65,9 +65,10 @@ def only_generation(house: House, cluster: str) -> bytes:
     return found.regions[0].newest.kek_id
 
 
-def noted(house: House) -> list[RecordedChange]:
-    """Reads every numbered change."""
-    return house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
+def noted(house: House) -> list[Entry]:
+    """Reads every entry of the log after which replicas drop keys."""
+    read = house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
+    return [entry for entry in read if entry.is_news]
 
 
 async def test_a_refusal_that_a_rotation_meets_counts(house: House, one: Member) -> None:

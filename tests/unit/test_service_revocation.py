@@ -588,7 +588,7 @@ async def test_a_revoke_that_the_store_undoes_stops_use_everywhere(
     two = await house.replica()
     await two.wrap()
     columns = {
-        "clusters": ("updated_at", "epoch", "version", "children", "audit_head", "audit_count"),
+        "clusters": ("updated_at", "epoch", "version", "children"),
         "regions": ("state", "state_since"),
     }
     back = " ".join(
@@ -600,7 +600,7 @@ async def test_a_revoke_that_the_store_undoes_stops_use_everywhere(
     with closing(sqlite3.connect(house.file)) as file:
         for table in ("clusters", "regions"):
             file.execute(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
-        file.execute(f"CREATE TRIGGER t AFTER INSERT ON changes BEGIN {back} END")
+        file.execute(f"CREATE TRIGGER t AFTER INSERT ON log BEGIN {back} END")
     await one.hurry().revoke()
     await two.poll()
     for member in (one, two):
@@ -613,7 +613,7 @@ DAY = 24 * 60 * 60
 
 def prune(house: House) -> None:
     """Prunes the store as a replica does every hour."""
-    house.store.prune(int(house.clock.wall() * 1000))
+    house.store.prune(int(house.clock.wall() * 1000), DAY * 1000)
 
 
 async def test_a_quiet_day_is_not_a_rollback(house: House, one: Member) -> None:

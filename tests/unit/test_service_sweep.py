@@ -12,7 +12,6 @@ import pytest
 
 from fakes import Call
 from keyfold_server.domain.binding import Binding
-from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     KeyDisabledError,
@@ -21,6 +20,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.log import Entry
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.rpc.messages.replies import cluster_status
@@ -98,7 +98,7 @@ async def seen(member: Member, cluster: str = "a") -> Observation:
     return observation
 
 
-def refusals(house: House) -> list[RecordedChange]:
+def refusals(house: House) -> list[Entry]:
     """Reads the numbered changes that report refusals."""
     noted = house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
     return [n for n in noted if n.root is not None]

@@ -17,7 +17,7 @@ from keyfold_server.admin.terminal import EXIT_DECLINED, app, fail, reported
 
 if TYPE_CHECKING:
     from keyfold_server.settings import Settings
-    from keyfold_server.store.reconciliation import NewestChange
+    from keyfold_server.store.reconciliation import NewestEntry
     from keyfold_server.store.sql.store import SqlStore
     from keyfold_server.store.transfer.export import Snapshot
 
@@ -54,7 +54,7 @@ def export_store(
             raise fail(f"{out} cannot be written: {error.strerror or error}") from None
     typer.echo(
         f"exported {_counted(made.clusters, 'cluster')} with "
-        f"{_counted(made.events, 'audit event')}, sealed by the service key {made.service_key_id}",
+        f"{_entries(made.entries)}, sealed by the service key {made.service_key_id}",
         err=True,
     )
 
@@ -93,7 +93,7 @@ def import_store(
                 store.close()
     typer.echo(
         f"imported {_counted(made.clusters, 'cluster')} with "
-        f"{_counted(made.events, 'audit event')}; every region is REVOKED until it is restored",
+        f"{_entries(made.entries)}; every region is REVOKED until it is restored",
         err=True,
     )
     for name, region in made.enabled:
@@ -108,7 +108,7 @@ def reconcile_store(
     ] = False,
     reason: Annotated[
         str,
-        typer.Option(metavar="TEXT", help="The reason, for the audit trail.", show_default=False),
+        typer.Option(metavar="TEXT", help="The reason, for the log.", show_default=False),
     ] = "",
 ) -> None:
     """Make replicas that refuse with STORE_ROLLED_BACK go on with the store as it is.
@@ -117,7 +117,6 @@ def reconcile_store(
     happen, and ends with exit code 1.
     """
     from keyfold_server import settings
-    from keyfold_server.service.clock import SystemClock
     from keyfold_server.store import reconciliation
 
     with reported():
@@ -127,33 +126,31 @@ def reconcile_store(
             if not yes:
                 typer.echo(_explained(newest))
                 raise typer.Exit(EXIT_DECLINED)
-            done = reconciliation.carry_out(store, reason, SystemClock())
-    for refused in done.refused:
-        typer.echo(f"keyfold-server: no audit event: {refused.message}", err=True)
+            accepted = store.reconcile(reason)
     typer.echo(
-        f"reconciled at change {newest.number}, in the audit trail of "
-        f"{_counted(done.clusters, 'cluster')}; replicas that refused go on with their next poll"
+        f"reconciled at entry {accepted.number} of the log; replicas that refused go on with "
+        "their next poll"
     )
 
 
 _EXPLAINED: Final = """\
-The store's newest change is number {number}. {made}
-Replicas that refuse with STORE_ROLLED_BACK have seen changes that the store lacks.
+The newest entry of the store's log is number {number}. {made}
+Replicas that refuse with STORE_ROLLED_BACK have seen entries that the store lacks.
 With --yes:
 - each of these replicas drops every key in its memory and goes on with the store as it is;
 - the changes that the store lacks stay lost: find out which changes callers made since then, and
   make them again, revocations first;
 - if a rotation is lost, the store needs the root key version that it replaced again;
-- every cluster's audit trail records your decision.
+- an entry of the log records your decision.
 If another server of the database has the lost changes, bring that server back instead.
 Nothing was done."""
 
 
-def _explained(newest: NewestChange) -> str:
-    made = "The store has no change yet."
+def _explained(newest: NewestEntry) -> str:
+    made = "The log has no entry yet."
     if newest.made_at is not None:
         at = datetime.fromtimestamp(newest.made_at / 1000, UTC).isoformat(timespec="milliseconds")
-        made = f"Replica {newest.replica} made it at {at}."
+        made = f"Replica {newest.replica} wrote it at {at}."
     return _EXPLAINED.format(number=newest.number, made=made)
 
 
@@ -187,3 +184,7 @@ def _snapshot(loaded: Settings) -> Iterator[Snapshot]:
 
 def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _entries(count: int) -> str:
+    return f"{count:,} {'entry' if count == 1 else 'entries'} of the log"

@@ -8,8 +8,10 @@ decided here, and a store only reads, calls, checks and writes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap, existing
 from keyfold_server.domain.errors import (
@@ -19,6 +21,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import Action
+from keyfold_server.domain.log import AuditEvent, Floor
 
 Part = tuple[str, bytes, int]
 """Identity of a wrap within its cluster: region, kek_id and number. Every region has a KEK, and
@@ -52,6 +55,48 @@ class Decision:
     added: frozenset[Part] = frozenset()
     superseded: frozenset[Part] = frozenset()
     removed: frozenset[Part] = frozenset()
+
+    def described(self, before: Cluster | None) -> str:
+        """Returns what the decision does to each region that it changes, as JSON with sorted keys.
+
+        This is the decision in the log: states, key uris, and parts as kek_id in hex and number.
+
+        Args:
+            before: The cluster before the decision, or None.
+        """
+        was = {} if before is None else {region.name: region for region in before.regions}
+        now = {region.name: region for region in self.cluster.regions}
+        changed = {
+            name: self._of_region(name, was.get(name), now.get(name))
+            for name in was.keys() | now.keys()
+            if was.get(name) != now.get(name)
+        }
+        return json.dumps({"regions": changed}, sort_keys=True, separators=(",", ":"))
+
+    def _of_region(self, name: str, was: Region | None, now: Region | None) -> dict[str, Any]:
+        told: dict[str, Any] = {"state": None}
+        if now is not None:
+            told = {"state": now.state.value, "type": now.key_spec.type, "uri": now.key_spec.uri}
+        for what, some in (
+            ("added", self.added),
+            ("superseded", self.superseded),
+            ("removed", self.removed),
+        ):
+            mine = sorted((kek, number) for region, kek, number in some if region == name)
+            if mine:
+                told[what] = [[kek.hex(), number] for kek, number in mine]
+        before, after = _retired(was), _retired(now)
+        if after - before:
+            told["retired"] = sorted(after - before)
+        if before - after:
+            told["brought_back"] = sorted(before - after)
+        return told
+
+
+def _retired(region: Region | None) -> set[str]:
+    """Returns the ids, in hex, of a region's KEKs that are out of use."""
+    generations = () if region is None else region.generations
+    return {g.kek_id.hex() for g in generations if g.retired_at is not None}
 
 
 Decide = Callable[[Cluster | None], Decision]
@@ -241,31 +286,6 @@ def rotated(
 
 
 @dataclass(frozen=True, slots=True)
-class AuditEvent:
-    """One entry of a cluster's audit chain.
-
-    Attributes:
-        time: Milliseconds of Unix time.
-        caller: The caller's name, in the form of `rights.Identity.names`.
-        action: `source:subject:action`, such as `rpc:cluster:enable`.
-        outcome: `done`, or the reason of the refusal.
-        detail: The request as JSON with sorted keys; never key material.
-        proof: The proof of the caller's identity (`rights.Identity`); empty: nobody called.
-        address: The caller's address as gRPC writes it, or empty.
-        on_behalf_of: The person or program for whom a trusted caller says that it calls, or empty.
-    """
-
-    time: int
-    caller: str
-    action: str
-    outcome: str
-    detail: str
-    proof: str = ""
-    address: str = ""
-    on_behalf_of: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class RequestKey:
     """A caller's request_id in its scope (protocol R6).
 
@@ -303,14 +323,13 @@ class Change:
 
     Attributes:
         cluster: The cluster's name.
-        decide: The change, which the store calls under the row's lock. With None the store only
-            appends the audit event and does not raise the row version (protocol R5).
-        event: The audit event, in the same transaction.
+        decide: The change, which the store calls under the row's lock.
+        event: Who asked for it, for the entry of the log in the same transaction.
         request: The request_id to record, in the same transaction, or None.
     """
 
     cluster: str
-    decide: Decide | None
+    decide: Decide
     event: AuditEvent
     request: RequestKey | None = None
 
@@ -321,61 +340,12 @@ class CommittedChange:
 
     Attributes:
         cluster: The cluster after the change.
-        number: The change's number; for an audit event alone, the number of the last change.
-        change_id: The random id of the change of that number.
+        number: The number of its entry in the log.
+        entry_id: The random id of that entry.
+        floor: The cluster's own row after the change; None: the change changed nothing.
     """
 
     cluster: Cluster
     number: int
-    change_id: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """What a numbered change made of its cluster; no row of it may lie below (protocol S10).
-
-    Attributes:
-        uid: The cluster's uid.
-        version: The row version that the change gave the cluster.
-        epoch: The cluster's epoch after the change.
-    """
-
-    uid: bytes
-    version: int
-    epoch: int
-
-    @classmethod
-    def of(cls, cluster: Cluster) -> Floor:
-        """Returns the floor of a cluster as it is now."""
-        return cls(cluster.uid, cluster.version, cluster.epoch)
-
-    def is_kept_by(self, cluster: Cluster) -> bool:
-        """Returns whether a cluster's rows lie at this floor or above it."""
-        return (
-            cluster.uid == self.uid
-            and cluster.version >= self.version
-            and cluster.epoch >= self.epoch
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedChange:
-    """One numbered change, as a poll reports it.
-
-    Attributes:
-        number: 1, 2, 3 … without gaps.
-        change_id: 16 random bytes.
-        cluster: The cluster that changed, or None for a refusal.
-        root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
-        kek: The one KEK that was refused again; None: a cluster's change or a first refusal.
-        replica: The replica that made the change.
-        floor: What the change made of the cluster, or None for a refusal.
-    """
-
-    number: int
-    change_id: bytes
-    cluster: str | None
-    root: str | None
-    kek: bytes | None
-    replica: str
+    entry_id: bytes
     floor: Floor | None = None

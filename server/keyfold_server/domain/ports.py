@@ -12,14 +12,14 @@ from typing import Final, Protocol, runtime_checkable
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
-    RecordedChange,
     RecordedRequest,
     RequestKey,
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
-from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.domain.errors import ClusterNotFoundError, RowNotAuthenticError
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.log import Attempt, Entry, RecordedAttempt
 
 
 class Clock(Protocol):
@@ -40,21 +40,21 @@ class Heartbeat:
 
     Attributes:
         replica: The replica's name: host, process and a random part.
-        number: The number of the last change that it has applied.
-        change_id: The random id of that change, empty before the first.
+        number: The number of the last entry of the log that it has applied.
+        entry_id: The random id of that entry, empty before the first.
         max_staleness: Seconds without the store after which it stops by itself.
         time: Milliseconds of Unix time by the replica's clock.
     """
 
     replica: str
     number: int
-    change_id: bytes
+    entry_id: bytes
     max_staleness: float
     time: int
 
 
 POLL_PAGE: Final = 4_000
-"""Most changes that one poll reads, so that a backlog of any length fits its time (S12)."""
+"""Most entries that one poll reads, so that a backlog of any length fits its time (S12)."""
 
 UNKNOWN_REPLICA: Final = "unknown"
 """The name that stands for replicas that the store may have lost in a failover (R4)."""
@@ -71,7 +71,7 @@ class ReplicaRow:
 
     Attributes:
         replica: The replica's name.
-        applied: The number of the last change whose KEKs it has dropped.
+        applied: The number of the last entry of the log whose KEKs it has dropped.
         max_staleness: Seconds without the store after which it stops by itself.
         silent_for: Seconds since its last heartbeat, by the store's clock.
     """
@@ -202,17 +202,29 @@ class Store(Protocol):
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
         """Carries out changes in one transaction. A change that raises drops out alone.
 
-        The store locks cluster rows in sorted order, and the counter's row last (protocol S8).
+        The store locks cluster rows in sorted order, and the head of the log last (protocol S8).
 
         Returns:
             What became of each change, in their order: the committed change, or what it raised.
         """
         ...
 
+    def attempted(
+        self, attempts: Sequence[Attempt]
+    ) -> list[RecordedAttempt | ClusterNotFoundError]:
+        """Appends attempts that changed nothing to the log, in one transaction (protocol R5).
+
+        It locks and writes no cluster's rows.
+
+        Returns:
+            What became of each attempt, in their order; an error for a cluster that does not exist.
+        """
+        ...
+
     def refused(
         self, root: str, observation: Observation, replica: str, kek: bytes | None = None
     ) -> None:
-        """Records a refusal: an observation and one numbered change (protocol F2).
+        """Records a refusal: an observation and one entry of the log (protocol F2).
 
         Args:
             root: The root key id.
@@ -223,19 +235,19 @@ class Store(Protocol):
         ...
 
     def register(self, beat: Heartbeat) -> Heartbeat:
-        """Adds a replica and returns its heartbeat with the newest change (protocol S4)."""
+        """Adds a replica and returns its heartbeat with the newest entry (protocol S4)."""
         ...
 
-    def poll(self, beat: Heartbeat) -> list[RecordedChange]:
-        """Writes a heartbeat and reads the changes after its number, oldest first.
+    def poll(self, beat: Heartbeat) -> list[Entry]:
+        """Writes a heartbeat and reads the entries after its number, oldest first.
 
         Returns:
-            Up to `POLL_PAGE` changes. A page that is not full ends with the newest change.
+            Up to `POLL_PAGE` entries. A page that is not full ends with the newest entry.
 
         Raises:
-            StoreRolledBackError: The store lacks the change that the heartbeat names, or another
-                change that this process has seen.
-            StoreStaleError: The store has pruned changes that the replica has not applied, because
+            StoreRolledBackError: The store lacks the entry that the heartbeat names, or another
+                entry that this process has seen.
+            StoreStaleError: The store has pruned entries that the replica has not applied, because
                 it was silent. The replica drops everything and registers again (protocol S11).
         """
         ...
@@ -260,7 +272,7 @@ class Store(Protocol):
         ...
 
     def observe(self, observations: Sequence[Observation]) -> None:
-        """Writes observations as plain upserts, without a change number (protocol S7)."""
+        """Writes observations as plain upserts, without an entry of the log (protocol S7)."""
         ...
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
@@ -287,11 +299,15 @@ class Store(Protocol):
         """Reads when KEKs were last used, by kek_id, without those that never were."""
         ...
 
-    def prune(self, now_ms: int) -> None:
-        """Removes requests and changes older than 24 hours at a time.
+    def prune(self, now_ms: int, log_retention_ms: int) -> None:
+        """Removes requests and silent replicas after 24 hours, and entries of the log.
 
-        The last of the older changes stays, and so does every change that a live replica has not
-        applied yet (protocol S11).
+        The last of the older entries stays, and so does every entry that a live replica has not
+        applied yet (protocol S11). Each cluster keeps its floor.
+
+        Args:
+            now_ms: Milliseconds of Unix time.
+            log_retention_ms: Milliseconds for which entries stay at least.
         """
         ...
 

@@ -24,6 +24,7 @@ class Timing:
         provider_budget: One call to a KMS takes no longer than this in all.
         revoke_wait: Revoke waits this long for other replicas to confirm.
         sweep: The sweep proves each KEK in use, and each root key, once in this time.
+        log_retention: The store keeps each entry of the log for this long at least.
     """
 
     cache_ttl: float = 60.0
@@ -34,3 +35,4 @@ class Timing:
     provider_budget: float = 5.0
     revoke_wait: float = 5.0
     sweep: float = 600.0
+    log_retention: float = 400 * 86_400.0

@@ -180,7 +180,7 @@ class Replica:
         scopes = Scopes(self._storage, resolution)
         self._admission = Admission(resolution, residency, external_ids)
         self._replica_keys = ReplicaKeys(kms, resolution, regions)
-        audit = Audit(self._storage, self.clock, self._tasks, self.limits)
+        audit = Audit(self._storage, self._tasks, self.limits)
         self.trials = Trials(kms, scopes, residency, external_ids, audit, self.clock, self._random)
         self.access_policies = AccessPolicies(
             kms, scopes, residency, external_ids, audit, self.changes
@@ -233,7 +233,7 @@ class Replica:
             AutoRotation(self._resolution, self.rotation, self._kek_wrapper, storage, clock),
         )
         self._flushing = Flushing(self._health, self._uses)
-        self._pruning = Pruning(storage, clock)
+        self._pruning = Pruning(storage, clock, timing.log_retention)
         self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
 
     async def start(self) -> None:

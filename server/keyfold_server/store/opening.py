@@ -24,7 +24,7 @@ from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.sqlite.lock import FileLock, is_locked
-from keyfold_server.store.tables import counter, lineage, rows
+from keyfold_server.store.tables import lineage, log_head, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -362,7 +362,7 @@ def _make(connection: Connection, seal: seals.Seal, dialect: Dialect, clock: Clo
     now = dialect.now(connection, clock)
     cells = seal.sealed("meta", (_ROW, uid, seal.service_key_id, seals.ENCODING, now))
     rows.write(connection, insert(schema.meta), [rows.named(schema.meta, cells)])
-    counter.begin(connection, seal)
+    log_head.begin(connection, seal)
     lineage.begin(connection, seal, dialect)
     return cells
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy import Text as AnyText
 from sqlalchemy.dialects import postgresql
@@ -64,6 +65,10 @@ def _must(name: str, type_: _Type) -> Column[Any]:
     return Column(name, type_, nullable=False)
 
 
+def _index_where(condition: str, *columns: str) -> Index:
+    return Index(None, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
 def _later(name: str, type_: _Type) -> Column[Any]:
     return Column(name, type_, nullable=True, info={"later": True})
 
@@ -91,8 +96,6 @@ clusters: Final = Table(
     _must("created_at", BigInteger),
     _must("updated_at", BigInteger),
     _must("children", LargeBinary),
-    _must("audit_head", LargeBinary),
-    _must("audit_count", BigInteger),
     _must("history_head", LargeBinary),
     _must("history_count", BigInteger),
     _must("service_key_id", Text),
@@ -101,8 +104,9 @@ clusters: Final = Table(
     Index(None, "organization", "name"),
 )
 """`children` is a digest over the MACs of the rows in `regions`, `generations` and `wraps`, so a
-deleted row is missed. The heads and counts do the same for the chains in `audit_events` and
-`wrap_history`, which Keyfold reads only on demand."""
+deleted row is missed. `history_head` and `history_count` do the same for the chain in
+`wrap_history`, which Keyfold reads only on demand. A cluster's own row changes only with a decision
+about it, so it equals the newest entry of the log with a floor for the cluster (protocol S10)."""
 
 regions: Final = Table(
     "regions",
@@ -191,25 +195,6 @@ wrap_history: Final = Table(
 """The superseded wraps, without their ciphertexts. `wrap` was the wrap's number in `wraps`, and
 `prev` is the MAC of the row before, so each MAC vouches for every earlier row."""
 
-audit_events: Final = Table(
-    "audit_events",
-    metadata,
-    _key("cluster_uid", LargeBinary),
-    _key("number", BigInteger),
-    _must("time", BigInteger),
-    _must("caller", Text),
-    _must("action", Text),
-    _must("outcome", Text),
-    _must("detail", Text),
-    _must("proof", Text),
-    _must("address", Text),
-    _must("on_behalf_of", Text),
-    _must("prev", LargeBinary),
-    _must("mac", LargeBinary),
-    ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
-)
-"""`prev` is the MAC of the event before, so each MAC vouches for every earlier event."""
-
 requests: Final = Table(
     "requests",
     metadata,
@@ -224,45 +209,61 @@ requests: Final = Table(
     Index(None, "created_at"),
 )
 
-counter: Final = Table(
-    "counter",
+log_head: Final = Table(
+    "log_head",
     metadata,
     _key("id", SmallInteger),
     _must("number", BigInteger),
-    _must("change_id", LargeBinary),
+    _must("entry_id", LargeBinary),
+    _must("entry_mac", LargeBinary),
     _must("pruned_number", BigInteger),
     _must("pruned_id", LargeBinary),
+    _must("pruned_mac", LargeBinary),
     _must("mac", LargeBinary),
 )
-"""One row. A transaction holds its lock until the commit, so numbers become visible in order
-(protocol S1). `pruned_number` and `pruned_id` name the last change that pruning removed (S11)."""
+"""One row: the newest entry of the log and, as a checkpoint, the last entry that pruning removed
+(protocol S11). A transaction holds the row's lock until the commit, so numbers become visible in
+order (protocol S1)."""
 
-changes: Final = Table(
-    "changes",
+log: Final = Table(
+    "log",
     metadata,
     _key("number", BigInteger),
-    _must("change_id", LargeBinary),
+    _must("entry_id", LargeBinary),
+    _must("prev", LargeBinary),
+    _must("time", BigInteger),
+    _must("kind", Text),
     Column("cluster", Text, nullable=True),
+    Column("cluster_uid", LargeBinary, nullable=True),
     Column("root", Text, nullable=True),
     Column("kek", LargeBinary, nullable=True),
     _must("replica", Text),
-    _must("created_at", BigInteger),
-    Column("cluster_uid", LargeBinary, nullable=True),
+    _must("caller", Text),
+    _must("proof", Text),
+    _must("address", Text),
+    _must("on_behalf_of", Text),
+    _must("action", Text),
+    _must("outcome", Text),
+    _must("detail", Text),
     Column("version", BigInteger, nullable=True),
     Column("epoch", BigInteger, nullable=True),
+    Column("row_mac", LargeBinary, nullable=True),
+    Column("decision", Text, nullable=True),
     _must("mac", LargeBinary),
-    Index(None, "created_at"),
-    Index(None, "cluster", "number"),
+    Index(None, "time"),
+    _index_where("version IS NOT NULL", "cluster", "number"),
+    _index_where("kind = 'RECONCILIATION'", "kind", "number"),
 )
-"""A change of a cluster carries the decision: the uid, version and epoch that the cluster has
-since (protocol S10)."""
+"""The log (protocol S0). `prev` is the MAC of the entry before, so each MAC vouches for every
+earlier entry. An entry with a version is a floor: the cluster's own row had that version, that
+epoch and the MAC `row_mac` from then on (protocol S10). `time` is by the store's clock."""
 
 replicas: Final = Table(
     "replicas",
     metadata,
     _key("replica", Text),
     _must("number", BigInteger),
-    _must("change_id", LargeBinary),
+    _must("entry_id", LargeBinary),
     _must("max_staleness", BigInteger),
     _must("time", BigInteger),
     _must("seen_at", BigInteger),
@@ -282,19 +283,6 @@ lineage: Final = Table(
 )
 """One row: the timeline of the database server that wrote last (`history`), when that server took
 over from another (`since`, 0 if none did), and the longest staleness that a replica registered."""
-
-reconciliations: Final = Table(
-    "reconciliations",
-    metadata,
-    _key("number", BigInteger),
-    _must("decision_id", LargeBinary),
-    _must("change", BigInteger),
-    _must("change_id", LargeBinary),
-    _must("reason", Text),
-    _must("time", BigInteger),
-    _must("mac", LargeBinary),
-)
-"""`change` and `change_id` name the newest change that the store had at the decision."""
 
 external_ids: Final = Table(
     "external_ids",

@@ -14,8 +14,8 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
+from keyfold_server.domain.log import Entry
 from keyfold_server.domain.ports import Clock, Heartbeat, Notifies, Store
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.poll import Poll
@@ -83,7 +83,7 @@ class Changes:
         """Registers this replica, which starts from the state it then reads (S4), and polls."""
         began = Moment.now(self._clock)
         beat = await self._storage.run(self._store.register, self.beat())
-        self._applied = (beat.number, beat.change_id)
+        self._applied = (beat.number, beat.entry_id)
         self.staleness.last_poll = began
         self.poll.start(asyncio.get_running_loop())
         if isinstance(self._store, Notifies):
@@ -125,11 +125,11 @@ class Changes:
                 "right, and have the replicas go on with it by `keyfold-server reconcile`"
             )
 
-    def applied_here(self, number: int, change_id: bytes, cluster: str) -> None:
+    def applied_here(self, number: int, entry_id: bytes, cluster: str) -> None:
         """Applies a change that this replica has just committed, ahead of the poll."""
         self._loads.invalidate(cluster)
         if number > self._applied[0]:
-            self._applied_here[number] = change_id
+            self._applied_here[number] = entry_id
         # No poll is hastened: no replica waits for this one to report its own change (S12).
 
     def made_elsewhere(self, cluster: str) -> None:
@@ -144,11 +144,11 @@ class Changes:
 
     def beat(self) -> Heartbeat:
         """Returns the heartbeat of this replica."""
-        number, change_id = self._applied
+        number, entry_id = self._applied
         return Heartbeat(
             self.replica,
             number,
-            change_id,
+            entry_id,
             self._timing.store_max_staleness,
             int(self._clock.wall() * 1000),
         )
@@ -157,7 +157,7 @@ class Changes:
 
     def apply(
         self,
-        noted: Sequence[RecordedChange],
+        noted: Sequence[Entry],
         ours: Mapping[int, bytes],
         began: Moment,
         applied: threading.Event,
@@ -167,34 +167,34 @@ class Changes:
         """Drops what changed from memory, and only then counts it as applied (R4).
 
         Args:
-            noted: The changes since the last poll.
+            noted: The entries of the log since the last poll.
             ours: The changes that this replica had committed before the poll began, as `ours`
                 returned them. The store must have each of them by its id: a failover may have lost
-                a change, and another change may have its number now (S1).
+                a change, and another entry may have its number now (S1).
             began: The moment at which the poll began.
             applied: This method sets it when everything is dropped.
-            complete: Whether these are all changes, and not only the first page of them (S12). Only
+            complete: Whether these are all entries, and not only the first page of them (S12). Only
                 a complete poll makes this replica fresh.
         """
-        found = {change.number: change.change_id for change in noted}
+        found = {entry.number: entry.entry_id for entry in noted}
         # The changes committed since then count as well, if the poll has read their numbers. Those
         # committed before count even if it has not, unless they are in a later page.
         since = {n: i for n, i in self._applied_here.items() if n in found}
         due = {n: i for n, i in ours.items() if complete or n <= noted[-1].number}
-        if any(found.get(n) != change_id for n, change_id in (since | due).items()):
+        if any(found.get(n) != entry_id for n, entry_id in (since | due).items()):
             self.lose(applied)
             return
         others = False
-        for change in noted:
-            if self._applied_here.pop(change.number, None) is not None:
+        for entry in noted:
+            if self._applied_here.pop(entry.number, None) is not None or not entry.is_news:
                 continue
-            others = others or change.replica != self.replica
-            if change.cluster is not None:
-                self._loads.invalidate(change.cluster)
-            elif change.root is not None and change.replica != self.replica:
-                self._loads.root_refused(change.root, change.kek)
+            others = others or entry.replica != self.replica
+            if entry.cluster is not None:
+                self._loads.invalidate(entry.cluster)
+            elif entry.root is not None and entry.replica != self.replica:
+                self._loads.root_refused(entry.root, entry.kek)
         if noted:
-            self._applied = (noted[-1].number, noted[-1].change_id)
+            self._applied = (noted[-1].number, noted[-1].entry_id)
         if others:
             # The replicas that made these changes wait for the report.
             self.poll.soon.set()
@@ -218,7 +218,7 @@ class Changes:
         self._loads.drop_all()
         began = Moment.now(self._clock)
         beat = await self._storage.run(self._store.register, self.beat())
-        self._applied = (beat.number, beat.change_id)
+        self._applied = (beat.number, beat.entry_id)
         self._applied_here.clear()
         self.staleness.last_poll = began
         self.rolled_back = False

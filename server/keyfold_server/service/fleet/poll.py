@@ -1,9 +1,9 @@
 """The poll: a thread that reads the store and hands what it finds to the event loop.
 
-A poll writes a heartbeat and reads the numbered changes since the last poll (protocol S2). It reads
-a long backlog in pages, and applies each before it reads the next (protocol S12). The
-thread shares no pool and no connection with calls, so that a hung pool cannot make a healthy
-replica stale (protocol W3). It does not know what a change means; `changes` does.
+A poll writes a heartbeat and reads the entries of the log since the last poll (protocol S2). It
+reads a long backlog in pages, and applies each before it reads the next (protocol S12). The thread
+shares no pool and no connection with calls, so that a hung pool cannot make a healthy
+replica stale (protocol W3). It does not know what an entry means; `changes` does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from keyfold_server import telemetry
-from keyfold_server.domain.changes import RecordedChange
 from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError, StoreStaleError
+from keyfold_server.domain.log import Entry
 from keyfold_server.domain.ports import POLL_PAGE, Clock, Heartbeat, Store
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.pace import Pace
@@ -52,14 +52,14 @@ class Follower(Protocol):
 
     def apply(
         self,
-        noted: Sequence[RecordedChange],
+        noted: Sequence[Entry],
         ours: Mapping[int, bytes],
         began: Moment,
         applied: threading.Event,
         *,
         complete: bool,
     ) -> None:
-        """Applies the changes that a poll has read, then sets `applied`."""
+        """Applies the entries that a poll has read, then sets `applied`."""
         ...
 
     def lose(self, lost: threading.Event) -> None:

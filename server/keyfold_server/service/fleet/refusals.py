@@ -1,7 +1,7 @@
 """Refusals: telling the other replicas that a customer's KMS has refused a key (protocol F2).
 
-The replica that met the refusal has dropped the key already. The others learn of the refusal as a
-numbered change in the store.
+The replica that met the refusal has dropped the key already. The others learn of the refusal from
+an entry of the log.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 from keyfold_server.domain.changes import (
-    AuditEvent,
     Change,
     CommittedChange,
     Decide,
@@ -34,6 +33,7 @@ from keyfold_server.domain.errors import (
     RequestInProgressError,
     StateError,
 )
+from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 _R = TypeVar("_R")
 
 _AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
-"""Refusals by the KMS or by the state, which the audit trail records (protocol R5)."""
+"""Refusals by the KMS or by the state, which the log records (protocol R5)."""
 
 _TOLD_BY_STATE: Final = (StateError, AlreadyExistsError, NotFoundError)
 """Refusals that rest on nothing but what the store shows: a stale replica does not give them."""
@@ -130,10 +130,10 @@ class Mutations:
         return task.result()
 
     async def commit(self, call: MutationCall[MutationRequest], decide: Decide) -> MutationResult:
-        """Commits a change with its audit event and request_id, and applies it here."""
+        """Commits a change with its entry of the log and request_id, and applies it here."""
         change = Change(call.cluster, decide, self._event(call, "done"), call.key())
         result = await self._apply(call, change)
-        self._changes.applied_here(result.number, result.change_id, call.cluster)
+        self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)
 
     async def unchanged(self, call: MutationCall[MutationRequest], seen: Cluster) -> MutationResult:
@@ -146,23 +146,29 @@ class Mutations:
         return MutationResult((await self._apply(call, change)).cluster)
 
     async def attempted(self, call: MutationCall[MutationRequest], outcome: str) -> int:
-        """Appends an attempt that changed nothing to the cluster's audit trail.
+        """Appends an attempt that changed nothing to the log.
 
         This is a write, because a database that takes no writes may be a frozen copy, and what it
         says may be out of date (protocol S2).
 
         Returns:
-            The number of the store's last change.
+            The number of the cluster's newest decision.
+
+        Raises:
+            ClusterNotFoundError: The cluster does not exist.
         """
-        event = Change(call.cluster, None, self._event(call, outcome))
-        return (await self._apply(call, event)).number
+        attempt = Attempt(call.cluster, self._event(call, outcome))
+        (recorded,) = await self._run_of(call)(self._storage.store.attempted, [attempt])
+        if isinstance(recorded, ClusterNotFoundError):
+            raise recorded
+        return recorded.decided
 
     async def note(self, call: MutationCall[MutationRequest], outcome: str) -> None:
-        """Appends an attempt that failed to the cluster's audit trail, if the store takes it."""
+        """Appends an attempt that failed to the log, if the store takes it."""
         try:
             await self.attempted(call, outcome)
         except ClusterNotFoundError:
-            # A cluster that does not exist has no trail. The call log has the attempt.
+            # The log has clusters that exist. The call log has the attempt.
             return
         except KeyfoldError as error:
             log.warning("the store did not record an attempt: %s", error.reason)
@@ -273,7 +279,6 @@ class Mutations:
     def _event(self, call: MutationCall[MutationRequest], outcome: str) -> AuditEvent:
         caller = call.caller
         return AuditEvent(
-            self.now(),
             caller.name,
             f"rpc:cluster:{call.rpc.lower()}",
             outcome,

@@ -172,8 +172,8 @@ class Revocation:
         self, call: MutationCall[MutationRequest], mutation: MutationResult
     ) -> RevokeResult:
         """Waits for the other replicas to confirm; a repeated request waits, too."""
-        # A repeated request has no number. It waits for the store's last change instead, because
-        # this replica may not have read of its own change yet.
+        # A repeated request has no number. It waits for the cluster's newest decision instead: if
+        # another replica carried the request out, this one may not have read of it yet.
         number = mutation.number
         if number is None:
             number = await self._mutations.attempted(call, "repeated")

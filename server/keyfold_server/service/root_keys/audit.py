@@ -14,10 +14,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from keyfold_server.domain.changes import AuditEvent, Change
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.keyspec import KeySpec
-from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.limits import Limits
 from keyfold_server.service.root_keys.scope import Scope
@@ -60,10 +59,9 @@ class Inquiry:
 class Audit:
     """Records calls about keys."""
 
-    def __init__(self, storage: Storage, clock: Clock, tasks: Tasks, limits: Limits) -> None:
-        """Takes the store, the time, the service's tasks, and the places that calls take."""
+    def __init__(self, storage: Storage, tasks: Tasks, limits: Limits) -> None:
+        """Takes the store, the service's tasks, and the places that calls take."""
         self._storage = storage
-        self._clock = clock
         self._tasks = tasks
         self._limits = limits
 
@@ -119,7 +117,6 @@ class Audit:
             )
             return
         event = AuditEvent(
-            int(self._clock.wall() * 1000),
             caller.name,
             action,
             outcome,
@@ -128,8 +125,8 @@ class Audit:
             address=caller.address,
             on_behalf_of=caller.on_behalf_of,
         )
-        change = Change(scope.cluster, None, event)
-        [result] = await self._storage.run(self._storage.store.apply, [change])
+        attempt = Attempt(scope.cluster, event)
+        [result] = await self._storage.run(self._storage.store.attempted, [attempt])
         if isinstance(result, Exception):
             raise result
 

@@ -80,7 +80,8 @@ def _upsert_postgresql(table: Table, *, if_later: str | None = None) -> Insert:
 
 _NOW: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)")
 # A deferred constraint's trigger could undo rows at the commit, after everything was checked.
-_SETTLE: Final = f"SET CONSTRAINTS ALL IMMEDIATE; SELECT pg_notify('{CHANNEL}', '')"
+_SETTLE: Final = "SET CONSTRAINTS ALL IMMEDIATE"
+_SETTLE_AND_WAKE: Final = f"{_SETTLE}; SELECT pg_notify('{CHANNEL}', '')"
 
 # A promoted standby begins a new timeline with its first write, and the names of its log files
 # begin with the timeline's number.
@@ -95,8 +96,26 @@ def _now_postgresql(connection: Connection, _clock: Clock) -> int:
     return now
 
 
-def _settle_postgresql(connection: Connection) -> None:
-    connection.exec_driver_sql(_SETTLE)
+class Settle(Protocol):
+    """Runs what is deferred to the commit now, before an entry gets its number (protocol S10)."""
+
+    def __call__(self, connection: Connection, /, *, wake: bool) -> None:
+        """Settles a transaction.
+
+        Args:
+            connection: A connection inside a transaction that writes.
+            wake: Whether to notify the other replicas when the transaction commits.
+        """
+        ...
+
+
+def _settle_postgresql(connection: Connection, *, wake: bool) -> None:
+    connection.exec_driver_sql(_SETTLE_AND_WAKE if wake else _SETTLE)
+
+
+def unsettled(_connection: Connection, *, wake: bool) -> None:
+    """Does nothing: for databases that defer nothing, and have nobody to notify."""
+    del wake
 
 
 def _timeline_postgresql(connection: Connection) -> str:
@@ -122,8 +141,8 @@ class Dialect:
             came first every time.
         upsert: Makes the statement that inserts a row or replaces all but its key.
         now: Returns milliseconds of Unix time by the one clock that judges all replicas.
-        settle: Runs what is deferred to the commit now, before the change gets its number (protocol
-            S10), and wakes listeners when the transaction commits.
+        settle: Runs what is deferred to the commit now, before an entry gets its number (protocol
+            S10), and notifies the other replicas when the transaction commits.
         timeline: Returns the name of the server's timeline, which changes with each failover. The
             name is empty if the server cannot tell, or if nothing can fail over.
         extras: Lists what somebody else attached to Keyfold's tables.
@@ -134,7 +153,7 @@ class Dialect:
     tries: int
     upsert: Upsert
     now: Callable[[Connection, Clock], int]
-    settle: Callable[[Connection], None]
+    settle: Settle
     timeline: Callable[[Connection], str]
     extras: Callable[[Connection], list[str]]
 
@@ -145,7 +164,7 @@ SQLITE: Final = Dialect(
     tries=3,
     upsert=_upsert_sqlite,
     now=lambda _connection, clock: int(clock.wall() * 1000),
-    settle=lambda _connection: None,
+    settle=unsettled,
     timeline=unknown_timeline,
     extras=extras.of_sqlite,
 )

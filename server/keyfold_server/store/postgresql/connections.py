@@ -25,6 +25,7 @@ from keyfold_server.store.database.dialect import (
     POSTGRESQL,
     AccessMode,
     unknown_timeline,
+    unsettled,
 )
 from keyfold_server.store.database.engine import Database
 
@@ -82,7 +83,7 @@ def connected(where: Address) -> Database:
         raise
     if not str(version).startswith("PostgreSQL"):
         # Another server with PostgreSQL's protocol may lack notifications. The poll suffices.
-        other = replace(POSTGRESQL, settle=lambda _connection: None, timeline=unknown_timeline)
+        other = replace(POSTGRESQL, settle=unsettled, timeline=unknown_timeline)
         other = replace(other, extras=extras.none)
         return Database(other, engine, polling)
     if not database.read(lambda c: c.execute(_TELLS_TIMELINE).scalar_one()):
@@ -217,7 +218,7 @@ def _begin(timeouts: Timeouts) -> dict[AccessMode, str]:
     )
     long = local(statement_timeout=0, idle_in_transaction_session_timeout=0)
     # Writes lock rows before they read them, so each statement must see what is committed by then.
-    # Reads see one moment; otherwise an audit chain that grows meanwhile would not match its head.
+    # Reads see one moment; otherwise a log that grows meanwhile would not match its head.
     reads = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     writes = "BEGIN ISOLATION LEVEL READ COMMITTED"
     return {

@@ -10,13 +10,12 @@ from sqlalchemy import Connection, select
 from keyfold_server.domain.changes import Change, CommittedChange
 from keyfold_server.store import schema
 from keyfold_server.store.sql.write_set import Decided, WriteSet
-from keyfold_server.store.tables import changes, clusters, requests
+from keyfold_server.store.tables import clusters, log, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from keyfold_server.store.database.dialect import Dialect
-    from keyfold_server.store.seal import Seal
+    from keyfold_server.store.tables.log import Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +23,11 @@ class Batch:
     """Carries out changes in a transaction of its caller.
 
     Attributes:
-        dialect: Differences of this database from others.
-        seal: Seals and checks rows.
-        replica: Name of the replica that makes the changes.
-        now: Milliseconds of Unix time, by the store's clock.
+        stamp: For the entries of the log.
         reach: Called with the name of each failpoint.
     """
 
-    dialect: Dialect
-    seal: Seal
-    replica: str
-    now: int
+    stamp: Stamp
     reach: Callable[[str], None]
 
     def apply(
@@ -51,16 +44,14 @@ class Batch:
         self.reach("apply:decided")
         writes.write_clusters(connection)
         self.reach("apply:rows-written")
-        writes.write_events(connection)
-        self.reach("apply:audited")
         writes.write_requests(connection)
         self.reach("apply:request-recorded")
-        made = changes.record(
-            connection, writes.subjects, self.replica, self.now, self.seal, self.dialect
-        )
+        made = log.append(connection, writes.drafts, self.stamp)
         self.reach("apply:numbered")
         return [
-            CommittedChange(d.cluster, made[d.ordinal].number, made[d.ordinal].change_id)
+            CommittedChange(
+                d.cluster, made[d.ordinal].number, made[d.ordinal].entry_id, floor=d.floor
+            )
             if isinstance(d, Decided)
             else d
             for d in decided
@@ -70,7 +61,7 @@ class Batch:
         names = sorted({change.cluster for change in wanted})
         own = schema.clusters.c
         chosen = own.name.in_(names)
-        if self.dialect.locks_rows:
+        if self.stamp.dialect.locks_rows:
             # A statement of its own locks the rows before the next one reads them. So this
             # transaction sees what others wrote while it waited for its locks.
             lock = select(own.uid).where(chosen).order_by(own.name)
@@ -80,7 +71,8 @@ class Batch:
             # collides if it makes the cluster too, and runs again.
             chosen = own.uid.in_(locked)
         self.reach("apply:locked")
-        found = clusters.read(connection, self.seal, chosen)
+        seal = self.stamp.seal
+        found = clusters.read(connection, seal, chosen)
         keys = [change.request for change in wanted if change.request is not None]
-        recorded = requests.read(connection, keys, self.seal)
-        return WriteSet(found, recorded, seal=self.seal, now=self.now)
+        recorded = requests.read(connection, keys, seal)
+        return WriteSet(found, recorded, seal=seal, now=self.stamp.now)

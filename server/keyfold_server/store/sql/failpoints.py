@@ -13,10 +13,10 @@ _POINTS: Final = {
         "locked",
         "decided",
         "rows-written",
-        "audited",
         "request-recorded",
         "numbered",
     ),
+    "attempt": ("numbered",),
     "refused": ("observed", "numbered"),
     "register": ("cleared", "written"),
     "poll": ("written",),
@@ -24,7 +24,8 @@ _POINTS: Final = {
     "observe": (),
     "issue": ("looked", "written"),
     "use": (),
-    "prune": (),
+    "prune": ("cleared",),
+    "reconcile": ("numbered",),
 }
 """The points inside each mutation's transaction, in the order in which it passes them."""
 

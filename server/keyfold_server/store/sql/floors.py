@@ -1,7 +1,7 @@
 """Floors: the decisions that this process has seen of each cluster (protocol S10).
 
 A read that begins after this process saw a decision must find the cluster at that decision or above
-it, even if the store no longer has the change. The floors live in memory, so a process that starts
+it, even if the store no longer has the entry. The floors live in memory, so a process that starts
 has none.
 """
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from keyfold_server.store.seal import not_authentic
 
 if TYPE_CHECKING:
-    from keyfold_server.domain.changes import Floor
-    from keyfold_server.domain.cluster import Cluster
+    from keyfold_server.domain.log import Floor
+    from keyfold_server.store.tables.clusters import StoredCluster
 
 _MOST: Final = 100_000
 """Most clusters whose floors stay in memory; then those that changed longest ago go."""
@@ -29,7 +29,7 @@ class Floors:
         self._seen: dict[str, tuple[int, Floor]] = {}
 
     def raise_to(self, number: int, name: str, floor: Floor) -> None:
-        """Raises a cluster's floor to that of a change, unless a later change has raised it."""
+        """Raises a cluster's floor to that of an entry, unless a later entry has raised it."""
         with self._lock:
             known = self._seen.pop(name, (0, floor))
             self._seen[name] = (number, floor) if number >= known[0] else known
@@ -47,11 +47,11 @@ class Floors:
             self._seen.clear()
 
 
-def hold(cluster: Cluster | None, floor: Floor | None) -> None:
+def hold(stored: StoredCluster | None, floor: Floor | None) -> None:
     """Refuses a cluster that lies below its floor.
 
     Raises:
         RowNotAuthenticError: It does.
     """
-    if cluster is not None and floor is not None and not floor.is_kept_by(cluster):
-        raise not_authentic("clusters", cluster.name)
+    if stored is not None and floor is not None and not floor.is_kept_by(stored.floor):
+        raise not_authentic("clusters", stored.cluster.name)

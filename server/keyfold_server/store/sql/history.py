@@ -1,8 +1,8 @@
-"""The newest change that this process has seen; a server that lacks it is refused (protocol S1).
+"""The newest entry that this process has seen; a server that lacks it is refused (protocol S1).
 
 Connections need not all lead to one server. A pooler, a name with several addresses or a failover
 may hand out a server that is behind, or one whose history went another way. So every transaction
-first checks that its server has the newest change that this process had seen when the transaction
+first checks that its server has the newest entry that this process had seen when the transaction
 began, by number and random id. What one transaction reads and another commits then rests on one
 history, in which each version of a cluster exists once. That makes compare-and-swap on the version
 sound.
@@ -16,8 +16,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keyfold_server.store.tables import changes, counter
-from keyfold_server.store.tables.counter import START, Position
+from keyfold_server.store.tables import log_head, log_polling
+from keyfold_server.store.tables.log_head import START, Position
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HighWaterMark:
-    """The newest change that this process had seen when a transaction began.
+    """The newest entry that this process had seen when a transaction began.
 
     Attributes:
-        newest: That change's position.
+        newest: That entry's position.
         era: Number of times that this process has registered. What it saw before an operator
             reconciled the store says nothing about the store since then.
     """
@@ -52,10 +52,10 @@ class History:
         return self._mark
 
     def advance(self, newest: Position, since: HighWaterMark) -> None:
-        """Advances the mark to a change that a transaction read or made.
+        """Advances the mark to an entry that a transaction read or wrote.
 
         Args:
-            newest: The change's position.
+            newest: The entry's position.
             since: The mark that the transaction began with. A mark of an earlier era moves
                 nothing.
         """
@@ -65,22 +65,22 @@ class History:
                 self._mark = HighWaterMark(newest, now.era)
 
     def restart(self, newest: Position) -> None:
-        """Starts a new era at the store's newest change, whatever this process saw before."""
+        """Starts a new era at the store's newest entry, whatever this process saw before."""
         with self._lock:
             self._mark = HighWaterMark(newest, self._mark.era + 1)
 
     def is_on(self, connection: Connection, mark: HighWaterMark, seal: Seal) -> bool:
-        """Returns whether a server has the change of a mark, and advances to its newest change.
+        """Returns whether a server has the entry of a mark, and advances to its newest entry.
 
         Raises:
-            StoreStaleError: The store has pruned that change, because this replica was silent.
-            RowNotAuthenticError: The counter's row, or that change's, is not authentic.
+            StoreStaleError: The store has pruned that entry, because this replica was silent.
+            RowNotAuthenticError: The head of the log, or that entry, is not authentic.
         """
-        ends, seen = counter.read(connection, seal), mark.newest
-        if ends.newest != seen and seen.number:
-            if ends.newest.number <= seen.number:
+        head, seen = log_head.read(connection, seal), mark.newest
+        if head.newest != seen and seen.number:
+            if head.newest.number <= seen.number:
                 return False
-            if not changes.has(connection, seen, ends, seal):
+            if not log_polling.has(connection, seen, head, seal):
                 return False
-        self.advance(ends.newest, mark)
+        self.advance(head.newest, mark)
         return True

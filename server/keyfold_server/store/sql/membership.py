@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
+from keyfold_server.domain.log import EntryKind
 from keyfold_server.store.database.faults import CollisionError, LostRaceError
 from keyfold_server.store.sql.store_clock import Reading, StoreClock
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN
-from keyfold_server.store.tables import changes, counter, lineage, reconciliations, replicas
-from keyfold_server.store.tables.counter import Position
+from keyfold_server.store.tables import lineage, log, log_head, log_polling, replicas
+from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from keyfold_server.domain.changes import RecordedChange
+    from keyfold_server.domain.log import Entry
     from keyfold_server.domain.ports import Heartbeat, ReplicaRow
     from keyfold_server.store.sql.floors import Floors
     from keyfold_server.store.sql.history import HighWaterMark
@@ -38,10 +40,10 @@ class Membership:
         self._clock = StoreClock(transactions)
         self._mine: set[str] = set()
         self._lock = threading.Lock()
-        self._reconciled: frozenset[bytes] = frozenset()
+        self._reconciled: deque[bytes] = deque(maxlen=log.RECONCILIATIONS)
 
     def register(self, beat: Heartbeat) -> Heartbeat:
-        """Adds a replica and returns its heartbeat with the newest change (protocol S4).
+        """Adds a replica and returns its heartbeat with the newest entry (protocol S4).
 
         Raises:
             SetupError: Another replica has this name.
@@ -49,7 +51,7 @@ class Membership:
         with self._lock:
             mine = {*self._mine, beat.replica}
 
-            def work(connection: Connection) -> tuple[Heartbeat, frozenset[bytes], Reading]:
+            def work(connection: Connection) -> tuple[Heartbeat, list[bytes], Reading]:
                 return self._registered(connection, beat, mine)
 
             try:
@@ -60,48 +62,54 @@ class Membership:
                 ) from None
             except LostRaceError as error:
                 raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
-            self._mine, self.name, self._reconciled = mine, beat.replica, decided
+            self._mine, self.name = mine, beat.replica
+            self._reconciled.clear()
+            self._reconciled.extend(reversed(decided))
             self._clock.heartbeat(reading)
-            self._transactions.history.restart(Position(current.number, current.change_id))
+            self._transactions.history.restart(Position(current.number, current.entry_id))
             self._floors.clear()
         return current
 
-    def poll(self, beat: Heartbeat) -> list[RecordedChange]:
-        """Writes a heartbeat and reads the changes after its number, oldest first.
+    def poll(self, beat: Heartbeat) -> list[Entry]:
+        """Writes a heartbeat and reads the entries after its number, oldest first.
 
         Raises:
-            StoreRolledBackError: The store lacks the change that the heartbeat names, or another
-                change that this process has seen. The transaction then writes no heartbeat, since
+            StoreRolledBackError: The store lacks the entry that the heartbeat names, or another
+                entry that this process has seen. The transaction then writes no heartbeat, since
                 this replica does not belong to this store.
-            StoreStaleError: The store has pruned changes that the replica has not applied. The
+            StoreStaleError: The store has pruned entries that the replica has not applied. The
                 transaction writes no heartbeat; the replica registers again.
         """
         seal, history = self._transactions.seal, self._transactions.history
 
-        def work(
-            connection: Connection, mark: HighWaterMark
-        ) -> tuple[list[RecordedChange], frozenset[bytes], Reading]:
+        def work(connection: Connection, mark: HighWaterMark) -> tuple[list[Entry], Reading]:
             reading = self._beat(connection, beat)
             self._transactions.reach("poll:written")
-            noted = changes.since(connection, beat, seal)
+            noted = log_polling.since(connection, beat, seal)
             if noted:
-                history.advance(Position(noted[-1].number, noted[-1].change_id), mark)
-            return noted, reconciliations.read(connection, seal), reading
+                history.advance(Position(noted[-1].number, noted[-1].entry_id), mark)
+            return noted, reading
 
-        noted, self._reconciled, reading = self._transactions.poll(work)
+        noted, reading = self._transactions.poll(work)
         self._clock.heartbeat(reading)
-        for change in noted:
-            if change.cluster is not None and change.floor is not None:
-                self._floors.raise_to(change.number, change.cluster, change.floor)
+        for entry in noted:
+            if entry.kind is EntryKind.RECONCILIATION:
+                self._reconciled.append(entry.entry_id)
+            if entry.cluster is not None and entry.floor is not None:
+                self._floors.raise_to(entry.number, entry.cluster, entry.floor)
         return noted
 
     def reconciled(self) -> bool:
-        """Returns whether an operator has reconciled the store since the last good poll."""
+        """Returns whether an operator has reconciled the store since the last good poll.
+
+        The newest reconciliation alone can be one that this replica does not know. If the store was
+        rolled back, that one may be older than others that the replica knows.
+        """
         seal = self._transactions.seal
         # Reads the store as it is. That the store lacks what this process has seen is the reason
         # for the question.
-        decided = self._transactions.database.read(lambda c: reconciliations.read(c, seal))
-        return not decided <= self._reconciled
+        newest = self._transactions.database.read(lambda c: log.reconciliations(c, seal))[:1]
+        return not set(newest) <= set(self._reconciled)
 
     def leave(self, replica: str) -> None:
         """Removes a replica that stops."""
@@ -114,7 +122,7 @@ class Membership:
         return self._transactions.read(lambda c: self._rows(c, self._clock.read(c)))
 
     def passed(self, connection: Connection) -> int | None:
-        """Returns the number of the change that every live replica has applied (protocol S11).
+        """Returns the number of the entry that every live replica has applied (protocol S11).
 
         Returns:
             The number, or None if no replica lives: each has been silent for longer than it may
@@ -132,13 +140,13 @@ class Membership:
 
     def _registered(
         self, connection: Connection, beat: Heartbeat, mine: set[str]
-    ) -> tuple[Heartbeat, frozenset[bytes], Reading]:
+    ) -> tuple[Heartbeat, list[bytes], Reading]:
         seal, dialect = self._transactions.seal, self._transactions.database.dialect
         if dialect.one_process:
             replicas.remove_others(connection, mine)
         self._transactions.reach("register:cleared")
-        last = counter.newest(connection, seal)
-        current = replace(beat, number=last.number, change_id=last.change_id)
+        last = log_head.read(connection, seal).newest
+        current = replace(beat, number=last.number, entry_id=last.entry_id)
         if dialect.one_process or beat.replica in self._mine:
             reading = self._beat(connection, current)
         else:
@@ -146,7 +154,7 @@ class Membership:
             replicas.add(connection, current, reading.now, seal)
             self._record(connection, beat, reading)
         self._transactions.reach("register:written")
-        return current, reconciliations.read(connection, seal), reading
+        return current, log.reconciliations(connection, seal), reading
 
     def _beat(self, connection: Connection, beat: Heartbeat) -> Reading:
         seal, dialect = self._transactions.seal, self._transactions.database.dialect

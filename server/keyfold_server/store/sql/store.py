@@ -2,58 +2,61 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from keyfold_server.domain.changes import Floor
 from keyfold_server.domain.errors import (
+    ClusterNotFoundError,
     ConcurrentChangeError,
     RowNotAuthenticError,
     StoreUnavailableError,
 )
+from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.sql import floors
+from keyfold_server.store.sql import attempts, floors
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.membership import Membership
 from keyfold_server.store.sql.observations import ObservationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
-    changes,
     clusters,
-    counter,
     external_ids,
     listing,
+    log,
+    log_head,
+    log_pruning,
     observations,
-    reconciliations,
     replicas,
     requests,
     wrap_history,
 )
-from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import StoredCluster
-from keyfold_server.store.tables.counter import Position
+from keyfold_server.store.tables.log import Draft, Stamp
+from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
     from keyfold_server.domain.changes import (
         Change,
         CommittedChange,
-        RecordedChange,
         RecordedRequest,
         RequestKey,
     )
     from keyfold_server.domain.cluster import Cluster, SupersededWrap
     from keyfold_server.domain.health import Observation
+    from keyfold_server.domain.log import Attempt, Entry, RecordedAttempt
     from keyfold_server.domain.ports import Clock, ClusterFilter, Heartbeat, ReplicaRow
     from keyfold_server.store.database.engine import Database
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.history import HighWaterMark
 
 RETENTION: Final = 24 * 60 * 60 * 1000
-"""Milliseconds for which the store keeps requests, changes and silent replicas at least."""
+"""Milliseconds for which the store keeps requests and silent replicas at least."""
 
 
 class SqlStore(ObservationStore):
@@ -99,9 +102,8 @@ class SqlStore(ObservationStore):
         # From before the read, so that what it finds cannot be older.
         floor = self._floors.of(name)
         stored = self._transactions.read(lambda c: clusters.named(c, self._seal, name))
-        cluster = stored.cluster if stored is not None else None
-        floors.hold(cluster, floor)
-        return cluster
+        floors.hold(stored, floor)
+        return stored.cluster if stored is not None else None
 
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
         """Reads the history of a cluster's wraps, oldest first, and verifies every row of it."""
@@ -134,7 +136,7 @@ class SqlStore(ObservationStore):
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
         """Carries out changes in one transaction; a change that raises drops out alone.
 
-        The transaction locks clusters' rows in sorted order, and the counter's row last
+        The transaction locks clusters' rows in sorted order, and the head of the log last
         (protocol S8).
         """
         if not changes:
@@ -143,7 +145,8 @@ class SqlStore(ObservationStore):
         def work(
             connection: Connection, mark: HighWaterMark
         ) -> tuple[list[CommittedChange | Exception], HighWaterMark]:
-            return self._batch(connection).apply(connection, changes), mark
+            batch = Batch(self._stamp(connection), self._transactions.reach)
+            return batch.apply(connection, changes), mark
 
         try:
             made, mark = self._transactions.write("apply", work)
@@ -164,32 +167,45 @@ class SqlStore(ObservationStore):
         # Not inside the transaction: only committed changes count as seen.
         for each in made:
             if not isinstance(each, Exception):
-                self._transactions.history.advance(Position(each.number, each.change_id), mark)
-                self._floors.raise_to(each.number, each.cluster.name, Floor.of(each.cluster))
+                self._transactions.history.advance(Position(each.number, each.entry_id), mark)
+                if each.floor is not None:
+                    self._floors.raise_to(each.number, each.cluster.name, each.floor)
         return made
+
+    def attempted(self, wanted: Sequence[Attempt]) -> list[RecordedAttempt | ClusterNotFoundError]:
+        """Appends attempts that changed nothing to the log, in one transaction (protocol R5)."""
+
+        def work(connection: Connection) -> list[RecordedAttempt | ClusterNotFoundError]:
+            made = attempts.record(connection, wanted, self._stamp(connection))
+            self._transactions.reach("attempt:numbered")
+            return made
+
+        return self._transactions.write_or_fail("attempt", work) if wanted else []
 
     def refused(
         self, root: str, observation: Observation, replica: str, kek: bytes | None = None
     ) -> None:
-        """Records a refusal: an observation and one numbered change (protocol F2)."""
+        """Records a refusal: an observation and one entry of the log (protocol F2)."""
         dialect, reach = self._database.dialect, self._transactions.reach
+        detail = {"reason": observation.reason, "request_id": observation.request_id}
+        event = AuditEvent("", "kms:root_key:refuse", observation.health.value, _json(detail))
+        draft = Draft(EntryKind.REFUSAL, event, root=root, kek=kek)
 
         def work(connection: Connection) -> None:
             observations.write(connection, [observation], dialect)
             reach("refused:observed")
-            now = self._transactions.now(connection)
-            about = Subject(root=root, kek=kek)
-            changes.record(connection, [about], replica, now, self._seal, dialect)
+            stamp = replace(self._stamp(connection), replica=replica)
+            log.append(connection, [draft], stamp)
             reach("refused:numbered")
 
         self._transactions.write_or_fail("refused", work)
 
     def register(self, beat: Heartbeat) -> Heartbeat:
-        """Adds a replica and returns its heartbeat with the newest change (protocol S4)."""
+        """Adds a replica and returns its heartbeat with the newest entry (protocol S4)."""
         return self._membership.register(beat)
 
-    def poll(self, beat: Heartbeat) -> list[RecordedChange]:
-        """Writes a heartbeat and reads the changes after its number, oldest first."""
+    def poll(self, beat: Heartbeat) -> list[Entry]:
+        """Writes a heartbeat and reads the entries after its number, oldest first."""
         return self._membership.poll(beat)
 
     def reconciled(self) -> bool:
@@ -215,41 +231,60 @@ class SqlStore(ObservationStore):
             "issue", lambda c: issue(c, owner, external_id, now_ms, self._seal, reach)
         )
 
-    def prune(self, now_ms: int) -> None:
-        """Removes requests, changes and replicas older than 24 h.
+    def prune(self, now_ms: int, log_retention_ms: int) -> None:
+        """Removes requests and silent replicas after 24 hours, and entries of the log.
 
-        The last of the older changes stays, and so does what a live replica has not applied yet
-        (protocol S11).
+        The last of the older entries stays, and so does every entry that a live replica has not
+        applied yet (protocol S11). Each cluster keeps its floor.
         """
 
         def work(connection: Connection) -> bool:
-            now = self._transactions.now(connection)
+            stamp = self._stamp(connection)
             # The store's clock limits the time: a replica's fast clock removes nothing early.
-            before = min(now_ms, now) - RETENTION
-            requests.prune(connection, before)
-            replicas.prune(connection, before)
+            until = min(now_ms, stamp.now)
+            requests.prune(connection, until - RETENTION)
+            replicas.prune(connection, until - RETENTION)
             passed = self._membership.passed(connection)
-            return changes.prune(connection, before, passed, self._seal)
+            self._transactions.reach("prune:cleared")
+            return log_pruning.prune(connection, until - log_retention_ms, passed, stamp)
 
         while self._transactions.write_or_fail("prune", work):
             pass
 
-    def reconcile(self, reason: str) -> None:
+    def reconcile(self, reason: str) -> Position:
         """Records an operator's decision that the store is right as it is (protocol S1).
 
         Replicas that refuse because the store lacks what they knew then drop every key and go on.
+
+        Returns:
+            The position of the newest entry that the operator accepted.
         """
 
-        def work(connection: Connection) -> None:
-            newest = counter.read(connection, self._seal, lock=True).newest
-            now = self._transactions.now(connection)
-            reconciliations.add(connection, newest, reason, now, self._seal)
+        def work(connection: Connection) -> Position:
+            stamp = replace(self._stamp(connection), replica="reconcile")
+            self._database.dialect.settle(connection, wake=True)
+            head = log_head.read(connection, self._seal, lock=True)
+            newest = head.newest
+            detail = {
+                "entry": newest.number,
+                "entry_id": newest.entry_id.hex(),
+                "reason": reason,
+            }
+            event = AuditEvent("local", "command:store:reconcile", "done", _json(detail))
+            log.add(connection, head, [Draft(EntryKind.RECONCILIATION, event)], stamp)
+            self._transactions.reach("reconcile:numbered")
+            return newest
 
         try:
-            self._database.write(work)
+            # On the store as it is, whatever this process has seen.
+            return self._transactions.write_unchecked("reconcile", work)
         except LostRaceError as error:
             raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
 
-    def _batch(self, connection: Connection) -> Batch:
-        now, reach = self._transactions.now(connection), self._transactions.reach
-        return Batch(self._database.dialect, self._seal, self._membership.name, now, reach=reach)
+    def _stamp(self, connection: Connection) -> Stamp:
+        now = self._transactions.now(connection)
+        return Stamp(self._membership.name, now, self._seal, self._database.dialect)
+
+
+def _json(detail: Mapping[str, object]) -> str:
+    return json.dumps(detail, sort_keys=True, separators=(",", ":"))

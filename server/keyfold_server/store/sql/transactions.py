@@ -34,7 +34,7 @@ class Transactions:
         database: The store's connections.
         seal: Seals and checks its rows.
         reach: Called with the name of each failpoint that a mutation passes.
-        history: The newest change that this process has seen.
+        history: The newest entry of the log that this process has seen.
         clock: This process's clock.
     """
 
@@ -93,7 +93,7 @@ class Transactions:
             mark = self.history.mark()
             if not self._is_on_history(connection, mark):
                 raise StoreRolledBackError(
-                    f"the store does not have change {mark.newest.number}, which this replica "
+                    f"the store does not have entry {mark.newest.number}, which this replica "
                     "has seen: it was rolled back, or is another store"
                 )
             return work(connection, mark)

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, bindparam, delete, insert, update
 
 from keyfold_server.domain.changes import Change, Decision, RecordedRequest, RequestKey, parts
-from keyfold_server.domain.cluster import Cluster, SupersededWrap, existing
+from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import (
     RequestIdReusedError,
     RequestInProgressError,
     RowNotAuthenticError,
 )
+from keyfold_server.domain.log import EntryKind, Floor
 from keyfold_server.store import schema
 from keyfold_server.store.schema import Cells
-from keyfold_server.store.tables import audit, clusters, requests, rows, wrap_history
-from keyfold_server.store.tables.changes import Subject
+from keyfold_server.store.tables import clusters, requests, rows, wrap_history
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
+from keyfold_server.store.tables.log import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +38,7 @@ def _this(table: Table) -> Iterable[ColumnElement[bool]]:
     return (c == bindparam(f"key_{c.name}") for c in table.primary_key)
 
 
-_APPENDED: Final = (schema.wrap_history, schema.audit_events, schema.requests)
+_APPENDED: Final = (schema.wrap_history, schema.requests)
 _INSERT: Final[dict[Table, Insert]] = {
     table: insert(table) for table in (schema.clusters, *CHILDREN, *_APPENDED)
 }
@@ -63,18 +64,20 @@ class Decided:
 
     Attributes:
         cluster: The cluster as the change leaves it.
-        ordinal: Count of the numbers that the batch takes up to and including this change.
+        ordinal: Place of its entry among the drafts of the batch.
+        floor: The cluster's own row as the change leaves it; None: the change changes nothing.
     """
 
     cluster: Cluster
     ordinal: int
+    floor: Floor | None
 
 
 class WriteSet:
     """Decides changes one by one on their clusters' rows, and collects the rows to write.
 
     Attributes:
-        subjects: The subjects of the changes that take a number, in their order.
+        drafts: The entries of the log, one for each change, in their order.
     """
 
     def __init__(
@@ -98,10 +101,9 @@ class WriteSet:
         self._seal = seal
         self._now = now
         self._pending: dict[str, _Pending] = {}
-        self._events: list[Cells] = []
         self._history: list[Cells] = []
         self._requests: list[Cells] = []
-        self.subjects: Final[list[Subject]] = []
+        self.drafts: Final[list[Draft]] = []
 
     def add(self, change: Change) -> Decided:
         """Decides a change and adds its rows; if it raises, it adds nothing.
@@ -110,43 +112,57 @@ class WriteSet:
             RowNotAuthenticError: The cluster's rows are not authentic.
             RequestInProgressError: The request was carried out in the meantime.
             RequestIdReusedError: The request's id came before with another request.
-            ClusterNotFoundError: The cluster for the audit event does not exist.
             ValueError: The cluster does not differ from the current one as the decision says.
             Exception: Whatever the change's own decision raises.
         """
         pending = self._pending_of(change.cluster)
         self._refuse_repeated(change.request)
         current = pending.after.cluster if pending.after is not None else None
-        if change.decide is None:
-            decision = Decision(existing(current, change.cluster))
-        else:
-            decision = change.decide(current)
-            _check_parts(current, decision, change.cluster)
+        decision = change.decide(current)
+        _check_parts(current, decision, change.cluster)
         cluster = decision.cluster
-        stored = replace(pending.after or StoredCluster(cluster, b"", 0, {}), cluster=cluster)
+        if cluster is current:
+            draft = Draft(EntryKind.ATTEMPT, change.event, cluster=cluster.name, uid=cluster.uid)
+        else:
+            stored, history = self._stored(pending.after, current, decision)
+            draft = Draft(
+                EntryKind.DECISION,
+                change.event,
+                cluster=cluster.name,
+                floor=stored.floor,
+                decision=decision.described(current),
+            )
+            # From here on nothing raises.
+            pending.after = stored
+            self._history += history
+        if change.request is not None:
+            self._record(change.request, cluster.version)
+        self.drafts.append(draft)
+        return Decided(cluster, len(self.drafts) - 1, draft.floor)
+
+    def _stored(
+        self, before: StoredCluster | None, current: Cluster | None, decision: Decision
+    ) -> tuple[StoredCluster, list[Cells]]:
+        """Returns the sealed rows of a cluster after a decision, and those of its history."""
+        children = clusters.encoded(decision.cluster, self._seal)
+        if before is None:
+            stored = StoredCluster(decision.cluster, children)
+        else:
+            stored = replace(before, cluster=decision.cluster, children=children)
         history: list[Cells] = []
         for old in _superseded(current, decision):
             stored, row = wrap_history.appended(stored, old, self._seal)
             history.append(row)
-        event = audit.appended(stored, change.event, self._seal)
-        if change.request is not None:
-            self._record(change.request, cluster.version)
-        # From here on nothing raises.
-        pending.after = replace(stored, head=event[-1], events=event[1])
-        self._events.append(event)
-        self._history += history
-        if cluster is not current:
-            self.subjects.append(Subject.of(cluster))
-        return Decided(cluster, len(self.subjects))
+        return clusters.sealed(stored, self._seal), history
 
     def write_clusters(self, connection: Connection) -> None:
         """Writes the rows that differ; writes an existing cluster's own row last."""
         finished = [
-            (pending.before, self._finish(pending.before, pending.after))
+            (pending.before, pending.after)
             for _, pending in sorted(self._pending.items())
             if pending.after is not None and pending.after is not pending.before
         ]
-        own = [(before, clusters.own_row(after, self._seal)) for before, after in finished]
+        own = [(before, after.own) for before, after in finished]
         # A new cluster's own row comes first, because the rows below refer to it.
         _insert(connection, schema.clusters, [row for before, row in own if before is None])
         for table in reversed(CHILDREN):
@@ -175,10 +191,6 @@ class WriteSet:
         _insert(connection, schema.wrap_history, self._history)
         _change(connection, schema.clusters, [row for before, row in own if before is not None])
 
-    def write_events(self, connection: Connection) -> None:
-        """Appends the audit events."""
-        _insert(connection, schema.audit_events, self._events)
-
     def write_requests(self, connection: Connection) -> None:
         """Records the requests."""
         _insert(connection, schema.requests, self._requests)
@@ -189,11 +201,6 @@ class WriteSet:
             # A copy, because two changes may raise this error and each adds its traceback.
             raise found.at()
         return self._pending.setdefault(name, _Pending(found, found))
-
-    def _finish(self, before: StoredCluster | None, after: StoredCluster) -> StoredCluster:
-        if before is not None and after.cluster is before.cluster:
-            return after
-        return replace(after, children=clusters.encoded(after.cluster, self._seal))
 
     def _refuse_repeated(self, key: RequestKey | None) -> None:
         known = self._recorded.get(requests.scope(key)) if key is not None else None

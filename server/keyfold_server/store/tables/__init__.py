@@ -3,15 +3,16 @@
     clusters         clusters with their regions, KEKs and current wraps
     wrap_history     the superseded wraps of each cluster
     options          options of keys, as text in a column
-    audit            the audit chain of each cluster
-    changes          numbered changes, by which replicas learn what to drop
-    floors           holds clusters against the newest changes of them
-    counter          the ends of the sequence of changes: the newest, and the last one pruned
+    log              the log: what happened, each entry sealed and chained to the one before
+    log_head         both ends of the log: the newest entry, and the last one pruned
+    log_chain        verifies that each entry of the log follows the one before
+    log_polling      what a replica's poll reads of the log
+    log_pruning      removes the oldest entries of the log, and no floor
+    floors           holds a cluster against the newest decision about it in the log
     requests         records of requests that were carried out
     external_ids     external ids, issued once for each owner
     replicas         heartbeats
     lineage          the database server that wrote last, and when it took over
-    reconciliations  operators' decisions that the store is right as it is
     observations     the last observed health of root keys and KEKs; the sweep's claims
     uses             times at which KEKs were last used
     listing          filters for lists of clusters, and counts of regions

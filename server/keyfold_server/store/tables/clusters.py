@@ -2,13 +2,14 @@
 
 The cluster's own row carries a digest over the MACs of its other rows in a fixed order. A row that
 somebody deleted, added or put back from an earlier time then does not match the digest, although
-its own MAC may be valid. Audit events and superseded wraps grow without end, so they are chains of
-their own (`audit`, `wrap_history`), and reading a cluster does not read them.
+its own MAC may be valid. The log vouches for the own row in turn, since it has the MAC of that row
+as the last decision left it (`floors`). Superseded wraps grow without end, so they are a chain of
+their own (`wrap_history`), and reading a cluster does not read them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Select, select
@@ -17,6 +18,7 @@ from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
 from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.log import Floor
 from keyfold_server.store import seal as seals
 from keyfold_server.store.schema import Cells, clusters, generations, regions, wraps
 from keyfold_server.store.tables import floors, options
@@ -37,11 +39,12 @@ Children = dict["Table", dict[Cells, Cells]]
 _REGION: Final = len(clusters.columns)
 _GENERATION: Final = _REGION + len(regions.columns)
 _WRAP: Final = _GENERATION + len(generations.columns)
+_NEWEST: Final = _WRAP + len(wraps.columns)
 
 # One statement, so that the rows are of one moment even in a database whose transactions do not
 # read from one snapshot. With two statements the digest could fail without anybody's fault.
 _AGGREGATE: Final = (
-    select(*clusters.c, *regions.c, *generations.c, *wraps.c)
+    select(*clusters.c, *regions.c, *generations.c, *wraps.c, *floors.newest.c)
     .outerjoin(regions, regions.c.cluster_uid == clusters.c.uid)
     .outerjoin(
         generations,
@@ -49,6 +52,7 @@ _AGGREGATE: Final = (
         & (generations.c.region == regions.c.name),
     )
     .outerjoin(wraps, wraps.c.kek_id == generations.c.kek_id)
+    .outerjoin(floors.newest, floors.on_newest)
     .order_by(clusters.c.name)
 )
 
@@ -59,19 +63,52 @@ class StoredCluster:
 
     Attributes:
         cluster: The cluster.
-        head: MAC of the cluster's last audit event, empty before the first.
-        events: Number of the cluster's audit events.
         children: The rows below the cluster's own row, each with its MAC.
+        own: The cluster's own row, its MAC last; empty until it is sealed.
         history_head: MAC of the last wrap in the cluster's history, empty before the first.
         history_count: Number of wraps in the cluster's history.
+        decided: Number of the newest decision about the cluster in the log, 0 before the first.
     """
 
     cluster: Cluster
-    head: bytes
-    events: int
     children: Children = field(repr=False)
+    own: Cells = field(default=(), repr=False)
     history_head: bytes = b""
     history_count: int = 0
+    decided: int = 0
+
+    @property
+    def floor(self) -> Floor:
+        """The floor that the cluster's own row is."""
+        return Floor(self.cluster.uid, self.cluster.version, self.cluster.epoch, self.own[-1])
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The rows of a cluster as they were read, before any is verified.
+
+    Attributes:
+        own: The cluster's own row.
+        children: The rows below it.
+        newest: The newest entry of the log with a floor for the cluster, or None.
+    """
+
+    own: Cells
+    children: Children
+    newest: Cells | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """What an attempt at a cluster needs to know of it.
+
+    Attributes:
+        uid: The cluster's uid, or None if the cluster's own row is not authentic.
+        decided: Number of the cluster's newest decision.
+    """
+
+    uid: bytes | None
+    decided: int
 
 
 def read(
@@ -80,25 +117,27 @@ def read(
     """Reads the clusters whose own rows meet a condition, ordered by name.
 
     The order is the database's, so that the next page begins where this one ends. A cluster whose
-    rows are not authentic, or lie below its newest change, does not spoil the others: its error
-    stands in its place, for the caller to raise.
+    rows are not authentic, or are not those of its newest decision, does not spoil the others: its
+    error stands in its place, for the caller to raise.
     """
     statement: Select[Any] = _AGGREGATE.where(where)
-    found: dict[object, tuple[Cells, Children]] = {}
+    found: dict[object, _Rows] = {}
     for row in connection.execute(statement):
         cells = tuple(row)
         own = cells[:_REGION]
-        _, children = found.setdefault(own[0], (own, {t: {} for t in CHILDREN}))
+        rows = found.setdefault(own[0], _Rows(own, {t: {} for t in CHILDREN}))
+        children = rows.children
         region, generation = cells[_REGION:_GENERATION], cells[_GENERATION:_WRAP]
-        wrap = cells[_WRAP:]
+        wrap, newest = cells[_WRAP:_NEWEST], cells[_NEWEST:]
         if region[0] is not None:
             children[regions][region[:2]] = region
         if generation[0] is not None:
             children[generations][generation[:1]] = generation
         if wrap[0] is not None:
             children[wraps][wrap[:1]] = wrap
-    verified = {own[1]: _verified(own, children, seal) for own, children in found.values()}
-    return floors.held(connection, verified, seal)
+        if newest[0] is not None:
+            rows.newest = newest
+    return {rows.own[1]: _verified(rows, seal) for rows in found.values()}
 
 
 def named(connection: Connection, seal: Seal, name: str) -> StoredCluster | None:
@@ -142,25 +181,46 @@ def owner_of(connection: Connection, seal: Seal, kek_id: bytes) -> str | None:
     return str(own[1])
 
 
-def _verified(own: Cells, children: Children, seal: Seal) -> StoredCluster | RowNotAuthenticError:
+def attempted(connection: Connection, seal: Seal, names: Iterable[str]) -> dict[str, Attempted]:
+    """Reads what the log says of clusters at which somebody attempted something, by name.
+
+    It leaves out clusters that do not exist, and reads no rows below the own rows.
+    """
+    statement = select(*clusters.c, floors.decided).where(clusters.c.name.in_(names))
+    found = {}
+    for row in connection.execute(statement):
+        *own, decided = row
+        try:
+            seal.check("clusters", tuple(own))
+        except RowNotAuthenticError:
+            # Somebody else wrote the row, so its uid says nothing. The attempt counts all the same.
+            found[own[1]] = Attempted(None, decided or 0)
+        else:
+            found[own[1]] = Attempted(own[0], decided or 0)
+    return found
+
+
+def _verified(rows: _Rows, seal: Seal) -> StoredCluster | RowNotAuthenticError:
+    own = rows.own
     name = own[1] if isinstance(own[1], str) else None
     try:
         seal.check("clusters", own, name)
-        for table, rows in children.items():
-            for row in rows.values():
+        for table, below in rows.children.items():
+            for row in below.values():
                 seal.check(table.name, row, name)
-        if own[7] != _digest(children) or own[12] != seal.service_key_id:
+        if own[7] != _digest(rows.children) or own[10] != seal.service_key_id:
             return seals.not_authentic("clusters", name)
+        stored = StoredCluster(
+            _cluster(own, rows.children),
+            rows.children,
+            own,
+            history_head=own[8],
+            history_count=own[9],
+        )
+        decided = floors.hold(own[1], stored.floor, rows.newest, seal)
     except RowNotAuthenticError as error:
         return error
-    return StoredCluster(
-        _cluster(own, children),
-        head=own[8],
-        events=own[9],
-        children=children,
-        history_head=own[10],
-        history_count=own[11],
-    )
+    return replace(stored, decided=decided)
 
 
 def _digest(children: Children) -> bytes:
@@ -198,10 +258,10 @@ def encoded(cluster: Cluster, seal: Seal) -> Children:
     return rows
 
 
-def own_row(stored: StoredCluster, seal: Seal) -> Cells:
-    """Returns a cluster's own row, which vouches for all rows of the cluster."""
+def sealed(stored: StoredCluster, seal: Seal) -> StoredCluster:
+    """Returns a cluster with its own row, which vouches for all rows of the cluster."""
     c = stored.cluster
-    return seal.sealed(
+    own = seal.sealed(
         "clusters",
         (
             c.uid,
@@ -212,13 +272,12 @@ def own_row(stored: StoredCluster, seal: Seal) -> Cells:
             c.created_at,
             c.updated_at,
             _digest(stored.children),
-            stored.head,
-            stored.events,
             stored.history_head,
             stored.history_count,
             seal.service_key_id,
         ),
     )
+    return replace(stored, own=own)
 
 
 def _region_cells(uid: bytes, region: Region) -> Cells:

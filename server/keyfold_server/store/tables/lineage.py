@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _ROW: Final = 1
 _NONE_APPLIED: Final = -1
-"""Less than the number of any change: a replica of which nothing is known has dropped nothing."""
+"""Less than the number of any entry: a replica of which nothing is known has dropped nothing."""
 
 _READ: Final = select(*lineage.c).where(lineage.c.id == _ROW)
 _LOCK: Final = _READ.with_for_update()

@@ -29,7 +29,7 @@ def staleness(beat: Heartbeat) -> int:
 def _row(beat: Heartbeat, seen_at: int, seal: Seal) -> Cells:
     return seal.sealed(
         "replicas",
-        (beat.replica, beat.number, beat.change_id, staleness(beat), beat.time, seen_at),
+        (beat.replica, beat.number, beat.entry_id, staleness(beat), beat.time, seen_at),
     )
 
 

@@ -20,7 +20,6 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, func, select
 
-from keyfold_server.domain.changes import AuditEvent
 from keyfold_server.domain.cluster import no_cluster
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.ports import ClusterFilter
@@ -32,19 +31,19 @@ from keyfold_server.store.migrations import migrate
 from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.tables import (
-    audit,
     clusters,
-    counter,
     external_ids,
     listing,
+    log,
+    log_chain,
+    log_head,
     wrap_history,
 )
 from keyfold_server.store.transfer.records import (
-    EVENT_FIELDS,
+    ExportedEntry,
     Header,
     IssuedId,
     cluster_record,
-    event_record,
     line,
     superseded_record,
     trailer,
@@ -78,7 +77,7 @@ class ExportResult:
     """The size of an export, and the id of the service key that sealed it."""
 
     clusters: int
-    events: int
+    entries: int
     service_key_id: str
 
 
@@ -150,7 +149,7 @@ def write(source: Snapshot, out: IO[bytes], *, cluster: str | None, now: int) ->
         out.write(raw)
         counts[next(iter(record))] += 1
     out.write(trailer(source.seal, digest.digest()))
-    return ExportResult(counts["cluster"], counts["event"], source.seal.service_key_id)
+    return ExportResult(counts["cluster"], counts["entry"], source.seal.service_key_id)
 
 
 def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[str, Any]]:
@@ -160,7 +159,7 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
         raise not_authentic("meta")
     seal.require_key(own[2])
     seal.check("meta", tuple(own))
-    newest = counter.newest(connection, seal)
+    head = log_head.read(connection, seal)
     found = _stored(source, wanted)
     # Read before the first byte goes out: a wrong name must not leave even a header.
     first = list(islice(found, 1))
@@ -169,18 +168,23 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
         service_key_id=seal.service_key_id,
         exported_at=now,
         cluster=wanted,
-        change=newest.number,
-        change_id=newest.change_id.hex(),
+        number=head.newest.number,
+        entry_id=head.newest.entry_id.hex(),
+        entry_mac=head.mac.hex(),
+        pruned_number=head.pruned.number,
+        pruned_id=head.pruned.entry_id.hex(),
+        pruned_mac=head.pruned_mac.hex(),
     ).record()
+    # The whole log is verified, even if only the entries of one cluster are written.
+    for row in log_chain.verified(connection, head, seal):
+        if wanted is None or row[log.CLUSTER] == wanted:
+            yield {"entry": ExportedEntry.of(row).record()}
     for issued in _issued(source, None if wanted is None else first):
         yield {"external_id": issued.record()}
     for stored in chain(first, found):
-        audit.verify(connection, stored, seal)
         yield {"cluster": cluster_record(stored)}
         for old in wrap_history.read(connection, stored, seal):
             yield {"superseded_wrap": superseded_record(old)}
-        for recorded in _events(connection, stored):
-            yield {"event": event_record(recorded)}
 
 
 def _issued(source: Snapshot, needed_by: Sequence[StoredCluster] | None) -> Iterator[IssuedId]:
@@ -218,12 +222,3 @@ def _stored(source: Snapshot, wanted: str | None) -> Iterator[StoredCluster]:
     if count != source.connection.execute(all_of_them).scalar_one():
         # Keyfold never wrote a name that the pages step over.
         raise not_authentic("clusters")
-
-
-def _events(connection: Connection, stored: StoredCluster) -> Iterator[AuditEvent]:
-    """Reads a chain; the caller has verified it in the same snapshot."""
-    columns = schema.audit_events.c
-    events = select(*(columns[name] for name in EVENT_FIELDS))
-    events = events.where(columns.cluster_uid == stored.cluster.uid).order_by(columns.number)
-    for row in connection.execute(events.execution_options(yield_per=1_000)):
-        yield AuditEvent(*row)

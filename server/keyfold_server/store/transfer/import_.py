@@ -2,8 +2,9 @@
 
 The states in an export are as old as the export, so they lack later revocations. Nothing outside
 the store can prove an export current yet. So every region arrives REVOKED in a raised epoch of its
-cluster, and Restore takes the region back after its root key answers. Each cluster's audit chain
-goes on where it was, with an event for the import.
+cluster, and Restore takes the region back after its root key answers. The log goes on where it was,
+with an entry for the import and one for each cluster. The export of one cluster does not have the
+whole log, so its import begins a new one.
 
 This module knows nothing of files: `archive` hands over the records of a file whose seal it has
 verified.
@@ -17,25 +18,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from keyfold_server.domain.changes import AuditEvent, revoked
+from keyfold_server.domain.changes import Decision, parts, revoked
 from keyfold_server.domain.cluster import SupersededWrap
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
+from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import Cells
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.tables import (
-    audit,
-    changes,
     clusters,
-    counter,
     external_ids,
+    log,
+    log_head,
     rows,
     wrap_history,
 )
-from keyfold_server.store.tables.changes import Subject
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
-from keyfold_server.store.transfer.records import IssuedId
+from keyfold_server.store.tables.log import Draft, Stamp
+from keyfold_server.store.tables.log_head import Head, Position
+from keyfold_server.store.transfer.records import ExportedEntry, IssuedId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
 
     from keyfold_server.domain.ports import Clock
-    from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.store import SqlStore
     from keyfold_server.store.transfer.archive import ExportFile
     from keyfold_server.store.transfer.records import Header
@@ -52,7 +53,7 @@ FAILPOINTS: Final = ("import:begun", "import:rows-written", "import:numbered")
 """The points at which a test may kill an import."""
 
 ACTION: Final = "command:cluster:import"
-"""Action of the audit event."""
+"""Action of the entry of a cluster."""
 
 _BUFFERED: Final = 2_000
 """Rows that an import keeps in memory before it writes them."""
@@ -64,12 +65,12 @@ class ImportResult:
 
     Attributes:
         clusters: Number of clusters.
-        events: Number of audit events, without the import's own.
+        entries: Number of entries of the log, without the import's own.
         enabled: Names of cluster and region, for each region that is ENABLED in the export.
     """
 
     clusters: int = 0
-    events: int = 0
+    entries: int = 0
     enabled: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -95,25 +96,26 @@ def bring_in(
     database, seal = store.parts
 
     def work(connection: Connection) -> ImportResult:
-        # The counter's lock comes first here, and not last as elsewhere. So nobody can make a
-        # cluster between the check and the commit.
-        counter.read(connection, seal, lock=True)
+        # The lock of the log's head comes first here, and not last as elsewhere. So nobody can make
+        # a cluster between the check and the commit.
+        log_head.read(connection, seal, lock=True)
         _check_empty(connection)
         reach("import:begun")
-        now = database.dialect.now(connection, clock)
-        writer = _Writer(connection, seal, export.header, now)
+        stamp = Stamp("import", database.dialect.now(connection, clock), seal, database.dialect)
+        writer = _Writer(connection, stamp, export.header)
         for record in export.records():
             if isinstance(record, StoredCluster):
                 writer.cluster(record)
             elif isinstance(record, SupersededWrap):
                 writer.superseded(record)
-            elif isinstance(record, AuditEvent):
-                writer.event(record)
+            elif isinstance(record, ExportedEntry):
+                writer.entry(record)
             elif isinstance(record, IssuedId):
                 writer.issued(record)
         writer.end()
         reach("import:rows-written")
-        changes.record(connection, writer.subjects, "import", now, seal, database.dialect)
+        database.dialect.settle(connection, wake=True)
+        log_head.write(connection, writer.head, seal)
         reach("import:numbered")
         return writer.imported
 
@@ -126,7 +128,7 @@ def bring_in(
 
 
 def _check_empty(connection: Connection) -> None:
-    for table in (schema.clusters, schema.audit_events, schema.requests, schema.external_ids):
+    for table in (schema.clusters, schema.log, schema.requests, schema.external_ids):
         if connection.execute(select(*table.c).limit(1)).first() is not None:
             raise SetupError(
                 "the store is not empty, and an import goes into an empty one: name a new store "
@@ -135,39 +137,55 @@ def _check_empty(connection: Connection) -> None:
 
 
 class _Writer:
-    """Writes clusters and their chains, and keeps a bounded number of rows in memory."""
+    """Writes the log and the clusters, and keeps a bounded number of rows in memory.
 
-    def __init__(self, connection: Connection, seal: Seal, header: Header, now: int) -> None:
+    Attributes:
+        head: The head of the log after what was written.
+        imported: What was imported.
+    """
+
+    def __init__(self, connection: Connection, stamp: Stamp, header: Header) -> None:
         self._connection = connection
-        self._seal = seal
+        self._stamp = stamp
+        self._seal = stamp.seal
         self._header = header
-        self._now = now
         self._source: StoredCluster | None = None
         self._made: StoredCluster | None = None
         self._begun = False
+        self._told = False
         self._tables: dict[Table, list[Cells]] = {
             table: []
             for table in (
+                schema.log,
                 schema.external_ids,
                 schema.clusters,
                 *CHILDREN,
                 schema.wrap_history,
-                schema.audit_events,
             )
         }
-        self.subjects: Final[list[Subject]] = []
         self.imported: Final = ImportResult()
+        self.head = Head()
+        if header.cluster is None:
+            pruned = Position(header.pruned_number, bytes.fromhex(header.pruned_id))
+            mac = bytes.fromhex(header.pruned_mac)
+            self.head = Head(pruned, mac, pruned, mac)
+
+    def entry(self, entry: ExportedEntry) -> None:
+        """Appends an entry of the exported log, under the store's own seal."""
+        if self._header.cluster is None:
+            self._append(entry.row(self.head.mac, self._seal))
+            self.imported.entries += 1
 
     def cluster(self, source: StoredCluster) -> None:
-        """Begins a cluster, with every region revoked; its history and its events follow."""
+        """Begins a cluster, with every region revoked; its history follows."""
         self._finish()
-        now_revoked = revoked(source.cluster.name, (), self._now)(source.cluster).cluster
+        self._tell()
+        now_revoked = revoked(source.cluster.name, (), self._stamp.now)(source.cluster).cluster
         children = clusters.encoded(now_revoked, self._seal)
-        self._source, self._made = source, StoredCluster(now_revoked, b"", 0, children)
+        self._source, self._made = source, StoredCluster(now_revoked, children)
         self._begun = False
         for table in CHILDREN:
             self._tables[table] += children[table].values()
-        self.subjects.append(Subject.of(now_revoked))
         self.imported.clusters += 1
         self.imported.enabled += [
             (now_revoked.name, region.name)
@@ -180,14 +198,6 @@ class _Writer:
         self._tables[schema.external_ids].append(
             external_ids.sealed(issued.owner, issued.external_id, issued.created_at, self._seal)
         )
-
-    def event(self, event: AuditEvent) -> None:
-        """Appends an event to the cluster's chain, under the store's own seal."""
-        if self._made is None:
-            raise SetupError("the export has an audit event without a cluster")
-        cells = audit.appended(self._made, event, self._seal)
-        self._made = replace(self._made, head=cells[-1], events=cells[1])
-        self._add(schema.audit_events, cells)
 
     def superseded(self, old: SupersededWrap) -> None:
         """Appends a wrap to the cluster's history, under the store's own seal."""
@@ -204,42 +214,88 @@ class _Writer:
     def end(self) -> None:
         """Ends the last cluster, and writes the rows that are left in memory."""
         self._finish()
+        self._tell()
         self._flush()
+
+    def _tell(self) -> None:
+        """Ends the exported log with an entry for the import, once."""
+        if self._told:
+            return
+        self._told = True
+        header = self._header
+        same_key = header.service_key_id == self._seal.service_key_id
+        if header.cluster is None and (
+            self.head.newest != Position(header.number, bytes.fromhex(header.entry_id))
+            or (same_key and self.head.mac.hex() != header.entry_mac)
+        ):
+            raise SetupError("the entries in the export are not its log")
+        event = AuditEvent("local", "command:store:import", "done", _json(self._source_of()))
+        self._add_entry(Draft(EntryKind.IMPORT, event))
+
+    def _source_of(self) -> dict[str, Any]:
+        header = self._header
+        return {
+            "exported_at": header.exported_at,
+            "number": header.number,
+            "entry_id": header.entry_id,
+            "service_key_id": header.service_key_id,
+            "store_uid": header.store_uid,
+        }
+
+    def _add_entry(self, draft: Draft) -> None:
+        self._append(log.sealed(self.head.newest.number + 1, self.head.mac, draft, self._stamp))
+
+    def _append(self, row: Cells) -> None:
+        self.head = replace(self.head, newest=log.position(row), mac=row[-1])
+        self._add(schema.log, row)
 
     def _finish(self) -> None:
         """Ends the current cluster, if there is one, with the import's own event."""
         if self._source is None or self._made is None:
             return
-        source = self._source
+        source, made = self._source, clusters.sealed(self._made, self._seal)
         same_key = self._header.service_key_id == self._seal.service_key_id
-        if self._made.events != source.events or (same_key and self._made.head != source.head):
-            raise SetupError(
-                f"the export's audit events of cluster {source.cluster.name} are not its chain"
-            )
-        if self._made.history_count != source.history_count or (
-            same_key and self._made.history_head != source.history_head
+        if made.history_count != source.history_count or (
+            same_key and made.history_head != source.history_head
         ):
             raise SetupError(
                 f"the export's superseded wraps of cluster {source.cluster.name} are not its "
                 "history"
             )
-        self.imported.events += source.events
-        self.event(_own_event(source, self._header, self._now))
-        own = clusters.own_row(self._made, self._seal)
         if self._begun:
             self._flush()
-            rows.write(self._connection, _CORRECT, [dict(zip(_OWN_NAMES, own, strict=True))])
+            rows.write(self._connection, _CORRECT, [dict(zip(_OWN_NAMES, made.own, strict=True))])
         else:
-            self._tables[schema.clusters].append(own)
+            self._tables[schema.clusters].append(made.own)
         self._source = self._made = None
+        self._add_entry(self._imported(source, made))
+
+    def _imported(self, source: StoredCluster, made: StoredCluster) -> Draft:
+        """Returns the entry of a cluster, which has its floor from now on."""
+        states = {region.name: region.state.value for region in source.cluster.regions}
+        header = self._header
+        detail = {
+            "decided": source.decided,
+            "exported_at": header.exported_at,
+            "regions": states,
+            "service_key_id": header.service_key_id,
+            "store_uid": header.store_uid,
+        }
+        return Draft(
+            EntryKind.IMPORT,
+            AuditEvent("local", ACTION, "done", _json(detail)),
+            cluster=made.cluster.name,
+            floor=made.floor,
+            decision=Decision(made.cluster, added=parts(made.cluster.regions)).described(None),
+        )
 
     def _flush(self) -> None:
         """Writes the rows in memory.
 
-        A cluster whose history or chain goes on gets its own row now, which `_finish` corrects.
+        A cluster whose history goes on gets its own row now, which `_finish` corrects.
         """
         if self._made is not None and not self._begun:
-            self._tables[schema.clusters].append(clusters.own_row(self._made, self._seal))
+            self._tables[schema.clusters].append(clusters.sealed(self._made, self._seal).own)
             self._begun = True
         for table, held in self._tables.items():
             if held:
@@ -254,12 +310,5 @@ _OWN_NAMES: Final = tuple(
 _CORRECT: Final = update(schema.clusters).where(schema.clusters.c.uid == bindparam("own_uid"))
 
 
-def _own_event(source: StoredCluster, header: Header, now: int) -> AuditEvent:
-    detail: dict[str, Any] = {
-        "exported_at": header.exported_at,
-        "head": source.head.hex(),
-        "regions": {region.name: region.state.value for region in source.cluster.regions},
-        "service_key_id": header.service_key_id,
-    }
-    text = json.dumps(detail, sort_keys=True, separators=(",", ":"))
-    return AuditEvent(now, "local", ACTION, "done", text)
+def _json(detail: dict[str, Any]) -> str:
+    return json.dumps(detail, sort_keys=True, separators=(",", ":"))

@@ -10,22 +10,21 @@ import base64
 import json
 from typing import Any, TypeAlias
 
-from keyfold_server.domain.changes import AuditEvent
 from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.transfer.records import (
+    ExportedEntry,
     Header,
     IssuedId,
     cluster_record,
-    event_record,
     line,
     superseded_record,
 )
 
-Record: TypeAlias = Header | IssuedId | StoredCluster | SupersededWrap | AuditEvent
+Record: TypeAlias = Header | ExportedEntry | IssuedId | StoredCluster | SupersededWrap
 """The content of one line of an export."""
 
 
@@ -59,8 +58,8 @@ def _parsed(record: dict[str, Any]) -> Record:
             return _stored(cluster)
         case {"superseded_wrap": dict(old)}:
             return _superseded(old)
-        case {"event": dict(event)}:
-            return AuditEvent(**event)
+        case {"entry": dict(entry)}:
+            return ExportedEntry.parsed(entry)
     rest = {name: value for name, value in record.items() if name != "keyfold_export"}
     return Header(**rest)
 
@@ -73,8 +72,8 @@ def _record(found: Record) -> dict[str, Any]:
             return {"cluster": cluster_record(found)}
         case SupersededWrap():
             return {"superseded_wrap": superseded_record(found)}
-        case AuditEvent():
-            return {"event": event_record(found)}
+        case ExportedEntry():
+            return {"entry": found.record()}
     return found.record()
 
 
@@ -91,11 +90,10 @@ def _stored(raw: dict[str, Any]) -> StoredCluster:
     )
     return StoredCluster(
         cluster,
-        head=bytes.fromhex(raw["audit_head"]),
-        events=raw["audit_count"],
         children={},
         history_head=bytes.fromhex(raw["history_head"]),
         history_count=raw["history_count"],
+        decided=raw["decided"],
     )
 
 

@@ -1,10 +1,10 @@
 """The form of an export: records as lines of JSON, and the seal over all of them.
 
     {"keyfold_export": 2, …}    the header: which store, when, and which service key sealed it
+    {"entry": {…}}              an entry of the log, oldest first; then the next one
     {"external_id": {…}}        an external id and its owner; then the next one
     {"cluster": {…}}            a cluster: regions, generations, their current wraps
-    {"superseded_wrap": {…}}    its superseded wraps, oldest first
-    {"event": {…}}              its audit events, oldest first; then the next cluster
+    {"superseded_wrap": {…}}    its superseded wraps, oldest first; then the next cluster
     {"mac": "…"}                the MAC over all bytes before this line
 
 Invariant: each record has exactly one text, with its fields in one order. So a reader can write
@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from keyfold_server.domain.changes import AuditEvent
+from sqlalchemy import LargeBinary
+
+from keyfold_server.store import schema
 
 if TYPE_CHECKING:
     from keyfold_server.domain.cluster import Generation, Region, SupersededWrap, Wrap
     from keyfold_server.domain.keyspec import KeySpec, RootKey
+    from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.tables.clusters import StoredCluster
 
@@ -33,8 +36,13 @@ FORM: Final = 2
 TRAILER_SIZE: Final = len(b'{"mac":""}\n') + 64
 """Bytes of the last line, which has the same length in every export."""
 
-EVENT_FIELDS: Final = tuple(field.name for field in fields(AuditEvent))
-"""An audit event's fields, in the order of `AuditEvent` and of the columns."""
+_ENTRY: Final = {
+    column.name: isinstance(column.type, LargeBinary)
+    for column in schema.log.columns
+    if column.name not in ("prev", "mac")
+}
+"""The fields of an entry, in the order of the columns, and whether each holds bytes. The chain is
+not written out, since the service key gives it again."""
 
 _TABLE: Final = "export"
 """The file is sealed like a row of a table with this name; no such table exists."""
@@ -59,16 +67,24 @@ class Header:
         service_key_id: Id of the service key that sealed the export.
         exported_at: Time of the export in milliseconds of Unix time.
         cluster: Name of the only cluster in the export, or None for the whole store.
-        change: Number of the store's newest change.
-        change_id: That change's random id.
+        number: Number of the newest entry of the store's log.
+        entry_id: That entry's random id.
+        entry_mac: That entry's MAC.
+        pruned_number: Number of the last entry that pruning removed.
+        pruned_id: That entry's random id.
+        pruned_mac: That entry's MAC.
     """
 
     store_uid: str
     service_key_id: str
     exported_at: int
     cluster: str | None
-    change: int
-    change_id: str
+    number: int
+    entry_id: str
+    entry_mac: str
+    pruned_number: int
+    pruned_id: str
+    pruned_mac: str
 
     def record(self) -> dict[str, Any]:
         """Returns the header as an export holds it."""
@@ -105,8 +121,7 @@ def cluster_record(stored: StoredCluster) -> dict[str, Any]:
         "version": c.version,
         "created_at": c.created_at,
         "updated_at": c.updated_at,
-        "audit_count": stored.events,
-        "audit_head": stored.head.hex(),
+        "decided": stored.decided,
         "history_count": stored.history_count,
         "history_head": stored.history_head.hex(),
         "regions": [_region_record(region) for region in c.regions],
@@ -126,9 +141,43 @@ def superseded_record(old: SupersededWrap) -> dict[str, Any]:
     }
 
 
-def event_record(recorded: AuditEvent) -> dict[str, Any]:
-    """Returns an audit event as an export holds it."""
-    return {name: getattr(recorded, name) for name in EVENT_FIELDS}
+@dataclass(frozen=True, slots=True)
+class ExportedEntry:
+    """An entry of the log as an export holds it.
+
+    Attributes:
+        cells: The values of the entry's row, without the MAC of the entry before and its own MAC.
+    """
+
+    cells: Cells
+
+    @classmethod
+    def of(cls, row: Cells) -> ExportedEntry:
+        """Returns the entry of a row of the log."""
+        named = dict(zip(schema.log.columns.keys(), row, strict=True))
+        return cls(tuple(named[name] for name in _ENTRY))
+
+    @classmethod
+    def parsed(cls, raw: dict[str, Any]) -> ExportedEntry:
+        """Returns the entry of a record that was read."""
+        cells = (
+            bytes.fromhex(raw[name]) if is_bytes and raw[name] is not None else raw[name]
+            for name, is_bytes in _ENTRY.items()
+        )
+        return cls(tuple(cells))
+
+    def row(self, prev: bytes, seal: Seal) -> Cells:
+        """Returns the row of the entry, which follows the one with the MAC `prev`."""
+        named = {**dict(zip(_ENTRY, self.cells, strict=True)), "prev": prev}
+        names = schema.log.columns.keys()[:-1]
+        return seal.sealed(schema.log.name, tuple(named[name] for name in names))
+
+    def record(self) -> dict[str, Any]:
+        """Returns the entry as an export holds it."""
+        return {
+            name: cell.hex() if isinstance(cell, bytes) else cell
+            for name, cell in zip(_ENTRY, self.cells, strict=True)
+        }
 
 
 def _region_record(region: Region) -> dict[str, Any]:

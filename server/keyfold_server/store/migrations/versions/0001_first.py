@@ -43,13 +43,21 @@ def _table(name: str, *items: SchemaItem) -> None:
     op.create_table(name, *items, if_not_exists=True)
 
 
-def _index(table: str, *columns: str) -> None:
+def _index(table: str, *columns: str, where: str | None = None) -> None:
     name = "_".join(("ix", table, *columns))
-    op.create_index(name, table, list(columns), if_not_exists=True)
+    condition = None if where is None else sa.text(where)
+    op.create_index(
+        name,
+        table,
+        list(columns),
+        if_not_exists=True,
+        sqlite_where=condition,
+        postgresql_where=condition,
+    )
 
 
 def _store() -> None:
-    """Makes the store's own row, and the tables by which replicas learn of changes."""
+    """Makes the tables of the store itself: its own row, the log, and the replicas."""
     _table(
         "meta",
         sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
@@ -61,37 +69,51 @@ def _store() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_meta"),
     )
     _table(
-        "counter",
+        "log_head",
         sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
-        sa.Column("change_id", sa.LargeBinary(), nullable=False),
+        sa.Column("entry_id", sa.LargeBinary(), nullable=False),
+        sa.Column("entry_mac", sa.LargeBinary(), nullable=False),
         sa.Column("pruned_number", sa.BigInteger(), nullable=False),
         sa.Column("pruned_id", sa.LargeBinary(), nullable=False),
+        sa.Column("pruned_mac", sa.LargeBinary(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_counter"),
+        sa.PrimaryKeyConstraint("id", name="pk_log_head"),
     )
     _table(
-        "changes",
+        "log",
         sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
-        sa.Column("change_id", sa.LargeBinary(), nullable=False),
+        sa.Column("entry_id", sa.LargeBinary(), nullable=False),
+        sa.Column("prev", sa.LargeBinary(), nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False),
+        sa.Column("kind", _TEXT, nullable=False),
         sa.Column("cluster", _TEXT, nullable=True),
+        sa.Column("cluster_uid", sa.LargeBinary(), nullable=True),
         sa.Column("root", _TEXT, nullable=True),
         sa.Column("kek", sa.LargeBinary(), nullable=True),
         sa.Column("replica", _TEXT, nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("cluster_uid", sa.LargeBinary(), nullable=True),
+        sa.Column("caller", _TEXT, nullable=False),
+        sa.Column("proof", _TEXT, nullable=False),
+        sa.Column("address", _TEXT, nullable=False),
+        sa.Column("on_behalf_of", _TEXT, nullable=False),
+        sa.Column("action", _TEXT, nullable=False),
+        sa.Column("outcome", _TEXT, nullable=False),
+        sa.Column("detail", _TEXT, nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=True),
         sa.Column("epoch", sa.BigInteger(), nullable=True),
+        sa.Column("row_mac", sa.LargeBinary(), nullable=True),
+        sa.Column("decision", _TEXT, nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("number", name="pk_changes"),
+        sa.PrimaryKeyConstraint("number", name="pk_log"),
     )
-    _index("changes", "cluster", "number")
-    _index("changes", "created_at")
+    _index("log", "time")
+    _index("log", "cluster", "number", where="version IS NOT NULL")
+    _index("log", "kind", "number", where="kind = 'RECONCILIATION'")
     _table(
         "replicas",
         sa.Column("replica", _TEXT, nullable=False, autoincrement=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
-        sa.Column("change_id", sa.LargeBinary(), nullable=False),
+        sa.Column("entry_id", sa.LargeBinary(), nullable=False),
         sa.Column("max_staleness", sa.BigInteger(), nullable=False),
         sa.Column("time", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
@@ -107,17 +129,6 @@ def _store() -> None:
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_lineage"),
     )
-    _table(
-        "reconciliations",
-        sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
-        sa.Column("decision_id", sa.LargeBinary(), nullable=False),
-        sa.Column("change", sa.BigInteger(), nullable=False),
-        sa.Column("change_id", sa.LargeBinary(), nullable=False),
-        sa.Column("reason", _TEXT, nullable=False),
-        sa.Column("time", sa.BigInteger(), nullable=False),
-        sa.Column("mac", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("number", name="pk_reconciliations"),
-    )
 
 
 def _clusters() -> None:
@@ -132,8 +143,6 @@ def _clusters() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.Column("children", sa.LargeBinary(), nullable=False),
-        sa.Column("audit_head", sa.LargeBinary(), nullable=False),
-        sa.Column("audit_count", sa.BigInteger(), nullable=False),
         sa.Column("history_head", sa.LargeBinary(), nullable=False),
         sa.Column("history_count", sa.BigInteger(), nullable=False),
         sa.Column("service_key_id", _TEXT, nullable=False),
@@ -245,28 +254,7 @@ def _keyrings() -> None:
 
 
 def _records() -> None:
-    """Makes the tables of audit events, requests and external ids."""
-    _table(
-        "audit_events",
-        sa.Column("cluster_uid", sa.LargeBinary(), nullable=False, autoincrement=False),
-        sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
-        sa.Column("time", sa.BigInteger(), nullable=False),
-        sa.Column("caller", _TEXT, nullable=False),
-        sa.Column("action", _TEXT, nullable=False),
-        sa.Column("outcome", _TEXT, nullable=False),
-        sa.Column("detail", _TEXT, nullable=False),
-        sa.Column("proof", _TEXT, nullable=False),
-        sa.Column("address", _TEXT, nullable=False),
-        sa.Column("on_behalf_of", _TEXT, nullable=False),
-        sa.Column("prev", sa.LargeBinary(), nullable=False),
-        sa.Column("mac", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("cluster_uid", "number", name="pk_audit_events"),
-        sa.ForeignKeyConstraint(
-            ["cluster_uid"],
-            ["clusters.uid"],
-            name="fk_audit_events_cluster_uid_clusters",
-        ),
-    )
+    """Makes the tables of requests and external ids."""
     _table(
         "requests",
         sa.Column("caller", _TEXT, nullable=False, autoincrement=False),

@@ -1,0 +1,158 @@
+"""The log: the one sealed and numbered sequence of what happened to keys (protocol S0).
+
+An entry says who attempted what and what came of it. If it decided something about a cluster, it
+carries the decision itself: the `Floor` on which the cluster's rows have to lie from then on. Each
+replica reads the log from its own cursor on, and drops from memory what the entries concern.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+class EntryKind(Enum):
+    """The kind of an entry."""
+
+    DECISION = "DECISION"
+    """A change of a cluster's rows."""
+
+    ATTEMPT = "ATTEMPT"
+    """An attempt that changed no row, refused or not."""
+
+    REFUSAL = "REFUSAL"
+    """A refusal by a customer's KMS, for the other replicas (protocol F2)."""
+
+    RECONCILIATION = "RECONCILIATION"
+    """An operator's decision that the store is right as it is (protocol S1)."""
+
+    PRUNING = "PRUNING"
+    """The removal of the oldest entries (protocol S11)."""
+
+    KEPT = "KEPT"
+    """The floor of a cluster, carried forward because pruning removes its entry (protocol S10)."""
+
+    IMPORT = "IMPORT"
+    """A cluster, or a whole store, that an export brought in (protocol A4)."""
+
+    UNKNOWN = "UNKNOWN"
+    """A kind that a newer release wrote. Replicas drop what such an entry names (protocol S6)."""
+
+    @classmethod
+    def of(cls, name: str) -> EntryKind:
+        """Returns the kind of a name, UNKNOWN for the name of a newer release."""
+        return cls(name) if name in cls.__members__ else cls.UNKNOWN
+
+
+_NEWS: Final = frozenset(
+    (EntryKind.DECISION, EntryKind.REFUSAL, EntryKind.IMPORT, EntryKind.UNKNOWN)
+)
+"""The kinds after which replicas drop what an entry names."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Who attempted what, and what came of it.
+
+    Attributes:
+        caller: The caller's name, in the form of `rights.Identity.names`; empty: nobody called.
+        action: `source:subject:action`, such as `rpc:cluster:enable`.
+        outcome: `done`, or the reason of the refusal.
+        detail: The request as JSON with sorted keys; never key material.
+        proof: The proof of the caller's identity (`rights.Identity`); empty: nobody called.
+        address: The caller's address as gRPC writes it, or empty.
+        on_behalf_of: The person or program for whom a trusted caller says that it calls, or empty.
+    """
+
+    caller: str
+    action: str
+    outcome: str
+    detail: str
+    proof: str = ""
+    address: str = ""
+    on_behalf_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """A cluster's own row as an entry of the log left it (protocol S10).
+
+    Attributes:
+        uid: The cluster's uid.
+        version: The row version.
+        epoch: The cluster's epoch.
+        row: The MAC of the cluster's own row, which vouches for every other row of the cluster.
+    """
+
+    uid: bytes
+    version: int
+    epoch: int
+    row: bytes
+
+    def is_kept_by(self, later: Floor) -> bool:
+        """Returns whether a row that was read later may follow this one.
+
+        Two rows of one version would be two decisions of which the log has one.
+        """
+        return (
+            later.uid == self.uid
+            and later.epoch >= self.epoch
+            and (later.version > self.version or later == self)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the log, as a poll reports it.
+
+    Attributes:
+        number: 1, 2, 3 … without gaps.
+        entry_id: 16 random bytes.
+        kind: The kind.
+        cluster: The cluster's name, or None.
+        root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
+        kek: The one KEK that was refused again; None: no refusal or a first one.
+        replica: The replica that wrote the entry.
+        floor: The cluster's own row as the entry left it, or None.
+    """
+
+    number: int
+    entry_id: bytes
+    kind: EntryKind
+    cluster: str | None
+    root: str | None
+    kek: bytes | None
+    replica: str
+    floor: Floor | None = None
+
+    @property
+    def is_news(self) -> bool:
+        """Whether replicas have to drop from memory what the entry names."""
+        return self.kind in _NEWS
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt at a cluster that changed nothing (protocol R5).
+
+    Attributes:
+        cluster: The cluster's name.
+        event: Who attempted what, and what came of it.
+    """
+
+    cluster: str
+    event: AuditEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAttempt:
+    """An attempt that the log has.
+
+    Attributes:
+        number: The number of its entry.
+        decided: The number of the cluster's newest decision before it.
+    """
+
+    number: int
+    decided: int

@@ -1,0 +1,190 @@
+"""The log: what happened, in one sealed and chained sequence (protocol S0, S1).
+
+A transaction locks the head of the log last and holds it until the commit. So whoever sees entry n
+also sees every entry before it. Each entry has a random id besides its number. By it a replica
+notices a store that was rolled back and whose numbers went on in another way. Each entry holds the
+MAC of the entry before, so nobody can take one out, move one or put another in its place.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, insert, literal_column, select
+
+from keyfold_server.domain.log import AuditEvent, EntryKind, Floor
+from keyfold_server.store.schema import log
+from keyfold_server.store.tables import log_head
+from keyfold_server.store.tables.log_head import Head, Position
+from keyfold_server.store.tables.rows import named, write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keyfold_server.store.database.dialect import Dialect
+    from keyfold_server.store.schema import Cells
+    from keyfold_server.store.seal import Seal
+
+_ID_SIZE: Final = 16
+_ADD: Final = insert(log)
+
+RECONCILIATIONS: Final = 300
+"""Most reconciliations whose ids a replica remembers: the newest ones."""
+
+NUMBER: Final = list(log.columns).index(log.c.number)
+ENTRY_ID: Final = list(log.columns).index(log.c.entry_id)
+PREV: Final = list(log.columns).index(log.c.prev)
+CLUSTER: Final = list(log.columns).index(log.c.cluster)
+_UID: Final = list(log.columns).index(log.c.cluster_uid)
+_VERSION: Final = list(log.columns).index(log.c.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An entry before it has its number.
+
+    Attributes:
+        kind: The kind.
+        event: Who attempted what, and what came of it.
+        cluster: The cluster's name, or None.
+        uid: The cluster's uid, or None.
+        root: The root key id that was refused, or None.
+        kek: The one KEK that was refused again, or None.
+        floor: The cluster's own row as the entry leaves it, or None.
+        decision: What the entry decided, as JSON, or None.
+    """
+
+    kind: EntryKind
+    event: AuditEvent
+    cluster: str | None = None
+    uid: bytes | None = None
+    root: str | None = None
+    kek: bytes | None = None
+    floor: Floor | None = None
+    decision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What all entries of a transaction have in common.
+
+    Attributes:
+        replica: Name of the replica that writes them.
+        now: Milliseconds of Unix time, by the store's clock.
+        seal: Seals and checks entries.
+        dialect: Differences of this database from others.
+    """
+
+    replica: str
+    now: int
+    seal: Seal
+    dialect: Dialect
+
+
+def append(connection: Connection, drafts: Sequence[Draft], stamp: Stamp) -> list[Position]:
+    """Appends entries under the next numbers, as a transaction's last act.
+
+    Returns:
+        The position of each entry, in the order of the drafts.
+    """
+    if not drafts:
+        return []
+    # Before the lock, so that nobody waits for this under it. Nobody waits for an attempt.
+    wake = any(draft.kind is not EntryKind.ATTEMPT for draft in drafts)
+    stamp.dialect.settle(connection, wake=wake)
+    return add(connection, log_head.read(connection, stamp.seal, lock=True), drafts, stamp)
+
+
+def add(
+    connection: Connection, head: Head, drafts: Sequence[Draft], stamp: Stamp
+) -> list[Position]:
+    """Appends entries under the head's lock, and writes the head."""
+    cells: list[Cells] = []
+    mac = head.mac
+    for number, draft in enumerate(drafts, head.newest.number + 1):
+        row = sealed(number, mac, draft, stamp)
+        cells.append(row)
+        mac = row[-1]
+    made = [position(row) for row in cells]
+    log_head.write(connection, replace(head, newest=made[-1], mac=mac), stamp.seal)
+    insert_rows(connection, cells)
+    return made
+
+
+def insert_rows(connection: Connection, cells: Sequence[Cells]) -> None:
+    """Inserts sealed entries."""
+    write(connection, _ADD, [named(log, row) for row in cells])
+
+
+def sealed(number: int, prev: bytes, draft: Draft, stamp: Stamp) -> Cells:
+    """Returns the row of an entry.
+
+    Args:
+        number: The entry's number.
+        prev: The MAC of the entry before.
+        draft: The entry.
+        stamp: For the entry.
+    """
+    event, floor = draft.event, draft.floor
+    decided = (None, None, None) if floor is None else (floor.version, floor.epoch, floor.row)
+    return stamp.seal.sealed(
+        "log",
+        (
+            number,
+            secrets.token_bytes(_ID_SIZE),
+            prev,
+            stamp.now,
+            draft.kind.value,
+            draft.cluster,
+            draft.uid if floor is None else floor.uid,
+            draft.root,
+            draft.kek,
+            stamp.replica,
+            event.caller,
+            event.proof,
+            event.address,
+            event.on_behalf_of,
+            event.action,
+            event.outcome,
+            event.detail,
+            *decided,
+            draft.decision,
+        ),
+    )
+
+
+def position(row: Cells) -> Position:
+    """Returns the position of an entry's row."""
+    return Position(row[NUMBER], row[ENTRY_ID])
+
+
+def floor(row: Cells) -> Floor | None:
+    """Returns the floor in an entry's row, or None if the entry has none."""
+    version, epoch, row_mac = row[_VERSION : _VERSION + 3]
+    return None if version is None else Floor(row[_UID], version, epoch, row_mac)
+
+
+def between(connection: Connection, first: int, last: int) -> list[Cells]:
+    """Reads the entries from a number to another, both included, without checking them."""
+    chosen = select(*log.c).where(log.c.number >= first, log.c.number <= last)
+    return [tuple(row) for row in connection.execute(chosen.order_by(log.c.number)).all()]
+
+
+def reconciliations(connection: Connection, seal: Seal) -> list[bytes]:
+    """Returns the ids of the newest reconciliations, the newest one first.
+
+    Raises:
+        RowNotAuthenticError: The entry of a reconciliation is not authentic.
+    """
+    rows = connection.execute(
+        select(*log.c)
+        # A literal, since no partial index answers a parameter.
+        .where(log.c.kind == literal_column(f"'{EntryKind.RECONCILIATION.value}'"))
+        .order_by(log.c.number.desc())
+        .limit(RECONCILIATIONS)
+    ).all()
+    for row in rows:
+        seal.check("log", tuple(row))
+    return [row[ENTRY_ID] for row in rows]

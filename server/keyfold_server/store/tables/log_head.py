@@ -1,0 +1,105 @@
+"""The head of the log: one row that names both ends of the log (protocol S1, S11).
+
+It names the newest entry and, as a checkpoint, the last entry that pruning removed, each by its
+number, its random id and its MAC. A transaction locks this row last and holds the lock until it
+commits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, insert, select, update
+
+from keyfold_server.store.schema import log_head
+from keyfold_server.store.seal import not_authentic
+from keyfold_server.store.tables import rows
+
+if TYPE_CHECKING:
+    from keyfold_server.store.seal import Seal
+
+_ROW: Final = 1
+_READ: Final = select(*log_head.c).where(log_head.c.id == _ROW)
+_LOCK: Final = _READ.with_for_update()
+_SET: Final = update(log_head).where(log_head.c.id == _ROW)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the log.
+
+    Attributes:
+        number: Number of the entry there, 0 before the first one.
+        entry_id: The entry's random id, empty before the first one.
+    """
+
+    number: int
+    entry_id: bytes
+
+
+START: Final = Position(0, b"")
+"""The position before the first entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Both ends of the log.
+
+    Attributes:
+        newest: Position of the newest entry.
+        mac: The newest entry's MAC, empty before the first entry.
+        pruned: Position of the last entry that pruning removed: the checkpoint.
+        pruned_mac: That entry's MAC, empty if pruning has removed no entry.
+    """
+
+    newest: Position = START
+    mac: bytes = b""
+    pruned: Position = START
+    pruned_mac: bytes = b""
+
+
+def begin(connection: Connection, seal: Seal) -> None:
+    """Makes the row in a new store."""
+    rows.write(connection, insert(log_head), [_sealed(Head(), seal)])
+
+
+def read(connection: Connection, seal: Seal, *, lock: bool = False) -> Head:
+    """Reads the row.
+
+    Args:
+        connection: A connection inside a transaction.
+        seal: Checks the row.
+        lock: Locks the row, for a transaction that will write it.
+
+    Raises:
+        RowNotAuthenticError: The row is missing or not authentic.
+    """
+    row = connection.execute(_LOCK if lock else _READ).first()
+    if row is None:
+        raise not_authentic("log_head")
+    seal.check("log_head", tuple(row))
+    _, number, entry_id, mac, pruned_number, pruned_id, pruned_mac, _ = row
+    return Head(Position(number, entry_id), mac, Position(pruned_number, pruned_id), pruned_mac)
+
+
+def write(connection: Connection, head: Head, seal: Seal) -> None:
+    """Writes the row, which the transaction has locked."""
+    rows.write(connection, _SET, [_sealed(head, seal)])
+
+
+def _sealed(head: Head, seal: Seal) -> dict[str, object]:
+    newest, pruned = head.newest, head.pruned
+    row = seal.sealed(
+        "log_head",
+        (
+            _ROW,
+            newest.number,
+            newest.entry_id,
+            head.mac,
+            pruned.number,
+            pruned.entry_id,
+            head.pruned_mac,
+        ),
+    )
+    return rows.named(log_head, row)

@@ -1,0 +1,119 @@
+"""What a poll reads of the log: the entries that follow the last one of a replica (protocol S1).
+
+A replica holds the store to the entry that it applied last, by number and id. An entry that pruning
+removed differs from one that somebody took away, because the head of the log names the last one
+that pruning removed (protocol S11).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from keyfold_server.domain.errors import StoreRolledBackError, StoreStaleError
+from keyfold_server.domain.log import Entry, EntryKind
+from keyfold_server.domain.ports import POLL_PAGE, Heartbeat
+from keyfold_server.store.tables import log, log_head
+from keyfold_server.store.tables.log_head import Head, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from keyfold_server.store.schema import Cells
+    from keyfold_server.store.seal import Seal
+
+
+def has(connection: Connection, known: Position, head: Head, seal: Seal) -> bool:
+    """Returns whether the store has the entry at a position, or had it and pruned it last.
+
+    Raises:
+        StoreStaleError: The store has pruned that entry and later ones.
+        RowNotAuthenticError: The entry's row is not authentic.
+    """
+    if known.number == head.pruned.number:
+        return known == head.pruned
+    if known.number > head.pruned.number:
+        for row in log.between(connection, known.number, known.number):
+            seal.check("log", row)
+            return known == log.position(row)
+    _check_kept(connection, known, head, seal)
+    return False
+
+
+def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Entry]:
+    """Reads a page of the entries after the one that a replica has applied, oldest first.
+
+    Returns:
+        Up to `POLL_PAGE` entries. A page that is not full ends with the newest entry.
+
+    Raises:
+        StoreRolledBackError: The store has another entry in that one's place, ends before it, or
+            lacks an entry after it.
+        StoreStaleError: The store has pruned an entry that the replica has not applied.
+        RowNotAuthenticError: An entry's row is not authentic.
+    """
+    head = log_head.read(connection, seal)
+    known = Position(beat.number, beat.entry_id)
+    last = min(head.newest.number, known.number + POLL_PAGE)
+    # From the replica's last entry on, which must be there with the same id.
+    rows = log.between(connection, known.number, last)
+    for row in rows:
+        seal.check("log", row, row[log.CLUSTER])
+    chain = [(log.position(row), row[log.PREV], row[-1]) for row in rows]
+    if known.number == head.pruned.number:
+        chain.insert(0, (head.pruned, b"", head.pruned_mac))
+    if not _follows(chain, known, last) or (
+        last == head.newest.number and (chain[-1][0], chain[-1][2]) != (head.newest, head.mac)
+    ):
+        _check_kept(connection, known, head, seal)
+        raise StoreRolledBackError(
+            f"the store lacks entry {beat.number} of the log as replica {beat.replica} knew it, or "
+            "an entry after it: it was rolled back, or is another store"
+        )
+    return [_entry(row) for row in rows if row[log.NUMBER] > known.number]
+
+
+def _follows(chain: Sequence[tuple[Position, bytes, bytes]], known: Position, last: int) -> bool:
+    """Returns whether entries lead from a known position to a number, each after the one before.
+
+    Args:
+        chain: Of each entry its position, the MAC of the entry before, and its own MAC.
+        known: The position of the first entry.
+        last: The number of the last entry.
+    """
+    return (
+        [place.number for place, _, _ in chain] == list(range(known.number, last + 1))
+        and bool(chain)
+        and chain[0][0] == known
+        and all(prev == mac for (_, _, mac), (_, prev, _) in pairwise(chain))
+    )
+
+
+def _entry(row: Cells) -> Entry:
+    number, entry_id, _, _, kind, cluster, _, root, kek, replica = row[:10]
+    known = EntryKind.of(kind)
+    return Entry(number, entry_id, known, cluster, root, kek, replica, log.floor(row))
+
+
+def _check_kept(connection: Connection, known: Position, head: Head, seal: Seal) -> None:
+    """Tells entries that are missing because the store pruned them from a rollback (protocol S11).
+
+    Args:
+        connection: A connection inside a transaction.
+        known: The last entry that a replica knows.
+        head: The head of the log as it was before the transaction looked for entries.
+        seal: Checks the head of the log.
+
+    Raises:
+        StoreStaleError: The store has pruned entries that the replica does not know.
+    """
+    # Read again, because another replica may have pruned in between.
+    pruned = log_head.read(connection, seal).pruned
+    if known.number < pruned.number or (known.number == pruned.number and pruned != head.pruned):
+        raise StoreStaleError(
+            f"the store has pruned its log up to entry {pruned.number}, and this replica knew "
+            f"it up to entry {known.number}: it drops everything and begins anew",
+            retry_after=1.0,
+        )
