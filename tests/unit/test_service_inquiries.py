@@ -81,7 +81,7 @@ def asked(
 def details(house: RegionalHouse) -> list[dict[str, Any]]:
     """Returns the requests in the audit events."""
     with closing(sqlite3.connect(house.file)) as file:
-        rows = file.execute("SELECT detail FROM audit_events ORDER BY number").fetchall()
+        rows = file.execute("SELECT detail FROM log WHERE caller <> '' ORDER BY number").fetchall()
     return [json.loads(row[0]) for row in rows]
 
 
@@ -155,14 +155,14 @@ async def test_who_may_not_ask_leaves_none(house: RegionalHouse, one: Member) ->
 async def test_who_goes_away_leaves_an_event_too(house: RegionalHouse, one: Member) -> None:
     """C8, W1: a caller that stops waiting tries no key unseen, and keeps its place until then."""
     house.provider.fail(UnreachableError("away"), operations=("unwrap",))
-    held = one.line.hold("apply")
+    held = one.line.hold("attempted")
     call = asyncio.ensure_future(tried(one))
     await held.reached()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     assert not one.replica.limits.room.empty
-    one.line.let_go("apply")
+    one.line.let_go("attempted")
     await one.settle()
     assert one.replica.limits.room.empty
     assert house.trail("acme")[1:] == [("local", "rpc:key:testkey", "UNREACHABLE")]
@@ -170,7 +170,7 @@ async def test_who_goes_away_leaves_an_event_too(house: RegionalHouse, one: Memb
 
 async def test_an_event_that_cannot_be_recorded_fails_the_call(one: Member) -> None:
     """C8: no key is tried, and no id issued, without an event."""
-    one.line.fail("apply", StoreUnavailableError("the disk is full"))
+    one.line.fail("attempted", StoreUnavailableError("the disk is full"))
     for call in (tried(one), asked(one), asked(one, role("fake:one"))):
         with pytest.raises(StoreUnavailableError):
             await call

@@ -439,7 +439,8 @@ async def test_a_restore_that_moves_nothing_is_told_by_a_store_that_takes_writes
     """S2: no replica believes a deposed primary, which can still be read."""
     assert (await one.restore()).regions == ()
     assert (await one.restore(regions=["eu"])).regions == ("eu",)
-    one.line.fail("apply", StoreUnavailableError("the store takes no writes"))
+    for method in ("apply", "attempted"):
+        one.line.fail(method, StoreUnavailableError("the store takes no writes"))
     with pytest.raises(StoreUnavailableError):
         await one.restore(regions=["eu"])
     with pytest.raises(StoreUnavailableError):
@@ -453,7 +454,8 @@ async def test_a_stale_replica_refuses_no_change_by_a_state_that_may_be_past(
     await one.revoke()
     with pytest.raises(RevokedError):
         await one.rotate({"eu": None})
-    one.line.fail("apply", StoreUnavailableError("the store takes no writes"))
+    for method in ("apply", "attempted"):
+        one.line.fail(method, StoreUnavailableError("the store takes no writes"))
     house.clock.advance(121)
     for refused in (one.rotate({"eu": None}), one.rotate({"nowhere": None})):
         with pytest.raises(StoreStaleError):
