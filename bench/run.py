@@ -34,6 +34,7 @@ CASES: Final[Mapping[str, str]] = {
     "scale": "scale",
     "memory": "memory",
     "drip": "dripping",
+    "hidden": "hidden",
 }
 """The cases with goals, and the module of each. `main` calls the module's `measure`."""
 

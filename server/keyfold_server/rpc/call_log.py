@@ -32,7 +32,7 @@ _LONGEST: Final = 128
 class Facts:
     """What is known of one call. The handlers fill it in while they answer the call."""
 
-    __slots__ = ("address", "behalf", "caller", "cluster", "items", "region")
+    __slots__ = ("address", "behalf", "caller", "cluster", "items", "not_found", "region")
 
     def __init__(self) -> None:
         """Begins with nothing known."""
@@ -42,6 +42,7 @@ class Facts:
         self.cluster = ""
         self.region = ""
         self.items = 1
+        self.not_found = False
 
 
 class Ended(NamedTuple):

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from google.rpc.status_pb2 import Status
+
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.envelope import OVERHEAD
 from keyfold_server.domain.errors import (
     InvalidBatchError,
     KeyfoldError,
+    NotFoundError,
 )
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.messages.requests import decode
@@ -112,7 +115,7 @@ class DataMethods:
         add = reply.results.add
         for result in self._plane.wrap_batch(asked.cluster, items, asked.context, call):
             if isinstance(result, KeyfoldError):
-                add().error.CopyFrom(to_status(result.at(cluster=asked.cluster)))
+                add().error.CopyFrom(_status(result, asked.cluster, facts))
             else:
                 answer = add().answer
                 answer.wrapped_key, answer.generation = result
@@ -127,7 +130,7 @@ class DataMethods:
         add = reply.results.add
         for result in self._plane.unwrap_batch(asked.cluster, items, asked.context, call):
             if isinstance(result, KeyfoldError):
-                add().error.CopyFrom(to_status(result.at(cluster=asked.cluster)))
+                add().error.CopyFrom(_status(result, asked.cluster, facts))
             else:
                 answer = add().answer
                 answer.plaintext, answer.region, answer.generation = result
@@ -150,11 +153,17 @@ class DataMethods:
         add = reply.results.add
         for result in self._plane.rewrap_batch(asked.cluster, items, call):
             if isinstance(result, KeyfoldError):
-                add().error.CopyFrom(to_status(result.at(cluster=asked.cluster)))
+                add().error.CopyFrom(_status(result, asked.cluster, facts))
             else:
                 answer = add().answer
                 answer.wrapped_key, answer.generation, answer.already_current = result
         return reply.SerializeToString()
+
+
+def _status(error: KeyfoldError, cluster: str, facts: Facts) -> Status:
+    """Returns the status of a batch's item, and notes one that does not exist (protocol C8)."""
+    facts.not_found |= isinstance(error, NotFoundError)
+    return to_status(error.at(cluster=cluster))
 
 
 def _target(message: pb.Destination) -> Destination:
