@@ -97,8 +97,9 @@ class Announcements:
     def close(self) -> None:
         """Announces at once what still waits, as the replica stops."""
         for root_id, waiting in self._waiting.items():
-            for repetition in list(waiting.values())[:1]:
-                self._tell(root_id, repetition.observation, None)
+            refused = [each for each in waiting.values() if each.kek_id in each.view.refused]
+            if refused:
+                self._tell(root_id, refused[0].observation, None)
         self._waiting.clear()
         for timer in self._timers.values():
             timer.cancel()
