@@ -2,7 +2,9 @@
 
 __main__, admin    the command line
 bootstrap          the only place where concrete parts meet
-observability      where logs, spans and metrics go
+observability      where logs and spans go
+monitoring         probes and metrics over HTTP
+grpc_log           what gRPC's own log tells
 rpc                bytes on the wire to plain values and back; the only room that knows the contract
 access             who is calling: certificates, tokens, the policy
 providers, store   the outside world: customers' KMSs, the database

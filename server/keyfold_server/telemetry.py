@@ -65,6 +65,12 @@ LOG_LINES_DROPPED: Final = Counter(
     "Log lines about calls that were dropped, because whoever reads the log was too slow.",
 )
 
+TLS_HANDSHAKES_FAILED: Final = Counter(
+    "keyfold_tls_handshakes_failed_total",
+    "TLS handshakes with clients that failed, by BoringSSL's reason, as far as gRPC tells.",
+    ("reason",),
+)
+
 SERVING: Final = Gauge(
     "keyfold_serving",
     "1 while this server serves, otherwise 0; /readyz and the log say why it does not.",

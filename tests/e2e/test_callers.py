@@ -10,8 +10,11 @@ import contextlib
 import functools
 import json
 import os
+import re
+import socket
 import stat
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -566,3 +569,35 @@ def test_health_over_tls_alone(start_server: StartServer, tmp_path: Path) -> Non
     (tmp_path / "other").mkdir()
     server.settings |= tls_settings(tmp_path / "other", Authority("another"))
     assert "UNAVAILABLE" in server.command("health", "--target", server.target, code=1)
+
+
+def test_failed_handshakes_are_counted_and_logged(recipe: House) -> None:
+    """An operator sees that clients cannot connect, and why, in the metrics and in the log."""
+    server = recipe.server
+    server.restart(KEYFOLD_METRICS="127.0.0.1:0")
+    with grpc.secure_channel(
+        server.target, grpc.ssl_channel_credentials(recipe.authority.pem)
+    ) as nobody:
+        health: Any = health_pb2_grpc.HealthStub(nobody)
+        with pytest.raises(grpc.RpcError):
+            health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    host, _, port = server.target.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert plain.recv(1) == b""
+    wanted = {"PEER_DID_NOT_RETURN_A_CERTIFICATE", "HTTP_REQUEST"}
+    found = re.search(r"http://127\.0\.0\.1:\d+/metrics", server.log())
+    assert found is not None
+    shown: set[str] = set()
+    ends = time.monotonic() + 30
+    while not wanted <= shown:
+        assert time.monotonic() < ends, shown
+        with urllib.request.urlopen(found[0], timeout=5) as answer:
+            text = answer.read().decode()
+        shown = set(re.findall(r'handshakes_failed_total\{reason="(\w+)"\} [1-9]', text))
+        time.sleep(0.1)
+    assert server.stop() == 0
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    told = [line for line in lines if line["event"].startswith("a TLS handshake failed: ")]
+    assert {line["event"].split("(")[-1].partition(")")[0] for line in told} >= wanted
+    assert all(line["logger"] == "keyfold_server.grpc_log" for line in told)

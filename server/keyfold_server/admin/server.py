@@ -61,13 +61,17 @@ def options(
 @app.command()
 def serve() -> None:
     """Serve until SIGTERM. Prints one line with the address when the server is ready."""
-    # gRPC logs each failed handshake, so strangers could flood the log. It reads the variable when
-    # it is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    from keyfold_server import bootstrap, settings
+    from keyfold_server import grpc_log, settings
 
     with reported():
-        bootstrap.run(settings.load(), _ready)
+        loaded = settings.load()
+        # gRPC reads the variable when it is imported. It tells of failed handshakes at this level
+        # only; `grpc_log` keeps strangers from flooding the log with them.
+        verbosity = "ERROR" if loaded.tls_cert is None else grpc_log.VERBOSITY
+        os.environ.setdefault("GRPC_VERBOSITY", verbosity)
+        from keyfold_server import bootstrap
+
+        bootstrap.run(loaded, _ready)
 
 
 @app.command()

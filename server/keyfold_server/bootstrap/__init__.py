@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import os
 import resource
 import signal
 import sys
 from collections.abc import Callable
 from typing import Final
 
-from keyfold_server import monitoring, observability, telemetry
+from keyfold_server import grpc_log, monitoring, observability, telemetry
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.checking import check
 from keyfold_server.bootstrap.providers import catalog, platform_keys, regions
@@ -175,6 +176,10 @@ async def serve(
 def run(settings: Settings, ready: Callable[[str], None]) -> None:
     """Runs `serve` with logs, traces and metrics, on uvloop if it is installed."""
     _keep_memory_private()
+    if settings.tls_cert is not None and os.environ.get("GRPC_VERBOSITY") == grpc_log.VERBOSITY:
+        end_grpc_log = grpc_log.follow()
+    else:
+        end_grpc_log = _nothing
     pretty = observability.logs()
     for name in unknown_variables():
         log.warning("%s is not a setting; is it misspelt?", name)
@@ -191,6 +196,11 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
         call_log.stop()
         end_monitoring()
         observability.end_traces()
+        end_grpc_log()
+
+
+def _nothing() -> None:
+    """Does nothing."""
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
