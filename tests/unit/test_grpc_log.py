@@ -35,16 +35,10 @@ def test_each_failure_counts_and_few_are_logged(caplog: pytest.LogCaptureFixture
     told.read([NO_CERTIFICATE] * 50 + [EXPIRED])
     after = counted("PEER_DID_NOT_RETURN_A_CERTIFICATE"), counted("CERTIFICATE_VERIFY_FAILED")
     assert (after[0] - before[0], after[1] - before[1]) == (50.0, 1.0)
-    assert [record.getMessage() for record in caplog.records] == [
-        (
-            "a TLS handshake failed: the client showed no certificate "
-            "(PEER_DID_NOT_RETURN_A_CERTIFICATE)"
-        ),
-        (
-            "a TLS handshake failed: the client's certificate is not accepted: certificate has expired "
-            "(CERTIFICATE_VERIFY_FAILED)"
-        ),
-    ]
+    without, expired = (record.getMessage() for record in caplog.records)
+    assert without.startswith("a TLS handshake failed: the client showed no certificate (PEER_DID_")
+    assert expired.startswith("a TLS handshake failed: the client's certificate is not accepted: ")
+    assert expired.endswith("certificate has expired (CERTIFICATE_VERIFY_FAILED)")
     clock.advance(10.1)
     told.read([NO_CERTIFICATE])
     assert caplog.records[-1].getMessage().endswith("; 49 more since the line before this one")
