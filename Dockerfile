@@ -57,8 +57,8 @@ COPY --from=installed /opt/keyfold /opt/keyfold
 # and only the container itself reaches its loopback. Callers mount the socket's folder and run as
 # this user, because only its owner may open the socket. By default that folder also holds the store
 # and its service key. If callers must not see those, mount a second folder for the socket and name
-# it in KEYFOLD_LISTEN. Metrics are off, because only the container would reach them on loopback, too;
-# KEYFOLD_METRICS=0.0.0.0:9464 shows them to whoever reaches the container.
+# it in KEYFOLD_LISTEN. The address of metrics and probes is off, because only the container would
+# reach it on loopback, too; KEYFOLD_METRICS=0.0.0.0:9464 opens it to whoever reaches the container.
 ENV KEYFOLD_LISTEN=unix:/var/lib/keyfold/keyfold.sock \
     KEYFOLD_METRICS=off \
     KEYFOLD_STORE=sqlite:////var/lib/keyfold/keyfold.db \

@@ -57,6 +57,23 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert {name for name in ours if not _known(page, name)} - MADE == set()
 
 
+METHOD = re.compile(r"\b(?:Batch|Create|Delete|Erase|Get|List|Undelete|Update|Watch)[A-Z]\w+\b")
+"""The names of methods that begin with such a verb; other names of a page do not."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_methods_that_a_page_names_are_there(page: Path) -> None:
+    """No page advises a method that does not exist; the protocol says which are not built yet."""
+    protos = "".join(
+        file.read_text(encoding="utf-8") for file in (ROOT / "protos").rglob("*.proto")
+    )
+    there = set(re.findall(r"\brpc (\w+)|\b(?:message|enum) (\w+)", protos))
+    known = {name for pair in there for name in pair}
+    rules = re.split(r"(?m)^### ", page.read_text(encoding="utf-8"))
+    text = "".join(rule for rule in rules if "Not built yet" not in rule)
+    assert set(METHOD.findall(text)) - known == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     """Every link into the repository has a file, and every anchor a headline, at its end."""
