@@ -28,7 +28,14 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 _POSTGRES: Final = "15"
 
 _UNHURRIED: Final = {
-    f"KEYFOLD_KMS_RATE_PER_{what}": "1000000" for what in ("KEY", "ACCOUNT", "PROVIDER")
+    f"KEYFOLD_{what}": "1000000"
+    for what in (
+        "KMS_RATE_PER_KEY",
+        "KMS_RATE_PER_ACCOUNT",
+        "KMS_RATE_PER_PROVIDER",
+        "RATE_PER_CALLER",
+        "RATE_PER_ORGANIZATION",
+    )
 }
 """Rates too high to matter: the cases measure the server, not how it spares a customer's KMS."""
 

@@ -193,7 +193,11 @@ def _setup(aws: Aws, clock: FakeClock, regions: ResidencyPolicy | None) -> Setup
         local_keys=("a", "acme", "b", "eu", "platform", "us"),
         platform=lambda _: RootKey("LOCAL", "local:platform"),
         # No rate is reached while the clock stands, and nobody waits for a replica in vain.
-        bounds=Bounds(kms_rates=Rates(per_key=1e6, per_account=1e6, per_provider=1e6)),
+        bounds=Bounds(
+            rate_per_caller=1e6,
+            rate_per_organization=1e6,
+            kms_rates=Rates(per_key=1e6, per_account=1e6, per_provider=1e6),
+        ),
         timing=Timing(store_max_staleness=_EVER, revoke_wait=0.0),
         who=Callers(callers.POLICIES, callers.LOCAL, clock, tokens=_AnyToken()),
     )

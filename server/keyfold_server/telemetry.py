@@ -83,6 +83,12 @@ TASK_FAILURES: Final = Counter(
     ("task",),
 )
 
+LOOP_LAG: Final = Histogram(
+    "keyfold_event_loop_lag_seconds",
+    "How late the event loop took its turns, measured 20 times a second. All calls wait so long.",
+    buckets=(0.001, 0.005, *_SLOW),
+)
+
 CACHED_CLUSTERS: Final = Gauge("keyfold_cached_clusters", "Clusters whose keys are in memory.")
 
 CACHED_KEKS: Final = Gauge("keyfold_cached_keks", "KEKs in memory.")

@@ -24,6 +24,7 @@ from typing import Protocol
 import pytest
 
 import postgres
+import stalls
 from e2e.server import KEYS, Server, make
 from keyfold_server.store.opening import migrate_store
 
@@ -36,7 +37,9 @@ class StartServer(Protocol):
     ) -> Server: ...
 
 
-def _starter(folders: pytest.TempPathFactory) -> Iterator[StartServer]:
+def _starter(
+    folders: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[StartServer]:
     servers: list[Server] = []
 
     def start(*, keys: Iterable[str] = KEYS, ready: bool = True, **settings: str | None) -> Server:
@@ -52,12 +55,16 @@ def _starter(folders: pytest.TempPathFactory) -> Iterator[StartServer]:
         for server in servers:
             if server.running:
                 server.kill()
+        if request.node.get_closest_marker("stalls") is None:
+            stalls.check([stall for server in servers for stall in stalls.logged(server.log())])
 
 
 @pytest.fixture
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+def start_server(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[StartServer]:
     """Starts servers that end with the test."""
-    yield from _starter(tmp_path_factory)
+    yield from _starter(tmp_path_factory, request)
 
 
 @pytest.fixture
@@ -67,9 +74,11 @@ def server(start_server: StartServer) -> Server:
 
 
 @pytest.fixture(scope="module")
-def start_module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+def start_module_server(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[StartServer]:
     """Starts servers that end with the file's last test."""
-    yield from _starter(tmp_path_factory)
+    yield from _starter(tmp_path_factory, request)
 
 
 @pytest.fixture(scope="module")

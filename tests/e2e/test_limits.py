@@ -111,6 +111,54 @@ def test_sizes(tmp_path: Path) -> None:
                 assert refused(stub.Enable, named).reason == reason
 
 
+def test_no_request_makes_others_wait(tmp_path: Path) -> None:
+    """W5: two million empty items, or what else is small and many, hold up no event loop.
+
+    The test fails if the loop watch of the server sees that one did.
+    """
+    kinds = {"BatchWrap": 4, "BatchUnwrap": 3, "BatchRewrap": 3}
+    with bounded(tmp_path) as (server, _), raw(server.target) as call:
+        for method, field in kinds.items():
+            told = _refused(call, method, bytes([field << 3 | 2, 0]) * (MAX_BATCH // 2))
+            assert told.reason == "INVALID_BATCH"
+            assert "1 to 1,000" in told.message
+        for method, field in (("Enable", 4), ("AddRegions", 4), ("Rotate", 2), ("Revoke", 2)):
+            told = _refused(call, method, bytes([field << 3 | 2, 0]) * (MAX_REQUEST // 2))
+            assert told.reason == "TOO_MANY_REGIONS"
+        pairs = b"".join(b"\x1a\x06\x0a\x04%04x" % number for number in range(MAX_REQUEST // 8))
+        told = _refused(call, "BatchWrap", pairs)
+        assert (told.reason, "besides its items" in told.message) == ("INVALID_BATCH", True)
+        with grpc.insecure_channel(server.target) as channel:
+            check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+            with pytest.raises(grpc.RpcError) as caught:
+                check(bytes([0x0A, 0]) * (MAX_REQUEST // 2 + 1), timeout=10)
+            assert refusal(caught.value).reason == "MALFORMED_REQUEST"
+
+
+def _refused(call: Any, method: str, data: bytes) -> Refusal:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(method, data)
+    return refusal(caught.value)
+
+
+def test_rates_count_the_items_of_batches(tmp_path: Path) -> None:
+    """W5: a batch passes where a call would, and its items then count as calls."""
+    items = [pb.BatchWrapItem(region="eu", plaintext=b"k")] * 400
+    batch = pb.BatchWrapRequest(cluster="prod", items=items)
+    with bounded(tmp_path / "caller", rate_per_caller=100) as (_, stub):
+        assert len(stub.BatchWrap(batch, timeout=5).results) == 400
+        told = over(stub)
+        assert (told.reason, told.metadata["source"]) == ("RATE_LIMITED", "keyfold")
+        assert "each item of a batch counts as one" in told.message
+        assert told.retry_after is not None
+        assert told.retry_after > 1
+    with bounded(tmp_path / "organization", rate_per_organization=100) as (_, stub):
+        # The second of its parts finds the rate used up.
+        results = stub.BatchWrap(batch, timeout=5).results
+        assert [result.HasField("error") for result in results] == [False] * 200 + [True] * 200
+        assert over(stub).reason == "RATE_LIMITED"
+
+
 def test_headers_past_their_bound(tmp_path: Path) -> None:
     """Metadata past its bound is refused by gRPC itself; the connection's next call works."""
     with bounded(tmp_path, header_bytes=4 * 1024) as (_, stub):
@@ -498,9 +546,13 @@ time.sleep(60)
 """
 
 
+@pytest.mark.stalls
 def test_replies_that_nobody_reads_are_bounded(start_server: StartServer) -> None:
     """A caller that stops reading gets no further batches until the unread bytes are gone."""
-    server = start_server(keys=("eu",), KEYFOLD_MAX_UNREAD_BYTES="1048576")
+    # Without a rate, so that only the unread bytes bound the caller.
+    server = start_server(
+        keys=("eu",), KEYFOLD_MAX_UNREAD_BYTES="1048576", KEYFOLD_RATE_PER_CALLER="1000000"
+    )
     server.enable("prod", ["eu"])
     item = pb.BatchWrapItem(region="eu", plaintext=b"k")
     asked = pb.BatchWrapRequest(cluster="prod", items=[item])

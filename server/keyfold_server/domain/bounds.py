@@ -41,8 +41,9 @@ class Bounds:
         receive_timeout: Seconds within which a request must arrive.
         unread_bytes: Bytes of batches' replies that one caller may leave unread. A caller below
             the bound may exceed it by one reply.
-        rate_per_caller: Calls per second of one caller.
-        rate_per_organization: Calls per second that use one organization's keys.
+        rate_per_caller: Calls per second of one caller, each item of a batch counted.
+        rate_per_organization: Calls per second that use one organization's keys, each item of a
+            batch counted.
         connection_age: Seconds after which a client must connect anew.
         ping_interval: Seconds that a client must wait between two pings of an idle connection.
         kms_rates: Calls per second that the server makes to customers' KMSs.

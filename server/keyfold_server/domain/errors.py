@@ -216,10 +216,10 @@ class InvalidPageError(InvalidInputError):
 
 
 class InvalidBatchError(InvalidInputError):
-    """The batch is empty, or has more than 1,000 items or 4 MiB in the request or the reply."""
+    """The batch is empty, or has more than 1,000 items or 4 MiB, or an item more than 256 KiB."""
 
     reason = "INVALID_BATCH"
-    remedy = "Send 1 to 1,000 items, and split a batch that is larger than 4 MiB."
+    remedy = "Send 1 to 1,000 items, and split a batch whose request or reply is larger than 4 MiB."
 
 
 class InvalidKeySpecError(InvalidInputError):

@@ -1,18 +1,18 @@
 """The method table: every method of the service as a generic handler on bytes, wrapped once.
 
 The wrapper does what all methods have in common: it identifies the caller, takes the bounds, reads
-the request, keeps the deadline, turns errors into statuses, and loads keys that a data-plane call
-lacks. Once the request is there, a data-plane call that finds its keys in memory takes no await.
+the request, keeps the deadline, and turns errors into statuses. `data_calls` has what is special to
+the data plane.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter, time
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 import grpc
 from google.rpc.status_pb2 import Status
@@ -21,39 +21,31 @@ from grpc_status import rpc_status
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server import telemetry
 from keyfold_server.domain.errors import (
-    BusyError,
     DeadlineError,
-    InvalidBatchError,
     KeyfoldError,
-    MalformedRequestError,
     NotFoundError,
     OverloadedError,
 )
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import tracing
 from keyfold_server.rpc.call_log import CallLog, Ended, Facts
-from keyfold_server.rpc.handlers.data import DataMethod, DataMethods
+from keyfold_server.rpc.data_calls import Context, DataCalls, Method
+from keyfold_server.rpc.handlers.data import DataMethods
 from keyfold_server.rpc.handlers.life import LifeMethod, LifeMethods
 from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.incoming.deadline import ANSWER_BEFORE, deadline_of
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import Receiver, whole
-from keyfold_server.rpc.messages.sizes import MAX_BATCH, MAX_REQUEST
+from keyfold_server.rpc.messages.sizes import check_size
 from keyfold_server.rpc.messages.status import INTERNAL, code_of, internal_status, to_status
-from keyfold_server.service.data.call import Call, Need, NeedsLoad
 from keyfold_server.service.life.requests import URGENT
-from keyfold_server.service.limits import Account, Room
+from keyfold_server.service.limits import Account
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
 
 log = logging.getLogger(__name__)
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyManagementService"].full_name
-
-_ROUNDS: Final = 8
-"""Times that a data-plane call loads keys that keep changing, before it fails with BUSY."""
-
-_ANSWER_BEFORE: Final = 0.05
-"""Seconds before the caller's deadline at which the server answers, so that the answer arrives."""
 
 _TOO_SHORT: Final = 0.005
 """Seconds. With less time left on arrival the server begins no change; gRPC rounds an expired
@@ -62,14 +54,7 @@ deadline up."""
 _PERIOD: Final = 0.02
 """Seconds, at whole multiples of which a caller hears that something does not exist."""
 
-Context = Any
-"""A `grpc.aio.ServicerContext` of bytes; its type stubs cannot express that of a generic
-handler."""
-
 Handler = Callable[[object, Context], Awaitable[bytes]]
-Method = Callable[[bytes, Context, Caller, Account, Facts], Awaitable[bytes]]
-"""Answers a call. The wrapper turns what it raises into a status for the caller."""
-
 Answered = Callable[[Context, Facts], Awaitable["bytes | _Failure"]]
 """Returns the reply to a call, or the failure; raises only CancelledError."""
 
@@ -105,9 +90,6 @@ class Methods:
             door: The door that each call passes first.
         """
         self._door = door
-        # The other methods wait in the replica's room, so a flood of one kind cannot delay the
-        # other. Revoke waits in neither (protocol R9).
-        self._cold_room = Room(replica.bounds.calls, "calls")
         self._replica = replica
         self._callers = callers
         self._receiver = receiver
@@ -120,9 +102,13 @@ class Methods:
         Raises:
             RuntimeError: The table and the contract have different methods.
         """
+        calls = DataCalls(self._replica)
         data = DataMethods(self._replica.data_plane).table()
         life = LifeMethods(self._replica).table()
-        methods = {name: self._data(name, core) for name, core in data.items()}
+        methods = {
+            name: calls.batch(name, core) if name.startswith("Batch") else calls.unary(core)
+            for name, core in data.items()
+        }
         methods |= {name: self._life(m) for name, m in life.items() if name not in URGENT}
         answers: dict[str, Answered] = {
             name: partial(self._answered, name, method) for name, method in methods.items()
@@ -209,9 +195,8 @@ class Methods:
             with self._replica.limits.urgent.place(caller.name) as share:
                 data = whole(await self._receiver.request(context, share, bounded=False))
                 try:
-                    _check_size(data)
-                    deadline = self._deadline(context)
-                    done = self._in_time(method, data, caller, deadline, facts)
+                    check_size(data)
+                    done = self._in_time(method, data, caller, context, facts)
                     return await _evened(done, facts)
                 finally:
                     self._receiver.done(share, data)
@@ -232,50 +217,25 @@ class Methods:
         trace = tracing.trace_id(header)
         self._call_log.add(Ended(time(), name, facts, code, reason, seconds, trace))
 
-    def _data(self, name: str, core: DataMethod) -> Method:
-        batch = name.startswith("Batch")
-        largest = MAX_BATCH if batch else MAX_REQUEST
-
-        async def answer(
-            data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
-        ) -> bytes:
-            if len(data) > largest:
-                _too_large(len(data), largest, batch=batch)
-            call = Call(caller.rights)
-            try:
-                return core(data, call, facts)
-            except NeedsLoad as lacking:
-                needs = lacking.needs
-            with self._cold_room.place(), account.room.place():
-                return await self._cold(core, data, facts, call, needs, self._deadline(context))
-
-        async def counted(
-            data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
-        ) -> bytes:
-            reply = await answer(data, context, caller, account, facts)
-            _unread(account, len(reply), context)
-            return reply
-
-        return counted if batch else answer
-
     def _life(self, life: LifeMethod) -> Method:
         async def answer(
             data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
         ) -> bytes:
-            _check_size(data)
+            check_size(data)
             with self._replica.limits.room.place(), account.room.place():
-                return await self._in_time(life, data, caller, self._deadline(context), facts)
+                return await self._in_time(life, data, caller, context, facts)
 
         return answer
 
     async def _in_time(
-        self, life: LifeMethod, data: bytes, caller: Caller, deadline: float, facts: Facts
+        self, life: LifeMethod, data: bytes, caller: Caller, context: Context, facts: Facts
     ) -> bytes:
+        deadline = deadline_of(context, self._replica.bounds, self._replica.clock)
         if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
             # A change would go on after the deadline, and its caller would never hear of it.
             raise DeadlineError("the deadline had passed on arrival; allow more time")
         # A little after the service itself stops waiting: its error says more than this one.
-        left = deadline - self._replica.clock.monotonic() + _ANSWER_BEFORE / 2
+        left = deadline - self._replica.clock.monotonic() + ANSWER_BEFORE / 2
         try:
             async with asyncio.timeout(left):
                 return await life(data, caller, deadline, facts)
@@ -283,43 +243,6 @@ class Methods:
             raise DeadlineError(
                 "the deadline passed before the answer was there; allow more time"
             ) from None
-
-    async def _cold(
-        self,
-        core: DataMethod,
-        data: bytes,
-        facts: Facts,
-        call: Call,
-        needs: Sequence[Need],
-        deadline: float,
-    ) -> bytes:
-        """Loads the keys that the core lacks and runs it again, a bounded number of times."""
-        call.arrived = self._replica.clock.monotonic()
-        for _ in range(_ROUNDS):
-            with self._replica.room_of(needs[0].cluster, call.rights):
-                await self._replica.loads.satisfy(needs, call, deadline)
-            try:
-                return core(data, call, facts)
-            except NeedsLoad as lacking:
-                needs = lacking.needs
-        raise BusyError("the cluster's keys keep changing under this call; try again")
-
-    def _deadline(self, context: Context) -> float:
-        left: float | None = context.time_remaining()
-        if left is None:
-            left = self._replica.bounds.default_deadline
-        left = min(left, self._replica.bounds.longest_deadline)
-        return self._replica.clock.monotonic() + left - min(_ANSWER_BEFORE, left / 10)
-
-
-def _unread(account: Account, size: int, context: Context) -> None:
-    """Counts a reply's bytes until gRPC has sent them: a caller may read slowly, or never."""
-    account.unread += size
-
-    def done(_: object) -> None:
-        account.unread -= size
-
-    context.add_done_callback(done)
 
 
 async def _evened(answer: Awaitable[bytes], facts: Facts) -> bytes:
@@ -344,21 +267,6 @@ async def _evened(answer: Awaitable[bytes], facts: Facts) -> bytes:
     if facts.not_found:
         await rest()
     return reply
-
-
-def _check_size(data: bytes) -> None:
-    """Refuses a request of a life-of-a-key method that is too large."""
-    if len(data) > MAX_REQUEST:
-        _too_large(len(data), MAX_REQUEST, batch=False)
-
-
-def _too_large(size: int, most: int, *, batch: bool) -> NoReturn:
-    if batch:
-        raise InvalidBatchError(
-            f"the batch has {size:,} bytes, and at most {most:,} are allowed; split it",
-            field="items",
-        )
-    raise MalformedRequestError(f"the request has {size:,} bytes, and at most {most:,} are allowed")
 
 
 def _failure(error: Exception, facts: Facts) -> _Failure:

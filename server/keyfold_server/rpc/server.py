@@ -27,6 +27,7 @@ from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 from keyfold_server.rpc.methods import SERVICE, Methods
 from keyfold_server.rpc.standard_services import Guarded
 from keyfold_server.service.lane import PLACES
+from keyfold_server.service.loop_watch import LoopWatch
 from keyfold_server.service.readiness import Readiness
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
@@ -128,6 +129,7 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
         self._guarded: Guarded | None = None
         self._door: Door | None = None
+        self._loop_watch = LoopWatch()
         self._keepers: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> str:
@@ -164,6 +166,7 @@ class GrpcServer:
         self._server = server
         self._guarded = guarded
         self._door = door
+        self._loop_watch.start(self._replica.supervisor)
         supervised = self._replica.supervisor.start
         self._keepers = (
             supervised("show_health", self._show_health, _LOOK_AT_HEALTH),
@@ -189,6 +192,7 @@ class GrpcServer:
         await asyncio.sleep(0)  # Now it has begun, and gRPC has told the clients to go elsewhere.
         self._door.open()
         await stopping
+        self._loop_watch.stop()
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)

@@ -27,6 +27,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import Receiver, whole
+from keyfold_server.rpc.messages.sizes import check_size
 from keyfold_server.rpc.messages.status import internal_status, to_status
 from keyfold_server.service.limits import Account
 from keyfold_server.service.replica import Replica
@@ -221,6 +222,7 @@ async def _requests(
 
 
 def _decoded(decode: Any, data: bytes) -> Any:
+    check_size(data)
     try:
         return decode(data)
     except DecodeError:

@@ -86,9 +86,12 @@ class Bucket:
         """Returns the seconds until the rate allows one more call; 0 if it does now."""
         return max(0.0, (1.0 - self._filled(now)) / self.rate)
 
-    def take(self, now: float) -> None:
-        """Counts a call. Count a call that has to wait before it waits."""
-        self._level = self._filled(now) - 1.0
+    def take(self, now: float, calls: int = 1) -> None:
+        """Counts calls. Count a call that has to wait before it waits.
+
+        More calls than the rate allows become a debt, which later calls wait for.
+        """
+        self._level = self._filled(now) - calls
         self._at = now
 
     def full(self, now: float) -> bool:
@@ -138,8 +141,10 @@ class Account:
                 retry_after=1.0,
             )
 
-    def charge(self, now: float) -> None:
-        """Counts a call.
+    def charge(self, now: float, calls: int = 1) -> None:
+        """Counts calls, each item of a batch as one.
+
+        A batch passes where one call would, and the calls that follow wait for the rest of it.
 
         Raises:
             RateLimitedError: The calls come faster than the rate allows.
@@ -147,11 +152,15 @@ class Account:
         wait = self._bucket.wait(now)
         if wait:
             raise RateLimitedError(
-                f"this {self._what} makes more than {self._bucket.rate:g} calls a second; "
-                "slow down",
+                f"this {self._what} makes more than {self._bucket.rate:g} calls a second, and each "
+                "item of a batch counts as one; slow down",
                 retry_after=wait,
             )
-        self._bucket.take(now)
+        self._bucket.take(now, calls)
+
+    def charge_more(self, now: float, calls: int) -> None:
+        """Counts the further calls of one that was charged already, such as a batch's items."""
+        self._bucket.take(now, calls)
 
     def idle(self, now: float) -> bool:
         """Says whether forgetting the account would change nothing."""

@@ -92,14 +92,15 @@ class BoundsSettings(BaseModel):
         default=_DEFAULTS.rate_per_caller,
         ge=1,
         le=1_000_000,
-        description="The most calls per second that one caller may make on this replica.",
+        description="The most calls per second that one caller may make on this replica. Each item "
+        "of a batch counts as one: a batch passes where a call would, and the calls after it wait.",
     )
     rate_per_organization: float = Field(
         default=_DEFAULTS.rate_per_organization,
         ge=1,
         le=1_000_000,
         description="The most calls per second that may use one organization's keys on this "
-        "replica. A batch counts once for each key encryption key that it uses.",
+        "replica. Each item of a batch counts as one.",
     )
     kms_rate_per_key: float = Field(
         default=_DEFAULTS.kms_rates.per_key,

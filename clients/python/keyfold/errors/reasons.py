@@ -77,7 +77,7 @@ class InvalidPageError(InvalidInputError):
 
 
 class InvalidBatchError(InvalidInputError):
-    """The batch is empty, or has more than 1,000 items or 4 MiB in the request or the reply."""
+    """The batch is empty, or has more than 1,000 items or 4 MiB, or an item more than 256 KiB."""
 
     reason = "INVALID_BATCH"
 

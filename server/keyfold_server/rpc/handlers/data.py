@@ -14,14 +14,9 @@ from google.rpc.status_pb2 import Status
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.envelope import OVERHEAD
-from keyfold_server.domain.errors import (
-    InvalidBatchError,
-    KeyfoldError,
-    NotFoundError,
-)
+from keyfold_server.domain.errors import KeyfoldError, NotFoundError
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.messages.requests import decode
-from keyfold_server.rpc.messages.sizes import MAX_BATCH
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.data.call import Call
 from keyfold_server.service.data.data_plane import DataPlane, Destination
@@ -30,7 +25,7 @@ DataMethod = Callable[[bytes, Call, Facts], bytes]
 """Takes the request's bytes, the call and its facts; fills in the facts, and returns the reply's
 bytes."""
 
-_ITEM_OVERHEAD: Final = 24
+ITEM_OVERHEAD: Final = 24
 """Bytes that a batch's reply has for each wrapped key besides it: tags, lengths, the generation."""
 
 
@@ -99,18 +94,10 @@ class DataMethods:
         asked = decode(pb.BatchWrapRequest, data)
         facts.cluster = asked.cluster
         facts.region = asked.region
-        facts.items = len(asked.items)
         items = [
             (item.region or asked.region, item.plaintext, item.context or None)
             for item in asked.items
         ]
-        size = sum(len(plaintext) + OVERHEAD + _ITEM_OVERHEAD for _, plaintext, _ in items)
-        if size > MAX_BATCH:
-            raise InvalidBatchError(
-                f"the answer would have about {size:,} bytes, and at most {MAX_BATCH:,} are "
-                "allowed; split the batch",
-                field="items",
-            )
         reply = pb.BatchWrapResponse()
         add = reply.results.add
         for result in self._plane.wrap_batch(asked.cluster, items, asked.context, call):
@@ -124,7 +111,6 @@ class DataMethods:
     def _batch_unwrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchUnwrapRequest, data)
         facts.cluster = asked.cluster
-        facts.items = len(asked.items)
         items = [(item.wrapped_key, item.context or None) for item in asked.items]
         reply = pb.BatchUnwrapResponse()
         add = reply.results.add
@@ -139,7 +125,6 @@ class DataMethods:
     def _batch_rewrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchRewrapRequest, data)
         facts.cluster = asked.cluster
-        facts.items = len(asked.items)
         shared = _target(asked.destination) if asked.HasField("destination") else None
         items = [
             (
@@ -164,6 +149,14 @@ def _status(error: KeyfoldError, cluster: str, facts: Facts) -> Status:
     """Returns the status of a batch's item, and notes one that does not exist (protocol C8)."""
     facts.not_found |= isinstance(error, NotFoundError)
     return to_status(error.at(cluster=cluster))
+
+
+def answer_size(data: bytes, facts: Facts) -> int:
+    """Returns about how many bytes the answer to a BatchWrap would have."""
+    asked = decode(pb.BatchWrapRequest, data)
+    facts.cluster = asked.cluster
+    facts.region = asked.region
+    return sum(len(item.plaintext) + OVERHEAD + ITEM_OVERHEAD for item in asked.items)
 
 
 def _target(message: pb.Destination) -> Destination:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -9,11 +10,13 @@ from google.protobuf.message import DecodeError, Message
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
+from keyfold_server.domain.cluster import MAX_REGIONS
 from keyfold_server.domain.errors import (
     InvalidInputError,
     InvalidPageError,
     KeyfoldError,
     MalformedRequestError,
+    TooManyRegionsError,
 )
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
@@ -26,6 +29,10 @@ from keyfold_server.service.life.rotation import RotateRequest
 from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest
 from keyfold_server.service.root_keys.scope import Scope
 from keyfold_server.service.root_keys.trials import TestKeyRequest
+
+_MOST_NAMES: Final = 2_000
+"""Most names of regions in one request. A cluster has fewer, but up to so many a request gets an
+error that says which of them are wrong."""
 
 _STATES: Final = {res.State.Value(f"STATE_{state.name}"): state for state in State}
 _HEALTH: Final = {res.Health.Value(f"HEALTH_{health.value}"): health for health in Health}
@@ -57,12 +64,15 @@ def key_spec(message: res.KeySpec) -> KeySpec:
     return KeySpec.of(message.type, message.uri, message.auth_principal, message.options)
 
 
-def region_specs(messages: list[res.RegionSpec]) -> tuple[RegionSpec, ...]:
+def region_specs(messages: Collection[res.RegionSpec]) -> tuple[RegionSpec, ...]:
     """Returns region specs.
 
     Raises:
+        TooManyRegionsError: There are more than any cluster may have.
         InvalidInputError: A spec is malformed; `field` has its index.
     """
+    # Before the first is looked at: a request may hold 130,000 empty ones (protocol W5).
+    _check_count(len(messages), MAX_REGIONS, "region_specs")
     specs = []
     for index, message in enumerate(messages):
         try:
@@ -92,6 +102,18 @@ def placed(error: KeyfoldError, asked: Message) -> KeyfoldError:
     return error
 
 
+def _regions(names: Collection[str]) -> tuple[str, ...]:
+    _check_count(len(names), _MOST_NAMES, "regions")
+    return tuple(names)
+
+
+def _check_count(count: int, most: int, field: str) -> None:
+    if count > most:
+        raise TooManyRegionsError(
+            f"a cluster has at most {MAX_REGIONS} regions, not {count:,}", field=field
+        )
+
+
 def _policy(message: res.RegionPolicy) -> RegionPolicy:
     return RegionPolicy(
         _seconds(message.cache_ttl) if message.HasField("cache_ttl") else None,
@@ -109,8 +131,8 @@ def enable_request(message: pb.EnableRequest) -> EnableRequest:
     return EnableRequest(
         message.cluster,
         message.organization or None,
-        tuple(message.regions),
-        region_specs(list(message.region_specs)),
+        _regions(message.regions),
+        region_specs(message.region_specs),
         message.validate_only,
     )
 
@@ -120,8 +142,8 @@ def add_regions_request(message: pb.AddRegionsRequest) -> AddRegionsRequest:
     return AddRegionsRequest(
         message.cluster,
         message.organization or None,
-        tuple(message.regions),
-        region_specs(list(message.region_specs)),
+        _regions(message.regions),
+        region_specs(message.region_specs),
         message.validate_only,
         message.into_revoked,
     )
@@ -131,7 +153,7 @@ def rotate_request(message: pb.RotateRequest) -> RotateRequest:
     """Returns the request of Rotate."""
     return RotateRequest(
         message.cluster,
-        region_specs(list(message.region_specs)),
+        region_specs(message.region_specs),
         message.new_generation,
         message.validate_only,
     )
@@ -139,12 +161,12 @@ def rotate_request(message: pb.RotateRequest) -> RotateRequest:
 
 def revoke_request(message: pb.RevokeRequest) -> RevokeRequest:
     """Returns the request of Revoke."""
-    return RevokeRequest(message.cluster, tuple(message.regions), message.reason)
+    return RevokeRequest(message.cluster, _regions(message.regions), message.reason)
 
 
 def restore_request(message: pb.RestoreRequest) -> RestoreRequest:
     """Returns the request of Restore."""
-    return RestoreRequest(message.cluster, tuple(message.regions), message.reason)
+    return RestoreRequest(message.cluster, _regions(message.regions), message.reason)
 
 
 def retire_generation_request(message: pb.RetireGenerationRequest) -> RetireGenerationRequest:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from keyfold_server.domain.errors import MalformedRequestError
+
 MAX_BATCH: Final = 4 * 1024 * 1024
 """Bytes of a batch's request, and of its reply."""
 
@@ -21,3 +23,15 @@ UNASKED: Final = 16 * 1024
 """Bytes of a request that a client may send before the server reads it. Most requests are smaller
 and so cost no further round trip. The number of calls bounds these bytes; `RequestRoom` does not
 count them."""
+
+
+def check_size(data: bytes) -> None:
+    """Refuses a request, of any method but a batch's, that is too large.
+
+    Raises:
+        MalformedRequestError: It has more than `MAX_REQUEST` bytes.
+    """
+    if len(data) > MAX_REQUEST:
+        raise MalformedRequestError(
+            f"the request has {len(data):,} bytes, and at most {MAX_REQUEST:,} are allowed"
+        )

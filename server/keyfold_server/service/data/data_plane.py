@@ -8,6 +8,7 @@ in memory, the core raises `NeedsLoad`; its caller loads that and runs the same 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
@@ -160,8 +161,9 @@ class DataPlane:
         self._check_batch(items)
         shared = _SharedContext(context)
         keks = self._gather(
-            dict.fromkeys(region for region, _, _ in items),
-            lambda region, now: self._keyring.wrapping(cluster, region, now, call),
+            cluster,
+            Counter(region for region, _, _ in items),
+            lambda region, now: self._keyring.wrapping(cluster, region, now, call, items=0),
         )
         results: list[tuple[bytes, int] | KeyfoldError | None] = [None] * len(items)
         by_kek: dict[str, list[tuple[int, bytes, bytes]]] = {}
@@ -198,8 +200,9 @@ class DataPlane:
         shared = _SharedContext(context)
         parsed = [_attempt(parse, wrapped_key) for wrapped_key, _ in items]
         keks = self._gather(
-            dict.fromkeys(w.kek_id for w in parsed if isinstance(w, WrappedKey)),
-            lambda kek_id, now: self._keyring.opening(cluster, kek_id, now, call),
+            cluster,
+            Counter(w.kek_id for w in parsed if isinstance(w, WrappedKey)),
+            lambda kek_id, now: self._keyring.opening(cluster, kek_id, now, call, items=0),
         )
         openers: dict[bytes, Callable[[WrappedKey, bytes], bytes]] = {
             kek_id: granted.kek.opener()
@@ -245,9 +248,9 @@ class DataPlane:
         return results
 
     def _gather(
-        self, wanted: Mapping[_K, None], find: Callable[[_K, float], GrantedKek]
+        self, cluster: str, wanted: Counter[_K], find: Callable[[_K, float], GrantedKek]
     ) -> dict[_K, GrantedKek | KeyfoldError]:
-        """Finds a batch's KEKs, or asks for all missing ones at once.
+        """Finds a batch's KEKs, or asks for all missing ones at once; charges for their items.
 
         Raises:
             NeedsLoad: One or more are not in memory.
@@ -264,6 +267,11 @@ class DataPlane:
                 found[key] = error
         if needs:
             raise NeedsLoad(tuple(needs))
+        granted = [key for key, kek in found.items() if isinstance(kek, GrantedKek)]
+        try:
+            self._keyring.charge(cluster, now, sum(wanted[key] for key in granted))
+        except KeyfoldError as error:
+            found |= dict.fromkeys(granted, error)
         return found
 
     def _encode_new(self, context: Mapping[str, str]) -> bytes:

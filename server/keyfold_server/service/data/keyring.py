@@ -101,8 +101,18 @@ class Keyring:
         self._check_serving(now)
         return now
 
-    def wrapping(self, cluster: str, region: str, now: float, call: Call) -> GrantedKek:
+    def wrapping(
+        self, cluster: str, region: str, now: float, call: Call, items: int = 1
+    ) -> GrantedKek:
         """Returns the KEK that wraps for a region.
+
+        Args:
+            cluster: The cluster's name.
+            region: The region's name.
+            now: What `now` returned.
+            call: The call.
+            items: How many keys the KEK wraps, which the organization's rate counts; 0 if
+                `charge` will count them.
 
         Raises:
             NeedsLoad: Something is not in memory.
@@ -116,10 +126,12 @@ class Keyring:
         if found is None:
             denials.unknown_region(view, region, call)
         kek = self._kek(view, found, found.newest, now, call)
-        self._charge(view, now)
+        self._charge(view, now, items)
         return GrantedKek(kek, use.contexts)
 
-    def opening(self, cluster: str, kek_id: bytes, now: float, call: Call) -> GrantedKek:
+    def opening(
+        self, cluster: str, kek_id: bytes, now: float, call: Call, items: int = 1
+    ) -> GrantedKek:
         """Returns the KEK that a wrapped key names; raises as `wrapping` does."""
         view = self._cache.view(cluster) or denials.missing_cluster(cluster, Purpose.UNWRAP, call)
         found = view.keks.get(kek_id)
@@ -132,13 +144,23 @@ class Keyring:
         if use.verdict is not Verdict.ALLOWED:
             denials.not_allowed(view, region.region.name, Purpose.UNWRAP, call)
         kek = self._kek(view, region, kek_id, now, call)
-        self._charge(view, now)
+        self._charge(view, now, items)
         return GrantedKek(kek, use.contexts)
 
-    def _charge(self, view: ClusterView, now: float) -> None:
+    def charge(self, cluster: str, now: float, items: int) -> None:
+        """Counts the items of a batch that use KEKs of a cluster, once it has all these KEKs.
+
+        Raises:
+            RateLimitedError: The organization's keys are used more often than its rate allows.
+        """
+        view = self._cache.peek(cluster)
+        if view is not None:
+            self._charge(view, now, items)
+
+    def _charge(self, view: ClusterView, now: float, items: int) -> None:
         organization = view.cluster.organization
-        if organization is not None:
-            self._organizations.of(organization).charge(now)
+        if items and organization is not None:
+            self._organizations.of(organization).charge(now, items)
 
     def _kek(
         self, view: ClusterView, region: RegionView, kek_id: bytes, now: float, call: Call

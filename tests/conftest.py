@@ -1,0 +1,18 @@
+"""What holds for every test: it stalls no server's event loop, unless its mark says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import stalls
+
+
+@pytest.fixture(autouse=True)
+def _no_stall(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test in which a server of this process computed for too long without a pause."""
+    with stalls.watched() as found:
+        yield
+    if request.node.get_closest_marker("stalls") is None:
+        stalls.check(found)
