@@ -144,7 +144,7 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "poll": lambda store: store.poll(BEAT),
     "leave": lambda store: store.leave("one"),
     "observe": lambda store: store.observe([SEEN]),
-    "issue": lambda store: store.issue_external_id("acme", "issued", NOW),
+    "issue": lambda store: store.issue_external_id("acme", "issued", an_event()),
     "use": lambda store: store.used({USED: NOW}),
     "prune": lambda store: store.prune(NOW + 2 * DAY, DAY),
     "reconcile": lambda store: store.reconcile("a drill"),

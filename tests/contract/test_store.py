@@ -800,13 +800,17 @@ def test_an_error_is_kept_with_its_reason(store: SqlStore) -> None:
 
 
 def test_what_was_issued_is_kept(bench: Bench) -> None:
-    """C2: an external id stays for good, whoever issues another one, and takes no number."""
+    """C2: an external id stays for good, whoever issues another one; the log has each issue."""
     store = bench.open()
     assert store.external_id("organization:acme") is None
-    assert store.issue_external_id("organization:acme", "one", NOW) == "one"
-    assert store.issue_external_id("organization:acme", "two", NOW + 1) == "one"
-    assert store.issue_external_id("cluster:acme", "three", NOW) == "three"
-    assert store.poll(beat()) == []
+    assert store.issue_external_id("organization:acme", "one", an_event()) == "one"
+    assert store.issue_external_id("organization:acme", "two", an_event()) == "one"
+    assert store.issue_external_id("cluster:acme", "three", an_event(), "acme") == "three"
+    noted = store.poll(beat())
+    assert [(n.kind, n.cluster, n.is_news) for n in noted] == [
+        (EntryKind.IDENTITY, None, False),
+        (EntryKind.IDENTITY, "acme", False),
+    ]
     store.close()
     store = bench.open()
     assert store.external_id("organization:acme") == "one"
@@ -822,7 +826,7 @@ def test_of_those_who_issue_at_once_one_does(store: SqlStore) -> None:
 
     def issue(number: int) -> str:
         start.wait()
-        return store.issue_external_id("acme", f"id-{number}", NOW)
+        return store.issue_external_id("acme", f"id-{number}", an_event())
 
     with ThreadPoolExecutor(many) as pool:
         answers = set(pool.map(issue, range(many)))

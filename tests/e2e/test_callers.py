@@ -320,7 +320,9 @@ def test_audit_knows_the_caller(mutual: House, tmp_path: Path) -> None:
             timeout=10,
         )
     mutual.server.command("export", "--out", str(tmp_path / "out"))
-    events = [line for line in (tmp_path / "out").read_text().splitlines() if "rotate" in line]
+    events = [
+        line for line in (tmp_path / "out").read_text().splitlines() if "cluster:rotate" in line
+    ]
     assert '"spiffe://example.org/admin"' in events[-1]
     assert '"certificate"' in events[-1]
     assert "ipv4:127.0.0.1:" in events[-1]

@@ -188,8 +188,8 @@ def fill(store: SqlStore) -> None:
     enabled(store, "gone")
     applied(store, Change("gone", revoked("gone", (), NOW), an_event("rpc:cluster:revoke")))
     attempted(store, "gone", "rpc:cluster:rotate")
-    store.issue_external_id("org", "id-of-org", NOW)
-    store.issue_external_id("Zoo", "id-of-zoo", NOW + 1)
+    store.issue_external_id("org", "id-of-org", an_event())
+    store.issue_external_id("Zoo", "id-of-zoo", an_event())
     store.used({first.kek_id: NOW})
 
 
@@ -216,7 +216,7 @@ def test_an_import_brings_back_everything_revoked(pair: Pair) -> None:
     with closing(pair.full.open()) as store:
         before = everything(store)
     made = pair.full.export(pair.file)
-    assert (made.clusters, made.entries) == (3, 6)
+    assert (made.clusters, made.entries) == (3, 8)
     done = pair.empty.bring_in(pair.file)
     with closing(pair.empty.open(at=LATER)) as store:
         after = everything(store)
@@ -227,7 +227,7 @@ def test_an_import_brings_back_everything_revoked(pair: Pair) -> None:
             assert {r.state for r in now.regions} == {State.REVOKED}
             assert (now.epoch, now.version) == (was.epoch + 1, was.version + 1)
             assert later == events + 1
-    assert (done.clusters, done.entries) == (3, 6)
+    assert (done.clusters, done.entries) == (3, 8)
     # The regions to restore lack those that the customer had revoked.
     assert sorted(done.enabled) == [("Zoo", "eu"), ("acme", "eu"), ("acme", "us")]
 
@@ -281,19 +281,21 @@ def test_replicas_of_the_store_hear_of_an_import(pair: Pair) -> None:
 def test_external_ids_are_brought_back(pair: Pair) -> None:
     """C2: issued ids stay for good, even through an export and under another service key."""
     pair.full.export(pair.file)
-    issued = [r["external_id"] for r in records_in(pair.file) if "external_id" in r]
+    issued = [r["identity"] for r in records_in(pair.file) if "identity" in r]
+    # By the store's clock, which is the database's in PostgreSQL.
+    times = [each["created_at"] for each in issued]
     assert issued == [
-        {"owner": "Zoo", "external_id": "id-of-zoo", "created_at": NOW + 1},
-        {"owner": "org", "external_id": "id-of-org", "created_at": NOW},
+        {"kind": "external_id", "owner": "Zoo", "value": "id-of-zoo", "created_at": times[0]},
+        {"kind": "external_id", "owner": "org", "value": "id-of-org", "created_at": times[1]},
     ]
     place = replace(pair.empty, key=a_key(pair.file.with_name("new.key")))
     place.bring_in(pair.file, pair.full.key)
     with closing(place.open(at=LATER)) as store:
         assert store.external_id("org") == "id-of-org"
-        assert store.issue_external_id("Zoo", "another", LATER) == "id-of-zoo"
+        assert store.issue_external_id("Zoo", "another", an_event()) == "id-of-zoo"
     again = pair.file.with_name("again.jsonl")
     place.export(again)
-    assert [r["external_id"] for r in records_in(again) if "external_id" in r] == issued
+    assert [r["identity"] for r in records_in(again) if "identity" in r] == issued
 
 
 def test_last_uses_are_not_exported(pair: Pair) -> None:
@@ -343,7 +345,7 @@ def test_a_store_with_an_external_id_is_not_empty(files: Pair) -> None:
     """C2: an export does not replace an id that the store has issued."""
     files.full.export(files.file)
     with closing(files.empty.open()) as store:
-        store.issue_external_id("org", "id-of-now", NOW)
+        store.issue_external_id("org", "id-of-now", an_event())
     with pytest.raises(SetupError, match=r"into an empty one: name a new store"):
         files.empty.bring_in(files.file)
     with closing(files.empty.open()) as store:
@@ -541,8 +543,8 @@ def test_a_row_that_was_edited_is_not_exported(files: Pair) -> None:
         "UPDATE clusters SET name = '' WHERE name = 'gone'",
         "UPDATE log_head SET number = 1",
         "UPDATE meta SET created_at = 1",
-        "UPDATE external_ids SET external_id = 'id-of-thief' WHERE owner = 'org'",
-        "UPDATE external_ids SET owner = 'thief' WHERE owner = 'org'",
+        "UPDATE identities SET value = 'id-of-thief' WHERE owner = 'org'",
+        "UPDATE identities SET owner = 'thief' WHERE owner = 'org'",
     ):
         with closing(sqlite3.connect(path)) as connection:
             saved = list(connection.iterdump())

@@ -60,7 +60,7 @@ class Bench:
                 applied(store, Change(name, revoked(name, ["us"], NOW), an_event()))
             store.register(BEAT)
             store.reconcile("a drill")
-            store.issue_external_id("acme", "id-of-acme", NOW)
+            store.issue_external_id("acme", "id-of-acme", an_event())
 
     def open(self) -> SqlStore:
         return open_store(f"sqlite:///{self.file}", self.key, clock=FakeClock())
@@ -108,7 +108,7 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "log_head": lambda store: store.poll(BEAT),
     "replicas": lambda store: store.replicas(),
     "lineage": lambda store: store.replicas(),
-    "external_ids": lambda store: store.external_id("acme"),
+    "identities": lambda store: store.external_id("acme"),
 }
 """Calls that read and verify a row of each table."""
 
@@ -123,7 +123,7 @@ WHERE: Final = {
     "log_head": "id = 1",
     "replicas": "replica = 'one'",
     "lineage": "id = 1",
-    "external_ids": "owner = 'acme'",
+    "identities": "owner = 'acme'",
 }
 """A condition for one row, or several, of each table."""
 
@@ -133,7 +133,7 @@ IDENTITIES: Final = {
     "requests": {"caller", "rpc", "cluster", "request_id"},
     "log_head": {"id"},
     "wrap_history": {"cluster_uid"},
-    "external_ids": {"owner"},
+    "identities": {"kind", "owner"},
 }
 
 COLUMNS: Final = [

@@ -53,7 +53,7 @@ def test_the_export_is_imported(place: Place, tmp_path: Path) -> None:
     ):
         done = import_.bring_in(store, verified, FakeClock(NOW / 1000))
         found = everything(store)
-    assert (done.clusters, done.entries) == (3, 8)
+    assert (done.clusters, done.entries) == (3, 10)
     was = exported(key)
     assert {name: events for name, (_, events) in found.items()} == {
         name: events + 1 for name, (_, events) in was.items()

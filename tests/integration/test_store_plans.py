@@ -47,7 +47,7 @@ GROW: Final = {
     "requests",
     "observations",
     "generation_uses",
-    "external_ids",
+    "identities",
 }
 """Tables that grow with clusters, with time or with calls."""
 
@@ -105,7 +105,7 @@ def _uses(store: SqlStore) -> None:
 
 
 def _external_ids(store: SqlStore) -> None:
-    assert store.issue_external_id("org", "id-of-org", NOW) == store.external_id("org")
+    assert store.issue_external_id("org", "id-of-org", an_event()) == store.external_id("org")
 
 
 def _poll(store: SqlStore) -> None:

@@ -391,7 +391,7 @@ def test_migrations_make_the_schema(tmp_path: Path, store: SqlStore) -> None:
 
 @pytest.mark.parametrize(
     "undone",
-    ["log", "wraps", "observations", "clusters", "external_ids", "generation_uses"],
+    ["log", "wraps", "observations", "clusters", "identities", "generation_uses"],
 )
 def test_a_migration_can_be_repeated(tmp_path: Path, undone: str) -> None:
     """The next start finishes a migration that died half-way."""

@@ -74,7 +74,7 @@ def test_it_goes_on_with_what_is_new(place: Place, release: NextRelease, tmp_pat
         changed = replace(eu, policy=policy, generations=(old, *eu.generations[1:]))
         change = Change("acme", with_regions(seen, [changed], NOW + 1), an_event())
         now = applied(store, change).cluster
-        store.issue_external_id("acme", "id", NOW)
+        store.issue_external_id("acme", "id", an_event())
         before = everything(store)
     release.use(newer=True)
     with closing(place.open()) as store:

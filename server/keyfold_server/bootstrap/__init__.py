@@ -68,6 +68,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         store_max_staleness=settings.store_max_staleness,
         store_poll=min(Timing().store_poll, settings.store_max_staleness / 4),
         sweep=settings.sweep_interval,
+        log_retention=settings.log_retention,
     )
     joined = Replica(
         providers.provider,

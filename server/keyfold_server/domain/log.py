@@ -33,6 +33,9 @@ class EntryKind(Enum):
     KEPT = "KEPT"
     """The floor of a cluster, carried forward because pruning removes its entry (protocol S10)."""
 
+    IDENTITY = "IDENTITY"
+    """The issue of an identity, such as an external id (protocol C2)."""
+
     IMPORT = "IMPORT"
     """A cluster, or a whole store, that an export brought in (protocol A4)."""
 
@@ -45,7 +48,7 @@ class EntryKind(Enum):
         return cls(name) if name in cls.__members__ else cls.UNKNOWN
 
 
-_NEWS: Final = frozenset(
+NEWS: Final = frozenset(
     (EntryKind.DECISION, EntryKind.REFUSAL, EntryKind.IMPORT, EntryKind.UNKNOWN)
 )
 """The kinds after which replicas drop what an entry names."""
@@ -129,7 +132,7 @@ class Entry:
     @property
     def is_news(self) -> bool:
         """Whether replicas have to drop from memory what the entry names."""
-        return self.kind in _NEWS
+        return self.kind in NEWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import ClusterNotFoundError, RowNotAuthenticError
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.log import Attempt, Entry, RecordedAttempt
+from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
 
 
 class Clock(Protocol):
@@ -283,8 +283,17 @@ class Store(Protocol):
         """Reads the external id that was issued for an owner, or None."""
         ...
 
-    def issue_external_id(self, owner: str, external_id: str, now_ms: int) -> str:
+    def issue_external_id(
+        self, owner: str, external_id: str, event: AuditEvent, cluster: str | None = None
+    ) -> str:
         """Keeps an external id for an owner, for good (protocol C2).
+
+        Args:
+            owner: The owner.
+            external_id: The id.
+            event: Who asked for it, for the entry of the log in the same transaction. The store
+                writes an entry only if the owner had no id.
+            cluster: Name of the cluster that the entry concerns, or None.
 
         Returns:
             The owner's external id: the given one, or the one that was issued before.

@@ -12,25 +12,27 @@ from pydantic import BeforeValidator, PlainSerializer
 
 MAX_PORT: Final = 65_535
 
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
-_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
 
 def seconds(value: object) -> object:
-    """Returns the seconds of a duration such as `0s`, `500ms`, `60s`, `15m` or `24h`."""
+    """Returns the seconds of a duration such as `0s`, `500ms`, `60s`, `15m`, `24h` or `400d`."""
     if not isinstance(value, str):
         return value
     match = _DURATION.fullmatch(value.strip())
     if match is None:
-        raise ValueError("write a duration with its unit, such as 0s, 500ms, 60s, 15m or 24h")
+        raise ValueError("write a duration with its unit, such as 0s, 500ms, 60s, 15m, 24h or 400d")
     return float(match[1]) * _UNITS[match[2]]
 
 
 def duration(value: float) -> str:
     """Returns the written form of a duration in seconds."""
-    for unit in ("h", "m", "s"):
-        if value >= _UNITS[unit] and value % _UNITS[unit] == 0:
+    for unit in ("d", "h", "m", "s"):
+        # One day is written as 24h, beside the hours of other settings.
+        least = _UNITS[unit] * 2 if unit == "d" else _UNITS[unit]
+        if value >= least and value % _UNITS[unit] == 0:
             return f"{value / _UNITS[unit]:.0f}{unit}"
     # Enough digits to read the same number back, and no exponent.
     return f"{value:.9f}".rstrip("0").rstrip(".") + "s"

@@ -52,6 +52,13 @@ class StoreSettings(BaseModel):
         description="The longest time that this replica uses keys without reaching the store, 2s "
         "to 1h. After that it refuses all calls that use keys.",
     )
+    log_retention: Duration = Field(
+        default=Timing().log_retention,
+        ge=86_400,
+        le=36_500 * 86_400,
+        description="How long the store keeps each entry of its log, which is the audit trail, at "
+        "least 24h. An entry that a live replica has not read stays longer.",
+    )
 
     @field_validator("store", "store_listen")
     @classmethod

@@ -284,15 +284,17 @@ lineage: Final = Table(
 """One row: the timeline of the database server that wrote last (`history`), when that server took
 over from another (`since`, 0 if none did), and the longest staleness that a replica registered."""
 
-external_ids: Final = Table(
-    "external_ids",
+identities: Final = Table(
+    "identities",
     metadata,
+    _key("kind", Text),
     _key("owner", Text),
-    _must("external_id", Text),
+    _must("value", Text),
     _must("created_at", BigInteger),
     _must("mac", LargeBinary),
+    UniqueConstraint("value"),
 )
-"""The external id that Keyfold issued for each owner, for good (protocol C2)."""
+"""What Keyfold issued once for each owner, for good, such as external ids (protocol C2)."""
 
 observations: Final = Table(
     "observations",

@@ -135,6 +135,6 @@ class AccessPolicies:
         if found is not None:
             return found
         self._external_ids.charge(inquiry.caller.name)
-        # Before the issue, so that no id is there without its event.
-        await self._audit.record(inquiry, "rpc:external_id:issue", "done")
-        return await self._external_ids.issue(cluster, organization)
+        event = inquiry.event("rpc:external_id:issue", "done")
+        named = cluster if inquiry.scope.exists else None
+        return await self._external_ids.issue(cluster, organization, event, named)

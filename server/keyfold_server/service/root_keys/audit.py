@@ -55,6 +55,19 @@ class Inquiry:
         }
         return json.dumps(request, sort_keys=True, separators=(",", ":"))
 
+    def event(self, action: str, outcome: str) -> AuditEvent:
+        """Returns what an entry of the log says of the call."""
+        caller = self.caller
+        return AuditEvent(
+            caller.name,
+            action,
+            outcome,
+            self.detail(),
+            proof=caller.rights.identity.proof,
+            address=caller.address,
+            on_behalf_of=caller.on_behalf_of,
+        )
+
 
 class Audit:
     """Records calls about keys."""
@@ -116,16 +129,7 @@ class Audit:
                 },
             )
             return
-        event = AuditEvent(
-            caller.name,
-            action,
-            outcome,
-            inquiry.detail(),
-            proof=caller.rights.identity.proof,
-            address=caller.address,
-            on_behalf_of=caller.on_behalf_of,
-        )
-        attempt = Attempt(scope.cluster, event)
+        attempt = Attempt(scope.cluster, inquiry.event(action, outcome))
         [result] = await self._storage.run(self._storage.store.attempted, [attempt])
         if isinstance(result, Exception):
             raise result

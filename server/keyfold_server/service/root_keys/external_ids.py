@@ -14,6 +14,7 @@ from typing import Final
 
 from keyfold_server.domain.errors import ExternalIdNotIssuedError, RateLimitedError
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.log import AuditEvent
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.provider import TakesExternalIds
 from keyfold_server.service.kms.client import KmsClient
@@ -82,8 +83,16 @@ class ExternalIds:
             return None
         return await self._storage.run(self._storage.store.external_id, owner)
 
-    async def issue(self, cluster: str | None, organization: str | None) -> str:
+    async def issue(
+        self, cluster: str | None, organization: str | None, event: AuditEvent, named: str | None
+    ) -> str:
         """Returns the external id of an organization or cluster; the first time, issues it.
+
+        Args:
+            cluster: The cluster's name, or None.
+            organization: The organization's name, or None.
+            event: Who asked, for the entry of the log that the issue is.
+            named: The name of the cluster that the entry concerns, or None.
 
         Raises:
             ValueError: Neither is named.
@@ -99,7 +108,8 @@ class ExternalIds:
             self._storage.store.issue_external_id,
             owner,
             self._random(_BYTES).hex(),
-            int(self._clock.wall() * 1000),
+            event,
+            named,
         )
 
     async def needed_for(self, root: RootKey) -> bool:

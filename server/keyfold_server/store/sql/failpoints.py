@@ -22,7 +22,7 @@ _POINTS: Final = {
     "poll": ("written",),
     "leave": (),
     "observe": (),
-    "issue": ("looked", "written"),
+    "issue": ("looked", "written", "numbered"),
     "use": (),
     "prune": ("cleared",),
     "reconcile": ("numbered",),

@@ -22,7 +22,7 @@ from keyfold_server.store.sql.observations import ObservationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
     clusters,
-    external_ids,
+    identities,
     listing,
     log,
     log_head,
@@ -33,6 +33,7 @@ from keyfold_server.store.tables import (
     wrap_history,
 )
 from keyfold_server.store.tables.clusters import StoredCluster
+from keyfold_server.store.tables.identities import IdentityKind
 from keyfold_server.store.tables.log import Draft, Stamp
 from keyfold_server.store.tables.log_head import Position
 
@@ -222,14 +223,28 @@ class SqlStore(ObservationStore):
 
     def external_id(self, owner: str) -> str | None:
         """Reads the external id that Keyfold issued for an owner, or None."""
-        return self._transactions.read(lambda c: external_ids.read(c, owner, self._seal))
-
-    def issue_external_id(self, owner: str, external_id: str, now_ms: int) -> str:
-        """Keeps an external id for an owner, for good; returns the one that the owner has."""
-        issue, reach = external_ids.issue, self._transactions.reach
-        return self._transactions.write_or_fail(
-            "issue", lambda c: issue(c, owner, external_id, now_ms, self._seal, reach)
+        return self._transactions.read(
+            lambda c: identities.read(c, IdentityKind.EXTERNAL_ID, owner, self._seal)
         )
+
+    def issue_external_id(
+        self, owner: str, external_id: str, event: AuditEvent, cluster: str | None = None
+    ) -> str:
+        """Keeps an external id for an owner, for good; returns the one that the owner has."""
+        kind, reach = IdentityKind.EXTERNAL_ID, self._transactions.reach
+
+        def work(connection: Connection) -> str:
+            known = identities.read(connection, kind, owner, self._seal)
+            reach("issue:looked")
+            if known is None:
+                stamp = self._stamp(connection)
+                identities.add(connection, kind, owner, external_id, stamp.now, self._seal)
+                reach("issue:written")
+                log.append(connection, [Draft(EntryKind.IDENTITY, event, cluster=cluster)], stamp)
+                reach("issue:numbered")
+            return known or external_id
+
+        return self._transactions.write_or_fail("issue", work)
 
     def prune(self, now_ms: int, log_retention_ms: int) -> None:
         """Removes requests and silent replicas after 24 hours, and entries of the log.

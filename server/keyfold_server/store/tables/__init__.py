@@ -10,7 +10,7 @@
     log_pruning      removes the oldest entries of the log, and no floor
     floors           holds a cluster against the newest decision about it in the log
     requests         records of requests that were carried out
-    external_ids     external ids, issued once for each owner
+    identities       values that are issued once for each owner, such as external ids
     replicas         heartbeats
     lineage          the database server that wrote last, and when it took over
     observations     the last observed health of root keys and KEKs; the sweep's claims

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, insert, literal_column, select
 
-from keyfold_server.domain.log import AuditEvent, EntryKind, Floor
+from keyfold_server.domain.log import NEWS, AuditEvent, EntryKind, Floor
 from keyfold_server.store.schema import log
 from keyfold_server.store.tables import log_head
 from keyfold_server.store.tables.log_head import Head, Position
@@ -91,8 +91,8 @@ def append(connection: Connection, drafts: Sequence[Draft], stamp: Stamp) -> lis
     """
     if not drafts:
         return []
-    # Before the lock, so that nobody waits for this under it. Nobody waits for an attempt.
-    wake = any(draft.kind is not EntryKind.ATTEMPT for draft in drafts)
+    # Before the lock, so that nobody waits for this under it.
+    wake = any(draft.kind in NEWS for draft in drafts)
     stamp.dialect.settle(connection, wake=wake)
     return add(connection, log_head.read(connection, stamp.seal, lock=True), drafts, stamp)
 

@@ -32,7 +32,7 @@ from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.tables import (
     clusters,
-    external_ids,
+    identities,
     listing,
     log,
     log_chain,
@@ -42,7 +42,7 @@ from keyfold_server.store.tables import (
 from keyfold_server.store.transfer.records import (
     ExportedEntry,
     Header,
-    IssuedId,
+    Identity,
     cluster_record,
     line,
     superseded_record,
@@ -180,16 +180,16 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
         if wanted is None or row[log.CLUSTER] == wanted:
             yield {"entry": ExportedEntry.of(row).record()}
     for issued in _issued(source, None if wanted is None else first):
-        yield {"external_id": issued.record()}
+        yield {"identity": issued.record()}
     for stored in chain(first, found):
         yield {"cluster": cluster_record(stored)}
         for old in wrap_history.read(connection, stored, seal):
             yield {"superseded_wrap": superseded_record(old)}
 
 
-def _issued(source: Snapshot, needed_by: Sequence[StoredCluster] | None) -> Iterator[IssuedId]:
-    """Reads external ids: all of them, or those that the root keys of some clusters use."""
-    issued = [IssuedId(*row[:-1]) for row in external_ids.every(source.connection, source.seal)]
+def _issued(source: Snapshot, needed_by: Sequence[StoredCluster] | None) -> Iterator[Identity]:
+    """Reads identities: all of them, or the external ids that some clusters' root keys use."""
+    issued = [Identity(*row[:-1]) for row in identities.every(source.connection, source.seal)]
     if needed_by is None:
         yield from issued
         return
@@ -202,7 +202,7 @@ def _issued(source: Snapshot, needed_by: Sequence[StoredCluster] | None) -> Iter
     for stored in needed_by:
         history = wrap_history.read(source.connection, stored, source.seal)
         used |= {old.root.external_id for old in history}
-    yield from (each for each in issued if each.external_id in used)
+    yield from (each for each in issued if each.value in used)
 
 
 def _stored(source: Snapshot, wanted: str | None) -> Iterator[StoredCluster]:

@@ -28,7 +28,7 @@ from keyfold_server.store.schema import Cells
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.tables import (
     clusters,
-    external_ids,
+    identities,
     log,
     log_head,
     rows,
@@ -37,7 +37,7 @@ from keyfold_server.store.tables import (
 from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 from keyfold_server.store.tables.log import Draft, Stamp
 from keyfold_server.store.tables.log_head import Head, Position
-from keyfold_server.store.transfer.records import ExportedEntry, IssuedId
+from keyfold_server.store.transfer.records import ExportedEntry, Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ def bring_in(
                 writer.superseded(record)
             elif isinstance(record, ExportedEntry):
                 writer.entry(record)
-            elif isinstance(record, IssuedId):
+            elif isinstance(record, Identity):
                 writer.issued(record)
         writer.end()
         reach("import:rows-written")
@@ -128,7 +128,7 @@ def bring_in(
 
 
 def _check_empty(connection: Connection) -> None:
-    for table in (schema.clusters, schema.log, schema.requests, schema.external_ids):
+    for table in (schema.clusters, schema.log, schema.requests, schema.identities):
         if connection.execute(select(*table.c).limit(1)).first() is not None:
             raise SetupError(
                 "the store is not empty, and an import goes into an empty one: name a new store "
@@ -157,7 +157,7 @@ class _Writer:
             table: []
             for table in (
                 schema.log,
-                schema.external_ids,
+                schema.identities,
                 schema.clusters,
                 *CHILDREN,
                 schema.wrap_history,
@@ -193,11 +193,10 @@ class _Writer:
             if region.in_service
         ]
 
-    def issued(self, issued: IssuedId) -> None:
-        """Adds an external id under the store's own seal."""
-        self._tables[schema.external_ids].append(
-            external_ids.sealed(issued.owner, issued.external_id, issued.created_at, self._seal)
-        )
+    def issued(self, issued: Identity) -> None:
+        """Adds an identity under the store's own seal."""
+        cells = (issued.kind, issued.owner, issued.value, issued.created_at)
+        self._tables[schema.identities].append(identities.sealed(*cells, self._seal))
 
     def superseded(self, old: SupersededWrap) -> None:
         """Appends a wrap to the cluster's history, under the store's own seal."""

@@ -18,13 +18,13 @@ from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.transfer.records import (
     ExportedEntry,
     Header,
-    IssuedId,
+    Identity,
     cluster_record,
     line,
     superseded_record,
 )
 
-Record: TypeAlias = Header | ExportedEntry | IssuedId | StoredCluster | SupersededWrap
+Record: TypeAlias = Header | ExportedEntry | Identity | StoredCluster | SupersededWrap
 """The content of one line of an export."""
 
 
@@ -52,8 +52,8 @@ def parse(raw: bytes) -> Record:
 
 def _parsed(record: dict[str, Any]) -> Record:
     match record:
-        case {"external_id": dict(issued)}:
-            return IssuedId(**issued)
+        case {"identity": dict(issued)}:
+            return Identity(**issued)
         case {"cluster": dict(cluster)}:
             return _stored(cluster)
         case {"superseded_wrap": dict(old)}:
@@ -66,8 +66,8 @@ def _parsed(record: dict[str, Any]) -> Record:
 
 def _record(found: Record) -> dict[str, Any]:
     match found:
-        case IssuedId():
-            return {"external_id": found.record()}
+        case Identity():
+            return {"identity": found.record()}
         case StoredCluster():
             return {"cluster": cluster_record(found)}
         case SupersededWrap():

@@ -2,7 +2,7 @@
 
     {"keyfold_export": 2, …}    the header: which store, when, and which service key sealed it
     {"entry": {…}}              an entry of the log, oldest first; then the next one
-    {"external_id": {…}}        an external id and its owner; then the next one
+    {"identity": {…}}           what was issued for an owner; then the next one
     {"cluster": {…}}            a cluster: regions, generations, their current wraps
     {"superseded_wrap": {…}}    its superseded wraps, oldest first; then the next cluster
     {"mac": "…"}                the MAC over all bytes before this line
@@ -92,21 +92,23 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class IssuedId:
-    """An external id that Keyfold issued for an owner (protocol C2).
+class Identity:
+    """A value that Keyfold issued for an owner, such as an external id (protocol C2).
 
     Attributes:
-        owner: An organization's or a cluster's name.
-        external_id: The issued id.
+        kind: The kind, such as `external_id`.
+        owner: An organization or a cluster.
+        value: The issued value.
         created_at: Milliseconds of Unix time.
     """
 
+    kind: str
     owner: str
-    external_id: str
+    value: str
     created_at: int
 
     def record(self) -> dict[str, Any]:
-        """Returns the external id as an export holds it."""
+        """Returns the identity as an export holds it."""
         return asdict(self)
 
 

@@ -254,7 +254,7 @@ def _keyrings() -> None:
 
 
 def _records() -> None:
-    """Makes the tables of requests and external ids."""
+    """Makes the tables of requests and identities."""
     _table(
         "requests",
         sa.Column("caller", _TEXT, nullable=False, autoincrement=False),
@@ -269,12 +269,14 @@ def _records() -> None:
     )
     _index("requests", "created_at")
     _table(
-        "external_ids",
+        "identities",
+        sa.Column("kind", _TEXT, nullable=False, autoincrement=False),
         sa.Column("owner", _TEXT, nullable=False, autoincrement=False),
-        sa.Column("external_id", _TEXT, nullable=False),
+        sa.Column("value", _TEXT, nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("owner", name="pk_external_ids"),
+        sa.PrimaryKeyConstraint("kind", "owner", name="pk_identities"),
+        sa.UniqueConstraint("value", name="uq_identities_value"),
     )
 
 
