@@ -65,6 +65,11 @@ LOG_LINES_DROPPED: Final = Counter(
     "Log lines about calls that were dropped, because whoever reads the log was too slow.",
 )
 
+ATTEMPTS_DROPPED: Final = Counter(
+    "keyfold_attempts_dropped_total",
+    "Refused attempts that the store's log lacks, because they came too fast.",
+)
+
 TLS_HANDSHAKES_FAILED: Final = Counter(
     "keyfold_tls_handshakes_failed_total",
     "TLS handshakes with clients that failed, by BoringSSL's reason, as far as gRPC tells.",

@@ -27,6 +27,7 @@ from keyfold_server.service.fleet.refusals import Refusals
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.lane import PLACES
+from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.clusters import Clusters
 from keyfold_server.service.life.listing import Listing
 from keyfold_server.service.life.mutations import Mutations
@@ -189,7 +190,8 @@ class Replica:
     def _join_life(self, timing: Timing) -> None:
         storage, clock, health = self._storage, self.clock, self._health
         kek_wrapper, check_fresh = self._kek_wrapper, self.changes.staleness.check
-        mutations = Mutations(storage, self.changes, clock, self._tasks, self.limits)
+        self._attempts = attempts = Attempts(storage)
+        mutations = Mutations(storage, self.changes, clock, self._tasks, self.limits, attempts)
         self._confirmations = confirmations = Confirmations(
             self.changes.replica, storage, clock, timing
         )
@@ -281,6 +283,7 @@ class Replica:
         await self._tasks.drain()
         self.loads.announcements.close()
         await self._refusals.stop()
+        await self._attempts.stop()
         await self._confirmations.stop()
         self.loads.drop_all()
         await self._flushing.flush()

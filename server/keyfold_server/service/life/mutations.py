@@ -36,6 +36,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.fleet.changes import Changes
+from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
 from keyfold_server.service.limits import Limits
 from keyfold_server.service.storage import RunInStore, Storage
@@ -62,6 +63,7 @@ class Mutations:
         clock: Clock,
         tasks: Tasks,
         limits: Limits,
+        attempts: Attempts,
     ) -> None:
         """Joins changes to the store, to the other replicas, and to what an organization may ask.
 
@@ -71,7 +73,9 @@ class Mutations:
             clock: Time.
             tasks: Keeps the tasks of changes that are under way.
             limits: The places and rates that changes use up.
+            attempts: Appends refused changes to the log.
         """
+        self._attempts = attempts
         self._limits = limits
         self._storage = storage
         self._changes = changes
@@ -157,21 +161,11 @@ class Mutations:
         Raises:
             ClusterNotFoundError: The cluster does not exist.
         """
-        attempt = Attempt(call.cluster, self._event(call, outcome))
-        (recorded,) = await self._run_of(call)(self._storage.store.attempted, [attempt])
+        attempts = [self._attempt(call, outcome)]
+        (recorded,) = await self._run_of(call)(self._storage.store.attempted, attempts)
         if isinstance(recorded, ClusterNotFoundError):
             raise recorded
         return recorded.decided
-
-    async def note(self, call: MutationCall[MutationRequest], outcome: str) -> None:
-        """Appends an attempt that failed to the log, if the store takes it."""
-        try:
-            await self.attempted(call, outcome)
-        except ClusterNotFoundError:
-            # The log has clusters that exist. The call log has the attempt.
-            return
-        except KeyfoldError as error:
-            log.warning("the store did not record an attempt: %s", error.reason)
 
     async def _apply(self, call: MutationCall[MutationRequest], change: Change) -> CommittedChange:
         (result,) = await self._run_of(call)(self._storage.store.apply, [change])
@@ -263,7 +257,7 @@ class Mutations:
             return await work()
         except KeyfoldError as error:
             if isinstance(error, _AUDITED):
-                await self.note(call, error.reason)
+                await self._attempts.append(self._attempt(call, error.reason))
             if isinstance(error, _TOLD_BY_STATE):
                 # A database that takes no writes may show a state that is long past (S2). A change
                 # that it does not take fails by itself, but this answer needs no write.
@@ -275,6 +269,9 @@ class Mutations:
         if call.urgent:
             return self._storage.revoking(call.caller.name).run
         return self._storage.decide
+
+    def _attempt(self, call: MutationCall[MutationRequest], outcome: str) -> Attempt:
+        return Attempt(call.cluster, self._event(call, outcome))
 
     def _event(self, call: MutationCall[MutationRequest], outcome: str) -> AuditEvent:
         caller = call.caller
