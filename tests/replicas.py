@@ -42,7 +42,7 @@ from keyfold_server.service.life.clusters import AddRegionsRequest, EnableReques
 from keyfold_server.service.life.reports import ClusterReport
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
 from keyfold_server.service.life.restoration import RestoreRequest, RestoreResult
-from keyfold_server.service.life.revocation import RevokeRequest, RevokeResult
+from keyfold_server.service.life.revocation import BanResult, RevokeRequest, RevokeResult
 from keyfold_server.service.life.rotation import RotateRequest, RotateResult
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.upkeep.sweep import SLOTS
@@ -420,10 +420,21 @@ class Member:
         caller: str = "local",
         within: float = 10.0,
     ) -> RevokeResult:
-        """Revokes."""
+        """Revokes a cluster whose rows are whole."""
         request = RevokeRequest(cluster, tuple(regions), "")
         call = self.asked("Revoke", request, request_id, caller, within)
-        return await self.replica.revocation.revoke(call)
+        result = await self.replica.revocation.revoke(call)
+        assert isinstance(result, RevokeResult)
+        return result
+
+    async def ban(
+        self, cluster: str = "acme", *, request_id: str = "", within: float = 10.0
+    ) -> BanResult:
+        """Revokes a cluster whose rows cannot be believed."""
+        call = self.asked("Revoke", RevokeRequest(cluster, (), ""), request_id, within=within)
+        result = await self.replica.revocation.revoke(call)
+        assert isinstance(result, BanResult)
+        return result
 
     async def restore(
         self, cluster: str = "acme", regions: Sequence[str] = (), *, request_id: str = ""

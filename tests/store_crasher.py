@@ -27,6 +27,7 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
+from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
@@ -139,6 +140,9 @@ def group(store: SqlStore, kind: str) -> list[Change]:
 
 OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "attempt": lambda store: store.attempted([Attempt("acme", an_event())] * 2),
+    "ban": lambda store: store.ban(
+        Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
+    ),
     "refused": lambda store: store.refused("ab12", SEEN, "one"),
     "register": lambda store: store.register(Heartbeat("two", 0, b"", 120.0, NOW)),
     "poll": lambda store: store.poll(BEAT),

@@ -30,6 +30,7 @@ from builders import (
     enabled,
     enabling,
 )
+from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import Change, restored, retired, revoked, with_regions
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
@@ -122,6 +123,9 @@ def _attempts(store: SqlStore) -> None:
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("apply", "request"): _life,
     ("attempted",): _attempts,
+    ("ban",): lambda store: store.ban(
+        Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
+    ),
     ("cluster",): _cluster,
     ("superseded_wraps",): lambda store: store.superseded_wraps("acme"),
     ("owner_of",): lambda store: store.owner_of(b"k" * 16),

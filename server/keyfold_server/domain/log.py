@@ -39,6 +39,12 @@ class EntryKind(Enum):
     IMPORT = "IMPORT"
     """A cluster, or a whole store, that an export brought in (protocol A4)."""
 
+    BAN = "BAN"
+    """A Revoke of a cluster whose rows are not authentic, or are gone (protocol A6)."""
+
+    SEAL = "SEAL"
+    """An operator's decision that a cluster's rows are right as they stand (protocol A1)."""
+
     UNKNOWN = "UNKNOWN"
     """A kind that a newer release wrote. Replicas drop what such an entry names (protocol S6)."""
 
@@ -49,7 +55,14 @@ class EntryKind(Enum):
 
 
 NEWS: Final = frozenset(
-    (EntryKind.DECISION, EntryKind.REFUSAL, EntryKind.IMPORT, EntryKind.UNKNOWN)
+    (
+        EntryKind.DECISION,
+        EntryKind.REFUSAL,
+        EntryKind.IMPORT,
+        EntryKind.BAN,
+        EntryKind.SEAL,
+        EntryKind.UNKNOWN,
+    )
 )
 """The kinds after which replicas drop what an entry names."""
 
@@ -86,12 +99,16 @@ class Floor:
         version: The row version.
         epoch: The cluster's epoch.
         row: The MAC of the cluster's own row, which vouches for every other row of the cluster.
+        banned: Whether the entry bans the cluster's name, so that no row of it serves whatever the
+            row says (protocol A6). The other values are then those of the last decision that is
+            known.
     """
 
     uid: bytes
     version: int
     epoch: int
     row: bytes
+    banned: bool = False
 
     def is_kept_by(self, later: Floor) -> bool:
         """Returns whether a row that was read later may follow this one.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from keyfold_server.domain.bans import Ban, CommittedBan
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
@@ -16,7 +17,7 @@ from keyfold_server.domain.changes import (
     RequestKey,
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
-from keyfold_server.domain.errors import ClusterNotFoundError, RowNotAuthenticError
+from keyfold_server.domain.errors import ClusterNotFoundError, Unusable
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
@@ -139,7 +140,7 @@ class Store(Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
     Rows of decisions have a MAC. A row without a valid one raises RowNotAuthenticError (protocol
-    A1).
+    A1). A banned cluster raises ClusterBannedError, whatever its rows are (protocol A6).
     """
 
     def cluster(self, name: str) -> Cluster | None:
@@ -158,12 +159,11 @@ class Store(Protocol):
         """Returns the name of the cluster that a KEK belongs to, or None."""
         ...
 
-    def clusters(
-        self, which: ClusterFilter, after: str, limit: int
-    ) -> list[Cluster | RowNotAuthenticError]:
+    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster | Unusable]:
         """Reads up to `limit` clusters whose names follow `after`, by name.
 
-        A cluster whose rows are not authentic is replaced in the list by an error that names it.
+        A cluster that is banned, or whose rows are not authentic, is replaced in the list by an
+        error that names it.
         """
         ...
 
@@ -206,6 +206,20 @@ class Store(Protocol):
 
         Returns:
             What became of each change, in their order: the committed change, or what it raised.
+        """
+        ...
+
+    def ban(self, wanted: Ban) -> CommittedBan | None:
+        """Bans the name of a cluster whose rows are not authentic, or are gone (protocol A6).
+
+        It is one entry of the log, and needs no row of the cluster.
+
+        Returns:
+            The ban, which may be an earlier one; or None if the cluster's rows are authentic now,
+            so that a change can revoke it.
+
+        Raises:
+            ClusterNotFoundError: Neither the log nor a row nor the replica knows the cluster.
         """
         ...
 

@@ -191,7 +191,10 @@ class Replica:
         storage, clock, health = self._storage, self.clock, self._health
         kek_wrapper, check_fresh = self._kek_wrapper, self.changes.staleness.check
         self._attempts = attempts = Attempts(storage)
-        mutations = Mutations(storage, self.changes, clock, self._tasks, self.limits, attempts)
+        last_seen = self._cache.last_seen
+        mutations = Mutations(
+            storage, self.changes, clock, self._tasks, self.limits, attempts, last_seen
+        )
         self._confirmations = confirmations = Confirmations(
             self.changes.replica, storage, clock, timing
         )

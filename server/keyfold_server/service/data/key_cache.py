@@ -13,6 +13,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.service.data.cache_entries import NEVER, CachedKek, ClusterView, RootState
 
 
@@ -41,6 +42,11 @@ class KeyCache:
     def peek(self, cluster: str) -> ClusterView | None:
         """Returns a cluster's view, if it is in memory, without counting that as a use."""
         return self._views.get(cluster)
+
+    def last_seen(self, cluster: str) -> Cluster | None:
+        """Returns a cluster as this replica verified it last, if its view is in memory."""
+        view = self._views.get(cluster)
+        return None if view is None else view.cluster
 
     def opened(self) -> Iterator[CachedKek]:
         """Yields every KEK in memory."""

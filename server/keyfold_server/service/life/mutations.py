@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
+from keyfold_server.domain.bans import Ban, CommittedBan
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
@@ -23,6 +24,7 @@ from keyfold_server.domain.changes import (
 from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.errors import (
     AlreadyExistsError,
+    ClusterBannedError,
     ClusterNotFoundError,
     ConflictError,
     DeadlineError,
@@ -31,6 +33,7 @@ from keyfold_server.domain.errors import (
     NotFoundError,
     RequestIdReusedError,
     RequestInProgressError,
+    RowNotAuthenticError,
     StateError,
 )
 from keyfold_server.domain.log import Attempt, AuditEvent
@@ -64,6 +67,7 @@ class Mutations:
         tasks: Tasks,
         limits: Limits,
         attempts: Attempts,
+        last_seen: Callable[[str], Cluster | None],
     ) -> None:
         """Joins changes to the store, to the other replicas, and to what an organization may ask.
 
@@ -74,8 +78,10 @@ class Mutations:
             tasks: Keeps the tasks of changes that are under way.
             limits: The places and rates that changes use up.
             attempts: Appends refused changes to the log.
+            last_seen: Returns a cluster as this replica verified it last, if it knows it.
         """
         self._attempts = attempts
+        self._last_seen = last_seen
         self._limits = limits
         self._storage = storage
         self._changes = changes
@@ -140,6 +146,25 @@ class Mutations:
         self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)
 
+    async def ban(self, call: MutationCall[MutationRequest]) -> CommittedBan | None:
+        """Bans a cluster whose rows cannot be believed, and applies the ban here (protocol A6).
+
+        Returns:
+            The ban, or None if the rows are authentic now, so that a change can revoke the cluster.
+
+        Raises:
+            ClusterNotFoundError: Neither the log nor a row nor this replica knows the cluster.
+        """
+        seen = self._last_seen(call.cluster)
+        ban = Ban(call.cluster, self._event(call, "done"), seen, call.key())
+        made = await self._run_of(call)(self._storage.store.ban, ban)
+        if made is not None and made.repeated:
+            # If another replica banned it, this one may not have read of it yet.
+            self._changes.made_elsewhere(call.cluster)
+        elif made is not None:
+            self._changes.applied_here(made.number, made.entry_id, call.cluster)
+        return made
+
     async def unchanged(self, call: MutationCall[MutationRequest], seen: Cluster) -> MutationResult:
         """Records a request that has nothing to change, so that repeating it is safe.
 
@@ -182,7 +207,7 @@ class Mutations:
     ) -> _R:
         try:
             place = await self._authorize(call)
-        except NotFoundError:
+        except (NotFoundError, ClusterBannedError):
             # What the caller may not see is told as late as what does not exist (C7, S2).
             self._changes.staleness.check(self._clock.monotonic())
             raise
@@ -216,8 +241,14 @@ class Mutations:
                     cluster=call.cluster,
                     field="request_id",
                 )
-            current = await self._run_of(call)(self._storage.store.cluster, call.cluster)
-            cluster = existing(current, call.cluster)
+            try:
+                current = await self._run_of(call)(self._storage.store.cluster, call.cluster)
+                cluster = existing(current, call.cluster)
+            except (RowNotAuthenticError, ClusterBannedError, ClusterNotFoundError):
+                if not call.bans:
+                    raise
+                # Whatever the first request did, the cluster has to be banned now.
+                return await self._audited(call, work)
             later = cluster.version > before.version
             # If another replica made the change, this one may not have read of it yet.
             self._changes.made_elsewhere(call.cluster)
@@ -238,8 +269,16 @@ class Mutations:
                 caller may not see it.
         """
         # Not in the threads for reads, so that a flood of data-plane calls cannot delay a change.
-        cluster = await self._run_of(call)(self._storage.store.cluster, call.cluster)
+        try:
+            cluster = await self._run_of(call)(self._storage.store.cluster, call.cluster)
+        except (RowNotAuthenticError, ClusterBannedError) as error:
+            if not call.bans or error.cluster != call.cluster:
+                raise
+            cluster = None
         if cluster is None and call.makes_cluster:
+            return nullcontext()
+        if cluster is None and call.bans:
+            self._authorize_ban(call)
             return nullcontext()
         cluster = existing(cluster, call.cluster)
         organization = cluster.organization
@@ -249,6 +288,18 @@ class Mutations:
         account = self._limits.organizations.of(organization)
         account.charge(self._clock.monotonic())
         return account.room.place()
+
+    def _authorize_ban(self, call: MutationCall[MutationRequest]) -> None:
+        """Checks the rights to revoke a cluster whose row tells no organization (protocol A6).
+
+        Raises:
+            ClusterNotFoundError: The caller may not see the cluster as this replica verified it
+                last or, if it does not know it, sees only clusters of certain organizations.
+            NotAllowedError: The caller may not revoke it.
+        """
+        seen = self._last_seen(call.cluster)
+        organization = None if seen is None else seen.organization
+        call.caller.rights.check_cluster(call.rpc, call.cluster, organization, ())
 
     async def _audited(
         self, call: MutationCall[MutationRequest], work: Callable[[], Awaitable[_R]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
+from keyfold_server.domain.bans import banned
 from keyfold_server.store.seal import not_authentic
 
 if TYPE_CHECKING:
@@ -47,11 +48,14 @@ class Floors:
             self._seen.clear()
 
 
-def hold(stored: StoredCluster | None, floor: Floor | None) -> None:
-    """Refuses a cluster that lies below its floor.
+def hold(name: str, stored: StoredCluster | None, floor: Floor | None) -> None:
+    """Refuses a cluster that lies below its floor, or whose name this process knows to be banned.
 
     Raises:
-        RowNotAuthenticError: It does.
+        RowNotAuthenticError: It lies below its floor.
+        ClusterBannedError: Its name is banned.
     """
+    if floor is not None and floor.banned:
+        raise banned(name)
     if stored is not None and floor is not None and not floor.is_kept_by(stored.floor):
         raise not_authentic("clusters", stored.cluster.name)

@@ -11,10 +11,11 @@ from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     RowNotAuthenticError,
     StoreUnavailableError,
+    Unusable,
 )
 from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.sql import attempts, floors
+from keyfold_server.store.sql import attempts, bans, floors
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.membership import Membership
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from keyfold_server.domain.bans import Ban, CommittedBan
     from keyfold_server.domain.changes import (
         Change,
         CommittedChange,
@@ -103,7 +105,7 @@ class SqlStore(ObservationStore):
         # From before the read, so that what it finds cannot be older.
         floor = self._floors.of(name)
         stored = self._transactions.read(lambda c: clusters.named(c, self._seal, name))
-        floors.hold(stored, floor)
+        floors.hold(name, stored, floor)
         return stored.cluster if stored is not None else None
 
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
@@ -121,9 +123,7 @@ class SqlStore(ObservationStore):
         """Returns the name of the cluster that a KEK belongs to, or None."""
         return self._transactions.read(lambda c: clusters.owner_of(c, self._seal, kek_id))
 
-    def clusters(
-        self, which: ClusterFilter, after: str, limit: int
-    ) -> list[Cluster | RowNotAuthenticError]:
+    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster | Unusable]:
         """Reads up to `limit` clusters whose names follow `after`, by name."""
         where = listing.page(which, after, limit)
         found = self._transactions.read(lambda c: clusters.read(c, self._seal, where))
@@ -172,6 +172,25 @@ class SqlStore(ObservationStore):
                 if each.floor is not None:
                     self._floors.raise_to(each.number, each.cluster.name, each.floor)
         return made
+
+    def ban(self, wanted: Ban) -> CommittedBan | None:
+        """Bans the name of a cluster whose rows are not authentic, or are gone (protocol A6)."""
+
+        def work(
+            connection: Connection, mark: HighWaterMark
+        ) -> tuple[bans.Banned | None, HighWaterMark]:
+            reach = self._transactions.reach
+            return bans.record(connection, wanted, self._stamp(connection), reach), mark
+
+        try:
+            made, mark = self._transactions.write("ban", work)
+        except LostRaceError as error:
+            raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
+        if made is None:
+            return None
+        self._transactions.history.advance(made.newest, mark)
+        self._floors.raise_to(made.ban.number, wanted.cluster, made.floor)
+        return made.ban
 
     def attempted(self, wanted: Sequence[Attempt]) -> list[RecordedAttempt | ClusterNotFoundError]:
         """Appends attempts that changed nothing to the log, in one transaction (protocol R5)."""

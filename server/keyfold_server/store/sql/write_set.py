@@ -16,7 +16,7 @@ from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import (
     RequestIdReusedError,
     RequestInProgressError,
-    RowNotAuthenticError,
+    Unusable,
 )
 from keyfold_server.domain.log import EntryKind, Floor
 from keyfold_server.store import schema
@@ -78,11 +78,12 @@ class WriteSet:
 
     Attributes:
         drafts: The entries of the log, one for each change, in their order.
+        makes: The names of the clusters that are new, and the places of their first entries.
     """
 
     def __init__(
         self,
-        found: Mapping[str, StoredCluster | RowNotAuthenticError],
+        found: Mapping[str, StoredCluster | Unusable],
         recorded: Mapping[Scope, RecordedRequest],
         *,
         seal: Seal,
@@ -91,7 +92,7 @@ class WriteSet:
         """Takes what the batch has read under its locks.
 
         Args:
-            found: The clusters that exist, by name.
+            found: The clusters that exist, by name, and those whose names are banned.
             recorded: The requests that were carried out before, by scope.
             seal: Seals the rows.
             now: Time for the new records of requests, in milliseconds of Unix time.
@@ -104,12 +105,14 @@ class WriteSet:
         self._history: list[Cells] = []
         self._requests: list[Cells] = []
         self.drafts: Final[list[Draft]] = []
+        self.makes: Final[dict[str, int]] = {}
 
     def add(self, change: Change) -> Decided:
         """Decides a change and adds its rows; if it raises, it adds nothing.
 
         Raises:
             RowNotAuthenticError: The cluster's rows are not authentic.
+            ClusterBannedError: The cluster's name is banned.
             RequestInProgressError: The request was carried out in the meantime.
             RequestIdReusedError: The request's id came before with another request.
             ValueError: The cluster does not differ from the current one as the decision says.
@@ -135,6 +138,8 @@ class WriteSet:
             # From here on nothing raises.
             pending.after = stored
             self._history += history
+            if current is None:
+                self.makes[cluster.name] = len(self.drafts)
         if change.request is not None:
             self._record(change.request, cluster.version)
         self.drafts.append(draft)
@@ -197,7 +202,7 @@ class WriteSet:
 
     def _pending_of(self, name: str) -> _Pending:
         found = self._found.get(name)
-        if isinstance(found, RowNotAuthenticError):
+        if isinstance(found, Unusable):
             # A copy, because two changes may raise this error and each adds its traceback.
             raise found.at()
         return self._pending.setdefault(name, _Pending(found, found))

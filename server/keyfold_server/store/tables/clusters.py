@@ -12,19 +12,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import (
+    BindParameter,
+    CompoundSelect,
+    Connection,
+    Select,
+    bindparam,
+    null,
+    select,
+    union_all,
+)
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
-from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError, Unusable
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Floor
 from keyfold_server.store import seal as seals
 from keyfold_server.store.schema import Cells, clusters, generations, regions, wraps
-from keyfold_server.store.tables import floors, options
+from keyfold_server.store.tables import floors, log, options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Table
 
@@ -53,7 +62,17 @@ _AGGREGATE: Final = (
     )
     .outerjoin(wraps, wraps.c.kek_id == generations.c.kek_id)
     .outerjoin(floors.newest, floors.on_newest)
-    .order_by(clusters.c.name)
+)
+
+_NAMES: Final[BindParameter[str]] = bindparam("names", expanding=True)
+
+# A name without a row may be banned all the same. One statement reads both, so that this costs no
+# further round trip, and a name that never was takes as long as one that the caller may not see.
+_NAMED: Final[CompoundSelect[Any]] = union_all(
+    _AGGREGATE.where(clusters.c.name.in_(_NAMES)),
+    floors.bans.where(floors.newest.c.cluster.in_(_NAMES)).with_only_columns(
+        *(null() for _ in range(_NEWEST)), *floors.newest.c
+    ),
 )
 
 
@@ -113,18 +132,44 @@ class Attempted:
 
 def read(
     connection: Connection, seal: Seal, where: ColumnElement[bool]
-) -> dict[str, StoredCluster | RowNotAuthenticError]:
+) -> dict[str, StoredCluster | Unusable]:
     """Reads the clusters whose own rows meet a condition, ordered by name.
 
     The order is the database's, so that the next page begins where this one ends. A cluster whose
     rows are not authentic, or are not those of its newest decision, does not spoil the others: its
-    error stands in its place, for the caller to raise.
+    error stands in its place, for the caller to raise. So does that of a banned cluster.
     """
-    statement: Select[Any] = _AGGREGATE.where(where)
+    statement: Select[Any] = _AGGREGATE.where(where).order_by(clusters.c.name)
+    return _found(connection.execute(statement), seal)
+
+
+def read_named(
+    connection: Connection, seal: Seal, names: Sequence[str], uids: Collection[bytes] | None = None
+) -> dict[str, StoredCluster | Unusable]:
+    """Reads the clusters of some names as `read` does, and the bans of names without a row.
+
+    Args:
+        connection: A connection inside a transaction.
+        seal: Checks the rows.
+        names: The names.
+        uids: The uids of those clusters that are locked, whose rows alone count; None: all count.
+    """
+    rows = map(tuple, connection.execute(_NAMED, {"names": names}))
+    counting = (row for row in rows if uids is None or row[0] is None or row[0] in uids)
+    return _found(counting, seal)
+
+
+def _found(read_rows: Iterable[Any], seal: Seal) -> dict[str, StoredCluster | Unusable]:
+    """Verifies clusters; returns each, or why its rows serve nobody, by its name."""
     found: dict[object, _Rows] = {}
-    for row in connection.execute(statement):
+    bans: dict[str, Cells] = {}
+    for row in read_rows:
         cells = tuple(row)
         own = cells[:_REGION]
+        if own[0] is None:
+            entry = cells[_NEWEST:]
+            bans[entry[log.CLUSTER]] = entry
+            continue
         rows = found.setdefault(own[0], _Rows(own, {t: {} for t in CHILDREN}))
         children = rows.children
         region, generation = cells[_REGION:_GENERATION], cells[_GENERATION:_WRAP]
@@ -137,7 +182,16 @@ def read(
             children[wraps][wrap[:1]] = wrap
         if newest[0] is not None:
             rows.newest = newest
-    return {rows.own[1]: _verified(rows, seal) for rows in found.values()}
+    verified = {rows.own[1]: _verified(rows, seal) for rows in found.values()}
+    return verified | {name: _ban(name, entry, seal) for name, entry in bans.items()}
+
+
+def _ban(name: str, entry: Cells, seal: Seal) -> Unusable:
+    try:
+        floors.check_ban(name, entry, seal)
+    except (ClusterBannedError, RowNotAuthenticError) as error:
+        return error
+    return seals.not_authentic("log", name)
 
 
 def named(connection: Connection, seal: Seal, name: str) -> StoredCluster | None:
@@ -145,20 +199,22 @@ def named(connection: Connection, seal: Seal, name: str) -> StoredCluster | None
 
     Raises:
         RowNotAuthenticError: A row of the cluster is not authentic.
+        ClusterBannedError: The cluster's name is banned.
     """
-    found = read(connection, seal, clusters.c.name == name)
+    found = read_named(connection, seal, [name])
     return authentic(found[name]) if name in found else None
 
 
-def authentic(stored: StoredCluster | RowNotAuthenticError) -> StoredCluster:
+def authentic(stored: StoredCluster | Unusable) -> StoredCluster:
     """Returns a cluster that `read` found, or raises the error in its place.
 
     Raises:
         RowNotAuthenticError: A row of the cluster is not authentic.
+        ClusterBannedError: The cluster's name is banned.
     """
-    if isinstance(stored, RowNotAuthenticError):
-        raise stored
-    return stored
+    if isinstance(stored, StoredCluster):
+        return stored
+    raise stored
 
 
 def owner_of(connection: Connection, seal: Seal, kek_id: bytes) -> str | None:
@@ -200,10 +256,12 @@ def attempted(connection: Connection, seal: Seal, names: Iterable[str]) -> dict[
     return found
 
 
-def _verified(rows: _Rows, seal: Seal) -> StoredCluster | RowNotAuthenticError:
+def _verified(rows: _Rows, seal: Seal) -> StoredCluster | Unusable:
     own = rows.own
     name = own[1] if isinstance(own[1], str) else None
     try:
+        if name is not None:
+            floors.check_ban(name, rows.newest, seal)
         seal.check("clusters", own, name)
         for table, below in rows.children.items():
             for row in below.values():
@@ -218,7 +276,7 @@ def _verified(rows: _Rows, seal: Seal) -> StoredCluster | RowNotAuthenticError:
             history_count=own[9],
         )
         decided = floors.hold(own[1], stored.floor, rows.newest, seal)
-    except RowNotAuthenticError as error:
+    except (ClusterBannedError, RowNotAuthenticError) as error:
         return error
     return replace(stored, decided=decided)
 

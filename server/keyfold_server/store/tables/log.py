@@ -36,6 +36,7 @@ RECONCILIATIONS: Final = 300
 NUMBER: Final = list(log.columns).index(log.c.number)
 ENTRY_ID: Final = list(log.columns).index(log.c.entry_id)
 PREV: Final = list(log.columns).index(log.c.prev)
+KIND: Final = list(log.columns).index(log.c.kind)
 CLUSTER: Final = list(log.columns).index(log.c.cluster)
 _UID: Final = list(log.columns).index(log.c.cluster_uid)
 _VERSION: Final = list(log.columns).index(log.c.version)
@@ -163,7 +164,9 @@ def position(row: Cells) -> Position:
 def floor(row: Cells) -> Floor | None:
     """Returns the floor in an entry's row, or None if the entry has none."""
     version, epoch, row_mac = row[_VERSION : _VERSION + 3]
-    return None if version is None else Floor(row[_UID], version, epoch, row_mac)
+    if version is None:
+        return None
+    return Floor(row[_UID], version, epoch, row_mac, banned=row[KIND] == EntryKind.BAN.value)
 
 
 def between(connection: Connection, first: int, last: int) -> list[Cells]:
