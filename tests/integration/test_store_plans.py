@@ -35,6 +35,7 @@ from keyfold_server.domain.changes import Change, restored, retired, revoked, wi
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
+from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.sql.store import SqlStore
 
@@ -96,7 +97,8 @@ def _lists(store: SqlStore) -> None:
 
 
 def _observations(store: SqlStore) -> None:
-    store.observe([Observation("root:ab12", Health.HEALTHY, NOW, NOW)])
+    seen = Observation("root:ab12", Health.HEALTHY, NOW, NOW)
+    store.observe([seen], [Transition("ab12", Condition.CANNOT_WRAP, Condition.HEALTHY, seen)])
     assert store.observations(["root:ab12", "kek:00"])
 
 

@@ -24,6 +24,9 @@ class EntryKind(Enum):
     REFUSAL = "REFUSAL"
     """A refusal by a customer's KMS, for the other replicas (protocol F2)."""
 
+    HEALTH = "HEALTH"
+    """A transition of a root key's health (`domain.transitions`)."""
+
     RECONCILIATION = "RECONCILIATION"
     """An operator's decision that the store is right as it is (protocol S1)."""
 
@@ -131,7 +134,7 @@ class Entry:
         entry_id: 16 random bytes.
         kind: The kind.
         cluster: The cluster's name, or None.
-        root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
+        root: The root key id (`cluster.Wrap.root_id`) of a refusal or a transition, or None.
         kek: The one KEK that was refused again; None: no refusal or a first one.
         replica: The replica that wrote the entry.
         floor: The cluster's own row as the entry left it, or None.

@@ -21,6 +21,7 @@ from keyfold_server.domain.errors import ClusterNotFoundError, Unusable
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
+from keyfold_server.domain.transitions import Transition
 
 
 class Clock(Protocol):
@@ -285,8 +286,16 @@ class Store(Protocol):
         """
         ...
 
-    def observe(self, observations: Sequence[Observation]) -> None:
-        """Writes observations as plain upserts, without an entry of the log (protocol S7)."""
+    def observe(
+        self, observations: Sequence[Observation], found: Sequence[Transition] = ()
+    ) -> None:
+        """Writes observations as plain upserts, without an entry of the log (protocol S7).
+
+        Args:
+            observations: The observations.
+            found: Transitions that some of them may show. The log gets an entry for each of which
+                it has told another condition, in the transaction of its observation.
+        """
         ...
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:

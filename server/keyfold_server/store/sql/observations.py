@@ -1,20 +1,23 @@
 """The part of SqlStore for what replicas observe: health, last uses, the sweep (protocol S7).
 
-Invariant: no method here takes a number or locks a cluster, so none costs a change its turn, and
-none decides whether a key may be used.
+Invariant: no method here locks a cluster, none decides whether a key may be used, and none but
+`observe`, for a transition, writes an entry of the log. So none costs a change its turn.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from keyfold_server.store.tables import listing, observations, samples, uses
+from keyfold_server.store.tables import listing, observations, samples, transitions, uses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from sqlalchemy import Connection
+
     from keyfold_server.domain.health import Observation
     from keyfold_server.domain.ports import Sample
+    from keyfold_server.domain.transitions import Transition
     from keyfold_server.store.sql.transactions import Transactions
 
 T = TypeVar("T")
@@ -50,10 +53,14 @@ class ObservationStore:
             "observe", lambda c: observations.claim(c, name, after_ms, now(c))
         )
 
-    def observe(self, observations: Sequence[Observation]) -> None:
+    def observe(
+        self, observations: Sequence[Observation], found: Sequence[Transition] = ()
+    ) -> None:
         """Writes observations of root keys and KEKs, each over the former one (protocol S7)."""
+        by_subject = {each.seen.subject: each for each in found}
         for part in _parts(observations):
-            self._observe(part)
+            mine = [by_subject[seen.subject] for seen in part if seen.subject in by_subject]
+            self._observe(part, mine)
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
         """Reads the last observations, by subject."""
@@ -84,9 +91,15 @@ class ObservationStore:
         now, dialect = self._transactions.now, self._transactions.database.dialect
         self._transactions.write_or_fail("use", lambda c: uses.write(c, times, now(c), dialect))
 
-    def _observe(self, seen: Sequence[Observation]) -> None:
+    def _observe(self, seen: Sequence[Observation], found: Sequence[Transition]) -> None:
         dialect = self._transactions.database.dialect
-        self._transactions.write_or_fail("observe", lambda c: observations.write(c, seen, dialect))
+
+        def work(connection: Connection) -> None:
+            observations.write(connection, seen, dialect)
+            if found:
+                transitions.record(connection, found, self._transactions.stamp(connection))
+
+        self._transactions.write_or_fail("observe", work)
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -35,7 +35,7 @@ from keyfold_server.store.tables import (
 )
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.identities import IdentityKind
-from keyfold_server.store.tables.log import Draft, Stamp
+from keyfold_server.store.tables.log import Draft
 from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class SqlStore(ObservationStore):
         def work(
             connection: Connection, mark: HighWaterMark
         ) -> tuple[list[CommittedChange | Exception], HighWaterMark]:
-            batch = Batch(self._stamp(connection), self._transactions.reach)
+            batch = Batch(self._transactions.stamp(connection), self._transactions.reach)
             return batch.apply(connection, changes), mark
 
         try:
@@ -196,7 +196,7 @@ class SqlStore(ObservationStore):
         """Appends attempts that changed nothing to the log, in one transaction (protocol R5)."""
 
         def work(connection: Connection) -> list[RecordedAttempt | ClusterNotFoundError]:
-            made = attempts.record(connection, wanted, self._stamp(connection))
+            made = attempts.record(connection, wanted, self._transactions.stamp(connection))
             self._transactions.reach("attempt:numbered")
             return made
 
@@ -214,7 +214,7 @@ class SqlStore(ObservationStore):
         def work(connection: Connection) -> None:
             observations.write(connection, [observation], dialect)
             reach("refused:observed")
-            stamp = replace(self._stamp(connection), replica=replica)
+            stamp = replace(self._transactions.stamp(connection), replica=replica)
             log.append(connection, [draft], stamp)
             reach("refused:numbered")
 
@@ -256,7 +256,7 @@ class SqlStore(ObservationStore):
             known = identities.read(connection, kind, owner, self._seal)
             reach("issue:looked")
             if known is None:
-                stamp = self._stamp(connection)
+                stamp = self._transactions.stamp(connection)
                 identities.add(connection, kind, owner, external_id, stamp.now, self._seal)
                 reach("issue:written")
                 log.append(connection, [Draft(EntryKind.IDENTITY, event, cluster=cluster)], stamp)
@@ -273,7 +273,7 @@ class SqlStore(ObservationStore):
         """
 
         def work(connection: Connection) -> bool:
-            stamp = self._stamp(connection)
+            stamp = self._transactions.stamp(connection)
             # The store's clock limits the time: a replica's fast clock removes nothing early.
             until = min(now_ms, stamp.now)
             requests.prune(connection, until - RETENTION)
@@ -295,7 +295,7 @@ class SqlStore(ObservationStore):
         """
 
         def work(connection: Connection) -> Position:
-            stamp = replace(self._stamp(connection), replica="reconcile")
+            stamp = replace(self._transactions.stamp(connection), replica="reconcile")
             self._database.dialect.settle(connection, wake=True)
             head = log_head.read(connection, self._seal, lock=True)
             newest = head.newest
@@ -314,10 +314,6 @@ class SqlStore(ObservationStore):
             return self._transactions.write_unchecked("reconcile", work)
         except LostRaceError as error:
             raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
-
-    def _stamp(self, connection: Connection) -> Stamp:
-        now = self._transactions.now(connection)
-        return Stamp(self._membership.name, now, self._seal, self._database.dialect)
 
 
 def _json(detail: Mapping[str, object]) -> str:

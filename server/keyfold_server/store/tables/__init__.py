@@ -8,6 +8,7 @@
     log_chain        verifies that each entry of the log follows the one before
     log_polling      what a replica's poll reads of the log
     log_pruning      removes the oldest entries of the log, and no floor
+    transitions      transitions of root keys' health, each once in the log
     floors           holds a cluster against the newest decision about it in the log
     requests         records of requests that were carried out
     identities       values that are issued once for each owner, such as external ids
