@@ -180,7 +180,9 @@ class SqlStore(ObservationStore):
             connection: Connection, mark: HighWaterMark
         ) -> tuple[bans.Banned | None, HighWaterMark]:
             reach = self._transactions.reach
-            return bans.record(connection, wanted, self._stamp(connection), reach), mark
+            return bans.record(
+                connection, wanted, self._transactions.stamp(connection), reach
+            ), mark
 
         try:
             made, mark = self._transactions.write("ban", work)
