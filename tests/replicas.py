@@ -46,6 +46,7 @@ from keyfold_server.service.life.revocation import BanResult, RevokeRequest, Rev
 from keyfold_server.service.life.rotation import RotateRequest, RotateResult
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.upkeep.sweep import SLOTS
+from keyfold_server.service.upkeep.verification import TURNS
 from keyfold_server.store.opening import open_store
 
 T = TypeVar("T")
@@ -267,6 +268,11 @@ class Member:
             await self.replica.sweep.turn(slot)
         await self.settle()
         await self.replica._health.flush()
+
+    async def verify(self) -> None:
+        """Verifies every cluster in memory, as a replica does at least once per sweep."""
+        for _ in range(TURNS):
+            await self.replica._verification.turn()
 
     async def flush_uses(self) -> None:
         """Writes the last uses, as a replica does once a minute."""

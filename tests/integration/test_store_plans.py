@@ -129,6 +129,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
         Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
     ),
     ("cluster",): _cluster,
+    ("named",): lambda store: store.named(["acme", "nobody"]),
     ("superseded_wraps",): lambda store: store.superseded_wraps("acme"),
     ("owner_of",): lambda store: store.owner_of(b"k" * 16),
     ("clusters",): _lists,

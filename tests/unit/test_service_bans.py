@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -11,13 +13,17 @@ from typing import Final
 import pytest
 
 from callers import EVERYTHING
+from keyfold_server import telemetry
 from keyfold_server.access.policy.file import parse
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     ClusterBannedError,
     ClusterNotFoundError,
     KeyfoldError,
     NotAllowedError,
     RowNotAuthenticError,
+    StoreUnavailableError,
+    Unusable,
 )
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Identity
@@ -208,5 +214,102 @@ async def test_who_may_ban(house: House, one: Member, how: str) -> None:
     assert one.serves()
     with as_one_who(one, ORGANIZATION.format("mine")):
         await one.hurry().ban()
+        assert (await one.ban()).ban.repeated
     with as_one_who(stranger, 'roles = ["operator"]\nclusters = ["acme"]'):
         await stranger.hurry().ban()
+
+
+@pytest.mark.parametrize("how", SPOILT)
+async def test_a_spoilt_cluster_leaves_memory_within_a_sweep(
+    house: House, one: Member, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A6: replicas hold what is in memory against the rows, although no entry says they changed."""
+    two = await house.replica()
+    await two.wrap()
+    await two.wrap("other")
+    edit(house, SPOILT[how])
+    reason = "CLUSTER_NOT_FOUND" if how == "no row at all" else "ROW_NOT_AUTHENTIC"
+    count = telemetry.CLUSTERS_DISTRUSTED.labels(reason)
+    before = count._value.get()
+    for member in (one, two):
+        assert member.serves()
+        await member.verify()
+        assert not member.serves()
+        assert member.serves("other")
+        with pytest.raises((RowNotAuthenticError, ClusterNotFoundError)):
+            await member.wrap()
+        with pytest.raises((RowNotAuthenticError, ClusterNotFoundError)):
+            await member.status()
+    assert count._value.get() == before + 2
+    assert "dropped the keys of cluster acme" in caplog.text
+    # A caller of the cluster's organization can still ban it.
+    with as_one_who(two, ORGANIZATION.format("mine")):
+        await two.hurry().ban()
+
+
+async def test_a_ban_that_no_poll_has_read_is_found_by_the_sweep(house: House, one: Member) -> None:
+    """A6: the verification finds a ban, too."""
+    two = await house.replica()
+    await two.wrap()
+    edit(house, SPOILT["a byte of the own row"])
+    await one.hurry().ban()
+    assert two.serves()
+    await two.verify()
+    assert not two.serves()
+
+
+async def test_whole_clusters_stay_in_memory(house: House, one: Member) -> None:
+    """A6: the verification drops nothing whose rows are whole, and calls no KMS."""
+    calls = house.calls()
+    await one.verify()
+    assert one.serves()
+    assert one.serves("other")
+    assert one.line.counts["named"] == 1
+    assert house.calls() == calls
+
+
+async def test_a_store_that_is_away_drops_nothing(house: House, one: Member) -> None:
+    """A6, S2: a store that cannot be asked says nothing about rows; the next turn asks again."""
+    edit(house, SPOILT["a byte of a region"])
+    one.line.fail("named", StoreUnavailableError("away"))
+    await one.verify()
+    assert one.serves()
+    one.line.mend()
+    await one.verify()
+    assert not one.serves()
+
+
+async def test_a_view_that_came_after_the_read_stays(house: House, one: Member) -> None:
+    """A6, R2: what the verification read before a change says nothing about the change."""
+    edit(house, "UPDATE clusters SET epoch = 9 WHERE name = 'acme'")
+    held = one.line.hold("named", answered=True)
+    verifying = asyncio.create_task(one.verify())
+    await held.reached()
+    edit(house, "UPDATE clusters SET epoch = 0 WHERE name = 'acme'")
+    one.loads.invalidate("acme")
+    await one.wrap()
+    one.line.let_go("named")
+    await verifying
+    assert one.serves()
+
+
+async def test_many_clusters_take_their_turns(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A6, S12: each cluster is verified once per round, in bounded statements."""
+    one = await house.replica()
+    names = [f"c-{number:03}" for number in range(120)]
+    for name in names:
+        await one.enable(name)
+        await one.wrap(name)
+    asked: list[list[str]] = []
+    read = house.store.named
+
+    def named(some: Sequence[str]) -> dict[str, Cluster | Unusable]:
+        asked.append(list(some))
+        return read(some)
+
+    monkeypatch.setattr(house.store, "named", named)
+    await one.verify()
+    assert sorted(itertools.chain.from_iterable(asked)) == names
+    assert [len(some) for some in asked] == [50, 50, 20]

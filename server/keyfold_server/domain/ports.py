@@ -148,6 +148,13 @@ class Store(Protocol):
         """Reads a cluster and verifies its rows; returns None if it does not exist."""
         ...
 
+    def named(self, names: Sequence[str]) -> dict[str, Cluster | Unusable]:
+        """Reads clusters as `cluster` does, and leaves out those that do not exist.
+
+        A cluster that is banned, or whose rows are not authentic, is replaced by its error.
+        """
+        ...
+
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
         """Reads the superseded wraps of a cluster, oldest first, and verifies that all are there.
 

@@ -158,11 +158,8 @@ class Mutations:
         seen = self._last_seen(call.cluster)
         ban = Ban(call.cluster, self._event(call, "done"), seen, call.key())
         made = await self._run_of(call)(self._storage.store.ban, ban)
-        if made is not None and made.repeated:
-            # If another replica banned it, this one may not have read of it yet.
-            self._changes.made_elsewhere(call.cluster)
-        elif made is not None:
-            self._changes.applied_here(made.number, made.entry_id, call.cluster)
+        if made is not None:
+            self._changes.banned_here(made, call.cluster)
         return made
 
     async def unchanged(self, call: MutationCall[MutationRequest], seen: Cluster) -> MutationResult:

@@ -96,7 +96,7 @@ class Reads:
                 error = None if task.cancelled() else task.exception()
                 if isinstance(error, RowNotAuthenticError | ClusterBannedError):
                     # What is in memory is of rows that the store no longer has (protocol A6).
-                    self._cache.drop_cluster(name)
+                    self._cache.distrust(name)
                 elif error is None and not task.cancelled():
                     self._keep(name, task.result())
 
@@ -105,6 +105,7 @@ class Reads:
 
     def _keep(self, name: str, cluster: Cluster | None) -> None:
         if cluster is None:
-            self._cache.drop_cluster(name)
+            # No cluster leaves the store but by somebody else's hand.
+            self._cache.distrust(name)
         else:
             self._cache.put_view(ClusterView(cluster, self._timing))

@@ -11,11 +11,14 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from keyfold_server.domain.bans import banned
+from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError
 from keyfold_server.store.seal import not_authentic
+from keyfold_server.store.tables.clusters import StoredCluster
 
 if TYPE_CHECKING:
+    from keyfold_server.domain.cluster import Cluster
+    from keyfold_server.domain.errors import Unusable
     from keyfold_server.domain.log import Floor
-    from keyfold_server.store.tables.clusters import StoredCluster
 
 _MOST: Final = 100_000
 """Most clusters whose floors stay in memory; then those that changed longest ago go."""
@@ -59,3 +62,14 @@ def hold(name: str, stored: StoredCluster | None, floor: Floor | None) -> None:
         raise banned(name)
     if stored is not None and floor is not None and not floor.is_kept_by(stored.floor):
         raise not_authentic("clusters", stored.cluster.name)
+
+
+def held(name: str, found: StoredCluster | Unusable, floor: Floor | None) -> Cluster | Unusable:
+    """Returns a cluster that was read, or why it serves nobody; see `hold`."""
+    if not isinstance(found, StoredCluster):
+        return found
+    try:
+        hold(name, found, floor)
+    except (ClusterBannedError, RowNotAuthenticError) as error:
+        return error
+    return found.cluster

@@ -108,6 +108,12 @@ class SqlStore(ObservationStore):
         floors.hold(name, stored, floor)
         return stored.cluster if stored is not None else None
 
+    def named(self, names: Sequence[str]) -> dict[str, Cluster | Unusable]:
+        """Reads clusters by name and verifies every row of them, in one statement."""
+        known = {name: self._floors.of(name) for name in names}
+        found = self._transactions.read(lambda c: clusters.read_named(c, self._seal, names))
+        return {name: floors.held(name, each, known.get(name)) for name, each in found.items()}
+
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
         """Reads the history of a cluster's wraps, oldest first, and verifies every row of it."""
 
