@@ -40,6 +40,7 @@ from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.log import Attempt
 from keyfold_server.domain.ports import Heartbeat
+from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
 
@@ -66,6 +67,7 @@ class Place:
 
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
 SEEN = Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW)
+LOST = Transition("ab12", Condition.CANNOT_WRAP, Condition.HEALTHY, SEEN)
 USED = b"u" * 16
 """The KEK whose last use the mutation `use` writes."""
 
@@ -147,7 +149,7 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "register": lambda store: store.register(Heartbeat("two", 0, b"", 120.0, NOW)),
     "poll": lambda store: store.poll(BEAT),
     "leave": lambda store: store.leave("one"),
-    "observe": lambda store: store.observe([SEEN]),
+    "observe": lambda store: store.observe([SEEN], [LOST]),
     "issue": lambda store: store.issue_external_id("acme", "issued", an_event()),
     "use": lambda store: store.used({USED: NOW}),
     "prune": lambda store: store.prune(NOW + 2 * DAY, DAY),

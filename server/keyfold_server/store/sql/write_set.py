@@ -21,8 +21,9 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.log import EntryKind, Floor
 from keyfold_server.store import schema
 from keyfold_server.store.schema import Cells
-from keyfold_server.store.tables import clusters, requests, rows, wrap_history
-from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
+from keyfold_server.store.tables import cluster_rows, clusters, requests, rows, wrap_history
+from keyfold_server.store.tables.cluster_rows import CHILDREN
+from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.log import Draft
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class WriteSet:
         self, before: StoredCluster | None, current: Cluster | None, decision: Decision
     ) -> tuple[StoredCluster, list[Cells]]:
         """Returns the sealed rows of a cluster after a decision, and those of its history."""
-        children = clusters.encoded(decision.cluster, self._seal)
+        children = cluster_rows.encoded(decision.cluster, self._seal)
         if before is None:
             stored = StoredCluster(decision.cluster, children)
         else:

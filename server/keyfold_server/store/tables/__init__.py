@@ -1,6 +1,7 @@
 """Tables: a module per noun, from rows to values and back, on a connection that the caller gives.
 
     clusters         clusters with their regions, KEKs and current wraps
+    cluster_rows     the form of a cluster's rows
     wrap_history     the superseded wraps of each cluster
     options          options of keys, as text in a column
     log              the log: what happened, each entry sealed and chained to the one before
