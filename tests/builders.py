@@ -10,6 +10,7 @@ from dataclasses import replace
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
+    RecordedRequest,
     RequestKey,
     created,
     rotated,
@@ -116,3 +117,9 @@ def attempted(
 def enabled(store: Store, name: str = "acme", *, organization: str | None = None) -> Cluster:
     """Stores a new cluster and returns it."""
     return applied(store, enabling(a_cluster(name, organization=organization))).cluster
+
+
+def record_of(store: Store, key: RequestKey) -> RecordedRequest | None:
+    """Reads what the store recorded of a request, or None."""
+    _, found = store.requested(key.cluster, key)
+    return found

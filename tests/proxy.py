@@ -169,10 +169,14 @@ class Proxy:
                 await self._passable.wait()
                 if self._way is Way.DELAY:
                     await asyncio.sleep(self._delay)
+                self._see(source, data)
                 await self._loop.sock_sendall(sink, data)
         # The end of a connection is held back like everything else.
         await self._passable.wait()
         self._drop(link, _close)
+
+    def _see(self, source: socket.socket, data: bytes) -> None:
+        """Sees what one end sent before the other end gets it."""
 
     def _drop(self, link: _Link, how: Callable[[socket.socket], None]) -> None:
         """Ends a connection at both ends."""

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, column, insert, select, table
 
 import postgres
 from audit_chain import verified_events
-from builders import NOW, a_request
+from builders import NOW, a_request, record_of
 from fakes import FakeClock
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.health import Health
@@ -183,7 +183,7 @@ def exported(key: Path) -> dict[str, tuple[Cluster, int]]:
 def check(store: SqlStore, key: Path) -> None:
     """Checks that a store holds what the vector says, and that every row of it verifies."""
     assert everything(store) == exported(key)
-    request = store.request(a_request("acme"))
+    request = record_of(store, a_request("acme"))
     assert request is not None
     assert request.version == 1
     assert [noted.number for noted in store.poll(_BEAT)] == list(range(1, 11))
@@ -194,4 +194,4 @@ def check(store: SqlStore, key: Path) -> None:
     assert (refused.reason, refused.missing_permission) == ("ACCESS_DENIED", "kms:Decrypt")
     assert (store.external_id("org"), store.external_id("acme")) == ("id-of-org", None)
     [used] = ROWS["generation_uses"]
-    assert store.last_uses([used["kek_id"]]) == {used["kek_id"]: NOW}
+    assert store.seen((), [used["kek_id"]])[1] == {used["kek_id"]: NOW}

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import postgres
 import store_crasher
 from audit_chain import verified_events
-from builders import NOW, a_request
+from builders import NOW, a_request, record_of
 from chaos.fleet import POSTGRESQL, SQLITE
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import StoreStaleError
@@ -152,7 +152,7 @@ def picture(place: Place) -> Picture:
         assert len(clusters) == len(store.clusters(ClusterFilter(), "", 99))
         replicas = [r.replica for r in store.replicas()]
         keys = [a_request(c, k) for c in ("acme", "fresh") for k in store_crasher.CHANGES]
-        requests = [store.request(key) for key in keys]
+        requests = [record_of(store, key) for key in keys]
         try:
             noted = store.poll(replace(store_crasher.BEAT, replica="reader"))
         except StoreStaleError:

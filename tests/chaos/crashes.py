@@ -20,7 +20,7 @@ from typing import Final, Self
 
 import store_crasher
 from audit_chain import verified_events
-from builders import a_request
+from builders import a_request, record_of
 from chaos.benches import BENCHES, Bench, Picture, picture
 from fakes import FakeClock
 from keyfold_server.domain.changes import CommittedChange
@@ -139,7 +139,7 @@ class Storm:
             assert isinstance(cluster, Cluster)
             recorded = {}
             for one in begun:
-                found = store.request(a_request("acme", store_crasher.storm_id(*one)))
+                found = record_of(store, a_request("acme", store_crasher.storm_id(*one)))
                 if found is not None:
                     recorded[one] = found.version
             if any(recorded.get(one) != version for one, version in answered.items()):

@@ -29,6 +29,7 @@ from builders import (
     attempted,
     enabled,
     enabling,
+    record_of,
 )
 from fakes import FakeClock
 from keyfold_server.domain.changes import (
@@ -58,7 +59,6 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, EntryKind
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
-from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import log, log_head, wraps
 from keyfold_server.store.sql.store import SqlStore
@@ -317,7 +317,7 @@ def test_what_was_seen_before_a_revocation_is_not_committed(store: SqlStore) -> 
     assert store.cluster("acme") == revocation.cluster
     assert audited(store) == 2
     assert late.request is not None
-    assert store.request(late.request) is None
+    assert record_of(store, late.request) is None
 
 
 def test_an_attempt_is_no_change(store: SqlStore) -> None:
@@ -340,7 +340,7 @@ def test_a_change_that_changes_nothing_is_an_attempt(store: SqlStore) -> None:
     made = applied(store, Change("acme", unchanged(cluster), an_event(outcome="unchanged"), key))
     assert (made.cluster, made.number, made.floor) == (cluster, 2, None)
     assert [e.kind for e in store.poll(beat())] == [EntryKind.DECISION, EntryKind.ATTEMPT]
-    assert store.request(key) is not None
+    assert record_of(store, key) is not None
     assert store.cluster("acme") == cluster
 
 
@@ -421,7 +421,7 @@ def test_a_request_is_found_in_its_scope_alone(store: SqlStore) -> None:
     """R6: request ids are scoped to caller, RPC and cluster; a record has the version made."""
     key = a_request()
     applied(store, enabling(a_cluster(), key))
-    found = store.request(key)
+    found = record_of(store, key)
     assert found is not None
     assert (found.digest, found.version) == (key.digest, 1)
     for other in (
@@ -430,7 +430,7 @@ def test_a_request_is_found_in_its_scope_alone(store: SqlStore) -> None:
         replace(key, cluster="x"),
         replace(key, request_id="x"),
     ):
-        assert store.request(other) is None
+        assert record_of(store, other) is None
 
 
 def test_a_concurrent_twin_is_aborted(store: SqlStore) -> None:
@@ -777,48 +777,6 @@ def test_observations_replace_each_other(store: SqlStore) -> None:
     assert store.poll(beat()) == []
 
 
-def moved(condition: Condition, seen: Observation) -> Transition:
-    """Makes the transition of a root key that was healthy."""
-    return Transition(seen.subject.removeprefix("root:"), condition, Condition.HEALTHY, seen)
-
-
-def test_a_transition_is_told_once(store: SqlStore) -> None:
-    """S0, S7: of several replicas that see a transition, one writes its entry."""
-    seen = Observation("root:ab12", Health.HEALTHY, NOW, NOW, can_wrap=False, can_unwrap=True)
-    lost = moved(Condition.CANNOT_WRAP, seen)
-    well = moved(Condition.HEALTHY, replace(seen, can_wrap=True))
-    for found in (lost, lost, well, well, lost):
-        store.observe([found.seen], [found])
-    noted = store.poll(beat())
-    assert [(n.kind, n.root, n.is_news) for n in noted] == [(EntryKind.HEALTH, "ab12", False)] * 3
-    # What the log has told counts, not what an observation remembers.
-    store.refused("ab12", replace(seen, health=Health.KEY_DISABLED), "one")
-    store.observe([well.seen], [well])
-    assert [n.kind for n in store.poll(at("one", noted[-1]))] == [
-        EntryKind.REFUSAL,
-        EntryKind.HEALTH,
-    ]
-
-
-def test_the_refusal_of_one_kek_is_no_transition(store: SqlStore) -> None:
-    """F4: a root key is as it was when its KMS refuses a single KEK."""
-    seen = Observation("root:ab12", Health.HEALTHY, NOW, NOW)
-    store.refused("ab12", replace(seen, health=Health.KEY_DISABLED), "one", b"k" * 16)
-    store.observe([seen], [moved(Condition.HEALTHY, seen)])
-    assert [n.kind for n in store.poll(beat())] == [EntryKind.REFUSAL]
-
-
-def test_replicas_see_a_transition_at_once(store: SqlStore) -> None:
-    """S0: concurrent replicas write one entry for each root key."""
-    many = 4
-    roots = [Observation(f"root:{i:04}", Health.HEALTHY, NOW, NOW) for i in range(20)]
-    found = [moved(Condition.CANNOT_WRAP, seen) for seen in roots]
-    with ThreadPoolExecutor(many) as pool:
-        for done in [pool.submit(store.observe, roots, found) for _ in range(many)]:
-            done.result()
-    assert sorted(n.root or "" for n in store.poll(beat())) == [f"{i:04}" for i in range(20)]
-
-
 def test_an_error_is_kept_with_its_reason(store: SqlStore) -> None:
     """F5: an observation has the reason and the missing permission, and the next one has not."""
     seen = Observation(
@@ -883,9 +841,9 @@ def test_a_last_use_never_goes_back(store: SqlStore, clock: FakeClock) -> None:
     store.used({b: NOW + 5, a: NOW + 7})
     store.used({a: NOW + 6, b: NOW + 9})
     store.used({})
-    assert store.last_uses([a, b, c]) == {a: NOW + 7, b: NOW + 9}
-    assert store.last_uses([b]) == {b: NOW + 9}
-    assert store.last_uses([]) == {}
+    assert store.seen((), [a, b, c])[1] == {a: NOW + 7, b: NOW + 9}
+    assert store.seen((), [b])[1] == {b: NOW + 9}
+    assert store.seen((), [])[1] == {}
     assert store.poll(beat()) == []
 
 
@@ -893,10 +851,10 @@ def test_no_last_use_is_yet_to_come(store: SqlStore, clock: FakeClock) -> None:
     """S3: a time from a fast clock does not hide later, true times."""
     kek = b"k" * 16
     store.used({kek: NOW + DAY * 1000})
-    assert store.last_uses([kek]) == {kek: NOW}
+    assert store.seen((), [kek])[1] == {kek: NOW}
     clock.advance(2.0)
     store.used({kek: NOW + 1500})
-    assert store.last_uses([kek]) == {kek: NOW + 1500}
+    assert store.seen((), [kek])[1] == {kek: NOW + 1500}
 
 
 def test_replicas_tell_their_last_uses_at_once(store: SqlStore, clock: FakeClock) -> None:
@@ -910,7 +868,7 @@ def test_replicas_tell_their_last_uses_at_once(store: SqlStore, clock: FakeClock
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(tell, range(4)))
-    assert store.last_uses(keks) == dict.fromkeys(keks, NOW + 3)
+    assert store.seen((), keks)[1] == dict.fromkeys(keks, NOW + 3)
 
 
 def test_work_is_claimed_by_one(store: SqlStore, clock: FakeClock) -> None:
@@ -1088,10 +1046,10 @@ def test_what_is_old_goes(store: SqlStore, clock: FakeClock) -> None:
     applied(store, Change("acme", restored_of(store), an_event()))
     first, second, third = store.poll(beat())
     prune(store, clock)
-    assert store.request(key) is not None
+    assert record_of(store, key) is not None
     clock.advance(DAY + 1)
     prune(store, clock)
-    assert store.request(key) is None
+    assert record_of(store, key) is None
     assert store.replicas() == []
     [pruning] = store.poll(at("one", third))
     assert (pruning.kind, pruning.is_news) == (EntryKind.PRUNING, False)
@@ -1332,4 +1290,4 @@ def test_no_number_of_observations_is_too_many(store: SqlStore, clock: FakeClock
     assert store.observations(subjects) == {each.subject: each for each in seen}
     used = {i.to_bytes(16, "big"): NOW for i in range(1_500)}
     store.used(used)
-    assert store.last_uses([i.to_bytes(16, "big") for i in range(MANY)]) == used
+    assert store.seen((), [i.to_bytes(16, "big") for i in range(MANY)])[1] == used

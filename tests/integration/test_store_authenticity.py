@@ -24,6 +24,7 @@ from builders import (
     an_event,
     applied,
     enabling,
+    record_of,
 )
 from fakes import FakeClock
 from keyfold_server.domain.changes import Change, CommittedChange, revoked, with_regions
@@ -103,7 +104,7 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "generations": lambda store: store.cluster("acme"),
     "wraps": lambda store: store.cluster("acme"),
     "wrap_history": lambda store: store.superseded_wraps("acme"),
-    "requests": lambda store: store.request(a_request("acme")),
+    "requests": lambda store: record_of(store, a_request("acme")),
     "log": lambda store: verified_events(store, "other"),
     "log_head": lambda store: store.poll(BEAT),
     "replicas": lambda store: store.replicas(),

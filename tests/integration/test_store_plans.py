@@ -29,14 +29,14 @@ from builders import (
     attempted,
     enabled,
     enabling,
+    record_of,
 )
-from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import Change, restored, retired, revoked, with_regions
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
-from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
+from keyfold_server.store.postgresql import pipeline
 from keyfold_server.store.sql.store import SqlStore
 
 GROW: Final = {
@@ -64,7 +64,7 @@ def _life(store: SqlStore) -> None:
     key = a_request()
     two = a_cluster("acme", [a_region("eu"), a_region("us")], organization="org")
     cluster = applied(store, enabling(two, key)).cluster
-    assert store.request(key) is not None
+    assert record_of(store, key) is not None
     moved = [a_rotation(region, "local:two", fresh=True) for region in cluster.regions]
     cluster = applied(
         store, Change("acme", with_regions(cluster, moved, NOW), an_event(), a_request("acme", "2"))
@@ -97,14 +97,13 @@ def _lists(store: SqlStore) -> None:
 
 
 def _observations(store: SqlStore) -> None:
-    seen = Observation("root:ab12", Health.HEALTHY, NOW, NOW)
-    store.observe([seen], [Transition("ab12", Condition.CANNOT_WRAP, Condition.HEALTHY, seen)])
+    store.observe([Observation("root:ab12", Health.HEALTHY, NOW, NOW)])
     assert store.observations(["root:ab12", "kek:00"])
 
 
 def _uses(store: SqlStore) -> None:
     store.used({b"k" * 16: NOW})
-    assert store.last_uses([b"k" * 16, b"l" * 16])
+    assert store.seen((), [b"k" * 16, b"l" * 16])[1]
 
 
 def _external_ids(store: SqlStore) -> None:
@@ -123,13 +122,9 @@ def _attempts(store: SqlStore) -> None:
 
 
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
-    ("apply", "request"): _life,
+    ("apply", "requested"): _life,
     ("attempted",): _attempts,
-    ("ban",): lambda store: store.ban(
-        Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
-    ),
     ("cluster",): _cluster,
-    ("named",): lambda store: store.named(["acme", "nobody"]),
     ("superseded_wraps",): lambda store: store.superseded_wraps("acme"),
     ("owner_of",): lambda store: store.owner_of(b"k" * 16),
     ("clusters",): _lists,
@@ -143,7 +138,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("replicas",): lambda store: store.replicas(),
     ("observe", "observations"): _observations,
     ("external_id", "issue_external_id"): _external_ids,
-    ("used", "last_uses"): _uses,
+    ("used", "seen"): _uses,
     ("prune",): lambda store: store.prune(NOW + 9_000, 0),
     ("leave",): lambda store: store.leave("one"),
 }
@@ -162,9 +157,15 @@ def _collected() -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
 
     def collect(*executed: Any) -> None:
-        _, _, statement, parameters, _, many = executed
-        if statement.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}:
-            found.setdefault(statement, parameters[0] if many else parameters)
+        _, _, statement, parameters, context, many = executed
+        note(statement, parameters[0] if many else parameters)
+        trip = context.execution_options.get(pipeline.TRIP)
+        for text, rows in trip.commands if trip is not None else ():
+            note(text.decode(), rows[0] if rows else [])
+
+    def note(statement: str, parameters: Any) -> None:
+        if statement.split(" ", 1)[0] in {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"}:
+            found.setdefault(statement, parameters)
 
     event.listen(Engine, "before_cursor_execute", collect)
     try:
@@ -209,8 +210,14 @@ def _scanned_by_postgresql(connection: Connection, statement: str, parameters: A
     """Returns the tables that PostgreSQL could read only as a whole."""
     for way in ("seqscan", "hashjoin", "mergejoin"):
         connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
-    explained = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
-    plan = explained.scalar_one()
+    explain = f"EXPLAIN (FORMAT JSON) {statement}"
+    if isinstance(parameters, list):
+        # A statement of a trip, as the driver gets it.
+        session: Any = connection.connection.driver_connection
+        [explained] = session.exchange([(explain.encode(), [parameters])])
+        [(plan,)] = explained.rows
+    else:
+        plan = connection.exec_driver_sql(explain, parameters).scalar_one()
     [top] = json.loads(plan) if isinstance(plan, str) else plan
     return set(_scans(top["Plan"], limited=False))
 

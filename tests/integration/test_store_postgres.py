@@ -32,6 +32,7 @@ from builders import (
     applied,
     enabled,
     enabling,
+    record_of,
 )
 from fakes import FakeClock
 from keyfold_server.domain.changes import (
@@ -55,6 +56,7 @@ from keyfold_server.domain.ports import UNKNOWN_REPLICA, Heartbeat, Notifies
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.postgresql.address import Timeouts
 from keyfold_server.store.sql.store import SqlStore
+from proxy import Proxy, Way
 
 QUICK = Timeouts(statement=1.0, lock=0.6, idle=0.3, answer=1.5)
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
@@ -305,15 +307,22 @@ def test_the_log_is_read_in_one_moment(bench: Bench) -> None:
     one, two = bench.open(), bench.open()
     enabled(one)
     ended = threading.Event()
+    # As much for each look. Otherwise longer looks would make the log longer, and the other way.
+    more = threading.Semaphore(0)
 
     def add() -> None:
-        while not ended.is_set():
+        while more.acquire() and not ended.is_set():
             two.attempted([Attempt("acme", an_event())] * 200)
+
+    def look() -> int:
+        more.release(5)
+        return verified_events(one, "acme")
 
     with ThreadPoolExecutor(1) as pool:
         adding = pool.submit(add)
-        counts = [verified_events(one, "acme") for _ in range(25)]
+        counts = [look() for _ in range(25)]
         ended.set()
+        more.release()
         adding.result()
     assert counts == sorted(counts)
     assert counts[-1] > 1
@@ -453,12 +462,13 @@ def test_ended_sessions_are_replaced(bench: Bench) -> None:
         assert len(store.poll(BEAT)) == turn + 2
 
 
-def test_a_session_that_ends_within_a_change(bench: Bench) -> None:
+@pytest.mark.parametrize("last", ["apply:rows-written", "apply:before-commit"])
+def test_a_session_that_ends_within_a_change(bench: Bench, last: str) -> None:
     """S8: the change is carried out once, on another session."""
     turns = itertools.count()
 
     def reach(mark: str) -> None:
-        if mark == "apply:rows-written" and next(turns) == 0:
+        if mark == last and next(turns) == 0:
             bench.end_sessions()
 
     store = bench.open(reach=reach)
@@ -473,11 +483,18 @@ def test_an_answer_that_is_lost_is_not_repeated(bench: Bench) -> None:
 
     def reach(mark: str) -> None:
         if mark == "apply:before-commit":
-            bench.end_sessions()
+            proxy.set(Way.DROP)
 
-    store = bench.open(reach=reach)
-    with pytest.raises(StoreUnavailableError, match="same request_id"):
-        store.apply([enabling(a_cluster(), a_request())])
+    with Proxy(bench.server.port) as proxy:
+        store = open_store(
+            bench.server.url(bench.name).replace(str(bench.server.port), str(proxy.port)),
+            bench.key,
+            clock=FakeClock(),
+            reach=reach,
+            password_file=bench.server.password_file,
+        )
+        with closing(store), pytest.raises(StoreUnavailableError, match="same request_id"):
+            store.apply([enabling(a_cluster(), a_request())])
 
 
 def test_a_lock_is_not_waited_for_without_end(bench: Bench) -> None:
@@ -751,7 +768,7 @@ def test_the_server_crashes_during_changes(crashing: Bench) -> None:
     halves = [{name[:-1] for name in found if name.endswith(part)} for part in "ab"]
     assert halves[0] == halves[1]
     assert all(verified_events(store, name) == 1 for name in found)
-    assert all((store.request(a_request(n)) is not None) == (n in found) for n in there)
+    assert all((record_of(store, a_request(n)) is not None) == (n in found) for n in there)
     assert [n.number for n in store.poll(first)] == [
         *range(first.number + 1, first.number + len(found) + 1)
     ]

@@ -15,9 +15,9 @@ PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 NUMBERS = [
     *("F1", "F2", "F2a", "F2b", "F3", "F4", "F5", "F6", "F7", "F8"),
     *(f"R{n}" for n in range(1, 11)),
-    *(f"S{n}" for n in range(13)),
+    *(f"S{n}" for n in range(14)),
     *(f"W{n}" for n in range(1, 6)),
-    *(f"A{n}" for n in range(1, 7)),
+    *(f"A{n}" for n in range(1, 6)),
     *(f"D{n}" for n in range(1, 6)),
     *(f"C{n}" for n in range(1, 9)),
 ]

@@ -107,7 +107,8 @@ async def test_to_be_over_a_rate_takes_no_key_out_of_use(house: House) -> None:
     await one.wrap()
     await one.settle()
     assert house.calls() == asked + 1
-    known = await one.replica._health.known([f"root:{root_id}" for root_id in one.cache._roots])
+    subjects = [f"root:{root_id}" for root_id in one.cache._roots]
+    known = one.replica._health.combined(house.store.observations(subjects), subjects)
     assert {seen.health for seen in known.values()} == {Health.HEALTHY}
 
 

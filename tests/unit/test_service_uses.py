@@ -41,7 +41,7 @@ def keks(house: House, cluster: str = "acme") -> list[bytes]:
 
 def stored(house: House, cluster: str = "acme") -> list[int | None]:
     """Reads from the store when each generation was last used."""
-    found = house.store.last_uses(keks(house, cluster))
+    found = house.store.seen((), keks(house, cluster))[1]
     return [found.get(kek_id) for kek_id in keks(house, cluster)]
 
 
@@ -158,7 +158,7 @@ async def test_uses_wait_for_the_store(house: House, one: Member) -> None:
     await one.wrap()
     used = now(house)
     one.line.fail("used", StoreUnavailableError("away"))
-    one.line.fail("last_uses", StoreUnavailableError("away"))
+    one.line.fail("seen", StoreUnavailableError("away"))
     with pytest.raises(StoreUnavailableError):
         await one.flush_uses()
     assert await shown(one) == [used - 5_000, used]

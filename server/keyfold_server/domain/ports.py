@@ -5,11 +5,10 @@ Stores are synchronous; the service calls them in a bounded number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from keyfold_server.domain.bans import Ban, CommittedBan
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
@@ -17,11 +16,10 @@ from keyfold_server.domain.changes import (
     RequestKey,
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
-from keyfold_server.domain.errors import ClusterNotFoundError, Unusable
+from keyfold_server.domain.errors import ClusterNotFoundError, RowNotAuthenticError
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
-from keyfold_server.domain.transitions import Transition
 
 
 class Clock(Protocol):
@@ -141,18 +139,11 @@ class Store(Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
     Rows of decisions have a MAC. A row without a valid one raises RowNotAuthenticError (protocol
-    A1). A banned cluster raises ClusterBannedError, whatever its rows are (protocol A6).
+    A1).
     """
 
     def cluster(self, name: str) -> Cluster | None:
         """Reads a cluster and verifies its rows; returns None if it does not exist."""
-        ...
-
-    def named(self, names: Sequence[str]) -> dict[str, Cluster | Unusable]:
-        """Reads clusters as `cluster` does, and leaves out those that do not exist.
-
-        A cluster that is banned, or whose rows are not authentic, is replaced by its error.
-        """
         ...
 
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
@@ -167,11 +158,12 @@ class Store(Protocol):
         """Returns the name of the cluster that a KEK belongs to, or None."""
         ...
 
-    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster | Unusable]:
+    def clusters(
+        self, which: ClusterFilter, after: str, limit: int
+    ) -> list[Cluster | RowNotAuthenticError]:
         """Reads up to `limit` clusters whose names follow `after`, by name.
 
-        A cluster that is banned, or whose rows are not authentic, is replaced in the list by an
-        error that names it.
+        A cluster whose rows are not authentic is replaced in the list by an error that names it.
         """
         ...
 
@@ -203,8 +195,13 @@ class Store(Protocol):
         """
         ...
 
-    def request(self, key: RequestKey) -> RecordedRequest | None:
-        """Reads the request that was recorded under a request_id, or None."""
+    def requested(
+        self, name: str, key: RequestKey | None
+    ) -> tuple[Cluster | None, RecordedRequest | None]:
+        """Reads a cluster as `cluster` does, and the request recorded under a request_id, or None.
+
+        Both are of one moment, and cost one round trip (protocol S13).
+        """
         ...
 
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
@@ -214,20 +211,6 @@ class Store(Protocol):
 
         Returns:
             What became of each change, in their order: the committed change, or what it raised.
-        """
-        ...
-
-    def ban(self, wanted: Ban) -> CommittedBan | None:
-        """Bans the name of a cluster whose rows are not authentic, or are gone (protocol A6).
-
-        It is one entry of the log, and needs no row of the cluster.
-
-        Returns:
-            The ban, which may be an earlier one; or None if the cluster's rows are authentic now,
-            so that a change can revoke it.
-
-        Raises:
-            ClusterNotFoundError: Neither the log nor a row nor the replica knows the cluster.
         """
         ...
 
@@ -293,16 +276,8 @@ class Store(Protocol):
         """
         ...
 
-    def observe(
-        self, observations: Sequence[Observation], found: Sequence[Transition] = ()
-    ) -> None:
-        """Writes observations as plain upserts, without an entry of the log (protocol S7).
-
-        Args:
-            observations: The observations.
-            found: Transitions that some of them may show. The log gets an entry for each of which
-                it has told another condition, in the transaction of its observation.
-        """
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Writes observations as plain upserts, without an entry of the log (protocol S7)."""
         ...
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
@@ -334,8 +309,15 @@ class Store(Protocol):
         """Writes when KEKs were last used, by kek_id, in milliseconds. Later times win."""
         ...
 
-    def last_uses(self, kek_ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Reads when KEKs were last used, by kek_id, without those that never were."""
+    def seen(
+        self, subjects: Collection[str], kek_ids: Collection[bytes]
+    ) -> tuple[dict[str, Observation], dict[bytes, int]]:
+        """Reads last observations and last uses together, which costs one round trip (S13).
+
+        Returns:
+            The observations that there are, by subject; and when KEKs were last used, by kek_id,
+            without those that never were.
+        """
         ...
 
     def prune(self, now_ms: int, log_retention_ms: int) -> None:

@@ -13,20 +13,19 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from google.rpc import error_details_pb2  # noqa: F401  so that reflection explains our errors
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import SetupError
-from keyfold_server.rpc import health, health_socket
+from keyfold_server.rpc import health_socket
 from keyfold_server.rpc.call_log import CallLog
-from keyfold_server.rpc.health import Health
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import LOOK, Receiver
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 from keyfold_server.rpc.methods import SERVICE, Methods
-from keyfold_server.rpc.standard_services import CHECKS, Guarded
+from keyfold_server.rpc.standard_services import Guarded
 from keyfold_server.service.lane import PLACES
 from keyfold_server.service.loop_watch import LoopWatch
 from keyfold_server.service.readiness import Readiness
@@ -126,8 +125,7 @@ class GrpcServer:
         self._credentials = credentials
         self._asks_clients = asks_clients
         self._socket_mode = socket_mode
-        self._health = Health(lambda: not self._readiness.obstacle, ("", SERVICE))
-        self._shown = False
+        self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._guarded: Guarded | None = None
         self._door: Door | None = None
@@ -148,7 +146,7 @@ class GrpcServer:
         door = Door(inside)
         server = grpc.aio.server(
             options=_options(bounds, inside),
-            maximum_concurrent_rpcs=inside + PLACES + CHECKS + _TURNED_AWAY,
+            maximum_concurrent_rpcs=inside + PLACES + _TURNED_AWAY,
         )
         receiver = Receiver(bounds, self._replica.clock)
         methods = Methods(
@@ -158,6 +156,7 @@ class GrpcServer:
         guarded = Guarded(server, self._callers, receiver, self._replica, door)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)  # type: ignore[arg-type]  # it only registers handlers
         _add_reflection(guarded)
+        await self._set_health(serving=False)
         address = self._bind_unix(server) if unix else self._bind_tcp(server)
         if self._asks_clients:
             _bind_health_socket(server, address)
@@ -184,7 +183,8 @@ class GrpcServer:
         if self._server is None or self._guarded is None or self._door is None:
             return  # This server never listened; a socket at its address is another server's.
         self._readiness.drain()
-        await self._show_health()
+        self._readiness.look()
+        await self._health.enter_graceful_shutdown()
         self._door.close()
         await asyncio.sleep(_LAST_WORD)
         self._guarded.end_streams()
@@ -237,10 +237,16 @@ class GrpcServer:
         return self._listen
 
     async def _show_health(self) -> None:
-        serving = self._readiness.look()
-        if serving is not self._shown:
-            self._shown = serving
-            self._health.changed()
+        await self._set_health(serving=self._readiness.look())
+
+    async def _set_health(self, *, serving: bool) -> None:
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serving
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
 
 
 def _bind_health_socket(server: grpc.aio.Server, address: str) -> None:
@@ -300,7 +306,7 @@ def _add_reflection(server: Guarded) -> None:
     """Adds reflection under both of its names, whose messages are the same."""
     names = (
         SERVICE,
-        health.SERVICE,
+        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
         reflection.SERVICE_NAME,
         _V1_REFLECTION,
     )

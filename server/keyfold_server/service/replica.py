@@ -59,7 +59,6 @@ from keyfold_server.service.upkeep.flushing import Flushing
 from keyfold_server.service.upkeep.gauges import Gauges
 from keyfold_server.service.upkeep.pruning import Pruning
 from keyfold_server.service.upkeep.sweep import Sweep
-from keyfold_server.service.upkeep.verification import TURNS, Verification
 
 log = logging.getLogger(__name__)
 
@@ -192,10 +191,7 @@ class Replica:
         storage, clock, health = self._storage, self.clock, self._health
         kek_wrapper, check_fresh = self._kek_wrapper, self.changes.staleness.check
         self._attempts = attempts = Attempts(storage)
-        last_seen = self._cache.last_seen
-        mutations = Mutations(
-            storage, self.changes, clock, self._tasks, self.limits, attempts, last_seen
-        )
+        mutations = Mutations(storage, self.changes, clock, self._tasks, self.limits, attempts)
         self._confirmations = confirmations = Confirmations(
             self.changes.replica, storage, clock, timing
         )
@@ -211,7 +207,7 @@ class Replica:
             kek_wrapper,
             health,
         )
-        self.reports = Reports(self.loads, health, self._uses, self._residency, clock)
+        self.reports = Reports(self.loads, health, self._uses, self._residency, storage, clock)
         self.revocation = Revocation(mutations, confirmations, self.reports, storage, clock, timing)
         self.restoration = Restoration(mutations, kek_wrapper, health)
         self.status = Status(
@@ -238,9 +234,6 @@ class Replica:
             self.check_serving,
             AutoRotation(self._resolution, self.rotation, self._kek_wrapper, storage, clock),
         )
-        self._verification = Verification(self._cache, self.loads, storage)
-        # Twice per sweep, so that no cluster waits longer than that, wherever it is in its order.
-        self._verify_every = timing.sweep / 2 / TURNS
         self._flushing = Flushing(self._health, self._uses)
         self._pruning = Pruning(storage, clock, timing.log_retention)
         self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
@@ -255,7 +248,6 @@ class Replica:
         start("write_uses", self._flushing.write_uses, FLUSH)
         start("prune", self._pruning.prune, pruning.INTERVAL)
         start("count_regions", self.gauges.turn)
-        start("verify_clusters", self._verification.turn, self._verify_every)
         self.sweep.start(self.supervisor)
 
     def check_serving(self) -> None:

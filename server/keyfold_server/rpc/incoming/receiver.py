@@ -109,10 +109,6 @@ class Receiver:
         if size:
             self._room.give(account, size)
 
-    def now(self) -> float:
-        """Returns the time, in monotonic seconds."""
-        return self._clock.monotonic()
-
     async def give_up_late(self) -> None:
         """Gives up requests that did not arrive in time."""
         late = self._clock.monotonic() - self._timeout

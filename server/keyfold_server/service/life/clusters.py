@@ -132,7 +132,7 @@ class Clusters:
         specs = await self._replica_keys.spelled_out(rights, request.specs, request.cluster, None)
         await self._admission.permit(rights, specs, request.cluster, request.organization)
         return await self._mutations.run(
-            call, lambda: self._enable(call, specs), lambda result: result
+            call, lambda seen: self._enable(call, specs, seen), lambda result: result
         )
 
     async def add_regions(self, call: MutationCall[AddRegionsRequest]) -> MutationResult:
@@ -151,13 +151,17 @@ class Clusters:
         rights = call.caller.rights
         rights.check_named(call.rpc, request.cluster, request.named)
         await self._admission.check_named(rights, request.specs, request.cluster)
-        return await self._mutations.run(call, lambda: self._add(call), lambda result: result)
+        return await self._mutations.run(
+            call, lambda seen: self._add(call, existing(seen, call.cluster)), lambda result: result
+        )
 
     async def _enable(
-        self, call: MutationCall[EnableRequest], specs: Sequence[RegionSpec]
+        self,
+        call: MutationCall[EnableRequest],
+        specs: Sequence[RegionSpec],
+        current: Cluster | None,
     ) -> MutationResult:
         request = call.request
-        current = await self._mutations.cluster(request.cluster)
         if current is not None:
             _check_enabled(current, request.organization, specs)
             return await self._unchanged(call, current)
@@ -168,9 +172,8 @@ class Clusters:
         )
         return await self._store(call, created(new), regions, current)
 
-    async def _add(self, call: MutationCall[AddRegionsRequest]) -> MutationResult:
+    async def _add(self, call: MutationCall[AddRegionsRequest], current: Cluster) -> MutationResult:
         request = call.request
-        current = existing(await self._mutations.cluster(request.cluster), request.cluster)
         if request.organization not in (None, current.organization):
             raise OrganizationMismatchError(
                 f"cluster {current.name} belongs to another organization; leave the organization "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.errors import InvalidPageError, KeyfoldError, Unusable
+from keyfold_server.domain.errors import InvalidPageError, KeyfoldError, RowNotAuthenticError
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import Rights
@@ -32,12 +32,12 @@ class Page:
     """One page of clusters.
 
     Attributes:
-        entries: Sorted by name: a cluster's report, or the error of a cluster whose rows serve
-            nobody.
+        entries: Sorted by name: a cluster's report, or the error of a cluster whose rows are not
+            authentic.
         more: Whether further pages follow.
     """
 
-    entries: tuple[ClusterReport | Unusable, ...]
+    entries: tuple[ClusterReport | RowNotAuthenticError, ...]
     more: bool
 
 
@@ -80,20 +80,23 @@ class Listing:
         self._check_fresh(self._clock.monotonic())
         size = size or DEFAULT_PAGE
         after = _name_in(token)
-        seen: list[Cluster | Unusable] = []
+        seen: list[Cluster | RowNotAuthenticError] = []
         while len(seen) <= size:
             found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)
             seen += [entry for entry in found if _is_listed(entry, which, rights)]
             if len(found) <= size:
                 break
             after = _name_of(found[-1])
-        listed = [entry for entry in seen[:size] if not isinstance(entry, Unusable)]
+        listed = [entry for entry in seen[:size] if not isinstance(entry, RowNotAuthenticError)]
         reports = iter(await self._reports.reports(listed, rights))
-        entries = (entry if isinstance(entry, Unusable) else next(reports) for entry in seen[:size])
+        entries = (
+            entry if isinstance(entry, RowNotAuthenticError) else next(reports)
+            for entry in seen[:size]
+        )
         return Page(tuple(entries), more=len(seen) > size)
 
 
-def _is_listed(entry: Cluster | Unusable, which: ClusterFilter, rights: Rights) -> bool:
+def _is_listed(entry: Cluster | RowNotAuthenticError, which: ClusterFilter, rights: Rights) -> bool:
     """Says whether a cluster that the store found belongs on a caller's page.
 
     Where some regions are hidden from the caller, the filter may have found one of those, and an
@@ -101,7 +104,7 @@ def _is_listed(entry: Cluster | Unusable, which: ClusterFilter, rights: Rights) 
     read. Observations are not at hand here: a caller whose grants are narrowed to regions can
     filter by state and key, but not by health or by whether a key wraps.
     """
-    if isinstance(entry, Unusable):
+    if isinstance(entry, RowNotAuthenticError):
         return rights.sees(entry.cluster or "", None)
     readable = [region for region in entry.regions if may_read(rights, entry, region)]
     if len(readable) == len(entry.regions):
@@ -118,8 +121,8 @@ def _is_listed(entry: Cluster | Unusable, which: ClusterFilter, rights: Rights) 
     )
 
 
-def _name_of(entry: Cluster | Unusable) -> str:
-    return (entry.cluster or "") if isinstance(entry, Unusable) else entry.name
+def _name_of(entry: Cluster | RowNotAuthenticError) -> str:
+    return (entry.cluster or "") if isinstance(entry, RowNotAuthenticError) else entry.name
 
 
 def page_token(name: str) -> str:

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
-from keyfold_server.domain.bans import Ban, CommittedBan
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
     Decide,
+    RecordedRequest,
     RequestKey,
     unchanged,
 )
 from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.errors import (
     AlreadyExistsError,
-    ClusterBannedError,
     ClusterNotFoundError,
     ConflictError,
     DeadlineError,
@@ -33,7 +32,6 @@ from keyfold_server.domain.errors import (
     NotFoundError,
     RequestIdReusedError,
     RequestInProgressError,
-    RowNotAuthenticError,
     StateError,
 )
 from keyfold_server.domain.log import Attempt, AuditEvent
@@ -48,6 +46,9 @@ from keyfold_server.service.tasks import Tasks
 log = logging.getLogger(__name__)
 
 _R = TypeVar("_R")
+
+Work = Callable[[Cluster | None], Coroutine[Any, Any, _R]]
+"""Carries out a change of a cluster, which it gets as it was a moment ago, or None."""
 
 _AUDITED: Final = (KmsError, StateError, AlreadyExistsError, ConflictError)
 """Refusals by the KMS or by the state, which the log records (protocol R5)."""
@@ -67,7 +68,6 @@ class Mutations:
         tasks: Tasks,
         limits: Limits,
         attempts: Attempts,
-        last_seen: Callable[[str], Cluster | None],
     ) -> None:
         """Joins changes to the store, to the other replicas, and to what an organization may ask.
 
@@ -78,10 +78,8 @@ class Mutations:
             tasks: Keeps the tasks of changes that are under way.
             limits: The places and rates that changes use up.
             attempts: Appends refused changes to the log.
-            last_seen: Returns a cluster as this replica verified it last, if it knows it.
         """
         self._attempts = attempts
-        self._last_seen = last_seen
         self._limits = limits
         self._storage = storage
         self._changes = changes
@@ -93,21 +91,18 @@ class Mutations:
         """Returns milliseconds of Unix time."""
         return int(self._clock.wall() * 1000)
 
-    async def cluster(self, name: str) -> Cluster | None:
-        """Reads a cluster from the store; returns None if it does not exist."""
-        return await self._storage.run(self._storage.store.cluster, name)
-
     async def run(
         self,
         call: MutationCall[MutationRequest],
-        work: Callable[[], Coroutine[Any, Any, _R]],
+        work: Work[_R],
         replay: Callable[[MutationResult], _R],
     ) -> _R:
         """Carries out a change once, or answers from the state as it is now (protocol R6).
 
         Args:
             call: The caller's request.
-            work: Carries out the change.
+            work: Takes the cluster as it was when the rights were checked, or None, and carries out
+                the change.
             replay: Makes the answer to a request that was carried out before.
 
         Raises:
@@ -146,22 +141,6 @@ class Mutations:
         self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)
 
-    async def ban(self, call: MutationCall[MutationRequest]) -> CommittedBan | None:
-        """Bans a cluster whose rows cannot be believed, and applies the ban here (protocol A6).
-
-        Returns:
-            The ban, or None if the rows are authentic now, so that a change can revoke the cluster.
-
-        Raises:
-            ClusterNotFoundError: Neither the log nor a row nor this replica knows the cluster.
-        """
-        seen = self._last_seen(call.cluster)
-        ban = Ban(call.cluster, self._event(call, "done"), seen, call.key())
-        made = await self._run_of(call)(self._storage.store.ban, ban)
-        if made is not None:
-            self._changes.banned_here(made, call.cluster)
-        return made
-
     async def unchanged(self, call: MutationCall[MutationRequest], seen: Cluster) -> MutationResult:
         """Records a request that has nothing to change, so that repeating it is safe.
 
@@ -199,61 +178,68 @@ class Mutations:
         self,
         call: MutationCall[MutationRequest],
         key: RequestKey | None,
-        work: Callable[[], Awaitable[_R]],
+        work: Work[_R],
         replay: Callable[[MutationResult], _R],
     ) -> _R:
-        try:
-            place = await self._authorize(call)
-        except (NotFoundError, ClusterBannedError):
-            # What the caller may not see is told as late as what does not exist (C7, S2).
-            self._changes.staleness.check(self._clock.monotonic())
-            raise
-        with place:
-            return await self._authorized(call, key, work, replay)
+        # From before the read, so that the read shows the record of a twin that has ended.
+        with self._alone(key) as alone:
+            # Not in the threads for reads, so that a flood of data-plane calls cannot delay a
+            # change.
+            read = self._storage.store.requested
+            cluster, before = await self._run_of(call)(read, call.cluster, key)
+            try:
+                place = self._authorized(call, cluster)
+            except NotFoundError:
+                # What the caller may not see is told as late as what does not exist (C7, S2).
+                self._changes.staleness.check(self._clock.monotonic())
+                raise
+            with place:
+                if not alone:
+                    raise RequestInProgressError(
+                        "a request with this request_id is still being carried out; wait and "
+                        "repeat it",
+                        cluster=call.cluster,
+                        retry_after=1.0,
+                    )
+                if key is None or before is None:
+                    return await self._audited(call, lambda: work(cluster))
+                return replay(self._repeated(call, key, existing(cluster, call.cluster), before))
 
-    async def _authorized(
-        self,
-        call: MutationCall[MutationRequest],
-        key: RequestKey | None,
-        work: Callable[[], Awaitable[_R]],
-        replay: Callable[[MutationResult], _R],
-    ) -> _R:
-        if key is None:
-            return await self._audited(call, work)
-        scope = (key.caller, key.rpc, key.cluster, key.request_id)
-        if scope in self._under_way:
-            raise RequestInProgressError(
-                "a request with this request_id is still being carried out; wait and repeat it",
-                cluster=call.cluster,
-                retry_after=1.0,
-            )
+    @contextmanager
+    def _alone(self, key: RequestKey | None) -> Iterator[bool]:
+        """Yields whether no other request with this id is under way on this replica."""
+        scope = None if key is None else (key.caller, key.rpc, key.cluster, key.request_id)
+        if scope is None or scope in self._under_way:
+            yield scope is None
+            return
         self._under_way.add(scope)
         try:
-            before = await self._run_of(call)(self._storage.store.request, key)
-            if before is None:
-                return await self._audited(call, work)
-            if before.digest != key.digest:
-                raise RequestIdReusedError(
-                    "this request_id came before with another request; use a new one",
-                    cluster=call.cluster,
-                    field="request_id",
-                )
-            try:
-                current = await self._run_of(call)(self._storage.store.cluster, call.cluster)
-                cluster = existing(current, call.cluster)
-            except (RowNotAuthenticError, ClusterBannedError, ClusterNotFoundError):
-                if not call.bans:
-                    raise
-                # Whatever the first request did, the cluster has to be banned now.
-                return await self._audited(call, work)
-            later = cluster.version > before.version
-            # If another replica made the change, this one may not have read of it yet.
-            self._changes.made_elsewhere(call.cluster)
-            return replay(MutationResult(cluster, replayed=True, superseded=later))
+            yield True
         finally:
             self._under_way.discard(scope)
 
-    async def _authorize(self, call: MutationCall[MutationRequest]) -> AbstractContextManager[None]:
+    def _repeated(
+        self,
+        call: MutationCall[MutationRequest],
+        key: RequestKey,
+        cluster: Cluster,
+        before: RecordedRequest,
+    ) -> MutationResult:
+        """Returns the result of a request that was carried out before."""
+        if before.digest != key.digest:
+            raise RequestIdReusedError(
+                "this request_id came before with another request; use a new one",
+                cluster=call.cluster,
+                field="request_id",
+            )
+        # If another replica made the change, this one may not have read of it yet.
+        self._changes.made_elsewhere(call.cluster)
+        superseded = cluster.version > before.version
+        return MutationResult(cluster, replayed=True, superseded=superseded)
+
+    def _authorized(
+        self, call: MutationCall[MutationRequest], cluster: Cluster | None
+    ) -> AbstractContextManager[None]:
         """Checks the caller's rights by the cluster's organization, and counts the call for it.
 
         This comes first, so that a caller without rights cannot learn whether the cluster exists.
@@ -265,17 +251,7 @@ class Mutations:
             ClusterNotFoundError: The cluster does not exist and the call does not make it, or the
                 caller may not see it.
         """
-        # Not in the threads for reads, so that a flood of data-plane calls cannot delay a change.
-        try:
-            cluster = await self._run_of(call)(self._storage.store.cluster, call.cluster)
-        except (RowNotAuthenticError, ClusterBannedError) as error:
-            if not call.bans or error.cluster != call.cluster:
-                raise
-            cluster = None
         if cluster is None and call.makes_cluster:
-            return nullcontext()
-        if cluster is None and call.bans:
-            self._authorize_ban(call)
             return nullcontext()
         cluster = existing(cluster, call.cluster)
         organization = cluster.organization
@@ -285,18 +261,6 @@ class Mutations:
         account = self._limits.organizations.of(organization)
         account.charge(self._clock.monotonic())
         return account.room.place()
-
-    def _authorize_ban(self, call: MutationCall[MutationRequest]) -> None:
-        """Checks the rights to revoke a cluster whose row tells no organization (protocol A6).
-
-        Raises:
-            ClusterNotFoundError: The caller may not see the cluster as this replica verified it
-                last or, if it does not know it, sees only clusters of certain organizations.
-            NotAllowedError: The caller may not revoke it.
-        """
-        seen = self._last_seen(call.cluster)
-        organization = None if seen is None else seen.organization
-        call.caller.rights.check_cluster(call.rpc, call.cluster, organization, ())
 
     async def _audited(
         self, call: MutationCall[MutationRequest], work: Callable[[], Awaitable[_R]]

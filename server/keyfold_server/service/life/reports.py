@@ -6,13 +6,13 @@ A report joins the cluster in the store with what the replicas observed of its k
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap
-from keyfold_server.domain.errors import ForbiddenError, NotFoundError
+from keyfold_server.domain.errors import ForbiddenError, KeyfoldError, NotFoundError
 from keyfold_server.domain.health import (
     COULD_NOT_TELL,
     Health,
@@ -27,7 +27,9 @@ from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.uses import UseRecorder
 from keyfold_server.service.root_keys.residency import Residency
-from keyfold_server.service.storage import RunInStore
+from keyfold_server.service.storage import RunInStore, Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Reports:
         health: HealthRecorder,
         uses: UseRecorder,
         residency: Residency,
+        storage: Storage,
         clock: Clock,
     ) -> None:
         """Takes what this replica knows of keys.
@@ -90,12 +93,14 @@ class Reports:
             health: Knows what the replicas observed of keys.
             uses: Knows when KEKs were last used.
             residency: Knows where root keys are.
+            storage: The store, which has what the other replicas know.
             clock: Time.
         """
         self._loads = loads
         self._health = health
         self._uses = uses
         self._residency = residency
+        self._storage = storage
         self._clock = clock
 
     async def report(
@@ -141,10 +146,9 @@ class Reports:
             cluster.name: [g.kek_id for region in regions for g in region.generations]
             for cluster, regions in zip(clusters, readable, strict=True)
         }
-        known, used = await asyncio.gather(
-            self._health.known(subjects, run),
-            self._uses.known(kek_ids, run),
-        )
+        observed, uses = await self._seen(subjects, kek_ids, run)
+        known = self._health.combined(observed, subjects)
+        used = self._uses.combined(uses, kek_ids)
         past: dict[bytes, list[SupersededWrap]] = {}
         for old in history:
             past.setdefault(old.kek_id, []).append(old)
@@ -153,6 +157,24 @@ class Reports:
             each = [await self._region(cluster, r, known, used, past) for r in regions]
             reports.append(ClusterReport(cluster, tuple(each)))
         return reports
+
+    async def _seen(
+        self,
+        subjects: Sequence[str],
+        kek_ids: Mapping[str, Collection[bytes]],
+        run: RunInStore | None,
+    ) -> tuple[Mapping[str, Observation], Mapping[bytes, int]]:
+        """Reads what the replicas observed of subjects, and last uses of KEKs, from the store.
+
+        A store that does not answer is logged and not raised: observations decide nothing, and
+        a change that was committed a moment ago must not look as if it had failed.
+        """
+        every = [kek_id for some in kek_ids.values() for kek_id in some]
+        try:
+            return await (run or self._storage.run)(self._storage.store.seen, subjects, every)
+        except KeyfoldError as error:
+            log.warning("cannot read observations from the store: %s", error.reason)
+            return {}, {}
 
     async def _region(
         self,

@@ -83,11 +83,12 @@ class Restoration:
         def replay(mutation: MutationResult) -> RestoreResult:
             return _as_it_is(mutation, request)
 
-        return await self._mutations.run(call, lambda: self._restore(call), replay)
+        return await self._mutations.run(
+            call, lambda seen: self._restore(call, existing(seen, call.cluster)), replay
+        )
 
-    async def _restore(self, call: MutationCall[RestoreRequest]) -> RestoreResult:
+    async def _restore(self, call: MutationCall[RestoreRequest], seen: Cluster) -> RestoreResult:
         request = call.request
-        seen = existing(await self._mutations.cluster(request.cluster), request.cluster)
         names = request.regions or tuple(
             region.name for region in seen.regions if not region.in_service
         )

@@ -123,11 +123,12 @@ class Rotation:
                 cluster=request.cluster,
                 field="region_specs",
             )
-        return await self._mutations.run(call, lambda: self._rotate(call), RotateResult)
+        return await self._mutations.run(
+            call, lambda seen: self._rotate(call, existing(seen, call.cluster)), RotateResult
+        )
 
-    async def _rotate(self, call: MutationCall[RotateRequest]) -> RotateResult:
+    async def _rotate(self, call: MutationCall[RotateRequest], seen: Cluster) -> RotateResult:
         request = call.request
-        seen = existing(await self._mutations.cluster(request.cluster), request.cluster)
         now = self._mutations.now()
         # Before any KMS call, so that a region that is revoked or unknown costs the others nothing.
         regions = {

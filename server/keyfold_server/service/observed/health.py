@@ -6,7 +6,7 @@ writing them never delays a rotation. The rules for combining them are in `domai
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +14,6 @@ from keyfold_server.domain.cluster import Generation
 from keyfold_server.domain.errors import (
     AccessDeniedError,
     CouldNotTellError,
-    KeyfoldError,
     KmsError,
     RefusedError,
 )
@@ -26,11 +25,7 @@ from keyfold_server.domain.health import (
     root_subject,
 )
 from keyfold_server.domain.ports import Clock
-from keyfold_server.domain.transitions import transition
-from keyfold_server.service.storage import RunInStore, Storage
-
-log = logging.getLogger(__name__)
-
+from keyfold_server.service.storage import Storage
 
 _AT_ONCE: Final = 1_000
 """Observations that one transaction writes (protocol S12)."""
@@ -132,24 +127,21 @@ class HealthRecorder:
         now = self._now()
         self._record(Observation(f"kek:{kek_id}", Health.UNKNOWN, now, now))
 
-    async def known(
-        self, subjects: list[str], run: RunInStore | None = None
+    def combined(
+        self, stored: Mapping[str, Observation], subjects: Iterable[str]
     ) -> dict[str, Observation]:
         """Returns what the store and this replica know of some subjects.
 
-        A store that does not answer is logged and not raised: observations decide nothing, and
-        a change that was committed a moment ago must not look as if it had failed.
+        Args:
+            stored: What the store knows, by subject.
+            subjects: The subjects.
         """
-        try:
-            stored = await (run or self._storage.run)(self._storage.store.observations, subjects)
-        except KeyfoldError as error:
-            log.warning("cannot read observations from the store: %s", error.reason)
-            stored = {}
+        known = dict(stored)
         for subject in subjects:
             new = self._new.get(subject)
             if new is not None:
-                stored[subject] = new.combined_with(stored.get(subject), self._now())
-        return stored
+                known[subject] = new.combined_with(stored.get(subject), self._now())
+        return known
 
     async def flush(self) -> None:
         """Writes what is new to the store, in parts, and keeps it until the store has it.
@@ -164,9 +156,7 @@ class HealthRecorder:
             stored = await self._storage.run(self._storage.store.observations, list(part))
             now = self._now()
             both = [new.combined_with(stored.get(subject), now) for subject, new in part.items()]
-            moved = (transition(stored.get(seen.subject), seen) for seen in both)
-            found = [each for each in moved if each is not None]
-            await self._storage.run(self._storage.store.observe, both, found)
+            await self._storage.run(self._storage.store.observe, both)
             written |= part
             self._written = written
             for subject, new in part.items():

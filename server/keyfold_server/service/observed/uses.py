@@ -8,17 +8,13 @@ last minute. The recorder does not know who used a KEK, nor for what.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.ports import Clock
 from keyfold_server.service.data.cache_entries import NEVER, CachedKek
 from keyfold_server.service.data.key_cache import KeyCache
-from keyfold_server.service.storage import RunInStore, Storage
-
-log = logging.getLogger(__name__)
+from keyfold_server.service.storage import Storage
 
 FLUSH: Final = 60.0
 """Seconds between two writes to the store."""
@@ -64,25 +60,18 @@ class UseRecorder:
             if self._new.get(kek_id) == time:
                 del self._new[kek_id]
 
-    async def known(
-        self, kek_ids: Mapping[str, Collection[bytes]], run: RunInStore | None = None
+    def combined(
+        self, stored: Mapping[bytes, int], kek_ids: Mapping[str, Collection[bytes]]
     ) -> dict[bytes, int]:
         """Returns when KEKs were last used, by kek_id, in milliseconds of Unix time.
 
-        KEKs without a known use are left out. If the store does not answer, the result is what
-        this replica knows.
+        KEKs without a known use are left out.
 
         Args:
-            kek_ids: The KEKs to look for, by the names of their clusters.
-            run: Runs the read of the store; None: the threads for reads.
+            stored: What the store knows, by kek_id.
+            kek_ids: The KEKs, by the names of their clusters.
         """
-        wanted = [kek_id for some in kek_ids.values() for kek_id in some]
-        try:
-            read = run or self._storage.run
-            known = await read(self._storage.store.last_uses, wanted)
-        except KeyfoldError as error:
-            log.warning("cannot read last uses from the store: %s", error.reason)
-            known = {}
+        known = dict(stored)
         for cluster, some in kek_ids.items():
             view = self._cache.peek(cluster)
             opened = view.open if view is not None else {}

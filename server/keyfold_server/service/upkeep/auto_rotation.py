@@ -16,12 +16,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
-from keyfold_server.domain.errors import (
-    ClusterBannedError,
-    ConflictError,
-    KeyfoldError,
-    RowNotAuthenticError,
-)
+from keyfold_server.domain.errors import ConflictError, KeyfoldError, RowNotAuthenticError
 from keyfold_server.domain.keyspec import RegionSpec, RootKey
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
@@ -99,7 +94,7 @@ class AutoRotation:
         store = self._storage.store
         while page := await self._storage.run(store.clusters, which, after, _PAGE):
             for cluster in page:
-                if isinstance(cluster, RowNotAuthenticError | ClusterBannedError):
+                if isinstance(cluster, RowNotAuthenticError):
                     after = cluster.cluster or after
                     continue
                 after = cluster.name

@@ -14,11 +14,19 @@ from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyfold_server.store.database import extras
+from keyfold_server.store.database.trip import (
+    Answer,
+    Finish,
+    Step,
+    Trip,
+    finish_one_by_one,
+    one_by_one,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Connection, Insert, Table
+    from sqlalchemy import Connection, Executable, Insert, Table
 
     from keyfold_server.domain.ports import Clock
 
@@ -78,54 +86,12 @@ def _upsert_postgresql(table: Table, *, if_later: str | None = None) -> Insert:
     return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)
 
 
-_NOW: Final = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)")
-# A deferred constraint's trigger could undo rows at the commit, after everything was checked.
-_SETTLE: Final = "SET CONSTRAINTS ALL IMMEDIATE"
-_SETTLE_AND_WAKE: Final = f"{_SETTLE}; SELECT pg_notify('{CHANNEL}', '')"
-
 # A promoted standby begins a new timeline with its first write, and the names of its log files
 # begin with the timeline's number.
 _TIMELINE: Final = text(
     "SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
     "FROM pg_control_system()"
 )
-
-
-def _now_postgresql(connection: Connection, _clock: Clock) -> int:
-    now: int = connection.execute(_NOW).scalar_one()
-    return now
-
-
-class Settle(Protocol):
-    """Runs what is deferred to the commit now, before an entry gets its number (protocol S10)."""
-
-    def __call__(self, connection: Connection, /, *, wake: bool) -> None:
-        """Settles a transaction.
-
-        Args:
-            connection: A connection inside a transaction that writes.
-            wake: Whether to notify the other replicas when the transaction commits.
-        """
-        ...
-
-
-def _settle_postgresql(connection: Connection, *, wake: bool) -> None:
-    connection.exec_driver_sql(_SETTLE_AND_WAKE if wake else _SETTLE)
-
-
-def unsettled(_connection: Connection, *, wake: bool) -> None:
-    """Does nothing: for databases that defer nothing, and have nobody to notify."""
-    del wake
-
-
-def _timeline_postgresql(connection: Connection) -> str:
-    timeline: str = connection.execute(_TIMELINE).scalar_one()
-    return timeline
-
-
-def unknown_timeline(_connection: Connection) -> str:
-    """Names no timeline: for servers that cannot tell theirs."""
-    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,22 +106,64 @@ class Dialect:
         tries: Number of times that the store runs a transaction before it reports that others
             came first every time.
         upsert: Makes the statement that inserts a row or replaces all but its key.
-        now: Returns milliseconds of Unix time by the one clock that judges all replicas.
-        settle: Runs what is deferred to the commit now, before an entry gets its number (protocol
-            S10), and notifies the other replicas when the transaction commits.
-        timeline: Returns the name of the server's timeline, which changes with each failover. The
-            name is empty if the server cannot tell, or if nothing can fail over.
+        time: Reads milliseconds of Unix time by the one clock that judges all replicas. None: the
+            process's own clock does, because it has the store to itself.
+        undeferred: Runs what is deferred to the commit now. None: nothing ever is.
+        notify: Notifies the other replicas when the transaction commits. None: nobody listens.
+        timeline: Reads the name of the server's timeline, which changes with each failover. None:
+            the server cannot tell, or nothing can fail over.
         extras: Lists what somebody else attached to Keyfold's tables.
+        trip: Runs statements together, in one round trip if the database is elsewhere.
+        finish: Writes the last rows of a transaction, and may commit it with them.
     """
 
     locks_rows: bool
     one_process: bool
     tries: int
     upsert: Upsert
-    now: Callable[[Connection, Clock], int]
-    settle: Settle
-    timeline: Callable[[Connection], str]
+    time: Executable | None
+    undeferred: Executable | None
+    notify: Executable | None
+    timeline: Executable | None
     extras: Callable[[Connection], list[str]]
+    trip: Trip
+    finish: Finish
+
+    def now(self, connection: Connection, clock: Clock) -> int:
+        """Returns milliseconds of Unix time by the one clock that judges all replicas.
+
+        Args:
+            connection: A connection inside a transaction.
+            clock: The process's own clock.
+        """
+        return self.now_of(self.trip(connection, self.asking_time()), clock)
+
+    def asking_time(self) -> list[Step]:
+        """Returns the steps that ask for the time; `now_of` takes their answers."""
+        return [] if self.time is None else [Step(self.time)]
+
+    @staticmethod
+    def now_of(answers: Sequence[Answer], clock: Clock) -> int:
+        """Returns the time that answers to `asking_time` show."""
+        return int(clock.wall() * 1000) if not answers else int(answers[0].rows[0][0])
+
+    def settling(self, *, wake: bool) -> list[Step]:
+        """Returns the steps after which an entry of the log may get its number (protocol S10).
+
+        Args:
+            wake: Whether to notify the other replicas when the transaction commits.
+        """
+        statements = (self.undeferred, self.notify if wake else None)
+        return [Step(statement) for statement in statements if statement is not None]
+
+    def asking_timeline(self) -> list[Step]:
+        """Returns the steps that ask for the timeline; `timeline_of` takes their answers."""
+        return [] if self.timeline is None else [Step(self.timeline)]
+
+    @staticmethod
+    def timeline_of(answers: Sequence[Answer]) -> str:
+        """Returns the timeline in answers to `asking_timeline`; empty: nobody can tell."""
+        return "" if not answers else str(answers[0].rows[0][0])
 
 
 SQLITE: Final = Dialect(
@@ -163,10 +171,13 @@ SQLITE: Final = Dialect(
     one_process=True,
     tries=3,
     upsert=_upsert_sqlite,
-    now=lambda _connection, clock: int(clock.wall() * 1000),
-    settle=unsettled,
-    timeline=unknown_timeline,
+    time=None,
+    undeferred=None,
+    notify=None,
+    timeline=None,
     extras=extras.of_sqlite,
+    trip=one_by_one,
+    finish=finish_one_by_one,
 )
 
 POSTGRESQL: Final = Dialect(
@@ -174,8 +185,13 @@ POSTGRESQL: Final = Dialect(
     one_process=False,
     tries=6,
     upsert=_upsert_postgresql,
-    now=_now_postgresql,
-    settle=_settle_postgresql,
-    timeline=_timeline_postgresql,
+    time=text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"),
+    # A deferred constraint's trigger could undo rows at the commit, after everything was checked.
+    undeferred=text("SET CONSTRAINTS ALL IMMEDIATE"),
+    notify=text(f"SELECT pg_notify('{CHANNEL}', '')"),
+    timeline=_TIMELINE,
     extras=extras.of_postgresql,
+    # `postgresql.connections` replaces these two by ways that take one round trip.
+    trip=one_by_one,
+    finish=finish_one_by_one,
 )

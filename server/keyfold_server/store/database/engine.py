@@ -60,6 +60,11 @@ class Database:
     def write(self, work: Callable[[Connection], T], *, polling: bool = False) -> T:
         """Runs a transaction, and runs `work` again when another transaction came first.
 
+        Args:
+            work: Takes the connection.
+            polling: True for the poll, which has its own connection, and may be repeated even if
+                it was committed.
+
         Raises:
             StoreUnavailableError: The store did not answer, or could not be written.
             LostRaceError: Another transaction came first every time.
@@ -99,7 +104,7 @@ class Database:
         raise AssertionError
 
     def _once(self, engine: Engine, access: AccessMode, work: Callable[[Connection], T]) -> T:
-        committing = False
+        committing, repeatable = False, engine is self._polling or not access.writes
         try:
             # The connection comes before the turn: a transaction that waits for a connection
             # must not keep the poll from its turn.
@@ -107,10 +112,10 @@ class Database:
                 connection = bare.execution_options(**{ACCESS_MODE: access})
                 with connection.begin():
                     result = work(connection)
-                    committing = access.writes
+                    committing = True
                 return result
         except faults.ConnectionLostError as error:
-            if error.undone or not committing:
+            if error.undone or repeatable or not (committing or error.committing):
                 raise
             # The transaction may have committed, so it must not run again from here.
             raise StoreUnavailableError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from keyfold_server.domain.errors import StoreUnavailableError
+from keyfold_server.domain.errors import RowNotAuthenticError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,13 +132,17 @@ class ConnectionLostError(Exception):
         message: Message for the caller if another try does not help.
         again: True if another connection may help; false if the server did not answer in time.
         undone: True if the database certainly wrote nothing, even if the commit was sent.
+        committing: True if the commit was sent together with the transaction's last statements.
     """
 
-    def __init__(self, message: str, *, again: bool, undone: bool) -> None:
+    def __init__(
+        self, message: str, *, again: bool, undone: bool, committing: bool = False
+    ) -> None:
         super().__init__(message)
         self.message: Final = message
         self.again: Final = again
         self.undone: Final = undone
+        self.committing: Final = committing
 
 
 @contextmanager
@@ -162,8 +166,12 @@ def translated() -> Iterator[None]:
             raise LostRaceError from error
         if error.connection_invalidated:
             again = not isinstance(error.orig, TimeoutError)
-            undone = sqlstate(error) in _UNDONE
-            raise ConnectionLostError(_message(error.orig), again=again, undone=undone) from error
+            raise ConnectionLostError(
+                _message(error.orig),
+                again=again,
+                undone=sqlstate(error) in _UNDONE,
+                committing=getattr(error.orig, "committing", False),
+            ) from error
         raise StoreUnavailableError(_message(error.orig)) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise StoreUnavailableError(_message(error)) from error
@@ -183,6 +191,14 @@ def ending() -> Iterator[None]:
         raise StoreUnavailableError(error.message) from error
     except LostRaceError as error:
         raise StoreUnavailableError("the store is busy with changes; ask again") from error
+
+
+def not_taken(table: str) -> RowNotAuthenticError:
+    """Makes the error about a write that the database dropped without an error of its own."""
+    return RowNotAuthenticError(
+        f"the database did not take a row of {table}, and reported success: look for triggers, "
+        f"rules and row-security policies on {table}, and find out who made them"
+    )
 
 
 def sqlstate(error: DBAPIError) -> str | None:

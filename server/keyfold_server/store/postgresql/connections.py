@@ -24,10 +24,9 @@ from keyfold_server.store.database.dialect import (
     ACCESS_MODE,
     POSTGRESQL,
     AccessMode,
-    unknown_timeline,
-    unsettled,
 )
 from keyfold_server.store.database.engine import Database
+from keyfold_server.store.postgresql import pipeline
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, ExceptionContext
@@ -48,6 +47,8 @@ _POOL_WAIT: Final = 5.0
 
 _OLDEST: Final = 1800
 """Seconds after which the pool renews a connection, since proxies in between drop old ones."""
+
+_PIPELINED: Final = replace(POSTGRESQL, trip=pipeline.run, finish=pipeline.finish)
 
 _TELLS_TIMELINE: Final = text(
     "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'execute') "
@@ -75,7 +76,7 @@ def connected(where: Address) -> Database:
     require_driver()
     engine = _engine(where, _POOL_SIZE, _OVERFLOW)
     polling = _engine(replace(where, timeouts=_for_polling(where.timeouts)), 1, 0)
-    database = Database(POSTGRESQL, engine, polling)
+    database = Database(_PIPELINED, engine, polling)
     try:
         version = database.read(lambda c: c.execute(text("SELECT version()")).scalar_one())
     except BaseException:
@@ -83,11 +84,10 @@ def connected(where: Address) -> Database:
         raise
     if not str(version).startswith("PostgreSQL"):
         # Another server with PostgreSQL's protocol may lack notifications. The poll suffices.
-        other = replace(POSTGRESQL, settle=unsettled, timeline=unknown_timeline)
-        other = replace(other, extras=extras.none)
-        return Database(other, engine, polling)
+        plain = replace(_PIPELINED, undeferred=None, notify=None, timeline=None, extras=extras.none)
+        return Database(plain, engine, polling)
     if not database.read(lambda c: c.execute(_TELLS_TIMELINE).scalar_one()):
-        return Database(replace(POSTGRESQL, timeline=unknown_timeline), engine, polling)
+        return Database(replace(_PIPELINED, timeline=None), engine, polling)
     return database
 
 
@@ -104,7 +104,7 @@ def _for_polling(timeouts: Timeouts) -> Timeouts:
 
 def notifies(database: Database) -> bool:
     """Returns whether the server has notifications."""
-    return database.dialect.settle is POSTGRESQL.settle
+    return database.dialect.notify is not None
 
 
 def warn(database: Database, where: Address) -> None:
@@ -124,7 +124,7 @@ def warn(database: Database, where: Address) -> None:
             "changes, revocations among them; replicas then refuse until an operator reconciles",
             where.label,
         )
-    if database.dialect.timeline is unknown_timeline:
+    if database.dialect.timeline is None:
         log.warning(
             "%s: the database does not show which server answers, so after a failover Revoke may "
             "miss replicas whose registration was lost; let the user call pg_control_system and "
@@ -188,10 +188,12 @@ def _engine(where: Address, size: int, overflow: int) -> Engine:
         access = connection.get_execution_options().get(ACCESS_MODE, AccessMode.READ)
         driver: Any = connection.connection.driver_connection
         driver.ends = None if access.is_long else time.monotonic() + where.timeouts.answer
-        connection.exec_driver_sql(begin[access])
+        driver.begins = begin[access]
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "begin", on_begin)
+    event.listen(engine, "do_execute", pipeline.send)
+    event.listen(engine, "do_executemany", pipeline.send)
     event.listen(engine, "checkin", _on_checkin)
     event.listen(engine, "handle_error", _on_error)
     return engine
@@ -199,7 +201,7 @@ def _engine(where: Address, size: int, overflow: int) -> Engine:
 
 def _on_checkin(driver: Any, _record: object) -> None:
     if driver is not None:
-        driver.ends = None
+        driver.ends, driver.begins = None, ()
 
 
 def _on_error(context: ExceptionContext) -> None:
@@ -209,21 +211,23 @@ def _on_error(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _begin(timeouts: Timeouts) -> dict[AccessMode, str]:
+def _begin(timeouts: Timeouts) -> dict[AccessMode, tuple[str, str]]:
     def local(**seconds: float) -> str:
-        return "".join(f"; SET LOCAL {n} = {int(s * 1000)}" for n, s in seconds.items())
+        each = (f"set_config('{n}', '{int(s * 1000)}', true)" for n, s in seconds.items())
+        return f"SELECT {', '.join(each)}"
 
-    usual = local(
-        statement_timeout=timeouts.statement, idle_in_transaction_session_timeout=timeouts.idle
-    )
-    long = local(statement_timeout=0, idle_in_transaction_session_timeout=0)
+    usual = {
+        "statement_timeout": timeouts.statement,
+        "idle_in_transaction_session_timeout": timeouts.idle,
+    }
+    long = dict.fromkeys(usual, 0.0)
     # Writes lock rows before they read them, so each statement must see what is committed by then.
     # Reads see one moment; otherwise a log that grows meanwhile would not match its head.
     reads = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     writes = "BEGIN ISOLATION LEVEL READ COMMITTED"
     return {
-        AccessMode.READ: reads + usual,
-        AccessMode.EXPORT: reads + long,
-        AccessMode.WRITE: writes + usual + local(lock_timeout=timeouts.lock),
-        AccessMode.MIGRATE: writes + long + local(lock_timeout=timeouts.migrating),
+        AccessMode.READ: (reads, local(**usual)),
+        AccessMode.EXPORT: (reads, local(**long)),
+        AccessMode.WRITE: (writes, local(**usual, lock_timeout=timeouts.lock)),
+        AccessMode.MIGRATE: (writes, local(**long, lock_timeout=timeouts.migrating)),
     }

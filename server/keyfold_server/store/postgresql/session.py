@@ -7,17 +7,33 @@ is paused, or a network that swallows everything.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from psycopg import Connection, OperationalError
-from psycopg.errors import Diagnostic
+from psycopg import Connection, Error, OperationalError
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import Diagnostic, error_from_result
+from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.rows import TupleRow
+from psycopg.waiting import Ready, Wait
+
+from keyfold_server.store.database.trip import Answer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGresult
+
+    Command = tuple[bytes, Sequence[Sequence[Any]]]
+    """A statement with $1, $2 … in it, and its parameters; it runs once for each of these."""
+
+    _Query = tuple[bytes, Sequence[Any], Sequence[int] | None, Sequence[Any] | None]
+    """A statement, the values of its parameters, their types and their formats."""
 
 _WARNING: Final = "01000"
 """SQLSTATE of a warning."""
+
+_GOOD: Final = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 _T = TypeVar("_T")
 
@@ -31,14 +47,23 @@ class BoundedSession(Connection[TupleRow]):
 
     Attributes:
         ends: The deadline in monotonic seconds, or None.
+        begins: The statements that begin the transaction, if they have not been sent yet. They go
+            to the server with the transaction's first trip (protocol S13).
     """
 
     ends: float | None = None
+    begins: tuple[str, ...] = ()
     _warned = False
 
     def watch(self) -> None:
         """Starts to listen for the server's warnings."""
         self.add_notice_handler(self._on_notice)
+
+    def begin(self) -> None:
+        """Sends the statements that begin the transaction, unless they have been sent."""
+        statements, self.begins = self.begins, ()
+        if statements:
+            self.execute("; ".join(statements).encode())
 
     def commit(self) -> None:
         """Commits, and accepts a success only without a warning.
@@ -52,6 +77,111 @@ class BoundedSession(Connection[TupleRow]):
         """
         self._warned = False
         super().commit()
+        self._refuse_warned()
+
+    def exchange(self, commands: Sequence[Command], *, commit: bool = False) -> list[Answer]:
+        """Sends statements together, and waits once for the answers to all of them.
+
+        Args:
+            commands: The statements. If one fails, the server skips all that follow it.
+            commit: Whether to commit the transaction after them, as `commit` does.
+
+        Returns:
+            The answer to each statement.
+
+        Raises:
+            Error: A statement failed. If the transaction may have been committed all the same, the
+                error has the attribute `committing`.
+        """
+        begins, self.begins, self._warned = self.begins, (), False
+        sent: list[Command] = [*((text.encode(), ((),)) for text in begins), *commands]
+        if commit:
+            sent.append((b"COMMIT", ((),)))
+        queries = self._queries(sent)
+        results: list[PGresult] = []
+        try:
+            with self.lock:
+                self._pass_through(queries, results)
+            if commit:
+                self._refuse_warned()
+        except Error as error:
+            # If a statement before the commit failed, the server has skipped the commit. Otherwise
+            # nobody knows: it may have ended the session after it had committed.
+            skipped = any(result.status not in _GOOD for result in results[: len(queries) - 1])
+            error.committing = commit and not skipped  # type: ignore[attr-defined]
+            raise
+        return self._answers(sent, results)[len(begins) : len(begins) + len(commands)]
+
+    def _queries(self, commands: Sequence[Command]) -> list[_Query]:
+        dump = Transformer(self)
+        queries: list[_Query] = []
+        for text, rows in commands:
+            for row in rows:
+                values = dump.dump_sequence(row, [PyFormat.AUTO] * len(row))
+                queries.append((text, values, dump.types, dump.formats))
+        return queries
+
+    def _pass_through(self, queries: Sequence[_Query], results: list[PGresult]) -> None:
+        """Sends queries, and adds their results to a list as they come.
+
+        Raises:
+            Error: One of them failed, or the connection did.
+        """
+        self.pgconn.enter_pipeline_mode()
+        for query in queries:
+            self.pgconn.send_query_params(*query)
+        # One Sync, and no Flush after it: the server's timeout for a pause inside a transaction
+        # runs only while a Sync is the last that it got.
+        self.pgconn.pipeline_sync()
+        try:
+            self.wait(self._flush())
+            self.wait(self._receive(results))
+            self.pgconn.exit_pipeline_mode()
+        except OperationalError:
+            # If the server said why it ended the session, that is the error.
+            self._require_good(results)
+            raise
+        self._require_good(results)
+
+    def _flush(self) -> PQGen[None]:
+        while self.pgconn.flush():
+            if (yield Wait.RW) & Ready.R:
+                self.pgconn.consume_input()
+
+    def _receive(self, results: list[PGresult]) -> PQGen[None]:
+        pgconn = self.pgconn
+        while True:
+            while pgconn.is_busy():
+                if (yield Wait.R) & Ready.R:
+                    pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                if pgconn.status != ConnStatus.OK:
+                    raise OperationalError("the connection is lost")
+            elif result.status == ExecStatus.PIPELINE_SYNC:
+                return
+            else:
+                results.append(result)
+
+    def _require_good(self, results: Sequence[PGresult]) -> None:
+        for result in results:
+            if result.status not in _GOOD:
+                raise error_from_result(result, encoding=self.info.encoding)
+
+    def _answers(self, commands: Sequence[Command], results: list[PGresult]) -> list[Answer]:
+        load, left, answers = Transformer(self), iter(results), []
+        for _, rows in commands:
+            found: list[tuple[Any, ...]] = []
+            count = 0
+            for _ in rows:
+                result = next(left)
+                load.set_pgresult(result)
+                found += load.load_rows(0, result.ntuples, tuple)
+                count += result.command_tuples or 0
+            answers.append(Answer(found, count))
+        return answers
+
+    def _refuse_warned(self) -> None:
         if self._warned:
             self.pgconn.finish()
             raise NoAnswerError("the commit may not have been replicated")

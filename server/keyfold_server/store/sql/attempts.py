@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from keyfold_server.domain.cluster import no_cluster
 from keyfold_server.domain.log import EntryKind, RecordedAttempt
-from keyfold_server.store.tables import clusters, log
+from keyfold_server.store.tables import clusters, log, log_head
 from keyfold_server.store.tables.log import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
-
     from keyfold_server.domain.errors import ClusterNotFoundError
     from keyfold_server.domain.log import Attempt
+    from keyfold_server.store.database.dialect import Dialect
+    from keyfold_server.store.database.trip import Step
+    from keyfold_server.store.sql.transactions import Unit
     from keyfold_server.store.tables.log import Stamp
+    from keyfold_server.store.tables.log_head import Position
 
-_AT_ONCE: Final = 1_000
-"""Most names in one statement (protocol S12)."""
+
+def first(attempts: Sequence[Attempt], dialect: Dialect) -> list[Step]:
+    """Returns the steps that a transaction begins with to record attempts."""
+    names = sorted({attempt.cluster for attempt in attempts})
+    return [*clusters.attempting(names), *log.closing(dialect, wake=False)]
 
 
 def record(
-    connection: Connection, attempts: Sequence[Attempt], stamp: Stamp
+    unit: Unit, attempts: Sequence[Attempt], stamp: Stamp
 ) -> list[RecordedAttempt | ClusterNotFoundError]:
-    """Appends attempts to the log. An attempt at a cluster that does not exist drops out alone."""
-    names = sorted({attempt.cluster for attempt in attempts})
-    known: dict[str, clusters.Attempted] = {}
-    for first in range(0, len(names), _AT_ONCE):
-        some = names[first : first + _AT_ONCE]
-        known |= clusters.attempted(connection, stamp.seal, some)
+    """Appends attempts to the log. An attempt at a cluster that does not exist drops out alone.
+
+    Args:
+        unit: The transaction, with the answers to `first`.
+        attempts: The attempts.
+        stamp: For the entries of the log.
+    """
+    # What settles the transaction in between returns no rows.
+    *others, locked = unit.answers
+    known = clusters.attempted((row for each in others for row in each.rows), stamp.seal)
     drafts = [
         Draft(EntryKind.ATTEMPT, each.event, each.cluster, known[each.cluster].uid)
         for each in attempts
         if each.cluster in known
     ]
-    made = iter(log.append(connection, drafts, stamp))
+    made: list[Position] = []
+    if drafts:
+        made, unit.ending = log.ended(log_head.of(locked.rows, stamp.seal), drafts, stamp)
+    places = iter(made)
     return [
-        RecordedAttempt(next(made).number, known[each.cluster].decided)
+        RecordedAttempt(next(places).number, known[each.cluster].decided)
         if each.cluster in known
         else no_cluster(each.cluster)
         for each in attempts

@@ -1,56 +1,88 @@
-"""A batch of changes in one transaction: lock, read, decide, write, number (protocol S8)."""
+"""A batch of changes in one transaction: lock, read, decide, write, number (protocol S8).
+
+It takes three round trips, whatever the number of changes (protocol S13): one to lock and read, one
+to write rows and to lock the head of the log, and one to append the entries and to commit. The
+counts of the rows written are checked before the last one goes out (protocol S10).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select
-
 from keyfold_server.domain.changes import Change, CommittedChange
-from keyfold_server.store import schema
-from keyfold_server.store.database.faults import LostRaceError
+from keyfold_server.domain.log import NEWS
+from keyfold_server.store.database.trip import require_taken
 from keyfold_server.store.sql.write_set import Decided, WriteSet
-from keyfold_server.store.tables import clusters, floors, log, requests
+from keyfold_server.store.tables import clusters, log, log_head, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from keyfold_server.domain.errors import RowNotAuthenticError
+    from keyfold_server.store.database.dialect import Dialect
+    from keyfold_server.store.database.trip import Answer, Step
+    from keyfold_server.store.sql.transactions import Unit
+    from keyfold_server.store.tables.clusters import StoredCluster
     from keyfold_server.store.tables.log import Stamp
-    from keyfold_server.store.tables.log_head import Position
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
     """Carries out changes in a transaction of its caller.
 
     Attributes:
-        stamp: For the entries of the log.
-        reach: Called with the name of each failpoint.
+        first: The steps that the transaction begins with.
     """
 
-    stamp: Stamp
-    reach: Callable[[str], None]
+    def __init__(
+        self, wanted: Sequence[Change], dialect: Dialect, reach: Callable[[str], None]
+    ) -> None:
+        """Takes the changes.
 
-    def apply(
-        self, connection: Connection, wanted: Sequence[Change]
-    ) -> list[CommittedChange | Exception]:
-        """Carries out the changes; one that raises drops out alone."""
-        writes = self._read(connection, wanted)
+        Args:
+            wanted: The changes.
+            dialect: Differences of this database from others.
+            reach: Called with the name of each failpoint.
+        """
+        self._wanted = wanted
+        self._reach = reach
+        names = sorted({change.cluster for change in wanted})
+        keys = [change.request for change in wanted if change.request is not None]
+        self._parts: tuple[list[Step], ...] = (
+            clusters.locking(names) if dialect.locks_rows else [],
+            clusters.reading(names),
+            requests.reading(keys),
+        )
+        self.first: list[Step] = list(chain.from_iterable(self._parts))
+
+    def apply(self, unit: Unit, stamp: Stamp) -> list[CommittedChange | Exception]:
+        """Carries out the changes; one that raises drops out alone.
+
+        Args:
+            unit: The transaction, with the answers to `first`.
+            stamp: For the entries of the log.
+        """
+        self._reach("apply:locked")
+        writes = self._read(unit, stamp)
         decided: list[Decided | Exception] = []
-        for change in wanted:
+        for change in self._wanted:
             try:
                 decided.append(writes.add(change))
             except Exception as error:  # noqa: BLE001  any error concerns this change alone
                 decided.append(error)
-        self.reach("apply:decided")
-        writes.write_clusters(connection)
-        self.reach("apply:rows-written")
-        writes.write_requests(connection)
-        self.reach("apply:request-recorded")
-        made = log.append(connection, writes.drafts, self.stamp)
-        self._check_bans(connection, writes, made)
-        self.reach("apply:numbered")
+        self._reach("apply:decided")
+        if not writes.drafts:
+            return [each for each in decided if isinstance(each, Exception)]
+        steps = writes.steps()
+        wake = any(draft.kind in NEWS for draft in writes.drafts)
+        dialect = stamp.dialect
+        answers = dialect.trip(unit.connection, [*steps, *log.closing(dialect, wake=wake)])
+        for step, answer in zip(steps, answers, strict=False):
+            require_taken(step, answer)
+        self._reach("apply:rows-written")
+        head = log_head.of(answers[-1].rows, stamp.seal)
+        made, unit.ending = log.ended(head, writes.drafts, stamp)
+        self._reach("apply:numbered")
         return [
             CommittedChange(
                 d.cluster, made[d.ordinal].number, made[d.ordinal].entry_id, floor=d.floor
@@ -60,37 +92,18 @@ class Batch:
             for d in decided
         ]
 
-    def _check_bans(
-        self, connection: Connection, writes: WriteSet, made: Sequence[Position]
-    ) -> None:
-        """Refuses to make a cluster over a ban of its name that came since the batch was read.
-
-        A cluster that is new has no row whose lock would have kept the ban from the log.
-
-        Raises:
-            LostRaceError: The name was banned. The next try finds the ban.
-        """
-        if not self.stamp.dialect.locks_rows:
-            return
-        for name, ordinal in writes.makes.items():
-            if floors.is_over_ban(connection, name, made[ordinal].number):
-                raise LostRaceError
-
-    def _read(self, connection: Connection, wanted: Sequence[Change]) -> WriteSet:
-        names = sorted({change.cluster for change in wanted})
-        own = schema.clusters.c
-        locked: Sequence[bytes] | None = None
-        if self.stamp.dialect.locks_rows:
-            # A statement of its own locks the rows before the next one reads them. So this
-            # transaction sees what others wrote while it waited for its locks.
-            lock = select(own.uid).where(own.name.in_(names)).order_by(own.name)
-            locked = connection.execute(lock.with_for_update()).scalars().all()
-            # Read only what is locked. A cluster that another transaction made just now is not, and
+    def _read(self, unit: Unit, stamp: Stamp) -> WriteSet:
+        """Sorts what the transaction has read."""
+        answers, rows = iter(unit.answers), []
+        for steps in self._parts:
+            some: list[Answer] = [next(answers) for _ in steps]
+            rows.append([row for answer in some for row in answer.rows])
+        locked, read, recorded = rows
+        if stamp.dialect.locks_rows:
+            # Only what is locked. A cluster that another transaction made just now is not, and
             # this one could overwrite its next change. Instead, this transaction finds no cluster,
             # collides if it makes the cluster too, and runs again.
-        self.reach("apply:locked")
-        seal = self.stamp.seal
-        found = clusters.read_named(connection, seal, names, locked)
-        keys = [change.request for change in wanted if change.request is not None]
-        recorded = requests.read(connection, keys, seal)
-        return WriteSet(found, recorded, seal=seal, now=self.stamp.now)
+            uids = {row[0] for row in locked}
+            read = [row for row in read if row[0] in uids]
+        found: Mapping[str, StoredCluster | RowNotAuthenticError] = clusters.of(read, stamp.seal)
+        return WriteSet(found, requests.of(recorded, stamp.seal), seal=stamp.seal, now=stamp.now)

@@ -16,12 +16,16 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keyfold_server.store.tables import log_head, log_polling
+from keyfold_server.store.database.trip import Step
+from keyfold_server.store.tables import log, log_head, log_polling
 from keyfold_server.store.tables.log_head import START, Position
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
+    from keyfold_server.store.database.trip import Answer
     from keyfold_server.store.seal import Seal
 
 
@@ -69,18 +73,32 @@ class History:
         with self._lock:
             self._mark = HighWaterMark(newest, self._mark.era + 1)
 
-    def is_on(self, connection: Connection, mark: HighWaterMark, seal: Seal) -> bool:
+    @staticmethod
+    def asking(mark: HighWaterMark) -> list[Step]:
+        """Returns the steps that look for the entry of a mark; `is_on` takes their answers."""
+        return [Step(log_head.READ), Step(log.AT, [{"number": mark.newest.number}])]
+
+    def is_on(
+        self, connection: Connection, mark: HighWaterMark, answers: Sequence[Answer], seal: Seal
+    ) -> bool:
         """Returns whether a server has the entry of a mark, and advances to its newest entry.
+
+        Args:
+            connection: A connection inside the transaction that asked, or after it.
+            mark: The mark.
+            answers: The answers to `asking`.
+            seal: Checks the rows.
 
         Raises:
             StoreStaleError: The store has pruned that entry, because this replica was silent.
             RowNotAuthenticError: The head of the log, or that entry, is not authentic.
         """
-        head, seen = log_head.read(connection, seal), mark.newest
+        ends, there = answers
+        head, seen = log_head.of(ends.rows, seal), mark.newest
         if head.newest != seen and seen.number:
             if head.newest.number <= seen.number:
                 return False
-            if not log_polling.has(connection, seen, head, seal):
+            if not log_polling.has(connection, seen, head, there.rows, seal):
                 return False
         self.advance(head.newest, mark)
         return True

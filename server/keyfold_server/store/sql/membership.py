@@ -9,29 +9,41 @@ from typing import TYPE_CHECKING
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.log import EntryKind
-from keyfold_server.store.database.faults import CollisionError, LostRaceError
-from keyfold_server.store.sql.store_clock import Reading, StoreClock
+from keyfold_server.store.database.faults import CollisionError, LostRaceError, not_taken
+from keyfold_server.store.database.trip import Step
+from keyfold_server.store.sql.store_clock import STEP, Reading, StoreClock
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN
 from keyfold_server.store.tables import lineage, log, log_head, log_polling, replicas
 from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
     from keyfold_server.domain.log import Entry
     from keyfold_server.domain.ports import Heartbeat, ReplicaRow
+    from keyfold_server.store.database.trip import Answer
     from keyfold_server.store.sql.floors import Floors
     from keyfold_server.store.sql.history import HighWaterMark
-    from keyfold_server.store.sql.transactions import Transactions
+    from keyfold_server.store.sql.transactions import Transactions, Unit
+    from keyfold_server.store.tables.lineage import Lineage
 
 
 class Membership:
-    """The part of a `domain.ports.Store` that concerns replicas."""
+    """The part of a `domain.ports.Store` that concerns replicas.
+
+    Attributes:
+        name: Name of this process's replica, empty before it registers.
+    """
 
     def __init__(self, transactions: Transactions, floors: Floors) -> None:
         """Takes the store's transactions, and the floors that polls raise."""
+        self.name = ""
         self._floors = floors
         self._transactions = transactions
+        self._seal = transactions.seal
+        self._dialect = transactions.database.dialect
         self._clock = StoreClock(transactions)
         self._mine: set[str] = set()
         self._lock = threading.Lock()
@@ -45,9 +57,10 @@ class Membership:
         """
         with self._lock:
             mine = {*self._mine, beat.replica}
+            asked = self._clock.asked()
 
-            def work(connection: Connection) -> tuple[Heartbeat, list[bytes], Reading]:
-                return self._registered(connection, beat, mine)
+            def work(unit: Unit) -> tuple[Heartbeat, list[bytes], Reading]:
+                return self._registered(unit, beat, mine, asked)
 
             try:
                 current, decided, reading = self._transactions.write_unchecked("register", work)
@@ -57,7 +70,7 @@ class Membership:
                 ) from None
             except LostRaceError as error:
                 raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
-            self._mine, self._transactions.replica = mine, beat.replica
+            self._mine, self.name = mine, beat.replica
             self._reconciled.clear()
             self._reconciled.extend(reversed(decided))
             self._clock.heartbeat(reading)
@@ -68,24 +81,48 @@ class Membership:
     def poll(self, beat: Heartbeat) -> list[Entry]:
         """Writes a heartbeat and reads the entries after its number, oldest first.
 
+        Both go to the store together (protocol S13). So the store writes the heartbeat only where
+        it has the entry that the replica knows, and the replica predicts the store's time.
+
         Raises:
             StoreRolledBackError: The store lacks the entry that the heartbeat names, or another
-                entry that this process has seen. The transaction then writes no heartbeat, since
-                this replica does not belong to this store.
-            StoreStaleError: The store has pruned entries that the replica has not applied. The
-                transaction writes no heartbeat; the replica registers again.
+                entry that this process has seen. Without those entries the store writes no
+                heartbeat, since this replica does not belong to it.
+            StoreStaleError: The store has pruned entries that the replica has not applied. It
+                writes no heartbeat; the replica registers again.
         """
-        seal, history = self._transactions.seal, self._transactions.history
+        asked = self._clock.asked()
+        seen_at = self._clock.predicted(asked)
+        known = Position(beat.number, beat.entry_id)
 
-        def work(connection: Connection, mark: HighWaterMark) -> tuple[list[Entry], Reading]:
-            reading = self._beat(connection, beat)
-            self._transactions.reach("poll:written")
-            noted = log_polling.since(connection, beat, seal)
+        def steps(mark: HighWaterMark) -> list[Step]:
+            places = [known, mark.newest] if mark.newest.number else [known]
+            return [
+                Step(log_head.READ),
+                replicas.beating(beat, seen_at, places, self._seal, self._dialect),
+                log_polling.page(beat),
+                *lineage.asking(self._dialect),
+            ]
+
+        def work(unit: Unit) -> tuple[list[Entry], Lineage, Reading]:
+            head, written, page, *others = unit.answers
+            noted = log_polling.since(
+                unit.connection, beat, log_head.of(head.rows, self._seal), page.rows, self._seal
+            )
+            if not written.count:
+                raise not_taken("replicas")
             if noted:
-                history.advance(Position(noted[-1].number, noted[-1].entry_id), mark)
-            return noted, reading
+                newest = Position(noted[-1].number, noted[-1].entry_id)
+                self._transactions.history.advance(newest, unit.mark)
+            reading = self._clock.reading(asked, unit.now)
+            return noted, lineage.of(others, self._seal, self._dialect), reading
 
-        noted, reading = self._transactions.poll(work)
+        noted, line, reading = self._transactions.poll(steps, work)
+        kept = line.kept(replicas.staleness(beat), reading.now, stepped=reading.stepped)
+        if kept != line or seen_at - reading.now > STEP * 1000:
+            reading = self._transactions.follow_poll(
+                lambda unit: self._beat_again(unit, beat, reading)
+            )
         self._clock.heartbeat(reading)
         for entry in noted:
             if entry.kind is EntryKind.RECONCILIATION:
@@ -100,7 +137,7 @@ class Membership:
         The newest reconciliation alone can be one that this replica does not know. If the store was
         rolled back, that one may be older than others that the replica knows.
         """
-        seal = self._transactions.seal
+        seal = self._seal
         # Reads the store as it is. That the store lacks what this process has seen is the reason
         # for the question.
         newest = self._transactions.database.read(lambda c: log.reconciliations(c, seal))[:1]
@@ -108,57 +145,72 @@ class Membership:
 
     def leave(self, replica: str) -> None:
         """Removes a replica that stops."""
-        self._transactions.write_or_fail("leave", lambda c: replicas.remove(c, replica))
+        self._transactions.write_or_fail(
+            "leave", lambda unit: replicas.remove(unit.connection, replica)
+        )
         with self._lock:
             self._mine.discard(replica)
 
     def rows(self) -> list[ReplicaRow]:
         """Reads every replica that has not left, and a row for those that a failover may hide."""
-        return self._transactions.read(lambda c: self._rows(c, self._clock.read(c)))
+        asked = self._clock.asked()
+        return self._transactions.fetch(
+            self._asking_rows(), lambda unit: self._rows(unit.answers, asked, unit.now)
+        )
 
-    def passed(self, connection: Connection) -> int | None:
+    def passed(self, unit: Unit) -> int | None:
         """Returns the number of the entry that every live replica has applied (protocol S11).
 
         Returns:
             The number, or None if no replica lives: each has been silent for longer than it may
             serve without the store.
         """
-        rows = self._rows(connection, self._clock.read(connection))
+        asked = self._clock.asked()
+        answers = self._dialect.trip(unit.connection, self._asking_rows())
+        rows = self._rows(answers, asked, unit.now)
         return min((row.applied for row in rows if row.stops_within >= 0), default=None)
 
-    def _rows(self, connection: Connection, reading: Reading) -> list[ReplicaRow]:
-        seal, dialect = self._transactions.seal, self._transactions.database.dialect
+    def _asking_rows(self) -> list[Step]:
+        return [Step(replicas.READ), *lineage.asking(self._dialect)]
+
+    def _rows(self, answers: Sequence[Answer], asked: float, now: int) -> list[ReplicaRow]:
+        stepped = self._clock.reading(asked, now).stepped
+        line = lineage.of(answers[1:], self._seal, self._dialect)
         return [
-            *replicas.read(connection, reading.now, seal),
-            *lineage.lost_replicas(connection, reading.now, seal, dialect, stepped=reading.stepped),
+            *replicas.of(answers[0].rows, now, self._seal),
+            *line.lost_replicas(now, stepped=stepped),
         ]
 
     def _registered(
-        self, connection: Connection, beat: Heartbeat, mine: set[str]
+        self, unit: Unit, beat: Heartbeat, mine: set[str], asked: float
     ) -> tuple[Heartbeat, list[bytes], Reading]:
-        seal, dialect = self._transactions.seal, self._transactions.database.dialect
-        if dialect.one_process:
+        connection, seal = unit.connection, self._seal
+        if self._dialect.one_process:
             replicas.remove_others(connection, mine)
         self._transactions.reach("register:cleared")
         last = log_head.read(connection, seal).newest
         current = replace(beat, number=last.number, entry_id=last.entry_id)
-        if dialect.one_process or beat.replica in self._mine:
-            reading = self._beat(connection, current)
+        reading = self._clock.reading(asked, unit.now)
+        if self._dialect.one_process or beat.replica in self._mine:
+            replicas.write(connection, current, reading.now, seal, self._dialect)
         else:
-            reading = self._clock.read(connection)
             replicas.add(connection, current, reading.now, seal)
-            self._record(connection, beat, reading)
+        self._record(connection, beat, reading)
         self._transactions.reach("register:written")
         return current, log.reconciliations(connection, seal), reading
 
-    def _beat(self, connection: Connection, beat: Heartbeat) -> Reading:
-        seal, dialect = self._transactions.seal, self._transactions.database.dialect
-        reading = self._clock.read(connection)
-        replicas.write(connection, beat, reading.now, seal, dialect)
-        self._record(connection, beat, reading)
+    def _beat_again(self, unit: Unit, beat: Heartbeat, reading: Reading) -> Reading:
+        """Writes a heartbeat by the store's own time, and what it shows of the lineage."""
+        reading = replace(reading, now=unit.now)
+        replicas.write(unit.connection, beat, reading.now, self._seal, self._dialect)
+        self._record(unit.connection, beat, reading)
         return reading
 
     def _record(self, connection: Connection, beat: Heartbeat, reading: Reading) -> None:
-        seal, dialect = self._transactions.seal, self._transactions.database.dialect
-        longest, now = replicas.staleness(beat), reading.now
-        lineage.record(connection, longest, now, seal, dialect, stepped=reading.stepped)
+        """Records a server that has taken over, and a staleness longer than all before."""
+        # Under the lock, because another replica may be writing a longer staleness.
+        asking = lineage.asking(self._dialect, lock=True)
+        line = lineage.of(self._dialect.trip(connection, asking), self._seal, self._dialect)
+        kept = line.kept(replicas.staleness(beat), reading.now, stepped=reading.stepped)
+        if kept != line:
+            lineage.write(connection, kept, self._seal)

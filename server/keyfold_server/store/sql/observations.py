@@ -1,24 +1,22 @@
 """The part of SqlStore for what replicas observe: health, last uses, the sweep (protocol S7).
 
-Invariant: no method here locks a cluster, none decides whether a key may be used, and none but
-`observe`, for a transition, writes an entry of the log. So none costs a change its turn.
+Invariant: no method here takes a number or locks a cluster, so none costs a change its turn, and
+none decides whether a key may be used.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from keyfold_server.store.tables import listing, observations, samples, transitions, uses
+from keyfold_server.store.tables import listing, observations, samples, uses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from sqlalchemy import Connection
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from keyfold_server.domain.health import Observation
     from keyfold_server.domain.ports import Sample
-    from keyfold_server.domain.transitions import Transition
-    from keyfold_server.store.sql.transactions import Transactions
+    from keyfold_server.store.sql.transactions import Transactions, Unit
 
 T = TypeVar("T")
 
@@ -48,58 +46,51 @@ class ObservationStore:
 
     def claim(self, name: str, after_ms: int) -> bool:
         """Claims a piece of work that one replica must do, by the store's clock."""
-        now = self._transactions.now
         return self._transactions.write_or_fail(
-            "observe", lambda c: observations.claim(c, name, after_ms, now(c))
+            "observe", lambda unit: observations.claim(unit.connection, name, after_ms, unit.now)
         )
 
-    def observe(
-        self, observations: Sequence[Observation], found: Sequence[Transition] = ()
-    ) -> None:
+    def observe(self, observations: Sequence[Observation]) -> None:
         """Writes observations of root keys and KEKs, each over the former one (protocol S7)."""
-        by_subject = {each.seen.subject: each for each in found}
         for part in _parts(observations):
-            mine = [by_subject[seen.subject] for seen in part if seen.subject in by_subject]
-            self._observe(part, mine)
+            self._observe(part)
+
+    def seen(
+        self, subjects: Collection[str], kek_ids: Collection[bytes]
+    ) -> tuple[dict[str, Observation], dict[bytes, int]]:
+        """Reads last observations, by subject, and times of last use, by kek_id (protocol S13)."""
+        observed, used = observations.reading(set(subjects)), uses.reading(set(kek_ids))
+
+        def work(unit: Unit) -> tuple[dict[str, Observation], dict[bytes, int]]:
+            rows = [answer.rows for answer in unit.answers]
+            of_subjects, of_keks = rows[: len(observed)], rows[len(observed) :]
+            return (
+                observations.of(chain.from_iterable(of_subjects)),
+                uses.of(chain.from_iterable(of_keks)),
+            )
+
+        return self._transactions.fetch([*observed, *used], work) if observed or used else ({}, {})
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
         """Reads the last observations, by subject."""
-        return self._transactions.read(
-            lambda c: {
-                subject: seen
-                for part in _parts(subjects)
-                for subject, seen in observations.read(c, part).items()
-            }
-        )
+        return self.seen(subjects, ())[0]
 
     def used(self, times: Mapping[bytes, int]) -> None:
         """Writes when KEKs were last used, by kek_id, in milliseconds; never an earlier time."""
         for part in _parts(sorted(times)):
             self._use({kek_id: times[kek_id] for kek_id in part})
 
-    def last_uses(self, kek_ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Reads when KEKs were last used, by kek_id; leaves out KEKs that were never used."""
-        return self._transactions.read(
-            lambda c: {
-                kek_id: used
-                for part in _parts(kek_ids)
-                for kek_id, used in uses.read(c, part).items()
-            }
-        )
-
     def _use(self, times: Mapping[bytes, int]) -> None:
-        now, dialect = self._transactions.now, self._transactions.database.dialect
-        self._transactions.write_or_fail("use", lambda c: uses.write(c, times, now(c), dialect))
-
-    def _observe(self, seen: Sequence[Observation], found: Sequence[Transition]) -> None:
         dialect = self._transactions.database.dialect
 
-        def work(connection: Connection) -> None:
-            observations.write(connection, seen, dialect)
-            if found:
-                transitions.record(connection, found, self._transactions.stamp(connection))
+        def work(unit: Unit) -> None:
+            dialect.trip(unit.connection, [uses.writing(times, unit.now, dialect)])
 
-        self._transactions.write_or_fail("observe", work)
+        self._transactions.write_or_fail("use", work)
+
+    def _observe(self, seen: Sequence[Observation]) -> None:
+        writing = observations.writing(seen, self._transactions.database.dialect)
+        self._transactions.write_or_fail("observe", lambda _: None, [writing])
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from keyfold_server.domain.errors import (
@@ -11,11 +12,11 @@ from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     RowNotAuthenticError,
     StoreUnavailableError,
-    Unusable,
 )
 from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.sql import attempts, bans, floors
+from keyfold_server.store.database.trip import require_taken
+from keyfold_server.store.sql import attempts, floors
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.membership import Membership
@@ -35,7 +36,7 @@ from keyfold_server.store.tables import (
 )
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.identities import IdentityKind
-from keyfold_server.store.tables.log import Draft
+from keyfold_server.store.tables.log import Draft, Stamp
 from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from keyfold_server.domain.bans import Ban, CommittedBan
     from keyfold_server.domain.changes import (
         Change,
         CommittedChange,
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from keyfold_server.store.database.engine import Database
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.history import HighWaterMark
+    from keyfold_server.store.sql.transactions import Unit
 
 RETENTION: Final = 24 * 60 * 60 * 1000
 """Milliseconds for which the store keeps requests and silent replicas at least."""
@@ -104,15 +105,14 @@ class SqlStore(ObservationStore):
         """Reads a cluster and verifies every row of it."""
         # From before the read, so that what it finds cannot be older.
         floor = self._floors.of(name)
-        stored = self._transactions.read(lambda c: clusters.named(c, self._seal, name))
-        floors.hold(name, stored, floor)
-        return stored.cluster if stored is not None else None
+        reading = clusters.reading([name])
 
-    def named(self, names: Sequence[str]) -> dict[str, Cluster | Unusable]:
-        """Reads clusters by name and verifies every row of them, in one statement."""
-        known = {name: self._floors.of(name) for name in names}
-        found = self._transactions.read(lambda c: clusters.read_named(c, self._seal, names))
-        return {name: floors.held(name, each, known.get(name)) for name, each in found.items()}
+        def work(unit: Unit) -> StoredCluster | None:
+            return clusters.the_one(clusters.of(unit.answers[0].rows, self._seal))
+
+        stored = self._transactions.fetch(reading, work)
+        floors.hold(stored, floor)
+        return stored.cluster if stored is not None else None
 
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
         """Reads the history of a cluster's wraps, oldest first, and verifies every row of it."""
@@ -129,16 +129,30 @@ class SqlStore(ObservationStore):
         """Returns the name of the cluster that a KEK belongs to, or None."""
         return self._transactions.read(lambda c: clusters.owner_of(c, self._seal, kek_id))
 
-    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster | Unusable]:
+    def clusters(
+        self, which: ClusterFilter, after: str, limit: int
+    ) -> list[Cluster | RowNotAuthenticError]:
         """Reads up to `limit` clusters whose names follow `after`, by name."""
         where = listing.page(which, after, limit)
         found = self._transactions.read(lambda c: clusters.read(c, self._seal, where))
         return [s.cluster if isinstance(s, StoredCluster) else s for s in found.values()]
 
-    def request(self, key: RequestKey) -> RecordedRequest | None:
-        """Reads the record of a request that was carried out, or None."""
-        found = self._transactions.read(lambda c: requests.read(c, [key], self._seal))
-        return found.get(requests.scope(key))
+    def requested(
+        self, name: str, key: RequestKey | None
+    ) -> tuple[Cluster | None, RecordedRequest | None]:
+        """Reads a cluster, and the record of a request that was carried out, in one round trip."""
+        floor = self._floors.of(name)
+        recorded = requests.reading([key] if key is not None else [])
+
+        def work(unit: Unit) -> tuple[StoredCluster | None, RecordedRequest | None]:
+            found, *others = (answer.rows for answer in unit.answers)
+            known = requests.of(chain.from_iterable(others), self._seal)
+            stored = clusters.the_one(clusters.of(found, self._seal))
+            return stored, None if key is None else known.get(requests.scope(key))
+
+        stored, request = self._transactions.fetch([*clusters.reading([name]), *recorded], work)
+        floors.hold(stored, floor)
+        return stored.cluster if stored is not None else None, request
 
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
         """Carries out changes in one transaction; a change that raises drops out alone.
@@ -149,14 +163,13 @@ class SqlStore(ObservationStore):
         if not changes:
             return []
 
-        def work(
-            connection: Connection, mark: HighWaterMark
-        ) -> tuple[list[CommittedChange | Exception], HighWaterMark]:
-            batch = Batch(self._transactions.stamp(connection), self._transactions.reach)
-            return batch.apply(connection, changes), mark
+        batch = Batch(changes, self._database.dialect, self._transactions.reach)
+
+        def work(unit: Unit) -> tuple[list[CommittedChange | Exception], HighWaterMark]:
+            return batch.apply(unit, self._stamp(unit)), unit.mark
 
         try:
-            made, mark = self._transactions.write("apply", work)
+            made, mark = self._transactions.write("apply", work, batch.first)
         except (LostRaceError, RowNotAuthenticError) as error:
             if len(changes) > 1:
                 # One change collides on every try, or the database does not take it. It must not
@@ -179,36 +192,16 @@ class SqlStore(ObservationStore):
                     self._floors.raise_to(each.number, each.cluster.name, each.floor)
         return made
 
-    def ban(self, wanted: Ban) -> CommittedBan | None:
-        """Bans the name of a cluster whose rows are not authentic, or are gone (protocol A6)."""
-
-        def work(
-            connection: Connection, mark: HighWaterMark
-        ) -> tuple[bans.Banned | None, HighWaterMark]:
-            reach = self._transactions.reach
-            return bans.record(
-                connection, wanted, self._transactions.stamp(connection), reach
-            ), mark
-
-        try:
-            made, mark = self._transactions.write("ban", work)
-        except LostRaceError as error:
-            raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
-        if made is None:
-            return None
-        self._transactions.history.advance(made.newest, mark)
-        self._floors.raise_to(made.ban.number, wanted.cluster, made.floor)
-        return made.ban
-
     def attempted(self, wanted: Sequence[Attempt]) -> list[RecordedAttempt | ClusterNotFoundError]:
         """Appends attempts that changed nothing to the log, in one transaction (protocol R5)."""
 
-        def work(connection: Connection) -> list[RecordedAttempt | ClusterNotFoundError]:
-            made = attempts.record(connection, wanted, self._transactions.stamp(connection))
+        def work(unit: Unit) -> list[RecordedAttempt | ClusterNotFoundError]:
+            made = attempts.record(unit, wanted, self._stamp(unit))
             self._transactions.reach("attempt:numbered")
             return made
 
-        return self._transactions.write_or_fail("attempt", work) if wanted else []
+        first = attempts.first(wanted, self._database.dialect)
+        return self._transactions.write_or_fail("attempt", work, first) if wanted else []
 
     def refused(
         self, root: str, observation: Observation, replica: str, kek: bytes | None = None
@@ -219,14 +212,16 @@ class SqlStore(ObservationStore):
         event = AuditEvent("", "kms:root_key:refuse", observation.health.value, _json(detail))
         draft = Draft(EntryKind.REFUSAL, event, root=root, kek=kek)
 
-        def work(connection: Connection) -> None:
-            observations.write(connection, [observation], dialect)
+        first = [observations.writing([observation], dialect), *log.closing(dialect, wake=True)]
+
+        def work(unit: Unit) -> None:
             reach("refused:observed")
-            stamp = replace(self._transactions.stamp(connection), replica=replica)
-            log.append(connection, [draft], stamp)
+            stamp = replace(self._stamp(unit), replica=replica)
+            head = log_head.of(unit.answers[-1].rows, self._seal)
+            _, unit.ending = log.ended(head, [draft], stamp)
             reach("refused:numbered")
 
-        self._transactions.write_or_fail("refused", work)
+        self._transactions.write_or_fail("refused", work, first)
 
     def register(self, beat: Heartbeat) -> Heartbeat:
         """Adds a replica and returns its heartbeat with the newest entry (protocol S4)."""
@@ -250,8 +245,9 @@ class SqlStore(ObservationStore):
 
     def external_id(self, owner: str) -> str | None:
         """Reads the external id that Keyfold issued for an owner, or None."""
-        return self._transactions.read(
-            lambda c: identities.read(c, IdentityKind.EXTERNAL_ID, owner, self._seal)
+        return self._transactions.fetch(
+            [identities.reading(IdentityKind.EXTERNAL_ID, owner)],
+            lambda unit: identities.of(unit.answers[0].rows, self._seal),
         )
 
     def issue_external_id(
@@ -260,18 +256,23 @@ class SqlStore(ObservationStore):
         """Keeps an external id for an owner, for good; returns the one that the owner has."""
         kind, reach = IdentityKind.EXTERNAL_ID, self._transactions.reach
 
-        def work(connection: Connection) -> str:
-            known = identities.read(connection, kind, owner, self._seal)
+        def work(unit: Unit) -> str:
+            known = identities.of(unit.answers[0].rows, self._seal)
             reach("issue:looked")
             if known is None:
-                stamp = self._transactions.stamp(connection)
-                identities.add(connection, kind, owner, external_id, stamp.now, self._seal)
+                stamp = self._stamp(unit)
+                adding = identities.adding(kind, owner, external_id, stamp.now, self._seal)
+                closing = log.closing(stamp.dialect, wake=False)
+                added, *_, locked = stamp.dialect.trip(unit.connection, [adding, *closing])
+                require_taken(adding, added)
                 reach("issue:written")
-                log.append(connection, [Draft(EntryKind.IDENTITY, event, cluster=cluster)], stamp)
+                head = log_head.of(locked.rows, self._seal)
+                draft = Draft(EntryKind.IDENTITY, event, cluster=cluster)
+                _, unit.ending = log.ended(head, [draft], stamp)
                 reach("issue:numbered")
             return known or external_id
 
-        return self._transactions.write_or_fail("issue", work)
+        return self._transactions.write_or_fail("issue", work, [identities.reading(kind, owner)])
 
     def prune(self, now_ms: int, log_retention_ms: int) -> None:
         """Removes requests and silent replicas after 24 hours, and entries of the log.
@@ -280,13 +281,13 @@ class SqlStore(ObservationStore):
         applied yet (protocol S11). Each cluster keeps its floor.
         """
 
-        def work(connection: Connection) -> bool:
-            stamp = self._transactions.stamp(connection)
+        def work(unit: Unit) -> bool:
+            connection, stamp = unit.connection, self._stamp(unit)
             # The store's clock limits the time: a replica's fast clock removes nothing early.
             until = min(now_ms, stamp.now)
             requests.prune(connection, until - RETENTION)
             replicas.prune(connection, until - RETENTION)
-            passed = self._membership.passed(connection)
+            passed = self._membership.passed(unit)
             self._transactions.reach("prune:cleared")
             return log_pruning.prune(connection, until - log_retention_ms, passed, stamp)
 
@@ -302,10 +303,11 @@ class SqlStore(ObservationStore):
             The position of the newest entry that the operator accepted.
         """
 
-        def work(connection: Connection) -> Position:
-            stamp = replace(self._transactions.stamp(connection), replica="reconcile")
-            self._database.dialect.settle(connection, wake=True)
-            head = log_head.read(connection, self._seal, lock=True)
+        def work(unit: Unit) -> Position:
+            stamp = replace(self._stamp(unit), replica="reconcile")
+            closing = log.closing(stamp.dialect, wake=True)
+            *_, locked = stamp.dialect.trip(unit.connection, closing)
+            head = log_head.of(locked.rows, self._seal)
             newest = head.newest
             detail = {
                 "entry": newest.number,
@@ -313,7 +315,7 @@ class SqlStore(ObservationStore):
                 "reason": reason,
             }
             event = AuditEvent("local", "command:store:reconcile", "done", _json(detail))
-            log.add(connection, head, [Draft(EntryKind.RECONCILIATION, event)], stamp)
+            _, unit.ending = log.ended(head, [Draft(EntryKind.RECONCILIATION, event)], stamp)
             self._transactions.reach("reconcile:numbered")
             return newest
 
@@ -322,6 +324,9 @@ class SqlStore(ObservationStore):
             return self._transactions.write_unchecked("reconcile", work)
         except LostRaceError as error:
             raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
+
+    def _stamp(self, unit: Unit) -> Stamp:
+        return Stamp(self._membership.name, unit.now, self._seal, self._database.dialect)
 
 
 def _json(detail: Mapping[str, object]) -> str:

@@ -5,27 +5,49 @@ This module knows connections, the seal and the failpoints; it knows nothing of 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from keyfold_server.domain.errors import StoreRolledBackError, StoreUnavailableError
 from keyfold_server.store.database import faults
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.sql.history import HighWaterMark, History
-from keyfold_server.store.tables.log import Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Connection
 
     from keyfold_server.domain.ports import Clock
     from keyfold_server.store.database.engine import Database
+    from keyfold_server.store.database.trip import Answer, Ending, Step
     from keyfold_server.store.seal import Seal
 
 T = TypeVar("T")
 
 ALWAYS_OVERTAKEN: Final = "other changes of the store came first every time; ask again"
 """Message of the error after the last try of a transaction."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """One transaction, after its first round trip.
+
+    Attributes:
+        connection: The connection.
+        mark: The high-water mark from before the transaction.
+        now: Milliseconds of Unix time by the one clock that judges all replicas.
+        answers: Answers to the steps that the transaction began with.
+        ending: The rows that the transaction writes last, and is committed with; None: no such
+            rows. The work sets it as its last act.
+    """
+
+    connection: Connection
+    mark: HighWaterMark
+    now: int
+    answers: list[Answer]
+    ending: Ending | None = None
 
 
 class Transactions:
@@ -37,7 +59,6 @@ class Transactions:
         reach: Called with the name of each failpoint that a mutation passes.
         history: The newest entry of the log that this process has seen.
         clock: This process's clock.
-        replica: Name of this process's replica, empty before it registers.
     """
 
     def __init__(
@@ -49,15 +70,6 @@ class Transactions:
         self.reach: Final = reach
         self.history: Final = History()
         self.clock: Final = clock
-        self.replica = ""
-
-    def now(self, connection: Connection) -> int:
-        """Returns milliseconds of Unix time by the one clock that judges all replicas."""
-        return self.database.dialect.now(connection, self.clock)
-
-    def stamp(self, connection: Connection) -> Stamp:
-        """Returns what all entries of the log that a transaction writes have in common."""
-        return Stamp(self.replica, self.now(connection), self.seal, self.database.dialect)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs reads in one transaction.
@@ -65,64 +77,101 @@ class Transactions:
         Raises:
             StoreUnavailableError: The store did not answer, or the server that answered is behind.
         """
-        return self.database.read(lambda c: self._checked(c, lambda _: work(c)))
+        return self.database.read(lambda c: work(self._begun(c, ()).connection))
 
-    def write(self, name: str, work: Callable[[Connection, HighWaterMark], T]) -> T:
+    def fetch(self, steps: Sequence[Step], work: Callable[[Unit], T]) -> T:
+        """Runs reads that need one round trip in all (protocol S13).
+
+        Args:
+            steps: The reads.
+            work: Takes their answers, and runs no statement.
+
+        Raises:
+            StoreUnavailableError: As `read`.
+        """
+        return self.database.read(lambda c: work(self._begun(c, steps, commit=True)))
+
+    def write(self, name: str, work: Callable[[Unit], T], first: Sequence[Step] = ()) -> T:
         """Runs a mutation, and runs it again when another transaction came first.
 
         Args:
             name: The mutation's name in `failpoints`.
-            work: Takes the connection, and the high-water mark from before the transaction.
+            work: Goes on after the first steps.
+            first: The steps that the transaction begins with.
 
         Raises:
             StoreUnavailableError: The store did not answer, could not be written, or the server
                 that answered is behind.
             LostRaceError: Another transaction came first every time.
         """
-        return self._with_failpoints(name, lambda c: self._checked(c, lambda mark: work(c, mark)))
+        return self._with_failpoints(name, lambda c: self._begun(c, first), work)
 
-    def write_or_fail(self, name: str, work: Callable[[Connection], T]) -> T:
+    def write_or_fail(self, name: str, work: Callable[[Unit], T], first: Sequence[Step] = ()) -> T:
         """Runs a mutation as `write` does, but reports a lost last try as StoreUnavailableError."""
-        try:
-            return self.write(name, lambda c, _: work(c))
-        except LostRaceError as error:
-            raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
+        with _never_lost():
+            return self.write(name, work, first)
 
-    def poll(self, work: Callable[[Connection, HighWaterMark], T]) -> T:
-        """Runs the poll on its own connection, and reports a server that is behind as a rollback.
+    def poll(
+        self, steps: Callable[[HighWaterMark], Sequence[Step]], work: Callable[[Unit], T]
+    ) -> T:
+        """Runs the poll in one round trip, and reports a server that is behind as a rollback.
+
+        Args:
+            steps: Takes the high-water mark, and returns the poll's statements.
+            work: Takes their answers once they are committed, or are about to be.
 
         Raises:
             StoreRolledBackError: The server lacks what this process has seen.
             StoreUnavailableError: The store did not answer, or could not be written.
         """
 
-        def checked(connection: Connection) -> T:
+        def run(connection: Connection) -> T:
             mark = self.history.mark()
-            if not self._is_on_history(connection, mark):
+            self.reach("poll:begun")
+            self.reach("poll:before-commit")
+            unit, is_on = self._asked(connection, mark, steps(mark), commit=True)
+            if not is_on:
                 raise StoreRolledBackError(
                     f"the store does not have entry {mark.newest.number}, which this replica "
                     "has seen: it was rolled back, or is another store"
                 )
-            return work(connection, mark)
+            return work(unit)
 
-        try:
-            return self._with_failpoints("poll", checked, polling=True)
-        except LostRaceError as error:
-            raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
+        with _never_lost():
+            result = self.database.write(run, polling=True)
+        self.reach("poll:after-commit")
+        return result
 
-    def write_unchecked(self, name: str, work: Callable[[Connection], T]) -> T:
+    def follow_poll(self, work: Callable[[Unit], T]) -> T:
+        """Runs what a poll must write besides its heartbeat, on the poll's own connection.
+
+        Raises:
+            StoreUnavailableError: The store did not answer, or could not be written.
+        """
+        with _never_lost():
+            return self.database.write(lambda c: work(self._begun(c, ())), polling=True)
+
+    def write_unchecked(self, name: str, work: Callable[[Unit], T]) -> T:
         """Runs a mutation on the store as it is, whatever this process saw before.
 
         Raises:
             StoreUnavailableError: As `write`.
             LostRaceError: As `write`.
         """
-        return self._with_failpoints(name, work)
 
-    def _checked(self, connection: Connection, work: Callable[[HighWaterMark], T]) -> T:
-        mark = self.history.mark()
-        if self._is_on_history(connection, mark):
-            return work(mark)
+        def begun(connection: Connection) -> Unit:
+            now = self.database.dialect.now(connection, self.clock)
+            return Unit(connection, self.history.mark(), now, [])
+
+        return self._with_failpoints(name, begun, work)
+
+    def _begun(
+        self, connection: Connection, steps: Sequence[Step], *, commit: bool = False
+    ) -> Unit:
+        """Runs a transaction's first steps, and refuses a server that is behind."""
+        unit, is_on = self._asked(connection, self.history.mark(), steps, commit=commit)
+        if is_on:
+            return unit
         # The next transaction on this connection would meet the same server.
         connection.invalidate()
         raise faults.ConnectionLostError(
@@ -132,20 +181,39 @@ class Transactions:
             undone=True,
         )
 
-    def _is_on_history(self, connection: Connection, mark: HighWaterMark) -> bool:
-        if self.database.dialect.one_process:
-            return True
-        return self.history.is_on(connection, mark, self.seal)
+    def _asked(
+        self, connection: Connection, mark: HighWaterMark, steps: Sequence[Step], *, commit: bool
+    ) -> tuple[Unit, bool]:
+        """Runs a transaction's first steps; also says if the server has what this process saw."""
+        dialect = self.database.dialect
+        looking = [] if dialect.one_process else self.history.asking(mark)
+        asking_time = dialect.asking_time()
+        answers = dialect.trip(connection, [*looking, *asking_time, *steps], commit=commit)
+        looked, others = answers[: len(looking)], answers[len(looking) :]
+        now = dialect.now_of(others[: len(asking_time)], self.clock)
+        is_on = not looking or self.history.is_on(connection, mark, looked, self.seal)
+        return Unit(connection, mark, now, others[len(asking_time) :]), is_on
 
     def _with_failpoints(
-        self, name: str, work: Callable[[Connection], T], *, polling: bool = False
+        self, name: str, begin: Callable[[Connection], Unit], work: Callable[[Unit], T]
     ) -> T:
         def run(connection: Connection) -> T:
             self.reach(f"{name}:begun")
-            result = work(connection)
+            unit = begin(connection)
+            result = work(unit)
             self.reach(f"{name}:before-commit")
+            if unit.ending is not None:
+                self.database.dialect.finish(connection, unit.ending, commit=True)
             return result
 
-        result = self.database.write(run, polling=polling)
+        result = self.database.write(run)
         self.reach(f"{name}:after-commit")
         return result
+
+
+@contextmanager
+def _never_lost() -> Iterator[None]:
+    try:
+        yield
+    except LostRaceError as error:
+        raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error

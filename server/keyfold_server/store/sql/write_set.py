@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, update
+from sqlalchemy import bindparam, delete, insert, update
 
 from keyfold_server.domain.changes import Change, Decision, RecordedRequest, RequestKey, parts
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import (
     RequestIdReusedError,
     RequestInProgressError,
-    Unusable,
+    RowNotAuthenticError,
 )
 from keyfold_server.domain.log import EntryKind, Floor
 from keyfold_server.store import schema
+from keyfold_server.store.database.trip import Step
 from keyfold_server.store.schema import Cells
-from keyfold_server.store.tables import cluster_rows, clusters, requests, rows, wrap_history
-from keyfold_server.store.tables.cluster_rows import CHILDREN
-from keyfold_server.store.tables.clusters import StoredCluster
+from keyfold_server.store.tables import clusters, requests, rows, wrap_history
+from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
 from keyfold_server.store.tables.log import Draft
 
 if TYPE_CHECKING:
@@ -79,12 +79,11 @@ class WriteSet:
 
     Attributes:
         drafts: The entries of the log, one for each change, in their order.
-        makes: The names of the clusters that are new, and the places of their first entries.
     """
 
     def __init__(
         self,
-        found: Mapping[str, StoredCluster | Unusable],
+        found: Mapping[str, StoredCluster | RowNotAuthenticError],
         recorded: Mapping[Scope, RecordedRequest],
         *,
         seal: Seal,
@@ -93,7 +92,7 @@ class WriteSet:
         """Takes what the batch has read under its locks.
 
         Args:
-            found: The clusters that exist, by name, and those whose names are banned.
+            found: The clusters that exist, by name.
             recorded: The requests that were carried out before, by scope.
             seal: Seals the rows.
             now: Time for the new records of requests, in milliseconds of Unix time.
@@ -106,14 +105,12 @@ class WriteSet:
         self._history: list[Cells] = []
         self._requests: list[Cells] = []
         self.drafts: Final[list[Draft]] = []
-        self.makes: Final[dict[str, int]] = {}
 
     def add(self, change: Change) -> Decided:
         """Decides a change and adds its rows; if it raises, it adds nothing.
 
         Raises:
             RowNotAuthenticError: The cluster's rows are not authentic.
-            ClusterBannedError: The cluster's name is banned.
             RequestInProgressError: The request was carried out in the meantime.
             RequestIdReusedError: The request's id came before with another request.
             ValueError: The cluster does not differ from the current one as the decision says.
@@ -139,8 +136,6 @@ class WriteSet:
             # From here on nothing raises.
             pending.after = stored
             self._history += history
-            if current is None:
-                self.makes[cluster.name] = len(self.drafts)
         if change.request is not None:
             self._record(change.request, cluster.version)
         self.drafts.append(draft)
@@ -150,7 +145,7 @@ class WriteSet:
         self, before: StoredCluster | None, current: Cluster | None, decision: Decision
     ) -> tuple[StoredCluster, list[Cells]]:
         """Returns the sealed rows of a cluster after a decision, and those of its history."""
-        children = cluster_rows.encoded(decision.cluster, self._seal)
+        children = clusters.encoded(decision.cluster, self._seal)
         if before is None:
             stored = StoredCluster(decision.cluster, children)
         else:
@@ -161,27 +156,19 @@ class WriteSet:
             history.append(row)
         return clusters.sealed(stored, self._seal), history
 
-    def write_clusters(self, connection: Connection) -> None:
-        """Writes the rows that differ; writes an existing cluster's own row last."""
+    def steps(self) -> list[Step]:
+        """Returns the steps that write the rows that differ; each must write all of its rows."""
         finished = [
             (pending.before, pending.after)
             for _, pending in sorted(self._pending.items())
             if pending.after is not None and pending.after is not pending.before
         ]
         own = [(before, after.own) for before, after in finished]
-        # A new cluster's own row comes first, because the rows below refer to it.
-        _insert(connection, schema.clusters, [row for before, row in own if before is None])
-        for table in reversed(CHILDREN):
-            _delete(
-                connection,
-                table,
-                [
-                    key
-                    for before, after in finished
-                    if before is not None
-                    for key in before.children[table].keys() - after.children[table].keys()
-                ],
-            )
+        steps = [
+            # A new cluster's own row comes first, because the rows below refer to it.
+            _inserting(schema.clusters, [row for before, row in own if before is None]),
+            *(_deleting(table, _gone(table, finished)) for table in reversed(CHILDREN)),
+        ]
         for table in CHILDREN:
             fresh: list[Cells] = []
             changed: list[Cells] = []
@@ -192,18 +179,18 @@ class WriteSet:
                         fresh.append(row)
                     elif known[key] != row:
                         changed.append(row)
-            _insert(connection, table, fresh)
-            _change(connection, table, changed)
-        _insert(connection, schema.wrap_history, self._history)
-        _change(connection, schema.clusters, [row for before, row in own if before is not None])
-
-    def write_requests(self, connection: Connection) -> None:
-        """Records the requests."""
-        _insert(connection, schema.requests, self._requests)
+            steps += [_inserting(table, fresh), _changing(table, changed)]
+        steps += [
+            _inserting(schema.wrap_history, self._history),
+            # An existing cluster's own row comes last.
+            _changing(schema.clusters, [row for before, row in own if before is not None]),
+            _inserting(schema.requests, self._requests),
+        ]
+        return [step for step in steps if step.rows]
 
     def _pending_of(self, name: str) -> _Pending:
         found = self._found.get(name)
-        if isinstance(found, Unusable):
+        if isinstance(found, RowNotAuthenticError):
             # A copy, because two changes may raise this error and each adds its traceback.
             raise found.at()
         return self._pending.setdefault(name, _Pending(found, found))
@@ -266,21 +253,32 @@ def _superseded(current: Cluster | None, decision: Decision) -> Iterator[Superse
                 yield generation.superseded_by(after[generation.kek_id])
 
 
-def _insert(connection: Connection, table: Table, cells: Iterable[Cells]) -> None:
-    rows.write(connection, _INSERT[table], [rows.named(table, row) for row in cells])
+def _gone(
+    table: Table, finished: Iterable[tuple[StoredCluster | None, StoredCluster]]
+) -> list[Cells]:
+    """Returns the keys of the rows of a table that the clusters no longer have."""
+    return [
+        key
+        for before, after in finished
+        if before is not None
+        for key in before.children[table].keys() - after.children[table].keys()
+    ]
 
 
-def _change(connection: Connection, table: Table, cells: Iterable[Cells]) -> None:
+def _inserting(table: Table, cells: Iterable[Cells]) -> Step:
+    return Step(_INSERT[table], [rows.named(table, row) for row in cells])
+
+
+def _changing(table: Table, cells: Iterable[Cells]) -> Step:
     names = table.columns.keys()
     keys = {c.name for c in table.primary_key}
     parameters: list[dict[str, Any]] = [
         {f"key_{n}" if n in keys else n: v for n, v in zip(names, row, strict=True)}
         for row in cells
     ]
-    rows.write(connection, _UPDATE[table], parameters)
+    return Step(_UPDATE[table], parameters)
 
 
-def _delete(connection: Connection, table: Table, keys: Iterable[Cells]) -> None:
+def _deleting(table: Table, keys: Iterable[Cells]) -> Step:
     names = [f"key_{c.name}" for c in table.primary_key]
-    parameters = [dict(zip(names, key, strict=True)) for key in keys]
-    rows.write(connection, _DELETE[table], parameters)
+    return Step(_DELETE[table], [dict(zip(names, key, strict=True)) for key in keys])

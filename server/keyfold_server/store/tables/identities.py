@@ -11,15 +11,22 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
+from keyfold_server.store.database.trip import Step
 from keyfold_server.store.schema import Cells, identities
-from keyfold_server.store.tables.rows import named, write
+from keyfold_server.store.tables.rows import named
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from keyfold_server.store.seal import Seal
 
 _TABLE: Final = identities.name
+_ADD: Final = insert(identities)
+_READ: Final = select(*identities.c).where(
+    identities.c.kind == bindparam("of_kind"), identities.c.owner == bindparam("of_owner")
+)
 
 
 class IdentityKind(Enum):
@@ -28,30 +35,30 @@ class IdentityKind(Enum):
     EXTERNAL_ID = "external_id"
 
 
-def read(connection: Connection, kind: IdentityKind, owner: str, seal: Seal) -> str | None:
+def reading(kind: IdentityKind, owner: str) -> Step:
+    """Returns the step that reads an owner's row; `of` takes what it returns."""
+    return Step(_READ, [{"of_kind": kind.value, "of_owner": owner}])
+
+
+def of(found: Sequence[Cells], seal: Seal) -> str | None:
     """Returns the value that Keyfold issued for an owner, or None.
 
     Raises:
         RowNotAuthenticError: The row is not authentic.
     """
-    chosen = identities.c.kind == kind.value, identities.c.owner == owner
-    found = connection.execute(select(*identities.c).where(*chosen)).first()
-    if found is None:
+    if not found:
         return None
-    seal.check(_TABLE, tuple(found))
-    return str(found[2])
+    seal.check(_TABLE, found[0])
+    return str(found[0][2])
 
 
-def add(
-    connection: Connection, kind: IdentityKind, owner: str, value: str, now: int, seal: Seal
-) -> None:
-    """Keeps a value for an owner that has no value yet.
+def adding(kind: IdentityKind, owner: str, value: str, now: int, seal: Seal) -> Step:
+    """Returns the step that keeps a value for an owner that has no value yet.
 
     If two transactions do so at once, the database refuses one, which then runs again and finds
     the other's value.
     """
-    row = named(identities, sealed(kind.value, owner, value, now, seal))
-    write(connection, insert(identities), [row])
+    return Step(_ADD, [named(identities, sealed(kind.value, owner, value, now, seal))])
 
 
 def sealed(kind: str, owner: str, value: str, created_at: int, seal: Seal) -> Cells:

@@ -3,23 +3,28 @@
 A standby that takes over may lack the last heartbeats and registrations. A replica that still
 serves may then be missing, or seem silent for longer than it was. The same holds if somebody sets
 the store's clock forward, so a step counts as a takeover too. Until the longest staleness that any
-replica registered has passed since then, `lost_replicas` returns a row for such replicas. The
-lineage's row has a MAC, as heartbeats have, because Revoke relies on it.
+replica registered has passed since then, `Lineage.lost_replicas` returns a row for such replicas.
+The lineage's row has a MAC, as heartbeats have, because Revoke relies on it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, insert, select, update
 
 from keyfold_server.domain.ports import UNKNOWN_REPLICA, ReplicaRow
-from keyfold_server.store.schema import Cells, lineage
+from keyfold_server.store.database.trip import Step
+from keyfold_server.store.schema import lineage
 from keyfold_server.store.seal import not_authentic
 from keyfold_server.store.tables import rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from keyfold_server.store.database.dialect import Dialect
+    from keyfold_server.store.database.trip import Answer
     from keyfold_server.store.seal import Seal
 
 _ROW: Final = 1
@@ -30,73 +35,84 @@ _READ: Final = select(*lineage.c).where(lineage.c.id == _ROW)
 _LOCK: Final = _READ.with_for_update()
 
 
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The lineage's row, and the server that returned it.
+
+    Attributes:
+        history: Timeline of the server that wrote last.
+        since: Milliseconds of Unix time at which that server took over, or 0.
+        longest: Longest staleness that a replica registered, in milliseconds.
+        timeline: Timeline of the server that returned the row.
+    """
+
+    history: str
+    since: int
+    longest: int
+    timeline: str
+
+    def kept(self, max_staleness: int, now: int, *, stepped: bool) -> Lineage:
+        """Returns the lineage after a heartbeat: a server may have taken over.
+
+        Args:
+            max_staleness: Milliseconds that the replica may serve without the store.
+            now: Milliseconds of Unix time, by the store's clock.
+            stepped: True if somebody has set the store's clock forward.
+        """
+        since = now if stepped or self.timeline != self.history else self.since
+        return Lineage(self.timeline, since, max(self.longest, max_staleness), self.timeline)
+
+    def lost_replicas(self, now: int, *, stepped: bool) -> list[ReplicaRow]:
+        """Returns a row for replicas that a takeover may hide, until they would have stopped.
+
+        Args:
+            now: Milliseconds of Unix time, by the store's clock.
+            stepped: True if somebody has set the store's clock forward, and no heartbeat has
+                recorded that yet.
+        """
+        # A server that no replica has recorded yet counts as one that takes over now.
+        taken_over = now if stepped or self.timeline != self.history else self.since
+        silent = max(0, now - taken_over)
+        if taken_over == 0 or silent > self.longest:
+            return []
+        return [ReplicaRow(UNKNOWN_REPLICA, _NONE_APPLIED, self.longest / 1000, silent / 1000)]
+
+
 def begin(connection: Connection, seal: Seal, dialect: Dialect) -> None:
     """Makes the row in a new store, before any replica registers."""
-    row = seal.sealed("lineage", (_ROW, dialect.timeline(connection), 0, 0))
+    timeline = dialect.timeline_of(dialect.trip(connection, dialect.asking_timeline()))
+    row = seal.sealed("lineage", (_ROW, timeline, 0, 0))
     rows.write(connection, insert(lineage), [rows.named(lineage, row)])
 
 
-def record(
-    connection: Connection,
-    max_staleness: int,
-    now: int,
-    seal: Seal,
-    dialect: Dialect,
-    *,
-    stepped: bool = False,
-) -> None:
-    """Records a server that has taken over, and a staleness longer than all before.
+def asking(dialect: Dialect, *, lock: bool = False) -> list[Step]:
+    """Returns the steps that read the lineage; `of` takes their answers.
 
     Args:
-        connection: A connection inside a transaction that writes.
-        max_staleness: Milliseconds that the calling replica may serve without the store.
-        now: Milliseconds of Unix time, by the store's clock.
-        seal: Seals the row.
         dialect: Differences of this database from others.
-        stepped: True if somebody has set the store's clock forward.
+        lock: Locks the row, for a transaction that will write it.
     """
-    found = dialect.timeline(connection)
-
-    def kept(row: Cells) -> Cells:
-        _, history, since, longest, _ = row
-        taken_over = now if stepped or found != history else since
-        return (found, taken_over, max(longest, max_staleness))
-
-    row = _read(connection, seal)
-    if kept(row) == row[1:-1]:
-        return
-    # Read again under the lock: another replica may be writing a longer staleness.
-    changed = kept(_read(connection, seal, lock=True))
-    _, *cells = seal.sealed("lineage", (_ROW, *changed))
-    values = dict(zip(("history", "since", "max_staleness", "mac"), cells, strict=True))
-    rows.write(connection, update(lineage).where(lineage.c.id == _ROW), [values])
+    return [Step(_LOCK if lock else _READ), *dialect.asking_timeline()]
 
 
-def lost_replicas(
-    connection: Connection, now: int, seal: Seal, dialect: Dialect, *, stepped: bool = False
-) -> list[ReplicaRow]:
-    """Returns a row for replicas that a takeover may have hidden, until they would have stopped.
+def of(answers: Sequence[Answer], seal: Seal, dialect: Dialect) -> Lineage:
+    """Returns the lineage in the answers to `asking`.
 
-    Args:
-        connection: A connection inside a transaction.
-        now: Milliseconds of Unix time, by the store's clock.
-        seal: Checks the row.
-        dialect: Differences of this database from others.
-        stepped: True if somebody has set the store's clock forward, and no heartbeat has recorded
-            that yet.
+    Raises:
+        RowNotAuthenticError: The row is missing or not authentic.
     """
-    _, history, since, longest, _ = _read(connection, seal)
-    # A server that no replica has recorded yet counts as one that takes over now.
-    taken_over = now if stepped or dialect.timeline(connection) != history else since
-    silent = max(0, now - taken_over)
-    if taken_over == 0 or silent > longest:
-        return []
-    return [ReplicaRow(UNKNOWN_REPLICA, _NONE_APPLIED, longest / 1000, silent / 1000)]
-
-
-def _read(connection: Connection, seal: Seal, *, lock: bool = False) -> Cells:
-    row = connection.execute(_LOCK if lock else _READ).first()
-    if row is None:
+    if not answers[0].rows:
         raise not_authentic("lineage")
-    seal.check("lineage", tuple(row))
-    return tuple(row)
+    [row] = answers[0].rows
+    seal.check("lineage", row)
+    _, history, since, longest, _ = row
+    return Lineage(history, since, longest, dialect.timeline_of(answers[1:]))
+
+
+def write(connection: Connection, found: Lineage, seal: Seal) -> None:
+    """Writes the lineage, whose row the transaction has locked."""
+    cells = (found.history, found.since, found.longest)
+    _, *values = seal.sealed("lineage", (_ROW, *cells))
+    names = ("history", "since", "max_staleness", "mac")
+    changed = update(lineage).where(lineage.c.id == _ROW)
+    rows.write(connection, changed, [dict(zip(names, values, strict=True))])

@@ -12,10 +12,12 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, insert, literal_column, select
+from sqlalchemy import Connection, bindparam, insert, literal_column, select
 
-from keyfold_server.domain.log import NEWS, AuditEvent, EntryKind, Floor
+from keyfold_server.domain.log import AuditEvent, EntryKind, Floor
+from keyfold_server.store.database.trip import Ending, Step
 from keyfold_server.store.schema import log
+from keyfold_server.store.schema import log_head as log_head_table
 from keyfold_server.store.tables import log_head
 from keyfold_server.store.tables.log_head import Head, Position
 from keyfold_server.store.tables.rows import named, write
@@ -36,7 +38,6 @@ RECONCILIATIONS: Final = 300
 NUMBER: Final = list(log.columns).index(log.c.number)
 ENTRY_ID: Final = list(log.columns).index(log.c.entry_id)
 PREV: Final = list(log.columns).index(log.c.prev)
-KIND: Final = list(log.columns).index(log.c.kind)
 CLUSTER: Final = list(log.columns).index(log.c.cluster)
 _UID: Final = list(log.columns).index(log.c.cluster_uid)
 _VERSION: Final = list(log.columns).index(log.c.version)
@@ -51,7 +52,7 @@ class Draft:
         event: Who attempted what, and what came of it.
         cluster: The cluster's name, or None.
         uid: The cluster's uid, or None.
-        root: The root key id of a refusal or a transition, or None.
+        root: The root key id that was refused, or None.
         kek: The one KEK that was refused again, or None.
         floor: The cluster's own row as the entry leaves it, or None.
         decision: What the entry decided, as JSON, or None.
@@ -84,24 +85,24 @@ class Stamp:
     dialect: Dialect
 
 
-def append(connection: Connection, drafts: Sequence[Draft], stamp: Stamp) -> list[Position]:
-    """Appends entries under the next numbers, as a transaction's last act.
+def closing(dialect: Dialect, *, wake: bool) -> list[Step]:
+    """Returns the last steps before entries get their numbers; the last one locks the head.
+
+    What the transaction deferred runs before that, so that nobody waits for it under the lock.
+
+    Args:
+        dialect: Differences of this database from others.
+        wake: Whether other replicas shall poll at once, because the entries are news.
+    """
+    return [*dialect.settling(wake=wake), Step(log_head.LOCK)]
+
+
+def ended(head: Head, drafts: Sequence[Draft], stamp: Stamp) -> tuple[list[Position], Ending]:
+    """Numbers entries after the head, which the transaction has locked.
 
     Returns:
-        The position of each entry, in the order of the drafts.
+        The position of each entry, in the order of the drafts; and the rows to write last.
     """
-    if not drafts:
-        return []
-    # Before the lock, so that nobody waits for this under it.
-    wake = any(draft.kind in NEWS for draft in drafts)
-    stamp.dialect.settle(connection, wake=wake)
-    return add(connection, log_head.read(connection, stamp.seal, lock=True), drafts, stamp)
-
-
-def add(
-    connection: Connection, head: Head, drafts: Sequence[Draft], stamp: Stamp
-) -> list[Position]:
-    """Appends entries under the head's lock, and writes the head."""
     cells: list[Cells] = []
     mac = head.mac
     for number, draft in enumerate(drafts, head.newest.number + 1):
@@ -109,9 +110,8 @@ def add(
         cells.append(row)
         mac = row[-1]
     made = [position(row) for row in cells]
-    log_head.write(connection, replace(head, newest=made[-1], mac=mac), stamp.seal)
-    insert_rows(connection, cells)
-    return made
+    after = log_head.sealed(replace(head, newest=made[-1], mac=mac), stamp.seal)
+    return made, Ending(log, cells, log_head_table, after)
 
 
 def insert_rows(connection: Connection, cells: Sequence[Cells]) -> None:
@@ -164,9 +164,11 @@ def position(row: Cells) -> Position:
 def floor(row: Cells) -> Floor | None:
     """Returns the floor in an entry's row, or None if the entry has none."""
     version, epoch, row_mac = row[_VERSION : _VERSION + 3]
-    if version is None:
-        return None
-    return Floor(row[_UID], version, epoch, row_mac, banned=row[KIND] == EntryKind.BAN.value)
+    return None if version is None else Floor(row[_UID], version, epoch, row_mac)
+
+
+AT: Final = select(*log.c).where(log.c.number == bindparam("number"))
+"""Reads the entry of a number."""
 
 
 def between(connection: Connection, first: int, last: int) -> list[Cells]:

@@ -17,12 +17,18 @@ from keyfold_server.store.seal import not_authentic
 from keyfold_server.store.tables import rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
 
 _ROW: Final = 1
-_READ: Final = select(*log_head.c).where(log_head.c.id == _ROW)
-_LOCK: Final = _READ.with_for_update()
-_SET: Final = update(log_head).where(log_head.c.id == _ROW)
+
+READ: Final = select(*log_head.c).where(log_head.c.id == _ROW)
+"""Reads the row; `of` takes what it returns."""
+
+LOCK: Final = READ.with_for_update()
+"""Reads the row as `READ` does, and locks it for a transaction that will write it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Head:
 
 def begin(connection: Connection, seal: Seal) -> None:
     """Makes the row in a new store."""
-    rows.write(connection, insert(log_head), [_sealed(Head(), seal)])
+    rows.write(connection, insert(log_head), [rows.named(log_head, sealed(Head(), seal))])
 
 
 def read(connection: Connection, seal: Seal, *, lock: bool = False) -> Head:
@@ -75,22 +81,33 @@ def read(connection: Connection, seal: Seal, *, lock: bool = False) -> Head:
     Raises:
         RowNotAuthenticError: The row is missing or not authentic.
     """
-    row = connection.execute(_LOCK if lock else _READ).first()
-    if row is None:
+    return of([tuple(row) for row in connection.execute(LOCK if lock else READ)], seal)
+
+
+def of(found: Sequence[Cells], seal: Seal) -> Head:
+    """Returns the head in the rows that `READ` or `LOCK` returned.
+
+    Raises:
+        RowNotAuthenticError: The row is missing or not authentic.
+    """
+    if not found:
         raise not_authentic("log_head")
-    seal.check("log_head", tuple(row))
-    _, number, entry_id, mac, pruned_number, pruned_id, pruned_mac, _ = row
+    seal.check("log_head", found[0])
+    _, number, entry_id, mac, pruned_number, pruned_id, pruned_mac, _ = found[0]
     return Head(Position(number, entry_id), mac, Position(pruned_number, pruned_id), pruned_mac)
 
 
 def write(connection: Connection, head: Head, seal: Seal) -> None:
     """Writes the row, which the transaction has locked."""
-    rows.write(connection, _SET, [_sealed(head, seal)])
+    _, *cells = sealed(head, seal)
+    values = dict(zip(log_head.columns.keys()[1:], cells, strict=True))
+    rows.write(connection, update(log_head).where(log_head.c.id == _ROW), [values])
 
 
-def _sealed(head: Head, seal: Seal) -> dict[str, object]:
+def sealed(head: Head, seal: Seal) -> Cells:
+    """Returns the row of a head."""
     newest, pruned = head.newest, head.pruned
-    row = seal.sealed(
+    return seal.sealed(
         "log_head",
         (
             _ROW,
@@ -102,4 +119,3 @@ def _sealed(head: Head, seal: Seal) -> dict[str, object]:
             head.pruned_mac,
         ),
     )
-    return rows.named(log_head, row)

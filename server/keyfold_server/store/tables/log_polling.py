@@ -8,11 +8,15 @@ that pruning removed (protocol S11).
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import bindparam, select
 
 from keyfold_server.domain.errors import StoreRolledBackError, StoreStaleError
 from keyfold_server.domain.log import Entry, EntryKind
 from keyfold_server.domain.ports import POLL_PAGE, Heartbeat
+from keyfold_server.store.database.trip import Step
+from keyfold_server.store.schema import log as table
 from keyfold_server.store.tables import log, log_head
 from keyfold_server.store.tables.log_head import Head, Position
 
@@ -24,9 +28,25 @@ if TYPE_CHECKING:
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
 
+_PAGE: Final = (
+    select(*table.c)
+    # From the replica's last entry on, which must be there with the same id.
+    .where(table.c.number >= bindparam("first"), table.c.number <= bindparam("last"))
+    .order_by(table.c.number)
+)
 
-def has(connection: Connection, known: Position, head: Head, seal: Seal) -> bool:
+
+def has(
+    connection: Connection, known: Position, head: Head, there: Sequence[Cells], seal: Seal
+) -> bool:
     """Returns whether the store has the entry at a position, or had it and pruned it last.
+
+    Args:
+        connection: A connection inside a transaction, or after it.
+        known: The position.
+        head: The head of the log.
+        there: The entry of that number, read after the head; empty if there is none.
+        seal: Checks the rows.
 
     Raises:
         StoreStaleError: The store has pruned that entry and later ones.
@@ -34,16 +54,29 @@ def has(connection: Connection, known: Position, head: Head, seal: Seal) -> bool
     """
     if known.number == head.pruned.number:
         return known == head.pruned
-    if known.number > head.pruned.number:
-        for row in log.between(connection, known.number, known.number):
-            seal.check("log", row)
-            return known == log.position(row)
+    if known.number > head.pruned.number and there:
+        seal.check("log", there[0])
+        return known == log.position(there[0])
     _check_kept(connection, known, head, seal)
     return False
 
 
-def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Entry]:
-    """Reads a page of the entries after the one that a replica has applied, oldest first.
+def page(beat: Heartbeat) -> Step:
+    """Returns the step that reads a page of the log, from the entry that a replica applied last."""
+    return Step(_PAGE, [{"first": beat.number, "last": beat.number + POLL_PAGE}])
+
+
+def since(
+    connection: Connection, beat: Heartbeat, head: Head, found: Sequence[Cells], seal: Seal
+) -> list[Entry]:
+    """Returns the entries after the one that a replica has applied, oldest first.
+
+    Args:
+        connection: A connection inside the transaction that read them, or after it.
+        beat: The replica's heartbeat.
+        head: The head of the log, read before the entries.
+        found: What `page` read.
+        seal: Checks the rows.
 
     Returns:
         Up to `POLL_PAGE` entries. A page that is not full ends with the newest entry.
@@ -54,11 +87,10 @@ def since(connection: Connection, beat: Heartbeat, seal: Seal) -> list[Entry]:
         StoreStaleError: The store has pruned an entry that the replica has not applied.
         RowNotAuthenticError: An entry's row is not authentic.
     """
-    head = log_head.read(connection, seal)
     known = Position(beat.number, beat.entry_id)
     last = min(head.newest.number, known.number + POLL_PAGE)
-    # From the replica's last entry on, which must be there with the same id.
-    rows = log.between(connection, known.number, last)
+    # Entries that came after the head was read belong to the next poll.
+    rows = [row for row in found if row[log.NUMBER] <= last]
     for row in rows:
         seal.check("log", row, row[log.CLUSTER])
     chain = [(log.position(row), row[log.PREV], row[-1]) for row in rows]

@@ -2,7 +2,7 @@
 
 Pruning leaves a checkpoint in the head of the log: the last entry that it removed. Before the
 newest entry with the floor of a cluster goes, another entry carries that floor forward, so that
-old rows that somebody puts back are never authentic. A ban is carried forward as a ban.
+old rows that somebody puts back are never authentic.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _end(connection: Connection, head: Head, before: int, passed: int | None) ->
 def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
     last = log.position(rows[-1])
     removed = connection.execute(delete(table).where(table.c.number <= last.number)).rowcount
-    stamp.dialect.settle(connection, wake=False)
-    head = log_head.read(connection, stamp.seal, lock=True)
+    *_, locked = stamp.dialect.trip(connection, log.closing(stamp.dialect, wake=False))
+    head = log_head.of(locked.rows, stamp.seal)
     if head.pruned.number >= last.number:
         return  # Another replica has pruned this far meanwhile, and kept the floors.
     if removed != last.number - head.pruned.number:
@@ -93,15 +93,15 @@ def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
         )
     # Under the lock, so that no decision can come after the floor that is carried forward.
     drafts = [
-        Draft(
-            EntryKind.BAN if floor.banned else EntryKind.KEPT, _KEEPING, cluster=name, floor=floor
-        )
+        Draft(EntryKind.KEPT, _KEEPING, cluster=name, floor=floor)
         for name, floor in _going(connection, rows).items()
     ]
     detail = {"count": removed, "through": last.number}
     event = AuditEvent("", "store:log:prune", "done", json.dumps(detail, separators=(",", ":")))
     drafts.append(Draft(EntryKind.PRUNING, event))
-    log.add(connection, replace(head, pruned=last, pruned_mac=rows[-1][-1]), drafts, stamp)
+    head = replace(head, pruned=last, pruned_mac=rows[-1][-1])
+    _, ending = log.ended(head, drafts, stamp)
+    stamp.dialect.finish(connection, ending, commit=False)
 
 
 def _going(connection: Connection, rows: Iterable[Cells]) -> Mapping[str, Floor]:

@@ -6,21 +6,25 @@ the same table.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, and_, insert, or_, select, update
 
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.store.database.trip import Step, looking_for, one_of
 from keyfold_server.store.schema import Cells, observations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
+
+    from sqlalchemy import Insert, Select
 
     from keyfold_server.store.database.dialect import Dialect
 
 
-def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect) -> None:
-    """Writes observations, each in place of the former one of its subject."""
+def writing(seen: Sequence[Observation], dialect: Dialect) -> Step:
+    """Returns the step that writes observations, each in place of its subject's former one."""
     rows = [
         {
             "subject": o.subject,
@@ -39,16 +43,27 @@ def write(connection: Connection, seen: Sequence[Observation], dialect: Dialect)
         # All replicas write in one order, so that two cannot wait for each other's rows.
         for o in sorted(seen, key=lambda o: o.subject)
     ]
-    if rows:
-        connection.execute(dialect.upsert(observations), rows)
+    return Step(_upsert(dialect), rows)
 
 
-def read(connection: Connection, subjects: Sequence[str]) -> dict[str, Observation]:
-    """Reads the last observation of each subject; leaves out subjects without one."""
-    if not subjects:
-        return {}
-    statement = select(*observations.c).where(observations.c.subject.in_(set(subjects)))
-    return {row[0]: _observation(tuple(row)) for row in connection.execute(statement).all()}
+@cache
+def _upsert(dialect: Dialect) -> Insert:
+    return dialect.upsert(observations)
+
+
+def reading(subjects: Collection[str]) -> list[Step]:
+    """Returns the steps that read the last observation of each subject; `of` takes the rows."""
+    return looking_for(_reading, subjects)
+
+
+@cache
+def _reading(count: int) -> Select[Any]:
+    return select(*observations.c).where(one_of(observations.c.subject, count))
+
+
+def of(found: Iterable[Cells]) -> dict[str, Observation]:
+    """Returns observations by subject, without the subjects that have none."""
+    return {row[0]: _observation(row) for row in found}
 
 
 def claim(connection: Connection, name: str, after_ms: int, now: int) -> bool:

@@ -6,19 +6,33 @@ replica seem to have confirmed a change. One clock measures silence; two are nev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    LargeBinary,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+)
 
 from keyfold_server.domain.ports import Heartbeat, ReplicaRow
-from keyfold_server.store.schema import Cells, replicas
+from keyfold_server.store.database.trip import Step
+from keyfold_server.store.schema import Cells, log, log_head, replicas
 from keyfold_server.store.tables import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
+
+    from sqlalchemy import ColumnElement, Insert
 
     from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.seal import Seal
+    from keyfold_server.store.tables.log_head import Position
 
 
 def staleness(beat: Heartbeat) -> int:
@@ -49,6 +63,48 @@ def write(
     rows.write(connection, dialect.upsert(replicas), [_named(_row(beat, seen_at, seal))])
 
 
+def beating(
+    beat: Heartbeat, seen_at: int, known: Sequence[Position], seal: Seal, dialect: Dialect
+) -> Step:
+    """Returns the step that writes a heartbeat if the store has what the replica knows.
+
+    Args:
+        beat: The heartbeat.
+        seen_at: Milliseconds of Unix time, by the store's clock; not before the heartbeat began.
+        known: The places in the log whose entries the store must have, or have pruned last: at
+            most two.
+        seal: Seals the row.
+        dialect: Differences of this database from others.
+    """
+    first, last = known[0], known[-1]
+    places = {
+        "first": first.number,
+        "first_id": first.entry_id,
+        "last": last.number,
+        "last_id": last.entry_id,
+    }
+    return Step(_beating(dialect), [_named(_row(beat, seen_at, seal)) | places])
+
+
+@cache
+def _beating(dialect: Dialect) -> Insert:
+    cells = (bindparam(c.name, type_=c.type) for c in replicas.columns)
+    chosen = select(*cells).where(_has("first"), _has("last"))
+    return dialect.upsert(replicas).from_select(replicas.columns.keys(), chosen)
+
+
+def _has(place: str) -> ColumnElement[bool]:
+    number, entry_id = (
+        bindparam(place, type_=BigInteger),
+        bindparam(f"{place}_id", type_=LargeBinary),
+    )
+    entry = select(log.c.number).where(log.c.number == number, log.c.entry_id == entry_id)
+    ends = select(log_head.c.id).where(
+        log_head.c.pruned_number == number, log_head.c.pruned_id == entry_id
+    )
+    return or_(entry.exists(), ends.exists())
+
+
 def remove(connection: Connection, replica: str) -> None:
     """Removes a replica that stops."""
     connection.execute(delete(replicas).where(replicas.c.replica == replica))
@@ -64,17 +120,20 @@ def prune(connection: Connection, before: int) -> None:
     connection.execute(delete(replicas).where(replicas.c.seen_at < before))
 
 
-def read(connection: Connection, now: int, seal: Seal) -> list[ReplicaRow]:
-    """Reads every replica, ordered by name.
+READ: Final = select(*replicas.c).order_by(replicas.c.replica)
+"""Reads every replica, ordered by name; `of` takes what it returns."""
+
+
+def of(found: Sequence[Cells], now: int, seal: Seal) -> list[ReplicaRow]:
+    """Returns the replicas in the rows that `READ` returned.
 
     Raises:
         RowNotAuthenticError: A row is not authentic.
     """
-    stored = connection.execute(select(*replicas.c).order_by(replicas.c.replica)).all()
-    found = []
-    for row in map(tuple, stored):
+    known = []
+    for row in found:
         seal.check("replicas", row)
         # Silence must not become negative if somebody sets the clock back.
         silent = max(0, now - row[5]) / 1000
-        found.append(ReplicaRow(row[0], row[1], row[3] / 1000, silent))
-    return found
+        known.append(ReplicaRow(row[0], row[1], row[3] / 1000, silent))
+    return known

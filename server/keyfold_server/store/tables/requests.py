@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, TextClause, delete, text
 
 from keyfold_server.domain.changes import RecordedRequest, RequestKey
+from keyfold_server.store.database.trip import Step
 from keyfold_server.store.schema import Cells, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from keyfold_server.store.seal import Seal
 
@@ -48,26 +49,30 @@ def scope(key: RequestKey) -> Scope:
     return (key.caller, key.rpc, key.cluster, key.request_id)
 
 
-def read(
-    connection: Connection, keys: Collection[RequestKey], seal: Seal
-) -> dict[Scope, RecordedRequest]:
-    """Reads the records of some requests, by scope; leaves out requests without a record.
-
-    Raises:
-        RowNotAuthenticError: A row is not authentic.
-    """
-    left, found = iter({scope(key) for key in keys}), {}
+def reading(keys: Collection[RequestKey]) -> list[Step]:
+    """Returns the steps that read the records of some requests; `of` takes the rows."""
+    left, steps = iter({scope(key) for key in keys}), []
     while some := list(islice(left, _AT_ONCE)):
         values = {
             f"{name}_{number}": value
             for number, one in enumerate(some)
             for name, value in zip(_KEY, one, strict=True)
         }
-        for row in connection.execute(_lookup(len(some)), values).all():
-            cells = tuple(row)
-            seal.check("requests", cells, cells[2])
-            found[cells[:4]] = RecordedRequest(digest=cells[4], version=cells[5])
-    return found
+        steps.append(Step(_lookup(len(some)), [values]))
+    return steps
+
+
+def of(found: Iterable[Cells], seal: Seal) -> dict[Scope, RecordedRequest]:
+    """Returns the records in the rows that `reading` returned, by scope.
+
+    Raises:
+        RowNotAuthenticError: A row is not authentic.
+    """
+    known = {}
+    for row in found:
+        seal.check("requests", row, row[2])
+        known[row[:4]] = RecordedRequest(digest=row[4], version=row[5])
+    return known
 
 
 def prune(connection: Connection, before: int) -> None:

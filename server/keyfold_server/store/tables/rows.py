@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.store.database.faults import not_taken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,11 +32,7 @@ def write(
         RowNotAuthenticError: The database wrote another number of rows.
     """
     if rows and count(connection, statement, rows) != len(rows):
-        table = statement.table.description
-        raise RowNotAuthenticError(
-            f"the database did not take a row of {table}, and reported success: look for triggers, "
-            f"rules and row-security policies on {table}, and find out who made them"
-        )
+        raise not_taken(statement.table.description)
 
 
 def count(

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import typer
 
 from keyfold import calls
@@ -112,12 +110,6 @@ def add_regions(
         show_change(result, "regions added", validated=validate_only)
 
 
-_BANNED: Final = """\
-the stored rows of {cluster} are not authentic, or are gone, so Keyfold banned its name
-no key of {cluster} serves until `keyfold-server seal {cluster}`, and then a restore
-find out who wrote to the store"""
-
-
 def revoke(
     session: Session,
     cluster: Cluster,
@@ -139,10 +131,7 @@ def revoke(
     if session.json:
         typer.echo(json_of(message))
     else:
-        if result.banned:
-            typer.echo(f"revoked: {_BANNED.format(cluster=one_line(cluster))}")
-        else:
-            show_change(result, "revoked")
+        show_change(result, "revoked")
         show_confirmed(result.confirmed, result.pending)
 
 
