@@ -194,4 +194,4 @@ def check(store: SqlStore, key: Path) -> None:
     assert (refused.reason, refused.missing_permission) == ("ACCESS_DENIED", "kms:Decrypt")
     assert (store.external_id("org"), store.external_id("acme")) == ("id-of-org", None)
     [used] = ROWS["generation_uses"]
-    assert store.seen((), [used["kek_id"]])[1] == {used["kek_id"]: NOW}
+    assert store.seen((), [used["kek_id"]]).last_uses == {used["kek_id"]: NOW}

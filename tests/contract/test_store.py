@@ -841,9 +841,9 @@ def test_a_last_use_never_goes_back(store: SqlStore, clock: FakeClock) -> None:
     store.used({b: NOW + 5, a: NOW + 7})
     store.used({a: NOW + 6, b: NOW + 9})
     store.used({})
-    assert store.seen((), [a, b, c])[1] == {a: NOW + 7, b: NOW + 9}
-    assert store.seen((), [b])[1] == {b: NOW + 9}
-    assert store.seen((), [])[1] == {}
+    assert store.seen((), [a, b, c]).last_uses == {a: NOW + 7, b: NOW + 9}
+    assert store.seen((), [b]).last_uses == {b: NOW + 9}
+    assert store.seen((), []).last_uses == {}
     assert store.poll(beat()) == []
 
 
@@ -851,10 +851,10 @@ def test_no_last_use_is_yet_to_come(store: SqlStore, clock: FakeClock) -> None:
     """S3: a time from a fast clock does not hide later, true times."""
     kek = b"k" * 16
     store.used({kek: NOW + DAY * 1000})
-    assert store.seen((), [kek])[1] == {kek: NOW}
+    assert store.seen((), [kek]).last_uses == {kek: NOW}
     clock.advance(2.0)
     store.used({kek: NOW + 1500})
-    assert store.seen((), [kek])[1] == {kek: NOW + 1500}
+    assert store.seen((), [kek]).last_uses == {kek: NOW + 1500}
 
 
 def test_replicas_tell_their_last_uses_at_once(store: SqlStore, clock: FakeClock) -> None:
@@ -868,7 +868,7 @@ def test_replicas_tell_their_last_uses_at_once(store: SqlStore, clock: FakeClock
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(tell, range(4)))
-    assert store.seen((), keks)[1] == dict.fromkeys(keks, NOW + 3)
+    assert store.seen((), keks).last_uses == dict.fromkeys(keks, NOW + 3)
 
 
 def test_work_is_claimed_by_one(store: SqlStore, clock: FakeClock) -> None:
@@ -1290,4 +1290,4 @@ def test_no_number_of_observations_is_too_many(store: SqlStore, clock: FakeClock
     assert store.observations(subjects) == {each.subject: each for each in seen}
     used = {i.to_bytes(16, "big"): NOW for i in range(1_500)}
     store.used(used)
-    assert store.seen((), [i.to_bytes(16, "big") for i in range(MANY)])[1] == used
+    assert store.seen((), [i.to_bytes(16, "big") for i in range(MANY)]).last_uses == used

@@ -305,8 +305,8 @@ def test_last_uses_are_not_exported(pair: Pair) -> None:
     with closing(pair.full.open()) as full, closing(pair.empty.open(at=LATER)) as empty:
         keks = [g.kek_id for c, _ in everything(full).values() for g in c.region("eu").generations]
         keks += [g.kek_id for g in everything(full)["acme"][0].region("us").generations]
-        assert len(full.seen((), keks)[1]) == 1
-        assert empty.seen((), keks)[1] == {}
+        assert len(full.seen((), keks).last_uses) == 1
+        assert empty.seen((), keks).last_uses == {}
 
 
 def test_one_clusters_keyring(pair: Pair) -> None:

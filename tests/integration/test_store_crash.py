@@ -65,7 +65,7 @@ def test_every_mark_is_tried(pictures: Pictures) -> None:
 
 TOLD: Final[dict[str, tuple[Callable[[SqlStore], object], object, object]]] = {
     "issue": (lambda store: store.external_id("acme"), None, "issued"),
-    "use": (lambda store: store.seen((), [USED])[1], {}, {USED: NOW}),
+    "use": (lambda store: store.seen((), [USED]).last_uses, {}, {USED: NOW}),
 }
 """Reads for the mutations that a picture does not show, with their results before and after."""
 

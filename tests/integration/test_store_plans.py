@@ -103,7 +103,7 @@ def _observations(store: SqlStore) -> None:
 
 def _uses(store: SqlStore) -> None:
     store.used({b"k" * 16: NOW})
-    assert store.seen((), [b"k" * 16, b"l" * 16])[1]
+    assert store.seen((), [b"k" * 16, b"l" * 16]).last_uses
 
 
 def _external_ids(store: SqlStore) -> None:

@@ -109,6 +109,7 @@ async def test_enabling_and_rotating(house: FarHouse) -> None:
     result = await member.enable(request_id="enable")
     await member.replica.reports.report(result.cluster, member.rights)
     assert house.count() <= 5
-    await member.rotate(request_id="rotate")
+    rotated = await member.rotate(request_id="rotate")
+    assert rotated.report is not None
     assert house.count() <= 5
     await member.stop()

@@ -41,7 +41,7 @@ def keks(house: House, cluster: str = "acme") -> list[bytes]:
 
 def stored(house: House, cluster: str = "acme") -> list[int | None]:
     """Reads from the store when each generation was last used."""
-    found = house.store.seen((), keks(house, cluster))[1]
+    found = house.store.seen((), keks(house, cluster)).last_uses
     return [found.get(kek_id) for kek_id in keks(house, cluster)]
 
 

@@ -92,6 +92,21 @@ class ReplicaRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What replicas observed, as far as a call asked for it.
+
+    Attributes:
+        observations: The last observation of each subject that has one.
+        last_uses: When KEKs were last used, by kek_id, in milliseconds; without those never used.
+        replicas: The replicas; None: the call did not ask for them.
+    """
+
+    observations: dict[str, Observation]
+    last_uses: dict[bytes, int]
+    replicas: list[ReplicaRow] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterFilter:
     """Selects the clusters of a list. A field that is None selects all.
 
@@ -310,13 +325,15 @@ class Store(Protocol):
         ...
 
     def seen(
-        self, subjects: Collection[str], kek_ids: Collection[bytes]
-    ) -> tuple[dict[str, Observation], dict[bytes, int]]:
-        """Reads last observations and last uses together, which costs one round trip (S13).
+        self,
+        subjects: Collection[str],
+        kek_ids: Collection[bytes],
+        *,
+        with_replicas: bool = False,
+    ) -> Seen:
+        """Reads last observations, last uses and, if asked for, the replicas (as `replicas`).
 
-        Returns:
-            The observations that there are, by subject; and when KEKs were last used, by kek_id,
-            without those that never were.
+        They are of one moment, and cost one round trip (protocol S13).
         """
         ...
 

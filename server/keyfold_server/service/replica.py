@@ -198,6 +198,7 @@ class Replica:
         self.clusters = Clusters(
             mutations, self._replica_keys, self._admission, kek_wrapper, health, self._random
         )
+        self.reports = Reports(self.loads, health, self._uses, self._residency, storage, clock)
         self.rotation = Rotation(
             mutations,
             confirmations,
@@ -206,8 +207,8 @@ class Replica:
             self._admission,
             kek_wrapper,
             health,
+            self.reports,
         )
-        self.reports = Reports(self.loads, health, self._uses, self._residency, storage, clock)
         self.revocation = Revocation(mutations, confirmations, self.reports, storage, clock, timing)
         self.restoration = Restoration(mutations, kek_wrapper, health)
         self.status = Status(

@@ -93,8 +93,11 @@ class LifeMethods:
         request = requests.rotate_request(asked)
         call = MutationCall(caller, "Rotate", asked.request_id, request, deadline)
         rotated = await self._replica.rotation.rotate(call)
+        report = rotated.report
+        if report is None:
+            report = await self._replica.reports.report(rotated.mutation.cluster, caller.rights)
         return pb.RotateResponse(
-            status=await self._status(caller, rotated.mutation.cluster),
+            status=replies.cluster_status(report),
             pending=self._pending(rotated.pending),
             replayed=rotated.mutation.replayed,
             superseded=rotated.mutation.superseded,

@@ -120,18 +120,21 @@ class Confirmations:
         """Answers a waiter whose wait is over, and says whether it is."""
         if waiter.seen.done():
             return True  # The caller has gone.
-        confirmed, pending = self._replicas(waiter.number, rows)
+        confirmed, pending = self.told(waiter.number, rows)
         if pending and now < waiter.ends:
             return False
         waiter.seen.set_result((confirmed, pending))
         return True
 
-    def _replicas(
+    def told(
         self, number: int, rows: list[ReplicaRow] | None
     ) -> tuple[list[str], list[PendingReplica]]:
         """Returns the replicas that have applied a change, and those that may serve without it.
 
-        A store that does not answer leaves all other replicas pending.
+        Args:
+            number: The number of the change.
+            rows: What the replicas say. None: the store did not answer, which leaves all other
+                replicas pending.
         """
         confirmed = [self._replica]
         if rows is None:

@@ -7,7 +7,7 @@ A report joins the cluster in the store with what the replicas observed of its k
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ from keyfold_server.domain.health import (
     kek_subject,
     root_subject,
 )
-from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.ports import Clock, ReplicaRow, Seen
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
@@ -120,12 +120,24 @@ class Reports:
             history: The cluster's superseded wraps, oldest first. A rotation may have come after
                 the cluster was read: what it superseded is current in this report.
         """
-        [report] = await self._reports([cluster], rights, run, history)
+        [report], _ = await self._reports([cluster], rights, run, history)
         return report
+
+    async def with_replicas(
+        self, cluster: Cluster, rights: Rights
+    ) -> tuple[ClusterReport, list[ReplicaRow] | None]:
+        """Returns a report as `report` does, and the replicas; None: the store did not answer.
+
+        Both are read in one round trip (protocol S13), in the threads for changes.
+        """
+        run = self._storage.decide
+        [report], replicas = await self._reports([cluster], rights, run, (), with_replicas=True)
+        return report, replicas
 
     async def reports(self, clusters: Sequence[Cluster], rights: Rights) -> list[ClusterReport]:
         """Returns reports as `report` does, and reads the store as often as for one (S12)."""
-        return await self._reports(clusters, rights, None, ())
+        reports, _ = await self._reports(clusters, rights, None, ())
+        return reports
 
     async def _reports(
         self,
@@ -133,7 +145,9 @@ class Reports:
         rights: Rights,
         run: RunInStore | None,
         history: Iterable[SupersededWrap],
-    ) -> list[ClusterReport]:
+        *,
+        with_replicas: bool = False,
+    ) -> tuple[list[ClusterReport], list[ReplicaRow] | None]:
         readable = [
             [region for region in cluster.regions if may_read(rights, cluster, region)]
             for cluster in clusters
@@ -146,9 +160,10 @@ class Reports:
             cluster.name: [g.kek_id for region in regions for g in region.generations]
             for cluster, regions in zip(clusters, readable, strict=True)
         }
-        observed, uses = await self._seen(subjects, kek_ids, run)
-        known = self._health.combined(observed, subjects)
-        used = self._uses.combined(uses, kek_ids)
+        every = [kek_id for some in kek_ids.values() for kek_id in some]
+        seen = await self._seen(subjects, every, run, with_replicas=with_replicas)
+        known = self._health.combined(seen.observations, subjects)
+        used = self._uses.combined(seen.last_uses, kek_ids)
         past: dict[bytes, list[SupersededWrap]] = {}
         for old in history:
             past.setdefault(old.kek_id, []).append(old)
@@ -156,25 +171,27 @@ class Reports:
         for cluster, regions in zip(clusters, readable, strict=True):
             each = [await self._region(cluster, r, known, used, past) for r in regions]
             reports.append(ClusterReport(cluster, tuple(each)))
-        return reports
+        return reports, seen.replicas
 
     async def _seen(
         self,
         subjects: Sequence[str],
-        kek_ids: Mapping[str, Collection[bytes]],
+        kek_ids: Sequence[bytes],
         run: RunInStore | None,
-    ) -> tuple[Mapping[str, Observation], Mapping[bytes, int]]:
+        *,
+        with_replicas: bool,
+    ) -> Seen:
         """Reads what the replicas observed of subjects, and last uses of KEKs, from the store.
 
         A store that does not answer is logged and not raised: observations decide nothing, and
         a change that was committed a moment ago must not look as if it had failed.
         """
-        every = [kek_id for some in kek_ids.values() for kek_id in some]
+        read, store = run or self._storage.run, self._storage.store
         try:
-            return await (run or self._storage.run)(self._storage.store.seen, subjects, every)
+            return await read(store.seen, subjects, kek_ids, with_replicas=with_replicas)
         except KeyfoldError as error:
             log.warning("cannot read observations from the store: %s", error.reason)
-            return {}, {}
+            return Seen({}, {})
 
     async def _region(
         self,

@@ -26,6 +26,7 @@ from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.each_region import for_each_region
 from keyfold_server.service.life.mutations import Mutations
+from keyfold_server.service.life.reports import ClusterReport, Reports
 from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
@@ -66,10 +67,12 @@ class RotateResult:
     Attributes:
         mutation: The change itself.
         pending: The replicas that have not applied the change yet.
+        report: The report of the cluster, if it was read together with these.
     """
 
     mutation: MutationResult
     pending: tuple[PendingReplica, ...] = ()
+    report: ClusterReport | None = None
 
 
 class Rotation:
@@ -84,6 +87,7 @@ class Rotation:
         admission: Admission,
         kek_wrapper: KekWrapper,
         health: HealthRecorder,
+        reports: Reports,
     ) -> None:
         """Joins Rotate to the KMS, to the store and to the other replicas.
 
@@ -95,6 +99,7 @@ class Rotation:
             admission: Admits the root keys of a request.
             kek_wrapper: Wraps and proves KEKs.
             health: Records what this replica observes of keys.
+            reports: Makes the report of the rotated cluster.
         """
         self._mutations = mutations
         self._confirmations = confirmations
@@ -103,6 +108,7 @@ class Rotation:
         self._admission = admission
         self._kek_wrapper = kek_wrapper
         self._health = health
+        self._reports = reports
 
     async def rotate(self, call: MutationCall[RotateRequest]) -> RotateResult:
         """Re-wraps the KEKs of the named regions.
@@ -159,8 +165,9 @@ class Rotation:
         await self._admission.log_notices(seen.name, moved)
         # It need not wait: a replica that has not applied the change yet reads the store again
         # before it believes a refusal of the old key (protocol F3).
-        _, pending = await self._confirmations.wait(done.number or 0, 0.0)
-        return RotateResult(done, tuple(pending))
+        report, rows = await self._reports.with_replicas(done.cluster, call.caller.rights)
+        _, pending = self._confirmations.told(done.number or 0, rows)
+        return RotateResult(done, tuple(pending), report)
 
     async def _roots(
         self, call: MutationCall[RotateRequest], seen: Cluster, specs: Sequence[RegionSpec]

@@ -155,7 +155,7 @@ class Membership:
         """Reads every replica that has not left, and a row for those that a failover may hide."""
         asked = self._clock.asked()
         return self._transactions.fetch(
-            self._asking_rows(), lambda unit: self._rows(unit.answers, asked, unit.now)
+            self.asking_rows(), lambda unit: self.rows_of(unit.answers, asked, unit.now)
         )
 
     def passed(self, unit: Unit) -> int | None:
@@ -166,14 +166,22 @@ class Membership:
             serve without the store.
         """
         asked = self._clock.asked()
-        answers = self._dialect.trip(unit.connection, self._asking_rows())
-        rows = self._rows(answers, asked, unit.now)
+        answers = self._dialect.trip(unit.connection, self.asking_rows())
+        rows = self.rows_of(answers, asked, unit.now)
         return min((row.applied for row in rows if row.stops_within >= 0), default=None)
 
-    def _asking_rows(self) -> list[Step]:
+    def asking_rows(self) -> list[Step]:
+        """Returns the steps that read the replicas; `rows_of` takes their answers."""
         return [Step(replicas.READ), *lineage.asking(self._dialect)]
 
-    def _rows(self, answers: Sequence[Answer], asked: float, now: int) -> list[ReplicaRow]:
+    def rows_of(self, answers: Sequence[Answer], asked: float, now: int) -> list[ReplicaRow]:
+        """Returns what `rows` returns.
+
+        Args:
+            answers: The answers to `asking_rows`.
+            asked: Monotonic seconds at which this process asked.
+            now: Milliseconds of Unix time by the store's clock, in the same round trip.
+        """
         stepped = self._clock.reading(asked, now).stepped
         line = lineage.of(answers[1:], self._seal, self._dialect)
         return [

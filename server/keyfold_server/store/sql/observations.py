@@ -6,13 +6,12 @@ none decides whether a key may be used.
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from keyfold_server.store.tables import listing, observations, samples, uses
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from keyfold_server.domain.health import Observation
     from keyfold_server.domain.ports import Sample
@@ -55,25 +54,14 @@ class ObservationStore:
         for part in _parts(observations):
             self._observe(part)
 
-    def seen(
-        self, subjects: Collection[str], kek_ids: Collection[bytes]
-    ) -> tuple[dict[str, Observation], dict[bytes, int]]:
-        """Reads last observations, by subject, and times of last use, by kek_id (protocol S13)."""
-        observed, used = observations.reading(set(subjects)), uses.reading(set(kek_ids))
-
-        def work(unit: Unit) -> tuple[dict[str, Observation], dict[bytes, int]]:
-            rows = [answer.rows for answer in unit.answers]
-            of_subjects, of_keks = rows[: len(observed)], rows[len(observed) :]
-            return (
-                observations.of(chain.from_iterable(of_subjects)),
-                uses.of(chain.from_iterable(of_keks)),
-            )
-
-        return self._transactions.fetch([*observed, *used], work) if observed or used else ({}, {})
-
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
         """Reads the last observations, by subject."""
-        return self.seen(subjects, ())[0]
+        reading = observations.reading(set(subjects))
+
+        def work(unit: Unit) -> dict[str, Observation]:
+            return observations.of(row for answer in unit.answers for row in answer.rows)
+
+        return self._transactions.fetch(reading, work) if reading else {}
 
     def used(self, times: Mapping[bytes, int]) -> None:
         """Writes when KEKs were last used, by kek_id, in milliseconds; never an earlier time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from keyfold_server.domain.errors import (
@@ -14,6 +14,7 @@ from keyfold_server.domain.errors import (
     StoreUnavailableError,
 )
 from keyfold_server.domain.log import AuditEvent, EntryKind
+from keyfold_server.domain.ports import Seen
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken
 from keyfold_server.store.sql import attempts, floors
@@ -32,6 +33,7 @@ from keyfold_server.store.tables import (
     observations,
     replicas,
     requests,
+    uses,
     wrap_history,
 )
 from keyfold_server.store.tables.clusters import StoredCluster
@@ -40,7 +42,7 @@ from keyfold_server.store.tables.log import Draft, Stamp
 from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from keyfold_server.domain.log import Attempt, Entry, RecordedAttempt
     from keyfold_server.domain.ports import Clock, ClusterFilter, Heartbeat, ReplicaRow
     from keyfold_server.store.database.engine import Database
+    from keyfold_server.store.database.trip import Answer
+    from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.history import HighWaterMark
     from keyfold_server.store.sql.transactions import Unit
@@ -243,6 +247,30 @@ class SqlStore(ObservationStore):
         """Reads every replica that has not left, and a row for those that a failover may hide."""
         return self._membership.rows()
 
+    def seen(
+        self,
+        subjects: Collection[str],
+        kek_ids: Collection[bytes],
+        *,
+        with_replicas: bool = False,
+    ) -> Seen:
+        """Reads what replicas observed and, if asked for, the replicas, in one round trip."""
+        observed, used = observations.reading(set(subjects)), uses.reading(set(kek_ids))
+        asking = self._membership.asking_rows() if with_replicas else []
+        asked = self._transactions.clock.monotonic()
+
+        def work(unit: Unit) -> Seen:
+            answers = iter(unit.answers)
+            seen = observations.of(_rows(islice(answers, len(observed))))
+            last_uses = uses.of(_rows(islice(answers, len(used))))
+            if not with_replicas:
+                return Seen(seen, last_uses)
+            rows = self._membership.rows_of(list(answers), asked, unit.now)
+            return Seen(seen, last_uses, rows)
+
+        steps = [*observed, *used, *asking]
+        return self._transactions.fetch(steps, work) if steps else Seen({}, {})
+
     def external_id(self, owner: str) -> str | None:
         """Reads the external id that Keyfold issued for an owner, or None."""
         return self._transactions.fetch(
@@ -327,6 +355,10 @@ class SqlStore(ObservationStore):
 
     def _stamp(self, unit: Unit) -> Stamp:
         return Stamp(self._membership.name, unit.now, self._seal, self._database.dialect)
+
+
+def _rows(answers: Iterable[Answer]) -> Iterator[Cells]:
+    return (row for answer in answers for row in answer.rows)
 
 
 def _json(detail: Mapping[str, object]) -> str:
