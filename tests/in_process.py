@@ -34,8 +34,9 @@ from keyfold_server.providers.catalog import Catalog
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.providers.shared.entry import Entry
+from keyfold_server.rpc.grpc_aio import GrpcAio
 from keyfold_server.rpc.incoming.callers import Callers
-from keyfold_server.rpc.server import GrpcServer
+from keyfold_server.rpc.server import Server
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.replica import Replica
 from keyfold_server.store.opening import open_store
@@ -145,12 +146,13 @@ async def running(
             regions=setup.get("regions"),
         )
         await replica.start()
-        server = GrpcServer(
-            replica,
+        transport = GrpcAio(
             setup.get("listen", "127.0.0.1:0"),
-            setup.get("who") or Callers(callers.POLICIES, callers.LOCAL, clock),
+            replica.bounds,
             credentials=setup.get("credentials"),
         )
+        who = setup.get("who") or Callers(callers.POLICIES, callers.LOCAL, clock)
+        server = Server(replica, who, transport)
         try:
             target = await server.start()
             loop = asyncio.get_running_loop()

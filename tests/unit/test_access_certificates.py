@@ -18,8 +18,7 @@ def _now(issued: Issued) -> float:
 
 
 def _identity(issued: Issued, known: CertificateVerifier | None = None) -> Identity | None:
-    context = {"x509_pem_cert": [issued.pem], "transport_security_type": [b"ssl"]}
-    return (known or CertificateVerifier()).identity(context, _now(issued))
+    return (known or CertificateVerifier()).identity(issued.pem, _now(issued))
 
 
 @pytest.mark.parametrize(
@@ -88,29 +87,27 @@ def test_an_authority_is_no_workload(name: str) -> None:
 
 def test_no_certificate() -> None:
     """Without a client certificate, encrypted or not, there is no caller by certificate."""
-    assert CertificateVerifier().identity({}, 0) is None
-    assert CertificateVerifier().identity({"transport_security_type": [b"ssl"]}, 0) is None
+    assert CertificateVerifier().identity(None, 0) is None
 
 
 def test_what_is_no_certificate() -> None:
     """A certificate that cannot be read is refused, without the parser's message."""
     for pem in (b"", b"junk", self_signed("localhost")[0]):
         with pytest.raises(CallerCredentialError, match="cannot be read"):
-            CertificateVerifier().identity({"x509_pem_cert": [pem]}, 0)
+            CertificateVerifier().identity(pem, 0)
 
 
 def test_expiry_is_looked_at_on_each_call() -> None:
     """A connection that outlives its client's certificate proves nothing any more."""
     issued = _AUTHORITY.issue("spiffe://example.org/app")
-    context = {"x509_pem_cert": [issued.pem]}
     ends = issued.certificate.not_valid_after_utc.timestamp()
     known = CertificateVerifier()
     for _ in range(2):
-        assert known.identity(context, ends) is not None
+        assert known.identity(issued.pem, ends) is not None
         with pytest.raises(CallerCredentialError, match="has expired"):
-            known.identity(context, ends + 1)
+            known.identity(issued.pem, ends + 1)
     with pytest.raises(CallerCredentialError, match="not valid yet"):
-        known.identity(context, issued.certificate.not_valid_before_utc.timestamp() - 1)
+        known.identity(issued.pem, issued.certificate.not_valid_before_utc.timestamp() - 1)
 
 
 def test_a_warm_call_parses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

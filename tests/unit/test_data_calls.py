@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from given_call import GivenCall
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.errors import InvalidBatchError
 from keyfold_server.domain.rights import Caller
@@ -16,19 +17,6 @@ from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.data_calls import DataCalls
 from keyfold_server.rpc.handlers.data import DataMethods
 from replicas import Member, house_in, under
-
-
-class Context:
-    """A call without a deadline, whose reply is sent when the test says so."""
-
-    def __init__(self) -> None:
-        self.done: list[Callable[[object], None]] = []
-
-    def time_remaining(self) -> None:
-        """There is no deadline."""
-
-    def add_done_callback(self, callback: Callable[[object], None]) -> None:
-        self.done.append(callback)
 
 
 @pytest.fixture
@@ -53,7 +41,7 @@ async def called(one: Member, method: str, asked: Any) -> tuple[bytes, Facts]:
     facts = Facts()
     account = one.replica.callers.of("caller")
     caller = Caller(one.rights)
-    return await answer(asked.SerializeToString(), Context(), caller, account, facts), facts
+    return await answer(asked.SerializeToString(), GivenCall(), caller, account, facts), facts
 
 
 def between(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Awaitable[Any]]) -> list[int]:

@@ -22,7 +22,8 @@ from keyfold_server.bootstrap.providers import catalog, platform_keys, regions
 from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.timing import Timing
 from keyfold_server.rpc.call_log import CallLog
-from keyfold_server.rpc.server import GrpcServer
+from keyfold_server.rpc.grpc_aio import GrpcAio
+from keyfold_server.rpc.server import Server
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.readiness import Readiness
 from keyfold_server.service.replica import Replica
@@ -152,13 +153,17 @@ async def serve(
     try:
         await joined.start()
         await access.start(joined.supervisor)
-        server = GrpcServer(
-            joined,
+        transport = GrpcAio(
             settings.listen,
-            access.callers,
+            joined.bounds,
             credentials=access.credentials,
             asks_clients=access.asks_clients,
             socket_mode=settings.socket_mode,
+        )
+        server = Server(
+            joined,
+            access.callers,
+            transport,
             sampling=sampling,
             call_log=call_log,
             readiness=readiness,

@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from keyfold_server.domain.envelope import OVERHEAD
 from keyfold_server.domain.errors import BusyError, InvalidBatchError
 from keyfold_server.domain.rights import Caller
+from keyfold_server.rpc.call import Call
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.handlers.data import ITEM_OVERHEAD, DataMethod, answer_size
 from keyfold_server.rpc.incoming.deadline import deadline_of
 from keyfold_server.rpc.messages.batches import Parts, parts_of
 from keyfold_server.rpc.messages.sizes import MAX_BATCH, check_size
-from keyfold_server.service.data.call import Call, Need, NeedsLoad
+from keyfold_server.service.data.call import Call as CoreCall
+from keyfold_server.service.data.call import Need, NeedsLoad
 from keyfold_server.service.limits import Account, Room
 from keyfold_server.service.replica import Replica
 
 _ROUNDS: Final = 8
 """Times that a data-plane call loads keys that keep changing, before it fails with BUSY."""
 
-Context = Any
-"""A `grpc.aio.ServicerContext` of bytes; its type stubs cannot express that of a generic
-handler."""
-
-Method = Callable[[bytes, Context, Caller, Account, Facts], Awaitable[bytes]]
+Method = Callable[[bytes, Call, Caller, Account, Facts], Awaitable[bytes]]
 """Answers a call. The wrapper turns what it raises into a status for the caller."""
 
 
@@ -48,14 +46,14 @@ class DataCalls:
         """Returns the method that makes one call of a core."""
 
         async def answer(
-            data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
+            data: bytes, call: Call, caller: Caller, account: Account, facts: Facts
         ) -> bytes:
             check_size(data)
-            call = Call(caller.rights)
+            asked = CoreCall(caller.rights)
             try:
-                return core(data, call, facts)
+                return core(data, asked, facts)
             except NeedsLoad as lacking:
-                return await self._cold(core, data, facts, call, lacking.needs, account, context)
+                return await self._cold(core, data, facts, asked, lacking.needs, account, call)
 
         return answer
 
@@ -63,7 +61,7 @@ class DataCalls:
         """Returns the method that makes one call of a core for each part of a batch."""
 
         async def answer(
-            data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
+            data: bytes, call: Call, caller: Caller, account: Account, facts: Facts
         ) -> bytes:
             parts = parts_of(name, data)
             facts.items = parts.items
@@ -71,19 +69,19 @@ class DataCalls:
             account.charge_more(self._replica.clock.monotonic(), parts.items - 1)
             if name == "BatchWrap":
                 await _check_answer(len(data), parts, facts)
-            call = Call(caller.rights)
+            asked = CoreCall(caller.rights)
             replies: list[bytes] = []
             for part in parts.requests:
                 if replies:
                     await _others()
                 try:
-                    reply = core(part, call, facts)
+                    reply = core(part, asked, facts)
                 except NeedsLoad as lacking:
                     needs = lacking.needs
-                    reply = await self._cold(core, part, facts, call, needs, account, context)
+                    reply = await self._cold(core, part, facts, asked, needs, account, call)
                 replies.append(reply)
             reply = replies[0] if len(replies) == 1 else b"".join(replies)
-            _unread(account, len(reply), context)
+            _unread(account, len(reply), call)
             return reply
 
         return answer
@@ -93,21 +91,21 @@ class DataCalls:
         core: DataMethod,
         data: bytes,
         facts: Facts,
-        call: Call,
+        asked: CoreCall,
         needs: Sequence[Need],
         account: Account,
-        context: Context,
+        call: Call,
     ) -> bytes:
         """Loads the keys that the core lacks and runs it again, a bounded number of times."""
         replica = self._replica
         with self._cold_room.place(), account.room.place():
-            call.arrived = call.arrived or replica.clock.monotonic()
-            deadline = deadline_of(context, replica.bounds, replica.clock)
+            asked.arrived = asked.arrived or replica.clock.monotonic()
+            deadline = deadline_of(call, replica.bounds, replica.clock)
             for _ in range(_ROUNDS):
-                with replica.room_of(needs[0].cluster, call.rights):
-                    await replica.loads.satisfy(needs, call, deadline)
+                with replica.room_of(needs[0].cluster, asked.rights):
+                    await replica.loads.satisfy(needs, asked, deadline)
                 try:
-                    return core(data, call, facts)
+                    return core(data, asked, facts)
                 except NeedsLoad as lacking:
                     needs = lacking.needs
         raise BusyError("the cluster's keys keep changing under this call; try again")
@@ -138,11 +136,11 @@ async def _check_answer(size: int, parts: Parts, facts: Facts) -> None:
         )
 
 
-def _unread(account: Account, size: int, context: Context) -> None:
-    """Counts a reply's bytes until gRPC has sent them: a caller may read slowly, or never."""
+def _unread(account: Account, size: int, call: Call) -> None:
+    """Counts a reply's bytes until they have been sent: a caller may read slowly, or never."""
     account.unread += size
 
-    def done(_: object) -> None:
+    def done() -> None:
         account.unread -= size
 
-    context.add_done_callback(done)
+    call.when_done(done)

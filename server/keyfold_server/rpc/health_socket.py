@@ -11,7 +11,11 @@ namespace has.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import sys
+from typing import Final
+
+log: Final = logging.getLogger(__name__)
 
 SUPPORTED = sys.platform == "linux"
 """Whether the machine has abstract sockets."""
@@ -34,3 +38,11 @@ def is_here(address: str) -> bool:
     except ValueError:
         return host == "localhost"
     return found.is_loopback or found.is_unspecified
+
+
+def missing() -> None:
+    """Says that the server has no such socket."""
+    log.warning(
+        "no socket for health checks; keyfold-server health needs a client certificate in "
+        "KEYFOLD_CERT and KEYFOLD_KEY"
+    )

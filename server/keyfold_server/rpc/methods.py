@@ -1,4 +1,4 @@
-"""The method table: every method of the service as a generic handler on bytes, wrapped once.
+"""The method table: every method of the service as a handler on bytes, wrapped once.
 
 The wrapper does what all methods have in common: it identifies the caller, takes the bounds, reads
 the request, keeps the deadline, and turns errors into statuses. `data_calls` has what is special to
@@ -8,28 +8,26 @@ the data plane.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter, time
-from typing import Final, NamedTuple
+from typing import Final
 
 import grpc
-from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server import telemetry
 from keyfold_server.domain.errors import (
     DeadlineError,
-    KeyfoldError,
     NotFoundError,
     OverloadedError,
 )
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import tracing
+from keyfold_server.rpc.call import Answer, Call, Failed, Handler, failed
+from keyfold_server.rpc.call import Method as TableMethod
 from keyfold_server.rpc.call_log import CallLog, Ended, Facts
-from keyfold_server.rpc.data_calls import Context, DataCalls, Method
+from keyfold_server.rpc.data_calls import DataCalls, Method
 from keyfold_server.rpc.handlers.data import DataMethods
 from keyfold_server.rpc.handlers.life import LifeMethod, LifeMethods
 from keyfold_server.rpc.incoming.callers import Callers
@@ -37,13 +35,10 @@ from keyfold_server.rpc.incoming.deadline import ANSWER_BEFORE, deadline_of
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import Receiver, whole
 from keyfold_server.rpc.messages.sizes import check_size
-from keyfold_server.rpc.messages.status import INTERNAL, code_of, internal_status, to_status
 from keyfold_server.service.life.requests import URGENT
 from keyfold_server.service.limits import Account
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
-
-log = logging.getLogger(__name__)
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyManagementService"].full_name
 
@@ -54,17 +49,8 @@ deadline up."""
 _PERIOD: Final = 0.02
 """Seconds, at whole multiples of which a caller hears that something does not exist."""
 
-Handler = Callable[[object, Context], Awaitable[bytes]]
-Answered = Callable[[Context, Facts], Awaitable["bytes | _Failure"]]
+Answered = Callable[[Call, Facts], Awaitable[bytes | Failed]]
 """Returns the reply to a call, or the failure; raises only CancelledError."""
-
-
-class _Failure(NamedTuple):
-    """How a call failed."""
-
-    status: Status
-    code: grpc.StatusCode
-    reason: str
 
 
 class Methods:
@@ -95,9 +81,12 @@ class Methods:
         self._receiver = receiver
         self._sampling = sampling
         self._call_log = call_log
+        # A timer of uvloop counts in whole milliseconds of the loop's own clock, so by any other
+        # clock its rounding would tell how long a read took.
+        self._time = asyncio.get_running_loop().time
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """Returns the service's handlers.
+    def table(self) -> dict[str, TableMethod]:
+        """Returns the service's methods by their paths.
 
         Raises:
             RuntimeError: The table and the contract have different methods.
@@ -118,10 +107,7 @@ class Methods:
         contract = pb.DESCRIPTOR.services_by_name["KeyManagementService"].methods_by_name
         if set(table) != set(contract):
             raise RuntimeError(f"table and contract differ in {set(table) ^ set(contract)}")
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {name: grpc.stream_unary_rpc_method_handler(h) for name, h in table.items()},
-        )
+        return {f"/{SERVICE}/{name}": TableMethod(handle) for name, handle in table.items()}
 
     def _watched(self, name: str, answered: Answered) -> Handler:
         """Wraps a method in what all have in common: door, span, status, log line."""
@@ -130,107 +116,102 @@ class Methods:
         # If nobody collects spans, skip even the look at the caller's header.
         traced = sampling is not NO_SPANS
         door = self._door
+        record = self._call_log.add
 
-        async def handle(_: object, context: Context) -> bytes:
+        async def handle(call: Call) -> Answer:
             began = perf_counter()
             if door.shut is not None:
                 await door.shut.wait()
             facts = Facts()
-            header = tracing.traceparent(context) if traced else ""
+            header = tracing.traceparent(call) if traced else ""
             if traced and sampling.sampled(header):
-                with tracing.server_span(full, header, context) as span:
-                    reply = await answered(context, facts)
+                with tracing.server_span(full, header, call) as span:
+                    reply = await answered(call, facts)
                     header = tracing.header_of(span)
-                    if isinstance(reply, _Failure):
+                    if isinstance(reply, Failed):
                         tracing.ended(span, reply.code, reply.reason)
                     else:
                         tracing.ended(span, grpc.StatusCode.OK, "")
             else:
-                reply = await answered(context, facts)
-            seconds = perf_counter() - began
-            if isinstance(reply, _Failure):
-                self._tell(name, facts, reply.code.name, reply.reason, seconds, header)
-                await context.abort_with_status(rpc_status.to_status(reply.status))
-                return b""  # pragma: no cover  abort always raises
-            self._tell(name, facts, telemetry.OK, "", seconds, header)
+                reply = await answered(call, facts)
+            if isinstance(reply, Failed):
+                code, reason = reply.code.name, reply.reason
+            else:
+                code, reason = telemetry.OK, ""
+            trace = tracing.trace_id(header) if header else ""
+            record(Ended(time(), name, facts, code, reason, perf_counter() - began, trace))
             return reply
 
         return handle
 
     async def _answered(
-        self, name: str, answer: Method, context: Context, facts: Facts
-    ) -> bytes | _Failure:
+        self, name: str, answer: Method, call: Call, facts: Facts
+    ) -> bytes | Failed:
         """Returns the reply, or the failure; raises only CancelledError."""
         door = self._door
         try:
             door.enter()
         except OverloadedError as error:
-            return _failure(error, facts)
+            return failed(error, facts.cluster, facts.region)
         try:
-            caller = await self._caller(name, context, facts)
+            caller = await self._caller(name, call, facts)
             account = self._replica.callers.of(caller.name)
             now = self._replica.clock.monotonic()
             account.charge(now)
             if name.startswith("Batch"):
                 account.check_unread(self._replica.bounds.unread_bytes)
-            data = whole(await self._receiver.request(context, account, now))
+            data = whole(await self._receiver.request(call, account, now))
             try:
-                return await _evened(answer(data, context, caller, account, facts), facts)
+                return await _evened(answer(data, call, caller, account, facts), facts, self._time)
             finally:
                 self._receiver.done(account, data)
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
-            return _failure(error, facts)
+            return failed(error, facts.cluster, facts.region)
         finally:
             door.leave()
 
     async def _urgent(
-        self, name: str, method: LifeMethod, context: Context, facts: Facts
-    ) -> bytes | _Failure:
+        self, name: str, method: LifeMethod, call: Call, facts: Facts
+    ) -> bytes | Failed:
         """Answers as `_answered` does, without any room or rate that other calls use (R9).
 
         What the calls of one caller take here, they take from that caller alone.
         """
         try:
-            caller = await self._caller(name, context, facts)
+            caller = await self._caller(name, call, facts)
             with self._replica.limits.urgent.place(caller.name) as share:
-                data = whole(await self._receiver.request(context, share, bounded=False))
+                data = whole(await self._receiver.request(call, share, bounded=False))
                 try:
                     check_size(data)
-                    done = self._in_time(method, data, caller, context, facts)
-                    return await _evened(done, facts)
+                    done = self._in_time(method, data, caller, call, facts)
+                    return await _evened(done, facts, self._time)
                 finally:
                     self._receiver.done(share, data)
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
-            return _failure(error, facts)
+            return failed(error, facts.cluster, facts.region)
 
-    async def _caller(self, name: str, context: Context, facts: Facts) -> Caller:
+    async def _caller(self, name: str, call: Call, facts: Facts) -> Caller:
         """Identifies the caller, and refuses one that may not call the method at all."""
-        facts.address = context.peer()
-        caller = await self._callers.caller(context, facts.address)
+        facts.address = call.peer
+        caller = await self._callers.caller(call)
         facts.caller, facts.behalf = caller.name, caller.on_behalf_of
         caller.rights.check(name)
         return caller
 
-    def _tell(
-        self, name: str, facts: Facts, code: str, reason: str, seconds: float, header: str
-    ) -> None:
-        trace = tracing.trace_id(header)
-        self._call_log.add(Ended(time(), name, facts, code, reason, seconds, trace))
-
     def _life(self, life: LifeMethod) -> Method:
         async def answer(
-            data: bytes, context: Context, caller: Caller, account: Account, facts: Facts
+            data: bytes, call: Call, caller: Caller, account: Account, facts: Facts
         ) -> bytes:
             check_size(data)
             with self._replica.limits.room.place(), account.room.place():
-                return await self._in_time(life, data, caller, context, facts)
+                return await self._in_time(life, data, caller, call, facts)
 
         return answer
 
     async def _in_time(
-        self, life: LifeMethod, data: bytes, caller: Caller, context: Context, facts: Facts
+        self, life: LifeMethod, data: bytes, caller: Caller, call: Call, facts: Facts
     ) -> bytes:
-        deadline = deadline_of(context, self._replica.bounds, self._replica.clock)
+        deadline = deadline_of(call, self._replica.bounds, self._replica.clock)
         if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
             # A change would go on after the deadline, and its caller would never hear of it.
             raise DeadlineError("the deadline had passed on arrival; allow more time")
@@ -245,15 +226,12 @@ class Methods:
             ) from None
 
 
-async def _evened(answer: Awaitable[bytes], facts: Facts) -> bytes:
+async def _evened(answer: Awaitable[bytes], facts: Facts, clock: Callable[[], float]) -> bytes:
     """Awaits an answer; delays one by which something does not exist (protocol C8).
 
     A read of a hidden cluster takes longer than that of an absent one. Both end well within the
     same period, counted from when the request is whole, so their answers come at the same time.
     """
-    # By the loop's own clock. A timer of uvloop counts in whole milliseconds of that clock, so by
-    # any other clock its rounding would tell how long the read took.
-    clock = asyncio.get_running_loop().time
     began = clock()
 
     async def rest() -> None:
@@ -267,13 +245,3 @@ async def _evened(answer: Awaitable[bytes], facts: Facts) -> bytes:
     if facts.not_found:
         await rest()
     return reply
-
-
-def _failure(error: Exception, facts: Facts) -> _Failure:
-    """Returns the status for an exception: that of a Keyfold error, or an incident."""
-    if isinstance(error, KeyfoldError):
-        located = error.at(cluster=facts.cluster or None, region=facts.region or None)
-        return _Failure(to_status(located), code_of(type(error)), error.reason)
-    status, incident = internal_status()
-    log.error("incident %s", incident, exc_info=error)
-    return _Failure(status, grpc.StatusCode.INTERNAL, INTERNAL)

@@ -1,111 +1,241 @@
 """Puts gRPC's standard services, health and reflection, behind Keyfold's rules.
 
 Their callers are identified, bounded and checked like all others, and no exception's text reaches a
-client; gRPC itself would send the text of an unhandled exception. Each handler is wrapped when its
-service registers it. `methods` does the same for Keyfold's own methods.
+client. `methods` does the same for Keyfold's own methods.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
-from grpc_status import rpc_status
+from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from keyfold_server.domain.errors import (
     CallerUnknownError,
-    KeyfoldError,
     MalformedRequestError,
     OverloadedError,
 )
+from keyfold_server.rpc import health, reflection
+from keyfold_server.rpc.call import Answer, Call, Failed, Method, failed
+from keyfold_server.rpc.health import Health
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import Receiver, whole
+from keyfold_server.rpc.incoming.request_room import Holder
+from keyfold_server.rpc.incoming.sources import source_of
 from keyfold_server.rpc.messages.sizes import check_size
-from keyfold_server.rpc.messages.status import internal_status, to_status
-from keyfold_server.service.limits import Account
+from keyfold_server.service.limits import Account, Accounts
 from keyfold_server.service.replica import Replica
+from keyfold_server.service.shared_room import SharedRoom
 
-log = logging.getLogger(__name__)
+CHECKS: Final = 1_000
+"""Most calls of health's Check at once. No source of calls can have more than half of them."""
 
-OPEN: Final = "grpc.health.v1.Health"
-"""The service that also answers callers without a credential, since probes have none."""
+_STRANGERS: Final = 200
+"""Most other calls at once of callers without a credential; no source can have more than half."""
 
-Admit = Callable[[Any], Awaitable[tuple[str, Account]]]
-"""Lets a call in. Returns the caller's name, empty for an unknown caller, and the caller's
-account."""
+_CHECKS_PER_CALLER: Final = 1_000
+"""Calls of Check per second of one caller."""
+
+_PER_SOURCE: Final = 100
+"""Calls of Check per second of one source without a credential, and as many other calls."""
 
 
-class Guarded:
-    """Stands in for a server while a servicer registers its handlers, and wraps each once."""
+class _Admitted(NamedTuple):
+    """A call that was let in.
+
+    Attributes:
+        key: The caller's name; for a stranger, who has no credential, the source of the call.
+        stranger: Whether the caller is a stranger.
+        account: The caller's rate.
+        holder: Counts the room that the caller's requests take. All strangers share one.
+    """
+
+    key: str
+    stranger: bool
+    account: Account
+    holder: Holder
+
+
+_Admit = Callable[[Call], AbstractAsyncContextManager[_Admitted]]
+"""Lets a call in, for as long as its block lasts."""
+
+_Behaviour = Callable[[Call, _Admitted], Awaitable[Answer]]
+"""Answers a call that was let in."""
+
+_M = TypeVar("_M", bound=Message)
+
+
+class StandardServices:
+    """Makes the handlers of health and reflection."""
 
     def __init__(
         self,
-        server: grpc.aio.Server,
+        replica: Replica,
         callers: Callers,
         receiver: Receiver,
-        replica: Replica,
         door: Door,
+        shown: Health,
+        services: tuple[str, ...],
     ) -> None:
-        """Joins the server to what surrounds each call.
+        """Joins the services to what surrounds each call.
 
         Args:
-            server: The server that gets the wrapped handlers.
+            replica: Keeps the bounds of each caller.
             callers: Identifies the caller of each call.
             receiver: Reads each request.
-            replica: Keeps the bounds of each caller.
-            door: The door that each call passes first.
+            door: The door that each call but Check passes first.
+            shown: The server's health.
+            services: The names of Keyfold's own services, which reflection describes, too.
         """
         self._door = door
-        self._server = server
         self._receiver = receiver
         self._callers = callers
         self._replica = replica
+        self._health = shown
+        self._reflects = reflection.reflects((*services, health.SERVICE))
         self._streams = _Streams(replica.bounds.streams_per_caller)
+        clock, calls = replica.clock, replica.bounds.calls_per_caller
+        self._strangers = Accounts(calls, _PER_SOURCE, "address", clock)
+        self._stranger_places = SharedRoom(_STRANGERS, "calls without a credential")
+        # Check has an allowance of its own, so that no flood of other calls, nor of anybody else's
+        # checks, makes whoever restarts dead servers take this one for dead.
+        self._checks = Accounts(calls, _CHECKS_PER_CALLER, "caller", clock)
+        self._stranger_checks = Accounts(calls, _PER_SOURCE, "address", clock)
+        self._check_places = SharedRoom(CHECKS, "health checks")
 
-    def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Does nothing: the servicer registers the same handlers as methods, too."""
-
-    def add_registered_method_handlers(
-        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
-    ) -> None:
-        """Wraps each method of a service, and registers it."""
-        wrapped = {
-            name: _wrapped(
-                handler, self._streams, self._receiver, self._admits(service, name), self._door
-            )
-            for name, handler in handlers.items()
+    def table(self) -> dict[str, Method]:
+        """Returns the methods by their paths."""
+        answers: dict[str, _Behaviour] = {health.CHECK: self._checked, "List": self._listed}
+        methods = {
+            f"/{health.SERVICE}/{name}": self._method(health.SERVICE, name, behaviour)
+            for name, behaviour in answers.items()
         }
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service, wrapped),)
-        )
+        streams = [(name, reflection.METHOD, self._reflected) for name in reflection.NAMES]
+        for service, name, stream in ((health.SERVICE, "Watch", self._watched), *streams):
+            methods[f"/{service}/{name}"] = self._method(service, name, stream, streams=True)
+        return methods
 
-    def _admits(self, service: str, name: str) -> Admit:
-        async def admit(context: Any) -> tuple[str, Account]:
+    def _method(
+        self, service: str, name: str, behaviour: _Behaviour, *, streams: bool = False
+    ) -> Method:
+        """Wraps a method in what all have in common."""
+        method = f"{service}/{name}"
+        own = method == f"{health.SERVICE}/{health.CHECK}"
+        admit: _Admit = partial(self._check if own else self._call, service, method)
+
+        async def handle(call: Call) -> Answer:
             try:
-                caller = await self._callers.caller(context, context.peer())
-            except CallerUnknownError:
-                if service != OPEN:
-                    raise
-                who = ""
-            else:
-                caller.rights.check(f"{service}/{name}")
-                who = caller.name
-            account = self._replica.callers.of(who)
-            account.charge(self._replica.clock.monotonic())
-            return who, account
+                async with admit(call) as admitted:
+                    if not streams:
+                        return await behaviour(call, admitted)
+                    with self._streams.one(admitted.key):
+                        return await behaviour(call, admitted)
+            except Exception as error:  # noqa: BLE001  its text must not reach the caller
+                return failed(error)
+            return None  # The server has ended the stream.
 
-        return admit
+        return Method(handle, streams)
+
+    @asynccontextmanager
+    async def _call(self, service: str, method: str, call: Call) -> AsyncIterator[_Admitted]:
+        """Lets in any call but Check."""
+        self._door.enter()
+        try:
+            who = await self._identified(service, method, call)
+            if who is not None:
+                account = self._replica.callers.of(who)
+                account.charge(self._replica.clock.monotonic())
+                yield _Admitted(who, stranger=False, account=account, holder=account)
+                return
+            source = source_of(call.peer)
+            with self._stranger_places.place(source):
+                yield self._stranger(source, self._strangers)
+        finally:
+            self._door.leave()
+
+    @asynccontextmanager
+    async def _check(self, service: str, method: str, call: Call) -> AsyncIterator[_Admitted]:
+        """Lets in a call of Check, past the door and the rates of all other calls."""
+        who = await self._identified(service, method, call)
+        key = source_of(call.peer) if who is None else who
+        with self._check_places.place(key):
+            if who is None:
+                yield self._stranger(key, self._stranger_checks)
+                return
+            account = self._checks.of(who)
+            account.charge(self._replica.clock.monotonic())
+            yield _Admitted(who, stranger=False, account=account, holder=account)
+
+    def _stranger(self, source: str, accounts: Accounts) -> _Admitted:
+        account = accounts.of(source)
+        account.charge(self._replica.clock.monotonic())
+        holder = self._replica.callers.of("")
+        return _Admitted(source, stranger=True, account=account, holder=holder)
+
+    async def _identified(self, service: str, method: str, call: Call) -> str | None:
+        """Returns the caller's name; None for a stranger, who may ask for health alone."""
+        try:
+            caller = await self._callers.caller(call)
+        except CallerUnknownError:
+            if service != health.SERVICE:
+                raise
+            return None
+        caller.rights.check(method)
+        return caller.name
 
     def end_streams(self) -> None:
         """Ends all streams. They could go on for ever, and a drain would wait for them."""
         self._streams.end()
+
+    async def _checked(self, call: Call, admitted: _Admitted) -> Answer:
+        asked = await self._request(health_pb2.HealthCheckRequest, call, admitted)
+        reply = self._health.check(asked.service)
+        if reply is not None:
+            return reply
+        code = grpc.StatusCode.NOT_FOUND
+        status = Status(code=code.value[0], message="this server has no such service")
+        return Failed(status, code, "")
+
+    async def _listed(self, call: Call, admitted: _Admitted) -> Answer:
+        kind = getattr(health_pb2, "HealthListRequest")  # noqa: B009  the type stubs lack it
+        await self._request(kind, call, admitted)
+        return self._health.list()
+
+    async def _watched(self, call: Call, admitted: _Admitted) -> None:
+        asked = await self._request(health_pb2.HealthCheckRequest, call, admitted)
+        await self._health.watch(asked.service, call.write)
+
+    async def _reflected(self, call: Call, admitted: _Admitted) -> None:
+        async for reply in self._reflects(self._requests(call, admitted), None):
+            await call.write(reply.SerializeToString())
+
+    async def _request(self, kind: type[_M], call: Call, admitted: _Admitted) -> _M:
+        holder = admitted.holder
+        data = whole(await self._receiver.request(call, holder, stranger=admitted.stranger))
+        try:
+            return _decoded(kind, data)
+        finally:
+            self._receiver.done(holder, data)
+
+    async def _requests(self, call: Call, admitted: _Admitted) -> AsyncIterator[Any]:
+        holder = admitted.holder
+        while (data := await self._receiver.request(call, holder)) is not None:
+            try:
+                # Each request of a stream counts as a call.
+                admitted.account.charge(self._receiver.now())
+                yield _decoded(reflection_pb2.ServerReflectionRequest, data)
+            finally:
+                self._receiver.done(holder, data)
 
 
 class _Streams:
@@ -131,7 +261,7 @@ class _Streams:
             )
         self._of[caller] += 1
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101  gRPC runs each handler in a task
+        assert task is not None  # noqa: S101  a transport runs each handler in a task
         self._tasks.add(task)
         try:
             yield
@@ -146,113 +276,11 @@ class _Streams:
                 del self._of[caller]
 
 
-def _wrapped(
-    handler: Any, streams: _Streams, receiver: Receiver, admit: Admit, door: Door
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """Wraps a handler on bytes, because gRPC would send the text of a decoding error, too."""
-    decode, encode = handler.request_deserializer, handler.response_serializer
-    if handler.unary_unary:
-        return grpc.stream_unary_rpc_method_handler(
-            _one(handler.unary_unary, decode, receiver, admit, door), response_serializer=encode
-        )
-    if handler.unary_stream:
-        # Health's Watch writes to the context; it yields nothing.
-        watch = _ending(handler.unary_stream, decode, streams, receiver, admit, door)
-        return grpc.stream_stream_rpc_method_handler(watch, response_serializer=encode)
-    return grpc.stream_stream_rpc_method_handler(
-        _many(handler.stream_stream, decode, streams, receiver, admit, door),
-        response_serializer=encode,
-    )
-
-
-def _one(behaviour: Any, decode: Any, receiver: Receiver, admit: Admit, door: Door) -> Any:
-    async def guarded(_: object, context: Any) -> Any:
-        async with _in_our_words(context, door):
-            request = await _request(decode, receiver, context, *await admit(context))
-            return await behaviour(request, context)
-
-    return guarded
-
-
-def _ending(
-    behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit, door: Door
-) -> Any:
-    async def guarded(_: object, context: Any) -> None:
-        async with _in_our_words(context, door):
-            who, account = await admit(context)
-            with streams.one(who):
-                request = await _request(decode, receiver, context, who, account)
-                await behaviour(request, context)
-
-    return guarded
-
-
-def _many(
-    behaviour: Any, decode: Any, streams: _Streams, receiver: Receiver, admit: Admit, door: Door
-) -> Any:
-    async def guarded(_: object, context: Any) -> AsyncIterator[Any]:
-        async with _in_our_words(context, door):
-            who, account = await admit(context)
-            with streams.one(who):
-                requests = _requests(decode, receiver, context, account)
-                async for reply in behaviour(requests, context):
-                    yield reply
-
-    return guarded
-
-
-async def _request(
-    decode: Any, receiver: Receiver, context: Any, who: str, account: Account
-) -> Any:
-    data = whole(await receiver.request(context, account, stranger=not who))
-    try:
-        return _decoded(decode, data)
-    finally:
-        receiver.done(account, data)
-
-
-async def _requests(
-    decode: Any, receiver: Receiver, context: Any, account: Account
-) -> AsyncIterator[Any]:
-    while (data := await receiver.request(context, account)) is not None:
-        try:
-            yield _decoded(decode, data)
-        finally:
-            receiver.done(account, data)
-
-
-def _decoded(decode: Any, data: bytes) -> Any:
+def _decoded(kind: type[_M], data: bytes) -> _M:
     check_size(data)
     try:
-        return decode(data)
+        return kind.FromString(data)
     except DecodeError:
         raise MalformedRequestError(
             "the request is not a message of this method; build it with its stubs"
         ) from None
-
-
-@asynccontextmanager
-async def _in_our_words(context: Any, door: Door) -> AsyncIterator[None]:
-    """Surrounds a call inside the door.
-
-    Answers an exception with a status of our own: its text must not reach the caller.
-    """
-    try:
-        door.enter()
-        try:
-            yield
-        finally:
-            door.leave()
-    except grpc.aio.AbortError:
-        raise
-    except Exception as error:  # noqa: BLE001  whatever a servicer may raise
-        await _abort(context, error)
-
-
-async def _abort(context: Any, error: Exception) -> None:
-    if isinstance(error, KeyfoldError):
-        status = to_status(error)
-    else:
-        status, incident = internal_status()
-        log.error("incident %s", incident, exc_info=error)
-    await context.abort_with_status(rpc_status.to_status(status))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from keyfold_server.rpc.call import Call
 
 _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-9a-f]")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -29,11 +31,11 @@ _OURS: Final = frozenset(
 is to blame for the other codes."""
 
 
-def traceparent(context: Any) -> str:
+def traceparent(call: Call) -> str:
     """Returns the caller's `traceparent` header; empty if it is absent or malformed."""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in call.metadata():
         if key == "traceparent":
-            return value if _TRACEPARENT.fullmatch(value) else ""
+            return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else ""
     return ""
 
 
@@ -50,11 +52,11 @@ def trace_id(header: str) -> str:
 
 
 @contextmanager
-def server_span(method: str, header: str, context: Any) -> Iterator[trace.Span]:
+def server_span(method: str, header: str, call: Call) -> Iterator[trace.Span]:
     """Makes the span of a sampled call, and keeps it current until the block ends."""
     carrier = {"traceparent": header}
-    for key, value in context.invocation_metadata() or ():
-        if key == "tracestate":
+    for key, value in call.metadata():
+        if key == "tracestate" and isinstance(value, str):
             carrier["tracestate"] = value
     with _tracer.start_as_current_span(
         method,

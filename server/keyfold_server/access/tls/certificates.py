@@ -3,14 +3,13 @@
 The TLS handshake has checked the certificate against the client CA; this module turns it into
 names. Invariants: a name comes only from the subject alternative names, never from the common name,
 which authorities do not check; and a certificate that has expired since the handshake proves
-nothing, because a connection outlives its handshake. The module knows neither gRPC nor the policy:
-it takes gRPC's `auth_context()` as a plain mapping.
+nothing, because a connection outlives its handshake. The module knows neither the transport nor the
+policy.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -23,10 +22,6 @@ from keyfold_server.domain.rights import Identity
 
 PROOF: Final = "certificate"
 """The `proof` of an identity that comes from a certificate."""
-
-_CERTIFICATE: Final = "x509_pem_cert"
-"""The key of the client's certificate in gRPC's `auth_context()`; absent if the client showed
-none."""
 
 _MOST_REMEMBERED: Final = 4_096
 """Certificates whose names stay in memory, about 2 KiB each."""
@@ -61,11 +56,11 @@ class CertificateVerifier:
         """
         self._known: LruCache[bytes, _Known] = LruCache(most_remembered)
 
-    def identity(self, auth_context: Mapping[str, Iterable[bytes]], now: float) -> Identity | None:
+    def identity(self, pem: bytes | None, now: float) -> Identity | None:
         """Returns the identity of the client at the other end of a connection.
 
         Args:
-            auth_context: The result of gRPC's `auth_context()`.
+            pem: The client's own certificate in PEM; None if the client showed none.
             now: Seconds of Unix time.
 
         Returns:
@@ -75,10 +70,8 @@ class CertificateVerifier:
         Raises:
             CallerCredentialError: The certificate is not valid now, or names no caller.
         """
-        shown = auth_context.get(_CERTIFICATE)
-        if shown is None:
+        if pem is None:
             return None
-        pem = next(iter(shown))
         known = self._known.get(pem)
         if known is None:
             known = _read(pem)

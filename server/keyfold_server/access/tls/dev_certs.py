@@ -185,10 +185,9 @@ def _caller_name(caller: str) -> x509.GeneralName:
 
 def _check_caller(caller: str, issued: _Issued) -> None:
     """Refuses a caller's name that a server would refuse in the certificate."""
-    context = {"x509_pem_cert": (issued.certificate_pem(),)}
     now = datetime.now(UTC).timestamp()
     try:
-        identity = CertificateVerifier().identity(context, now)
+        identity = CertificateVerifier().identity(issued.certificate_pem(), now)
     except CallerCredentialError as error:
         raise SetupError(f"caller {caller!r}: {error.message}") from None
     if identity is None or identity.names != (caller,):

@@ -8,8 +8,8 @@ by.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from keyfold_server.domain.errors import (
     CallerCredentialError,
@@ -18,6 +18,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller, Identity, NeedsKeysError, Rights
+from keyfold_server.rpc.call import Call
 from keyfold_server.service.limits import Room
 
 _MOST_NAMED: Final = 256
@@ -34,8 +35,8 @@ ON_BEHALF_OF: Final = "on-behalf-of"
 class Certificates(Protocol):
     """Identifies a caller by the certificate of its connection."""
 
-    def identity(self, auth_context: Mapping[str, Iterable[bytes]], now: float) -> Identity | None:
-        """Returns whom a connection's certificate names; None if the client showed no certificate.
+    def identity(self, certificate: bytes | None, now: float) -> Identity | None:
+        """Returns whom a certificate in PEM names; None if the client showed no certificate.
 
         Raises:
             CallerCredentialError: The certificate names nobody, or is not valid at `now`, in
@@ -123,8 +124,8 @@ class Callers:
         self._tokens = tokens
         self._waiting = Room(_WAITING, "calls whose keys the issuer has not told yet")
 
-    async def caller(self, context: Any, address: str) -> Caller:
-        """Returns the caller of a call that came from `address`.
+    async def caller(self, call: Call) -> Caller:
+        """Returns the caller of a call.
 
         Raises:
             CallerUnknownError: The call has no credential, and this address needs one; or it came
@@ -132,6 +133,7 @@ class Callers:
             CallerCredentialError: The call has a credential that is not valid.
             OverloadedError: Too many calls wait for keys of the token's issuer.
         """
+        address = call.peer
         if self._certificates is not None and address.startswith("unix:"):
             # A server that asks for certificates has no other socket than that of `health_socket`.
             # Nobody may step around the handshake there, not even with a token.
@@ -140,12 +142,12 @@ class Callers:
             )
         headers: list[str | bytes] = []
         named = ""
-        for key, value in context.invocation_metadata() or ():
+        for key, value in call.metadata():
             if key == AUTHORIZATION:
                 headers.append(value)
-            elif key == ON_BEHALF_OF:
+            elif key == ON_BEHALF_OF and isinstance(value, str):
                 named = value
-        identity = self._connected(context)
+        identity = self._connected(call)
         if headers:
             identity = await self._token(headers)
         if identity is None:
@@ -158,11 +160,11 @@ class Callers:
             named = self._believed(identity, named)
         return Caller(self._policies.rights(identity), address, named)
 
-    def _connected(self, context: Any) -> Identity | None:
+    def _connected(self, call: Call) -> Identity | None:
         """Returns the caller that the connection identifies, even if a token will name another."""
         if self._certificates is None:
             return self._default
-        return self._certificates.identity(context.auth_context(), self._clock.wall())
+        return self._certificates.identity(call.certificate(), self._clock.wall())
 
     async def _token(self, headers: Sequence[str | bytes]) -> Identity:
         if self._tokens is None:

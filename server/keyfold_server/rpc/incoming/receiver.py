@@ -1,9 +1,8 @@
 """Reads requests, but only once there is room for them and somebody to charge the room to.
 
-gRPC receives the request of a unary method whole before the handler's first line runs, whoever sent
-it. So on the server's side every method is one with a stream of requests, of which the handler
-reads the first; what a client sends is the same. Before the handler reads, gRPC holds no more of a
-call than `UNASKED` bytes. A request that does not arrive in time gives its room back.
+A request that came with its call is small, and the number of calls bounds the bytes of all such
+requests; it is handed on at once. Any other request must find room before it is read. If it does
+not arrive in time, it gives its room back.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from grpc.aio import EOF
-
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import DeadlineError, MalformedRequestError, OverloadedError
 from keyfold_server.domain.ports import Clock
+from keyfold_server.rpc.call import Call
 from keyfold_server.rpc.incoming.request_room import Holder, RequestRoom
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
 
@@ -36,6 +34,8 @@ class Receiver:
         )
         self._timeout = bounds.receive_timeout
         self._clock = clock
+        # To look the loop up takes longer in Python 3.11 than all that happens here to a request.
+        self._loop = asyncio.get_running_loop()
         # The requests that arrive or wait for room, oldest first, and since when they do.
         self._arriving: dict[asyncio.Task[Any], float] = {}
         # Those of them that have room and whose caller is unknown, oldest first.
@@ -43,7 +43,7 @@ class Receiver:
 
     async def request(
         self,
-        context: Any,
+        call: Call,
         account: Holder,
         now: float | None = None,
         *,
@@ -55,7 +55,7 @@ class Receiver:
         Call `done` when the request is no longer needed, so that its room is given back.
 
         Args:
-            context: gRPC's context of the call.
+            call: The call.
             account: Counts the room that the caller's requests take.
             now: Monotonic seconds, if the caller of this method has just looked at the clock.
             stranger: True for a call without a credential, such as a health probe's. All strangers
@@ -71,8 +71,11 @@ class Receiver:
             OverloadedError: There was no room for the request in time.
             DeadlineError: The request did not arrive in time.
         """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  gRPC runs each handler in a task
+        data = call.whole
+        if data is not None:
+            return data
+        task = asyncio.current_task(self._loop)
+        assert task is not None  # noqa: S101  a transport runs each handler in a task
         room = self._room
         arriving = self._arriving
         arriving[task] = self._clock.monotonic() if now is None else now
@@ -85,10 +88,9 @@ class Receiver:
             taken = LARGEST
             if stranger:
                 self._strangers[task] = None
-            data = await context.read()
-            if data is EOF:
-                return None
-            taken -= _counted(data)
+            data = await call.read()
+            if data is not None:
+                taken -= _counted(data)
         except asyncio.CancelledError:
             if task in arriving:
                 raise  # The client has gone.
@@ -100,7 +102,6 @@ class Receiver:
                 self._strangers.pop(task, None)
             if taken:
                 room.give(account, taken)
-        assert isinstance(data, bytes)  # noqa: S101  no deserializer is registered
         return data
 
     def done(self, account: Holder, data: bytes) -> None:
@@ -108,6 +109,10 @@ class Receiver:
         size = _counted(data)
         if size:
             self._room.give(account, size)
+
+    def now(self) -> float:
+        """Returns the time, in monotonic seconds."""
+        return self._clock.monotonic()
 
     async def give_up_late(self) -> None:
         """Gives up requests that did not arrive in time."""
