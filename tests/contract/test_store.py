@@ -59,6 +59,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, EntryKind
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
+from keyfold_server.domain.rights import Coverage
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import log, log_head, wraps
 from keyfold_server.store.sql.store import SqlStore
@@ -998,6 +999,32 @@ def test_filters(store: SqlStore) -> None:
     assert names(store, key_uri="local:two") == ["b"]
     assert names(store, key_uri="local:one") == ["a", "c"]
     assert names(store, "a", organization="org", key_uri="local:one") == ["c"]
+
+
+def test_the_filter_of_what_a_caller_may_see(store: SqlStore) -> None:
+    """C8: clusters that no entry covers are not read; a pattern's other characters are literal."""
+    for name, organization in (
+        ("a-1", "org"),
+        ("a_1", "org"),
+        ("ab1", "org"),
+        ("b", "org-2"),
+        ("c", None),
+    ):
+        enabled(store, name, organization=organization)
+
+    def seen(*covered: Coverage) -> list[str]:
+        return names(store, covered=covered)
+
+    assert seen() == []
+    assert seen(Coverage(None, None)) == ["a-1", "a_1", "ab1", "b", "c"]
+    assert seen(Coverage(("a_*",), None)) == ["a_1"]
+    assert seen(Coverage(("a*1", "c"), None)) == ["a-1", "a_1", "ab1", "c"]
+    assert seen(Coverage(("*",), ("org",))) == ["a-1", "a_1", "ab1"]
+    assert seen(Coverage(None, ("org*",))) == ["a-1", "a_1", "ab1", "b"]
+    assert seen(Coverage(("b",), ("org",))) == []
+    assert seen(Coverage(("b",), ("org",)), Coverage(("c",), None)) == ["c"]
+    many = tuple(f"n-{number}*" for number in range(3_000))
+    assert seen(Coverage((*many, "c"), None)) == ["c"]
 
 
 def test_the_filter_of_health(store: SqlStore) -> None:

@@ -35,6 +35,7 @@ from keyfold_server.domain.changes import Change, restored, retired, revoked, wi
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
+from keyfold_server.domain.rights import Coverage
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.postgresql import pipeline
 from keyfold_server.store.sql.store import SqlStore
@@ -91,6 +92,8 @@ def _lists(store: SqlStore) -> None:
         replace(every, key_uri="local:two", behind="2"),
         replace(every, health=Health.KEY_DISABLED),
         replace(every, can_wrap=False),
+        replace(every, covered=(Coverage(("ac*", "b"), ("o*",)), Coverage(None, ("org",)))),
+        ClusterFilter(covered=(Coverage(("ac*", "b"), None),)),
         ClusterFilter(),
     ):
         store.clusters(which, "a", 2)

@@ -12,6 +12,7 @@ import pytest
 
 from callers import EVERYTHING
 from keyfold_server.access.policy.file import parse
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     InvalidKeySpecError,
@@ -21,7 +22,9 @@ from keyfold_server.domain.errors import (
     UnknownProviderError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionSpec
+from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Caller, Identity
+from keyfold_server.service.life.reports import ClusterReport
 from keyfold_server.service.life.revocation import RetireGenerationRequest
 from keyfold_server.service.root_keys.access_policies import AccessPolicyRequest
 from keyfold_server.service.root_keys.scope import Scope
@@ -257,3 +260,24 @@ async def test_trying_a_key_tells_nothing_of_a_rivals_cluster(one: Member) -> No
                 await try_key(one, name)
             await try_key(one, name, organization="mine")
             await access_policy(one, name, organization="mine")
+
+
+@pytest.mark.parametrize("grant", GRANTS)
+async def test_a_list_reads_nothing_of_a_rivals_clusters(one: Member, grant: str) -> None:
+    """C8: the store hands no hidden cluster to a list, so a filter takes one time for any name."""
+    store = one.replica._storage.store
+    of_none = ClusterFilter(organization="nobodys")
+    with granted(one, GRANTS[grant]):
+        page = await one.replica.listing.page(one.rights, ClusterFilter(), 100, "")
+        assert [entry.cluster.name for entry in page.entries if isinstance(entry, ClusterReport)]
+        covered = one.rights.coverage(None)
+        assert TAKEN not in [
+            found.name
+            for found in store.clusters(ClusterFilter(covered=covered), "", 100)
+            if isinstance(found, Cluster)
+        ]
+        reads = one.line.counts["clusters"]
+        for which in (ClusterFilter(organization="rival"), of_none):
+            assert not (await one.replica.listing.page(one.rights, which, 100, "")).entries
+        if "organizations" in GRANTS[grant]:
+            assert one.line.counts["clusters"] == reads

@@ -20,6 +20,7 @@ from keyfold_server.domain.errors import ClusterNotFoundError, RowNotAuthenticEr
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
+from keyfold_server.domain.rights import Coverage
 
 
 class Clock(Protocol):
@@ -119,6 +120,8 @@ class ClusterFilter:
             the last time a replica tried.
         behind: A version of the root key `key_uri`. Selects clusters with an enabled region under
             it that has `auto_rotate` and a KEK in use that another version wrapped.
+        covered: Selects clusters that one of the entries covers. A database may take small and
+            capital letters for the same.
     """
 
     organization: str | None = None
@@ -127,6 +130,7 @@ class ClusterFilter:
     key_uri: str | None = None
     can_wrap: bool | None = None
     behind: str | None = None
+    covered: tuple[Coverage, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

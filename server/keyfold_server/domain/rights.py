@@ -76,6 +76,20 @@ HIDDEN: Final = Use(Verdict.HIDDEN)
 DENIED: Final = Use(Verdict.DENIED)
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The clusters that one grant covers, as patterns in which `*` is any run of characters.
+
+    Attributes:
+        clusters: Alternative patterns of their names; None: any name.
+        organizations: Alternative patterns of their organizations; None: any organization, or none
+            at all.
+    """
+
+    clusters: tuple[str, ...] | None
+    organizations: tuple[str, ...] | None
+
+
 class Rights(Protocol):
     """The rights of one caller. It is synchronous, does no I/O and remembers its decisions."""
 
@@ -90,6 +104,14 @@ class Rights(Protocol):
 
     def sees(self, cluster: str, organization: str | None, region: str | None = None) -> bool:
         """Says whether the caller may know of a cluster, or of one of its regions."""
+        ...
+
+    def coverage(self, organization: str | None) -> tuple[Coverage, ...]:
+        """Returns which clusters the caller may know of: those that one of the entries covers.
+
+        Args:
+            organization: The organization whose clusters are meant; None: those of all.
+        """
         ...
 
     def check(self, rpc: str) -> None:

@@ -14,7 +14,7 @@ from keyfold_server.access.policy.grants import Grant, Patterns, Role, rule
 from keyfold_server.domain.cluster import no_cluster, no_region
 from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.rights import DENIED, HIDDEN, Identity, Purpose, Use, Verdict
+from keyfold_server.domain.rights import DENIED, HIDDEN, Coverage, Identity, Purpose, Use, Verdict
 
 ROLE_OF: Final[Mapping[Purpose, Role]] = {
     Purpose.WRAP: Role.WRAP,
@@ -42,6 +42,10 @@ def purposes(rpc: str) -> tuple[Purpose, ...]:
     if not set(roles) <= set(ROLE_OF.values()):
         return ()
     return tuple(purpose for purpose, role in ROLE_OF.items() if role in roles)
+
+
+def _texts(patterns: Patterns | None) -> tuple[str, ...] | None:
+    return None if patterns is None else tuple(pattern.text for pattern in patterns.items)
 
 
 class GrantedRights:
@@ -92,6 +96,17 @@ class GrantedRights:
             grant.covers(cluster, organization) and (region is None or grant.covers_region(region))
             for grant in self._grants
         )
+
+    def coverage(self, organization: str | None) -> tuple[Coverage, ...]:
+        """Returns which clusters the caller may know of; see `domain.rights.Rights`."""
+        covering = (
+            Coverage(_texts(grant.clusters), _texts(grant.organizations))
+            for grant in self._grants
+            if organization is None
+            or grant.organizations is None
+            or grant.organizations.match(organization)
+        )
+        return tuple(dict.fromkeys(covering))
 
     def check(self, rpc: str) -> None:
         """Refuses a method for which the caller has no role.

@@ -1,7 +1,7 @@
 """Listing: the pages of ListClusters and their tokens.
 
 Invariant: a page does not tell of a cluster that the caller may not see, neither by an entry nor
-by where the page ends. ListClusters calls no KMS.
+by where the page ends, nor by the time that it takes. ListClusters calls no KMS.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster
@@ -80,6 +80,11 @@ class Listing:
         self._check_fresh(self._clock.monotonic())
         size = size or DEFAULT_PAGE
         after = _name_in(token)
+        # Not a row of a hidden cluster is read, because the time would tell of it (C8).
+        covered = rights.coverage(which.organization)
+        if not covered:
+            return Page((), more=False)
+        which = replace(which, covered=covered)
         seen: list[Cluster | RowNotAuthenticError] = []
         while len(seen) <= size:
             found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)

@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 
 from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.rights import DENIED, Caller, Identity, Purpose, Use
+from keyfold_server.domain.rights import DENIED, Caller, Coverage, Identity, Purpose, Use
 
 CALLER: Final = "keyfold:auto_rotate"
 """The caller's name in the audit trail; no caller from outside can have such a name."""
@@ -33,6 +33,11 @@ class _AutoRotateRights:
         """Sees every cluster, since any cluster may have to be rotated."""
         del cluster, organization, region
         return True
+
+    def coverage(self, organization: str | None) -> tuple[Coverage, ...]:
+        """Covers nothing, since this caller lists no clusters."""
+        del organization
+        return ()
 
     def check(self, rpc: str) -> None:
         """Refuses every method but Rotate."""

@@ -6,18 +6,22 @@ Whoever edits the store by hand can hide a cluster from a list, but not from a c
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, exists, func, or_, select
+from sqlalchemy import and_, case, exists, false, func, or_, select, true
 
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.store.schema import clusters, generations, observations, regions, wraps
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import ColumnElement, Connection, Select
 
     from keyfold_server.domain.ports import ClusterFilter
+    from keyfold_server.domain.rights import Coverage
 
 _ROOT: Final = observations.alias("root")
 _KEK: Final = observations.alias("kek")
@@ -34,6 +38,8 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
     chosen = select(clusters.c.uid).where(clusters.c.name > after)
     if which.organization is not None:
         chosen = chosen.where(clusters.c.organization == which.organization)
+    if which.covered is not None:
+        chosen = chosen.where(_any(map(_covered, which.covered)))
     if which.state is not None:
         chosen = chosen.where(_with_region(regions.c.state == which.state.value))
     if which.key_uri is not None:
@@ -45,6 +51,36 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
     if which.health is not None:
         chosen = chosen.where(clusters.c.uid.in_(_of_health(which.health)))
     return clusters.c.uid.in_(chosen.order_by(clusters.c.name).limit(limit))
+
+
+def _covered(coverage: Coverage) -> ColumnElement[bool]:
+    """Returns a condition on clusters: an entry of a caller's rights covers them."""
+    columns = (
+        (clusters.c.name, coverage.clusters),
+        (clusters.c.organization, coverage.organizations),
+    )
+    return and_(true(), *(_fits(column, texts) for column, texts in columns if texts is not None))
+
+
+def _fits(column: ColumnElement[Any], patterns: tuple[str, ...]) -> ColumnElement[bool]:
+    """Returns a condition on a name: it fits one of the patterns."""
+    whole = [text for text in patterns if "*" not in text]
+    # Each part of a pattern is taken as it is, and anything may stand between the parts.
+    likes = [
+        "%".join(re.sub(r"[\\%_]", r"\\\g<0>", part) for part in text.split("*"))
+        for text in patterns
+        if "*" in text
+    ]
+    return _any([column.in_(whole), *(column.like(like, escape="\\") for like in likes)])
+
+
+def _any(conditions: Iterable[ColumnElement[bool]]) -> ColumnElement[bool]:
+    """Returns a condition that holds if one of some does.
+
+    It is no OR, because SQLite refuses an OR of more than 1,000 conditions.
+    """
+    each = [(condition, true()) for condition in conditions]
+    return case(*each, else_=false()) if each else false()
 
 
 def _with_region(condition: ColumnElement[bool]) -> ColumnElement[bool]:
