@@ -2,6 +2,7 @@
 
     address        the store's url, parsed and made safe
     connections    pools, and how transactions begin
+    pipeline       statements that PostgreSQL gets and answers together
     session        a connection whose waits end
     notifications  a store that hears of changes at once
 
