@@ -10,6 +10,8 @@ import signal
 import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -147,6 +149,36 @@ def test_bad_settings_stop_the_server_itself(start_server: StartServer) -> None:
     assert error.code == 2
     assert "KEYFOLD_LISTEN: without TLS" in str(error)
     assert "Traceback" not in str(error)
+
+
+COLLECT = """
+import gc, os, signal, time
+from keyfold_server import bootstrap, settings
+
+def ready(_):
+    began = time.thread_time()
+    gc.collect()
+    print(time.thread_time() - began)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+bootstrap.run(settings.load(), ready)
+"""
+"""Runs a server, prints how long a full garbage collection computes in it, and ends it."""
+
+
+def test_a_garbage_collection_does_not_hold_the_loop(start_server: StartServer) -> None:
+    """W5: once a server takes calls, a full garbage collection keeps the bound of 20 ms."""
+    server = start_server(ready=False)
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECT],
+        env=server.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.02
 
 
 # Settings

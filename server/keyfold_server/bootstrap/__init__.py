@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -169,7 +170,12 @@ async def serve(
             readiness=readiness,
         )
         try:
-            ready(await server.start())
+            address = await server.start()
+            # A full garbage collection stops the loop for as long as it takes to look at all
+            # objects. What the start made stays until the end, so it is never looked at again.
+            gc.collect()
+            gc.freeze()
+            ready(address)
             await stopping.wait()
             log.info("draining for up to %g seconds", settings.drain_grace)
         finally:
