@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -14,6 +13,7 @@ import pytest
 
 from contract.counterparts import BUDGET, Ability, Bench
 from keyfold_server.domain.errors import UnreachableError
+from lateness import in_time
 
 pytestmark = pytest.mark.needs(Ability.SESSIONS)
 
@@ -34,20 +34,16 @@ def test_a_login_that_drips_fails_no_call_whose_session_is_good(bench: Bench) ->
     bench.there.clock.advance(_DUE)
     with bench.there.dripping_logins():
         assert bench.unwrap(wrapped, budget=_SHORT) == bench.payload
-        began = time.monotonic()
-        assert bench.unwrap(wrapped, budget=_SHORT) == bench.payload
-        assert time.monotonic() - began < _SHORT / 2
+        with in_time(_SHORT / 2):
+            assert bench.unwrap(wrapped, budget=_SHORT) == bench.payload
 
 
 def test_a_login_that_drips_ends_with_the_call(bench: Bench) -> None:
     """No session serves beyond ten minutes, and a call that waits for the next one ends in time."""
     wrapped = bench.wrap()
     bench.there.clock.advance(_OVER)
-    with bench.there.dripping_logins():
-        began = time.monotonic()
-        with pytest.raises(UnreachableError):
-            bench.unwrap(wrapped, budget=_SHORT / 2)
-        assert time.monotonic() - began < _SHORT
+    with bench.there.dripping_logins(), in_time(_SHORT), pytest.raises(UnreachableError):
+        bench.unwrap(wrapped, budget=_SHORT / 2)
     assert bench.unwrap(wrapped) == bench.payload
 
 

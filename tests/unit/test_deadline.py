@@ -6,11 +6,10 @@ import gzip
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import pytest
 import requests
@@ -24,6 +23,7 @@ from keyfold_server.providers.shared.connections import MAX_ANSWER
 from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.requests_deadlines import guard
 from keyfold_server.providers.shared.transport import Transport
+from lateness import in_time
 
 Get = Callable[[str], bytes]
 
@@ -31,8 +31,6 @@ _ERRORS: Final = (UnreachableError, requests.RequestException)
 _BUDGET: Final = 0.4
 _SLACK: Final = 0.5
 """Seconds after its budget within which a call ends, beyond those that the machine was late."""
-
-_TICK: Final = 0.01
 
 
 def _echo(request: Request) -> Reply:
@@ -59,13 +57,9 @@ def get(request: pytest.FixtureRequest) -> Iterator[Get]:
 
 
 def _over_in_time(get: Get, url: str) -> None:
-    with _Lateness() as machine:
-        began = time.monotonic()
-        with pytest.raises(_ERRORS), within(_BUDGET) as call:
-            get(url)
-        took = time.monotonic() - began
+    with in_time(_BUDGET + _SLACK), pytest.raises(_ERRORS), within(_BUDGET) as call:
+        get(url)
     assert call.passed
-    assert took < _BUDGET + _SLACK + machine.late
 
 
 def test_an_answer_comes_whole(get: Get, layer: FaultLayer) -> None:
@@ -282,41 +276,6 @@ def test_an_unknown_name_is_said() -> None:
     """A name that does not resolve is UNREACHABLE, and the error says so (protocol F6)."""
     with within(5.0), pytest.raises(UnreachableError, match="does not resolve"):
         Transport().send("GET", "https://nobody.invalid/", {}, None)
-
-
-class _Lateness:
-    """Measures how late this machine wakes a thread that waits, while it is entered.
-
-    A busy machine delays the watchdog and the call as it delays this thread, which shares nothing
-    with them. On a machine that is not busy, nothing is late.
-
-    Attributes:
-        late: Seconds that the thread's waits took too long, over all waits that took twice as long
-            as they should.
-    """
-
-    def __init__(self) -> None:
-        self.late = 0.0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        began = time.monotonic()
-        over = False
-        while not over:
-            over = self._over.wait(_TICK)
-            now = time.monotonic()
-            if now - began > 2 * _TICK:
-                self.late += now - began - _TICK
-            began = now
 
 
 class _raw:  # noqa: N801  it reads as a statement

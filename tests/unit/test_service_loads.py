@@ -41,6 +41,11 @@ async def one(house: House) -> Member:
     return member
 
 
+def hurry(one: Member, budget: float) -> None:
+    """Gives calls to a KMS so many seconds from now on: too few for what prepares a test."""
+    one.replica._kms._budget = budget
+
+
 async def test_3000_cold_calls_make_one_kms_call(house: House, one: Member) -> None:
     """Concurrent misses on one KEK share one unwrap, and one read of the store."""
     blob = await one.wrap()
@@ -139,9 +144,10 @@ async def test_one_hanging_account_leaves_others_served(house: House) -> None:
 
 async def test_waiting_at_a_gate_is_bounded(house: House) -> None:
     """W2: a call that waited its whole budget for a slot gets OVERLOADED and a time to retry."""
-    one = await house.replica(provider_budget=0.2, cache_ttl=0)
+    one = await house.replica(cache_ttl=0)
     await one.enable()
     await one.wrap()
+    hurry(one, 0.2)
     hang = house.provider.hang()
     results = await asyncio.gather(*(one.wrap() for _ in range(12)), return_exceptions=True)
     # The first in line may get a slot in the moment that their time is up.
@@ -176,8 +182,9 @@ async def test_a_hung_thread_keeps_its_place_until_it_returns(
 ) -> None:
     """W2: the service stops waiting for a thread that no timeout ends, and does not replace it."""
     monkeypatch.setattr(kms, "_LATE", 0.05)
-    one = await house.replica(provider_budget=0.1, cache_ttl=0)
+    one = await house.replica(cache_ttl=0)
     await one.enable()
+    hurry(one, 0.1)
     stuck, ends = threading.Semaphore(0), threading.Event()
     real = house.provider.unwrap
 
@@ -196,6 +203,7 @@ async def test_a_hung_thread_keeps_its_place_until_it_returns(
     finally:
         ends.set()
         house.provider.unwrap = real  # type: ignore[method-assign]
+    hurry(one, LONG)
     latest = time.monotonic() + LONG
     while True:
         try:
@@ -207,12 +215,13 @@ async def test_a_hung_thread_keeps_its_place_until_it_returns(
 
 async def test_an_account_that_hangs_leaves_all_its_keys_on_grace(house: House) -> None:
     """F1, W2: a key whose calls got no slot at the gate serves on grace, as in an outage."""
-    one = await house.replica(provider_budget=0.2)
+    one = await house.replica()
     names = [f"c-{i}" for i in range(20)]
     for name in names:
         house.provider.create_key(f"corp.{name}")
         await one.enable(name, {"eu": f"fake:corp.{name}"})
         await one.wrap(name)
+    hurry(one, 0.2)
     house.provider.hang()
     await house.after(61)
     results = await asyncio.gather(*(one.wrap(n) for n in names), return_exceptions=True)

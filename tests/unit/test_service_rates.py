@@ -16,11 +16,12 @@ from keyfold_server.domain.bounds import Rates
 from keyfold_server.domain.errors import KeyDisabledError, RateLimitedError
 from keyfold_server.domain.health import Health
 from keyfold_server.service.kms import gates
-from keyfold_server.service.kms.gates import Gates
+from keyfold_server.service.kms.gates import Gates, Permit
 from keyfold_server.service.limits import Bucket
 from replicas import House, Member, house_in, under
 
 FAST = 1e6
+BUDGET = 60.0
 
 
 @pytest.fixture
@@ -31,11 +32,29 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def limited(house: House, *, ttl: float = 0, **rates: float) -> Member:
-    """Gives a replica with cluster acme, whose calls wait 0.1 s for a rate at most."""
+    """Gives a replica with cluster acme, whose calls wait 0.1 s for a rate at most.
+
+    The rest of their budget is ample, so that no busy machine uses it up.
+    """
     given = Rates(**({"per_key": FAST, "per_account": FAST, "per_provider": FAST} | rates))
-    one = await house.replica(rates=given, provider_budget=0.2)
+    one = await house.replica(rates=given, provider_budget=BUDGET)
     await one.enable(specs={"eu": under("fake:one", ttl=ttl)})
     await house.after(10)
+    waits = one.replica._kms._gates
+    enter = waits.enter
+
+    def hurried(
+        key: tuple[str, ...],
+        account: tuple[str, ...],
+        type_: str,
+        patience: float,
+        *,
+        proof: bool = False,
+    ) -> Permit:
+        assert patience == BUDGET / 2
+        return enter(key, account, type_, 0.1, proof=proof)
+
+    waits.enter = hurried  # type: ignore[method-assign]
     return one
 
 
