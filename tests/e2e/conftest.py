@@ -12,12 +12,12 @@ See `Server` in server.py for what one can do: `target`, `pid`, `stop()`, `kill(
 "prod")`, `log()`. All are ended after the test. `module_server` is one for all tests of a file.
 
     def test_many(shared_store, start_server):     # on one PostgreSQL, with the same keys
-        one, two = (shared_store.server(start_server) for _ in range(2))
+        one, two = shared_store.servers(start_server, 2)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -118,10 +118,24 @@ class SharedStore:
             start: The fixture that starts servers; it decides when they end.
             **settings: Settings that override the common ones; None removes one.
         """
+        prepared = self._prepared(start, settings)
+        prepared.start()
+        return prepared
+
+    def servers(self, start: StartServer, count: int) -> list[Server]:
+        """Starts servers side by side."""
+        prepared = [self._prepared(start, {}) for _ in range(count)]
+        for server in prepared:
+            server.launch()
+        for server in prepared:
+            server.wait_ready()
+        return prepared
+
+    def _prepared(self, start: StartServer, settings: Mapping[str, str | None]) -> Server:
         keys = () if "KEYFOLD_LOCAL_KEYS" in self.settings else KEYS
-        started = start(keys=keys, ready=True, **(self.settings | settings))
-        self.settings.setdefault("KEYFOLD_LOCAL_KEYS", str(started.keys))
-        return started
+        prepared = start(keys=keys, ready=False, **(self.settings | settings))
+        self.settings.setdefault("KEYFOLD_LOCAL_KEYS", str(prepared.keys))
+        return prepared
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ class Answered:
 def fleet(start_module_server: StartServer, shared_store: SharedStore) -> Iterator[Fleet]:
     """Gives three servers with the keys local:eu and local:us."""
     shared_store.settings["KEYFOLD_STORE_MAX_STALENESS"] = f"{STALENESS}s"
-    servers = [shared_store.server(start_module_server) for _ in range(COUNT)]
+    servers = shared_store.servers(start_module_server, COUNT)
     with (
         stubs(servers[0].target) as a,
         stubs(servers[1].target) as b,
