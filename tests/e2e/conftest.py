@@ -17,7 +17,7 @@ See `Server` in server.py for what one can do: `target`, `pid`, `stop()`, `kill(
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -131,7 +131,7 @@ class SharedStore:
             server.wait_ready()
         return prepared
 
-    def _prepared(self, start: StartServer, settings: Mapping[str, str | None]) -> Server:
+    def _prepared(self, start: StartServer, settings: dict[str, str | None]) -> Server:
         keys = () if "KEYFOLD_LOCAL_KEYS" in self.settings else KEYS
         prepared = start(keys=keys, ready=False, **(self.settings | settings))
         self.settings.setdefault("KEYFOLD_LOCAL_KEYS", str(prepared.keys))

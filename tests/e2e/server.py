@@ -48,9 +48,9 @@ def clean_environment(**settings: str | None) -> dict[str, str]:
 
 
 class NotReadyError(Exception):
-    """A server ended before it was ready; `code` is its exit code."""
+    """A server ended before it was ready; `code` is its exit code if known."""
 
-    def __init__(self, message: str, code: int) -> None:
+    def __init__(self, message: str, code: int | None) -> None:
         super().__init__(message)
         self.code = code
 
