@@ -69,6 +69,16 @@ class Issued:
             for certificate in (self.certificate, *self.intermediates)
         )
 
+    def forge(self, name: str) -> Issued:
+        """Signs a certificate for a name with this key, as its thief would."""
+        assert isinstance(self.key, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [_general(name)]
+        subject = self.certificate.subject
+        return Issued(
+            key, _sign(x509.Name([]), subject, self.key, key.public_key(), names=names, ca=False)
+        )
+
 
 class Authority:
     """An authority that issues for tests, a root or one below another."""
@@ -94,6 +104,7 @@ class Authority:
         begins: timedelta = timedelta(minutes=-1),
         ends: timedelta = timedelta(hours=1),
         use: x509.ObjectIdentifier | None = None,
+        extra: x509.ExtensionType | None = None,
     ) -> Issued:
         """Issues for names written as `spiffe://…`, `uri:…`, `dns:…`, `ip:…` or `email:…`.
 
@@ -111,6 +122,7 @@ class Authority:
             begins=begins,
             ends=ends,
             use=use,
+            extra=extra,
         )
         return Issued(key, certificate, (self.certificate,) if self._above else ())
 
@@ -160,6 +172,7 @@ def _sign(
     begins: timedelta = timedelta(minutes=-1),
     ends: timedelta = timedelta(hours=1),
     use: x509.ObjectIdentifier | None = None,
+    extra: x509.ExtensionType | None = None,
 ) -> x509.Certificate:
     now = datetime.now(UTC)
     builder = (
@@ -180,4 +193,6 @@ def _sign(
         builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
     if use is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False)
+    if extra is not None:
+        builder = builder.add_extension(extra, critical=False)
     return builder.sign(signer, hashes.SHA256())

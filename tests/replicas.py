@@ -42,10 +42,11 @@ from keyfold_server.service.life.clusters import AddRegionsRequest, EnableReques
 from keyfold_server.service.life.reports import ClusterReport
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
 from keyfold_server.service.life.restoration import RestoreRequest, RestoreResult
-from keyfold_server.service.life.revocation import RevokeRequest, RevokeResult
+from keyfold_server.service.life.revocation import BanResult, RevokeRequest, RevokeResult
 from keyfold_server.service.life.rotation import RotateRequest, RotateResult
 from keyfold_server.service.replica import Replica
 from keyfold_server.service.upkeep.sweep import SLOTS
+from keyfold_server.service.upkeep.verification import TURNS
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
 
@@ -271,6 +272,11 @@ class Member:
         await self.settle()
         await self.replica._health.flush()
 
+    async def verify(self) -> None:
+        """Verifies every cluster in memory, as a replica does at least once per sweep."""
+        for _ in range(TURNS):
+            await self.replica._verification.turn()
+
     async def flush_uses(self) -> None:
         """Writes the last uses, as a replica does once a minute."""
         await self.replica._uses.flush()
@@ -423,10 +429,21 @@ class Member:
         caller: str = "local",
         within: float = 10.0,
     ) -> RevokeResult:
-        """Revokes."""
+        """Revokes a cluster whose rows are whole."""
         request = RevokeRequest(cluster, tuple(regions), "")
         call = self.asked("Revoke", request, request_id, caller, within)
-        return await self.replica.revocation.revoke(call)
+        result = await self.replica.revocation.revoke(call)
+        assert isinstance(result, RevokeResult)
+        return result
+
+    async def ban(
+        self, cluster: str = "acme", *, request_id: str = "", within: float = 10.0
+    ) -> BanResult:
+        """Revokes a cluster whose rows cannot be believed."""
+        call = self.asked("Revoke", RevokeRequest(cluster, (), ""), request_id, within=within)
+        result = await self.replica.revocation.revoke(call)
+        assert isinstance(result, BanResult)
+        return result
 
     async def restore(
         self, cluster: str = "acme", regions: Sequence[str] = (), *, request_id: str = ""

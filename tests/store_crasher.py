@@ -27,6 +27,7 @@ from builders import (
     enabling,
 )
 from fakes import FakeClock
+from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
@@ -39,6 +40,7 @@ from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.log import Attempt
 from keyfold_server.domain.ports import Heartbeat
+from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
 
@@ -65,6 +67,7 @@ class Place:
 
 BEAT = Heartbeat("one", 0, b"", 120.0, NOW)
 SEEN = Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW)
+LOST = Transition("ab12", Condition.CANNOT_WRAP, Condition.HEALTHY, SEEN)
 USED = b"u" * 16
 """The KEK whose last use the mutation `use` writes."""
 
@@ -139,11 +142,14 @@ def group(store: SqlStore, kind: str) -> list[Change]:
 
 OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "attempt": lambda store: store.attempted([Attempt("acme", an_event())] * 2),
+    "ban": lambda store: store.ban(
+        Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
+    ),
     "refused": lambda store: store.refused("ab12", SEEN, "one"),
     "register": lambda store: store.register(Heartbeat("two", 0, b"", 120.0, NOW)),
     "poll": lambda store: store.poll(BEAT),
     "leave": lambda store: store.leave("one"),
-    "observe": lambda store: store.observe([SEEN]),
+    "observe": lambda store: store.observe([SEEN], [LOST]),
     "issue": lambda store: store.issue_external_id("acme", "issued", an_event()),
     "use": lambda store: store.used({USED: NOW}),
     "prune": lambda store: store.prune(NOW + 2 * DAY, DAY),

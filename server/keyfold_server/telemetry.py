@@ -53,6 +53,13 @@ LOADS: Final = Counter(
     ("outcome",),
 )
 
+CLUSTERS_DISTRUSTED: Final = Counter(
+    "keyfold_clusters_distrusted_total",
+    "Clusters whose keys left memory because their rows in the store were edited, banned or "
+    "deleted, by reason.",
+    ("reason",),
+)
+
 REFRESHES_NOT_ASKED: Final = Counter(
     "keyfold_refreshes_not_asked_total",
     "Checks of root keys in use that this server's own limits kept from the KMS, by provider and "

@@ -60,6 +60,7 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, EntryKind
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.rights import Coverage
+from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import log, log_head, wraps
 from keyfold_server.store.sql.store import SqlStore
@@ -776,6 +777,48 @@ def test_observations_replace_each_other(store: SqlStore) -> None:
     assert found == {"root:a": last, "kek:b": replace(other, message="oddtext")}
     assert store.observations([]) == {}
     assert store.poll(beat()) == []
+
+
+def moved(condition: Condition, seen: Observation) -> Transition:
+    """Makes the transition of a root key that was healthy."""
+    return Transition(seen.subject.removeprefix("root:"), condition, Condition.HEALTHY, seen)
+
+
+def test_a_transition_is_told_once(store: SqlStore) -> None:
+    """S0, S7: of several replicas that see a transition, one writes its entry."""
+    seen = Observation("root:ab12", Health.HEALTHY, NOW, NOW, can_wrap=False, can_unwrap=True)
+    lost = moved(Condition.CANNOT_WRAP, seen)
+    well = moved(Condition.HEALTHY, replace(seen, can_wrap=True))
+    for found in (lost, lost, well, well, lost):
+        store.observe([found.seen], [found])
+    noted = store.poll(beat())
+    assert [(n.kind, n.root, n.is_news) for n in noted] == [(EntryKind.HEALTH, "ab12", False)] * 3
+    # What the log has told counts, not what an observation remembers.
+    store.refused("ab12", replace(seen, health=Health.KEY_DISABLED), "one")
+    store.observe([well.seen], [well])
+    assert [n.kind for n in store.poll(at("one", noted[-1]))] == [
+        EntryKind.REFUSAL,
+        EntryKind.HEALTH,
+    ]
+
+
+def test_the_refusal_of_one_kek_is_no_transition(store: SqlStore) -> None:
+    """F4: a root key is as it was when its KMS refuses a single KEK."""
+    seen = Observation("root:ab12", Health.HEALTHY, NOW, NOW)
+    store.refused("ab12", replace(seen, health=Health.KEY_DISABLED), "one", b"k" * 16)
+    store.observe([seen], [moved(Condition.HEALTHY, seen)])
+    assert [n.kind for n in store.poll(beat())] == [EntryKind.REFUSAL]
+
+
+def test_replicas_see_a_transition_at_once(store: SqlStore) -> None:
+    """S0: concurrent replicas write one entry for each root key."""
+    many = 4
+    roots = [Observation(f"root:{i:04}", Health.HEALTHY, NOW, NOW) for i in range(20)]
+    found = [moved(Condition.CANNOT_WRAP, seen) for seen in roots]
+    with ThreadPoolExecutor(many) as pool:
+        for done in [pool.submit(store.observe, roots, found) for _ in range(many)]:
+            done.result()
+    assert sorted(n.root or "" for n in store.poll(beat())) == [f"{i:04}" for i in range(20)]
 
 
 def test_an_error_is_kept_with_its_reason(store: SqlStore) -> None:

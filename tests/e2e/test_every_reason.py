@@ -319,6 +319,8 @@ def test_store(reasons: Reasons, tmp_path: Path) -> None:
             database.execute("UPDATE clusters SET epoch = 7 WHERE name = 'edited'")
             database.commit()
         own.see("ROW_NOT_AUTHENTIC", "GetStatus", pb.GetStatusRequest(cluster="edited"))
+        own.stub.Revoke(pb.RevokeRequest(cluster="edited"), timeout=9)
+        own.see("CLUSTER_BANNED", "GetStatus", pb.GetStatusRequest(cluster="edited"))
 
         # Another program holds the file's lock: no write and no poll succeeds.
         with (

@@ -85,7 +85,7 @@ def reading(n: int, blob: bytes) -> Iterator[tuple[str, Any]]:
     yield "GetStatus", pb.GetStatusRequest(cluster=name)
     yield "Rotate", pb.RotateRequest(cluster=name, region_specs=[res.RegionSpec(region="eu")])
     yield "Restore", pb.RestoreRequest(cluster=name, regions=["us"])
-    yield "Revoke", pb.RevokeRequest(cluster=name)
+    yield "Revoke", pb.RevokeRequest(cluster=name, regions=["eu"])
 
 
 def using(n: int, blob: bytes) -> Iterator[tuple[str, Any]]:
@@ -145,6 +145,45 @@ def test_edited_rows_are_refused(start_server: StartServer, *, running: bool) ->
     server.restart()
     with stubs(server.target) as stub:
         all_refused(stub, blobs, using)
+
+
+def test_an_edited_cluster_can_be_revoked(start_server: StartServer) -> None:
+    """A6: Revoke of a cluster with an edited row stops the server that still holds its keys."""
+    server = start_server(keys=("eu",))
+    server.enable("prod", ["eu"])
+    server.enable("other", ["eu"])
+    wrap = pb.WrapRequest(cluster="prod", region="eu", plaintext=b"p")
+    with stubs(server.target) as stub:
+        wrapped = stub.Wrap(wrap, timeout=9).wrapped_key
+        edit(server.store, "UPDATE clusters SET epoch = epoch + 1 WHERE name = 'prod'")
+        stub.Wrap(wrap, timeout=9)
+        answer = stub.Revoke(pb.RevokeRequest(cluster="prod", reason="edited"), timeout=9)
+        assert answer.banned
+        assert len(answer.confirmed) == 1
+        assert not answer.pending
+        assert answer.status == res.ClusterStatus(cluster="prod")
+    for _ in range(2):
+        with stubs(server.target) as stub:
+            for method, asked in (
+                ("Wrap", wrap),
+                ("Unwrap", pb.UnwrapRequest(cluster="prod", wrapped_key=wrapped)),
+                ("GetStatus", pb.GetStatusRequest(cluster="prod")),
+                ("Restore", pb.RestoreRequest(cluster="prod")),
+            ):
+                refusal = refused(getattr(stub, method), asked)
+                assert (refusal.code, refusal.reason) == (
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "CLUSTER_BANNED",
+                )
+            listed = stub.ListClusters(pb.ListClustersRequest(), timeout=9)
+            assert [each.cluster for each in listed.clusters] == ["other"]
+            assert list(listed.banned) == ["prod"]
+            assert not listed.not_authentic
+        server.restart()
+    told = server.cli("revoke", "prod", "--yes")
+    assert "the stored rows of prod are not authentic, or are gone" in told
+    assert "confirmed by 1 of 1 replicas" in told
+    assert "CLUSTER_BANNED" in server.cli("clusters", code=4)
 
 
 def test_edited_request_is_not_believed(start_server: StartServer) -> None:

@@ -60,7 +60,8 @@ def test_every_mark_is_tried(pictures: Pictures) -> None:
     """The tests try every failpoint, and each mutation shows in the picture or in `TOLD`."""
     assert {mark for _, mark in POINTS} == set(FAILPOINTS)
     unseen = [kind for kind, seen in pictures.after.items() if seen == pictures.before]
-    assert unseen == ["poll", *TOLD]
+    # An issued id shows as its entry of the log; its value is in `TOLD`.
+    assert unseen == ["poll", *(kind for kind in TOLD if kind != "issue")]
 
 
 TOLD: Final[dict[str, tuple[Callable[[SqlStore], object], object, object]]] = {

@@ -31,11 +31,13 @@ from builders import (
     enabling,
     record_of,
 )
+from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import Change, restored, retired, revoked, with_regions
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.rights import Coverage
+from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.postgresql import pipeline
 from keyfold_server.store.sql.store import SqlStore
@@ -100,7 +102,8 @@ def _lists(store: SqlStore) -> None:
 
 
 def _observations(store: SqlStore) -> None:
-    store.observe([Observation("root:ab12", Health.HEALTHY, NOW, NOW)])
+    seen = Observation("root:ab12", Health.HEALTHY, NOW, NOW)
+    store.observe([seen], [Transition("ab12", Condition.CANNOT_WRAP, Condition.HEALTHY, seen)])
     assert store.observations(["root:ab12", "kek:00"])
 
 
@@ -127,7 +130,11 @@ def _attempts(store: SqlStore) -> None:
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("apply", "requested"): _life,
     ("attempted",): _attempts,
+    ("ban",): lambda store: store.ban(
+        Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
+    ),
     ("cluster",): _cluster,
+    ("named",): lambda store: store.named(["acme", "nobody"]),
     ("superseded_wraps",): lambda store: store.superseded_wraps("acme"),
     ("owner_of",): lambda store: store.owner_of(b"k" * 16),
     ("clusters",): _lists,

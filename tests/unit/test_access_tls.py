@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -384,6 +385,34 @@ def _expired(disk: _Disk) -> Path:
     old = disk.authority.issue(ca=True, begins=timedelta(-2), ends=timedelta(-1))
     path.write_bytes(old.pem)
     return path
+
+
+_USAGE: Final = dict.fromkeys(signature(x509.KeyUsage).parameters, False)
+
+_NO_AUTHORITIES: Final[dict[str, x509.ExtensionType | None]] = {
+    "a caller's": None,
+    "one that may sign no certificates": x509.KeyUsage(**_USAGE | {"digital_signature": True}),
+    "one that cannot be read": x509.UnrecognizedExtension(x509.KeyUsage.oid, b"junk"),
+}
+
+
+@pytest.mark.parametrize("kind", _NO_AUTHORITIES)
+async def test_a_callers_certificate_is_no_authority(
+    disk: _Disk, server: _Server, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """A bundle holds authorities alone: gRPC takes each certificate in it for an issuer."""
+    assert disk.files.client_ca is not None
+    extra = _NO_AUTHORITIES[kind]
+    leaf = disk.clients.issue(common_name="app", ca=extra is not None, extra=extra)
+    _write(disk.files.client_ca, disk.clients.pem + leaf.pem)
+    assert await server.refuses(disk, leaf.forge("spiffe://example.org/admin"))
+    good = disk.clients.issue("spiffe://example.org/app")
+    assert await server.who(disk, good) == "spiffe://example.org/app"
+    assert "certificate 2 of the file" in "".join(
+        str(vars(record).get("fault")) for record in caplog.records
+    )
+    with pytest.raises(SetupError, match=r"^KEYFOLD_TLS_CLIENT_CA: certificate 2 of the file"):
+        ServerTls(disk.files, SystemClock())
 
 
 @pytest.mark.parametrize("kind", ["rsa1024", "ed25519", "p521"])

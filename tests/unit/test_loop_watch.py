@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 
 import stalls
 from fakes import FakeClock
-from keyfold_server.service.loop_watch import LATE, LoopWatch
+from keyfold_server.service.loop_watch import LoopWatch
 from keyfold_server.service.supervisor import Supervisor
 from replicas import until
 
@@ -39,7 +39,7 @@ async def _watch() -> AsyncIterator[None]:
 def compute_at_length(caplog: pytest.LogCaptureFixture) -> None:
     """Computes until the watch has noticed, and a little longer."""
     ends, computed = monotonic() + 20, thread_time()
-    while "held up by" not in caplog.text or thread_time() < computed + 2 * LATE:
+    while "held up by" not in caplog.text or thread_time() < computed + 2 * stalls.HELD:
         assert monotonic() < ends, "the watch did not notice"
         sum(range(1_000))
 

@@ -636,6 +636,21 @@ async def test_a_quiet_day_is_not_a_rollback(house: House, one: Member) -> None:
             await member.wrap()
 
 
+async def test_the_log_is_kept_as_long_as_the_settings_say(house: House) -> None:
+    """S11: entries go once they are older than that, not before; the newest one stays."""
+    one = await house.replica(log_retention=3 * DAY)
+    await one.enable()
+    await one.revoke()
+    await one.restore()
+    for days in range(1, 5):
+        await house.after(DAY + 1)
+        await one.replica._pruning.prune()
+        with closing(sqlite3.connect(house.file)) as file:
+            [(oldest,)] = file.execute("SELECT min(number) FROM log")
+        assert oldest == (3 if days >= 3 else 1)
+    await one.wrap()
+
+
 async def test_a_replica_that_pruning_passed_begins_anew(house: House, one: Member) -> None:
     """S11, R4: such a replica drops everything, then starts from the store as it is, by itself."""
     two = await house.replica()

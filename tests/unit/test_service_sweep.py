@@ -20,7 +20,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.log import Entry
+from keyfold_server.domain.log import Entry, EntryKind
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.rpc.messages.replies import cluster_status
@@ -99,9 +99,9 @@ async def seen(member: Member, cluster: str = "a") -> Observation:
 
 
 def refusals(house: House) -> list[Entry]:
-    """Reads the numbered changes that report refusals."""
+    """Reads the entries of the log that report refusals."""
     noted = house.store.poll(Heartbeat("reader", 0, b"", 120, 0))
-    return [n for n in noted if n.root is not None]
+    return [n for n in noted if n.kind is EntryKind.REFUSAL]
 
 
 async def test_each_kek_in_use_is_proven_by_itself(house: House, one: Member) -> None:

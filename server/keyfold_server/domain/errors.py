@@ -46,6 +46,7 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     ├── StateError                              the state forbids the call
     │   ├── RevokedError                        REVOKED
     │   ├── ClusterRevokedError                 CLUSTER_REVOKED
+    │   ├── ClusterBannedError                  CLUSTER_BANNED
     │   ├── GenerationRetiredError              GENERATION_RETIRED
     │   ├── GenerationInUseError                GENERATION_IN_USE
     │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
@@ -444,6 +445,16 @@ class ClusterRevokedError(StateError):
     )
 
 
+class ClusterBannedError(StateError):
+    """The cluster was revoked while its rows in the store were not authentic, or were gone."""
+
+    reason = "CLUSTER_BANNED"
+    remedy = (
+        "Find out who wrote to the store. Have the operator run `keyfold-server seal` for the "
+        "cluster, and then call Restore."
+    )
+
+
 class GenerationRetiredError(StateError):
     """The generation that wrapped the key was taken out of use with RetireGeneration."""
 
@@ -663,6 +674,9 @@ class SetupError(KeyfoldError):
     reason = "SETUP"
     remedy = "Change the setting that the message names."
 
+
+Unusable: TypeAlias = RowNotAuthenticError | ClusterBannedError
+"""Why the rows of a cluster in the store serve nobody."""
 
 NotAsked: TypeAlias = OverloadedError | RateLimitedError
 """Why Keyfold did not call a KMS. It says nothing about the key, and is no outage (protocol F8)."""

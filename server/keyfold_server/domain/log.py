@@ -24,6 +24,9 @@ class EntryKind(Enum):
     REFUSAL = "REFUSAL"
     """A refusal by a customer's KMS, for the other replicas (protocol F2)."""
 
+    HEALTH = "HEALTH"
+    """A transition of a root key's health (`domain.transitions`)."""
+
     RECONCILIATION = "RECONCILIATION"
     """An operator's decision that the store is right as it is (protocol S1)."""
 
@@ -39,6 +42,12 @@ class EntryKind(Enum):
     IMPORT = "IMPORT"
     """A cluster, or a whole store, that an export brought in (protocol A4)."""
 
+    BAN = "BAN"
+    """A Revoke of a cluster whose rows are not authentic, or are gone (protocol A6)."""
+
+    SEAL = "SEAL"
+    """An operator's decision that a cluster's rows are right as they stand (protocol A1)."""
+
     UNKNOWN = "UNKNOWN"
     """A kind that a newer release wrote. Replicas drop what such an entry names (protocol S6)."""
 
@@ -49,7 +58,14 @@ class EntryKind(Enum):
 
 
 NEWS: Final = frozenset(
-    (EntryKind.DECISION, EntryKind.REFUSAL, EntryKind.IMPORT, EntryKind.UNKNOWN)
+    (
+        EntryKind.DECISION,
+        EntryKind.REFUSAL,
+        EntryKind.IMPORT,
+        EntryKind.BAN,
+        EntryKind.SEAL,
+        EntryKind.UNKNOWN,
+    )
 )
 """The kinds after which replicas drop what an entry names."""
 
@@ -86,12 +102,16 @@ class Floor:
         version: The row version.
         epoch: The cluster's epoch.
         row: The MAC of the cluster's own row, which vouches for every other row of the cluster.
+        banned: Whether the entry bans the cluster's name, so that no row of it serves whatever the
+            row says (protocol A6). The other values are then those of the last decision that is
+            known.
     """
 
     uid: bytes
     version: int
     epoch: int
     row: bytes
+    banned: bool = False
 
     def is_kept_by(self, later: Floor) -> bool:
         """Returns whether a row that was read later may follow this one.
@@ -114,7 +134,7 @@ class Entry:
         entry_id: 16 random bytes.
         kind: The kind.
         cluster: The cluster's name, or None.
-        root: The root key id (`cluster.Wrap.root_id`) that was refused, or None.
+        root: The root key id (`cluster.Wrap.root_id`) of a refusal or a transition, or None.
         kek: The one KEK that was refused again; None: no refusal or a first one.
         replica: The replica that wrote the entry.
         floor: The cluster's own row as the entry left it, or None.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from keyfold_server.domain.bans import Ban, CommittedBan
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
@@ -16,11 +17,12 @@ from keyfold_server.domain.changes import (
     RequestKey,
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
-from keyfold_server.domain.errors import ClusterNotFoundError, RowNotAuthenticError
+from keyfold_server.domain.errors import ClusterNotFoundError, Unusable
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
 from keyfold_server.domain.rights import Coverage
+from keyfold_server.domain.transitions import Transition
 
 
 class Clock(Protocol):
@@ -158,11 +160,18 @@ class Store(Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
     Rows of decisions have a MAC. A row without a valid one raises RowNotAuthenticError (protocol
-    A1).
+    A1). A banned cluster raises ClusterBannedError, whatever its rows are (protocol A6).
     """
 
     def cluster(self, name: str) -> Cluster | None:
         """Reads a cluster and verifies its rows; returns None if it does not exist."""
+        ...
+
+    def named(self, names: Sequence[str]) -> dict[str, Cluster | Unusable]:
+        """Reads clusters as `cluster` does, and leaves out those that do not exist.
+
+        A cluster that is banned, or whose rows are not authentic, is replaced by its error.
+        """
         ...
 
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
@@ -177,12 +186,11 @@ class Store(Protocol):
         """Returns the name of the cluster that a KEK belongs to, or None."""
         ...
 
-    def clusters(
-        self, which: ClusterFilter, after: str, limit: int
-    ) -> list[Cluster | RowNotAuthenticError]:
+    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster | Unusable]:
         """Reads up to `limit` clusters whose names follow `after`, by name.
 
-        A cluster whose rows are not authentic is replaced in the list by an error that names it.
+        A cluster that is banned, or whose rows are not authentic, is replaced in the list by an
+        error that names it.
         """
         ...
 
@@ -216,8 +224,8 @@ class Store(Protocol):
 
     def requested(
         self, name: str, key: RequestKey | None
-    ) -> tuple[Cluster | None, RecordedRequest | None]:
-        """Reads a cluster as `cluster` does, and the request recorded under a request_id, or None.
+    ) -> tuple[Cluster | Unusable | None, RecordedRequest | None]:
+        """Reads a cluster, and the request recorded under a request_id, or None.
 
         Both are of one moment, and cost one round trip (protocol S13).
         """
@@ -230,6 +238,20 @@ class Store(Protocol):
 
         Returns:
             What became of each change, in their order: the committed change, or what it raised.
+        """
+        ...
+
+    def ban(self, wanted: Ban) -> CommittedBan | None:
+        """Bans the name of a cluster whose rows are not authentic, or are gone (protocol A6).
+
+        It is one entry of the log, and needs no row of the cluster.
+
+        Returns:
+            The ban, which may be an earlier one; or None if the cluster's rows are authentic now,
+            so that a change can revoke it.
+
+        Raises:
+            ClusterNotFoundError: Neither the log nor a row nor the replica knows the cluster.
         """
         ...
 
@@ -295,8 +317,16 @@ class Store(Protocol):
         """
         ...
 
-    def observe(self, observations: Sequence[Observation]) -> None:
-        """Writes observations as plain upserts, without an entry of the log (protocol S7)."""
+    def observe(
+        self, observations: Sequence[Observation], found: Sequence[Transition] = ()
+    ) -> None:
+        """Writes observations as plain upserts, without an entry of the log (protocol S7).
+
+        Args:
+            observations: The observations.
+            found: Transitions that some of them may show. The log gets an entry for each of which
+                it has told another condition, in the transaction of its observation.
+        """
         ...
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:

@@ -59,6 +59,7 @@ from keyfold_server.service.upkeep.flushing import Flushing
 from keyfold_server.service.upkeep.gauges import Gauges
 from keyfold_server.service.upkeep.pruning import Pruning
 from keyfold_server.service.upkeep.sweep import Sweep
+from keyfold_server.service.upkeep.verification import TURNS, Verification
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,10 @@ class Replica:
         storage, clock, health = self._storage, self.clock, self._health
         kek_wrapper, check_fresh = self._kek_wrapper, self.changes.staleness.check
         self._attempts = attempts = Attempts(storage)
-        mutations = Mutations(storage, self.changes, clock, self._tasks, self.limits, attempts)
+        last_seen = self._cache.last_seen
+        mutations = Mutations(
+            storage, self.changes, clock, self._tasks, self.limits, attempts, last_seen
+        )
         self._confirmations = confirmations = Confirmations(
             self.changes.replica, storage, clock, timing
         )
@@ -235,6 +239,9 @@ class Replica:
             self.check_serving,
             AutoRotation(self._resolution, self.rotation, self._kek_wrapper, storage, clock),
         )
+        self._verification = Verification(self._cache, self.loads, storage)
+        # Twice per sweep, so that no cluster waits longer than that, wherever it is in its order.
+        self._verify_every = timing.sweep / 2 / TURNS
         self._flushing = Flushing(self._health, self._uses)
         self._pruning = Pruning(storage, clock, timing.log_retention)
         self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
@@ -249,6 +256,7 @@ class Replica:
         start("write_uses", self._flushing.write_uses, FLUSH)
         start("prune", self._pruning.prune, pruning.INTERVAL)
         start("count_regions", self.gauges.turn)
+        start("verify_clusters", self._verification.turn, self._verify_every)
         self.sweep.start(self.supervisor)
 
     def check_serving(self) -> None:

@@ -253,6 +253,7 @@ log: Final = Table(
     Index(None, "time"),
     _index_where("version IS NOT NULL", "cluster", "number"),
     _index_where("kind = 'RECONCILIATION'", "kind", "number"),
+    _index_where("root IS NOT NULL AND kek IS NULL", "root", "number"),
 )
 """The log (protocol S0). `prev` is the MAC of the entry before, so each MAC vouches for every
 earlier entry. An entry with a version is a floor: the cluster's own row had that version, that

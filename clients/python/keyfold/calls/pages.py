@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from keyfold.calls.call import Call, Plane
-from keyfold.errors.reasons import RowNotAuthenticError
+from keyfold.errors.reasons import ClusterBannedError, RowNotAuthenticError
 from keyfold.models.status import ClusterStatus, Health, State
 from keyfold.v1 import key_management_service_pb2 as api
 
@@ -62,17 +62,24 @@ def next_page(page: Page, response: api.ListClustersResponse) -> Page | None:
     return replace(page, request=request)
 
 
-def check_authentic(names: Iterable[str]) -> None:
-    """Raises an error if the server named clusters whose stored rows are not authentic.
+def check_usable(not_authentic: Iterable[str], banned: Iterable[str]) -> None:
+    """Raises an error if the server named clusters whose stored rows serve nobody.
 
     Raises:
-        RowNotAuthenticError: `names` has at least one cluster.
+        RowNotAuthenticError: `not_authentic` has at least one cluster.
+        ClusterBannedError: `banned` alone has one.
     """
-    spoilt = ", ".join(names)
+    spoilt, stopped = ", ".join(not_authentic), ", ".join(banned)
     if spoilt:
         raise RowNotAuthenticError(
             f"the stored rows of {spoilt} do not carry the service key's seal; restore them from "
             "a backup, and find out who writes to the store",
+            metadata={"source": "keyfold"},
+        )
+    if stopped:
+        raise ClusterBannedError(
+            f"{stopped}: revoked while the stored rows were not authentic, or were gone; find out "
+            "who writes to the store, and have the operator run `keyfold-server seal`",
             metadata={"source": "keyfold"},
         )
 

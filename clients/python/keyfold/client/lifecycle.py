@@ -221,7 +221,8 @@ class Lifecycle(Connection):
 
         `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is the deadline of each
         page. If somebody other than Keyfold wrote a cluster's stored rows, the others are still
-        listed, and RowNotAuthenticError names every such cluster at the end.
+        listed, and RowNotAuthenticError names every such cluster at the end. ClusterBannedError
+        does so for clusters that were revoked in that state.
 
         Example:
             >>> narrow = keyfold.ClusterFilter(state=keyfold.State.ENABLED)
@@ -230,10 +231,12 @@ class Lifecycle(Connection):
         """
         page: Page | None = pages.first_page(narrow, page_size)
         spoilt: list[str] = []
+        banned: list[str] = []
         while page is not None:
             response = self.send(page, timeout=timeout)
             for cluster in page.read(response):
                 yield cluster
             spoilt += response.not_authentic
+            banned += response.banned
             page = pages.next_page(page, response)
-        pages.check_authentic(spoilt)
+        pages.check_usable(spoilt, banned)

@@ -244,6 +244,12 @@ class ClusterRevokedError(StateError):
     reason = "CLUSTER_REVOKED"
 
 
+class ClusterBannedError(StateError):
+    """The cluster was revoked while its rows in the store were not authentic, or were gone."""
+
+    reason = "CLUSTER_BANNED"
+
+
 class GenerationRetiredError(StateError):
     """The generation that wrapped the key was taken out of use with RetireGeneration."""
 
@@ -428,6 +434,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         RegionExistsError,
         RevokedError,
         ClusterRevokedError,
+        ClusterBannedError,
         GenerationRetiredError,
         GenerationInUseError,
         ExternalIdNotIssuedError,

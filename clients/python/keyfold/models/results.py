@@ -6,7 +6,7 @@ does not print; a protobuf message would print the key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from keyfold.errors import KeyfoldError
@@ -172,15 +172,26 @@ class _Acknowledged(Change):
         )
 
 
+@dataclass(frozen=True, slots=True)
 class Revoked(_Acknowledged):
     """The result of `revoke`.
 
     Attributes:
         confirmed: The replicas that have dropped the keys from memory.
         pending: The replicas that have not confirmed this yet, and when each stops by itself.
+        banned: Whether the server banned the cluster's name, because the cluster's stored rows are
+            not authentic, or are gone. The status then has nothing but the name, and the rows need
+            attention.
     """
 
-    __slots__ = ()
+    banned: bool = False
+
+    @classmethod
+    def from_message(cls, message: api.RevokeResponse | api.RetireGenerationResponse) -> Self:
+        """Reads the protobuf message."""
+        read = super(Revoked, cls).from_message(message)
+        banned = isinstance(message, api.RevokeResponse) and message.banned
+        return replace(read, banned=banned)
 
 
 class Retired(_Acknowledged):

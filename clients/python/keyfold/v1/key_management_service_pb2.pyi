@@ -1294,10 +1294,17 @@ class RevokeResponse(_message.Message):
     PENDING_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
+    BANNED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """True if a request with this request_id was carried out before. The status is that of now."""
     superseded: _builtins.bool
     """True if a later request has changed what the first request with this request_id did."""
+    banned: _builtins.bool
+    """True if the cluster's rows in the store are not authentic, or are gone. No replica can change
+    such rows, so the server banned the cluster's name instead: no replica uses its keys, whatever
+    its rows are. The status has nothing but the name. The rows need attention: find out who wrote
+    to the store. The ban ends with `keyfold-server seal`, and Restore then takes regions back.
+    """
     @_builtins.property
     def status(self) -> _resources_pb2.ClusterStatus:
         """The cluster's status now."""
@@ -1318,10 +1325,11 @@ class RevokeResponse(_message.Message):
         pending: _abc.Iterable[_resources_pb2.PendingReplica] | None = ...,
         replayed: _builtins.bool = ...,
         superseded: _builtins.bool = ...,
+        banned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "pending", b"pending", "replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["banned", b"banned", "confirmed", b"confirmed", "pending", b"pending", "replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1915,6 +1923,7 @@ class ListClustersResponse(_message.Message):
     CLUSTERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     NOT_AUTHENTIC_FIELD_NUMBER: _builtins.int
+    BANNED_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """The page_token of the next page; empty on the last page."""
     @_builtins.property
@@ -1930,16 +1939,23 @@ class ListClustersResponse(_message.Message):
         ROW_NOT_AUTHENTIC.
         """
 
+    @_builtins.property
+    def banned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of clusters of this page that were revoked while their stored rows were not
+        authentic, or were gone. Every call that needs such a cluster fails with CLUSTER_BANNED.
+        """
+
     def __init__(
         self,
         *,
         clusters: _abc.Iterable[_resources_pb2.ClusterStatus] | None = ...,
         next_page_token: _builtins.str = ...,
         not_authentic: _abc.Iterable[_builtins.str] | None = ...,
+        banned: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "next_page_token", b"next_page_token", "not_authentic", b"not_authentic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["banned", b"banned", "clusters", b"clusters", "next_page_token", b"next_page_token", "not_authentic", b"not_authentic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -110,8 +110,9 @@ def read(files: TlsFiles, now: float) -> TlsSet:
         now: Seconds of Unix time.
 
     Raises:
-        SetupError: A file is missing, not PEM, writable for others, or not valid now, or the files
-            do not fit together. The message names the setting and says what to do.
+        SetupError: A file is missing, not PEM, writable for others, or not valid now, the files do
+            not fit together, or one of the clients' authorities may not sign certificates. The
+            message names the setting and says what to do.
     """
     fault = SetupError(f"{CERTIFICATE}: the files change while they are read; try again")
     for _ in range(_TRIES):
@@ -183,13 +184,8 @@ def _checked(texts: dict[str, bytes], now: datetime, *, exposed: bool) -> TlsSet
             "this machine's clock, or wait"
         )
     authorities = texts.get(CLIENT_CA)
-    if authorities is not None and not any(
-        made.not_valid_before_utc <= now <= made.not_valid_after_utc
-        for made in _certificates(authorities, CLIENT_CA)
-    ):
-        raise SetupError(
-            f"{CLIENT_CA}: every authority in the file has expired; put new ones into it"
-        )
+    if authorities is not None:
+        _check_authorities(_certificates(authorities, CLIENT_CA), now)
     return TlsSet(
         certificate=texts[CERTIFICATE],
         key=texts[KEY],
@@ -198,6 +194,39 @@ def _checked(texts: dict[str, bytes], now: datetime, *, exposed: bool) -> TlsSet
         not_after=leaf.not_valid_after_utc,
         key_exposed=exposed,
     )
+
+
+def _check_authorities(found: list[x509.Certificate], now: datetime) -> None:
+    """Refuses a certificate that is not an authority's.
+
+    gRPC trusts each certificate in the file as an issuer, whatever the certificate itself says. So
+    whoever has the key of a mere caller's certificate could issue one for any caller.
+    """
+    for number, one in enumerate(found, 1):
+        if not _is_authority(one):
+            raise SetupError(
+                f"{CLIENT_CA}: certificate {number} of the file (serial {one.serial_number:x}) is "
+                "not an authority's, and gRPC would take callers' certificates from its holder; "
+                "name the authority that issued it instead"
+            )
+    if not any(one.not_valid_before_utc <= now <= one.not_valid_after_utc for one in found):
+        raise SetupError(
+            f"{CLIENT_CA}: every authority in the file has expired; put new ones into it"
+        )
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    """Returns whether a certificate says that it may sign others (RFC 5280, 4.2.1.3 and 9)."""
+    try:
+        extensions = certificate.extensions
+        if not extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return False
+        return extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound as missing:
+        # Without a key usage, an authority may use its key for everything.
+        return missing.oid == x509.KeyUsage.oid
+    except ValueError:
+        return False  # Extensions that nobody can read say nothing.
 
 
 def _certificates(text: bytes, setting: str) -> list[x509.Certificate]:

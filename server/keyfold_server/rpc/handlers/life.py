@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.errors import KeyfoldError, RowNotAuthenticError
+from keyfold_server.domain.errors import ClusterBannedError, KeyfoldError, RowNotAuthenticError
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.messages import replies, requests
@@ -19,7 +19,7 @@ from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.listing import page_token
 from keyfold_server.service.life.requests import MutationCall
-from keyfold_server.service.life.revocation import RevokeResult
+from keyfold_server.service.life.revocation import BanResult, RevokeResult
 from keyfold_server.service.replica import Replica
 
 _Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
@@ -109,6 +109,13 @@ class LifeMethods:
         request = requests.revoke_request(asked)
         call = MutationCall(caller, "Revoke", asked.request_id, request, deadline)
         revoked = await self._replica.revocation.revoke(call)
+        if isinstance(revoked, BanResult):
+            return pb.RevokeResponse(
+                status=res.ClusterStatus(cluster=request.cluster),
+                confirmed=revoked.confirmed,
+                pending=self._pending(revoked.pending),
+                banned=True,
+            )
         return await self._acknowledged(pb.RevokeResponse, caller, revoked)
 
     async def _restore(
@@ -165,9 +172,10 @@ class LifeMethods:
         reply = pb.ListClustersResponse()
         size, last, more = 0, "", page.more
         for entry in page.entries:
-            if isinstance(entry, RowNotAuthenticError):
+            if isinstance(entry, RowNotAuthenticError | ClusterBannedError):
                 last = entry.cluster or last
-                reply.not_authentic.append(last)
+                banned = isinstance(entry, ClusterBannedError)
+                (reply.banned if banned else reply.not_authentic).append(last)
                 continue
             status = replies.cluster_status(entry)
             size += status.ByteSize()
@@ -185,7 +193,7 @@ class LifeMethods:
         self, reply: type[_Reply], caller: Caller, outcome: RevokeResult
     ) -> _Reply:
         """Returns the response to a change that stops use: which replicas have applied it."""
-        report = await self._replica.revocation.report(caller, outcome)
+        report = await self._replica.revocation.report(caller, outcome.mutation)
         return reply(
             status=replies.cluster_status(report),
             confirmed=outcome.confirmed,

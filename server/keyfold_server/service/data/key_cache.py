@@ -1,9 +1,10 @@
 """The key cache: the clusters and open KEKs that this replica holds in memory.
 
 A KEK enters through `put_kek` alone, after an unwrap of its own. It leaves when its cluster
-changes or is revoked (`drop_cluster`), when its root key is refused (`drop_root`), when it is
-refused itself (`drop_kek`), when its proof and all grace have run out (`close_root`), when the
-store turns out to be another one (`drop_all`), or when the cache is full. Each of these ends in
+changes or is revoked (`drop_cluster`), when its rows serve nobody (`distrust`), when its root key
+is refused (`drop_root`), when it is refused itself (`drop_kek`), when its proof and all grace have
+run out (`close_root`), when the store turns out to be another one (`drop_all`), or when the cache
+is full. Each of these ends in
 `_remove`, the only way out of memory.
 """
 
@@ -13,6 +14,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
+from keyfold_server.domain.cluster import Cluster
 from keyfold_server.service.data.cache_entries import NEVER, CachedKek, ClusterView, RootState
 
 
@@ -28,6 +30,7 @@ class KeyCache:
         """Makes an empty cache of at most `max_clusters` clusters."""
         self._max_clusters = max_clusters
         self._views: OrderedDict[str, ClusterView] = OrderedDict()
+        self._distrusted: dict[str, Cluster] = {}
         self._roots: dict[str, RootState] = {}
         self.record_use: Callable[[CachedKek], None] = lambda _: None
 
@@ -41,6 +44,27 @@ class KeyCache:
     def peek(self, cluster: str) -> ClusterView | None:
         """Returns a cluster's view, if it is in memory, without counting that as a use."""
         return self._views.get(cluster)
+
+    def names(self) -> list[str]:
+        """Returns the names of the clusters in memory, in their alphabetical order."""
+        return sorted(self._views)
+
+    def last_seen(self, cluster: str) -> Cluster | None:
+        """Returns a cluster as this replica verified it last, if that is in memory."""
+        view = self._views.get(cluster)
+        return self._distrusted.get(cluster) if view is None else view.cluster
+
+    def distrust(self, name: str) -> None:
+        """Drops a cluster whose rows in the store serve nobody, and remembers what it was.
+
+        A caller may then still ban it, although its rows tell no organization (protocol A6).
+        """
+        seen = self.last_seen(name)
+        self.drop_cluster(name)
+        if seen is not None:
+            self._distrusted[name] = seen
+            if len(self._distrusted) > self._max_clusters:
+                del self._distrusted[next(iter(self._distrusted))]
 
     def opened(self) -> Iterator[CachedKek]:
         """Yields every KEK in memory."""
@@ -62,6 +86,7 @@ class KeyCache:
             if old.cluster.uid == view.cluster.uid and old.cluster.version >= view.cluster.version:
                 return
             self.drop_cluster(name)
+        self._distrusted.pop(name, None)
         self._views[name] = view
         while len(self._views) > self._max_clusters:
             self.drop_cluster(next(iter(self._views)))
@@ -145,6 +170,7 @@ class KeyCache:
 
     def drop_all(self) -> None:
         """Drops everything, as when the store turns out to be another one (protocol S1)."""
+        self._distrusted.clear()
         for name in list(self._views):
             self.drop_cluster(name)
         for root in self._roots.values():

@@ -14,8 +14,9 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from keyfold_server.domain.bans import CommittedBan
 from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
-from keyfold_server.domain.log import Entry
+from keyfold_server.domain.log import Entry, EntryKind
 from keyfold_server.domain.ports import Clock, Heartbeat, Notifies, Store
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.poll import Poll
@@ -125,6 +126,15 @@ class Changes:
                 "right, and have the replicas go on with it by `keyfold-server reconcile`"
             )
 
+    def banned_here(self, ban: CommittedBan, cluster: str) -> None:
+        """Applies a ban that this replica has just committed or found, ahead of the poll."""
+        self._loads.distrust(cluster)
+        if ban.repeated:
+            # If another replica banned it, this one may not have read of it yet.
+            self.poll.soon.set()
+        elif ban.number > self._applied[0]:
+            self._applied_here[ban.number] = ban.entry_id
+
     def applied_here(self, number: int, entry_id: bytes, cluster: str) -> None:
         """Applies a change that this replica has just committed, ahead of the poll."""
         self._loads.invalidate(cluster)
@@ -189,7 +199,9 @@ class Changes:
             if self._applied_here.pop(entry.number, None) is not None or not entry.is_news:
                 continue
             others = others or entry.replica != self.replica
-            if entry.cluster is not None:
+            if entry.kind is EntryKind.BAN and entry.cluster is not None:
+                self._loads.distrust(entry.cluster)
+            elif entry.cluster is not None:
                 self._loads.invalidate(entry.cluster)
             elif entry.root is not None and entry.replica != self.replica:
                 self._loads.root_refused(entry.root, entry.kek)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.errors import InvalidPageError, KeyfoldError, RowNotAuthenticError
+from keyfold_server.domain.errors import InvalidPageError, KeyfoldError, Unusable
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import Rights
@@ -32,12 +32,12 @@ class Page:
     """One page of clusters.
 
     Attributes:
-        entries: Sorted by name: a cluster's report, or the error of a cluster whose rows are not
-            authentic.
+        entries: Sorted by name: a cluster's report, or the error of a cluster whose rows serve
+            nobody.
         more: Whether further pages follow.
     """
 
-    entries: tuple[ClusterReport | RowNotAuthenticError, ...]
+    entries: tuple[ClusterReport | Unusable, ...]
     more: bool
 
 
@@ -85,23 +85,20 @@ class Listing:
         if not covered:
             return Page((), more=False)
         which = replace(which, covered=covered)
-        seen: list[Cluster | RowNotAuthenticError] = []
+        seen: list[Cluster | Unusable] = []
         while len(seen) <= size:
             found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)
             seen += [entry for entry in found if _is_listed(entry, which, rights)]
             if len(found) <= size:
                 break
             after = _name_of(found[-1])
-        listed = [entry for entry in seen[:size] if not isinstance(entry, RowNotAuthenticError)]
+        listed = [entry for entry in seen[:size] if not isinstance(entry, Unusable)]
         reports = iter(await self._reports.reports(listed, rights))
-        entries = (
-            entry if isinstance(entry, RowNotAuthenticError) else next(reports)
-            for entry in seen[:size]
-        )
+        entries = (entry if isinstance(entry, Unusable) else next(reports) for entry in seen[:size])
         return Page(tuple(entries), more=len(seen) > size)
 
 
-def _is_listed(entry: Cluster | RowNotAuthenticError, which: ClusterFilter, rights: Rights) -> bool:
+def _is_listed(entry: Cluster | Unusable, which: ClusterFilter, rights: Rights) -> bool:
     """Says whether a cluster that the store found belongs on a caller's page.
 
     Where some regions are hidden from the caller, the filter may have found one of those, and an
@@ -109,7 +106,7 @@ def _is_listed(entry: Cluster | RowNotAuthenticError, which: ClusterFilter, righ
     read. Observations are not at hand here: a caller whose grants are narrowed to regions can
     filter by state and key, but not by health or by whether a key wraps.
     """
-    if isinstance(entry, RowNotAuthenticError):
+    if isinstance(entry, Unusable):
         return rights.sees(entry.cluster or "", None)
     readable = [region for region in entry.regions if may_read(rights, entry, region)]
     if len(readable) == len(entry.regions):
@@ -126,8 +123,8 @@ def _is_listed(entry: Cluster | RowNotAuthenticError, which: ClusterFilter, righ
     )
 
 
-def _name_of(entry: Cluster | RowNotAuthenticError) -> str:
-    return (entry.cluster or "") if isinstance(entry, RowNotAuthenticError) else entry.name
+def _name_of(entry: Cluster | Unusable) -> str:
+    return (entry.cluster or "") if isinstance(entry, Unusable) else entry.name
 
 
 def page_token(name: str) -> str:

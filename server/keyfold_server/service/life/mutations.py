@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
+from keyfold_server.domain.bans import Ban, CommittedBan
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
@@ -24,6 +25,7 @@ from keyfold_server.domain.changes import (
 from keyfold_server.domain.cluster import Cluster, existing
 from keyfold_server.domain.errors import (
     AlreadyExistsError,
+    ClusterBannedError,
     ClusterNotFoundError,
     ConflictError,
     DeadlineError,
@@ -33,6 +35,7 @@ from keyfold_server.domain.errors import (
     RequestIdReusedError,
     RequestInProgressError,
     StateError,
+    Unusable,
 )
 from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.ports import Clock
@@ -68,6 +71,7 @@ class Mutations:
         tasks: Tasks,
         limits: Limits,
         attempts: Attempts,
+        last_seen: Callable[[str], Cluster | None],
     ) -> None:
         """Joins changes to the store, to the other replicas, and to what an organization may ask.
 
@@ -78,8 +82,10 @@ class Mutations:
             tasks: Keeps the tasks of changes that are under way.
             limits: The places and rates that changes use up.
             attempts: Appends refused changes to the log.
+            last_seen: Returns a cluster as this replica verified it last, if it knows it.
         """
         self._attempts = attempts
+        self._last_seen = last_seen
         self._limits = limits
         self._storage = storage
         self._changes = changes
@@ -141,6 +147,22 @@ class Mutations:
         self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)
 
+    async def ban(self, call: MutationCall[MutationRequest]) -> CommittedBan | None:
+        """Bans a cluster whose rows cannot be believed, and applies the ban here (protocol A6).
+
+        Returns:
+            The ban, or None if the rows are authentic now, so that a change can revoke the cluster.
+
+        Raises:
+            ClusterNotFoundError: Neither the log nor a row nor this replica knows the cluster.
+        """
+        seen = self._last_seen(call.cluster)
+        ban = Ban(call.cluster, self._event(call, "done"), seen, call.key())
+        made = await self._run_of(call)(self._storage.store.ban, ban)
+        if made is not None:
+            self._changes.banned_here(made, call.cluster)
+        return made
+
     async def unchanged(self, call: MutationCall[MutationRequest], seen: Cluster) -> MutationResult:
         """Records a request that has nothing to change, so that repeating it is safe.
 
@@ -186,10 +208,11 @@ class Mutations:
             # Not in the threads for reads, so that a flood of data-plane calls cannot delay a
             # change.
             read = self._storage.store.requested
-            cluster, before = await self._run_of(call)(read, call.cluster, key)
+            found, before = await self._run_of(call)(read, call.cluster, key)
             try:
+                cluster = _usable(call, found)
                 place = self._authorized(call, cluster)
-            except NotFoundError:
+            except (NotFoundError, ClusterBannedError):
                 # What the caller may not see is told as late as what does not exist (C7, S2).
                 self._changes.staleness.check(self._clock.monotonic())
                 raise
@@ -203,7 +226,11 @@ class Mutations:
                     )
                 if key is None or before is None:
                     return await self._audited(call, lambda: work(cluster))
-                return replay(self._repeated(call, key, existing(cluster, call.cluster), before))
+                _refuse_another(call, key, before)
+                if cluster is None and call.bans:
+                    # Whatever the first request did, the cluster has to be banned now.
+                    return await self._audited(call, lambda: work(None))
+                return replay(self._repeated(call, existing(cluster, call.cluster), before))
 
     @contextmanager
     def _alone(self, key: RequestKey | None) -> Iterator[bool]:
@@ -219,19 +246,9 @@ class Mutations:
             self._under_way.discard(scope)
 
     def _repeated(
-        self,
-        call: MutationCall[MutationRequest],
-        key: RequestKey,
-        cluster: Cluster,
-        before: RecordedRequest,
+        self, call: MutationCall[MutationRequest], cluster: Cluster, before: RecordedRequest
     ) -> MutationResult:
         """Returns the result of a request that was carried out before."""
-        if before.digest != key.digest:
-            raise RequestIdReusedError(
-                "this request_id came before with another request; use a new one",
-                cluster=call.cluster,
-                field="request_id",
-            )
         # If another replica made the change, this one may not have read of it yet.
         self._changes.made_elsewhere(call.cluster)
         superseded = cluster.version > before.version
@@ -253,6 +270,9 @@ class Mutations:
         """
         if cluster is None and call.makes_cluster:
             return nullcontext()
+        if cluster is None and call.bans:
+            self._authorize_ban(call)
+            return nullcontext()
         cluster = existing(cluster, call.cluster)
         organization = cluster.organization
         call.caller.rights.check_cluster(call.rpc, call.cluster, organization, call.request.named)
@@ -261,6 +281,18 @@ class Mutations:
         account = self._limits.organizations.of(organization)
         account.charge(self._clock.monotonic())
         return account.room.place()
+
+    def _authorize_ban(self, call: MutationCall[MutationRequest]) -> None:
+        """Checks the rights to revoke a cluster whose row tells no organization (protocol A6).
+
+        Raises:
+            ClusterNotFoundError: The caller may not see the cluster as this replica verified it
+                last or, if it does not know it, sees only clusters of certain organizations.
+            NotAllowedError: The caller may not revoke it.
+        """
+        seen = self._last_seen(call.cluster)
+        organization = None if seen is None else seen.organization
+        call.caller.rights.check_cluster(call.rpc, call.cluster, organization, ())
 
     async def _audited(
         self, call: MutationCall[MutationRequest], work: Callable[[], Awaitable[_R]]
@@ -295,4 +327,36 @@ class Mutations:
             proof=caller.rights.identity.proof,
             address=caller.address,
             on_behalf_of=caller.on_behalf_of,
+        )
+
+
+def _usable(
+    call: MutationCall[MutationRequest], found: Cluster | Unusable | None
+) -> Cluster | None:
+    """Returns a cluster that was read, or None where its rows serve nobody and a ban needs none.
+
+    Raises:
+        RowNotAuthenticError: The cluster's rows are not authentic.
+        ClusterBannedError: The cluster's name is banned.
+    """
+    if not isinstance(found, Unusable):
+        return found
+    if not call.bans or found.cluster != call.cluster:
+        raise found
+    return None
+
+
+def _refuse_another(
+    call: MutationCall[MutationRequest], key: RequestKey, before: RecordedRequest
+) -> None:
+    """Refuses a request whose id came before with another request.
+
+    Raises:
+        RequestIdReusedError: It did.
+    """
+    if before.digest != key.digest:
+        raise RequestIdReusedError(
+            "this request_id came before with another request; use a new one",
+            cluster=call.cluster,
+            field="request_id",
         )

@@ -67,6 +67,11 @@ class MutationCall(Generic[RequestT_co]):
         return self.rpc in URGENT
 
     @property
+    def bans(self) -> bool:
+        """Whether the call bans a cluster whose rows cannot be believed (protocol A6)."""
+        return self.rpc == "Revoke" and not self.request.named
+
+    @property
     def makes_cluster(self) -> bool:
         """Whether the call makes the cluster, which then need not exist."""
         return self.rpc == "Enable"

@@ -10,9 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from keyfold_server.domain.changes import retired, revoked
+from keyfold_server.domain.bans import CommittedBan
+from keyfold_server.domain.changes import Decide, retired, revoked
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.errors import InvalidReasonError
+from keyfold_server.domain.errors import (
+    ClusterBannedError,
+    ClusterNotFoundError,
+    InvalidReasonError,
+    RowNotAuthenticError,
+)
 from keyfold_server.domain.keyspec import check_name, check_regions
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller
@@ -89,6 +95,21 @@ class RevokeResult:
     pending: tuple[PendingReplica, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class BanResult:
+    """How Revoke ended where the cluster's rows are not authentic, or are gone (protocol A6).
+
+    Attributes:
+        ban: The ban of the cluster's name.
+        confirmed: The names of the replicas that have dropped the keys.
+        pending: The replicas that have not confirmed that they did.
+    """
+
+    ban: CommittedBan
+    confirmed: tuple[str, ...] = ()
+    pending: tuple[PendingReplica, ...] = ()
+
+
 class Revocation:
     """Carries out Revoke and RetireGeneration."""
 
@@ -118,23 +139,42 @@ class Revocation:
         self._clock = clock
         self._timing = timing
 
-    async def revoke(self, call: MutationCall[RevokeRequest]) -> RevokeResult:
+    async def revoke(self, call: MutationCall[RevokeRequest]) -> RevokeResult | BanResult:
         """Stops all use of regions. It loses no race and needs no KMS (protocol R1).
 
         It answers when every live replica has dropped the keys, or when the time for waiting is
-        up; the answer then names the replicas that are pending.
+        up; the answer then names the replicas that are pending. Where the cluster's rows are not
+        authentic, or are gone, it bans the cluster's name instead (protocol A6).
         """
         request = call.request
         check_name(request.cluster, "cluster")
         check_regions(request.regions, "regions")
         check_reason(request.reason)
 
-        async def work(_: Cluster | None) -> RevokeResult:
+        async def work(_: Cluster | None) -> MutationResult | CommittedBan:
             decide = revoked(request.cluster, request.regions, self._mutations.now())
-            return RevokeResult(await self._mutations.commit(call, decide))
+            return await self._revoked(call, decide)
 
-        result = await self._mutations.run(call, work, RevokeResult)
-        return await self._confirmed(call, result.mutation)
+        result = await self._mutations.run(call, work, lambda replayed: replayed)
+        confirmed, pending = await self._confirmed(call, result.number)
+        if isinstance(result, CommittedBan):
+            return BanResult(result, confirmed, pending)
+        return RevokeResult(result, confirmed, pending)
+
+    async def _revoked(
+        self, call: MutationCall[RevokeRequest], decide: Decide
+    ) -> MutationResult | CommittedBan:
+        """Commits a revocation or, if the cluster's rows cannot be believed, a ban."""
+        try:
+            return await self._mutations.commit(call, decide)
+        except (RowNotAuthenticError, ClusterBannedError, ClusterNotFoundError) as error:
+            if not call.bans or error.cluster != call.cluster:
+                raise
+            ban = await self._mutations.ban(call)
+        if ban is not None:
+            return ban
+        # Somebody has just mended the rows, or it was another row that is not authentic.
+        return await self._mutations.commit(call, decide)
 
     async def retire(self, call: MutationCall[RetireGenerationRequest]) -> RevokeResult:
         """Stops all use of one old generation, or takes it back; answers as `revoke` does.
@@ -151,7 +191,7 @@ class Revocation:
         check_name(request.region, "region")
         check_reason(request.reason)
 
-        async def work(_: Cluster | None) -> RevokeResult:
+        async def work(_: Cluster | None) -> MutationResult:
             decide = retired(
                 request.cluster,
                 request.region,
@@ -159,30 +199,33 @@ class Revocation:
                 self._mutations.now(),
                 back=request.bring_back,
             )
-            return RevokeResult(await self._mutations.commit(call, decide))
+            return await self._mutations.commit(call, decide)
 
-        result = await self._mutations.run(call, work, RevokeResult)
-        return await self._confirmed(call, result.mutation)
+        result = await self._mutations.run(call, work, lambda replayed: replayed)
+        return RevokeResult(result, *await self._confirmed(call, result.number))
 
-    async def report(self, caller: Caller, result: RevokeResult) -> ClusterReport:
+    async def report(self, caller: Caller, mutation: MutationResult) -> ClusterReport:
         """Returns the report of the cluster, as the answer shows it; reads in the lane (R9)."""
         run = self._storage.revoking(caller.name).run
-        return await self._reports.report(result.mutation.cluster, caller.rights, run)
+        return await self._reports.report(mutation.cluster, caller.rights, run)
 
     async def _confirmed(
-        self, call: MutationCall[MutationRequest], mutation: MutationResult
-    ) -> RevokeResult:
-        """Waits for the other replicas to confirm; a repeated request waits, too."""
+        self, call: MutationCall[MutationRequest], number: int | None
+    ) -> tuple[tuple[str, ...], tuple[PendingReplica, ...]]:
+        """Waits for the other replicas to confirm; a repeated request waits, too.
+
+        Returns:
+            The names of the replicas that have dropped the keys, and the replicas that have not.
+        """
         # A repeated request has no number. It waits for the cluster's newest decision instead: if
         # another replica carried the request out, this one may not have read of it yet.
-        number = mutation.number
         if number is None:
             number = await self._mutations.attempted(call, "repeated")
         ends = min(
             self._clock.monotonic() + self._timing.revoke_wait, call.deadline - _BEFORE_DEADLINE
         )
         confirmed, pending = await self._confirmations.wait(number, ends)
-        return RevokeResult(mutation, tuple(confirmed), tuple(pending))
+        return tuple(confirmed), tuple(pending)
 
 
 def check_reason(reason: str) -> None:

@@ -274,6 +274,11 @@ class Loads:
         self._reads.forget(cluster)
         self._cache.drop_cluster(cluster)
 
+    def distrust(self, cluster: str) -> None:
+        """Drops a cluster whose rows in the store serve nobody, and remembers what it was."""
+        self._reads.forget(cluster)
+        self._cache.distrust(cluster)
+
     def root_refused(self, root_id: str, repeated_kek: bytes | None = None) -> None:
         """Drops every KEK under a root key whose refusal another replica announced (protocol F2).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from keyfold_server.domain.cluster import Cluster, existing
+from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import ClusterView
@@ -92,7 +93,11 @@ class Reads:
         def done(task: asyncio.Task[Cluster | None]) -> None:
             if self._reads.get(name) is read:
                 del self._reads[name]
-                if not task.cancelled() and task.exception() is None:
+                error = None if task.cancelled() else task.exception()
+                if isinstance(error, RowNotAuthenticError | ClusterBannedError):
+                    # What is in memory is of rows that the store no longer has (protocol A6).
+                    self._cache.distrust(name)
+                elif error is None and not task.cancelled():
                     self._keep(name, task.result())
 
         task.add_done_callback(done)
@@ -100,6 +105,7 @@ class Reads:
 
     def _keep(self, name: str, cluster: Cluster | None) -> None:
         if cluster is None:
-            self._cache.drop_cluster(name)
+            # No cluster leaves the store but by somebody else's hand.
+            self._cache.distrust(name)
         else:
             self._cache.put_view(ClusterView(cluster, self._timing))

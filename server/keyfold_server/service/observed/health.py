@@ -25,6 +25,7 @@ from keyfold_server.domain.health import (
     root_subject,
 )
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.transitions import transition
 from keyfold_server.service.storage import Storage
 
 _AT_ONCE: Final = 1_000
@@ -156,7 +157,9 @@ class HealthRecorder:
             stored = await self._storage.run(self._storage.store.observations, list(part))
             now = self._now()
             both = [new.combined_with(stored.get(subject), now) for subject, new in part.items()]
-            await self._storage.run(self._storage.store.observe, both)
+            moved = (transition(stored.get(seen.subject), seen) for seen in both)
+            found = [each for each in moved if each is not None]
+            await self._storage.run(self._storage.store.observe, both, found)
             written |= part
             self._written = written
             for subject, new in part.items():

@@ -16,7 +16,12 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Region
-from keyfold_server.domain.errors import ConflictError, KeyfoldError, RowNotAuthenticError
+from keyfold_server.domain.errors import (
+    ClusterBannedError,
+    ConflictError,
+    KeyfoldError,
+    RowNotAuthenticError,
+)
 from keyfold_server.domain.keyspec import RegionSpec, RootKey
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
@@ -94,7 +99,7 @@ class AutoRotation:
         store = self._storage.store
         while page := await self._storage.run(store.clusters, which, after, _PAGE):
             for cluster in page:
-                if isinstance(cluster, RowNotAuthenticError):
+                if isinstance(cluster, RowNotAuthenticError | ClusterBannedError):
                     after = cluster.cluster or after
                     continue
                 after = cluster.name

@@ -20,6 +20,7 @@ from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region
 from keyfold_server.domain.errors import (
+    ClusterBannedError,
     CouldNotTellError,
     KeyfoldError,
     KmsError,
@@ -187,7 +188,7 @@ class Sweep:
                     return None, ""
                 except KeyfoldError as error:
                     log.warning("the sweep could not check %s: %s", sample.cluster, error.reason)
-                    if isinstance(error, RowNotAuthenticError):
+                    if isinstance(error, RowNotAuthenticError | ClusterBannedError):
                         self._health.unreadable(sample.kek)
                     continue
                 self._turns.could_ask(sample.root)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from keyfold_server.domain.changes import Change, CommittedChange
 from keyfold_server.domain.log import NEWS
+from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken
 from keyfold_server.store.sql.write_set import Decided, WriteSet
-from keyfold_server.store.tables import clusters, log, log_head, requests
+from keyfold_server.store.tables import clusters, floors, log, log_head, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from keyfold_server.domain.errors import RowNotAuthenticError
+    from keyfold_server.domain.errors import Unusable
     from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.database.trip import Answer, Step
     from keyfold_server.store.sql.transactions import Unit
@@ -76,12 +77,18 @@ class Batch:
         steps = writes.steps()
         wake = any(draft.kind in NEWS for draft in writes.drafts)
         dialect = stamp.dialect
-        answers = dialect.trip(unit.connection, [*steps, *log.closing(dialect, wake=wake)])
+        closing = log.closing(dialect, wake=wake)
+        # A new cluster has no row whose lock would have kept a ban of its name from the log, so
+        # this transaction looks for one under the lock of the head.
+        looking = floors.looking_for_bans(writes.makes) if dialect.locks_rows else []
+        answers = dialect.trip(unit.connection, [*steps, *closing, *looking])
         for step, answer in zip(steps, answers, strict=False):
             require_taken(step, answer)
         self._reach("apply:rows-written")
-        head = log_head.of(answers[-1].rows, stamp.seal)
-        made, unit.ending = log.ended(head, writes.drafts, stamp)
+        locked, *banned = answers[len(steps) + len(closing) - 1 :]
+        if any(answer.rows for answer in banned):
+            raise LostRaceError  # The next try finds the ban.
+        made, unit.ending = log.ended(log_head.of(locked.rows, stamp.seal), writes.drafts, stamp)
         self._reach("apply:numbered")
         return [
             CommittedChange(
@@ -104,6 +111,6 @@ class Batch:
             # this one could overwrite its next change. Instead, this transaction finds no cluster,
             # collides if it makes the cluster too, and runs again.
             uids = {row[0] for row in locked}
-            read = [row for row in read if row[0] in uids]
-        found: Mapping[str, StoredCluster | RowNotAuthenticError] = clusters.of(read, stamp.seal)
+            read = [row for row in read if row[0] is None or row[0] in uids]
+        found: Mapping[str, StoredCluster | Unusable] = clusters.of(read, stamp.seal)
         return WriteSet(found, requests.of(recorded, stamp.seal), seal=stamp.seal, now=stamp.now)

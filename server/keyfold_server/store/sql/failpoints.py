@@ -16,6 +16,7 @@ _POINTS: Final = {
         "numbered",
     ),
     "attempt": ("numbered",),
+    "ban": ("recorded", "numbered"),
     "refused": ("observed", "numbered"),
     "register": ("cleared", "written"),
     "poll": (),

@@ -8,13 +8,17 @@ has none.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
+from keyfold_server.domain.bans import banned
+from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError
 from keyfold_server.store.seal import not_authentic
+from keyfold_server.store.tables.clusters import StoredCluster
 
 if TYPE_CHECKING:
+    from keyfold_server.domain.cluster import Cluster
+    from keyfold_server.domain.errors import Unusable
     from keyfold_server.domain.log import Floor
-    from keyfold_server.store.tables.clusters import StoredCluster
 
 _MOST: Final = 100_000
 """Most clusters whose floors stay in memory; then those that changed longest ago go."""
@@ -47,11 +51,37 @@ class Floors:
             self._seen.clear()
 
 
-def hold(stored: StoredCluster | None, floor: Floor | None) -> None:
-    """Refuses a cluster that lies below its floor.
+def hold(name: str, stored: StoredCluster | None, floor: Floor | None) -> None:
+    """Refuses a cluster that lies below its floor, or whose name this process knows to be banned.
 
     Raises:
-        RowNotAuthenticError: It does.
+        RowNotAuthenticError: It lies below its floor.
+        ClusterBannedError: Its name is banned.
     """
+    if floor is not None and floor.banned:
+        raise banned(name)
     if stored is not None and floor is not None and not floor.is_kept_by(stored.floor):
         raise not_authentic("clusters", stored.cluster.name)
+
+
+@overload
+def held(name: str, found: StoredCluster | Unusable, floor: Floor | None) -> Cluster | Unusable: ...
+
+
+@overload
+def held(
+    name: str, found: StoredCluster | Unusable | None, floor: Floor | None
+) -> Cluster | Unusable | None: ...
+
+
+def held(
+    name: str, found: StoredCluster | Unusable | None, floor: Floor | None
+) -> Cluster | Unusable | None:
+    """Returns a cluster that was read, or why it serves nobody; see `hold`."""
+    if isinstance(found, ClusterBannedError | RowNotAuthenticError):
+        return found
+    try:
+        hold(name, found, floor)
+    except (ClusterBannedError, RowNotAuthenticError) as error:
+        return error
+    return None if found is None else found.cluster

@@ -31,15 +31,10 @@ if TYPE_CHECKING:
 
 
 class Membership:
-    """The part of a `domain.ports.Store` that concerns replicas.
-
-    Attributes:
-        name: Name of this process's replica, empty before it registers.
-    """
+    """The part of a `domain.ports.Store` that concerns replicas."""
 
     def __init__(self, transactions: Transactions, floors: Floors) -> None:
         """Takes the store's transactions, and the floors that polls raise."""
-        self.name = ""
         self._floors = floors
         self._transactions = transactions
         self._seal = transactions.seal
@@ -70,7 +65,7 @@ class Membership:
                 ) from None
             except LostRaceError as error:
                 raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
-            self._mine, self.name = mine, beat.replica
+            self._mine, self._transactions.replica = mine, beat.replica
             self._reconciled.clear()
             self._reconciled.extend(reversed(decided))
             self._clock.heartbeat(reading)

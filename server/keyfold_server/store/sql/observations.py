@@ -1,20 +1,29 @@
 """The part of SqlStore for what replicas observe: health, last uses, the sweep (protocol S7).
 
-Invariant: no method here takes a number or locks a cluster, so none costs a change its turn, and
-none decides whether a key may be used.
+Invariant: no method here locks a cluster, none decides whether a key may be used, and none but
+`observe`, for a transition, writes an entry of the log. So none costs a change its turn.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from keyfold_server.store.tables import listing, observations, samples, uses
+from keyfold_server.store.tables import (
+    listing,
+    log,
+    log_head,
+    observations,
+    samples,
+    transitions,
+    uses,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from keyfold_server.domain.health import Observation
     from keyfold_server.domain.ports import Sample
+    from keyfold_server.domain.transitions import Transition
     from keyfold_server.store.sql.transactions import Transactions, Unit
 
 T = TypeVar("T")
@@ -49,10 +58,14 @@ class ObservationStore:
             "observe", lambda unit: observations.claim(unit.connection, name, after_ms, unit.now)
         )
 
-    def observe(self, observations: Sequence[Observation]) -> None:
+    def observe(
+        self, observations: Sequence[Observation], found: Sequence[Transition] = ()
+    ) -> None:
         """Writes observations of root keys and KEKs, each over the former one (protocol S7)."""
+        by_subject = {each.seen.subject: each for each in found}
         for part in _parts(observations):
-            self._observe(part)
+            mine = [by_subject[seen.subject] for seen in part if seen.subject in by_subject]
+            self._observe(part, mine)
 
     def observations(self, subjects: Sequence[str]) -> dict[str, Observation]:
         """Reads the last observations, by subject."""
@@ -76,9 +89,21 @@ class ObservationStore:
 
         self._transactions.write_or_fail("use", work)
 
-    def _observe(self, seen: Sequence[Observation]) -> None:
-        writing = observations.writing(seen, self._transactions.database.dialect)
-        self._transactions.write_or_fail("observe", lambda _: None, [writing])
+    def _observe(self, seen: Sequence[Observation], found: Sequence[Transition]) -> None:
+        dialect = self._transactions.database.dialect
+        closing = log.closing(dialect, wake=False) if found else []
+
+        def work(unit: Unit) -> None:
+            if not found:
+                return
+            stamp = self._transactions.stamp(unit)
+            drafts = transitions.missing(unit.connection, found, stamp)
+            if drafts:
+                head = log_head.of(unit.answers[-1].rows, stamp.seal)
+                _, unit.ending = log.ended(head, drafts, stamp)
+
+        first = [observations.writing(seen, dialect), *closing]
+        self._transactions.write_or_fail("observe", work, first)
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -12,12 +12,13 @@ from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     RowNotAuthenticError,
     StoreUnavailableError,
+    Unusable,
 )
 from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.domain.ports import Seen
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken
-from keyfold_server.store.sql import attempts, floors
+from keyfold_server.store.sql import attempts, bans, floors
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.membership import Membership
@@ -38,7 +39,7 @@ from keyfold_server.store.tables import (
 )
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.identities import IdentityKind
-from keyfold_server.store.tables.log import Draft, Stamp
+from keyfold_server.store.tables.log import Draft
 from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from keyfold_server.domain.bans import Ban, CommittedBan
     from keyfold_server.domain.changes import (
         Change,
         CommittedChange,
@@ -109,14 +111,21 @@ class SqlStore(ObservationStore):
         """Reads a cluster and verifies every row of it."""
         # From before the read, so that what it finds cannot be older.
         floor = self._floors.of(name)
-        reading = clusters.reading([name])
-
-        def work(unit: Unit) -> StoredCluster | None:
-            return clusters.the_one(clusters.of(unit.answers[0].rows, self._seal))
-
-        stored = self._transactions.fetch(reading, work)
-        floors.hold(stored, floor)
+        stored = self._transactions.fetch(
+            clusters.reading([name]),
+            lambda unit: clusters.the_one(clusters.of(_rows(unit.answers), self._seal)),
+        )
+        floors.hold(name, stored, floor)
         return stored.cluster if stored is not None else None
+
+    def named(self, names: Sequence[str]) -> dict[str, Cluster | Unusable]:
+        """Reads clusters by name and verifies every row of them, in one statement."""
+        known = {name: self._floors.of(name) for name in names}
+        found = self._transactions.fetch(
+            clusters.reading(names),
+            lambda unit: clusters.of(_rows(unit.answers), self._seal),
+        )
+        return {name: floors.held(name, each, known.get(name)) for name, each in found.items()}
 
     def superseded_wraps(self, name: str) -> list[SupersededWrap]:
         """Reads the history of a cluster's wraps, oldest first, and verifies every row of it."""
@@ -133,9 +142,7 @@ class SqlStore(ObservationStore):
         """Returns the name of the cluster that a KEK belongs to, or None."""
         return self._transactions.read(lambda c: clusters.owner_of(c, self._seal, kek_id))
 
-    def clusters(
-        self, which: ClusterFilter, after: str, limit: int
-    ) -> list[Cluster | RowNotAuthenticError]:
+    def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster | Unusable]:
         """Reads up to `limit` clusters whose names follow `after`, by name."""
         where = listing.page(which, after, limit)
         found = self._transactions.read(lambda c: clusters.read(c, self._seal, where))
@@ -143,20 +150,19 @@ class SqlStore(ObservationStore):
 
     def requested(
         self, name: str, key: RequestKey | None
-    ) -> tuple[Cluster | None, RecordedRequest | None]:
+    ) -> tuple[Cluster | Unusable | None, RecordedRequest | None]:
         """Reads a cluster, and the record of a request that was carried out, in one round trip."""
         floor = self._floors.of(name)
         recorded = requests.reading([key] if key is not None else [])
 
-        def work(unit: Unit) -> tuple[StoredCluster | None, RecordedRequest | None]:
+        def work(unit: Unit) -> tuple[StoredCluster | Unusable | None, RecordedRequest | None]:
             found, *others = (answer.rows for answer in unit.answers)
             known = requests.of(chain.from_iterable(others), self._seal)
-            stored = clusters.the_one(clusters.of(found, self._seal))
+            stored = clusters.of(found, self._seal).get(name)
             return stored, None if key is None else known.get(requests.scope(key))
 
         stored, request = self._transactions.fetch([*clusters.reading([name]), *recorded], work)
-        floors.hold(stored, floor)
-        return stored.cluster if stored is not None else None, request
+        return floors.held(name, stored, floor), request
 
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:
         """Carries out changes in one transaction; a change that raises drops out alone.
@@ -170,7 +176,7 @@ class SqlStore(ObservationStore):
         batch = Batch(changes, self._database.dialect, self._transactions.reach)
 
         def work(unit: Unit) -> tuple[list[CommittedChange | Exception], HighWaterMark]:
-            return batch.apply(unit, self._stamp(unit)), unit.mark
+            return batch.apply(unit, self._transactions.stamp(unit)), unit.mark
 
         try:
             made, mark = self._transactions.write("apply", work, batch.first)
@@ -196,11 +202,29 @@ class SqlStore(ObservationStore):
                     self._floors.raise_to(each.number, each.cluster.name, each.floor)
         return made
 
+    def ban(self, wanted: Ban) -> CommittedBan | None:
+        """Bans the name of a cluster whose rows are not authentic, or are gone (protocol A6)."""
+
+        def work(unit: Unit) -> tuple[bans.Banned | None, HighWaterMark]:
+            stamp, reach = self._transactions.stamp(unit), self._transactions.reach
+            return bans.record(unit, wanted, stamp, reach), unit.mark
+
+        first = bans.first(wanted, self._database.dialect)
+        try:
+            made, mark = self._transactions.write("ban", work, first)
+        except LostRaceError as error:
+            raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
+        if made is None:
+            return None
+        self._transactions.history.advance(made.newest, mark)
+        self._floors.raise_to(made.ban.number, wanted.cluster, made.floor)
+        return made.ban
+
     def attempted(self, wanted: Sequence[Attempt]) -> list[RecordedAttempt | ClusterNotFoundError]:
         """Appends attempts that changed nothing to the log, in one transaction (protocol R5)."""
 
         def work(unit: Unit) -> list[RecordedAttempt | ClusterNotFoundError]:
-            made = attempts.record(unit, wanted, self._stamp(unit))
+            made = attempts.record(unit, wanted, self._transactions.stamp(unit))
             self._transactions.reach("attempt:numbered")
             return made
 
@@ -220,7 +244,7 @@ class SqlStore(ObservationStore):
 
         def work(unit: Unit) -> None:
             reach("refused:observed")
-            stamp = replace(self._stamp(unit), replica=replica)
+            stamp = replace(self._transactions.stamp(unit), replica=replica)
             head = log_head.of(unit.answers[-1].rows, self._seal)
             _, unit.ending = log.ended(head, [draft], stamp)
             reach("refused:numbered")
@@ -288,7 +312,7 @@ class SqlStore(ObservationStore):
             known = identities.of(unit.answers[0].rows, self._seal)
             reach("issue:looked")
             if known is None:
-                stamp = self._stamp(unit)
+                stamp = self._transactions.stamp(unit)
                 adding = identities.adding(kind, owner, external_id, stamp.now, self._seal)
                 closing = log.closing(stamp.dialect, wake=False)
                 added, *_, locked = stamp.dialect.trip(unit.connection, [adding, *closing])
@@ -310,7 +334,7 @@ class SqlStore(ObservationStore):
         """
 
         def work(unit: Unit) -> bool:
-            connection, stamp = unit.connection, self._stamp(unit)
+            connection, stamp = unit.connection, self._transactions.stamp(unit)
             # The store's clock limits the time: a replica's fast clock removes nothing early.
             until = min(now_ms, stamp.now)
             requests.prune(connection, until - RETENTION)
@@ -332,7 +356,7 @@ class SqlStore(ObservationStore):
         """
 
         def work(unit: Unit) -> Position:
-            stamp = replace(self._stamp(unit), replica="reconcile")
+            stamp = replace(self._transactions.stamp(unit), replica="reconcile")
             closing = log.closing(stamp.dialect, wake=True)
             *_, locked = stamp.dialect.trip(unit.connection, closing)
             head = log_head.of(locked.rows, self._seal)
@@ -352,9 +376,6 @@ class SqlStore(ObservationStore):
             return self._transactions.write_unchecked("reconcile", work)
         except LostRaceError as error:
             raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
-
-    def _stamp(self, unit: Unit) -> Stamp:
-        return Stamp(self._membership.name, unit.now, self._seal, self._database.dialect)
 
 
 def _rows(answers: Iterable[Answer]) -> Iterator[Cells]:

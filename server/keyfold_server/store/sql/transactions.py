@@ -13,6 +13,7 @@ from keyfold_server.domain.errors import StoreRolledBackError, StoreUnavailableE
 from keyfold_server.store.database import faults
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.sql.history import HighWaterMark, History
+from keyfold_server.store.tables.log import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,7 @@ class Transactions:
         reach: Called with the name of each failpoint that a mutation passes.
         history: The newest entry of the log that this process has seen.
         clock: This process's clock.
+        replica: Name of this process's replica, empty before it registers.
     """
 
     def __init__(
@@ -70,6 +72,11 @@ class Transactions:
         self.reach: Final = reach
         self.history: Final = History()
         self.clock: Final = clock
+        self.replica = ""
+
+    def stamp(self, unit: Unit) -> Stamp:
+        """Returns what all entries of the log that a transaction writes have in common."""
+        return Stamp(self.replica, unit.now, self.seal, self.database.dialect)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs reads in one transaction.

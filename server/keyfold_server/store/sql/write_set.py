@@ -16,14 +16,15 @@ from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import (
     RequestIdReusedError,
     RequestInProgressError,
-    RowNotAuthenticError,
+    Unusable,
 )
 from keyfold_server.domain.log import EntryKind, Floor
 from keyfold_server.store import schema
 from keyfold_server.store.database.trip import Step
 from keyfold_server.store.schema import Cells
-from keyfold_server.store.tables import clusters, requests, rows, wrap_history
-from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
+from keyfold_server.store.tables import cluster_rows, clusters, requests, rows, wrap_history
+from keyfold_server.store.tables.cluster_rows import CHILDREN
+from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.log import Draft
 
 if TYPE_CHECKING:
@@ -79,11 +80,12 @@ class WriteSet:
 
     Attributes:
         drafts: The entries of the log, one for each change, in their order.
+        makes: The names of the clusters that are new.
     """
 
     def __init__(
         self,
-        found: Mapping[str, StoredCluster | RowNotAuthenticError],
+        found: Mapping[str, StoredCluster | Unusable],
         recorded: Mapping[Scope, RecordedRequest],
         *,
         seal: Seal,
@@ -92,7 +94,7 @@ class WriteSet:
         """Takes what the batch has read under its locks.
 
         Args:
-            found: The clusters that exist, by name.
+            found: The clusters that exist, by name, and those whose names are banned.
             recorded: The requests that were carried out before, by scope.
             seal: Seals the rows.
             now: Time for the new records of requests, in milliseconds of Unix time.
@@ -105,12 +107,14 @@ class WriteSet:
         self._history: list[Cells] = []
         self._requests: list[Cells] = []
         self.drafts: Final[list[Draft]] = []
+        self.makes: Final[list[str]] = []
 
     def add(self, change: Change) -> Decided:
         """Decides a change and adds its rows; if it raises, it adds nothing.
 
         Raises:
             RowNotAuthenticError: The cluster's rows are not authentic.
+            ClusterBannedError: The cluster's name is banned.
             RequestInProgressError: The request was carried out in the meantime.
             RequestIdReusedError: The request's id came before with another request.
             ValueError: The cluster does not differ from the current one as the decision says.
@@ -136,6 +140,8 @@ class WriteSet:
             # From here on nothing raises.
             pending.after = stored
             self._history += history
+            if current is None:
+                self.makes.append(cluster.name)
         if change.request is not None:
             self._record(change.request, cluster.version)
         self.drafts.append(draft)
@@ -145,7 +151,7 @@ class WriteSet:
         self, before: StoredCluster | None, current: Cluster | None, decision: Decision
     ) -> tuple[StoredCluster, list[Cells]]:
         """Returns the sealed rows of a cluster after a decision, and those of its history."""
-        children = clusters.encoded(decision.cluster, self._seal)
+        children = cluster_rows.encoded(decision.cluster, self._seal)
         if before is None:
             stored = StoredCluster(decision.cluster, children)
         else:
@@ -190,7 +196,7 @@ class WriteSet:
 
     def _pending_of(self, name: str) -> _Pending:
         found = self._found.get(name)
-        if isinstance(found, RowNotAuthenticError):
+        if isinstance(found, Unusable):
             # A copy, because two changes may raise this error and each adds its traceback.
             raise found.at()
         return self._pending.setdefault(name, _Pending(found, found))

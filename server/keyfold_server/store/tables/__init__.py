@@ -1,6 +1,7 @@
 """Tables: a module per noun, from rows to values and back, on a connection that the caller gives.
 
     clusters         clusters with their regions, KEKs and current wraps
+    cluster_rows     the form of a cluster's rows
     wrap_history     the superseded wraps of each cluster
     options          options of keys, as text in a column
     log              the log: what happened, each entry sealed and chained to the one before
@@ -8,6 +9,7 @@
     log_chain        verifies that each entry of the log follows the one before
     log_polling      what a replica's poll reads of the log
     log_pruning      removes the oldest entries of the log, and no floor
+    transitions      transitions of root keys' health, each once in the log
     floors           holds a cluster against the newest decision about it in the log
     requests         records of requests that were carried out
     identities       values that are issued once for each owner, such as external ids

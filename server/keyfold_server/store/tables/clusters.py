@@ -13,31 +13,31 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    Select,
+    null,
+    select,
+    union_all,
+)
 
-from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
-from keyfold_server.domain.errors import RowNotAuthenticError
-from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
-from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.cluster import Cluster
+from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError, Unusable
 from keyfold_server.domain.log import Floor
 from keyfold_server.store import seal as seals
 from keyfold_server.store.database.trip import looking_for, one_of
 from keyfold_server.store.schema import Cells, clusters, generations, regions, wraps
-from keyfold_server.store.tables import floors, options
+from keyfold_server.store.tables import cluster_rows, floors, log
+from keyfold_server.store.tables.cluster_rows import CHILDREN, Children
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Table
+    from sqlalchemy import ColumnElement
 
     from keyfold_server.store.database.trip import Step
     from keyfold_server.store.seal import Seal
-
-CHILDREN: Final = (regions, generations, wraps)
-"""Tables of the rows below a cluster's own row, parents first."""
-
-Children = dict["Table", dict[Cells, Cells]]
-"""The rows below a cluster's own row, by table and primary key."""
 
 _REGION: Final = len(clusters.columns)
 _GENERATION: Final = _REGION + len(regions.columns)
@@ -56,7 +56,6 @@ _AGGREGATE: Final = (
     )
     .outerjoin(wraps, wraps.c.kek_id == generations.c.kek_id)
     .outerjoin(floors.newest, floors.on_newest)
-    .order_by(clusters.c.name)
 )
 
 
@@ -116,20 +115,31 @@ class Attempted:
 
 def read(
     connection: Connection, seal: Seal, where: ColumnElement[bool]
-) -> dict[str, StoredCluster | RowNotAuthenticError]:
-    """Reads the clusters whose own rows meet a condition, as `of` returns them."""
-    statement: Select[Any] = _AGGREGATE.where(where)
+) -> dict[str, StoredCluster | Unusable]:
+    """Reads the clusters whose own rows meet a condition, as `of` returns them, ordered by name.
+
+    The order is the database's, so that the next page begins where this one ends.
+    """
+    statement: Select[Any] = _AGGREGATE.where(where).order_by(clusters.c.name)
     return of([tuple(row) for row in connection.execute(statement)], seal)
 
 
 def reading(names: Sequence[str]) -> list[Step]:
-    """Returns the steps that read the clusters of some names; `of` takes the rows."""
+    """Returns the steps that read the clusters of some names; `of` takes the rows.
+
+    A name without a row may be banned all the same. One statement reads both, so that this costs no
+    further round trip, and a name that never was takes as long as one that the caller may not see.
+    """
     return looking_for(_reading, names)
 
 
 @cache
-def _reading(count: int) -> Select[Any]:
-    return _AGGREGATE.where(one_of(clusters.c.name, count))
+def _reading(count: int) -> CompoundSelect[Any]:
+    nothing = (null() for _ in range(_NEWEST))
+    return union_all(
+        _AGGREGATE.where(one_of(clusters.c.name, count)),
+        floors.bans_of(count).with_only_columns(*nothing, *floors.newest.c),
+    )
 
 
 def locking(names: Sequence[str]) -> list[Step]:
@@ -147,16 +157,21 @@ def _locking(count: int) -> Select[Any]:
     return own.order_by(clusters.c.name).with_for_update()
 
 
-def of(found: Iterable[Cells], seal: Seal) -> dict[str, StoredCluster | RowNotAuthenticError]:
+def of(found: Iterable[Cells], seal: Seal) -> dict[str, StoredCluster | Unusable]:
     """Returns the clusters in the rows that `reading` returned, by name, in the rows' order.
 
-    The order is the database's, so that the next page begins where this one ends. A cluster whose
-    rows are not authentic, or are not those of its newest decision, does not spoil the others: its
-    error stands in its place, for the caller to raise.
+    A cluster whose rows are not authentic, or are not those of its newest decision, does not spoil
+    the others: its error stands in its place, for the caller to raise. So does that of a banned
+    cluster.
     """
     by_uid: dict[object, _Rows] = {}
+    bans: dict[str, Cells] = {}
     for cells in found:
         own = cells[:_REGION]
+        if own[0] is None:
+            entry = cells[_NEWEST:]
+            bans[entry[log.CLUSTER]] = entry
+            continue
         rows = by_uid.setdefault(own[0], _Rows(own, {t: {} for t in CHILDREN}))
         children = rows.children
         region, generation = cells[_REGION:_GENERATION], cells[_GENERATION:_WRAP]
@@ -169,7 +184,16 @@ def of(found: Iterable[Cells], seal: Seal) -> dict[str, StoredCluster | RowNotAu
             children[wraps][wrap[:1]] = wrap
         if newest[0] is not None:
             rows.newest = newest
-    return {rows.own[1]: _verified(rows, seal) for rows in by_uid.values()}
+    verified = {rows.own[1]: _verified(rows, seal) for rows in by_uid.values()}
+    return verified | {name: _ban(name, entry, seal) for name, entry in bans.items()}
+
+
+def _ban(name: str, entry: Cells, seal: Seal) -> Unusable:
+    try:
+        floors.check_ban(name, entry, seal)
+    except (ClusterBannedError, RowNotAuthenticError) as error:
+        return error
+    return seals.not_authentic("log", name)
 
 
 def named(connection: Connection, seal: Seal, name: str) -> StoredCluster | None:
@@ -177,28 +201,35 @@ def named(connection: Connection, seal: Seal, name: str) -> StoredCluster | None
 
     Raises:
         RowNotAuthenticError: A row of the cluster is not authentic.
+        ClusterBannedError: The cluster's name is banned.
     """
-    return the_one(read(connection, seal, clusters.c.name == name))
+    found = {}
+    for step in reading([name]):
+        rows = connection.execute(step.statement, step.rows[0])
+        found = of([tuple(row) for row in rows], seal)
+    return the_one(found)
 
 
-def the_one(found: Mapping[str, StoredCluster | RowNotAuthenticError]) -> StoredCluster | None:
-    """Returns the only cluster that was read, or None if there is none.
+def the_one(found: Mapping[str, StoredCluster | Unusable]) -> StoredCluster | None:
+    """Returns the only cluster that was read, or None if no cluster was.
 
     Raises:
         RowNotAuthenticError: A row of the cluster is not authentic.
+        ClusterBannedError: The cluster's name is banned.
     """
     return next(map(authentic, found.values()), None)
 
 
-def authentic(stored: StoredCluster | RowNotAuthenticError) -> StoredCluster:
+def authentic(stored: StoredCluster | Unusable) -> StoredCluster:
     """Returns a cluster that `read` found, or raises the error in its place.
 
     Raises:
         RowNotAuthenticError: A row of the cluster is not authentic.
+        ClusterBannedError: The cluster's name is banned.
     """
-    if isinstance(stored, RowNotAuthenticError):
-        raise stored
-    return stored
+    if isinstance(stored, StoredCluster):
+        return stored
+    raise stored
 
 
 def owner_of(connection: Connection, seal: Seal, kek_id: bytes) -> str | None:
@@ -248,62 +279,29 @@ def attempted(found: Iterable[Cells], seal: Seal) -> dict[str, Attempted]:
     return known
 
 
-def _verified(rows: _Rows, seal: Seal) -> StoredCluster | RowNotAuthenticError:
+def _verified(rows: _Rows, seal: Seal) -> StoredCluster | Unusable:
     own = rows.own
     name = own[1] if isinstance(own[1], str) else None
     try:
+        if name is not None:
+            floors.check_ban(name, rows.newest, seal)
         seal.check("clusters", own, name)
         for table, below in rows.children.items():
             for row in below.values():
                 seal.check(table.name, row, name)
-        if own[7] != _digest(rows.children) or own[10] != seal.service_key_id:
+        if own[7] != cluster_rows.digest(rows.children) or own[10] != seal.service_key_id:
             return seals.not_authentic("clusters", name)
         stored = StoredCluster(
-            _cluster(own, rows.children),
+            cluster_rows.decoded(own, rows.children),
             rows.children,
             own,
             history_head=own[8],
             history_count=own[9],
         )
         decided = floors.hold(own[1], stored.floor, rows.newest, seal)
-    except RowNotAuthenticError as error:
+    except (ClusterBannedError, RowNotAuthenticError) as error:
         return error
     return replace(stored, decided=decided)
-
-
-def _digest(children: Children) -> bytes:
-    by_order = {
-        regions: lambda row: row[1],
-        # Within a cluster, a generation's place is given by its region and number.
-        generations: lambda row: (row[2], row[3]),
-        wraps: lambda row: row[0],
-    }
-    return seals.digest(
-        row[-1]
-        for table in CHILDREN
-        for row in sorted(children[table].values(), key=by_order[table])
-    )
-
-
-def encoded(cluster: Cluster, seal: Seal) -> Children:
-    """Returns the rows below a cluster's own row."""
-    rows: Children = {table: {} for table in CHILDREN}
-    for region in cluster.regions:
-        row = seal.sealed("regions", _region_cells(cluster.uid, region))
-        rows[regions][row[:2]] = row
-        for generation in region.generations:
-            made = (
-                generation.kek_id,
-                cluster.uid,
-                region.name,
-                generation.number,
-                generation.created_at,
-                generation.retired_at,
-            )
-            rows[generations][made[:1]] = seal.sealed("generations", made)
-            cells = _wrap_cells(cluster.uid, generation.kek_id, generation.current)
-            rows[wraps][cells[:1]] = seal.sealed("wraps", cells)
-    return rows
 
 
 def sealed(stored: StoredCluster, seal: Seal) -> StoredCluster:
@@ -319,90 +317,10 @@ def sealed(stored: StoredCluster, seal: Seal) -> StoredCluster:
             c.version,
             c.created_at,
             c.updated_at,
-            _digest(stored.children),
+            cluster_rows.digest(stored.children),
             stored.history_head,
             stored.history_count,
             seal.service_key_id,
         ),
     )
     return replace(stored, own=own)
-
-
-def _region_cells(uid: bytes, region: Region) -> Cells:
-    spec, policy, newest = region.key_spec, region.policy, region.newest
-    return (
-        uid,
-        region.name,
-        region.state.value,
-        region.state_since,
-        spec.type,
-        spec.uri,
-        spec.principal,
-        options.encoded(spec.options),
-        _milliseconds(policy.cache_ttl),
-        _milliseconds(policy.outage_grace),
-        newest.current.root.uri,
-        f"root:{newest.current.root_id}",
-        f"kek:{newest.kek_id.hex()}",
-        1 if policy.auto_rotate else None,
-    )
-
-
-def _wrap_cells(uid: bytes, kek_id: bytes, wrap: Wrap) -> Cells:
-    return (
-        kek_id,
-        wrap.number,
-        uid,
-        wrap.root.type,
-        wrap.root.uri,
-        wrap.root.principal,
-        options.encoded(wrap.root.options),
-        wrap.root_id,
-        wrap.key_version,
-        wrap.organization,
-        wrap.ciphertext,
-        wrap.created_at,
-        wrap.root.external_id or None,
-    )
-
-
-def _cluster(own: Cells, children: Children) -> Cluster:
-    rings: dict[str, list[Generation]] = {}
-    for g in sorted(children[generations].values(), key=lambda row: (row[2], row[3])):
-        w = children[wraps][g[:1]]
-        root = RootKey(w[3], w[4], w[5], options.decoded(w[6]), w[12] or "")
-        current = Wrap(w[1], root, w[8], w[9], w[10], w[11])
-        rings.setdefault(g[2], []).append(Generation(g[0], g[3], g[4], current, g[5]))
-    return Cluster(
-        uid=own[0],
-        name=own[1],
-        organization=own[2],
-        epoch=own[3],
-        version=own[4],
-        regions=tuple(_regions(children[regions], rings)),
-        created_at=own[5],
-        updated_at=own[6],
-    )
-
-
-def _regions(
-    rows: Mapping[Cells, Cells], rings: Mapping[str, list[Generation]]
-) -> Iterable[Region]:
-    for key in sorted(rows):
-        r = rows[key]
-        yield Region(
-            name=r[1],
-            state=State(r[2]),
-            state_since=r[3],
-            key_spec=KeySpec(r[4], r[5], r[6], options.decoded(r[7])),
-            policy=RegionPolicy(_seconds(r[8]), _seconds(r[9]), bool(r[13])),
-            generations=tuple(rings[r[1]]),
-        )
-
-
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1000)
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000

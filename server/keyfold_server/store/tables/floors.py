@@ -8,16 +8,26 @@ ones, whatever it reported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, literal_column, select
 
+from keyfold_server.domain.bans import banned
+from keyfold_server.domain.errors import RowNotAuthenticError
+from keyfold_server.domain.log import EntryKind
+from keyfold_server.store.database.trip import looking_for, one_of
 from keyfold_server.store.schema import clusters, log, regions
 from keyfold_server.store.seal import not_authentic
 from keyfold_server.store.tables.log import CLUSTER, NUMBER, floor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Select
+
     from keyfold_server.domain.log import Floor
+    from keyfold_server.store.database.trip import Step
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
 
@@ -46,6 +56,54 @@ on_newest: Final = and_(
 )
 """The condition that joins `newest` to a statement that reads clusters and their regions."""
 
+_LOOKED_AT: Final = 100
+"""Most entries of a cluster among which a ban looks for an authentic one."""
+
+
+bans: Final = select(*newest.c).where(
+    newest.c.version.is_not(None),
+    newest.c.kind == literal_column(f"'{EntryKind.BAN.value}'"),
+    newest.c.number
+    == select(func.max(_every.c.number))
+    .where(_every.c.cluster == newest.c.cluster, _every.c.version.is_not(None))
+    .correlate(newest)
+    .scalar_subquery(),
+)
+"""Reads, of every name, the newest entry with a floor if it is a ban."""
+
+
+def looking_for_bans(names: Sequence[str]) -> list[Step]:
+    """Returns the steps that read the newest entries with floors of some names if they are bans."""
+    return looking_for(bans_of, names)
+
+
+@cache
+def bans_of(count: int) -> Select[Any]:
+    """Returns the statement that does so for a number of names; see `one_of`."""
+    return bans.where(one_of(newest.c.cluster, count))
+
+
+def of(connection: Connection, name: str, seal: Seal) -> tuple[Cells, Floor] | None:
+    """Reads the newest authentic entry with a floor of a cluster, and its floor, or None.
+
+    Whoever changed the newest entry must not thereby keep a Revoke from the log (protocol A6).
+    """
+    chosen = (
+        select(*log.c)
+        .where(log.c.cluster == name, log.c.version.is_not(None))
+        .order_by(log.c.number.desc())
+        .limit(_LOOKED_AT)
+    )
+    for row in map(tuple, connection.execute(chosen).all()):
+        try:
+            seal.check("log", row, name)
+        except RowNotAuthenticError:
+            continue
+        found = floor(row)
+        if found is not None:
+            return row, found
+    return None
+
 
 def hold(name: str, found: Floor, entry: Cells | None, seal: Seal) -> int:
     """Refuses a cluster whose own row is not the one of its newest entry in the log.
@@ -68,3 +126,23 @@ def hold(name: str, found: Floor, entry: Cells | None, seal: Seal) -> int:
     if entry[CLUSTER] != name or floor(entry) != found:
         raise not_authentic("clusters", name)
     return int(entry[NUMBER])
+
+
+def check_ban(name: str, entry: Cells | None, seal: Seal) -> None:
+    """Refuses a cluster if its newest entry in the log bans its name, whatever its rows say.
+
+    Args:
+        name: The cluster's name.
+        entry: The newest entry with a floor, or None.
+        seal: Checks the entry.
+
+    Raises:
+        ClusterBannedError: The entry is a ban of that name.
+        RowNotAuthenticError: The entry is not authentic.
+    """
+    if entry is None:
+        return
+    seal.check("log", entry, name)
+    found = floor(entry)
+    if found is not None and found.banned and entry[CLUSTER] == name:
+        raise banned(name)

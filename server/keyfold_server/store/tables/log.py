@@ -38,6 +38,7 @@ RECONCILIATIONS: Final = 300
 NUMBER: Final = list(log.columns).index(log.c.number)
 ENTRY_ID: Final = list(log.columns).index(log.c.entry_id)
 PREV: Final = list(log.columns).index(log.c.prev)
+KIND: Final = list(log.columns).index(log.c.kind)
 CLUSTER: Final = list(log.columns).index(log.c.cluster)
 _UID: Final = list(log.columns).index(log.c.cluster_uid)
 _VERSION: Final = list(log.columns).index(log.c.version)
@@ -52,7 +53,7 @@ class Draft:
         event: Who attempted what, and what came of it.
         cluster: The cluster's name, or None.
         uid: The cluster's uid, or None.
-        root: The root key id that was refused, or None.
+        root: The root key id of a refusal or a transition, or None.
         kek: The one KEK that was refused again, or None.
         floor: The cluster's own row as the entry leaves it, or None.
         decision: What the entry decided, as JSON, or None.
@@ -164,7 +165,9 @@ def position(row: Cells) -> Position:
 def floor(row: Cells) -> Floor | None:
     """Returns the floor in an entry's row, or None if the entry has none."""
     version, epoch, row_mac = row[_VERSION : _VERSION + 3]
-    return None if version is None else Floor(row[_UID], version, epoch, row_mac)
+    if version is None:
+        return None
+    return Floor(row[_UID], version, epoch, row_mac, banned=row[KIND] == EntryKind.BAN.value)
 
 
 AT: Final = select(*log.c).where(log.c.number == bindparam("number"))

@@ -2,7 +2,7 @@
 
 Pruning leaves a checkpoint in the head of the log: the last entry that it removed. Before the
 newest entry with the floor of a cluster goes, another entry carries that floor forward, so that
-old rows that somebody puts back are never authentic.
+old rows that somebody puts back are never authentic. A ban is carried forward as a ban.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
         )
     # Under the lock, so that no decision can come after the floor that is carried forward.
     drafts = [
-        Draft(EntryKind.KEPT, _KEEPING, cluster=name, floor=floor)
+        Draft(
+            EntryKind.BAN if floor.banned else EntryKind.KEPT, _KEEPING, cluster=name, floor=floor
+        )
         for name, floor in _going(connection, rows).items()
     ]
     detail = {"count": removed, "through": last.number}

@@ -27,6 +27,7 @@ from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import Cells
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.tables import (
+    cluster_rows,
     clusters,
     identities,
     log,
@@ -34,7 +35,8 @@ from keyfold_server.store.tables import (
     rows,
     wrap_history,
 )
-from keyfold_server.store.tables.clusters import CHILDREN, StoredCluster
+from keyfold_server.store.tables.cluster_rows import CHILDREN
+from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.log import Draft, Stamp
 from keyfold_server.store.tables.log_head import Head, Position
 from keyfold_server.store.transfer.records import ExportedEntry, Identity
@@ -181,7 +183,7 @@ class _Writer:
         self._finish()
         self._tell()
         now_revoked = revoked(source.cluster.name, (), self._stamp.now)(source.cluster).cluster
-        children = clusters.encoded(now_revoked, self._seal)
+        children = cluster_rows.encoded(now_revoked, self._seal)
         self._source, self._made = source, StoredCluster(now_revoked, children)
         self._begun = False
         for table in CHILDREN:

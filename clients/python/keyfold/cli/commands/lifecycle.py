@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import typer
 
 from keyfold import calls
@@ -110,6 +112,12 @@ def add_regions(
         show_change(result, "regions added", validated=validate_only)
 
 
+_BANNED: Final = """\
+the stored rows of {cluster} are not authentic, or are gone, so Keyfold banned its name
+no key of {cluster} serves until `keyfold-server seal {cluster}`, and then a restore
+find out who wrote to the store"""
+
+
 def revoke(
     session: Session,
     cluster: Cluster,
@@ -131,7 +139,10 @@ def revoke(
     if session.json:
         typer.echo(json_of(message))
     else:
-        show_change(result, "revoked")
+        if result.banned:
+            typer.echo(f"revoked: {_BANNED.format(cluster=one_line(cluster))}")
+        else:
+            show_change(result, "revoked")
         show_confirmed(result.confirmed, result.pending)
 
 

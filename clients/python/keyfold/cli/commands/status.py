@@ -107,9 +107,10 @@ def clusters(
         response = session.client.send(page)
         whole.clusters.extend(response.clusters)
         whole.not_authentic.extend(response.not_authentic)
+        whole.banned.extend(response.banned)
         page = pages.next_page(page, response)
     if session.json:
         typer.echo(json_of(whole))
     else:
         show_clusters(pages.clusters_of(whole))
-    pages.check_authentic(whole.not_authentic)
+    pages.check_usable(whole.not_authentic, whole.banned)

@@ -109,6 +109,7 @@ def _store() -> None:
     _index("log", "time")
     _index("log", "cluster", "number", where="version IS NOT NULL")
     _index("log", "kind", "number", where="kind = 'RECONCILIATION'")
+    _index("log", "root", "number", where="root IS NOT NULL AND kek IS NULL")
     _table(
         "replicas",
         sa.Column("replica", _TEXT, nullable=False, autoincrement=False),
