@@ -127,6 +127,13 @@ def foreign_metrics_address(server: Server) -> None:
     server.settings["KEYFOLD_METRICS"] = "192.0.2.1:9464"
 
 
+def file_for_a_socket(server: Server) -> None:
+    """Puts a file in the place of the unix socket."""
+    path = server.folder / "k.sock"
+    path.write_text("something else")
+    server.settings["KEYFOLD_LISTEN"] = f"unix:{path}"
+
+
 def one_address_twice(server: Server) -> None:
     """Gives calls and metrics one address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -147,6 +154,7 @@ FAULTS: dict[Callable[[Server], None], str] = {
     lost_service_key: "service key",
     open_service_key: "chmod 600",
     lost_store: "is missing, but its service key",
+    file_for_a_socket: "not a socket",
     no_database: "is not a database",
     no_folder: "nowhere",
     foreign_tls_key: "KEYFOLD_TLS_KEY",

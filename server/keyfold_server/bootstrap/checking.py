@@ -179,6 +179,9 @@ def _bind(opened: ExitStack, address: str) -> None:
 
 
 def _check_socket(path: Path) -> None:
+    # A server replaces a socket that another one has left behind, but no other file.
+    if os.path.lexists(path) and not path.is_socket():
+        raise OSError(errno.EEXIST, "a file that is not a socket is in its place")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
