@@ -1,7 +1,8 @@
 """Extras: what somebody else attached to Keyfold's tables (protocol S10).
 
-Triggers, rules and row-security policies can drop or change what Keyfold writes, and a view can
-stand in place of a table. Keyfold makes none of these, so it warns of each.
+Triggers, rules and row-security policies can drop or change what Keyfold writes, a view can stand
+in place of a table, and a child table adds its rows to what Keyfold reads. Keyfold makes none of
+these, so it warns of each.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 _SQLITE: Final = text(
     "SELECT type || ' ' || name || ' on ' || tbl_name FROM sqlite_master "
-    "WHERE type = 'trigger' AND tbl_name IN :tables "
-    "UNION ALL SELECT 'view ' || name FROM sqlite_master WHERE type = 'view' AND name IN :tables "
-    "ORDER BY 1"
+    # SQLite tells no upper from lower case in names, and keeps them as they were written.
+    "WHERE type = 'trigger' AND lower(tbl_name) IN :tables "
+    "UNION ALL SELECT 'view ' || name FROM sqlite_master "
+    "WHERE type = 'view' AND lower(name) IN :tables ORDER BY 1"
 ).bindparams(bindparam("tables", sorted(metadata.tables), expanding=True))
 
 _POSTGRESQL: Final = text(
@@ -34,6 +36,9 @@ _POSTGRESQL: Final = text(
     "UNION ALL SELECT 'policy ' || polname || ' on ' || relname FROM pg_catalog.pg_policy "
     "JOIN ours ON ours.oid = polrelid "
     "UNION ALL SELECT 'view ' || relname FROM ours WHERE relkind NOT IN ('r', 'p') "
+    "UNION ALL SELECT 'child table ' || child.relname || ' of ' || ours.relname "
+    "FROM pg_catalog.pg_inherits JOIN ours ON ours.oid = inhparent "
+    "JOIN pg_catalog.pg_class AS child ON child.oid = inhrelid "
     "ORDER BY 1"
 ).bindparams(bindparam("tables", sorted(metadata.tables), postgresql.ARRAY(postgresql.TEXT)))
 
