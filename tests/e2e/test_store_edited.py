@@ -184,6 +184,21 @@ def test_an_edited_cluster_can_be_revoked(start_server: StartServer) -> None:
     assert "the stored rows of prod are not authentic, or are gone" in told
     assert "confirmed by 1 of 1 replicas" in told
     assert "CLUSTER_BANNED" in server.cli("clusters", code=4)
+    # The way back: an operator blesses the rows, and Restore proves the key.
+    assert server.stop() == 0
+    assert "give --yes" in server.command("seal", "prod", code=2)
+    told = server.command("seal", "prod", "--yes", "--reason", "a drill")
+    assert "cluster prod: banned\n  region eu: ENABLED, LOCAL local:eu, 1 KEK\n" in told
+    assert "differs: clusters.epoch: 1 in the row, 0 in the log" in told
+    assert "every region is REVOKED until it is restored" in told
+    assert "they need no seal" in server.command("seal", "prod", "--yes", code=2)
+    server.start()
+    with stubs(server.target) as stub:
+        unwrap = pb.UnwrapRequest(cluster="prod", wrapped_key=wrapped)
+        assert refused(stub.Unwrap, unwrap).reason == "REVOKED"
+        stub.Restore(pb.RestoreRequest(cluster="prod"), timeout=9)
+        assert stub.Unwrap(unwrap, timeout=9).plaintext == b"p"
+        assert not stub.ListClusters(pb.ListClustersRequest(), timeout=9).banned
 
 
 def test_edited_request_is_not_believed(start_server: StartServer) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
-import postgres
+import spoilt_store
 from builders import (
     NOW,
     a_cluster,
@@ -23,7 +22,6 @@ from builders import (
     enabling,
     record_of,
 )
-from fakes import FakeClock
 from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import Change, revoked
 from keyfold_server.domain.errors import (
@@ -33,65 +31,18 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
-from keyfold_server.store.opening import open_store
-from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.store import SqlStore
+from spoilt_store import GONE, SPOIL, STORES, OpenStore, edit
 
 DAY: Final = 24 * 60 * 60 * 1000
-
-STORES: Final = ("sqlite", "postgresql-15", "postgresql-18")
-
-OpenStore = Callable[..., SqlStore]
 
 
 @pytest.fixture(params=STORES)
 def open_it(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
     """Gives a function that opens one store of each kind, again and again."""
-    with ExitStack() as stack:
-        kind: str = request.param
-        url, password = f"sqlite:///{tmp_path / 'keyfold.db'}", None
-        key = tmp_path / "service.key"
-        if kind != "sqlite":
-            postgres.a_service_key(tmp_path)
-            server = postgres.shared(kind.removeprefix("postgresql-"))
-            name = server.create(server.migrated)
-            stack.callback(server.drop, name)
-            url, password = server.url(name), server.password_file
-        opened: list[SqlStore] = []
+    with spoilt_store.opener(request.param, tmp_path) as opener:
+        yield opener
 
-        def open_store_again(reach: Callable[[str], None] = no_failpoint) -> SqlStore:
-            if kind == "sqlite":
-                for store in opened:
-                    store.close()
-            opened.append(
-                open_store(url, key, clock=FakeClock(), reach=reach, password_file=password)
-            )
-            return opened[-1]
-
-        yield open_store_again
-        for store in opened:
-            store.close()
-
-
-def edit(store: SqlStore, *statements: str) -> None:
-    """Edits the store behind Keyfold's back."""
-    database, _ = store.parts
-
-    def run(connection: Connection) -> None:
-        for statement in statements:
-            connection.execute(text(statement))
-
-    database.write(run)
-
-
-SPOIL: Final = "UPDATE clusters SET epoch = epoch + 1 WHERE name = 'acme'"
-
-GONE: Final = (
-    "DELETE FROM wraps",
-    "DELETE FROM generations",
-    "DELETE FROM regions",
-    "DELETE FROM clusters",
-)
 
 BAN: Final = Ban("acme", an_event("rpc:cluster:revoke"))
 

@@ -21,12 +21,14 @@ from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     KeyfoldError,
     NotAllowedError,
+    RevokedError,
     RowNotAuthenticError,
     StoreUnavailableError,
     Unusable,
 )
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Identity
+from keyfold_server.store import blessing
 from replicas import House, Member, house_in
 
 ME: Final = Identity(("dns:app.example",), "certificate")
@@ -313,3 +315,28 @@ async def test_many_clusters_take_their_turns(
     await one.verify()
     assert sorted(itertools.chain.from_iterable(asked)) == names
     assert [len(some) for some in asked] == [50, 50, 20]
+
+
+async def test_a_blessing_and_a_restore_serve_the_old_wrapped_keys(
+    house: House, one: Member
+) -> None:
+    """A6: a ban ends with a blessing and then a Restore, on every replica, and not before."""
+    two = await house.replica()
+    blob = await two.wrap()
+    edit(house, SPOILT["a byte of a region"])
+    await one.hurry().ban(request_id="r")
+    await two.poll()
+    blessing.bless(house.store, blessing.look(house.store, "acme"), "a drill", house.clock)
+    for member in (one, two):
+        await member.poll()
+        with pytest.raises(RevokedError):
+            await member.unwrap(blob)
+    await two.restore()
+    await one.poll()
+    for member in (one, two):
+        assert (await member.unwrap(blob)).plaintext == b"k" * 32
+    # The old request is answered from the state as it is now, and bans nothing.
+    again = await one.revoke(request_id="r")
+    assert again.mutation.replayed
+    assert again.mutation.superseded
+    assert (await one.unwrap(blob)).plaintext == b"k" * 32

@@ -71,26 +71,39 @@ def import_store(
             show_default="the store's own",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="NAME",
+            help="Bring back only this cluster, which is banned, into a store in use.",
+            show_default="all",
+        ),
+    ] = None,
 ) -> None:
     """Bring an export into an empty store, whole or not at all, with every region REVOKED.
+
+    With --cluster it brings one banned cluster back into a store that has others.
 
     Prints a line with cluster and region for each region that was ENABLED in the export;
     `keyfold restore` takes it back into service.
     """
     from keyfold_server import settings
     from keyfold_server.service.clock import SystemClock
-    from keyfold_server.store.transfer import archive, export, import_
+    from keyfold_server.store.transfer import archive, export, import_, return_
 
     with reported():
         loaded = settings.load()
         sealed_by = key or export.key_path(loaded.store, loaded.service_key)
         # Verified before the store is opened, which may make it: a bad file leaves nothing behind.
-        with archive.verified(file, archive.seal_of(sealed_by)) as verified:
-            store = _opened_store(loaded, takes_key=True)
-            try:
+        with (
+            archive.verified(file, archive.seal_of(sealed_by)) as verified,
+            closing(opened_store(loaded, takes_key=cluster is None)) as store,
+        ):
+            if cluster is None:
                 made = import_.bring_in(store, verified, SystemClock())
-            finally:
-                store.close()
+            else:
+                made = return_.bring_back(store, verified, cluster, SystemClock())
     typer.echo(
         f"imported {_counted(made.clusters, 'cluster')} with "
         f"{_entries(made.entries)}; every region is REVOKED until it is restored",
@@ -121,7 +134,7 @@ def reconcile_store(
 
     with reported():
         loaded = settings.load()
-        with closing(_opened_store(loaded)) as store:
+        with closing(opened_store(loaded)) as store:
             newest = reconciliation.newest(store)
             if not yes:
                 typer.echo(_explained(newest))
@@ -154,7 +167,8 @@ def _explained(newest: NewestEntry) -> str:
     return _EXPLAINED.format(number=newest.number, made=made)
 
 
-def _opened_store(loaded: Settings, *, takes_key: bool = False) -> SqlStore:
+def opened_store(loaded: Settings, *, takes_key: bool = False) -> SqlStore:
+    """Opens the store of the settings."""
     from keyfold_server.service.clock import SystemClock
     from keyfold_server.store.opening import open_store
 
@@ -178,7 +192,7 @@ def _snapshot(loaded: Settings) -> Iterator[Snapshot]:
         with export.beside(loaded.store, loaded.service_key) as snapshot:
             yield snapshot
         return
-    with closing(_opened_store(loaded)) as store, export.opened(store) as snapshot:
+    with closing(opened_store(loaded)) as store, export.opened(store) as snapshot:
         yield snapshot
 
 

@@ -2,6 +2,7 @@
 
     clusters         clusters with their regions, KEKs and current wraps
     cluster_rows     the form of a cluster's rows
+    standing         a cluster's rows as they stand, unverified, for an operator to look at
     wrap_history     the superseded wraps of each cluster
     options          options of keys, as text in a column
     log              the log: what happened, each entry sealed and chained to the one before
@@ -11,6 +12,7 @@
     log_pruning      removes the oldest entries of the log, and no floor
     transitions      transitions of root keys' health, each once in the log
     floors           holds a cluster against the newest decision about it in the log
+    decisions        what the log's decisions made of a cluster, for an operator to look at
     requests         records of requests that were carried out
     identities       values that are issued once for each owner, such as external ids
     replicas         heartbeats

@@ -42,6 +42,7 @@ KIND: Final = list(log.columns).index(log.c.kind)
 CLUSTER: Final = list(log.columns).index(log.c.cluster)
 _UID: Final = list(log.columns).index(log.c.cluster_uid)
 _VERSION: Final = list(log.columns).index(log.c.version)
+DECISION: Final = list(log.columns).index(log.c.decision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,18 @@ def ended(head: Head, drafts: Sequence[Draft], stamp: Stamp) -> tuple[list[Posit
     made = [position(row) for row in cells]
     after = log_head.sealed(replace(head, newest=made[-1], mac=mac), stamp.seal)
     return made, Ending(log, cells, log_head_table, after)
+
+
+def append(connection: Connection, drafts: Sequence[Draft], stamp: Stamp) -> list[Position]:
+    """Appends entries in a transaction of a command, whose round trips nobody counts.
+
+    Returns:
+        The position of each entry, in the order of the drafts.
+    """
+    *_, locked = stamp.dialect.trip(connection, closing(stamp.dialect, wake=True))
+    made, ending = ended(log_head.of(locked.rows, stamp.seal), drafts, stamp)
+    stamp.dialect.finish(connection, ending, commit=False)
+    return made
 
 
 def insert_rows(connection: Connection, cells: Sequence[Cells]) -> None:

@@ -79,14 +79,15 @@ def read(connection: Connection, stored: StoredCluster, seal: Seal) -> Iterator[
             if number != count + 1 or before != head:
                 raise not_authentic("wrap_history", name)
             count, head = number, mac
-            yield _superseded(row)
+            yield superseded(row)
         if len(rows) < _PAGE:
             break
     if (count, head) != (stored.history_count, stored.history_head):
         raise not_authentic("wrap_history", name)
 
 
-def _superseded(row: Cells) -> SupersededWrap:
+def superseded(row: Cells) -> SupersededWrap:
+    """Returns the superseded wrap in a row."""
     _, _, kek_id, number, type_, uri, principal, text, external_id, version, *others = row
     organization, created_at, superseded_at, _, _ = others
     root = RootKey(type_, uri, principal, options.decoded(text), external_id or "")

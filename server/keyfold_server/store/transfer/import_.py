@@ -269,26 +269,7 @@ class _Writer:
         else:
             self._tables[schema.clusters].append(made.own)
         self._source = self._made = None
-        self._add_entry(self._imported(source, made))
-
-    def _imported(self, source: StoredCluster, made: StoredCluster) -> Draft:
-        """Returns the entry of a cluster, which has its floor from now on."""
-        states = {region.name: region.state.value for region in source.cluster.regions}
-        header = self._header
-        detail = {
-            "decided": source.decided,
-            "exported_at": header.exported_at,
-            "regions": states,
-            "service_key_id": header.service_key_id,
-            "store_uid": header.store_uid,
-        }
-        return Draft(
-            EntryKind.IMPORT,
-            AuditEvent("local", ACTION, "done", _json(detail)),
-            cluster=made.cluster.name,
-            floor=made.floor,
-            decision=Decision(made.cluster, added=parts(made.cluster.regions)).described(None),
-        )
+        self._add_entry(imported(self._header, source, made))
 
     def _flush(self) -> None:
         """Writes the rows in memory.
@@ -303,6 +284,25 @@ class _Writer:
                 values = [rows.named(table, cells) for cells in held]
                 rows.write(self._connection, insert(table), values)
                 held.clear()
+
+
+def imported(header: Header, source: StoredCluster, made: StoredCluster) -> Draft:
+    """Returns the entry of an imported cluster, which has its floor from now on."""
+    states = {region.name: region.state.value for region in source.cluster.regions}
+    detail = {
+        "decided": source.decided,
+        "exported_at": header.exported_at,
+        "regions": states,
+        "service_key_id": header.service_key_id,
+        "store_uid": header.store_uid,
+    }
+    return Draft(
+        EntryKind.IMPORT,
+        AuditEvent("local", ACTION, "done", _json(detail)),
+        cluster=made.cluster.name,
+        floor=made.floor,
+        decision=Decision(made.cluster, added=parts(made.cluster.regions)).described(None),
+    )
 
 
 _OWN_NAMES: Final = tuple(
