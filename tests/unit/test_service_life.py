@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -556,6 +557,32 @@ async def test_clusters_are_listed_in_pages(one: Member) -> None:
     for size, bad in ((-1, ""), (1_001, ""), (1, "!"), (1, "Li4v")):
         with pytest.raises(InvalidPageError):
             await one.replica.listing.page(EVERYTHING, ClusterFilter(), size, bad)
+
+
+async def test_a_page_leaves_turns_to_others(one: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W5: the event loop has other turns between the clusters of a page."""
+    for i in range(5):
+        await one.enable(f"c-{i}")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    of_reports: list[int] = []
+    original = one.replica.reports._region
+
+    async def region(*arguments: Any) -> RegionReport:
+        of_reports.append(turns)
+        return await original(*arguments)
+
+    monkeypatch.setattr(one.replica.reports, "_region", region)
+    await one.replica.listing.page(EVERYTHING, ClusterFilter(), 5, "")
+    task.cancel()
+    assert len(set(of_reports)) >= 5
 
 
 async def test_a_page_takes_two_reads(one: Member) -> None:

@@ -20,6 +20,7 @@ from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.listing import page_token
 from keyfold_server.service.life.requests import MutationCall
 from keyfold_server.service.life.revocation import BanResult, RevokeResult
+from keyfold_server.service.loop_turns import one_by_one
 from keyfold_server.service.replica import Replica
 
 _Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
@@ -171,7 +172,7 @@ class LifeMethods:
         )
         reply = pb.ListClustersResponse()
         size, last, more = 0, "", page.more
-        for entry in page.entries:
+        async for entry in one_by_one(page.entries):
             if isinstance(entry, RowNotAuthenticError | ClusterBannedError):
                 last = entry.cluster or last
                 banned = isinstance(entry, ClusterBannedError)

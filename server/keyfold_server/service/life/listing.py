@@ -18,6 +18,7 @@ from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.ports import Clock, ClusterFilter
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.life.reports import ClusterReport, Reports, may_read
+from keyfold_server.service.loop_turns import one_by_one
 from keyfold_server.service.storage import Storage
 
 MAX_PAGE: Final = 1_000
@@ -88,7 +89,7 @@ class Listing:
         seen: list[Cluster | Unusable] = []
         while len(seen) <= size:
             found = await self._storage.run(self._storage.store.clusters, which, after, size + 1)
-            seen += [entry for entry in found if _is_listed(entry, which, rights)]
+            seen += [e async for e in one_by_one(found) if _is_listed(e, which, rights)]
             if len(found) <= size:
                 break
             after = _name_of(found[-1])

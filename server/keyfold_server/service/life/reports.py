@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
 
 from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap
 from keyfold_server.domain.errors import ForbiddenError, KeyfoldError, NotFoundError
@@ -24,6 +25,7 @@ from keyfold_server.domain.health import (
 from keyfold_server.domain.ports import Clock, ReplicaRow, Seen
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.loading.loads import Loads
+from keyfold_server.service.loop_turns import one_by_one
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.uses import UseRecorder
 from keyfold_server.service.root_keys.residency import Residency
@@ -65,6 +67,10 @@ class ClusterReport:
     regions: tuple[RegionReport, ...]
 
 
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key")
+
+
 def may_read(rights: Rights, cluster: Cluster, region: Region) -> bool:
     """Says whether the caller may read a region's status: to see the region is not enough."""
     try:
@@ -72,6 +78,37 @@ def may_read(rights: Rights, cluster: Cluster, region: Region) -> bool:
     except (ForbiddenError, NotFoundError):
         return False
     return True
+
+
+class _Part(NamedTuple):
+    """What a report of one cluster needs.
+
+    Attributes:
+        cluster: The cluster.
+        regions: Its regions that the caller may read.
+        subjects: The subjects of observations about them.
+        kek_ids: Their KEKs.
+    """
+
+    cluster: Cluster
+    regions: list[Region]
+    subjects: list[str]
+    kek_ids: list[bytes]
+
+    @classmethod
+    def of(cls, cluster: Cluster, rights: Rights) -> _Part:
+        """Returns what the report of a cluster to a caller needs."""
+        regions = [region for region in cluster.regions if may_read(rights, cluster, region)]
+        newest = [region.newest for region in regions]
+        subjects = [kek_subject(generation) for generation in newest]
+        for subject in (root_subject, describe_subject):
+            subjects += [subject(generation.current) for generation in newest]
+        kek_ids = [g.kek_id for region in regions for g in region.generations]
+        return cls(cluster, regions, subjects, kek_ids)
+
+
+def _of(known: Mapping[_Key, _Item], keys: Iterable[_Key]) -> dict[_Key, _Item]:
+    return {key: known[key] for key in keys if key in known}
 
 
 class Reports:
@@ -148,29 +185,20 @@ class Reports:
         *,
         with_replicas: bool = False,
     ) -> tuple[list[ClusterReport], list[ReplicaRow] | None]:
-        readable = [
-            [region for region in cluster.regions if may_read(rights, cluster, region)]
-            for cluster in clusters
-        ]
-        newest = [region.newest for regions in readable for region in regions]
-        subjects = [kek_subject(generation) for generation in newest]
-        for subject in (root_subject, describe_subject):
-            subjects += [subject(generation.current) for generation in newest]
-        kek_ids = {
-            cluster.name: [g.kek_id for region in regions for g in region.generations]
-            for cluster, regions in zip(clusters, readable, strict=True)
-        }
-        every = [kek_id for some in kek_ids.values() for kek_id in some]
-        seen = await self._seen(subjects, every, run, with_replicas=with_replicas)
-        known = self._health.combined(seen.observations, subjects)
-        used = self._uses.combined(seen.last_uses, kek_ids)
+        parts = [_Part.of(cluster, rights) async for cluster in one_by_one(clusters)]
+        subjects = [subject for part in parts for subject in part.subjects]
+        kek_ids = [kek_id for part in parts for kek_id in part.kek_ids]
+        seen = await self._seen(subjects, kek_ids, run, with_replicas=with_replicas)
         past: dict[bytes, list[SupersededWrap]] = {}
         for old in history:
             past.setdefault(old.kek_id, []).append(old)
         reports = []
-        for cluster, regions in zip(clusters, readable, strict=True):
-            each = [await self._region(cluster, r, known, used, past) for r in regions]
-            reports.append(ClusterReport(cluster, tuple(each)))
+        async for part in one_by_one(parts):
+            known = self._health.combined(_of(seen.observations, part.subjects), part.subjects)
+            of_cluster = {part.cluster.name: part.kek_ids}
+            used = self._uses.combined(_of(seen.last_uses, part.kek_ids), of_cluster)
+            each = [await self._region(part.cluster, r, known, used, past) for r in part.regions]
+            reports.append(ClusterReport(part.cluster, tuple(each)))
         return reports, seen.replicas
 
     async def _seen(
