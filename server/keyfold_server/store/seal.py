@@ -42,17 +42,22 @@ def encode(table: str, values: Sequence[object]) -> bytes:
         TypeError: A value is of a type that no column has.
     """
     parts = [_prefix(table)]
+    add = parts.append
     for value in values[: _covered(table, values)]:
-        if isinstance(value, str):
+        # Rows are encoded whenever they are read, so the commonest types come first.
+        if value is None:
+            add(_ABSENT)
+        elif isinstance(value, str):
             raw = value.encode()
-            parts += (_typed(b"s", len(raw)), raw)
+            add(_typed(b"s", len(raw)))
+            add(raw)
         elif isinstance(value, bytes):
-            parts += (_typed(b"b", len(value)), value)
+            add(_typed(b"b", len(value)))
+            add(value)
         elif isinstance(value, int):
             raw = b"%d" % value
-            parts += (_typed(b"i", len(raw)), raw)
-        elif value is None:
-            parts.append(_ABSENT)
+            add(_typed(b"i", len(raw)))
+            add(raw)
         else:
             raise TypeError(f"no column of {table} holds a {type(value).__name__}")
     return b"".join(parts)

@@ -291,17 +291,17 @@ def _verified(rows: _Rows, seal: Seal) -> StoredCluster | Unusable:
                 seal.check(table.name, row, name)
         if own[7] != cluster_rows.digest(rows.children) or own[10] != seal.service_key_id:
             return seals.not_authentic("clusters", name)
-        stored = StoredCluster(
-            cluster_rows.decoded(own, rows.children),
-            rows.children,
-            own,
-            history_head=own[8],
-            history_count=own[9],
-        )
-        decided = floors.hold(own[1], stored.floor, rows.newest, seal)
+        decided = floors.hold(own[1], Floor(own[0], own[4], own[3], own[-1]), rows.newest, seal)
     except (ClusterBannedError, RowNotAuthenticError) as error:
         return error
-    return replace(stored, decided=decided)
+    return StoredCluster(
+        cluster_rows.decoded(own, rows.children),
+        rows.children,
+        own,
+        history_head=own[8],
+        history_count=own[9],
+        decided=decided,
+    )
 
 
 def sealed(stored: StoredCluster, seal: Seal) -> StoredCluster:

@@ -8,7 +8,7 @@ import json
 def encoded(options: tuple[tuple[str, str], ...]) -> str:
     """Returns options as a column holds them."""
     # JSON in ASCII can hold NUL, which no database takes in a text.
-    return json.dumps(dict(options), sort_keys=True, separators=(",", ":"))
+    return json.dumps(dict(options), sort_keys=True, separators=(",", ":")) if options else "{}"
 
 
 def decoded(text: str) -> tuple[tuple[str, str], ...]:
