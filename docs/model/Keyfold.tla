@@ -1,54 +1,70 @@
 ------------------------------- MODULE Keyfold -------------------------------
 (* Replicas share one store, and each caches one cluster's KEKs. The model     *)
-(* shows how Revoke, refusals, freshness, staleness, failover, pruning,        *)
-(* Restore, Rotate and AddRegions fit together. README.md gives the invariants *)
-(* in words, and maps these names to the code.                                 *)
+(* shows how Revoke, refusals, freshness, staleness, failover, pruning, bans,  *)
+(* Restore, Rotate and AddRegions fit together, and what a store that somebody *)
+(* else writes can do. README.md gives the invariants in words, and maps these *)
+(* names to the code.                                                          *)
 EXTENDS Naturals, Sequences, FiniteSets, TLC
 
 CONSTANTS
     Replicas, None,
-    MaxTime, MaxLog,        \* bounds: ticks, and numbered changes
+    MaxTime, MaxLog,        \* bounds: ticks, and entries of the log
     TTL, Grace, Stale,      \* cache_ttl, outage_grace, store_max_staleness, in ticks
     Events,                 \* the kinds of events that may happen in this run
     \* The safeguards, by rule. FALSE takes one away.
+    A6_revoke,              \* a cluster whose row is not authentic, or gone, can be revoked
+    A6_obey,                \* a ban drops the cluster's keys, as a decision does
+    A6_ban,                 \* a load obeys a ban before any row
+    A6_restore,             \* no Restore ends a ban; only a seal does
+    A6_seal,                \* a seal leaves every region revoked
+    A6_kept,                \* pruning carries a ban forward as a ban
+    A6_sweep,               \* a replica holds what is in memory against the store
     F1_began,               \* a proof's time is when its unwrap began
     F1_bound,               \* grace ends, counted from the last proof
     F2,                     \* a refusal that another replica met drops the KEK here
     R1,                     \* a mutation checks for revocations when it commits
     R2,                     \* a load that an invalidation overtook is thrown away
     R3,                     \* no step comes between the check and the reply
-    R4,                     \* a replica records a change as applied after the KEKs are gone
+    R4,                     \* a replica records an entry as applied after the KEKs are gone
     R10,                    \* a revoked cluster gets a region only if the request says so
-    S1,                     \* a poll compares the last change's number and id
+    S0,                     \* a replica's cursor passes no entry that it has not applied
+    S1,                     \* a poll compares the last entry's number and id
     S1_own,                 \* ... and also knows a change of its own by its id
+    S1_unseen,              \* a replica goes on only after a reconciliation that it did not know
     S2,                     \* a poll is a write on the primary
     S3_began,               \* staleness counts from when the last good poll began
     S3_every,               \* every use checks staleness
+    S3_whole,               \* only a poll that has read every entry makes a replica fresh
     S4_start,               \* a replica that registers starts from what it reads then
     S4_name,                \* no two replicas share a name
     S5,                     \* a rotation checks that nobody has changed the row it read
-    S10_load,               \* a load holds the row against the cluster's newest change
+    S10_load,               \* a load holds the row against the cluster's newest floor
     S10_commit,             \* ... and so does a mutation when it commits
-    S10_kept,               \* (not built) pruning keeps the cluster's newest change
+    S10_kept,               \* pruning carries the cluster's newest floor forward
+    S10_lock,               \* ... and looks for later floors under the lock of the log's head
     S11_live,               \* pruning removes nothing that a live replica has yet to apply
-    S11_checkpoint,         \* pruning leaves the number and id of the last change it removed
+    S11_checkpoint,         \* pruning leaves the number and id of the last entry it removed
     S11_anew                \* a replica that pruning passed drops everything, then registers
 
 VARIABLES
     now,        \* one clock: only spans on one machine are ever compared
-    log,        \* the store: numbered changes, each with the row that it left
-    pruned,     \* the store has removed the changes up to this number
-    history,    \* number of losses; with a change's number it is the random id
+    log,        \* the store: numbered entries
+    row,        \* the store: the cluster's row; None: it is gone
+    pruned,     \* the store has removed the entries up to this number
+    losses,     \* the entries that failovers have lost
     beats,      \* the store: heartbeats, by replica name
     pinned,     \* the frozen store that a replica is connected to; None: the primary
     mutations,  \* Restores and Rotates that have proven their keys but not committed
     on,         \* root key versions that the customer's KMS accepts
     newest,     \* the root key version that wraps
-    mem         \* each replica's memory
+    mem,        \* each replica's memory
+    \* Only the invariants use these.
+    accepted,   \* the number of losses that the operator had accepted last
+    looked      \* the replicas that have held their memory against a row that is not sound
 
-store == <<log, pruned, history, beats, pinned, mutations>>
+store == <<log, row, pruned, losses, beats, pinned, mutations, accepted>>
 world == <<on, newest>>
-vars == <<now, store, world, mem>>
+vars == <<now, store, world, mem, looked>>
 
 Max(S) == CHOOSE x \in S : \A y \in S : y <= x
 
@@ -56,31 +72,42 @@ Max(S) == CHOOSE x \in S : \A y \in S : y <= x
 
 (* A row says whether the cluster is enabled, and which root key version wraps *)
 (* each of two KEKs; 0 means that the KEK does not exist yet. `added` is the   *)
-(* state of a second region, which AddRegions may add.                         *)
-Row(db) == IF db = <<>> THEN [enabled |-> TRUE, wraps |-> <<1, 0>>, added |-> "absent"]
-                        ELSE db[Len(db)].row
+(* state of a second region, which AddRegions may add. `version` is the id of  *)
+(* the decision that wrote the row, and its MAC; None: the MAC does not verify.*)
+First == [version |-> <<0, 0>>, enabled |-> TRUE, wraps |-> <<1, 0>>, added |-> "absent"]
 
+(* An entry's random id is its number with the number of losses before it: a   *)
+(* number that is written again has another id.                                *)
 Id(db, n) == IF n \in 1..Len(db) THEN <<n, db[n].id>> ELSE <<0, 0>>
+NewId == <<Len(log) + 1, Len(losses)>>
 Newest(db) == Id(db, Len(db))
 Has(db, id) == Id(db, id[1]) = id
 
-ClusterChanges(db) == {n \in 1..Len(db) : db[n].kind # "refused"}
-Version(db) == Id(db, Max({0} \cup {n \in ClusterChanges(db) : db[n].written}))
+(* An entry that decides something carries the floor: the version that it gave *)
+(* the row. The entry of the cluster's making has number 0. `left` is the row  *)
+(* that the store then held. Only the invariants use `decided`, `base`, `at`   *)
+(* and `said`; a failover also uses the `base` of pruning.                     *)
+Entry(kind, by) ==
+    [kind |-> kind, by |-> by, id |-> Len(losses), floor |-> None, banned |-> FALSE, root |-> 0,
+     left |-> row, decided |-> None, base |-> 0, at |-> now, said |-> FALSE]
 
-(* The cluster's newest change carries the version that it gave the row, the   *)
-(* floor. A row below the floor is not the one that somebody decided on.       *)
-Floor(db, cut) == Max({0} \cup {n \in ClusterChanges(db) : S10_kept \/ n > cut})
-Authentic(db, cut) == Version(db)[1] >= Floor(db, cut)
+Decision(kind, by, decided) ==
+    [Entry(kind, by) EXCEPT !.floor = NewId, !.left = decided, !.decided = decided]
 
-(* `row` is what the store holds after the change, which is the former row if  *)
-(* the store has swallowed the write (~written). Only the invariants use       *)
-(* `base`, `at` and `said`.                                                    *)
-Change(kind, by, row) ==
-    [kind |-> kind, by |-> by, row |-> row, written |-> TRUE, id |-> history, root |-> 0,
-     base |-> 0, at |-> now, said |-> FALSE]
+Made == [floor |-> <<0, 0>>, banned |-> FALSE]
+Floors(db, first, last) == {n \in first..last : db[n].floor # None}
+FloorIn(db, cut, last) ==
+    LET all == Floors(db, cut + 1, last)
+    IN IF all # {} THEN [floor |-> db[Max(all)].floor, banned |-> db[Max(all)].banned]
+       ELSE IF cut = 0 THEN Made ELSE None
 
-Db(r) == IF pinned[r] = None THEN log ELSE pinned[r]
-Cut(r) == IF pinned[r] = None THEN pruned ELSE 0
+Floor(db, cut) == FloorIn(db, cut, Len(db))
+Verifies(held) == held # None /\ held.version # None
+Authentic(db, cut, held) ==
+    Verifies(held) /\ Floor(db, cut) # None /\ Floor(db, cut).floor = held.version
+Banned(db, cut) == Floor(db, cut) # None /\ Floor(db, cut).banned
+
+Db(r) == IF pinned[r] = None THEN [log |-> log, row |-> row, cut |-> pruned] ELSE pinned[r]
 Name(r) == IF S4_name THEN r ELSE CHOOSE x \in Replicas : TRUE
 
 (* The committer is another replica (None) or, where it matters, one of these. *)
@@ -90,6 +117,7 @@ By == {None} \cup (IF "own" \in Events THEN {r \in Replicas : pinned[r] = None /
 -------------------------------- (* Memory *) --------------------------------
 
 Empty == [applied |-> <<0, 0>>, own |-> <<0, 0>>, seen |-> 0, lost |-> FALSE, anew |-> FALSE,
+          known |-> {}, unasked |-> FALSE,
           view |-> None, kek |-> None, load |-> None, poll |-> None, tell |-> 0, held |-> None]
 
 (* drop_cluster drops the view, its KEK and a load in flight.                  *)
@@ -122,15 +150,17 @@ Wait(r) ==
 
 (* A load reads the row if no view is in memory. The KMS decides as the load   *)
 (* begins, which is the worst order, because the replica learns it only as the *)
-(* load ends. `under` is the number of the last change applied here by then.   *)
+(* load ends. `under` is the number of the last entry applied here by then.    *)
 LoadBegins(r) ==
     LET m == mem[r]
-        row == Row(Db(r))
+        db == Db(r)
         view == IF m.view # None THEN m.view
-                ELSE [root |-> row.wraps[1], version |-> Version(Db(r))]
+                ELSE [root |-> db.row.wraps[1], version |-> db.row.version]
     IN
     /\ m.load = None /\ ~m.lost /\ ~m.anew
-    /\ m.view # None \/ (row.enabled /\ (S10_load => Authentic(Db(r), Cut(r))))
+    /\ m.view = None => /\ Verifies(db.row) /\ db.row.enabled
+                        /\ S10_load => Authentic(db.log, db.cut, db.row)
+                        /\ A6_ban => ~Banned(db.log, db.cut)
     /\ m.kek # None => m.kek.began < now
     /\ mem' = [mem EXCEPT ![r].load =
                   [view |-> view, began |-> now, under |-> m.applied[1], yes |-> view.root \in on]]
@@ -146,7 +176,7 @@ LoadEnds(r) ==
           THEN [ended EXCEPT !.kek =
                   [root |-> load.view.root, began |-> load.began, under |-> load.under,
                    proof |-> IF F1_began THEN load.began ELSE now, unknown |-> FALSE]]
-          ELSE IF Version(Db(r)) # load.view.version
+          ELSE IF ~Verifies(Db(r).row) \/ Db(r).row.version # load.view.version
           THEN Dropped(ended)      \* F3: the row changed, so this is not a refusal
           ELSE [DroppedRoot(ended, load.view.root) EXCEPT !.tell = load.view.root]]
     /\ UNCHANGED <<now, store, world>>
@@ -158,152 +188,271 @@ CannotTell(r) ==
     /\ mem' = [mem EXCEPT ![r].kek.unknown = TRUE]
     /\ UNCHANGED <<now, store, world>>
 
-(* A refusal becomes a numbered change.                                        *)
+(* A refusal becomes an entry of the log.                                      *)
 Tell(r) ==
     /\ mem[r].tell # 0 /\ pinned[r] = None /\ Len(log) < MaxLog
-    /\ log' = Append(log, [Change("refused", r, Row(log)) EXCEPT !.root = mem[r].tell])
+    /\ log' = Append(log, [Entry("refused", r) EXCEPT !.root = mem[r].tell])
     /\ mem' = [mem EXCEPT ![r].tell = 0]
-    /\ UNCHANGED <<now, pruned, history, beats, pinned, mutations, world>>
+    /\ UNCHANGED <<now, row, pruned, losses, beats, pinned, mutations, accepted, world>>
 
--------------------------------- (* Changes *) -------------------------------
+(* A replica reads whether the row that it has in memory is still authentic    *)
+(* and drops the cluster if not.                                               *)
+Sound == Authentic(log, 0, row) /\ ~Banned(log, 0)
+
+Sweep(r) ==
+    LET db == Db(r) IN
+    /\ "tamper" \in Events /\ r \notin looked /\ ~Sound
+    /\ mem[r].view # None \/ mem[r].load = None
+    /\ mem' = [mem EXCEPT ![r] =
+          IF A6_sweep /\ ~(Authentic(db.log, db.cut, db.row) /\ ~Banned(db.log, db.cut))
+          THEN Dropped(@) ELSE @]
+    /\ UNCHANGED <<now, store, world>>
+
+------------------------------- (* The log *) --------------------------------
 
 (* One transaction writes the heartbeat and reads. Its answer may take long.   *)
-(* With the checkpoint, the store has `applied` if it is the last change that  *)
+(* With the checkpoint, the store has `applied` if it is the last entry that   *)
 (* pruning removed; and if pruning went further, it has passed the replica.    *)
+(* A page that is not whole ends before the newest entry.                      *)
 PollBegins(r) ==
     LET m == mem[r]
         db == Db(r)
-        passed == S11_checkpoint /\ m.applied[1] < Cut(r)
-        known == /\ Has(db, m.applied) /\ m.applied[1] >= Cut(r)
-                 /\ S11_checkpoint \/ Cut(r) = 0 \/ m.applied[1] > Cut(r)
+        passed == S11_checkpoint /\ m.applied[1] < db.cut
+        known == /\ Has(db.log, m.applied) /\ m.applied[1] >= db.cut
+                 /\ S11_checkpoint \/ db.cut = 0 \/ m.applied[1] > db.cut
+                 /\ S1_own => Has(db.log, m.own)
+        pages == {Len(db.log)} \cup
+                 (IF "pages" \in Events /\ m.applied[1] + 1 < Len(db.log) THEN {m.applied[1] + 1}
+                                                                         ELSE {})
     IN
     /\ m.poll = None /\ ~m.lost /\ ~m.anew
-    /\ m.seen < now \/ ~known \/ Len(db) > m.applied[1] \/ beats[Name(r)].applied # m.applied[1]
+    /\ m.seen < now \/ ~known \/ Len(db.log) > m.applied[1] \/ beats[Name(r)].applied # m.applied[1]
     /\ S2 => pinned[r] = None
-    /\ mem' = [mem EXCEPT ![r].poll =
-          [began |-> now, lost |-> S1 /\ ~known /\ ~passed, passed |-> passed,
-           changes |-> [n \in m.applied[1] + 1..Len(db) |-> db[n]], last |-> Len(db)]]
+    /\ \E last \in pages :
+          mem' = [mem EXCEPT ![r].poll =
+             [began |-> now, lost |-> S1 /\ ~known /\ ~passed, passed |-> passed,
+              entries |-> [n \in m.applied[1] + 1..last |-> db.log[n]], last |-> last,
+              whole |-> last = Len(db.log), newest |-> Newest(db.log)]]
     /\ beats' = IF pinned[r] = None /\ ~passed /\ (S1 => known)
                 THEN [beats EXCEPT ![Name(r)] =
                         [applied |-> IF R4 THEN m.applied[1] ELSE Len(log), at |-> now]]
                 ELSE beats
-    /\ UNCHANGED <<now, log, pruned, history, pinned, mutations, world>>
+    /\ UNCHANGED <<now, log, row, pruned, losses, pinned, mutations, accepted, world>>
 
 RECURSIVE Applied(_, _, _)
 Applied(r, m, poll) ==
     LET n == m.applied[1] + 1 IN
     IF n > poll.last THEN m
-    ELSE LET change == poll.changes[n]
-             mine == IF S1_own THEN m.own = <<n, change.id>> ELSE m.own[1] = n
-             next == IF change.kind # "refused"
-                     THEN IF mine THEN m ELSE Dropped(m)
-                     ELSE IF F2 /\ change.by # r THEN DroppedRoot(m, change.root) ELSE m
-         IN Applied(r, [next EXCEPT !.applied = <<n, change.id>>,
+    ELSE LET entry == poll.entries[n]
+             mine == IF S1_own THEN m.own = <<n, entry.id>> ELSE m.own[1] = n
+             next == CASE entry.kind = "refused" ->
+                            IF F2 /\ entry.by # r THEN DroppedRoot(m, entry.root) ELSE m
+                       [] entry.kind \in {"attempt", "failed", "pruned", "reconciled"} -> m
+                       [] entry.kind = "ban" /\ ~A6_obey -> m
+                       [] OTHER -> IF mine THEN m ELSE Dropped(m)
+         IN Applied(r, [next EXCEPT !.applied = <<n, entry.id>>,
+                                    !.known = IF entry.kind = "reconciled"
+                                              THEN @ \cup {<<n, entry.id>>} ELSE @,
                                     !.own = IF n < @[1] THEN @ ELSE <<0, 0>>], poll)
 
+(* A change of this replica's own that it committed after the poll began has   *)
+(* to be among the entries, too, if the poll has read its number.              *)
 PollEnds(r) ==
-    LET m == mem[r] IN
+    LET m == mem[r]
+        read == m.own[1] \in m.applied[1] + 1..m.poll.last
+        other == S1_own /\ read /\ m.poll.entries[m.own[1]].id # m.own[2]
+        applied == Applied(r, m, m.poll)
+    IN
     /\ m.poll # None
     /\ mem' = [mem EXCEPT ![r] =
-          IF m.poll.lost THEN [Dropped(m) EXCEPT !.lost = TRUE, !.poll = None]
+          IF m.poll.lost \/ (~m.poll.passed /\ other)
+          THEN [Dropped(m) EXCEPT !.lost = TRUE, !.poll = IF m.poll.lost THEN None ELSE @]
           ELSE IF m.poll.passed
           THEN [(IF S11_anew THEN Dropped(m) ELSE m) EXCEPT !.anew = TRUE, !.poll = None]
-          ELSE [Applied(r, m, m.poll) EXCEPT
-                  !.poll = None, !.seen = IF S3_began THEN m.poll.began ELSE now]]
+          ELSE [applied EXCEPT
+                  !.poll = None,
+                  !.applied = IF S0 THEN @ ELSE m.poll.newest,
+                  !.seen = IF S3_whole /\ ~m.poll.whole THEN @
+                           ELSE IF S3_began THEN m.poll.began ELSE now]]
     /\ UNCHANGED <<now, store, world>>
 
-(* A replica that pruning passed registers, and goes on from what it reads.    *)
+Reconciliations(db) == {Id(db, n) : n \in {k \in 1..Len(db) : db[k].kind = "reconciled"}}
+
+(* Registers(m) goes on from what the store holds now.                         *)
+Registers(m) == [m EXCEPT !.poll = None, !.applied = Newest(log), !.own = <<0, 0>>, !.seen = now,
+                          !.known = Reconciliations(log)]
+Registered(r) == beats' = [beats EXCEPT ![Name(r)] = [applied |-> Len(log), at |-> now]]
+
+(* A replica that pruning passed registers.                                    *)
 BeginsAnew(r) ==
     /\ mem[r].anew /\ pinned[r] = None
-    /\ mem' = [mem EXCEPT ![r].anew = FALSE, ![r].applied = Newest(log), ![r].own = <<0, 0>>,
-                          ![r].seen = now]
-    /\ beats' = [beats EXCEPT ![Name(r)] = [applied |-> Len(log), at |-> now]]
-    /\ UNCHANGED <<now, log, pruned, history, pinned, mutations, world>>
+    /\ mem' = [mem EXCEPT ![r] = [Registers(@) EXCEPT !.anew = FALSE]]
+    /\ Registered(r)
+    /\ UNCHANGED <<now, log, row, pruned, losses, pinned, mutations, accepted, world>>
 
-(* Pruning removes the oldest changes but not the newest. It may come at any   *)
-(* moment, as if the time for which changes are kept had passed.               *)
+(* An operator says that the store is right as it is, whatever it has lost.    *)
+Reconcile ==
+    /\ "reconcile" \in Events /\ Len(log) < MaxLog
+    /\ \E r \in Replicas : mem[r].lost
+    /\ log' = Append(log, Entry("reconciled", None))
+    /\ accepted' = Len(losses)
+    /\ UNCHANGED <<now, row, pruned, losses, beats, pinned, mutations, world, mem>>
+
+(* A replica that refuses looks at the newest reconciliation. `unasked`: what  *)
+(* this replica misses was lost after the operator's last decision.            *)
+GoesOn(r) ==
+    LET m == mem[r]
+        all == Reconciliations(log)
+        last == CHOOSE id \in all : \A other \in all : other[1] <= id[1]
+        missed == \E i \in accepted + 1..Len(losses) : losses[i] \in {m.applied, m.own}
+    IN
+    /\ m.lost /\ all # {} /\ (S1_unseen => last \notin m.known)
+    /\ mem' = [mem EXCEPT ![r] = [Registers(@) EXCEPT !.lost = FALSE, !.unasked = missed]]
+    /\ Registered(r)
+    /\ UNCHANGED <<now, log, row, pruned, losses, pinned, mutations, accepted, world>>
+
+(* Pruning removes the oldest entries but not the newest, and is an entry      *)
+(* itself. It may come at any moment, as if the time for which entries are     *)
+(* kept had passed. If the newest floor goes, its own entry carries it forward.*)
 Prune ==
-    /\ "prune" \in Events
+    /\ "prune" \in Events /\ Len(log) < MaxLog
     /\ \E last \in pruned + 1..Len(log) - 1 :
+          LET going == FloorIn(log, pruned, last)
+              keeps == /\ S10_kept /\ going # None
+                       /\ S10_lock => Floors(log, last + 1, Len(log)) = {}
+          IN
           /\ S11_live => \A r \in Replicas :
                 now <= beats[Name(r)].at + Stale => last < beats[Name(r)].applied
           /\ pruned' = last
-    /\ UNCHANGED <<now, log, history, beats, pinned, mutations, world, mem>>
+          /\ log' = Append(log, [Entry("pruned", None) EXCEPT
+                                    !.floor = IF keeps THEN going.floor ELSE None,
+                                    !.banned = keeps /\ A6_kept /\ going.banned,
+                                    !.base = pruned])
+    /\ UNCHANGED <<now, row, losses, beats, pinned, mutations, accepted, world, mem>>
 
 (* A process dies, and another one registers and starts from what it reads.    *)
 Restart(r) ==
     /\ "restart" \in Events /\ pinned[r] = None
     /\ LET kept == IF S4_start THEN Empty ELSE [mem[r] EXCEPT !.poll = None] IN
-       mem' = [mem EXCEPT ![r] = [kept EXCEPT !.applied = Newest(log), !.seen = now]]
-    /\ beats' = [beats EXCEPT ![Name(r)] = [applied |-> Len(log), at |-> now]]
-    /\ UNCHANGED <<now, log, pruned, history, pinned, mutations, world>>
+       mem' = [mem EXCEPT ![r] = [Registers(kept) EXCEPT !.own = kept.own]]
+    /\ Registered(r)
+    /\ UNCHANGED <<now, log, row, pruned, losses, pinned, mutations, accepted, world>>
 
 ------------------------------- (* Mutations *) ------------------------------
 
-(* Revoke is for all regions. The store may number the change and swallow the  *)
+RevokedRow(held) == [held EXCEPT !.enabled = FALSE,
+                                 !.added = IF @ = "serves" THEN "revoked" ELSE @]
+
+(* Revoke is for all regions. The store may take the entry and swallow the     *)
 (* row's update, as a trigger in it could.                                     *)
+RevokesRow(by) ==
+    LET decided == [RevokedRow(row) EXCEPT !.version = NewId] IN
+    \E swallowed \in {FALSE} \cup (IF "swallow" \in Events THEN {TRUE} ELSE {}) :
+        /\ row' = IF swallowed THEN row ELSE decided
+        /\ log' = Append(log, [Decision("revoke", by, decided) EXCEPT !.left = row'])
+
+(* Where the row is not authentic, or gone, Revoke bans the cluster's name.    *)
+(* Without that it fails, which only the invariants see in the log.            *)
+Bans(by) ==
+    /\ LET floor == IF Floor(log, pruned) = None THEN NewId ELSE Floor(log, pruned).floor
+       IN log' = Append(log, IF A6_revoke
+                             THEN [Entry("ban", by) EXCEPT !.floor = floor, !.banned = TRUE]
+                             ELSE Entry("failed", by))
+    /\ UNCHANGED row
+
 Revoke ==
-    /\ "revoke" \in Events /\ Len(log) < MaxLog
-    /\ LET row == [Row(log) EXCEPT !.enabled = FALSE,
-                                   !.added = IF @ = "serves" THEN "revoked" ELSE @]
-       IN \E by \in By : \E written \in {TRUE} \cup (IF "swallow" \in Events THEN {FALSE} ELSE {}) :
-            log' = Append(log, [Change("revoke", by, IF written THEN row ELSE Row(log))
-                                   EXCEPT !.written = written])
-    /\ UNCHANGED <<now, pruned, history, beats, pinned, mutations, world, mem>>
+    /\ "revoke" \in Events /\ Len(log) < MaxLog /\ ~Banned(log, pruned)
+    /\ \E by \in By : IF Authentic(log, pruned, row) THEN RevokesRow(by) ELSE Bans(by)
+    /\ UNCHANGED <<now, pruned, losses, beats, pinned, mutations, accepted, world, mem>>
+
+(* An entry that decides nothing.                                              *)
+Attempt ==
+    /\ "attempt" \in Events /\ Len(log) < MaxLog
+    /\ log' = Append(log, Entry("attempt", None))
+    /\ UNCHANGED <<now, row, pruned, losses, beats, pinned, mutations, accepted, world, mem>>
+
+(* An operator seals a row that is not authentic as it stands, or brings it    *)
+(* back from an export if it is gone.                                          *)
+Seal ==
+    /\ "seal" \in Events /\ Len(log) < MaxLog
+    /\ Banned(log, pruned) \/ ~Authentic(log, pruned, row)
+    /\ LET stands == [(IF row = None THEN First ELSE row) EXCEPT !.version = NewId]
+           decided == IF A6_seal THEN RevokedRow(stands) ELSE stands
+       IN /\ row' = decided
+          /\ log' = Append(log, Decision("seal", None, decided))
+    /\ UNCHANGED <<now, pruned, losses, beats, pinned, mutations, accepted, world, mem>>
+
+(* Somebody who can write the store deletes the row, puts back one that it had *)
+(* before, or spoils it, which only a seal tells from deleting it.             *)
+Tamper ==
+    /\ "tamper" \in Events
+    /\ row' \in {None, First} \cup {log[n].left : n \in 1..Len(log)}
+                \cup (IF "seal" \in Events /\ row # None
+                      THEN {[row EXCEPT !.version = None, !.enabled = TRUE]} ELSE {})
+    /\ row' # row
+    /\ UNCHANGED <<now, log, pruned, losses, beats, pinned, mutations, accepted, world, mem>>
 
 (* A replica applies its own change after the commit, ahead of the poll. A     *)
 (* Revoke answers after that.                                                  *)
 AppliesHere(r) ==
-    \E n \in ClusterChanges(log) :
+    \E n \in Floors(log, 1, Len(log)) :
         /\ log[n].by = r /\ n > mem[r].applied[1] /\ n > mem[r].own[1]
         /\ mem' = [mem EXCEPT ![r] = [Dropped(@) EXCEPT !.own = Id(log, n)]]
         /\ UNCHANGED <<now, store, world>>
 
 (* Restore, Rotate and AddRegions read the row, prove their keys, and then     *)
-(* commit.                                                                     *)
-Proves(kind, row, said) ==
-    /\ kind \in Events /\ Cardinality(mutations) < 2 /\ Len(log) < MaxLog
-    /\ \A k \in {1, 2} : Row(log).wraps[k] \in on \cup {0}
+(* read it again and commit.                                                   *)
+Readable ==
+    /\ Verifies(row)
+    /\ S10_commit => Authentic(log, pruned, row)
+    /\ A6_restore => ~Banned(log, pruned)
+
+Proves(kind, decided, said) ==
+    /\ Cardinality(mutations) < 2 /\ Len(log) < MaxLog
+    /\ \A k \in {1, 2} : row.wraps[k] \in on \cup {0}
     /\ mutations' = mutations \cup
-          {[kind |-> kind, version |-> Version(log), base |-> Newest(log), row |-> row, said |-> said]}
-    /\ UNCHANGED <<now, log, pruned, history, beats, pinned, world, mem>>
+          {[kind |-> kind, version |-> row.version, base |-> Newest(log), decided |-> decided,
+            said |-> said]}
+    /\ UNCHANGED <<now, log, row, pruned, losses, beats, pinned, accepted, world, mem>>
 
 RestoreBegins ==
-    ~Row(log).enabled /\ Proves("restore",
-        [Row(log) EXCEPT !.enabled = TRUE, !.added = IF @ = "revoked" THEN "serves" ELSE @], FALSE)
+    /\ "restore" \in Events /\ Readable /\ ~row.enabled
+    /\ Proves("restore",
+          [row EXCEPT !.enabled = TRUE, !.added = IF @ = "revoked" THEN "serves" ELSE @], FALSE)
 
 RotateBegins ==
-    \E second \in {Row(log).wraps[2], newest} :      \* newest: with new_generation
-        /\ Row(log).enabled /\ newest \in on
-        /\ Proves("rotate", [Row(log) EXCEPT !.wraps =
-                                <<newest, IF second = 0 THEN 0 ELSE newest>>], FALSE)
+    /\ "rotate" \in Events /\ Readable /\ row.enabled /\ newest \in on
+    /\ \E second \in {row.wraps[2], newest} :      \* newest: with new_generation
+          Proves("rotate",
+              [row EXCEPT !.wraps = <<newest, IF second = 0 THEN 0 ELSE newest>>], FALSE)
 
 (* `said`: the request says that it means a cluster of which every region is   *)
 (* revoked.                                                                    *)
 AddBegins ==
-    \E said \in BOOLEAN :
-        /\ Row(log).added = "absent"
-        /\ R10 => Row(log).enabled \/ said
-        /\ Proves("add", [Row(log) EXCEPT !.added = "serves"], said)
+    /\ "add" \in Events /\ Readable /\ row.added = "absent"
+    /\ \E said \in BOOLEAN :
+          /\ R10 => row.enabled \/ said
+          /\ Proves("add", [row EXCEPT !.added = "serves"], said)
 
+(* The decisions that the row has seen since the mutation read it.             *)
 Overtaken(m) ==
-    \/ ~Has(log, m.version)
-    \/ S10_commit /\ ~Authentic(log, pruned)
-    \/ \E n \in m.version[1] + 1..Len(log) :
-          /\ log[n].written
-          /\ \/ R1 /\ log[n].kind = "revoke"
-             \/ S5 /\ log[n].kind \in {"restore", "rotate", "add"}
+    \/ ~Has(log, m.version) \/ ~Readable
+    \/ \E n \in m.version[1] + 1..row.version[1] :
+          \/ R1 /\ log[n].kind \in {"revoke", "seal"}
+          \/ S5 /\ log[n].kind \in {"restore", "rotate", "add"}
 
 MutationEnds ==
     \E m \in mutations :
         /\ mutations' = mutations \ {m}
-        /\ IF Overtaken(m) THEN UNCHANGED log ELSE
+        /\ IF Overtaken(m) THEN UNCHANGED <<log, row>> ELSE
+           LET decided == [m.decided EXCEPT !.version = NewId] IN
            /\ Len(log) < MaxLog
+           /\ row' = decided
            /\ \E by \in By :
-                log' = Append(log, [Change(m.kind, by, m.row) EXCEPT
+                log' = Append(log, [Decision(m.kind, by, decided) EXCEPT
                                        !.base = IF Has(log, m.base) THEN m.base[1] ELSE 0,
                                        !.said = m.said])
-        /\ UNCHANGED <<now, pruned, history, beats, pinned, world, mem>>
+        /\ UNCHANGED <<now, pruned, losses, beats, pinned, accepted, world, mem>>
 
 ------------------------- (* The world around it *) --------------------------
 
@@ -323,46 +472,58 @@ NewKeyVersion ==
 (* or to a deposed primary; and later back to the primary.                     *)
 Pin(r) ==
     /\ "pin" \in Events
-    /\ pinned' = [pinned EXCEPT ![r] = IF @ = None THEN log ELSE None]
-    /\ UNCHANGED <<now, log, pruned, history, beats, mutations, world, mem>>
+    /\ pinned' = [pinned EXCEPT ![r] = IF @ = None THEN Db(r) ELSE None]
+    /\ UNCHANGED <<now, log, row, pruned, losses, beats, mutations, accepted, world, mem>>
 
-(* A standby that lags takes over, and the last change is lost.                *)
+(* A standby that lags takes over, and the last transaction is lost.           *)
 Failover ==
-    /\ "failover" \in Events /\ history = 0 /\ log # <<>>
+    /\ "failover" \in Events /\ log # <<>>
+    /\ Len(losses) < IF "reconcile" \in Events THEN 2 ELSE 1
     /\ LET left == Len(log) - 1 IN
        /\ log' = SubSeq(log, 1, left)
+       /\ row' = IF left = 0 THEN First ELSE log[left].left
+       /\ pruned' = IF log[left + 1].kind = "pruned" THEN log[left + 1].base ELSE pruned
        /\ beats' = [r \in Replicas |->
                        [beats[r] EXCEPT !.applied = IF @ > left THEN left ELSE @]]
-    /\ history' = history + 1
-    /\ UNCHANGED <<now, pruned, pinned, mutations, world, mem>>
+    /\ losses' = Append(losses, Newest(log))
+    /\ UNCHANGED <<now, pinned, mutations, accepted, world, mem>>
 
 Init ==
-    /\ now = 0 /\ log = <<>> /\ pruned = 0 /\ history = 0 /\ mutations = {} /\ on = {1} /\ newest = 1
+    /\ now = 0 /\ log = <<>> /\ row = First /\ pruned = 0 /\ losses = <<>> /\ mutations = {}
+    /\ on = {1} /\ newest = 1 /\ accepted = 0 /\ looked = {}
     /\ beats = [r \in Replicas |-> [applied |-> 0, at |-> 0]]
     /\ pinned = [r \in Replicas |-> None]
     /\ mem = [r \in Replicas |-> Empty]
 
-Next ==
-    \/ Tick \/ Customer \/ NewKeyVersion \/ Failover \/ Prune
-    \/ Revoke \/ RestoreBegins \/ RotateBegins \/ AddBegins \/ MutationEnds
+Step ==
+    \/ Tick \/ Customer \/ NewKeyVersion \/ Failover \/ Prune \/ Tamper
+    \/ Revoke \/ Attempt \/ Seal \/ Reconcile
+    \/ RestoreBegins \/ RotateBegins \/ AddBegins \/ MutationEnds
     \/ \E r \in Replicas :
         \/ LoadBegins(r) \/ LoadEnds(r) \/ CannotTell(r) \/ Tell(r) \/ Wait(r)
-        \/ PollBegins(r) \/ PollEnds(r) \/ BeginsAnew(r) \/ AppliesHere(r)
+        \/ PollBegins(r) \/ PollEnds(r) \/ BeginsAnew(r) \/ GoesOn(r) \/ AppliesHere(r)
         \/ Restart(r) \/ Pin(r)
+
+Next ==
+    \/ Step /\ looked' = IF looked # {} /\ Sound' THEN {} ELSE looked
+    \/ \E r \in Replicas : Sweep(r) /\ looked' = looked \cup {r}
 
 Spec == Init /\ [][Next]_vars
 Symmetry == Permutations(Replicas)
 
 ------------------------------ (* Invariants *) ------------------------------
 
-LastRevoke == LET all == {n \in 1..Len(log) : log[n].kind = "revoke"}
+LastRevoke == LET all == {n \in 1..Len(log) : log[n].kind \in {"revoke", "ban", "failed"}}
               IN IF all = {} THEN 0 ELSE Max(all)
 
 (* The operator's intention, whatever the row says: the cluster is revoked     *)
-(* until a Restore that began after the last Revoke.                           *)
+(* until a Restore that began after the last Revoke and, if that was a ban,    *)
+(* after a seal of the row.                                                    *)
 Revoked == /\ LastRevoke > 0
            /\ ~\E n \in LastRevoke + 1..Len(log) :
-                  log[n].kind = "restore" /\ log[n].base >= LastRevoke
+                  /\ log[n].kind = "restore" /\ log[n].base >= LastRevoke
+                  /\ log[LastRevoke].kind = "ban" =>
+                        \E k \in LastRevoke + 1..log[n].base : log[k].kind = "seal"
 
 Confirmed(r) == \/ beats[Name(r)].applied >= LastRevoke
                 \/ mem[r].own = Id(log, LastRevoke)
@@ -373,7 +534,7 @@ ConfirmedHasStopped ==
 (* A region that AddRegions brings into a revoked cluster serves only if a     *)
 (* request that began after the last Revoke said so.                           *)
 NoRegionAddedUnawares ==
-    (Revoked /\ Row(log).added = "serves") =>
+    (Revoked /\ Verifies(row) /\ row.added = "serves") =>
         \E n \in LastRevoke + 1..Len(log) : log[n].said /\ log[n].base >= LastRevoke
 
 AllStopByTheBound ==
@@ -390,9 +551,27 @@ NoUsePastARefusal ==
         => kek.under >= n
 
 (* A replica takes the store for another one only if a failover really lost    *)
-(* what the replica had applied.                                               *)
+(* what the replica had applied, committed or read.                            *)
 PruningIsNoRollback ==
-    \A r \in Replicas : mem[r].lost => ~Has(log, mem[r].applied)
+    \A r \in Replicas : mem[r].lost =>
+        LET m == mem[r] IN
+        \/ ~Has(log, m.applied) \/ ~Has(log, m.own)
+        \/ m.poll # None /\ \E n \in DOMAIN m.poll.entries : ~Has(log, <<n, m.poll.entries[n].id>>)
+
+(* A replica that knows of a loss serves again only if an operator decided     *)
+(* after the loss.                                                             *)
+OnlyAnOperatorReconciles == \A r \in Replicas : ~mem[r].unasked
+
+(* The log has the floor of the last decision about the cluster, and the ban.  *)
+PruningKeepsEveryFloor ==
+    LET decisions == {n \in 1..Len(log) : log[n].floor # None /\ log[n].kind # "pruned"}
+        last == IF decisions = {} THEN Made ELSE log[Max(decisions)]
+        found == Floor(log, pruned)
+    IN pruned > 0 => found # None /\ found.floor = last.floor /\ found.banned = last.banned
+
+(* A replica uses no key of a row that somebody spoiled, deleted or put back   *)
+(* once it has held its memory against the store.                              *)
+NoUseOfSpoiledRows == \A r \in looked : Sound \/ InUse(r) = {}
 
 (* A replica whose changes were pruned had been silent.                        *)
 PruningPassesNoLiveReplica ==
@@ -405,9 +584,9 @@ ProvenInTime ==
 
 NothingUnopenable ==
     \A n \in 1..Len(log) : \A k \in {1, 2} :
-        log[n].row.wraps[k] # 0 => Row(log).wraps[k] # 0
+        (log[n].decided # None /\ log[n].decided.wraps[k] # 0 /\ Sound) => row.wraps[k] # 0
 
 OldKeyNotNeeded ==
-    \A n \in 1..Len(log) : log[n].kind = "rotate" =>
-        \A k \in {1, 2} : Row(log).wraps[k] = 0 \/ Row(log).wraps[k] >= log[n].row.wraps[1]
+    \A n \in 1..Len(log) : (log[n].kind = "rotate" /\ Sound) =>
+        \A k \in {1, 2} : row.wraps[k] = 0 \/ row.wraps[k] >= log[n].decided.wraps[1]
 =============================================================================

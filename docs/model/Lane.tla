@@ -3,13 +3,16 @@
 (* and give calls up. The transactions of one of them may hang for ever,       *)
 (* because somebody holds locks on that caller's clusters. Other changes take  *)
 (* every thread that they can get. A third caller's Revoke commits all the     *)
-(* same. README.md says more.                                                  *)
+(* same, although it has to wait for a thread several times: it looks up its   *)
+(* request, reads the cluster, and commits; if the rows are not authentic, it  *)
+(* then bans the cluster. README.md says more.                                 *)
 EXTENDS Naturals, Sequences, TLC
 
 CONSTANTS
     Hangs, Floods, Other,   \* the three callers
     Threads, Each,          \* threads of the lane, and the most that one caller may hold
     Places,                 \* calls that may be under way at once
+    Parts,                  \* the transactions of the third caller's Revoke, one after the other
     \* The safeguards. FALSE takes one away.
     R9_lane,                \* no other work runs in the lane's threads
     R9_turns,               \* the callers take turns
@@ -22,10 +25,11 @@ VARIABLES
     turns,      \* the callers that have calls waiting; the first one is next
     runs,       \* each caller's calls that run in a thread
     places,     \* the places that each caller holds
+    done,       \* the transactions that the third caller's Revoke has behind it
     busy,       \* threads of the lane that other work holds
     refused     \* the third caller found no place
 
-vars == <<line, turns, runs, places, busy, refused>>
+vars == <<line, turns, runs, places, done, busy, refused>>
 Callers == {Hangs, Floods, Other}
 
 RECURSIVE Sum(_, _)
@@ -49,13 +53,13 @@ Arrives(c) ==
             /\ UNCHANGED refused
        ELSE /\ refused' = (refused \/ c = Other)
             /\ UNCHANGED <<line, turns, places>>
-    /\ UNCHANGED <<runs, busy>>
+    /\ UNCHANGED <<runs, done, busy>>
 
 (* A caller gives a call up. Its work goes on.                                 *)
 GivesUp(c) ==
     /\ ~R9_kept /\ c # Other /\ places[c] > 0
     /\ places' = [places EXCEPT ![c] = @ - 1]
-    /\ UNCHANGED <<line, turns, runs, busy, refused>>
+    /\ UNCHANGED <<line, turns, runs, done, busy, refused>>
 
 Can(c) == R9_each => runs[c] < Each
 
@@ -70,23 +74,31 @@ Starts ==
           /\ turns' = IF line[c] > 1 THEN Append(others, c) ELSE others
           /\ line' = [line EXCEPT ![c] = @ - 1]
           /\ runs' = [runs EXCEPT ![c] = @ + 1]
-    /\ UNCHANGED <<places, busy, refused>>
+    /\ UNCHANGED <<places, done, busy, refused>>
 
-(* The place of a call that was given up is free already without R9_kept.      *)
+(* The place of a call that was given up is free already without R9_kept. A    *)
+(* Revoke keeps its place from one of its transactions to the next.            *)
 Ends(c) ==
     /\ runs[c] > 0
     /\ runs' = [runs EXCEPT ![c] = @ - 1]
-    /\ places' = [places EXCEPT ![c] = IF @ = line[c] + runs[c] THEN @ - 1 ELSE @]
-    /\ UNCHANGED <<line, turns, busy, refused>>
+    /\ IF c = Other /\ done + 1 < Parts
+       THEN /\ line' = [line EXCEPT ![c] = @ + 1]
+            /\ turns' = Append(turns, c)
+            /\ done' = done + 1
+            /\ UNCHANGED places
+       ELSE /\ places' = [places EXCEPT ![c] = IF @ = line[c] + runs[c] THEN @ - 1 ELSE @]
+            /\ done' = IF c = Other THEN 0 ELSE done
+            /\ UNCHANGED <<line, turns>>
+    /\ UNCHANGED <<busy, refused>>
 
 OtherWork ==
     /\ ~R9_lane /\ FreeThreads > 0
     /\ busy' = busy + 1
-    /\ UNCHANGED <<line, turns, runs, places, refused>>
+    /\ UNCHANGED <<line, turns, runs, places, done, refused>>
 
 Init ==
     /\ line = [c \in Callers |-> 0] /\ runs = line /\ places = line
-    /\ turns = <<>> /\ busy = 0 /\ refused = FALSE
+    /\ turns = <<>> /\ done = 0 /\ busy = 0 /\ refused = FALSE
 
 Next == Starts \/ OtherWork \/ \E c \in Callers : Arrives(c) \/ GivesUp(c) \/ Ends(c)
 
@@ -101,5 +113,5 @@ WorkIsBounded == UnderWay <= Places
 
 ------------------------------ (* Properties *) ------------------------------
 
-RevokeCommits == line[Other] > 0 ~> line[Other] + runs[Other] = 0
+RevokeCommits == places[Other] > 0 ~> places[Other] = 0
 =============================================================================
