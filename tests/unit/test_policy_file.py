@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +16,15 @@ from hypothesis import strategies as st
 from keyfold_server.access.policy import watcher as policies_file
 from keyfold_server.access.policy.file import PolicyFileError, parse
 from keyfold_server.access.policy.grants import Role
+from keyfold_server.access.policy.rights import Policy
 from keyfold_server.access.policy.watcher import MAX_FILE, PolicyWatcher, read
+from keyfold_server.bootstrap.access import Access
 from keyfold_server.domain import files
 from keyfold_server.domain.errors import NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.rights import Identity, Rights
+from keyfold_server.service.clock import SystemClock
+from keyfold_server.settings import Settings
 
 _ME = Identity(("local",), "loopback")
 
@@ -393,3 +398,35 @@ def test_an_old_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPat
     file.write_text(_OK.replace("auditor", "admin"))
     assert policies.reload()
     assert len(reads) == 4
+
+
+def test_a_broken_file_is_parsed_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W5: a large file that stays broken does not take its time again at each look."""
+    policies = PolicyWatcher(file)
+    parsed = []
+    parse_file = policies_file._parsed
+
+    def counted(path: Path, contents: bytes) -> Policy:
+        parsed.append(path)
+        return parse_file(path, contents)
+
+    monkeypatch.setattr(policies_file, "_parsed", counted)
+    file.write_text("[[grant\n")
+    for _ in range(3):
+        assert not policies.reload()
+    assert len(parsed) == 1
+    assert policies.broken is not None
+
+
+async def test_the_loop_does_not_parse_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W5: a policy of 3,000 grants takes 0.8 seconds to parse, in which other calls go on."""
+    access = Access(Settings(store="sqlite:///unused.db", policy=file), SystemClock())
+    threads = []
+    monkeypatch.setattr(
+        access._policies, "reload", lambda: threads.append(threading.current_thread())
+    )
+    await access._look_at_policy()
+    assert len(threads) == 1
+    assert threads != [threading.main_thread()]
