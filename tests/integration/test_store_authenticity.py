@@ -332,7 +332,7 @@ _ENTRY: Final = ", ".join(c.name for c in list(schema.log.columns)[1:])
         ("DELETE FROM log WHERE number = 1", 1),
         ("DELETE FROM log WHERE number = 3", 3),
         # The newest, and everything.
-        ("DELETE FROM log WHERE number = 7", 7),
+        ("DELETE FROM log WHERE number = 8", 8),
         ("DELETE FROM log", 1),
         ("DELETE FROM log WHERE number > 4", 5),
         ("UPDATE log SET outcome = 'x' WHERE number = 4", 4),
@@ -340,8 +340,8 @@ _ENTRY: Final = ", ".join(c.name for c in list(schema.log.columns)[1:])
         ("UPDATE log SET number = -number WHERE number = 3", 3),
         # Two entries in each other's place.
         ("UPDATE log SET number = CASE number WHEN 3 THEN -5 WHEN 5 THEN -3 ELSE number END", 3),
-        (f"INSERT INTO log SELECT 8, {_ENTRY} FROM log WHERE number = 7", 8),
-        (f"INSERT INTO log SELECT 0, {_ENTRY} FROM log WHERE number = 7", 0),
+        (f"INSERT INTO log SELECT 9, {_ENTRY} FROM log WHERE number = 8", 9),
+        (f"INSERT INTO log SELECT 0, {_ENTRY} FROM log WHERE number = 8", 0),
         ("UPDATE log SET prev = zeroblob(32) WHERE number = 2", 2),
     ],
 )
@@ -391,7 +391,7 @@ def test_an_edited_history(bench: Bench, opened: Callable[[], SqlStore], edit: s
     "edit",
     [
         "DELETE FROM log WHERE number = 3",
-        "DELETE FROM log WHERE number = 7",
+        "DELETE FROM log WHERE number = 8",
         "UPDATE log SET number = number + 10 WHERE number = 3",
         "DELETE FROM log_head",
     ],
@@ -412,10 +412,10 @@ def test_an_entry_of_another_history(bench: Bench, opened: Callable[[], SqlStore
         bench.file.write_bytes(old)
         with closing(bench.open()) as store:
             applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
-        histories.append(bench.rows("SELECT * FROM log WHERE number = 8"))
+        histories.append(bench.rows("SELECT * FROM log WHERE number = 9"))
     marks = ", ".join("?" * len(histories[0][0]))
     with closing(sqlite3.connect(bench.file)) as connection:
-        connection.execute("DELETE FROM log WHERE number = 8")
+        connection.execute("DELETE FROM log WHERE number = 9")
         connection.execute(f"INSERT INTO log VALUES ({marks})", histories[0][0])
         connection.commit()
     with pytest.raises(StoreRolledBackError):
