@@ -130,7 +130,21 @@ checks: venv
 .PHONY: test
 test: checks ## Run everything that CI runs: all checks, then all tests, the fast ones first
 	@$(side_by_side) test-contract test-unit
-	@$(side_by_side) test-e2e test-integration test-kms test-chaos
+	@$(side_by_side) test-e2e test-integration test-kms test-asgi test-chaos
+
+# On the transport of KEYFOLD_TRANSPORT=asgi: the tests of rpc/, and a smoke set of whole servers.
+rpc_tests := tests/unit/test_rpc_call.py tests/unit/test_asgi.py tests/unit/test_client_channel.py \
+  $(foreach test,limits health_service grpcurl callers garbage,tests/e2e/test_$(test).py)
+
+.PHONY: test-asgi
+test-asgi:
+	@KEYFOLD_TEST_TRANSPORT=asgi $(bin)/pytest $(rpc_tests)
+
+.PHONY: test-transports
+test-transports: venv ## Run the end-to-end tests and those of rpc/ on both transports
+	@for transport in grpc asgi; do \
+	  KEYFOLD_TEST_TRANSPORT=$$transport $(bin)/pytest $(filter tests/unit/%,$(rpc_tests)) tests/e2e; \
+	done
 
 .PHONY: test-unit test-contract test-integration test-chaos
 test-unit test-contract test-integration test-chaos: test-%:

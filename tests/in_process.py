@@ -13,14 +13,16 @@ server listens on a free port or a unix socket, and ends with its block:
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import grpc
+import pytest
 
 import callers
 from fakes import FakeProvider
@@ -34,14 +36,21 @@ from keyfold_server.providers.catalog import Catalog
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.providers.shared.entry import Entry
+from keyfold_server.rpc.asgi_server import AsgiServer
 from keyfold_server.rpc.grpc_aio import GrpcAio
 from keyfold_server.rpc.incoming.callers import Callers
-from keyfold_server.rpc.server import Server
+from keyfold_server.rpc.server import Server, Transport
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.replica import Replica
 from keyfold_server.store.opening import open_store
 
 T = TypeVar("T")
+
+TRANSPORT: Final = os.environ.get("KEYFOLD_TEST_TRANSPORT", "grpc")
+"""The transport of the tests' servers."""
+
+grpc_alone = pytest.mark.skipif(TRANSPORT != "grpc", reason="a row of docs/transports.md")
+"""Marks a test of what gRPC's own library does, and the other transport does in another way."""
 
 
 class Setup(TypedDict, total=False):
@@ -49,6 +58,8 @@ class Setup(TypedDict, total=False):
 
     Attributes:
         listen: `HOST:PORT` or `unix:/path`; a free port of 127.0.0.1 by default.
+        transport: `grpc` or `asgi`; by default, what KEYFOLD_TEST_TRANSPORT says, or else `grpc`.
+        grace: Seconds that calls under way may take when the server stops; none by default.
         credentials: The server's certificate; without it, connections are plain.
         local_keys: Names of `LOCAL` root keys to make; the type exists only if there are any.
         others: Makers of further providers, by type.
@@ -58,6 +69,8 @@ class Setup(TypedDict, total=False):
     """
 
     listen: str
+    transport: str
+    grace: float
     credentials: grpc.ServerCredentials
     local_keys: Sequence[str]
     others: Mapping[str, Callable[[], KeyProvider]]
@@ -89,6 +102,11 @@ class InProcess:
     _store: Store
     _clock: Clock
     _loop: asyncio.AbstractEventLoop
+    _server: Server
+
+    async def stop(self) -> None:
+        """Stops the server as SIGTERM does; runs on the server's loop."""
+        await self._server.stop()
 
     def on_loop(self, work: Callable[[], Any]) -> None:
         """Runs a function on the server's loop and waits for its end, from another thread."""
@@ -146,20 +164,16 @@ async def running(
             regions=setup.get("regions"),
         )
         await replica.start()
-        transport = GrpcAio(
-            setup.get("listen", "127.0.0.1:0"),
-            replica.bounds,
-            credentials=setup.get("credentials"),
-        )
+        transport = _transport(replica.bounds, setup)
         who = setup.get("who") or Callers(callers.POLICIES, callers.LOCAL, clock)
         server = Server(replica, who, transport)
         try:
             target = await server.start()
             loop = asyncio.get_running_loop()
-            yield InProcess(target, fake, keys, replica, path, store, clock, loop)
+            yield InProcess(target, fake, keys, replica, path, store, clock, loop, server)
         finally:
             fake.mend()
-            await server.stop(0)
+            await server.stop()
             await replica.stop()
     finally:
         store.close()
@@ -188,6 +202,13 @@ def serving(
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def _transport(bounds: Bounds, setup: Setup) -> Transport:
+    listen, grace = setup.get("listen", "127.0.0.1:0"), setup.get("grace", 0.0)
+    if setup.get("transport", TRANSPORT) == "asgi":
+        return AsgiServer(listen, bounds, grace=grace)
+    return GrpcAio(listen, bounds, credentials=setup.get("credentials"), grace=grace)
 
 
 def _entry(make: Callable[[], KeyProvider]) -> Entry:

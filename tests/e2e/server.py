@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import keyfold
+from in_process import TRANSPORT
 from keyfold_server.providers.local.key_file import KeyFile
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -238,6 +239,7 @@ def make(folder: Path, keys: Iterable[str], settings: Mapping[str, str | None]) 
         "KEYFOLD_LOCAL_KEYS": str(server.keys),
         # After a restart, too, it is a free port, although KEYFOLD_LISTEN keeps the old one.
         "KEYFOLD_METRICS": "127.0.0.1:0",
+        "KEYFOLD_TRANSPORT": TRANSPORT,
     }
     server.settings = common | dict(settings)
     file = KeyFile(server.keys)

@@ -26,7 +26,7 @@ from e2e.conftest import StartServer
 from e2e.half_open import HELLO, HalfOpen, flood, frame
 from e2e.server import Server
 from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
-from in_process import InProcess, serving
+from in_process import TRANSPORT, InProcess, grpc_alone, serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
@@ -166,7 +166,9 @@ def test_headers_past_their_bound(tmp_path: Path) -> None:
         stub.Wrap(asked, timeout=5, metadata=(("x-small", "a" * 1_000),))
         with pytest.raises(grpc.RpcError) as caught:
             stub.Wrap(asked, timeout=5, metadata=(("x-large", "a" * 8_000),))
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # A row of docs/transports.md: h2corn answers with HTTP's status 431.
+        refused_as = {"grpc": grpc.StatusCode.RESOURCE_EXHAUSTED, "asgi": grpc.StatusCode.UNKNOWN}
+        assert caught.value.code() is refused_as[TRANSPORT]
         wrap(stub)
 
 
@@ -386,6 +388,7 @@ def test_an_old_connection_is_made_anew(start_server: StartServer) -> None:
             pytest.fail("the connection grew old")
 
 
+@grpc_alone
 def test_a_flood_of_pings_is_cut_off(tmp_path: Path) -> None:
     """The server disconnects a client that pings too often, and goes on to serve others."""
     with bounded(tmp_path, ping_interval=60.0) as (server, stub):
@@ -513,7 +516,8 @@ def test_connections(tmp_path: Path) -> None:
         clients = [HalfOpen(server.target, "Wrap", 1) for _ in range(3)]
         try:
             flood(clients, quiet=0.5)
-            assert [client.closed for client in clients] == [False, False, True]
+            # A row of docs/transports.md: h2corn leaves the third in the line of the kernel.
+            assert [client.closed for client in clients] == [False, False, TRANSPORT == "grpc"]
             clients[0].close()
             ends = time.monotonic() + 20
             while time.monotonic() < ends:

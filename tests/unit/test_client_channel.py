@@ -14,7 +14,7 @@ import pytest
 
 import keyfold
 from certificates import self_signed
-from in_process import serving
+from in_process import grpc_alone, serving
 from keyfold.transport.channel import endpoint
 from keyfold.transport.tls import Tls
 from relay import Relay
@@ -83,6 +83,7 @@ def test_unix_socket(tmp_path: Path) -> None:
         assert list(client.list_clusters()) == []
 
 
+@grpc_alone
 def test_mutual_tls(tmp_path: Path) -> None:
     """Server and client prove themselves under the expected name, with files or PEM bytes."""
     pair = self_signed("keyfold.example")

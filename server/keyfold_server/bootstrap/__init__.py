@@ -22,9 +22,10 @@ from keyfold_server.bootstrap.checking import check
 from keyfold_server.bootstrap.providers import catalog, platform_keys, regions
 from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.timing import Timing
+from keyfold_server.rpc.asgi_server import LOOK, AsgiServer
 from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.grpc_aio import GrpcAio
-from keyfold_server.rpc.server import Server
+from keyfold_server.rpc.server import Server, Transport
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.readiness import Readiness
 from keyfold_server.service.replica import Replica
@@ -154,13 +155,7 @@ async def serve(
     try:
         await joined.start()
         await access.start(joined.supervisor)
-        transport = GrpcAio(
-            settings.listen,
-            joined.bounds,
-            credentials=access.credentials,
-            asks_clients=access.asks_clients,
-            socket_mode=settings.socket_mode,
-        )
+        transport = _transport(settings, access, joined)
         server = Server(
             joined,
             access.callers,
@@ -179,16 +174,38 @@ async def serve(
             await stopping.wait()
             log.info("draining for up to %g seconds", settings.drain_grace)
         finally:
-            await server.stop(settings.drain_grace)
+            await server.stop()
             await joined.stop()
     finally:
         close()
 
 
+def _transport(settings: Settings, access: Access, joined: Replica) -> Transport:
+    if settings.transport == "grpc":
+        return GrpcAio(
+            settings.listen,
+            joined.bounds,
+            credentials=None if access.tls is None else access.tls.credentials(),
+            asks_clients=access.asks_clients,
+            socket_mode=settings.socket_mode,
+            grace=settings.drain_grace,
+        )
+    transport = AsgiServer(
+        settings.listen,
+        joined.bounds,
+        tls=access.tls,
+        socket_mode=settings.socket_mode,
+        grace=settings.drain_grace,
+    )
+    joined.supervisor.start("transport", transport.keep, LOOK)
+    return transport
+
+
 def run(settings: Settings, ready: Callable[[str], None]) -> None:
     """Runs `serve` with logs, traces and metrics, on uvloop if it is installed."""
     _keep_memory_private()
-    if settings.tls_cert is not None and os.environ.get("GRPC_VERBOSITY") == grpc_log.VERBOSITY:
+    by_grpc = settings.tls_cert is not None and settings.transport == "grpc"
+    if by_grpc and os.environ.get("GRPC_VERBOSITY") == grpc_log.VERBOSITY:
         end_grpc_log = grpc_log.follow()
     else:
         end_grpc_log = _nothing

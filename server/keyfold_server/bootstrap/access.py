@@ -6,8 +6,6 @@ import asyncio
 import logging
 from typing import Final
 
-import grpc
-
 from keyfold_server import telemetry
 from keyfold_server.access.policy import development
 from keyfold_server.access.policy.watcher import PolicyWatcher
@@ -33,7 +31,7 @@ class Access:
 
     Attributes:
         callers: Identifies the caller of each call.
-        credentials: The server's TLS credentials; None for a server without TLS.
+        tls: The server's TLS files; None for a server without TLS.
         asks_clients: Whether the server asks its clients for a certificate.
     """
 
@@ -43,15 +41,14 @@ class Access:
         Raises:
             SetupError: A file cannot be used. The message names the setting.
         """
-        self.credentials: grpc.ServerCredentials | None = None
+        self.tls: ServerTls | None = None
         self.asks_clients = settings.tls_client_ca is not None
         certificates = None
         if settings.tls_cert is not None and settings.tls_key is not None:
-            tls = ServerTls(
+            self.tls = ServerTls(
                 TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca), clock
             )
-            self.credentials = tls.credentials()
-            certificates = CertificateVerifier() if tls.asks_clients else None
+            certificates = CertificateVerifier() if self.tls.asks_clients else None
         self._keys: KeySource | None = None
         tokens = None
         if settings.jwt_jwks and settings.jwt_issuer and settings.jwt_audience:

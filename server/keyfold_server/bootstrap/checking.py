@@ -26,6 +26,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.provider import TriesLogins
 from keyfold_server.providers.catalog import Catalog
+from keyfold_server.rpc.asgi_server import check_installed
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.settings import Settings
 from keyfold_server.store import opening
@@ -69,6 +70,9 @@ def _faults(settings: Settings, providers: Catalog) -> list[str]:
     for type_ in providers.set_up():
         with _noted(faults, f"{type_}: "):
             providers.provider(type_)
+    with _noted(faults):
+        if settings.transport == "asgi":
+            check_installed()
     with _noted(faults):
         asyncio.run(Access(settings, SystemClock()).check())
     with _noted(faults):

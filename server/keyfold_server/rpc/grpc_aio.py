@@ -74,6 +74,7 @@ class GrpcAio:
         credentials: grpc.ServerCredentials | None = None,
         asks_clients: bool = False,
         socket_mode: int = 0o600,
+        grace: float = 30.0,
     ) -> None:
         """Prepares a server; `start` binds.
 
@@ -85,12 +86,15 @@ class GrpcAio:
             asks_clients: Whether the credentials ask clients for a certificate, so that health
                 checks of this machine need a socket of their own.
             socket_mode: The permissions of a unix socket's file.
+            grace: Seconds after which the server, when it stops, ends the calls that are still
+                under way.
         """
         self._listen = listen
         self._bounds = bounds
         self._credentials = credentials
         self._asks_clients = asks_clients
         self._socket_mode = socket_mode
+        self._grace = grace
         self._server: grpc.aio.Server | None = None
 
     async def start(self, table: Table, most: int) -> str:
@@ -116,15 +120,11 @@ class GrpcAio:
         self._server = server
         return address
 
-    async def stop(self, grace: float) -> None:
-        """Takes no further calls, and lets the calls under way finish.
-
-        Args:
-            grace: Seconds after which the server ends the calls that are still under way.
-        """
+    async def stop(self) -> None:
+        """Takes no further calls, and lets the calls under way finish."""
         if self._server is None:
             return  # This server never listened; a socket at its address is another server's.
-        await self._server.stop(grace)
+        await self._server.stop(self._grace)
         if self._listen.startswith("unix:"):
             with contextlib.suppress(OSError):
                 os.unlink(self._listen.removeprefix("unix:"))  # noqa: PTH108  no Path on a loop

@@ -48,13 +48,10 @@ class Transport(Protocol):
         """
         ...
 
-    async def stop(self, grace: float) -> None:
-        """Takes no further calls, and lets the calls under way finish.
+    async def stop(self) -> None:
+        """Takes no further calls, and lets the calls under way finish within its grace.
 
         Before its first await it has told the clients to go elsewhere.
-
-        Args:
-            grace: Seconds after which the transport ends the calls that are still under way.
         """
         ...
 
@@ -122,27 +119,24 @@ class Server:
         )
         return address
 
-    async def stop(self, grace: float) -> None:
-        """Says NOT_SERVING, takes no further calls, and lets the calls under way finish.
-
-        Args:
-            grace: Seconds after which the server ends the calls that are still under way.
-        """
-        if not self._keepers:
-            return  # This server never listened.
+    async def stop(self) -> None:
+        """Says NOT_SERVING, takes no further calls, and lets the calls under way finish."""
+        keepers, self._keepers = self._keepers, ()
+        if not keepers:
+            return  # This server never listened, or has stopped.
         self._readiness.drain()
         await self._show_health()
         self._door.close()
         await asyncio.sleep(_LAST_WORD)
         self._standard.end_streams()
-        stopping = asyncio.create_task(self._transport.stop(grace))
+        stopping = asyncio.create_task(self._transport.stop())
         await asyncio.sleep(0)  # Now the transport has told the clients to go elsewhere.
         self._door.open()
         await stopping
         self._loop_watch.stop()
-        for keeper in self._keepers:
+        for keeper in keepers:
             keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*keepers, return_exceptions=True)
 
     async def _show_health(self) -> None:
         serving = self._readiness.look()

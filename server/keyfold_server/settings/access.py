@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -18,6 +18,12 @@ class AccessSettings(BaseModel):
         description="The address to listen on: HOST:PORT, where port 0 takes a free port, or unix: "
         "and an absolute path. Without TLS the server listens only on loopback addresses and unix "
         "sockets.",
+    )
+    transport: Literal["grpc", "asgi"] = Field(
+        default="grpc",
+        description="What carries the calls: gRPC's own library (grpc), or h2corn, an HTTP/2 "
+        "server for ASGI, which takes less time per call (asgi). asgi needs the extra `fast`; "
+        "docs/transports.md says in what the two differ.",
     )
     socket_mode: Permissions = Field(
         default=0o600,

@@ -1,4 +1,4 @@
-"""TLS for the gRPC server: its certificate, key and client authorities, renewed while it serves.
+"""TLS for the server: its certificate, key and client authorities, renewed while it serves.
 
 gRPC calls this module before each handshake, in threads of its own. Open connections keep what they
 began with, until the server's maximum connection age ends them. Invariants: the server never uses a
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -53,6 +54,21 @@ class ServerTls:
     def asks_clients(self) -> bool:
         """Whether the handshake refuses a client without a certificate."""
         return self._files.client_ca is not None
+
+    @property
+    def paths(self) -> tuple[Path, Path, Path | None]:
+        """The files of the certificate, of its key, and of the clients' authorities."""
+        return self._files.certificate, self._files.key, self._files.client_ca
+
+    def is_on_disk(self) -> bool:
+        """Says whether the files hold exactly the set that `current` returned last."""
+        serving = self._serving
+        held = serving.certificate, serving.key, serving.client_ca
+        try:
+            found = tuple(path and path.read_bytes() for path in self.paths)
+        except OSError:
+            return False
+        return found == held
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns the credentials for `add_secure_port`; each port needs its own."""
