@@ -91,7 +91,9 @@ class Membership:
         known = Position(beat.number, beat.entry_id)
 
         def steps(mark: HighWaterMark) -> list[Step]:
-            places = [known, mark.newest] if mark.newest.number else [known]
+            # In a store of one process the page shows whether it lacks what this process has seen.
+            alone = self._dialect.one_process or not mark.newest.number
+            places = [known] if alone else [known, mark.newest]
             return [
                 Step(log_head.READ),
                 replicas.beating(beat, seen_at, places, self._seal, self._dialect),
