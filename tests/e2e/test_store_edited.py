@@ -188,7 +188,9 @@ def test_an_edited_cluster_can_be_revoked(start_server: StartServer) -> None:
     assert server.stop() == 0
     assert "give --yes" in server.command("seal", "prod", code=2)
     told = server.command("seal", "prod", "--yes", "--reason", "a drill")
-    assert "cluster prod: banned\n  region eu: ENABLED, LOCAL local:eu, 1 KEK\n" in told
+    assert "cluster prod: banned\n  organization: none\n" in told
+    assert "  region eu: ENABLED, LOCAL local:eu\n    KEK " in told
+    assert ": wrapped by LOCAL local:eu\n" in told
     assert "differs: clusters.epoch: 1 in the row, 0 in the log" in told
     assert "every region is REVOKED until it is restored" in told
     assert "they need no seal" in server.command("seal", "prod", "--yes", code=2)

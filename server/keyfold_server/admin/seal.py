@@ -12,7 +12,7 @@ from keyfold_server.admin.store import opened_store
 from keyfold_server.admin.terminal import EXIT_DECLINED, app, fail, reported
 
 if TYPE_CHECKING:
-    from keyfold_server.domain.cluster import Region
+    from keyfold_server.domain.cluster import Generation, Region
     from keyfold_server.store.blessing import Findings
 
 
@@ -58,8 +58,11 @@ def _show(seen: Findings) -> None:
     state = "banned" if seen.banned else "not banned"
     typer.echo(f"cluster {seen.name}: {state}")
     if seen.cluster is not None:
+        typer.echo(f"  organization: {seen.cluster.organization or 'none'}")
         for region in seen.cluster.regions:
             typer.echo(f"  {_region(region)}")
+            for generation in region.generations:
+                typer.echo(f"    {_generation(generation)}")
     for difference in seen.differences:
         typer.echo(f"  differs: {difference}")
     if seen.cluster is not None and not seen.differences:
@@ -67,12 +70,32 @@ def _show(seen: Findings) -> None:
 
 
 def _region(region: Region) -> str:
-    spec, count = region.key_spec, len(region.generations)
-    principal = f" as {spec.principal!a}" if spec.principal else ""
-    return (
-        f"region {region.name}: {region.state.value}, {ascii(spec.type)[1:-1]} "
-        f"{ascii(spec.uri)[1:-1]}{principal}, {count} {'KEK' if count == 1 else 'KEKs'}"
-    )
+    spec, policy = region.key_spec, region.policy
+    facts = [f"region {region.name}: {region.state.value}", _key(spec.type, spec.uri)]
+    if spec.principal:
+        facts.append(f"as {_shown(spec.principal)}")
+    if policy.cache_ttl is not None:
+        facts.append(f"cache_ttl {policy.cache_ttl:g} s")
+    if policy.outage_grace is not None:
+        facts.append(f"outage_grace {policy.outage_grace:g} s")
+    if policy.auto_rotate:
+        facts.append("auto_rotate")
+    return ", ".join(facts)
+
+
+def _generation(generation: Generation) -> str:
+    root = generation.current.root
+    retired = "" if generation.retired_at is None else ", out of use"
+    return f"KEK {generation.kek_id.hex()}: wrapped by {_key(root.type, root.uri)}{retired}"
+
+
+def _key(type_: str, uri: str) -> str:
+    return f"{_shown(type_)} {_shown(uri)}"
+
+
+def _shown(value: str) -> str:
+    """Returns a value that nobody verified, without what a terminal could take for an order."""
+    return ascii(value)[1:-1]
 
 
 def _confirm(cluster: str, *, yes: bool) -> None:
