@@ -226,6 +226,8 @@ def test_the_watchdog_starts_once_there_is_a_thread_for_it(
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError), within(1.0):
         pass
+    with within(9.0) as later:
+        assert later.remaining() > 8.0
     for _ in range(2):
         with within(1.0):
             pass

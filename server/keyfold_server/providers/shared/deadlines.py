@@ -57,8 +57,9 @@ class within:  # noqa: N801  it reads as a statement
         self._outer = getattr(_thread, "call", None)
         if self._outer is not None:
             self.ends = min(self.ends, self._outer.ends)
-        _thread.call = self
+        # If the watchdog cannot start, nobody exits this call, so the thread must not have it.
         _watchdog.add(self)
+        _thread.call = self
         return self
 
     def __exit__(
