@@ -67,7 +67,7 @@ def condition(seen: Observation) -> Condition | None:
 def transition(stored: Observation | None, new: Observation) -> Transition | None:
     """Returns the transition of a root key that an observation may show, or None.
 
-    A refusal is none: whoever met it has told it (protocol F2).
+    A refusal is not a transition: whoever met it has told it (protocol F2).
 
     Args:
         stored: The earlier observation of the same subject, or None.

@@ -35,7 +35,7 @@ class Watched:
     Attributes:
         name: The task's name, for the log and the metric.
         failures: Turns that have failed since the last one that succeeded.
-        failing_since: The end of the first of these, monotonic seconds; None if there are none.
+        failing_since: The end of the first of these, monotonic seconds; None if no turn has failed.
     """
 
     def __init__(self, name: str, clock: Clock) -> None:

@@ -45,7 +45,7 @@ def has(
         connection: A connection inside a transaction, or after it.
         known: The position.
         head: The head of the log.
-        there: The entry of that number, read after the head; empty if there is none.
+        there: The entry of that number, read after the head; empty if the store lacks it.
         seal: Checks the rows.
 
     Raises:

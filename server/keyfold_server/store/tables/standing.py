@@ -83,13 +83,10 @@ def formed(standing: Standing) -> Cluster:
     """Returns the cluster that the rows form.
 
     Raises:
-        ShapelessError: They form none: a row is missing, hangs on nothing, or has a wrong value.
+        ShapelessError: They are no cluster: a row is missing, hangs on nothing, or has a wrong
+            value.
     """
-    for table, row in _every(standing):
-        for column, value in zip(table.columns, row, strict=True):
-            fits = column.nullable if value is None else type(value) is column.type.python_type
-            if not fits or (isinstance(value, int) and not 0 <= value < _MOST):
-                raise ShapelessError(f"{table.name}.{column.name} has a value that it cannot have")
+    _check_types(standing)
     _check_whole(standing)
     try:
         check_name(standing.own[1], "cluster")
@@ -100,12 +97,22 @@ def formed(standing: Standing) -> Cluster:
         cluster = cluster_rows.decoded(standing.own, standing.children)
         for row in standing.history:
             wrap_history.superseded(row)
-    except (KeyfoldError, ValueError, LookupError, TypeError) as error:
-        raise ShapelessError(f"a value does not fit its column: {type(error).__name__}") from None
+    except KeyfoldError as error:
+        raise ShapelessError(f"a value does not fit its column: {error.message}") from None
+    except (ValueError, LookupError, TypeError):
+        raise ShapelessError("a value does not fit its column") from None
     for place in cluster.regions:
         if place.newest.retired_at is not None:
             raise ShapelessError(f"the newest KEK of region {place.name} is out of use")
     return cluster
+
+
+def _check_types(standing: Standing) -> None:
+    for table, row in _every(standing):
+        for column, value in zip(table.columns, row, strict=True):
+            fits = column.nullable if value is None else type(value) is column.type.python_type
+            if not fits or (isinstance(value, int) and not 0 <= value < _MOST):
+                raise ShapelessError(f"{table.name}.{column.name} has a value that it cannot have")
 
 
 def _check_whole(standing: Standing) -> None:
