@@ -456,6 +456,8 @@ def test_ended_sessions_are_replaced(bench: Bench) -> None:
     seen = enabled(store)
     store.poll(BEAT)
     for turn in range(3):
+        # A poll whose session was lost has dropped the idle one, so this opens another.
+        assert store.cluster("acme") == seen
         assert bench.end_sessions() >= 2
         assert store.cluster("acme") == seen
         bench.end_sessions()
@@ -496,6 +498,29 @@ def test_an_answer_that_is_lost_is_not_repeated(bench: Bench) -> None:
         )
         with closing(store), pytest.raises(StoreUnavailableError, match="same request_id"):
             store.apply([enabling(a_cluster(), a_request())])
+
+
+def test_a_read_does_not_wait_on_a_connection_that_the_poll_found_lost(bench: Bench) -> None:
+    """W3: after a network that swallowed everything, reads come back when the poll does."""
+    # The answer may take longer than the test: a read that waits for it fails by the test's limit.
+    slow = Timeouts(statement=90.0, answer=90.0, poll=0.5)
+    with Proxy(bench.server.port) as proxy:
+        store = open_store(
+            bench.server.url(bench.name).replace(str(bench.server.port), str(proxy.port)),
+            bench.key,
+            clock=FakeClock(),
+            timeouts=slow,
+            password_file=bench.server.password_file,
+        )
+        with closing(store):
+            enabled(store)
+            beat = store.register(BEAT)
+            proxy.set(Way.HALF_OPEN)
+            with pytest.raises(StoreUnavailableError):
+                store.poll(beat)
+            proxy.set(Way.PASS)
+            store.poll(beat)
+            assert store.cluster("acme") is not None
 
 
 def test_a_lock_is_not_waited_for_without_end(bench: Bench) -> None:

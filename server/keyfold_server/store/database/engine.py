@@ -114,8 +114,17 @@ class Database:
                     result = work(connection)
                     committing = True
                 return result
-        except faults.ConnectionLostError as error:
-            if error.undone or repeatable or not (committing or error.committing):
+        except (faults.ConnectionLostError, StoreUnavailableError) as error:
+            if engine is self._polling and not self.dialect.one_process:
+                # What cut off the poll may have cut off the idle connections without a notice, and
+                # a call on one of them would wait in vain. Those in use go on.
+                self.engine.dispose()
+            if (
+                isinstance(error, StoreUnavailableError)
+                or error.undone
+                or repeatable
+                or not (committing or error.committing)
+            ):
                 raise
             # The transaction may have committed, so it must not run again from here.
             raise StoreUnavailableError(
