@@ -50,7 +50,7 @@ NO_WRAP = replace(SEEN, can_wrap=False)
 def test_what_is_a_transition(
     stored: Observation | None, new: Observation, expected: Condition | None
 ) -> None:
-    """S7: conditions are few, and what comes and goes in between is none."""
+    """S7: conditions are few, and what comes and goes in between is not one."""
     found = transition(stored, new)
     assert (found and found.condition) is expected
     assert found is None or (found.root, found.seen) == ("ab12", new)

@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, insert, update
 from keyfold_server.store.database.faults import not_taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Executable, Table
 
@@ -158,6 +158,11 @@ def finish_one_by_one(connection: Connection, ending: Ending, *, commit: bool) -
     )
     for step, answer in zip(steps, one_by_one(connection, steps), strict=True):
         require_taken(step, answer)
+
+
+def rows_of(answers: Iterable[Answer]) -> Iterator[Cells]:
+    """Yields the rows of some answers, in their order."""
+    return (row for answer in answers for row in answer.rows)
 
 
 def require_taken(step: Step, answer: Answer) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from keyfold_server.domain.cluster import no_cluster
 from keyfold_server.domain.log import EntryKind, RecordedAttempt
+from keyfold_server.store.database.trip import rows_of
 from keyfold_server.store.tables import clusters, log, log_head
 from keyfold_server.store.tables.log import Draft
 
@@ -39,7 +40,7 @@ def record(
     """
     # What settles the transaction in between returns no rows.
     *others, locked = unit.answers
-    known = clusters.attempted((row for each in others for row in each.rows), stamp.seal)
+    known = clusters.attempted(rows_of(others), stamp.seal)
     drafts = [
         Draft(EntryKind.ATTEMPT, each.event, each.cluster, known[each.cluster].uid)
         for each in attempts

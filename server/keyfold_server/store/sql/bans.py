@@ -15,7 +15,7 @@ from keyfold_server.domain.bans import CommittedBan
 from keyfold_server.domain.cluster import no_cluster
 from keyfold_server.domain.log import EntryKind, Floor
 from keyfold_server.store import schema
-from keyfold_server.store.database.trip import Step, require_taken
+from keyfold_server.store.database.trip import Step, require_taken, rows_of
 from keyfold_server.store.tables import clusters, floors, log, log_head, requests, rows
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.log import Draft
@@ -115,7 +115,7 @@ def _record_request(
     fresh: list[Step] = []
     if key is not None:
         read = trip(connection, requests.reading([key]))
-        if not requests.of((row for each in read for row in each.rows), stamp.seal):
+        if not requests.of(rows_of(read), stamp.seal):
             version = (_floor(wanted) if known is None else known[1]).version
             cells = requests.recorded(key, version, stamp.now, stamp.seal)
             table = schema.requests

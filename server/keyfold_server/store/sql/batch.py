@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from keyfold_server.domain.changes import Change, CommittedChange
 from keyfold_server.domain.log import NEWS
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.database.trip import require_taken
+from keyfold_server.store.database.trip import require_taken, rows_of
 from keyfold_server.store.sql.write_set import Decided, WriteSet
 from keyfold_server.store.tables import clusters, floors, log, log_head, requests
 
@@ -104,7 +104,7 @@ class Batch:
         answers, rows = iter(unit.answers), []
         for steps in self._parts:
             some: list[Answer] = [next(answers) for _ in steps]
-            rows.append([row for answer in some for row in answer.rows])
+            rows.append(list(rows_of(some)))
         locked, read, recorded = rows
         if stamp.dialect.locks_rows:
             # Only what is locked. A cluster that another transaction made just now is not, and

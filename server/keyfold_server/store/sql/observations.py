@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from keyfold_server.store.database.trip import rows_of
 from keyfold_server.store.tables import (
     listing,
     log,
@@ -72,7 +73,7 @@ class ObservationStore:
         reading = observations.reading(set(subjects))
 
         def work(unit: Unit) -> dict[str, Observation]:
-            return observations.of(row for answer in unit.answers for row in answer.rows)
+            return observations.of(rows_of(unit.answers))
 
         return self._transactions.fetch(reading, work) if reading else {}
 

@@ -17,7 +17,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.domain.ports import Seen
 from keyfold_server.store.database.faults import LostRaceError
-from keyfold_server.store.database.trip import require_taken
+from keyfold_server.store.database.trip import require_taken, rows_of
 from keyfold_server.store.sql import attempts, bans, floors
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.failpoints import no_failpoint
@@ -43,7 +43,7 @@ from keyfold_server.store.tables.log import Draft
 from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -59,8 +59,6 @@ if TYPE_CHECKING:
     from keyfold_server.domain.log import Attempt, Entry, RecordedAttempt
     from keyfold_server.domain.ports import Clock, ClusterFilter, Heartbeat, ReplicaRow
     from keyfold_server.store.database.engine import Database
-    from keyfold_server.store.database.trip import Answer
-    from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.history import HighWaterMark
     from keyfold_server.store.sql.transactions import Unit
@@ -113,7 +111,7 @@ class SqlStore(ObservationStore):
         floor = self._floors.of(name)
         stored = self._transactions.fetch(
             clusters.reading([name]),
-            lambda unit: clusters.the_one(clusters.of(_rows(unit.answers), self._seal)),
+            lambda unit: clusters.the_one(clusters.of(rows_of(unit.answers), self._seal)),
         )
         floors.hold(name, stored, floor)
         return stored.cluster if stored is not None else None
@@ -123,7 +121,7 @@ class SqlStore(ObservationStore):
         known = {name: self._floors.of(name) for name in names}
         found = self._transactions.fetch(
             clusters.reading(names),
-            lambda unit: clusters.of(_rows(unit.answers), self._seal),
+            lambda unit: clusters.of(rows_of(unit.answers), self._seal),
         )
         return {name: floors.held(name, each, known.get(name)) for name, each in found.items()}
 
@@ -285,8 +283,8 @@ class SqlStore(ObservationStore):
 
         def work(unit: Unit) -> Seen:
             answers = iter(unit.answers)
-            seen = observations.of(_rows(islice(answers, len(observed))))
-            last_uses = uses.of(_rows(islice(answers, len(used))))
+            seen = observations.of(rows_of(islice(answers, len(observed))))
+            last_uses = uses.of(rows_of(islice(answers, len(used))))
             if not with_replicas:
                 return Seen(seen, last_uses)
             rows = self._membership.rows_of(list(answers), asked, unit.now)
@@ -376,10 +374,6 @@ class SqlStore(ObservationStore):
             return self._transactions.write_unchecked("reconcile", work)
         except LostRaceError as error:
             raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
-
-
-def _rows(answers: Iterable[Answer]) -> Iterator[Cells]:
-    return (row for answer in answers for row in answer.rows)
 
 
 def _json(detail: Mapping[str, object]) -> str:

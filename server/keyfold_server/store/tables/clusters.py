@@ -203,11 +203,9 @@ def named(connection: Connection, seal: Seal, name: str) -> StoredCluster | None
         RowNotAuthenticError: A row of the cluster is not authentic.
         ClusterBannedError: The cluster's name is banned.
     """
-    found = {}
-    for step in reading([name]):
-        rows = connection.execute(step.statement, step.rows[0])
-        found = of([tuple(row) for row in rows], seal)
-    return the_one(found)
+    [step] = reading([name])
+    rows = connection.execute(step.statement, step.rows[0])
+    return the_one(of(map(tuple, rows), seal))
 
 
 def the_one(found: Mapping[str, StoredCluster | Unusable]) -> StoredCluster | None:
