@@ -31,6 +31,7 @@ CONSTANTS
     S1,                     \* a poll compares the last entry's number and id
     S1_own,                 \* ... and also knows a change of its own by its id
     S1_unseen,              \* a replica goes on only after a reconciliation that it did not know
+    S1_sight,               \* ... and knows those that a change of its own follows
     S2,                     \* a poll is a write on the primary
     S3_began,               \* staleness counts from when the last good poll began
     S3_every,               \* every use checks staleness
@@ -111,8 +112,11 @@ Db(r) == IF pinned[r] = None THEN [log |-> log, row |-> row, cut |-> pruned] ELS
 Name(r) == IF S4_name THEN r ELSE CHOOSE x \in Replicas : TRUE
 
 (* The committer is another replica (None) or, where it matters, one of these. *)
-By == {None} \cup (IF "own" \in Events THEN {r \in Replicas : pinned[r] = None /\ ~mem[r].lost}
-                                       ELSE {})
+(* A transaction begins only where the store has what its replica has seen.    *)
+By == {None} \cup (IF "own" \in Events
+                   THEN {r \in Replicas : /\ pinned[r] = None /\ ~mem[r].lost
+                                          /\ Has(log, mem[r].applied) /\ Has(log, mem[r].own)}
+                   ELSE {})
 
 -------------------------------- (* Memory *) --------------------------------
 
@@ -292,8 +296,7 @@ BeginsAnew(r) ==
 
 (* An operator says that the store is right as it is, whatever it has lost.    *)
 Reconcile ==
-    /\ "reconcile" \in Events /\ Len(log) < MaxLog
-    /\ \E r \in Replicas : mem[r].lost
+    /\ "reconcile" \in Events /\ Len(log) < MaxLog /\ losses # <<>>
     /\ log' = Append(log, Entry("reconciled", None))
     /\ accepted' = Len(losses)
     /\ UNCHANGED <<now, row, pruned, losses, beats, pinned, mutations, world, mem>>
@@ -340,6 +343,12 @@ Restart(r) ==
 
 ------------------------------- (* Mutations *) ------------------------------
 
+(* Whoever commits has read the head of the log, which names the newest        *)
+(* reconciliation.                                                             *)
+Commits(by) ==
+    mem' = IF by # None /\ S1_sight
+           THEN [mem EXCEPT ![by].known = @ \cup Reconciliations(log)] ELSE mem
+
 RevokedRow(held) == [held EXCEPT !.enabled = FALSE,
                                  !.added = IF @ = "serves" THEN "revoked" ELSE @]
 
@@ -362,8 +371,9 @@ Bans(by) ==
 
 Revoke ==
     /\ "revoke" \in Events /\ Len(log) < MaxLog /\ ~Banned(log, pruned)
-    /\ \E by \in By : IF Authentic(log, pruned, row) THEN RevokesRow(by) ELSE Bans(by)
-    /\ UNCHANGED <<now, pruned, losses, beats, pinned, mutations, accepted, world, mem>>
+    /\ \E by \in By : /\ IF Authentic(log, pruned, row) THEN RevokesRow(by) ELSE Bans(by)
+                      /\ Commits(by)
+    /\ UNCHANGED <<now, pruned, losses, beats, pinned, mutations, accepted, world>>
 
 (* An entry that decides nothing.                                              *)
 Attempt ==
@@ -444,15 +454,16 @@ Overtaken(m) ==
 MutationEnds ==
     \E m \in mutations :
         /\ mutations' = mutations \ {m}
-        /\ IF Overtaken(m) THEN UNCHANGED <<log, row>> ELSE
+        /\ IF Overtaken(m) THEN UNCHANGED <<log, row, mem>> ELSE
            LET decided == [m.decided EXCEPT !.version = NewId] IN
            /\ Len(log) < MaxLog
            /\ row' = decided
            /\ \E by \in By :
-                log' = Append(log, [Decision(m.kind, by, decided) EXCEPT
-                                       !.base = IF Has(log, m.base) THEN m.base[1] ELSE 0,
-                                       !.said = m.said])
-        /\ UNCHANGED <<now, pruned, losses, beats, pinned, accepted, world, mem>>
+                /\ log' = Append(log, [Decision(m.kind, by, decided) EXCEPT
+                                          !.base = IF Has(log, m.base) THEN m.base[1] ELSE 0,
+                                          !.said = m.said])
+                /\ Commits(by)
+        /\ UNCHANGED <<now, pruned, losses, beats, pinned, accepted, world>>
 
 ------------------------- (* The world around it *) --------------------------
 

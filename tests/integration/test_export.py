@@ -56,6 +56,7 @@ from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
+from keyfold_server.store.tables import log_head
 from keyfold_server.store.transfer import archive, export, import_, records
 
 KINDS: Final[dict[str, Callable[[Path], tuple[str, Path | None]]]] = {
@@ -296,6 +297,19 @@ def test_external_ids_are_brought_back(pair: Pair) -> None:
     again = pair.file.with_name("again.jsonl")
     place.export(again)
     assert [r["identity"] for r in records_in(again) if "identity" in r] == issued
+
+
+def test_the_newest_reconciliation_is_brought_back(pair: Pair) -> None:
+    """S1: the head of an imported log names the newest reconciliation among its entries."""
+    with closing(pair.full.open(at=LATER)) as store:
+        store.reconcile("the standby lagged")
+        store.reconcile("so did the next one")
+        decided = store.parts[0].read(lambda c: log_head.read(c, store.parts[1]))
+    pair.full.export(pair.file)
+    pair.empty.bring_in(pair.file)
+    with closing(pair.empty.open(at=LATER)) as store:
+        head = store.parts[0].read(lambda c: log_head.read(c, store.parts[1]))
+    assert head.reconciliation == decided.newest.entry_id
 
 
 def test_last_uses_are_not_exported(pair: Pair) -> None:

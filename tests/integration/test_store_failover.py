@@ -116,6 +116,54 @@ def test_a_reconciled_store_is_read_and_changed_again(bench: Bench) -> None:
     assert enabled(one).version == 1
 
 
+def test_a_decision_from_before_an_own_change_does_not_answer_for_its_loss(bench: Bench) -> None:
+    """S1: a replica that no poll has told of a reconciliation learns of it as it commits."""
+    one, two = bench.open(), bench.open()
+    one.register(BEAT)
+    two.reconcile("the standby lagged")
+    bench.save()
+    enabled(one)
+    bench.go_back()
+    with pytest.raises(StoreRolledBackError):
+        one.poll(BEAT)
+    assert not one.reconciled()
+    two.reconcile("so did the next one")
+    assert one.reconciled()
+
+
+def test_a_decision_just_before_a_commit_does_not_answer_for_its_loss(bench: Bench) -> None:
+    """S1: the reconciliation may come after the transaction has looked, and before it commits."""
+    two = bench.open()
+
+    def reconcile(mark: str) -> None:
+        if mark == "apply:locked":
+            two.reconcile("the standby lagged")
+            bench.save()
+
+    one = bench._server.open(bench._name, bench._key, reach=reconcile)
+    with closing(one):
+        one.register(BEAT)
+        enabled(one)
+        bench.go_back()
+        with pytest.raises(StoreRolledBackError):
+            one.poll(BEAT)
+        assert not one.reconciled()
+
+
+def test_a_decision_between_two_others_is_known_too(bench: Bench) -> None:
+    """S1: a store rolled back to an older reconciliation than the one seen asks the operator."""
+    one, two = bench.open(), bench.open()
+    one.register(BEAT)
+    two.reconcile("the standby lagged")
+    bench.save()
+    two.reconcile("once more")
+    enabled(one)
+    bench.go_back()
+    with pytest.raises(StoreRolledBackError):
+        one.poll(BEAT)
+    assert not one.reconciled()
+
+
 def test_a_poll_notices_that_a_read_saw_more(bench: Bench) -> None:
     """S1: the poll's server must have every change that another connection has shown."""
     one, two = bench.open(), bench.open()

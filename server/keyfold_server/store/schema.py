@@ -219,11 +219,12 @@ log_head: Final = Table(
     _must("pruned_number", BigInteger),
     _must("pruned_id", LargeBinary),
     _must("pruned_mac", LargeBinary),
+    _must("reconciliation", LargeBinary),
     _must("mac", LargeBinary),
 )
-"""One row: the newest entry of the log and, as a checkpoint, the last entry that pruning removed
-(protocol S11). A transaction holds the row's lock until the commit, so numbers become visible in
-order (protocol S1)."""
+"""One row: the newest entry of the log; as a checkpoint, the last entry that pruning removed
+(protocol S11); and the id of the newest reconciliation, empty before the first one. A transaction
+holds the row's lock until the commit, so numbers become visible in order (protocol S1)."""
 
 log: Final = Table(
     "log",

@@ -7,6 +7,10 @@ began, by number and random id. What one transaction reads and another commits t
 history, in which each version of a cluster exists once. That makes compare-and-swap on the version
 sound.
 
+This process also remembers every reconciliation in the history that it has seen. If the store loses
+a later entry, those do not answer for the loss. The head of the log names the newest one. So a
+transaction that goes on from a reconciliation learns of it, even before a poll reads its entry.
+
 A store that one process has to itself needs no check.
 """
 
@@ -21,7 +25,7 @@ from keyfold_server.store.tables import log, log_head, log_polling
 from keyfold_server.store.tables.log_head import START, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy import Connection
 
@@ -44,12 +48,13 @@ class HighWaterMark:
 
 
 class History:
-    """Keeps the high-water mark of this process. Safe for any number of threads."""
+    """Keeps what this process has seen of the log. Safe for any number of threads."""
 
     def __init__(self) -> None:
         """Starts with nothing seen."""
         self._lock = threading.Lock()
         self._mark = HighWaterMark(START, 0)
+        self._reconciliations: set[bytes] = set()
 
     def mark(self) -> HighWaterMark:
         """Returns the high-water mark. A transaction asks for it before it reads anything."""
@@ -68,10 +73,52 @@ class History:
             if since.era == now.era and newest.number > now.newest.number:
                 self._mark = HighWaterMark(newest, now.era)
 
-    def restart(self, newest: Position) -> None:
-        """Starts a new era at the store's newest entry, whatever this process saw before."""
+    def restart(self, newest: Position, reconciliations: Collection[bytes]) -> None:
+        """Starts a new era, whatever this process saw before.
+
+        Args:
+            newest: The position of the store's newest entry.
+            reconciliations: The ids of the reconciliations that the store has.
+        """
         with self._lock:
             self._mark = HighWaterMark(newest, self._mark.era + 1)
+            self._reconciliations = set(reconciliations)
+
+    def learn(
+        self, connection: Connection, reconciliation: bytes, since: HighWaterMark, seal: Seal
+    ) -> None:
+        """Remembers a reconciliation that a transaction found in the head of the log.
+
+        It also remembers the reconciliations before that one, which the log may have got since this
+        process looked last.
+
+        Args:
+            connection: A connection inside the transaction or after it. Its server has all that
+                this process had seen when the transaction began. Otherwise the reconciliation may
+                be the answer to a loss that this process has yet to notice.
+            reconciliation: The id in the head, or empty.
+            since: The mark that the transaction began with.
+            seal: Checks the rows.
+
+        Raises:
+            RowNotAuthenticError: The entry of a reconciliation is not authentic.
+        """
+        if not reconciliation or reconciliation in self._reconciliations:
+            return
+        found = log.reconciliations(connection, seal)
+        with self._lock:
+            if since.era == self._mark.era:
+                # Pruning may have removed the entry that the head names.
+                self._reconciliations.update(found, [reconciliation])
+
+    def answers(self, reconciliation: bytes) -> bool:
+        """Returns whether a reconciliation answers for whatever the store has lost.
+
+        Args:
+            reconciliation: The id of the newest one in the store, or empty. If the store was rolled
+                back, it may be an old one that this process knew.
+        """
+        return bool(reconciliation) and reconciliation not in self._reconciliations
 
     @staticmethod
     def asking(mark: HighWaterMark) -> list[Step]:
@@ -100,5 +147,6 @@ class History:
                 return False
             if not log_polling.has(connection, seen, head, there.rows, seal):
                 return False
+        self.learn(connection, head.reconciliation, mark, seal)
         self.advance(head.newest, mark)
         return True

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
-from keyfold_server.domain.log import EntryKind
 from keyfold_server.store.database.faults import CollisionError, LostRaceError, not_taken
 from keyfold_server.store.database.trip import Step
 from keyfold_server.store.sql.store_clock import STEP, Reading, StoreClock
@@ -42,7 +40,6 @@ class Membership:
         self._clock = StoreClock(transactions)
         self._mine: set[str] = set()
         self._lock = threading.Lock()
-        self._reconciled: deque[bytes] = deque(maxlen=log.RECONCILIATIONS)
 
     def register(self, beat: Heartbeat) -> Heartbeat:
         """Adds a replica and returns its heartbeat with the newest entry (protocol S4).
@@ -66,10 +63,9 @@ class Membership:
             except LostRaceError as error:
                 raise StoreUnavailableError(ALWAYS_OVERTAKEN) from error
             self._mine, self._transactions.replica = mine, beat.replica
-            self._reconciled.clear()
-            self._reconciled.extend(reversed(decided))
             self._clock.heartbeat(reading)
-            self._transactions.history.restart(Position(current.number, current.entry_id))
+            newest = Position(current.number, current.entry_id)
+            self._transactions.history.restart(newest, decided)
             self._floors.clear()
         return current
 
@@ -102,15 +98,16 @@ class Membership:
             ]
 
         def work(unit: Unit) -> tuple[list[Entry], Lineage, Reading]:
-            head, written, page, *others = unit.answers
-            noted = log_polling.since(
-                unit.connection, beat, log_head.of(head.rows, self._seal), page.rows, self._seal
-            )
+            read, written, page, *others = unit.answers
+            connection, history = unit.connection, self._transactions.history
+            head = log_head.of(read.rows, self._seal)
+            noted = log_polling.since(connection, beat, head, page.rows, self._seal)
             if not written.count:
                 raise not_taken("replicas")
+            history.learn(connection, head.reconciliation, unit.mark, self._seal)
             if noted:
                 newest = Position(noted[-1].number, noted[-1].entry_id)
-                self._transactions.history.advance(newest, unit.mark)
+                history.advance(newest, unit.mark)
             reading = self._clock.reading(asked, unit.now)
             return noted, lineage.of(others, self._seal, self._dialect), reading
 
@@ -122,23 +119,16 @@ class Membership:
             )
         self._clock.heartbeat(reading)
         for entry in noted:
-            if entry.kind is EntryKind.RECONCILIATION:
-                self._reconciled.append(entry.entry_id)
             if entry.cluster is not None and entry.floor is not None:
                 self._floors.raise_to(entry.number, entry.cluster, entry.floor)
         return noted
 
     def reconciled(self) -> bool:
-        """Returns whether an operator has reconciled the store since the last good poll.
-
-        The newest reconciliation alone can be one that this replica does not know. If the store was
-        rolled back, that one may be older than others that the replica knows.
-        """
-        seal = self._seal
+        """Returns whether an operator has reconciled the store since this process saw it last."""
         # Reads the store as it is. That the store lacks what this process has seen is the reason
         # for the question.
-        newest = self._transactions.database.read(lambda c: log.reconciliations(c, seal))[:1]
-        return not set(newest) <= set(self._reconciled)
+        head = self._transactions.database.read(lambda c: log_head.read(c, self._seal))
+        return self._transactions.history.answers(head.reconciliation)
 
     def leave(self, replica: str) -> None:
         """Removes a replica that stops."""
@@ -193,7 +183,8 @@ class Membership:
         if self._dialect.one_process:
             replicas.remove_others(connection, mine)
         self._transactions.reach("register:cleared")
-        last = log_head.read(connection, seal).newest
+        head = log_head.read(connection, seal)
+        last = head.newest
         current = replace(beat, number=last.number, entry_id=last.entry_id)
         reading = self._clock.reading(asked, unit.now)
         if self._dialect.one_process or beat.replica in self._mine:
@@ -202,7 +193,8 @@ class Membership:
             replicas.add(connection, current, reading.now, seal)
         self._record(connection, beat, reading)
         self._transactions.reach("register:written")
-        return current, log.reconciliations(connection, seal), reading
+        # Pruning may have removed the entry that the head names.
+        return current, [*log.reconciliations(connection, seal), head.reconciliation], reading
 
     def _beat_again(self, unit: Unit, beat: Heartbeat, reading: Reading) -> Reading:
         """Writes a heartbeat by the store's own time, and what it shows of the lineage."""

@@ -13,6 +13,7 @@ from keyfold_server.domain.errors import StoreRolledBackError, StoreUnavailableE
 from keyfold_server.store.database import faults
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.sql.history import HighWaterMark, History
+from keyfold_server.store.tables import log_head
 from keyfold_server.store.tables.log import Stamp
 
 if TYPE_CHECKING:
@@ -111,7 +112,16 @@ class Transactions:
                 that answered is behind.
             LostRaceError: Another transaction came first every time.
         """
-        return self._with_failpoints(name, lambda c: self._begun(c, first), work)
+
+        def checked(unit: Unit) -> T:
+            result = work(unit)
+            if unit.ending is not None and not self.database.dialect.one_process:
+                # Another process may have reconciled the store since this transaction began.
+                found = log_head.reconciliation(unit.ending.row)
+                self.history.learn(unit.connection, found, unit.mark, self.seal)
+            return result
+
+        return self._with_failpoints(name, lambda c: self._begun(c, first), checked)
 
     def write_or_fail(self, name: str, work: Callable[[Unit], T], first: Sequence[Step] = ()) -> T:
         """Runs a mutation as `write` does, but reports a lost last try as StoreUnavailableError."""

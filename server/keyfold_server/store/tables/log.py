@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _ID_SIZE: Final = 16
 _ADD: Final = insert(log)
 
-RECONCILIATIONS: Final = 300
-"""Most reconciliations whose ids a replica remembers: the newest ones."""
+_RECONCILIATIONS: Final = 300
+"""Most reconciliations that a replica reads at once: the newest ones."""
 
 NUMBER: Final = list(log.columns).index(log.c.number)
 ENTRY_ID: Final = list(log.columns).index(log.c.entry_id)
@@ -106,14 +106,16 @@ def ended(head: Head, drafts: Sequence[Draft], stamp: Stamp) -> tuple[list[Posit
         The position of each entry, in the order of the drafts; and the rows to write last.
     """
     cells: list[Cells] = []
-    mac = head.mac
+    mac, reconciliation = head.mac, head.reconciliation
     for number, draft in enumerate(drafts, head.newest.number + 1):
         row = sealed(number, mac, draft, stamp)
         cells.append(row)
         mac = row[-1]
+        if draft.kind is EntryKind.RECONCILIATION:
+            reconciliation = row[ENTRY_ID]
     made = [position(row) for row in cells]
-    after = log_head.sealed(replace(head, newest=made[-1], mac=mac), stamp.seal)
-    return made, Ending(log, cells, log_head_table, after)
+    after = replace(head, newest=made[-1], mac=mac, reconciliation=reconciliation)
+    return made, Ending(log, cells, log_head_table, log_head.sealed(after, stamp.seal))
 
 
 def append(connection: Connection, drafts: Sequence[Draft], stamp: Stamp) -> list[Position]:
@@ -194,7 +196,7 @@ def between(connection: Connection, first: int, last: int) -> list[Cells]:
 
 
 def reconciliations(connection: Connection, seal: Seal) -> list[bytes]:
-    """Returns the ids of the newest reconciliations, the newest one first.
+    """Returns the ids of the newest reconciliations that the log still has, the newest one first.
 
     Raises:
         RowNotAuthenticError: The entry of a reconciliation is not authentic.
@@ -204,7 +206,7 @@ def reconciliations(connection: Connection, seal: Seal) -> list[bytes]:
         # A literal, since no partial index answers a parameter.
         .where(log.c.kind == literal_column(f"'{EntryKind.RECONCILIATION.value}'"))
         .order_by(log.c.number.desc())
-        .limit(RECONCILIATIONS)
+        .limit(_RECONCILIATIONS)
     ).all()
     for row in rows:
         seal.check("log", tuple(row))

@@ -1,7 +1,8 @@
 """The head of the log: one row that names both ends of the log (protocol S1, S11).
 
 It names the newest entry and, as a checkpoint, the last entry that pruning removed, each by its
-number, its random id and its MAC. A transaction locks this row last and holds the lock until it
+number, its random id and its MAC. It also names the newest reconciliation, so that whoever reads
+the head learns of it at once. A transaction locks this row last and holds the lock until it
 commits.
 """
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from keyfold_server.store.seal import Seal
 
 _ROW: Final = 1
+_RECONCILIATION: Final = list(log_head.columns).index(log_head.c.reconciliation)
 
 READ: Final = select(*log_head.c).where(log_head.c.id == _ROW)
 """Reads the row; `of` takes what it returns."""
@@ -57,12 +59,15 @@ class Head:
         mac: The newest entry's MAC, empty before the first entry.
         pruned: Position of the last entry that pruning removed: the checkpoint.
         pruned_mac: That entry's MAC, empty if pruning has removed no entry.
+        reconciliation: Id of the newest entry by which an operator reconciled the store, even if
+            pruning has removed that entry; empty before the first one.
     """
 
     newest: Position = START
     mac: bytes = b""
     pruned: Position = START
     pruned_mac: bytes = b""
+    reconciliation: bytes = b""
 
 
 def begin(connection: Connection, seal: Seal) -> None:
@@ -93,8 +98,15 @@ def of(found: Sequence[Cells], seal: Seal) -> Head:
     if not found:
         raise not_authentic("log_head")
     seal.check("log_head", found[0])
-    _, number, entry_id, mac, pruned_number, pruned_id, pruned_mac, _ = found[0]
-    return Head(Position(number, entry_id), mac, Position(pruned_number, pruned_id), pruned_mac)
+    _, number, entry_id, mac, pruned_number, pruned_id, pruned_mac, reconciliation, _ = found[0]
+    newest, pruned = Position(number, entry_id), Position(pruned_number, pruned_id)
+    return Head(newest, mac, pruned, pruned_mac, reconciliation)
+
+
+def reconciliation(row: Cells) -> bytes:
+    """Returns the id of the newest reconciliation in a row that `sealed` returned."""
+    found: bytes = row[_RECONCILIATION]
+    return found
 
 
 def write(connection: Connection, head: Head, seal: Seal) -> None:
@@ -117,5 +129,6 @@ def sealed(head: Head, seal: Seal) -> Cells:
             pruned.number,
             pruned.entry_id,
             head.pruned_mac,
+            head.reconciliation,
         ),
     )

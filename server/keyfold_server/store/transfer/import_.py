@@ -248,6 +248,8 @@ class _Writer:
 
     def _append(self, row: Cells) -> None:
         self.head = replace(self.head, newest=log.position(row), mac=row[-1])
+        if row[log.KIND] == EntryKind.RECONCILIATION.value:
+            self.head = replace(self.head, reconciliation=row[log.ENTRY_ID])
         self._add(schema.log, row)
 
     def _finish(self) -> None:

@@ -77,6 +77,7 @@ def _store() -> None:
         sa.Column("pruned_number", sa.BigInteger(), nullable=False),
         sa.Column("pruned_id", sa.LargeBinary(), nullable=False),
         sa.Column("pruned_mac", sa.LargeBinary(), nullable=False),
+        sa.Column("reconciliation", sa.LargeBinary(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_log_head"),
     )
