@@ -24,7 +24,7 @@ class GivenCall:
         self._left = left
         self._request = request
 
-    def metadata(self) -> list[tuple[str, str | bytes]]:
+    def header(self, name: str) -> list[str | bytes]:
         return []
 
     def certificate(self) -> bytes | None:

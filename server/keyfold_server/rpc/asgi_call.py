@@ -10,7 +10,8 @@ import asyncio
 import base64
 import binascii
 import zlib
-from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
+from functools import lru_cache
 from struct import Struct
 from time import monotonic
 from typing import Any, Final
@@ -79,7 +80,7 @@ class AsgiCall:
         self._scope = scope
         self._receive = receive
         self._send = send
-        # For the few fields that gRPC itself sends once; `metadata` has all.
+        # For the few fields that gRPC itself sends once; `header` has all values.
         self._fields: dict[bytes, bytes] = dict(scope["headers"])
         self._buffer = bytearray()
         self._pending: _Pending | None = None
@@ -117,14 +118,15 @@ class AsgiCall:
         self._took(message)
         return None
 
-    def metadata(self) -> Iterable[tuple[str, str | bytes]]:
-        """Returns the call's headers, with bytes for those that end in `-bin`."""
-        for name, value in self._scope["headers"]:
-            if name.endswith(b"-bin"):
-                for part in value.split(b","):
-                    yield name.decode("latin-1"), _binary(part)
-            else:
-                yield name.decode("latin-1"), value.decode("latin-1")
+    def header(self, name: str) -> Sequence[str | bytes]:
+        """Returns the values of a header, which are bytes if its name ends in `-bin`."""
+        wanted = name.encode("latin-1")
+        if wanted not in self._fields:
+            return ()
+        values = [value for each, value in self._scope["headers"] if each == wanted]
+        if name.endswith("-bin"):
+            return [_binary(part) for value in values for part in value.split(b",")]
+        return [value.decode("latin-1") for value in values]
 
     def certificate(self) -> bytes | None:
         """Returns the client's own certificate in PEM; None if the client showed none."""
@@ -319,6 +321,7 @@ def _binary(value: bytes) -> bytes:
         return b""
 
 
+@lru_cache(maxsize=4_096)
 def _peer(host: str, port: int) -> str:
     """Returns a client's address as gRPC writes it."""
     return f"ipv6:%5B{host}%5D:{port}" if ":" in host else f"ipv4:{host}:{port}"

@@ -253,6 +253,9 @@ class AsgiServer:
             lifespan="off",
             http1=False,
             grpc=True,
+            # The handlers need one core, and h2corn for all its own work less than another. Two
+            # threads would wake each other for nearly every call.
+            runtime_threads=1,
             access_log=False,
             log_format="text" if sys.stderr.isatty() else "json",
             server_header="off",

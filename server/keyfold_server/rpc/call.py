@@ -8,7 +8,7 @@ transport. They raise only CancelledError, where the client has gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import grpc
@@ -31,8 +31,12 @@ class Call(Protocol):
         """
         ...
 
-    def metadata(self) -> Iterable[tuple[str, str | bytes]]:
-        """Returns the call's headers in lower case, with bytes for those that end in `-bin`."""
+    def header(self, name: str) -> Sequence[str | bytes]:
+        """Returns the values of a header, in their order; empty if the call does not have it.
+
+        Args:
+            name: The header's name in lower case. The values of one that ends in `-bin` are bytes.
+        """
         ...
 
     def certificate(self) -> bytes | None:

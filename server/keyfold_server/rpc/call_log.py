@@ -34,9 +34,9 @@ class Facts:
 
     __slots__ = ("address", "behalf", "caller", "cluster", "items", "not_found", "region")
 
-    def __init__(self) -> None:
-        """Begins with nothing known."""
-        self.address = ""
+    def __init__(self, address: str = "") -> None:
+        """Begins with the caller's address, and nothing else known."""
+        self.address = address
         self.caller = ""
         self.behalf = ""
         self.cluster = ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -204,7 +204,7 @@ def _streaming(handle: Handler) -> Any:
 class _Call:
     """A call of gRPC's library; see `rpc.call.Call`."""
 
-    __slots__ = ("_context", "metadata", "peer")
+    __slots__ = ("_context", "_metadata", "peer")
 
     whole: Final = None  # gRPC says only by a future whether a request has arrived.
 
@@ -213,7 +213,14 @@ class _Call:
         # handler.
         self._context = context
         self.peer: str = context.peer()
-        self.metadata: Callable[[], Iterable[tuple[str, str | bytes]]] = context.invocation_metadata
+        self._metadata: Sequence[tuple[str, str | bytes]] | None = None
+
+    def header(self, name: str) -> Sequence[str | bytes]:
+        metadata = self._metadata
+        if metadata is None:
+            # gRPC makes them anew each time it is asked.
+            metadata = self._metadata = self._context.invocation_metadata()
+        return [value for key, value in metadata if key == name]
 
     def certificate(self) -> bytes | None:
         shown: Iterable[bytes] | None = self._context.auth_context().get(_CERTIFICATE)

@@ -22,7 +22,7 @@ from keyfold_server.domain.errors import (
     NotFoundError,
     OverloadedError,
 )
-from keyfold_server.domain.rights import Caller
+from keyfold_server.domain.rights import Caller, NeedsKeysError
 from keyfold_server.rpc import tracing
 from keyfold_server.rpc.call import Answer, Call, Failed, Handler, failed
 from keyfold_server.rpc.call import Method as TableMethod
@@ -122,7 +122,7 @@ class Methods:
             began = perf_counter()
             if door.shut is not None:
                 await door.shut.wait()
-            facts = Facts()
+            facts = Facts(call.peer)
             header = tracing.traceparent(call) if traced else ""
             if traced and sampling.sampled(header):
                 with tracing.server_span(full, header, call) as span:
@@ -153,16 +153,25 @@ class Methods:
             door.enter()
         except OverloadedError as error:
             return failed(error, facts.cluster, facts.region)
+        replica = self._replica
         try:
-            caller = await self._caller(name, call, facts)
-            account = self._replica.callers.of(caller.name)
-            now = self._replica.clock.monotonic()
+            try:
+                caller = self._callers.at_once(call)
+            except NeedsKeysError:
+                caller = await self._callers.caller(call)
+            noted = _noted(caller, facts)
+            caller.rights.check(name)
+            account = replica.callers.of(noted)
+            now = replica.clock.monotonic()
             account.charge(now)
             if name.startswith("Batch"):
-                account.check_unread(self._replica.bounds.unread_bytes)
+                account.check_unread(replica.bounds.unread_bytes)
+            data = call.whole
+            if data is not None:
+                return await self._evened(answer(data, call, caller, account, facts), facts)
             data = whole(await self._receiver.request(call, account, now))
             try:
-                return await _evened(answer(data, call, caller, account, facts), facts, self._time)
+                return await self._evened(answer(data, call, caller, account, facts), facts)
             finally:
                 self._receiver.done(account, data)
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
@@ -178,25 +187,19 @@ class Methods:
         What the calls of one caller take here, they take from that caller alone.
         """
         try:
-            caller = await self._caller(name, call, facts)
+            caller = await self._callers.caller(call)
+            _noted(caller, facts)
+            caller.rights.check(name)
             with self._replica.limits.urgent.place(caller.name) as share:
                 data = whole(await self._receiver.request(call, share, bounded=False))
                 try:
                     check_size(data)
                     done = self._in_time(method, data, caller, call, facts)
-                    return await _evened(done, facts, self._time)
+                    return await self._evened(done, facts)
                 finally:
                     self._receiver.done(share, data)
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
             return failed(error, facts.cluster, facts.region)
-
-    async def _caller(self, name: str, call: Call, facts: Facts) -> Caller:
-        """Identifies the caller, and refuses one that may not call the method at all."""
-        facts.address = call.peer
-        caller = await self._callers.caller(call)
-        facts.caller, facts.behalf = caller.name, caller.on_behalf_of
-        caller.rights.check(name)
-        return caller
 
     def _life(self, life: LifeMethod) -> Method:
         async def answer(
@@ -225,23 +228,29 @@ class Methods:
                 "the deadline passed before the answer was there; allow more time"
             ) from None
 
+    async def _evened(self, answer: Awaitable[bytes], facts: Facts) -> bytes:
+        """Awaits an answer; delays one by which something does not exist (protocol C8).
 
-async def _evened(answer: Awaitable[bytes], facts: Facts, clock: Callable[[], float]) -> bytes:
-    """Awaits an answer; delays one by which something does not exist (protocol C8).
+        A read of a hidden cluster takes longer than that of an absent one. Both end well within the
+        same period, counted from when the request is whole, so their answers come at the same time.
+        """
+        began = self._time()
+        try:
+            reply = await answer
+        except NotFoundError:
+            await self._rest(began)
+            raise
+        if facts.not_found:
+            await self._rest(began)
+        return reply
 
-    A read of a hidden cluster takes longer than that of an absent one. Both end well within the
-    same period, counted from when the request is whole, so their answers come at the same time.
-    """
-    began = clock()
+    async def _rest(self, began: float) -> None:
+        """Waits for the end of a period."""
+        await asyncio.sleep(_PERIOD - (self._time() - began) % _PERIOD)
 
-    async def rest() -> None:
-        await asyncio.sleep(_PERIOD - (clock() - began) % _PERIOD)
 
-    try:
-        reply = await answer
-    except NotFoundError:
-        await rest()
-        raise
-    if facts.not_found:
-        await rest()
-    return reply
+def _noted(caller: Caller, facts: Facts) -> str:
+    """Notes the caller for the log, and returns its name."""
+    facts.behalf = caller.on_behalf_of
+    facts.caller = name = caller.rights.identity.name
+    return name

@@ -33,9 +33,8 @@ is to blame for the other codes."""
 
 def traceparent(call: Call) -> str:
     """Returns the caller's `traceparent` header; empty if it is absent or malformed."""
-    for key, value in call.metadata():
-        if key == "traceparent":
-            return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else ""
+    for value in call.header("traceparent"):
+        return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else ""
     return ""
 
 
@@ -55,8 +54,8 @@ def trace_id(header: str) -> str:
 def server_span(method: str, header: str, call: Call) -> Iterator[trace.Span]:
     """Makes the span of a sampled call, and keeps it current until the block ends."""
     carrier = {"traceparent": header}
-    for key, value in call.metadata():
-        if key == "tracestate" and isinstance(value, str):
+    for value in call.header("tracestate"):
+        if isinstance(value, str):
             carrier["tracestate"] = value
     with _tracer.start_as_current_span(
         method,

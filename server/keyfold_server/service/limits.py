@@ -86,6 +86,15 @@ class Bucket:
         """Returns the seconds until the rate allows one more call; 0 if it does now."""
         return max(0.0, (1.0 - self._filled(now)) / self.rate)
 
+    def try_take(self, now: float, calls: int = 1) -> bool:
+        """Counts calls if the rate allows one more now, and says whether it does."""
+        level = min(self.rate, self._level + (now - self._at) * self.rate)
+        if level < 1.0:
+            return False
+        self._level = level - calls
+        self._at = now
+        return True
+
     def take(self, now: float, calls: int = 1) -> None:
         """Counts calls. Count a call that has to wait before it waits.
 
@@ -149,14 +158,12 @@ class Account:
         Raises:
             RateLimitedError: The calls come faster than the rate allows.
         """
-        wait = self._bucket.wait(now)
-        if wait:
+        if not self._bucket.try_take(now, calls):
             raise RateLimitedError(
                 f"this {self._what} makes more than {self._bucket.rate:g} calls a second, and each "
                 "item of a batch counts as one; slow down",
-                retry_after=wait,
+                retry_after=self._bucket.wait(now),
             )
-        self._bucket.take(now, calls)
 
     def charge_more(self, now: float, calls: int) -> None:
         """Counts the further calls of one that was charged already, such as a batch's items."""

@@ -42,6 +42,9 @@ _MAX_SUBJECT: Final = 512
 _LAST_TIME: Final = 253_402_300_800.0
 """The year 10,000 in Unix time. A later time would overflow somewhere."""
 
+_DIGEST_SIZE: Final = 32
+"""Bytes of the digest by which a verified token is known."""
+
 _MOST_REMEMBERED: Final = 10_000
 """Verified tokens that stay in memory, about 0.5 KiB each."""
 
@@ -127,7 +130,10 @@ class TokenVerifier:
             self._verified_with = keys
         if len(token) > MAX_SIZE:
             raise CallerCredentialError(f"the token is longer than {MAX_SIZE:,} characters")
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        # Every call comes here, and BLAKE2 takes a fraction of the time of OpenSSL's SHA-256.
+        digest = hashlib.blake2b(
+            token.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_SIZE
+        ).digest()
         known = self._verified.get(digest)
         if known is not None:
             self._check_time(known, now)

@@ -90,10 +90,12 @@ def bearer(headers: Sequence[str | bytes]) -> str:
     if len(headers) > 1:
         raise CallerCredentialError("the call brings several authorization headers; send one")
     value = headers[0]
-    scheme, _, token = value.partition(" ") if isinstance(value, str) else ("", "", "")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise CallerCredentialError("the authorization header is not: Bearer TOKEN")
-    return token.strip()
+    if isinstance(value, str):
+        scheme, _, rest = value.partition(" ")
+        token = rest.strip()
+        if token and scheme.lower() == "bearer":
+            return token
+    raise CallerCredentialError("the authorization header is not: Bearer TOKEN")
 
 
 class Callers:
@@ -125,13 +127,32 @@ class Callers:
         self._waiting = Room(_WAITING, "calls whose keys the issuer has not told yet")
 
     async def caller(self, call: Call) -> Caller:
-        """Returns the caller of a call.
+        """Returns the caller of a call; fetches the issuer's keys first if its token needs them.
 
         Raises:
+            OverloadedError: Too many calls wait for keys of the token's issuer.
+            KeyfoldError: As `at_once` raises.
+        """
+        try:
+            return self.at_once(call)
+        except NeedsKeysError:
+            if self._tokens is not None:
+                with self._waiting.place():
+                    await self._tokens.refresh()
+            return self.at_once(call, final=True)
+
+    def at_once(self, call: Call, *, final: bool = False) -> Caller:
+        """Returns the caller of a call, without an await.
+
+        Args:
+            call: The call.
+            final: True if the issuer's keys have just been fetched for it.
+
+        Raises:
+            NeedsKeysError: The issuer's keys must be fetched first; never raised if `final`.
             CallerUnknownError: The call has no credential, and this address needs one; or it came
                 in by the socket for health checks.
             CallerCredentialError: The call has a credential that is not valid.
-            OverloadedError: Too many calls wait for keys of the token's issuer.
         """
         address = call.peer
         if self._certificates is not None and address.startswith("unix:"):
@@ -140,49 +161,34 @@ class Callers:
             raise CallerUnknownError(
                 "this socket answers health checks alone; call the server's address"
             )
-        headers: list[str | bytes] = []
-        named = ""
-        for key, value in call.metadata():
-            if key == AUTHORIZATION:
-                headers.append(value)
-            elif key == ON_BEHALF_OF and isinstance(value, str):
-                named = value
-        identity = self._connected(call)
+        identity = self._default
+        if self._certificates is not None:
+            # The connection's own name, even if a token will give another: it must be valid, too.
+            identity = self._certificates.identity(call.certificate(), self._clock.wall())
+        headers = call.header(AUTHORIZATION)
         if headers:
-            identity = await self._token(headers)
+            identity = self._token(headers, final=final)
         if identity is None:
             raise CallerUnknownError(
                 "the call brings no credential; call with a token"
                 if self._tokens is not None
                 else "the call brings no credential; call with a client certificate"
             )
-        if named:
-            named = self._believed(identity, named)
+        behalf = call.header(ON_BEHALF_OF)
+        named = self._believed(identity, behalf[-1]) if behalf else ""
         return Caller(self._policies.rights(identity), address, named)
 
-    def _connected(self, call: Call) -> Identity | None:
-        """Returns the caller that the connection identifies, even if a token will name another."""
-        if self._certificates is None:
-            return self._default
-        return self._certificates.identity(call.certificate(), self._clock.wall())
-
-    async def _token(self, headers: Sequence[str | bytes]) -> Identity:
+    def _token(self, headers: Sequence[str | bytes], *, final: bool) -> Identity:
         if self._tokens is None:
             raise CallerCredentialError(
                 "the call brings a token, and this server accepts no tokens; call without one, or "
                 "set KEYFOLD_JWT_ISSUER on the server"
             )
-        token = bearer(headers)
-        try:
-            return self._tokens.verify(token, self._clock.wall())
-        except NeedsKeysError:
-            with self._waiting.place():
-                await self._tokens.refresh()
-            return self._tokens.verify(token, self._clock.wall(), final=True)
+        return self._tokens.verify(bearer(headers), self._clock.wall(), final=final)
 
-    def _believed(self, identity: Identity, named: str) -> str:
+    def _believed(self, identity: Identity, named: str | bytes) -> str:
         """Returns whom the caller says it calls for, if Keyfold believes it; gives no rights."""
-        if not self._policies.believes(identity):
+        if not named or not isinstance(named, str) or not self._policies.believes(identity):
             return ""
         if len(named) > _MOST_NAMED or not named.isprintable():
             raise MalformedRequestError(

@@ -111,7 +111,8 @@ class Changes:
             StoreRolledBackError: The store lacks a change that this replica has seen.
             StoreStaleError: This replica has not seen the store for too long.
         """
-        self.check_store()
+        if self.rolled_back:
+            self.check_store()
         self.staleness.check(now)
 
     def check_store(self) -> None:
