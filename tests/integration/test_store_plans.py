@@ -33,6 +33,7 @@ from builders import (
 )
 from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import Change, restored, retired, revoked, with_regions
+from keyfold_server.domain.events import EventQuery, RootUse
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
@@ -127,6 +128,25 @@ def _attempts(store: SqlStore) -> None:
     assert attempted(store).decided
 
 
+def _events(store: SqlStore) -> None:
+    store.refused("ab12", Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW), "one", b"k" * 16)
+    every = EventQuery(None, newest_first=False, limit=2)
+    for which in (
+        every,
+        replace(every, clusters=("acme", "c-1")),
+        replace(every, organizations=("org",)),
+        replace(every, caller="local"),
+        replace(every, start=NOW, end=NOW + 10_000_000),
+    ):
+        for query in (which, replace(which, newest_first=True), replace(which, after=5)):
+            store.events(query)
+    whole, narrow = Coverage(None, None), Coverage(("a*", "b"), ("o*",), ("e*", "us"))
+    for use in (RootUse((whole,)), RootUse((narrow, whole), "acme", "org")):
+        store.roots_used(["ab12", "cd34"], use)
+    assert [store.organization_of(name) for name in ("acme", "gone")] == ["org", None]
+    assert store.mac("page", b"") != store.mac("anchor", b"")
+
+
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("apply", "requested"): _life,
     ("attempted",): _attempts,
@@ -149,6 +169,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("observe", "observations"): _observations,
     ("external_id", "issue_external_id"): _external_ids,
     ("used", "seen"): _uses,
+    ("events", "roots_used", "organization_of", "mac"): _events,
     ("prune",): lambda store: store.prune(NOW + 9_000, 0),
     ("leave",): lambda store: store.leave("one"),
 }

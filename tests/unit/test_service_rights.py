@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from callers import EVERYTHING
+from keyfold.v1 import event_service_pb2
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.access.policy.file import parse
 from keyfold_server.access.policy.grants import RULES
@@ -92,8 +93,12 @@ def told(error: KeyfoldError, *names: str) -> tuple[object, ...]:
 
 def test_every_method_has_a_rule() -> None:
     """Every method of the contract has a rule; without one it would be refused to everybody."""
-    service = pb.DESCRIPTOR.services_by_name["KeyManagementService"]
-    assert {name for name in RULES if "/" not in name} == set(service.methods_by_name)
+    services = (
+        pb.DESCRIPTOR.services_by_name["KeyManagementService"],
+        event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+    )
+    methods = {name for service in services for name in service.methods_by_name}
+    assert {name for name in RULES if "/" not in name} == methods
 
 
 async def test_who_has_no_grant_may_do_nothing(one: Member) -> None:

@@ -71,6 +71,21 @@ NEWS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class KeyName:
+    """A root key as people know it.
+
+    Attributes:
+        type: The provider's type.
+        uri: The provider's name of the key.
+        principal: The principal as which Keyfold calls it; empty: the server's own identity.
+    """
+
+    type: str
+    uri: str
+    principal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEvent:
     """Who attempted what, and what came of it.
 
@@ -82,6 +97,12 @@ class AuditEvent:
         proof: The proof of the caller's identity (`rights.Identity`); empty: nobody called.
         address: The caller's address as gRPC writes it, or empty.
         on_behalf_of: The person or program for whom a trusted caller says that it calls, or empty.
+        organization: The organization that the request names, or empty.
+        key: The root key, of an event that concerns exactly one, or None.
+        message: A line for people, such as why the KMS refused; empty if there is none.
+        request_id: The caller's id of the request, or empty.
+        trace_id: The id of the call's trace, in hex, or empty.
+        kms_request_id: The KMS's own id of its answer, or empty.
     """
 
     caller: str
@@ -91,6 +112,12 @@ class AuditEvent:
     proof: str = ""
     address: str = ""
     on_behalf_of: str = ""
+    organization: str = ""
+    key: KeyName | None = None
+    message: str = ""
+    request_id: str = ""
+    trace_id: str = ""
+    kms_request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

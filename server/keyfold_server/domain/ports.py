@@ -18,6 +18,7 @@ from keyfold_server.domain.changes import (
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import ClusterNotFoundError, Unusable
+from keyfold_server.domain.events import EventPage, EventQuery, RootUse
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
@@ -368,6 +369,32 @@ class Store(Protocol):
         """Reads last observations, last uses and, if asked for, the replicas (as `replicas`).
 
         They are of one moment, and cost one round trip (protocol S13).
+        """
+        ...
+
+    def events(self, query: EventQuery) -> EventPage:
+        """Reads entries of the log, and verifies the seal of each and that they are one chain.
+
+        Raises:
+            RowNotAuthenticError: An entry was changed, removed or added; the message has its
+                number.
+        """
+        ...
+
+    def roots_used(self, roots: Collection[str], use: RootUse) -> frozenset[str]:
+        """Returns those of some root key ids that a region uses now, among the uses that count."""
+        ...
+
+    def organization_of(self, cluster: str) -> str | None:
+        """Returns the organization that a cluster has or, if it is gone, had last; None: none."""
+        ...
+
+    def mac(self, purpose: str, data: bytes) -> bytes:
+        """Returns a MAC under the service key, such as that of a page token. It does no I/O.
+
+        Args:
+            purpose: What the bytes are for. A MAC for one purpose is worth nothing for another.
+            data: The bytes.
         """
         ...
 

@@ -84,10 +84,17 @@ class Coverage:
         clusters: Alternative patterns of their names; None: any name.
         organizations: Alternative patterns of their organizations; None: any organization, or none
             at all.
+        regions: Alternative patterns of the regions that the grant covers; None: all of them.
     """
 
     clusters: tuple[str, ...] | None
     organizations: tuple[str, ...] | None
+    regions: tuple[str, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the grant covers everything that the store has."""
+        return self.clusters is self.organizations is self.regions is None
 
 
 class Rights(Protocol):
@@ -106,11 +113,26 @@ class Rights(Protocol):
         """Says whether the caller may know of a cluster, or of one of its regions."""
         ...
 
-    def coverage(self, organization: str | None) -> tuple[Coverage, ...]:
+    def coverage(self, organization: str | None, rpc: str | None = None) -> tuple[Coverage, ...]:
         """Returns which clusters the caller may know of: those that one of the entries covers.
 
         Args:
             organization: The organization whose clusters are meant; None: those of all.
+            rpc: A method for which the caller needs a role there; None: any role will do.
+        """
+        ...
+
+    def covers(
+        self, rpc: str, cluster: str | None, organization: str | None, region: str | None = None
+    ) -> bool:
+        """Says whether a grant with a role for a method covers something.
+
+        Args:
+            rpc: The method's name.
+            cluster: A cluster's name; None: what concerns the whole organization or, without one,
+                the whole store. Only a grant that narrows no more than that covers it.
+            organization: The organization, or None.
+            region: A region that the grant must cover, too; None: any region will do.
         """
         ...
 
@@ -186,11 +208,13 @@ class Caller:
         rights: The caller's rights, which also have its identity.
         address: The caller's address as gRPC writes it.
         on_behalf_of: The person or program for whom a trusted caller says that it calls, or empty.
+        trace_id: The id of the call's trace, in hex; empty: it has none, or nobody needs it.
     """
 
     rights: Rights
     address: str = ""
     on_behalf_of: str = ""
+    trace_id: str = ""
 
     @property
     def name(self) -> str:

@@ -8,14 +8,16 @@ the data plane.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from time import perf_counter, time
 from typing import Final
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 
-from keyfold.v1 import key_management_service_pb2 as pb
+from keyfold.v1 import event_service_pb2, key_management_service_pb2
 from keyfold_server import telemetry
 from keyfold_server.domain.errors import (
     DeadlineError,
@@ -29,7 +31,9 @@ from keyfold_server.rpc.call import Method as TableMethod
 from keyfold_server.rpc.call_log import CallLog, Ended, Facts
 from keyfold_server.rpc.data_calls import DataCalls, Method
 from keyfold_server.rpc.handlers.data import DataMethods
-from keyfold_server.rpc.handlers.life import LifeMethod, LifeMethods
+from keyfold_server.rpc.handlers.events import EventMethods
+from keyfold_server.rpc.handlers.life import LifeMethods
+from keyfold_server.rpc.handlers.unary import UnaryMethod
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.deadline import ANSWER_BEFORE, deadline_of
 from keyfold_server.rpc.incoming.door import Door
@@ -40,7 +44,14 @@ from keyfold_server.service.limits import Account
 from keyfold_server.service.replica import Replica
 from keyfold_server.telemetry import NO_SPANS, Sampling
 
-SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyManagementService"].full_name
+_KEYS: Final = key_management_service_pb2.DESCRIPTOR.services_by_name["KeyManagementService"]
+_EVENTS: Final = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
+
+SERVICE: Final = _KEYS.full_name
+"""The service of keys."""
+
+SERVICES: Final = (SERVICE, _EVENTS.full_name)
+"""Keyfold's own services."""
 
 _TOO_SHORT: Final = 0.005
 """Seconds. With less time left on arrival the server begins no change; gRPC rounds an expired
@@ -86,11 +97,14 @@ class Methods:
         self._time = asyncio.get_running_loop().time
 
     def table(self) -> dict[str, TableMethod]:
-        """Returns the service's methods by their paths.
+        """Returns the methods of all services by their paths.
 
         Raises:
             RuntimeError: The table and the contract have different methods.
         """
+        return self._keys() | self._events()
+
+    def _keys(self) -> dict[str, TableMethod]:
         calls = DataCalls(self._replica)
         data = DataMethods(self._replica.data_plane).table()
         life = LifeMethods(self._replica).table()
@@ -103,15 +117,31 @@ class Methods:
             name: partial(self._answered, name, method) for name, method in methods.items()
         }
         answers |= {name: partial(self._urgent, name, life[name]) for name in URGENT}
-        table = {name: self._watched(name, answered) for name, answered in answers.items()}
-        contract = pb.DESCRIPTOR.services_by_name["KeyManagementService"].methods_by_name
-        if set(table) != set(contract):
-            raise RuntimeError(f"table and contract differ in {set(table) ^ set(contract)}")
-        return {f"/{SERVICE}/{name}": TableMethod(handle) for name, handle in table.items()}
+        return self._of_contract(_KEYS, answers)
 
-    def _watched(self, name: str, answered: Answered) -> Handler:
+    def _events(self) -> dict[str, TableMethod]:
+        methods = EventMethods(self._replica).table()
+        answers: dict[str, Answered] = {
+            name: partial(self._answered, name, self._life(method))
+            for name, method in methods.items()
+        }
+        return self._of_contract(_EVENTS, answers)
+
+    def _of_contract(
+        self, service: ServiceDescriptor, answers: Mapping[str, Answered]
+    ) -> dict[str, TableMethod]:
+        if set(answers) != set(service.methods_by_name):
+            differ = set(answers) ^ set(service.methods_by_name)
+            raise RuntimeError(f"table and contract differ in {differ}")
+        return {
+            f"/{service.full_name}/{name}": TableMethod(
+                self._watched(f"{service.full_name}/{name}", name, answered)
+            )
+            for name, answered in answers.items()
+        }
+
+    def _watched(self, full: str, name: str, answered: Answered) -> Handler:
         """Wraps a method in what all have in common: door, span, status, log line."""
-        full = f"{SERVICE}/{name}"
         sampling = self._sampling
         # If nobody collects spans, skip even the look at the caller's header.
         traced = sampling is not NO_SPANS
@@ -180,7 +210,7 @@ class Methods:
             door.leave()
 
     async def _urgent(
-        self, name: str, method: LifeMethod, call: Call, facts: Facts
+        self, name: str, method: UnaryMethod, call: Call, facts: Facts
     ) -> bytes | Failed:
         """Answers as `_answered` does, without any room or rate that other calls use (R9).
 
@@ -201,7 +231,7 @@ class Methods:
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
             return failed(error, facts.cluster, facts.region)
 
-    def _life(self, life: LifeMethod) -> Method:
+    def _life(self, life: UnaryMethod) -> Method:
         async def answer(
             data: bytes, call: Call, caller: Caller, account: Account, facts: Facts
         ) -> bytes:
@@ -212,7 +242,7 @@ class Methods:
         return answer
 
     async def _in_time(
-        self, life: LifeMethod, data: bytes, caller: Caller, call: Call, facts: Facts
+        self, life: UnaryMethod, data: bytes, caller: Caller, call: Call, facts: Facts
     ) -> bytes:
         deadline = deadline_of(call, self._replica.bounds, self._replica.clock)
         if deadline - self._replica.clock.monotonic() < _TOO_SHORT:
@@ -220,6 +250,7 @@ class Methods:
             raise DeadlineError("the deadline had passed on arrival; allow more time")
         # A little after the service itself stops waiting: its error says more than this one.
         left = deadline - self._replica.clock.monotonic() + ANSWER_BEFORE / 2
+        caller = replace(caller, trace_id=tracing.trace_of(call))
         try:
             async with asyncio.timeout(left):
                 return await life(data, caller, deadline, facts)

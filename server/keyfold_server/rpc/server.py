@@ -11,7 +11,7 @@ from keyfold_server.rpc.health import Health
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import LOOK, Receiver
-from keyfold_server.rpc.methods import SERVICE, Methods
+from keyfold_server.rpc.methods import SERVICES, Methods
 from keyfold_server.rpc.standard_services import CHECKS, StandardServices
 from keyfold_server.service.lane import PLACES
 from keyfold_server.service.loop_watch import LoopWatch
@@ -90,10 +90,10 @@ class Server:
         self._readiness = readiness or Readiness()
         self._door = Door(inside)
         self._receiver = Receiver(bounds, replica.clock)
-        self._health = Health(lambda: not self._readiness.obstacle, ("", SERVICE))
+        self._health = Health(lambda: not self._readiness.obstacle, ("", *SERVICES))
         self._shown = False
         self._standard = StandardServices(
-            replica, callers, self._receiver, self._door, self._health, (SERVICE,)
+            replica, callers, self._receiver, self._door, self._health, SERVICES
         )
         self._methods = Methods(
             replica, callers, self._receiver, sampling, call_log or CallLog(), self._door

@@ -50,6 +50,17 @@ def trace_id(header: str) -> str:
     return header[3:35]
 
 
+def trace_of(call: Call) -> str:
+    """Returns the id of the trace that a call belongs to, in hex; empty if it belongs to none.
+
+    It is that of the call's span if it has one, or else that of the caller's header.
+    """
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        return trace.format_trace_id(context.trace_id)
+    return trace_id(traceparent(call))
+
+
 @contextmanager
 def server_span(method: str, header: str, call: Call) -> Iterator[trace.Span]:
     """Makes the span of a sampled call, and keeps it current until the block ends."""

@@ -21,6 +21,7 @@ from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.data_plane import DataPlane
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.data.keyring import Keyring
+from keyfold_server.service.events.listing import Events
 from keyfold_server.service.fleet.changes import Changes, replica_name
 from keyfold_server.service.fleet.confirmations import Confirmations
 from keyfold_server.service.fleet.refusals import Refusals
@@ -80,6 +81,7 @@ class Replica:
         reports: Makes the cluster reports in answers.
         status: Answers GetStatus.
         listing: Answers ListClusters.
+        events: Answers ListEvents.
         changes: Follows the changes of the other replicas.
         sweep: Checks keys that no caller uses.
         gauges: Shows the metrics that say how things stand.
@@ -226,6 +228,7 @@ class Replica:
             check_fresh=check_fresh,
         )
         self.listing = Listing(storage, self.reports, clock, check_fresh=check_fresh)
+        self.events = Events(storage, clock, check_fresh=check_fresh)
 
     def _join_upkeep(self, timing: Timing) -> None:
         storage, clock = self._storage, self.clock

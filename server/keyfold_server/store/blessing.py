@@ -238,4 +238,5 @@ def _draft(seen: Findings, stored: StoredCluster, reason: str) -> Draft:
         cluster=seen.name,
         floor=stored.floor,
         decision=decision.described(None),
+        organization=stored.cluster.organization,
     )

@@ -69,6 +69,12 @@ def _index_where(condition: str, *columns: str) -> Index:
     return Index(None, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
+def _index_also(part: str, condition: str, *columns: str) -> Index:
+    """Makes an index on columns that have one already, for the other part of the rows."""
+    name = "_".join(("ix_log", *columns, part))
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
 def _later(name: str, type_: _Type) -> Column[Any]:
     return Column(name, type_, nullable=True, info={"later": True})
 
@@ -236,8 +242,12 @@ log: Final = Table(
     _must("kind", Text),
     Column("cluster", Text, nullable=True),
     Column("cluster_uid", LargeBinary, nullable=True),
+    Column("organization", Text, nullable=True),
     Column("root", Text, nullable=True),
     Column("kek", LargeBinary, nullable=True),
+    Column("key_type", Text, nullable=True),
+    Column("key_uri", Text, nullable=True),
+    Column("key_principal", Text, nullable=True),
     _must("replica", Text),
     _must("caller", Text),
     _must("proof", Text),
@@ -246,6 +256,10 @@ log: Final = Table(
     _must("action", Text),
     _must("outcome", Text),
     _must("detail", Text),
+    Column("message", Text, nullable=True),
+    Column("request_id", Text, nullable=True),
+    Column("trace_id", Text, nullable=True),
+    Column("kms_request_id", Text, nullable=True),
     Column("version", BigInteger, nullable=True),
     Column("epoch", BigInteger, nullable=True),
     Column("row_mac", LargeBinary, nullable=True),
@@ -255,10 +269,18 @@ log: Final = Table(
     _index_where("version IS NOT NULL", "cluster", "number"),
     _index_where("kind = 'RECONCILIATION'", "kind", "number"),
     _index_where("root IS NOT NULL AND kek IS NULL", "root", "number"),
+    _index_also("again", "root IS NOT NULL AND kek IS NOT NULL", "root", "number"),
+    _index_also("undecided", "cluster IS NOT NULL AND version IS NULL", "cluster", "number"),
+    _index_where("organization IS NOT NULL", "organization", "number"),
+    _index_where("caller <> ''", "caller", "number"),
 )
 """The log (protocol S0). `prev` is the MAC of the entry before, so each MAC vouches for every
 earlier entry. An entry with a version is a floor: the cluster's own row had that version, that
-epoch and the MAC `row_mac` from then on (protocol S10). `time` is by the store's clock."""
+epoch and the MAC `row_mac` from then on (protocol S10). `time` is by the store's clock.
+
+The two indexes on a cluster are apart, as are those on a root key: what looks for the newest
+decision, or for the condition that the log has told last, must not read through other entries.
+Together they hold each entry once, so an entry costs no more than with one index."""
 
 replicas: Final = Table(
     "replicas",

@@ -99,6 +99,16 @@ class Seal:
         """Returns a row with its MAC as the last value."""
         return (*values, self._key.mac(encode(table, values)))
 
+    def mac(self, purpose: str, data: bytes) -> bytes:
+        """Returns a MAC over bytes that are no row, such as those of a page token.
+
+        Args:
+            purpose: What the bytes are for. A MAC for one purpose is worth nothing for another.
+            data: The bytes.
+        """
+        label, name = b"keyfold " + purpose.encode(), _length(len(data))
+        return self._key.mac(b"".join((_length(len(label)), label, name, data)))
+
     def require_key(self, sealed_by: object) -> None:
         """Refuses a store that another service key sealed.
 

@@ -38,7 +38,7 @@ _PURPOSES: Final[Mapping[Role, str]] = {
     Role.UNWRAP: "opens wrapped keys",
     Role.OPERATOR: "gives clusters their keys, rotates, revokes and restores them",
     Role.DESTROYER: "destroys keys for good",
-    Role.AUDITOR: "reads status and lists",
+    Role.AUDITOR: "reads status, lists and events",
 }
 
 ROLES: Final[Mapping[str, frozenset[Role]]] = {
@@ -95,6 +95,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "GetAccessPolicy": Rule((Role.OPERATOR,), new_regions=True),
     "GetStatus": _READ,
     "ListClusters": _READ,
+    "ListEvents": Rule((Role.AUDITOR,)),
     "grpc.health.v1.Health/Check": _OPEN,
     "grpc.health.v1.Health/List": _OPEN,
     "grpc.health.v1.Health/Watch": _OPEN,

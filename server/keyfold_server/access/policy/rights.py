@@ -44,6 +44,15 @@ def purposes(rpc: str) -> tuple[Purpose, ...]:
     return tuple(purpose for purpose, role in ROLE_OF.items() if role in roles)
 
 
+def _covers_all_of(grant: Grant, organization: str | None) -> bool:
+    """Says whether a grant covers all of an organization; None: all of the store."""
+    if grant.clusters is not None or grant.regions is not None:
+        return False
+    return grant.organizations is None or (
+        organization is not None and grant.organizations.match(organization)
+    )
+
+
 def _texts(patterns: Patterns | None) -> tuple[str, ...] | None:
     return None if patterns is None else tuple(pattern.text for pattern in patterns.items)
 
@@ -97,16 +106,37 @@ class GrantedRights:
             for grant in self._grants
         )
 
-    def coverage(self, organization: str | None) -> tuple[Coverage, ...]:
+    def coverage(self, organization: str | None, rpc: str | None = None) -> tuple[Coverage, ...]:
         """Returns which clusters the caller may know of; see `domain.rights.Rights`."""
         covering = (
-            Coverage(_texts(grant.clusters), _texts(grant.organizations))
-            for grant in self._grants
+            Coverage(_texts(grant.clusters), _texts(grant.organizations), _texts(grant.regions))
+            for grant in self._with_role(rpc)
             if organization is None
             or grant.organizations is None
             or grant.organizations.match(organization)
         )
         return tuple(dict.fromkeys(covering))
+
+    def covers(
+        self, rpc: str, cluster: str | None, organization: str | None, region: str | None = None
+    ) -> bool:
+        """Says whether a grant with a role covers something; see `domain.rights.Rights`."""
+        return any(
+            (
+                grant.covers(cluster, organization)
+                if cluster is not None
+                else _covers_all_of(grant, organization)
+            )
+            and (region is None or grant.covers_region(region))
+            for grant in self._with_role(rpc)
+        )
+
+    def _with_role(self, rpc: str | None) -> Iterable[Grant]:
+        """Returns the grants with a role for a method; None: all grants."""
+        if rpc is None:
+            return self._grants
+        roles = rule(rpc).roles
+        return [grant for grant in self._grants if not grant.roles.isdisjoint(roles)]
 
     def check(self, rpc: str) -> None:
         """Refuses a method for which the caller has no role.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
-
-from google.protobuf.message import Message
+from typing import Final, TypeVar
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.errors import ClusterBannedError, KeyfoldError, RowNotAuthenticError
+from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError
 from keyfold_server.domain.rights import Caller
-from keyfold_server.rpc.call_log import Facts
+from keyfold_server.rpc.handlers.unary import OnMessages, UnaryMethod
 from keyfold_server.rpc.messages import replies, requests
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
@@ -25,20 +21,8 @@ from keyfold_server.service.replica import Replica
 
 _Reply = TypeVar("_Reply", pb.RevokeResponse, pb.RetireGenerationResponse)
 
-LifeMethod = Callable[[bytes, Caller, float, Facts], Awaitable[bytes]]
-"""Takes the request's bytes, the caller, the deadline in monotonic seconds, and the call's facts;
-fills in the facts, and returns the reply's bytes."""
-
 _PAGE_BYTES: Final = 3 * 1024 * 1024
 """Bytes after which a page of ListClusters ends: less than gRPC's clients accept by default."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Handler:
-    """One method: its request message and the function that answers it."""
-
-    request: type[Message]
-    answer: Callable[[Any, Caller, float], Awaitable[Message]]
 
 
 class LifeMethods:
@@ -48,21 +32,21 @@ class LifeMethods:
         """Takes the service."""
         self._replica = replica
 
-    def table(self) -> dict[str, LifeMethod]:
+    def table(self) -> dict[str, UnaryMethod]:
         """Returns the methods, by their names in the contract."""
         methods = {
-            "Enable": _Handler(pb.EnableRequest, self._enable),
-            "AddRegions": _Handler(pb.AddRegionsRequest, self._add_regions),
-            "Rotate": _Handler(pb.RotateRequest, self._rotate),
-            "Revoke": _Handler(pb.RevokeRequest, self._revoke),
-            "Restore": _Handler(pb.RestoreRequest, self._restore),
-            "RetireGeneration": _Handler(pb.RetireGenerationRequest, self._retire_generation),
-            "TestKey": _Handler(pb.TestKeyRequest, self._test_key),
-            "GetAccessPolicy": _Handler(pb.GetAccessPolicyRequest, self._get_access_policy),
-            "GetStatus": _Handler(pb.GetStatusRequest, self._get_status),
-            "ListClusters": _Handler(pb.ListClustersRequest, self._list_clusters),
+            "Enable": OnMessages(pb.EnableRequest, self._enable),
+            "AddRegions": OnMessages(pb.AddRegionsRequest, self._add_regions),
+            "Rotate": OnMessages(pb.RotateRequest, self._rotate),
+            "Revoke": OnMessages(pb.RevokeRequest, self._revoke),
+            "Restore": OnMessages(pb.RestoreRequest, self._restore),
+            "RetireGeneration": OnMessages(pb.RetireGenerationRequest, self._retire_generation),
+            "TestKey": OnMessages(pb.TestKeyRequest, self._test_key),
+            "GetAccessPolicy": OnMessages(pb.GetAccessPolicyRequest, self._get_access_policy),
+            "GetStatus": OnMessages(pb.GetStatusRequest, self._get_status),
+            "ListClusters": OnMessages(pb.ListClustersRequest, self._list_clusters),
         }
-        return {name: _on_bytes(method) for name, method in methods.items()}
+        return {name: method.on_bytes() for name, method in methods.items()}
 
     async def _enable(
         self, asked: pb.EnableRequest, caller: Caller, deadline: float
@@ -209,16 +193,3 @@ class LifeMethods:
     def _pending(self, pending: tuple[PendingReplica, ...]) -> list[res.PendingReplica]:
         now = self._replica.clock.wall()
         return [replies.pending_replica(p, now) for p in pending]
-
-
-def _on_bytes(method: _Handler) -> LifeMethod:
-    async def answer(data: bytes, caller: Caller, deadline: float, facts: Facts) -> bytes:
-        asked = requests.decode(method.request, data)
-        facts.cluster = getattr(asked, "cluster", "")
-        try:
-            reply = await method.answer(asked, caller, deadline)
-        except KeyfoldError as error:
-            raise requests.placed(error, asked) from None
-        return reply.SerializeToString()
-
-    return answer

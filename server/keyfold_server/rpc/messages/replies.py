@@ -31,8 +31,8 @@ def cluster_status(report: ClusterReport) -> res.ClusterStatus:
         cluster=cluster.name,
         organization=cluster.organization or "",
         regions=[_region_status(region) for region in report.regions],
-        create_time=_time(cluster.created_at),
-        update_time=_time(cluster.updated_at),
+        create_time=time_of(cluster.created_at),
+        update_time=time_of(cluster.updated_at),
     )
 
 
@@ -54,7 +54,7 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
             auto_rotate=policy.auto_rotate,
         ),
         state=_STATES[region.state],
-        state_time=_time(region.state_since),
+        state_time=time_of(region.state_since),
         health=res.HEALTH_UNKNOWN,
         key_version=region.newest.current.key_version,
         generations=[_generation(g, report) for g in region.generations],
@@ -71,10 +71,10 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
 
 def _add_seen(status: res.RegionStatus, seen: Observation, *, revoked: bool) -> None:
     status.health = _HEALTH[seen.health]
-    status.health_time.CopyFrom(_time(seen.since))
-    status.last_check_time.CopyFrom(_time(seen.last_check))
+    status.health_time.CopyFrom(time_of(seen.since))
+    status.last_check_time.CopyFrom(time_of(seen.last_check))
     if seen.last_success is not None:
-        status.last_success_time.CopyFrom(_time(seen.last_success))
+        status.last_success_time.CopyFrom(time_of(seen.last_success))
     if seen.message:
         status.last_error.CopyFrom(
             res.KmsError(
@@ -97,10 +97,10 @@ def _generation(generation: Generation, report: RegionReport) -> res.Generation:
     return res.Generation(
         generation=generation.number,
         kek_id=generation.kek_id,
-        create_time=_time(generation.created_at),
+        create_time=time_of(generation.created_at),
         wraps=[*old, _wrap(generation.current, None)],
-        retire_time=_time_of(generation.retired_at),
-        last_use_time=_time_of(report.last_uses.get(generation.kek_id)),
+        retire_time=_time_if(generation.retired_at),
+        last_use_time=_time_if(report.last_uses.get(generation.kek_id)),
     )
 
 
@@ -109,8 +109,8 @@ def _wrap(wrap: Wrap | SupersededWrap, superseded_at: int | None) -> res.Generat
         type=wrap.root.type,
         uri=wrap.root.uri,
         key_version=wrap.key_version,
-        create_time=_time(wrap.created_at),
-        supersede_time=_time_of(superseded_at),
+        create_time=time_of(wrap.created_at),
+        supersede_time=_time_if(superseded_at),
     )
 
 
@@ -118,7 +118,7 @@ def pending_replica(pending: PendingReplica, now: float) -> res.PendingReplica:
     """Returns a replica that has not confirmed yet; `now` is Unix time in seconds."""
     return res.PendingReplica(
         replica=pending.replica,
-        stops_by=_time(int((now + pending.stops_within) * 1000)),
+        stops_by=time_of(int((now + pending.stops_within) * 1000)),
         stops_within=_span(pending.stops_within),
     )
 
@@ -170,14 +170,15 @@ def _test_step(tried: StepResult) -> pb.TestKeyStep:
     )
 
 
-def _time(milliseconds: int) -> Timestamp:
+def time_of(milliseconds: int) -> Timestamp:
+    """Returns a time that is in milliseconds of Unix time."""
     stamp = Timestamp()
     stamp.FromMilliseconds(milliseconds)
     return stamp
 
 
-def _time_of(milliseconds: int | None) -> Timestamp | None:
-    return None if milliseconds is None else _time(milliseconds)
+def _time_if(milliseconds: int | None) -> Timestamp | None:
+    return None if milliseconds is None else time_of(milliseconds)
 
 
 def _span(seconds: float | None) -> Duration | None:

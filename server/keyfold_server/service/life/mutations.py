@@ -301,7 +301,7 @@ class Mutations:
             return await work()
         except KeyfoldError as error:
             if isinstance(error, _AUDITED):
-                await self._attempts.append(self._attempt(call, error.reason))
+                await self._attempts.append(self._attempt(call, error.reason, error))
             if isinstance(error, _TOLD_BY_STATE):
                 # A database that takes no writes may show a state that is long past (S2). A change
                 # that it does not take fails by itself, but this answer needs no write.
@@ -314,10 +314,14 @@ class Mutations:
             return self._storage.revoking(call.caller.name).run
         return self._storage.decide
 
-    def _attempt(self, call: MutationCall[MutationRequest], outcome: str) -> Attempt:
-        return Attempt(call.cluster, self._event(call, outcome))
+    def _attempt(
+        self, call: MutationCall[MutationRequest], outcome: str, error: KeyfoldError | None = None
+    ) -> Attempt:
+        return Attempt(call.cluster, self._event(call, outcome, error))
 
-    def _event(self, call: MutationCall[MutationRequest], outcome: str) -> AuditEvent:
+    def _event(
+        self, call: MutationCall[MutationRequest], outcome: str, error: KeyfoldError | None = None
+    ) -> AuditEvent:
         caller = call.caller
         return AuditEvent(
             caller.name,
@@ -327,6 +331,10 @@ class Mutations:
             proof=caller.rights.identity.proof,
             address=caller.address,
             on_behalf_of=caller.on_behalf_of,
+            message="" if error is None else error.message,
+            request_id=call.request_id,
+            trace_id=caller.trace_id,
+            kms_request_id="" if error is None else error.provider_request_id or "",
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.keyspec import KeySpec
-from keyfold_server.domain.log import Attempt, AuditEvent
+from keyfold_server.domain.log import Attempt, AuditEvent, KeyName
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.limits import Limits
 from keyfold_server.service.root_keys.scope import Scope
@@ -66,6 +66,9 @@ class Inquiry:
             proof=caller.rights.identity.proof,
             address=caller.address,
             on_behalf_of=caller.on_behalf_of,
+            organization=self.scope.organization or "",
+            key=KeyName(self.key_spec.type, self.key_spec.uri, self.key_spec.principal),
+            trace_id=caller.trace_id,
         )
 
 

@@ -34,10 +34,17 @@ class _AutoRotateRights:
         del cluster, organization, region
         return True
 
-    def coverage(self, organization: str | None) -> tuple[Coverage, ...]:
+    def coverage(self, organization: str | None, rpc: str | None = None) -> tuple[Coverage, ...]:
         """Covers nothing, since this caller lists no clusters."""
-        del organization
+        del organization, rpc
         return ()
+
+    def covers(
+        self, rpc: str, cluster: str | None, organization: str | None, region: str | None = None
+    ) -> bool:
+        """Covers nothing, since this caller reads no events."""
+        del rpc, cluster, organization, region
+        return False
 
     def check(self, rpc: str) -> None:
         """Refuses every method but Rotate."""

@@ -111,7 +111,8 @@ _AT_ONCE: Final = 1_024
 
 
 def looking_for(
-    statement: Callable[[int], Executable], values: Collection[str] | Collection[bytes]
+    statement: Callable[[int], Executable],
+    values: Collection[str] | Collection[bytes] | Collection[int],
 ) -> list[Step]:
     """Returns the steps that look for some values in a column.
 

@@ -42,7 +42,13 @@ def record(
     *others, locked = unit.answers
     known = clusters.attempted(rows_of(others), stamp.seal)
     drafts = [
-        Draft(EntryKind.ATTEMPT, each.event, each.cluster, known[each.cluster].uid)
+        Draft(
+            EntryKind.ATTEMPT,
+            each.event,
+            each.cluster,
+            known[each.cluster].uid,
+            organization=known[each.cluster].organization,
+        )
         for each in attempts
         if each.cluster in known
     ]

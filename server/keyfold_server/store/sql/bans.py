@@ -83,18 +83,28 @@ def record(unit: Unit, wanted: Ban, stamp: Stamp, reach: Callable[[str], None]) 
     # Under the lock of the head, because another replica may have banned the name meanwhile.
     known = floors.of(connection, name, seal)
     head = log_head.of(locked.rows, seal)
+    organization = _organization(wanted, known)
     if known is not None and known[1].banned:
         event = replace(wanted.event, outcome="repeated")
-        [newest], unit.ending = log.ended(head, [Draft(EntryKind.ATTEMPT, event, name)], stamp)
+        repeated = Draft(EntryKind.ATTEMPT, event, name, organization=organization)
+        [newest], unit.ending = log.ended(head, [repeated], stamp)
         reach("ban:numbered")
         at = log.position(known[0])
         return Banned(CommittedBan(at.number, at.entry_id, repeated=True), known[1], newest)
     floor = replace(_floor(wanted) if known is None else known[1], banned=True)
-    draft = Draft(EntryKind.BAN, wanted.event, cluster=name, floor=floor)
+    draft = Draft(EntryKind.BAN, wanted.event, cluster=name, floor=floor, organization=organization)
     [newest], unit.ending = log.ended(head, [draft], stamp)
     reach("ban:numbered")
     made = CommittedBan(newest.number, newest.entry_id, repeated=False)
     return Banned(made, floor, newest)
+
+
+def _organization(wanted: Ban, known: tuple[Cells, Floor] | None) -> str | None:
+    """Returns the cluster's organization as the log has it, or else as the replica saw it last."""
+    if known is not None:
+        found: str | None = known[0][log.ORGANIZATION]
+        return found
+    return None if wanted.seen is None else wanted.seen.organization
 
 
 def _floor(wanted: Ban) -> Floor:

@@ -20,6 +20,7 @@ from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken, rows_of
 from keyfold_server.store.sql import attempts, bans, floors
 from keyfold_server.store.sql.batch import Batch
+from keyfold_server.store.sql.events import EventStore
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.membership import Membership
 from keyfold_server.store.sql.observations import ObservationStore
@@ -34,6 +35,7 @@ from keyfold_server.store.tables import (
     observations,
     replicas,
     requests,
+    root_names,
     uses,
     wrap_history,
 )
@@ -67,7 +69,7 @@ RETENTION: Final = 24 * 60 * 60 * 1000
 """Milliseconds for which the store keeps requests and silent replicas at least."""
 
 
-class SqlStore(ObservationStore):
+class SqlStore(ObservationStore, EventStore):
     """A `domain.ports.Store` on a relational database. Safe for any number of threads."""
 
     def __init__(
@@ -234,14 +236,29 @@ class SqlStore(ObservationStore):
     ) -> None:
         """Records a refusal: an observation and one entry of the log (protocol F2)."""
         dialect, reach = self._database.dialect, self._transactions.reach
-        detail = {"reason": observation.reason, "request_id": observation.request_id}
-        event = AuditEvent("", "kms:root_key:refuse", observation.health.value, _json(detail))
-        draft = Draft(EntryKind.REFUSAL, event, root=root, kek=kek)
-
-        first = [observations.writing([observation], dialect), *log.closing(dialect, wake=True)]
+        detail = {
+            "missing_permission": observation.missing_permission,
+            "reason": observation.reason,
+            "since": observation.since,
+        }
+        event = AuditEvent(
+            "",
+            "kms:root_key:refuse",
+            observation.health.value,
+            _json(detail),
+            message=observation.message,
+            kms_request_id=observation.request_id,
+        )
+        first = [
+            root_names.reading(root),
+            observations.writing([observation], dialect),
+            *log.closing(dialect, wake=True),
+        ]
 
         def work(unit: Unit) -> None:
             reach("refused:observed")
+            named = replace(event, key=root_names.of(unit.answers[0].rows, self._seal))
+            draft = Draft(EntryKind.REFUSAL, named, root=root, kek=kek)
             stamp = replace(self._transactions.stamp(unit), replica=replica)
             head = log_head.of(unit.answers[-1].rows, self._seal)
             _, unit.ending = log.ended(head, [draft], stamp)

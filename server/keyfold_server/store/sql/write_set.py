@@ -127,7 +127,13 @@ class WriteSet:
         _check_parts(current, decision, change.cluster)
         cluster = decision.cluster
         if cluster is current:
-            draft = Draft(EntryKind.ATTEMPT, change.event, cluster=cluster.name, uid=cluster.uid)
+            draft = Draft(
+                EntryKind.ATTEMPT,
+                change.event,
+                cluster=cluster.name,
+                uid=cluster.uid,
+                organization=cluster.organization,
+            )
         else:
             stored, history = self._stored(pending.after, current, decision)
             draft = Draft(
@@ -136,6 +142,7 @@ class WriteSet:
                 cluster=cluster.name,
                 floor=stored.floor,
                 decision=decision.described(current),
+                organization=cluster.organization,
             )
             # From here on nothing raises.
             pending.after = stored

@@ -107,10 +107,13 @@ class Attempted:
     Attributes:
         uid: The cluster's uid, or None if the cluster's own row is not authentic.
         decided: Number of the cluster's newest decision.
+        organization: The cluster's organization, or None if it has none, or if the row is not
+            authentic.
     """
 
     uid: bytes | None
     decided: int
+    organization: str | None = None
 
 
 def read(
@@ -273,7 +276,7 @@ def attempted(found: Iterable[Cells], seal: Seal) -> dict[str, Attempted]:
             # Somebody else wrote the row, so its uid says nothing. The attempt counts all the same.
             known[own[1]] = Attempted(None, decided or 0)
         else:
-            known[own[1]] = Attempted(own[0], decided or 0)
+            known[own[1]] = Attempted(own[0], decided or 0, own[2])
     return known
 
 

@@ -39,7 +39,7 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
     if which.organization is not None:
         chosen = chosen.where(clusters.c.organization == which.organization)
     if which.covered is not None:
-        chosen = chosen.where(_any(map(_covered, which.covered)))
+        chosen = chosen.where(covered(which.covered))
     if which.state is not None:
         chosen = chosen.where(_with_region(regions.c.state == which.state.value))
     if which.key_uri is not None:
@@ -51,6 +51,21 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
     if which.health is not None:
         chosen = chosen.where(clusters.c.uid.in_(_of_health(which.health)))
     return clusters.c.uid.in_(chosen.order_by(clusters.c.name).limit(limit))
+
+
+def covered(coverages: Iterable[Coverage]) -> ColumnElement[bool]:
+    """Returns a condition on clusters: an entry of a caller's rights covers them."""
+    return _any(map(_covered, coverages))
+
+
+def covered_with_regions(coverages: Iterable[Coverage]) -> ColumnElement[bool]:
+    """Returns a condition on clusters and regions: an entry of a caller's rights covers both."""
+    return _any(
+        _covered(each)
+        if each.regions is None
+        else and_(_covered(each), _fits(regions.c.name, each.regions))
+        for each in coverages
+    )
 
 
 def _covered(coverage: Coverage) -> ColumnElement[bool]:

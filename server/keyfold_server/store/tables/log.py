@@ -41,6 +41,10 @@ PREV: Final = list(log.columns).index(log.c.prev)
 KIND: Final = list(log.columns).index(log.c.kind)
 CLUSTER: Final = list(log.columns).index(log.c.cluster)
 _UID: Final = list(log.columns).index(log.c.cluster_uid)
+ORGANIZATION: Final = list(log.columns).index(log.c.organization)
+ROOT: Final = list(log.columns).index(log.c.root)
+KEK: Final = list(log.columns).index(log.c.kek)
+REPLICA: Final = list(log.columns).index(log.c.replica)
 _VERSION: Final = list(log.columns).index(log.c.version)
 DECISION: Final = list(log.columns).index(log.c.decision)
 
@@ -58,6 +62,7 @@ class Draft:
         kek: The one KEK that was refused again, or None.
         floor: The cluster's own row as the entry leaves it, or None.
         decision: What the entry decided, as JSON, or None.
+        organization: The organization of the cluster; None: the one that the event names, if any.
     """
 
     kind: EntryKind
@@ -68,6 +73,7 @@ class Draft:
     kek: bytes | None = None
     floor: Floor | None = None
     decision: str | None = None
+    organization: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ def sealed(number: int, prev: bytes, draft: Draft, stamp: Stamp) -> Cells:
         draft: The entry.
         stamp: For the entry.
     """
-    event, floor = draft.event, draft.floor
+    event, floor, key = draft.event, draft.floor, draft.event.key
     decided = (None, None, None) if floor is None else (floor.version, floor.epoch, floor.row)
     return stamp.seal.sealed(
         "log",
@@ -156,8 +162,10 @@ def sealed(number: int, prev: bytes, draft: Draft, stamp: Stamp) -> Cells:
             draft.kind.value,
             draft.cluster,
             draft.uid if floor is None else floor.uid,
+            draft.organization or _text(event.organization),
             draft.root,
             draft.kek,
+            *((None, None, None) if key is None else (key.type, key.uri, key.principal)),
             stamp.replica,
             event.caller,
             event.proof,
@@ -166,10 +174,19 @@ def sealed(number: int, prev: bytes, draft: Draft, stamp: Stamp) -> Cells:
             event.action,
             event.outcome,
             event.detail,
+            _text(event.message),
+            _text(event.request_id),
+            _text(event.trace_id),
+            _text(event.kms_request_id),
             *decided,
             draft.decision,
         ),
     )
+
+
+def _text(value: str) -> str | None:
+    """Returns a text as a column holds it: no database takes a NUL, and NULL stands for empty."""
+    return value.replace("\0", "") or None
 
 
 def position(row: Cells) -> Position:

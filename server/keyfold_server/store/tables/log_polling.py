@@ -124,9 +124,16 @@ def _follows(chain: Sequence[tuple[Position, bytes, bytes]], known: Position, la
 
 
 def _entry(row: Cells) -> Entry:
-    number, entry_id, _, _, kind, cluster, _, root, kek, replica = row[:10]
-    known = EntryKind.of(kind)
-    return Entry(number, entry_id, known, cluster, root, kek, replica, log.floor(row))
+    return Entry(
+        row[log.NUMBER],
+        row[log.ENTRY_ID],
+        EntryKind.of(row[log.KIND]),
+        row[log.CLUSTER],
+        row[log.ROOT],
+        row[log.KEK],
+        row[log.REPLICA],
+        log.floor(row),
+    )
 
 
 def _check_kept(connection: Connection, known: Position, head: Head, seal: Seal) -> None:

@@ -94,9 +94,13 @@ def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
     # Under the lock, so that no decision can come after the floor that is carried forward.
     drafts = [
         Draft(
-            EntryKind.BAN if floor.banned else EntryKind.KEPT, _KEEPING, cluster=name, floor=floor
+            EntryKind.BAN if floor.banned else EntryKind.KEPT,
+            _KEEPING,
+            cluster=name,
+            floor=floor,
+            organization=organization,
         )
-        for name, floor in _going(connection, rows).items()
+        for name, (floor, organization) in _going(connection, rows).items()
     ]
     detail = {"count": removed, "through": last.number}
     event = AuditEvent("", "store:log:prune", "done", json.dumps(detail, separators=(",", ":")))
@@ -106,9 +110,16 @@ def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
     stamp.dialect.finish(connection, ending, commit=False)
 
 
-def _going(connection: Connection, rows: Iterable[Cells]) -> Mapping[str, Floor]:
-    """Returns the floors, by cluster, of which the log has no entry but those that go."""
-    floors = {row[log.CLUSTER]: floor for row in rows if (floor := log.floor(row)) is not None}
+def _going(connection: Connection, rows: Iterable[Cells]) -> Mapping[str, tuple[Floor, str | None]]:
+    """Returns the floors, by cluster, of which the log has no entry but those that go.
+
+    With each comes the cluster's organization.
+    """
+    floors = {
+        row[log.CLUSTER]: (floor, row[log.ORGANIZATION])
+        for row in rows
+        if (floor := log.floor(row)) is not None
+    }
     names = sorted(floors)
     for first in range(0, len(names), _AT_ONCE):
         some = table.c.cluster.in_(names[first : first + _AT_ONCE])

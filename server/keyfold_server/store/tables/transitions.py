@@ -15,11 +15,13 @@ from sqlalchemy import Connection, func, select
 from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.domain.transitions import Condition
 from keyfold_server.store.schema import log as table
+from keyfold_server.store.tables import root_names
 from keyfold_server.store.tables.log import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from keyfold_server.domain.log import KeyName
     from keyfold_server.domain.transitions import Transition
     from keyfold_server.store.tables.log import Stamp
 
@@ -33,10 +35,15 @@ def missing(connection: Connection, found: Sequence[Transition], stamp: Stamp) -
         stamp: For the entries.
     """
     told = _told(connection, [each.root for each in found], stamp)
-    return [
-        _draft(each)
+    lacking = [
+        each
         for each in sorted(found, key=lambda each: each.root)
         if told.get(each.root, each.before) is not each.condition
+    ]
+    named = stamp.dialect.trip(connection, [root_names.reading(each.root) for each in lacking])
+    return [
+        _draft(each, root_names.of(answer.rows, stamp.seal))
+        for each, answer in zip(lacking, named, strict=True)
     ]
 
 
@@ -58,14 +65,21 @@ def _told(
     return told
 
 
-def _draft(found: Transition) -> Draft:
+def _draft(found: Transition, key: KeyName | None) -> Draft:
     seen = found.seen
     detail = {
         "missing_permission": seen.missing_permission,
         "reason": seen.reason,
-        "request_id": seen.request_id,
         "since": seen.since,
     }
     text = json.dumps(detail, sort_keys=True, separators=(",", ":"))
-    event = AuditEvent("", "kms:root_key:observe", found.condition.value, text)
+    event = AuditEvent(
+        "",
+        "kms:root_key:observe",
+        found.condition.value,
+        text,
+        key=key,
+        message=seen.message,
+        kms_request_id=seen.request_id,
+    )
     return Draft(EntryKind.HEALTH, event, root=found.root)

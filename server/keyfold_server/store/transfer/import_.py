@@ -304,6 +304,7 @@ def imported(header: Header, source: StoredCluster, made: StoredCluster) -> Draf
         cluster=made.cluster.name,
         floor=made.floor,
         decision=Decision(made.cluster, added=parts(made.cluster.regions)).described(None),
+        organization=made.cluster.organization,
     )
 
 

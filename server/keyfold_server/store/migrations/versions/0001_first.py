@@ -43,8 +43,8 @@ def _table(name: str, *items: SchemaItem) -> None:
     op.create_table(name, *items, if_not_exists=True)
 
 
-def _index(table: str, *columns: str, where: str | None = None) -> None:
-    name = "_".join(("ix", table, *columns))
+def _index(table: str, *columns: str, where: str | None = None, part: str = "") -> None:
+    name = "_".join(("ix", table, *columns, *([part] if part else [])))
     condition = None if where is None else sa.text(where)
     op.create_index(
         name,
@@ -90,8 +90,12 @@ def _store() -> None:
         sa.Column("kind", _TEXT, nullable=False),
         sa.Column("cluster", _TEXT, nullable=True),
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=True),
+        sa.Column("organization", _TEXT, nullable=True),
         sa.Column("root", _TEXT, nullable=True),
         sa.Column("kek", sa.LargeBinary(), nullable=True),
+        sa.Column("key_type", _TEXT, nullable=True),
+        sa.Column("key_uri", _TEXT, nullable=True),
+        sa.Column("key_principal", _TEXT, nullable=True),
         sa.Column("replica", _TEXT, nullable=False),
         sa.Column("caller", _TEXT, nullable=False),
         sa.Column("proof", _TEXT, nullable=False),
@@ -100,6 +104,10 @@ def _store() -> None:
         sa.Column("action", _TEXT, nullable=False),
         sa.Column("outcome", _TEXT, nullable=False),
         sa.Column("detail", _TEXT, nullable=False),
+        sa.Column("message", _TEXT, nullable=True),
+        sa.Column("request_id", _TEXT, nullable=True),
+        sa.Column("trace_id", _TEXT, nullable=True),
+        sa.Column("kms_request_id", _TEXT, nullable=True),
         sa.Column("version", sa.BigInteger(), nullable=True),
         sa.Column("epoch", sa.BigInteger(), nullable=True),
         sa.Column("row_mac", sa.LargeBinary(), nullable=True),
@@ -111,6 +119,11 @@ def _store() -> None:
     _index("log", "cluster", "number", where="version IS NOT NULL")
     _index("log", "kind", "number", where="kind = 'RECONCILIATION'")
     _index("log", "root", "number", where="root IS NOT NULL AND kek IS NULL")
+    _index("log", "root", "number", where="root IS NOT NULL AND kek IS NOT NULL", part="again")
+    undecided = "cluster IS NOT NULL AND version IS NULL"
+    _index("log", "cluster", "number", where=undecided, part="undecided")
+    _index("log", "organization", "number", where="organization IS NOT NULL")
+    _index("log", "caller", "number", where="caller <> ''")
     _table(
         "replicas",
         sa.Column("replica", _TEXT, nullable=False, autoincrement=False),

@@ -1,0 +1,50 @@
+"""The methods of the event service that answer once: from bytes to the service and back."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from keyfold.v1 import event_service_pb2 as pb
+from keyfold_server.domain.rights import Caller
+from keyfold_server.rpc.handlers.unary import OnMessages, UnaryMethod
+from keyfold_server.rpc.messages import events
+from keyfold_server.service.loop_turns import one_by_one
+from keyfold_server.service.replica import Replica
+
+_PAGE_BYTES: Final = 3 * 1024 * 1024
+"""Bytes after which a page ends: less than gRPC's clients accept by default."""
+
+
+class EventMethods:
+    """The methods of the event service on bytes."""
+
+    def __init__(self, replica: Replica) -> None:
+        """Takes the service."""
+        self._replica = replica
+
+    def table(self) -> dict[str, UnaryMethod]:
+        """Returns the methods, by their names in the contract."""
+        methods = {"ListEvents": OnMessages(pb.ListEventsRequest, self._list_events)}
+        return {name: method.on_bytes() for name, method in methods.items()}
+
+    async def _list_events(
+        self, asked: pb.ListEventsRequest, caller: Caller, _deadline: float
+    ) -> pb.ListEventsResponse:
+        page = await self._replica.events.page(
+            caller.rights,
+            events.event_filter(asked.filter),
+            asked.page_size,
+            asked.page_token,
+            newest_first=asked.newest_first,
+        )
+        reply = pb.ListEventsResponse(next_page_token=page.next_token)
+        size, last = 0, 0
+        async for shown in one_by_one(page.events):
+            message = events.event(shown)
+            size += message.ByteSize()
+            if size > _PAGE_BYTES and reply.events:
+                reply.next_page_token = page.token_after(last)
+                break
+            reply.events.append(message)
+            last = message.number
+        return reply

@@ -1,0 +1,93 @@
+"""Converts events and their filters between the contract's messages and plain values."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from keyfold.v1 import event_service_pb2 as pb
+from keyfold_server.domain.errors import InvalidPageError
+from keyfold_server.domain.events import EventFilter
+from keyfold_server.domain.log import EntryKind
+from keyfold_server.rpc.messages.replies import time_of
+from keyfold_server.service.events.listing import VisibleEvent
+
+_KINDS: Final = {kind: pb.EventKind.Value(f"EVENT_KIND_{kind.value}") for kind in EntryKind}
+_OF: Final = {number: kind for kind, number in _KINDS.items()}
+
+
+def event(shown: VisibleEvent) -> pb.Event:
+    """Returns an event as a caller may see it."""
+    told = shown.event
+    message = pb.Event(
+        number=told.number,
+        id=told.entry_id.hex(),
+        time=time_of(told.time),
+        kind=_KINDS[told.kind],
+        action=told.action,
+        outcome=told.outcome,
+        cluster=told.cluster or "",
+        cluster_uid=told.uid or b"",
+        organization=told.organization or "",
+        regions=shown.regions,
+        caller=told.caller,
+        proof=told.proof,
+        address=told.address,
+        on_behalf_of=told.on_behalf_of,
+        reason=told.reason,
+        request_id=told.request_id,
+        trace_id=told.trace_id,
+        kms_request_id=told.kms_request_id,
+        message=told.message,
+        replica=told.replica,
+        epoch=told.epoch or 0,
+    )
+    if told.key is not None:
+        message.key_type, message.key_uri = told.key.type, told.key.uri
+        message.key_principal = told.key.principal
+    if shown.whole:
+        detail = {"request": told.request, "decision": told.decision}
+        message.detail.CopyFrom(_struct({name: each for name, each in detail.items() if each}))
+    return message
+
+
+def _struct(values: dict[str, Any]) -> Struct:
+    made = Struct()
+    made.update(values)
+    return made
+
+
+def event_filter(message: pb.EventFilter) -> EventFilter:
+    """Returns the filter of ListEvents.
+
+    Raises:
+        InvalidPageError: A kind is a number that the contract does not list, or a time is not
+            one that the contract allows.
+    """
+    unknown = [number for number in message.kinds if number not in _OF]
+    if unknown:
+        raise InvalidPageError(
+            "the contract does not list this kind of event; leave it out", field="filter.kinds"
+        )
+    return EventFilter(
+        cluster=message.cluster or None,
+        organization=message.organization or None,
+        key_uri=message.key_uri or None,
+        caller=message.caller or None,
+        kinds=frozenset(_OF[number] for number in message.kinds),
+        outcome=message.outcome or None,
+        only_refused=message.only_refused,
+        start=_milliseconds(message, "start_time"),
+        end=_milliseconds(message, "end_time"),
+        action=message.action or None,
+    )
+
+
+def _milliseconds(message: pb.EventFilter, field: str) -> int | None:
+    """Returns a time in whole milliseconds, rounded up: no event lies between two of them."""
+    if not message.HasField(field):  # type: ignore[arg-type]  # one of two names
+        return None
+    stamp: Timestamp = getattr(message, field)
+    return stamp.seconds * 1_000 + -(-stamp.nanos // 1_000_000)

@@ -1,0 +1,39 @@
+"""The part of SqlStore for people who read the log.
+
+Invariant: no method here writes, and none returns an entry that it has not verified.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keyfold_server.store.tables import log_reading
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from keyfold_server.domain.events import EventPage, EventQuery, RootUse
+    from keyfold_server.store.sql.transactions import Transactions
+
+
+class EventStore:
+    """The part of a `domain.ports.Store` that reads the log for people."""
+
+    _transactions: Transactions
+
+    def events(self, query: EventQuery) -> EventPage:
+        """Reads entries of the log, and verifies each."""
+        seal = self._transactions.seal
+        return self._transactions.read(lambda c: log_reading.page(c, query, seal))
+
+    def roots_used(self, roots: Collection[str], use: RootUse) -> frozenset[str]:
+        """Returns those of some root key ids that a region uses now, among the uses that count."""
+        return self._transactions.read(lambda c: log_reading.roots_used(c, roots, use))
+
+    def organization_of(self, cluster: str) -> str | None:
+        """Returns the organization that a cluster has or, if it is gone, had last."""
+        return self._transactions.read(lambda c: log_reading.organization_of(c, cluster))
+
+    def mac(self, purpose: str, data: bytes) -> bytes:
+        """Returns a MAC under the service key over bytes that are no row."""
+        return self._transactions.seal.mac(purpose, data)
