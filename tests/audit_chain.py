@@ -8,11 +8,11 @@ from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.transfer import export
 
 
-def verified_events(store: SqlStore, cluster: str) -> int:
-    """Exports a cluster, which verifies all its rows and the whole log.
+def verified_events(store: SqlStore, cluster: str | None) -> int:
+    """Exports a cluster, or all for None, which verifies their rows and the whole log.
 
     Returns:
-        The number of the cluster's entries in the log.
+        The number of the cluster's entries in the log, or of all entries.
 
     Raises:
         RowNotAuthenticError: A row was changed, removed or added.

@@ -553,12 +553,12 @@ class House:
             if op == operation and uri in (None, where)
         )
 
-    def trail(self, cluster: str) -> list[tuple[str, str, str]]:
-        """Reads a cluster's audit trail: who did what, and how it ended."""
+    def trail(self, cluster: str | None) -> list[tuple[str, str, str]]:
+        """Reads a cluster's audit trail: who did what, and how it ended; None: of no cluster."""
         verified_events(self.store, cluster)
         with closing(sqlite3.connect(self.file)) as file:
             return file.execute(
-                "SELECT caller, action, outcome FROM log WHERE cluster = ? ORDER BY number",
+                "SELECT caller, action, outcome FROM log WHERE cluster IS ? ORDER BY number",
                 (cluster,),
             ).fetchall()
 

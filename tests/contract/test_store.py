@@ -58,7 +58,14 @@ from keyfold_server.domain.events import EventQuery
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.log import Attempt, AuditEvent, Entry, EntryKind, KeyName
+from keyfold_server.domain.log import (
+    Attempt,
+    AuditEvent,
+    Entry,
+    EntryKind,
+    KeyName,
+    RecordedAttempt,
+)
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.transitions import Condition, Transition
@@ -405,7 +412,17 @@ def test_an_entry_has_the_decision(store: SqlStore) -> None:
     assert gone == {"us": {"state": "REVOKED", "type": "LOCAL", "uri": "local:one"}}
 
 
-def test_an_attempt_at_no_cluster(store: SqlStore) -> None:
+def test_an_attempt_that_concerns_no_cluster(store: SqlStore) -> None:
+    """C8: an attempt without a cluster is an entry of the log, alone or among others."""
+    enabled(store)
+    [alone] = store.attempted([Attempt(None, an_event())])
+    both = store.attempted([Attempt(None, an_event()), Attempt("acme", an_event())])
+    assert [alone, *both] == [RecordedAttempt(2, 0), RecordedAttempt(3, 0), RecordedAttempt(4, 1)]
+    assert [e.cluster for e in store.poll(beat())] == ["acme", None, None, "acme"]
+    assert audited(store) == 2
+
+
+def test_an_attempt_at_an_absent_cluster(store: SqlStore) -> None:
     """R5: the log has no attempts at clusters that do not exist."""
     enabled(store, "other")
     [result, recorded] = store.attempted([Attempt(n, an_event()) for n in ("acme", "other")])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import closing
@@ -114,10 +113,10 @@ async def test_an_access_policy_leaves_an_event(house: RegionalHouse, one: Membe
     ]
 
 
-async def test_what_has_no_trail_is_logged(
-    house: RegionalHouse, one: Member, caplog: pytest.LogCaptureFixture
+async def test_what_is_hidden_or_absent_stands_in_no_trail(
+    house: RegionalHouse, one: Member
 ) -> None:
-    """C8: the event about a hidden or absent cluster is a line of the log, and in no trail."""
+    """C8: the event about a hidden or absent cluster is an entry of the log, and in no trail."""
     text = (
         '[[grant]]\ncallers = ["dns:app"]\nroles = ["operator"]\nclusters = ["*"]\n'
         'organizations = ["mine", "*"]\n'
@@ -125,20 +124,28 @@ async def test_what_has_no_trail_is_logged(
     )
     await one.enable("loose")
     app = Caller(parse(text, "p").rights(Identity(("dns:app",), "certificate")), "ipv4:1.2.3.4:5")
-    caplog.set_level(logging.INFO)
     for cluster in ("loose", "absent"):
         request = TestKeyRequest(KeySpec("FAKE", "fake:one"), Scope(cluster, "eu", "mine"))
         await one.replica.trials.test(app, request)
-    told = [record for record in caplog.records if record.name.endswith(".audit")]
-    assert [record.getMessage() for record in told] == [
-        "rpc:key:testkey by dns:app, for a cluster without an audit trail: done"
-    ] * 2
-    assert all(vars(record)["address"] == "ipv4:1.2.3.4:5" for record in told)
-    assert [json.loads(vars(record)["request"])["cluster"] for record in told] == [
-        "loose",
-        "absent",
+    assert house.trail(None) == [("dns:app", "rpc:key:testkey", "done")] * 2
+    told = details(house)[-2:]
+    assert [(d["cluster"], d["organization"]) for d in told] == [
+        ("loose", "mine"),
+        ("absent", "mine"),
     ]
     assert house.trail("loose") == [ENABLED]
+
+
+async def test_a_trial_without_a_cluster_leaves_an_event(house: RegionalHouse, one: Member) -> None:
+    """C8: a call that names an organization alone, or nothing, is an entry of the log, too."""
+    await tried(one, cluster="")
+    await asked(one, cluster="", organization="inc")
+    assert house.trail(None) == [
+        ("local", "rpc:key:testkey", "done"),
+        ("local", "rpc:key:getaccesspolicy", "done"),
+    ]
+    assert [d["organization"] for d in details(house)[-2:]] == [None, "inc"]
+    assert house.trail("acme") == [ENABLED]
 
 
 async def test_who_may_not_ask_leaves_none(house: RegionalHouse, one: Member) -> None:

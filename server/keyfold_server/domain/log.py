@@ -184,14 +184,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt at a cluster that changed nothing (protocol R5).
+    """An attempt that changed nothing (protocol R5).
 
     Attributes:
-        cluster: The cluster's name.
+        cluster: The cluster's name, or None: the attempt concerned no cluster, or none that the
+            caller may see.
         event: Who attempted what, and what came of it.
     """
 
-    cluster: str
+    cluster: str | None
     event: AuditEvent
 
 
@@ -201,7 +202,7 @@ class RecordedAttempt:
 
     Attributes:
         number: The number of its entry.
-        decided: The number of the cluster's newest decision before it.
+        decided: The number of the cluster's newest decision before it, 0 if there is none.
     """
 
     number: int

@@ -264,7 +264,8 @@ class Store(Protocol):
         It locks and writes no cluster's rows.
 
         Returns:
-            What became of each attempt, in their order; an error for a cluster that does not exist.
+            What became of each attempt, in their order; an error for one that names a cluster that
+            does not exist.
         """
         ...
 

@@ -1,8 +1,9 @@
 """Audit events of the calls that ask about a key and change no cluster (protocol C8).
 
 A call that tries somebody's key, or shows how to let Keyfold use it, must not go unseen. Its event
-stands in the trail of the cluster that it names. A cluster that does not exist, or that the caller
-may not see, has no trail for it: then the event is a line of the server's log.
+stands in the trail of the cluster that it names. If it names none, or one that does not exist or is
+hidden from the caller, the event stands in the log and in no cluster's trail. Its detail says what
+the call named.
 """
 
 from __future__ import annotations
@@ -118,21 +119,9 @@ class Audit:
         Raises:
             KeyfoldError: The store did not take the event.
         """
-        caller, scope = inquiry.caller, inquiry.scope
-        if not scope.exists:
-            log.info(
-                "%s by %s, for a cluster without an audit trail: %s",
-                action,
-                caller.name,
-                outcome,
-                extra={
-                    "address": caller.address,
-                    "on_behalf_of": caller.on_behalf_of,
-                    "request": inquiry.detail(),
-                },
-            )
-            return
-        attempt = Attempt(scope.cluster, inquiry.event(action, outcome))
+        scope = inquiry.scope
+        cluster = scope.cluster if scope.exists else None
+        attempt = Attempt(cluster, inquiry.event(action, outcome))
         [result] = await self._storage.run(self._storage.store.attempted, [attempt])
         if isinstance(result, Exception):
             raise result

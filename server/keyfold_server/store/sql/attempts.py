@@ -8,6 +8,7 @@ from keyfold_server.domain.cluster import no_cluster
 from keyfold_server.domain.log import EntryKind, RecordedAttempt
 from keyfold_server.store.database.trip import rows_of
 from keyfold_server.store.tables import clusters, log, log_head
+from keyfold_server.store.tables.clusters import Attempted
 from keyfold_server.store.tables.log import Draft
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def first(attempts: Sequence[Attempt], dialect: Dialect) -> list[Step]:
     """Returns the steps that a transaction begins with to record attempts."""
-    names = sorted({attempt.cluster for attempt in attempts})
+    names = sorted({each.cluster for each in attempts if each.cluster is not None})
     return [*clusters.attempting(names), *log.closing(dialect, wake=False)]
 
 
@@ -40,7 +41,8 @@ def record(
     """
     # What settles the transaction in between returns no rows.
     *others, locked = unit.answers
-    known = clusters.attempted(rows_of(others), stamp.seal)
+    known: dict[str | None, Attempted] = {None: Attempted(None, 0)}
+    known.update(clusters.attempted(rows_of(others), stamp.seal).items())
     drafts = [
         Draft(
             EntryKind.ATTEMPT,
@@ -58,7 +60,7 @@ def record(
     places = iter(made)
     return [
         RecordedAttempt(next(places).number, known[each.cluster].decided)
-        if each.cluster in known
+        if each.cluster is None or each.cluster in known
         else no_cluster(each.cluster)
         for each in attempts
     ]
