@@ -991,6 +991,33 @@ def test_the_sweep_chooses_who_waited_longest(store: SqlStore) -> None:
     assert store.samples(other) == []
 
 
+def test_a_uri_has_one_user_for_each_root_key(store: SqlStore) -> None:
+    """C7: of the enabled regions under a uri, one that may be chosen stands for each root key."""
+    cluster = applied(
+        store,
+        enabling(a_cluster("a", [a_region("eu", "local:one"), a_region("us", "local:two")])),
+    ).cluster
+    enabled(store, "b")
+    newer = a_region("eu", "local:one")
+    wrap = replace(newer.newest.current, key_version="2")
+    newer = replace(newer, generations=(replace(newer.newest, current=wrap),))
+    applied(store, enabling(a_cluster("c", [newer])))
+    first = cluster.region("eu").newest.current.root_id
+
+    def users(*hidden: str) -> dict[str, str]:
+        found = store.users_of("local:one", lambda user: user.cluster not in hidden)
+        assert all(user.region == "eu" and user.organization is None for user in found)
+        return {user.root: user.cluster for user in found}
+
+    assert len(users()) == 2
+    assert users()[first] in {"a", "b"}
+    assert users("a")[first] == "b"
+    assert list(users("a", "b").values()) == ["c"]
+    assert store.users_of("local:none", lambda _: True) == []
+    applied(store, revoking("c"))
+    assert list(users()) == [first]
+
+
 def test_the_sweep_leaves_out_what_is_revoked(store: SqlStore) -> None:
     """F5: samples leave out a revoked region, and have those of other root keys."""
     whole = {

@@ -163,6 +163,8 @@ def test_input(reasons: Reasons) -> None:
     see("INVALID_PAGE", "ListClusters", pb.ListClustersRequest(page_size=-1))
     see("INVALID_BATCH", "BatchWrap", pb.BatchWrapRequest(cluster="prod"))
     see("INVALID_REASON", "Revoke", pb.RevokeRequest(cluster="prod", reason="r" * 1025))
+    see("INVALID_RECHECK", "Recheck", pb.RecheckRequest())
+    see("KEY_NOT_USED", "Recheck", pb.RecheckRequest(key_uri="fake:nobody"))
     empty = res.RegionSpec(region="eu", key_spec=res.KeySpec())
     see("INVALID_KEY_SPEC", "Enable", pb.EnableRequest(cluster="x", region_specs=[empty]))
     odd = spec("eu", "x", "NONE")

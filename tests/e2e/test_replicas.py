@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -365,6 +366,27 @@ def test_rotate_fails_no_call(fleet: Fleet) -> None:
             time.sleep(0.1)
     assert [answered.bad for answered in answers] == [[]] * len(calls)
     assert all(answered.good for answered in answers)
+
+
+def test_a_recheck_makes_a_disabled_key_effective_on_every_replica(fleet: Fleet) -> None:
+    """F2: after a Recheck that confirms a refusal, no replica serves the key, whatever the TTL."""
+    fleet.servers[0].dev_keys("create", "checked")
+    region = spec("eu", "local:checked")
+    region.policy.cache_ttl.FromSeconds(600)
+    ask = pb.EnableRequest(cluster="checked", region_specs=[region])
+    fleet.stubs[0].Enable(ask, timeout=9)
+    blob = wrap(fleet.stubs[0], "checked")
+    for stub in fleet.stubs:
+        assert unwrap(stub, "checked", blob) == KEY
+    fleet.servers[0].dev_keys("disable", "checked")
+    for stub in fleet.stubs:
+        assert unwrap(stub, "checked", blob) == KEY
+    answer = fleet.stubs[1].Recheck(pb.RecheckRequest(key_uri="local:checked"), timeout=9)
+    assert [each.health for each in answer.results] == [res.HEALTH_KEY_DISABLED]
+    assert len(answer.confirmed) == COUNT
+    assert not answer.pending
+    for stub in fleet.stubs:
+        assert outcome(partial(unwrap, stub, "checked", blob)) == "KEY_DISABLED"
 
 
 @pytest.mark.parametrize("ttl", [0.0, 0.1])

@@ -158,6 +158,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("superseded_wraps",): lambda store: store.superseded_wraps("acme"),
     ("owner_of",): lambda store: store.owner_of(b"k" * 16),
     ("clusters",): _lists,
+    ("users_of",): lambda store: store.users_of("local:one", lambda _: True),
     ("samples",): lambda store: store.samples("ab"),
     ("claim",): lambda store: [store.claim("work", 1_000) for _ in range(2)],
     ("refused",): lambda store: store.refused(

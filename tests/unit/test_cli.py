@@ -40,6 +40,7 @@ COMMANDS = {
     "test-key": ["test-key", "LOCAL", "local:a"],
     "access-policy": ["access-policy", "LOCAL", "local:a", "--cluster", "test"],
     "onboard": ["onboard", "test", "--region", "eu=LOCAL,local:a", "--wait"],
+    "recheck": ["recheck", "prod"],
     "status": ["status", "prod"],
     "clusters": ["clusters"],
     "wrap": ["wrap", "prod", "--region", "eu"],
@@ -105,6 +106,34 @@ def test_restore_that_fails(cli: Cli, server: Served) -> None:
     ran = cli("restore", "test", "--json")
     assert ran.code == 5
     assert Parse(ran.out, api.RestoreResponse()).not_restored[0].region == "eu"
+
+
+def test_recheck(cli: Cli, server: Served) -> None:
+    """A recheck shows each key's answer, who has dropped a refused one, and its error's code."""
+    ran = cli("recheck", "prod")
+    assert ran.code == 0
+    assert b"HEALTHY" in ran.out
+    cli("enable", "test", "--region", "eu=LOCAL,local:b")
+    server.local_keys.disable("b")
+    ran = cli("recheck", "--key-uri", "local:b")
+    assert ran.code == 5
+    lines = [" ".join(line.split()) for line in ran.out.decode().splitlines()]
+    assert "test eu LOCAL local:b KEY_DISABLED - no" in lines
+    assert lines[-1] == "confirmed by 1 of 1 replicas"
+    assert "test/eu: version 1 of root key local:b is disabled" in lines[-2]
+    ran = cli("recheck", "test", "--json")
+    assert ran.code == 5
+    assert Parse(ran.out, api.RecheckResponse()).results[0].cluster == "test"
+    cli("revoke", "test", "--yes")
+    ran = cli("recheck", "test")
+    assert (ran.code, ran.out) == (
+        0,
+        b"no region of the cluster is enabled, so there was no key to prove\n",
+    )
+    for wrong in (("recheck",), ("recheck", "test", "--key-uri", "local:b")):
+        ran = cli(*wrong)
+        assert ran.code == 2
+        assert "name a cluster, or give --key-uri" in ran.err
 
 
 def test_key_that_does_not_work(cli: Cli, server: Served) -> None:
@@ -297,7 +326,7 @@ def test_no_argument_takes_a_key() -> None:
 def test_completion() -> None:
     """The shell can complete commands and options."""
     done = _run(COMP_WORDS="keyfold re", COMP_CWORD="1", _KEYFOLD_COMPLETE="complete_bash")
-    assert done.stdout.split() == ["retire-generation", "revoke", "restore", "rewrap"]
+    assert done.stdout.split() == ["retire-generation", "revoke", "restore", "recheck", "rewrap"]
 
 
 def test_reader_that_leaves(server: Served) -> None:

@@ -169,6 +169,24 @@ def test_replica_of_a_multi_region_key(client: keyfold.Client, server: Served) -
     assert keyfold.RegionSpec.from_message(sent) == keyfold.RegionSpec("us", replica_of="eu")
 
 
+def test_recheck(client: keyfold.Client, server: Served) -> None:
+    """A key that does not work is a result with its error, not an error of the call."""
+    client.enable("test", [SPEC])
+    good = client.recheck("test", regions=["eu"])
+    assert (good.results[0].health, good.results[0].error) == (keyfold.Health.HEALTHY, None)
+    assert (good.confirmed, good.pending, good.more) == ((), (), False)
+    server.local_keys.disable("acme")
+    [bad] = client.recheck(key_uri="local:acme").results
+    assert (bad.cluster, bad.region, bad.type, bad.uri) == ("prod", "eu", "LOCAL", "local:acme")
+    assert (bad.health, bad.can_unwrap, bad.can_wrap) == (keyfold.Health.KEY_DISABLED, False, None)
+    assert isinstance(bad.error, keyfold.KeyDisabledError)
+    assert client.recheck("test").confirmed == (server.keyfold.replica.changes.replica,)
+    with pytest.raises(keyfold.KeyNotUsedError):
+        client.recheck(key_uri="local:none")
+    with pytest.raises(keyfold.InvalidRecheckError):
+        client.recheck()
+
+
 def test_key_test(client: keyfold.Client, server: Served) -> None:
     """A key that does not work is a result with its steps, not an error."""
     server.make_key(KEY)

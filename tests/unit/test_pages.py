@@ -57,8 +57,9 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert {name for name in ours if not _known(page, name)} - MADE == set()
 
 
-METHOD = re.compile(r"\b(?:Batch|Create|Delete|Erase|Get|List|Undelete|Update|Watch)[A-Z]\w+\b")
-"""The names of methods that begin with such a verb; other names of a page do not."""
+METHOD = re.compile(r"(?<![:.])\b(?:Batch|Create|Delete|Erase|Get|List|Undelete|Update|Watch)[A-Z]\w+\b")
+"""The names of methods that begin with such a verb; other names of a page do not. What follows a
+colon, as in `kms:CreateGrant`, belongs to a cloud."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -71,6 +72,8 @@ def test_methods_that_a_page_names_are_there(page: Path) -> None:
     known = {name for pair in there for name in pair}
     rules = re.split(r"(?m)^### ", page.read_text(encoding="utf-8"))
     text = "".join(rule for rule in rules if "Not built yet" not in rule)
+    # The filters that customers set up at their clouds name the clouds' methods.
+    text = re.sub(r"(?ms)^```(?:json|text)$.*?^```$", "", text)
     assert set(METHOD.findall(text)) - known == set()
 
 

@@ -60,6 +60,7 @@ from keyfold.errors import (
     InvalidPlaintextError,
     InvalidPolicyError,
     InvalidReasonError,
+    InvalidRecheckError,
     InvalidRequestIdError,
     InvalidSizeError,
     IssuerUnreachableError,
@@ -70,6 +71,7 @@ from keyfold.errors import (
     KeyInvalidError,
     KeyNotFoundError,
     KeyNotGrantedError,
+    KeyNotUsedError,
     KeyPendingDeletionError,
     KeySpecMissingError,
     KeyVersionPinnedError,
@@ -109,6 +111,7 @@ from keyfold.errors import (
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
 from keyfold.models.key_test import KeyTest, KeyTestStep
 from keyfold.models.plaintext import Plaintext
+from keyfold.models.recheck import Recheck, Rechecked
 from keyfold.models.results import (
     Change,
     DataKey,
@@ -195,6 +198,7 @@ __all__ = [
     "InvalidPlaintextError",
     "InvalidPolicyError",
     "InvalidReasonError",
+    "InvalidRecheckError",
     "InvalidRequestIdError",
     "InvalidSizeError",
     "IssuerUnreachableError",
@@ -204,6 +208,7 @@ __all__ = [
     "KeyInvalidError",
     "KeyNotFoundError",
     "KeyNotGrantedError",
+    "KeyNotUsedError",
     "KeyPendingDeletionError",
     "KeySpec",
     "KeySpecMissingError",
@@ -224,6 +229,8 @@ __all__ = [
     "PendingReplica",
     "Plaintext",
     "RateLimitedError",
+    "Recheck",
+    "Rechecked",
     "RefusedError",
     "RegionExistsError",
     "RegionMismatchError",

@@ -281,6 +281,13 @@ class InvalidReasonError(InvalidInputError):
     remedy = "Shorten the reason to 1,024 characters, for example to the number of a ticket."
 
 
+class InvalidRecheckError(InvalidInputError):
+    """Recheck names both a cluster and a root key, or neither."""
+
+    reason = "INVALID_RECHECK"
+    remedy = "Name a cluster, with regions if you like, or the uri of a root key."
+
+
 class RequestIdReusedError(InvalidInputError):
     """The caller sent the same request_id before, with a different request."""
 
@@ -397,6 +404,13 @@ class RegionNotFoundError(NotFoundError):
 
     reason = "REGION_NOT_FOUND"
     remedy = "Check the cluster's regions with GetStatus, or add the region with AddRegions."
+
+
+class KeyNotUsedError(NotFoundError):
+    """No enabled region that the caller may recheck uses a root key of the uri."""
+
+    reason = "KEY_NOT_USED"
+    remedy = "Write the uri as GetStatus shows it; `keyfold clusters --key-uri` finds its users."
 
 
 class GenerationNotFoundError(NotFoundError):

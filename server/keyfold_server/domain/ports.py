@@ -157,6 +157,23 @@ class Sample:
     followed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class KeyUser:
+    """A region that uses a root key.
+
+    Attributes:
+        root: The root key id.
+        cluster: The cluster's name.
+        organization: The cluster's organization, or None.
+        region: The region's name.
+    """
+
+    root: str
+    cluster: str
+    organization: str | None
+    region: str
+
+
 class Store(Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
@@ -208,6 +225,18 @@ class Store(Protocol):
 
         For each root key that an enabled region uses, it chooses the KEK that was checked longest
         ago, so that all get their turn, and then some of those that were refused.
+        """
+        ...
+
+    def users_of(self, key_uri: str, may: Callable[[KeyUser], bool]) -> list[KeyUser]:
+        """Chooses an enabled region for each root key that has a uri, by root key id.
+
+        One uri may stand for several root keys: by version, principal and options.
+
+        Args:
+            key_uri: The uri.
+            may: Says whether a region may be chosen. It is called in a thread of the store, until
+                each root key has its region.
         """
         ...
 
@@ -271,7 +300,7 @@ class Store(Protocol):
 
     def refused(
         self, root: str, observation: Observation, replica: str, kek: bytes | None = None
-    ) -> None:
+    ) -> int:
         """Records a refusal: an observation and one entry of the log (protocol F2).
 
         Args:
@@ -279,6 +308,9 @@ class Store(Protocol):
             observation: The observation of the root key.
             replica: The replica that met the refusal.
             kek: The one KEK that was refused again; None: a first refusal.
+
+        Returns:
+            The number of the entry.
         """
         ...
 

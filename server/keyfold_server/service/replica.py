@@ -32,6 +32,7 @@ from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.clusters import Clusters
 from keyfold_server.service.life.listing import Listing
 from keyfold_server.service.life.mutations import Mutations
+from keyfold_server.service.life.rechecks import Rechecks
 from keyfold_server.service.life.reports import Reports
 from keyfold_server.service.life.restoration import Restoration
 from keyfold_server.service.life.revocation import Revocation
@@ -78,6 +79,7 @@ class Replica:
         restoration: Carries out Restore.
         trials: Carries out TestKey.
         access_policies: Answers GetAccessPolicy.
+        rechecks: Carries out Recheck.
         reports: Makes the cluster reports in answers.
         status: Answers GetStatus.
         listing: Answers ListClusters.
@@ -217,6 +219,16 @@ class Replica:
         )
         self.revocation = Revocation(mutations, confirmations, self.reports, storage, clock, timing)
         self.restoration = Restoration(mutations, kek_wrapper, health)
+        self.rechecks = Rechecks(
+            storage,
+            self.loads,
+            kek_wrapper,
+            health,
+            confirmations,
+            clock,
+            timing.revoke_wait,
+            check_serving=self.check_serving,
+        )
         self.status = Status(
             storage,
             self.loads,

@@ -12,12 +12,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from keyfold_server import telemetry
 from keyfold_server.domain.ports import Clock
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 PATIENCE: Final = 60.0
 """Seconds for which a task may fail before the server reports NOT_SERVING."""
@@ -99,20 +101,21 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def insist(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def insist(self, name: str, work: Callable[[], Awaitable[_T]]) -> _T:
         """Tries a piece of work again and again, until it succeeds once.
 
         Args:
             name: The work's name.
             work: Does the work.
+
+        Returns:
+            The result of the work.
         """
         watched = self.watch(name)
         try:
             while True:
                 with watched.turn():
-                    await work()
-                if not watched.failures:
-                    return
+                    return await work()
                 await asyncio.sleep(watched.pause)
         finally:
             self._watched.discard(watched)

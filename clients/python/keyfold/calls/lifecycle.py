@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from keyfold.calls.call import Call, Plane
 from keyfold.models.access_policy import AccessPolicy
 from keyfold.models.key_test import KeyTest
+from keyfold.models.recheck import Recheck
 from keyfold.models.results import Enabled, RegionsAdded, Restored, Retired, Revoked, Rotated
 from keyfold.models.specs import KeySpec, RegionSpec, region_specs
 from keyfold.models.status import ClusterStatus
@@ -148,6 +149,14 @@ def get_access_policy(
         key_spec=key_spec.to_message(), cluster=cluster, region=region, organization=organization
     )
     return Call("GetAccessPolicy", request, AccessPolicy.from_message, Plane.CONTROL)
+
+
+def recheck(
+    cluster: str, regions: Iterable[str], key_uri: str
+) -> Call[api.RecheckResponse, Recheck]:
+    """Prepares a Recheck call."""
+    request = api.RecheckRequest(cluster=cluster, regions=_names(regions), key_uri=key_uri)
+    return Call("Recheck", request, Recheck.from_message, Plane.CONTROL)
 
 
 def get_status(cluster: str) -> Call[api.GetStatusResponse, ClusterStatus]:

@@ -14,6 +14,7 @@ from keyfold.cli.commands import (
     key_test,
     lifecycle,
     onboarding,
+    recheck,
     rotation,
     status,
 )
@@ -42,6 +43,7 @@ for _name, _function in (
     ("test-key", key_test.key_test),
     ("access-policy", access_policy.access_policy),
     ("onboard", onboarding.onboard),
+    ("recheck", recheck.recheck),
     ("status", status.status),
     ("clusters", status.clusters),
     ("wrap", data_plane.wrap),

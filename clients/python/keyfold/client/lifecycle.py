@@ -12,6 +12,7 @@ from keyfold.calls.pages import EVERYTHING, ClusterFilter, Page
 from keyfold.client.connection import Connection
 from keyfold.models.access_policy import AccessPolicy
 from keyfold.models.key_test import KeyTest
+from keyfold.models.recheck import Recheck
 from keyfold.models.results import Enabled, RegionsAdded, Restored, Retired, Revoked, Rotated
 from keyfold.models.specs import KeySpec, RegionSpec
 from keyfold.models.status import ClusterStatus
@@ -205,6 +206,22 @@ class Lifecycle(Connection):
         """
         call = calls.get_access_policy(key_spec, cluster, region, organization)
         return self._ask(call, timeout)
+
+    def recheck(
+        self,
+        cluster: str = "",
+        *,
+        regions: Iterable[str] = (),
+        key_uri: str = "",
+        timeout: float | None = None,
+    ) -> Recheck:
+        """Has the KMS prove root keys now, ahead of the server's regular check.
+
+        Name a cluster, with some of its regions if you like, or the uri of a root key. A key that
+        does not work is a result and not an error. If the KMS refuses a key, no replica uses it
+        any more, as after any refusal; the call itself revokes and restores nothing.
+        """
+        return self._ask(calls.recheck(cluster, regions, key_uri), timeout)
 
     def get_status(self, cluster: str, *, timeout: float | None = None) -> ClusterStatus:
         """Returns what the server knows of a cluster."""

@@ -130,6 +130,12 @@ class InvalidReasonError(InvalidInputError):
     reason = "INVALID_REASON"
 
 
+class InvalidRecheckError(InvalidInputError):
+    """Recheck names both a cluster and a root key, or neither."""
+
+    reason = "INVALID_RECHECK"
+
+
 class RequestIdReusedError(InvalidInputError):
     """The caller sent the same request_id before, with a different request."""
 
@@ -212,6 +218,12 @@ class RegionNotFoundError(NotFoundError):
     """The cluster has no such region, or the caller may not see it."""
 
     reason = "REGION_NOT_FOUND"
+
+
+class KeyNotUsedError(NotFoundError):
+    """No enabled region that the caller may recheck uses a root key of the uri."""
+
+    reason = "KEY_NOT_USED"
 
 
 class GenerationNotFoundError(NotFoundError):
@@ -415,6 +427,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         RegionMismatchError,
         OrganizationMismatchError,
         InvalidReasonError,
+        InvalidRecheckError,
         RequestIdReusedError,
         NotAWrappedKeyError,
         UnsupportedWrappedKeyError,
@@ -429,6 +442,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         ContextNotGrantedError,
         ClusterNotFoundError,
         RegionNotFoundError,
+        KeyNotUsedError,
         GenerationNotFoundError,
         ClusterExistsError,
         RegionExistsError,

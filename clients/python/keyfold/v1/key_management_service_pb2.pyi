@@ -1818,6 +1818,153 @@ class GetAccessPolicyResponse(_message.Message):
 Global___GetAccessPolicyResponse: _TypeAlias = GetAccessPolicyResponse  # noqa: Y015
 
 @_typing.final
+class RecheckRequest(_message.Message):
+    """The request of Recheck. It names either a cluster or a root key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    KEY_URI_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The cluster's name. Keyfold proves the newest generation of each region by itself, because the
+    key's policy may tell clusters apart.
+    """
+    key_uri: _builtins.str
+    """The uri of a root key, as the status shows it. One uri may stand for several root keys, by
+    version, principal and options: Keyfold proves each once, with one region that uses it.
+    """
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The cluster's regions to prove; empty means all that are enabled."""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        key_uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "key_uri", b"key_uri", "regions", b"regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecheckRequest: _TypeAlias = RecheckRequest  # noqa: Y015
+
+@_typing.final
+class RecheckResult(_message.Message):
+    """What the KMS answered about the root key of a region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    CAN_UNWRAP_FIELD_NUMBER: _builtins.int
+    CAN_WRAP_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The cluster's name."""
+    region: _builtins.str
+    """The region's name."""
+    type: _builtins.str
+    """The provider type of the root key that wraps the region's newest generation; for `PLATFORM`,
+    the type of the vendor's key. Empty if Keyfold did not come to ask the KMS.
+    """
+    uri: _builtins.str
+    """The uri of that root key."""
+    key_version: _builtins.str
+    """The version of that root key, in the provider's form."""
+    health: _resources_pb2.Health.ValueType
+    """What the KMS answered; UNKNOWN if Keyfold did not come to ask it."""
+    can_unwrap: _builtins.bool
+    """True if the root key unwraps; unset if nobody knows."""
+    can_wrap: _builtins.bool
+    """True if the root key wraps; unset if nobody knows."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why the root key does not unwrap or, if it does, why it does not wrap, or why nobody knows;
+        unset if it does both.
+        """
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        region: _builtins.str = ...,
+        type: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        key_version: _builtins.str = ...,
+        health: _resources_pb2.Health.ValueType = ...,
+        can_unwrap: _builtins.bool | None = ...,
+        can_wrap: _builtins.bool | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "cluster", b"cluster", "error", b"error", "health", b"health", "key_version", b"key_version", "region", b"region", "type", b"type", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__can_unwrap: _TypeAlias = _typing.Literal["can_unwrap"]  # noqa: Y015
+    _WhichOneofArgType__can_unwrap: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap"]  # noqa: Y015
+    _WhichOneofReturnType__can_wrap: _TypeAlias = _typing.Literal["can_wrap"]  # noqa: Y015
+    _WhichOneofArgType__can_wrap: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__can_unwrap) -> _WhichOneofReturnType__can_unwrap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__can_wrap) -> _WhichOneofReturnType__can_wrap | None: ...
+
+Global___RecheckResult: _TypeAlias = RecheckResult  # noqa: Y015
+
+@_typing.final
+class RecheckResponse(_message.Message):
+    """The response of Recheck."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """True if more than 256 root keys have the `key_uri`, so that the call did not prove all of them.
+    Then call it by cluster.
+    """
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecheckResult]:
+        """One result for each region of the cluster or, for a `key_uri`, for each root key."""
+
+    @_builtins.property
+    def confirmed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """If the KMS refused a root key: the replicas that have dropped the keys under it from memory,
+        including the one that answers.
+        """
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.PendingReplica]:
+        """The replicas that have not confirmed yet, and when each of them stops by itself."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RecheckResult] | None = ...,
+        confirmed: _abc.Iterable[_builtins.str] | None = ...,
+        pending: _abc.Iterable[_resources_pb2.PendingReplica] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "more", b"more", "pending", b"pending", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecheckResponse: _TypeAlias = RecheckResponse  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     """The request of GetStatus."""
 

@@ -112,6 +112,11 @@ class KeyManagementServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyResponse.FromString,
                 _registered_method=True)
+        self.Recheck = channel.unary_unary(
+                '/keyfold.v1.KeyManagementService/Recheck',
+                request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.RecheckRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.RecheckResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/keyfold.v1.KeyManagementService/GetStatus',
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.GetStatusRequest.SerializeToString,
@@ -247,6 +252,15 @@ class KeyManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Recheck(self, request, context):
+        """Proves root keys now, ahead of the regular check: has the KMS unwrap, and wrap. A key that does
+        not work is part of the response; the call does not fail. A refusal counts as any refusal does,
+        on every replica. The call can only prove: it revokes and restores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Returns the status of a cluster. Fails with NOT_FOUND if the cluster does not exist.
         """
@@ -338,6 +352,11 @@ def add_KeyManagementServiceServicer_to_server(servicer, server):
                     servicer.GetAccessPolicy,
                     request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyResponse.SerializeToString,
+            ),
+            'Recheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recheck,
+                    request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.RecheckRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.RecheckResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -758,6 +777,33 @@ class KeyManagementService(object):
             '/keyfold.v1.KeyManagementService/GetAccessPolicy',
             keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyRequest.SerializeToString,
             keyfold_dot_v1_dot_key__management__service__pb2.GetAccessPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.KeyManagementService/Recheck',
+            keyfold_dot_v1_dot_key__management__service__pb2.RecheckRequest.SerializeToString,
+            keyfold_dot_v1_dot_key__management__service__pb2.RecheckResponse.FromString,
             options,
             channel_credentials,
             insecure,

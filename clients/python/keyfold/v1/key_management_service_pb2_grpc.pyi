@@ -89,6 +89,11 @@ class KeyManagementServiceStub:
     """Returns what a customer attaches to a root key so that Keyfold may use it, and no more. Makes
     no call to a KMS. For an AWS role it issues the external id, which never changes afterwards.
     """
+    Recheck: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.RecheckRequest, _key_management_service_pb2.RecheckResponse]
+    """Proves root keys now, ahead of the regular check: has the KMS unwrap, and wrap. A key that does
+    not work is part of the response; the call does not fail. A refusal counts as any refusal does,
+    on every replica. The call can only prove: it revokes and restores nothing.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.GetStatusRequest, _key_management_service_pb2.GetStatusResponse]
     """Returns the status of a cluster. Fails with NOT_FOUND if the cluster does not exist."""
     ListClusters: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.ListClustersRequest, _key_management_service_pb2.ListClustersResponse]
@@ -152,6 +157,11 @@ class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
     GetAccessPolicy: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.GetAccessPolicyRequest, _key_management_service_pb2.GetAccessPolicyResponse]  # type: ignore[assignment]
     """Returns what a customer attaches to a root key so that Keyfold may use it, and no more. Makes
     no call to a KMS. For an AWS role it issues the external id, which never changes afterwards.
+    """
+    Recheck: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.RecheckRequest, _key_management_service_pb2.RecheckResponse]  # type: ignore[assignment]
+    """Proves root keys now, ahead of the regular check: has the KMS unwrap, and wrap. A key that does
+    not work is part of the response; the call does not fail. A refusal counts as any refusal does,
+    on every replica. The call can only prove: it revokes and restores nothing.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.GetStatusRequest, _key_management_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Returns the status of a cluster. Fails with NOT_FOUND if the cluster does not exist."""
@@ -303,6 +313,17 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_management_service_pb2.GetAccessPolicyResponse, _abc.Awaitable[_key_management_service_pb2.GetAccessPolicyResponse]]:
         """Returns what a customer attaches to a root key so that Keyfold may use it, and no more. Makes
         no call to a KMS. For an AWS role it issues the external id, which never changes afterwards.
+        """
+
+    @_abc_1.abstractmethod
+    def Recheck(
+        self,
+        request: _key_management_service_pb2.RecheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_management_service_pb2.RecheckResponse, _abc.Awaitable[_key_management_service_pb2.RecheckResponse]]:
+        """Proves root keys now, ahead of the regular check: has the KMS unwrap, and wrap. A key that does
+        not work is part of the response; the call does not fail. A refusal counts as any refusal does,
+        on every replica. The call can only prove: it revokes and restores nothing.
         """
 
     @_abc_1.abstractmethod

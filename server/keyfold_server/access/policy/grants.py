@@ -93,6 +93,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "RetireGeneration": Rule((Role.OPERATOR,)),
     "TestKey": Rule((Role.OPERATOR,), new_regions=True),
     "GetAccessPolicy": Rule((Role.OPERATOR,), new_regions=True),
+    "Recheck": _READ,
     "GetStatus": _READ,
     "ListClusters": _READ,
     "ListEvents": Rule((Role.AUDITOR,)),

@@ -43,6 +43,7 @@ class LifeMethods:
             "RetireGeneration": OnMessages(pb.RetireGenerationRequest, self._retire_generation),
             "TestKey": OnMessages(pb.TestKeyRequest, self._test_key),
             "GetAccessPolicy": OnMessages(pb.GetAccessPolicyRequest, self._get_access_policy),
+            "Recheck": OnMessages(pb.RecheckRequest, self._recheck),
             "GetStatus": OnMessages(pb.GetStatusRequest, self._get_status),
             "ListClusters": OnMessages(pb.ListClustersRequest, self._list_clusters),
         }
@@ -140,6 +141,18 @@ class LifeMethods:
         policies = self._replica.access_policies
         return replies.access_policy(
             await policies.get(caller, requests.access_policy_request(asked))
+        )
+
+    async def _recheck(
+        self, asked: pb.RecheckRequest, caller: Caller, deadline: float
+    ) -> pb.RecheckResponse:
+        request = requests.recheck_request(asked)
+        done = await self._replica.rechecks.recheck(caller, request, deadline)
+        return pb.RecheckResponse(
+            results=[replies.rechecked(each) for each in done.found],
+            confirmed=done.confirmed,
+            pending=self._pending(done.pending),
+            more=done.more,
         )
 
     async def _get_status(

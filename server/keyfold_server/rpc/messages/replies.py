@@ -13,7 +13,9 @@ from keyfold_server.domain.cluster import Generation, SupersededWrap, Wrap
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import PLATFORM
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
+from keyfold_server.service.life.rechecks import Rechecked
 from keyfold_server.service.life.reports import ClusterReport, RegionReport
 from keyfold_server.service.root_keys.access_policies import AccessPolicyResult
 from keyfold_server.service.root_keys.trial_results import Outcome, Step, StepResult, TestKeyResult
@@ -133,6 +135,24 @@ def tested(trial: TestKeyResult) -> pb.TestKeyResponse:
         key_region=trial.place.key_region,
         notices=trial.place.notices,
     )
+
+
+def rechecked(done: Rechecked) -> pb.RecheckResult:
+    """Returns what a KMS answered about the root key of a region."""
+    reply = pb.RecheckResult(
+        cluster=done.cluster,
+        region=done.region,
+        health=_HEALTH[done.health],
+        can_unwrap=done.can_unwrap,
+        can_wrap=done.can_wrap,
+    )
+    if done.generation is not None:
+        wrap = done.generation.current
+        reply.type, reply.uri, reply.key_version = wrap.root.type, wrap.root.uri, wrap.key_version
+    error = done.error or done.wrap_error
+    if error is not None:
+        reply.error.CopyFrom(to_status(error))
+    return reply
 
 
 def access_policy(described: AccessPolicyResult) -> pb.GetAccessPolicyResponse:

@@ -23,6 +23,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
+from keyfold_server.service.life.rechecks import RecheckRequest
 from keyfold_server.service.life.restoration import RestoreRequest
 from keyfold_server.service.life.revocation import RetireGenerationRequest, RevokeRequest
 from keyfold_server.service.life.rotation import RotateRequest
@@ -188,6 +189,11 @@ def access_policy_request(message: pb.GetAccessPolicyRequest) -> AccessPolicyReq
 
 def _scope(message: pb.TestKeyRequest | pb.GetAccessPolicyRequest) -> Scope:
     return Scope(message.cluster, message.region, message.organization or None)
+
+
+def recheck_request(message: pb.RecheckRequest) -> RecheckRequest:
+    """Returns the request of Recheck."""
+    return RecheckRequest(message.cluster, tuple(message.regions), message.key_uri)
 
 
 def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:

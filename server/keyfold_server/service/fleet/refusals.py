@@ -43,27 +43,31 @@ class Refusals:
         self._retry_after = retry_after
         self._tasks = Tasks()
 
-    def tell_others(self, root_id: str, seen: Observation, kek_id: bytes | None) -> None:
-        """Begins to record a refusal of a root key or, with a `kek_id`, of that KEK alone."""
+    def tell_others(
+        self, root_id: str, seen: Observation, kek_id: bytes | None
+    ) -> asyncio.Task[int]:
+        """Begins to record a refusal of a root key or, with a `kek_id`, of that KEK alone.
+
+        Returns:
+            A task that ends with the number of the log's entry.
+        """
         record = partial(self._record, root_id, seen, kek_id)
-        self._tasks.start(self._supervisor.insist("refusals", record))
+        return self._tasks.start(self._supervisor.insist("refusals", record))
 
     async def stop(self) -> None:
         """Waits a little for refusals that the store does not have yet, then gives up."""
         await self._tasks.drain(_LAST_WORDS)
 
-    async def _record(self, root_id: str, seen: Observation, kek_id: bytes | None) -> None:
-        """Retries until the store has recorded the refusal.
+    async def _record(self, root_id: str, seen: Observation, kek_id: bytes | None) -> int:
+        """Retries until the store has recorded the refusal; returns the number of its entry.
 
         No later call would notice that it is missing.
         """
         while True:
             try:
-                await self._storage.decide(
+                return await self._storage.decide(
                     self._storage.store.refused, root_id, seen, self._replica, kek_id
                 )
             except KeyfoldError as error:
                 log.error("other replicas cannot see a refusal yet: %s", error.reason)  # noqa: TRY400
                 await asyncio.sleep(self._retry_after)
-            else:
-                return

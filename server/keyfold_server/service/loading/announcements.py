@@ -23,11 +23,15 @@ from keyfold_server.service.tasks import Tasks
 ANNOUNCE_AGAIN: Final = 30.0
 """Seconds from a root key's last announcement to the next one of a refusal that was met again."""
 
-AnnounceRefusal = Callable[[str, Observation, bytes | None], None]
+HASTENED: Final = 2.0
+"""Seconds from a root key's last announcement to the next one where somebody asked about it."""
+
+AnnounceRefusal = Callable[[str, Observation, bytes | None], asyncio.Task[int]]
 """Announces a refusal to the other replicas, through the store.
 
 Called with the root key id, what was observed, and None for a refusal of the root key, or else the
-kek_id of the one KEK that was refused again.
+kek_id of the one KEK that was refused again. Returns a task that ends with the number of the entry
+of the log by which the others learn of it.
 """
 
 
@@ -72,6 +76,7 @@ class Announcements:
         self._prove = prove
         self._tasks = tasks
         self._last: dict[str, float] = {}
+        self._told: dict[str, asyncio.Task[int]] = {}
         self._waiting: dict[str, dict[bytes, _Repetition]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -88,6 +93,26 @@ class Announcements:
         waiting = self._waiting.setdefault(root.root_id, {})
         waiting[kek_id] = _Repetition(view, kek_id, observation)
         self._take_turn(root.root_id)
+
+    async def told(self, root_id: str) -> int | None:
+        """Waits until the store has every refusal of a root key that this replica has met.
+
+        What waits for the root key's turn gets one `HASTENED` after its last announcement, because
+        somebody asked.
+
+        Returns:
+            The number of the entry by which the others learn of the last one; None: this replica
+            has told none lately.
+        """
+        if root_id in self._waiting:
+            left = self._last.get(root_id, NEVER) + HASTENED - self._clock.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+        if root_id in self._waiting:
+            self._last.pop(root_id, None)
+            self._take_turn(root_id)
+        task = self._told.get(root_id)
+        return None if task is None else await asyncio.shield(task)
 
     def run_due(self) -> None:
         """Announces what is due."""
@@ -154,8 +179,9 @@ class Announcements:
     def _tell(self, root_id: str, observation: Observation, kek_id: bytes | None) -> None:
         now = self._clock.monotonic()
         self._last = {r: at for r, at in self._last.items() if now - at < ANNOUNCE_AGAIN}
+        self._told = {r: task for r, task in self._told.items() if r in self._last}
         self._last[root_id] = now
-        self._announce(root_id, observation, kek_id)
+        self._told[root_id] = self._announce(root_id, observation, kek_id)
 
     def _forget(self, root_id: str) -> None:
         if root_id in self._waiting:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keyfold_server import telemetry
-from keyfold_server.domain.cluster import Cluster, Generation
+from keyfold_server.domain.cluster import Cluster, Generation, existing
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import (
     CouldNotTellError,
@@ -54,6 +54,23 @@ class _Unwrap:
 
     kek_id: bytes
     view: ClusterView
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A KEK that a KMS was asked to open.
+
+    Attributes:
+        cluster: The cluster as the store had it.
+        region: The region's name.
+        generation: The KEK's generation.
+        error: Why the KMS did not open it, or could not be asked; None: it did.
+    """
+
+    cluster: Cluster
+    region: str
+    generation: Generation
+    error: KeyfoldError | None
 
 
 class Loads:
@@ -242,6 +259,32 @@ class Loads:
         view = self._cache.view(cluster.name)
         if view is not None and view.cluster.version == cluster.version:
             await self._failures.refused(view, view.regions[region], generation, error)
+
+    async def check(self, cluster: str, region: str) -> Checked:
+        """Unwraps a region's newest KEK now, in a load that no other call has begun.
+
+        The answer counts as that of any load: a proof, a refusal (protocol F2), or neither.
+
+        Raises:
+            ClusterNotFoundError: The cluster does not exist.
+            RegionNotFoundError: The cluster has no such region.
+            RevokedError: The region is revoked.
+            KeyfoldError: The store did not give the cluster.
+        """
+        while True:
+            # The newest row, so that nobody proves the key from which a region has just moved.
+            found = existing(await self._reads.now(cluster, REREAD_TIMEOUT), cluster)
+            generation = found.region(region).newest
+            view = self._cache.view(cluster)
+            if view is None or view.cluster != found:
+                continue  # A change has overtaken the read.
+            here = view.regions[region]
+            view.check_usable(here)
+            load = self._load(view, here, generation)
+            outcome = await asyncio.shield(self._tasks.start(load))
+            if outcome is not None:
+                error = outcome if isinstance(outcome, KeyfoldError) else None
+                return Checked(found, region, generation, error)
 
     # Freshness
 

@@ -20,10 +20,10 @@ from keyfold_server.store.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from keyfold_server.domain.health import Observation
-    from keyfold_server.domain.ports import Sample
+    from keyfold_server.domain.ports import KeyUser, Sample
     from keyfold_server.domain.transitions import Transition
     from keyfold_server.store.sql.transactions import Transactions, Unit
 
@@ -52,6 +52,10 @@ class ObservationStore:
     def samples(self, prefix: str) -> list[Sample]:
         """Chooses KEKs for the sweep, of the root keys whose ids begin with `prefix`."""
         return self._transactions.read(lambda c: samples.read(c, prefix))
+
+    def users_of(self, key_uri: str, may: Callable[[KeyUser], bool]) -> list[KeyUser]:
+        """Chooses an enabled region for each root key that has a uri."""
+        return self._transactions.read(lambda c: samples.users_of(c, key_uri, may))
 
     def claim(self, name: str, after_ms: int) -> bool:
         """Claims a piece of work that one replica must do, by the store's clock."""

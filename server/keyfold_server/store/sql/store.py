@@ -233,7 +233,7 @@ class SqlStore(ObservationStore, EventStore):
 
     def refused(
         self, root: str, observation: Observation, replica: str, kek: bytes | None = None
-    ) -> None:
+    ) -> int:
         """Records a refusal: an observation and one entry of the log (protocol F2)."""
         dialect, reach = self._database.dialect, self._transactions.reach
         detail = {
@@ -255,16 +255,17 @@ class SqlStore(ObservationStore, EventStore):
             *log.closing(dialect, wake=True),
         ]
 
-        def work(unit: Unit) -> None:
+        def work(unit: Unit) -> int:
             reach("refused:observed")
             named = replace(event, key=root_names.of(unit.answers[0].rows, self._seal))
             draft = Draft(EntryKind.REFUSAL, named, root=root, kek=kek)
             stamp = replace(self._transactions.stamp(unit), replica=replica)
             head = log_head.of(unit.answers[-1].rows, self._seal)
-            _, unit.ending = log.ended(head, [draft], stamp)
+            [made], unit.ending = log.ended(head, [draft], stamp)
             reach("refused:numbered")
+            return made.number
 
-        self._transactions.write_or_fail("refused", work, first)
+        return self._transactions.write_or_fail("refused", work, first)
 
     def register(self, beat: Heartbeat) -> Heartbeat:
         """Adds a replica and returns its heartbeat with the newest entry (protocol S4)."""

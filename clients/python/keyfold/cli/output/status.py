@@ -17,6 +17,7 @@ from keyfold.cli.output.tables import (
     key_text,
     styled_table,
     time_text,
+    yes_or_no,
 )
 from keyfold.cli.output.text import one_line
 from keyfold.models.status import ClusterStatus, Generation, Health, RegionStatus, State
@@ -60,8 +61,8 @@ def status_parts(
             one_line(region.region),
             coloured(_name(region.state)),
             coloured(_name(region.health)),
-            coloured(_yes(can=region.can_wrap)),
-            coloured(_yes(can=region.can_unwrap)),
+            coloured(yes_or_no(can=region.can_wrap)),
+            coloured(yes_or_no(can=region.can_unwrap)),
             _generations(region),
             *(() if narrow else (one_line(region.key_version) or "-", key_text(region.key_spec))),
             time_text(region.last_check_time),
@@ -167,7 +168,7 @@ def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
                 one_line(region.region),
                 coloured(_name(region.state)),
                 coloured(_name(region.health)),
-                coloured(_yes(can=region.can_wrap)),
+                coloured(yes_or_no(can=region.can_wrap)),
                 key_text(region.key_spec),
             )
     if table.row_count:
@@ -183,10 +184,6 @@ def last_use(generation: Generation) -> str:
 
 def _name(value: State | Health) -> str:
     return "-" if value.value == "UNSPECIFIED" else value.value
-
-
-def _yes(*, can: bool | None) -> str:
-    return "-" if can is None else "yes" if can else "no"
 
 
 def _generations(region: RegionStatus) -> str:

@@ -82,3 +82,8 @@ def key_text(spec: KeySpec) -> str:
 def time_text(time: datetime | None) -> str:
     """Returns a time in UTC to the second, or `-`."""
     return "-" if time is None else time.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def yes_or_no(*, can: bool | None) -> str:
+    """Returns `yes`, `no`, or `-` if nobody knows."""
+    return "-" if can is None else "yes" if can else "no"
