@@ -57,7 +57,9 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert {name for name in ours if not _known(page, name)} - MADE == set()
 
 
-METHOD = re.compile(r"(?<![:.])\b(?:Batch|Create|Delete|Erase|Get|List|Undelete|Update|Watch)[A-Z]\w+\b")
+METHOD = re.compile(
+    r"(?<![:.])\b(?:Batch|Create|Delete|Erase|Get|List|Undelete|Update|Watch)[A-Z]\w+\b"
+)
 """The names of methods that begin with such a verb; other names of a page do not. What follows a
 colon, as in `kms:CreateGrant`, belongs to a cloud."""
 
