@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Self
 
@@ -34,8 +34,10 @@ class Lateness:
             as they should.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[float, float], None] = lambda _at, _late: None) -> None:
+        """Takes a function that hears of each late wait: its end, and by how much it was late."""
         self.late = 0.0
+        self._told = told
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -55,4 +57,5 @@ class Lateness:
             now = time.monotonic()
             if now - began > 2 * _TICK:
                 self.late += now - began - _TICK
+                self._told(now, now - began - _TICK)
             began = now

@@ -202,12 +202,21 @@ class History:
         self.blobs: list[Blob] = []
         self.found: list[tuple[str, str, str]] = []
         self.lost: Lost | None = None
+        self._late: list[tuple[float, float]] = []
         self.births: dict[str, list[float]] = {}
         self._lock = threading.Lock()
 
     def event(self, what: str) -> None:
         """Notes an event."""
         self.events.append((now(), what))
+
+    def machine_late(self, at: float, late: float) -> None:
+        """Notes that the machine woke a thread late, by how many seconds, and when."""
+        self._late.append((at, late))
+
+    def late_around(self, time: float, within: float) -> float:
+        """Returns the seconds by which the machine was late, at most a span away from a time."""
+        return sum(late for at, late in self._late if time - within <= at <= time + within)
 
     def span(self, what: str, asked: float) -> None:
         """Notes that a fault has begun, and when the test began to cause it."""

@@ -17,6 +17,7 @@ from chaos.order import Violation
 from chaos.traffic import Client
 from chaos.validate import validate
 from e2e.server import ROOT
+from lateness import Lateness
 
 CLIENTS: Final = 8
 CHANGERS: Final = 4
@@ -100,7 +101,8 @@ def _let_loose(
     for client in clients:
         client.start()
     try:
-        faults.run(plan.seconds, plan.kills)
+        with Lateness(history.machine_late):
+            faults.run(plan.seconds, plan.kills)
     finally:
         for client in clients:
             client.ended.set()

@@ -83,7 +83,13 @@ def explained(history: History, attempt: Attempt) -> bool:
     if reason == "STORE_STALE":
         away = [*_at(history, "store", attempt), *history.spans_of("paused:")]
         # Polls go on from where a held store left them; a paused server must catch up on polls.
-        return history.servers > 1 or _near(away, attempt, 2 * history.staleness)
+        # A machine that is late polls late, too.
+        late = history.late_around(attempt.end, 2 * history.staleness)
+        return (
+            history.servers > 1
+            or _near(away, attempt, 2 * history.staleness)
+            or late > history.staleness / 4
+        )
     return False
 
 
