@@ -28,8 +28,8 @@ from keyfold_server.service.replica import Replica
 _ROUNDS: Final = 8
 """Times that a data-plane call loads keys that keep changing, before it fails with BUSY."""
 
-Method = Callable[[bytes, Call, Caller, Account, Facts], Awaitable[bytes]]
-"""Answers a call. The wrapper turns what it raises into a status for the caller."""
+Method = Callable[[bytes, Call, Caller, Account, Facts], bytes | Awaitable[bytes]]
+"""Answers a call, at once if it can. The wrapper turns what it raises into a status."""
 
 
 class DataCalls:
@@ -45,19 +45,21 @@ class DataCalls:
     def unary(self, core: DataMethod) -> Method:
         """Returns the method that makes one call of a core."""
 
-        async def answer(
+        def answer(
             data: bytes, call: Call, caller: Caller, account: Account, facts: Facts
-        ) -> bytes:
+        ) -> bytes | Awaitable[bytes]:
             check_size(data)
             asked = CoreCall(caller.rights)
             try:
                 return core(data, asked, facts)
             except NeedsLoad as lacking:
-                return await self._cold(core, data, facts, asked, lacking.needs, account, call)
+                return self._cold(core, data, facts, asked, lacking.needs, account, call)
 
         return answer
 
-    def batch(self, name: str, core: DataMethod) -> Method:
+    def batch(
+        self, name: str, core: DataMethod
+    ) -> Callable[[bytes, Call, Caller, Account, Facts], Awaitable[bytes]]:
         """Returns the method that makes one call of a core for each part of a batch."""
 
         async def answer(

@@ -24,7 +24,7 @@ from keyfold_server.domain.errors import (
     NotFoundError,
     OverloadedError,
 )
-from keyfold_server.domain.rights import Caller, NeedsKeysError
+from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc import tracing
 from keyfold_server.rpc.call import Answer, Call, Failed, Handler, failed
 from keyfold_server.rpc.call import Method as TableMethod
@@ -184,11 +184,10 @@ class Methods:
         except OverloadedError as error:
             return failed(error, facts.cluster, facts.region)
         replica = self._replica
+        taken: tuple[Account, bytes] | None = None
+        began: float | None = None
         try:
-            try:
-                caller = self._callers.at_once(call)
-            except NeedsKeysError:
-                caller = await self._callers.caller(call)
+            caller = await self._callers.caller(call)
             noted = _noted(caller, facts)
             caller.rights.check(name)
             account = replica.callers.of(noted)
@@ -197,16 +196,24 @@ class Methods:
             if name.startswith("Batch"):
                 account.check_unread(replica.bounds.unread_bytes)
             data = call.whole
-            if data is not None:
-                return await self._evened(answer(data, call, caller, account, facts), facts)
-            data = whole(await self._receiver.request(call, account, now))
-            try:
-                return await self._evened(answer(data, call, caller, account, facts), facts)
-            finally:
-                self._receiver.done(account, data)
+            if data is None:
+                data = whole(await self._receiver.request(call, account, now))
+                taken = account, data
+            began = self._time()
+            reply = answer(data, call, caller, account, facts)
+            if not isinstance(reply, bytes):
+                reply = await reply
+            if facts.not_found:
+                await self._rest(began)
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
+            if began is not None and isinstance(error, NotFoundError):
+                await self._rest(began)
             return failed(error, facts.cluster, facts.region)
+        else:
+            return reply
         finally:
+            if taken is not None:
+                self._receiver.done(*taken)
             door.leave()
 
     async def _urgent(
@@ -216,6 +223,7 @@ class Methods:
 
         What the calls of one caller take here, they take from that caller alone.
         """
+        began: float | None = None
         try:
             caller = await self._callers.caller(call)
             _noted(caller, facts)
@@ -224,11 +232,13 @@ class Methods:
                 data = whole(await self._receiver.request(call, share, bounded=False))
                 try:
                     check_size(data)
-                    done = self._in_time(method, data, caller, call, facts)
-                    return await self._evened(done, facts)
+                    began = self._time()
+                    return await self._in_time(method, data, caller, call, facts)
                 finally:
                     self._receiver.done(share, data)
         except Exception as error:  # noqa: BLE001  each becomes a status for the caller
+            if began is not None and isinstance(error, NotFoundError):
+                await self._rest(began)
             return failed(error, facts.cluster, facts.region)
 
     def _life(self, life: UnaryMethod) -> Method:
@@ -259,24 +269,12 @@ class Methods:
                 "the deadline passed before the answer was there; allow more time"
             ) from None
 
-    async def _evened(self, answer: Awaitable[bytes], facts: Facts) -> bytes:
-        """Awaits an answer; delays one by which something does not exist (protocol C8).
+    async def _rest(self, began: float) -> None:
+        """Delays an answer by which something does not exist, to the period's end (protocol C8).
 
         A read of a hidden cluster takes longer than that of an absent one. Both end well within the
         same period, counted from when the request is whole, so their answers come at the same time.
         """
-        began = self._time()
-        try:
-            reply = await answer
-        except NotFoundError:
-            await self._rest(began)
-            raise
-        if facts.not_found:
-            await self._rest(began)
-        return reply
-
-    async def _rest(self, began: float) -> None:
-        """Waits for the end of a period."""
         await asyncio.sleep(_PERIOD - (self._time() - began) % _PERIOD)
 
 

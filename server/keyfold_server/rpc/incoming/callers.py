@@ -131,17 +131,17 @@ class Callers:
 
         Raises:
             OverloadedError: Too many calls wait for keys of the token's issuer.
-            KeyfoldError: As `at_once` raises.
+            KeyfoldError: As `_at_once` raises.
         """
         try:
-            return self.at_once(call)
+            return self._at_once(call)
         except NeedsKeysError:
             if self._tokens is not None:
                 with self._waiting.place():
                     await self._tokens.refresh()
-            return self.at_once(call, final=True)
+            return self._at_once(call, final=True)
 
-    def at_once(self, call: Call, *, final: bool = False) -> Caller:
+    def _at_once(self, call: Call, *, final: bool = False) -> Caller:
         """Returns the caller of a call, without an await.
 
         Args:
