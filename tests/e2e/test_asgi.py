@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -281,17 +280,6 @@ def test_health_without_a_certificate(start_server: StartServer, tmp_path: Path)
     )
     server.settings["KEYFOLD_LISTEN"] = server.target
     assert "SERVING" in server.command("health")
-
-
-def test_curl_hears_what_this_server_is(server: Server) -> None:
-    """A client that is no client of gRPC gets a status and a line that says what to do."""
-    arguments = ["curl", "-s", "-i", "--http2-prior-knowledge", f"http://{server.target}/"]
-    try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=True)
-    except FileNotFoundError:
-        pytest.skip("curl is not installed")
-    assert done.stdout.startswith("HTTP/2 405")
-    assert "POST" in done.stdout
 
 
 def test_without_h2corn_the_server_says_what_to_install(

@@ -7,7 +7,6 @@ import base64
 import gzip
 import struct
 import zlib
-from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -15,72 +14,11 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from asgi_exchange import Exchange, framed
 from keyfold_server.domain.errors import ClusterNotFoundError, MalformedRequestError
 from keyfold_server.rpc.asgi import AsgiApp
 from keyfold_server.rpc.call import Answer, Call, Method, failed
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
-
-PLAIN = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
-
-
-def framed(message: bytes, *, packed: bool = False) -> bytes:
-    """Returns a message as gRPC frames it."""
-    return struct.pack(">BI", packed, len(message)) + message
-
-
-class Exchange:
-    """One HTTP request to the application, and what the application sends."""
-
-    def __init__(self, *bodies: bytes, ends: bool = True, **scope: Any) -> None:
-        extra: Iterable[tuple[bytes, bytes]] = scope.pop("headers", ())
-        self.scope = {
-            "type": "http",
-            "method": "POST",
-            "http_version": "2",
-            "path": "/s/M",
-            "headers": [*PLAIN, *extra],
-            "client": ("192.0.2.1", 50_000),
-            "extensions": {"http.response.trailers": {}},
-        } | scope
-        self.sent: list[dict[str, Any]] = []
-        self.received = 0
-        self.gone = asyncio.Event()
-        self._bodies = list(bodies)
-        self._ends = ends
-
-    async def receive(self) -> dict[str, Any]:
-        if self._bodies:
-            self.received += 1
-            body = self._bodies.pop(0)
-            more = bool(self._bodies) or not self._ends
-            return {"type": "http.request", "body": body, "more_body": more}
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Any) -> None:
-        self.sent.append(message)
-
-    async def run(self, app: AsgiApp) -> Exchange:
-        await app(self.scope, self.receive, self.send)
-        return self
-
-    @property
-    def status(self) -> int:
-        status: int = self.sent[0]["status"]
-        return status
-
-    @property
-    def trailers(self) -> dict[bytes, bytes]:
-        """The trailers, or the headers of an answer that has trailers alone."""
-        return dict((self.sent[-1] if self.sent[0].get("trailers") else self.sent[0])["headers"])
-
-    @property
-    def code(self) -> int:
-        return int(self.trailers[b"grpc-status"])
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
 
 
 async def _echo(call: Call) -> Answer:
@@ -217,9 +155,9 @@ async def test_a_request_that_is_too_large_is_not_read() -> None:
     ("scope", "status"),
     [
         ({"method": "GET"}, 405),
-        ({"headers": [(b"content-type", b"application/json")]}, 415),
         ({"headers": [(b"content-type", b"application/grpc-web")]}, 415),
         ({"extensions": {}}, 505),
+        ({"http_version": "1.1"}, 505),
     ],
 )
 async def test_what_is_no_grpc_call(scope: dict[str, Any], status: int) -> None:

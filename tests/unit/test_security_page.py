@@ -27,6 +27,7 @@ FILES: Final = {
     "callers": "tests/e2e/test_callers.py",
     "rights": "tests/unit/test_service_rights.py",
     "limits": "tests/e2e/test_limits.py",
+    "browser": "tests/unit/test_connect.py",
 }
 """The page's short names of files of tests."""
 

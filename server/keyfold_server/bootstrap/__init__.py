@@ -196,6 +196,7 @@ def _transport(settings: Settings, access: Access, joined: Replica) -> Transport
         tls=access.tls,
         socket_mode=settings.socket_mode,
         grace=settings.drain_grace,
+        origins=settings.cors_origins,
     )
     joined.supervisor.start("transport", transport.keep, LOOK)
     return transport

@@ -8,7 +8,9 @@ transport carries it.
     server             joins the handlers to a transport, shows the health, drains
     grpc_aio           the transport on gRPC's own library: binds the address, sends answers
     asgi_server        the transport on h2corn
-    asgi, asgi_call    gRPC over ASGI: an application for that transport, and one call of it
+    asgi, asgi_call    an application for that transport, and what all its calls have in common
+    asgi_grpc          one call of gRPC over it
+    asgi_connect, cors one call of plain HTTP over it, and what a browser's pages may do
     call               one call as the handlers see it, and the table of handlers
     methods            the handlers of Keyfold's own methods, and what they have in common
     standard_services  those of health and reflection, behind the same rules

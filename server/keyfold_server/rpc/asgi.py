@@ -1,4 +1,4 @@
-"""gRPC over ASGI: an application for any ASGI server that has HTTP/2 and trailers.
+"""The handlers as an application for any ASGI server: gRPC, and the Connect protocol beside it.
 
 It knows ASGI and no particular server of it. Whatever a client sends is bounded before a handler
 sees it: the number of calls here, the size of a message in `asgi_call`.
@@ -9,25 +9,42 @@ from __future__ import annotations
 import asyncio
 
 import grpc
-from google.rpc.status_pb2 import Status
 
-from keyfold_server.rpc.asgi_call import AsgiCall, Receive, Scope, Send
-from keyfold_server.rpc.call import Answer, Failed, Method, Table
+from keyfold_server.rpc.asgi_call import AsgiCall, Receive, Refusal, Scope, Send, plain
+from keyfold_server.rpc.asgi_connect import Http
+from keyfold_server.rpc.asgi_grpc import KIND, GrpcCall
+from keyfold_server.rpc.call import Answer, Method, Table
+from keyfold_server.rpc.cors import Origins
 
 
 class AsgiApp:
     """The handlers as an ASGI application."""
 
-    def __init__(self, table: Table, most: int) -> None:
-        """Takes the methods, and how many calls may be under way."""
+    def __init__(self, table: Table, most: int, origins: Origins | None = None) -> None:
+        """Takes what the application answers.
+
+        Args:
+            table: The methods.
+            most: Calls that may be under way.
+            origins: The origins whose pages may call; no page may by default.
+        """
         self._table = table
         self._left = most
+        self._http = Http(origins or Origins())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one call."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # HTTP status 403, before any handshake.
+            return
         if scope["type"] != "http":
             raise ValueError(f"this application answers HTTP alone, not {scope['type']}")
-        call = AsgiCall(scope, receive, send)
+        fields: dict[bytes, bytes] = dict(scope["headers"])
+        kind = fields.get(b"content-type")
+        if kind == KIND or (kind is not None and kind.startswith(KIND)):
+            call: AsgiCall = GrpcCall(scope, receive, send, fields)
+        else:
+            call = self._http.call(scope, receive, send, fields)
         try:
             await self._answer(call, scope)
         except OSError:
@@ -36,18 +53,16 @@ class AsgiApp:
             call.done()
 
     async def _answer(self, call: AsgiCall, scope: Scope) -> None:
-        no_call = call.check_http()
-        if no_call is not None:
-            await call.refuse_http(no_call)
-            return
         method = self._table.get(scope["path"])
-        if method is None:
-            await call.end(_plain(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
-        elif not call.unpacks:
-            await call.end(_plain(grpc.StatusCode.UNIMPLEMENTED, "use gzip, deflate or identity"))
+        refused = call.check(method)
+        if refused is not None or method is None:
+            if isinstance(refused, Refusal):
+                await call.refuse(refused)
+            else:
+                await call.end(refused)
         elif self._left <= 0:
             full = "Concurrent RPC limit exceeded!"
-            await call.end(_plain(grpc.StatusCode.RESOURCE_EXHAUSTED, full))
+            await call.end(plain(grpc.StatusCode.RESOURCE_EXHAUSTED, full))
         else:
             self._left -= 1
             try:
@@ -64,9 +79,4 @@ async def _in_time(method: Method, call: AsgiCall) -> Answer:
         async with asyncio.timeout(call.time_remaining()):
             return await method.handle(call)
     except TimeoutError:
-        return _plain(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-
-
-def _plain(code: grpc.StatusCode, message: str) -> Failed:
-    """Returns a failure that Keyfold has no reason for."""
-    return Failed(Status(code=code.value[0], message=message), code, "")
+        return plain(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")

@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
@@ -24,7 +24,10 @@ from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.rpc import health_socket, listening
 from keyfold_server.rpc.asgi import AsgiApp
+from keyfold_server.rpc.asgi_call import STALLED
 from keyfold_server.rpc.call import Table
+from keyfold_server.rpc.cors import Origins
+from keyfold_server.rpc.messages.sizes import LARGEST
 
 if TYPE_CHECKING:
     from h2corn import Config
@@ -38,8 +41,8 @@ LOOK: Final = 1.0
 _HANDSHAKE: Final = 20.0
 """Seconds within which a new connection must have said what it is."""
 
-_STALLED: Final = 60.0
-"""Seconds for which a client may leave bytes of a reply unread, before it is disconnected."""
+_LINE: Final = 1024
+"""Bytes of the first line of an HTTP/1.1 request: many times the longest path of a method."""
 
 _WINDOW: Final = 65_535
 """Bytes of a call that a client may send before the server reads them: HTTP/2's own default, and
@@ -91,6 +94,7 @@ class AsgiServer:
         tls: Tls | None = None,
         socket_mode: int = 0o600,
         grace: float = 30.0,
+        origins: Collection[str] = (),
     ) -> None:
         """Prepares a server; `start` binds.
 
@@ -102,12 +106,14 @@ class AsgiServer:
             socket_mode: The permissions of a unix socket's file.
             grace: Seconds after which a replaced engine, or the server when it stops, ends the
                 calls that are still under way.
+            origins: The origins whose pages in a browser may call.
         """
         self._listen = listen
         self._bounds = bounds
         self._tls = tls
         self._socket_mode = socket_mode
         self._grace = grace
+        self._origins = Origins(origins)
         self._table: Table = {}
         self._most = 0
         self._sockets: list[socket.socket] = []
@@ -237,7 +243,8 @@ class AsgiServer:
         """
         # h2corn duplicates the descriptors; they stay ours.
         lent = [listener.fileno() for listener in sockets]
-        return await _Engine.start(AsgiApp(self._table, self._most), self._config(lent, tls))
+        app = AsgiApp(self._table, self._most, self._origins)
+        return await _Engine.start(app, self._config(lent, tls))
 
     def _config(self, descriptors: Sequence[int], tls: Tls | None) -> Config:
         from h2corn import Config
@@ -251,7 +258,7 @@ class AsgiServer:
             ca_certs=client_ca,
             cert_reqs="none" if client_ca is None else "required",
             lifespan="off",
-            http1=False,
+            http1=True,
             grpc=True,
             # The handlers need one core, and h2corn for all its own work less than another. Two
             # threads would wake each other for nearly every call.
@@ -263,14 +270,19 @@ class AsgiServer:
             limit_connections=bounds.connections,
             # Bounded by the size of all fields together.
             limit_request_fields=0,
+            limit_request_head_size=bounds.header_bytes,
+            limit_request_field_size=bounds.header_bytes,
+            limit_request_line=_LINE,
+            # Of calls that are not gRPC's. The handlers refuse all beyond LARGEST with a reason.
+            max_request_body_size=2 * LARGEST,
             h2_max_header_list_size=bounds.header_bytes,
             # A longer block costs the client its connection, and a longer list only the call.
             h2_max_header_block_size=4 * bounds.header_bytes,
             h2_initial_stream_window_size=_WINDOW,
             # Calls that nobody reads yet must not stop those beside them (protocol R9).
             h2_initial_connection_window_size=_WINDOW * (bounds.calls_per_connection + 1),
-            h2_timeout_response_stall=_STALLED,
-            h2_timeout_write=_STALLED,
+            h2_timeout_response_stall=STALLED,
+            h2_timeout_write=STALLED,
             timeout_handshake=_HANDSHAKE,
             timeout_keep_alive=0.0,
             timeout_graceful_shutdown=self._grace,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
-from keyfold_server.settings.forms import MAX_PORT, Permissions, is_loopback
+from keyfold_server.settings.forms import MAX_PORT, Permissions, is_loopback, listed
+
+_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
+"""An origin as browsers write it: lower case, and nothing behind the port."""
 
 
 class AccessSettings(BaseModel):
@@ -24,6 +29,13 @@ class AccessSettings(BaseModel):
         description="What carries the calls: gRPC's own library (grpc), or h2corn, an HTTP/2 "
         "server for ASGI, which takes less time per call (asgi). asgi needs the extra `fast`; "
         "docs/transports.md says in what the two differ.",
+    )
+    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(listed)] = Field(
+        default_factory=list,
+        description="The origins whose pages in a browser may call this server over Connect, such "
+        "as https://console.example, separated by commas; each must match exactly. A page is a "
+        "caller like any other, and needs a token where others do. Empty: the server refuses every "
+        "page. Only with KEYFOLD_TRANSPORT=asgi.",
     )
     socket_mode: Permissions = Field(
         default=0o600,
@@ -67,6 +79,17 @@ class AccessSettings(BaseModel):
         description="The issuer's public keys (JWKS): an https:// url, or the path of a file.",
     )
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origin_form(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin} is not an origin; write scheme, host and port as browsers do, such "
+                    "as https://console.example or http://localhost:3000, without a path"
+                )
+        return value
+
     @field_validator("listen")
     @classmethod
     def _address_form(cls, value: str) -> str:
@@ -93,6 +116,11 @@ class AccessSettings(BaseModel):
             raise ValueError(
                 "KEYFOLD_JWT_ISSUER, KEYFOLD_JWT_AUDIENCE and KEYFOLD_JWT_JWKS belong together; "
                 "set all three"
+            )
+        if self.cors_origins and self.transport != "asgi":
+            raise ValueError(
+                "KEYFOLD_CORS_ORIGINS needs KEYFOLD_TRANSPORT=asgi, since browsers cannot call "
+                "gRPC; set it, or unset KEYFOLD_CORS_ORIGINS"
             )
         if self.listen.startswith("unix:") and self.tls_cert is not None:
             raise ValueError(

@@ -53,6 +53,13 @@ def as_octal(value: int) -> str:
     return f"{value:04o}"
 
 
+def listed(value: object) -> object:
+    """Splits a list that is written with commas."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 Duration = Annotated[float, BeforeValidator(seconds), PlainSerializer(duration)]
 
 Permissions = Annotated[int, BeforeValidator(octal), PlainSerializer(as_octal)]

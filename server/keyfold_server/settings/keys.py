@@ -10,14 +10,7 @@ from pydantic_settings import NoDecode
 
 from keyfold_server.domain.keyspec import MAX_CACHE_TTL, MAX_OUTAGE_GRACE
 from keyfold_server.domain.timing import Timing
-from keyfold_server.settings.forms import Duration
-
-
-def _listed(value: object) -> object:
-    """Splits a list that is written with commas."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()]
+from keyfold_server.settings.forms import Duration, listed
 
 
 class KeySettings(BaseModel):
@@ -38,7 +31,7 @@ class KeySettings(BaseModel):
         "regions, or in the file a table of uris by region. Where a uri does not tell its "
         'provider, write the type before it: "AZURE_KEY_VAULT https://kms.example/keys/app".',
     )
-    allowed_endpoints: Annotated[list[str], NoDecode, BeforeValidator(_listed)] = Field(
+    allowed_endpoints: Annotated[list[str], NoDecode, BeforeValidator(listed)] = Field(
         default_factory=list,
         description="Origins of KMSs outside of the providers' own domains, such as "
         "https://vault.example:8200, separated by commas. Keyfold calls an origin over plain http "

@@ -19,6 +19,10 @@ reason; gRPC refuses still larger ones without one."""
 LARGEST: Final = MAX_BATCH + SLACK
 """Bytes of the largest message that gRPC lets pass, for any method."""
 
+MAX_JSON: Final = 1024 * 1024
+"""Bytes of a request in JSON. A batch of 1,000 keys has a tenth of them; to read many more would
+take the server seconds."""
+
 UNASKED: Final = 16 * 1024
 """Bytes of a request that a client may send before the server reads it. Most requests are smaller
 and so cost no further round trip. The number of calls bounds these bytes; `RequestRoom` does not
