@@ -26,8 +26,13 @@ from keyfold_server.domain.errors import (
     StoreUnavailableError,
     Unusable,
 )
+from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.rights import Identity
+from keyfold_server.domain.timing import Timing
+from keyfold_server.service.data.cache_entries import ClusterView
+from keyfold_server.service.life.listing import page_token
+from keyfold_server.service.life.revocation import RetireGenerationRequest
 from keyfold_server.store import blessing
 from replicas import House, Member, house_in
 
@@ -140,7 +145,53 @@ async def test_a_banned_cluster_refuses_every_call(house: House, one: Member, ho
             assert caught.value.cluster == "acme", name
     listed = house.store.clusters(ClusterFilter(), "", 9)
     named = [each.cluster for each in listed if isinstance(each, KeyfoldError)]
-    assert named == ([] if how == "no row at all" else ["acme"])
+    assert named == ["acme"]
+
+
+async def test_a_banned_cluster_without_rows_is_listed(house: House, one: Member) -> None:
+    """A6: an operator who may see a banned cluster finds it, though no row of it is left."""
+    for name in ("a", "b", "zoo"):
+        await one.enable(name)
+    edit(
+        house,
+        *(f"DELETE FROM clusters WHERE name = '{name}'" for name in ("acme", "b")),
+    )
+    await one.hurry().ban()
+    await one.ban("b")
+
+    async def pages(size: int) -> list[str]:
+        names, token, more = [], "", True
+        while more:
+            page = await one.replica.listing.page(one.rights, ClusterFilter(), size, token)
+            found = [e.cluster if isinstance(e, Unusable) else e.cluster.name for e in page.entries]
+            names += [name for name in found if name is not None]
+            more, token = page.more, page_token(names[-1]) if names else ""
+        return names
+
+    everything = ["a", "acme", "b", "other", "zoo"]
+    assert await pages(100) == everything
+    assert await pages(1) == everything
+    assert await pages(2) == everything
+    with as_one_who(one, 'roles = ["operator"]\nclusters = ["ac*", "z*"]'):
+        assert await pages(1) == ["acme", "zoo"]
+    with as_one_who(one, 'roles = ["operator"]\norganizations = ["mine"]'):
+        assert await pages(1) == ["other"]
+    which = ClusterFilter(state=State.ENABLED)
+    page = await one.replica.listing.page(one.rights, which, 9, "")
+    assert len(page.entries) == 3
+
+
+async def test_a_generation_of_a_spoilt_cluster_cannot_be_retired(
+    house: House, one: Member
+) -> None:
+    """A6: nobody can tell which KEK a number means there; a Revoke stops every generation."""
+    await one.rotate(new_generation=True)
+    edit(house, SPOILT["a byte of a region"])
+    request = RetireGenerationRequest("acme", "eu", 1, bring_back=False, reason="")
+    with pytest.raises(RowNotAuthenticError):
+        await one.replica.revocation.retire(one.asked("RetireGeneration", request))
+    await one.hurry().ban()
+    assert not one.serves()
 
 
 async def test_mended_rows_do_not_end_a_ban(house: House, one: Member) -> None:
@@ -293,6 +344,25 @@ async def test_a_view_that_came_after_the_read_stays(house: House, one: Member) 
     one.line.let_go("named")
     await verifying
     assert one.serves()
+
+
+async def test_a_view_from_a_read_before_the_damage_is_found_at_once(
+    house: House, one: Member
+) -> None:
+    """A6: a view that takes another's place while the verification reads is verified, too."""
+    edit(house, SPOILT["a byte of the own row"])
+    held = one.line.hold("named", answered=True)
+    verifying = asyncio.create_task(one.replica._verification.turn())
+    await held.reached()
+    # As a read does that began before the damage and ends now.
+    view = one.cache.peek("acme")
+    assert view is not None
+    one.loads.invalidate("acme")
+    one.cache.put_view(ClusterView(view.cluster, Timing()))
+    one.line.let_go("named")
+    await verifying
+    assert one.cache.peek("acme") is None
+    assert one.serves("other")
 
 
 async def test_many_clusters_take_their_turns(

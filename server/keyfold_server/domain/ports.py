@@ -208,7 +208,8 @@ class Store(Protocol):
         """Reads up to `limit` clusters whose names follow `after`, by name.
 
         A cluster that is banned, or whose rows are not authentic, is replaced in the list by an
-        error that names it.
+        error that names it. So is a banned cluster whose rows are gone, if nothing but coverage
+        selects the list.
         """
         ...
 

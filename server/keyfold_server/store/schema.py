@@ -268,6 +268,7 @@ log: Final = Table(
     Index(None, "time"),
     _index_where("version IS NOT NULL", "cluster", "number"),
     _index_where("kind = 'RECONCILIATION'", "kind", "number"),
+    _index_also("banned", "kind = 'BAN'", "cluster"),
     _index_where("root IS NOT NULL AND kek IS NULL", "root", "number"),
     _index_also("again", "root IS NOT NULL AND kek IS NOT NULL", "root", "number"),
     _index_also("undecided", "cluster IS NOT NULL AND version IS NULL", "cluster", "number"),
@@ -278,9 +279,10 @@ log: Final = Table(
 earlier entry. An entry with a version is a floor: the cluster's own row had that version, that
 epoch and the MAC `row_mac` from then on (protocol S10). `time` is by the store's clock.
 
-The two indexes on a cluster are apart, as are those on a root key: what looks for the newest
-decision, or for the condition that the log has told last, must not read through other entries.
-Together they hold each entry once, so an entry costs no more than with one index."""
+The indexes on a cluster are apart, as are those on a root key: what looks for the newest decision,
+or for the condition that the log has told last, must not read through other entries. Together they
+hold each entry once, so an entry costs no more than with one index. Only a ban is in another one
+besides, so that a list finds the banned names that have no row."""
 
 replicas: Final = Table(
     "replicas",

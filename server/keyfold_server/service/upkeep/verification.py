@@ -54,26 +54,33 @@ class Verification:
         while due > 0:
             some = self._left[-min(due, _AT_ONCE) :]
             try:
-                await self._verify(some)
+                again = await self._verify(some)
             except KeyfoldError as error:
                 if not self._failing:
                     log.warning("the store does not say what it has: %s", error.reason)
                 self._failing = True
                 return
             self._failing = False
-            del self._left[-len(some) :]
-            due -= len(some)
+            self._left[-len(some) :] = again
+            due -= len(some) - len(again)
 
-    async def _verify(self, names: list[str]) -> None:
+    async def _verify(self, names: list[str]) -> list[str]:
+        """Verifies clusters, and returns those that must be verified again at once."""
         views = {name: view for name in names if (view := self._cache.peek(name)) is not None}
         if not views:
-            return
+            return []
+        again: list[str] = []
         found = await self._storage.run(self._storage.store.named, list(views))
         for name, view in views.items():
             stored = found.get(name, no_cluster(name))
-            # A view that has been replaced since is newer than this read.
-            if isinstance(stored, Cluster) or not self._cache.holds(view):
+            if isinstance(stored, Cluster):
+                continue
+            if not self._cache.holds(view):
+                # The read that brought the view in its place may have begun before somebody spoilt
+                # the rows, or after somebody mended them. No read can go on bringing such views.
+                again.append(name)
                 continue
             log.error("dropped the keys of cluster %s: %s", name, stored.message)
             telemetry.CLUSTERS_DISTRUSTED.labels(stored.reason).inc()
             self._loads.distrust(name)
+        return again

@@ -145,8 +145,10 @@ class SqlStore(ObservationStore, EventStore):
     def clusters(self, which: ClusterFilter, after: str, limit: int) -> list[Cluster | Unusable]:
         """Reads up to `limit` clusters whose names follow `after`, by name."""
         where = listing.page(which, after, limit)
-        found = self._transactions.read(lambda c: clusters.read(c, self._seal, where))
-        return [s.cluster if isinstance(s, StoredCluster) else s for s in found.values()]
+        bans = listing.rowless_bans(which, after, limit)
+        found = self._transactions.read(lambda c: clusters.read(c, self._seal, where, bans))
+        listed = islice(found.values(), limit)
+        return [s.cluster if isinstance(s, StoredCluster) else s for s in listed]
 
     def requested(
         self, name: str, key: RequestKey | None

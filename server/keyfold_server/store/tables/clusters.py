@@ -117,14 +117,30 @@ class Attempted:
 
 
 def read(
-    connection: Connection, seal: Seal, where: ColumnElement[bool]
+    connection: Connection,
+    seal: Seal,
+    where: ColumnElement[bool],
+    bans: Select[Any] | None = None,
 ) -> dict[str, StoredCluster | Unusable]:
     """Reads the clusters whose own rows meet a condition, as `of` returns them, ordered by name.
 
     The order is the database's, so that the next page begins where this one ends.
+
+    Args:
+        connection: A connection inside a transaction.
+        seal: Checks the rows.
+        where: The condition.
+        bans: Reads bans of names that have no row, or None.
     """
     statement: Select[Any] = _AGGREGATE.where(where).order_by(clusters.c.name)
-    return of([tuple(row) for row in connection.execute(statement)], seal)
+    found = of([tuple(row) for row in connection.execute(statement)], seal)
+    banned = [] if bans is None else [tuple(row) for row in connection.execute(bans)]
+    if not banned:
+        return found
+    found |= {entry[log.CLUSTER]: _ban(entry[log.CLUSTER], entry, seal) for entry in banned}
+    # Every database compares names by their bytes, as this does. Somebody who edited a row may have
+    # put something else in the place of a name, which comes last.
+    return dict(sorted(found.items(), key=lambda each: str(each[0])))
 
 
 def reading(names: Sequence[str]) -> list[Step]:

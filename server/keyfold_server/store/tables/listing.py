@@ -7,20 +7,22 @@ Whoever edits the store by hand can hide a cluster from a list, but not from a c
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, case, exists, false, func, or_, select, true
 
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.store.schema import clusters, generations, observations, regions, wraps
+from keyfold_server.store.tables import floors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import ColumnElement, Connection, Select
 
-    from keyfold_server.domain.ports import ClusterFilter
     from keyfold_server.domain.rights import Coverage
 
 _ROOT: Final = observations.alias("root")
@@ -51,6 +53,28 @@ def page(which: ClusterFilter, after: str, limit: int) -> ColumnElement[bool]:
     if which.health is not None:
         chosen = chosen.where(clusters.c.uid.in_(_of_health(which.health)))
     return clusters.c.uid.in_(chosen.order_by(clusters.c.name).limit(limit))
+
+
+def rowless_bans(which: ClusterFilter, after: str, limit: int) -> Select[Any] | None:
+    """Returns the statement that reads up to `limit` bans of names that have no row, by name.
+
+    Returns:
+        The statement; it reads nothing that the filter does not cover. None if there is nothing to
+        read, because the filter asks for what only a row has, or covers organizations alone.
+    """
+    if replace(which, covered=None) != ClusterFilter():
+        return None
+    name = floors.newest.c.cluster
+    has_row = exists(select(clusters.c.uid).where(clusters.c.name == name))
+    chosen = floors.bans.where(name > after, ~has_row).order_by(name).limit(limit)
+    if which.covered is None:
+        return chosen
+    any_organization = [each.clusters for each in which.covered if each.organizations is None]
+    if not any_organization:
+        return None
+    return chosen.where(
+        _any(true() if names is None else _fits(name, names) for names in any_organization)
+    )
 
 
 def covered(coverages: Iterable[Coverage]) -> ColumnElement[bool]:

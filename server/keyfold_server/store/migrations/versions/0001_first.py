@@ -118,6 +118,7 @@ def _store() -> None:
     _index("log", "time")
     _index("log", "cluster", "number", where="version IS NOT NULL")
     _index("log", "kind", "number", where="kind = 'RECONCILIATION'")
+    _index("log", "cluster", where="kind = 'BAN'", part="banned")
     _index("log", "root", "number", where="root IS NOT NULL AND kek IS NULL")
     _index("log", "root", "number", where="root IS NOT NULL AND kek IS NOT NULL", part="again")
     undecided = "cluster IS NOT NULL AND version IS NULL"
