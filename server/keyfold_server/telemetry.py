@@ -132,6 +132,12 @@ POLICY_BROKEN: Final = Gauge(
     "1 while the policy file is broken and the previous policy stays in force, otherwise 0.",
 )
 
+LOG_BROKEN: Final = Gauge(
+    "keyfold_log_broken",
+    "The number of the first entry of the store's log that this server found not to be as Keyfold "
+    "wrote it; 0 while it found none.",
+)
+
 _tracer: Final = trace.get_tracer("keyfold")
 
 

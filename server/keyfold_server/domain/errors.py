@@ -630,6 +630,9 @@ class RowNotAuthenticError(KeyfoldError):
         "wrote it, go back to that release."
     )
 
+    entry: int | None = None
+    """The number of the entry of the log that is not as Keyfold wrote it, if it is about one."""
+
 
 class UnavailableError(KeyfoldError):
     """Keyfold itself cannot answer now."""

@@ -205,6 +205,66 @@ class EventPage:
 
 
 @dataclass(frozen=True, slots=True)
+class LogMark:
+    """An entry of the log as a chain knows it.
+
+    Attributes:
+        number: Its number; 0 stands for the place before the first entry.
+        entry_id: Its random id, empty for that place.
+        mac: Its MAC, empty for that place.
+    """
+
+    number: int = 0
+    entry_id: bytes = b""
+    mac: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class LogMarks:
+    """Entries of the log, and its ends, at one moment.
+
+    Attributes:
+        store_uid: The store's id.
+        service_key_id: The id of the key that seals the log.
+        now: Milliseconds of Unix time, by the store's clock.
+        newest: The newest entry.
+        pruned: The last entry that pruning removed.
+        found: Entries that were asked for, by number, as far as the log has them.
+    """
+
+    store_uid: bytes
+    service_key_id: str
+    now: int
+    newest: LogMark
+    pruned: LogMark
+    found: dict[int, LogMark]
+
+
+@dataclass(frozen=True, slots=True)
+class LogCheck:
+    """What a look at a part of the log's chain has shown.
+
+    Attributes:
+        pruned: The number of the last entry that pruning removed, where the chain begins.
+        first: The number of the first entry of the part.
+        last: The last entry that is verified, where the next look goes on.
+        newest: The number of the newest entry of the log.
+        broken: The number of the first entry that is not as Keyfold wrote it, or None.
+    """
+
+    pruned: int
+    first: int
+    last: LogMark
+    newest: int
+    broken: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the chain is verified to its end."""
+        return self.broken is None and self.last.number == self.newest
+
+
+@dataclass(frozen=True, slots=True)
 class RootUse:
     """Which uses of a root key count: those in regions that a caller may see, and a filter means.
 

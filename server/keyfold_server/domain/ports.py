@@ -18,7 +18,14 @@ from keyfold_server.domain.changes import (
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import ClusterNotFoundError, Unusable
-from keyfold_server.domain.events import EventPage, EventQuery, RootUse
+from keyfold_server.domain.events import (
+    EventPage,
+    EventQuery,
+    LogCheck,
+    LogMark,
+    LogMarks,
+    RootUse,
+)
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
@@ -412,6 +419,29 @@ class Store(Protocol):
         Raises:
             RowNotAuthenticError: An entry was changed, removed or added; the message has its
                 number.
+        """
+        ...
+
+    def check_log(self, after: LogMark | None, limit: int) -> LogCheck:
+        """Verifies the next part of the log's chain, up to `limit` entries.
+
+        What it finds broken is part of the result and raises nothing.
+
+        Args:
+            after: Where the part before ended; None: at the last entry that pruning removed. If
+                pruning has passed it, the part begins there, too.
+            limit: Most entries to verify.
+
+        Raises:
+            RowNotAuthenticError: The row that names both ends of the log is not authentic.
+        """
+        ...
+
+    def log_marks(self, numbers: Collection[int]) -> LogMarks:
+        """Reads the ends of the log, and the entries of some numbers, each by its own seal.
+
+        Raises:
+            RowNotAuthenticError: A row that was read is not authentic.
         """
         ...
 

@@ -21,7 +21,9 @@ from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.data_plane import DataPlane
 from keyfold_server.service.data.key_cache import KeyCache
 from keyfold_server.service.data.keyring import Keyring
+from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.events.listing import Events
+from keyfold_server.service.events.log_checks import LogChecks
 from keyfold_server.service.fleet.changes import Changes, replica_name
 from keyfold_server.service.fleet.confirmations import Confirmations
 from keyfold_server.service.fleet.refusals import Refusals
@@ -55,10 +57,11 @@ from keyfold_server.service.shared_room import SharedRoom
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.supervisor import Supervisor
 from keyfold_server.service.tasks import Tasks
-from keyfold_server.service.upkeep import flushing, pruning
+from keyfold_server.service.upkeep import flushing, log_verification, pruning
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
 from keyfold_server.service.upkeep.flushing import Flushing
 from keyfold_server.service.upkeep.gauges import Gauges
+from keyfold_server.service.upkeep.log_verification import LogVerification
 from keyfold_server.service.upkeep.pruning import Pruning
 from keyfold_server.service.upkeep.sweep import Sweep
 from keyfold_server.service.upkeep.verification import TURNS, Verification
@@ -84,6 +87,7 @@ class Replica:
         status: Answers GetStatus.
         listing: Answers ListClusters.
         events: Answers ListEvents.
+        log_checks: Answers VerifyEvents and GetAnchor.
         changes: Follows the changes of the other replicas.
         sweep: Checks keys that no caller uses.
         gauges: Shows the metrics that say how things stand.
@@ -240,7 +244,9 @@ class Replica:
             check_fresh=check_fresh,
         )
         self.listing = Listing(storage, self.reports, clock, check_fresh=check_fresh)
-        self.events = Events(storage, clock, check_fresh=check_fresh)
+        self._alarm = alarm = LogAlarm()
+        self.events = Events(storage, clock, alarm, check_fresh=check_fresh)
+        self.log_checks = LogChecks(storage, clock, alarm, check_fresh=check_fresh)
 
     def _join_upkeep(self, timing: Timing) -> None:
         storage, clock = self._storage, self.clock
@@ -258,6 +264,7 @@ class Replica:
         # Twice per sweep, so that no cluster waits longer than that, wherever it is in its order.
         self._verify_every = timing.sweep / 2 / TURNS
         self._flushing = Flushing(self._health, self._uses)
+        self._log_verification = LogVerification(storage, self._alarm)
         self._pruning = Pruning(storage, clock, timing.log_retention)
         self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
 
@@ -271,6 +278,7 @@ class Replica:
         start("write_uses", self._flushing.write_uses, FLUSH)
         start("prune", self._pruning.prune, pruning.INTERVAL)
         start("count_regions", self.gauges.turn)
+        start("verify_log", self._log_verification.turn, log_verification.EVERY)
         start("verify_clusters", self._verification.turn, self._verify_every)
         self.sweep.start(self.supervisor)
 

@@ -89,6 +89,42 @@ EVENT_KIND_UNKNOWN: EventKind.ValueType  # 12
 """A newer release of Keyfold wrote the entry."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
+class _AnchorOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnchorOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnchorOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANCHOR_OUTCOME_UNSPECIFIED: _AnchorOutcome.ValueType  # 0
+    """Unused."""
+    ANCHOR_OUTCOME_MATCHES: _AnchorOutcome.ValueType  # 1
+    """The log has the entry that the anchor names."""
+    ANCHOR_OUTCOME_PRUNED: _AnchorOutcome.ValueType  # 2
+    """Keyfold has pruned that entry, so it can no longer be compared. Only a newer anchor can."""
+    ANCHOR_OUTCOME_ROLLED_BACK: _AnchorOutcome.ValueType  # 3
+    """The log has another entry in that one's place, or ends before it: the store was rolled back."""
+    ANCHOR_OUTCOME_OTHER_STORE: _AnchorOutcome.ValueType  # 4
+    """The anchor belongs to another store, or to another service key."""
+    ANCHOR_OUTCOME_FORGED: _AnchorOutcome.ValueType  # 5
+    """The line is not an anchor that Keyfold signed: somebody made it, or changed it."""
+
+class AnchorOutcome(_AnchorOutcome, metaclass=_AnchorOutcomeEnumTypeWrapper):
+    """How the log compares with an anchor."""
+
+ANCHOR_OUTCOME_UNSPECIFIED: AnchorOutcome.ValueType  # 0
+"""Unused."""
+ANCHOR_OUTCOME_MATCHES: AnchorOutcome.ValueType  # 1
+"""The log has the entry that the anchor names."""
+ANCHOR_OUTCOME_PRUNED: AnchorOutcome.ValueType  # 2
+"""Keyfold has pruned that entry, so it can no longer be compared. Only a newer anchor can."""
+ANCHOR_OUTCOME_ROLLED_BACK: AnchorOutcome.ValueType  # 3
+"""The log has another entry in that one's place, or ends before it: the store was rolled back."""
+ANCHOR_OUTCOME_OTHER_STORE: AnchorOutcome.ValueType  # 4
+"""The anchor belongs to another store, or to another service key."""
+ANCHOR_OUTCOME_FORGED: AnchorOutcome.ValueType  # 5
+"""The line is not an anchor that Keyfold signed: somebody made it, or changed it."""
+Global___AnchorOutcome: _TypeAlias = AnchorOutcome  # noqa: Y015
+
 @_typing.final
 class Event(_message.Message):
     """An entry of the log."""
@@ -137,8 +173,8 @@ class Event(_message.Message):
     organization: _builtins.str
     """The organization that the cluster belonged to, or that the request named; empty if none."""
     key_type: _builtins.str
-    """The type of the root key that the event concerns, such as `AWS_KMS`; empty if it does not
-    concern exactly one.
+    """The type of the root key that the event is about, such as `AWS_KMS`: of a refusal, of a change
+    of health, of TestKey and of GetAccessPolicy. The keys that other requests name are in `detail`.
     """
     key_uri: _builtins.str
     """The uri of that root key."""
@@ -252,7 +288,9 @@ class EventFilter(_message.Message):
     outcome: _builtins.str
     """Optional. The outcome, exactly as `Event.outcome` has it."""
     only_refused: _builtins.bool
-    """Optional. If true, selects only what was refused, by Keyfold or by a KMS."""
+    """Optional. If true, selects only what did not go well: calls that were refused or failed, and
+    refusals by a KMS.
+    """
     action: _builtins.str
     """Optional. The action, exactly as `Event.action` has it."""
     @_builtins.property
@@ -352,3 +390,196 @@ class ListEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class VerifyEventsRequest(_message.Message):
+    """The request of VerifyEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ANCHORS_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the response before; empty to begin at the oldest entry."""
+    @_builtins.property
+    def anchors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Lines that GetAnchor returned, at most 1,000. The log as it is now is held against
+        each, whatever part of it this call verifies.
+        """
+
+    def __init__(
+        self,
+        *,
+        page_token: _builtins.str = ...,
+        anchors: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchors", b"anchors", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyEventsRequest: _TypeAlias = VerifyEventsRequest  # noqa: Y015
+
+@_typing.final
+class VerifyEventsResponse(_message.Message):
+    """The response of VerifyEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRUNED_NUMBER_FIELD_NUMBER: _builtins.int
+    FIRST_NUMBER_FIELD_NUMBER: _builtins.int
+    LAST_NUMBER_FIELD_NUMBER: _builtins.int
+    NEWEST_NUMBER_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    BROKEN_FIELD_NUMBER: _builtins.int
+    ANCHORS_FIELD_NUMBER: _builtins.int
+    pruned_number: _builtins.int
+    """The number of the last entry that Keyfold pruned; 0 if it pruned none. The log begins after it,
+    and nothing can be said of the entries up to it, but that the next entry continues them.
+    """
+    first_number: _builtins.int
+    """The number of the first entry that this call verified. After `last_number` if it verified none."""
+    last_number: _builtins.int
+    """The number of the last entry that this call verified."""
+    newest_number: _builtins.int
+    """The number of the newest entry of the log."""
+    next_page_token: _builtins.str
+    """The token of the next call; empty if the log is verified to its end, or if a link is broken."""
+    @_builtins.property
+    def broken(self) -> Global___BrokenLink:
+        """The first broken link; not set if this call found none."""
+
+    @_builtins.property
+    def anchors(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnchorCheck]:
+        """What the log says to each anchor, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        pruned_number: _builtins.int = ...,
+        first_number: _builtins.int = ...,
+        last_number: _builtins.int = ...,
+        newest_number: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        broken: Global___BrokenLink | None = ...,
+        anchors: _abc.Iterable[Global___AnchorCheck] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchors", b"anchors", "broken", b"broken", "first_number", b"first_number", "last_number", b"last_number", "newest_number", b"newest_number", "next_page_token", b"next_page_token", "pruned_number", b"pruned_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyEventsResponse: _TypeAlias = VerifyEventsResponse  # noqa: Y015
+
+@_typing.final
+class BrokenLink(_message.Message):
+    """A place at which the log is not as Keyfold wrote it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The number of the first entry that is missing, was changed, or does not continue the one before."""
+    message: _builtins.str
+    """What is wrong, for people."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrokenLink: _TypeAlias = BrokenLink  # noqa: Y015
+
+@_typing.final
+class AnchorCheck(_message.Message):
+    """What the log says to an anchor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    outcome: Global___AnchorOutcome.ValueType
+    """The outcome."""
+    number: _builtins.int
+    """The number of the entry that the anchor names, as far as it can be read."""
+    message: _builtins.str
+    """The outcome in words, for people."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the anchor, as far as it can be read."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___AnchorOutcome.ValueType = ...,
+        number: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "number", b"number", "outcome", b"outcome", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnchorCheck: _TypeAlias = AnchorCheck  # noqa: Y015
+
+@_typing.final
+class GetAnchorRequest(_message.Message):
+    """The request of GetAnchor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnchorRequest: _TypeAlias = GetAnchorRequest  # noqa: Y015
+
+@_typing.final
+class GetAnchorResponse(_message.Message):
+    """The response of GetAnchor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANCHOR_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    anchor: _builtins.str
+    """The line, without an end of line. It is ASCII and holds no secret."""
+    number: _builtins.int
+    """The number of the entry that it names; 0 if the log is empty."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which it was made, by the store's clock."""
+
+    def __init__(
+        self,
+        *,
+        anchor: _builtins.str = ...,
+        number: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "number", b"number", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnchorResponse: _TypeAlias = GetAnchorResponse  # noqa: Y015

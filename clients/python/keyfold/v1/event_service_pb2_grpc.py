@@ -45,6 +45,16 @@ class EventServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_event__service__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_event__service__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.VerifyEvents = channel.unary_unary(
+                '/keyfold.v1.EventService/VerifyEvents',
+                request_serializer=keyfold_dot_v1_dot_event__service__pb2.VerifyEventsRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_event__service__pb2.VerifyEventsResponse.FromString,
+                _registered_method=True)
+        self.GetAnchor = channel.unary_unary(
+                '/keyfold.v1.EventService/GetAnchor',
+                request_serializer=keyfold_dot_v1_dot_event__service__pb2.GetAnchorRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_event__service__pb2.GetAnchorResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -64,6 +74,25 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyEvents(self, request, context):
+        """Verifies that the entries of the log are one chain, each as Keyfold wrote it, and holds the log
+        against anchors. It begins after the last entry that Keyfold pruned. The work of one call is
+        bounded: go on with `next_page_token`. A link that is broken is part of the response. Only a
+        grant that narrows nothing allows the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAnchor(self, request, context):
+        """Returns a signed line about the newest entry of the log. Whoever keeps such lines where nobody
+        who can write the store can change them notices a store that was rolled back. Only a grant that
+        narrows nothing allows the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -71,6 +100,16 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=keyfold_dot_v1_dot_event__service__pb2.ListEventsRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_event__service__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'VerifyEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyEvents,
+                    request_deserializer=keyfold_dot_v1_dot_event__service__pb2.VerifyEventsRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_event__service__pb2.VerifyEventsResponse.SerializeToString,
+            ),
+            'GetAnchor': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAnchor,
+                    request_deserializer=keyfold_dot_v1_dot_event__service__pb2.GetAnchorRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_event__service__pb2.GetAnchorResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -106,6 +145,60 @@ class EventService(object):
             '/keyfold.v1.EventService/ListEvents',
             keyfold_dot_v1_dot_event__service__pb2.ListEventsRequest.SerializeToString,
             keyfold_dot_v1_dot_event__service__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.EventService/VerifyEvents',
+            keyfold_dot_v1_dot_event__service__pb2.VerifyEventsRequest.SerializeToString,
+            keyfold_dot_v1_dot_event__service__pb2.VerifyEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAnchor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.EventService/GetAnchor',
+            keyfold_dot_v1_dot_event__service__pb2.GetAnchorRequest.SerializeToString,
+            keyfold_dot_v1_dot_event__service__pb2.GetAnchorResponse.FromString,
             options,
             channel_credentials,
             insecure,

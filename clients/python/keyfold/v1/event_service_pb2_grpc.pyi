@@ -43,6 +43,17 @@ class EventServiceStub:
     """Lists events, in the order of their numbers or in the opposite order. The work of one call is
     bounded, so a page may be empty and have a next one.
     """
+    VerifyEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.VerifyEventsRequest, _event_service_pb2.VerifyEventsResponse]
+    """Verifies that the entries of the log are one chain, each as Keyfold wrote it, and holds the log
+    against anchors. It begins after the last entry that Keyfold pruned. The work of one call is
+    bounded: go on with `next_page_token`. A link that is broken is part of the response. Only a
+    grant that narrows nothing allows the call.
+    """
+    GetAnchor: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetAnchorRequest, _event_service_pb2.GetAnchorResponse]
+    """Returns a signed line about the newest entry of the log. Whoever keeps such lines where nobody
+    who can write the store can change them notices a store that was rolled back. Only a grant that
+    narrows nothing allows the call.
+    """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -58,6 +69,17 @@ class EventServiceAsyncStub(EventServiceStub):
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events, in the order of their numbers or in the opposite order. The work of one call is
     bounded, so a page may be empty and have a next one.
+    """
+    VerifyEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.VerifyEventsRequest, _event_service_pb2.VerifyEventsResponse]  # type: ignore[assignment]
+    """Verifies that the entries of the log are one chain, each as Keyfold wrote it, and holds the log
+    against anchors. It begins after the last entry that Keyfold pruned. The work of one call is
+    bounded: go on with `next_page_token`. A link that is broken is part of the response. Only a
+    grant that narrows nothing allows the call.
+    """
+    GetAnchor: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetAnchorRequest, _event_service_pb2.GetAnchorResponse]  # type: ignore[assignment]
+    """Returns a signed line about the newest entry of the log. Whoever keeps such lines where nobody
+    who can write the store can change them notices a store that was rolled back. Only a grant that
+    narrows nothing allows the call.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -77,6 +99,29 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_event_service_pb2.ListEventsResponse, _abc.Awaitable[_event_service_pb2.ListEventsResponse]]:
         """Lists events, in the order of their numbers or in the opposite order. The work of one call is
         bounded, so a page may be empty and have a next one.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyEvents(
+        self,
+        request: _event_service_pb2.VerifyEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.VerifyEventsResponse, _abc.Awaitable[_event_service_pb2.VerifyEventsResponse]]:
+        """Verifies that the entries of the log are one chain, each as Keyfold wrote it, and holds the log
+        against anchors. It begins after the last entry that Keyfold pruned. The work of one call is
+        bounded: go on with `next_page_token`. A link that is broken is part of the response. Only a
+        grant that narrows nothing allows the call.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAnchor(
+        self,
+        request: _event_service_pb2.GetAnchorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.GetAnchorResponse, _abc.Awaitable[_event_service_pb2.GetAnchorResponse]]:
+        """Returns a signed line about the newest entry of the log. Whoever keeps such lines where nobody
+        who can write the store can change them notices a store that was rolled back. Only a grant that
+        narrows nothing allows the call.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -97,6 +97,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "GetStatus": _READ,
     "ListClusters": _READ,
     "ListEvents": Rule((Role.AUDITOR,)),
+    "VerifyEvents": Rule((Role.AUDITOR,)),
+    "GetAnchor": Rule((Role.AUDITOR,)),
     "grpc.health.v1.Health/Check": _OPEN,
     "grpc.health.v1.Health/List": _OPEN,
     "grpc.health.v1.Health/Watch": _OPEN,

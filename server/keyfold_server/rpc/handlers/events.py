@@ -8,6 +8,7 @@ from keyfold.v1 import event_service_pb2 as pb
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc.handlers.unary import OnMessages, UnaryMethod
 from keyfold_server.rpc.messages import events
+from keyfold_server.rpc.messages.replies import time_of
 from keyfold_server.service.loop_turns import one_by_one
 from keyfold_server.service.replica import Replica
 
@@ -24,7 +25,11 @@ class EventMethods:
 
     def table(self) -> dict[str, UnaryMethod]:
         """Returns the methods, by their names in the contract."""
-        methods = {"ListEvents": OnMessages(pb.ListEventsRequest, self._list_events)}
+        methods = {
+            "ListEvents": OnMessages(pb.ListEventsRequest, self._list_events),
+            "VerifyEvents": OnMessages(pb.VerifyEventsRequest, self._verify_events),
+            "GetAnchor": OnMessages(pb.GetAnchorRequest, self._get_anchor),
+        }
         return {name: method.on_bytes() for name, method in methods.items()}
 
     async def _list_events(
@@ -48,3 +53,19 @@ class EventMethods:
             reply.events.append(message)
             last = message.number
         return reply
+
+    async def _verify_events(
+        self, asked: pb.VerifyEventsRequest, caller: Caller, _deadline: float
+    ) -> pb.VerifyEventsResponse:
+        verified = await self._replica.log_checks.verify(
+            caller.rights, asked.page_token, asked.anchors
+        )
+        return events.verified(verified)
+
+    async def _get_anchor(
+        self, _asked: pb.GetAnchorRequest, caller: Caller, _deadline: float
+    ) -> pb.GetAnchorResponse:
+        made = await self._replica.log_checks.anchor(caller.rights)
+        return pb.GetAnchorResponse(
+            anchor=made.line, number=made.anchor.number, time=time_of(made.anchor.time)
+        )

@@ -12,9 +12,12 @@ from keyfold_server.domain.errors import InvalidPageError
 from keyfold_server.domain.events import EventFilter
 from keyfold_server.domain.log import EntryKind
 from keyfold_server.rpc.messages.replies import time_of
+from keyfold_server.service.events.anchors import AnchorCheck, AnchorOutcome
 from keyfold_server.service.events.listing import VisibleEvent
+from keyfold_server.service.events.log_checks import VerifiedResult
 
 _KINDS: Final = {kind: pb.EventKind.Value(f"EVENT_KIND_{kind.value}") for kind in EntryKind}
+_ANCHORS: Final = {o: pb.AnchorOutcome.Value(f"ANCHOR_OUTCOME_{o.name}") for o in AnchorOutcome}
 _OF: Final = {number: kind for kind, number in _KINDS.items()}
 
 
@@ -57,6 +60,30 @@ def _struct(values: dict[str, Any]) -> Struct:
     made = Struct()
     made.update(values)
     return made
+
+
+def verified(result: VerifiedResult) -> pb.VerifyEventsResponse:
+    """Returns the response of VerifyEvents."""
+    check = result.check
+    reply = pb.VerifyEventsResponse(
+        pruned_number=check.pruned,
+        first_number=check.first,
+        last_number=check.last.number,
+        newest_number=check.newest,
+        next_page_token=result.next_token,
+        anchors=[_anchor_check(each) for each in result.anchors],
+    )
+    if check.broken is not None:
+        reply.broken.number, reply.broken.message = check.broken, result.message
+    return reply
+
+
+def _anchor_check(held: AnchorCheck) -> pb.AnchorCheck:
+    message = pb.AnchorCheck(outcome=_ANCHORS[held.outcome], message=held.message)
+    if held.anchor is not None:
+        message.number = held.anchor.number
+        message.time.CopyFrom(time_of(held.anchor.time))
+    return message
 
 
 def event_filter(message: pb.EventFilter) -> EventFilter:

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keyfold_server.store.tables import log_reading
+from keyfold_server.store.tables import log_chain, log_reading
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from keyfold_server.domain.events import EventPage, EventQuery, RootUse
-    from keyfold_server.store.sql.transactions import Transactions
+    from keyfold_server.domain.events import (
+        EventPage,
+        EventQuery,
+        LogCheck,
+        LogMark,
+        LogMarks,
+        RootUse,
+    )
+    from keyfold_server.store.sql.transactions import Transactions, Unit
 
 
 class EventStore:
@@ -25,6 +32,20 @@ class EventStore:
         """Reads entries of the log, and verifies each."""
         seal = self._transactions.seal
         return self._transactions.read(lambda c: log_reading.page(c, query, seal))
+
+    def check_log(self, after: LogMark | None, limit: int) -> LogCheck:
+        """Verifies the next part of the log's chain, up to `limit` entries."""
+        seal = self._transactions.seal
+        return self._transactions.read(lambda c: log_chain.checked(c, after, limit, seal))
+
+    def log_marks(self, numbers: Collection[int]) -> LogMarks:
+        """Reads the ends of the log, and the entries of some numbers, each by its own seal."""
+        steps = log_reading.marking(numbers)
+
+        def work(unit: Unit) -> LogMarks:
+            return log_reading.marks(unit.answers, self._transactions.seal, unit.now)
+
+        return self._transactions.fetch(steps, work)
 
     def roots_used(self, roots: Collection[str], use: RootUse) -> frozenset[str]:
         """Returns those of some root key ids that a region uses now, among the uses that count."""

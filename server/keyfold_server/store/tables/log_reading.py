@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import BindParameter, Connection, Select, bindparam, literal, literal_column, select
 
 from keyfold_server.domain.errors import RowNotAuthenticError
-from keyfold_server.domain.events import Event, EventPage
+from keyfold_server.domain.events import Event, EventPage, LogMark, LogMarks
 from keyfold_server.domain.log import EntryKind, KeyName
-from keyfold_server.store.database.trip import Step, looking_for, one_of
-from keyfold_server.store.schema import clusters, log, regions
+from keyfold_server.store.database.trip import Step, looking_for, one_of, rows_of
+from keyfold_server.store.schema import clusters, log, meta, regions
+from keyfold_server.store.seal import not_authentic
 from keyfold_server.store.tables import listing, log_head
-from keyfold_server.store.tables.log import NUMBER, PREV
+from keyfold_server.store.tables.log import ENTRY_ID, NUMBER, PREV
 from keyfold_server.store.tables.log_chain import broken
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from keyfold_server.domain.events import EventQuery, RootUse
+    from keyfold_server.store.database.trip import Answer
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
 
@@ -247,6 +249,41 @@ def event(row: Cells) -> Event:
 def _object(text: str) -> dict[str, Any]:
     found = json.loads(text)
     return found if isinstance(found, dict) else {"value": found}
+
+
+def marking(numbers: Collection[int]) -> list[Step]:
+    """Returns the steps that read the ends of the log and some entries; `marks` takes the rows."""
+    return [_OWN, Step(log_head.READ), *looking_for(_at, sorted(numbers))]
+
+
+_OWN: Final = Step(select(*meta.c))
+
+
+def marks(answers: Sequence[Answer], seal: Seal, now: int) -> LogMarks:
+    """Returns the ends of the log and the entries that were read, each by its own seal.
+
+    Raises:
+        RowNotAuthenticError: A row that was read is not authentic.
+    """
+    own, ends, *others = answers
+    for row in own.rows:
+        seal.check("meta", row)
+    if not own.rows:
+        raise not_authentic("meta")
+    head = log_head.of(ends.rows, seal)
+    found: dict[int, LogMark] = {}
+    for row in rows_of(others):
+        _check([row], seal)
+        found[row[NUMBER]] = LogMark(row[NUMBER], row[ENTRY_ID], row[-1])
+    newest, pruned = head.newest, head.pruned
+    return LogMarks(
+        store_uid=own.rows[0][1],
+        service_key_id=seal.service_key_id,
+        now=now,
+        newest=LogMark(newest.number, newest.entry_id, head.mac),
+        pruned=LogMark(pruned.number, pruned.entry_id, head.pruned_mac),
+        found=found,
+    )
 
 
 def roots_used(connection: Connection, roots: Collection[str], use: RootUse) -> frozenset[str]:
