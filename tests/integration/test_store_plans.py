@@ -145,6 +145,9 @@ def _events(store: SqlStore) -> None:
         store.roots_used(["ab12", "cd34"], use)
     assert [store.organization_of(name) for name in ("acme", "gone")] == ["org", None]
     assert store.mac("page", b"") != store.mac("anchor", b"")
+    check = store.check_log(store.check_log(None, 3).last, 1_000)
+    assert check.complete
+    assert set(store.log_marks([1, 2, check.newest]).found) == {1, 2, check.newest}
 
 
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
@@ -170,7 +173,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("observe", "observations"): _observations,
     ("external_id", "issue_external_id"): _external_ids,
     ("used", "seen"): _uses,
-    ("events", "roots_used", "organization_of", "mac"): _events,
+    ("events", "roots_used", "organization_of", "check_log", "log_marks", "mac"): _events,
     ("prune",): lambda store: store.prune(NOW + 9_000, 0),
     ("leave",): lambda store: store.leave("one"),
 }

@@ -15,7 +15,14 @@ from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.transitions import Condition
 
 ENDED_WELL: Final = frozenset(
-    ("done", "unchanged", "repeated", Condition.HEALTHY.value, Condition.COULD_NOT_TELL.value)
+    (
+        "done",
+        "unchanged",
+        "repeated",
+        "validated",
+        Condition.HEALTHY.value,
+        Condition.COULD_NOT_TELL.value,
+    )
 )
 """The outcomes of what nobody refused. That a KMS gave no answer is not a refusal."""
 

@@ -190,10 +190,12 @@ class Attempt:
         cluster: The cluster's name, or None: the attempt concerned no cluster, or none that the
             caller may see.
         event: Who attempted what, and what came of it.
+        new: Whether the attempt was to make the cluster, which then need not exist.
     """
 
     cluster: str | None
     event: AuditEvent
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from keyfold_server.domain.events import LogMark, LogMarks
+from keyfold_server.service.events.tokens import Mac
 
 _FORM: Final = re.compile(
     r"keyfold-anchor 1 (?P<store>[0-9a-f]{32}) (?P<number>\d{1,18}) (?P<entry>[0-9a-f]{32}|-) "
@@ -30,9 +30,6 @@ _FORM: Final = re.compile(
 )
 
 _PURPOSE: Final = "anchor of the log"
-
-Mac = Callable[[str, bytes], bytes]
-"""Returns the MAC under the service key for a purpose, as `ports.Store.mac` does."""
 
 
 class AnchorOutcome(Enum):

@@ -8,10 +8,7 @@ nothing.
 
 from __future__ import annotations
 
-import hmac
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -21,6 +18,7 @@ from keyfold_server.domain.errors import InvalidPageError
 from keyfold_server.domain.events import Event, EventFilter, EventQuery, RootUse
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Coverage, Rights
+from keyfold_server.service.events import tokens
 from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.storage import Storage
 
@@ -42,7 +40,7 @@ _PATTERNS: Final = 20
 """Most names of clusters or organizations in a caller's rights for which indexes are used."""
 
 _TOKEN: Final = struct.Struct(">Q8s")
-_MAC_SIZE: Final = 16
+_PURPOSE: Final = "page of events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,18 +180,14 @@ class Events:
     def _token(self, number: int, asked: bytes) -> str:
         """Returns the token of the page that begins after an entry."""
         data = _TOKEN.pack(number, asked)
-        return urlsafe_b64encode(data + self._mac(data)).decode()
+        return tokens.sealed(self._storage.store.mac, _PURPOSE, data)
 
     def _number_in(self, token: str, asked: bytes) -> int | None:
         """Returns the number in a page token; None for the first page."""
         if not token:
             return None
-        try:
-            raw = urlsafe_b64decode(token.encode("ascii"))
-        except (ValueError, Base64Error):
-            raw = b""
-        data, mac = raw[: _TOKEN.size], raw[_TOKEN.size :]
-        if len(data) != _TOKEN.size or not hmac.compare_digest(mac, self._mac(data)):
+        data = tokens.opened(self._storage.store.mac, _PURPOSE, token)
+        if data is None:
             raise InvalidPageError(
                 "page_token is not one that this server gave out; pass next_page_token back as it "
                 "came",
@@ -207,9 +201,6 @@ class Events:
                 field="page_token",
             )
         return int(number)
-
-    def _mac(self, data: bytes) -> bytes:
-        return self._storage.store.mac("page of events", data)[:_MAC_SIZE]
 
 
 def _visible(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +11,7 @@ from keyfold_server.domain.errors import InvalidPageError, NotAllowedError
 from keyfold_server.domain.events import LogCheck, LogMark
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Rights
-from keyfold_server.service.events import anchors
+from keyfold_server.service.events import anchors, tokens
 from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.events.anchors import AnchorCheck, SignedAnchor
 from keyfold_server.service.storage import Storage
@@ -26,7 +23,7 @@ MAX_ANCHORS: Final = 1_000
 """Most anchors in one call."""
 
 _TOKEN: Final = struct.Struct(">Q16s32s")
-_MAC_SIZE: Final = 16
+_PURPOSE: Final = "page of a verification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +130,17 @@ class LogChecks:
 
     def _token(self, mark: LogMark) -> str:
         data = _TOKEN.pack(mark.number, mark.entry_id, mark.mac)
-        return urlsafe_b64encode(data + self._mac(data)).decode()
+        return tokens.sealed(self._storage.store.mac, _PURPOSE, data)
 
     def _mark_in(self, token: str) -> LogMark | None:
         """Returns where the part before ended, by its token; None for the first part."""
         if not token:
             return None
-        try:
-            raw = urlsafe_b64decode(token.encode("ascii"))
-        except (ValueError, Base64Error):
-            raw = b""
-        data, mac = raw[: _TOKEN.size], raw[_TOKEN.size :]
-        if len(data) != _TOKEN.size or not hmac.compare_digest(mac, self._mac(data)):
+        data = tokens.opened(self._storage.store.mac, _PURPOSE, token)
+        if data is None:
             raise InvalidPageError(
                 "page_token is not one that this server gave out; pass next_page_token back as it "
                 "came",
                 field="page_token",
             )
         return LogMark(*_TOKEN.unpack(data))
-
-    def _mac(self, data: bytes) -> bytes:
-        return self._storage.store.mac("page of a verification", data)[:_MAC_SIZE]

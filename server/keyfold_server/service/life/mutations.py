@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from keyfold_server.domain.bans import Ban, CommittedBan
@@ -140,9 +141,18 @@ class Mutations:
             )
         return task.result()
 
-    async def commit(self, call: MutationCall[MutationRequest], decide: Decide) -> MutationResult:
-        """Commits a change with its entry of the log and request_id, and applies it here."""
-        change = Change(call.cluster, decide, self._event(call, "done"), call.key())
+    async def commit(
+        self, call: MutationCall[MutationRequest], decide: Decide, message: str = ""
+    ) -> MutationResult:
+        """Commits a change with its entry of the log and request_id, and applies it here.
+
+        Args:
+            call: The caller's request.
+            decide: The change.
+            message: A line of the entry for people, such as what was not done.
+        """
+        event = replace(self._event(call, "done"), message=message)
+        change = Change(call.cluster, decide, event, call.key())
         result = await self._apply(call, change)
         self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)
@@ -172,7 +182,12 @@ class Mutations:
         change = Change(call.cluster, unchanged(seen), self._event(call, "unchanged"), call.key())
         return MutationResult((await self._apply(call, change)).cluster)
 
-    async def attempted(self, call: MutationCall[MutationRequest], outcome: str) -> int:
+    async def attempted(
+        self,
+        call: MutationCall[MutationRequest],
+        outcome: str,
+        error: KeyfoldError | None = None,
+    ) -> int:
         """Appends an attempt that changed nothing to the log.
 
         This is a write, because a database that takes no writes may be a frozen copy, and what it
@@ -184,7 +199,7 @@ class Mutations:
         Raises:
             ClusterNotFoundError: The cluster does not exist.
         """
-        attempts = [self._attempt(call, outcome)]
+        attempts = [self._attempt(call, outcome, error)]
         (recorded,) = await self._run_of(call)(self._storage.store.attempted, attempts)
         if isinstance(recorded, ClusterNotFoundError):
             raise recorded
@@ -298,7 +313,7 @@ class Mutations:
         self, call: MutationCall[MutationRequest], work: Callable[[], Awaitable[_R]]
     ) -> _R:
         try:
-            return await work()
+            done = await work()
         except KeyfoldError as error:
             if isinstance(error, _AUDITED):
                 await self._attempts.append(self._attempt(call, error.reason, error))
@@ -307,6 +322,10 @@ class Mutations:
                 # that it does not take fails by itself, but this answer needs no write.
                 self._changes.staleness.check(self._clock.monotonic())
             raise
+        if getattr(call.request, "validate_only", False):
+            # It has tried somebody's key, which must not go unseen (protocol C8).
+            await self._attempts.append(self._attempt(call, "validated"))
+        return done
 
     def _run_of(self, call: MutationCall[MutationRequest]) -> RunInStore:
         """Returns what runs a call's store methods: the lane for Revoke (protocol R9)."""
@@ -317,7 +336,8 @@ class Mutations:
     def _attempt(
         self, call: MutationCall[MutationRequest], outcome: str, error: KeyfoldError | None = None
     ) -> Attempt:
-        return Attempt(call.cluster, self._event(call, outcome, error))
+        event = self._event(call, outcome, error)
+        return Attempt(call.cluster, event, new=call.makes_cluster)
 
     def _event(
         self, call: MutationCall[MutationRequest], outcome: str, error: KeyfoldError | None = None
@@ -331,6 +351,7 @@ class Mutations:
             proof=caller.rights.identity.proof,
             address=caller.address,
             on_behalf_of=caller.on_behalf_of,
+            organization=getattr(call.request, "organization", None) or "",
             message="" if error is None else error.message,
             request_id=call.request_id,
             trace_id=caller.trace_id,

@@ -100,13 +100,19 @@ class Restoration:
         proven = tuple(name for name in names if name not in failed)
         moving = [name for name in proven if not seen.region(name).in_service]
         if not moving and failed:
-            await self._mutations.attempted(call, next(iter(failed.values())).reason)
+            first = next(iter(failed.values()))
+            await self._mutations.attempted(call, first.reason, first)
             return RestoreResult(MutationResult(seen), proven, failed)
         if not moving:
             # The request counts as carried out: if the caller repeats it after a later Revoke, it
             # must not undo that (protocol R6).
             return RestoreResult(await self._mutations.unchanged(call, seen), proven, failed)
-        mutation = await self._mutations.commit(call, restored(seen, moving, self._mutations.now()))
+        left = ", ".join(f"{name} ({error.reason})" for name, error in failed.items())
+        mutation = await self._mutations.commit(
+            call,
+            restored(seen, moving, self._mutations.now()),
+            f"not restored: {left}" if left else "",
+        )
         return RestoreResult(mutation, proven, failed)
 
     async def _proven(self, seen: Cluster, region: Region) -> KeyfoldError | None:

@@ -15,7 +15,7 @@ from keyfold_server.domain.provider import AccessPolicy, AccessWanted, Describes
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.kms.client import KmsClient
-from keyfold_server.service.root_keys.audit import Audit, Inquiry
+from keyfold_server.service.root_keys.audit import DONE, Audit, Inquiry
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.scope import Scope, Scopes
@@ -135,6 +135,6 @@ class AccessPolicies:
         if found is not None:
             return found
         self._external_ids.charge(inquiry.caller.name)
-        event = inquiry.event("rpc:external_id:issue", "done")
+        event = inquiry.event("rpc:external_id:issue", DONE)
         named = cluster if inquiry.scope.exists else None
         return await self._external_ids.issue(cluster, organization, event, named)

@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.keyspec import KeySpec
@@ -27,6 +27,29 @@ from keyfold_server.service.tasks import Tasks
 log = logging.getLogger(__name__)
 
 _R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call ended.
+
+    Attributes:
+        outcome: `done`, or the reason of the refusal.
+        message: A line for people; empty if the call went well.
+        kms_request_id: The KMS's own id of the answer that decided it, or empty.
+    """
+
+    outcome: str = "done"
+    message: str = ""
+    kms_request_id: str = ""
+
+    @classmethod
+    def of(cls, error: KeyfoldError) -> Ending:
+        """Returns how a call ended that an error ended."""
+        return cls(error.reason, error.message, error.provider_request_id or "")
+
+
+DONE: Final = Ending()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +79,22 @@ class Inquiry:
         }
         return json.dumps(request, sort_keys=True, separators=(",", ":"))
 
-    def event(self, action: str, outcome: str) -> AuditEvent:
+    def event(self, action: str, ending: Ending) -> AuditEvent:
         """Returns what an entry of the log says of the call."""
         caller = self.caller
         return AuditEvent(
             caller.name,
             action,
-            outcome,
+            ending.outcome,
             self.detail(),
             proof=caller.rights.identity.proof,
             address=caller.address,
             on_behalf_of=caller.on_behalf_of,
             organization=self.scope.organization or "",
             key=KeyName(self.key_spec.type, self.key_spec.uri, self.key_spec.principal),
+            message=ending.message,
             trace_id=caller.trace_id,
+            kms_request_id=ending.kms_request_id,
         )
 
 
@@ -86,7 +111,7 @@ class Audit:
         self,
         inquiry: Inquiry,
         work: Coroutine[Any, Any, _R],
-        outcome: Callable[[_R], str] = lambda _: "done",
+        ending: Callable[[_R], Ending] = lambda _: DONE,
     ) -> _R:
         """Carries out a call about a key, and records it however it ends.
 
@@ -96,47 +121,47 @@ class Audit:
         Args:
             inquiry: The call.
             work: Carries it out.
-            outcome: Returns what the event says of a result.
+            ending: Returns what the event says of a result.
 
         Raises:
             KeyfoldError: What `work` raised, or why the store did not take the event.
         """
-        task = self._tasks.start(self._carried_out(inquiry, work, outcome))
+        task = self._tasks.start(self._carried_out(inquiry, work, ending))
         try:
             return await asyncio.shield(task)
         finally:
             if not task.done():
                 self._limits.keep_places(inquiry.caller.name, task, urgent=False)
 
-    async def record(self, inquiry: Inquiry, action: str, outcome: str) -> None:
+    async def record(self, inquiry: Inquiry, action: str, ending: Ending) -> None:
         """Records what a call did or was refused.
 
         Args:
             inquiry: The call.
             action: `source:subject:action`, such as `rpc:key:testkey`.
-            outcome: `done`, or the reason of the refusal.
+            ending: How it ended.
 
         Raises:
             KeyfoldError: The store did not take the event.
         """
         scope = inquiry.scope
         cluster = scope.cluster if scope.exists else None
-        attempt = Attempt(cluster, inquiry.event(action, outcome))
+        attempt = Attempt(cluster, inquiry.event(action, ending))
         [result] = await self._storage.run(self._storage.store.attempted, [attempt])
         if isinstance(result, Exception):
             raise result
 
     async def _carried_out(
-        self, inquiry: Inquiry, work: Coroutine[Any, Any, _R], outcome: Callable[[_R], str]
+        self, inquiry: Inquiry, work: Coroutine[Any, Any, _R], ending: Callable[[_R], Ending]
     ) -> _R:
         action = f"rpc:key:{inquiry.rpc.lower()}"
         try:
             result = await work
         except KeyfoldError as error:
             try:
-                await self.record(inquiry, action, error.reason)
+                await self.record(inquiry, action, Ending.of(error))
             except KeyfoldError as fault:
                 log.warning("the store did not record an attempt: %s", fault.reason)
             raise
-        await self.record(inquiry, action, outcome(result))
+        await self.record(inquiry, action, ending(result))
         return result

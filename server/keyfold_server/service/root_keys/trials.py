@@ -23,7 +23,7 @@ from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.provider import KeyDescription, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.kms.client import KmsClient
-from keyfold_server.service.root_keys.audit import Audit, Inquiry
+from keyfold_server.service.root_keys.audit import DONE, Audit, Ending, Inquiry
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.scope import Scope, Scopes
@@ -100,7 +100,7 @@ class Trials:
             _RPC, caller.rights, request.scope, request.key_spec
         )
         inquiry = Inquiry(caller, _RPC, request.key_spec, scope)
-        return await self._audit.recorded(inquiry, self._tried(root, scope), _outcome)
+        return await self._audit.recorded(inquiry, self._tried(root, scope), _ending)
 
     async def _tried(self, root: RootKey, scope: Scope) -> TestKeyResult:
         root = await self._external_ids.added_to(
@@ -170,12 +170,15 @@ _REFUSALS: Final = (KekMismatchError, AccessDeniedError)
 """How a KMS refuses to open for another cluster."""
 
 
-def _outcome(result: TestKeyResult) -> str:
-    """Returns `done`, or the reason of the step that makes the key useless."""
+def _ending(result: TestKeyResult) -> Ending:
+    """Returns what the log says of a trial: the step that makes the key useless, if one does."""
     if result.accessible:
-        return "done"
-    errors = (step.error for step in result.steps if step.outcome is Outcome.FAILED)
-    return next((error.reason for error in errors if error is not None), "KEY_INVALID")
+        return DONE
+    failed = [step for step in result.steps if step.outcome is Outcome.FAILED]
+    for step in failed:
+        if step.error is not None:
+            return Ending(step.error.reason, step.message, step.request_id)
+    return Ending("KEY_INVALID", failed[0].message if failed else "")
 
 
 _ANOTHER: Final = ".another"

@@ -41,7 +41,8 @@ def record(
     """
     # What settles the transaction in between returns no rows.
     *others, locked = unit.answers
-    known: dict[str | None, Attempted] = {None: Attempted(None, 0)}
+    unmade = {each.cluster for each in attempts if each.new}
+    known = dict.fromkeys({None, *unmade}, Attempted(None, 0))
     known.update(clusters.attempted(rows_of(others), stamp.seal).items())
     drafts = [
         Draft(
