@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 import spoilt_store
+from audit_chain import verified_events
 from builders import NOW, a_cluster, a_region, a_rotation, an_event, applied, enabled, enabling
 from fakes import FakeClock
 from keyfold_server.domain.bans import Ban
@@ -23,7 +25,7 @@ from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.store import blessing
 from keyfold_server.store.sql.store import SqlStore
-from keyfold_server.store.transfer import archive, export, return_
+from keyfold_server.store.transfer import archive, export, import_, return_
 from keyfold_server.store.transfer.archive import ExportFile
 from spoilt_store import GONE, SPOIL, STORES, OpenStore, edit
 
@@ -259,28 +261,73 @@ def test_an_import_replaces_nothing_that_serves(open_it: OpenStore, tmp_path: Pa
         returned(store, path, "ghost")
 
 
-class Died(BaseException):
-    """Ends a transaction at a failpoint."""
+AFTER_COMMIT: Final = "after-commit"
+"""The last point at which a command dies: it has committed, and told nobody."""
 
 
-@pytest.mark.parametrize("point", blessing.FAILPOINTS)
-def test_a_blessing_that_dies_leaves_nothing(open_it: OpenStore, point: str) -> None:
-    """S8, A1: a blessing is one transaction."""
+def killed_at(point: str, command: Callable[[Callable[[str], None]], object]) -> None:
+    """Carries out a command in a process of its own, which is killed at a point."""
+
+    def reach(reached: str) -> None:
+        if reached == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            command(reach)
+            reach(AFTER_COMMIT)
+        finally:
+            os._exit(1)  # It should have died before.
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("point", [*blessing.FAILPOINTS, AFTER_COMMIT])
+def test_a_blessing_that_is_killed_is_whole_or_nothing(open_it: OpenStore, point: str) -> None:
+    """S8, A1: a blessing is one transaction: killed before its commit, it can be done again."""
     store = open_it()
-    grown(store)
+    before = grown(store)
     edit(store, SPOIL)
     store.ban(BAN)
     seen = blessing.look(store, "acme")
-    with pytest.raises(Died):
-        blessing.bless(store, seen, "", CLOCK, reach=_dying_at(point))
-    assert blessing.look(store, "acme") == seen
-    with closing(open_it()) as again, pytest.raises(ClusterBannedError):
-        again.cluster("acme")
+    store.close()
+    killed_at(point, lambda reach: blessing.bless(open_it(), seen, "", CLOCK, reach=reach))
+    store = open_it()
+    if point != AFTER_COMMIT:
+        assert blessing.look(store, "acme") == seen
+        assert isinstance(store.named(["acme"])["acme"], ClusterBannedError)
+        sealed(store)
+    found = held(store)
+    assert {region.state for region in found.regions} == {State.REVOKED}
+    assert [r.generations for r in found.regions] == [r.generations for r in before.regions]
+    # The three changes, the ban and the blessing; and every row and the whole log verify.
+    assert verified_events(store, "acme") == 5
 
 
-def _dying_at(point: str) -> Callable[[str], None]:
-    def reach(reached: str) -> None:
-        if reached == point:
-            raise Died
+@pytest.mark.parametrize("point", [*import_.FAILPOINTS, AFTER_COMMIT])
+def test_a_return_that_is_killed_is_whole_or_nothing(
+    open_it: OpenStore, tmp_path: Path, point: str
+) -> None:
+    """S8, A6: `import --cluster` is one transaction, too."""
+    store = open_it()
+    before = grown(store)
+    path = exported(store, tmp_path)
+    edit(store, SPOIL)
+    store.ban(BAN)
+    store.close()
 
-    return reach
+    def bring_back(reach: Callable[[str], None]) -> None:
+        store = open_it()
+        with archive.verified(path, store.parts[1]) as verified:
+            assert isinstance(verified, ExportFile)
+            return_.bring_back(store, verified, "acme", CLOCK, reach=reach)
+
+    killed_at(point, bring_back)
+    store = open_it()
+    if point != AFTER_COMMIT:
+        assert isinstance(store.named(["acme"])["acme"], ClusterBannedError)
+        returned(store, path)
+    found = held(store)
+    assert {region.state for region in found.regions} == {State.REVOKED}
+    assert [r.generations for r in found.regions] == [r.generations for r in before.regions]
+    assert verified_events(store, "acme") == 5
