@@ -187,6 +187,10 @@ serve: venv ## Run a server on this machine to try things on
 bench: venv ## Run the benchmark (CASES="revoke scale" for these cases only)
 	@$(bin)/python bench/run.py $(CASES)
 
+.PHONY: bench-quick
+bench-quick: venv ## Compare what a call costs with OpenBao and an empty echo, in a minute and a half
+	@$(bin)/python bench/run.py cpu --quick
+
 .PHONY: clean
 clean: ## Remove the files that make and the checks have written in the clone
 	rm -rf .venv dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,18 +1,33 @@
-"""The arithmetic of `cpu`: from CPU seconds and calls to a comparison of two servers."""
+"""The arithmetic of `cpu`: from runs of contenders in turns to ratios with goals.
+
+A ratio is taken within a round, in which each contender runs once, so other work of the machine
+disturbs both sides alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 
-class Pair(NamedTuple):
-    """Two runs, one right after the other, in CPU µs per call of the service and of the echo."""
+class Sample(NamedTuple):
+    """One run of a contender.
 
-    service: float
-    echo: float
+    Attributes:
+        cpu: CPU µs of the server for each key.
+        p99: The 99th percentile of the calls' latencies, in ms.
+        rate: Calls per second.
+    """
+
+    cpu: float
+    p99: float
+    rate: float
+
+
+Rounds = Sequence[Mapping[str, Sample]]
+"""The samples of each contender, by its name, in each round."""
 
 
 def per_call(before: float, after: float, calls: int) -> float:
@@ -21,105 +36,98 @@ def per_call(before: float, after: float, calls: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """The measurements of one method.
+class Ratio:
+    """What one contender needs of what another needs.
 
     Attributes:
-        name: The method's name, with the size of its batch.
-        items: Number of keys in one call.
-        pairs: At least one pair of runs, in the order of measurement.
+        what: The ratio's name, which no other ratio has.
+        ratios: The ratio in each round; at least one.
+        goal: The largest ratio that is good enough, or None.
     """
 
-    name: str
-    items: int
-    pairs: Sequence[Pair]
+    what: str
+    ratios: Sequence[float]
+    goal: float | None = None
 
     @property
-    def service(self) -> tuple[float, float, float]:
-        """The service's smallest, median and largest CPU µs per call."""
-        return _spread([pair.service for pair in self.pairs])
-
-    @property
-    def echo(self) -> tuple[float, float, float]:
-        """The echo's smallest, median and largest CPU µs per call."""
-        return _spread([pair.echo for pair in self.pairs])
-
-    @property
-    def ratio_of_medians(self) -> float:
-        """The service's median divided by the echo's."""
-        return self.service[1] / self.echo[1]
-
-    @property
-    def ratio(self) -> float:
-        """The median of the ratios within the pairs.
-
-        Use this figure: other work of the machine disturbs both runs of a pair alike.
-        """
-        return median(pair.service / pair.echo for pair in self.pairs)
+    def value(self) -> float:
+        """The median."""
+        return median(self.ratios)
 
     @property
     def middle_half(self) -> tuple[float, float]:
-        """The two ratios between which half of the pairs lie; far apart, they show noise."""
-        ratios = sorted(pair.service / pair.echo for pair in self.pairs)
-        if len(ratios) == 1:
-            return ratios[0], ratios[0]
-        low, _, high = quantiles(ratios, n=4, method="inclusive")
+        """The two values between which half of the ratios lie; far apart, they show noise."""
+        if len(self.ratios) == 1:
+            return self.ratios[0], self.ratios[0]
+        low, _, high = quantiles(self.ratios, n=4, method="inclusive")
         return low, high
 
     @property
-    def above_echo(self) -> float:
-        """The median of the service's cost beyond the echo's, in µs per key."""
-        return median(pair.service - pair.echo for pair in self.pairs) / self.items
+    def met(self) -> str:
+        """Whether the median meets the goal; empty if there is no goal."""
+        if self.goal is None:
+            return ""
+        return "yes" if self.value <= self.goal else "NO"
 
     def as_json(self) -> dict[str, Any]:
-        """Returns every figure, and every single run."""
+        """Returns every figure."""
+        low, high = self.middle_half
         return {
-            "name": self.name,
-            "items": self.items,
-            "service_us_per_call": self.service,
-            "echo_us_per_call": self.echo,
-            "ratio_of_medians": self.ratio_of_medians,
-            "pairwise_ratio": self.ratio,
-            "pairwise_ratio_middle_half": self.middle_half,
-            "service_us_per_item": self.service[1] / self.items,
-            "above_echo_us_per_item": self.above_echo,
-            "pairs": [pair._asdict() for pair in self.pairs],
+            "value": round(self.value, 3),
+            "low": round(low, 3),
+            "high": round(high, 3),
+            "rounds": len(self.ratios),
+            "goal": self.goal,
         }
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    return min(values), median(values), max(values)
+def ratio(
+    what: str, rounds: Rounds, name: str, beside: str, field: str = "cpu", goal: float | None = None
+) -> Ratio:
+    """Returns the ratio of a field of two contenders' samples."""
+    return Ratio(
+        what,
+        [getattr(each[name], field) / getattr(each[beside], field) for each in rounds],
+        goal,
+    )
 
 
-def table(comparisons: Sequence[Comparison]) -> str:
-    """Returns the table of the comparisons."""
-    rows = [
-        [
-            "CPU us per call",
-            "pairs",
-            "keyfold min/median/max",
-            "echo min/median/max",
-            "medians",
-            "pairwise (middle half)",
-            "per key",
-            "above echo",
-        ]
-    ]
-    for c in comparisons:
-        low, high = c.middle_half
+def ratio_table(
+    ratios: Sequence[Ratio], committed: Mapping[str, float] | None = None
+) -> list[list[str]]:
+    """Returns the table of ratios, each beside the committed one of its name, if any are given."""
+    rows = [["ratio", "median", "middle half", "rounds", "goal", "met"]]
+    for each in ratios:
+        low, high = each.middle_half
         rows.append(
             [
-                c.name,
-                str(len(c.pairs)),
-                " / ".join(f"{value:.0f}" for value in c.service),
-                " / ".join(f"{value:.0f}" for value in c.echo),
-                f"{c.ratio_of_medians:.3f} x",
-                f"{c.ratio:.3f} x ({low:.2f}-{high:.2f})",
-                f"{c.service[1] / c.items:.2f}",
-                f"{c.above_echo:.2f}",
+                each.what,
+                f"{each.value:.2f} x",
+                f"{low:.2f}-{high:.2f}",
+                str(len(each.ratios)),
+                "" if each.goal is None else f"<= {each.goal:.2f}",
+                each.met,
             ]
         )
-    return aligned(rows)
+    if committed is not None:
+        rows[0].append("committed")
+        for each, row in zip(ratios, rows[1:], strict=True):
+            before = committed.get(each.what)
+            row.append("" if before is None else f"{before:.2f} x")
+    return rows
+
+
+def cost_table(rows: Mapping[str, Rounds]) -> list[list[str]]:
+    """Returns the table of costs: for each row and contender, medians of all rounds."""
+    table = [["call", "server", "CPU µs per key", "p99 ms", "calls per second"]]
+    for name, rounds in rows.items():
+        for contender in rounds[0]:
+            cpu, p99, rate = (
+                median(getattr(each[contender], field) for each in rounds)
+                for field in Sample._fields
+            )
+            table.append([name, contender, f"{cpu:.1f}", f"{p99:.1f}", f"{rate:,.0f}"])
+    return table
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -132,3 +140,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         )
         for row in rows
     )
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows as a table of Markdown."""
+    head, *lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *lines])

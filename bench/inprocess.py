@@ -53,10 +53,15 @@ class Row:
     median: float
 
 
-def table(rows: list[Row]) -> str:
-    """Returns the table of the rows."""
-    head = ["CPU us per key, in process", "min", "median"]
-    return aligned([head, *([r.name, f"{r.smallest:.2f}", f"{r.median:.2f}"] for r in rows)])
+def rows(measured: list[Row]) -> list[list[str]]:
+    """Returns the rows of the table."""
+    head = ["CPU µs per key, in process", "min", "median"]
+    return [head, *([r.name, f"{r.smallest:.2f}", f"{r.median:.2f}"] for r in measured)]
+
+
+def table(measured: list[Row]) -> str:
+    """Returns the table as text."""
+    return aligned(rows(measured))
 
 
 def measure(folder: Path, *, quick: bool) -> list[Row]:
@@ -106,7 +111,7 @@ async def _rows(replica: Replica, repeats: int) -> list[Row]:
     bound = pb.WrapResponse.FromString(await warm("Wrap", cases.wrapping(key)))
     batch = pb.BatchWrapResponse.FromString(await warm("BatchWrap", cases.batch_wrapping(keys)))
     wrapped = [result.answer.wrapped_key for result in batch.results]
-    rows: list[tuple[str, str, int, Message]] = [
+    calls: list[tuple[str, str, int, Message]] = [
         ("Wrap, no context", "Wrap", 1, cases.wrapping(key, context=False)),
         ("Wrap, two pairs", "Wrap", 1, cases.wrapping(key)),
         ("Unwrap, no context", "Unwrap", 1, cases.unwrapping(plain.wrapped_key, context=False)),
@@ -122,7 +127,7 @@ async def _rows(replica: Replica, repeats: int) -> list[Row]:
         ("BatchUnwrap of 1,000", "BatchUnwrap", 1_000, cases.batch_unwrapping(wrapped)),
     ]
     figures = []
-    for name, method, items, request in rows:
+    for name, method, items, request in calls:
         costs = _costs(core(method, request), items, repeats)
         figures.append(Row(name, min(costs), median(costs)))
         await asyncio.sleep(0)  # Lets the replica poll its store.

@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,6 +51,23 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """One call, as h2load makes it again and again.
+
+    Attributes:
+        url: The URL.
+        body: The request's body.
+        headers: The request's headers.
+        http1: Whether to make it over HTTP/1.1.
+    """
+
+    url: str
+    body: bytes
+    headers: Mapping[str, str]
+    http1: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """h2load's report of one run.
 
@@ -80,17 +98,18 @@ def frame(message: bytes) -> bytes:
     return struct.pack(">BI", 0, len(message)) + message
 
 
-def command(address: str, path: str, body: Path, load: Load) -> list[str]:
+def command(target: Target, body: Path, load: Load, log: Path) -> list[str]:
     """Returns the command line of one run."""
     return [
         PROGRAM,
+        *(["--h1"] if target.http1 else []),
         f"--requests={load.calls}",
         f"--clients={load.connections}",
         f"--max-concurrent-streams={load.streams}",
         f"--data={body}",
-        "--header=content-type: application/grpc",
-        "--header=te: trailers",
-        f"http://{address}{path}",
+        f"--log-file={log}",
+        *(f"--header={name}: {value}" for name, value in target.headers.items()),
+        target.url,
     ]
 
 
@@ -120,7 +139,7 @@ def check(report: Report, calls: int, answer_size: int) -> None:
     Args:
         report: The run's report.
         calls: Number of calls that the run should make.
-        answer_size: Bytes of one right answer, without gRPC's prefix.
+        answer_size: Bytes of the body of one right answer.
 
     Raises:
         LoadError: Calls are missing, or the answers' sizes do not add up.
@@ -128,7 +147,7 @@ def check(report: Report, calls: int, answer_size: int) -> None:
     counted = {report.total, report.done, report.succeeded, report.ok}
     if counted != {calls}:
         raise LoadError(f"h2load got no answer to some of {calls} calls: {report}")
-    expected = calls * len(frame(bytes(answer_size)))
+    expected = calls * answer_size
     if report.data != expected:
         raise LoadError(
             f"the answers have {report.data} bytes, but {calls} right answers have {expected}: "
@@ -136,14 +155,34 @@ def check(report: Report, calls: int, answer_size: int) -> None:
         )
 
 
-def run(address: str, path: str, body: Path, load: Load, answer_size: int) -> Report:
+def latencies(log: str) -> list[float]:
+    """Reads the seconds of each call from h2load's log.
+
+    Each line has the time of the call's start, its HTTP status, and its microseconds.
+    """
+    return [int(line.rpartition("\t")[2]) / 1e6 for line in log.splitlines()]
+
+
+def run(target: Target, load: Load, answer_size: int, folder: Path) -> tuple[Report, list[float]]:
     """Runs h2load once, and checks the answers.
+
+    Args:
+        target: The call.
+        load: How many calls, and on which connections.
+        answer_size: Bytes of the body of one right answer.
+        folder: A folder for the request and the log of this run.
+
+    Returns:
+        The report, and the seconds that each call took.
 
     Raises:
         LoadError: The run failed, and must not count.
     """
+    body, log = folder / "request", folder / "log"
+    body.write_bytes(target.body)
+    log.unlink(missing_ok=True)  # h2load appends to it.
     done = subprocess.run(
-        command(address, path, body, load),
+        command(target, body, load, log),
         capture_output=True,
         text=True,
         timeout=_TIMEOUT,
@@ -153,4 +192,4 @@ def run(address: str, path: str, body: Path, load: Load, answer_size: int) -> Re
         raise LoadError(f"{PROGRAM} ended with {done.returncode}: {done.stderr.strip()}")
     report = parse(done.stdout)
     check(report, load.calls, answer_size)
-    return report
+    return report, latencies(log.read_text())

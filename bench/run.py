@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import figures, goals, load, machine
+from bench import committed, figures, goals, load, machine
 
 CPU: Final = "cpu"
 """The case that prints tables of its own."""
@@ -61,7 +61,7 @@ def main() -> None:
             folder = Path(name) / case
             folder.mkdir()
             if case == CPU:
-                content |= _cpu(folder, quick=options.quick)
+                content["cpu"] = _cpu(folder, facts, quick=options.quick, commit=options.commit)
             else:
                 plan = goals.Plan(folder, quick=options.quick, whole=options.whole)
                 content.setdefault("figures", []).extend(_case(case, plan))
@@ -81,6 +81,11 @@ def _options() -> argparse.Namespace:
         "--whole", action="store_true", help="let `memory` use every cluster, which takes minutes"
     )
     parser.add_argument(
+        "--commit",
+        action="store_true",
+        help="put these figures in place of the committed ones",
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the figures to this file"
     )
     options = parser.parse_args()
@@ -96,22 +101,49 @@ def _terminated(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _cpu(folder: Path, *, quick: bool) -> dict[str, Any]:
+def _cpu(folder: Path, facts: Mapping[str, str], *, quick: bool, commit: bool) -> dict[str, Any]:
     """Measures `cpu`, prints its tables and returns its part of the JSON."""
-    from bench import compare, inprocess
+    from bench import cpu, inprocess
 
-    print("\nServer processes under h2load:")
-    compared = compare.measure(folder, quick=quick)
-    print(figures.table(compared))
-    print("\nThe service's own code, without gRPC (this does not measure the server):")
-    rows = inprocess.measure(folder, quick=quick)
-    print(inprocess.table(rows), flush=True)
-    return {
-        "servers": [c.as_json() for c in compared],
-        "in_process": [
-            {"name": row.name, "min_us": row.smallest, "median_us": row.median} for row in rows
-        ],
+    print("\nServers under h2load, in turns:")
+    load_before = os.getloadavg()[0]
+    rows = cpu.measure(folder, cpu.QUICK if quick else cpu.FULL)
+    ratios = cpu.ratios(rows)
+    before = committed.read().get(CPU, {}).get("ratios", {}) if committed.FIGURES.exists() else {}
+    costs = figures.cost_table(rows)
+    print(figures.aligned(costs))
+    print()
+    known = {name: each["value"] for name, each in before.items()}
+    print(figures.aligned(figures.ratio_table(ratios, known)), flush=True)
+    content: dict[str, Any] = {
+        "machine": dict(facts),
+        "load": [round(load_before, 1), round(os.getloadavg()[0], 1)],
+        "ratios": {each.what: each.as_json() for each in ratios},
+        "costs": costs,
     }
+    if quick:
+        return content
+    print("\nThe service's own code, without a transport (this does not measure the server):")
+    own = inprocess.measure(folder, quick=quick)
+    print(inprocess.table(own), flush=True)
+    content["in_process"] = {row.name: [row.smallest, row.median] for row in own}
+    if commit:
+        text = "\n\n".join(
+            [
+                _circumstances(facts, content["load"]),
+                figures.markdown(figures.ratio_table(ratios)),
+                figures.markdown(costs),
+                figures.markdown(inprocess.rows(own)),
+            ]
+        )
+        committed.write(CPU, content, text)
+    return content
+
+
+def _circumstances(facts: Mapping[str, str], loads: Sequence[float]) -> str:
+    """Returns when and where figures were measured, and how busy the machine was."""
+    described = "; ".join(f"{name} {value}" for name, value in facts.items())
+    return f"Measured with: {described}. Load average {loads[0]} before and {loads[1]} after."
 
 
 def _case(case: str, plan: goals.Plan) -> list[dict[str, Any]]:

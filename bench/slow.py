@@ -16,10 +16,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Final
 
+import grpc
+
 from bench import cases, servers
 from bench.goals import Figure, Plan
 from bench.processes import Server
 from e2e.half_open import HalfOpen, flood
+from keyfold.v1 import key_management_service_pb2_grpc as stubs
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.rpc.messages.sizes import UNASKED
 
@@ -84,7 +87,9 @@ def measure(plan: Plan) -> list[Figure]:
 
 def _grown(plan: Plan, folder: str, case: Case, connections: int, calls: int) -> float:
     with servers.one(plan.folder / folder) as server:
-        cases.enable(server.address)
+        with grpc.insecure_channel(server.address) as channel:
+            stub = stubs.KeyManagementServiceStub(channel)
+            stub.Enable(cases.enabling(), timeout=cases.CALL_WITHIN)
         before = server.memory().peak
         case(server, connections, calls)
         return server.memory().peak - before

@@ -52,11 +52,15 @@ class OpenBao:
 
     Attributes:
         url: Its URL, in plain http.
+        tls_url: Its URL over TLS; empty without TLS.
         root: The token that may do everything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
         """Installs OpenBao if it is missing, starts it and waits until it answers.
+
+        Args:
+            tls: The files of a certificate and its key, with which it serves on a further port.
 
         Raises:
             NotInstalledError: It is not available on this machine.
@@ -67,11 +71,18 @@ class OpenBao:
         self.root = secrets.token_hex(16)
         self._folder = Path(tempfile.mkdtemp(prefix="keyfold-openbao-"))
         self._log = self._folder / "log"
+        self.tls_url, configured = "", []
+        if tls is not None:
+            also = _free_ports()
+            self.tls_url = f"https://127.0.0.1:{also}"
+            (self._folder / "tls.json").write_text(json.dumps(_listener(also, *tls)))
+            configured = [f"-config={self._folder / 'tls.json'}"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
                     *(program, "server", "-dev", "-dev-no-store-token", "-log-level=warn"),
                     f"-dev-listen-address=127.0.0.1:{port}",
+                    *configured,
                 ],
                 cwd=self._folder,
                 # It is in the environment, because every user of the machine sees command lines.
@@ -87,6 +98,11 @@ class OpenBao:
         # The server answers before it has printed everything.
         self._await("its unseal key", lambda: bool(self._said_unseal_key()))
         self._unseal_key = self._said_unseal_key()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     def _said_unseal_key(self) -> str:
         found = _UNSEAL_KEY.search(self._log.read_text(errors="replace"))
@@ -323,6 +339,14 @@ def _free_ports() -> int:
             except (OSError, OverflowError):
                 continue
             return port
+
+
+def _listener(port: int, certificate: Path, key: Path) -> dict[str, Any]:
+    """Returns the configuration of a port with TLS."""
+    where = {"address": f"127.0.0.1:{port}"}
+    return {
+        "listener": {"tcp": where | {"tls_cert_file": str(certificate), "tls_key_file": str(key)}}
+    }
 
 
 def _end_with_parent() -> None:

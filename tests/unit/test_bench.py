@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import figures, goals, kms, load, stock
+from bench import committed, figures, goals, kms, load, stock
 from bench.kms_provider import BenchProvider
 from bench.processes import ServerError, cpu_seconds, memory
 
@@ -40,7 +40,7 @@ traffic: 433.22KB (443621) total, 18.04KB (18473) headers (space savings 93.20%)
                      min         max         mean         sd        +/- sd
 time for request:     3.03ms     23.35ms     13.36ms      1.89ms    86.17%
 """
-WRAP_RESPONSE = 126
+WRAP_ANSWER = 131
 CALLS = 3_000
 
 
@@ -56,8 +56,8 @@ def test_output_of_another_form_is_refused() -> None:
 
 
 def test_right_answers_are_believed() -> None:
-    """A right answer has its message and the five bytes in front of it."""
-    load.check(load.parse(OUTPUT), CALLS, WRAP_RESPONSE)
+    """The bodies of all answers have as many bytes as that many right ones."""
+    load.check(load.parse(OUTPUT), CALLS, WRAP_ANSWER)
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_run_with_failed_calls_is_refused(printed: str, instead: str) -> None:
     """A server that answers with errors must not look fast."""
     assert printed in OUTPUT
     with pytest.raises(load.LoadError):
-        load.check(load.parse(OUTPUT.replace(printed, instead)), CALLS, WRAP_RESPONSE)
+        load.check(load.parse(OUTPUT.replace(printed, instead)), CALLS, WRAP_ANSWER)
 
 
 def test_run_of_other_size_is_refused() -> None:
     """A run must have as many calls as h2load was to make."""
     with pytest.raises(load.LoadError):
-        load.check(load.parse(OUTPUT), CALLS + 1, WRAP_RESPONSE)
+        load.check(load.parse(OUTPUT), CALLS + 1, WRAP_ANSWER)
 
 
 def test_frame_is_grpcs() -> None:
@@ -104,32 +104,71 @@ def test_cpu_of_a_process() -> None:
         cpu_seconds(2**22 + 1)
 
 
-def test_comparison() -> None:
-    """A machine that halves its speed for one pair moves the medians, but not the pairs' ratio."""
-    pairs = [(110, 100), (240, 200), (120, 100), (115, 100), (125, 100)]
-    c = figures.Comparison("BatchWrap of 10", 10, [figures.Pair(*pair) for pair in pairs])
-    assert c.service == (110, 120, 240)
-    assert c.echo == (100, 100, 200)
-    assert c.ratio_of_medians == pytest.approx(1.2)
-    assert c.ratio == pytest.approx(1.2)
-    assert c.middle_half == pytest.approx((1.15, 1.2))
-    assert c.above_echo == pytest.approx(2.0)
+def samples(*cpu: tuple[float, float]) -> list[dict[str, figures.Sample]]:
+    """Returns rounds of two contenders by the CPU of each."""
+    return [
+        {"one": figures.Sample(one, 1.0, 1.0), "other": figures.Sample(other, 2.0, 1.0)}
+        for one, other in cpu
+    ]
 
 
-def test_single_pair() -> None:
-    """Even a single pair has all figures."""
-    c = figures.Comparison("Wrap", 1, [figures.Pair(150, 120)])
-    assert c.middle_half == (1.25, 1.25)
-    assert c.as_json()["pairs"] == [{"service": 150, "echo": 120}]
+def test_a_ratio_is_taken_within_each_round() -> None:
+    """A machine that halves its speed for one round does not move the ratio."""
+    rounds = samples((110, 100), (240, 200), (120, 100), (115, 100), (125, 100))
+    found = figures.ratio("one / other", rounds, "one", "other", goal=1.2)
+    assert found.value == pytest.approx(1.2)
+    assert found.middle_half == pytest.approx((1.15, 1.2))
+    assert found.met == "yes"
+    assert replace(found, goal=1.19).met == "NO"
+    assert figures.ratio("p99", rounds, "one", "other", "p99").value == 0.5
 
 
-def test_table_shows_every_row() -> None:
-    """The table has a head and a line for each method, all of the same length."""
-    c = figures.Comparison("Wrap", 1, [figures.Pair(150, 120)] * 2)
-    head, *lines = figures.table([c, c]).splitlines()
-    assert lines[0] == lines[1]
-    assert len(head) == len(lines[0])
-    assert "1.250 x" in lines[0]
+def test_a_single_round() -> None:
+    """Even a single round has all figures."""
+    found = figures.ratio("one / other", samples((150, 120)), "one", "other")
+    assert (found.value, found.middle_half, found.met) == (1.25, (1.25, 1.25), "")
+    assert found.as_json()["rounds"] == 1
+
+
+def test_ratios_stand_beside_the_committed_ones() -> None:
+    """Each ratio has the committed one of its name beside it, and a new one has none."""
+    rounds = samples((150, 120))
+    ratios = [figures.ratio(name, rounds, "one", "other", goal=1.2) for name in ("old", "new")]
+    head, old, new = figures.ratio_table(ratios, {"old": 1.1, "gone": 3.0})
+    assert (head[-1], old[-1], new[-1]) == ("committed", "1.10 x", "")
+    assert old[1:6] == ["1.25 x", "1.25-1.25", "1", "<= 1.20", "NO"]
+    assert figures.ratio_table(ratios)[0][-1] == "met"
+
+
+def test_costs_are_medians_of_all_rounds() -> None:
+    """The table of costs has a line for each contender of a row."""
+    table = figures.cost_table({"Wrap": samples((100, 50), (300, 60), (110, 70))})
+    assert table[1:] == [
+        ["Wrap", "one", "110.0", "1.0", "1"],
+        ["Wrap", "other", "60.0", "2.0", "1"],
+    ]
+    assert len(figures.markdown(table).splitlines()) == 4
+
+
+def test_only_the_place_of_a_case_is_replaced() -> None:
+    """The tool rewrites what lies between the marks; a page without them is an error."""
+    page = "a\n<!-- cpu: from figures.json -->\nold\n<!-- cpu: end -->\nb\n"
+    once = committed.replaced(page, "cpu", "new")
+    assert once.startswith("a\n<!--")
+    assert "\nnew\n" in once
+    assert "old" not in once
+    assert once.endswith("<!-- cpu: end -->\nb\n")
+    assert committed.replaced(once, "cpu", "new") == once
+    with pytest.raises(ValueError, match="no place"):
+        committed.replaced(page, "lag", "new")
+
+
+def test_latencies_come_from_the_log() -> None:
+    """h2load's log has a call's microseconds at the end of each line."""
+    assert load.latencies("1700000000000000\t200\t1500\n1700000000000001\t200\t30\n") == [
+        0.0015,
+        0.00003,
+    ]
 
 
 def test_percentile_is_one_of_the_values() -> None:
