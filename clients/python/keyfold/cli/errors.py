@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     LIMIT = 7
     PERMISSION = 8
     DEADLINE = 9
+    BROKEN = 10
 
 
 EXIT_CODES: Final = """\b
@@ -43,7 +44,8 @@ Exit codes:
   6  no usable answer from the KMS, or Keyfold is unavailable
   7  over a limit of Keyfold or of the KMS
   8  the server does not know the caller, or does not permit the call
-  9  no answer within the deadline"""
+  9  no answer within the deadline
+ 10  a probe found a broken promise, such as a revoked key that still opened"""
 
 # The first entry that fits decides, so a leaf that differs from its branch stands before it.
 _CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (

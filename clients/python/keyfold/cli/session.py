@@ -78,11 +78,13 @@ class Session:
     Attributes:
         client: The client.
         json: Whether the command prints the contract's JSON instead of text for people.
+        connect: Makes a client of another server, with the options of this one.
         timeout: The --timeout in seconds; None if the command line does not set one.
     """
 
     client: Client
     json: bool
+    connect: Callable[[str], Client]
     timeout: float | None = None
 
     def ask(
@@ -160,15 +162,18 @@ def _open(  # noqa: PLR0913, PLR0917  one argument for each option
     if limit == 0:
         raise InputError("--timeout must be more than 0")
     secured = tls or any(one is not None for one in (ca, cert, key, server_name))
-    try:
-        client = Client(
-            target,
-            tls=Tls(ca, cert, key, server_name) if secured else None,
-            token=token_file,
-            on_behalf_of=on_behalf_of,
-            timeout=limit or DATA_TIMEOUT,
-            control_timeout=limit or CONTROL_TIMEOUT,
-        )
-    except (ValueError, OSError) as problem:
-        raise InputError(str(problem)) from problem
-    return Session(client, json, limit)
+
+    def connect(place: str) -> Client:
+        try:
+            return Client(
+                place,
+                tls=Tls(ca, cert, key, server_name) if secured else None,
+                token=token_file,
+                on_behalf_of=on_behalf_of,
+                timeout=limit or DATA_TIMEOUT,
+                control_timeout=limit or CONTROL_TIMEOUT,
+            )
+        except (ValueError, OSError) as problem:
+            raise InputError(str(problem)) from problem
+
+    return Session(connect(target), json, connect, limit)

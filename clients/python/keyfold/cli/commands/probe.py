@@ -1,0 +1,79 @@
+"""The command `probe`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from keyfold.cli.errors import ExitCode, InputError, exit_code
+from keyfold.cli.input.streams import open_output
+from keyfold.cli.input.values import seconds
+from keyfold.cli.output.probe import as_metrics, as_objects, show_probe
+from keyfold.cli.session import Session
+from keyfold.errors import NotFoundError
+from keyfold.probe import PREFIX
+from keyfold.probe import probe as run
+
+
+def probe(
+    session: Session,
+    cluster: Annotated[
+        str,
+        typer.Argument(metavar="[CLUSTER]", help=f"A cluster whose name begins with {PREFIX}."),
+    ] = PREFIX,
+    *,
+    server: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            help="A server to check besides the target; repeat it for more of them.",
+        ),
+    ] = None,
+    within: Annotated[
+        str, typer.Option(help="How long a server may take to serve again after Restore.")
+    ] = "10s",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Also write the result as Prometheus metrics, to this file."
+        ),
+    ] = None,
+) -> None:
+    """Check on the live fleet that a revocation works, on a cluster made for that.
+
+    The command wraps a key and opens it on every server, revokes the cluster, checks that every
+    server refuses, restores the cluster, and checks that every server opens the key again. It
+    shows how long each step took. It revokes no cluster whose name begins otherwise.
+    """
+    if not cluster.startswith(PREFIX):
+        raise InputError(
+            f"a probe revokes its cluster, so the name must begin with {PREFIX}; {cluster} does not"
+        )
+    limit = seconds(within, "--within")
+    with ExitStack() as opened:
+        servers = {"target": session.client}
+        for place in server or ():
+            servers[place] = opened.enter_context(session.connect(place))
+        try:
+            steps = run(servers, cluster, limit)
+        except NotFoundError as error:
+            raise InputError(
+                f"there is no cluster {cluster}; make it for the probe, under a key of its own: "
+                f"keyfold enable {cluster} --region REGION=TYPE,URI"
+            ) from error
+    if metrics is not None:
+        with open_output(metrics, secret=False) as file:
+            file.write(as_metrics(steps).encode())
+    if session.json:
+        typer.echo(json.dumps({"steps": as_objects(steps)}, indent=2))
+    else:
+        show_probe(steps)
+    if any(step.broken for step in steps):
+        raise typer.Exit(ExitCode.BROKEN)
+    failed = next((step.error for step in steps if step.error is not None), None)
+    if failed is not None:
+        raise typer.Exit(exit_code(type(failed)))
