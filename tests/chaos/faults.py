@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from chaos.banning import ban
 from chaos.board import TWINS_KEY
 from chaos.failover import fail_over_lagging, fail_over_synchronous
 from chaos.fleet import LAGGING, STALENESS, Fleet
@@ -24,7 +25,7 @@ REVIVE: Final = 0.6
 PAST: Final = 0.8
 """Seconds for which a store is held beyond what a replica may go without it."""
 
-_FIRST: Final = ("rotate", "twins", "overtake", "hold", "keys", "kill", "cut")
+_FIRST: Final = ("rotate", "twins", "overtake", "ban", "hold", "keys", "kill", "cut")
 """Faults that every run begins with, if its plan has them."""
 
 
@@ -52,6 +53,7 @@ class Faults:
             "pause": (2, self._pause),
             "twins": (3, self._disable_twins),
             "overtake": (2, self._overtake),
+            "ban": (1, self._ban),
             "disable": (2, self._disable),
             "rotate": (2, self._rotate),
             "keys": (1.5, self._take_keys_away),
@@ -157,6 +159,9 @@ class Faults:
 
     def _overtake(self) -> None:
         overtake(self._fleet, self._history, self._random)
+
+    def _ban(self) -> None:
+        ban(self._fleet, self._history, self._random)
 
     def _rotate(self) -> None:
         name = self._random.choice("ab")

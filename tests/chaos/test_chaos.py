@@ -30,22 +30,27 @@ def quick(folder: Path, kind: str, *faults: str, tree: Path = ROOT) -> list[str]
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_lost(kind: str, tmp_path: Path) -> None:
-    """R1, R2, R6, S1, S2, S5, S8: under kills, the history fits the model, and all keys open.
+    """A6, R1, R2, R6, S1, S2, S5, S8: under kills, the history fits the model, and all keys open.
 
     PostgreSQL also fails over. With a synchronous standby nothing is lost, and a server that stays
     with the old primary refuses; with a lagging standby every server refuses.
     """
     if kind in {POSTGRESQL, SYNCHRONOUS, LAGGING}:
         postgres.programs("15")
-    assert quick(tmp_path / "run", kind, "kill", "twins", "overtake", "rotate") == []
+    assert quick(tmp_path / "run", kind, "kill", "twins", "overtake", "rotate", "ban") == []
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("name", "check"), [("commit-not-applied", "revoked"), ("overtaken-load-kept", "refusal")]
+    ("name", "check"),
+    [
+        ("commit-not-applied", "revoked"),
+        ("overtaken-load-kept", "refusal"),
+        ("ban-not-checked", "banned"),
+    ],
 )
 def test_a_missing_safeguard_is_found(name: str, check: str, tmp_path: Path) -> None:
-    """R1, R2: the validation notices a memory that keeps what a commit or a refusal has ended."""
+    """R1, R2, A6: the validation notices what serves after a commit, a refusal or a ban."""
     [patch] = [patch for patch in patches() if patch.path.stem == name]
     tree = copied(tmp_path / "tree", patch)
     violations = quick(tmp_path / "run", patch.kind, *patch.faults, tree=tree)

@@ -20,6 +20,8 @@ Each check has a name, which its violations carry:
     proven       No key is enabled, rotated or restored while it is out of reach (R7, S5)
     rolled-back  After a failover that lost changes, servers that have seen them refuse and say
                  so (S1)
+    banned       No server uses a cluster whose row was edited once Revoke has banned it (A6); found
+                 while the run goes on
     lost         A failover loses nothing that was replicated before (S1)
 """
 
