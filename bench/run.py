@@ -35,6 +35,8 @@ CASES: Final[Mapping[str, str]] = {
     "memory": "memory",
     "drip": "dripping",
     "hidden": "hidden",
+    "mutations": "mutations",
+    "backlog": "backlog",
 }
 """The cases with goals, and the module of each. `main` calls the module's `measure`."""
 

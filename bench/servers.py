@@ -91,13 +91,13 @@ def replicas(folder: Path, count: int) -> Iterator[list[Server]]:
     Raises:
         SkippedError: This machine does not have PostgreSQL, and cannot install it.
     """
-    with _database() as database, ExitStack() as stack:
-        name = database.create()
-        migrate_store(database.url(name), password_file=database.password_file)
+    with database() as server, ExitStack() as stack:
+        name = server.create()
+        migrate_store(server.url(name), password_file=server.password_file)
         shared = environment(
             folder,
-            store=database.url(name),
-            store_password_file=str(database.password_file),
+            store=server.url(name),
+            store_password_file=str(server.password_file),
             service_key=str(postgres.a_service_key(folder)),
             metrics="off",
         )
@@ -107,14 +107,19 @@ def replicas(folder: Path, count: int) -> Iterator[list[Server]]:
 
 
 @contextmanager
-def _database() -> Iterator[postgres.Server]:
+def database() -> Iterator[postgres.Server]:
+    """Runs a PostgreSQL with durable writes.
+
+    Raises:
+        SkippedError: This machine does not have PostgreSQL, and cannot install it.
+    """
     try:
-        database = postgres.Server(_POSTGRES)
+        server = postgres.Server(_POSTGRES)
     except pytest.skip.Exception as without:
         raise SkippedError(str(without)) from None
-    with contextlib.closing(_Ending(database)):
-        database.start()
-        yield database
+    with contextlib.closing(_Ending(server)):
+        server.start()
+        yield server
 
 
 class _Ending:
