@@ -134,8 +134,10 @@ class Line:
             held.release()
         self._held.clear()
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
+        if not callable(method):
+            return method
         # A change reads its cluster together with the record of its request.
         name = {"requested": "cluster"}.get(name, name)
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builders import (
@@ -37,8 +37,9 @@ from keyfold_server.domain.changes import (
     with_regions,
 )
 from keyfold_server.domain.cluster import Cluster
+from keyfold_server.domain.cursors import CursorKey
 from keyfold_server.domain.health import Health, Observation
-from keyfold_server.domain.log import Attempt
+from keyfold_server.domain.log import Attempt, Position
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.opening import open_store
@@ -71,9 +72,14 @@ LOST = Transition("ab12", Condition.CANNOT_WRAP, Condition.HEALTHY, SEEN)
 USED = b"u" * 16
 """The KEK whose last use the mutation `use` writes."""
 
+KEY = CursorKey("local", "siem")
+SESSION, SCOPE = b"s" * 16, b"d" * 16
+
 DAY = 24 * 60 * 60 * 1000
 LATER = (NOW + 2 * DAY) / 1000
 """Seconds of Unix time at which everything that the tests made is old."""
+LATE = {"prune", "expire"}
+"""The mutations that happen at that time."""
 
 
 def opened(
@@ -98,10 +104,18 @@ def _cluster(store: SqlStore) -> Cluster:
 
 
 def prepare(store: SqlStore) -> None:
-    """Makes the clusters and the replica that the mutations below change."""
+    """Makes the clusters, the replica and the cursor that the mutations below change."""
     applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")])))
     applied(store, Change("acme", revoked("acme", ["us"], NOW), an_event()))
     store.register(BEAT)
+    store.take_cursor(KEY, SESSION, SCOPE, _position(store, 1), an_event())
+
+
+def _position(store: SqlStore, number: int) -> Position:
+    """Returns the position of an entry."""
+    noted = store.poll(replace(BEAT, replica="looker"))
+    store.leave("looker")
+    return next(Position(n.number, n.entry_id) for n in noted if n.number == number)
 
 
 def _with_regions(store: SqlStore) -> Change:
@@ -154,6 +168,12 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "use": lambda store: store.used({USED: NOW}),
     "prune": lambda store: store.prune(NOW + 2 * DAY, DAY),
     "reconcile": lambda store: store.reconcile("a drill"),
+    "cursor": lambda store: store.take_cursor(
+        CursorKey("local", "another"), SESSION, SCOPE, _position(store, 2), an_event()
+    ),
+    "advance": lambda store: store.advance_cursor(KEY, SESSION, SCOPE, _position(store, 2)),
+    "drop": lambda store: store.drop_cursor(KEY, an_event()),
+    "expire": lambda store: store.expire_cursors(NOW + 2 * DAY, DAY),
 }
 """Every other mutation, by name."""
 
@@ -175,7 +195,7 @@ def _mutate(place: Place, kind: str, failpoint: str) -> None:
         if reached == failpoint:
             _die()
 
-    mutate(opened(place, reach, FakeClock(LATER if kind == "prune" else NOW / 1000)), kind)
+    mutate(opened(place, reach, FakeClock(LATER if kind in LATE else NOW / 1000)), kind)
 
 
 def storm_id(client: int, number: int) -> str:

@@ -127,6 +127,28 @@ CANNOT_WRAP: Final = Gauge(
     "fail, on the one replica that counts regions.",
 )
 
+WATCHES: Final = Gauge("keyfold_watches", "Streams of WatchEvents that are open on this replica.")
+
+CURSOR_LAG_ENTRIES: Final = Gauge(
+    "keyfold_cursor_lag_entries",
+    "Entries of the log after each live cursor, by the caller that owns it and its name, on the "
+    "one replica that shows them.",
+    ("owner", "cursor"),
+)
+
+CURSOR_LAG_SECONDS: Final = Gauge(
+    "keyfold_cursor_lag_seconds",
+    "Time for which the first entry after each live cursor has waited, by owner and name, on the "
+    "one replica that shows them.",
+    ("owner", "cursor"),
+)
+
+CURSORS_EXPIRED: Final = Counter(
+    "keyfold_cursors_expired_total",
+    "Cursors that expired on this replica's watch, because nobody advanced them: their readers "
+    "have lost events.",
+)
+
 POLICY_BROKEN: Final = Gauge(
     "keyfold_policy_broken",
     "1 while the policy file is broken and the previous policy stays in force, otherwise 0.",

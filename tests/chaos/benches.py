@@ -127,6 +127,7 @@ class Picture:
     requests: list[int | None]
     observed: bool
     replicas: list[str]
+    cursors: list[object]
 
 
 def shape(cluster: Cluster) -> object:
@@ -164,4 +165,8 @@ def picture(place: Place) -> Picture:
             requests=[found.version if found is not None else None for found in requests],
             observed="root:ab12" in store.observations(["root:ab12"]),
             replicas=replicas,
+            cursors=[
+                (r.cursor.key.name, r.cursor.position.number, r.cursor.expired_at is not None)
+                for r in store.cursors()
+            ],
         )

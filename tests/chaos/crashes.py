@@ -83,7 +83,7 @@ class Pictures:
     def _after(self, kind: str) -> Picture:
         place = self._bench.fresh()
         clock = FakeClock()
-        if kind == "prune":
+        if kind in store_crasher.LATE:
             self._bench.pass_time()
             clock = FakeClock(store_crasher.LATER)
         with closing(store_crasher.opened(place, clock=clock)) as store:
@@ -99,7 +99,7 @@ class Pictures:
 def killed_at(crasher: Crasher, bench: Bench, kind: str, mark: str) -> Picture:
     """Kills a mutation at a mark and returns what the store then holds."""
     place = bench.fresh()
-    if kind == "prune":
+    if kind in store_crasher.LATE:
         bench.pass_time()
     ended = crasher.kill(place, kind=kind, mark=mark)
     assert ended == signal.SIGKILL, ended
@@ -151,7 +151,8 @@ class Storm:
             if events != cluster.version:
                 yield f"{events} events of {cluster.version} changes"
             numbers = [noted.number for noted in store.poll(store_crasher.BEAT)]
-            if numbers != list(range(1, cluster.version + 1)):
+            # One entry more tells of the cursor that was there before the storm.
+            if numbers != list(range(1, cluster.version + 2)):
                 yield f"{cluster.version} changes with the numbers {numbers}"
         self.done += len(recorded)
         self._version = cluster.version

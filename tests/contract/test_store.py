@@ -45,25 +45,34 @@ from keyfold_server.domain.changes import (
     with_regions,
 )
 from keyfold_server.domain.cluster import Cluster, Region
+from keyfold_server.domain.cursors import PER_OWNER, Cursor, CursorKey
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,
+    CursorExpiredError,
+    CursorNotFoundError,
+    CursorTakenError,
     RequestIdReusedError,
     RequestInProgressError,
+    ResumeTokenExpiredError,
+    ResumeTokenInvalidError,
     RowNotAuthenticError,
     StoreRolledBackError,
     StoreStaleError,
+    TooManyCursorsError,
 )
 from keyfold_server.domain.events import EventQuery
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import (
+    START,
     Attempt,
     AuditEvent,
     Entry,
     EntryKind,
     KeyName,
+    Position,
     RecordedAttempt,
 )
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
@@ -71,8 +80,9 @@ from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.schema import log, log_head, wraps
+from keyfold_server.store.seal import Seal
 from keyfold_server.store.sql.store import SqlStore
-from keyfold_server.store.tables import log_polling, log_pruning
+from keyfold_server.store.tables import cursors, log_polling, log_pruning
 
 DAY = 24 * 60 * 60
 
@@ -1395,6 +1405,191 @@ def test_pruning_passes_over_nothing_that_was_changed(store: SqlStore, clock: Fa
         with pytest.raises(RowNotAuthenticError, match="entry 2 of the log"):
             prune(store, clock)
     assert store.cluster("c-0") is not None
+
+
+SIEM: Final = CursorKey("local", "siem")
+ONE, TWO = b"1" * 16, b"2" * 16
+"""The sessions of two readers."""
+
+SCOPE: Final = b"scope of a reader"
+
+
+def take(store: SqlStore, begin: Entry, session: bytes = ONE, key: CursorKey = SIEM) -> Cursor:
+    """Takes a cursor over, or makes it after an entry."""
+    event = an_event("rpc:cursor:make")
+    return store.take_cursor(key, session, SCOPE, placed(begin), event)
+
+
+def placed(noted: Entry) -> Position:
+    """Returns the position of an entry."""
+    return Position(noted.number, noted.entry_id)
+
+
+def several(store: SqlStore, count: int) -> list[Entry]:
+    """Makes clusters, and returns the entries of the log."""
+    store.apply([enabling(a_cluster(f"c-{i:02}")) for i in range(count)])
+    return store.poll(beat())
+
+
+def test_pruning_passes_no_readers_cursor(store: SqlStore, clock: FakeClock) -> None:
+    """S11: what a live cursor's reader has not dealt with stays, however old it is."""
+    noted = several(store, 5)
+    take(store, noted[1])
+    clock.advance(DAY + 1)
+    prune(store, clock)
+    assert decided(store.poll(at("one", noted[1]))) == noted[2:]
+    store.advance_cursor(SIEM, ONE, SCOPE, placed(noted[3]))
+    clock.advance(121.0)  # Until the replica that has just polled counts no longer.
+    prune(store, clock)
+    with pytest.raises(StoreStaleError):
+        store.poll(at("one", noted[1]))
+    assert decided(store.poll(at("one", noted[3]))) == noted[4:]
+    store.drop_cursor(SIEM, an_event("rpc:cursor:delete"))
+    clock.advance(DAY + 1)
+    prune(store, clock)
+    with pytest.raises(StoreStaleError):
+        store.poll(at("one", noted[3]))
+
+
+def test_a_cursor_that_appears_while_others_prune_is_not_passed(
+    store: SqlStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S11: pruning looks again once no cursor can appear any more."""
+    noted = several(store, 5)
+    clock.advance(DAY + 1)
+    look = cursors.lowest
+    looks: list[None] = []
+
+    def late(connection: Connection, seal: Seal) -> int | None:
+        looks.append(None)
+        # The first look comes before the cursor is there.
+        return None if len(looks) == 1 else look(connection, seal)
+
+    take(store, noted[1])
+    monkeypatch.setattr(cursors, "lowest", late)
+    prune(store, clock)
+    assert len(looks) > 2
+    assert decided(store.poll(at("one", noted[1]))) == noted[2:]
+
+
+def test_the_later_reader_has_the_cursor(store: SqlStore, clock: FakeClock) -> None:
+    """S0: two readers with one cursor: the earlier one moves it no more, and it goes on there."""
+    noted = several(store, 4)
+    made = take(store, noted[0])
+    assert (made.position, made.created_at) == (placed(noted[0]), int(clock.wall() * 1000))
+    moved = store.advance_cursor(SIEM, ONE, SCOPE, placed(noted[1]))
+    # The entry about the cursor itself is behind it, too.
+    assert (moved.cursor.position, moved.behind) == (placed(noted[1]), 3)
+    taken = take(store, noted[3], TWO)
+    assert (taken.position, taken.session) == (placed(noted[1]), TWO)
+    with pytest.raises(CursorTakenError):
+        store.advance_cursor(SIEM, ONE, SCOPE, placed(noted[2]))
+    back = store.advance_cursor(SIEM, TWO, SCOPE, placed(noted[0]))
+    assert back.cursor.position == placed(noted[1])
+
+
+def test_a_cursor_moves_only_to_what_the_log_has(store: SqlStore) -> None:
+    """S1: a position of another history, of the future or of another scope moves no cursor."""
+    noted = several(store, 3)
+    take(store, noted[0])
+    for wrong in (Position(2, b"x" * 16), Position(99, b"x" * 16)):
+        with pytest.raises(ResumeTokenInvalidError):
+            store.advance_cursor(SIEM, ONE, SCOPE, wrong)
+        with pytest.raises(ResumeTokenInvalidError):
+            store.check_position(wrong)
+        with pytest.raises(ResumeTokenInvalidError):
+            store.take_cursor(CursorKey("local", "b"), ONE, SCOPE, wrong, an_event())
+    with pytest.raises(ResumeTokenInvalidError):
+        store.advance_cursor(SIEM, ONE, b"another scope", placed(noted[2]))
+    [report] = store.cursors()
+    assert report.cursor.position == placed(noted[0])
+    for key in (CursorKey("another", "siem"), CursorKey("local", "none")):
+        with pytest.raises(CursorNotFoundError):
+            store.advance_cursor(key, ONE, SCOPE, placed(noted[2]))
+        with pytest.raises(CursorNotFoundError):
+            store.drop_cursor(key, an_event())
+
+
+def test_a_cursor_begins_nowhere_that_was_pruned(store: SqlStore, clock: FakeClock) -> None:
+    """S11: a reader that asks for entries that are gone hears so."""
+    noted = several(store, 4)
+    clock.advance(DAY + 1)
+    prune(store, clock)
+    with pytest.raises(ResumeTokenExpiredError):
+        take(store, noted[0])
+    with pytest.raises(ResumeTokenExpiredError):
+        store.check_position(START)
+    store.check_position(placed(noted[2]))
+    assert take(store, noted[2]).position == placed(noted[2])
+
+
+def test_a_cursor_that_nobody_advances_expires(store: SqlStore, clock: FakeClock) -> None:
+    """S11: its reader and the log hear of it, and pruning no longer waits for it."""
+    noted = several(store, 4)
+    take(store, noted[0])
+    other = CursorKey("local", "quick")
+    take(store, noted[0], key=other)
+
+    def expire() -> list[Cursor]:
+        return store.expire_cursors(int(clock.wall() * 1000), 2 * DAY * 1000)
+
+    clock.advance(DAY)
+    # On a quiet day the same position shows that the reader lives.
+    store.advance_cursor(other, ONE, SCOPE, placed(noted[0]))
+    assert expire() == []
+    clock.advance(DAY + 1)
+    [expired] = expire()
+    assert (expired.key, expired.position) == (SIEM, placed(noted[0]))
+    assert expire() == []
+    *_, told = store.poll(at("one", noted[3]))
+    assert (told.kind, told.cluster) == (EntryKind.PRUNING, None)
+    for refused in (
+        lambda: take(store, noted[0], TWO),
+        lambda: store.advance_cursor(SIEM, ONE, SCOPE, placed(noted[1])),
+    ):
+        with pytest.raises(CursorExpiredError):
+            refused()
+    store.advance_cursor(other, ONE, SCOPE, placed(noted[2]))
+    prune(store, clock)
+    with pytest.raises(StoreStaleError):
+        store.poll(at("one", noted[0]))
+    store.drop_cursor(SIEM, an_event())
+    assert [r.cursor.key for r in store.cursors()] == [other]
+
+
+def test_a_fast_clock_lets_no_cursor_expire(store: SqlStore, clock: FakeClock) -> None:
+    """S11: cursors expire by the store's clock, however far ahead a replica's clock is."""
+    [noted] = several(store, 1)
+    take(store, noted)
+    assert store.expire_cursors(int(clock.wall() * 1000) + 99 * DAY * 1000, DAY * 1000) == []
+
+
+def test_cursors_show_how_far_behind_they_are(store: SqlStore, clock: FakeClock) -> None:
+    """S0: in entries, and by how long the first of them has waited."""
+    noted = several(store, 1)
+    take(store, noted[0])
+    [entry] = store.poll(at("one", noted[0]))
+    store.advance_cursor(SIEM, ONE, SCOPE, placed(entry))
+    [report] = store.cursors()
+    assert (report.behind, report.waiting) == (0, 0)
+    clock.advance(10)
+    enabled(store)
+    clock.advance(30)
+    enabled(store, "another")
+    [report] = store.cursors()
+    assert report.behind == 2
+    assert 30_000 <= report.waiting < 40_000
+
+
+def test_cursors_are_bounded(store: SqlStore) -> None:
+    """S11: no caller can keep the log from being pruned by cursors without number."""
+    [noted] = several(store, 1)
+    for i in range(PER_OWNER):
+        take(store, noted, key=CursorKey("local", f"c-{i}"))
+    with pytest.raises(TooManyCursorsError):
+        take(store, noted, key=CursorKey("local", "one-more"))
+    take(store, noted, TWO, CursorKey("local", "c-0"))
+    take(store, noted, key=CursorKey("another", "c-0"))
 
 
 MANY = 70_000

@@ -29,12 +29,14 @@ from builders import (
 from fakes import FakeClock
 from keyfold_server.domain.changes import Change, CommittedChange, revoked, with_regions
 from keyfold_server.domain.cluster import Cluster
+from keyfold_server.domain.cursors import CursorKey
 from keyfold_server.domain.errors import (
     KeyfoldError,
     RowNotAuthenticError,
     SetupError,
     StoreRolledBackError,
 )
+from keyfold_server.domain.log import START
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.store import schema
 from keyfold_server.store.opening import open_store
@@ -62,6 +64,7 @@ class Bench:
             store.register(BEAT)
             store.reconcile("a drill")
             store.issue_external_id("acme", "id-of-acme", an_event())
+            store.take_cursor(CursorKey("local", "siem"), b"s" * 16, b"d" * 16, START, an_event())
 
     def open(self) -> SqlStore:
         return open_store(f"sqlite:///{self.file}", self.key, clock=FakeClock())
@@ -110,6 +113,7 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "replicas": lambda store: store.replicas(),
     "lineage": lambda store: store.replicas(),
     "identities": lambda store: store.external_id("acme"),
+    "cursors": lambda store: store.cursors(),
 }
 """Calls that read and verify a row of each table."""
 
@@ -120,11 +124,12 @@ WHERE: Final = {
     "wraps": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "wrap_history": "number = 1 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "requests": "cluster = 'acme'",
-    "log": "number = 2",
+    "log": "number = 3",
     "log_head": "id = 1",
     "replicas": "replica = 'one'",
     "lineage": "id = 1",
     "identities": "owner = 'acme'",
+    "cursors": "name = 'siem'",
 }
 """A condition for one row, or several, of each table."""
 
@@ -332,7 +337,7 @@ _ENTRY: Final = ", ".join(c.name for c in list(schema.log.columns)[1:])
         ("DELETE FROM log WHERE number = 1", 1),
         ("DELETE FROM log WHERE number = 3", 3),
         # The newest, and everything.
-        ("DELETE FROM log WHERE number = 8", 8),
+        ("DELETE FROM log WHERE number = 9", 9),
         ("DELETE FROM log", 1),
         ("DELETE FROM log WHERE number > 4", 5),
         ("UPDATE log SET outcome = 'x' WHERE number = 4", 4),
@@ -340,8 +345,8 @@ _ENTRY: Final = ", ".join(c.name for c in list(schema.log.columns)[1:])
         ("UPDATE log SET number = -number WHERE number = 3", 3),
         # Two entries in each other's place.
         ("UPDATE log SET number = CASE number WHEN 3 THEN -5 WHEN 5 THEN -3 ELSE number END", 3),
-        (f"INSERT INTO log SELECT 9, {_ENTRY} FROM log WHERE number = 8", 9),
-        (f"INSERT INTO log SELECT 0, {_ENTRY} FROM log WHERE number = 8", 0),
+        (f"INSERT INTO log SELECT 10, {_ENTRY} FROM log WHERE number = 9", 10),
+        (f"INSERT INTO log SELECT 0, {_ENTRY} FROM log WHERE number = 9", 0),
         ("UPDATE log SET prev = zeroblob(32) WHERE number = 2", 2),
     ],
 )
@@ -412,10 +417,10 @@ def test_an_entry_of_another_history(bench: Bench, opened: Callable[[], SqlStore
         bench.file.write_bytes(old)
         with closing(bench.open()) as store:
             applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
-        histories.append(bench.rows("SELECT * FROM log WHERE number = 9"))
+        histories.append(bench.rows("SELECT * FROM log WHERE number = 10"))
     marks = ", ".join("?" * len(histories[0][0]))
     with closing(sqlite3.connect(bench.file)) as connection:
-        connection.execute("DELETE FROM log WHERE number = 9")
+        connection.execute("DELETE FROM log WHERE number = 10")
         connection.execute(f"INSERT INTO log VALUES ({marks})", histories[0][0])
         connection.commit()
     with pytest.raises(StoreRolledBackError):

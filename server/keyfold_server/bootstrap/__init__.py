@@ -72,6 +72,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         store_poll=min(Timing().store_poll, settings.store_max_staleness / 4),
         sweep=settings.sweep_interval,
         log_retention=settings.log_retention,
+        cursor_expiry=settings.cursor_expiry,
     )
     joined = Replica(
         providers.provider,

@@ -56,7 +56,7 @@ class Bounds:
     calls: int = 4_000
     calls_per_caller: int = 2_000
     calls_per_organization: int = 2_000
-    streams_per_caller: int = 100
+    streams_per_caller: int = 1_000
     calls_per_connection: int = 1_000
     connections: int = 10_000
     request_bytes: int = 512 * 1024 * 1024

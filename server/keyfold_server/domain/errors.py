@@ -28,7 +28,9 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── UnknownKekError                     UNKNOWN_KEK
     │   ├── WrongClusterError                   WRONG_CLUSTER
     │   ├── WrappedKeyCorruptError              WRAPPED_KEY_CORRUPT
-    │   └── ContextMismatchError                CONTEXT_MISMATCH
+    │   ├── ContextMismatchError                CONTEXT_MISMATCH
+    │   ├── ResumeTokenInvalidError             RESUME_TOKEN_INVALID
+    │   └── ResumeTokenExpiredError             RESUME_TOKEN_EXPIRED
     ├── UnauthenticatedError                    the server does not know the caller
     │   ├── CallerUnknownError                  CALLER_UNKNOWN
     │   └── CallerCredentialError               CALLER_CREDENTIAL_INVALID
@@ -39,7 +41,8 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     ├── NotFoundError                           what the request names does not exist
     │   ├── ClusterNotFoundError                CLUSTER_NOT_FOUND
     │   ├── RegionNotFoundError                 REGION_NOT_FOUND
-    │   └── GenerationNotFoundError             GENERATION_NOT_FOUND
+    │   ├── GenerationNotFoundError             GENERATION_NOT_FOUND
+    │   └── CursorNotFoundError                 CURSOR_NOT_FOUND
     ├── AlreadyExistsError                      it exists, and differs from the request
     │   ├── ClusterExistsError                  CLUSTER_EXISTS
     │   └── RegionExistsError                   REGION_EXISTS
@@ -51,10 +54,14 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── GenerationInUseError                GENERATION_IN_USE
     │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
     │   ├── KeyElsewhereError                   KEY_ELSEWHERE
-    │   └── KeyVersionPinnedError               KEY_VERSION_PINNED
+    │   ├── KeyVersionPinnedError               KEY_VERSION_PINNED
+    │   ├── CursorExpiredError                  CURSOR_EXPIRED
+    │   └── TooManyCursorsError                 TOO_MANY_CURSORS
     ├── ConflictError                           another change came first; try again
     │   ├── ConcurrentChangeError               CONCURRENT_CHANGE
-    │   └── RequestInProgressError              REQUEST_IN_PROGRESS
+    │   ├── RequestInProgressError              REQUEST_IN_PROGRESS
+    │   ├── CursorTakenError                    CURSOR_TAKEN
+    │   └── WatchTooSlowError                   WATCH_TOO_SLOW
     ├── KmsError                                about the customer's KMS
     │   ├── RefusedError                        the KMS refused
     │   │   ├── AccessDeniedError               ACCESS_DENIED
@@ -75,7 +82,8 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── StoreStaleError                     STORE_STALE
     │   ├── StoreRolledBackError                STORE_ROLLED_BACK
     │   ├── IssuerUnreachableError              ISSUER_UNREACHABLE
-    │   └── BusyError                           BUSY
+    │   ├── BusyError                           BUSY
+    │   └── DrainingError                       DRAINING
     ├── DeadlineError                           DEADLINE_EXCEEDED
     └── SetupError                              a server that cannot start; never on the wire
 
@@ -343,6 +351,20 @@ class ContextMismatchError(InvalidInputError):
     )
 
 
+class ResumeTokenInvalidError(InvalidInputError):
+    """A resume token that this store did not give out for what the request asks for."""
+
+    reason = "RESUME_TOKEN_INVALID"
+    remedy = "Begin without a token, or resume with the same request that the token came from."
+
+
+class ResumeTokenExpiredError(InvalidInputError):
+    """A resume token whose place in the log has been pruned."""
+
+    reason = "RESUME_TOKEN_EXPIRED"
+    remedy = "Begin without a token. What was pruned in between is lost to this reader."
+
+
 class UnauthenticatedError(KeyfoldError):
     """The server does not know the caller, and did not look at the request."""
 
@@ -420,6 +442,13 @@ class GenerationNotFoundError(NotFoundError):
     remedy = "Check the region's generations with GetStatus."
 
 
+class CursorNotFoundError(NotFoundError):
+    """The caller has no cursor of this name."""
+
+    reason = "CURSOR_NOT_FOUND"
+    remedy = "Check the name with ListCursors. WatchEvents makes a cursor at its first use."
+
+
 class AlreadyExistsError(KeyfoldError):
     """What the request would make exists already, and differs from the request."""
 
@@ -439,7 +468,7 @@ class RegionExistsError(AlreadyExistsError):
 
 
 class StateError(KeyfoldError):
-    """The state of the cluster or region forbids the call."""
+    """The state of what the request names forbids the call."""
 
 
 class RevokedError(StateError):
@@ -509,6 +538,23 @@ class KeyVersionPinnedError(StateError):
     )
 
 
+class CursorExpiredError(StateError):
+    """Nobody advanced the cursor for so long that pruning no longer waits for it."""
+
+    reason = "CURSOR_EXPIRED"
+    remedy = (
+        "Find out what stopped the reader. Then call DeleteCursor, and begin anew: entries that "
+        "were pruned since are lost to this reader."
+    )
+
+
+class TooManyCursorsError(StateError):
+    """There are as many cursors as the caller, or all callers together, may have."""
+
+    reason = "TOO_MANY_CURSORS"
+    remedy = "Delete cursors that nobody uses any more with DeleteCursor."
+
+
 class ConflictError(KeyfoldError):
     """Another change came first, and this request changed nothing."""
 
@@ -525,6 +571,20 @@ class RequestInProgressError(ConflictError):
 
     reason = "REQUEST_IN_PROGRESS"
     remedy = "Wait, and repeat the request with the same request_id."
+
+
+class CursorTakenError(ConflictError):
+    """Another reader has taken the cursor over, so this one must not go on with it."""
+
+    reason = "CURSOR_TAKEN"
+    remedy = "Let one reader alone use a cursor. To take it back, call WatchEvents with it again."
+
+
+class WatchTooSlowError(ConflictError):
+    """The reader of a watch reads more slowly than events come."""
+
+    reason = "WATCH_TOO_SLOW"
+    remedy = "Resume with the token of the last message, and read faster than events come."
 
 
 class KmsError(KeyfoldError):
@@ -676,6 +736,13 @@ class BusyError(UnavailableError):
 
     reason = "BUSY"
     remedy = "Try again."
+
+
+class DrainingError(UnavailableError):
+    """The replica is stopping, so it ends its watches."""
+
+    reason = "DRAINING"
+    remedy = "Resume at once, on another replica, with the token of the last message."
 
 
 class DeadlineError(KeyfoldError):

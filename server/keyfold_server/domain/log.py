@@ -7,9 +7,14 @@ replica reads the log from its own cursor on, and drops from memory what the ent
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyfold_server.domain.events import Event
 
 
 class EntryKind(Enum):
@@ -83,6 +88,23 @@ class KeyName:
     type: str
     uri: str
     principal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the log.
+
+    Attributes:
+        number: Number of the entry there, 0 before the first one.
+        entry_id: The entry's random id, empty before the first one.
+    """
+
+    number: int
+    entry_id: bytes
+
+
+START: Final = Position(0, b"")
+"""The position before the first entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +187,8 @@ class Entry:
         kek: The one KEK that was refused again; None: no refusal or a first one.
         replica: The replica that wrote the entry.
         floor: The cluster's own row as the entry left it, or None.
+        told: Returns the entry as people read it.
+        size: Bytes that its texts have.
     """
 
     number: int
@@ -175,6 +199,8 @@ class Entry:
     kek: bytes | None
     replica: str
     floor: Floor | None = None
+    told: Callable[[], Event] | None = field(default=None, compare=False, repr=False)
+    size: int = field(default=0, compare=False, repr=False)
 
     @property
     def is_news(self) -> bool:

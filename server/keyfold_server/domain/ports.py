@@ -17,6 +17,7 @@ from keyfold_server.domain.changes import (
     RequestKey,
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
+from keyfold_server.domain.cursors import Cursors
 from keyfold_server.domain.errors import ClusterNotFoundError, Unusable
 from keyfold_server.domain.events import (
     EventPage,
@@ -181,12 +182,17 @@ class KeyUser:
     region: str
 
 
-class Store(Protocol):
+class Store(Cursors, Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
     Rows of decisions have a MAC. A row without a valid one raises RowNotAuthenticError (protocol
     A1). A banned cluster raises ClusterBannedError, whatever its rows are (protocol A6).
     """
+
+    @property
+    def uid(self) -> bytes:
+        """The store's uid, which no other store has."""
+        ...
 
     def cluster(self, name: str) -> Cluster | None:
         """Reads a cluster and verifies its rows; returns None if it does not exist."""
@@ -449,6 +455,17 @@ class Store(Protocol):
         """Returns those of some root key ids that a region uses now, among the uses that count."""
         ...
 
+    def users_of_roots(self, roots: Collection[str]) -> Sequence[KeyUser]:
+        """Returns which regions use some root keys now."""
+        ...
+
+    def last_refusals(self, roots: Collection[str]) -> dict[str, int]:
+        """Returns the number of the newest entry that tells of a refusal of each root key.
+
+        Root keys that were never refused are left out, as are those whose refusals were pruned.
+        """
+        ...
+
     def organization_of(self, cluster: str) -> str | None:
         """Returns the organization that a cluster has or, if it is gone, had last; None: none."""
         ...
@@ -466,7 +483,7 @@ class Store(Protocol):
         """Removes requests and silent replicas after 24 hours, and entries of the log.
 
         The last of the older entries stays, and so does every entry that a live replica has not
-        applied yet (protocol S11). Each cluster keeps its floor.
+        applied yet, or that is after a live cursor (protocol S11). Each cluster keeps its floor.
 
         Args:
             now_ms: Milliseconds of Unix time.

@@ -105,6 +105,11 @@ class Rights(Protocol):
         """The caller's identity."""
         ...
 
+    @property
+    def digest(self) -> bytes:
+        """8 bytes that differ wherever the caller may see something else, on every replica."""
+        ...
+
     def use(self, cluster: str, organization: str | None, region: str, purpose: Purpose) -> Use:
         """Decides about a use of a region's KEKs, once the cluster's organization is known."""
         ...

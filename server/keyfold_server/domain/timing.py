@@ -25,6 +25,7 @@ class Timing:
         revoke_wait: Revoke waits this long for other replicas to confirm.
         sweep: The sweep proves each KEK in use, and each root key, once in this time.
         log_retention: The store keeps each entry of the log for this long at least.
+        cursor_expiry: A cursor that nobody advances expires after this time.
     """
 
     cache_ttl: float = 60.0
@@ -36,3 +37,4 @@ class Timing:
     revoke_wait: float = 5.0
     sweep: float = 600.0
     log_retention: float = 400 * 86_400.0
+    cursor_expiry: float = 30 * 86_400.0

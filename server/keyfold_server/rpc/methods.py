@@ -39,6 +39,7 @@ from keyfold_server.rpc.incoming.deadline import ANSWER_BEFORE, deadline_of
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import Receiver, whole
 from keyfold_server.rpc.messages.sizes import check_size
+from keyfold_server.rpc.watch_calls import WatchMethod
 from keyfold_server.service.life.requests import URGENT
 from keyfold_server.service.limits import Account
 from keyfold_server.service.replica import Replica
@@ -60,8 +61,11 @@ deadline up."""
 _PERIOD: Final = 0.02
 """Seconds, at whole multiples of which a caller hears that something does not exist."""
 
-Answered = Callable[[Call, Facts], Awaitable[bytes | Failed]]
+Answered = Callable[[Call, Facts], Awaitable[Answer]]
 """Returns the reply to a call, or the failure; raises only CancelledError."""
+
+STREAM: Final = "WatchEvents"
+"""The method that streams its replies."""
 
 
 class Methods:
@@ -92,6 +96,7 @@ class Methods:
         self._receiver = receiver
         self._sampling = sampling
         self._call_log = call_log
+        self._watch = WatchMethod(replica, callers)
         # A timer of uvloop counts in whole milliseconds of the loop's own clock, so by any other
         # clock its rounding would tell how long a read took.
         self._time = asyncio.get_running_loop().time
@@ -125,7 +130,7 @@ class Methods:
             name: partial(self._answered, name, self._life(method))
             for name, method in methods.items()
         }
-        return self._of_contract(_EVENTS, answers)
+        return self._of_contract(_EVENTS, answers | {STREAM: self._streamed})
 
     def _of_contract(
         self, service: ServiceDescriptor, answers: Mapping[str, Answered]
@@ -135,7 +140,8 @@ class Methods:
             raise RuntimeError(f"table and contract differ in {differ}")
         return {
             f"/{service.full_name}/{name}": TableMethod(
-                self._watched(f"{service.full_name}/{name}", name, answered)
+                self._watched(f"{service.full_name}/{name}", name, answered),
+                streams=name == STREAM,
             )
             for name, answered in answers.items()
         }
@@ -240,6 +246,27 @@ class Methods:
             if began is not None and isinstance(error, NotFoundError):
                 await self._rest(began)
             return failed(error, facts.cluster, facts.region)
+
+    async def _streamed(self, call: Call, facts: Facts) -> Failed | None:
+        """Streams until something ends that; raises only CancelledError.
+
+        The watches have places of their own, so that they take none of those of calls.
+        """
+        try:
+            with self._door.inside():
+                caller = await self._callers.caller(call)
+                account = self._replica.callers.of(_noted(caller, facts))
+                caller.rights.check(STREAM)
+                account.charge(self._replica.clock.monotonic())
+                data = whole(await self._receiver.request(call, account))
+                self._receiver.done(account, data)
+                check_size(data)
+            await self._watch.stream(data, call, caller, facts)
+        except OSError:
+            raise  # The client has gone.
+        except Exception as error:  # noqa: BLE001  each becomes a status for the caller
+            return failed(error, facts.cluster, facts.region)
+        return None
 
     def _life(self, life: UnaryMethod) -> Method:
         async def answer(

@@ -17,6 +17,7 @@ from keyfold_server.service.lane import PLACES
 from keyfold_server.service.loop_watch import LoopWatch
 from keyfold_server.service.readiness import Readiness
 from keyfold_server.service.replica import Replica
+from keyfold_server.service.watch.watches import PLACES as WATCHES
 from keyfold_server.telemetry import NO_SPANS, Sampling
 
 _LOOK_AT_HEALTH: Final = 0.5
@@ -84,7 +85,7 @@ class Server:
         # The handlers refuse with a reason, and leave room for Revoke (protocol R9). The
         # transport's own bound is for a flood beyond that.
         inside = _BEYOND + 2 * bounds.calls
-        self._most = inside + PLACES + CHECKS + _TURNED_AWAY
+        self._most = inside + PLACES + WATCHES + CHECKS + _TURNED_AWAY
         self._replica = replica
         self._transport = transport
         self._readiness = readiness or Readiness()
@@ -126,6 +127,9 @@ class Server:
             return  # This server never listened, or has stopped.
         self._readiness.drain()
         await self._show_health()
+        # Before anything else, while the connections are there to tell the readers to go on
+        # elsewhere: a watch never ends by itself.
+        self._replica.watches.drain()
         self._door.close()
         await asyncio.sleep(_LAST_WORD)
         self._standard.end_streams()

@@ -27,6 +27,7 @@ from keyfold_server.service.events.log_checks import LogChecks
 from keyfold_server.service.fleet.changes import Changes, replica_name
 from keyfold_server.service.fleet.confirmations import Confirmations
 from keyfold_server.service.fleet.refusals import Refusals
+from keyfold_server.service.fleet.staleness import Moment
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.lane import PLACES
@@ -65,6 +66,13 @@ from keyfold_server.service.upkeep.log_verification import LogVerification
 from keyfold_server.service.upkeep.pruning import Pruning
 from keyfold_server.service.upkeep.sweep import Sweep
 from keyfold_server.service.upkeep.verification import TURNS, Verification
+from keyfold_server.service.watch import cursors, watches
+from keyfold_server.service.watch.cursors import CursorReaders
+from keyfold_server.service.watch.feed import Feed
+from keyfold_server.service.watch.looks import Looks
+from keyfold_server.service.watch.sources import Pulse, Sources
+from keyfold_server.service.watch.tokens import ResumeTokens
+from keyfold_server.service.watch.watches import BEATS, Watches
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +82,7 @@ class Replica:
 
     Attributes:
         clock: Time.
+        timing: The spans that the promises are made of.
         data_plane: Answers Wrap, Unwrap and the other data-plane calls.
         loads: Brings keys into memory.
         clusters: Carries out Enable and AddRegions.
@@ -88,6 +97,7 @@ class Replica:
         listing: Answers ListClusters.
         events: Answers ListEvents.
         log_checks: Answers VerifyEvents and GetAnchor.
+        watches: Carries out WatchEvents, and the calls about cursors.
         changes: Follows the changes of the other replicas.
         sweep: Checks keys that no caller uses.
         gauges: Shows the metrics that say how things stand.
@@ -123,6 +133,7 @@ class Replica:
             random: The source of keys and ids.
         """
         self.clock = clock
+        self.timing = timing
         self.bounds = bounds or Bounds()
         self._random = random
         self._storage = Storage(store)
@@ -133,7 +144,10 @@ class Replica:
         self._tasks = Tasks()
         self.supervisor = Supervisor(clock)
         name = replica_name()
-        self._refusals = Refusals(name, self._storage, timing.store_poll, self.supervisor)
+        self.watches = self._watches(timing)
+        self._refusals = Refusals(
+            name, self._storage, timing.store_poll, self.supervisor, self.watches.refused
+        )
         self.loads = Loads(
             self._cache,
             self._kms,
@@ -153,11 +167,32 @@ class Replica:
             timing,
             self._tasks,
             self.supervisor.watch("poll"),
+            self.watches,
         )
         self._join_data_plane()
         self._join_root_keys(platform, regions or ResidencyPolicy())
         self._join_life(timing)
         self._join_upkeep(timing)
+
+    def _watches(self, timing: Timing) -> Watches:
+        storage, clock, feed = self._storage, self.clock, Feed()
+        looks = Looks(
+            storage,
+            self._health,
+            self._cache.last_seen,
+            self.supervisor,
+            self._tasks,
+            feed.wake,
+        )
+        tokens = ResumeTokens(storage.store.mac, storage.store.uid)
+        most = timing.store_max_staleness
+        pulse = Pulse(self.check_serving, self._since, most, min(BEATS, most / 4))
+        sources = Sources(feed, looks, tokens, storage, self._tasks, pulse, clock.monotonic)
+        readers = CursorReaders(storage, tokens)
+        return Watches(sources, readers, self.bounds.streams_per_caller)
+
+    def _since(self, moment: Moment) -> float:
+        return self.changes.staleness.since(moment)
 
     def _join_data_plane(self) -> None:
         bounds = self.bounds
@@ -265,7 +300,7 @@ class Replica:
         self._verify_every = timing.sweep / 2 / TURNS
         self._flushing = Flushing(self._health, self._uses)
         self._log_verification = LogVerification(storage, self._alarm)
-        self._pruning = Pruning(storage, clock, timing.log_retention)
+        self._pruning = Pruning(storage, clock, timing)
         self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
 
     async def start(self) -> None:
@@ -279,6 +314,8 @@ class Replica:
         start("prune", self._pruning.prune, pruning.INTERVAL)
         start("count_regions", self.gauges.turn)
         start("verify_log", self._log_verification.turn, log_verification.EVERY)
+        start("watches", self.watches.tick, watches.TICK)
+        start("show_cursors", self.watches.cursors.show, cursors.EVERY)
         start("verify_clusters", self._verification.turn, self._verify_every)
         self.sweep.start(self.supervisor)
 
@@ -310,6 +347,7 @@ class Replica:
         _, _, graced = self._cache.count(self.clock.monotonic())
         if graced:
             log.warning("%d keys serve on grace in an outage; this stop ends that", graced)
+        self.watches.drain()
         await self.supervisor.stop()
         await self.sweep.stop()
         await self._tasks.drain()

@@ -57,7 +57,14 @@ class StoreSettings(BaseModel):
         ge=86_400,
         le=36_500 * 86_400,
         description="How long the store keeps each entry of its log, which is the audit trail, at "
-        "least 24h. An entry that a live replica has not read stays longer.",
+        "least 24h. An entry that a live replica, or a cursor's reader, has not read stays longer.",
+    )
+    cursor_expiry: Duration = Field(
+        default=Timing().cursor_expiry,
+        ge=3600,
+        le=3_650 * 86_400,
+        description="How long a reader's cursor lives that nobody advances, 1h to 3650d. Until "
+        "then the store keeps every entry of its log that the reader has not dealt with.",
     )
 
     @field_validator("store", "store_listen")

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _ROW: Final = 1
 _UID_SIZE: Final = 16
+_UID: Final = list(schema.meta.columns).index(schema.meta.c.store_uid)
 
 _SERVED: Final = (migrate.SchemaAge.CURRENT, migrate.SchemaAge.NEXT)
 """The schemas on which this release serves; only they are sure to have what it reads."""
@@ -252,12 +253,12 @@ def _embedded(
             database = sqlite.connected(path)
             with _closed_unless_good(database):
                 migrate.upgrade(database)
-                _claim(database, seal, clock)
+                uid = _claim(database, seal, clock)
                 _warn_of_extras(database, path)
     except BaseException:
         lock.release()
         raise
-    return SqlStore(database, seal, clock=clock, reach=reach, release=lock.release)
+    return SqlStore(database, seal, uid, clock=clock, reach=reach, release=lock.release)
 
 
 def _begin(path: Path, key_path: Path, *, takes_key: bool) -> None:
@@ -311,17 +312,17 @@ def _shared(
                 migrate.upgrade(database)
             else:
                 migrate.require(database)
-            _claim(database, seal, clock)
+            uid = _claim(database, seal, clock)
             postgresql.warn(database, address)
             _warn_of_extras(database, address.label)
     if not postgresql.notifies(database):
-        return SqlStore(database, seal, clock=clock, reach=reach)
+        return SqlStore(database, seal, uid, clock=clock, reach=reach)
     from keyfold_server.store.postgresql.notifications import NotifyingStore
 
     def connect() -> BoundedSession:
         return postgresql.session(listening)
 
-    return NotifyingStore(database, seal, connect, clock=clock, reach=reach)
+    return NotifyingStore(database, seal, uid, connect, clock=clock, reach=reach)
 
 
 @contextmanager
@@ -333,8 +334,11 @@ def _closed_unless_good(database: Database) -> Iterator[None]:
         raise
 
 
-def _claim(database: Database, seal: seals.Seal, clock: Clock) -> None:
+def _claim(database: Database, seal: seals.Seal, clock: Clock) -> bytes:
     """Makes the store's own row in an empty store; in any other store checks the key against it.
+
+    Returns:
+        The store's uid.
 
     Raises:
         SetupError: Another service key sealed the store, or in another encoding.
@@ -344,6 +348,8 @@ def _claim(database: Database, seal: seals.Seal, clock: Clock) -> None:
     if row is None:
         row = database.write(lambda c: _make(c, seal, database.dialect, clock))
     _check_own_row(row, seal)
+    uid: bytes = row[_UID]
+    return uid
 
 
 def _own_row(connection: Connection) -> schema.Cells | None:

@@ -298,6 +298,23 @@ replicas: Final = Table(
 """`time` is by the replica's clock, for people; `seen_at` is by the store's clock, the only one
 that Keyfold compares."""
 
+cursors: Final = Table(
+    "cursors",
+    metadata,
+    _key("owner", Text),
+    _key("name", Text),
+    _must("number", BigInteger),
+    _must("entry_id", LargeBinary),
+    _must("session", LargeBinary),
+    _must("scope", LargeBinary),
+    _must("created_at", BigInteger),
+    _must("advanced_at", BigInteger),
+    Column("expired_at", BigInteger, nullable=True),
+    _must("mac", LargeBinary),
+)
+"""The named cursors of readers of the log. Pruning passes none of them but those that have expired
+(protocol S11), so a row carries a MAC, although to advance one is an observation."""
+
 lineage: Final = Table(
     "lineage",
     metadata,

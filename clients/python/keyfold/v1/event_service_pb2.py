@@ -22,41 +22,71 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from keyfold.v1 import resources_pb2 as keyfold_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekeyfold/v1/event_service.proto\x12\nkeyfold.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x04\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.keyfold.v1.EventKind\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x0f\n\x07outcome\x18\x06 \x01(\t\x12\x0f\n\x07\x63luster\x18\x07 \x01(\t\x12\x13\n\x0b\x63luster_uid\x18\x08 \x01(\x0c\x12\x14\n\x0corganization\x18\t \x01(\t\x12\x0f\n\x07regions\x18\n \x03(\t\x12\x10\n\x08key_type\x18\x0b \x01(\t\x12\x0f\n\x07key_uri\x18\x0c \x01(\t\x12\x15\n\rkey_principal\x18\r \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x0e \x01(\t\x12\r\n\x05proof\x18\x0f \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x10 \x01(\t\x12\x14\n\x0con_behalf_of\x18\x11 \x01(\t\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x12\n\nrequest_id\x18\x13 \x01(\t\x12\x10\n\x08trace_id\x18\x14 \x01(\t\x12\x16\n\x0ekms_request_id\x18\x15 \x01(\t\x12\x0f\n\x07message\x18\x16 \x01(\t\x12\x0f\n\x07replica\x18\x17 \x01(\t\x12\r\n\x05\x65poch\x18\x18 \x01(\x04\x12\'\n\x06\x64\x65tail\x18\x19 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x90\x02\n\x0b\x45ventFilter\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0f\n\x07key_uri\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12$\n\x05kinds\x18\x05 \x03(\x0e\x32\x15.keyfold.v1.EventKind\x12\x0f\n\x07outcome\x18\x06 \x01(\t\x12\x14\n\x0conly_refused\x18\x07 \x01(\x08\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61\x63tion\x18\n \x01(\t\"y\n\x11ListEventsRequest\x12\'\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x17.keyfold.v1.EventFilter\x12\x14\n\x0cnewest_first\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"P\n\x12ListEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.keyfold.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x13VerifyEventsRequest\x12\x12\n\npage_token\x18\x01 \x01(\t\x12\x0f\n\x07\x61nchors\x18\x02 \x03(\t\"\xda\x01\n\x14VerifyEventsResponse\x12\x15\n\rpruned_number\x18\x01 \x01(\x03\x12\x14\n\x0c\x66irst_number\x18\x02 \x01(\x03\x12\x13\n\x0blast_number\x18\x03 \x01(\x03\x12\x15\n\rnewest_number\x18\x04 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\x12&\n\x06\x62roken\x18\x06 \x01(\x0b\x32\x16.keyfold.v1.BrokenLink\x12(\n\x07\x61nchors\x18\x07 \x03(\x0b\x32\x17.keyfold.v1.AnchorCheck\"-\n\nBrokenLink\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x84\x01\n\x0b\x41nchorCheck\x12*\n\x07outcome\x18\x01 \x01(\x0e\x32\x19.keyfold.v1.AnchorOutcome\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x12\n\x10GetAnchorRequest\"]\n\x11GetAnchorResponse\x12\x0e\n\x06\x61nchor\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xc4\x02\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_KIND_DECISION\x10\x01\x12\x16\n\x12\x45VENT_KIND_ATTEMPT\x10\x02\x12\x16\n\x12\x45VENT_KIND_REFUSAL\x10\x03\x12\x15\n\x11\x45VENT_KIND_HEALTH\x10\x04\x12\x1d\n\x19\x45VENT_KIND_RECONCILIATION\x10\x05\x12\x16\n\x12\x45VENT_KIND_PRUNING\x10\x06\x12\x13\n\x0f\x45VENT_KIND_KEPT\x10\x07\x12\x17\n\x13\x45VENT_KIND_IDENTITY\x10\x08\x12\x15\n\x11\x45VENT_KIND_IMPORT\x10\t\x12\x12\n\x0e\x45VENT_KIND_BAN\x10\n\x12\x13\n\x0f\x45VENT_KIND_SEAL\x10\x0b\x12\x16\n\x12\x45VENT_KIND_UNKNOWN\x10\x0c*\xc1\x01\n\rAnchorOutcome\x12\x1e\n\x1a\x41NCHOR_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41NCHOR_OUTCOME_MATCHES\x10\x01\x12\x19\n\x15\x41NCHOR_OUTCOME_PRUNED\x10\x02\x12\x1e\n\x1a\x41NCHOR_OUTCOME_ROLLED_BACK\x10\x03\x12\x1e\n\x1a\x41NCHOR_OUTCOME_OTHER_STORE\x10\x04\x12\x19\n\x15\x41NCHOR_OUTCOME_FORGED\x10\x05\x32\xf8\x01\n\x0c\x45ventService\x12K\n\nListEvents\x12\x1d.keyfold.v1.ListEventsRequest\x1a\x1e.keyfold.v1.ListEventsResponse\x12Q\n\x0cVerifyEvents\x12\x1f.keyfold.v1.VerifyEventsRequest\x1a .keyfold.v1.VerifyEventsResponse\x12H\n\tGetAnchor\x12\x1c.keyfold.v1.GetAnchorRequest\x1a\x1d.keyfold.v1.GetAnchorResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekeyfold/v1/event_service.proto\x12\nkeyfold.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akeyfold/v1/resources.proto\"\x88\x04\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.keyfold.v1.EventKind\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x0f\n\x07outcome\x18\x06 \x01(\t\x12\x0f\n\x07\x63luster\x18\x07 \x01(\t\x12\x13\n\x0b\x63luster_uid\x18\x08 \x01(\x0c\x12\x14\n\x0corganization\x18\t \x01(\t\x12\x0f\n\x07regions\x18\n \x03(\t\x12\x10\n\x08key_type\x18\x0b \x01(\t\x12\x0f\n\x07key_uri\x18\x0c \x01(\t\x12\x15\n\rkey_principal\x18\r \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x0e \x01(\t\x12\r\n\x05proof\x18\x0f \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x10 \x01(\t\x12\x14\n\x0con_behalf_of\x18\x11 \x01(\t\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x12\n\nrequest_id\x18\x13 \x01(\t\x12\x10\n\x08trace_id\x18\x14 \x01(\t\x12\x16\n\x0ekms_request_id\x18\x15 \x01(\t\x12\x0f\n\x07message\x18\x16 \x01(\t\x12\x0f\n\x07replica\x18\x17 \x01(\t\x12\r\n\x05\x65poch\x18\x18 \x01(\x04\x12\'\n\x06\x64\x65tail\x18\x19 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x90\x02\n\x0b\x45ventFilter\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0f\n\x07key_uri\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12$\n\x05kinds\x18\x05 \x03(\x0e\x32\x15.keyfold.v1.EventKind\x12\x0f\n\x07outcome\x18\x06 \x01(\t\x12\x14\n\x0conly_refused\x18\x07 \x01(\x08\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61\x63tion\x18\n \x01(\t\"y\n\x11ListEventsRequest\x12\'\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x17.keyfold.v1.EventFilter\x12\x14\n\x0cnewest_first\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"P\n\x12ListEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.keyfold.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x13VerifyEventsRequest\x12\x12\n\npage_token\x18\x01 \x01(\t\x12\x0f\n\x07\x61nchors\x18\x02 \x03(\t\"\xda\x01\n\x14VerifyEventsResponse\x12\x15\n\rpruned_number\x18\x01 \x01(\x03\x12\x14\n\x0c\x66irst_number\x18\x02 \x01(\x03\x12\x13\n\x0blast_number\x18\x03 \x01(\x03\x12\x15\n\rnewest_number\x18\x04 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\x12&\n\x06\x62roken\x18\x06 \x01(\x0b\x32\x16.keyfold.v1.BrokenLink\x12(\n\x07\x61nchors\x18\x07 \x03(\x0b\x32\x17.keyfold.v1.AnchorCheck\"-\n\nBrokenLink\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x84\x01\n\x0b\x41nchorCheck\x12*\n\x07outcome\x18\x01 \x01(\x0e\x32\x19.keyfold.v1.AnchorOutcome\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x12\n\x10GetAnchorRequest\"]\n\x11GetAnchorResponse\x12\x0e\n\x06\x61nchor\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x01\n\x12WatchEventsRequest\x12\x10\n\x08\x63lusters\x18\x01 \x03(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0e\n\x06states\x18\x03 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x08\x12\'\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x17.keyfold.v1.EventFilter\x12\x14\n\x0cresume_token\x18\x06 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\t\"\xfa\x01\n\x13WatchEventsResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x18.keyfold.v1.ClusterStateH\x00\x12\"\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.keyfold.v1.EventH\x00\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x15.keyfold.v1.HeartbeatH\x00\x12/\n\x0csnapshot_end\x18\x04 \x01(\x0b\x32\x17.keyfold.v1.SnapshotEndH\x00\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x12\x16\n\x0e\x63ursor_session\x18\x06 \x01(\tB\t\n\x07message\"{\n\tHeartbeat\x12,\n\tstore_age\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rmax_store_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06number\x18\x03 \x01(\x03\"\r\n\x0bSnapshotEnd\"\xb2\x01\n\x0c\x43lusterState\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\x0c\x12\x14\n\x0corganization\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0e\n\x06\x65xists\x18\x05 \x01(\x08\x12\x0e\n\x06\x62\x61nned\x18\x06 \x01(\x08\x12\x15\n\rnot_authentic\x18\x07 \x01(\x08\x12(\n\x07regions\x18\x08 \x03(\x0b\x32\x17.keyfold.v1.RegionState\"\xa0\x02\n\x0bRegionState\x12\x0e\n\x06region\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.keyfold.v1.State\x12\"\n\x06health\x18\x03 \x01(\x0e\x32\x12.keyfold.v1.Health\x12\x15\n\x08\x63\x61n_wrap\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x17\n\ncan_unwrap\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12\x30\n\x0bgenerations\x18\x06 \x03(\x0b\x32\x1b.keyfold.v1.GenerationState\x12\x0f\n\x07refusal\x18\x07 \x01(\x03\x12,\n\tcache_ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_can_wrapB\r\n\x0b_can_unwrap\"F\n\x0fGenerationState\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12\x0e\n\x06kek_id\x18\x02 \x01(\x0c\x12\x0f\n\x07retired\x18\x03 \x01(\x08\"\xeb\x01\n\x06\x43ursor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x30\n\x0c\x61\x64vance_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62\x65hind\x18\x05 \x01(\x03\x12\x0e\n\x06\x63\x61ller\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x65xpired\x18\x08 \x01(\x08\"M\n\x14\x41\x64vanceCursorRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\";\n\x15\x41\x64vanceCursorResponse\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.keyfold.v1.Cursor\"\x14\n\x12ListCursorsRequest\":\n\x13ListCursorsResponse\x12#\n\x07\x63ursors\x18\x01 \x03(\x0b\x32\x12.keyfold.v1.Cursor\"5\n\x13\x44\x65leteCursorRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\"\x16\n\x14\x44\x65leteCursorResponse*\xc4\x02\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_KIND_DECISION\x10\x01\x12\x16\n\x12\x45VENT_KIND_ATTEMPT\x10\x02\x12\x16\n\x12\x45VENT_KIND_REFUSAL\x10\x03\x12\x15\n\x11\x45VENT_KIND_HEALTH\x10\x04\x12\x1d\n\x19\x45VENT_KIND_RECONCILIATION\x10\x05\x12\x16\n\x12\x45VENT_KIND_PRUNING\x10\x06\x12\x13\n\x0f\x45VENT_KIND_KEPT\x10\x07\x12\x17\n\x13\x45VENT_KIND_IDENTITY\x10\x08\x12\x15\n\x11\x45VENT_KIND_IMPORT\x10\t\x12\x12\n\x0e\x45VENT_KIND_BAN\x10\n\x12\x13\n\x0f\x45VENT_KIND_SEAL\x10\x0b\x12\x16\n\x12\x45VENT_KIND_UNKNOWN\x10\x0c*\xc1\x01\n\rAnchorOutcome\x12\x1e\n\x1a\x41NCHOR_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41NCHOR_OUTCOME_MATCHES\x10\x01\x12\x19\n\x15\x41NCHOR_OUTCOME_PRUNED\x10\x02\x12\x1e\n\x1a\x41NCHOR_OUTCOME_ROLLED_BACK\x10\x03\x12\x1e\n\x1a\x41NCHOR_OUTCOME_OTHER_STORE\x10\x04\x12\x19\n\x15\x41NCHOR_OUTCOME_FORGED\x10\x05\x32\xc3\x04\n\x0c\x45ventService\x12K\n\nListEvents\x12\x1d.keyfold.v1.ListEventsRequest\x1a\x1e.keyfold.v1.ListEventsResponse\x12Q\n\x0cVerifyEvents\x12\x1f.keyfold.v1.VerifyEventsRequest\x1a .keyfold.v1.VerifyEventsResponse\x12H\n\tGetAnchor\x12\x1c.keyfold.v1.GetAnchorRequest\x1a\x1d.keyfold.v1.GetAnchorResponse\x12P\n\x0bWatchEvents\x12\x1e.keyfold.v1.WatchEventsRequest\x1a\x1f.keyfold.v1.WatchEventsResponse0\x01\x12T\n\rAdvanceCursor\x12 .keyfold.v1.AdvanceCursorRequest\x1a!.keyfold.v1.AdvanceCursorResponse\x12N\n\x0bListCursors\x12\x1e.keyfold.v1.ListCursorsRequest\x1a\x1f.keyfold.v1.ListCursorsResponse\x12Q\n\x0c\x44\x65leteCursor\x12\x1f.keyfold.v1.DeleteCursorRequest\x1a .keyfold.v1.DeleteCursorResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyfold.v1.event_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTKIND']._serialized_start=1691
-  _globals['_EVENTKIND']._serialized_end=2015
-  _globals['_ANCHOROUTCOME']._serialized_start=2018
-  _globals['_ANCHOROUTCOME']._serialized_end=2211
-  _globals['_EVENT']._serialized_start=110
-  _globals['_EVENT']._serialized_end=630
-  _globals['_EVENTFILTER']._serialized_start=633
-  _globals['_EVENTFILTER']._serialized_end=905
-  _globals['_LISTEVENTSREQUEST']._serialized_start=907
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1028
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1030
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1110
-  _globals['_VERIFYEVENTSREQUEST']._serialized_start=1112
-  _globals['_VERIFYEVENTSREQUEST']._serialized_end=1170
-  _globals['_VERIFYEVENTSRESPONSE']._serialized_start=1173
-  _globals['_VERIFYEVENTSRESPONSE']._serialized_end=1391
-  _globals['_BROKENLINK']._serialized_start=1393
-  _globals['_BROKENLINK']._serialized_end=1438
-  _globals['_ANCHORCHECK']._serialized_start=1441
-  _globals['_ANCHORCHECK']._serialized_end=1573
-  _globals['_GETANCHORREQUEST']._serialized_start=1575
-  _globals['_GETANCHORREQUEST']._serialized_end=1593
-  _globals['_GETANCHORRESPONSE']._serialized_start=1595
-  _globals['_GETANCHORRESPONSE']._serialized_end=1688
-  _globals['_EVENTSERVICE']._serialized_start=2214
-  _globals['_EVENTSERVICE']._serialized_end=2462
+  _globals['_EVENTKIND']._serialized_start=3401
+  _globals['_EVENTKIND']._serialized_end=3725
+  _globals['_ANCHOROUTCOME']._serialized_start=3728
+  _globals['_ANCHOROUTCOME']._serialized_end=3921
+  _globals['_EVENT']._serialized_start=170
+  _globals['_EVENT']._serialized_end=690
+  _globals['_EVENTFILTER']._serialized_start=693
+  _globals['_EVENTFILTER']._serialized_end=965
+  _globals['_LISTEVENTSREQUEST']._serialized_start=967
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1088
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1090
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1170
+  _globals['_VERIFYEVENTSREQUEST']._serialized_start=1172
+  _globals['_VERIFYEVENTSREQUEST']._serialized_end=1230
+  _globals['_VERIFYEVENTSRESPONSE']._serialized_start=1233
+  _globals['_VERIFYEVENTSRESPONSE']._serialized_end=1451
+  _globals['_BROKENLINK']._serialized_start=1453
+  _globals['_BROKENLINK']._serialized_end=1498
+  _globals['_ANCHORCHECK']._serialized_start=1501
+  _globals['_ANCHORCHECK']._serialized_end=1633
+  _globals['_GETANCHORREQUEST']._serialized_start=1635
+  _globals['_GETANCHORREQUEST']._serialized_end=1653
+  _globals['_GETANCHORRESPONSE']._serialized_start=1655
+  _globals['_GETANCHORRESPONSE']._serialized_end=1748
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1751
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1922
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1925
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=2175
+  _globals['_HEARTBEAT']._serialized_start=2177
+  _globals['_HEARTBEAT']._serialized_end=2300
+  _globals['_SNAPSHOTEND']._serialized_start=2302
+  _globals['_SNAPSHOTEND']._serialized_end=2315
+  _globals['_CLUSTERSTATE']._serialized_start=2318
+  _globals['_CLUSTERSTATE']._serialized_end=2496
+  _globals['_REGIONSTATE']._serialized_start=2499
+  _globals['_REGIONSTATE']._serialized_end=2787
+  _globals['_GENERATIONSTATE']._serialized_start=2789
+  _globals['_GENERATIONSTATE']._serialized_end=2859
+  _globals['_CURSOR']._serialized_start=2862
+  _globals['_CURSOR']._serialized_end=3097
+  _globals['_ADVANCECURSORREQUEST']._serialized_start=3099
+  _globals['_ADVANCECURSORREQUEST']._serialized_end=3176
+  _globals['_ADVANCECURSORRESPONSE']._serialized_start=3178
+  _globals['_ADVANCECURSORRESPONSE']._serialized_end=3237
+  _globals['_LISTCURSORSREQUEST']._serialized_start=3239
+  _globals['_LISTCURSORSREQUEST']._serialized_end=3259
+  _globals['_LISTCURSORSRESPONSE']._serialized_start=3261
+  _globals['_LISTCURSORSRESPONSE']._serialized_end=3319
+  _globals['_DELETECURSORREQUEST']._serialized_start=3321
+  _globals['_DELETECURSORREQUEST']._serialized_end=3374
+  _globals['_DELETECURSORRESPONSE']._serialized_start=3376
+  _globals['_DELETECURSORRESPONSE']._serialized_end=3398
+  _globals['_EVENTSERVICE']._serialized_start=3924
+  _globals['_EVENTSERVICE']._serialized_end=4503
 # @@protoc_insertion_point(module_scope)

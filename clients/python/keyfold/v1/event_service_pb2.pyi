@@ -5,11 +5,13 @@ The event service: what happened to keys, as the one sealed log of the store tel
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from keyfold.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -583,3 +585,523 @@ class GetAnchorResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAnchorResponse: _TypeAlias = GetAnchorResponse  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    """The request of WatchEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTERS_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """Optional. The name of an organization. With `clusters`: those of them that belong to it."""
+    states: _builtins.bool
+    """Optional. If true, tells the states of the clusters: all of them first, up to a SnapshotEnd, and
+    then each change. This or `events` must be true.
+    """
+    events: _builtins.bool
+    """Optional. If true, tells the events about the clusters that the caller may see, beginning with
+    those that come after the call.
+    """
+    resume_token: _builtins.str
+    """Optional. The token of the last message that the caller has dealt with, of a stream with the
+    same request. The stream then tells the events that followed, and the states of the clusters
+    that have changed since. If the policy has changed, it begins with all states again.
+    """
+    cursor: _builtins.str
+    """Optional. The name of a cursor of this caller, in the form of a cluster's name. The server makes
+    the cursor at its first use. Events begin where the cursor is, or at `resume_token` if that is
+    further on, and pruning never passes it. Whoever watches with it before loses it.
+    """
+    @_builtins.property
+    def clusters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The names of at most 1,000 clusters, existing or not. Empty: all clusters of
+        `organization` or, if that is empty too, all that the caller may see.
+        """
+
+    @_builtins.property
+    def filter(self) -> Global___EventFilter:
+        """Optional. Selects events. It changes nothing about states."""
+
+    def __init__(
+        self,
+        *,
+        clusters: _abc.Iterable[_builtins.str] | None = ...,
+        organization: _builtins.str = ...,
+        states: _builtins.bool = ...,
+        events: _builtins.bool = ...,
+        filter: Global___EventFilter | None = ...,
+        resume_token: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "cursor", b"cursor", "events", b"events", "filter", b"filter", "organization", b"organization", "resume_token", b"resume_token", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEventsResponse(_message.Message):
+    """A message of the stream of WatchEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_END_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    CURSOR_SESSION_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """The place in the stream after this message. It is sealed: it tells nothing, and only the same
+    request on the same store can go on from it.
+    """
+    cursor_session: _builtins.str
+    """In the first message of a watch with a cursor: what AdvanceCursor has to present."""
+    @_builtins.property
+    def state(self) -> Global___ClusterState:
+        """The state of a cluster."""
+
+    @_builtins.property
+    def event(self) -> Global___Event:
+        """An event."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat:
+        """A sign of life."""
+
+    @_builtins.property
+    def snapshot_end(self) -> Global___SnapshotEnd:
+        """The end of the states that the stream began with."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___ClusterState | None = ...,
+        event: Global___Event | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
+        snapshot_end: Global___SnapshotEnd | None = ...,
+        resume_token: _builtins.str = ...,
+        cursor_session: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "heartbeat", b"heartbeat", "message", b"message", "snapshot_end", b"snapshot_end", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor_session", b"cursor_session", "event", b"event", "heartbeat", b"heartbeat", "message", b"message", "resume_token", b"resume_token", "snapshot_end", b"snapshot_end", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["state", "event", "heartbeat", "snapshot_end"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    """A sign of life of the server, every few seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_AGE_FIELD_NUMBER: _builtins.int
+    MAX_STORE_AGE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """For a watch of events, the number of the last event that the stream has passed, whether or not
+    the caller may see it; 0 otherwise.
+    """
+    @_builtins.property
+    def store_age(self) -> _duration_pb2.Duration:
+        """The time since a good look of the server at the store began, of which this stream has told
+        everything. A cache of keys counts from then on, and not from the arrival of the message. Unset
+        while the stream has not caught up yet.
+        """
+
+    @_builtins.property
+    def max_store_age(self) -> _duration_pb2.Duration:
+        """The age at which the server ends the stream."""
+
+    def __init__(
+        self,
+        *,
+        store_age: _duration_pb2.Duration | None = ...,
+        max_store_age: _duration_pb2.Duration | None = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "store_age", b"store_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_store_age", b"max_store_age", "number", b"number", "store_age", b"store_age"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class SnapshotEnd(_message.Message):
+    """The end of the states that a stream begins with, or repeats when the policy has changed: a cluster
+    that this stream has not told up to here does not exist to the caller.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotEnd: _TypeAlias = SnapshotEnd  # noqa: Y015
+
+@_typing.final
+class ClusterState(_message.Message):
+    """The state of a cluster, as far as it matters to who uses its keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    EXISTS_FIELD_NUMBER: _builtins.int
+    BANNED_FIELD_NUMBER: _builtins.int
+    NOT_AUTHENTIC_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The name of the cluster."""
+    uid: _builtins.bytes
+    """The cluster's uid. A later cluster of the same name has another one."""
+    organization: _builtins.str
+    """The organization that the cluster belongs to."""
+    epoch: _builtins.int
+    """The epoch, which every Revoke raises. So a Revoke and a Restore between two messages show."""
+    exists: _builtins.bool
+    """False if the cluster does not exist, or the caller may not see it. Whoever holds anything of it
+    drops that.
+    """
+    banned: _builtins.bool
+    """Whether the cluster's name is banned: no key of it is of use."""
+    not_authentic: _builtins.bool
+    """Whether the cluster's rows in the store are not authentic: no key of it is of use."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionState]:
+        """The regions that the caller may see, by name."""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        uid: _builtins.bytes = ...,
+        organization: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        exists: _builtins.bool = ...,
+        banned: _builtins.bool = ...,
+        not_authentic: _builtins.bool = ...,
+        regions: _abc.Iterable[Global___RegionState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["banned", b"banned", "cluster", b"cluster", "epoch", b"epoch", "exists", b"exists", "not_authentic", b"not_authentic", "organization", b"organization", "regions", b"regions", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterState: _TypeAlias = ClusterState  # noqa: Y015
+
+@_typing.final
+class RegionState(_message.Message):
+    """The state of a region of a cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    CAN_WRAP_FIELD_NUMBER: _builtins.int
+    CAN_UNWRAP_FIELD_NUMBER: _builtins.int
+    GENERATIONS_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    CACHE_TTL_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """The name of the region."""
+    state: _resources_pb2.State.ValueType
+    """What the operator wants."""
+    health: _resources_pb2.Health.ValueType
+    """What the KMS last answered, when the log last told of a change of it or of the cluster."""
+    can_wrap: _builtins.bool
+    """Whether the root key wrapped when Keyfold last tried; unset if that is unknown."""
+    can_unwrap: _builtins.bool
+    """Whether the root key unwrapped when Keyfold last tried; unset if that is unknown."""
+    refusal: _builtins.int
+    """The number of the newest event that tells of a refusal of the region's root key; 0 if the log
+    has none. A larger number than before means that the customer's KMS refused the key in between,
+    even if it is healthy again: whoever keeps data keys of the region drops them.
+    """
+    @_builtins.property
+    def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationState]:
+        """The generations, the newest last."""
+
+    @_builtins.property
+    def cache_ttl(self) -> _duration_pb2.Duration:
+        """How long Keyfold itself uses a key after one answer of the KMS."""
+
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        state: _resources_pb2.State.ValueType = ...,
+        health: _resources_pb2.Health.ValueType = ...,
+        can_wrap: _builtins.bool | None = ...,
+        can_unwrap: _builtins.bool | None = ...,
+        generations: _abc.Iterable[Global___GenerationState] | None = ...,
+        refusal: _builtins.int = ...,
+        cache_ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "cache_ttl", b"cache_ttl", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "cache_ttl", b"cache_ttl", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "health", b"health", "refusal", b"refusal", "region", b"region", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__can_unwrap: _TypeAlias = _typing.Literal["can_unwrap"]  # noqa: Y015
+    _WhichOneofArgType__can_unwrap: _TypeAlias = _typing.Literal["_can_unwrap", b"_can_unwrap"]  # noqa: Y015
+    _WhichOneofReturnType__can_wrap: _TypeAlias = _typing.Literal["can_wrap"]  # noqa: Y015
+    _WhichOneofArgType__can_wrap: _TypeAlias = _typing.Literal["_can_wrap", b"_can_wrap"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__can_unwrap) -> _WhichOneofReturnType__can_unwrap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__can_wrap) -> _WhichOneofReturnType__can_wrap | None: ...
+
+Global___RegionState: _TypeAlias = RegionState  # noqa: Y015
+
+@_typing.final
+class GenerationState(_message.Message):
+    """The state of a generation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    KEK_ID_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """The number of the generation."""
+    kek_id: _builtins.bytes
+    """The id of its KEK, which stands in each wrapped key."""
+    retired: _builtins.bool
+    """Whether it was taken out of use."""
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        kek_id: _builtins.bytes = ...,
+        retired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "kek_id", b"kek_id", "retired", b"retired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerationState: _TypeAlias = GenerationState  # noqa: Y015
+
+@_typing.final
+class Cursor(_message.Message):
+    """A named place among the events, which the server keeps for a reader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ADVANCE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name of the cursor."""
+    number: _builtins.int
+    """The number of the last event that its reader has dealt with."""
+    behind: _builtins.int
+    """The number of events after it."""
+    caller: _builtins.str
+    """The name of the caller that it belongs to."""
+    expired: _builtins.bool
+    """Whether it has expired: pruning no longer waits for it."""
+    @_builtins.property
+    def advance_time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which a reader advanced it last, or began to watch with it."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which it expires if nobody advances it before; of an expired one, when it did."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which it was made."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        number: _builtins.int = ...,
+        advance_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        behind: _builtins.int = ...,
+        caller: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["advance_time", b"advance_time", "create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advance_time", b"advance_time", "behind", b"behind", "caller", b"caller", "create_time", b"create_time", "expire_time", b"expire_time", "expired", b"expired", "name", b"name", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cursor: _TypeAlias = Cursor  # noqa: Y015
+
+@_typing.final
+class AdvanceCursorRequest(_message.Message):
+    """The request of AdvanceCursor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Required. The name of a cursor of this caller."""
+    session: _builtins.str
+    """Required. `cursor_session` of the stream that the token is from. If another reader has taken the
+    cursor over since, the call fails.
+    """
+    resume_token: _builtins.str
+    """Required. The token of the last message that is dealt with for good."""
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        session: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "resume_token", b"resume_token", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdvanceCursorRequest: _TypeAlias = AdvanceCursorRequest  # noqa: Y015
+
+@_typing.final
+class AdvanceCursorResponse(_message.Message):
+    """The response of AdvanceCursor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cursor(self) -> Global___Cursor:
+        """The cursor."""
+
+    def __init__(
+        self,
+        *,
+        cursor: Global___Cursor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdvanceCursorResponse: _TypeAlias = AdvanceCursorResponse  # noqa: Y015
+
+@_typing.final
+class ListCursorsRequest(_message.Message):
+    """The request of ListCursors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCursorsRequest: _TypeAlias = ListCursorsRequest  # noqa: Y015
+
+@_typing.final
+class ListCursorsResponse(_message.Message):
+    """The response of ListCursors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cursors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cursor]:
+        """The cursors, by caller and name."""
+
+    def __init__(
+        self,
+        *,
+        cursors: _abc.Iterable[Global___Cursor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCursorsResponse: _TypeAlias = ListCursorsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCursorRequest(_message.Message):
+    """The request of DeleteCursor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Required. The name of the cursor."""
+    caller: _builtins.str
+    """Optional. The name of the caller that it belongs to; empty: this caller. Only an operator of
+    everything may delete another caller's cursor.
+    """
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        caller: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCursorRequest: _TypeAlias = DeleteCursorRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCursorResponse(_message.Message):
+    """The response of DeleteCursor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCursorResponse: _TypeAlias = DeleteCursorResponse  # noqa: Y015

@@ -55,6 +55,26 @@ class EventServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_event__service__pb2.GetAnchorRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_event__service__pb2.GetAnchorResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/keyfold.v1.EventService/WatchEvents',
+                request_serializer=keyfold_dot_v1_dot_event__service__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_event__service__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.AdvanceCursor = channel.unary_unary(
+                '/keyfold.v1.EventService/AdvanceCursor',
+                request_serializer=keyfold_dot_v1_dot_event__service__pb2.AdvanceCursorRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_event__service__pb2.AdvanceCursorResponse.FromString,
+                _registered_method=True)
+        self.ListCursors = channel.unary_unary(
+                '/keyfold.v1.EventService/ListCursors',
+                request_serializer=keyfold_dot_v1_dot_event__service__pb2.ListCursorsRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_event__service__pb2.ListCursorsResponse.FromString,
+                _registered_method=True)
+        self.DeleteCursor = channel.unary_unary(
+                '/keyfold.v1.EventService/DeleteCursor',
+                request_serializer=keyfold_dot_v1_dot_event__service__pb2.DeleteCursorRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_event__service__pb2.DeleteCursorResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -93,6 +113,43 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """Tells the states of clusters and how they change, or each event in the order of the log, or
+        both, until the caller or the server ends the stream. The right to use a cluster's keys is
+        enough for its state; events need the role auditor, as for ListEvents.
+
+        States are told by level: states in between may be left out, the last one never is. Of events,
+        none is left out or merged, and none comes out of order. Every few seconds a heartbeat says how
+        fresh the server is. When it can no longer be fresh, it ends the stream with UNAVAILABLE. A
+        caller goes on where it was, on this server or another one, with `resume_token`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdvanceCursor(self, request, context):
+        """Advances a cursor: what came up to here is dealt with. No event tells of it. A cursor that
+        nobody advances for a time that the operator sets expires; on a quiet day, a reader advances it
+        with the token of a heartbeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCursors(self, request, context):
+        """Lists the caller's cursors; for an auditor of everything, those of all callers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCursor(self, request, context):
+        """Deletes a cursor, so that pruning no longer waits for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +167,26 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.GetAnchor,
                     request_deserializer=keyfold_dot_v1_dot_event__service__pb2.GetAnchorRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_event__service__pb2.GetAnchorResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=keyfold_dot_v1_dot_event__service__pb2.WatchEventsRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_event__service__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'AdvanceCursor': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdvanceCursor,
+                    request_deserializer=keyfold_dot_v1_dot_event__service__pb2.AdvanceCursorRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_event__service__pb2.AdvanceCursorResponse.SerializeToString,
+            ),
+            'ListCursors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCursors,
+                    request_deserializer=keyfold_dot_v1_dot_event__service__pb2.ListCursorsRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_event__service__pb2.ListCursorsResponse.SerializeToString,
+            ),
+            'DeleteCursor': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCursor,
+                    request_deserializer=keyfold_dot_v1_dot_event__service__pb2.DeleteCursorRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_event__service__pb2.DeleteCursorResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -199,6 +276,114 @@ class EventService(object):
             '/keyfold.v1.EventService/GetAnchor',
             keyfold_dot_v1_dot_event__service__pb2.GetAnchorRequest.SerializeToString,
             keyfold_dot_v1_dot_event__service__pb2.GetAnchorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/keyfold.v1.EventService/WatchEvents',
+            keyfold_dot_v1_dot_event__service__pb2.WatchEventsRequest.SerializeToString,
+            keyfold_dot_v1_dot_event__service__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdvanceCursor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.EventService/AdvanceCursor',
+            keyfold_dot_v1_dot_event__service__pb2.AdvanceCursorRequest.SerializeToString,
+            keyfold_dot_v1_dot_event__service__pb2.AdvanceCursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCursors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.EventService/ListCursors',
+            keyfold_dot_v1_dot_event__service__pb2.ListCursorsRequest.SerializeToString,
+            keyfold_dot_v1_dot_event__service__pb2.ListCursorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCursor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.EventService/DeleteCursor',
+            keyfold_dot_v1_dot_event__service__pb2.DeleteCursorRequest.SerializeToString,
+            keyfold_dot_v1_dot_event__service__pb2.DeleteCursorResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,25 @@ class EventServiceStub:
     who can write the store can change them notices a store that was rolled back. Only a grant that
     narrows nothing allows the call.
     """
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_event_service_pb2.WatchEventsRequest, _event_service_pb2.WatchEventsResponse]
+    """Tells the states of clusters and how they change, or each event in the order of the log, or
+    both, until the caller or the server ends the stream. The right to use a cluster's keys is
+    enough for its state; events need the role auditor, as for ListEvents.
+
+    States are told by level: states in between may be left out, the last one never is. Of events,
+    none is left out or merged, and none comes out of order. Every few seconds a heartbeat says how
+    fresh the server is. When it can no longer be fresh, it ends the stream with UNAVAILABLE. A
+    caller goes on where it was, on this server or another one, with `resume_token`.
+    """
+    AdvanceCursor: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.AdvanceCursorRequest, _event_service_pb2.AdvanceCursorResponse]
+    """Advances a cursor: what came up to here is dealt with. No event tells of it. A cursor that
+    nobody advances for a time that the operator sets expires; on a quiet day, a reader advances it
+    with the token of a heartbeat.
+    """
+    ListCursors: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListCursorsRequest, _event_service_pb2.ListCursorsResponse]
+    """Lists the caller's cursors; for an auditor of everything, those of all callers."""
+    DeleteCursor: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.DeleteCursorRequest, _event_service_pb2.DeleteCursorResponse]
+    """Deletes a cursor, so that pruning no longer waits for it."""
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -81,6 +100,25 @@ class EventServiceAsyncStub(EventServiceStub):
     who can write the store can change them notices a store that was rolled back. Only a grant that
     narrows nothing allows the call.
     """
+    WatchEvents: _aio.UnaryStreamMultiCallable[_event_service_pb2.WatchEventsRequest, _event_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """Tells the states of clusters and how they change, or each event in the order of the log, or
+    both, until the caller or the server ends the stream. The right to use a cluster's keys is
+    enough for its state; events need the role auditor, as for ListEvents.
+
+    States are told by level: states in between may be left out, the last one never is. Of events,
+    none is left out or merged, and none comes out of order. Every few seconds a heartbeat says how
+    fresh the server is. When it can no longer be fresh, it ends the stream with UNAVAILABLE. A
+    caller goes on where it was, on this server or another one, with `resume_token`.
+    """
+    AdvanceCursor: _aio.UnaryUnaryMultiCallable[_event_service_pb2.AdvanceCursorRequest, _event_service_pb2.AdvanceCursorResponse]  # type: ignore[assignment]
+    """Advances a cursor: what came up to here is dealt with. No event tells of it. A cursor that
+    nobody advances for a time that the operator sets expires; on a quiet day, a reader advances it
+    with the token of a heartbeat.
+    """
+    ListCursors: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListCursorsRequest, _event_service_pb2.ListCursorsResponse]  # type: ignore[assignment]
+    """Lists the caller's cursors; for an auditor of everything, those of all callers."""
+    DeleteCursor: _aio.UnaryUnaryMultiCallable[_event_service_pb2.DeleteCursorRequest, _event_service_pb2.DeleteCursorResponse]  # type: ignore[assignment]
+    """Deletes a cursor, so that pruning no longer waits for it."""
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tells what happened to keys. Keyfold keeps one log: every change of a cluster, every attempt that
@@ -123,5 +161,48 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         who can write the store can change them notices a store that was rolled back. Only a grant that
         narrows nothing allows the call.
         """
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _event_service_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_event_service_pb2.WatchEventsResponse], _abc.AsyncIterator[_event_service_pb2.WatchEventsResponse]]:
+        """Tells the states of clusters and how they change, or each event in the order of the log, or
+        both, until the caller or the server ends the stream. The right to use a cluster's keys is
+        enough for its state; events need the role auditor, as for ListEvents.
+
+        States are told by level: states in between may be left out, the last one never is. Of events,
+        none is left out or merged, and none comes out of order. Every few seconds a heartbeat says how
+        fresh the server is. When it can no longer be fresh, it ends the stream with UNAVAILABLE. A
+        caller goes on where it was, on this server or another one, with `resume_token`.
+        """
+
+    @_abc_1.abstractmethod
+    def AdvanceCursor(
+        self,
+        request: _event_service_pb2.AdvanceCursorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.AdvanceCursorResponse, _abc.Awaitable[_event_service_pb2.AdvanceCursorResponse]]:
+        """Advances a cursor: what came up to here is dealt with. No event tells of it. A cursor that
+        nobody advances for a time that the operator sets expires; on a quiet day, a reader advances it
+        with the token of a heartbeat.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCursors(
+        self,
+        request: _event_service_pb2.ListCursorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.ListCursorsResponse, _abc.Awaitable[_event_service_pb2.ListCursorsResponse]]:
+        """Lists the caller's cursors; for an auditor of everything, those of all callers."""
+
+    @_abc_1.abstractmethod
+    def DeleteCursor(
+        self,
+        request: _event_service_pb2.DeleteCursorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.DeleteCursorResponse, _abc.Awaitable[_event_service_pb2.DeleteCursorResponse]]:
+        """Deletes a cursor, so that pruning no longer waits for it."""
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

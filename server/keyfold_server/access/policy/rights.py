@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from keyfold_server.access.policy.grants import Grant, Patterns, Role, rule
@@ -30,6 +31,9 @@ _REMEMBERED: Final = 16_384
 
 _CALLERS: Final = 4_096
 """Callers whose rights stay in memory."""
+
+_DIGEST: Final = 8
+"""Bytes of a digest of rights."""
 
 _LONGEST_NAME: Final = 128
 """Characters of a name. A longer string cannot be a name; it is not remembered, because it would
@@ -60,13 +64,14 @@ def _texts(patterns: Patterns | None) -> tuple[str, ...] | None:
 class GrantedRights:
     """What the grants of one policy let one caller do; see `domain.rights.Rights`."""
 
-    __slots__ = ("_callable", "_grants", "_identity", "_unwrap", "_wrap")
+    __slots__ = ("_callable", "_digest", "_grants", "_identity", "_unwrap", "_wrap")
 
     def __init__(self, identity: Identity, grants: Iterable[Grant]) -> None:
         """Takes the caller, and the grants that name it."""
         self._identity = identity
         self._grants = tuple(grants)
         self._callable: set[str] = set()
+        self._digest = b""
         self._wrap: dict[tuple[str, str | None, str], Use] = {}
         self._unwrap: dict[tuple[str, str | None, str], Use] = {}
 
@@ -74,6 +79,24 @@ class GrantedRights:
     def identity(self) -> Identity:
         """The caller's identity."""
         return self._identity
+
+    @property
+    def digest(self) -> bytes:
+        """8 bytes that differ wherever the caller may see something else; remembered."""
+        if not self._digest:
+            seen = sorted(
+                repr(
+                    (
+                        sorted(role.value for role in grant.roles),
+                        _texts(grant.clusters),
+                        _texts(grant.organizations),
+                        _texts(grant.regions),
+                    )
+                )
+                for grant in self._grants
+            )
+            self._digest = sha256(repr(seen).encode()).digest()[:_DIGEST]
+        return self._digest
 
     def use(self, cluster: str, organization: str | None, region: str, purpose: Purpose) -> Use:
         """Decides about a use of a region's KEKs; remembers the decision for the next call."""

@@ -7,7 +7,7 @@ from typing import Final
 from keyfold.v1 import event_service_pb2 as pb
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc.handlers.unary import OnMessages, UnaryMethod
-from keyfold_server.rpc.messages import events
+from keyfold_server.rpc.messages import events, watch
 from keyfold_server.rpc.messages.replies import time_of
 from keyfold_server.service.loop_turns import one_by_one
 from keyfold_server.service.replica import Replica
@@ -29,6 +29,9 @@ class EventMethods:
             "ListEvents": OnMessages(pb.ListEventsRequest, self._list_events),
             "VerifyEvents": OnMessages(pb.VerifyEventsRequest, self._verify_events),
             "GetAnchor": OnMessages(pb.GetAnchorRequest, self._get_anchor),
+            "AdvanceCursor": OnMessages(pb.AdvanceCursorRequest, self._advance_cursor),
+            "ListCursors": OnMessages(pb.ListCursorsRequest, self._list_cursors),
+            "DeleteCursor": OnMessages(pb.DeleteCursorRequest, self._delete_cursor),
         }
         return {name: method.on_bytes() for name, method in methods.items()}
 
@@ -69,3 +72,28 @@ class EventMethods:
         return pb.GetAnchorResponse(
             anchor=made.line, number=made.anchor.number, time=time_of(made.anchor.time)
         )
+
+    async def _advance_cursor(
+        self, asked: pb.AdvanceCursorRequest, caller: Caller, _deadline: float
+    ) -> pb.AdvanceCursorResponse:
+        report = await self._replica.watches.cursors.advance(
+            caller, asked.cursor, asked.session, asked.resume_token
+        )
+        return pb.AdvanceCursorResponse(cursor=watch.cursor(report, self._cursor_expiry))
+
+    async def _list_cursors(
+        self, _asked: pb.ListCursorsRequest, caller: Caller, _deadline: float
+    ) -> pb.ListCursorsResponse:
+        found = await self._replica.watches.cursors.list(caller)
+        expiry = self._cursor_expiry
+        return pb.ListCursorsResponse(cursors=[watch.cursor(each, expiry) for each in found])
+
+    async def _delete_cursor(
+        self, asked: pb.DeleteCursorRequest, caller: Caller, _deadline: float
+    ) -> pb.DeleteCursorResponse:
+        await self._replica.watches.cursors.delete(caller, asked.cursor, asked.caller)
+        return pb.DeleteCursorResponse()
+
+    @property
+    def _cursor_expiry(self) -> float:
+        return self._replica.timing.cursor_expiry

@@ -126,6 +126,10 @@ class Callers:
         self._tokens = tokens
         self._waiting = Room(_WAITING, "calls whose keys the issuer has not told yet")
 
+    def rights(self, identity: Identity) -> Rights:
+        """Returns the rights of a caller under the policy that is in force now."""
+        return self._policies.rights(identity)
+
     async def caller(self, call: Call) -> Caller:
         """Returns the caller of a call; fetches the issuer's keys first if its token needs them.
 

@@ -13,6 +13,8 @@ clients to go elsewhere before it sends them any answer, and opens the door for 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from keyfold_server.domain.errors import OverloadedError
 
@@ -45,6 +47,19 @@ class Door:
     def leave(self) -> None:
         """Lets a call out."""
         self._left += 1
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Lets a call in until the block ends.
+
+        Raises:
+            OverloadedError: Too many calls are inside.
+        """
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
 
     def close(self) -> None:
         """Closes the door: calls that arrive from now on wait."""

@@ -20,8 +20,8 @@ from keyfold_server.service.life.reports import ClusterReport, RegionReport
 from keyfold_server.service.root_keys.access_policies import AccessPolicyResult
 from keyfold_server.service.root_keys.trial_results import Outcome, Step, StepResult, TestKeyResult
 
-_STATES: Final = {state: res.State.Value(f"STATE_{state.name}") for state in State}
-_HEALTH: Final = {health: res.Health.Value(f"HEALTH_{health.value}") for health in Health}
+STATES: Final = {state: res.State.Value(f"STATE_{state.name}") for state in State}
+HEALTH: Final = {health: res.Health.Value(f"HEALTH_{health.value}") for health in Health}
 _STEPS: Final = {step: pb.TestStep.Value(f"TEST_STEP_{step.name}") for step in Step}
 _OUTCOMES: Final = {o: pb.TestOutcome.Value(f"TEST_OUTCOME_{o.name}") for o in Outcome}
 
@@ -51,11 +51,11 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
             options=dict(spec.options),
         ),
         policy=res.RegionPolicy(
-            cache_ttl=_span(policy.cache_ttl),
-            outage_grace=_span(policy.outage_grace),
+            cache_ttl=_span_of(policy.cache_ttl),
+            outage_grace=_span_of(policy.outage_grace),
             auto_rotate=policy.auto_rotate,
         ),
-        state=_STATES[region.state],
+        state=STATES[region.state],
         state_time=time_of(region.state_since),
         health=res.HEALTH_UNKNOWN,
         key_version=region.newest.current.key_version,
@@ -72,7 +72,7 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
 
 
 def _add_seen(status: res.RegionStatus, seen: Observation, *, revoked: bool) -> None:
-    status.health = _HEALTH[seen.health]
+    status.health = HEALTH[seen.health]
     status.health_time.CopyFrom(time_of(seen.since))
     status.last_check_time.CopyFrom(time_of(seen.last_check))
     if seen.last_success is not None:
@@ -121,7 +121,7 @@ def pending_replica(pending: PendingReplica, now: float) -> res.PendingReplica:
     return res.PendingReplica(
         replica=pending.replica,
         stops_by=time_of(int((now + pending.stops_within) * 1000)),
-        stops_within=_span(pending.stops_within),
+        stops_within=span(pending.stops_within),
     )
 
 
@@ -142,7 +142,7 @@ def rechecked(done: Rechecked) -> pb.RecheckResult:
     reply = pb.RecheckResult(
         cluster=done.cluster,
         region=done.region,
-        health=_HEALTH[done.health],
+        health=HEALTH[done.health],
         can_unwrap=done.can_unwrap,
         can_wrap=done.can_wrap,
     )
@@ -185,7 +185,7 @@ def _test_step(tried: StepResult) -> pb.TestKeyStep:
         reason="" if error is None else error.reason,
         message=tried.message,
         missing_permission="" if error is None else error.missing_permission or "",
-        latency=_span(tried.latency),
+        latency=span(tried.latency),
         request_id=tried.request_id,
     )
 
@@ -201,9 +201,12 @@ def _time_if(milliseconds: int | None) -> Timestamp | None:
     return None if milliseconds is None else time_of(milliseconds)
 
 
-def _span(seconds: float | None) -> Duration | None:
-    if seconds is None:
-        return None
+def _span_of(seconds: float | None) -> Duration | None:
+    return None if seconds is None else span(seconds)
+
+
+def span(seconds: float) -> Duration:
+    """Returns a span of time as the contract has it."""
     span = Duration()
     span.FromMicroseconds(round(seconds * 1_000_000))
     return span

@@ -18,6 +18,7 @@ DOMAIN: Final = "keyfold"
 
 CODES: Final[dict[type[errors.KeyfoldError], grpc.StatusCode]] = {
     errors.InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ResumeTokenExpiredError: grpc.StatusCode.OUT_OF_RANGE,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,

@@ -171,7 +171,7 @@ class Events:
                 use = RootUse(covered, which.cluster, which.organization)
                 used = await self._storage.run(self._storage.store.roots_used, roots, use)
         found = (
-            _visible(event, rights, used, whole=whole)
+            visible(event, rights, used, whole=whole)
             for event in events
             if which.selects(event, by_root=placed and event.root in used)
         )
@@ -203,7 +203,7 @@ class Events:
         return int(number)
 
 
-def _visible(
+def visible(
     event: Event, rights: Rights, used: frozenset[str], *, whole: bool
 ) -> VisibleEvent | None:
     """Returns an event as a caller may see it, or None if it may not see it.

@@ -13,10 +13,11 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from keyfold_server.domain.bans import CommittedBan
-from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError
-from keyfold_server.domain.log import Entry, EntryKind
+from keyfold_server.domain.errors import KeyfoldError, StoreRolledBackError, StoreStaleError
+from keyfold_server.domain.log import Entry, EntryKind, Position
 from keyfold_server.domain.ports import Clock, Heartbeat, Notifies, Store
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.fleet.poll import Poll
@@ -32,6 +33,30 @@ log = logging.getLogger(__name__)
 def replica_name() -> str:
     """Returns a name for this replica: host, process and a random part; no two share one (S4)."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class Audience(Protocol):
+    """Whoever wants to hear of changes, on the event loop. No method of it may raise."""
+
+    def begin(self, applied: Position) -> None:
+        """Hears that this replica follows the log from an entry on."""
+        ...
+
+    def changed(self, cluster: str) -> None:
+        """Hears of a change that this replica has committed, ahead of the poll."""
+        ...
+
+    def apply(self, noted: Sequence[Entry]) -> None:
+        """Hears of entries that this replica has applied, which follow the last ones."""
+        ...
+
+    def fresh(self, began: Moment) -> None:
+        """Hears that this replica has applied all that the store had at a moment."""
+        ...
+
+    def lose(self, error: KeyfoldError) -> None:
+        """Hears that this replica no longer follows the log, and why."""
+        ...
 
 
 class Changes:
@@ -54,6 +79,7 @@ class Changes:
         timing: Timing,
         tasks: Tasks,
         watched: Watched,
+        audience: Audience,
     ) -> None:
         """Prepares to follow the store; `start` begins.
 
@@ -65,7 +91,9 @@ class Changes:
             timing: The time between polls, and the longest time without the store.
             tasks: The changes of this replica that are under way.
             watched: Watches the poll.
+            audience: Hears of each change once this replica has applied it.
         """
+        self._audience = audience
         self.replica = replica
         self.staleness = Staleness(clock, timing)
         self._storage = storage
@@ -85,6 +113,8 @@ class Changes:
         began = Moment.now(self._clock)
         beat = await self._storage.run(self._store.register, self.beat())
         self._applied = (beat.number, beat.entry_id)
+        self._audience.begin(Position(beat.number, beat.entry_id))
+        self._audience.fresh(began)
         self.staleness.last_poll = began
         self.poll.start(asyncio.get_running_loop())
         if isinstance(self._store, Notifies):
@@ -122,14 +152,12 @@ class Changes:
             StoreRolledBackError: The store lacks a change that this replica has seen.
         """
         if self.rolled_back:
-            raise StoreRolledBackError(
-                "the store lacks changes that this replica has seen; find out which store is "
-                "right, and have the replicas go on with it by `keyfold-server reconcile`"
-            )
+            raise _rolled_back()
 
     def banned_here(self, ban: CommittedBan, cluster: str) -> None:
         """Applies a ban that this replica has just committed or found, ahead of the poll."""
         self._loads.distrust(cluster)
+        self._audience.changed(cluster)
         if ban.repeated:
             # If another replica banned it, this one may not have read of it yet.
             self.poll.soon.set()
@@ -139,6 +167,7 @@ class Changes:
     def applied_here(self, number: int, entry_id: bytes, cluster: str) -> None:
         """Applies a change that this replica has just committed, ahead of the poll."""
         self._loads.invalidate(cluster)
+        self._audience.changed(cluster)
         if number > self._applied[0]:
             self._applied_here[number] = entry_id
         # No poll is hastened: no replica waits for this one to report its own change (S12).
@@ -208,11 +237,13 @@ class Changes:
                 self._loads.root_refused(entry.root, entry.kek)
         if noted:
             self._applied = (noted[-1].number, noted[-1].entry_id)
+            self._audience.apply(noted)
         if others:
             # The replicas that made these changes wait for the report.
             self.poll.soon.set()
         if complete:
             self.staleness.last_poll = began
+            self._audience.fresh(began)
         applied.set()
 
     async def begin_anew(self, why: str) -> None:
@@ -224,6 +255,7 @@ class Changes:
         # Drop everything before asking the store again, so that a store that somebody wrote
         # cannot make this replica keep a key. Until it has registered, the replica is stale.
         self.staleness.last_poll = NEVER
+        self._audience.lose(StoreStaleError(why))
         self._loads.drop_all()
         # Let the changes under way end first. They were decided on a state that the store lacks
         # now, so none of them may be committed after this.
@@ -233,6 +265,8 @@ class Changes:
         beat = await self._storage.run(self._store.register, self.beat())
         self._applied = (beat.number, beat.entry_id)
         self._applied_here.clear()
+        self._audience.begin(Position(beat.number, beat.entry_id))
+        self._audience.fresh(began)
         self.staleness.last_poll = began
         self.rolled_back = False
         log.warning("this replica dropped every key and begins anew with the store: %s", why)
@@ -246,5 +280,13 @@ class Changes:
         if not self.rolled_back:
             log.error("this replica refuses from now on: the store lacks changes that it has seen")
         self.rolled_back = True
+        self._audience.lose(_rolled_back())
         self._loads.drop_all()
         lost.set()
+
+
+def _rolled_back() -> StoreRolledBackError:
+    return StoreRolledBackError(
+        "the store lacks changes that this replica has seen; find out which store is right, and "
+        "have the replicas go on with it by `keyfold-server reconcile`"
+    )

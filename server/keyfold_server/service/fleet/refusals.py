@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -27,7 +28,12 @@ class Refusals:
     """Records refusals in the store, in the background."""
 
     def __init__(
-        self, replica: str, storage: Storage, retry_after: float, supervisor: Supervisor
+        self,
+        replica: str,
+        storage: Storage,
+        retry_after: float,
+        supervisor: Supervisor,
+        recorded: Callable[[str], None],
     ) -> None:
         """Takes where to record refusals.
 
@@ -36,7 +42,9 @@ class Refusals:
             storage: The store.
             retry_after: Seconds to wait before the next attempt if the store did not take one.
             supervisor: Goes on where an attempt ends unexpectedly.
+            recorded: Called with each root key id whose refusal the store has, ahead of the poll.
         """
+        self._recorded = recorded
         self._supervisor = supervisor
         self._replica = replica
         self._storage = storage
@@ -65,9 +73,12 @@ class Refusals:
         """
         while True:
             try:
-                return await self._storage.decide(
+                number = await self._storage.decide(
                     self._storage.store.refused, root_id, seen, self._replica, kek_id
                 )
             except KeyfoldError as error:
                 log.error("other replicas cannot see a refusal yet: %s", error.reason)  # noqa: TRY400
                 await asyncio.sleep(self._retry_after)
+            else:
+                self._recorded(root_id)
+                return number

@@ -66,5 +66,9 @@ class Staleness:
 
     def age(self) -> float:
         """Returns the seconds since the last good poll began, by the clock that shows more."""
+        return self.since(self.last_poll)
+
+    def since(self, moment: Moment) -> float:
+        """Returns the seconds since a moment, by the clock that shows more."""
         now = Moment.now(self._clock)
-        return max(now.monotonic - self.last_poll.monotonic, now.wall - self.last_poll.wall)
+        return max(now.monotonic - moment.monotonic, now.wall - moment.wall)

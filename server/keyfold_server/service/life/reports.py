@@ -230,7 +230,7 @@ class Reports:
         past: Mapping[bytes, Sequence[SupersededWrap]],
     ) -> RegionReport:
         g = region.newest
-        seen = _decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
+        seen = decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
         place = await self._residency.report(g.current.root, region.name)
         described = known.get(describe_subject(g.current)) if region.in_service else None
         more = (self._outage(cluster, region, seen), _not_described(described))
@@ -281,7 +281,7 @@ def _not_described(described: Observation | None) -> str | None:
     )
 
 
-def _decisive(kek: Observation | None, root: Observation | None) -> Observation | None:
+def decisive(kek: Observation | None, root: Observation | None) -> Observation | None:
     """Returns the observation that decides a KEK's health, of the KEK's own and its root key's.
 
     The root key's decides, unless the KMS refused the KEK by itself: that stands until the KEK's

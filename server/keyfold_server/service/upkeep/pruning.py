@@ -1,12 +1,18 @@
-"""Pruning: removes from the store what it keeps for a limited time: request ids, old entries."""
+"""Pruning: removes from the store what it keeps for a limited time: request ids, old entries.
+
+Before that, it has cursors expire that nobody advances, so that no dead reader keeps the log for
+ever (protocol S11).
+"""
 
 from __future__ import annotations
 
 import logging
 from typing import Final
 
+from keyfold_server import telemetry
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.timing import Timing
 from keyfold_server.service.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -18,16 +24,30 @@ INTERVAL: Final = 3600.0
 class Pruning:
     """Prunes the store."""
 
-    def __init__(self, storage: Storage, clock: Clock, log_retention: float) -> None:
-        """Takes the store to prune, time, and for how many seconds the log is kept."""
+    def __init__(self, storage: Storage, clock: Clock, timing: Timing) -> None:
+        """Takes the store to prune, time, and how long the log is kept, also for cursors."""
         self._storage = storage
         self._clock = clock
-        self._log_retention = int(log_retention * 1000)
+        self._log_retention = int(timing.log_retention * 1000)
+        self._cursor_expiry = int(timing.cursor_expiry * 1000)
 
     async def prune(self) -> None:
         """Prunes the store, if it is there."""
         try:
             now = int(self._clock.wall() * 1000)
+            await self._expire(now)
             await self._storage.run(self._storage.store.prune, now, self._log_retention)
         except KeyfoldError as error:
             log.warning("the store was not pruned: %s", error.reason)
+
+    async def _expire(self, now: int) -> None:
+        store = self._storage.store
+        for cursor in await self._storage.run(store.expire_cursors, now, self._cursor_expiry):
+            telemetry.CURSORS_EXPIRED.inc()
+            log.error(
+                "cursor %s of %s has expired at entry %d: nobody advanced it, and its reader loses "
+                "what is pruned from now on",
+                cursor.key.name,
+                cursor.key.owner,
+                cursor.position.number,
+            )

@@ -112,13 +112,14 @@ class NotifyingStore(SqlStore):
         self,
         database: Database,
         seal: Seal,
+        uid: bytes,
         connect: Callable[[], BoundedSession],
         *,
         clock: Clock,
         reach: Callable[[str], None] = no_failpoint,
     ) -> None:
         """Takes the arguments of a SqlStore, and a function that opens a connection."""
-        super().__init__(database, seal, clock=clock, reach=reach)
+        super().__init__(database, seal, uid, clock=clock, reach=reach)
         self._connect = connect
         self._listeners: list[Listener] = []
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keyfold_server.store.tables import log_chain, log_reading
+from keyfold_server.store.database.trip import rows_of
+from keyfold_server.store.tables import log_chain, log_reading, root_users
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         LogMarks,
         RootUse,
     )
+    from keyfold_server.domain.ports import KeyUser
     from keyfold_server.store.sql.transactions import Transactions, Unit
 
 
@@ -50,6 +52,16 @@ class EventStore:
     def roots_used(self, roots: Collection[str], use: RootUse) -> frozenset[str]:
         """Returns those of some root key ids that a region uses now, among the uses that count."""
         return self._transactions.read(lambda c: log_reading.roots_used(c, roots, use))
+
+    def users_of_roots(self, roots: Collection[str]) -> list[KeyUser]:
+        """Returns which regions use some root keys now."""
+        steps = root_users.reading(roots)
+        return self._transactions.fetch(steps, lambda unit: root_users.of(rows_of(unit.answers)))
+
+    def last_refusals(self, roots: Collection[str]) -> dict[str, int]:
+        """Returns the number of the newest refusal of each root key that has been refused."""
+        steps = root_users.refusals(roots)
+        return self._transactions.fetch(steps, lambda unit: dict(map(tuple, rows_of(unit.answers))))
 
     def organization_of(self, cluster: str) -> str | None:
         """Returns the organization that a cluster has or, if it is gone, had last."""

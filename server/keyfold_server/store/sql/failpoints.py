@@ -26,6 +26,10 @@ _POINTS: Final = {
     "use": (),
     "prune": ("cleared",),
     "reconcile": ("numbered",),
+    "cursor": ("made",),
+    "advance": (),
+    "drop": ("deleted",),
+    "expire": ("marked",),
 }
 """The points inside each mutation's transaction, in the order in which it passes them."""
 

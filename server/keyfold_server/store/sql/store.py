@@ -20,6 +20,7 @@ from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken, rows_of
 from keyfold_server.store.sql import attempts, bans, floors
 from keyfold_server.store.sql.batch import Batch
+from keyfold_server.store.sql.cursors import CursorStore
 from keyfold_server.store.sql.events import EventStore
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.membership import Membership
@@ -69,13 +70,18 @@ RETENTION: Final = 24 * 60 * 60 * 1000
 """Milliseconds for which the store keeps requests and silent replicas at least."""
 
 
-class SqlStore(ObservationStore, EventStore):
-    """A `domain.ports.Store` on a relational database. Safe for any number of threads."""
+class SqlStore(ObservationStore, EventStore, CursorStore):
+    """A `domain.ports.Store` on a relational database. Safe for any number of threads.
+
+    Attributes:
+        uid: The store's uid.
+    """
 
     def __init__(
         self,
         database: Database,
         seal: Seal,
+        uid: bytes,
         *,
         clock: Clock,
         reach: Callable[[str], None] = no_failpoint,
@@ -86,11 +92,13 @@ class SqlStore(ObservationStore, EventStore):
         Args:
             database: The store's connections.
             seal: Seals and checks the rows.
+            uid: The store's uid.
             clock: Source of time.
             reach: Called with the name of each failpoint that a mutation passes.
             release: Called by `close` once the connections are closed.
         """
         super().__init__(Transactions(database, seal, clock, reach))
+        self.uid: Final = uid
         self._database = database
         self._seal = seal
         self._release = release
@@ -348,7 +356,7 @@ class SqlStore(ObservationStore, EventStore):
         """Removes requests and silent replicas after 24 hours, and entries of the log.
 
         The last of the older entries stays, and so does every entry that a live replica has not
-        applied yet (protocol S11). Each cluster keeps its floor.
+        applied yet, or that is after a live cursor (protocol S11). Each cluster keeps its floor.
         """
 
         def work(unit: Unit) -> bool:

@@ -46,6 +46,7 @@ ROOT: Final = list(log.columns).index(log.c.root)
 KEK: Final = list(log.columns).index(log.c.kek)
 REPLICA: Final = list(log.columns).index(log.c.replica)
 _VERSION: Final = list(log.columns).index(log.c.version)
+DETAIL: Final = list(log.columns).index(log.c.detail)
 DECISION: Final = list(log.columns).index(log.c.decision)
 
 

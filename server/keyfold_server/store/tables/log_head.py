@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, insert, select, update
 
+from keyfold_server.domain.log import START, Position
 from keyfold_server.store.schema import log_head
 from keyfold_server.store.seal import not_authentic
 from keyfold_server.store.tables import rows
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
 
+__all__ = ["LOCK", "READ", "START", "Head", "Position", "begin", "of", "read", "sealed", "write"]
+
 _ROW: Final = 1
 _RECONCILIATION: Final = list(log_head.columns).index(log_head.c.reconciliation)
 
@@ -31,23 +34,6 @@ READ: Final = select(*log_head.c).where(log_head.c.id == _ROW)
 
 LOCK: Final = READ.with_for_update()
 """Reads the row as `READ` does, and locks it for a transaction that will write it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in the log.
-
-    Attributes:
-        number: Number of the entry there, 0 before the first one.
-        entry_id: The entry's random id, empty before the first one.
-    """
-
-    number: int
-    entry_id: bytes
-
-
-START: Final = Position(0, b"")
-"""The position before the first entry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ that pruning removed (protocol S11).
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from keyfold_server.domain.log import Entry, EntryKind
 from keyfold_server.domain.ports import POLL_PAGE, Heartbeat
 from keyfold_server.store.database.trip import Step
 from keyfold_server.store.schema import log as table
-from keyfold_server.store.tables import log, log_head
+from keyfold_server.store.tables import log, log_head, log_reading
 from keyfold_server.store.tables.log_head import Head, Position
 
 if TYPE_CHECKING:
@@ -133,6 +134,9 @@ def _entry(row: Cells) -> Entry:
         row[log.KEK],
         row[log.REPLICA],
         log.floor(row),
+        # Only for those who read entries as people do; the others pay nothing for it.
+        partial(log_reading.event, row),
+        len(row[log.DETAIL]) + len(row[log.DECISION] or ""),
     )
 
 

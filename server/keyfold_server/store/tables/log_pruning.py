@@ -15,8 +15,9 @@ from sqlalchemy import Connection, delete, func, select
 
 from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.log import AuditEvent, EntryKind, Floor
+from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import log as table
-from keyfold_server.store.tables import log, log_chain, log_head
+from keyfold_server.store.tables import cursors, log, log_chain, log_head
 from keyfold_server.store.tables.log import Draft, Stamp
 
 if TYPE_CHECKING:
@@ -44,17 +45,20 @@ def prune(connection: Connection, before: int, passed: int | None, stamp: Stamp)
         connection: A connection inside a transaction that writes.
         before: Milliseconds of Unix time. Later entries stay.
         passed: The entry that every live replica has applied, which stays too; None: nobody lives.
+            So do those from where a live cursor stands.
         stamp: For the entries that pruning writes itself.
 
     Returns:
         Whether there are more entries to remove.
 
     Raises:
-        RowNotAuthenticError: An entry that would go, or the head of the log, is not authentic, or
-            the database did not remove the entries.
+        RowNotAuthenticError: An entry that would go, a cursor, or the head of the log, is not
+            authentic, or the database did not remove the entries.
+        LostRaceError: A cursor has appeared among the entries that would go.
     """
     head = log_head.read(connection, stamp.seal)
-    end = _end(connection, head, before, passed)
+    standing = cursors.lowest(connection, stamp.seal)
+    end = _end(connection, head, before, [n for n in (passed, standing) if n is not None])
     last = min(end, head.pruned.number + _PRUNED)
     if last <= head.pruned.number:
         return False
@@ -70,13 +74,13 @@ def prune(connection: Connection, before: int, passed: int | None, stamp: Stamp)
     return last < end
 
 
-def _end(connection: Connection, head: Head, before: int, passed: int | None) -> int:
+def _end(connection: Connection, head: Head, before: int, needed: Iterable[int]) -> int:
     """Returns the number of the last entry that may go."""
     first_kept = connection.execute(
         select(func.min(table.c.number)).where(table.c.time >= before)
     ).scalar()
     kept = head.newest.number if first_kept is None else first_kept - 1
-    return (kept if passed is None else min(kept, passed)) - 1
+    return min((kept, *needed)) - 1
 
 
 def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
@@ -86,6 +90,10 @@ def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
     head = log_head.of(locked.rows, stamp.seal)
     if head.pruned.number >= last.number:
         return  # Another replica has pruned this far meanwhile, and kept the floors.
+    # Under the lock, because a reader may have made a cursor since the first look.
+    standing = cursors.lowest(connection, stamp.seal)
+    if standing is not None and standing <= last.number:
+        raise LostRaceError
     if removed != last.number - head.pruned.number:
         raise RowNotAuthenticError(
             "the database did not remove the oldest entries of the log, and reported success: look "

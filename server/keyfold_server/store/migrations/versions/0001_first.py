@@ -137,6 +137,20 @@ def _store() -> None:
         sa.PrimaryKeyConstraint("replica", name="pk_replicas"),
     )
     _table(
+        "cursors",
+        sa.Column("owner", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("name", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("entry_id", sa.LargeBinary(), nullable=False),
+        sa.Column("session", sa.LargeBinary(), nullable=False),
+        sa.Column("scope", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("advanced_at", sa.BigInteger(), nullable=False),
+        sa.Column("expired_at", sa.BigInteger(), nullable=True),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "name", name="pk_cursors"),
+    )
+    _table(
         "lineage",
         sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
         sa.Column("history", _TEXT, nullable=False),

@@ -1,0 +1,71 @@
+"""WatchEvents: from a call to the service, and messages back until something ends the stream."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from keyfold.v1 import event_service_pb2 as pb
+from keyfold_server.domain.errors import WatchTooSlowError
+from keyfold_server.domain.rights import Caller, Rights
+from keyfold_server.rpc.call import Call
+from keyfold_server.rpc.call_log import Facts
+from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.messages import requests
+from keyfold_server.rpc.messages.watch import WatchMessages, watch_request
+from keyfold_server.service.replica import Replica
+from keyfold_server.service.watch.messages import Message
+
+_STALLED: Final = 60.0
+"""Seconds for which a reader may leave a message unread, before its watch ends."""
+
+
+class WatchMethod:
+    """Answers WatchEvents."""
+
+    def __init__(self, replica: Replica, callers: Callers) -> None:
+        """Takes the service, and what identifies callers."""
+        self._replica = replica
+        self._callers = callers
+        self._messages = WatchMessages(replica.timing.cache_ttl)
+
+    async def stream(self, data: bytes, call: Call, caller: Caller, facts: Facts) -> None:
+        """Streams to a caller until something ends the watch.
+
+        Raises:
+            KeyfoldError: What has ended it.
+            CancelledError: The caller has gone.
+        """
+        asked = requests.decode(pb.WatchEventsRequest, data)
+        if len(asked.clusters) == 1:
+            facts.cluster = asked.clusters[0]
+        request = watch_request(asked)
+
+        async def send(message: Message, token: str, session: str) -> None:
+            encoded = self._messages.encoded(message, token, session)
+            try:
+                async with asyncio.timeout(_STALLED):
+                    await call.write(encoded)
+            except TimeoutError:
+                raise WatchTooSlowError(
+                    f"the reader has left a message unread for {_STALLED:g} seconds; resume with "
+                    "the token of the last message, and read on"
+                ) from None
+
+        await self._replica.watches.watch(request, caller, _Who(self._callers, call, caller), send)
+
+
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """The caller of a stream; see `service.watch.watch.Who`."""
+
+    callers: Callers
+    call: Call
+    caller: Caller
+
+    def rights(self) -> Rights:
+        return self.callers.rights(self.caller.rights.identity)
+
+    async def again(self) -> Caller:
+        return await self.callers.caller(self.call)
