@@ -43,6 +43,7 @@ from keyfold_server.rpc.server import Server, Transport
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.service.replica import Replica
 from keyfold_server.store.opening import open_store
+from keyfold_server.store.sql.store import SqlStore
 
 T = TypeVar("T")
 
@@ -103,6 +104,11 @@ class InProcess:
     _clock: Clock
     _loop: asyncio.AbstractEventLoop
     _server: Server
+
+    def store_of(self) -> SqlStore:
+        """Returns the store that the server has open."""
+        assert isinstance(self._store, SqlStore)
+        return self._store
 
     async def stop(self) -> None:
         """Stops the server as SIGTERM does; runs on the server's loop."""

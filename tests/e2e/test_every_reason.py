@@ -24,6 +24,8 @@ import callers
 from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
 from fakes import FakeProvider
 from in_process import InProcess, serving
+from keyfold.v1 import event_service_pb2 as events
+from keyfold.v1 import event_service_pb2_grpc as events_service
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
@@ -34,6 +36,7 @@ from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.errors import IssuerUnreachableError, KeyfoldError, KeyInvalidError
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.log import Position
 from keyfold_server.domain.provider import Unwrapped
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Identity
@@ -42,6 +45,8 @@ from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.messages.status import code_of
 from keyfold_server.service.clock import SystemClock
+from keyfold_server.store.sql import cursors
+from keyfold_server.store.tables import log_head
 from replicas import in_service
 
 NEVER_SENT: Final = {
@@ -349,6 +354,71 @@ def test_store(reasons: Reasons, tmp_path: Path) -> None:
             old.backup(now)
         until(lambda: not in_service(server.replica))
         own.see("STORE_ROLLED_BACK", "Wrap", wrap("prod", "eu"))
+
+
+def test_watches(reasons: Reasons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reason for which a watch ends or does not begin, and every reason of cursors."""
+    with (
+        serving(tmp_path, Meddling(), timing=TIMING) as server,
+        stubs(server.target) as stub,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        own = Reasons(server, stub)
+        own.seen = reasons.seen
+        own.enable("prod", "eu")
+        watching = events_service.EventServiceStub(channel)
+
+        def watch(**asked: Any) -> Iterator[events.WatchEventsResponse]:
+            request = events.WatchEventsRequest(events=True, **asked)
+            return iter(watching.WatchEvents(request, timeout=30))
+
+        def ends(stream: Iterator[events.WatchEventsResponse], reason: str) -> None:
+            with pytest.raises(grpc.RpcError) as caught:
+                for _ in stream:
+                    pass
+            own.note(refusal(caught.value), reason)
+
+        ends(watch(resume_token="garbage"), "RESUME_TOKEN_INVALID")
+        old = next(watch()).resume_token
+        first = watch(cursor="siem")
+        began = next(first)
+        assert next(watch(cursor="siem")).cursor_session != began.cursor_session
+        ends(first, "CURSOR_TAKEN")
+        advance = events.AdvanceCursorRequest(
+            cursor="none", session="00", resume_token=began.resume_token
+        )
+        own.note(refused(watching.AdvanceCursor, advance), "CURSOR_NOT_FOUND")
+        server.store_of().expire_cursors(int(time.time() * 1000) + 1, -1_000)
+        ends(watch(cursor="siem"), "CURSOR_EXPIRED")
+        monkeypatch.setattr(cursors, "PER_OWNER", 1)
+        ends(watch(cursor="second"), "TOO_MANY_CURSORS")
+
+        server.on_loop(lambda: setattr(server.replica.watches._sources.feed, "_most", 0))
+        behind = watch()
+        next(behind)
+        stub.Revoke(pb.RevokeRequest(cluster="prod"), timeout=9)
+        ends(behind, "WATCH_TOO_SLOW")
+
+        # Long after all replicas and cursors have passed it.
+        until(lambda: pruned(server))
+        server.on_loop(lambda: server.replica.watches._sources.feed.begin(newest(server)))
+        ends(watch(resume_token=old), "RESUME_TOKEN_EXPIRED")
+        last = watch()
+        next(last)
+        server.wait(server.stop())
+        ends(last, "DRAINING")
+
+
+def pruned(server: InProcess) -> bool:
+    """Prunes all that may go, and says whether the first entries have gone."""
+    store = server.store_of()
+    store.prune(int(time.time() * 1000) + 1, -1_000)
+    return store._transactions.read(lambda c: log_head.read(c, store.parts[1])).pruned.number > 1
+
+
+def newest(server: InProcess) -> Position:
+    """Returns the place of the newest entry that a server has polled."""
+    return server.replica.watches._sources.feed.newest
 
 
 def until(there: Callable[[], bool]) -> None:

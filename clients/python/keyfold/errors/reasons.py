@@ -178,6 +178,18 @@ class ContextMismatchError(InvalidInputError):
     reason = "CONTEXT_MISMATCH"
 
 
+class ResumeTokenInvalidError(InvalidInputError):
+    """A resume token that this store did not give out for what the request asks for."""
+
+    reason = "RESUME_TOKEN_INVALID"
+
+
+class ResumeTokenExpiredError(InvalidInputError):
+    """A resume token whose place in the log has been pruned."""
+
+    reason = "RESUME_TOKEN_EXPIRED"
+
+
 class CallerUnknownError(UnauthenticatedError):
     """The call carries no credential, neither a client certificate nor a token."""
 
@@ -230,6 +242,12 @@ class GenerationNotFoundError(NotFoundError):
     """The region has no such generation."""
 
     reason = "GENERATION_NOT_FOUND"
+
+
+class CursorNotFoundError(NotFoundError):
+    """The caller has no cursor of this name."""
+
+    reason = "CURSOR_NOT_FOUND"
 
 
 class ClusterExistsError(AlreadyExistsError):
@@ -292,6 +310,18 @@ class KeyVersionPinnedError(StateError):
     reason = "KEY_VERSION_PINNED"
 
 
+class CursorExpiredError(StateError):
+    """Nobody advanced the cursor for so long that pruning no longer waits for it."""
+
+    reason = "CURSOR_EXPIRED"
+
+
+class TooManyCursorsError(StateError):
+    """There are as many cursors as the caller, or all callers together, may have."""
+
+    reason = "TOO_MANY_CURSORS"
+
+
 class ConcurrentChangeError(ConflictError):
     """The cluster changed while Keyfold carried out the request."""
 
@@ -302,6 +332,18 @@ class RequestInProgressError(ConflictError):
     """Keyfold is still carrying out a request with the same request_id."""
 
     reason = "REQUEST_IN_PROGRESS"
+
+
+class CursorTakenError(ConflictError):
+    """Another reader has taken the cursor over, so this one must not go on with it."""
+
+    reason = "CURSOR_TAKEN"
+
+
+class WatchTooSlowError(ConflictError):
+    """The reader of a watch reads more slowly than events come."""
+
+    reason = "WATCH_TOO_SLOW"
 
 
 class AccessDeniedError(RefusedError):
@@ -406,6 +448,12 @@ class BusyError(UnavailableError):
     reason = "BUSY"
 
 
+class DrainingError(UnavailableError):
+    """The replica is stopping, so it ends its watches."""
+
+    reason = "DRAINING"
+
+
 BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
     error.reason: error
     for error in (
@@ -435,6 +483,8 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         WrongClusterError,
         WrappedKeyCorruptError,
         ContextMismatchError,
+        ResumeTokenInvalidError,
+        ResumeTokenExpiredError,
         CallerUnknownError,
         CallerCredentialError,
         NotAllowedError,
@@ -444,6 +494,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         RegionNotFoundError,
         KeyNotUsedError,
         GenerationNotFoundError,
+        CursorNotFoundError,
         ClusterExistsError,
         RegionExistsError,
         RevokedError,
@@ -454,8 +505,12 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         ExternalIdNotIssuedError,
         KeyElsewhereError,
         KeyVersionPinnedError,
+        CursorExpiredError,
+        TooManyCursorsError,
         ConcurrentChangeError,
         RequestInProgressError,
+        CursorTakenError,
+        WatchTooSlowError,
         AccessDeniedError,
         KeyDisabledError,
         KeyPendingDeletionError,
@@ -473,6 +528,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         StoreRolledBackError,
         IssuerUnreachableError,
         BusyError,
+        DrainingError,
     )
 }
 """The class of each reason that this client knows."""

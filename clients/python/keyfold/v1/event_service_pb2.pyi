@@ -606,8 +606,8 @@ class WatchEventsRequest(_message.Message):
     then each change. This or `events` must be true.
     """
     events: _builtins.bool
-    """Optional. If true, tells the events about the clusters that the caller may see, beginning with
-    those that come after the call.
+    """Optional. If true, tells the events about the clusters that the caller may see: all that come
+    after the call, and perhaps some from the second before it.
     """
     resume_token: _builtins.str
     """Optional. The token of the last message that the caller has dealt with, of a stream with the
