@@ -245,7 +245,8 @@ def test_what_grpc_answers_when_time_is_up(channel: Any) -> None:
 def test_what_grpc_answers_to_a_flood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Far beyond the limit gRPC turns calls away as the page says, without details."""
     # Keyfold itself refuses calls before that, and leaves thousands of places for Revoke and Check.
-    for name, value in (("_BEYOND", 10), ("PLACES", 0), ("CHECKS", 0), ("_TURNED_AWAY", 0)):
+    bounds = ("PLACES", "WATCHES", "CHECKS", "_TURNED_AWAY")
+    for name, value in (("_BEYOND", 10), *((bound, 0) for bound in bounds)):
         monkeypatch.setattr(rpc_server, name, value)
     with (
         serving(tmp_path, bounds=Bounds(calls=1)) as few,

@@ -60,7 +60,7 @@ class Client:
             self.server.provider.create_key("eu")
         spec = res.RegionSpec(region="eu", key_spec=res.KeySpec(type="FAKE", uri="fake:eu"))
         for name in names:
-            await self.keys.Enable(  # type: ignore[misc]  # the stub of both kinds of channels
+            await self.keys.Enable(
                 keys.EnableRequest(cluster=name, region_specs=[spec], organization=organization)
             )
         feed = self.server.replica.watches._sources.feed
@@ -70,7 +70,7 @@ class Client:
 
     async def revoke(self, name: str) -> None:
         """Revokes a cluster."""
-        await self.keys.Revoke(keys.RevokeRequest(cluster=name))  # type: ignore[misc]
+        await self.keys.Revoke(keys.RevokeRequest(cluster=name))
 
     def watch(self, **request: Any) -> Stream:
         """Begins a watch."""
@@ -107,6 +107,10 @@ class Stream:
         """Returns once a condition is true; fails if the stream ends before."""
         await until(lambda: condition() or self.status is not None)
         assert condition(), self.status
+
+    async def counted(self, kind: str, count: int) -> None:
+        """Returns once there are so many messages of a kind."""
+        await self.until(lambda: len(self.of(kind)) >= count)
 
     async def begun(self) -> Stream:
         """Returns once the first heartbeat is there."""
@@ -216,7 +220,7 @@ async def test_rights_are_decided_again_when_the_policy_changes(
         named = await client.watch(states=True, clusters=["a-1", "b-1"]).begun()
         policies.set(LESS)
         for each in (stream, named):
-            await each.until(lambda each=each: len(each.of("state")) == 4)  # type: ignore[misc]
+            await each.counted("state", 4)
             told = [(s.cluster, s.exists) for s in each.of("state")[2:]]
             assert told == [("a-1", True), ("b-1", False)]
         policies.set(NOTHING)

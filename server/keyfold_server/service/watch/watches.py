@@ -181,8 +181,7 @@ class _Running:
 
 def _draining() -> KeyfoldError:
     return DrainingError(
-        "this replica is stopping; resume on another one with the token of the last message",
-        retry_after=0.0,
+        "this replica is stopping; resume on another one with the token of the last message"
     )
 
 
