@@ -4,12 +4,12 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-names=(grpcurl model localstack moto openbao postgres-15 postgres-16 postgres-18 pgbouncer)
+names=(grpcurl connectconformance model localstack moto openbao postgres-15 postgres-16 postgres-18 pgbouncer)
 
 # get NAME: ends with the exit code of the tool's own script.
 get() {
     case $1 in
-    grpcurl | model | localstack | moto | openbao) "$root/scripts/$1.sh" ;;
+    grpcurl | connectconformance | model | localstack | moto | openbao) "$root/scripts/$1.sh" ;;
     postgres-15 | postgres-16 | postgres-18) "$root/scripts/postgres.sh" "${1#postgres-}" ;;
     pgbouncer) "$root/scripts/postgres.sh" pgbouncer ;;
     *)

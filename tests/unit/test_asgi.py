@@ -156,6 +156,8 @@ async def test_a_request_that_is_too_large_is_not_read() -> None:
     [
         ({"method": "GET"}, 405),
         ({"headers": [(b"content-type", b"application/grpc-web")]}, 415),
+        ({"headers": [(b"content-type", b"application/grpc+json")]}, 415),
+        ({"headers": [(b"content-type", b"application/grpcx")]}, 415),
         ({"extensions": {}}, 505),
         ({"http_version": "1.1"}, 505),
     ],

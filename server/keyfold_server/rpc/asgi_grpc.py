@@ -58,8 +58,8 @@ class GrpcCall(AsgiCall):
         if scope["method"] != "POST":
             return Refusal(405, "gRPC calls are POST requests")
         kind = fields[b"content-type"]
-        if kind != KIND and not kind.startswith((b"application/grpc+", b"application/grpc;")):
-            return Refusal(415, "this server answers gRPC and Connect, and not gRPC-Web")
+        if kind != KIND and kind.partition(b";")[0].rstrip() not in (KIND, KIND + b"+proto"):
+            return Refusal(415, "this server takes gRPC with protobuf, and Connect")
         if "http.response.trailers" not in scope["extensions"] or scope["http_version"] != "2":
             return Refusal(505, "gRPC needs HTTP/2 and te: trailers; does a proxy drop them?")
         if method is None:
