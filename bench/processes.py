@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-_READY_WITHIN: Final = 20.0
+_READY_WITHIN: Final = 60.0
 """Seconds that a server may take to print its address."""
 
 _END_WITHIN: Final = 10.0

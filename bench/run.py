@@ -30,6 +30,7 @@ CPU: Final = "cpu"
 CASES: Final[Mapping[str, str]] = {
     "revoke": "revocation",
     "isolation": "isolation",
+    "lag": "lag",
     "slow": "slow",
     "scale": "scale",
     "memory": "memory",

@@ -95,10 +95,19 @@ TASK_FAILURES: Final = Counter(
     ("task",),
 )
 
+_LAG: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *_SLOW[3:])
+
 LOOP_LAG: Final = Histogram(
     "keyfold_event_loop_lag_seconds",
     "How late the event loop took its turns, measured 20 times a second. All calls wait so long.",
-    buckets=(0.001, 0.005, *_SLOW),
+    buckets=_LAG,
+)
+
+LOOP_HELD: Final = Histogram(
+    "keyfold_event_loop_held_seconds",
+    "The most of that lag for which the server's own computing can be to blame. For the rest the "
+    "loop waited for a processor, a lock or a file.",
+    buckets=_LAG,
 )
 
 CACHED_CLUSTERS: Final = Gauge("keyfold_cached_clusters", "Clusters whose keys are in memory.")

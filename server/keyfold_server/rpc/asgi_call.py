@@ -141,7 +141,11 @@ class AsgiCall:
         wanted = name.encode("latin-1")
         if wanted not in self._fields:
             return ()
-        values = [value for each, value in self._scope["headers"] if each == wanted]
+        headers = self._scope["headers"]
+        if len(headers) == len(self._fields):  # No header came twice.
+            values = [self._fields[wanted]]
+        else:
+            values = [value for each, value in headers if each == wanted]
         if name.endswith("-bin"):
             return [_binary(part) for value in values for part in value.split(b",")]
         return [value.decode("latin-1") for value in values]

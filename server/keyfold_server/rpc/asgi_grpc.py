@@ -106,7 +106,9 @@ class GrpcCall(AsgiCall):
         if isinstance(answer, Failed):
             await self._fail(answer.status)
             return
-        await self._start()
+        if not self._started:  # As in `_start`; here without a coroutine of its own.
+            self._started = True
+            await self._send(_START)
         body = b"" if answer is None else _prefixed(answer)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
         await self._send(_ENDED)

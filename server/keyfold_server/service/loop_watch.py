@@ -58,10 +58,11 @@ class LoopWatch:
             lag = max(0.0, monotonic() - self._due)
         finally:
             self._due = float("inf")
+        # A loop that computed for little of the time waited for a lock, a file or a processor.
+        computed = thread_time() - computed
         telemetry.LOOP_LAG.observe(lag)
+        telemetry.LOOP_HELD.observe(min(lag, computed))
         if lag > LATE:
-            # A loop that computed for little of the time waited for a lock, a file or a processor.
-            computed = thread_time() - computed
             log.warning(
                 "the event loop was held up for %.3f s, and computed for %.3f s", lag, computed
             )
