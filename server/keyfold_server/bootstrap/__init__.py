@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import logging
 import os
 import resource
@@ -27,6 +26,7 @@ from keyfold_server.rpc.call_log import CallLog
 from keyfold_server.rpc.grpc_aio import GrpcAio
 from keyfold_server.rpc.server import Server, Transport
 from keyfold_server.service.clock import SystemClock
+from keyfold_server.service.garbage import EVERY, Garbage
 from keyfold_server.service.readiness import Readiness
 from keyfold_server.service.replica import Replica
 from keyfold_server.settings import Settings, unknown_variables
@@ -167,10 +167,9 @@ async def serve(
         )
         try:
             address = await server.start()
-            # A full garbage collection stops the loop for as long as it takes to look at all
-            # objects. What the start made stays until the end, so it is never looked at again.
-            gc.collect()
-            gc.freeze()
+            garbage = Garbage(joined.clock)
+            await garbage.turn()
+            joined.supervisor.start("garbage", garbage.turn, EVERY)
             ready(address)
             await stopping.wait()
             log.info("draining for up to %g seconds", settings.drain_grace)
