@@ -25,6 +25,7 @@ from keyfold_server.rpc.asgi_call import plain
 from keyfold_server.rpc.call import Answer, Call, Method, failed
 from keyfold_server.rpc.cors import Origins
 from keyfold_server.rpc.messages.sizes import LARGEST, UNASKED
+from keyfold_server.settings import Settings
 
 WRAP = "/keyfold.v1.KeyManagementService/Wrap"
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -530,6 +531,38 @@ async def test_origins_match_exactly(origin: str) -> None:
     """What is almost a listed origin is another one."""
     made = await post(TEXT, headers=[(b"origin", origin.encode())]).run(app(origins=(PAGE,)))
     assert made.status == 403
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "console.example",
+        "https://*.example",
+        "https://console.example/",
+        "HTTPS://a.b",
+        "https://a.b/c",
+        "https://u@a.b",
+        "https://a.b:0",
+        "https://a.b:",
+        "ftp://a.b",
+        "https://A.b",
+    ],
+)
+def test_settings_take_origins_alone(origin: str) -> None:
+    """What no browser would send is refused at the start, so that no operator relies on it."""
+    with pytest.raises(ValueError, match="is not an origin"):
+        Settings(transport="asgi", cors_origins=[PAGE, origin])
+
+
+def test_origins_need_the_transport_that_browsers_can_speak_to() -> None:
+    """The setting does not stand where it does nothing; its default lets no page in."""
+    assert Settings(transport="asgi").cors_origins == []
+    good = [PAGE, "http://localhost:3000", "http://[::1]:8080"]
+    assert Settings(transport="asgi", cors_origins=good).cors_origins == good
+    with pytest.raises(ValueError, match="KEYFOLD_TRANSPORT=asgi"):
+        Settings(cors_origins=[PAGE])
 
 
 async def test_two_origins_are_none() -> None:

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyfold.v1 import event_service_pb2
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.errors import ClusterNotFoundError, MalformedRequestError
 from keyfold_server.rpc.messages.json_form import JsonForm
@@ -219,8 +220,9 @@ def test_what_protobuf_writes_is_read_as_it_was(key: bytes, value: str, name: st
 async def test_every_method_has_its_forms() -> None:
     """Each method takes an object without fields, and its empty reply is one, too."""
     form = JsonForm()
-    for method in SERVICE.methods:
-        path = f"/{SERVICE.full_name}/{method.name}"
+    services = (SERVICE, event_service_pb2.DESCRIPTOR.services_by_name["EventService"])
+    for method in [method for service in services for method in service.methods]:
+        path = f"/{method.containing_service.full_name}/{method.name}"
         assert await form.request(path, b"{}") == b""
         assert await form.reply(path, b"") == b"{}"
 
