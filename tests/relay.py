@@ -18,14 +18,18 @@ from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from keyfold.v1 import key_management_service_pb2 as api
+from keyfold.v1 import event_service_pb2, key_management_service_pb2
 from wire_errors import WireError
 
-_SERVICE: Final = api.DESCRIPTOR.services_by_name["KeyManagementService"]
+_SERVICES: Final = (
+    key_management_service_pb2.DESCRIPTOR.services_by_name["KeyManagementService"],
+    event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+)
 
 _ANY_SIZE: Final = (
     ("grpc.max_receive_message_length", -1),
@@ -76,9 +80,14 @@ class Relay:
         )
         self._executor = ThreadPoolExecutor(8)
         self._server = grpc.server(self._executor, options=[("grpc.so_reuseport", 0), *_ANY_SIZE])
-        handlers = {name: self._handler(name) for name in _SERVICE.methods_by_name}
-        generic = grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers)
-        self._server.add_generic_rpc_handlers((generic,))
+        for service in _SERVICES:
+            handlers = {
+                method.name: self._handler(method)
+                for method in service.methods
+                if not method.server_streaming
+            }
+            generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
+            self._server.add_generic_rpc_handlers((generic,))
         if self._credentials is None:
             port = self._server.add_insecure_port("127.0.0.1:0")
         else:
@@ -104,9 +113,10 @@ class Relay:
     ) -> None:
         self.stop()
 
-    def _handler(self, method: str) -> grpc.RpcMethodHandler[bytes, bytes]:
-        kind = GetMessageClass(_SERVICE.methods_by_name[method].input_type)
-        onward: Callable[..., bytes] = self._channel.unary_unary(f"/{_SERVICE.full_name}/{method}")
+    def _handler(self, described: MethodDescriptor) -> grpc.RpcMethodHandler[bytes, bytes]:
+        method, kind = described.name, GetMessageClass(described.input_type)
+        path = f"/{described.containing_service.full_name}/{method}"
+        onward: Callable[..., bytes] = self._channel.unary_unary(path)
 
         def relay(request: bytes, context: grpc.ServicerContext) -> bytes:
             error = self._note(method, kind.FromString(request), context)

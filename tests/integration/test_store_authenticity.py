@@ -36,6 +36,7 @@ from keyfold_server.domain.errors import (
     SetupError,
     StoreRolledBackError,
 )
+from keyfold_server.domain.events import LogCheck
 from keyfold_server.domain.log import START
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.store import schema
@@ -357,8 +358,19 @@ def test_a_log_that_somebody_changed(
     bench.edit(edit)
     if "CASE" in edit:
         bench.edit("UPDATE log SET number = -number WHERE number < 0")
+    store = opened()
     with pytest.raises(RowNotAuthenticError, match=f"entry {first} of the log"):
-        verify(opened())
+        verify(store)
+    for size in (1, 3, 100):
+        assert walked(store, size).broken == first
+
+
+def walked(store: SqlStore, size: int) -> LogCheck:
+    """Walks the log in parts, until it is whole or broken."""
+    check = store.check_log(None, size)
+    while not check.complete and check.broken is None:
+        check = store.check_log(check.last, size)
+    return check
 
 
 _HISTORY: Final = "SELECT cluster_uid, number, " + ", ".join(

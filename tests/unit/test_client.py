@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import keyfold
+from keyfold.calls.call import KEYS
 from lateness import in_time
 from served import Served, served
 from wire_errors import UNAVAILABLE
@@ -174,8 +175,9 @@ def test_default_deadlines(server: Served, monkeypatch: pytest.MonkeyPatch) -> N
             return Spy(method)
 
     with keyfold.Client(server.target) as client:
-        channel, real = client._open()
-        monkeypatch.setattr(client, "_opened", (channel, Stub()))
+        channel, stubs = client._open()
+        real = stubs[KEYS]
+        monkeypatch.setattr(client, "_opened", (channel, {KEYS: Stub()}))
         client.wrap("prod", "eu", bytes(32))
         client.batch_wrap("prod", [bytes(32)], region="eu")
         client.get_status("prod")

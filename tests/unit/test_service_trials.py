@@ -50,7 +50,7 @@ async def trial(one: Member, uri: str, cluster: str = "acme") -> TestKeyResult:
         TestKeyRequest(KeySpec("FAKE", uri), Scope(cluster, "eu" if cluster else "", None)),
     )
     assert [t.step for t in tried.steps] == list(Step)
-    assert one.line.counts["apply"] == one.line.counts["attempted"] == 0
+    assert one.line.counts["apply"] == 0
     return tried
 
 

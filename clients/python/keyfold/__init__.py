@@ -23,6 +23,7 @@ The names that this module exports are the client's interface. Its rooms, which 
 """
 
 from keyfold.aio import AsyncClient
+from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
 from keyfold.client import Client
 from keyfold.errors import (
@@ -117,6 +118,7 @@ from keyfold.errors import (
     WrongClusterError,
 )
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
+from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, EventKind, Verification
 from keyfold.models.key_test import KeyTest, KeyTestStep
 from keyfold.models.plaintext import Plaintext
 from keyfold.models.recheck import Recheck, Rechecked
@@ -163,6 +165,9 @@ __all__ = [
     "AccessPolicy",
     "AccessStatement",
     "AlreadyExistsError",
+    "Anchor",
+    "AnchorCheck",
+    "AnchorOutcome",
     "AsyncClient",
     "BusyError",
     "CallerCredentialError",
@@ -191,6 +196,9 @@ __all__ = [
     "DrainingError",
     "DuplicateRegionError",
     "Enabled",
+    "Event",
+    "EventFilter",
+    "EventKind",
     "ExternalIdNotIssuedError",
     "FieldViolation",
     "ForbiddenError",
@@ -281,6 +289,7 @@ __all__ = [
     "UnsupportedWrappedKeyError",
     "UnwrapItem",
     "Unwrapped",
+    "Verification",
     "WatchTooSlowError",
     "WrapItem",
     "Wrapped",

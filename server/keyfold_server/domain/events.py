@@ -132,6 +132,8 @@ class EventFilter:
         start: The earliest time, in milliseconds of Unix time.
         end: The time before which the event was, in milliseconds of Unix time.
         action: Selects this action.
+        first: The lowest number.
+        last: The highest number, or None.
     """
 
     cluster: str | None = None
@@ -144,6 +146,8 @@ class EventFilter:
     start: int | None = None
     end: int | None = None
     action: str | None = None
+    first: int = 0
+    last: int | None = None
 
     def selects(self, event: Event, *, by_root: bool) -> bool:
         """Says whether an event passes.
@@ -186,6 +190,8 @@ class EventQuery:
         caller: Read what this caller did; None: whoever the caller is.
         start: Leave out what was long before this time, in milliseconds of Unix time.
         end: Leave out what was long after this time, in milliseconds of Unix time.
+        first: The lowest number to read.
+        last: The highest number to read, or None.
     """
 
     after: int | None
@@ -196,6 +202,8 @@ class EventQuery:
     caller: str | None = None
     start: int | None = None
     end: int | None = None
+    first: int = 0
+    last: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from keyfold.aio.data_plane import DataPlane
+from keyfold.aio.events import Events
 from keyfold.aio.lifecycle import Lifecycle
 
 __all__ = ["AsyncClient"]
 
 
-class AsyncClient(DataPlane, Lifecycle):
+class AsyncClient(DataPlane, Lifecycle, Events):
     """A connection to Keyfold for asyncio. Every method raises `KeyfoldError` when its call fails.
 
     It belongs to the event loop of its first call, and cancelling a task cancels its call.

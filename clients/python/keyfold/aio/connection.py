@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from threading import Lock
 from types import TracebackType
 from typing import Self, cast
@@ -10,7 +10,7 @@ from typing import Self, cast
 import grpc
 
 from keyfold.calls.batches import Part
-from keyfold.calls.call import Call, Response, Result
+from keyfold.calls.call import EVENTS, KEYS, Call, Response, Result
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
 from keyfold.transport.caller import Caller, OnBehalfOf, Token
@@ -19,7 +19,11 @@ from keyfold.transport.target import DEFAULT_TARGET, Target
 from keyfold.transport.timeouts import CONTROL_TIMEOUT, DATA_TIMEOUT, Timeouts
 from keyfold.transport.tls import Tls
 from keyfold.transport.tracing import client_span
+from keyfold.v1.event_service_pb2_grpc import EventServiceStub
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
+
+_Stubs = Mapping[str, KeyManagementServiceStub | EventServiceStub]
+"""The stubs of the services, by their full names."""
 
 
 class Connection:
@@ -48,15 +52,19 @@ class Connection:
         self._endpoint = endpoint(target, tls, with_token=self._caller.brings_token)
         self._timeouts = Timeouts(timeout, control_timeout)
         self._opening = Lock()
-        self._opened: tuple[grpc.aio.Channel, KeyManagementServiceStub] | None = None
+        self._opened: tuple[grpc.aio.Channel, _Stubs] | None = None
 
-    def _open(self) -> tuple[grpc.aio.Channel, KeyManagementServiceStub]:
-        """Returns the channel and its stub, which the first call makes."""
+    def _open(self) -> tuple[grpc.aio.Channel, _Stubs]:
+        """Returns the channel and its stubs, which the first call makes."""
         # Under a lock, or two threads that make their first calls at once would open two channels.
         with self._opening:
             if self._opened is None:
                 channel = self._endpoint.aio_channel()
-                self._opened = channel, KeyManagementServiceStub(channel)
+                stubs: _Stubs = {
+                    KEYS: KeyManagementServiceStub(channel),
+                    EVENTS: EventServiceStub(channel),
+                }
+                self._opened = channel, stubs
             return self._opened
 
     async def __aenter__(self) -> Self:
@@ -77,11 +85,11 @@ class Connection:
 
     async def send(self, call: Call[Response, Result], *, timeout: float | None = None) -> Response:
         """Sends a call of `keyfold.calls` and returns its response as the protobuf message."""
-        _, stub = self._open()
-        method = getattr(stub, call.method)
+        _, stubs = self._open()
+        method = getattr(stubs[call.service], call.method)
         limit = self._timeouts.of(call.plane, timeout)
         caller = self._caller.metadata()
-        with client_span(call.method) as trace:
+        with client_span(call.method, call.service) as trace:
             try:
                 response = await method(call.request, timeout=limit, metadata=[*caller, *trace])
             except grpc.RpcError as failed:

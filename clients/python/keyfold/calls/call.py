@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
+
+KEYS: Final = "keyfold.v1.KeyManagementService"
+"""The full name of the service of keys, as it stands in the path of each call."""
+
+EVENTS: Final = "keyfold.v1.EventService"
+"""The full name of the service of events."""
 
 Response = TypeVar("Response", bound=Message)
 Result = TypeVar("Result")
@@ -30,6 +36,7 @@ class Call(Generic[Response, Result]):
         read: The function that makes the result from the response message.
         plane: The plane, which decides the default deadline.
         request_id: The id of a change; None for a call that changes nothing.
+        service: The full name of the RPC's service.
     """
 
     method: str
@@ -37,3 +44,4 @@ class Call(Generic[Response, Result]):
     read: Callable[[Response], Result] = field(repr=False)
     plane: Plane = Plane.DATA
     request_id: str | None = None
+    service: str = KEYS

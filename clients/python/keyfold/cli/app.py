@@ -11,6 +11,7 @@ import typer
 from keyfold.cli.commands import (
     access_policy,
     data_plane,
+    events,
     key_test,
     lifecycle,
     onboarding,
@@ -54,6 +55,19 @@ for _name, _function in (
     ("rewrap", data_plane.rewrap),
 ):
     app.command(_name)(with_session(_function))
+
+_events = typer.Typer(
+    name="events",
+    help="Show what happened to keys, and verify the log that tells it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_events.command("list")(with_session(events.list_events))
+_events.command("show")(with_session(events.show))
+_events.command("verify")(with_session(events.verify))
+_events.command("anchor")(with_session(events.anchor))
+_events.command("export")(with_session(events.export))
+app.add_typer(_events)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes it by position

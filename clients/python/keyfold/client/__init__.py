@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from keyfold.client.data_plane import DataPlane
+from keyfold.client.events import Events
 from keyfold.client.lifecycle import Lifecycle
 
 __all__ = ["Client"]
 
 
-class Client(DataPlane, Lifecycle):
+class Client(DataPlane, Lifecycle, Events):
     """A connection to Keyfold. Every method raises `KeyfoldError` when its call fails.
 
     Any number of threads may share it.

@@ -8,11 +8,9 @@ from typing import Final
 
 import grpc
 
+from keyfold.calls.call import EVENTS, KEYS
 from keyfold.transport.target import Target, addresses_of, common_host, grpc_target, is_local
 from keyfold.transport.tls import Tls
-
-SERVICE: Final = "keyfold.v1.KeyManagementService"
-"""The service's full name, as it stands in the path of each call."""
 
 _MAX_RESPONSE: Final = 64 * 1024 * 1024
 """Most bytes of a response. A page of large clusters is more than gRPC's default of 4 MiB."""
@@ -107,7 +105,7 @@ def _service_config() -> str:
             "loadBalancingConfig": [{"round_robin": {}}],
             "methodConfig": [
                 {
-                    "name": [{"service": SERVICE}],
+                    "name": [{"service": name} for name in (KEYS, EVENTS)],
                     "retryPolicy": {
                         "maxAttempts": _ATTEMPTS,
                         "initialBackoff": "0.1s",

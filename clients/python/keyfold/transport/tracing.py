@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from keyfold.calls.call import KEYS
 from keyfold.errors import KeyfoldError
-from keyfold.transport.channel import SERVICE
 
 try:
     from opentelemetry import propagate, trace
@@ -24,7 +24,7 @@ Metadata = list[tuple[str, str]]
 
 
 @contextmanager
-def client_span(method: str) -> Iterator[Metadata]:
+def client_span(method: str, service: str = KEYS) -> Iterator[Metadata]:
     """Opens a span around one call and yields the metadata that carries its context.
 
     The span records an error's reason and not its message, which may name a customer's data.
@@ -32,7 +32,7 @@ def client_span(method: str) -> Iterator[Metadata]:
     if not _INSTALLED:
         yield []
         return
-    name = f"{SERVICE}/{method}"
+    name = f"{service}/{method}"
     with trace.get_tracer("keyfold").start_as_current_span(
         name,
         kind=trace.SpanKind.CLIENT,

@@ -273,6 +273,8 @@ class EventFilter(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    FIRST_NUMBER_FIELD_NUMBER: _builtins.int
+    LAST_NUMBER_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """Optional. The name of a cluster. Also selects what concerns the root keys that the cluster's
     regions have now.
@@ -295,6 +297,10 @@ class EventFilter(_message.Message):
     """
     action: _builtins.str
     """Optional. The action, exactly as `Event.action` has it."""
+    first_number: _builtins.int
+    """Optional. The lowest number of an event."""
+    last_number: _builtins.int
+    """Optional. The highest number of an event; 0 sets no bound."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___EventKind.ValueType]:
         """Optional. The kinds of events, one of which must match; empty: all kinds."""
@@ -320,10 +326,12 @@ class EventFilter(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         action: _builtins.str = ...,
+        first_number: _builtins.int = ...,
+        last_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "caller", b"caller", "cluster", b"cluster", "end_time", b"end_time", "key_uri", b"key_uri", "kinds", b"kinds", "only_refused", b"only_refused", "organization", b"organization", "outcome", b"outcome", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "caller", b"caller", "cluster", b"cluster", "end_time", b"end_time", "first_number", b"first_number", "key_uri", b"key_uri", "kinds", b"kinds", "last_number", b"last_number", "only_refused", b"only_refused", "organization", b"organization", "outcome", b"outcome", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

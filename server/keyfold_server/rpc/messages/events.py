@@ -16,6 +16,9 @@ from keyfold_server.service.events.anchors import AnchorCheck, AnchorOutcome
 from keyfold_server.service.events.listing import VisibleEvent
 from keyfold_server.service.events.log_checks import VerifiedResult
 
+_MOST: Final = 1 << 61
+"""A number that no event has."""
+
 _KINDS: Final = {kind: pb.EventKind.Value(f"EVENT_KIND_{kind.value}") for kind in EntryKind}
 _ANCHORS: Final = {o: pb.AnchorOutcome.Value(f"ANCHOR_OUTCOME_{o.name}") for o in AnchorOutcome}
 _OF: Final = {number: kind for kind, number in _KINDS.items()}
@@ -109,7 +112,16 @@ def event_filter(message: pb.EventFilter) -> EventFilter:
         start=_milliseconds(message, "start_time"),
         end=_milliseconds(message, "end_time"),
         action=message.action or None,
+        first=_number(message.first_number, "first_number"),
+        last=_number(message.last_number, "last_number") or None,
     )
+
+
+def _number(given: int, field: str) -> int:
+    """Returns the number of an event, or refuses one that no database could look for."""
+    if given < 0:
+        raise InvalidPageError("the numbers of events begin with 1", field=f"filter.{field}")
+    return min(given, _MOST)
 
 
 def _milliseconds(message: pb.EventFilter, field: str) -> int | None:

@@ -232,7 +232,15 @@ def _query(
     which: EventFilter, covered: tuple[Coverage, ...], after: int | None, *, newest_first: bool
 ) -> EventQuery:
     """Returns the query that reads the fewest entries and misses none that may be shown."""
-    query = EventQuery(after, newest_first, 0, start=which.start, end=which.end)
+    query = EventQuery(
+        after,
+        newest_first,
+        0,
+        start=which.start,
+        end=which.end,
+        first=which.first,
+        last=which.last,
+    )
     if which.cluster is not None:
         return replace(query, clusters=(which.cluster,))
     if which.organization is not None:

@@ -77,8 +77,14 @@ def _bounds(connection: Connection, query: EventQuery, low: int, high: int) -> t
     If the clock never steps further than `_STEP`, an entry before one that is older than the start
     by more than that is itself before the start; and likewise at the end.
     """
+    low = max(low, query.first - 1)
+    if query.last is not None:
+        high = min(high, query.last + 1)
     if query.after is not None:
-        low, high = (low, query.after) if query.newest_first else (max(low, query.after), high)
+        if query.newest_first:
+            high = min(high, query.after)
+        else:
+            low = max(low, query.after)
     if query.start is not None:
         found = connection.execute(_BEFORE, {"time": query.start - _STEP}).scalar()
         low = max(low, found or 0)

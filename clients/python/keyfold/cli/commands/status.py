@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from itertools import islice
+from typing import Annotated, Final
 
 import typer
+from rich.text import Text
 
 from keyfold import calls
 from keyfold.calls import pages
+from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
 from keyfold.cli.commands.watch import INTERVAL, watch_status
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.options import Cluster
 from keyfold.cli.input.values import choice, names, seconds
+from keyfold.cli.output.events import revocation_text, revocations
 from keyfold.cli.output.status import show_clusters, show_status
+from keyfold.cli.output.tables import console
 from keyfold.cli.session import Session, json_of
-from keyfold.models.status import Health, State
+from keyfold.errors import ForbiddenError, UnimplementedError
+from keyfold.models.events import EventKind
+from keyfold.models.status import ClusterStatus, Health, State
 from keyfold.v1 import key_management_service_pb2 as api
 
 
@@ -53,6 +60,38 @@ def status(
         typer.echo(json_of(message))
     else:
         show_status(result, verbose=verbose)
+        if verbose:
+            _show_revocations(session, result)
+
+
+def _show_revocations(session: Session, status: ClusterStatus) -> None:
+    """Prints who revoked each revoked region, when and why, if the caller may know."""
+    revoked = [one.region for one in status.regions if one.state is State.REVOKED]
+    if not revoked:
+        return
+    narrow = EventFilter(cluster=status.cluster, kinds=_DECISIONS)
+    out = console()
+    try:
+        found = session.client.list_events(narrow, newest_first=True)
+        by_region = revocations(islice(found, _LOOKED_AT), revoked)
+    except UnimplementedError:
+        return  # The server is of an earlier release.
+    except ForbiddenError:
+        out.print(Text("who revoked it: ask for a grant of the role auditor", "dim"))
+        return
+    for region in revoked:
+        event = by_region.get(region)
+        if event is None:
+            out.print(Text(f"{region}: the log no longer tells who revoked it", "dim"))
+        else:
+            out.print(revocation_text(region, event))
+
+
+_DECISIONS: Final = (EventKind.DECISION, EventKind.BAN, EventKind.SEAL, EventKind.IMPORT)
+"""The kinds of events that can leave a region revoked."""
+
+_LOOKED_AT: Final = 1_000
+"""Most decisions about a cluster in which those that revoked its regions are looked for."""
 
 
 def clusters(

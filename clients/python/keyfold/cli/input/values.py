@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, TypeVar
 
@@ -31,6 +32,27 @@ def seconds(text: str, name: str) -> float:
     if match is None:
         raise InputError(f"{name}: {text!r} is not a duration such as 60s, 15m or 1h")
     return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def moment(text: str, name: str) -> datetime:
+    """Reads a time such as `2026-01-31T12:00:00Z`, or a duration, which means so long ago.
+
+    Args:
+        text: The time. Without a zone it is local.
+        name: The option's name, for the error message.
+
+    Raises:
+        InputError: The text is neither.
+    """
+    if _DURATION.fullmatch(text.strip()):
+        return datetime.now(UTC) - timedelta(seconds=seconds(text, name))
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise InputError(
+            f"{name}: {text!r} is neither a time such as 2026-01-31T12:00:00Z nor a duration "
+            "such as 90m"
+        ) from None
 
 
 def pairs(texts: Iterable[str], name: str) -> dict[str, str]:
