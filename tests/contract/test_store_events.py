@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +80,7 @@ def paged(store: SqlStore, query: EventQuery) -> list[Event]:
         query = replace(query, after=found[-1].number)
 
 
-WAYS: Final = {
+WAYS: Final[dict[str, tuple[EventQuery, Callable[[Event], bool]]]] = {
     "a cluster": (
         replace(EVERY, clusters=("acme",)),
         lambda e: e.cluster == "acme" or e.root == ONE,
