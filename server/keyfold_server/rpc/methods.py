@@ -157,7 +157,7 @@ class Methods:
         async def handle(call: Call) -> Answer:
             began = perf_counter()
             if door.shut is not None:
-                await door.shut.wait()
+                await door.wait()
             facts = Facts(call.peer)
             header = tracing.traceparent(call) if traced else ""
             if traced and sampling.sampled(header):

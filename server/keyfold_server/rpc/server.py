@@ -29,10 +29,6 @@ _BEYOND: Final = 1_000
 _TURNED_AWAY: Final = 1_000
 """Calls that the transport lets in beyond all bounds, to be refused with a reason."""
 
-_LAST_WORD: Final = 0.05
-"""Seconds in which the health service tells its watchers NOT_SERVING before their streams end, and
-the transport hands over the calls that it has."""
-
 
 class Transport(Protocol):
     """What carries calls to the handlers and their answers back, on one address."""
@@ -131,7 +127,8 @@ class Server:
         # elsewhere: a watch never ends by itself.
         self._replica.watches.drain()
         self._door.close()
-        await asyncio.sleep(_LAST_WORD)
+        # Meanwhile the health service tells its watchers, before their streams end.
+        await self._door.quiet()
         self._standard.end_streams()
         stopping = asyncio.create_task(self._transport.stop())
         await asyncio.sleep(0)  # Now the transport has told the clients to go elsewhere.
