@@ -95,6 +95,7 @@ def _lists(store: SqlStore) -> None:
         replace(every, key_uri="local:two", behind="2"),
         replace(every, health=Health.KEY_DISABLED),
         replace(every, can_wrap=False),
+        replace(every, can_wrap=True),
         replace(every, covered=(Coverage(("ac*", "b"), ("o*",)), Coverage(None, ("org",)))),
         ClusterFilter(covered=(Coverage(("ac*", "b"), None),)),
         ClusterFilter(),

@@ -354,6 +354,7 @@ observations: Final = Table(
     Column("reason", Text, nullable=True),
     Column("missing_permission", Text, nullable=True),
     Index(None, "health"),
+    Index(None, "can_wrap"),
 )
 
 generation_uses: Final = Table(

@@ -328,6 +328,7 @@ def _observations() -> None:
         sa.PrimaryKeyConstraint("subject", name="pk_observations"),
     )
     _index("observations", "health")
+    _index("observations", "can_wrap")
     _table(
         "generation_uses",
         sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
