@@ -1,11 +1,7 @@
 """Servers with failpoints: each is keyfold-server, forked, and dies or delays as ordered.
 
-This is a program. It reads one order per line and answers each with one line. It has imported
-everything before it forks, so that a start costs a tenth of a normal one; a kill is still a
-real kill. When its orders end, it ends every server that is left.
-
-    {"do": "start", "folder": …, "out": …, "err": …, "environment": {…}}   answers the process id
-    {"do": "poll", "pid": …}                                   answers the exit status, or `running`
+This is a program, a nursery (`nursery_program`) whose servers are those of CHAOS_TREE. A kill is
+still a real kill.
 
 In a server's environment:
 
@@ -24,18 +20,16 @@ The server's code is not replaced: its own calls are only followed by a pause, o
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import json
 import os
 import random
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
+
+import nursery_program
 
 LATE: Final = (0.02,) * 5 + (0.15,)
 """Longest delays of a late answer, in seconds; each late answer draws one of them."""
@@ -52,19 +46,6 @@ def _check_tree(tree: Path) -> None:
         where = Path(str(module.__file__)).resolve()
         if not where.is_relative_to(tree.resolve()):
             raise SystemExit(f"{where} would run, which is not of {tree}")
-
-
-def _import() -> None:
-    """Imports all that a server needs, so that no fork has to."""
-    from keyfold_server import __main__, admin, bootstrap
-    from keyfold_server.providers.local import provider as local
-    from keyfold_server.store import opening
-
-    del __main__, admin, bootstrap, local, opening
-    with contextlib.suppress(ImportError):  # the driver for PostgreSQL may be missing
-        from keyfold_server.store.postgresql import notifications
-
-        del notifications
 
 
 def _dying() -> Callable[[str], None]:
@@ -141,64 +122,14 @@ def _serve() -> None:
         if part:
             _late(owner, method, part)
     _kept_back(LocalProvider)
-    sys.argv = ["keyfold-server"]
     program.main()
-
-
-def _become(order: dict[str, Any]) -> NoReturn:
-    """Turns a fork into a server; the process ends as the server does."""
-    code = 1
-    try:
-        os.chdir(order["folder"])
-        os.environ.clear()
-        os.environ.update(order["environment"])
-        with (
-            Path(os.devnull).open("rb") as nothing,
-            Path(order["out"]).open("wb") as out,
-            Path(order["err"]).open("wb") as err,
-        ):
-            for number, file in enumerate((nothing, out, err)):
-                os.dup2(file.fileno(), number)
-        _serve()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:  # noqa: BLE001  its output is where a test looks
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _carry_out(order: dict[str, Any], alive: set[int]) -> str:
-    if order["do"] == "start":
-        child = os.fork()
-        if child == 0:
-            _become(order)
-        alive.add(child)
-        return str(child)
-    child = order["pid"]
-    ended, status = os.waitpid(child, os.WNOHANG)
-    if not ended:
-        return "running"
-    alive.discard(child)
-    return str(os.waitstatus_to_exitcode(status))
 
 
 def main() -> None:
     """Carries out orders."""
     _check_tree(Path(os.environ["CHAOS_TREE"]))
-    _import()
-    alive: set[int] = set()
-    try:
-        for line in sys.stdin:
-            answer = _carry_out(json.loads(line), alive)
-            sys.stdout.write(f"{answer}\n")
-            sys.stdout.flush()
-    finally:
-        for child in alive:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+    nursery_program.import_server()
+    nursery_program.run({"keyfold-server": _serve})
 
 
 if __name__ == "__main__":

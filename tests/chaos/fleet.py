@@ -14,7 +14,7 @@ from typing import Final
 import postgres
 from chaos.board import TWINS_KEY
 from chaos.network import Network, Pair
-from chaos.servers import ChaosServer, Nursery
+from chaos.servers import ChaosServer, nursery_of
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.service.clock import SystemClock
 from keyfold_server.store.opening import migrate_store, open_store
@@ -80,7 +80,7 @@ class Fleet:
         self.pair: Pair | None = None
         self.database: postgres.Server | None = None
         self._networks: dict[str, Network] = {}
-        self._nursery = Nursery(tree)
+        self._nursery = nursery_of(tree)
         self.name = ""
         common = self._store()
         self.servers = [

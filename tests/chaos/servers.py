@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from chaos.failpoints import HELD, HOLD
 from e2e.server import READY, NotReadyError, Server, clean_environment
+from nursery import Nursery
 
 SLOW: Final = 0.25
 """Share of the answers inside a server that come late."""
@@ -26,41 +24,15 @@ _START: Final = 30.0
 _LOOK: Final = 0.005
 
 
-class Nursery:
-    """The process that servers are forked from; for one thread."""
+def nursery_of(tree: Path) -> Nursery:
+    """Starts the process that servers are forked from.
 
-    def __init__(self, tree: Path) -> None:
-        """Starts the process.
-
-        Args:
-            tree: Root of the code that the servers run.
-        """
-        path = f"{tree / 'server'}{os.pathsep}{tree / 'clients' / 'python'}"
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", _PROGRAM],
-            env=clean_environment() | {"PYTHONPATH": path, "CHAOS_TREE": str(tree)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, **order: Any) -> str:
-        """Sends an order and returns the answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline().strip()
-        assert answer, "the nursery has ended"
-        return answer
-
-    def close(self) -> None:
-        """Ends the process and every server that it forked."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._process.stdout.close()
+    Args:
+        tree: Root of the code that the servers run.
+    """
+    folders = (tree / "server", tree / "clients" / "python", _PROGRAM.parents[1])
+    path = os.pathsep.join(str(folder) for folder in folders)
+    return Nursery(_PROGRAM, clean_environment() | {"PYTHONPATH": path, "CHAOS_TREE": str(tree)})
 
 
 @dataclass
@@ -78,28 +50,11 @@ class ChaosServer(Server):
     die: str = ""
     slow: float = SLOW
     births: list[float] = field(default_factory=list)
-    _pid: int = field(default=0)
-    _code: int | None = field(default=None)
 
     @property
     def name(self) -> str:
         """The process's name within a run: the server's folder and the number of its start."""
         return f"{self.folder.name}.{self._starts}"
-
-    @property
-    def pid(self) -> int:
-        """The server's process id."""
-        return self._pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process runs."""
-        if self._pid and self._code is None:
-            assert self.nursery is not None
-            answer = self.nursery.ask(do="poll", pid=self._pid)
-            if answer != "running":
-                self._code = int(answer)
-        return bool(self._pid) and self._code is None
 
     def start(self) -> None:
         """Starts the process and waits until it is ready.
@@ -116,14 +71,13 @@ class ChaosServer(Server):
         self._starts += 1
         self.births.append(time.monotonic())
         own = {"CHAOS_DIE": self.die, "CHAOS_SLOW": str(self.slow)}
-        answer = self.nursery.ask(
-            do="start",
-            folder=str(self.folder),
-            out=str(self.folder / f"stdout.{self._starts}"),
-            err=str(self.folder / f"stderr.{self._starts}"),
+        self.process = self.nursery.start(
+            "keyfold-server",
+            folder=self.folder,
             environment=clean_environment(**self.settings) | own,
+            out=self.folder / f"stdout.{self._starts}",
+            err=self.folder / f"stderr.{self._starts}",
         )
-        self._pid, self._code = int(answer), None
 
     def wait_ready(self) -> None:
         """Waits until the server takes calls; raises as `start`."""
@@ -133,27 +87,28 @@ class ChaosServer(Server):
             if not self.running or time.monotonic() > ends:
                 self.kill()
                 err = self.folder / f"stderr.{self._starts}"
-                raise NotReadyError(err.read_text(errors="replace")[-3000:], self._code)
+                assert self.process is not None
+                code = self.process.returncode
+                raise NotReadyError(err.read_text(errors="replace")[-3000:], code)
             time.sleep(_LOOK)
         self.target = line.removeprefix(READY).strip()
         self.settings = self.settings | {"KEYFOLD_LISTEN": self.target}
 
     def kill(self) -> None:
         """Ends the server at once, by SIGKILL: no drain, no last write."""
-        if self.running:
-            os.kill(self._pid, signal.SIGKILL)
-        while self.running:
-            time.sleep(_LOOK / 5)
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def pause(self) -> None:
         """Stops the process, by SIGSTOP."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGSTOP)
+            os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Lets the process continue."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGCONT)
+            os.kill(self.pid, signal.SIGCONT)
 
     @contextmanager
     def holding(self, cluster: str, region: str) -> Iterator[Path]:

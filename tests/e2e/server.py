@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import keyfold
+import nursery
 from in_process import TRANSPORT
 from keyfold_server.providers.local.key_file import KeyFile
 
@@ -70,7 +72,7 @@ class Server:
     folder: Path
     settings: dict[str, str | None] = field(default_factory=dict)
     target: str = ""
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | nursery.Forked | None = None
     _starts: int = 0
 
     @property
@@ -153,15 +155,10 @@ class Server:
         self._starts += 1
         out = self.folder / f"stdout.{self._starts}"
         err = self.folder / f"stderr.{self._starts}"
-        with out.open("wb") as stdout, err.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [BIN / "keyfold-server"],
-                cwd=self.folder,
-                env=clean_environment(**self.settings),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-            )
+        for file in (out, err):
+            file.touch()
+        environment = clean_environment(**self.settings)
+        self.process = _started("keyfold-server", (), self.folder, environment, out, err)
 
     def wait_ready(self) -> None:
         """Waits until a launched process is ready.
@@ -210,18 +207,42 @@ class Server:
         self.start()
 
     def _run(self, program: str, arguments: Iterable[str], code: int) -> str:
-        done = subprocess.run(
-            [BIN / program, *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        output = done.stdout.decode(errors="replace")
-        assert done.returncode == code, f"{program} ended with {done.returncode}: {output}"
+        with tempfile.NamedTemporaryFile(prefix="keyfold-output-") as file:
+            out = Path(file.name)
+            ran = _started(program, arguments, self.folder, self.environment, out, out)
+            try:
+                ended = ran.wait()
+            except BaseException:
+                ran.kill()
+                raise
+            output = out.read_text(errors="replace")
+        assert ended == code, f"{program} ended with {ended}: {output}"
         return output
+
+
+def _started(
+    program: str,
+    arguments: Iterable[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    out: Path,
+    err: Path,
+) -> subprocess.Popen[bytes] | nursery.Forked:
+    """Starts one of this environment's programs, with its output added to files."""
+    path = BIN / program
+    if nursery.fits(environment):
+        return nursery.shared().start(
+            path, arguments, folder=folder, environment=environment, out=out, err=err
+        )
+    with out.open("ab") as stdout, err.open("ab") as stderr:
+        return subprocess.Popen(
+            [path, *arguments],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+        )
 
 
 def make(folder: Path, keys: Iterable[str], settings: Mapping[str, str | None]) -> Server:

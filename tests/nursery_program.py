@@ -1,0 +1,125 @@
+"""Keyfold's programs without their imports: forked from a process that has imported everything.
+
+This is a program, which `nursery` starts. It reads one order per line and answers each with one:
+
+    {"do": "start", "program": …, "arguments": […], "folder": …, "out": …, "err": …,
+     "environment": {…}}                                       answers the process id
+    {"do": "poll", "pid": …}                                   answers the exit status, or `running`
+
+A fork differs from a program that was started in its imports alone, which cost ten times as much as
+all else that a start does. It gets the given folder, files, arguments and environment, and ends as
+a program does. When the orders end, the nursery ends every process that is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def _client() -> None:
+    from keyfold import cli
+
+    cli.main()
+
+
+def _server() -> None:
+    from keyfold_server import __main__ as program
+
+    program.main()
+
+
+def import_server() -> None:
+    """Imports all that a server needs, so that no fork has to."""
+    from keyfold_server import __main__, admin, bootstrap
+    from keyfold_server.providers.local import provider as local
+    from keyfold_server.store import opening
+
+    del __main__, admin, bootstrap, local, opening
+    with contextlib.suppress(ImportError):  # the driver for PostgreSQL may be missing
+        from keyfold_server.store.postgresql import notifications
+
+        del notifications
+
+
+def _import_client() -> None:
+    from keyfold.cli import app
+
+    del app
+
+
+def _prepare(order: dict[str, Any]) -> None:
+    """Gives a fork what the order names: folder, environment, arguments and files."""
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    sys.argv = [order["program"], *order["arguments"]]
+    with (
+        Path(os.devnull).open("rb") as nothing,
+        Path(order["out"]).open("ab") as out,
+        Path(order["err"]).open("ab") as err,
+    ):
+        for number, file in enumerate((nothing, out, err)):
+            os.dup2(file.fileno(), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _poll(child: int, alive: set[int]) -> str:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        return "running"
+    alive.discard(child)
+    return str(os.waitstatus_to_exitcode(status))
+
+
+def _carry_out(alive: set[int]) -> dict[str, Any] | None:
+    """Carries out orders; returns None at their end, and in each fork the order that made it."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order["do"] == "poll":
+            answer = _poll(order["pid"], alive)
+        else:
+            child = os.fork()
+            if child == 0:
+                return dict(order)
+            alive.add(child)
+            answer = str(child)
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
+    return None
+
+
+def run(programs: Mapping[str, Callable[[], None]]) -> None:
+    """Carries out orders; in a fork, runs its program.
+
+    Args:
+        programs: The programs by name. What they import should be imported already.
+    """
+    # Ctrl-C in a terminal reaches this process, too, whose end comes with its orders'.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    alive: set[int] = set()
+    order = _carry_out(alive)
+    if order is not None:
+        _prepare(order)
+        gc.unfreeze()
+        programs[Path(order["program"]).name]()
+        return
+    for child in alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    import_server()
+    _import_client()
+    run({"keyfold": _client, "keyfold-server": _server})
