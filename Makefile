@@ -116,7 +116,7 @@ unit: venv ## Run the fast tests
 
 .PHONY: model
 model: venv ## Check the model in docs/model with TLC (needs Java and, the first time, Maven)
-	@$(bin)/pytest tests/integration/test_model.py
+	@KEYFOLD_MODEL=deep $(bin)/pytest tests/integration/test_model.py
 
 # Two targets at a time, with the output of each in one piece if this make supports it.
 side_by_side = $(MAKE) --jobs=2 --keep-going \
