@@ -15,7 +15,7 @@ from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.store import SqlStore
 
-STORES: Final = ("sqlite", "postgresql-15", "postgresql-18")
+STORES: Final = ("sqlite", "postgresql-15")
 
 SPOIL: Final = "UPDATE clusters SET epoch = epoch + 1 WHERE name = 'acme'"
 """One edited value of cluster acme."""

@@ -66,7 +66,9 @@ def _installed(wheel: Path, lock: Path, folder: Path) -> Path:
     """Makes an environment of a lock and the wheel, and returns its Python."""
     _run([sys.executable, "-m", "venv", "--without-pip", folder / "env"])
     python = folder / "env" / "bin" / "python"
+    # Compiling everything takes longer than the tests, which import a part of it.
     install: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install"]
+    install.append("--no-compile")
     _run([*install, "--no-deps", "--require-hashes", "--only-binary=:all:", "-r", lock])
     _run([*install, "--no-deps", "--no-index", wheel])
     return python

@@ -251,6 +251,8 @@ class Layer:
         """Returns the command line that runs a command in the layer, as the process itself."""
         kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "SSL_"))}
         kept |= {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
+        # Compiling every SDK takes longer than the tests, which import few.
+        kept["PIP_NO_COMPILE"] = "1"
         home = {"HOME": str(Path.home())} if not user else {}
         environment = ({} if user else kept) | home | self.environment | more
         drop = []

@@ -32,8 +32,8 @@ from keyfold_server.service.loading.freshness import REFRESH_AT
 from keyfold_server.service.upkeep import sweep
 from replicas import House, Member, entered, spin
 
-KEKS: Final = 10_000
-ROOTS: Final = 500
+KEKS: Final = 2_000
+ROOTS: Final = 100
 TTL: Final = 60.0
 STEP: Final = 6.0
 """Seconds between two uses of each root key."""
@@ -181,7 +181,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 @pytest.mark.timeout(180)
 async def test_a_kms_is_asked_by_root_key_not_by_kek(fleet: Fleet) -> None:
-    """F1: 10,000 KEKs in use cost a replica one call per root key and refresh.
+    """F1: 2,000 KEKs in use cost a replica one call per root key and refresh.
 
     The refresh comes at 80 % of the TTL, less up to a tenth of that, so no call waits for a KMS.
     """

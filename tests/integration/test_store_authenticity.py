@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -55,6 +56,8 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "keyfold.db"
         self.key = folder / "service.key"
+
+    def fill(self) -> None:
         with closing(self.open()) as store:
             for name in ("acme", "other"):
                 cluster = a_cluster(name, [a_region("eu"), a_region("us")], organization="org")
@@ -82,10 +85,23 @@ class Bench:
             return connection.execute(query).fetchall()
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Gives a store with two clusters of two regions, for copies."""
+    bench = Bench(tmp_path_factory.mktemp("filled"))
+    bench.fill()
+    return bench
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(filled: Bench, tmp_path: Path) -> Bench:
     """Gives a store with two clusters of two regions."""
-    return Bench(tmp_path)
+    # The last one that closes a store of SQLite leaves all of it in this one file.
+    assert not filled.file.with_name(f"{filled.file.name}-wal").exists()
+    bench = Bench(tmp_path)
+    for source, target in ((filled.file, bench.file), (filled.key, bench.key)):
+        shutil.copy(source, target)
+    return bench
 
 
 @pytest.fixture
