@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import pytest
@@ -41,6 +41,7 @@ from e2e.wire import Refusal, refusal, stubs
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.service.loading.announcements import ANNOUNCE_AGAIN
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -586,18 +587,56 @@ def test_imported_material_that_expires_in_service(places: Places) -> None:
 # Two replicas
 
 
-def test_a_replica_cut_off_from_the_kms_stops_with_the_others(
+class Pair(NamedTuple):
+    """Two servers over one store, each with its own way to the KMS.
+
+    Attributes:
+        near: A stub of the one that always reaches the KMS.
+        far: A stub of the other one.
+        way: The far one's way.
+        gcp: The KMS.
+        key: The root key.
+        cluster: The cluster under it.
+        blob: A wrapped key of the cluster.
+    """
+
+    near: Stub
+    far: Stub
+    way: GrpcLayer
+    gcp: GcpCounterpart
+    key: RootKey
+    cluster: str
+    blob: bytes
+
+    def refused(self, stub: Stub) -> Refusal | None:
+        """Uses the key once; returns the refusal, or None if the call was served."""
+        return used(stub, self.cluster, self.blob, BUDGET + SLACK)
+
+    def wait(self, stub: Stub, bound: float, *, served: bool) -> Refusal | None:
+        """Uses the key until that is refused, or served; fails after `bound` seconds."""
+        began = time.monotonic()
+        while ((found := self.refused(stub)) is None) is not served:
+            assert time.monotonic() < began + bound, found
+            time.sleep(PAUSE)
+        return found
+
+    def check_cut_off(self) -> None:
+        """Checks that the far one goes on refusing: it cannot reach the KMS and says so."""
+        ends = time.monotonic() + 3
+        while time.monotonic() < ends:
+            found = self.refused(self.far)
+            assert found is not None
+            assert found.reason == "UNREACHABLE", found
+
+
+@pytest.fixture
+def pair(
     places: Places,
     shared_store: SharedStore,
     tmp_path: Path,
     start_server: StartServer,
-) -> None:
-    """F2: blocking one replica's way to the KMS does not keep a disabled key alive there.
-
-    Two servers share one PostgreSQL, each with its own way to the KMS. The one that is cut off
-    serves on grace. Once the KMS refuses the disabled key to the other one, both stop. The one
-    that is cut off does not serve again before it reaches the KMS.
-    """
+) -> Iterator[Pair]:
+    """Gives two servers on one PostgreSQL, which both use a key."""
     place = places.place("gcp")
     site, gcp = places.sites["gcp"], place.there
     assert isinstance(site, Site)
@@ -611,33 +650,60 @@ def test_a_replica_cut_off_from_the_kms_stops_with_the_others(
             targets.append(shared_store.server(start_server, **told).target)
         near, far = (stack.enter_context(stubs(target)) for target in targets)
         with keyfold.Client(targets[0], timeout=BUDGET + SLACK) as client:
-            enable(client, "acme", key)
-            blob = client.wrap("acme", REGION, SECRET).wrapped_key
+            cluster = f"cluster-{next(numbers)}"
+            enable(client, cluster, key)
+            blob = client.wrap(cluster, REGION, SECRET).wrapped_key
+        made = Pair(near, far, way, gcp, key, cluster, blob)
         for stub in (near, far):
-            assert used(stub, "acme", blob, BUDGET + SLACK) is None
-        stack.enter_context(way.hanging_at_read())
+            assert made.refused(stub) is None
+        yield made
+
+
+def test_a_replica_cut_off_from_the_kms_stops_with_the_others(pair: Pair) -> None:
+    """F2: blocking one replica's way to the KMS does not keep a disabled key alive there.
+
+    The one that is cut off serves on grace. Once the KMS refuses the disabled key to the other one,
+    both stop. The one that is cut off does not serve again before it reaches the KMS.
+    """
+    with pair.way.hanging_at_read():
         ends = time.monotonic() + TTL
         while time.monotonic() < ends + 1:
-            for stub in (near, far):
-                assert used(stub, "acme", blob, BUDGET + SLACK) is None
+            for stub in (pair.near, pair.far):
+                assert pair.refused(stub) is None
             time.sleep(PAUSE)
         # The far replica's last proof has expired by now, so it serves on grace.
-        gcp.disable(key)
-        disabled = time.monotonic()
-        while (found := used(near, "acme", blob, BUDGET + SLACK)) is None:
-            assert time.monotonic() < disabled + TTL + BUDGET + SLACK
-            time.sleep(PAUSE)
+        pair.gcp.disable(pair.key)
+        bound = TTL + BUDGET + SLACK
+        found = pair.wait(pair.near, bound, served=False)
+        assert found is not None
         assert found.reason == "KEY_DISABLED"
-        while (found := used(far, "acme", blob, BUDGET + SLACK)) is None:
-            assert time.monotonic() < disabled + TTL + BUDGET + SLACK
+        pair.wait(pair.far, bound, served=False)
+        pair.check_cut_off()
+        assert pair.refused(pair.near) is not None
+
+
+def test_a_key_disabled_again_stops_a_replica_that_was_cut_off_meanwhile(pair: Pair) -> None:
+    """F2b: disabled, told, enabled, disabled again: the second "no" reaches the other one, too.
+
+    The near replica does not use the key while it is enabled, so its second refusal is a repeated
+    one. It tells that at most `ANNOUNCE_AGAIN` after the first one.
+    """
+    bound = REMEMBERED + TTL + BUDGET + SLACK
+    pair.gcp.disable(pair.key)
+    for stub in (pair.near, pair.far):
+        pair.wait(stub, bound, served=False)
+    pair.gcp.enable(pair.key)
+    pair.wait(pair.far, bound, served=True)
+    with pair.way.hanging_at_read():
+        assert pair.refused(pair.far) is None
+        pair.gcp.disable(pair.key)
+        assert pair.refused(pair.near) is not None
+        began = time.monotonic()
+        while pair.refused(pair.far) is None:
+            assert time.monotonic() < began + REMEMBERED + ANNOUNCE_AGAIN + BUDGET + SLACK
+            assert pair.refused(pair.near) is not None
             time.sleep(PAUSE)
-        ends = time.monotonic() + 3
-        while time.monotonic() < ends:
-            found = used(far, "acme", blob, BUDGET + SLACK)
-            assert found is not None
-            # It cannot reach the KMS, and does not claim that it did.
-            assert found.reason == "UNREACHABLE", found
-            assert used(near, "acme", blob, BUDGET + SLACK) is not None
+        pair.check_cut_off()
 
 
 # Requests that are repeated
