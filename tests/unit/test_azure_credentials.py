@@ -259,6 +259,20 @@ def test_who_shows_our_own_side_to_be_good(
         customer.renew(customer.fresh())
 
 
+@pytest.mark.parametrize("canary", [None, "k/k"])
+def test_the_check_tries_the_servers_identity_and_the_canary(canary: str | None) -> None:
+    """`--check` logs in as each identity of the settings; failures are Keyfold's own fault."""
+    directory = Directory()
+    principals = Applications(directory, canary, None, FakeClock().monotonic)
+    principals.try_logins(_PLACE)
+    assert directory.asked == [each for each in ("", canary) if each is not None]
+    for who in directory.asked.copy():
+        # Even a canary that was withdrawn is no customer's refusal.
+        directory.fails = {who: _GONE if who else _OURS}
+        with pytest.raises(CredentialsFailedError):
+            principals.try_logins(_PLACE)
+
+
 def test_a_principal_of_another_cloud_shows_nothing() -> None:
     """Each cloud has its own Entra, so one cloud's principals say nothing of another's (F2a)."""
     directory = Directory()

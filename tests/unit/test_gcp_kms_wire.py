@@ -469,6 +469,16 @@ def test_a_canary_decides(there: GcpCounterpart, trusted: bool) -> None:  # noqa
         _wrap(there, key)
 
 
+def test_the_check_tries_the_canary_too(there: GcpCounterpart) -> None:
+    """A canary that Keyfold may not act as is a fault of Keyfold's own side, before any key."""
+    canary = "canary@vendor-project.iam.gserviceaccount.com"
+    provider = _again(there, canary=canary)
+    with pytest.raises(CredentialsFailedError):
+        provider.try_logins(budget=BUDGET)
+    there.kms.allow(there.own, canary, GET_ACCESS_TOKEN)
+    provider.try_logins(budget=BUDGET)
+
+
 def _google(status: int, word: str, reason: str = "") -> Reply:
     details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}]
     error = {"code": status, "status": word, "details": details if reason else []}
