@@ -6,6 +6,7 @@ after.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -669,10 +670,17 @@ def test_deadlines(world: World) -> None:
             else:
                 assert answer.code is Code.DEADLINE_EXCEEDED
     assert picture(stub) == before
-    late = enable(spec("eu", "odd:late", "ODD"), cluster="late", request_id="late-1")
     with held(world.server.store):
-        answer = refused(stub.Enable, late, timeout=0.5)
-        check(answer, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", cluster="late")
+        numbers = itertools.count(1)
+        while True:
+            name = f"late-{next(numbers)}"
+            late = enable(spec("eu", "odd:late", "ODD"), cluster=name, request_id=name)
+            answer = refused(stub.Enable, late, timeout=0.5)
+            assert answer.code is Code.DEADLINE_EXCEEDED
+            # The server answers 50 ms ahead. On a busy machine the client's own clock may be first.
+            if answer.reason:
+                break
+        check(answer, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", cluster=name)
         assert "request_id" in answer.message
     ends = time.monotonic() + 10
     while True:
