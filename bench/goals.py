@@ -24,11 +24,15 @@ class Plan:
         folder: A folder for this case alone. The benchmark removes it at its end.
         quick: Whether to run at a small size, whose figures mean little.
         whole: Whether `memory` uses every cluster, which takes minutes.
+        commit: Whether `curves` replaces its committed figures and pictures.
+        circumstances: When and where the run takes place, for README.md.
     """
 
     folder: Path
     quick: bool = False
     whole: bool = False
+    commit: bool = False
+    circumstances: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ CASES: Final[Mapping[str, str]] = {
     "revoke": "revocation",
     "isolation": "isolation",
     "lag": "lag",
+    "curves": "curves",
     "slow": "slow",
     "scale": "scale",
     "memory": "memory",
@@ -66,7 +67,13 @@ def main() -> None:
             if case == CPU:
                 content["cpu"] = _cpu(folder, facts, quick=options.quick, commit=options.commit)
             else:
-                plan = goals.Plan(folder, quick=options.quick, whole=options.whole)
+                plan = goals.Plan(
+                    folder,
+                    quick=options.quick,
+                    whole=options.whole,
+                    commit=options.commit,
+                    circumstances=_circumstances(facts),
+                )
                 content.setdefault("figures", []).extend(_case(case, plan))
     if options.json:
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -133,7 +140,7 @@ def _cpu(folder: Path, facts: Mapping[str, str], *, quick: bool, commit: bool) -
     if commit:
         text = "\n\n".join(
             [
-                _circumstances(facts, content["load"]),
+                _circumstances(facts),
                 figures.markdown(figures.ratio_table(ratios)),
                 figures.markdown(costs),
                 figures.markdown(inprocess.rows(own)),
@@ -143,10 +150,11 @@ def _cpu(folder: Path, facts: Mapping[str, str], *, quick: bool, commit: bool) -
     return content
 
 
-def _circumstances(facts: Mapping[str, str], loads: Sequence[float]) -> str:
-    """Returns when and where figures were measured, and how busy the machine was."""
+def _circumstances(facts: Mapping[str, str]) -> str:
+    """Returns when and where figures are measured, and how busy the machine is."""
     described = "; ".join(f"{name} {value}" for name, value in facts.items())
-    return f"Measured with: {described}. Load average {loads[0]} before and {loads[1]} after."
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    return f"Measured on {today} (load average over one, five and fifteen minutes): {described}."
 
 
 def _case(case: str, plan: goals.Plan) -> list[dict[str, Any]]:

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import committed, figures, goals, kms, load, stock
+from bench import committed, curves, figures, goals, kms, load, pictures, stock
 from bench.kms_provider import BenchProvider
 from bench.processes import ServerError, cpu_seconds, memory
 
@@ -284,3 +285,23 @@ def test_stock_is_a_store_that_a_server_opens(
             "tenant-000002",
         ]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_picture_has_every_point_and_is_xml() -> None:
+    """The SVG parses, shows each point of each line, and escapes what it is given."""
+    lines = {"Wrap <1>": [(1.0, 10.0), (10.0, 20.0), (100.0, 40.0)], "Unwrap": [(1.0, 5.0)] * 3}
+    made = ET.fromstring(pictures.curve("A & B", "regions", "µs", lines))
+    circles = made.findall(".//{http://www.w3.org/2000/svg}circle")
+    across = [float(circle.attrib["cx"]) for circle in circles[:3]]
+    down = [float(circle.attrib["cy"]) for circle in circles[:3]]
+    assert len(circles) == 6
+    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2)
+    assert down[0] > down[1] > down[2]
+
+
+def test_curves_measure_calls_that_work() -> None:
+    """At its smallest size, each curve's Wrap and Unwrap answer."""
+    for _, sizes, make in curves.CURVES.values():
+        works = make(sizes[0])
+        assert works["Wrap"]()
+        assert works["Unwrap"]()
