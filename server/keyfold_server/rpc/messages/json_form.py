@@ -156,7 +156,7 @@ def _fields(given: Any, kind: Descriptor, path: str) -> Iterator[tuple[FieldDesc
         raise MalformedRequestError(
             f"{path or 'the request'} must be an object", field=path or None
         )
-    names = {field.json_name: field for field in kind.fields} | dict(kind.fields_by_name)
+    names = _names(kind)
     seen = set()
     for name, value in given.items():
         field = names.get(name)
@@ -174,6 +174,12 @@ def _fields(given: Any, kind: Descriptor, path: str) -> Iterator[tuple[FieldDesc
         seen.add(field.name)
         if value is not None:
             yield field, value, _joined(path, field.name)
+
+
+@lru_cache(maxsize=256)
+def _names(kind: Descriptor) -> Mapping[str, FieldDescriptor]:
+    """Returns the fields of a message by both names that each may have."""
+    return {field.json_name: field for field in kind.fields} | dict(kind.fields_by_name)
 
 
 def _each(field: FieldDescriptor, value: Any, path: str) -> Iterator[tuple[Any, str]]:
