@@ -158,10 +158,11 @@ class WriteSet:
         self, before: StoredCluster | None, current: Cluster | None, decision: Decision
     ) -> tuple[StoredCluster, list[Cells]]:
         """Returns the sealed rows of a cluster after a decision, and those of its history."""
-        children = cluster_rows.encoded(decision.cluster, self._seal)
         if before is None:
+            children = cluster_rows.encoded(decision.cluster, self._seal)
             stored = StoredCluster(decision.cluster, children)
         else:
+            children = cluster_rows.encoded(decision.cluster, self._seal, before.children)
             stored = replace(before, cluster=decision.cluster, children=children)
         history: list[Cells] = []
         for old in _superseded(current, decision):

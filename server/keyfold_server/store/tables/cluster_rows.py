@@ -43,12 +43,26 @@ def digest(children: Children) -> bytes:
     )
 
 
-def encoded(cluster: Cluster, seal: Seal) -> Children:
-    """Returns the rows below a cluster's own row."""
+def encoded(cluster: Cluster, seal: Seal, before: Children | None = None) -> Children:
+    """Returns the rows below a cluster's own row.
+
+    Args:
+        cluster: The cluster.
+        seal: Seals the rows.
+        before: The rows as they are, which are verified. One that does not change is not sealed
+            again: the same values have the same MAC.
+    """
     rows: Children = {table: {} for table in CHILDREN}
+
+    def add(table: Table, key: Cells, cells: Cells) -> None:
+        row = None if before is None else before[table].get(key)
+        if row is None or row[:-1] != cells:
+            row = seal.sealed(table.name, cells)
+        rows[table][key] = row
+
     for region in cluster.regions:
-        row = seal.sealed("regions", _region_cells(cluster.uid, region))
-        rows[regions][row[:2]] = row
+        own = _region_cells(cluster.uid, region)
+        add(regions, own[:2], own)
         for generation in region.generations:
             made = (
                 generation.kek_id,
@@ -58,9 +72,9 @@ def encoded(cluster: Cluster, seal: Seal) -> Children:
                 generation.created_at,
                 generation.retired_at,
             )
-            rows[generations][made[:1]] = seal.sealed("generations", made)
+            add(generations, made[:1], made)
             cells = _wrap_cells(cluster.uid, generation.kek_id, generation.current)
-            rows[wraps][cells[:1]] = seal.sealed("wraps", cells)
+            add(wraps, cells[:1], cells)
     return rows
 
 
