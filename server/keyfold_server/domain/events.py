@@ -167,6 +167,8 @@ class EventFilter:
             and (self.start is None or event.time >= self.start)
             and (self.end is None or event.time < self.end)
             and (self.action is None or self.action == event.action)
+            and self.first <= event.number
+            and (self.last is None or event.number <= self.last)
         )
 
     def _places(self, event: Event) -> bool:
