@@ -134,7 +134,7 @@ test: checks ## Run everything that CI runs: all checks, then all tests, the fas
 
 # On the transport of KEYFOLD_TRANSPORT=asgi: the tests of rpc/, and a smoke set of whole servers.
 rpc_tests := tests/unit/test_rpc_call.py tests/unit/test_asgi.py tests/unit/test_client_channel.py \
-  $(foreach test,limits health_service grpcurl callers garbage,tests/e2e/test_$(test).py)
+  $(foreach test,limits health_service grpcurl callers garbage hostile interop,tests/e2e/test_$(test).py)
 
 .PHONY: test-asgi
 test-asgi:
@@ -169,6 +169,11 @@ live: venv ## Run the provider suite on a key of yours (PROVIDER=aws KEY=arn:…
 .PHONY: chaos
 chaos: venv ## Break servers under load, and the code's safeguards, and check that this is noticed
 	@PYTHONPATH=tests $(bin)/python -m chaos.run
+
+# MINUTES=n (60 by default); KEYFOLD_TEST_TRANSPORT=asgi for the other transport.
+.PHONY: soak
+soak: venv ## Let two servers serve for an hour while everything around them goes wrong
+	@PYTHONPATH=tests $(bin)/python -m chaos.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 # --- running ---------------------------------------------------------------------------
 

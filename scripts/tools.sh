@@ -4,7 +4,8 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-names=(grpcurl connectconformance model localstack moto openbao postgres-15 postgres-16 postgres-18 pgbouncer)
+names=(grpcurl connectconformance model localstack moto openbao postgres-15 postgres-16 postgres-18 pgbouncer
+    grpc-go grpc-js grpc-java ghz h2spec)
 
 # get NAME: ends with the exit code of the tool's own script.
 get() {
@@ -12,6 +13,7 @@ get() {
     grpcurl | connectconformance | model | localstack | moto | openbao) "$root/scripts/$1.sh" ;;
     postgres-15 | postgres-16 | postgres-18) "$root/scripts/postgres.sh" "${1#postgres-}" ;;
     pgbouncer) "$root/scripts/postgres.sh" pgbouncer ;;
+    grpc-go | grpc-js | grpc-java | ghz | h2spec) "$root/scripts/interop.sh" "$1" ;;
     *)
         echo "tools: there is no $1; the names are: ${names[*]}" >&2
         exit 2

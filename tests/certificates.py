@@ -186,7 +186,9 @@ def _sign(
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
     if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        # Critical where the names are all that the certificate says (RFC 5280, 4.2.1.6).
+        alone = not list(subject)
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=alone)
     if signs:
         usage = dict.fromkeys(signature(x509.KeyUsage).parameters, False)
         usage |= {"digital_signature": True, "key_cert_sign": True}

@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import random
 import socket
 import sys
 from collections.abc import Collection, Sequence
@@ -47,6 +48,12 @@ _LINE: Final = 1024
 _WINDOW: Final = 65_535
 """Bytes of a call that a client may send before the server reads them: HTTP/2's own default, and
 the least that h2corn takes."""
+
+_FRAME: Final = 16_384
+"""Bytes of a frame, which has to arrive whole: HTTP/2's own default, and the least it allows."""
+
+_SPREAD: Final = 0.1
+"""The part of the connections' age by which an engine may end earlier or later."""
 
 _TRIES: Final = 3
 """Attempts to load TLS files that change at the same time, and to find a port that is free at all
@@ -120,6 +127,7 @@ class AsgiServer:
         self._health_socket: socket.socket | None = None
         self._served: object = None
         self._engine: _Engine | None = None
+        self._due = 0.0
         self._health: _Engine | None = None
         self._retired: set[asyncio.Task[None]] = set()
         self._fault = ""
@@ -157,7 +165,7 @@ class AsgiServer:
 
     async def _renew(self, engine: _Engine) -> None:
         current = None if self._tls is None else await asyncio.to_thread(self._tls.current)
-        if current is self._served and monotonic() - engine.began < self._bounds.connection_age:
+        if current is self._served and monotonic() < self._due:
             return
         try:
             self._engine = await self._started()
@@ -218,6 +226,9 @@ class AsgiServer:
             # checked.
             if self._tls is None or (self._tls.current() is served and self._tls.is_on_disk()):
                 self._served = served
+                # Not all replicas that started together, nor their clients, at one moment.
+                spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311  no secret
+                self._due = monotonic() + spread * self._bounds.connection_age
                 return engine
             self._retire(engine)
         raise SetupError(fault)
@@ -243,7 +254,7 @@ class AsgiServer:
         """
         # h2corn duplicates the descriptors; they stay ours.
         lent = [listener.fileno() for listener in sockets]
-        app = AsgiApp(self._table, self._most, self._origins)
+        app = AsgiApp(self._table, self._most, self._origins, self._bounds.header_bytes)
         return await _Engine.start(app, self._config(lent, tls))
 
     def _config(self, descriptors: Sequence[int], tls: Tls | None) -> Config:
@@ -275,9 +286,11 @@ class AsgiServer:
             limit_request_line=_LINE,
             # Of calls that are not gRPC's. The handlers refuse all beyond LARGEST with a reason.
             max_request_body_size=2 * LARGEST,
-            h2_max_header_list_size=bounds.header_bytes,
-            # A longer block costs the client its connection, and a longer list only the call.
-            h2_max_header_block_size=4 * bounds.header_bytes,
+            # Up to this the application refuses a call with gRPC's own code, and beyond it h2corn
+            # with HTTP's status 431. A longer block costs the client its connection.
+            h2_max_header_list_size=4 * bounds.header_bytes,
+            h2_max_header_block_size=8 * bounds.header_bytes,
+            h2_max_inbound_frame_size=_FRAME,
             h2_initial_stream_window_size=_WINDOW,
             # Calls that nobody reads yet must not stop those beside them (protocol R9).
             h2_initial_connection_window_size=_WINDOW * (bounds.calls_per_connection + 1),
@@ -305,12 +318,10 @@ class _Engine:
 
     Attributes:
         server: The h2corn.
-        began: When it began, in monotonic seconds.
     """
 
     def __init__(self, server: H2corn) -> None:
         self.server = server
-        self.began = monotonic()
         self._serving = asyncio.create_task(server.serve())
 
     @classmethod
