@@ -27,6 +27,7 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server import bootstrap
 from keyfold_server.access.policy.development import Development
 from keyfold_server.domain.rights import Caller, Identity
+from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.rpc.call_log import Facts
 from keyfold_server.rpc.handlers.data import DataMethods
 from keyfold_server.rpc.handlers.life import LifeMethods
@@ -72,9 +73,9 @@ def measure(folder: Path, *, quick: bool) -> list[Row]:
 async def _measure(folder: Path, repeats: int) -> list[Row]:
     # The server processes have already warned that these root keys are for development.
     logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
-    settings = Settings(
-        store=f"sqlite:///{folder / 'in-process.db'}", local_keys=folder / "root-keys.json"
-    )
+    keys = KeyFile(folder / "root-keys.json")
+    keys.create(cases.ROOT_KEY)
+    settings = Settings(store=f"sqlite:///{folder / 'in-process.db'}", local_keys=keys.path)
     replica, close = bootstrap.replica(settings)
     try:
         await replica.start()

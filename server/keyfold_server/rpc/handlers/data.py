@@ -94,9 +94,9 @@ class DataMethods:
         asked = decode(pb.BatchWrapRequest, data)
         facts.cluster = asked.cluster
         facts.region = asked.region
+        region = asked.region
         items = [
-            (item.region or asked.region, item.plaintext, item.context or None)
-            for item in asked.items
+            (item.region or region, item.plaintext, item.context or None) for item in asked.items
         ]
         reply = pb.BatchWrapResponse()
         add = reply.results.add

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from keyfold_server.domain.envelope import (
+    MAX_PLAINTEXT,
     WrappedKey,
     check_plaintext,
     encode_context,
@@ -166,7 +167,8 @@ class DataPlane:
             lambda region, now: self._keyring.wrapping(cluster, region, now, call, items=0),
         )
         results: list[tuple[bytes, int] | KeyfoldError | None] = [None] * len(items)
-        by_kek: dict[str, list[tuple[int, bytes, bytes]]] = {}
+        # For each region the indexes of its items, and what to seal.
+        by_kek: dict[str, tuple[list[int], list[tuple[bytes, bytes]]]] = {}
         for index, (region, plaintext, own) in enumerate(items):
             try:
                 bound = shared.encoded() if own is None else encode_context(own)
@@ -175,17 +177,24 @@ class DataPlane:
                     raise granted
                 if granted.contexts:
                     check_context(granted.contexts, context if own is None else own)
-                check_plaintext(plaintext)
-                by_kek.setdefault(region, []).append((index, plaintext, bound))
+                if not 0 < len(plaintext) <= MAX_PLAINTEXT:  # before the call, which costs more
+                    check_plaintext(plaintext)
             except KeyfoldError as error:
                 results[index] = error
-        for region, chosen in by_kek.items():
+                continue
+            chosen = by_kek.get(region)
+            if chosen is None:
+                chosen = by_kek[region] = ([], [])
+            chosen[0].append(index)
+            chosen[1].append((plaintext, bound))
+        for region, (indexes, sealing) in by_kek.items():
             granted = keks[region]
             assert isinstance(granted, GrantedKek)  # noqa: S101  only such regions were collected
             kek = granted.kek
-            blobs = kek.seal_batch([(key, bound) for _, key, bound in chosen], self._random)
-            for (index, _, _), blob in zip(chosen, blobs, strict=True):
-                results[index] = (blob, kek.generation)
+            generation = kek.generation
+            blobs = kek.seal_batch(sealing, self._random)
+            for index, blob in zip(indexes, blobs, strict=True):
+                results[index] = (blob, generation)
         return [result for result in results if result is not None]
 
     def unwrap_batch(
