@@ -173,6 +173,31 @@ async def test_what_is_no_call(scope: dict[str, Any], status: int) -> None:
     assert made.received == 0
 
 
+async def test_over_http_2_an_answer_waits_for_a_small_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A body that is on its way meets no closed stream; one that does not come delays nothing long.
+
+    Otherwise a client such as curl may report the stream's end instead of the refusal.
+    """
+    monkeypatch.setattr("keyfold_server.rpc.asgi_connect._LINGER", 0.01)
+
+    async def unread(_: Call) -> Answer:
+        return failed(OverloadedError("no"))
+
+    for method in ("GET", "POST"):
+        made = await post(b"{", b"}", method=method, http_version="2").run(app(unread))
+        assert made.status == {"GET": 405, "POST": 429}[method]
+        assert made.received == 2
+        late = await post(b"{", method=method, http_version="2", ends=False).run(app(unread))
+        assert late.status == made.status
+    large = [(b"content-length", str(UNASKED + 1).encode())]
+    made = await post(TEXT, http_version="2", headers=large).run(app(unread))
+    assert (made.status, made.received) == (429, 0)
+    endless = await post(*[bytes(10_000)] * 20, http_version="2", ends=False).run(app(unread))
+    assert (endless.status, endless.received) == (429, 2)
+
+
 @pytest.mark.parametrize("of", ["json; charset=utf-8", "json;charset=UTF-8", "JSON", "json ;"])
 async def test_other_ways_to_write_a_content_type(of: str) -> None:
     """HTTP lets media types differ in case, and say that JSON is in UTF-8, as it always is."""

@@ -8,6 +8,7 @@ text tells about the rest of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from time import monotonic
@@ -54,6 +55,9 @@ _ONCE: Final = (
 read the other one."""
 
 _TIMEOUT_DIGITS: Final = 10
+
+_LINGER: Final = 1.0
+"""Seconds for which the rest of a small body may still come."""
 
 _PIECE: Final = 16 * 1024
 """Bytes of a reply that are sent at a time where nobody says when they have been read."""
@@ -180,6 +184,25 @@ class _ConnectCall(AsgiCall):
             return message
         return await self._json.reply(self._scope["path"], message)
 
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answers what is no call."""
+        await self._take_rest()
+        await super().refuse(refusal)
+
+    async def _take_rest(self) -> None:
+        """Takes the rest of a small body before an answer that does not need it.
+
+        Over HTTP/2 a part of it that came after the answer would meet a closed stream, and a client
+        such as curl would report that instead of the answer.
+        """
+        length = self._fields.get(b"content-length", b"0")
+        if self._scope["http_version"] != "2" or not length.isdigit() or int(length) > UNASKED:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                while not self._ended and len(self._buffer) <= UNASKED:
+                    await self._more()
+
     async def _begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         self._started = True
         cors: Headers = self._http.origins.headers(self._fields)
@@ -240,6 +263,7 @@ class UnaryCall(_ConnectCall):
     async def end(self, answer: Answer) -> None:
         """Sends what a handler returned."""
         if isinstance(answer, Failed):
+            await self._take_rest()
             kind, status = _JSON, http_status(answer.status)
             body = error_body(answer.status)
         else:
