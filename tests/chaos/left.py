@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
 
 import grpc
 
@@ -65,6 +66,18 @@ def _reconciled(fleet: Fleet) -> Iterator[Violation]:
                 time.sleep(0.05)
 
 
+def _answered(call: Callable[[], Any]) -> Any:
+    """Calls until the server is fresh, since on a busy machine it may be late to poll."""
+    ends = now() + _TIMEOUT
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if refusal(error).reason != "STORE_STALE" or now() > ends:
+                raise
+        time.sleep(0.05)
+
+
 def _refused(stub: service.KeyManagementServiceStub, asked: pb.WrapRequest) -> str:
     try:
         stub.Wrap(asked, timeout=_TIMEOUT)
@@ -78,8 +91,8 @@ def _cluster(
 ) -> Iterator[Violation]:
     """Checks that a cluster and every wrapped key are as the record says."""
     try:
-        status = stub.GetStatus(pb.GetStatusRequest(cluster=cluster), timeout=_TIMEOUT).status
-        state = shown(status)
+        asked = pb.GetStatusRequest(cluster=cluster)
+        state = shown(_answered(lambda: stub.GetStatus(asked, timeout=_TIMEOUT)).status)
     except grpc.RpcError as error:
         state = None
         if refusal(error).reason != "CLUSTER_NOT_FOUND":
@@ -95,7 +108,8 @@ def _cluster(
         return
     yield from _opened(stub, kept, state, since)
     try:
-        answer = stub.Restore(pb.RestoreRequest(cluster=cluster), timeout=_TIMEOUT)
+        restore = pb.RestoreRequest(cluster=cluster)
+        answer = _answered(lambda: stub.Restore(restore, timeout=_TIMEOUT))
     except grpc.RpcError as error:
         yield Violation("wrapped-key", cluster, f"Restore failed: {refusal(error)}")
         return
@@ -118,7 +132,7 @@ def _opened(
         items = [pb.BatchUnwrapItem(wrapped_key=blob.wrapped) for blob in some]
         asked = pb.BatchUnwrapRequest(cluster=some[0].cluster, items=items)
         try:
-            results = stub.BatchUnwrap(asked, timeout=_TIMEOUT).results
+            results = _answered(partial(stub.BatchUnwrap, asked, timeout=_TIMEOUT)).results
         except grpc.RpcError as error:
             # A violation, so that the run still reports what it found before.
             yield Violation("wrapped-key", some[0].cluster, f"BatchUnwrap failed: {refusal(error)}")
@@ -230,7 +244,7 @@ def _edited(fleet: Fleet) -> Iterator[Violation]:
     asked = pb.GetStatusRequest(cluster=str(cluster))
     with stubs(server.target) as stub:
         try:
-            stub.GetStatus(asked, timeout=_TIMEOUT)
+            _answered(lambda: stub.GetStatus(asked, timeout=_TIMEOUT))
         except grpc.RpcError as error:
             reason = refusal(error).reason
         else:
