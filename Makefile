@@ -118,15 +118,16 @@ unit: venv ## Run the fast tests
 model: venv ## Check the model in docs/model with TLC (needs Java and, the first time, Maven)
 	@KEYFOLD_MODEL=deep $(bin)/pytest tests/integration/test_model.py
 
-# Two targets at a time, with the output of each in one piece if this make supports it.
-side_by_side = $(MAKE) --jobs=2 --keep-going \
+# Three targets at a time, with the output of each in one piece if this make supports it. On two cores,
+# too: those that start servers wait more than they compute.
+side_by_side = $(MAKE) --jobs=3 --keep-going \
   $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: checks
 checks: venv
 	@$(side_by_side) tools types lint imports check-docs check-client check-stubs check-protos
 
-# Two targets of a line run side by side; the longest begin first.
+# The targets of a line run side by side; the longest begin first.
 .PHONY: test
 test: checks ## Run everything that CI runs: all checks, then all tests, the fast ones first
 	@$(side_by_side) test-contract test-unit
