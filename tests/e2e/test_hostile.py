@@ -139,14 +139,19 @@ def test_silent_connections(server: Server) -> None:
 
 
 def test_headers_that_never_end(server: Server) -> None:
-    """Calls whose headers stop halfway hold up no others; h2corn ends them after 10 seconds."""
+    """Calls whose headers stop halfway hold up no others; h2corn ends them after 10 seconds.
+
+    It reads HTTP/1.1, too, for which the same holds.
+    """
     half = HeadersFrame(1, data=block(*head())).serialize()
     with unharmed(server), contextlib.ExitStack() as clients:
         slow = [clients.enter_context(Hostile(server.target)) for _ in range(20)]
         for client in slow:
             client.send(half)
+        slow.append(clients.enter_context(Hostile(server.target, hello=False)))
+        slow[-1].send(b"POST / HTTP/1.1\r\nhost: x\r\nx-slow: ")
         if TRANSPORT == "asgi":
-            assert all(client.listen(20) for client in slow)
+            assert all(client.listen(30) for client in slow)
 
 
 def test_slow_bodies(server: Server) -> None:
