@@ -22,8 +22,11 @@ from keyfold.v1 import resources_pb2 as res
 from keyfold_server.access.policy.file import parse
 from keyfold_server.access.policy.rights import CachedPolicy
 from keyfold_server.domain.rights import Identity, Rights
+from keyfold_server.rpc import watch_calls
 from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.rpc.messages.watch import WatchMessages
 from keyfold_server.service.clock import SystemClock
+from keyfold_server.service.watch.messages import Message
 from replicas import until
 
 TRANSPORTS: Final = ("grpc", "asgi")
@@ -190,6 +193,42 @@ async def test_a_client_that_goes_away_gives_its_place_back(tmp_path: Path, tran
         assert len(watches._running) == 1
         stream.call.cancel()
         await until(lambda: not watches._running)
+
+
+async def read_out(call: Any) -> None:
+    """Reads a stream to its end, and raises what has ended it."""
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_a_client_that_reads_nothing_holds_up_nobody(
+    tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W5, R8: other readers get everything meanwhile, and it is told to resume once it reads on."""
+    monkeypatch.setattr(watch_calls, "_STALLED", 1.0)
+    encoded = WatchMessages.encoded
+
+    def large(self: WatchMessages, message: Message, token: str, session: str) -> bytes:
+        return encoded(self, message, token, session or "x" * 500_000)
+
+    monkeypatch.setattr(WatchMessages, "encoded", large)
+    async with serving(tmp_path, transport) as client:
+        await client.enable("acme")
+        watches = client.server.replica.watches
+        slow = client.events.WatchEvents(pb.WatchEventsRequest(states=True))
+        await slow.read()
+        # A connection of its own: what HTTP/2 shares among the streams of one is no concern here.
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+        async with grpc.aio.insecure_channel(client.server.target, options) as channel:
+            quick = await Client(client.server, channel).watch(states=True).begun()
+            while len(watches._running) == 2:
+                told = len(quick.of("state"))
+                client.server.replica.watches.changed("acme")
+                await quick.counted("state", told + 1)
+            quick.call.cancel()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_out(slow)
+        assert error_of_call(caught.value).reason == "WATCH_TOO_SLOW"
 
 
 OWN: Final = """
