@@ -1,0 +1,204 @@
+"""The calls of a watch and of cursors; and what a watch knows between two streams."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Final
+
+from keyfold.calls.call import EVENTS, Call, Plane
+from keyfold.calls.events import EventFilter
+from keyfold.errors import (
+    CancelledError,
+    DeadlineError,
+    InternalError,
+    KeyfoldError,
+    LimitError,
+    ResumeTokenExpiredError,
+    ResumeTokenInvalidError,
+    UnauthenticatedError,
+    UnavailableError,
+    WatchTooSlowError,
+)
+from keyfold.models.watch import (
+    ClusterState,
+    Cursor,
+    Heartbeat,
+    SnapshotEnd,
+    WatchMessage,
+    watch_message,
+)
+from keyfold.v1 import event_service_pb2 as api
+
+PATIENCE: Final = 20.0
+"""Seconds without a message after which a stream counts as dead: the time of four heartbeats."""
+
+_SHORTEST: Final = 0.1
+"""Seconds before a stream is begun again; twice as many after each failure."""
+
+_LONGEST: Final = 5.0
+"""Most seconds before a stream is begun again."""
+
+_WAITED: Final = 0.02
+"""Seconds of waiting after which a message counts as one that has just come. What is there at once
+may have been there for long."""
+
+_AGAIN: Final = (
+    CancelledError,
+    DeadlineError,
+    InternalError,
+    LimitError,
+    UnavailableError,
+    WatchTooSlowError,
+)
+"""Ends of a stream after which it is begun again, on whichever server answers."""
+
+WatchCall = Call[api.WatchEventsResponse, WatchMessage | None]
+
+
+def clock() -> float:
+    """Returns monotonic seconds that go on while the machine sleeps, where the system has them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class WatchState:
+    """What a watch knows between two streams: where to go on, what it has told, how old that is.
+
+    Attributes:
+        resume_token: The token of the last message, for a later watch with the same arguments.
+        cursor_session: What `advance_cursor` has to present; empty without a cursor.
+        max_age: The age at which the server ends a stream.
+    """
+
+    def __init__(
+        self,
+        clusters: Iterable[str],
+        *,
+        organization: str,
+        states: bool,
+        events: bool,
+        narrow: EventFilter,
+        resume_token: str,
+        cursor: str,
+    ) -> None:
+        """Prepares a watch; see `Watching.watch`."""
+        self._request = api.WatchEventsRequest(
+            clusters=clusters,
+            organization=organization,
+            states=states,
+            events=events,
+            filter=narrow.to_message(),
+            cursor=cursor,
+        )
+        self.resume_token = resume_token
+        self.cursor_session = ""
+        self.max_age = timedelta()
+        self._told_at = float("-inf")
+        self._alive: set[str] = set()
+        self._told: set[str] = set()
+        self._pause = 0.0
+        self._began = False
+
+    def call(self) -> WatchCall:
+        """Returns the call that begins the stream, or begins it again."""
+        self._told.clear()
+        self._began = False
+        request = api.WatchEventsRequest()
+        request.CopyFrom(self._request)
+        request.resume_token = self.resume_token
+        return Call("WatchEvents", request, watch_message, Plane.CONTROL, service=EVENTS)
+
+    @property
+    def age(self) -> float:
+        """Seconds since a look of the server at its store of which the watch has told everything.
+
+        It grows while nothing comes, whatever the reason. Infinite before the first heartbeat.
+        """
+        return clock() - self._told_at
+
+    def take(self, response: api.WatchEventsResponse, asked_at: float) -> Iterator[WatchMessage]:
+        """Takes a message of the stream, and yields what the caller gets for it.
+
+        Args:
+            response: The message.
+            asked_at: The time, by `clock`, at which the watch began to wait for it.
+        """
+        self._pause, self._began = 0.0, True
+        self.cursor_session = response.cursor_session or self.cursor_session
+        # The stream is begun again only when the caller asks for more, and so has dealt with this.
+        self.resume_token = response.resume_token
+        message = watch_message(response)
+        if isinstance(message, ClusterState):
+            self._told.add(message.cluster)
+            (self._alive.add if message.exists else self._alive.discard)(message.cluster)
+        elif isinstance(message, SnapshotEnd):
+            # What the stream has not told does not exist any more.
+            for name in sorted(self._alive - self._told):
+                yield ClusterState(name)
+            self._alive &= self._told
+        elif isinstance(message, Heartbeat):
+            self.max_age = message.max_store_age
+            if message.store_age is not None and clock() - asked_at > _WAITED:
+                # From when the wait began: a program that was stopped meanwhile must not take an
+                # old heartbeat for a new one.
+                told_at = asked_at - message.store_age.total_seconds()
+                self._told_at = max(self._told_at, told_at)
+        if message is not None:
+            yield message
+
+    def failed(self, error: KeyfoldError | None) -> float:
+        """Returns the seconds to wait before the stream is begun again.
+
+        Args:
+            error: What has ended it; None: it has ended without an error.
+
+        Raises:
+            KeyfoldError: It must not be begun again.
+        """
+        if isinstance(error, ResumeTokenExpiredError | ResumeTokenInvalidError):
+            if self._request.events or not self.resume_token:
+                raise error
+            # States are told anew from a snapshot, and nothing is lost.
+            self.resume_token = ""
+            return 0.0
+        # A credential that expired during the stream may be replaced by now.
+        renewed = isinstance(error, UnauthenticatedError) and self._began
+        if error is not None and not renewed and not isinstance(error, _AGAIN):
+            raise error
+        self._pause = min(max(_SHORTEST, self._pause * 2), _LONGEST)
+        wait = self._pause * random.uniform(0.5, 1.0)  # noqa: S311  spreads load, hides nothing
+        return max(wait, (error.retry_after or 0.0) if error is not None else 0.0)
+
+
+def advance_cursor(
+    cursor: str, session: str, resume_token: str
+) -> Call[api.AdvanceCursorResponse, Cursor]:
+    """Prepares an AdvanceCursor call."""
+    request = api.AdvanceCursorRequest(cursor=cursor, session=session, resume_token=resume_token)
+    return Call("AdvanceCursor", request, _cursor, Plane.CONTROL, service=EVENTS)
+
+
+def list_cursors() -> Call[api.ListCursorsResponse, tuple[Cursor, ...]]:
+    """Prepares a ListCursors call."""
+    request = api.ListCursorsRequest()
+    return Call("ListCursors", request, _cursors, Plane.CONTROL, service=EVENTS)
+
+
+def delete_cursor(cursor: str, caller: str) -> Call[api.DeleteCursorResponse, None]:
+    """Prepares a DeleteCursor call."""
+    request = api.DeleteCursorRequest(cursor=cursor, caller=caller)
+    return Call("DeleteCursor", request, _nothing, Plane.CONTROL, service=EVENTS)
+
+
+def _cursor(response: api.AdvanceCursorResponse) -> Cursor:
+    return Cursor.from_message(response.cursor)
+
+
+def _cursors(response: api.ListCursorsResponse) -> tuple[Cursor, ...]:
+    return tuple(map(Cursor.from_message, response.cursors))
+
+
+def _nothing(_: api.DeleteCursorResponse) -> None:
+    return None
