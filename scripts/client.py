@@ -33,8 +33,9 @@ KEYFOLD: Final = Path(__file__).resolve().parents[1] / "clients" / "python" / "k
 SYNC: Final[Mapping[str, str]] = {
     r"\bawait ": "",
     r"\basync (?=def |with |for )": "",
-    r"\bAsync(?=Client\b|Iterator\b)": "",
-    r"\b__a(?=enter__|exit__)": "__",
+    r"\bAsync(?=Client\b|Iterator\b|Watch\b|Watchdog\b)": "",
+    r"\basync_(?=pause\b)": "",
+    r"\b__a(?=enter__|exit__|iter__)": "__",
     r"\bgrpc\.aio\.": "grpc.",
     r"\.aio_channel\(": ".channel(",
     r"\bkeyfold\.aio\b": "keyfold.client",
@@ -52,7 +53,7 @@ SYNC_DOCS: Final[Mapping[str, str]] = {
 }
 """Sentences that are true only of the asyncio client, and their replacements."""
 
-ASYNC_LEFT: Final = re.compile(r"\b(async\w*|await\w*|aio|__a(enter|exit)__)\b", re.IGNORECASE)
+ASYNC_LEFT: Final = re.compile(r"\b(async\w*|await\w*|aio|__a(enter|exit|iter)__)\b", re.IGNORECASE)
 """Words that the synchronous client must not contain."""
 
 

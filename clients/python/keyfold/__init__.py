@@ -22,10 +22,10 @@ The names that this module exports are the client's interface. Its rooms, which 
     cli/        the command line `keyfold`
 """
 
-from keyfold.aio import AsyncClient
+from keyfold.aio import AsyncClient, AsyncWatch
 from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
-from keyfold.client import Client
+from keyfold.client import Client, Watch
 from keyfold.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -155,6 +155,15 @@ from keyfold.models.status import (
     RegionStatus,
     State,
 )
+from keyfold.models.watch import (
+    ClusterState,
+    Cursor,
+    GenerationState,
+    Heartbeat,
+    RegionState,
+    SnapshotEnd,
+    WatchMessage,
+)
 from keyfold.transport.target import DEFAULT_TARGET
 from keyfold.transport.tls import Tls
 from keyfold.version import __version__
@@ -169,6 +178,7 @@ __all__ = [
     "AnchorCheck",
     "AnchorOutcome",
     "AsyncClient",
+    "AsyncWatch",
     "BusyError",
     "CallerCredentialError",
     "CallerUnknownError",
@@ -180,6 +190,7 @@ __all__ = [
     "ClusterFilter",
     "ClusterNotFoundError",
     "ClusterRevokedError",
+    "ClusterState",
     "ClusterStatus",
     "ConcurrentChangeError",
     "ConflictError",
@@ -187,6 +198,7 @@ __all__ = [
     "ContextNotGrantedError",
     "CouldNotTellError",
     "CredentialsFailedError",
+    "Cursor",
     "CursorExpiredError",
     "CursorNotFoundError",
     "CursorTakenError",
@@ -206,8 +218,10 @@ __all__ = [
     "GenerationInUseError",
     "GenerationNotFoundError",
     "GenerationRetiredError",
+    "GenerationState",
     "GenerationWrap",
     "Health",
+    "Heartbeat",
     "InternalError",
     "InvalidBatchError",
     "InvalidContextError",
@@ -257,6 +271,7 @@ __all__ = [
     "RegionNotFoundError",
     "RegionPolicy",
     "RegionSpec",
+    "RegionState",
     "RegionStatus",
     "RegionsAdded",
     "RequestIdReusedError",
@@ -271,6 +286,7 @@ __all__ = [
     "Rewrapped",
     "Rotated",
     "RowNotAuthenticError",
+    "SnapshotEnd",
     "State",
     "StateError",
     "StoreRolledBackError",
@@ -290,6 +306,8 @@ __all__ = [
     "UnwrapItem",
     "Unwrapped",
     "Verification",
+    "Watch",
+    "WatchMessage",
     "WatchTooSlowError",
     "WrapItem",
     "Wrapped",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 
@@ -26,10 +26,16 @@ class AsyncWatch:
     the last message, on whichever server answers. Leave the loop, or `close` the watch, to end it.
     """
 
-    def __init__(self, connection: Connection, state: WatchState) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        state: WatchState,
+        on_break: Callable[[KeyfoldError | None], None],
+    ) -> None:
         self._connection = connection
         self._state = state
-        self._stream: Any = None
+        self._on_break = on_break
+        self._watchdog: AsyncWatchdog | None = None
         self._closed = False
 
     @property
@@ -60,8 +66,8 @@ class AsyncWatch:
     def close(self) -> None:
         """Ends the watch. From another thread or task, it ends the loop that reads it."""
         self._closed = True
-        if self._stream is not None:
-            self._stream.cancel()
+        if self._watchdog is not None:
+            self._watchdog.bite()
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,20 +92,27 @@ class AsyncWatch:
             except grpc.RpcError as failed:
                 ended = error_of_call(failed)
             if not self._closed:
-                await async_pause(self._state.failed(ended))
+                wait = self._state.failed(ended)
+                self._on_break(ended)
+                await async_pause(wait)
 
     async def _one_stream(self) -> AsyncIterator[WatchMessage]:
-        self._stream = stream = self._connection.stream(self._state.call())
+        stream = self._connection.stream(self._state.call())
         try:
-            with AsyncWatchdog(stream.cancel, PATIENCE) as watchdog:
+            with AsyncWatchdog(stream.cancel, PATIENCE) as self._watchdog:
                 asked_at = clock()
                 async for response in stream:
+                    self._watchdog.rest()
                     for message in self._state.take(response, asked_at):
                         yield message
-                    watchdog.feed()
+                    self._watchdog.feed()
                     asked_at = clock()
         finally:
             stream.cancel()
+
+
+def _ignored(_: KeyfoldError | None) -> None:
+    """Does nothing."""
 
 
 class Watching(Connection):
@@ -115,6 +128,7 @@ class Watching(Connection):
         narrow: EventFilter = EVERY_EVENT,
         resume_token: str = "",
         cursor: str = "",
+        on_break: Callable[[KeyfoldError | None], None] = _ignored,
     ) -> AsyncWatch:
         """Watches the states of clusters, the events about them, or both.
 
@@ -132,6 +146,11 @@ class Watching(Connection):
             narrow: Selects events.
             resume_token: The token of an earlier watch with the same arguments.
             cursor: The name of a cursor to begin from. The watch takes it over from whoever has it.
+            on_break: Called with what has ended a stream that the watch will begin again, or None
+                if it ended without an error, or nothing came for too long.
+
+        The loop raises a `KeyfoldError` where the first stream cannot be begun, and later where
+        going on would lose something or is not allowed any more.
 
         Example:
             >>> async with client.watch(["prod"]) as watch:
@@ -150,7 +169,7 @@ class Watching(Connection):
             resume_token=resume_token,
             cursor=cursor,
         )
-        return AsyncWatch(self, state)
+        return AsyncWatch(self, state, on_break)
 
     async def advance_cursor(
         self, cursor: str, session: str, resume_token: str, *, timeout: float | None = None

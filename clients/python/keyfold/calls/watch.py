@@ -99,7 +99,7 @@ class WatchState:
         self._alive: set[str] = set()
         self._told: set[str] = set()
         self._pause = 0.0
-        self._began = False
+        self._began = self._ever = False
 
     def call(self) -> WatchCall:
         """Returns the call that begins the stream, or begins it again."""
@@ -125,7 +125,7 @@ class WatchState:
             response: The message.
             asked_at: The time, by `clock`, at which the watch began to wait for it.
         """
-        self._pause, self._began = 0.0, True
+        self._pause, self._began, self._ever = 0.0, True, True
         self.cursor_session = response.cursor_session or self.cursor_session
         # The stream is begun again only when the caller asks for more, and so has dealt with this.
         self.resume_token = response.resume_token
@@ -165,7 +165,8 @@ class WatchState:
             return 0.0
         # A credential that expired during the stream may be replaced by now.
         renewed = isinstance(error, UnauthenticatedError) and self._began
-        if error is not None and not renewed and not isinstance(error, _AGAIN):
+        again = self._ever and isinstance(error, _AGAIN)
+        if error is not None and not renewed and not again:
             raise error
         self._pause = min(max(_SHORTEST, self._pause * 2), _LONGEST)
         wait = self._pause * random.uniform(0.5, 1.0)  # noqa: S311  spreads load, hides nothing

@@ -7,11 +7,12 @@ from __future__ import annotations
 from keyfold.client.data_plane import DataPlane
 from keyfold.client.events import Events
 from keyfold.client.lifecycle import Lifecycle
+from keyfold.client.watch import Watch, Watching
 
-__all__ = ["Client"]
+__all__ = ["Client", "Watch"]
 
 
-class Client(DataPlane, Lifecycle, Events):
+class Client(DataPlane, Lifecycle, Events, Watching):
     """A connection to Keyfold. Every method raises `KeyfoldError` when its call fails.
 
     Any number of threads may share it.

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from threading import Lock
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import grpc
 
@@ -97,6 +97,12 @@ class Connection:
             except grpc.RpcError as failed:
                 raise error_of_call(failed, call.request_id) from failed
         return cast("Response", response)
+
+    def stream(self, call: Call[Response, Result]) -> Any:
+        """Begins a call whose response is a stream, and returns gRPC's own call to iterate over."""
+        _, stubs = self._open()
+        method = getattr(stubs[call.service], call.method)
+        return method(call.request, metadata=self._caller.metadata())
 
     def _ask(self, call: Call[Response, Result], timeout: float | None) -> Result:
         return call.read(self.send(call, timeout=timeout))

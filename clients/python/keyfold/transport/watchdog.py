@@ -1,6 +1,7 @@
-"""Watchdogs: they cancel a stream on which nothing has come for a while.
+"""Watchdogs: they cut a stream on which nothing has come for a while.
 
-A server whose machine has vanished ends no stream, and gRPC may not notice for long.
+A server whose machine has vanished ends no stream, and gRPC may not notice for long. Whatever the
+cut raises where the stream is read ends with the watchdog's block.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+import grpc
 
 
 def pause(seconds: float) -> None:
@@ -30,19 +33,34 @@ class Watchdog:
         """Takes what cancels the stream, and the seconds without a message after which to do so."""
         self._cancel = cancel
         self._patience = patience
-        self._fed_at = time.monotonic()
+        self._waits_since: float | None = time.monotonic()
         self._ended = threading.Event()
+        self._bitten = False
         self._thread = threading.Thread(target=self._run, name="keyfold-watchdog", daemon=True)
 
     def feed(self) -> None:
-        """Notes that a message has come, or that nobody waits for one now."""
-        self._fed_at = time.monotonic()
+        """Notes that somebody begins to wait for a message."""
+        self._waits_since = time.monotonic()
+
+    def rest(self) -> None:
+        """Notes that nobody waits for a message now."""
+        self._waits_since = None
+
+    def bite(self) -> None:
+        """Cuts the stream."""
+        self._bitten = True
+        self._cancel()
 
     def _run(self) -> None:
-        while not self._ended.wait(max(0.01, self._fed_at + self._patience - time.monotonic())):
-            if time.monotonic() - self._fed_at >= self._patience:
-                self._cancel()
-                return
+        left = self._patience
+        while not self._ended.wait(left):
+            since = self._waits_since
+            left = self._patience
+            if since is not None:
+                left = since + self._patience - time.monotonic()
+                if left <= 0:
+                    self.bite()
+                    return
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -53,8 +71,9 @@ class Watchdog:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         self._ended.set()
+        return self._bitten and isinstance(error, grpc.RpcError)
 
 
 class AsyncWatchdog:
@@ -65,17 +84,29 @@ class AsyncWatchdog:
         self._cancel = cancel
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._fed_at = self._loop.time()
+        self._waits_since: float | None = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._bitten = False
 
     def feed(self) -> None:
-        """Notes that a message has come, or that nobody waits for one now."""
-        self._fed_at = self._loop.time()
+        """Notes that somebody begins to wait for a message."""
+        self._waits_since = self._loop.time()
+
+    def rest(self) -> None:
+        """Notes that nobody waits for a message now."""
+        self._waits_since = None
+
+    def bite(self) -> None:
+        """Cuts the stream."""
+        self._bitten = True
+        self._cancel()
 
     def _look(self) -> None:
-        left = self._fed_at + self._patience - self._loop.time()
+        left = self._patience
+        if self._waits_since is not None:
+            left = self._waits_since + self._patience - self._loop.time()
         if left <= 0:
-            self._cancel()
+            self.bite()
         else:
             self._timer = self._loop.call_later(left, self._look)
 
@@ -88,6 +119,13 @@ class AsyncWatchdog:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         if self._timer is not None:
             self._timer.cancel()
+        # A call that is cancelled here raises what a cancelled task raises. If somebody has
+        # cancelled the task, too, that goes on.
+        task = asyncio.current_task()
+        cut = isinstance(error, grpc.RpcError) or (
+            isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
+        )
+        return self._bitten and cut

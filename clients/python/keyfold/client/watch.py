@@ -1,0 +1,198 @@
+# Generated from aio/watch.py by `make client`; never edited.
+
+"""Watching the states of clusters and the events of the log, and keeping a place among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from keyfold.calls import watch as calls
+from keyfold.calls.events import EVERY_EVENT, EventFilter
+from keyfold.calls.watch import PATIENCE, WatchState, clock
+from keyfold.client.connection import Connection
+from keyfold.errors import KeyfoldError
+from keyfold.errors.rpc_status import error_of_call
+from keyfold.models.watch import Cursor, WatchMessage
+from keyfold.transport.watchdog import Watchdog, pause
+
+
+class Watch:
+    """A watch: iterate over it for its messages, which are values of `keyfold.models.watch`.
+
+    When a stream ends because a server stops, is stale or cannot be reached, the watch goes on from
+    the last message, on whichever server answers. Leave the loop, or `close` the watch, to end it.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        state: WatchState,
+        on_break: Callable[[KeyfoldError | None], None],
+    ) -> None:
+        self._connection = connection
+        self._state = state
+        self._on_break = on_break
+        self._watchdog: Watchdog | None = None
+        self._closed = False
+
+    @property
+    def resume_token(self) -> str:
+        """The token of the last message, for a later watch or `advance_cursor`."""
+        return self._state.resume_token
+
+    @property
+    def cursor_session(self) -> str:
+        """What `advance_cursor` has to present; empty without a cursor."""
+        return self._state.cursor_session
+
+    @property
+    def age(self) -> float:
+        """Seconds since a look of the server at its store of which this watch has told everything.
+
+        It grows while nothing comes, whatever the reason; it is infinite before the first
+        heartbeat. A cache of keys counts from it, and not from the arrival of a message. It counts
+        only heartbeats that the loop has waited for, so it also grows while the loop is behind.
+        """
+        return self._state.age
+
+    @property
+    def max_age(self) -> timedelta:
+        """The age at which a server ends its stream; zero before the first heartbeat."""
+        return self._state.max_age
+
+    def close(self) -> None:
+        """Ends the watch. From another thread or task, it ends the loop that reads it."""
+        self._closed = True
+        if self._watchdog is not None:
+            self._watchdog.bite()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[WatchMessage]:
+        return self._messages()
+
+    def _messages(self) -> Iterator[WatchMessage]:
+        while not self._closed:
+            ended: KeyfoldError | None = None
+            try:
+                for message in self._one_stream():
+                    yield message
+            except grpc.RpcError as failed:
+                ended = error_of_call(failed)
+            if not self._closed:
+                wait = self._state.failed(ended)
+                self._on_break(ended)
+                pause(wait)
+
+    def _one_stream(self) -> Iterator[WatchMessage]:
+        stream = self._connection.stream(self._state.call())
+        try:
+            with Watchdog(stream.cancel, PATIENCE) as self._watchdog:
+                asked_at = clock()
+                for response in stream:
+                    self._watchdog.rest()
+                    for message in self._state.take(response, asked_at):
+                        yield message
+                    self._watchdog.feed()
+                    asked_at = clock()
+        finally:
+            stream.cancel()
+
+
+def _ignored(_: KeyfoldError | None) -> None:
+    """Does nothing."""
+
+
+class Watching(Connection):
+    """The calls that watch, and those about cursors."""
+
+    def watch(
+        self,
+        clusters: Iterable[str] = (),
+        *,
+        organization: str = "",
+        states: bool = True,
+        events: bool = False,
+        narrow: EventFilter = EVERY_EVENT,
+        resume_token: str = "",
+        cursor: str = "",
+        on_break: Callable[[KeyfoldError | None], None] = _ignored,
+    ) -> Watch:
+        """Watches the states of clusters, the events about them, or both.
+
+        First come the states of all clusters that the arguments mean, then `SnapshotEnd`, then each
+        change. States in between may be left out; the last one never is. Events are told each, in
+        the order of the log, from the beginning of the watch or from the cursor on. Every few
+        seconds comes a `Heartbeat`.
+
+        Args:
+            clusters: The names of the clusters; none: all of the organization or, without one, all
+                that the caller may see.
+            organization: The organization that the clusters belong to.
+            states: Whether to tell states, for which the right to use the clusters' keys is enough.
+            events: Whether to tell events, which needs the role auditor.
+            narrow: Selects events.
+            resume_token: The token of an earlier watch with the same arguments.
+            cursor: The name of a cursor to begin from. The watch takes it over from whoever has it.
+            on_break: Called with what has ended a stream that the watch will begin again, or None
+                if it ended without an error, or nothing came for too long.
+
+        The loop raises a `KeyfoldError` where the first stream cannot be begun, and later where
+        going on would lose something or is not allowed any more.
+
+        Example:
+            >>> with client.watch(["prod"]) as watch:
+            ...     for message in watch:
+            ...         if isinstance(message, keyfold.ClusterState):
+            ...             break
+            >>> message.exists, [str(region.state) for region in message.regions]
+            (True, ['ENABLED', 'ENABLED'])
+        """
+        state = WatchState(
+            clusters,
+            organization=organization,
+            states=states,
+            events=events,
+            narrow=narrow,
+            resume_token=resume_token,
+            cursor=cursor,
+        )
+        return Watch(self, state, on_break)
+
+    def advance_cursor(
+        self, cursor: str, session: str, resume_token: str, *, timeout: float | None = None
+    ) -> Cursor:
+        """Says that everything up to a message is dealt with, so that pruning may pass it.
+
+        Args:
+            cursor: The name of the cursor.
+            session: The `cursor_session` of the watch.
+            resume_token: The `resume_token` of the watch after the message.
+            timeout: Deadline of the call, in seconds.
+
+        Raises:
+            CursorTakenError: Another reader has taken the cursor over.
+        """
+        return self._ask(calls.advance_cursor(cursor, session, resume_token), timeout)
+
+    def list_cursors(self, *, timeout: float | None = None) -> tuple[Cursor, ...]:
+        """Lists the caller's cursors; for an auditor of everything, those of all callers."""
+        return self._ask(calls.list_cursors(), timeout)
+
+    def delete_cursor(self, cursor: str, *, caller: str = "", timeout: float | None = None) -> None:
+        """Deletes a cursor of this caller, or, for an operator of everything, of another one."""
+        self._ask(calls.delete_cursor(cursor, caller), timeout)
