@@ -72,10 +72,8 @@ async def test_a_watch_for_asyncio(tmp_path: Path) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            again = client_.watch(states=False, events=True)
-            task = asyncio.create_task(anext(aiter(again)))
-            await task
-            again.close()
+            async with client_.watch(states=False, events=True) as again:
+                assert isinstance(await anext(aiter(again)), keyfold.Heartbeat)
 
 
 def test_closing_a_watch_ends_its_loop(tmp_path: Path) -> None:

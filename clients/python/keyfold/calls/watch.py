@@ -70,6 +70,7 @@ class WatchState:
         resume_token: The token of the last message, for a later watch with the same arguments.
         cursor_session: What `advance_cursor` has to present; empty without a cursor.
         max_age: The age at which the server ends a stream.
+        response: The last message as the contract has it.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class WatchState:
         self.resume_token = resume_token
         self.cursor_session = ""
         self.max_age = timedelta()
+        self.response = api.WatchEventsResponse()
         self._told_at = float("-inf")
         self._alive: set[str] = set()
         self._told: set[str] = set()
@@ -130,14 +132,20 @@ class WatchState:
         # The stream is begun again only when the caller asks for more, and so has dealt with this.
         self.resume_token = response.resume_token
         message = watch_message(response)
+        self.response = response
         if isinstance(message, ClusterState):
             self._told.add(message.cluster)
             (self._alive.add if message.exists else self._alive.discard)(message.cluster)
         elif isinstance(message, SnapshotEnd):
             # What the stream has not told does not exist any more.
             for name in sorted(self._alive - self._told):
+                gone = api.ClusterState(cluster=name)
+                self.response = api.WatchEventsResponse(
+                    state=gone, resume_token=response.resume_token
+                )
                 yield ClusterState(name)
             self._alive &= self._told
+            self.response = response
         elif isinstance(message, Heartbeat):
             self.max_age = message.max_store_age
             if message.store_age is not None and clock() - asked_at > _WAITED:

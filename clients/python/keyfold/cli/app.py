@@ -19,6 +19,7 @@ from keyfold.cli.commands import (
     recheck,
     rotation,
     status,
+    watch,
 )
 from keyfold.cli.errors import EXIT_CODES
 from keyfold.cli.session import with_session
@@ -49,6 +50,7 @@ for _name, _function in (
     ("probe", probe.probe),
     ("status", status.status),
     ("clusters", status.clusters),
+    ("watch", watch.watch),
     ("wrap", data_plane.wrap),
     ("unwrap", data_plane.unwrap),
     ("generate-data-key", data_plane.generate_data_key),

@@ -19,6 +19,7 @@ from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
 from keyfold.models.watch import Cursor, WatchMessage
 from keyfold.transport.watchdog import Watchdog, pause
+from keyfold.v1.event_service_pb2 import WatchEventsResponse
 
 
 class Watch:
@@ -44,6 +45,11 @@ class Watch:
     def resume_token(self) -> str:
         """The token of the last message, for a later watch or `advance_cursor`."""
         return self._state.resume_token
+
+    @property
+    def response(self) -> WatchEventsResponse:
+        """The last message as the contract has it."""
+        return self._state.response
 
     @property
     def cursor_session(self) -> str:

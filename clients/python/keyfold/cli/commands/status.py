@@ -12,7 +12,7 @@ from keyfold import calls
 from keyfold.calls import pages
 from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
-from keyfold.cli.commands.watch import INTERVAL, watch_status
+from keyfold.cli.commands.status_watch import INTERVAL, watch_status
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.options import Cluster
 from keyfold.cli.input.values import choice, names, seconds

@@ -1,161 +1,80 @@
-"""`keyfold status --watch`: shows a cluster's status until Ctrl-C."""
+"""`keyfold watch`: prints the states of clusters as they change, or events as they happen."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Annotated, Final
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.text import Text
 
-from keyfold import calls
-from keyfold.cli.errors import NOT_NOW
-from keyfold.cli.output.status import show_status, status_parts
+from keyfold.cli.errors import InputError
 from keyfold.cli.output.tables import console
 from keyfold.cli.output.text import one_line
+from keyfold.cli.output.watch import event_line, state_line
 from keyfold.cli.session import Session, json_of
 from keyfold.errors import KeyfoldError
-from keyfold.models.status import ClusterStatus
-from keyfold.v1 import key_management_service_pb2 as api
+from keyfold.models.events import Event
+from keyfold.models.watch import ClusterState
 
-INTERVAL: Final = 2.0
-"""Seconds between two calls."""
+_NAMED: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Poll:
-    """The newest status that the server has sent.
+def watch(
+    session: Session,
+    clusters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLUSTER]...", help="The clusters; without any, all.", show_default=False
+        ),
+    ] = None,
+    *,
+    organization: Annotated[
+        str, typer.Option(help="Only clusters of this organization.", show_default=False)
+    ] = "",
+    events: Annotated[
+        bool, typer.Option("--events", help="Print events instead of states.")
+    ] = False,
+    resume_token: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKEN",
+            help="Go on after the message of --json that had this resume_token.",
+            show_default=False,
+        ),
+    ] = "",
+) -> None:
+    """Print the states of clusters and each change, until Ctrl-C.
 
-    Attributes:
-        status: The status.
-        message: The response that it was read from.
-        at: The time of the call that it answers.
-        problem: The error of the last call if that failed; then the status is an older one.
+    With --events it prints what happens to their keys: every change, attempt and refusal, once and
+    in order. With --json each message is a line, heartbeats too. While the server is away, it goes
+    on trying, and misses nothing.
     """
-
-    status: ClusterStatus
-    message: api.GetStatusResponse
-    at: datetime
-    problem: KeyfoldError | None = None
-
-
-def watch_status(session: Session, cluster: str, every: float, *, verbose: bool) -> None:
-    """Shows a cluster's status until Ctrl-C.
-
-    Args:
-        session: The connection. With `json`, each change is a line.
-        cluster: The cluster's name.
-        every: Seconds between two calls.
-        verbose: Whether to show generations and policies, too.
-
-    Raises:
-        KeyfoldError: The first call failed, or a later one in a way that a retry cannot mend.
-    """
-    polls = _poll(session, cluster, every)
-    out = console()
+    if len(clusters or ()) > _NAMED:
+        raise InputError(f"name at most {_NAMED:,} clusters, or use --organization")
+    watched = session.client.watch(
+        clusters or (),
+        organization=organization,
+        states=not events,
+        events=events,
+        resume_token=resume_token,
+        on_break=_say,
+    )
     try:
-        if out.is_terminal and not out.is_dumb_terminal and not session.json:
-            _redraw(polls, every, verbose=verbose)
-        else:
-            _print_changes(polls, as_json=session.json, verbose=verbose)
+        with watched:
+            for message in watched:
+                if session.json:
+                    typer.echo(json_of(watched.response, indent=None))
+                elif isinstance(message, ClusterState):
+                    console().print(state_line(message), soft_wrap=True)
+                elif isinstance(message, Event):
+                    console().print(event_line(message), soft_wrap=True)
+                sys.stdout.flush()
     except KeyboardInterrupt:
         # Ctrl-C is how a watch ends, so it is not an error.
         return
 
 
-def _poll(session: Session, cluster: str, every: float) -> Iterator[_Poll]:
-    last: _Poll | None = None
-    while True:
-        at = datetime.now(UTC)
-        try:
-            last = _Poll(*session.ask(calls.get_status(cluster)), at)
-        except NOT_NOW as error:
-            if last is None:
-                raise
-            last = replace(last, problem=error)
-        yield last
-        time.sleep(every)
-
-
-def _redraw(polls: Iterator[_Poll], every: float, *, verbose: bool) -> None:
-    """Redraws on the terminal's alternate screen, and leaves the last status on the main screen."""
-    signal.signal(signal.SIGTERM, _end)
-    last: _Poll | None = None
-    out = console()
-    live = Live(
-        console=out,
-        screen=True,
-        auto_refresh=False,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    try:
-        last = next(polls)
-        with live:
-            while True:
-                parts = status_parts(last.status, out.width, verbose=verbose)
-                live.update(Group(*parts, _footer(last, every)), refresh=True)
-                last = next(polls)
-    finally:
-        if last is not None:
-            show_status(last.status, verbose=verbose)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """Ends the program through the `finally` blocks that restore the terminal."""
-    del frame
-    raise SystemExit(128 + number)
-
-
-def _footer(last: _Poll, every: float) -> Text:
-    when = f"as of {last.at:%H:%M:%SZ}"
-    if last.problem is None:
-        return Text(f"{when}, every {every:g} s; Ctrl-C ends", "dim")
-    return Text(f"{when}; {_no_answer(last.problem)}", "yellow")
-
-
-def _no_answer(problem: KeyfoldError) -> str:
-    return one_line(f"no answer now: {problem.message} ({problem.reason}); trying again")
-
-
-def _print_changes(polls: Iterator[_Poll], *, as_json: bool, verbose: bool) -> None:
-    printed: api.GetStatusResponse | None = None
-    failing = False
-    for poll in polls:
-        if poll.problem is not None:
-            if not failing:
-                typer.echo(_no_answer(poll.problem), err=True)
-            failing = True
-            continue
-        if failing:
-            typer.echo("the server answers again", err=True)
-        failing = False
-        decisive = _without_times(poll.message)
-        if decisive == printed:
-            continue
-        printed = decisive
-        if as_json:
-            typer.echo(json_of(poll.message, indent=None))
-        else:
-            show_status(poll.status, verbose=verbose)
-        sys.stdout.flush()
-
-
-def _without_times(message: api.GetStatusResponse) -> api.GetStatusResponse:
-    """Returns a status without the times that change although nothing else does."""
-    bare = api.GetStatusResponse()
-    bare.CopyFrom(message)
-    for region in bare.status.regions:
-        region.ClearField("last_check_time")
-        region.ClearField("last_success_time")
-        for generation in region.generations:
-            generation.ClearField("last_use_time")
-    return bare
+def _say(problem: KeyfoldError | None) -> None:
+    why = "the server says nothing" if problem is None else one_line(problem.message)
+    reason = "" if problem is None else f" ({problem.reason})"
+    typer.echo(f"going on after a break: {why}{reason}", err=True)
