@@ -72,6 +72,11 @@ LOG_LINES_DROPPED: Final = Counter(
     "Log lines about calls that were dropped, because whoever reads the log was too slow.",
 )
 
+USES_NOT_COUNTED: Final = Counter(
+    "keyfold_uses_not_counted_total",
+    "Uses of keys that ListUsage lacks, because too many counts waited for the store.",
+)
+
 ATTEMPTS_DROPPED: Final = Counter(
     "keyfold_attempts_dropped_total",
     "Refused attempts that the store's log lacks, because they came too fast.",

@@ -39,6 +39,7 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.transitions import Condition, Transition
+from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.postgresql import pipeline
 from keyfold_server.store.sql.store import SqlStore
@@ -53,6 +54,7 @@ GROW: Final = {
     "requests",
     "observations",
     "generation_uses",
+    "usage",
     "identities",
 }
 """Tables that grow with clusters, with time or with calls."""
@@ -112,6 +114,19 @@ def _observations(store: SqlStore) -> None:
 def _uses(store: SqlStore) -> None:
     store.used({b"k" * 16: NOW})
     assert store.seen((), [b"k" * 16, b"l" * 16]).last_uses
+
+
+def _usage(store: SqlStore) -> None:
+    store.count_usage("one", 1, {UsageKey(0, "acme", "eu", "me", "Wrap", "OK"): 3})
+    everything, some = (Coverage(None, None),), (Coverage(("ac*",), ("org",)),)
+    for which in (
+        UsageFilter(cluster="acme", start=0, end=NOW),
+        UsageFilter(organization="org", start=0, end=NOW),
+        UsageFilter(start=0, end=NOW, span=60 * MINUTE),
+    ):
+        for covered in (everything, some):
+            after = UsageKey(0, "", "", "", "", "")
+            assert store.usage(UsageQuery(which, covered, after, 10))
 
 
 def _external_ids(store: SqlStore) -> None:
@@ -175,6 +190,8 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("external_id", "issue_external_id"): _external_ids,
     ("used", "seen"): _uses,
     ("events", "roots_used", "organization_of", "check_log", "log_marks", "mac"): _events,
+    ("count_usage", "usage"): _usage,
+    ("prune_usage",): lambda store: store.prune_usage(NOW, 0),
     ("prune",): lambda store: store.prune(NOW + 9_000, 0),
     ("leave",): lambda store: store.leave("one"),
 }

@@ -73,6 +73,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         sweep=settings.sweep_interval,
         log_retention=settings.log_retention,
         cursor_expiry=settings.cursor_expiry,
+        usage_retention=settings.usage_retention,
     )
     joined = Replica(
         providers.provider,

@@ -32,6 +32,7 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
 from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.transitions import Transition
+from keyfold_server.domain.usage import UsageKey, UsageQuery
 
 
 class Clock(Protocol):
@@ -406,6 +407,21 @@ class Store(Cursors, Protocol):
         """Writes when KEKs were last used, by kek_id, in milliseconds. Later times win."""
         ...
 
+    def count_usage(self, writer: str, flush: int, counts: Mapping[UsageKey, int]) -> None:
+        """Adds counts of uses to those that the store has.
+
+        Args:
+            writer: The process that counted them.
+            flush: 1, 2, 3 … for each writer. Counts of a flush that the store has already are not
+                added again, so that a writer may repeat one whose outcome it does not know.
+            counts: At most 1,000 counts.
+        """
+        ...
+
+    def usage(self, query: UsageQuery) -> list[tuple[UsageKey, int]]:
+        """Reads counts of uses in the order of their keys, added up over the query's span."""
+        ...
+
     def seen(
         self,
         subjects: Collection[str],
@@ -476,6 +492,15 @@ class Store(Cursors, Protocol):
         Args:
             purpose: What the bytes are for. A MAC for one purpose is worth nothing for another.
             data: The bytes.
+        """
+        ...
+
+    def prune_usage(self, now_ms: int, retention_ms: int) -> None:
+        """Removes old counts of uses.
+
+        Args:
+            now_ms: Milliseconds of Unix time.
+            retention_ms: Milliseconds for which counts stay.
         """
         ...
 

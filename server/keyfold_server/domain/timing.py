@@ -26,6 +26,7 @@ class Timing:
         sweep: The sweep proves each KEK in use, and each root key, once in this time.
         log_retention: The store keeps each entry of the log for this long at least.
         cursor_expiry: A cursor that nobody advances expires after this time.
+        usage_retention: The store keeps counts of uses for this long.
     """
 
     cache_ttl: float = 60.0
@@ -38,3 +39,4 @@ class Timing:
     sweep: float = 600.0
     log_retention: float = 400 * 86_400.0
     cursor_expiry: float = 30 * 86_400.0
+    usage_retention: float = 31 * 86_400.0

@@ -12,6 +12,8 @@ import os
 import queue
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -30,9 +32,21 @@ _LONGEST: Final = 128
 
 
 class Facts:
-    """What is known of one call. The handlers fill it in while they answer the call."""
+    """What is known of one call. The handlers fill it in while they answer the call.
 
-    __slots__ = ("address", "behalf", "caller", "cluster", "items", "not_found", "region")
+    `results` counts the items of a batch by region and outcome; None: the call is no batch.
+    """
+
+    __slots__ = (
+        "address",
+        "behalf",
+        "caller",
+        "cluster",
+        "items",
+        "not_found",
+        "region",
+        "results",
+    )
 
     def __init__(self, address: str = "") -> None:
         """Begins with the caller's address, and nothing else known."""
@@ -43,6 +57,7 @@ class Facts:
         self.region = ""
         self.items = 1
         self.not_found = False
+        self.results: Counter[tuple[str, str]] | None = None
 
 
 class Ended(NamedTuple):
@@ -76,7 +91,11 @@ class CallLog:
         Args:
             descriptor: The open file descriptor to write lines to. None keeps the metric alone.
             pretty: Write lines for people instead of JSON.
+
+        Attributes:
+            also: Called with each call, besides; None: nobody else counts them.
         """
+        self.also: Callable[[Ended], None] | None = None
         self._descriptor = descriptor
         self._format = _pretty if pretty else _json
         self._calls: list[Ended] = []
@@ -114,8 +133,11 @@ class CallLog:
 
     def _hand_over(self) -> None:
         calls, self._calls = self._calls, []
+        also = self.also
         for call in calls:
             _histogram(call.method, call.code, call.reason).observe(call.seconds)
+            if also is not None:
+                also(call)
         if self._thread is None or not calls:
             return
         try:

@@ -7,12 +7,14 @@ from typing import Final, Protocol
 
 from keyfold_server.rpc.call import Table
 from keyfold_server.rpc.call_log import CallLog
+from keyfold_server.rpc.handlers.data import DATA_METHODS
 from keyfold_server.rpc.health import Health
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.door import Door
 from keyfold_server.rpc.incoming.receiver import LOOK, Receiver
 from keyfold_server.rpc.methods import SERVICES, Methods
 from keyfold_server.rpc.standard_services import CHECKS, StandardServices
+from keyfold_server.rpc.usage import counting
 from keyfold_server.service.lane import PLACES
 from keyfold_server.service.loop_watch import LoopWatch
 from keyfold_server.service.readiness import Readiness
@@ -92,9 +94,9 @@ class Server:
         self._standard = StandardServices(
             replica, callers, self._receiver, self._door, self._health, SERVICES
         )
-        self._methods = Methods(
-            replica, callers, self._receiver, sampling, call_log or CallLog(), self._door
-        )
+        call_log = call_log or CallLog()
+        call_log.also = counting(replica.usage_recorder, DATA_METHODS)
+        self._methods = Methods(replica, callers, self._receiver, sampling, call_log, self._door)
         self._loop_watch = LoopWatch()
         self._keepers: tuple[asyncio.Task[None], ...] = ()
 

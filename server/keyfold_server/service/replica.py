@@ -24,6 +24,7 @@ from keyfold_server.service.data.keyring import Keyring
 from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.events.listing import Events
 from keyfold_server.service.events.log_checks import LogChecks
+from keyfold_server.service.events.usage import Usage
 from keyfold_server.service.fleet.changes import Changes, replica_name
 from keyfold_server.service.fleet.confirmations import Confirmations
 from keyfold_server.service.fleet.refusals import Refusals
@@ -44,6 +45,8 @@ from keyfold_server.service.life.status import Status
 from keyfold_server.service.limits import Accounts, Limits, Room
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
+from keyfold_server.service.observed.usage import FLUSH as COUNTS_FLUSH
+from keyfold_server.service.observed.usage import UsageRecorder
 from keyfold_server.service.observed.uses import FLUSH, UseRecorder
 from keyfold_server.service.root_keys.access_policies import AccessPolicies
 from keyfold_server.service.root_keys.admission import Admission
@@ -96,6 +99,8 @@ class Replica:
         status: Answers GetStatus.
         listing: Answers ListClusters.
         events: Answers ListEvents.
+        usage: Answers ListUsage.
+        usage_recorder: Counts uses.
         log_checks: Answers VerifyEvents and GetAnchor.
         watches: Carries out WatchEvents, and the calls about cursors.
         changes: Follows the changes of the other replicas.
@@ -144,6 +149,7 @@ class Replica:
         self._tasks = Tasks()
         self.supervisor = Supervisor(clock)
         name = replica_name()
+        self.usage_recorder = UsageRecorder(self._cache, self._storage, name)
         self.watches = self._watches(timing)
         self._refusals = Refusals(
             name, self._storage, timing.store_poll, self.supervisor, self.watches.refused
@@ -281,6 +287,7 @@ class Replica:
         self.listing = Listing(storage, self.reports, clock, check_fresh=check_fresh)
         self._alarm = alarm = LogAlarm()
         self.events = Events(storage, clock, alarm, check_fresh=check_fresh)
+        self.usage = Usage(storage, clock, check_fresh=check_fresh)
         self.log_checks = LogChecks(storage, clock, alarm, check_fresh=check_fresh)
 
     def _join_upkeep(self, timing: Timing) -> None:
@@ -298,7 +305,7 @@ class Replica:
         self._verification = Verification(self._cache, self.loads, storage)
         # Twice per sweep, so that no cluster waits longer than that, wherever it is in its order.
         self._verify_every = timing.sweep / 2 / TURNS
-        self._flushing = Flushing(self._health, self._uses)
+        self._flushing = Flushing(self._health, self._uses, self.usage_recorder)
         self._log_verification = LogVerification(storage, self._alarm)
         self._pruning = Pruning(storage, clock, timing)
         self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
@@ -310,6 +317,7 @@ class Replica:
         start = self.supervisor.start
         start("freshness", self.loads.freshness.turn)
         start("write_health", self._flushing.write_health, flushing.WRITE_HEALTH)
+        start("write_usage", self._flushing.write_usage, COUNTS_FLUSH)
         start("write_uses", self._flushing.write_uses, FLUSH)
         start("prune", self._pruning.prune, pruning.INTERVAL)
         start("count_regions", self.gauges.turn)

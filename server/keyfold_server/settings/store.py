@@ -66,6 +66,14 @@ class StoreSettings(BaseModel):
         description="How long a reader's cursor lives that nobody advances, 1h to 3650d. Until "
         "then the store keeps every entry of its log that the reader has not dealt with.",
     )
+    usage_retention: Duration = Field(
+        default=Timing().usage_retention,
+        ge=3_600,
+        le=36_500 * 86_400,
+        description="How long the store keeps the counts of uses that ListUsage shows, at least "
+        "1h. A count takes about 150 bytes, and there is one for each minute, cluster, region, "
+        "caller, method and outcome that occurred.",
+    )
 
     @field_validator("store", "store_listen")
     @classmethod

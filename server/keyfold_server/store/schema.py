@@ -365,6 +365,30 @@ generation_uses: Final = Table(
 )
 """The time at which each KEK was last used: an observation that never goes back."""
 
+usage: Final = Table(
+    "usage",
+    metadata,
+    _key("time", BigInteger),
+    _key("cluster", Text),
+    _key("region", Text),
+    _key("caller", Text),
+    _key("method", Text),
+    _key("outcome", Text),
+    _must("count", BigInteger),
+    Index(None, "cluster", "time"),
+)
+"""How often keys were used in the minute that began at `time`: an observation."""
+
+usage_flushes: Final = Table(
+    "usage_flushes",
+    metadata,
+    _key("writer", Text),
+    _must("number", BigInteger),
+    _must("written_at", BigInteger),
+    Index(None, "written_at"),
+)
+"""The last flush of counts by each process, so that none is added twice."""
+
 ALWAYS_SEALED: Final = {
     table.name: sum(not column.info.get("later") for column in table.columns) - 1
     for table in metadata.tables.values()

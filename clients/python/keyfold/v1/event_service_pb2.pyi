@@ -1113,3 +1113,141 @@ class DeleteCursorResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteCursorResponse: _TypeAlias = DeleteCursorResponse  # noqa: Y015
+
+@_typing.final
+class ListUsageRequest(_message.Message):
+    """The request of ListUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """Optional. Only uses of this cluster's keys."""
+    organization: _builtins.str
+    """Optional. Only uses of the keys of this organization's clusters."""
+    caller: _builtins.str
+    """Optional. Only uses by this caller."""
+    page_size: _builtins.int
+    """Optional. The most counts to return, 1 to 1,000; 0 means 100. A page may have fewer."""
+    page_token: _builtins.str
+    """Optional. The next_page_token of the previous page; empty for the first page."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only uses in minutes that began at or after this time."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only uses in minutes that began before this time."""
+
+    @_builtins.property
+    def span(self) -> _duration_pb2.Duration:
+        """Optional. The time over which counts are added up: whole minutes, at most 31 days; unset means
+        one minute. Spans are counted from 1970 on, so one of a day begins at midnight UTC.
+        """
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        organization: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        span: _duration_pb2.Duration | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "span", b"span", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cluster", b"cluster", "end_time", b"end_time", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "span", b"span", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageRequest: _TypeAlias = ListUsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageCount(_message.Message):
+    """How often a caller used the keys of a cluster's region in one way, with one outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The cluster's name."""
+    organization: _builtins.str
+    """The organization to which the cluster belongs now; empty if it belongs to none."""
+    region: _builtins.str
+    """The region's name; empty if the call does not show it, as that of Rewrap."""
+    caller: _builtins.str
+    """The caller's name."""
+    method: _builtins.str
+    """The method's name, such as `Unwrap`. The items of a batch count one by one."""
+    outcome: _builtins.str
+    """`OK`, or the reason of the error."""
+    count: _builtins.int
+    """How many uses."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the span began."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        cluster: _builtins.str = ...,
+        organization: _builtins.str = ...,
+        region: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        method: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cluster", b"cluster", "count", b"count", "method", b"method", "organization", b"organization", "outcome", b"outcome", "region", b"region", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageCount: _TypeAlias = UsageCount  # noqa: Y015
+
+@_typing.final
+class ListUsageResponse(_message.Message):
+    """The response of ListUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The page_token of the next page; empty on the last page. A page may be empty and have one."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageCount]:
+        """The counts, by time, cluster, region, caller, method and outcome."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___UsageCount] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageResponse: _TypeAlias = ListUsageResponse  # noqa: Y015

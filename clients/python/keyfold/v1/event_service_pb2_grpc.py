@@ -75,6 +75,11 @@ class EventServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_event__service__pb2.DeleteCursorRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_event__service__pb2.DeleteCursorResponse.FromString,
                 _registered_method=True)
+        self.ListUsage = channel.unary_unary(
+                '/keyfold.v1.EventService/ListUsage',
+                request_serializer=keyfold_dot_v1_dot_event__service__pb2.ListUsageRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_event__service__pb2.ListUsageResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -150,6 +155,15 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUsage(self, request, context):
+        """Lists how often callers used the keys of clusters, minute by minute. The counts come from all
+        replicas, up to a minute late. They are kept for a limited time, and a replica that is killed
+        loses those of its last minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -187,6 +201,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.DeleteCursor,
                     request_deserializer=keyfold_dot_v1_dot_event__service__pb2.DeleteCursorRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_event__service__pb2.DeleteCursorResponse.SerializeToString,
+            ),
+            'ListUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsage,
+                    request_deserializer=keyfold_dot_v1_dot_event__service__pb2.ListUsageRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_event__service__pb2.ListUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -384,6 +403,33 @@ class EventService(object):
             '/keyfold.v1.EventService/DeleteCursor',
             keyfold_dot_v1_dot_event__service__pb2.DeleteCursorRequest.SerializeToString,
             keyfold_dot_v1_dot_event__service__pb2.DeleteCursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.EventService/ListUsage',
+            keyfold_dot_v1_dot_event__service__pb2.ListUsageRequest.SerializeToString,
+            keyfold_dot_v1_dot_event__service__pb2.ListUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

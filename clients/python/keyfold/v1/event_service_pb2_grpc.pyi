@@ -73,6 +73,11 @@ class EventServiceStub:
     """Lists the caller's cursors; for an auditor of everything, those of all callers."""
     DeleteCursor: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.DeleteCursorRequest, _event_service_pb2.DeleteCursorResponse]
     """Deletes a cursor, so that pruning no longer waits for it."""
+    ListUsage: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListUsageRequest, _event_service_pb2.ListUsageResponse]
+    """Lists how often callers used the keys of clusters, minute by minute. The counts come from all
+    replicas, up to a minute late. They are kept for a limited time, and a replica that is killed
+    loses those of its last minute.
+    """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -119,6 +124,11 @@ class EventServiceAsyncStub(EventServiceStub):
     """Lists the caller's cursors; for an auditor of everything, those of all callers."""
     DeleteCursor: _aio.UnaryUnaryMultiCallable[_event_service_pb2.DeleteCursorRequest, _event_service_pb2.DeleteCursorResponse]  # type: ignore[assignment]
     """Deletes a cursor, so that pruning no longer waits for it."""
+    ListUsage: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListUsageRequest, _event_service_pb2.ListUsageResponse]  # type: ignore[assignment]
+    """Lists how often callers used the keys of clusters, minute by minute. The counts come from all
+    replicas, up to a minute late. They are kept for a limited time, and a replica that is killed
+    loses those of its last minute.
+    """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tells what happened to keys. Keyfold keeps one log: every change of a cluster, every attempt that
@@ -204,5 +214,16 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.DeleteCursorResponse, _abc.Awaitable[_event_service_pb2.DeleteCursorResponse]]:
         """Deletes a cursor, so that pruning no longer waits for it."""
+
+    @_abc_1.abstractmethod
+    def ListUsage(
+        self,
+        request: _event_service_pb2.ListUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.ListUsageResponse, _abc.Awaitable[_event_service_pb2.ListUsageResponse]]:
+        """Lists how often callers used the keys of clusters, minute by minute. The counts come from all
+        replicas, up to a minute late. They are kept for a limited time, and a replica that is killed
+        loses those of its last minute.
+        """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

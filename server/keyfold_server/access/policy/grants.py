@@ -97,6 +97,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "GetStatus": _READ,
     "ListClusters": _READ,
     "ListEvents": Rule((Role.AUDITOR,)),
+    "ListUsage": Rule((Role.AUDITOR,)),
     "VerifyEvents": Rule((Role.AUDITOR,)),
     "GetAnchor": Rule((Role.AUDITOR,)),
     "WatchEvents": _ANY_GRANT,

@@ -7,6 +7,7 @@ to `methods`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -20,10 +21,22 @@ from keyfold_server.rpc.messages.requests import decode
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.data.call import Call
 from keyfold_server.service.data.data_plane import DataPlane, Destination
+from keyfold_server.telemetry import OK
 
 DataMethod = Callable[[bytes, Call, Facts], bytes]
 """Takes the request's bytes, the call and its facts; fills in the facts, and returns the reply's
 bytes."""
+
+DATA_METHODS: Final = (
+    "Wrap",
+    "Unwrap",
+    "GenerateDataKey",
+    "Rewrap",
+    "BatchWrap",
+    "BatchUnwrap",
+    "BatchRewrap",
+)
+"""The names of the methods that use keys."""
 
 ITEM_OVERHEAD: Final = 24
 """Bytes that a batch's reply has for each wrapped key besides it: tags, lengths, the generation."""
@@ -38,15 +51,16 @@ class DataMethods:
 
     def table(self) -> dict[str, DataMethod]:
         """Returns the methods, by their names in the contract."""
-        return {
-            "Wrap": self._wrap,
-            "Unwrap": self._unwrap,
-            "GenerateDataKey": self._generate,
-            "Rewrap": self._rewrap,
-            "BatchWrap": self._batch_wrap,
-            "BatchUnwrap": self._batch_unwrap,
-            "BatchRewrap": self._batch_rewrap,
-        }
+        methods = (
+            self._wrap,
+            self._unwrap,
+            self._generate,
+            self._rewrap,
+            self._batch_wrap,
+            self._batch_unwrap,
+            self._batch_rewrap,
+        )
+        return dict(zip(DATA_METHODS, methods, strict=True))
 
     def _wrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.WrapRequest, data)
@@ -99,13 +113,16 @@ class DataMethods:
             (item.region or region, item.plaintext, item.context or None) for item in asked.items
         ]
         reply = pb.BatchWrapResponse()
-        add = reply.results.add
-        for result in self._plane.wrap_batch(asked.cluster, items, asked.context, call):
+        add, results = reply.results.add, _results(facts)
+        made = self._plane.wrap_batch(asked.cluster, items, asked.context, call)
+        for (region, _, _), result in zip(items, made, strict=True):
             if isinstance(result, KeyfoldError):
                 add().error.CopyFrom(_status(result, asked.cluster, facts))
+                results[region, result.reason] += 1
             else:
                 answer = add().answer
                 answer.wrapped_key, answer.generation = result
+                results[region, OK] += 1
         return reply.SerializeToString()
 
     def _batch_unwrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
@@ -113,13 +130,15 @@ class DataMethods:
         facts.cluster = asked.cluster
         items = [(item.wrapped_key, item.context or None) for item in asked.items]
         reply = pb.BatchUnwrapResponse()
-        add = reply.results.add
+        add, results = reply.results.add, _results(facts)
         for result in self._plane.unwrap_batch(asked.cluster, items, asked.context, call):
             if isinstance(result, KeyfoldError):
                 add().error.CopyFrom(_status(result, asked.cluster, facts))
+                results[result.region or "", result.reason] += 1
             else:
                 answer = add().answer
                 answer.plaintext, answer.region, answer.generation = result
+                results[result.region, OK] += 1
         return reply.SerializeToString()
 
     def _batch_rewrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
@@ -135,14 +154,23 @@ class DataMethods:
             for item in asked.items
         ]
         reply = pb.BatchRewrapResponse()
-        add = reply.results.add
+        add, results = reply.results.add, _results(facts)
         for result in self._plane.rewrap_batch(asked.cluster, items, call):
             if isinstance(result, KeyfoldError):
                 add().error.CopyFrom(_status(result, asked.cluster, facts))
+                results[result.region or "", result.reason] += 1
             else:
                 answer = add().answer
                 answer.wrapped_key, answer.generation, answer.already_current = result
+                results["", OK] += 1
         return reply.SerializeToString()
+
+
+def _results(facts: Facts) -> Counter[tuple[str, str]]:
+    """Returns where the items of a batch are counted, which may come in several parts."""
+    if facts.results is None:
+        facts.results = Counter()
+    return facts.results
 
 
 def _status(error: KeyfoldError, cluster: str, facts: Facts) -> Status:

@@ -28,6 +28,7 @@ class EventMethods:
         methods = {
             "ListEvents": OnMessages(pb.ListEventsRequest, self._list_events),
             "VerifyEvents": OnMessages(pb.VerifyEventsRequest, self._verify_events),
+            "ListUsage": OnMessages(pb.ListUsageRequest, self._list_usage),
             "GetAnchor": OnMessages(pb.GetAnchorRequest, self._get_anchor),
             "AdvanceCursor": OnMessages(pb.AdvanceCursorRequest, self._advance_cursor),
             "ListCursors": OnMessages(pb.ListCursorsRequest, self._list_cursors),
@@ -97,3 +98,14 @@ class EventMethods:
     @property
     def _cursor_expiry(self) -> float:
         return self._replica.timing.cursor_expiry
+
+    async def _list_usage(
+        self, asked: pb.ListUsageRequest, caller: Caller, _deadline: float
+    ) -> pb.ListUsageResponse:
+        page = await self._replica.usage.page(
+            caller.rights, events.usage_filter(asked), asked.page_size, asked.page_token
+        )
+        return pb.ListUsageResponse(
+            counts=[events.usage_count(each) for each in page.counts],
+            next_page_token=page.next_token,
+        )

@@ -11,10 +11,12 @@ from keyfold.v1 import event_service_pb2 as pb
 from keyfold_server.domain.errors import InvalidPageError
 from keyfold_server.domain.events import EventFilter
 from keyfold_server.domain.log import EntryKind
+from keyfold_server.domain.usage import MINUTE, UsageFilter
 from keyfold_server.rpc.messages.replies import time_of
 from keyfold_server.service.events.anchors import AnchorCheck, AnchorOutcome
 from keyfold_server.service.events.listing import VisibleEvent
 from keyfold_server.service.events.log_checks import VerifiedResult
+from keyfold_server.service.events.usage import UsageCount
 
 _MOST: Final = 1 << 61
 """A number that no event has."""
@@ -117,6 +119,7 @@ def event_filter(message: pb.EventFilter) -> EventFilter:
     )
 
 
+<<<<<<< HEAD
 def _number(given: int, field: str) -> int:
     """Returns the number of an event, or refuses one that no database could look for."""
     if given < 0:
@@ -125,6 +128,37 @@ def _number(given: int, field: str) -> int:
 
 
 def _milliseconds(message: pb.EventFilter, field: str) -> int | None:
+=======
+def usage_filter(message: pb.ListUsageRequest) -> UsageFilter:
+    """Returns the filter of ListUsage."""
+    span = message.span.ToMilliseconds() if message.HasField("span") else MINUTE
+    return UsageFilter(
+        cluster=message.cluster or None,
+        organization=message.organization or None,
+        caller=message.caller or None,
+        start=_milliseconds(message, "start_time"),
+        end=_milliseconds(message, "end_time"),
+        span=span,
+    )
+
+
+def usage_count(counted: UsageCount) -> pb.UsageCount:
+    """Returns a count of uses."""
+    key = counted.key
+    return pb.UsageCount(
+        start_time=time_of(key.time),
+        cluster=key.cluster,
+        organization=counted.organization or "",
+        region=key.region,
+        caller=key.caller,
+        method=key.method,
+        outcome=key.outcome,
+        count=counted.count,
+    )
+
+
+def _milliseconds(message: pb.EventFilter | pb.ListUsageRequest, field: str) -> int | None:
+>>>>>>> 0f766b7 (Count uses of keys by the minute, and list them: EventService.ListUsage)
     """Returns a time in whole milliseconds, rounded up: no event lies between two of them."""
     if not message.HasField(field):  # type: ignore[arg-type]  # one of two names
         return None

@@ -8,6 +8,7 @@ from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError
 from keyfold_server.service.observed.health import HealthRecorder
+from keyfold_server.service.observed.usage import UsageRecorder
 from keyfold_server.service.observed.uses import UseRecorder
 
 log = logging.getLogger(__name__)
@@ -17,12 +18,13 @@ WRITE_HEALTH: Final = 2.0
 
 
 class Flushing:
-    """Writes observations of keys, and the last uses of KEKs."""
+    """Writes observations of keys, the last uses of KEKs, and counts of uses."""
 
-    def __init__(self, health: HealthRecorder, uses: UseRecorder) -> None:
-        """Takes the two buffers that it empties."""
+    def __init__(self, health: HealthRecorder, uses: UseRecorder, usage: UsageRecorder) -> None:
+        """Takes the buffers that it empties."""
         self._health = health
         self._uses = uses
+        self._usage = usage
 
     async def write_health(self) -> None:
         """Writes observations of keys, if there are new ones and the store takes them."""
@@ -39,8 +41,15 @@ class Flushing:
         except KeyfoldError as error:
             log.warning("last uses wait for the store: %s", error.reason)
 
+    async def write_usage(self) -> None:
+        """Writes counts of uses, if the store takes them."""
+        try:
+            await self._usage.flush()
+        except KeyfoldError as error:
+            log.warning("counts of uses wait for the store: %s", error.reason)
+
     async def flush(self) -> None:
         """Writes everything once more before the replica stops, if the store takes it."""
-        for flush in (self._health.flush, self._uses.flush):
+        for flush in (self._health.flush, self._uses.flush, self._usage.flush):
             with contextlib.suppress(KeyfoldError):
                 await flush()

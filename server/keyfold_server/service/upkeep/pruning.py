@@ -1,4 +1,4 @@
-"""Pruning: removes from the store what it keeps for a limited time: request ids, old entries.
+"""Pruning: removes what the store keeps for a limited time: request ids, counts, old entries.
 
 Before that, it has cursors expire that nobody advances, so that no dead reader keeps the log for
 ever (protocol S11).
@@ -25,18 +25,21 @@ class Pruning:
     """Prunes the store."""
 
     def __init__(self, storage: Storage, clock: Clock, timing: Timing) -> None:
-        """Takes the store to prune, time, and how long the log is kept, also for cursors."""
+        """Takes the store to prune, time, and for how long the store keeps what."""
         self._storage = storage
         self._clock = clock
         self._log_retention = int(timing.log_retention * 1000)
         self._cursor_expiry = int(timing.cursor_expiry * 1000)
+        self._usage_retention = int(timing.usage_retention * 1000)
 
     async def prune(self) -> None:
         """Prunes the store, if it is there."""
         try:
             now = int(self._clock.wall() * 1000)
             await self._expire(now)
-            await self._storage.run(self._storage.store.prune, now, self._log_retention)
+            store = self._storage.store
+            await self._storage.run(store.prune_usage, now, self._usage_retention)
+            await self._storage.run(store.prune, now, self._log_retention)
         except KeyfoldError as error:
             log.warning("the store was not pruned: %s", error.reason)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,7 +26,7 @@ from keyfold_server.store.database.trip import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Connection, Executable, Insert, Table
+    from sqlalchemy import ColumnElement, Connection, Executable, Insert, Table
 
     from keyfold_server.domain.ports import Clock
 
@@ -59,28 +59,43 @@ class AccessMode(Enum):
 class Upsert(Protocol):
     """Makes the statement that inserts a row or replaces all but its key."""
 
-    def __call__(self, table: Table, *, if_later: str | None = None) -> Insert:
+    def __call__(
+        self, table: Table, *, if_later: str | None = None, adding: str | None = None
+    ) -> Insert:
         """Makes the statement.
 
         Args:
             table: The table.
             if_later: Name of a column. If given, only a row with a larger value in it replaces
                 an existing one.
+            adding: Name of a column. If given, its value is added to that of an existing row.
         """
         ...
 
 
-def _upsert_sqlite(table: Table, *, if_later: str | None = None) -> Insert:
+def _upsert_sqlite(
+    table: Table, *, if_later: str | None = None, adding: str | None = None
+) -> Insert:
     insert = sqlite.insert(table)
-    fresh = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
+    fresh: dict[str, ColumnElement[Any]] = {
+        c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key
+    }
+    if adding is not None:
+        fresh[adding] = table.c[adding] + insert.excluded[adding]
     where = insert.excluded[if_later] > table.c[if_later] if if_later is not None else None
     key = list(table.primary_key)
     return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)
 
 
-def _upsert_postgresql(table: Table, *, if_later: str | None = None) -> Insert:
+def _upsert_postgresql(
+    table: Table, *, if_later: str | None = None, adding: str | None = None
+) -> Insert:
     insert = postgresql.insert(table)
-    fresh = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
+    fresh: dict[str, ColumnElement[Any]] = {
+        c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key
+    }
+    if adding is not None:
+        fresh[adding] = table.c[adding] + insert.excluded[adding]
     where = insert.excluded[if_later] > table.c[if_later] if if_later is not None else None
     key = list(table.primary_key)
     return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)

@@ -16,6 +16,7 @@ from keyfold_server.store.tables import (
     observations,
     samples,
     transitions,
+    usage,
     uses,
 )
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from keyfold_server.domain.health import Observation
     from keyfold_server.domain.ports import KeyUser, Sample
     from keyfold_server.domain.transitions import Transition
+    from keyfold_server.domain.usage import UsageKey, UsageQuery
     from keyfold_server.store.sql.transactions import Transactions, Unit
 
 T = TypeVar("T")
@@ -32,6 +34,10 @@ T = TypeVar("T")
 _AT_ONCE: Final = 1_000
 """Most rows that one statement names or one transaction writes (protocol S12). So no statement has
 more parameters than a database takes, and no other transaction waits long for its turn."""
+
+
+_FLUSHES: Final = 24 * 60 * 60 * 1000
+"""Milliseconds for which the number of a process's last flush stays, after its last one."""
 
 
 class ObservationStore:
@@ -85,6 +91,30 @@ class ObservationStore:
         """Writes when KEKs were last used, by kek_id, in milliseconds; never an earlier time."""
         for part in _parts(sorted(times)):
             self._use({kek_id: times[kek_id] for kek_id in part})
+
+    def count_usage(self, writer: str, flush: int, counts: Mapping[UsageKey, int]) -> None:
+        """Adds counts of uses, unless the store has this flush of the writer already."""
+        dialect = self._transactions.database.dialect
+
+        def work(unit: Unit) -> None:
+            if usage.is_new(unit.answers[0].rows, flush):
+                steps = usage.adding(writer, flush, counts, unit.now, dialect)
+                dialect.trip(unit.connection, steps)
+
+        self._transactions.write_or_fail("usage", work, [usage.flushed(writer)])
+
+    def usage(self, query: UsageQuery) -> list[tuple[UsageKey, int]]:
+        """Reads a page of counts of uses."""
+        return self._transactions.read(lambda c: usage.read(c, query))
+
+    def prune_usage(self, now_ms: int, retention_ms: int) -> None:
+        """Removes old counts of uses. The store's clock limits the time."""
+
+        def work(unit: Unit) -> None:
+            now = min(now_ms, unit.now)
+            usage.prune(unit.connection, now - retention_ms, now - _FLUSHES)
+
+        self._transactions.write_or_fail("prune", work)
 
     def _use(self, times: Mapping[bytes, int]) -> None:
         dialect = self._transactions.database.dialect

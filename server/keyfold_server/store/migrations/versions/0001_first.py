@@ -335,3 +335,25 @@ def _observations() -> None:
         sa.Column("used_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("kek_id", name="pk_generation_uses"),
     )
+    _table(
+        "usage",
+        sa.Column("time", sa.BigInteger(), nullable=False, autoincrement=False),
+        sa.Column("cluster", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("region", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("caller", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("method", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("outcome", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "time", "cluster", "region", "caller", "method", "outcome", name="pk_usage"
+        ),
+    )
+    _index("usage", "cluster", "time")
+    _table(
+        "usage_flushes",
+        sa.Column("writer", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("written_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("writer", name="pk_usage_flushes"),
+    )
+    _index("usage_flushes", "written_at")

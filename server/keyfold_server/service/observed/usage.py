@@ -1,0 +1,96 @@
+"""The usage recorder: counts uses minute by minute, and adds the counts to those in the store.
+
+The counts are observations (protocol S7): a process that is killed loses those since its last
+flush, a minute at most. A flush whose outcome is unknown is repeated under its number, so that the
+store adds none twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from keyfold_server import telemetry
+from keyfold_server.domain.usage import MINUTE, UsageKey
+from keyfold_server.service.data.key_cache import KeyCache
+from keyfold_server.service.storage import Storage
+
+FLUSH: Final = 30.0
+"""Seconds between two writes to the store."""
+
+_AT_ONCE: Final = 1_000
+"""Counts that one transaction writes (protocol S12)."""
+
+_MOST: Final = 50_000
+"""Most counts that wait for the store; further uses are dropped and counted as dropped."""
+
+
+class UsageRecorder:
+    """The counts of uses that the store does not have yet."""
+
+    def __init__(self, cache: KeyCache, storage: Storage, writer: str) -> None:
+        """Takes the cache, which knows the clusters in use, the store, and this process's name."""
+        self._cache = cache
+        self._storage = storage
+        self._writer = writer
+        self._counts: Counter[UsageKey] = Counter()
+        self._flush = 1
+        self._under_way: dict[UsageKey, int] = {}
+
+    def add(
+        self,
+        time: float,
+        method: str,
+        cluster: str,
+        region: str,
+        caller: str,
+        outcome: str,
+        items: int = 1,
+    ) -> None:
+        """Counts uses of a cluster's keys, or attempts at them.
+
+        Calls for a cluster that this replica does not know are not counted, and a region that the
+        cluster does not have counts as none: their callers may have made the names up.
+
+        Args:
+            time: When the call ended, in seconds of Unix time.
+            method: The method's name.
+            cluster: The cluster's name.
+            region: The region's name, or empty.
+            caller: The caller's name.
+            outcome: `OK`, or the error's reason.
+            items: How many uses.
+        """
+        minute = int(time) // 60 * MINUTE
+        key = UsageKey(minute, cluster, region, caller, method, outcome)
+        if key not in self._counts:
+            view = self._cache.peek(cluster)
+            if view is None:
+                return
+            if region and region not in view.regions:
+                key = key._replace(region="")
+            if key not in self._counts and len(self._counts) >= _MOST:
+                telemetry.USES_NOT_COUNTED.inc(items)
+                return
+        self._counts[key] += items
+
+    async def flush(self) -> None:
+        """Adds the counts to those in the store.
+
+        Raises:
+            KeyfoldError: The store did not take them; the next flush adds them.
+        """
+        # Not those that come in meanwhile, or a busy replica would never end.
+        waiting = list(self._counts)
+        first = 0
+        while self._under_way or first < len(waiting):
+            if not self._under_way:
+                some = waiting[first : first + _AT_ONCE]
+                self._under_way = {key: self._counts.pop(key) for key in some}
+                first += _AT_ONCE
+            store = self._storage.store
+            await self._storage.run(
+                store.count_usage, self._writer, self._flush, dict(self._under_way)
+            )
+            self._under_way = {}
+            self._flush += 1

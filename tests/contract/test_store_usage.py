@@ -1,0 +1,114 @@
+"""Counts of uses, the same on every store (protocol S7)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from builders import NOW, a_cluster, applied, enabling
+from contract.test_store import bench as bench  # noqa: PLC0414  the fixtures of every store
+from contract.test_store import clock as clock  # noqa: PLC0414
+from contract.test_store import pytest_generate_tests as pytest_generate_tests  # noqa: PLC0414
+from contract.test_store import store as store  # noqa: PLC0414
+from fakes import FakeClock
+from keyfold_server.domain.rights import Coverage
+from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
+from keyfold_server.store.sql.store import SqlStore
+
+EVERYTHING: Final = (Coverage(None, None),)
+START: Final = NOW - NOW % (60 * MINUTE)
+
+
+def key(
+    minute: int = 0, cluster: str = "a", region: str = "eu", caller: str = "me", outcome: str = "OK"
+) -> UsageKey:
+    """Makes what uses have in common, in a minute after a full hour."""
+    return UsageKey(START + minute * MINUTE, cluster, region, caller, "Wrap", outcome)
+
+
+def counted(
+    store: SqlStore,
+    which: UsageFilter | None = None,
+    covered: tuple[Coverage, ...] = EVERYTHING,
+    after: UsageKey | None = None,
+    limit: int = 100,
+) -> dict[UsageKey, int]:
+    """Reads counts."""
+    rows = store.usage(UsageQuery(which or UsageFilter(), covered, after, limit))
+    assert [each for each, _ in rows] == sorted(each for each, _ in rows)
+    return dict(rows)
+
+
+def test_counts_of_all_replicas_add_up(store: SqlStore) -> None:
+    """S7: what several processes counted in one minute is one count."""
+    store.count_usage("one", 1, {key(): 3, key(1): 1})
+    store.count_usage("two", 1, {key(): 4})
+    store.count_usage("one", 2, {key(): 5})
+    assert counted(store) == {key(): 12, key(1): 1}
+
+
+def test_a_repeated_flush_adds_nothing(store: SqlStore) -> None:
+    """S7: a process that does not know how a flush ended may repeat it."""
+    for _ in range(3):
+        store.count_usage("one", 1, {key(): 3})
+    store.count_usage("one", 2, {key(): 1})
+    store.count_usage("one", 1, {key(): 3})
+    assert counted(store) == {key(): 4}
+
+
+def test_counts_are_chosen_and_added_up(store: SqlStore) -> None:
+    """A query selects by cluster, caller and time, and adds up over its span."""
+    store.count_usage(
+        "one",
+        1,
+        {
+            key(0): 1,
+            key(59): 2,
+            key(60): 4,
+            key(0, cluster="b"): 8,
+            key(0, caller="you"): 16,
+            key(0, outcome="REVOKED"): 32,
+        },
+    )
+    hour = UsageFilter(cluster="a", caller="me", span=60 * MINUTE)
+    assert counted(store, hour) == {key(0): 3, key(60): 4, key(0, outcome="REVOKED"): 32}
+    late = UsageFilter(start=key(59).time, end=key(60).time)
+    assert counted(store, late) == {key(59): 2}
+
+
+def test_pages_follow_one_another(store: SqlStore) -> None:
+    """Pages of any size show each count once, whatever the span."""
+    counts = {key(m, cluster=c, outcome=o): 1 for m in (0, 1, 60) for c in "ab" for o in "xy"}
+    store.count_usage("one", 1, counts)
+    for which in (UsageFilter(), UsageFilter(span=60 * MINUTE)):
+        whole = counted(store, which)
+        for limit in (1, 3, 5):
+            found: dict[UsageKey, int] = {}
+            page = counted(store, which, limit=limit)
+            while page:
+                assert not found.keys() & page.keys()
+                found |= page
+                page = counted(store, which, after=max(page), limit=limit)
+            assert found == whole
+
+
+def test_only_covered_clusters_are_read(store: SqlStore) -> None:
+    """C7: a narrowed query reads counts of existing clusters that it covers, and no others."""
+    applied(store, enabling(a_cluster("a", organization="acme")))
+    applied(store, enabling(a_cluster("b", organization="rival")))
+    store.count_usage("one", 1, {key(cluster=name): 1 for name in ("a", "b", "gone")})
+    acme = (Coverage(None, ("acme",)),)
+    assert counted(store, covered=acme) == {key(cluster="a"): 1}
+    named = (Coverage(("b", "gone"), None),)
+    assert counted(store, covered=named) == {key(cluster="b"): 1}
+    assert counted(store, UsageFilter(organization="rival")) == {key(cluster="b"): 1}
+    assert len(counted(store)) == 3
+
+
+def test_old_counts_go(store: SqlStore, clock: FakeClock) -> None:
+    """Counts stay for their retention, by the store's clock."""
+    store.count_usage("one", 1, {key(0): 1, key(10): 2})
+    store.prune_usage(key(60).time, 5 * MINUTE)
+    assert len(counted(store)) == 2
+    clock.advance(600)
+    store.prune_usage(key(60).time, 5 * MINUTE)
+    assert counted(store) == {key(10): 2}

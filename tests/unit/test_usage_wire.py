@@ -1,0 +1,68 @@
+"""What a server counts of the calls that it answers, as ListUsage shows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+import keyfold
+from keyfold.v1 import event_service_pb2 as pb
+from keyfold.v1 import event_service_pb2_grpc as service
+from served import Served, served
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Served]:
+    """Gives a server with the cluster prod."""
+    with served(tmp_path) as running:
+        yield running
+
+
+def listed(server: Served, total: int) -> dict[tuple[str, str, str], int]:
+    """Lists counts by method, region and outcome, once so many uses have been counted."""
+    ends = time.monotonic() + 20
+    with grpc.insecure_channel(server.keyfold.target) as channel:
+        stub = service.EventServiceStub(channel)
+        while True:
+            server.keyfold.wait(server.keyfold.replica.usage_recorder.flush())
+            counts = stub.ListUsage(pb.ListUsageRequest(cluster="prod"), timeout=9).counts
+            if sum(each.count for each in counts) >= total or time.monotonic() > ends:
+                assert {(each.organization, each.caller) for each in counts} == {("acme", "local")}
+                return {(each.method, each.region, each.outcome): each.count for each in counts}
+            time.sleep(0.05)
+
+
+def test_every_use_of_a_key_is_counted(server: Served) -> None:
+    """Each call and each item of a batch counts once, by region and outcome; nothing else does."""
+    with keyfold.Client(server.target) as client:
+        blob = client.wrap("prod", "eu", bytes(32)).wrapped_key
+        for _ in range(2):
+            client.unwrap("prod", blob)
+        items = [keyfold.WrapItem(bytes(32), region=region) for region in ("eu", "us", "no", "eu")]
+        list(client.batch_wrap("prod", items))
+        list(
+            client.batch_unwrap("prod", [keyfold.UnwrapItem(blob), keyfold.UnwrapItem(b"garbage")])
+        )
+        with pytest.raises(keyfold.NotFoundError):
+            client.wrap("nobody", "eu", bytes(32))
+        client.get_status("prod")
+        client.revoke("prod")
+        with pytest.raises(keyfold.RevokedError):
+            client.unwrap("prod", blob)
+    counts = listed(server, 10)
+    malformed = {outcome for method, _, outcome in counts if method == "BatchUnwrap"} - {"OK"}
+    assert len(malformed) == 1
+    assert counts == {
+        ("Wrap", "eu", "OK"): 1,
+        ("Unwrap", "eu", "OK"): 2,
+        ("BatchWrap", "eu", "OK"): 2,
+        ("BatchWrap", "us", "OK"): 1,
+        ("BatchWrap", "", "REGION_NOT_FOUND"): 1,
+        ("BatchUnwrap", "eu", "OK"): 1,
+        ("BatchUnwrap", "", malformed.pop()): 1,
+        ("Unwrap", "", "REVOKED"): 1,
+    }
