@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from keyfold_server.domain.rights import Identity, Rights
 from keyfold_server.domain.usage import MINUTE, UsageFilter
 from keyfold_server.service.events.usage import UsageCount
 from keyfold_server.service.observed import usage
-from replicas import House, Member, house_in
+from replicas import House, Member, house_in, spin
 
 ALL = UsageFilter()
 
@@ -109,6 +110,20 @@ async def test_a_store_that_is_away_costs_no_count(one: Member) -> None:
     use(one)
     await one.replica.usage_recorder.flush()
     assert sum(each.count for each in await listed(one)) == 2
+
+
+async def test_flushes_at_once_lose_nothing(one: Member) -> None:
+    """S7: a flush that begins while another waits for the store loses no count, and adds none."""
+    held = one.line.hold("count_usage")
+    use(one)
+    first = asyncio.create_task(one.replica.usage_recorder.flush())
+    await held.reached()
+    use(one, cluster="rival")
+    second = asyncio.create_task(one.replica.usage_recorder.flush())
+    await spin()
+    one.line.let_go("count_usage")
+    await asyncio.gather(first, second)
+    assert [each.count for each in await listed(one)] == [1, 1]
 
 
 async def test_counts_that_wait_are_bounded(one: Member, monkeypatch: pytest.MonkeyPatch) -> None:

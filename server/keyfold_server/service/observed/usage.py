@@ -7,6 +7,7 @@ store adds none twice.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Final
 
@@ -35,6 +36,8 @@ class UsageRecorder:
         self._writer = writer
         self._counts: Counter[UsageKey] = Counter()
         self._flush = 1
+        # Two at once would take each other's counts for written.
+        self._alone = asyncio.Lock()
         self._under_way: dict[UsageKey, int] = {}
 
     def add(
@@ -80,17 +83,18 @@ class UsageRecorder:
         Raises:
             KeyfoldError: The store did not take them; the next flush adds them.
         """
-        # Not those that come in meanwhile, or a busy replica would never end.
-        waiting = list(self._counts)
-        first = 0
-        while self._under_way or first < len(waiting):
-            if not self._under_way:
-                some = waiting[first : first + _AT_ONCE]
-                self._under_way = {key: self._counts.pop(key) for key in some}
-                first += _AT_ONCE
-            store = self._storage.store
-            await self._storage.run(
-                store.count_usage, self._writer, self._flush, dict(self._under_way)
-            )
-            self._under_way = {}
-            self._flush += 1
+        async with self._alone:
+            # Not those that come in meanwhile, or a busy replica would never end.
+            waiting = list(self._counts)
+            first = 0
+            while self._under_way or first < len(waiting):
+                if not self._under_way:
+                    some = waiting[first : first + _AT_ONCE]
+                    self._under_way = {key: self._counts.pop(key) for key in some}
+                    first += _AT_ONCE
+                store = self._storage.store
+                await self._storage.run(
+                    store.count_usage, self._writer, self._flush, dict(self._under_way)
+                )
+                self._under_way = {}
+                self._flush += 1
