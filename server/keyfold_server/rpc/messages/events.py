@@ -119,7 +119,6 @@ def event_filter(message: pb.EventFilter) -> EventFilter:
     )
 
 
-<<<<<<< HEAD
 def _number(given: int, field: str) -> int:
     """Returns the number of an event, or refuses one that no database could look for."""
     if given < 0:
@@ -127,8 +126,6 @@ def _number(given: int, field: str) -> int:
     return min(given, _MOST)
 
 
-def _milliseconds(message: pb.EventFilter, field: str) -> int | None:
-=======
 def usage_filter(message: pb.ListUsageRequest) -> UsageFilter:
     """Returns the filter of ListUsage."""
     span = message.span.ToMilliseconds() if message.HasField("span") else MINUTE
@@ -158,9 +155,10 @@ def usage_count(counted: UsageCount) -> pb.UsageCount:
 
 
 def _milliseconds(message: pb.EventFilter | pb.ListUsageRequest, field: str) -> int | None:
->>>>>>> 0f766b7 (Count uses of keys by the minute, and list them: EventService.ListUsage)
     """Returns a time in whole milliseconds, rounded up: no event lies between two of them."""
     if not message.HasField(field):  # type: ignore[arg-type]  # one of two names
         return None
     stamp: Timestamp = getattr(message, field)
-    return stamp.seconds * 1_000 + -(-stamp.nanos // 1_000_000)
+    time = stamp.seconds * 1_000 + -(-stamp.nanos // 1_000_000)
+    # No database holds a time that is further away.
+    return max(-_MOST, min(time, _MOST))
