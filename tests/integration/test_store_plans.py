@@ -190,6 +190,11 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("external_id", "issue_external_id"): _external_ids,
     ("used", "seen"): _uses,
     ("events", "roots_used", "organization_of", "check_log", "log_marks", "mac"): _events,
+    ("uid", "users_of_roots", "last_refusals"): lambda store: (
+        store.uid,
+        store.users_of_roots(["ab12", "cd34"]),
+        store.last_refusals(["ab12", "cd34"]),
+    ),
     ("count_usage", "usage"): _usage,
     ("prune_usage",): lambda store: store.prune_usage(NOW, 0),
     ("prune",): lambda store: store.prune(NOW + 9_000, 0),
