@@ -19,6 +19,7 @@ from e2e.server import ROOT, Server
 from e2e.wire import METHODS
 
 SERVICE: Final = "keyfold.v1.KeyManagementService"
+EVENTS: Final = "keyfold.v1.EventService"
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,11 @@ def test_list_and_describe(tcp: Grpcurl) -> None:
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
+        EVENTS,
         SERVICE,
     ]
+    assert f"{EVENTS}.ListEvents" in tcp("list", EVENTS).split()
+    assert "string key_uri = 12;" in tcp("describe", "keyfold.v1.Event")
     names = {f"{SERVICE}.{method.name}" for method in METHODS}
     assert set(tcp("list", SERVICE).split()) == names
     described = tcp("describe", SERVICE)
@@ -162,6 +166,33 @@ def test_life_of_a_key(tcp: Grpcurl) -> None:
     assert tcp.ask("Restore", cluster="curl")["restored"] == ["eu"]
     assert tcp.ask("Unwrap", **unwrap)["plaintext"] == made["plaintext"]
     assert tcp.ask("TestKey", key_spec=local)["accessible"]
+
+
+def test_events(tcp: Grpcurl) -> None:
+    """What happened is read, verified and anchored through grpcurl alone, in JSON."""
+    local = {"type": "LOCAL", "uri": "local:eu"}
+    tcp.ask("Enable", cluster="seen", region_specs=[{"region": "eu", "key_spec": local}])
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    revoke = json.dumps({"cluster": "seen", "reason": "contract ended", "request_id": "r-1"})
+    tcp(f"-H=traceparent: {trace}", f"{SERVICE}/Revoke", data=revoke)
+    asked = json.dumps({"filter": {"cluster": "seen"}, "newest_first": True, "page_size": 1})
+    page = json.loads(tcp(f"{EVENTS}/ListEvents", data=asked))
+    [event] = page["events"]
+    assert page["next_page_token"]
+    assert (event["kind"], event["action"]) == ("EVENT_KIND_DECISION", "rpc:cluster:revoke")
+    assert (event["reason"], event["request_id"]) == ("contract ended", "r-1")
+    assert event["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+    assert event["detail"]["decision"]["regions"]["eu"]["state"] == "REVOKED"
+    anchor = json.loads(tcp(f"{EVENTS}/GetAnchor", data="{}"))["anchor"]
+    lines = json.dumps({"anchors": [anchor, "nonsense"]})
+    verified = json.loads(tcp(f"{EVENTS}/VerifyEvents", data=lines))
+    assert verified["last_number"] == verified["newest_number"]
+    assert [each["outcome"] for each in verified["anchors"]] == [
+        "ANCHOR_OUTCOME_MATCHES",
+        "ANCHOR_OUTCOME_FORGED",
+    ]
+    bad = json.dumps({"page_token": "AAAA"})
+    assert "INVALID_PAGE" in tcp(f"{EVENTS}/ListEvents", data=bad, code=1)
 
 
 def test_error_details_are_readable(tcp: Grpcurl) -> None:
