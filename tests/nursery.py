@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import itertools
 import json
 import os
 import signal
@@ -83,6 +84,7 @@ class Nursery:
             environment: Its environment; this process's own by default.
         """
         self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
         self._process = subprocess.Popen(
             [sys.executable, "-P", program],
             env=environment,
@@ -140,11 +142,15 @@ class Nursery:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with self._lock:
-            self._process.stdin.write(json.dumps(order) + "\n")
+            number = next(self._numbers)
+            self._process.stdin.write(json.dumps({"number": number, **order}) + "\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline().strip()
-        assert answer, "the nursery has ended"
-        return answer
+            # A test whose time was up left before its answer came.
+            while True:
+                answered, _, answer = self._process.stdout.readline().strip().partition(" ")
+                assert answered, "the nursery has ended"
+                if int(answered) == number:
+                    return answer
 
 
 @functools.cache

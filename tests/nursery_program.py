@@ -1,10 +1,11 @@
 """Keyfold's programs without their imports: forked from a process that has imported everything.
 
-This is a program, which `nursery` starts. It reads one order per line and answers each with one:
+This is a program, which `nursery` starts. It reads one order per line and answers each with a line,
+of the order's number and:
 
-    {"do": "start", "program": …, "arguments": […], "folder": …, "out": …, "err": …,
-     "environment": {…}}                                       answers the process id
-    {"do": "poll", "pid": …}                                   answers the exit status, or `running`
+    {"number": …, "do": "start", "program": …, "arguments": […], "folder": …, "out": …, "err": …,
+     "environment": {…}}                                       the process id
+    {"number": …, "do": "poll", "pid": …}                      the exit status, or `running`
 
 A fork differs from a program that was started in its imports alone, which cost ten times as much as
 all else that a start does. It gets the given folder, files, arguments and environment, and ends as
@@ -71,27 +72,29 @@ def _prepare(order: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _poll(child: int, alive: set[int]) -> str:
-    ended, status = os.waitpid(child, os.WNOHANG)
-    if not ended:
-        return "running"
-    alive.discard(child)
-    return str(os.waitstatus_to_exitcode(status))
+def _poll(child: int, ended: dict[int, int | None]) -> str:
+    if ended[child] is None:
+        gone, status = os.waitpid(child, os.WNOHANG)
+        if gone:
+            ended[child] = os.waitstatus_to_exitcode(status)
+    code = ended[child]
+    return "running" if code is None else str(code)
 
 
-def _carry_out(alive: set[int]) -> dict[str, Any] | None:
+def _carry_out(ended: dict[int, int | None]) -> dict[str, Any] | None:
     """Carries out orders; returns None at their end, and in each fork the order that made it."""
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "poll":
-            answer = _poll(order["pid"], alive)
+            answer = _poll(order["pid"], ended)
         else:
             child = os.fork()
             if child == 0:
                 return dict(order)
-            alive.add(child)
+            # A number may come back: then it is another process's.
+            ended[child] = None
             answer = str(child)
-        sys.stdout.write(f"{answer}\n")
+        sys.stdout.write(f"{order['number']} {answer}\n")
         sys.stdout.flush()
     return None
 
@@ -106,17 +109,17 @@ def run(programs: Mapping[str, Callable[[], None]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    alive: set[int] = set()
-    order = _carry_out(alive)
+    ended: dict[int, int | None] = {}
+    order = _carry_out(ended)
     if order is not None:
         _prepare(order)
         gc.unfreeze()
         programs[Path(order["program"]).name]()
         return
-    for child in alive:
-        with contextlib.suppress(ProcessLookupError):
+    for child, code in ended.items():
+        if code is None:
             os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+            os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
