@@ -149,8 +149,8 @@ def shape(cluster: Cluster) -> object:
 def picture(place: Place) -> Picture:
     """Reads everything, which verifies every row, every chain and the numbers."""
     with closing(store_crasher.opened(place)) as store:
-        clusters = [c for c in store.clusters(ClusterFilter(), "", 99) if isinstance(c, Cluster)]
-        assert len(clusters) == len(store.clusters(ClusterFilter(), "", 99))
+        listed = store.clusters(ClusterFilter(), "", 99)
+        clusters = [each for each in listed if isinstance(each, Cluster)]
         replicas = [r.replica for r in store.replicas()]
         keys = [a_request(c, k) for c in ("acme", "fresh") for k in store_crasher.CHANGES]
         requests = [record_of(store, key) for key in keys]
@@ -159,7 +159,9 @@ def picture(place: Place) -> Picture:
         except StoreStaleError:
             noted = []  # The earlier entries were pruned.
         return Picture(
-            clusters=[shape(cluster) for cluster in clusters],
+            clusters=[
+                shape(c) if isinstance(c, Cluster) else (c.cluster, c.reason) for c in listed
+            ],
             events=[verified_events(store, cluster.name) for cluster in clusters],
             numbers=[(n.number, n.kind, n.cluster, n.root, n.replica) for n in noted],
             requests=[found.version if found is not None else None for found in requests],

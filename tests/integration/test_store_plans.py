@@ -172,6 +172,9 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("ban",): lambda store: store.ban(
         Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
     ),
+    ("uid",): lambda store: store.uid,
+    ("users_of_roots",): lambda store: store.users_of_roots(["ab12", "cd34"]),
+    ("last_refusals",): lambda store: store.last_refusals(["ab12", "cd34"]),
     ("cluster",): _cluster,
     ("named",): lambda store: store.named(["acme", "nobody"]),
     ("superseded_wraps",): lambda store: store.superseded_wraps("acme"),
