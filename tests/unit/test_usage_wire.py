@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 
 import keyfold
+from cli_runner import Cli
 from keyfold.v1 import event_service_pb2 as pb
 from keyfold.v1 import event_service_pb2_grpc as service
 from served import Served, served
@@ -66,3 +68,30 @@ def test_every_use_of_a_key_is_counted(server: Served) -> None:
         ("BatchUnwrap", "", malformed.pop()): 1,
         ("Unwrap", "", "REVOKED"): 1,
     }
+
+
+def test_the_client_and_the_command_show_counts(server: Served, tmp_path: Path) -> None:
+    """The client yields counts page by page, and the command adds them up as asked."""
+    with keyfold.Client(server.keyfold.target) as client:
+        for region in ("eu", "us"):
+            client.wrap("prod", region, bytes(32))
+        listed(server, 2)
+        narrow = keyfold.UsageFilter(cluster="prod", span=timedelta(days=1))
+        counts = list(client.list_usage(narrow, page_size=1))
+        assert [(one.region, one.method, one.count) for one in counts] == [
+            ("eu", "Wrap", 1),
+            ("us", "Wrap", 1),
+        ]
+        assert all(one.organization == "acme" for one in counts)
+        assert list(client.list_usage(keyfold.UsageFilter(cluster="nobody"))) == []
+        with pytest.raises(keyfold.InvalidInputError):
+            list(client.list_usage(keyfold.UsageFilter(span=timedelta(seconds=90))))
+    cli = Cli(server.keyfold.target)
+    ran = cli("usage", "prod", "--span", "24h", "--limit", "1")
+    assert ran.code == 0
+    lines = [" ".join(line.split()) for line in ran.out.decode().splitlines()]
+    assert any(line.endswith("prod eu local Wrap OK 1") for line in lines)
+    assert lines[-1].startswith("there are more")
+    assert len(cli("usage", "--json").json["counts"]) == 2
+    assert cli("usage", "nobody").out == b"no use was counted\n"
+    assert cli("usage", "--span", "90s").code == 2

@@ -25,6 +25,7 @@ The names that this module exports are the client's interface. Its rooms, which 
 from keyfold.aio import AsyncClient, AsyncWatch
 from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
+from keyfold.calls.usage import UsageFilter
 from keyfold.client import Client, Watch
 from keyfold.errors import (
     AccessDeniedError,
@@ -155,6 +156,7 @@ from keyfold.models.status import (
     RegionStatus,
     State,
 )
+from keyfold.models.usage import UsageCount
 from keyfold.models.watch import (
     ClusterState,
     Cursor,
@@ -305,6 +307,8 @@ __all__ = [
     "UnsupportedWrappedKeyError",
     "UnwrapItem",
     "Unwrapped",
+    "UsageCount",
+    "UsageFilter",
     "Verification",
     "Watch",
     "WatchMessage",

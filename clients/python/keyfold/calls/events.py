@@ -61,8 +61,8 @@ class EventFilter:
             kinds=[kind.to_message() for kind in self.kinds],
             outcome=self.outcome,
             only_refused=self.only_refused,
-            start_time=_stamp(self.start),
-            end_time=_stamp(self.end),
+            start_time=stamp(self.start),
+            end_time=stamp(self.end),
             action=self.action,
             first_number=self.first,
             last_number=self.last,
@@ -151,7 +151,8 @@ def verification_of(response: api.VerifyEventsResponse) -> Verification:
     )
 
 
-def _stamp(time: datetime | None) -> Timestamp | None:
+def stamp(time: datetime | None) -> Timestamp | None:
+    """Returns a time as a protobuf message; a time without a zone is a local time."""
     if time is None:
         return None
     stamp = Timestamp()

@@ -19,6 +19,7 @@ from keyfold.cli.commands import (
     recheck,
     rotation,
     status,
+    usage,
     watch,
 )
 from keyfold.cli.errors import EXIT_CODES
@@ -50,6 +51,7 @@ for _name, _function in (
     ("probe", probe.probe),
     ("status", status.status),
     ("clusters", status.clusters),
+    ("usage", usage.usage),
     ("watch", watch.watch),
     ("wrap", data_plane.wrap),
     ("unwrap", data_plane.unwrap),

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 
 from keyfold.calls import events as calls
 from keyfold.calls.events import EVERY_EVENT, EventFilter, EventPage, LogWalk
+from keyfold.calls.usage import ALL_USAGE, UsageFilter, UsagePage, first_usage, next_usage
 from keyfold.client.connection import Connection
 from keyfold.models.events import Anchor, Event, Verification
+from keyfold.models.usage import UsageCount
 
 
 class Events(Connection):
@@ -42,6 +44,30 @@ class Events(Connection):
             for event in page.read(response):
                 yield event
             page = calls.next_events(page, response)
+
+    def list_usage(
+        self,
+        narrow: UsageFilter = ALL_USAGE,
+        *,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[UsageCount]:
+        """Yields how often callers used keys, by time, and fetches one page after another.
+
+        The counts of all replicas are added up, and come up to a minute late. `page_size` is 1 to
+        1,000, or 0 for the server's choice; `timeout` is the deadline of each page.
+
+        Example:
+            >>> narrow = keyfold.UsageFilter(cluster="prod", span=timedelta(days=1))
+            >>> for one in client.list_usage(narrow):
+            ...     print(one.start.date(), one.method, one.outcome, one.count)
+        """
+        page: UsagePage | None = first_usage(narrow, page_size)
+        while page is not None:
+            response = self.send(page, timeout=timeout)
+            for count in page.read(response):
+                yield count
+            page = next_usage(page, response)
 
     def verify_events(
         self, anchors: Iterable[str] = (), *, timeout: float | None = None
