@@ -313,6 +313,32 @@ async def test_heartbeats_tell_the_age_of_the_poll(house: House) -> None:
         assert each.beats[-1].age == 0.0
 
 
+async def test_a_reader_that_is_behind_has_an_older_age(house: House) -> None:
+    """R8: the age counts from the last poll of which the reader has been told everything."""
+    one = (await house.replica()).hurry()
+    await one.enable("acme")
+    await one.poll()
+    async with reader(one, STATES) as each:
+        await each.snapshot()
+        held = one.line.hold("named")
+        await one.revoke("acme")
+        await held.reached()
+        for _ in range(2):
+            house.clock.advance(6.0)
+            await one.poll()  # The replica is fresh, but cannot read what has changed.
+            await one.replica.watches.tick()
+            await spin()
+        assert [beat.age for beat in each.beats] == [0.0, 6.0, 12.0]
+        one.line.let_go("named")
+        await settled(one)
+        house.clock.advance(6.0)
+        await one.poll()
+        await one.replica.watches.tick()
+        await spin()
+        assert each.beats[-1].age == 0.0
+        assert each.state("acme").region.state is State.REVOKED
+
+
 async def test_a_stale_replica_ends_its_watches(house: House) -> None:
     """R8: whoever reads from it must not take silence for news that there are none."""
     one = await house.replica()

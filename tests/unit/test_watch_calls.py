@@ -26,6 +26,8 @@ from keyfold_server.rpc import watch_calls
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.messages.watch import WatchMessages
 from keyfold_server.service.clock import SystemClock
+from keyfold_server.service.life.requests import MutationCall
+from keyfold_server.service.life.revocation import RevokeRequest
 from keyfold_server.service.watch.messages import Message
 from replicas import until
 
@@ -297,12 +299,20 @@ async def test_a_hidden_cluster_costs_nothing_visible(tmp_path: Path, transport:
         policies.set(LESS)
         stream = await client.watch(states=True, events=True).begun()
         named = await client.watch(states=True, clusters=["a-1", "b-1"]).begun()
-        policies._force = CachedPolicy(parse(OWN, "policy.toml"))
-        await client.revoke("b-1")
-        policies.set(LESS)
+        hidden = MutationCall(
+            callers.caller(),
+            "Revoke",
+            "",
+            RevokeRequest("b-1", (), ""),
+            SystemClock().monotonic() + 9,
+        )
+        await client.server.replica.revocation.revoke(hidden)
         await client.revoke("a-1")
-        await stream.until(lambda: bool(stream.of("event")))
-        await named.until(lambda: len(named.of("state")) >= 3)
+        await stream.counted("event", 1)
+        for each, first in ((stream, ["a-1"]), (named, ["a-1", "b-1"])):
+            await each.counted("state", len(first) + 1)
+            assert [s.cluster for s in each.of("state")] == [*first, "a-1"]
+        assert [e.cluster for e in stream.of("event")] == ["a-1"]
         stream.call.cancel()
         named.call.cancel()
 
