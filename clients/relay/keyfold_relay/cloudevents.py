@@ -1,0 +1,95 @@
+"""An event of Keyfold as a CloudEvent 1.0 in JSON.
+
+    id               STORE/NUMBER/ID: names the event for ever, so that receivers drop duplicates
+    source           urn:keyfold:STORE
+    type             com.keyfold. and the action, such as com.keyfold.rpc.cluster.revoke
+    subject          what it concerns: the cluster, else the root key's uri, else the organization
+    time             when it happened, by the store's clock
+    sequence         the event's number, so that receivers can check the order
+    data             the event, with the field names of the contract and without empty fields
+
+The same event always becomes the same bytes, so that a receiver can compare two copies.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from google.protobuf.json_format import MessageToDict
+
+from keyfold.v1 import event_service_pb2 as pb
+
+SINGLE: Final = "application/cloudevents+json"
+BATCH: Final = "application/cloudevents-batch+json"
+
+SCHEMA: Final = "urn:keyfold:schema:keyfold.v1.Event"
+"""Names the form of `data`: the message `Event` of the contract, in the JSON of protobuf."""
+
+CHECK: Final = "com.keyfold.relay.check"
+"""The type of the event that `keyfold-relay check` sends."""
+
+_PREFIX: Final = "com.keyfold."
+_dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEvent:
+    """One event, ready to be sent.
+
+    Attributes:
+        number: The event's number in the store's log.
+        time: When it happened, in Unix seconds.
+        body: The CloudEvent as JSON on one line, without a line's end.
+        id: Its id.
+    """
+
+    number: int
+    time: float
+    body: bytes = field(repr=False)
+    id: str
+
+
+def made(event: pb.Event, store: str) -> CloudEvent:
+    """Returns an event as a CloudEvent.
+
+    Args:
+        event: The event.
+        store: The uid of the store in whose log it is.
+    """
+    identity = f"{store}/{event.number}/{event.id}"
+    data = MessageToDict(event, preserving_proto_field_name=True)
+    content = {
+        "specversion": "1.0",
+        "id": identity,
+        "source": f"urn:keyfold:{store}",
+        "type": _PREFIX + event.action.replace(":", "."),
+        "subject": event.cluster or event.key_uri or event.organization,
+        "time": data["time"],
+        "datacontenttype": "application/json",
+        "dataschema": SCHEMA,
+        # Of one length, because the extension's values are compared as text.
+        "sequence": f"{event.number:020d}",
+        "data": data,
+    }
+    if not content["subject"]:
+        del content["subject"]
+    time = event.time.seconds + event.time.nanos / 1e9
+    return CloudEvent(event.number, time, _dumps(content).encode(), identity)
+
+
+def check(now: datetime) -> CloudEvent:
+    """Returns the event with which `keyfold-relay check` tries a target."""
+    identity = f"check/{now:%Y%m%dT%H%M%S%fZ}"
+    content = {
+        "specversion": "1.0",
+        "id": identity,
+        "source": "urn:keyfold:relay",
+        "type": CHECK,
+        "time": f"{now:%Y-%m-%dT%H:%M:%S.%f}Z",
+        "datacontenttype": "application/json",
+        "data": {"message": "keyfold-relay check"},
+    }
+    return CloudEvent(0, now.timestamp(), _dumps(content).encode(), identity)

@@ -1,0 +1,21 @@
+"""The way in: the events of a store, read from named cursors that the server keeps."""
+
+from __future__ import annotations
+
+from keyfold_relay.source.source import (
+    CursorExpiredError,
+    CursorTakenError,
+    Feed,
+    Message,
+    NotNowError,
+    Source,
+)
+
+__all__ = [
+    "CursorExpiredError",
+    "CursorTakenError",
+    "Feed",
+    "Message",
+    "NotNowError",
+    "Source",
+]

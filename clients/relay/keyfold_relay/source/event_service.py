@@ -1,0 +1,212 @@
+"""The source that asks Keyfold's `EventService`.
+
+Invariant: this is all that the relay says to a server. It calls no method that needs a key, or that
+changes anything but its own cursors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeAlias
+
+import grpc
+
+from keyfold.errors import KeyfoldError
+from keyfold.errors.rpc_status import error_of_call
+from keyfold.transport.caller import Caller
+from keyfold.transport.channel import endpoint
+from keyfold.transport.tls import Tls
+from keyfold.v1 import event_service_pb2 as pb
+from keyfold.v1.event_service_pb2_grpc import EventServiceStub
+from keyfold_relay import cloudevents
+from keyfold_relay.cloudevents import CloudEvent
+from keyfold_relay.config import ConfigError, Server
+from keyfold_relay.source.source import (
+    CursorExpiredError,
+    CursorTakenError,
+    Feed,
+    Message,
+    NotNowError,
+)
+
+TIMEOUT: Final = 10.0
+"""Seconds for a call that is not a stream."""
+
+_PAGE: Final = 1_000
+"""Events of one page of ListEvents."""
+
+_PATIENCE: Final = 60.0
+"""Seconds without any message, heartbeats included, after which a stream counts as dead."""
+
+_Call: TypeAlias = "grpc.aio.UnaryStreamCall[pb.WatchEventsRequest, pb.WatchEventsResponse]"
+
+
+class EventService:
+    """A connection to the servers.
+
+    Args:
+        server: The table `[keyfold]` of the file.
+
+    Raises:
+        ConfigError: A value of it cannot be used.
+    """
+
+    def __init__(self, server: Server) -> None:
+        files = (server.ca, server.cert, server.key, server.server_name)
+        secured = server.tls or any(one is not None for one in files)
+        try:
+            self._caller = Caller(server.token_file, None)
+            tls = Tls(server.ca, server.cert, server.key, server.server_name) if secured else None
+            to = endpoint(server.target, tls, with_token=self._caller.brings_token)
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"[keyfold]: {error}") from None
+        self._channel = to.aio_channel()
+        self._stub = EventServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+    @asynccontextmanager
+    async def watch(self, cursor: str, wanted: pb.EventFilter) -> AsyncIterator[Feed]:
+        """See `Source`."""
+        request = pb.WatchEventsRequest(events=True, filter=wanted, cursor=cursor)
+        with _failures():
+            call = self._stub.WatchEvents(request, metadata=self._metadata())
+            try:
+                yield _Stream(call, await _next(call))
+            finally:
+                call.cancel()
+
+    async def advance(self, cursor: str, session: str, token: str) -> None:
+        """See `Source`."""
+        with _failures():
+            await self._stub.AdvanceCursor(
+                pb.AdvanceCursorRequest(cursor=cursor, session=session, resume_token=token),
+                timeout=TIMEOUT,
+                metadata=self._metadata(),
+            )
+
+    async def cursors(self) -> dict[str, pb.Cursor]:
+        """Returns the cursors of this caller, by name."""
+        with _failures():
+            answer = await self._stub.ListCursors(
+                pb.ListCursorsRequest(), timeout=TIMEOUT, metadata=self._metadata()
+            )
+        return {cursor.name: cursor for cursor in answer.cursors}
+
+    async def newest(self, cursor: str) -> int:
+        """Returns the number of the newest entry of the log.
+
+        Args:
+            cursor: A cursor, from which the number is reckoned.
+
+        Raises:
+            NotNowError: The server does not answer, or there is no such cursor.
+        """
+        found = (await self.cursors()).get(cursor)
+        if found is None:
+            raise NotNowError(
+                f"there is no cursor {cursor}; `keyfold-relay run` makes it", "CURSOR_NOT_FOUND"
+            )
+        return found.number + found.behind
+
+    async def probe(self) -> None:
+        """Asks for one event, and for the cursors, as `keyfold-relay check`.
+
+        Raises:
+            NotNowError: The server does not answer, or does not let this caller read events.
+        """
+        request = pb.ListEventsRequest(page_size=1)
+        with _failures():
+            await self._stub.ListEvents(request, timeout=TIMEOUT, metadata=self._metadata())
+        await self.cursors()
+
+    async def forget(self, cursor: str) -> None:
+        """Deletes a cursor.
+
+        Raises:
+            NotNowError: The server does not answer, or there is no such cursor.
+        """
+        with _failures():
+            await self._stub.DeleteCursor(
+                pb.DeleteCursorRequest(cursor=cursor), timeout=TIMEOUT, metadata=self._metadata()
+            )
+
+    async def events(self, wanted: pb.EventFilter) -> AsyncIterator[CloudEvent]:
+        """Yields the events that match now, oldest first, without any cursor."""
+        request = pb.ListEventsRequest(filter=wanted, page_size=_PAGE)
+        while True:
+            with _failures():
+                page = await self._stub.ListEvents(
+                    request, timeout=TIMEOUT, metadata=self._metadata()
+                )
+            for event in page.events:
+                yield cloudevents.made(event, page.store)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return tuple(self._caller.metadata())
+
+
+class _Stream:
+    """A stream of WatchEvents whose first message has arrived."""
+
+    def __init__(
+        self,
+        call: _Call,
+        first: pb.WatchEventsResponse,
+    ) -> None:
+        self._call = call
+        self._first = first
+        self.session = first.cursor_session
+        self._store = first.store
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """See `Feed`."""
+        with _failures():
+            message = self._first
+            while True:
+                if message.HasField("event"):
+                    event = cloudevents.made(message.event, self._store)
+                    yield Message(event, message.resume_token, event.number)
+                elif message.resume_token:
+                    yield Message(None, message.resume_token, message.heartbeat.number)
+                message = await _next(self._call)
+
+
+async def _next(call: _Call) -> pb.WatchEventsResponse:
+    """Returns the next message of a stream.
+
+    Raises:
+        NotNowError: The stream has ended, or is silent for longer than its heartbeats allow.
+    """
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            message = await call.read()
+    except TimeoutError:
+        raise NotNowError(f"the server sent nothing for {_PATIENCE:g} s", "SILENT") from None
+    if isinstance(message, pb.WatchEventsResponse):
+        return message
+    raise NotNowError("the server ended the stream", "ENDED")
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Raises the errors of `Source` in place of gRPC's."""
+    try:
+        yield
+    except grpc.RpcError as failed:
+        raise _error(error_of_call(failed)) from failed
+
+
+def _error(error: KeyfoldError) -> Exception:
+    if error.reason == "CURSOR_TAKEN":
+        return CursorTakenError(error.message)
+    if error.reason == "CURSOR_EXPIRED":
+        return CursorExpiredError(error.message)
+    return NotNowError(error.message, error.reason)

@@ -1,0 +1,78 @@
+"""What the relay needs of Keyfold."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from keyfold.v1 import event_service_pb2 as pb
+from keyfold_relay.cloudevents import CloudEvent
+
+
+class NotNowError(Exception):
+    """Keyfold cannot tell now; the relay asks again.
+
+    Attributes:
+        reason: The stable reason, or the name of the gRPC code.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        """Makes an error from the values that the class describes."""
+        super().__init__(message)
+        self.reason = reason
+
+
+class CursorTakenError(Exception):
+    """Another relay has taken the cursor over, so this one must not go on."""
+
+
+class CursorExpiredError(Exception):
+    """The cursor was not advanced for so long that it expired; entries after it may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a feed.
+
+    Attributes:
+        event: The event; None if no event matched up to here.
+        token: What `advance` takes once everything up to here is delivered.
+        number: The number of the last entry of the log that the feed has passed.
+    """
+
+    event: CloudEvent | None
+    token: str
+    number: int
+
+
+class Feed(Protocol):
+    """Events from where a cursor stands, in the log's order, and then what happens."""
+
+    @property
+    def session(self) -> str:
+        """What `advance` takes to show that no other reader has taken the cursor over."""
+        ...
+
+    def messages(self) -> AsyncIterator[Message]:
+        """Yields messages; never ends by itself.
+
+        Raises:
+            NotNowError: The stream broke off, or the relay read too slowly.
+            CursorTakenError: Another relay has taken the cursor over.
+            CursorExpiredError: The cursor expired.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Where events come from. Each method raises as `Feed.messages` does."""
+
+    def watch(self, cursor: str, wanted: pb.EventFilter) -> AbstractAsyncContextManager[Feed]:
+        """Takes a cursor over and reads from it; makes the cursor if it does not exist."""
+        ...
+
+    async def advance(self, cursor: str, session: str, token: str) -> None:
+        """Moves a cursor up to a message."""
+        ...
