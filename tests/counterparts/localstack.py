@@ -1,4 +1,4 @@
-"""LocalStack: the AWS KMS of the tests, which a test session starts once, on a free port.
+"""LocalStack: the AWS KMS and S3 of the tests, which a test session starts once, on a free port.
 
     python -m counterparts.localstack [--port PORT]      until it is interrupted
 
@@ -35,7 +35,7 @@ class LocalStack:
             "GATEWAY_LISTEN": f"127.0.0.1:{port}",
             # The other server listens on every address, whatever GATEWAY_LISTEN says.
             "GATEWAY_SERVER": "hypercorn",
-            "SERVICES": "kms",
+            "SERVICES": "kms,s3",
             "DISABLE_EVENTS": "1",
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "DNS_ADDRESS": "0",

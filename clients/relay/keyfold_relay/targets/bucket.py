@@ -13,6 +13,7 @@ import hashlib
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -146,6 +147,12 @@ class Bucket:
         answer = asyncio.run_coroutine_threadsafe(
             self._outbound.send(request.method, request.url, headers, content), self._loop
         ).result()
+        if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST:
+            # boto3 would look for the bucket's region, and again at each further redirect.
+            raise NoAnswerError(
+                f"it answered {answer.status}, and redirects are not followed; set region and "
+                "endpoint to those of the bucket"
+            )
         return AWSResponse(request.url, answer.status, answer.headers, _Raw(answer.body))
 
     def reopen(self) -> None:
