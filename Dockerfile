@@ -3,6 +3,11 @@
 #     docker build --tag keyfold --build-arg DIGEST=sha256:… .
 #     docker run --read-only --volume keyfold:/var/lib/keyfold keyfold
 #
+# The same image has keyfold-relay, which runs in a container of its own, apart from the keys:
+#
+#     docker run --read-only --no-healthcheck --entrypoint keyfold-relay \
+#         --volume ./relay.toml:/etc/keyfold/relay.toml:ro keyfold run /etc/keyfold/relay.toml
+#
 # BASE is Debian's Python. DIGEST pins it to one image; a release always sets it.
 ARG BASE=python:3.11-slim
 ARG DIGEST=
@@ -16,6 +21,7 @@ RUN ["python", "-m", "venv", "/build/tools"]
 RUN ["/build/tools/bin/python", "-m", "pip", "install", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "/build/requirements/build.lock"]
 COPY pyproject.toml LICENSE README.md /build/
 COPY clients/python /build/clients/python
+COPY clients/relay /build/clients/relay
 COPY server /build/server
 # No build isolation: the build tools come from the lock above.
 RUN ["/build/tools/bin/python", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "/build/wheels", "/build"]

@@ -64,6 +64,7 @@ class EventService:
             raise ConfigError(f"[keyfold]: {error}") from None
         self._channel = to.aio_channel()
         self._stub = EventServiceStub(self._channel)
+        self._name = ""
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -83,19 +84,25 @@ class EventService:
     async def advance(self, cursor: str, session: str, token: str) -> None:
         """See `Source`."""
         with _failures():
-            await self._stub.AdvanceCursor(
+            answer = await self._stub.AdvanceCursor(
                 pb.AdvanceCursorRequest(cursor=cursor, session=session, resume_token=token),
                 timeout=TIMEOUT,
                 metadata=self._metadata(),
             )
+        self._name = answer.cursor.caller
 
     async def cursors(self) -> dict[str, pb.Cursor]:
-        """Returns the cursors of this caller, by name."""
+        """Returns the cursors of this caller, by name.
+
+        A caller who may see everything sees other callers' cursors, too. Until this one has moved a
+        cursor of its own, it does not know its own name, and all of them are returned.
+        """
         with _failures():
             answer = await self._stub.ListCursors(
                 pb.ListCursorsRequest(), timeout=TIMEOUT, metadata=self._metadata()
             )
-        return {cursor.name: cursor for cursor in answer.cursors}
+        found = (one for one in answer.cursors if self._name in ("", one.caller))
+        return {cursor.name: cursor for cursor in found}
 
     async def newest(self, cursor: str) -> int:
         """Returns the number of the newest entry of the log.
