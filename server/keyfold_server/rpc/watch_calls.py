@@ -41,9 +41,12 @@ class WatchMethod:
         if len(asked.clusters) == 1:
             facts.cluster = asked.clusters[0]
         request = watch_request(asked)
+        store = self._replica.store_uid.hex()
 
         async def send(message: Message, token: str, session: str) -> None:
-            encoded = self._messages.encoded(message, token, session)
+            nonlocal store
+            # Only the first message names the store.
+            encoded, store = self._messages.encoded(message, token, session, store), ""
             try:
                 async with asyncio.timeout(_STALLED):
                     await call.write(encoded)

@@ -85,6 +85,7 @@ class Replica:
 
     Attributes:
         clock: Time.
+        store_uid: The uid of the store.
         timing: The spans that the promises are made of.
         data_plane: Answers Wrap, Unwrap and the other data-plane calls.
         loads: Brings keys into memory.
@@ -138,6 +139,7 @@ class Replica:
             random: The source of keys and ids.
         """
         self.clock = clock
+        self.store_uid = store.uid
         self.timing = timing
         self.bounds = bounds or Bounds()
         self._random = random

@@ -381,8 +381,13 @@ class ListEventsResponse(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """The token of the next page; empty on the last page. A page may be empty and have a next one."""
+    store: _builtins.str
+    """The uid of the store, as 32 hexadecimal digits. With an event's number and id it names the event
+    among those of all stores.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
         """The events."""
@@ -392,10 +397,11 @@ class ListEventsResponse(_message.Message):
         *,
         events: _abc.Iterable[Global___Event] | None = ...,
         next_page_token: _builtins.str = ...,
+        store: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -668,12 +674,17 @@ class WatchEventsResponse(_message.Message):
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     CURSOR_SESSION_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """The place in the stream after this message. It is sealed: it tells nothing, and only the same
     request on the same store can go on from it.
     """
     cursor_session: _builtins.str
     """In the first message of a watch with a cursor: what AdvanceCursor has to present."""
+    store: _builtins.str
+    """In the first message: the uid of the store, as 32 hexadecimal digits. With an event's number and
+    id it names the event among those of all stores.
+    """
     @_builtins.property
     def state(self) -> Global___ClusterState:
         """The state of a cluster."""
@@ -699,10 +710,11 @@ class WatchEventsResponse(_message.Message):
         snapshot_end: Global___SnapshotEnd | None = ...,
         resume_token: _builtins.str = ...,
         cursor_session: _builtins.str = ...,
+        store: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "heartbeat", b"heartbeat", "message", b"message", "snapshot_end", b"snapshot_end", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor_session", b"cursor_session", "event", b"event", "heartbeat", b"heartbeat", "message", b"message", "resume_token", b"resume_token", "snapshot_end", b"snapshot_end", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor_session", b"cursor_session", "event", b"event", "heartbeat", b"heartbeat", "message", b"message", "resume_token", b"resume_token", "snapshot_end", b"snapshot_end", "state", b"state", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["state", "event", "heartbeat", "snapshot_end"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015

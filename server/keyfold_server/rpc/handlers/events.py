@@ -46,7 +46,9 @@ class EventMethods:
             asked.page_token,
             newest_first=asked.newest_first,
         )
-        reply = pb.ListEventsResponse(next_page_token=page.next_token)
+        reply = pb.ListEventsResponse(
+            next_page_token=page.next_token, store=self._replica.store_uid.hex()
+        )
         size, last = 0, 0
         async for shown in one_by_one(page.events):
             message = events.event(shown)

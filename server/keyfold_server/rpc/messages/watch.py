@@ -42,12 +42,12 @@ class WatchMessages:
         """Takes the seconds of the TTL of a region whose policy sets none."""
         self._cache_ttl = cache_ttl
 
-    def encoded(self, message: Message, token: str, session: str) -> bytes:
+    def encoded(self, message: Message, token: str, session: str, store: str) -> bytes:
         """Returns a message as bytes.
 
         A state's own bytes are made once for all readers that see the same regions.
         """
-        rest = pb.WatchEventsResponse(resume_token=token, cursor_session=session)
+        rest = pb.WatchEventsResponse(resume_token=token, cursor_session=session, store=store)
         if isinstance(message, Told):
             # Protobuf joins what is written one after the other into one message.
             return self._state(message) + rest.SerializeToString()
