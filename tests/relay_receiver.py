@@ -44,6 +44,7 @@ class Receiver:
         self.events: list[dict[str, Any]] = []
         self.numbers: list[int] = []
         self._seen: set[int] = set()
+        self._told = 0
         self.requests: list[dict[str, str]] = []
         self.refused = 0
         self.answer: Answer | None = None
@@ -72,6 +73,13 @@ class Receiver:
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+    async def came(self) -> None:
+        """Waits until events have come that nobody has waited for yet."""
+        while self._told == len(self.events):
+            self._news.clear()
+            await self._news.wait()
+        self._told = len(self.events)
 
     async def has(self, number: int) -> None:
         """Waits until an event has come."""

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
 from keyfold.v1 import event_service_pb2 as pb
-from keyfold.v1 import event_service_pb2_grpc as stubs
 from relay_fakes import STORE, event
 from wire_errors import WireError
 
@@ -49,7 +49,7 @@ class Log:
         return self.cursors[cursor][0]
 
 
-class Replica(stubs.EventServiceServicer):
+class Replica:
     """A server of a log.
 
     Attributes:
@@ -67,10 +67,28 @@ class Replica(stubs.EventServiceServicer):
     async def start(self) -> None:
         """Begins to listen."""
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        stubs.add_EventServiceServicer_to_server(self, self._server)
+        self._server.add_generic_rpc_handlers((self._handlers(),))
         port = self._server.add_insecure_port(self.target)
         self.target = f"127.0.0.1:{port}"
         await self._server.start()
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        """Returns the methods that a relay calls."""
+        service = pb.DESCRIPTOR.services_by_name["EventService"]
+        handlers = {}
+        for method in service.methods:
+            if (behaviour := getattr(self, method.name, None)) is not None:
+                make = (
+                    grpc.unary_stream_rpc_method_handler
+                    if method.server_streaming
+                    else grpc.unary_unary_rpc_method_handler
+                )
+                handlers[method.name] = make(
+                    behaviour,
+                    request_deserializer=GetMessageClass(method.input_type).FromString,
+                    response_serializer=GetMessageClass(method.output_type).SerializeToString,
+                )
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
     async def stop(self) -> None:
         """Breaks every call off, as a killed server does."""
