@@ -210,8 +210,8 @@ async def test_a_client_that_reads_nothing_holds_up_nobody(
     monkeypatch.setattr(watch_calls, "_STALLED", 1.0)
     encoded = WatchMessages.encoded
 
-    def large(self: WatchMessages, message: Message, token: str, session: str) -> bytes:
-        return encoded(self, message, token, session or "x" * 500_000)
+    def large(self: WatchMessages, message: Message, token: str, session: str, store: str) -> bytes:
+        return encoded(self, message, token, session or "x" * 500_000, store)
 
     monkeypatch.setattr(WatchMessages, "encoded", large)
     async with serving(tmp_path, transport) as client:
