@@ -422,4 +422,4 @@ def test_a_replica_behind_a_rotation_believes_no_refusal(fleet: Fleet, ttl: floa
             # After a longer pause, the replica must not serve before its next poll.
             assert {call.result() for call in waiting} <= {KEY, "STORE_STALE"}
             until(lambda: unwrap(fleet.stubs[2], cluster, blob))
-    assert "the KMS refuses" not in last.log()
+    assert f"the KMS refuses {cluster}/" not in last.log()
