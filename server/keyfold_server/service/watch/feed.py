@@ -8,6 +8,7 @@ than that has to go on in the store.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +22,9 @@ _MOST: Final = 10_000
 
 _MOST_BYTES: Final = 16 * 1024 * 1024
 """Most bytes of these entries as the store has them."""
+
+_AT_ONCE: Final = 50
+"""Readers that are woken in one turn of the event loop."""
 
 _AT_LEAST: Final = 1_000
 """Bytes as which an entry counts at least: that of its names and numbers."""
@@ -65,19 +69,22 @@ class Feed:
 
     Attributes:
         newest: The place of the newest entry that this replica has applied.
+        wakes: Number of times that the readers were woken.
         fresh: The moment up to which these are all entries that the store had.
     """
 
     def __init__(self, most: int = _MOST, most_bytes: int = _MOST_BYTES) -> None:
         """Makes a feed that is empty until `begin`."""
         self.newest = START
+        self.wakes = 0
         self.fresh = NEVER
         self._most = most
         self._most_bytes = most_bytes
         self._base = START
         self._items: dict[int, tuple[Item, int]] = {}
         self._bytes = 0
-        self._news = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._woken: deque[asyncio.Future[None]] = deque()
 
     def begin(self, newest: Position) -> None:
         """Begins anew after an entry, such as the newest one when this replica registered."""
@@ -112,15 +119,31 @@ class Feed:
         found = self._items.get(place.number)
         return None if found is None else found[0].position == place
 
-    def wake(self) -> None:
-        """Wakes every reader that waits."""
-        self._news.set()
-        self._news = asyncio.Event()
+    async def news(self, seen: int) -> None:
+        """Waits until the readers are woken.
 
-    @property
-    def news(self) -> asyncio.Event:
-        """The event that is set when the readers are woken next.
-
-        A reader takes it before it looks whether there is something to read.
+        Args:
+            seen: What `wakes` was before the reader looked for what there is to read. If they have
+                been woken since, it returns at once.
         """
-        return self._news
+        if seen == self.wakes:
+            woken = asyncio.get_running_loop().create_future()
+            self._waiting.append(woken)
+            await woken
+
+    def wake(self) -> None:
+        """Wakes every reader that waits, a few at a time, so that other work has its turn (W5)."""
+        self.wakes += 1
+        idle = not self._woken
+        self._woken += self._waiting
+        self._waiting.clear()
+        if idle and self._woken:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+
+    def _wake_some(self) -> None:
+        for _ in range(min(_AT_ONCE, len(self._woken))):
+            woken = self._woken.popleft()
+            if not woken.done():
+                woken.set_result(None)
+        if self._woken:
+            asyncio.get_running_loop().call_soon(self._wake_some)

@@ -124,10 +124,10 @@ class Watch:
             await self._begin(place)
             while True:
                 # Before the looks for what there is, so that nothing that comes after is missed.
-                news = self._sources.feed.news
+                wakes = self._sources.feed.wakes
                 await self._turn()
                 if not self._behind():
-                    await news.wait()
+                    await self._sources.feed.news(wakes)
         finally:
             if request.states:
                 looks.leave(names)

@@ -24,7 +24,7 @@ from keyfold_server.service.watch.watch import Watch, Who
 PLACES: Final = 5_000
 """Most watches at once. One caller gets at most half of them."""
 
-TICK: Final = 0.5
+TICK: Final = 1.0
 """Seconds between two moments at which every reader looks for a heartbeat that is due, whether this
 replica is stale, and whether the policy has changed."""
 
