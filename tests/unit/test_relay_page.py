@@ -40,7 +40,7 @@ def test_the_sample_has_every_setting_and_is_accepted(tmp_path: Path) -> None:
     assert sample["relay"].keys() == model.Options.model_fields.keys()
     tables = {table["kind"]: table for table in sample["targets"].values()}
     for kind, fields in KINDS.items():
-        assert tables[kind].keys() | {"filter"} == fields.model_fields.keys()
+        assert tables[kind].keys() | {"filter", "usage"} == fields.model_fields.keys()
     assert tables["webhook"]["filter"].keys() == model.Filter.model_fields.keys()
 
 

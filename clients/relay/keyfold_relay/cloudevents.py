@@ -14,8 +14,9 @@ The same event always becomes the same bytes, so that a receiver can compare two
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict
@@ -30,6 +31,9 @@ SCHEMA: Final = "urn:keyfold:schema:keyfold.v1.Event"
 
 CHECK: Final = "com.keyfold.relay.check"
 """The type of the event that `keyfold-relay check` sends."""
+
+USAGE: Final = "com.keyfold.usage"
+"""The type of the event with a cluster's counts of use."""
 
 _PREFIX: Final = "com.keyfold."
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -78,6 +82,47 @@ def made(event: pb.Event, store: str) -> CloudEvent:
         del content["subject"]
     time = event.time.seconds + event.time.nanos / 1e9
     return CloudEvent(event.number, time, _dumps(content).encode(), identity)
+
+
+def usage(counts: Sequence[pb.UsageCount], start: int, span: int, store: str) -> CloudEvent:
+    """Returns the uses of one cluster's keys in a span as a CloudEvent.
+
+    Args:
+        counts: The counts, one at least, all of one cluster.
+        start: Unix seconds at which the span begins.
+        span: Its length in seconds.
+        store: The uid of the store.
+    """
+    cluster = counts[0].cluster
+    begin = datetime.fromtimestamp(start, UTC)
+    identity = f"{store}/usage/{begin:%Y%m%dT%H%MZ}/{span}/{cluster}"
+    data = {
+        "cluster": cluster,
+        "organization": counts[0].organization,
+        "start_time": f"{begin:%Y-%m-%dT%H:%M:%S}Z",
+        "span": f"{span}s",
+        "counts": [
+            {
+                "region": each.region,
+                "caller": each.caller,
+                "method": each.method,
+                "outcome": each.outcome,
+                "count": str(each.count),
+            }
+            for each in counts
+        ],
+    }
+    content = {
+        "specversion": "1.0",
+        "id": identity,
+        "source": f"urn:keyfold:{store}",
+        "type": USAGE,
+        "subject": cluster,
+        "time": f"{datetime.fromtimestamp(start + span, UTC):%Y-%m-%dT%H:%M:%S}Z",
+        "datacontenttype": "application/json",
+        "data": {name: value for name, value in data.items() if value},
+    }
+    return CloudEvent(0, float(start + span), _dumps(content).encode(), identity)
 
 
 def check(now: datetime) -> CloudEvent:

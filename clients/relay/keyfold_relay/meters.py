@@ -55,3 +55,9 @@ class Meters:
             buckets=_ARRIVALS,
             registry=self.registry,
         )
+        self.usage_through = Gauge(
+            "keyfold_relay_usage_through_seconds",
+            "Unix time up to which a target has the counts of use; 0 if it gets none.",
+            target,
+            registry=self.registry,
+        )

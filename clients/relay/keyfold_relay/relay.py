@@ -17,12 +17,12 @@ from typing import Final
 from keyfold_relay import targets
 from keyfold_relay.clock import Clock
 from keyfold_relay.config import Config, ConfigError
-from keyfold_relay.delivery import Delivery, Ending
+from keyfold_relay.delivery import Delivery, Ending, UsageDelivery
 from keyfold_relay.meters import Meters
 from keyfold_relay.monitoring import Monitoring
-from keyfold_relay.source import NotNowError
+from keyfold_relay.source import NotNowError, Usage
 from keyfold_relay.source.event_service import EventService
-from keyfold_relay.targets import Target
+from keyfold_relay.targets import Shared, Target
 
 LOOK_EVERY: Final = 15.0
 """Seconds between two looks at how far behind the cursors are."""
@@ -69,7 +69,8 @@ class Relay:
         self._targets: dict[str, Target] = {}
         for name, table in config.targets.items():
             try:
-                self._targets[name] = targets.make(table)
+                made = targets.make(table)
+                self._targets[name] = made if table.usage is None else Shared(made)
             except ConfigError as error:
                 raise ConfigError(f"targets.{name}: {error}") from None
         self.deliveries = [
@@ -84,6 +85,20 @@ class Relay:
                 clock=Clock(),
             )
             for name, target in self._targets.items()
+        ]
+
+        self._usages = [
+            UsageDelivery(
+                name,
+                table.usage,
+                Usage(table.filter.cluster, table.filter.organization, table.filter.caller),
+                self._targets[name],
+                source=self._source,
+                meters=self.meters,
+                clock=Clock(),
+            )
+            for name, table in config.targets.items()
+            if table.usage is not None
         ]
 
     async def run(self) -> ExitCode:
@@ -101,11 +116,14 @@ class Relay:
         if self._config.relay.monitoring is not None:
             await monitoring.open(self._config.relay.monitoring)
         _log.info("the relay delivers", extra={"targets": sorted(self._targets)})
-        look = asyncio.create_task(self._look())
+        beside = [asyncio.create_task(self._look())]
+        beside += [asyncio.create_task(each.run()) for each in self._usages]
         try:
             endings = await self._deliver(stop)
         finally:
-            look.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
             await monitoring.close()
             await self._close()
         code = max((_CODES[ending] for ending in endings), default=ExitCode.OK)

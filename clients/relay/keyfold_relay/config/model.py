@@ -60,6 +60,12 @@ def _kind(value: object) -> object:
     return names[value.upper()]
 
 
+def _minutes(value: float) -> float:
+    if value % 60:
+        raise ValueError("write whole minutes, such as 1m, 15m or 1h")
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(_seconds)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,59}$")]
 
@@ -141,7 +147,15 @@ class Filter(_Table):
 
 
 class _Common(_Table):
+    """What all targets have in common.
+
+    Attributes:
+        filter: Which events the target gets.
+        usage: Seconds over which counts of use are added up for the target; None: it gets none.
+    """
+
     filter: Filter = Filter()
+    usage: Annotated[Duration, Field(ge=60, le=86_400), AfterValidator(_minutes)] | None = None
 
 
 class _Outbound(_Common):

@@ -1,4 +1,4 @@
-"""One target's events, from its cursor to the target."""
+"""One target's events, from its cursor to the target, and its counts of use."""
 
 from __future__ import annotations
 
@@ -10,5 +10,15 @@ from keyfold_relay.delivery.delivery import (
     Ending,
     ParkedError,
 )
+from keyfold_relay.delivery.usage import UsageDelivery
 
-__all__ = ["ADVANCE_EVERY", "KNOCK_EVERY", "Backlog", "Batch", "Delivery", "Ending", "ParkedError"]
+__all__ = [
+    "ADVANCE_EVERY",
+    "KNOCK_EVERY",
+    "Backlog",
+    "Batch",
+    "Delivery",
+    "Ending",
+    "ParkedError",
+    "UsageDelivery",
+]

@@ -9,6 +9,8 @@ from keyfold_relay.source.source import (
     Message,
     NotNowError,
     Source,
+    Usage,
+    UsageSource,
 )
 
 __all__ = [
@@ -18,4 +20,6 @@ __all__ = [
     "Message",
     "NotNowError",
     "Source",
+    "Usage",
+    "UsageSource",
 ]

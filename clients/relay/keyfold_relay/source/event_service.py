@@ -29,6 +29,7 @@ from keyfold_relay.source.source import (
     Feed,
     Message,
     NotNowError,
+    Usage,
 )
 
 TIMEOUT: Final = 10.0
@@ -65,6 +66,7 @@ class EventService:
         self._channel = to.aio_channel()
         self._stub = EventServiceStub(self._channel)
         self._name = ""
+        self._store = ""
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -130,6 +132,36 @@ class EventService:
         with _failures():
             await self._stub.ListEvents(request, timeout=TIMEOUT, metadata=self._metadata())
         await self.cursors()
+
+    async def usage(self, start: int, span: int, wanted: Usage) -> list[CloudEvent]:
+        """See `UsageSource`."""
+        request = pb.ListUsageRequest(
+            cluster=wanted.cluster,
+            organization=wanted.organization,
+            caller=wanted.caller,
+            page_size=_PAGE,
+        )
+        request.start_time.seconds, request.end_time.seconds = start, start + span
+        request.span.seconds = span
+        counts: dict[str, list[pb.UsageCount]] = {}
+        with _failures():
+            while True:
+                page = await self._stub.ListUsage(
+                    request, timeout=TIMEOUT, metadata=self._metadata()
+                )
+                for count in page.counts:
+                    counts.setdefault(count.cluster, []).append(count)
+                if not page.next_page_token:
+                    break
+                request.page_token = page.next_page_token
+            if counts and not self._store:
+                newest = await self._stub.ListEvents(
+                    pb.ListEventsRequest(page_size=1), timeout=TIMEOUT, metadata=self._metadata()
+                )
+                self._store = newest.store
+        return [
+            cloudevents.usage(some, start, span, self._store) for _, some in sorted(counts.items())
+        ]
 
     async def forget(self, cursor: str) -> None:
         """Deletes a cursor.

@@ -47,6 +47,38 @@ class Message:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Which counts of use are wanted; an empty field selects all.
+
+    Attributes:
+        cluster: Those of this cluster.
+        organization: Those of clusters of this organization.
+        caller: Those by this caller.
+    """
+
+    cluster: str = ""
+    organization: str = ""
+    caller: str = ""
+
+
+class UsageSource(Protocol):
+    """Where counts of use come from."""
+
+    async def usage(self, start: int, span: int, wanted: Usage) -> list[CloudEvent]:
+        """Returns the counts of a span: one event for each cluster that was used in it.
+
+        Args:
+            start: Unix seconds at which the span begins.
+            span: Its length in seconds.
+            wanted: Which counts.
+
+        Raises:
+            NotNowError: Keyfold cannot tell now.
+        """
+        ...
+
+
 class Feed(Protocol):
     """Events from where a cursor stands, in the log's order, and then what happens."""
 

@@ -11,9 +11,9 @@ from keyfold_relay.config import (
 from keyfold_relay.config import (
     Target as TargetConfig,
 )
-from keyfold_relay.targets.target import Limits, NotTakenError, Target
+from keyfold_relay.targets.target import Limits, NotTakenError, Shared, Target
 
-__all__ = ["Limits", "NotTakenError", "Target", "make"]
+__all__ = ["Limits", "NotTakenError", "Shared", "Target", "make"]
 
 
 def make(config: TargetConfig) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,3 +72,33 @@ class Target(Protocol):
     async def close(self) -> None:
         """Ends; nothing is sent any more."""
         ...
+
+
+class Shared:
+    """A target to which several senders send, one batch at a time.
+
+    Args:
+        target: The target itself.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._alone = asyncio.Lock()
+
+    @property
+    def limits(self) -> Limits:
+        """How large a batch may be."""
+        return self._target.limits
+
+    async def send(self, batch: Sequence[CloudEvent]) -> None:
+        """Sends a batch once those before it are sent; raises as the target does."""
+        async with self._alone:
+            await self._target.send(batch)
+
+    def reopen(self) -> None:
+        """Opens files again."""
+        self._target.reopen()
+
+    async def close(self) -> None:
+        """Ends; nothing is sent any more."""
+        await self._target.close()
