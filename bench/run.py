@@ -37,6 +37,7 @@ CASES: Final[Mapping[str, str]] = {
     "memory": "memory",
     "drip": "dripping",
     "hidden": "hidden",
+    "relay": "relaying",
     "mutations": "mutations",
     "backlog": "backlog",
 }

@@ -76,9 +76,19 @@ def _make(folder: Path, count: int) -> None:
     keys = KeyFile(folder / "root-keys.json")
     for number in range(ROOT_KEYS):
         keys.create(f"root-{number}")
+    add(folder, count)
+
+
+def add(folder: Path, count: int) -> None:
+    """Adds clusters, each with an entry of the log, to a server's store while no server runs.
+
+    Args:
+        folder: The server's folder. It has the root keys `root-0` and so on.
+        count: The number of clusters.
+    """
     # The servers warn in their own logs that these root keys are for development.
     logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
-    provider = LocalProvider(keys.path)
+    provider = LocalProvider(folder / "root-keys.json")
     store = open_store(f"sqlite:///{folder / 'keyfold.db'}", None, clock=SystemClock())
     try:
         for first in range(0, count, _GROUP):

@@ -1,16 +1,23 @@
-"""The relay with real servers: kills on both sides, what arrives, and what a caller may see."""
+"""The relay with real servers: what arrives, and kills on both sides."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+import keyfold
 import relay_process
+from e2e.conftest import SharedStore, StartServer
 from e2e.server import Server
+from keyfold.v1 import event_service_pb2 as pb
+from keyfold.v1 import event_service_pb2_grpc as stubs
 from relay_process import Process
 from relay_receiver import SECRET, Receiver
 
@@ -24,27 +31,46 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
         yield made
 
 
-def relay(receiver: Receiver, target: str, **webhook: Any) -> Process:
-    """Returns a relay from a server to the receiver."""
+def relay(receiver: Receiver, target: str) -> Process:
+    """Returns a relay from servers to the receiver."""
     (receiver.folder / "secret").write_text(SECRET)
-    table = {
+    table: dict[str, Any] = {
         "kind": "webhook",
         "url": receiver.url,
         "secrets": [f"file:{receiver.folder / 'secret'}"],
         "ca": str(receiver.ca),
         "allow_addresses": ["127.0.0.1/32"],
     }
-    file = relay_process.write(receiver.folder, {"target": target}, {"siem": table | webhook})
-    return Process(file)
+    return Process(relay_process.write(receiver.folder, {"target": target}, {"siem": table}))
+
+
+@asynccontextmanager
+async def running(process: Process) -> AsyncIterator[Process]:
+    """Starts a relay, which ends with the block."""
+    await process.start()
+    try:
+        yield process
+    finally:
+        await process.kill()
+
+
+def told(target: str) -> list[tuple[int, str]]:
+    """Returns the number and the id of every event of a server's log, in order."""
+    found: list[tuple[int, str]] = []
+    with grpc.insecure_channel(target) as channel:
+        stub, token = stubs.EventServiceStub(channel), ""
+        while True:
+            page = stub.ListEvents(pb.ListEventsRequest(page_token=token), timeout=20)
+            found += [(event.number, event.id) for event in page.events]
+            if not (token := page.next_page_token):
+                return found
 
 
 async def test_a_revocation_arrives_with_who_when_and_why(
     server: Server, receiver: Receiver
 ) -> None:
-    """The SIEM gets the call as the log has it, with the store's own name for it."""
-    process = relay(receiver, server.target)
-    await process.start()
-    try:
+    """The receiver gets the call as the log has it, under the name that it has for ever."""
+    async with running(relay(receiver, server.target)) as process:
         # The first event tells of the cursor itself: from here on everything arrives.
         await receiver.came()
         await asyncio.to_thread(server.enable, "prod")
@@ -53,8 +79,6 @@ async def test_a_revocation_arrives_with_who_when_and_why(
         while not (found := [e for e in receiver.events if e["type"].endswith(".revoke")]):
             await receiver.came()
         assert await process.stop() == 0
-    finally:
-        await process.kill()
     [event] = found
     assert event["subject"] == "prod"
     assert event["data"]["reason"] == "contract ended"
@@ -63,4 +87,54 @@ async def test_a_revocation_arrives_with_who_when_and_why(
     assert event["source"] == f"urn:keyfold:{store}"
     assert len(store) == 32
     assert event["data"]["number"] == number == str(int(event["sequence"]))
-    assert event["data"]["id"] == identity
+    assert (int(number), identity) in told(server.target)
+
+
+@pytest.mark.timeout(240)
+async def test_no_kill_of_relay_or_replica_loses_or_reorders_an_event(
+    shared_store: SharedStore, start_server: StartServer, receiver: Receiver
+) -> None:
+    """Relay and replicas are killed at random points; the receiver has the whole log, in order."""
+    draw = random.Random(7)
+    servers = await asyncio.to_thread(shared_store.servers, start_server, 2)
+    targets = ",".join(server.target for server in servers)
+    process, changing = relay(receiver, targets), True
+
+    def change() -> None:
+        """Revokes and restores, through whichever replica is there."""
+        with keyfold.Client(targets, timeout=5, control_timeout=5) as client:
+            while changing:
+                try:
+                    client.revoke("prod")
+                    client.restore("prod")
+                except keyfold.KeyfoldError:
+                    continue
+
+    await asyncio.to_thread(servers[0].enable, "prod")
+    async with running(process):
+        await receiver.came()
+        changes = asyncio.create_task(asyncio.to_thread(change))
+        try:
+            for kill in range(KILLS):
+                await receiver.came()
+                await asyncio.sleep(draw.random() * 0.3)
+                if kill % 2:
+                    await process.kill()
+                    await process.start()
+                else:
+                    victim = servers[kill // 2 % 2]
+                    await asyncio.to_thread(victim.kill)
+                    await asyncio.to_thread(victim.restart)
+        finally:
+            changing = False
+            await changes
+        whole = await asyncio.to_thread(told, servers[0].target)
+        await receiver.has(whole[-1][0])
+        assert await process.stop() == 0
+    first = list(
+        dict.fromkeys((int(e["data"]["number"]), e["data"]["id"]) for e in receiver.events)
+    )
+    expected = [each for each in whole if each[0] >= first[0][0]]
+    assert len(expected) > KILLS
+    assert first[: len(expected)] == expected
+    assert receiver.refused == 0

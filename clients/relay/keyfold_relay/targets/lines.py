@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from keyfold_relay.cloudevents import CloudEvent
-from keyfold_relay.targets.target import Limits, NotTakenError
+from keyfold_relay.targets.target import MOMENT, Limits, NotTakenError
 
-_LIMITS: Final = Limits(events=2_000, size=4 * 1024 * 1024)
+_LIMITS: Final = Limits(events=2_000, size=4 * 1024 * 1024, wait=MOMENT)
 _MODE: Final = 0o640
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from keyfold_relay.cloudevents import CloudEvent
 
@@ -23,6 +23,11 @@ class Limits:
     events: int
     size: int
     wait: float = 0.0
+
+
+MOMENT: Final = 0.05
+"""Seconds for which targets collect that take each event as it comes. A request or an fsync costs
+as much as many events, so events that come one by one go out a few together."""
 
 
 class NotTakenError(Exception):

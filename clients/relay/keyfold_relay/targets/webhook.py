@@ -14,7 +14,7 @@ from keyfold_relay import signing
 from keyfold_relay.cloudevents import BATCH, SINGLE, CloudEvent
 from keyfold_relay.config import ConfigError, SecretError, SecretPlace, WebhookTarget
 from keyfold_relay.http import Addresses, Answer, NoAnswerError, Outbound
-from keyfold_relay.targets.target import Limits, NotTakenError
+from keyfold_relay.targets.target import MOMENT, Limits, NotTakenError
 
 TIMEOUT: Final = 20.0
 """Seconds for a whole request; Standard Webhooks asks for 15 to 30."""
@@ -45,7 +45,7 @@ class Webhook:
     @property
     def limits(self) -> Limits:
         """How large a batch may be."""
-        return Limits(self._config.batch, _SIZE)
+        return Limits(self._config.batch, _SIZE, MOMENT)
 
     async def send(self, batch: Sequence[CloudEvent]) -> None:
         """POSTs a batch; a status from 200 to 299 means that the receiver has it.
