@@ -149,11 +149,12 @@ class Replica:
     async def ListEvents(  # noqa: N802
         self, request: pb.ListEventsRequest, context: Context
     ) -> pb.ListEventsResponse:
-        begin = int(request.page_token or 0)
-        end = begin + request.page_size
+        begin = max(int(request.page_token or 0), request.filter.first_number - 1)
+        last = request.filter.last_number or len(self.log.events)
+        end = min(begin + request.page_size, last)
         return pb.ListEventsResponse(
             events=self.log.events[begin:end],
-            next_page_token=str(end) if end < len(self.log.events) else "",
+            next_page_token=str(end) if end < last else "",
             store=STORE,
         )
 

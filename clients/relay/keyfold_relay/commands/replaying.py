@@ -47,11 +47,9 @@ async def again(config: Config, name: str, first: int, last: int | None) -> Exit
     """
     async with _both(config, name) as (source, target):
         sent, batch, size = 0, list[CloudEvent](), 0
-        async for event in source.events(config.targets[name].filter.message()):
-            if event.number < first:
-                continue
-            if last is not None and event.number > last:
-                break
+        wanted = config.targets[name].filter.message()
+        wanted.first_number, wanted.last_number = first, last or 0
+        async for event in source.events(wanted):
             full = len(batch) >= target.limits.events
             if batch and (full or size + len(event.body) > target.limits.size):
                 await target.send(batch)
