@@ -85,6 +85,8 @@ def test_show_tells_everything(cli: Run) -> None:
     message = json.loads(cli("events", "show", "2", "--json").out)
     assert message["detail"]["decision"]["regions"]["eu"]["state"] == "REVOKED"
     assert "no event 7" in cli("events", "show", "7", code=3).err
+    assert "no event" in cli("events", "show", str((1 << 63) - 1), code=3).err
+    assert "number" in cli("events", "show", str(1 << 63), code=2).err
 
 
 def test_status_says_who_revoked(cli: Run) -> None:

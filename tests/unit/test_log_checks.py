@@ -141,10 +141,15 @@ async def test_an_anchor_of_another_place_is_told_apart(one: Member, tmp_path: P
     assert said is not None
     forged = f"{replace(said, mark=replace(said.mark, number=99)).text} {said.signature.hex()}"
     renamed = line.replace(said.store_uid.hex(), "ab" * 16)
-    outcomes = [each.outcome for each in await held(one, theirs, renamed, forged, line[:-1], "")]
+    # No protobuf Timestamp holds that time.
+    late = line.replace(f" {said.time} ", f" {10**18 - 1} ")
+    outcomes = [
+        each.outcome for each in await held(one, theirs, renamed, forged, late, line[:-1], "")
+    ]
     assert outcomes == [
         AnchorOutcome.OTHER_STORE,
         AnchorOutcome.OTHER_STORE,
+        AnchorOutcome.FORGED,
         AnchorOutcome.FORGED,
         AnchorOutcome.FORGED,
         AnchorOutcome.FORGED,

@@ -21,6 +21,7 @@ from keyfold_server.domain.events import EventFilter
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.log import EntryKind, KeyName
 from keyfold_server.domain.rights import Caller, Identity, Rights
+from keyfold_server.rpc.messages import events
 from keyfold_server.service.events.listing import VisibleEvent
 from keyfold_server.service.life.requests import MutationCall
 from keyfold_server.service.life.revocation import RevokeRequest
@@ -214,13 +215,53 @@ async def test_a_grant_of_some_regions_shows_those(one: Member) -> None:
     await one.revoke("acme", ["eu"])
     await one.revoke("acme")
     shown = await listed(one, EventFilter(cluster="acme"), auditor('regions = ["us"]'))
-    assert [(each.regions, each.whole) for each in shown] == [
-        (("us",), False),
-        (("us",), True),
-    ]
+    # The second Revoke named no region, so it may tell of any.
+    assert [(each.regions, each.whole) for each in shown] == [(("us",), False), (("us",), False)]
+    await one.restore("acme", ["us"])
+    assert (await listed(one, EventFilter(cluster="acme"), auditor('regions = ["us"]')))[-1].whole
     whole = await listed(one, EventFilter(cluster="acme"))
-    assert [each.regions for each in whole] == [("eu", "us"), ("eu",), ("us",)]
+    assert [each.regions for each in whole] == [("eu", "us"), ("eu",), ("us",), ("us",)]
     assert all(each.whole for each in whole)
+
+
+async def test_a_grant_of_some_regions_hears_nothing_of_what_the_others_met(one: Member) -> None:
+    """What a Restore of a cluster says of one region does not show who may see another (C7)."""
+    await one.enable("ours", {"eu": "fake:one", "us": "fake:two"}, organization="a")
+    await one.revoke("ours")
+    one.house.provider.disable("fake:two")
+    await one.restore("ours")
+    which = EventFilter(action="rpc:cluster:restore")
+    [whole] = await listed(one, which)
+    assert "us" in whole.event.message
+    for narrow, seen in (('regions = ["eu"]', [("eu",)]), ('regions = ["us"]', [])):
+        shown = await listed(one, which, auditor(narrow))
+        assert [each.regions for each in shown] == seen
+        for each in shown:
+            message = events.event(each)
+            assert not message.message
+            assert not message.HasField("detail")
+
+
+async def test_a_request_that_names_a_hidden_region_shows_no_details(one: Member) -> None:
+    """Details are left out even if only the request, and not the decision, names the region."""
+    await one.enable("ours", {"eu": "fake:one", "us": "fake:two"}, organization="a")
+    await one.revoke("ours")
+    one.house.provider.disable("fake:two")
+    await one.restore("ours", ["eu", "us"])
+    [shown] = await listed(
+        one, EventFilter(action="rpc:cluster:restore"), auditor('regions = ["eu"]')
+    )
+    assert (shown.regions, shown.whole) == (("eu",), False)
+
+
+async def test_a_filter_by_key_tells_nothing_of_hidden_regions(one: Member) -> None:
+    """Nobody finds out the key of a region that is hidden by asking for events about it (C7)."""
+    await one.enable("ours", {"eu": "fake:one", "us": "fake:two"}, organization="a")
+    for narrow, uri in (("eu", "fake:one"), ("us", "fake:two")):
+        who = auditor(f'clusters = ["ours"]\nregions = ["{narrow}"]')
+        for asked in ("fake:one", "fake:two"):
+            shown = await told(one, EventFilter(key_uri=asked), who)
+            assert shown == (["enable ours done"] if asked == uri else [])
 
 
 async def test_pages_come_in_either_order(one: Member) -> None:

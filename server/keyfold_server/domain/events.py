@@ -6,6 +6,7 @@ is read from there in one place, here.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -84,14 +85,16 @@ class Event:
     @cached_property
     def regions(self) -> tuple[str, ...]:
         """The regions that the event concerns, sorted: those that it changed or that it names."""
-        named: set[str] = set()
         if self.decision is not None:
-            named.update(self.decision.get("regions", ()))
-        elif self.kind is EntryKind.ATTEMPT:
-            named.update(self.request.get("regions", ()))
-            named.update(spec["region"] for spec in self.request.get("region_specs", ()))
-            named.add(self.request.get("region", ""))
-        return tuple(sorted(named - {""}))
+            return tuple(sorted(self.decision.get("regions", ())))
+        return tuple(sorted(self.named_regions)) if self.kind is EntryKind.ATTEMPT else ()
+
+    @cached_property
+    def named_regions(self) -> frozenset[str]:
+        """The regions that the request names; empty: it means the whole cluster, or none."""
+        named = {self.request.get("region") or "", *self.request.get("regions", ())}
+        named.update(spec["region"] for spec in self.request.get("region_specs", ()))
+        return frozenset(named - {""})
 
     @property
     def reason(self) -> str:
@@ -107,13 +110,26 @@ class Event:
     def uris(self) -> frozenset[str]:
         """The uris of the root keys that the event concerns or names."""
         found = set() if self.key is None else {self.key.uri}
+        spec = self.request.get("key_spec")
+        if spec:
+            found.add(str(spec["uri"]))
+        return frozenset(found - {""}).union(*self._uris_by_region.values())
+
+    def uris_of(self, regions: Collection[str]) -> frozenset[str]:
+        """Returns the uris of the root keys that the event names for some regions."""
+        named = self._uris_by_region
+        return frozenset().union(*(named.get(region, ()) for region in regions))
+
+    @cached_property
+    def _uris_by_region(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
         if self.decision is not None:
-            decided = self.decision.get("regions", {})
-            found.update(str(told.get("uri", "")) for told in decided.values())
-        specs = [self.request.get("key_spec")]
-        specs += [spec.get("key_spec") for spec in self.request.get("region_specs", ())]
-        found.update(str(spec["uri"]) for spec in specs if spec)
-        return frozenset(found - {""})
+            for region, told in self.decision.get("regions", {}).items():
+                found.setdefault(region, set()).add(str(told.get("uri", "")))
+        for spec in self.request.get("region_specs", ()):
+            if spec.get("key_spec"):
+                found.setdefault(spec["region"], set()).add(str(spec["key_spec"]["uri"]))
+        return {region: uris - {""} for region, uris in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,10 @@ class Rights(Protocol):
         """
         ...
 
+    def covers_all_regions(self, rpc: str, cluster: str, organization: str | None) -> bool:
+        """Says whether a grant with a role for a method covers a cluster, whatever the region."""
+        ...
+
     def check(self, rpc: str) -> None:
         """Refuses a method that no grant of the caller allows, whatever the request names.
 

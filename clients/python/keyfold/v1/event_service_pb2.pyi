@@ -217,7 +217,8 @@ class Event(_message.Message):
     @_builtins.property
     def detail(self) -> _struct_pb2.Struct:
         """The request in `request`, and what was decided in `decision`, each if there is one. It holds no
-        key material. It is left out for callers who may not see all regions of the event.
+        key material. For a caller who may see only some regions of the cluster, it is left out, and
+        `message`, `kms_request_id` and the root key with it, unless the request named nothing else.
         """
 
     def __init__(

@@ -154,6 +154,13 @@ class GrantedRights:
             for grant in self._with_role(rpc)
         )
 
+    def covers_all_regions(self, rpc: str, cluster: str, organization: str | None) -> bool:
+        """Says whether a grant with a role covers all of a cluster; see `domain.rights.Rights`."""
+        return any(
+            grant.covers(cluster, organization) and grant.covers_region(None)
+            for grant in self._with_role(rpc)
+        )
+
     def _with_role(self, rpc: str | None) -> Iterable[Grant]:
         """Returns the grants with a role for a method; None: all grants."""
         if rpc is None:

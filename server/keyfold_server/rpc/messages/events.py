@@ -47,17 +47,17 @@ def event(shown: VisibleEvent) -> pb.Event:
         reason=told.reason,
         request_id=told.request_id,
         trace_id=told.trace_id,
-        kms_request_id=told.kms_request_id,
-        message=told.message,
         replica=told.replica,
         epoch=told.epoch or 0,
     )
+    if not shown.whole:
+        return message
+    message.message, message.kms_request_id = told.message, told.kms_request_id
     if told.key is not None:
         message.key_type, message.key_uri = told.key.type, told.key.uri
         message.key_principal = told.key.principal
-    if shown.whole:
-        detail = {"request": told.request, "decision": told.decision}
-        message.detail.CopyFrom(_struct({name: each for name, each in detail.items() if each}))
+    detail = {"request": told.request, "decision": told.decision}
+    message.detail.CopyFrom(_struct({name: each for name, each in detail.items() if each}))
     return message
 
 

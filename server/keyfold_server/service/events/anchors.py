@@ -29,6 +29,9 @@ _FORM: Final = re.compile(
     re.ASCII,
 )
 
+_LATEST: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999, after which a protobuf Timestamp holds no time."""
+
 _PURPOSE: Final = "anchor of the log"
 
 
@@ -107,7 +110,7 @@ def signed(log: LogMarks, mac: Mac) -> SignedAnchor:
 def parsed(line: str) -> Anchor | None:
     """Returns what a line says, whoever made it; None if it has not the form of an anchor."""
     found = _FORM.fullmatch(line.strip())
-    if found is None:
+    if found is None or int(found["time"]) > _LATEST:
         return None
     entry, mac = (b"" if found[n] == "-" else bytes.fromhex(found[n]) for n in ("entry", "mac"))
     return Anchor(

@@ -9,7 +9,7 @@ nothing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
@@ -65,12 +65,20 @@ class VisibleEvent:
     Attributes:
         event: The event.
         regions: The regions of the event that the caller may see.
-        whole: Whether those are all of them, so that the caller may see the event's details.
+        whole: Whether nothing in the event can concern another region, so that the caller may see
+            its details, its message and its root key, too.
     """
 
     event: Event
     regions: tuple[str, ...]
     whole: bool
+
+    def shows_key(self, uri: str | None) -> bool:
+        """Says whether what the caller may see names a root key, or no key is asked for.
+
+        Otherwise a filter would tell which key a hidden region has (protocol C7).
+        """
+        return uri is None or self.whole or uri in self.event.uris_of(self.regions)
 
 
 class Events:
@@ -175,7 +183,7 @@ class Events:
             for event in events
             if which.selects(event, by_root=placed and event.root in used)
         )
-        return [each for each in found if each is not None]
+        return [each for each in found if each is not None and each.shows_key(which.key_uri)]
 
     def _token(self, number: int, asked: bytes) -> str:
         """Returns the token of the page that begins after an entry."""
@@ -220,12 +228,22 @@ def visible(
     if event.root is not None:
         return VisibleEvent(event, (), whole=True) if event.root in used else None
     cluster, organization = event.cluster, event.organization
-    if cluster is None or not regions:
-        # An event that names no region concerns all that the cluster has.
-        seen = rights.covers(_RPC, cluster, organization)
-        return VisibleEvent(event, (), whole=True) if seen else None
-    mine = tuple(r for r in regions if rights.covers(_RPC, cluster, organization, r))
-    return VisibleEvent(event, mine, whole=mine == regions) if mine else None
+    if cluster is None or rights.covers_all_regions(_RPC, cluster, organization):
+        seen = cluster is not None or rights.covers(_RPC, None, organization)
+        return VisibleEvent(event, regions, whole=True) if seen else None
+    if not rights.covers(_RPC, cluster, organization):
+        return None
+
+    def mine(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(r for r in names if rights.covers(_RPC, cluster, organization, r))
+
+    seen_regions, named = mine(regions), event.named_regions
+    if regions and not seen_regions:
+        return None
+    # What a request for the whole cluster met may be told of any region: Restore's message names
+    # the regions that stay revoked, which the decision does not have.
+    whole = bool(named) and seen_regions == regions and len(mine(named)) == len(named)
+    return VisibleEvent(event, seen_regions, whole=whole)
 
 
 def _query(

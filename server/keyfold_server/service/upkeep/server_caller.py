@@ -46,6 +46,11 @@ class _AutoRotateRights:
         del rpc, cluster, organization, region
         return False
 
+    def covers_all_regions(self, rpc: str, cluster: str, organization: str | None) -> bool:
+        """Covers nothing, since this caller reads no events."""
+        del rpc, cluster, organization
+        return False
+
     @property
     def digest(self) -> bytes:
         """The same as long as the server runs: these rights never change."""

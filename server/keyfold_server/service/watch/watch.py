@@ -423,7 +423,8 @@ class Watch:
         if not which.selects(event, by_root=by_root):
             return None
         used = frozenset((item.root,)) if users and item.root is not None else frozenset()
-        return visible(event, self._rights, used, whole=self._whole)
+        shown = visible(event, self._rights, used, whole=self._whole)
+        return shown if shown is not None and shown.shows_key(which.key_uri) else None
 
     def _may_read(self, user: KeyUser) -> bool:
         return self._rights.covers(READING, user.cluster, user.organization, user.region)

@@ -20,6 +20,9 @@ from keyfold.v1 import event_service_pb2 as api
 LIMIT = 50
 """Events that `list` shows if --limit does not say how many."""
 
+_MOST = (1 << 63) - 1
+"""The highest number that a request can name."""
+
 OfCluster = Annotated[
     str, typer.Option("--cluster", help="Only events about this cluster.", show_default=False)
 ]
@@ -103,7 +106,7 @@ def list_events(  # noqa: PLR0913, PLR0917  one argument for each option
 
 def show(
     session: Session,
-    number: Annotated[int, typer.Argument(min=1, help="The number of the event.")],
+    number: Annotated[int, typer.Argument(min=1, max=_MOST, help="The number of the event.")],
 ) -> None:
     """Show one event with everything that is known of it."""
     narrow = EventFilter(first=number, last=number)
