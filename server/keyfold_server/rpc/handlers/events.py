@@ -7,7 +7,7 @@ from typing import Final
 from keyfold.v1 import event_service_pb2 as pb
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc.handlers.unary import OnMessages, UnaryMethod
-from keyfold_server.rpc.messages import events, watch
+from keyfold_server.rpc.messages import events, requests, watch
 from keyfold_server.rpc.messages.replies import time_of
 from keyfold_server.service.loop_turns import one_by_one
 from keyfold_server.service.replica import Replica
@@ -94,7 +94,9 @@ class EventMethods:
     async def _delete_cursor(
         self, asked: pb.DeleteCursorRequest, caller: Caller, _deadline: float
     ) -> pb.DeleteCursorResponse:
-        await self._replica.watches.cursors.delete(caller, asked.cursor, asked.caller)
+        await self._replica.watches.cursors.delete(
+            caller, asked.cursor, requests.sought(asked.caller, "caller") or ""
+        )
         return pb.DeleteCursorResponse()
 
     @property

@@ -12,6 +12,7 @@ from keyfold_server.domain.errors import InvalidPageError
 from keyfold_server.domain.events import EventFilter
 from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.usage import MINUTE, UsageFilter
+from keyfold_server.rpc.messages import requests
 from keyfold_server.rpc.messages.replies import time_of
 from keyfold_server.service.events.anchors import AnchorCheck, AnchorOutcome
 from keyfold_server.service.events.listing import VisibleEvent
@@ -97,6 +98,7 @@ def event_filter(message: pb.EventFilter) -> EventFilter:
     Raises:
         InvalidPageError: A kind is a number that the contract does not list, or a time is not
             one that the contract allows.
+        MalformedRequestError: A text holds a NUL.
     """
     unknown = [number for number in message.kinds if number not in _OF]
     if unknown:
@@ -104,16 +106,16 @@ def event_filter(message: pb.EventFilter) -> EventFilter:
             "the contract does not list this kind of event; leave it out", field="filter.kinds"
         )
     return EventFilter(
-        cluster=message.cluster or None,
-        organization=message.organization or None,
-        key_uri=message.key_uri or None,
-        caller=message.caller or None,
+        cluster=requests.sought(message.cluster, "filter.cluster"),
+        organization=requests.sought(message.organization, "filter.organization"),
+        key_uri=requests.sought(message.key_uri, "filter.key_uri"),
+        caller=requests.sought(message.caller, "filter.caller"),
         kinds=frozenset(_OF[number] for number in message.kinds),
-        outcome=message.outcome or None,
+        outcome=requests.sought(message.outcome, "filter.outcome"),
         only_refused=message.only_refused,
         start=_milliseconds(message, "start_time"),
         end=_milliseconds(message, "end_time"),
-        action=message.action or None,
+        action=requests.sought(message.action, "filter.action"),
         first=_number(message.first_number, "first_number"),
         last=_number(message.last_number, "last_number") or None,
     )
@@ -130,9 +132,9 @@ def usage_filter(message: pb.ListUsageRequest) -> UsageFilter:
     """Returns the filter of ListUsage."""
     span = message.span.ToMilliseconds() if message.HasField("span") else MINUTE
     return UsageFilter(
-        cluster=message.cluster or None,
-        organization=message.organization or None,
-        caller=message.caller or None,
+        cluster=requests.sought(message.cluster, "cluster"),
+        organization=requests.sought(message.organization, "organization"),
+        caller=requests.sought(message.caller, "caller"),
         start=_milliseconds(message, "start_time"),
         end=_milliseconds(message, "end_time"),
         span=span,

@@ -56,6 +56,20 @@ def decode(kind: type[_M], data: bytes) -> _M:
         ) from None
 
 
+def sought(text: str, field: str) -> str | None:
+    """Returns a text that a request looks for, or None if it is empty.
+
+    Raises:
+        MalformedRequestError: The text holds a NUL. No name has one, and not every database can
+            look for it.
+    """
+    if "\0" in text:
+        raise MalformedRequestError(
+            f"{field} holds the character NUL, which no name has; take it out", field=field
+        )
+    return text or None
+
+
 def key_spec(message: res.KeySpec) -> KeySpec:
     """Returns a key spec.
 
@@ -193,7 +207,8 @@ def _scope(message: pb.TestKeyRequest | pb.GetAccessPolicyRequest) -> Scope:
 
 def recheck_request(message: pb.RecheckRequest) -> RecheckRequest:
     """Returns the request of Recheck."""
-    return RecheckRequest(message.cluster, tuple(message.regions), message.key_uri)
+    key_uri = sought(message.key_uri, "key_uri") or ""
+    return RecheckRequest(message.cluster, tuple(message.regions), key_uri)
 
 
 def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:
@@ -201,6 +216,7 @@ def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:
 
     Raises:
         InvalidPageError: The state or health is a number that the contract does not list.
+        MalformedRequestError: A text holds a NUL.
     """
     if message.state and message.state not in _STATES:
         raise InvalidPageError("the contract does not list this state; leave it out", field="state")
@@ -209,9 +225,9 @@ def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:
             "the contract does not list this health; leave it out", field="health"
         )
     return ClusterFilter(
-        organization=message.organization or None,
+        organization=sought(message.organization, "organization"),
         state=_STATES.get(message.state),
         health=_HEALTH.get(message.health),
-        key_uri=message.key_uri or None,
+        key_uri=sought(message.key_uri, "key_uri"),
         can_wrap=message.can_wrap if message.HasField("can_wrap") else None,
     )

@@ -9,7 +9,7 @@ from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cursors import CursorReport
 from keyfold_server.domain.errors import ClusterBannedError
 from keyfold_server.domain.watching import WatchRequest
-from keyfold_server.rpc.messages import events
+from keyfold_server.rpc.messages import events, requests
 from keyfold_server.rpc.messages.replies import HEALTH, STATES, span, time_of
 from keyfold_server.service.events.listing import VisibleEvent
 from keyfold_server.service.watch.looks import Look, RegionLook
@@ -26,7 +26,7 @@ def watch_request(message: pb.WatchEventsRequest) -> WatchRequest:
     """
     return WatchRequest(
         clusters=frozenset(message.clusters),
-        organization=message.organization or None,
+        organization=requests.sought(message.organization, "organization"),
         states=message.states,
         events=message.events,
         which=events.event_filter(message.filter),
