@@ -254,6 +254,25 @@ async def test_a_request_that_names_a_hidden_region_shows_no_details(one: Member
     assert (shown.regions, shown.whole) == (("eu",), False)
 
 
+async def test_a_refused_request_is_found_by_the_regions_and_keys_that_it_names(
+    one: Member,
+) -> None:
+    """Who tried to use a key shows, though nothing came of it, and in its own region only (C7)."""
+    one.house.provider.disable("fake:two")
+    for attempt in (
+        one.enable("ours", {"us": "fake:two"}, organization="a"),
+        one.add_regions({"ap": "fake:two"}),
+        one.rotate({"us": "fake:two"}),
+    ):
+        with pytest.raises(KeyDisabledError):
+            await attempt
+    which = EventFilter(key_uri="fake:two", kinds=frozenset([EntryKind.ATTEMPT]))
+    assert [each.regions for each in await listed(one, which)] == [("us",), ("ap",), ("us",)]
+    us = await listed(one, which, auditor('regions = ["us"]'))
+    assert [(each.regions, each.whole) for each in us] == [(("us",), True)] * 2
+    assert await listed(one, which, auditor('regions = ["eu"]')) == []
+
+
 async def test_a_filter_by_key_tells_nothing_of_hidden_regions(one: Member) -> None:
     """Nobody finds out the key of a region that is hidden by asking for events about it (C7)."""
     await one.enable("ours", {"eu": "fake:one", "us": "fake:two"}, organization="a")

@@ -93,7 +93,7 @@ class Event:
     def named_regions(self) -> frozenset[str]:
         """The regions that the request names; empty: it means the whole cluster, or none."""
         named = {self.request.get("region") or "", *self.request.get("regions", ())}
-        named.update(spec["region"] for spec in self.request.get("region_specs", ()))
+        named.update(spec["region"] for spec in self.request.get("specs", ()))
         return frozenset(named - {""})
 
     @property
@@ -126,7 +126,7 @@ class Event:
         if self.decision is not None:
             for region, told in self.decision.get("regions", {}).items():
                 found.setdefault(region, set()).add(str(told.get("uri", "")))
-        for spec in self.request.get("region_specs", ()):
+        for spec in self.request.get("specs", ()):
             if spec.get("key_spec"):
                 found.setdefault(spec["region"], set()).add(str(spec["key_spec"]["uri"]))
         return {region: uris - {""} for region, uris in found.items()}
