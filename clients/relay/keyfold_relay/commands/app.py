@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -33,6 +33,9 @@ Exit codes:
   4  a target's cursor has expired
   5  Keyfold gave no events, or a target did not take them""",
 )
+
+_MOST: Final = (1 << 63) - 1
+"""The highest number that a request can name."""
 
 File = Annotated[Path, typer.Argument(help="The TOML file.", show_default=False)]
 Target = Annotated[str, typer.Argument(help="A target's name in the file.", show_default=False)]
@@ -64,10 +67,12 @@ def replay(
     file: File,
     target: Target,
     first: Annotated[
-        int | None, typer.Option(min=1, help="Send the events again from this number on.")
+        int | None,
+        typer.Option(min=1, max=_MOST, help="Send the events again from this number on."),
     ] = None,
     last: Annotated[
-        int | None, typer.Option(min=1, help="The last number to send; the newest if left out.")
+        int | None,
+        typer.Option(min=1, max=_MOST, help="The last number to send; the newest if left out."),
     ] = None,
 ) -> None:
     """Send what is parked, or a range of the log again.
@@ -81,6 +86,8 @@ def replay(
         if last is not None:
             _fail("--last needs --first", ExitCode.INVALID)
         _end(_run(replaying.waiting(loaded, target)))
+    if last is not None and last < first:
+        _fail("--last is before --first", ExitCode.INVALID)
     _end(_run(replaying.again(loaded, target, first, last)))
 
 
@@ -88,7 +95,9 @@ def replay(
 def skip(
     file: File,
     target: Target,
-    to: Annotated[int, typer.Option(min=1, help="The number of the last event to skip.")],
+    to: Annotated[
+        int, typer.Option(min=1, max=_MOST, help="The number of the last event to skip.")
+    ],
 ) -> None:
     """Move a target's cursor past events that it will never take; prints them as JSON Lines."""
     loaded = _load(file, target)
