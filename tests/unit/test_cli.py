@@ -47,6 +47,7 @@ COMMANDS = {
     "status": ["status", "prod"],
     "clusters": ["clusters"],
     "watch": ["watch", "prod"],
+    "usage": ["usage"],
     "events list": ["events", "list"],
     "events show": ["events", "show", "1"],
     "events verify": ["events", "verify"],

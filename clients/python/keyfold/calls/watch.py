@@ -22,6 +22,7 @@ from keyfold.errors import (
     UnavailableError,
     WatchTooSlowError,
 )
+from keyfold.errors import KeyfoldError
 from keyfold.models.watch import (
     ClusterState,
     Cursor,
@@ -211,3 +212,7 @@ def _cursors(response: api.ListCursorsResponse) -> tuple[Cursor, ...]:
 
 def _nothing(_: api.DeleteCursorResponse) -> None:
     return None
+
+
+def ignored(_: KeyfoldError | None) -> None:
+    """Takes the end of a stream, of which nobody wants to hear."""

@@ -14,6 +14,7 @@ prompt, never from arguments. The exit code tells the kind of error:
     7  over a limit of Keyfold or of the KMS
     8  the server does not know the caller, or does not permit the call
     9  no answer within the deadline
+    10  a probe found a broken promise, such as a revoked key that still opened
 
 The modules: `app` lists the commands, `commands/` implements them, `input/` reads options and
 files, `output/` prints, `session` connects, and `errors` maps errors to messages and exit codes.
