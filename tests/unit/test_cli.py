@@ -71,6 +71,7 @@ ANSWERS = {
     "events list": "ListEvents",
     "events verify": "VerifyEvents",
     "events anchor": "GetAnchor",
+    "usage": "ListUsage",
 }
 """The RPC whose response a command prints, if it is not that of the command's name."""
 
@@ -310,7 +311,7 @@ def test_json_of_every_command(cli: Cli, command: str) -> None:
         Parse(ran.out, event_service_pb2.Event())
         return
     name = ANSWERS.get(command, command.title().replace("-", ""))
-    contract = event_service_pb2 if command.startswith("events ") else api
+    contract = event_service_pb2 if command.startswith(("events ", "usage")) else api
     Parse(ran.out, getattr(contract, f"{name}Response")())
     camel = {"keySpec", "wrappedKey", "keyVersion", "alreadyCurrent", "nextPageToken"}
     assert not any(word.encode() in ran.out for word in camel)

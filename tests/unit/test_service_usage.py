@@ -152,8 +152,12 @@ async def test_a_caller_sees_its_own(one: Member) -> None:
     assert [e.key.cluster for e in await listed(one, rights=auditor("acme"))] == ["acme"]
     assert await listed(one, UsageFilter(cluster="rival"), auditor("acme")) == []
     assert await listed(one, rights=auditor("acme", "us")) == []
+    use(one, region="")
+    await one.replica.usage_recorder.flush()
+    assert [e.key.region for e in await listed(one, rights=auditor("acme", "eu"))] == ["eu"]
+    assert len(await listed(one, rights=auditor("acme"))) == 2
     assert await listed(one, UsageFilter(organization="acme"), auditor("rival")) == []
-    assert len(await listed(one)) == 2
+    assert len(await listed(one)) == 3
 
 
 async def test_pages(one: Member) -> None:

@@ -13,7 +13,7 @@ import grpc
 
 from keyfold.calls import watch as calls
 from keyfold.calls.events import EVERY_EVENT, EventFilter
-from keyfold.calls.watch import PATIENCE, WatchState, clock
+from keyfold.calls.watch import PATIENCE, WatchState, clock, ignored
 from keyfold.client.connection import Connection
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
@@ -119,10 +119,6 @@ class Watch:
             stream.cancel()
 
 
-def _ignored(_: KeyfoldError | None) -> None:
-    """Does nothing."""
-
-
 class Watching(Connection):
     """The calls that watch, and those about cursors."""
 
@@ -136,7 +132,7 @@ class Watching(Connection):
         narrow: EventFilter = EVERY_EVENT,
         resume_token: str = "",
         cursor: str = "",
-        on_break: Callable[[KeyfoldError | None], None] = _ignored,
+        on_break: Callable[[KeyfoldError | None], None] = ignored,
     ) -> Watch:
         """Watches the states of clusters, the events about them, or both.
 

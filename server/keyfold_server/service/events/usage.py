@@ -124,7 +124,12 @@ class Usage:
             organization = cluster.organization if isinstance(cluster, Cluster) else None
             if which.organization not in (None, organization):
                 continue
-            if rights.covers(_RPC, key.cluster, organization, key.region or None):
+            # A count without a region is of all regions, hidden ones among them.
+            if (
+                rights.covers(_RPC, key.cluster, organization, key.region)
+                if key.region
+                else rights.covers_all_regions(_RPC, key.cluster, organization)
+            ):
                 shown.append(UsageCount(key, organization, count))
         return shown
 
