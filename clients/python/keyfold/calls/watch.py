@@ -22,7 +22,6 @@ from keyfold.errors import (
     UnavailableError,
     WatchTooSlowError,
 )
-from keyfold.errors import KeyfoldError
 from keyfold.models.watch import (
     ClusterState,
     Cursor,
