@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -342,3 +343,27 @@ async def test_replay_ends_when_it_has_caught_up() -> None:
     assert await delivery.run(until=250) is Ending.CAUGHT_UP
     assert target.got == list(range(1, 251))
     assert source.cursors[CURSOR] == 250
+
+
+async def test_a_rolled_back_store_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A3: another event in the place of one that the target has is told, and delivered, too."""
+    source, target = FakeSource(20), FakeTarget()
+    async with delivering(source, target) as running:
+        await target.has(20)
+        assert "rolled back" not in caplog.text
+        # The store comes back as it was at event 10, and goes on in another way.
+        source.events[10:] = [replace(each, id=f"{each.id}x") for each in source.events[10:]]
+        faults = [NotNowError("the server was restarted", "UNAVAILABLE")]
+
+        def fault() -> Exception | None:
+            if len(target.got) == 20:
+                source.cursors[CURSOR] = 8
+            return faults.pop() if faults else None
+
+        source.fault = fault
+        source.nudge()
+        await until(lambda: len(target.got) >= 32)
+        assert await running.drained() is Ending.DRAINED
+    assert target.got[20:] == list(range(9, 21))
+    [told] = [each for each in caplog.records if each.levelname == "CRITICAL"]
+    assert "another event 11" in told.getMessage()

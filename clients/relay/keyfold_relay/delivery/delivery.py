@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from enum import Enum
 from typing import Final
@@ -32,6 +33,9 @@ that is killed sends the events of this time again."""
 
 KNOCK_EVERY: Final = 3_600.0
 """Seconds after which a parked target is tried again."""
+
+_REMEMBERED: Final = 10_000
+"""Events that a target has taken last, whose ids the relay remembers."""
 
 _SOURCE_AGAIN: Final = 5.0
 """Most seconds until Keyfold is asked again: replicas come and go, and events must not wait."""
@@ -106,6 +110,7 @@ class Delivery:
         self._failing_since: float | None = None
         self._outages = 0
         self._until: int | None = None
+        self._ids: OrderedDict[int, str] = OrderedDict()
         self._delivered = meters.delivered.labels(name)
         self._retries = meters.retries.labels(name)
         self._arrival = meters.arrival.labels(name)
@@ -247,6 +252,7 @@ class Delivery:
         Raises:
             ParkedError: The target is parked.
         """
+        self._compare(events)
         begin, failures = 0, 0
         while begin < len(events):
             part = events[begin : begin + self._most]
@@ -276,6 +282,23 @@ class Delivery:
         self._sending = None
         return True
 
+    def _compare(self, events: Sequence[CloudEvent]) -> None:
+        """Says so if the store has another event in the place of one that the target has.
+
+        An event that comes again has the same id. So the store was rolled back, and the target has
+        events that it no longer has. The delivery goes on: the target shall have both.
+        """
+        changed = next((e for e in events if self._ids.get(e.number, e.id) != e.id), None)
+        if changed is not None:
+            _log.critical(
+                "the store has another event %d than the one that this target has: it was rolled "
+                "back, or replaced. What the target has from there on is gone from the store; keep "
+                "it, and compare",
+                changed.number,
+                extra=self._labels(),
+            )
+            self._ids.clear()
+
     def _not_taken(self, part: Sequence[CloudEvent], error: NotTakenError) -> None:
         self._retries.inc()
         now = self._clock.monotonic()
@@ -299,6 +322,9 @@ class Delivery:
             _log.info("the target takes events again", extra=self._labels(first=part[0].number))
         self._become("delivering")
         self.count += len(part)
+        self._ids.update((event.number, event.id) for event in part)
+        while len(self._ids) > _REMEMBERED:
+            self._ids.popitem(last=False)
         self._delivered.inc(len(part))
         now = self._clock.now()
         for event in part:
