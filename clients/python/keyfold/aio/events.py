@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterable
 
 from keyfold.aio.connection import Connection
 from keyfold.calls import events as calls
+from keyfold.calls.call import next_page
 from keyfold.calls.events import EVERY_EVENT, EventFilter, EventPage, LogWalk
-from keyfold.calls.usage import ALL_USAGE, UsageFilter, UsagePage, first_usage, next_usage
+from keyfold.calls.usage import ALL_USAGE, UsageFilter, UsagePage, first_usage
 from keyfold.models.events import Anchor, Event, Verification
 from keyfold.models.usage import UsageCount
 
@@ -41,7 +42,7 @@ class Events(Connection):
             response = await self.send(page, timeout=timeout)
             for event in page.read(response):
                 yield event
-            page = calls.next_events(page, response)
+            page = next_page(page, response)
 
     async def list_usage(
         self,
@@ -65,7 +66,7 @@ class Events(Connection):
             response = await self.send(page, timeout=timeout)
             for count in page.read(response):
                 yield count
-            page = next_usage(page, response)
+            page = next_page(page, response)
 
     async def verify_events(
         self, anchors: Iterable[str] = (), *, timeout: float | None = None

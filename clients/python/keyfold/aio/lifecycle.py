@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from keyfold import calls
 from keyfold.aio.connection import Connection
 from keyfold.calls import pages
+from keyfold.calls.call import next_page
 from keyfold.calls.pages import EVERYTHING, ClusterFilter, Page
 from keyfold.models.access_policy import AccessPolicy
 from keyfold.models.key_test import KeyTest
@@ -253,5 +254,5 @@ class Lifecycle(Connection):
                 yield cluster
             spoilt += response.not_authentic
             banned += response.banned
-            page = pages.next_page(page, response)
+            page = next_page(page, response)
         pages.check_usable(spoilt, banned)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -45,3 +45,14 @@ class Call(Generic[Response, Result]):
     plane: Plane = Plane.DATA
     request_id: str | None = None
     service: str = KEYS
+
+
+def next_page(page: Call[Response, Result], response: Response) -> Call[Response, Result] | None:
+    """Prepares the call for the page after one of a list, or returns None after the last page."""
+    token: str = getattr(response, "next_page_token")  # noqa: B009  no type has it in common
+    if not token:
+        return None
+    request: Any = type(page.request)()
+    request.CopyFrom(page.request)
+    request.page_token = token
+    return replace(page, request=request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
@@ -82,15 +82,6 @@ def first_events(narrow: EventFilter, *, newest_first: bool, page_size: int) -> 
         filter=narrow.to_message(), newest_first=newest_first, page_size=page_size
     )
     return Call("ListEvents", request, events_of, Plane.CONTROL, service=EVENTS)
-
-
-def next_events(page: EventPage, response: api.ListEventsResponse) -> EventPage | None:
-    """Prepares the call for the page after `page`, or returns None after the last page."""
-    if not response.next_page_token:
-        return None
-    request = api.ListEventsRequest.FromString(page.request.SerializeToString())
-    request.page_token = response.next_page_token
-    return replace(page, request=request)
 
 
 def events_of(response: api.ListEventsResponse) -> tuple[Event, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from keyfold.calls.call import Call, Plane
@@ -51,15 +51,6 @@ def first_page(narrow: ClusterFilter, page_size: int) -> Page:
         can_wrap=narrow.can_wrap,
     )
     return Call("ListClusters", request, clusters_of, Plane.CONTROL)
-
-
-def next_page(page: Page, response: api.ListClustersResponse) -> Page | None:
-    """Prepares the call for the page after `page`, or returns None after the last page."""
-    if not response.next_page_token:
-        return None
-    request = api.ListClustersRequest.FromString(page.request.SerializeToString())
-    request.page_token = response.next_page_token
-    return replace(page, request=request)
 
 
 def check_usable(not_authentic: Iterable[str], banned: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
@@ -59,15 +59,6 @@ def first_usage(narrow: UsageFilter, page_size: int) -> UsagePage:
         page_size=page_size,
     )
     return Call("ListUsage", request, usage_of, Plane.CONTROL, service=EVENTS)
-
-
-def next_usage(page: UsagePage, response: api.ListUsageResponse) -> UsagePage | None:
-    """Prepares the call for the page after `page`, or returns None after the last page."""
-    if not response.next_page_token:
-        return None
-    request = api.ListUsageRequest.FromString(page.request.SerializeToString())
-    request.page_token = response.next_page_token
-    return replace(page, request=request)
 
 
 def usage_of(response: api.ListUsageResponse) -> tuple[UsageCount, ...]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from keyfold.calls import events as calls
+from keyfold.calls.call import next_page
 from keyfold.calls.events import EVERY_EVENT, EventFilter, EventPage, LogWalk
-from keyfold.calls.usage import ALL_USAGE, UsageFilter, UsagePage, first_usage, next_usage
+from keyfold.calls.usage import ALL_USAGE, UsageFilter, UsagePage, first_usage
 from keyfold.client.connection import Connection
 from keyfold.models.events import Anchor, Event, Verification
 from keyfold.models.usage import UsageCount
@@ -43,7 +44,7 @@ class Events(Connection):
             response = self.send(page, timeout=timeout)
             for event in page.read(response):
                 yield event
-            page = calls.next_events(page, response)
+            page = next_page(page, response)
 
     def list_usage(
         self,
@@ -67,7 +68,7 @@ class Events(Connection):
             response = self.send(page, timeout=timeout)
             for count in page.read(response):
                 yield count
-            page = next_usage(page, response)
+            page = next_page(page, response)
 
     def verify_events(
         self, anchors: Iterable[str] = (), *, timeout: float | None = None

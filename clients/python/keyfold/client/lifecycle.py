@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from keyfold import calls
 from keyfold.calls import pages
+from keyfold.calls.call import next_page
 from keyfold.calls.pages import EVERYTHING, ClusterFilter, Page
 from keyfold.client.connection import Connection
 from keyfold.models.access_policy import AccessPolicy
@@ -255,5 +256,5 @@ class Lifecycle(Connection):
                 yield cluster
             spoilt += response.not_authentic
             banned += response.banned
-            page = pages.next_page(page, response)
+            page = next_page(page, response)
         pages.check_usable(spoilt, banned)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final, Self
 import typer
 
 from keyfold.calls import events as calls
+from keyfold.calls.call import next_page
 from keyfold.calls.events import EventFilter, EventPage
 from keyfold.cli.errors import InputError
 from keyfold.cli.session import Session, json_of
@@ -79,7 +80,7 @@ class Export:
             for event in response.events:
                 self.file.write(json_of(event, indent=None).encode() + b"\n")
             self.file.flush()
-            page = calls.next_events(page, response)
+            page = next_page(page, response)
 
     def _check_last(self, session: Session) -> None:
         """Checks that the last event of the file is the one that the server's log has."""

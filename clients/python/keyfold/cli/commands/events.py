@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from keyfold.calls import events as calls
+from keyfold.calls.call import next_page
 from keyfold.calls.events import EventFilter, EventPage, LogWalk
 from keyfold.cli.commands.event_export import Export
 from keyfold.cli.errors import ExitCode, InputError
@@ -95,7 +96,7 @@ def list_events(  # noqa: PLR0913, PLR0917  one argument for each option
     while page is not None and (not limit or len(whole.events) < limit):
         response = session.client.send(page)
         whole.events.extend(response.events)
-        page = calls.next_events(page, response)
+        page = next_page(page, response)
     if limit:
         del whole.events[limit:]
     if session.json:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from keyfold import calls
 from keyfold.calls import pages
+from keyfold.calls.call import next_page
 from keyfold.calls.events import EventFilter
 from keyfold.calls.pages import ClusterFilter
 from keyfold.cli.commands.status_watch import INTERVAL, watch_status
@@ -147,7 +148,7 @@ def clusters(
         whole.clusters.extend(response.clusters)
         whole.not_authentic.extend(response.not_authentic)
         whole.banned.extend(response.banned)
-        page = pages.next_page(page, response)
+        page = next_page(page, response)
     if session.json:
         typer.echo(json_of(whole))
     else:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from keyfold.calls.usage import UsageFilter, UsagePage, first_usage, next_usage, usage_of
+from keyfold.calls.call import next_page
+from keyfold.calls.usage import UsageFilter, UsagePage, first_usage, usage_of
 from keyfold.cli.commands.events import ByCaller, Since, Until
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.values import moment, seconds
@@ -58,7 +59,7 @@ def usage(
     while page is not None and (not limit or len(whole.counts) < limit):
         response = session.client.send(page)
         whole.counts.extend(response.counts)
-        page = next_usage(page, response)
+        page = next_page(page, response)
     more = page is not None or (limit and len(whole.counts) > limit)
     if limit:
         del whole.counts[limit:]
