@@ -73,32 +73,21 @@ class Upsert(Protocol):
         ...
 
 
-def _upsert_sqlite(
-    table: Table, *, if_later: str | None = None, adding: str | None = None
-) -> Insert:
-    insert = sqlite.insert(table)
-    fresh: dict[str, ColumnElement[Any]] = {
-        c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key
-    }
-    if adding is not None:
-        fresh[adding] = table.c[adding] + insert.excluded[adding]
-    where = insert.excluded[if_later] > table.c[if_later] if if_later is not None else None
-    key = list(table.primary_key)
-    return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)
+def _upserting(inserting: Callable[[Table], sqlite.Insert | postgresql.Insert]) -> Upsert:
+    """Returns the `Upsert` of a database, whose own `insert` has the clause for conflicts."""
 
+    def upsert(table: Table, *, if_later: str | None = None, adding: str | None = None) -> Insert:
+        insert = inserting(table)
+        fresh: dict[str, ColumnElement[Any]] = {
+            c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key
+        }
+        if adding is not None:
+            fresh[adding] = table.c[adding] + insert.excluded[adding]
+        where = insert.excluded[if_later] > table.c[if_later] if if_later is not None else None
+        key = list(table.primary_key)
+        return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)
 
-def _upsert_postgresql(
-    table: Table, *, if_later: str | None = None, adding: str | None = None
-) -> Insert:
-    insert = postgresql.insert(table)
-    fresh: dict[str, ColumnElement[Any]] = {
-        c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key
-    }
-    if adding is not None:
-        fresh[adding] = table.c[adding] + insert.excluded[adding]
-    where = insert.excluded[if_later] > table.c[if_later] if if_later is not None else None
-    key = list(table.primary_key)
-    return insert.on_conflict_do_update(index_elements=key, set_=fresh, where=where)
+    return upsert
 
 
 # A promoted standby begins a new timeline with its first write, and the names of its log files
@@ -185,7 +174,7 @@ SQLITE: Final = Dialect(
     locks_rows=False,
     one_process=True,
     tries=3,
-    upsert=_upsert_sqlite,
+    upsert=_upserting(sqlite.insert),
     time=None,
     undeferred=None,
     notify=None,
@@ -199,7 +188,7 @@ POSTGRESQL: Final = Dialect(
     locks_rows=True,
     one_process=False,
     tries=6,
-    upsert=_upsert_postgresql,
+    upsert=_upserting(postgresql.insert),
     time=text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"),
     # A deferred constraint's trigger could undo rows at the commit, after everything was checked.
     undeferred=text("SET CONSTRAINTS ALL IMMEDIATE"),
