@@ -136,9 +136,13 @@ class Observation:
         return self.after(stored)
 
 
+ROOT: Final = "root:"
+"""How the subjects of root keys begin; the root key id follows."""
+
+
 def root_subject(wrap: Wrap) -> str:
     """Returns the observation subject of a root key version."""
-    return f"root:{wrap.root_id}"
+    return f"{ROOT}{wrap.root_id}"
 
 
 def describe_subject(wrap: Wrap) -> str:

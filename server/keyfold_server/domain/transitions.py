@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from keyfold_server.domain.health import COULD_NOT_TELL, Health, Observation
-
-_ROOT: Final = "root:"
+from keyfold_server.domain.health import COULD_NOT_TELL, ROOT, Health, Observation
 
 _LASTING: Final = 5 * 60 * 1000
 """Milliseconds after which it counts that a KMS could not be asked about a root key."""
@@ -73,10 +71,10 @@ def transition(stored: Observation | None, new: Observation) -> Transition | Non
         stored: The earlier observation of the same subject, or None.
         new: The observation.
     """
-    now = condition(new) if new.subject.startswith(_ROOT) else None
+    now = condition(new) if new.subject.startswith(ROOT) else None
     if now is None or now is Condition.REFUSED:
         return None
     before = Condition.HEALTHY if stored is None else condition(stored)
     if before is now:
         return None
-    return Transition(new.subject.removeprefix(_ROOT), now, before or Condition.HEALTHY, new)
+    return Transition(new.subject.removeprefix(ROOT), now, before or Condition.HEALTHY, new)

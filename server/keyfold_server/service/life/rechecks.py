@@ -16,12 +16,10 @@ from keyfold_server.domain.cluster import Generation, existing
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     DeadlineError,
-    ForbiddenError,
     InvalidRecheckError,
     KeyfoldError,
     KeyNotUsedError,
     KmsError,
-    NotFoundError,
     RefusedError,
 )
 from keyfold_server.domain.health import Health
@@ -207,11 +205,7 @@ class Rechecks:
         """Returns a region for each root key of a uri, as far as the caller may recheck it."""
 
         def may(user: KeyUser) -> bool:
-            try:
-                rights.check_cluster(_RPC, user.cluster, user.organization, (user.region,))
-            except (ForbiddenError, NotFoundError):
-                return False
-            return True
+            return rights.covers(_RPC, user.cluster, user.organization, user.region)
 
         users = await self._storage.run(self._storage.store.users_of, key_uri, may)
         if not users:

@@ -14,6 +14,7 @@ from keyfold_server.store.tables import (
     log,
     log_head,
     observations,
+    root_users,
     samples,
     transitions,
     usage,
@@ -61,7 +62,7 @@ class ObservationStore:
 
     def users_of(self, key_uri: str, may: Callable[[KeyUser], bool]) -> list[KeyUser]:
         """Chooses an enabled region for each root key that has a uri."""
-        return self._transactions.read(lambda c: samples.users_of(c, key_uri, may))
+        return self._transactions.read(lambda c: root_users.under(c, key_uri, may))
 
     def claim(self, name: str, after_ms: int) -> bool:
         """Claims a piece of work that one replica must do, by the store's clock."""

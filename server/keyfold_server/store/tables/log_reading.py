@@ -16,6 +16,7 @@ from sqlalchemy import BindParameter, Connection, Select, bindparam, literal, li
 
 from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.events import Event, EventPage, LogMark, LogMarks
+from keyfold_server.domain.health import ROOT
 from keyfold_server.domain.log import EntryKind, KeyName
 from keyfold_server.store.database.trip import Step, looking_for, one_of, rows_of
 from keyfold_server.store.schema import clusters, log, meta, regions
@@ -39,13 +40,12 @@ _STEP: Final = 60 * 60 * 1000
 entry that was written while the clock was further off than that may be missing from a list that is
 bounded in time."""
 
-_ROOTS: Final = 200
+ROOTS: Final = 200
 """Most root keys of the clusters of one query. For more, the whole log is read."""
 
 _END: Final = 1 << 62
 """A number that no entry has."""
 
-_ROOT: Final = "root:"
 _NAMES: Final = tuple(log.columns.keys())
 
 
@@ -126,11 +126,11 @@ def _ways(connection: Connection, query: EventQuery) -> list[Step] | None:
         return [Step(_numbers("caller", newest), [{"value": query.caller}])]
     else:
         return None
-    subjects = select(regions.c.root_subject).where(*used).distinct().limit(_ROOTS + 1)
+    subjects = select(regions.c.root_subject).where(*used).distinct().limit(ROOTS + 1)
     found = connection.execute(subjects).scalars().all()
-    if len(found) > _ROOTS:
+    if len(found) > ROOTS:
         return None
-    roots = sorted(subject.removeprefix(_ROOT) for subject in found)
+    roots = sorted(subject.removeprefix(ROOT) for subject in found)
     steps += [
         Step(_numbers(way, newest), [{"value": root}]) for root in roots for way in ("root", "kek")
     ]
@@ -309,7 +309,7 @@ def roots_used(connection: Connection, roots: Collection[str], use: RootUse) -> 
     return frozenset(
         root
         for root in sorted(roots)
-        if connection.execute(one, {"subject": _ROOT + root}).first() is not None
+        if connection.execute(one, {"subject": ROOT + root}).first() is not None
     )
 
 

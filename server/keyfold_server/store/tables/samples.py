@@ -1,4 +1,4 @@
-"""Chooses the KEKs that the sweep, and a Recheck of a key, check next (protocol F4, F5).
+"""Chooses the KEKs that the sweep checks next (protocol F4, F5).
 
 The choice rests on observations, which decide nothing. If somebody tampers with them, the sweep
 asks a KMS too often or too seldom, and the use of no key changes.
@@ -10,23 +10,18 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import case, func, select
 
-from keyfold_server.domain.health import Health
+from keyfold_server.domain.health import ROOT, Health
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.ports import KeyUser, Sample
+from keyfold_server.domain.ports import Sample
 from keyfold_server.store.schema import clusters, observations, regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sqlalchemy import Connection
 
 _KEK: Final = observations.alias("kek")
 
 _REFUSED: Final = 4
 """Most refused KEKs of one root key that one sweep checks."""
-
-_ROOT_SUBJECT: Final = "root:"
-"""Prefix of a root key's subject; the root key's id follows, in hex."""
 
 _KEK_SUBJECT: Final = "kek:"
 """Prefix of a KEK's subject; the KEK's id follows, in hex."""
@@ -62,9 +57,9 @@ def read(connection: Connection, prefix: str) -> list[Sample]:
         .outerjoin(_KEK, _KEK.c.subject == regions.c.kek_subject)
         .where(
             regions.c.state == State.ENABLED.value,
-            root >= f"{_ROOT_SUBJECT}{prefix}",
+            root >= f"{ROOT}{prefix}",
             # The letter g comes after every hex digit.
-            root < f"{_ROOT_SUBJECT}{prefix}g",
+            root < f"{ROOT}{prefix}g",
         )
         .subquery()
     )
@@ -84,28 +79,10 @@ def read(connection: Connection, prefix: str) -> list[Sample]:
         Sample(
             cluster,
             region,
-            root.removeprefix(_ROOT_SUBJECT),
+            root.removeprefix(ROOT),
             kek.removeprefix(_KEK_SUBJECT),
             bool(refused),
             bool(followed),
         )
         for cluster, region, root, kek, refused, followed in connection.execute(chosen)
     ]
-
-
-def users_of(connection: Connection, key_uri: str, may: Callable[[KeyUser], bool]) -> list[KeyUser]:
-    """Chooses the first enabled region that may be chosen, for each root key that has a uri."""
-    using = (
-        select(regions.c.root_subject, clusters.c.name, clusters.c.organization, regions.c.name)
-        .select_from(regions)
-        .join(clusters, clusters.c.uid == regions.c.cluster_uid)
-        .where(regions.c.root_uri == key_uri, regions.c.state == State.ENABLED.value)
-        .order_by(regions.c.root_subject, clusters.c.name)
-    )
-    chosen: dict[str, KeyUser] = {}
-    for subject, *place in connection.execute(using):
-        root = subject.removeprefix(_ROOT_SUBJECT)
-        user = KeyUser(root, *place)
-        if root not in chosen and may(user):
-            chosen[root] = user
-    return list(chosen.values())
