@@ -30,7 +30,7 @@ class HalfOpen:
     Attributes:
         sent: Bytes of requests so far.
         closed: Whether the server has closed the connection.
-        reset: HTTP/2's error codes of the calls that the server ended, by stream.
+        reset: By stream, the HTTP/2 error code with which the server ended the call.
     """
 
     def __init__(self, target: str, method: str, calls: int) -> None:
@@ -110,7 +110,8 @@ class HalfOpen:
 
     def _heard(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == 3:
-            self.reset[stream] = int.from_bytes(payload, "big")
+            # Bytes of ours that cross the reset get a second one, STREAM_CLOSED (RFC 9113, 5.1).
+            self.reset.setdefault(stream, int.from_bytes(payload, "big"))
         elif kind == 4 and not flags:
             for number, value in struct.iter_unpack(">HI", payload):
                 if number == 4:
