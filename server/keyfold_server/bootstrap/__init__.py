@@ -74,6 +74,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
         log_retention=settings.log_retention,
         cursor_expiry=settings.cursor_expiry,
         usage_retention=settings.usage_retention,
+        backup_retention=settings.backup_retention,
     )
     joined = Replica(
         providers.provider,

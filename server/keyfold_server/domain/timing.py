@@ -27,6 +27,7 @@ class Timing:
         log_retention: The store keeps each entry of the log for this long at least.
         cursor_expiry: A cursor that nobody advances expires after this time.
         usage_retention: The store keeps counts of uses for this long.
+        backup_retention: The vendor keeps backups and exports for this long (`domain.retention`).
     """
 
     cache_ttl: float = 60.0
@@ -40,3 +41,4 @@ class Timing:
     log_retention: float = 400 * 86_400.0
     cursor_expiry: float = 30 * 86_400.0
     usage_retention: float = 31 * 86_400.0
+    backup_retention: float = 30 * 86_400.0

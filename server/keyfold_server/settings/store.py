@@ -74,6 +74,16 @@ class StoreSettings(BaseModel):
         "1h. A count takes about 150 bytes, and there is one for each minute, cluster, region, "
         "caller, method and outcome that occurred.",
     )
+    backup_retention: Duration = Field(
+        default=Timing().backup_retention,
+        ge=0,
+        le=36_500 * 86_400,
+        description="How long you keep backups of the store, exports and archived logs of the "
+        "database included, and backups of data that holds wrapped keys; the longest of them "
+        "counts; 0s (you keep none) to 36500d. A deletion is final this long after the store has "
+        "erased the keys. Keyfold keeps the history of superseded wraps for as long, because it "
+        "tells which old root keys backups still need.",
+    )
 
     @field_validator("store", "store_listen")
     @classmethod
