@@ -18,6 +18,7 @@ from keyfold_server.domain.errors import (
     ClusterRevokedError,
     ConcurrentChangeError,
     GenerationInUseError,
+    KeyDeletedError,
 )
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import Action
@@ -77,6 +78,8 @@ class Decision:
         told: dict[str, Any] = {"state": None}
         if now is not None:
             told = {"state": now.state.value, "type": now.key_spec.type, "uri": now.key_spec.uri}
+            if now.purge_time is not None:
+                told["purge_time"] = now.purge_time
         for what, some in (
             ("added", self.added),
             ("superseded", self.superseded),
@@ -101,6 +104,17 @@ def _retired(region: Region | None) -> set[str]:
 
 Decide = Callable[[Cluster | None], Decision]
 """A change: from the cluster under its lock, or None, to a decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A change that has to be decided by the store's clock, since a deadline follows from it.
+
+    Attributes:
+        at: Takes the store's time in milliseconds of Unix time, and returns the change.
+    """
+
+    at: Callable[[int], Decide]
 
 
 def _changed(current: Cluster, regions: Iterable[Region], now: int, *, epoch: int) -> Cluster:
@@ -236,6 +250,69 @@ def restored(expected: Cluster, regions: Iterable[str], now: int) -> Decide:
     return decide
 
 
+def deleted(name: str, regions: Iterable[str], waiting: int) -> Timed:
+    """Returns the change that deletes the named regions, all of them or none (protocol D1).
+
+    It raises the epoch as a revocation does, so that a change that was being proven meanwhile is
+    not committed over it (protocol R1).
+
+    Args:
+        name: The cluster's name.
+        regions: The names of the regions.
+        waiting: Milliseconds until Keyfold erases them.
+    """
+    wanted = tuple(regions)
+
+    def at(now: int) -> Decide:
+        def decide(current: Cluster | None) -> Decision:
+            cluster = existing(current, name)
+            moved = [_deleted(cluster.region(each), name, now, waiting) for each in wanted]
+            return Decision(_changed(cluster, moved, now, epoch=cluster.epoch + 1))
+
+        return decide
+
+    return Timed(at)
+
+
+def _deleted(region: Region, cluster: str, now: int, waiting: int) -> Region:
+    """Returns a region once it is deleted.
+
+    Raises:
+        KeyDeletedError: It is deleted already, with another waiting period.
+    """
+    if region.purge_time is not None and region.purge_time - region.state_since != waiting:
+        raise KeyDeletedError(
+            f"the key of region {region.name} is deleted already, with another waiting period; to "
+            "change the period, call UndeleteCluster first",
+            cluster=cluster,
+            region=region.name,
+            field="waiting_period",
+        )
+    return region.moved(Action.DELETE, cluster, now, purge_time=now + waiting)
+
+
+def undeleted(name: str, regions: Iterable[str], now: int) -> Decide:
+    """Returns the change that takes deletions back; the regions are then revoked (protocol D2).
+
+    It raises the epoch, as `deleted` does.
+
+    Args:
+        name: The cluster's name.
+        regions: The names of the regions; empty: those that are deleted or, if none is, all.
+        now: Milliseconds of Unix time.
+    """
+    wanted = tuple(regions)
+
+    def decide(current: Cluster | None) -> Decision:
+        cluster = existing(current, name)
+        gone = tuple(each for each in cluster.regions if each.purge_time is not None)
+        chosen = [cluster.region(each) for each in wanted] or gone or cluster.regions
+        moved = [region.moved(Action.UNDELETE, name, now) for region in chosen]
+        return Decision(_changed(cluster, moved, now, epoch=cluster.epoch + 1))
+
+    return decide
+
+
 def retired(name: str, region: str, number: int, now: int, *, back: bool) -> Decide:
     """Returns the change that takes a generation out of use, or back. It never loses a race.
 
@@ -246,6 +323,7 @@ def retired(name: str, region: str, number: int, now: int, *, back: bool) -> Dec
     def decide(current: Cluster | None) -> Decision:
         cluster = existing(current, name)
         place = cluster.region(region)
+        place.following(Action.RETIRE, name)
         generation = place.generation(number, name)
         if generation is place.newest and not back:
             raise GenerationInUseError(
@@ -329,7 +407,7 @@ class Change:
     """
 
     cluster: str
-    decide: Decide
+    decide: Decide | Timed
     event: AuditEvent
     request: RequestKey | None = None
 

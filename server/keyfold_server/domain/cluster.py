@@ -139,6 +139,8 @@ class Region:
         policy: The limits within which keys may be used without calling the KMS.
         generations: The KEKs, oldest first; never empty. The newest wraps, and all that are not
             retired unwrap.
+        purge_time: After this time Keyfold erases the region, in milliseconds of Unix time by the
+            store's clock (protocol D3). None unless the state is DELETED.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Region:
     key_spec: KeySpec
     policy: RegionPolicy
     generations: tuple[Generation, ...]
+    purge_time: int | None = None
 
     @property
     def newest(self) -> Generation:
@@ -174,14 +177,34 @@ class Region:
             field="generation",
         )
 
-    def moved(self, action: Action, cluster: str, now: int) -> Region:
-        """Returns the region after an action of the lifecycle.
+    def following(self, action: Action, cluster: str) -> State:
+        """Returns the state that an action of the lifecycle leads to.
 
         Raises:
-            RevokedError: The region's state does not allow the action.
+            StateError: The region's state does not allow the action; see `lifecycle.after`.
         """
-        state = after(self.state, action, cluster=cluster, region=self.name)
-        return self if state is self.state else replace(self, state=state, state_since=now)
+        return after(
+            self.state, action, cluster=cluster, region=self.name, purge_time=self.purge_time
+        )
+
+    def moved(
+        self, action: Action, cluster: str, now: int, *, purge_time: int | None = None
+    ) -> Region:
+        """Returns the region after an action of the lifecycle.
+
+        Args:
+            action: The action.
+            cluster: The cluster's name.
+            now: Milliseconds of Unix time.
+            purge_time: When Keyfold erases the region, if the action deletes it.
+
+        Raises:
+            StateError: The region's state does not allow the action; see `lifecycle.after`.
+        """
+        state = self.following(action, cluster)
+        if state is self.state:
+            return self
+        return replace(self, state=state, state_since=now, purge_time=purge_time)
 
 
 @dataclass(frozen=True, slots=True)

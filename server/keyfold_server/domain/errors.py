@@ -50,6 +50,9 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── RevokedError                        REVOKED
     │   ├── ClusterRevokedError                 CLUSTER_REVOKED
     │   ├── ClusterBannedError                  CLUSTER_BANNED
+    │   ├── KeyDeletedError                     KEY_DELETED
+    │   ├── NotRevokedError                     NOT_REVOKED
+    │   ├── NotDeletedError                     NOT_DELETED
     │   ├── GenerationRetiredError              GENERATION_RETIRED
     │   ├── GenerationInUseError                GENERATION_IN_USE
     │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
@@ -496,6 +499,30 @@ class ClusterBannedError(StateError):
         "Find out who wrote to the store. Have the operator run `keyfold-server seal` for the "
         "cluster, and then call Restore."
     )
+
+
+class KeyDeletedError(StateError):
+    """The region's key is deleted, and Keyfold erases it after its purge time."""
+
+    reason = "KEY_DELETED"
+    remedy = (
+        "Call UndeleteCluster before the purge time, and then Restore. To change the waiting "
+        "period, call UndeleteCluster and then DeleteCluster."
+    )
+
+
+class NotRevokedError(StateError):
+    """DeleteCluster of a region whose key is in use."""
+
+    reason = "NOT_REVOKED"
+    remedy = "Make sure that nobody needs the key any more, call Revoke, and repeat the call."
+
+
+class NotDeletedError(StateError):
+    """UndeleteCluster of a region whose key is in use."""
+
+    reason = "NOT_DELETED"
+    remedy = "Read the status: nothing has to be taken back."
 
 
 class GenerationRetiredError(StateError):

@@ -131,6 +131,7 @@ regions: Final = Table(
     _must("root_subject", Text),
     _must("kek_subject", Text),
     _later("auto_rotate", SmallInteger),
+    _later("purge_time", BigInteger),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
     Index(None, "state", "cluster_uid"),
@@ -139,7 +140,7 @@ regions: Final = Table(
     Index(None, "kek_subject"),
 )
 """`root_uri` and the subjects repeat the newest generation's wrap, only for filters.
-`auto_rotate` is 1 or NULL."""
+`auto_rotate` is 1 or NULL. `purge_time` is set where the state is DELETED, by the store's clock."""
 
 generations: Final = Table(
     "generations",

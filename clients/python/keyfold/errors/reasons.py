@@ -280,6 +280,24 @@ class ClusterBannedError(StateError):
     reason = "CLUSTER_BANNED"
 
 
+class KeyDeletedError(StateError):
+    """The region's key is deleted, and Keyfold erases it after its purge time."""
+
+    reason = "KEY_DELETED"
+
+
+class NotRevokedError(StateError):
+    """DeleteCluster of a region whose key is in use."""
+
+    reason = "NOT_REVOKED"
+
+
+class NotDeletedError(StateError):
+    """UndeleteCluster of a region whose key is in use."""
+
+    reason = "NOT_DELETED"
+
+
 class GenerationRetiredError(StateError):
     """The generation that wrapped the key was taken out of use with RetireGeneration."""
 
@@ -500,6 +518,9 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         RevokedError,
         ClusterRevokedError,
         ClusterBannedError,
+        KeyDeletedError,
+        NotRevokedError,
+        NotDeletedError,
         GenerationRetiredError,
         GenerationInUseError,
         ExternalIdNotIssuedError,

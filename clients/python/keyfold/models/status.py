@@ -28,6 +28,7 @@ class State(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     ENABLED = "ENABLED"
     REVOKED = "REVOKED"
+    DELETED = "DELETED"
 
     def to_message(self) -> resources.State.ValueType:
         """Returns the protobuf message."""

@@ -33,6 +33,10 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     """The key is in use."""
     STATE_REVOKED: _State.ValueType  # 2
     """Keyfold refuses all use of the key until Restore."""
+    STATE_DELETED: _State.ValueType  # 3
+    """Keyfold refuses all use of the key, and erases it after the purge time. UndeleteCluster takes
+    this back.
+    """
 
 class State(_State, metaclass=_StateEnumTypeWrapper):
     """The state of a region's key, which the operator sets."""
@@ -43,6 +47,10 @@ STATE_ENABLED: State.ValueType  # 1
 """The key is in use."""
 STATE_REVOKED: State.ValueType  # 2
 """Keyfold refuses all use of the key until Restore."""
+STATE_DELETED: State.ValueType  # 3
+"""Keyfold refuses all use of the key, and erases it after the purge time. UndeleteCluster takes
+this back.
+"""
 Global___State: _TypeAlias = State  # noqa: Y015
 
 class _Health:

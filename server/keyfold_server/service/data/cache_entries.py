@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from keyfold_server.domain.cluster import Cluster, Generation, Region
 from keyfold_server.domain.envelope import Kek
 from keyfold_server.domain.errors import CouldNotTellError, KmsError, NotAsked
-from keyfold_server.domain.lifecycle import Action, State, after
+from keyfold_server.domain.lifecycle import Action, State
 from keyfold_server.domain.timing import Timing
 
 NEVER = float("-inf")
@@ -148,14 +148,10 @@ class ClusterView:
 
         Raises:
             RevokedError: The region is revoked.
+            KeyDeletedError: The region is deleted.
         """
         if region.region.state is not State.ENABLED:
-            after(
-                region.region.state,
-                Action.USE,
-                cluster=self.cluster.name,
-                region=region.region.name,
-            )
+            region.region.following(Action.USE, self.cluster.name)
 
 
 class CachedKek:

@@ -189,7 +189,9 @@ class Clusters:
         for spec in specs:
             if spec.region not in there:
                 added.append(spec)
-            elif not _same(current.region(spec.region), spec):
+                continue
+            current.region(spec.region).following(Action.ADD, current.name)
+            if not _same(current.region(spec.region), spec):
                 raise RegionExistsError(
                     f"region {spec.region} has another key spec or policy; change it with Rotate",
                     cluster=current.name,
@@ -310,7 +312,7 @@ def _same(region: Region, spec: RegionSpec) -> bool:
 def _check_enabled(current: Cluster, organization: str | None, specs: Sequence[RegionSpec]) -> None:
     """Refuses an Enable of a cluster that exists with other specs."""
     for region in current.regions:
-        after(region.state, Action.ENABLE, cluster=current.name, region=region.name)
+        region.following(Action.ENABLE, current.name)
     given = {spec.region: spec for spec in specs}
     differing = sorted(
         {region.name for region in current.regions}.symmetric_difference(given)

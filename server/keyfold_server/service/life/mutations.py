@@ -21,6 +21,7 @@ from keyfold_server.domain.changes import (
     Decide,
     RecordedRequest,
     RequestKey,
+    Timed,
     unchanged,
 )
 from keyfold_server.domain.cluster import Cluster, existing
@@ -142,7 +143,7 @@ class Mutations:
         return task.result()
 
     async def commit(
-        self, call: MutationCall[MutationRequest], decide: Decide, message: str = ""
+        self, call: MutationCall[MutationRequest], decide: Decide | Timed, message: str = ""
     ) -> MutationResult:
         """Commits a change with its entry of the log and request_id, and applies it here.
 

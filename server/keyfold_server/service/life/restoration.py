@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from keyfold_server.domain.changes import restored
 from keyfold_server.domain.cluster import Cluster, Region, existing
-from keyfold_server.domain.errors import KeyfoldError, RevokedError
+from keyfold_server.domain.errors import KeyfoldError, RevokedError, StateError
 from keyfold_server.domain.keyspec import check_name, check_regions
+from keyfold_server.domain.lifecycle import Action, allows
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.requests import MutationCall, MutationResult
@@ -89,10 +90,11 @@ class Restoration:
 
     async def _restore(self, call: MutationCall[RestoreRequest], seen: Cluster) -> RestoreResult:
         request = call.request
-        names = request.regions or tuple(
-            region.name for region in seen.regions if not region.in_service
-        )
+        names = request.regions or _out_of_use(seen)
         regions = [seen.region(name) for name in names]
+        for region in regions:
+            # Before any KMS call: no proof takes a deletion back. The commit checks it again.
+            region.following(Action.RESTORE, seen.name)
         errors = await asyncio.gather(*(self._proven(seen, region) for region in regions))
         failed = {
             name: error for name, error in zip(names, errors, strict=True) if error is not None
@@ -126,17 +128,36 @@ class Restoration:
         return None
 
 
+def _out_of_use(cluster: Cluster) -> tuple[str, ...]:
+    """Returns the regions that a Restore of no named region means: the revoked ones.
+
+    Where the others are all deleted, it returns these, so that the caller learns why.
+    """
+    out = [region for region in cluster.regions if not region.in_service]
+    revoked = [region for region in out if allows(region.state, Action.RESTORE)]
+    return tuple(region.name for region in revoked or out)
+
+
 def _as_it_is(mutation: MutationResult, request: RestoreRequest) -> RestoreResult:
     """Returns the answer to a repeated request, from the cluster as it is now."""
     cluster = mutation.cluster
     names: Sequence[str] = request.regions or [region.name for region in cluster.regions]
-    failed: dict[str, KeyfoldError] = {
-        name: RevokedError(
-            f"region {name} is revoked; call Restore with a new request_id",
-            cluster=cluster.name,
-            region=name,
-        )
+    failed = {
+        name: _still_out(cluster, cluster.region(name))
         for name in names
         if not cluster.region(name).in_service
     }
     return RestoreResult(mutation, tuple(n for n in names if n not in failed), failed)
+
+
+def _still_out(cluster: Cluster, region: Region) -> KeyfoldError:
+    """Returns why a region is out of service although a Restore was carried out before."""
+    try:
+        region.following(Action.RESTORE, cluster.name)
+    except StateError as error:
+        return error
+    return RevokedError(
+        f"region {region.name} is revoked; call Restore with a new request_id",
+        cluster=cluster.name,
+        region=region.name,
+    )

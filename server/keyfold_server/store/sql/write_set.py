@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, delete, insert, update
 
-from keyfold_server.domain.changes import Change, Decision, RecordedRequest, RequestKey, parts
+from keyfold_server.domain.changes import (
+    Change,
+    Decision,
+    RecordedRequest,
+    RequestKey,
+    Timed,
+    parts,
+)
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import (
     RequestIdReusedError,
@@ -97,7 +104,7 @@ class WriteSet:
             found: The clusters that exist, by name, and those whose names are banned.
             recorded: The requests that were carried out before, by scope.
             seal: Seals the rows.
-            now: Time for the new records of requests, in milliseconds of Unix time.
+            now: Milliseconds of Unix time, by the store's clock.
         """
         self._found = found
         self._recorded = dict(recorded)
@@ -123,7 +130,10 @@ class WriteSet:
         pending = self._pending_of(change.cluster)
         self._refuse_repeated(change.request)
         current = pending.after.cluster if pending.after is not None else None
-        decision = change.decide(current)
+        decide = change.decide
+        if isinstance(decide, Timed):
+            decide = decide.at(self._now)
+        decision = decide(current)
         _check_parts(current, decision, change.cluster)
         cluster = decision.cluster
         if cluster is current:

@@ -95,6 +95,7 @@ def _region_cells(uid: bytes, region: Region) -> Cells:
         f"root:{newest.current.root_id}",
         f"kek:{newest.kek_id.hex()}",
         1 if policy.auto_rotate else None,
+        region.purge_time,
     )
 
 
@@ -148,6 +149,7 @@ def _regions(
             key_spec=KeySpec(r[4], r[5], r[6], options.decoded(r[7])),
             policy=RegionPolicy(_seconds(r[8]), _seconds(r[9]), bool(r[13])),
             generations=tuple(rings[r[1]]),
+            purge_time=r[14],
         )
 
 

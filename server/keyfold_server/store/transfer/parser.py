@@ -109,6 +109,7 @@ def _region(raw: dict[str, Any]) -> Region:
             raw["auto_rotate"],
         ),
         generations=tuple(_generation(each) for each in raw["generations"]),
+        purge_time=raw["purge_time"],
     )
 
 

@@ -188,6 +188,7 @@ def _region_record(region: Region) -> dict[str, Any]:
         "region": region.name,
         "state": region.state.value,
         "state_since": region.state_since,
+        "purge_time": region.purge_time,
         "key_spec": _key_record(region.key_spec),
         "cache_ttl_ms": _milliseconds(policy.cache_ttl),
         "outage_grace_ms": _milliseconds(policy.outage_grace),

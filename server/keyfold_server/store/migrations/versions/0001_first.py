@@ -197,6 +197,7 @@ def _clusters() -> None:
         sa.Column("root_subject", _TEXT, nullable=False),
         sa.Column("kek_subject", _TEXT, nullable=False),
         sa.Column("auto_rotate", sa.SmallInteger(), nullable=True),
+        sa.Column("purge_time", sa.BigInteger(), nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("cluster_uid", "name", name="pk_regions"),
         sa.ForeignKeyConstraint(
