@@ -85,6 +85,8 @@ class KeyUse:
         kek_id: The KEK.
         retired: Whether the generation is out of use.
         newest: Whether the generation is the one that wraps.
+        rechecked: Whether Recheck of the region asks the KMS about this root key version, because
+            the newest generation's current wrap is under it, too.
         wrap: The number of the wrap within the generation.
         key_type: The provider's type.
         uri: The root key's uri.
@@ -105,6 +107,7 @@ class KeyUse:
     kek_id: bytes
     retired: bool
     newest: bool
+    rechecked: bool
     wrap: int
     key_type: str
     uri: str

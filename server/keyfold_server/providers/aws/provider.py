@@ -50,6 +50,7 @@ from keyfold_server.providers.aws.answers import request_id
 from keyfold_server.providers.aws.credentials import under
 from keyfold_server.providers.aws.denials import denied_by_our_own_account
 from keyfold_server.providers.aws.errors import BROKEN, translate
+from keyfold_server.providers.aws.foresight import Foresight
 from keyfold_server.providers.aws.key_states import of_state
 from keyfold_server.providers.aws.principals import Canary, Roles
 from keyfold_server.providers.aws.uri import KeyArn, check_role, identity, key_arn, replica_uri
@@ -60,7 +61,7 @@ _MOST_CIPHERTEXT: Final = 6_144
 """Most bytes that AWS decrypts."""
 
 
-class AwsKmsProvider:
+class AwsKmsProvider(Foresight):
     """Root keys in AWS KMS. Safe for many threads."""
 
     def __init__(

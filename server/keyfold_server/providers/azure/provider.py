@@ -46,6 +46,7 @@ from keyfold_server.domain.provider import (
 from keyfold_server.providers.azure.access import access_policy
 from keyfold_server.providers.azure.calls import Calls
 from keyfold_server.providers.azure.ciphertext import Sealed
+from keyfold_server.providers.azure.foresight import Foresight
 from keyfold_server.providers.azure.logins import Logins
 from keyfold_server.providers.azure.principals import Applications
 from keyfold_server.providers.azure.uri import KeyUri, Places, origin_of, principal
@@ -54,7 +55,7 @@ from keyfold_server.providers.shared.opening import opening
 from keyfold_server.providers.shared.origins import configured_origin
 
 
-class AzureKeyVaultProvider:
+class AzureKeyVaultProvider(Foresight):
     """Root keys in Azure Key Vault and Managed HSM. Safe for many threads."""
 
     def __init__(

@@ -175,6 +175,15 @@ def origin_of(uri: str) -> str:
     return _parts(uri)[0]
 
 
+def version_of(uri: str) -> str:
+    """Returns the version that a key's uri pins, or an empty string; so does an empty uri.
+
+    Raises:
+        InvalidKeySpecError: The text is not the uri of a key.
+    """
+    return _parts(uri)[2] if uri else ""
+
+
 def _parts(uri: str) -> tuple[str, str, str]:
     """Returns origin, name and version of a key's uri."""
     found = _KEY.fullmatch(uri)

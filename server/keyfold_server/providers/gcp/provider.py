@@ -59,6 +59,7 @@ from keyfold_server.providers.gcp.errors import (
     of_state,
     translate,
 )
+from keyfold_server.providers.gcp.foresight import Foresight
 from keyfold_server.providers.gcp.principals import ServiceAccounts
 from keyfold_server.providers.gcp.uri import canonical, check_account, project
 from keyfold_server.providers.shared.deadlines import within
@@ -74,7 +75,7 @@ _Encrypt: Any = service.EncryptRequest.pb()
 _Decrypt: Any = service.DecryptRequest.pb()
 
 
-class GcpKmsProvider:
+class GcpKmsProvider(Foresight):
     """Root keys in Google Cloud KMS. Safe for many threads."""
 
     def __init__(

@@ -48,6 +48,7 @@ from keyfold_server.domain.provider import (
     Wrapped,
 )
 from keyfold_server.providers.local.contents import VersionState
+from keyfold_server.providers.local.foresight import Foresight
 from keyfold_server.providers.local.key_file import Contents, KeyFile, KeyFileError
 
 _log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class _Loaded:
         return cls(keys, contents.stamp)
 
 
-class LocalProvider:
+class LocalProvider(Foresight):
     """Root keys in a development key file. Safe for many threads.
 
     The provider looks at the file on every call and reads it again when it has changed, so that

@@ -49,6 +49,7 @@ from keyfold_server.providers.shared.opening import opening
 from keyfold_server.providers.shared.principals import Principals
 from keyfold_server.providers.vault.access import access_policy
 from keyfold_server.providers.vault.errors import BROKEN, Fault, StatusError, about_key, translate
+from keyfold_server.providers.vault.foresight import Foresight
 from keyfold_server.providers.vault.origins import Origin, Origins
 from keyfold_server.providers.vault.sessions import Sessions
 from keyfold_server.providers.vault.uri import KeyUri, check_principal, key_uri
@@ -69,7 +70,7 @@ The server looks at the type only if the key does not exist and the token may cr
 refuses, so wrapping creates no key, whatever the token may do, and needs no call before it."""
 
 
-class VaultTransitProvider:
+class VaultTransitProvider(Foresight):
     """Root keys in transit secrets engines. Safe for many threads."""
 
     def __init__(
