@@ -1021,7 +1021,9 @@ class EnableRequest(_message.Message):
 
     @_builtins.property
     def region_specs(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.RegionSpec]:
-        """Required. One spec per region, at most 64."""
+        """One spec per region, at most 64. Required for each region, unless the organization's
+        `default_key` says what a region without a key spec gets: then a region of `regions` needs none.
+        """
 
     def __init__(
         self,
@@ -1108,7 +1110,7 @@ class AddRegionsRequest(_message.Message):
 
     @_builtins.property
     def region_specs(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.RegionSpec]:
-        """Required. One spec per region. A region that the cluster has with the same spec does not
+        """One spec per region, as in Enable. A region that the cluster has with the same spec does not
         change; with another spec the call fails with ALREADY_EXISTS.
         """
 

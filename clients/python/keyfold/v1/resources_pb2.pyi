@@ -125,6 +125,8 @@ class _KeyOwnerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyOwner.Val
     """The customer: the cluster's own key spec names the root key."""
     KEY_OWNER_PLATFORM: _KeyOwner.ValueType  # 2
     """The vendor: the region uses the vendor's own key, because the customer did not bring one."""
+    KEY_OWNER_ORGANIZATION: _KeyOwner.ValueType  # 3
+    """The customer: the region uses a key link of the cluster's organization."""
 
 class KeyOwner(_KeyOwner, metaclass=_KeyOwnerEnumTypeWrapper):
     """The owner of the root key that a region uses."""
@@ -135,6 +137,8 @@ KEY_OWNER_CLUSTER: KeyOwner.ValueType  # 1
 """The customer: the cluster's own key spec names the root key."""
 KEY_OWNER_PLATFORM: KeyOwner.ValueType  # 2
 """The vendor: the region uses the vendor's own key, because the customer did not bring one."""
+KEY_OWNER_ORGANIZATION: KeyOwner.ValueType  # 3
+"""The customer: the region uses a key link of the cluster's organization."""
 Global___KeyOwner: _TypeAlias = KeyOwner  # noqa: Y015
 
 @_typing.final
@@ -256,6 +260,7 @@ class RegionSpec(_message.Message):
     KEY_SPEC_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     REPLICA_OF_FIELD_NUMBER: _builtins.int
+    KEY_LINK_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """Required. The vendor's name of the region: 1 to 128 characters of `A-Z a-z 0-9 . _ -`, the
     first of which is a letter or digit.
@@ -265,10 +270,16 @@ class RegionSpec(_message.Message):
     then uses its own replica of that region's multi-Region key. AWS KMS has such keys (`mrk-…`).
     Keyfold proves the replica like any other key.
     """
+    key_link: _builtins.str
+    """Optional. A key link of the cluster's organization, in place of a key_spec: the region then uses
+    the link's key, and the status says so. Rotate takes it, too, and a later Rotate with a key_spec
+    leaves the link.
+    """
     @_builtins.property
     def key_spec(self) -> Global___KeySpec:
-        """The root key. Required in Enable and AddRegions, unless `replica_of` is set. In Rotate, unset
-        keeps the region's root key and moves to its newest version.
+        """The root key. In Enable and AddRegions, unset takes what the organization's `default_key` says,
+        unless `replica_of` or `key_link` is set. In Rotate, unset keeps the region's root key and moves
+        to its newest version.
         """
 
     @_builtins.property
@@ -284,10 +295,11 @@ class RegionSpec(_message.Message):
         key_spec: Global___KeySpec | None = ...,
         policy: Global___RegionPolicy | None = ...,
         replica_of: _builtins.str = ...,
+        key_link: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "policy", b"policy", "region", b"region", "replica_of", b"replica_of"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_link", b"key_link", "key_spec", b"key_spec", "policy", b"policy", "region", b"region", "replica_of", b"replica_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,6 +463,7 @@ class RegionStatus(_message.Message):
     KEY_REGION_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     CAN_DESCRIBE_FIELD_NUMBER: _builtins.int
+    KEY_LINK_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The vendor's name of the region."""
     state: Global___State.ValueType
@@ -473,6 +486,8 @@ class RegionStatus(_message.Message):
     """True if Keyfold may describe the root key, which it can do without; unset if Keyfold has not
     tried, if the provider cannot describe keys, or if the region is revoked.
     """
+    key_link: _builtins.str
+    """The key link of the cluster's organization whose key the region uses; empty if it uses none."""
     @_builtins.property
     def key_spec(self) -> Global___KeySpec:
         """The key spec as the operator wrote it."""
@@ -532,10 +547,11 @@ class RegionStatus(_message.Message):
         key_region: _builtins.str = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
         can_describe: _builtins.bool | None = ...,
+        key_link: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "health_time", b"health_time", "key_spec", b"key_spec", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "policy", b"policy", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "health", b"health", "health_time", b"health_time", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "region", b"region", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "health", b"health", "health_time", b"health_time", "key_link", b"key_link", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "region", b"region", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__can_describe: _TypeAlias = _typing.Literal["can_describe"]  # noqa: Y015
     _WhichOneofArgType__can_describe: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe"]  # noqa: Y015
