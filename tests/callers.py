@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from keyfold_server.access.policy.development import AnyKey, Development
-from keyfold_server.access.policy.grants import Grant, Pattern, Patterns, Role
+from keyfold_server.access.policy.grants import Grant, Role
 from keyfold_server.access.policy.rights import CachedPolicy, Policy
+from keyfold_server.domain.patterns import Pattern, Patterns
 from keyfold_server.domain.rights import Caller, Identity, Rights
 
 POLICIES: Final = Development()

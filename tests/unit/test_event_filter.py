@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from builders import NOW, a_cluster, a_region, an_event, applied, attempted, enabling
 from fakes import FakeClock
-from keyfold_server.access.policy.grants import Grant, Pattern, Patterns, Role
+from keyfold_server.access.policy.grants import Grant, Role
 from keyfold_server.access.policy.rights import GrantedRights
 from keyfold_server.domain.changes import Change, revoked
 from keyfold_server.domain.events import Event, EventFilter, EventQuery
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.log import Attempt, EntryKind
+from keyfold_server.domain.patterns import Pattern, Patterns
 from keyfold_server.domain.rights import Identity
 from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.events.listing import Events

@@ -13,13 +13,13 @@ from keyfold_server.access.policy.grants import (
     ROLES,
     RULES,
     KeyGrant,
-    Pattern,
     Role,
     caller_pattern,
     rule,
 )
 from keyfold_server.domain.errors import NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.patterns import Pattern
 
 _TEXTS = st.text("ab/:", max_size=12)
 _PATTERNS = st.text("ab/:*", max_size=8)

@@ -14,16 +14,7 @@ from hypothesis import strategies as st
 from builders import a_cluster
 from keyfold_server.access.policy import rights as policy_module
 from keyfold_server.access.policy.development import Development
-from keyfold_server.access.policy.grants import (
-    KEY_SEPARATORS,
-    ROLES,
-    RULES,
-    Grant,
-    KeyGrant,
-    Pattern,
-    Patterns,
-    Role,
-)
+from keyfold_server.access.policy.grants import KEY_SEPARATORS, ROLES, RULES, Grant, KeyGrant, Role
 from keyfold_server.access.policy.rights import CachedPolicy, GrantedRights, Policy, purposes
 from keyfold_server.domain.cluster import existing
 from keyfold_server.domain.errors import (
@@ -34,6 +25,7 @@ from keyfold_server.domain.errors import (
     RegionNotFoundError,
 )
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.patterns import Pattern, Patterns
 from keyfold_server.domain.rights import Identity, Purpose, Rights, Verdict
 
 _ME = Identity(("local",), "loopback")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from callers import caller
-from keyfold_server.access.policy.grants import Grant, Pattern, Patterns, Role
+from keyfold_server.access.policy.grants import Grant, Role
 from keyfold_server.access.policy.rights import CachedPolicy, Policy
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
@@ -25,6 +25,7 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.health import Health
+from keyfold_server.domain.patterns import Pattern, Patterns
 from keyfold_server.domain.rights import Caller, Identity
 from keyfold_server.service.life import rechecks
 from keyfold_server.service.life.rechecks import RecheckRequest, RecheckResult

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from callers import EVERYTHING
-from keyfold_server.access.policy.grants import Grant, Pattern, Patterns, Role
+from keyfold_server.access.policy.grants import Grant, Role
 from keyfold_server.access.policy.rights import CachedPolicy, Policy
 from keyfold_server.domain.errors import (
     InvalidPageError,
     StoreStaleError,
     StoreUnavailableError,
 )
+from keyfold_server.domain.patterns import Pattern, Patterns
 from keyfold_server.domain.rights import Identity, Rights
 from keyfold_server.domain.usage import MINUTE, UsageFilter
 from keyfold_server.service.events.usage import UsageCount

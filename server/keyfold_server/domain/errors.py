@@ -21,6 +21,9 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── TooManyRegionsError                 TOO_MANY_REGIONS
     │   ├── RegionMismatchError                 REGION_MISMATCH
     │   ├── OrganizationMismatchError           ORGANIZATION_MISMATCH
+    │   ├── InvalidOrganizationError            INVALID_ORGANIZATION
+    │   ├── InvalidKeyLinkError                 INVALID_KEY_LINK
+    │   ├── InvalidUpdateMaskError              INVALID_UPDATE_MASK
     │   ├── InvalidReasonError                  INVALID_REASON
     │   ├── RequestIdReusedError                REQUEST_ID_REUSED
     │   ├── NotAWrappedKeyError                 NOT_A_WRAPPED_KEY
@@ -42,10 +45,14 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── ClusterNotFoundError                CLUSTER_NOT_FOUND
     │   ├── RegionNotFoundError                 REGION_NOT_FOUND
     │   ├── GenerationNotFoundError             GENERATION_NOT_FOUND
+    │   ├── OrganizationNotFoundError           ORGANIZATION_NOT_FOUND
+    │   ├── KeyLinkNotFoundError                KEY_LINK_NOT_FOUND
     │   └── CursorNotFoundError                 CURSOR_NOT_FOUND
     ├── AlreadyExistsError                      it exists, and differs from the request
     │   ├── ClusterExistsError                  CLUSTER_EXISTS
-    │   └── RegionExistsError                   REGION_EXISTS
+    │   ├── RegionExistsError                   REGION_EXISTS
+    │   ├── OrganizationExistsError             ORGANIZATION_EXISTS
+    │   └── KeyLinkExistsError                  KEY_LINK_EXISTS
     ├── StateError                              the state forbids the call
     │   ├── RevokedError                        REVOKED
     │   ├── ClusterRevokedError                 CLUSTER_REVOKED
@@ -58,10 +65,19 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── ExternalIdNotIssuedError            EXTERNAL_ID_NOT_ISSUED
     │   ├── KeyElsewhereError                   KEY_ELSEWHERE
     │   ├── KeyVersionPinnedError               KEY_VERSION_PINNED
+    │   ├── OrganizationNotEmptyError           ORGANIZATION_NOT_EMPTY
+    │   ├── KeyLinkInUseError                   KEY_LINK_IN_USE
+    │   ├── KeyLinkMissingError                 KEY_LINK_MISSING
+    │   ├── KeyLinkAmbiguousError               KEY_LINK_AMBIGUOUS
+    │   ├── KeyLinkElsewhereError               KEY_LINK_ELSEWHERE
+    │   ├── ClusterNameNotAllowedError          CLUSTER_NAME_NOT_ALLOWED
+    │   ├── TooManyClustersError                TOO_MANY_CLUSTERS
+    │   ├── TooManyKeyLinksError                TOO_MANY_KEY_LINKS
     │   ├── CursorExpiredError                  CURSOR_EXPIRED
     │   └── TooManyCursorsError                 TOO_MANY_CURSORS
     ├── ConflictError                           another change came first; try again
     │   ├── ConcurrentChangeError               CONCURRENT_CHANGE
+    │   ├── EtagMismatchError                   ETAG_MISMATCH
     │   ├── RequestInProgressError              REQUEST_IN_PROGRESS
     │   ├── CursorTakenError                    CURSOR_TAKEN
     │   └── WatchTooSlowError                   WATCH_TOO_SLOW
@@ -285,6 +301,27 @@ class OrganizationMismatchError(InvalidInputError):
     remedy = "Leave the organization out, or check the cluster's name."
 
 
+class InvalidOrganizationError(InvalidInputError):
+    """A value of an organization is out of bounds, or one of its patterns narrows nothing."""
+
+    reason = "INVALID_ORGANIZATION"
+    remedy = "Correct the field that the message names."
+
+
+class InvalidKeyLinkError(InvalidInputError):
+    """A key link has no place or two, a key that no link can have, or a value out of bounds."""
+
+    reason = "INVALID_KEY_LINK"
+    remedy = "Give a region or a geo, and a key of the customer's own. The message says what to do."
+
+
+class InvalidUpdateMaskError(InvalidInputError):
+    """The update_mask names a field that cannot be changed, or the request changes nothing."""
+
+    reason = "INVALID_UPDATE_MASK"
+    remedy = "Name fields that the message lists, or set at least one of them."
+
+
 class InvalidReasonError(InvalidInputError):
     """A reason for the audit trail is longer than 1,024 characters."""
 
@@ -445,6 +482,20 @@ class GenerationNotFoundError(NotFoundError):
     remedy = "Check the region's generations with GetStatus."
 
 
+class OrganizationNotFoundError(NotFoundError):
+    """The organization does not exist, or the caller may not see it."""
+
+    reason = "ORGANIZATION_NOT_FOUND"
+    remedy = "Check the name with ListOrganizations, or make it with CreateOrganization."
+
+
+class KeyLinkNotFoundError(NotFoundError):
+    """The organization has no key link of this name, or the caller may not see it."""
+
+    reason = "KEY_LINK_NOT_FOUND"
+    remedy = "Check the name with ListKeyLinks, or link the key with CreateKeyLink."
+
+
 class CursorNotFoundError(NotFoundError):
     """The caller has no cursor of this name."""
 
@@ -468,6 +519,20 @@ class RegionExistsError(AlreadyExistsError):
 
     reason = "REGION_EXISTS"
     remedy = "Move a region to another key with Rotate."
+
+
+class OrganizationExistsError(AlreadyExistsError):
+    """CreateOrganization of one that was made before, with other settings."""
+
+    reason = "ORGANIZATION_EXISTS"
+    remedy = "Change it with UpdateOrganization."
+
+
+class KeyLinkExistsError(AlreadyExistsError):
+    """The organization has a link of this name, or one of this provider for this region."""
+
+    reason = "KEY_LINK_EXISTS"
+    remedy = "Change the link that the message names with UpdateKeyLink, or delete it first."
 
 
 class StateError(KeyfoldError):
@@ -565,6 +630,65 @@ class KeyVersionPinnedError(StateError):
     )
 
 
+class OrganizationNotEmptyError(StateError):
+    """DeleteOrganization of one that has clusters or key links."""
+
+    reason = "ORGANIZATION_NOT_EMPTY"
+    remedy = "Delete the clusters and key links that the message names first."
+
+
+class KeyLinkInUseError(StateError):
+    """Regions use the key link, so it cannot be deleted or get another key."""
+
+    reason = "KEY_LINK_IN_USE"
+    remedy = "Move the regions that the message names to another key with Rotate first."
+
+
+class KeyLinkMissingError(StateError):
+    """A region is to use its organization's key link, and there is none for the region."""
+
+    reason = "KEY_LINK_MISSING"
+    remedy = "Link a key for the region with CreateKeyLink, or give the region a key spec."
+
+
+class KeyLinkAmbiguousError(StateError):
+    """A region is to use its organization's key link, and there are several for the region."""
+
+    reason = "KEY_LINK_AMBIGUOUS"
+    remedy = "Name one of the links that the message lists, as the region's key_link."
+
+
+class KeyLinkElsewhereError(StateError):
+    """The key link is for another region, or was not proven in this one."""
+
+    reason = "KEY_LINK_ELSEWHERE"
+    remedy = (
+        "Name a key link for this region. If the link's geo has gained the region, replicate the "
+        "key there, and call UpdateKeyLink with the key that the link has."
+    )
+
+
+class ClusterNameNotAllowedError(StateError):
+    """The organization's cluster_patterns do not allow the name of the new cluster."""
+
+    reason = "CLUSTER_NAME_NOT_ALLOWED"
+    remedy = "Use a name that the patterns in the message allow, or have the patterns changed."
+
+
+class TooManyClustersError(StateError):
+    """The organization has as many clusters as it may."""
+
+    reason = "TOO_MANY_CLUSTERS"
+    remedy = "Delete a cluster, or have the organization's max_clusters raised."
+
+
+class TooManyKeyLinksError(StateError):
+    """The organization has as many key links as it may."""
+
+    reason = "TOO_MANY_KEY_LINKS"
+    remedy = "Delete a key link, or have the organization's max_key_links raised."
+
+
 class CursorExpiredError(StateError):
     """Nobody advanced the cursor for so long that pruning no longer waits for it."""
 
@@ -591,6 +715,13 @@ class ConcurrentChangeError(ConflictError):
 
     reason = "CONCURRENT_CHANGE"
     remedy = "Read the status, and repeat the request if you still want the change."
+
+
+class EtagMismatchError(ConflictError):
+    """The organization or key link has changed since it had the etag of the request."""
+
+    reason = "ETAG_MISMATCH"
+    remedy = "Read it, and repeat the request with its etag if you still want the change."
 
 
 class RequestInProgressError(ConflictError):

@@ -124,6 +124,24 @@ class OrganizationMismatchError(InvalidInputError):
     reason = "ORGANIZATION_MISMATCH"
 
 
+class InvalidOrganizationError(InvalidInputError):
+    """A value of an organization is out of bounds, or one of its patterns narrows nothing."""
+
+    reason = "INVALID_ORGANIZATION"
+
+
+class InvalidKeyLinkError(InvalidInputError):
+    """A key link has no place or two, a key that no link can have, or a value out of bounds."""
+
+    reason = "INVALID_KEY_LINK"
+
+
+class InvalidUpdateMaskError(InvalidInputError):
+    """The update_mask names a field that cannot be changed, or the request changes nothing."""
+
+    reason = "INVALID_UPDATE_MASK"
+
+
 class InvalidReasonError(InvalidInputError):
     """A reason for the audit trail is longer than 1,024 characters."""
 
@@ -244,6 +262,18 @@ class GenerationNotFoundError(NotFoundError):
     reason = "GENERATION_NOT_FOUND"
 
 
+class OrganizationNotFoundError(NotFoundError):
+    """The organization does not exist, or the caller may not see it."""
+
+    reason = "ORGANIZATION_NOT_FOUND"
+
+
+class KeyLinkNotFoundError(NotFoundError):
+    """The organization has no key link of this name, or the caller may not see it."""
+
+    reason = "KEY_LINK_NOT_FOUND"
+
+
 class CursorNotFoundError(NotFoundError):
     """The caller has no cursor of this name."""
 
@@ -260,6 +290,18 @@ class RegionExistsError(AlreadyExistsError):
     """AddRegions of a region that exists with a different key spec."""
 
     reason = "REGION_EXISTS"
+
+
+class OrganizationExistsError(AlreadyExistsError):
+    """CreateOrganization of one that was made before, with other settings."""
+
+    reason = "ORGANIZATION_EXISTS"
+
+
+class KeyLinkExistsError(AlreadyExistsError):
+    """The organization has a link of this name, or one of this provider for this region."""
+
+    reason = "KEY_LINK_EXISTS"
 
 
 class RevokedError(StateError):
@@ -328,6 +370,54 @@ class KeyVersionPinnedError(StateError):
     reason = "KEY_VERSION_PINNED"
 
 
+class OrganizationNotEmptyError(StateError):
+    """DeleteOrganization of one that has clusters or key links."""
+
+    reason = "ORGANIZATION_NOT_EMPTY"
+
+
+class KeyLinkInUseError(StateError):
+    """Regions use the key link, so it cannot be deleted or get another key."""
+
+    reason = "KEY_LINK_IN_USE"
+
+
+class KeyLinkMissingError(StateError):
+    """A region is to use its organization's key link, and there is none for the region."""
+
+    reason = "KEY_LINK_MISSING"
+
+
+class KeyLinkAmbiguousError(StateError):
+    """A region is to use its organization's key link, and there are several for the region."""
+
+    reason = "KEY_LINK_AMBIGUOUS"
+
+
+class KeyLinkElsewhereError(StateError):
+    """The key link is for another region, or was not proven in this one."""
+
+    reason = "KEY_LINK_ELSEWHERE"
+
+
+class ClusterNameNotAllowedError(StateError):
+    """The organization's cluster_patterns do not allow the name of the new cluster."""
+
+    reason = "CLUSTER_NAME_NOT_ALLOWED"
+
+
+class TooManyClustersError(StateError):
+    """The organization has as many clusters as it may."""
+
+    reason = "TOO_MANY_CLUSTERS"
+
+
+class TooManyKeyLinksError(StateError):
+    """The organization has as many key links as it may."""
+
+    reason = "TOO_MANY_KEY_LINKS"
+
+
 class CursorExpiredError(StateError):
     """Nobody advanced the cursor for so long that pruning no longer waits for it."""
 
@@ -344,6 +434,12 @@ class ConcurrentChangeError(ConflictError):
     """The cluster changed while Keyfold carried out the request."""
 
     reason = "CONCURRENT_CHANGE"
+
+
+class EtagMismatchError(ConflictError):
+    """The organization or key link has changed since it had the etag of the request."""
+
+    reason = "ETAG_MISMATCH"
 
 
 class RequestInProgressError(ConflictError):
@@ -492,6 +588,9 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         TooManyRegionsError,
         RegionMismatchError,
         OrganizationMismatchError,
+        InvalidOrganizationError,
+        InvalidKeyLinkError,
+        InvalidUpdateMaskError,
         InvalidReasonError,
         InvalidRecheckError,
         RequestIdReusedError,
@@ -512,9 +611,13 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         RegionNotFoundError,
         KeyNotUsedError,
         GenerationNotFoundError,
+        OrganizationNotFoundError,
+        KeyLinkNotFoundError,
         CursorNotFoundError,
         ClusterExistsError,
         RegionExistsError,
+        OrganizationExistsError,
+        KeyLinkExistsError,
         RevokedError,
         ClusterRevokedError,
         ClusterBannedError,
@@ -526,9 +629,18 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         ExternalIdNotIssuedError,
         KeyElsewhereError,
         KeyVersionPinnedError,
+        OrganizationNotEmptyError,
+        KeyLinkInUseError,
+        KeyLinkMissingError,
+        KeyLinkAmbiguousError,
+        KeyLinkElsewhereError,
+        ClusterNameNotAllowedError,
+        TooManyClustersError,
+        TooManyKeyLinksError,
         CursorExpiredError,
         TooManyCursorsError,
         ConcurrentChangeError,
+        EtagMismatchError,
         RequestInProgressError,
         CursorTakenError,
         WatchTooSlowError,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from keyfold_server.access.policy.grants import Grant, KeyGrant, Pattern, Patterns, Role
+from keyfold_server.access.policy.grants import Grant, KeyGrant, Role
 from keyfold_server.access.policy.rights import CachedPolicy, Policy
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.patterns import Pattern, Patterns
 from keyfold_server.domain.rights import Identity, Rights
 
 WARNING: Final = (

@@ -18,14 +18,13 @@ from keyfold_server.access.policy.grants import (
     ROLES,
     Grant,
     KeyGrant,
-    Pattern,
-    Patterns,
     Role,
     caller_pattern,
 )
 from keyfold_server.access.policy.rights import NOBODY, Policy
 from keyfold_server.domain.errors import SetupError
 from keyfold_server.domain.keyspec import MAX_URI, PLATFORM
+from keyfold_server.domain.patterns import Pattern, Patterns
 
 _T = TypeVar("_T")
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from keyfold_server.access.policy.grants import Grant, Patterns, Role, rule
+from keyfold_server.access.policy.grants import Grant, Role, rule
 from keyfold_server.domain.cluster import no_cluster, no_region
 from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.patterns import Patterns
 from keyfold_server.domain.rights import DENIED, HIDDEN, Coverage, Identity, Purpose, Use, Verdict
 
 ROLE_OF: Final[Mapping[Purpose, Role]] = {
