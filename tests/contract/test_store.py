@@ -248,8 +248,11 @@ def test_a_cluster_reads_as_it_was_written(store: SqlStore) -> None:
             replace(eu.newest, current=wrap, retired_at=NOW + 3),
             a_generation(number=2),
         ),
+        geo="EU",
     )
-    cluster = a_cluster("acme", [eu, a_region("us")], organization="acme-org")
+    us = replace(a_region("us"), replica_of="eu")
+    cluster = a_cluster("acme", [eu, us], organization="acme-org")
+    cluster = replace(cluster, declared=("eu", "us"))
     made = applied(store, enabling(cluster))
     assert (made.cluster, made.number, len(made.entry_id)) == (cluster, 1, 16)
     assert store.cluster("acme") == cluster

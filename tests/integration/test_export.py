@@ -180,8 +180,11 @@ def fill(store: SqlStore) -> None:
         key_spec=replace(
             a_region().key_spec, principal="r\N{DEVANAGARI LETTER KA}", options=(("a", "\0"),)
         ),
+        replica_of="eu",
     )
-    cluster = a_cluster("acme", [a_region("eu"), odd], organization="org")
+    eu = replace(a_region("eu"), geo="EU")
+    cluster = a_cluster("acme", [eu, odd], organization="org")
+    cluster = replace(cluster, declared=("eu", "us"))
     cluster = applied(store, enabling(cluster, a_request("acme"))).cluster
     moved = a_rotation(cluster.regions[0], "local:two", fresh=True)
     applied(store, Change("acme", with_regions(cluster, [moved], NOW), an_event()))
@@ -374,7 +377,7 @@ def sealed_again(file: Path, key: Path, change: Callable[[list[bytes]], list[byt
     file.write_bytes(b"".join(lines))
 
 
-@pytest.mark.parametrize("field", ["auto_rotate", "retired_at", "external_id"])
+@pytest.mark.parametrize("field", ["auto_rotate", "retired_at", "external_id", "geo"])
 def test_the_form_has_its_own_fields_alone(files: Pair, field: str) -> None:
     """A4: a line that lacks a field of the form, or has one more, is refused with its seal."""
 

@@ -60,7 +60,8 @@ class Decision:
     def described(self, before: Cluster | None) -> str:
         """Returns what the decision does to each region that it changes, as JSON with sorted keys.
 
-        This is the decision in the log: states, key uris, and parts as kek_id in hex and number.
+        This is the decision in the log: states, key uris, and parts as kek_id in hex and number;
+        and the declared regions, if the decision changes them.
 
         Args:
             before: The cluster before the decision, or None.
@@ -72,7 +73,10 @@ class Decision:
             for name in was.keys() | now.keys()
             if was.get(name) != now.get(name)
         }
-        return json.dumps({"regions": changed}, sort_keys=True, separators=(",", ":"))
+        told: dict[str, Any] = {"regions": changed}
+        if self.cluster.declared != (() if before is None else before.declared):
+            told["declared"] = self.cluster.declared
+        return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
     def _of_region(self, name: str, was: Region | None, now: Region | None) -> dict[str, Any]:
         told: dict[str, Any] = {"state": None}
@@ -80,6 +84,8 @@ class Decision:
             told = {"state": now.state.value, "type": now.key_spec.type, "uri": now.key_spec.uri}
             if now.purge_time is not None:
                 told["purge_time"] = now.purge_time
+            if now.replica_of:
+                told["replica_of"] = now.replica_of
         for what, some in (
             ("added", self.added),
             ("superseded", self.superseded),

@@ -9,6 +9,7 @@ can happen to a cluster.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -141,6 +142,9 @@ class Region:
             retired unwrap.
         purge_time: After this time Keyfold erases the region, in milliseconds of Unix time by the
             store's clock (protocol D3). None unless the state is DELETED.
+        replica_of: The region whose key this region's key is the replica of; empty: the region's
+            key is its own. The key spec is always the replica's, so the two move together.
+        geo: The geo for whose regions the region's key, with its replicas, is meant; empty: none.
     """
 
     name: str
@@ -150,6 +154,8 @@ class Region:
     policy: RegionPolicy
     generations: tuple[Generation, ...]
     purge_time: int | None = None
+    replica_of: str = ""
+    geo: str = ""
 
     @property
     def newest(self) -> Generation:
@@ -220,6 +226,8 @@ class Cluster:
         regions: The regions, sorted by name; never empty.
         created_at: Milliseconds of Unix time.
         updated_at: When it last changed, milliseconds of Unix time.
+        declared: The names of all regions that the cluster is to have a key in, sorted; empty: no
+            call has declared them.
     """
 
     uid: bytes
@@ -230,6 +238,7 @@ class Cluster:
     regions: tuple[Region, ...]
     created_at: int
     updated_at: int
+    declared: tuple[str, ...] = ()
 
     def region(self, name: str) -> Region:
         """Returns the region of a name.
@@ -241,6 +250,19 @@ class Cluster:
             if region.name == name:
                 return region
         raise no_region(self.name, name)
+
+    def without(self, names: Collection[str]) -> Cluster:
+        """Returns the cluster without some of its regions.
+
+        They leave the declaration, and regions that were replicas of theirs have keys of their own
+        from then on: a later region of the same name must not take their keys along.
+        """
+        left = (region for region in self.regions if region.name not in names)
+        return replace(
+            self,
+            regions=tuple(replace(r, replica_of="") if r.replica_of in names else r for r in left),
+            declared=tuple(name for name in self.declared if name not in names),
+        )
 
     def binding(self, region: str, generation: Generation) -> Binding:
         """Returns what the current wrap of a generation is bound to."""

@@ -188,13 +188,16 @@ class RegionSpec:
         key_spec: The root key, or None if the request leaves it out.
         policy: The policy, or None if the request leaves it out.
         replica_of: The region whose multi-Region key has a replica in this one, in place of a
-            key spec; empty otherwise.
+            key spec; empty otherwise. Once Keyfold has worked out that replica, the key spec is
+            the replica's.
+        geo: The geo whose regions the key and its replicas are for; empty otherwise.
     """
 
     region: str
     key_spec: KeySpec | None = None
     policy: RegionPolicy | None = None
     replica_of: str = ""
+    geo: str = ""
 
 
 def check_regions(names: Iterable[str], field_path: str) -> None:

@@ -105,6 +105,7 @@ clusters: Final = Table(
     _must("history_head", LargeBinary),
     _must("history_count", BigInteger),
     _must("service_key_id", Text),
+    _later("declared", Text),
     _must("mac", LargeBinary),
     UniqueConstraint("name"),
     Index(None, "organization", "name"),
@@ -112,7 +113,8 @@ clusters: Final = Table(
 """`children` is a digest over the MACs of the rows in `regions`, `generations` and `wraps`, so a
 deleted row is missed. `history_head` and `history_count` do the same for the chain in
 `wrap_history`, which Keyfold reads only on demand. A cluster's own row changes only with a decision
-about it, so it equals the newest entry of the log with a floor for the cluster (protocol S10)."""
+about it, so it equals the newest entry of the log with a floor for the cluster (protocol S10).
+`declared` has one region's name in each line."""
 
 regions: Final = Table(
     "regions",
@@ -132,6 +134,8 @@ regions: Final = Table(
     _must("kek_subject", Text),
     _later("auto_rotate", SmallInteger),
     _later("purge_time", BigInteger),
+    _later("replica_of", Text),
+    _later("geo", Text),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
     Index(None, "state", "cluster_uid"),

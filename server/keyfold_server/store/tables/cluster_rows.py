@@ -96,6 +96,8 @@ def _region_cells(uid: bytes, region: Region) -> Cells:
         f"kek:{newest.kek_id.hex()}",
         1 if policy.auto_rotate else None,
         region.purge_time,
+        region.replica_of or None,
+        region.geo or None,
     )
 
 
@@ -134,6 +136,7 @@ def decoded(own: Cells, children: Children) -> Cluster:
         regions=tuple(_regions(children[regions], rings)),
         created_at=own[5],
         updated_at=own[6],
+        declared=tuple((own[11] or "").split()),
     )
 
 
@@ -150,6 +153,8 @@ def _regions(
             policy=RegionPolicy(_seconds(r[8]), _seconds(r[9]), bool(r[13])),
             generations=tuple(rings[r[1]]),
             purge_time=r[14],
+            replica_of=r[15] or "",
+            geo=r[16] or "",
         )
 
 

@@ -338,6 +338,7 @@ def sealed(stored: StoredCluster, seal: Seal) -> StoredCluster:
             stored.history_head,
             stored.history_count,
             seal.service_key_id,
+            "\n".join(c.declared) or None,
         ),
     )
     return replace(stored, own=own)

@@ -87,6 +87,7 @@ def _stored(raw: dict[str, Any]) -> StoredCluster:
         regions=tuple(_region(each) for each in raw["regions"]),
         created_at=raw["created_at"],
         updated_at=raw["updated_at"],
+        declared=tuple(raw["declared"]),
     )
     return StoredCluster(
         cluster,
@@ -110,6 +111,8 @@ def _region(raw: dict[str, Any]) -> Region:
         ),
         generations=tuple(_generation(each) for each in raw["generations"]),
         purge_time=raw["purge_time"],
+        replica_of=raw["replica_of"],
+        geo=raw["geo"],
     )
 
 

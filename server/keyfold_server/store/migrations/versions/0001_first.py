@@ -176,6 +176,7 @@ def _clusters() -> None:
         sa.Column("history_head", sa.LargeBinary(), nullable=False),
         sa.Column("history_count", sa.BigInteger(), nullable=False),
         sa.Column("service_key_id", _TEXT, nullable=False),
+        sa.Column("declared", _TEXT, nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("uid", name="pk_clusters"),
         sa.UniqueConstraint("name", name="uq_clusters_name"),
@@ -198,6 +199,8 @@ def _clusters() -> None:
         sa.Column("kek_subject", _TEXT, nullable=False),
         sa.Column("auto_rotate", sa.SmallInteger(), nullable=True),
         sa.Column("purge_time", sa.BigInteger(), nullable=True),
+        sa.Column("replica_of", _TEXT, nullable=True),
+        sa.Column("geo", _TEXT, nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("cluster_uid", "name", name="pk_regions"),
         sa.ForeignKeyConstraint(
