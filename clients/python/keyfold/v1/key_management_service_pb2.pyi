@@ -1015,8 +1015,9 @@ class EnableRequest(_message.Message):
     """Optional. If true, Keyfold proves the keys and stores nothing."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. All regions of the cluster, as a check: the call fails if the specs are not for
-        exactly these regions.
+        """Optional. Declares all regions of the cluster: the call fails, and names them, if any of these
+        regions has no key, or if a spec is for another region. Keyfold remembers the declaration, so
+        that later calls need not repeat it.
         """
 
     @_builtins.property
@@ -1104,8 +1105,10 @@ class AddRegionsRequest(_message.Message):
     """
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. The regions to add, as a check: the call fails if the specs are not for exactly these
-        regions.
+        """Optional. Declares all regions of the cluster: these, those that it has, and those that an
+        earlier call declared. The call fails, and names them, if any of these regions has no key and
+        no spec, or if a spec is for a region that is not declared. Where it is empty, a cluster with
+        a declaration has the added regions declared, too.
         """
 
     @_builtins.property
@@ -1176,6 +1179,7 @@ class RotateRequest(_message.Message):
     NEW_GENERATION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ONLY_NAMED_REGIONS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """Required. The cluster's name."""
     new_generation: _builtins.bool
@@ -1186,10 +1190,15 @@ class RotateRequest(_message.Message):
     """Optional. Makes the request safe to repeat; see `EnableRequest.request_id`."""
     validate_only: _builtins.bool
     """Optional. If true, Keyfold proves the old and new keys and stores nothing."""
+    only_named_regions: _builtins.bool
+    """Optional. If true, only the named regions rotate. A replica of a key that moves then stays with
+    the key that it has, which is its own from then on.
+    """
     @_builtins.property
     def region_specs(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.RegionSpec]:
-        """Required. One spec per region to rotate; other regions do not change. A spec without a key_spec
-        keeps the region's root key and moves to its newest version.
+        """Required. One spec per region to rotate. A spec without a key_spec keeps the region's root key
+        and moves to its newest version. Regions whose key is a replica of a named region's key rotate
+        with it, without being named; other regions do not change.
         """
 
     def __init__(
@@ -1200,10 +1209,11 @@ class RotateRequest(_message.Message):
         new_generation: _builtins.bool = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        only_named_regions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "new_generation", b"new_generation", "region_specs", b"region_specs", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "new_generation", b"new_generation", "only_named_regions", b"only_named_regions", "region_specs", b"region_specs", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1541,6 +1551,7 @@ class TestKeyRequest(_message.Message):
     CLUSTER_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     ORGANIZATION_FIELD_NUMBER: _builtins.int
+    GEO_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """Optional. The cluster to which Keyfold binds the trial. The key's policy may demand one."""
     region: _builtins.str
@@ -1549,6 +1560,10 @@ class TestKeyRequest(_message.Message):
     """
     organization: _builtins.str
     """Optional. The organization to which Keyfold binds the trial."""
+    geo: _builtins.str
+    """Optional. A geo of the server's settings, in place of a region: Keyfold tries the replica of the
+    key in each region of the geo, bound to that region.
+    """
     @_builtins.property
     def key_spec(self) -> _resources_pb2.KeySpec:
         """Required. The key spec to try."""
@@ -1560,10 +1575,11 @@ class TestKeyRequest(_message.Message):
         cluster: _builtins.str = ...,
         region: _builtins.str = ...,
         organization: _builtins.str = ...,
+        geo: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "key_spec", b"key_spec", "organization", b"organization", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "geo", b"geo", "key_spec", b"key_spec", "organization", b"organization", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1618,6 +1634,52 @@ class TestKeyStep(_message.Message):
 Global___TestKeyStep: _TypeAlias = TestKeyStep  # noqa: Y015
 
 @_typing.final
+class TestKeyReplica(_message.Message):
+    """The trial of a key's replica in one region of a geo."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    KEY_SPEC_FIELD_NUMBER: _builtins.int
+    ACCESSIBLE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """The region's name."""
+    accessible: _builtins.bool
+    """True if Keyfold can use the replica."""
+    reason: _builtins.str
+    """The reason of the first step that failed, such as `KEY_NOT_FOUND`; empty if Keyfold can use it."""
+    summary: _builtins.str
+    """One sentence for people that says what came out and what to do about it."""
+    @_builtins.property
+    def key_spec(self) -> _resources_pb2.KeySpec:
+        """The replica, or the key itself in its own region."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___TestKeyStep]:
+        """The steps, in the order in which Keyfold took them."""
+
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        key_spec: _resources_pb2.KeySpec | None = ...,
+        accessible: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        steps: _abc.Iterable[Global___TestKeyStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "key_spec", b"key_spec", "reason", b"reason", "region", b"region", "steps", b"steps", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestKeyReplica: _TypeAlias = TestKeyReplica  # noqa: Y015
+
+@_typing.final
 class TestKeyResponse(_message.Message):
     """The response of TestKey."""
 
@@ -1629,9 +1691,10 @@ class TestKeyResponse(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     KEY_REGION_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     accessible: _builtins.bool
     """True if Keyfold can use the key: it wraps, and it unwraps only for the cluster for which it
-    wrapped.
+    wrapped. For a geo, true if this holds in each of its regions.
     """
     key_version: _builtins.str
     """The version of the key that wrapped, in the provider's form."""
@@ -1641,13 +1704,17 @@ class TestKeyResponse(_message.Message):
     """The provider's name of the region in which the key is, if the key's uri contains it."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___TestKeyStep]:
-        """The steps, in the order in which Keyfold took them."""
+        """The steps, in the order in which Keyfold took them. For a geo, those of the key itself."""
 
     @_builtins.property
     def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further facts for an operator that no step reports, such as that the key is in another region
         than the request names.
         """
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___TestKeyReplica]:
+        """For a geo, each of its regions in the order of their names."""
 
     def __init__(
         self,
@@ -1658,10 +1725,11 @@ class TestKeyResponse(_message.Message):
         summary: _builtins.str = ...,
         key_region: _builtins.str = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
+        replicas: _abc.Iterable[Global___TestKeyReplica] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "key_region", b"key_region", "key_version", b"key_version", "notices", b"notices", "steps", b"steps", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accessible", b"accessible", "key_region", b"key_region", "key_version", b"key_version", "notices", b"notices", "replicas", b"replicas", "steps", b"steps", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1akeyfold/v1/resources.proto\x12\nkeyfold.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x01\n\x07KeySpec\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x16\n\x0e\x61uth_principal\x18\x03 \x01(\t\x12\x31\n\x07options\x18\x04 \x03(\x0b\x32 .keyfold.v1.KeySpec.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x01\n\x0cRegionPolicy\x12,\n\tcache_ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0coutage_grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61uto_rotate\x18\x03 \x01(\x08\"\x93\x01\n\nRegionSpec\x12\x0e\n\x06region\x18\x01 \x01(\t\x12%\n\x08key_spec\x18\x02 \x01(\x0b\x32\x13.keyfold.v1.KeySpec\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.keyfold.v1.RegionPolicy\x12\x12\n\nreplica_of\x18\x04 \x01(\t\x12\x10\n\x08key_link\x18\x05 \x01(\t\"\xa5\x01\n\x0eGenerationWrap\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x13\n\x0bkey_version\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0esupersede_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf0\x01\n\nGeneration\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12\x0e\n\x06kek_id\x18\x02 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05wraps\x18\x04 \x03(\x0b\x32\x1a.keyfold.v1.GenerationWrap\x12/\n\x0bretire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x08KmsError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x1a\n\x12missing_permission\x18\x04 \x01(\t\"\xc6\x05\n\x0cRegionStatus\x12\x0e\n\x06region\x18\x01 \x01(\t\x12%\n\x08key_spec\x18\x02 \x01(\x0b\x32\x13.keyfold.v1.KeySpec\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.keyfold.v1.RegionPolicy\x12 \n\x05state\x18\x04 \x01(\x0e\x32\x11.keyfold.v1.State\x12.\n\nstate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x06health\x18\x06 \x01(\x0e\x32\x12.keyfold.v1.Health\x12/\n\x0bhealth_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bkey_version\x18\x08 \x01(\t\x12+\n\x0bgenerations\x18\t \x03(\x0b\x32\x16.keyfold.v1.Generation\x12\x15\n\x08\x63\x61n_wrap\x18\n \x01(\x08H\x00\x88\x01\x01\x12\x17\n\ncan_unwrap\x18\x0b \x01(\x08H\x01\x88\x01\x01\x12\x33\n\x0flast_check_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_success_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\nlast_error\x18\x0e \x01(\x0b\x32\x14.keyfold.v1.KmsError\x12\'\n\tkey_owner\x18\x0f \x01(\x0e\x32\x14.keyfold.v1.KeyOwner\x12\x12\n\nkey_region\x18\x10 \x01(\t\x12\x0f\n\x07notices\x18\x11 \x03(\t\x12\x19\n\x0c\x63\x61n_describe\x18\x12 \x01(\x08H\x02\x88\x01\x01\x12\x10\n\x08key_link\x18\x17 \x01(\tB\x0b\n\t_can_wrapB\r\n\x0b_can_unwrapB\x0f\n\r_can_describe\"\xc3\x01\n\rClusterStatus\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12)\n\x07regions\x18\x03 \x03(\x0b\x32\x18.keyfold.v1.RegionStatus\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x80\x01\n\x0ePendingReplica\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12,\n\x08stops_by\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0cstops_within\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_ENABLED\x10\x01\x12\x11\n\rSTATE_REVOKED\x10\x02\x12\x11\n\rSTATE_DELETED\x10\x03*\xb4\x02\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_UNKNOWN\x10\x01\x12\x12\n\x0eHEALTH_HEALTHY\x10\x02\x12\x18\n\x14HEALTH_ACCESS_DENIED\x10\x03\x12\x17\n\x13HEALTH_KEY_DISABLED\x10\x04\x12\x1f\n\x1bHEALTH_KEY_PENDING_DELETION\x10\x05\x12\x18\n\x14HEALTH_KEY_NOT_FOUND\x10\x06\x12\x16\n\x12HEALTH_KEY_INVALID\x10\x07\x12\x17\n\x13HEALTH_KEK_MISMATCH\x10\x08\x12\x16\n\x12HEALTH_UNREACHABLE\x10\t\x12\x14\n\x10HEALTH_THROTTLED\x10\n\x12\x1d\n\x19HEALTH_CREDENTIALS_FAILED\x10\x0b*p\n\x08KeyOwner\x12\x19\n\x15KEY_OWNER_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_OWNER_CLUSTER\x10\x01\x12\x16\n\x12KEY_OWNER_PLATFORM\x10\x02\x12\x1a\n\x16KEY_OWNER_ORGANIZATION\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1akeyfold/v1/resources.proto\x12\nkeyfold.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x01\n\x07KeySpec\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x16\n\x0e\x61uth_principal\x18\x03 \x01(\t\x12\x31\n\x07options\x18\x04 \x03(\x0b\x32 .keyfold.v1.KeySpec.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x01\n\x0cRegionPolicy\x12,\n\tcache_ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0coutage_grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61uto_rotate\x18\x03 \x01(\x08\"\xa0\x01\n\nRegionSpec\x12\x0e\n\x06region\x18\x01 \x01(\t\x12%\n\x08key_spec\x18\x02 \x01(\x0b\x32\x13.keyfold.v1.KeySpec\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.keyfold.v1.RegionPolicy\x12\x12\n\nreplica_of\x18\x04 \x01(\t\x12\x10\n\x08key_link\x18\x05 \x01(\t\x12\x0b\n\x03geo\x18\x06 \x01(\t\"\xa5\x01\n\x0eGenerationWrap\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x13\n\x0bkey_version\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0esupersede_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf0\x01\n\nGeneration\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12\x0e\n\x06kek_id\x18\x02 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05wraps\x18\x04 \x03(\x0b\x32\x1a.keyfold.v1.GenerationWrap\x12/\n\x0bretire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x08KmsError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x1a\n\x12missing_permission\x18\x04 \x01(\t\"\xe7\x05\n\x0cRegionStatus\x12\x0e\n\x06region\x18\x01 \x01(\t\x12%\n\x08key_spec\x18\x02 \x01(\x0b\x32\x13.keyfold.v1.KeySpec\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.keyfold.v1.RegionPolicy\x12 \n\x05state\x18\x04 \x01(\x0e\x32\x11.keyfold.v1.State\x12.\n\nstate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x06health\x18\x06 \x01(\x0e\x32\x12.keyfold.v1.Health\x12/\n\x0bhealth_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bkey_version\x18\x08 \x01(\t\x12+\n\x0bgenerations\x18\t \x03(\x0b\x32\x16.keyfold.v1.Generation\x12\x15\n\x08\x63\x61n_wrap\x18\n \x01(\x08H\x00\x88\x01\x01\x12\x17\n\ncan_unwrap\x18\x0b \x01(\x08H\x01\x88\x01\x01\x12\x33\n\x0flast_check_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_success_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\nlast_error\x18\x0e \x01(\x0b\x32\x14.keyfold.v1.KmsError\x12\'\n\tkey_owner\x18\x0f \x01(\x0e\x32\x14.keyfold.v1.KeyOwner\x12\x12\n\nkey_region\x18\x10 \x01(\t\x12\x0f\n\x07notices\x18\x11 \x03(\t\x12\x19\n\x0c\x63\x61n_describe\x18\x12 \x01(\x08H\x02\x88\x01\x01\x12\x12\n\nreplica_of\x18\x15 \x01(\t\x12\x0b\n\x03geo\x18\x16 \x01(\t\x12\x10\n\x08key_link\x18\x17 \x01(\tB\x0b\n\t_can_wrapB\r\n\x0b_can_unwrapB\x0f\n\r_can_describe\"1\n\tGeoStatus\x12\x0b\n\x03geo\x18\x01 \x01(\t\x12\x17\n\x0fmissing_regions\x18\x02 \x03(\t\"\x82\x02\n\rClusterStatus\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12)\n\x07regions\x18\x03 \x03(\x0b\x32\x18.keyfold.v1.RegionStatus\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64\x65\x63lared_regions\x18\x06 \x03(\t\x12#\n\x04geos\x18\x07 \x03(\x0b\x32\x15.keyfold.v1.GeoStatus\"\x80\x01\n\x0ePendingReplica\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12,\n\x08stops_by\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0cstops_within\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_ENABLED\x10\x01\x12\x11\n\rSTATE_REVOKED\x10\x02\x12\x11\n\rSTATE_DELETED\x10\x03*\xb4\x02\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_UNKNOWN\x10\x01\x12\x12\n\x0eHEALTH_HEALTHY\x10\x02\x12\x18\n\x14HEALTH_ACCESS_DENIED\x10\x03\x12\x17\n\x13HEALTH_KEY_DISABLED\x10\x04\x12\x1f\n\x1bHEALTH_KEY_PENDING_DELETION\x10\x05\x12\x18\n\x14HEALTH_KEY_NOT_FOUND\x10\x06\x12\x16\n\x12HEALTH_KEY_INVALID\x10\x07\x12\x17\n\x13HEALTH_KEK_MISMATCH\x10\x08\x12\x16\n\x12HEALTH_UNREACHABLE\x10\t\x12\x14\n\x10HEALTH_THROTTLED\x10\n\x12\x1d\n\x19HEALTH_CREDENTIALS_FAILED\x10\x0b*p\n\x08KeyOwner\x12\x19\n\x15KEY_OWNER_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_OWNER_CLUSTER\x10\x01\x12\x16\n\x12KEY_OWNER_PLATFORM\x10\x02\x12\x1a\n\x16KEY_OWNER_ORGANIZATION\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KEYSPEC_OPTIONSENTRY']._loaded_options = None
   _globals['_KEYSPEC_OPTIONSENTRY']._serialized_options = b'8\001'
-  _globals['_STATE']._serialized_start=2098
-  _globals['_STATE']._serialized_end=2185
-  _globals['_HEALTH']._serialized_start=2188
-  _globals['_HEALTH']._serialized_end=2496
-  _globals['_KEYOWNER']._serialized_start=2498
-  _globals['_KEYOWNER']._serialized_end=2610
+  _globals['_STATE']._serialized_start=2258
+  _globals['_STATE']._serialized_end=2345
+  _globals['_HEALTH']._serialized_start=2348
+  _globals['_HEALTH']._serialized_end=2656
+  _globals['_KEYOWNER']._serialized_start=2658
+  _globals['_KEYOWNER']._serialized_end=2770
   _globals['_KEYSPEC']._serialized_start=108
   _globals['_KEYSPEC']._serialized_end=267
   _globals['_KEYSPEC_OPTIONSENTRY']._serialized_start=221
@@ -48,17 +48,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGIONPOLICY']._serialized_start=270
   _globals['_REGIONPOLICY']._serialized_end=400
   _globals['_REGIONSPEC']._serialized_start=403
-  _globals['_REGIONSPEC']._serialized_end=550
-  _globals['_GENERATIONWRAP']._serialized_start=553
-  _globals['_GENERATIONWRAP']._serialized_end=718
-  _globals['_GENERATION']._serialized_start=721
-  _globals['_GENERATION']._serialized_end=961
-  _globals['_KMSERROR']._serialized_start=963
-  _globals['_KMSERROR']._serialized_end=1054
-  _globals['_REGIONSTATUS']._serialized_start=1057
-  _globals['_REGIONSTATUS']._serialized_end=1767
-  _globals['_CLUSTERSTATUS']._serialized_start=1770
-  _globals['_CLUSTERSTATUS']._serialized_end=1965
-  _globals['_PENDINGREPLICA']._serialized_start=1968
-  _globals['_PENDINGREPLICA']._serialized_end=2096
+  _globals['_REGIONSPEC']._serialized_end=563
+  _globals['_GENERATIONWRAP']._serialized_start=566
+  _globals['_GENERATIONWRAP']._serialized_end=731
+  _globals['_GENERATION']._serialized_start=734
+  _globals['_GENERATION']._serialized_end=974
+  _globals['_KMSERROR']._serialized_start=976
+  _globals['_KMSERROR']._serialized_end=1067
+  _globals['_REGIONSTATUS']._serialized_start=1070
+  _globals['_REGIONSTATUS']._serialized_end=1813
+  _globals['_GEOSTATUS']._serialized_start=1815
+  _globals['_GEOSTATUS']._serialized_end=1864
+  _globals['_CLUSTERSTATUS']._serialized_start=1867
+  _globals['_CLUSTERSTATUS']._serialized_end=2125
+  _globals['_PENDINGREPLICA']._serialized_start=2128
+  _globals['_PENDINGREPLICA']._serialized_end=2256
 # @@protoc_insertion_point(module_scope)

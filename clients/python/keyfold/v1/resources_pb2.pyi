@@ -261,19 +261,26 @@ class RegionSpec(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     REPLICA_OF_FIELD_NUMBER: _builtins.int
     KEY_LINK_FIELD_NUMBER: _builtins.int
+    GEO_FIELD_NUMBER: _builtins.int
     region: _builtins.str
-    """Required. The vendor's name of the region: 1 to 128 characters of `A-Z a-z 0-9 . _ -`, the
-    first of which is a letter or digit.
+    """Required, unless `geo` is set. The vendor's name of the region: 1 to 128 characters of
+    `A-Z a-z 0-9 . _ -`, the first of which is a letter or digit.
     """
     replica_of: _builtins.str
     """Optional. Another region of the request or of the cluster, in place of a key_spec: this region
     then uses its own replica of that region's multi-Region key. AWS KMS has such keys (`mrk-…`).
-    Keyfold proves the replica like any other key.
+    Keyfold proves the replica like any other key, and remembers it as one: it moves with that
+    region's key until Rotate gives this region a key_spec.
     """
     key_link: _builtins.str
     """Optional. A key link of the cluster's organization, in place of a key_spec: the region then uses
     the link's key, and the status says so. Rotate takes it, too, and a later Rotate with a key_spec
     leaves the link.
+    """
+    geo: _builtins.str
+    """Optional. In place of `region`: a geo of the server's settings, which stands for each of its
+    regions. The key_spec is required then, and names a multi-Region key in one of these regions.
+    That region uses the key, and each other one its own replica of it.
     """
     @_builtins.property
     def key_spec(self) -> Global___KeySpec:
@@ -296,10 +303,11 @@ class RegionSpec(_message.Message):
         policy: Global___RegionPolicy | None = ...,
         replica_of: _builtins.str = ...,
         key_link: _builtins.str = ...,
+        geo: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_link", b"key_link", "key_spec", b"key_spec", "policy", b"policy", "region", b"region", "replica_of", b"replica_of"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["geo", b"geo", "key_link", b"key_link", "key_spec", b"key_spec", "policy", b"policy", "region", b"region", "replica_of", b"replica_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,6 +471,8 @@ class RegionStatus(_message.Message):
     KEY_REGION_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     CAN_DESCRIBE_FIELD_NUMBER: _builtins.int
+    REPLICA_OF_FIELD_NUMBER: _builtins.int
+    GEO_FIELD_NUMBER: _builtins.int
     KEY_LINK_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """The vendor's name of the region."""
@@ -485,6 +495,14 @@ class RegionStatus(_message.Message):
     can_describe: _builtins.bool
     """True if Keyfold may describe the root key, which it can do without; unset if Keyfold has not
     tried, if the provider cannot describe keys, or if the region is revoked.
+    """
+    replica_of: _builtins.str
+    """The region whose key this region's key is the replica of: the two move together in Rotate.
+    Empty if the key is the region's own.
+    """
+    geo: _builtins.str
+    """The geo for whose regions the key was given, with its replicas; empty if it was given for this
+    region alone.
     """
     key_link: _builtins.str
     """The key link of the cluster's organization whose key the region uses; empty if it uses none."""
@@ -547,11 +565,13 @@ class RegionStatus(_message.Message):
         key_region: _builtins.str = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
         can_describe: _builtins.bool | None = ...,
+        replica_of: _builtins.str = ...,
+        geo: _builtins.str = ...,
         key_link: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "health_time", b"health_time", "key_spec", b"key_spec", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "policy", b"policy", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "health", b"health", "health_time", b"health_time", "key_link", b"key_link", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "region", b"region", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "geo", b"geo", "health", b"health", "health_time", b"health_time", "key_link", b"key_link", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "region", b"region", "replica_of", b"replica_of", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__can_describe: _TypeAlias = _typing.Literal["can_describe"]  # noqa: Y015
     _WhichOneofArgType__can_describe: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe"]  # noqa: Y015
@@ -569,6 +589,36 @@ class RegionStatus(_message.Message):
 Global___RegionStatus: _TypeAlias = RegionStatus  # noqa: Y015
 
 @_typing.final
+class GeoStatus(_message.Message):
+    """A geo for whose regions a cluster has one key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GEO_FIELD_NUMBER: _builtins.int
+    MISSING_REGIONS_FIELD_NUMBER: _builtins.int
+    geo: _builtins.str
+    """The geo's name in the server's settings."""
+    @_builtins.property
+    def missing_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The regions that the geo has now and the cluster lacks, in the order of their names. AddRegions
+        with the geo and its key adds them.
+        """
+
+    def __init__(
+        self,
+        *,
+        geo: _builtins.str = ...,
+        missing_regions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["geo", b"geo", "missing_regions", b"missing_regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeoStatus: _TypeAlias = GeoStatus  # noqa: Y015
+
+@_typing.final
 class ClusterStatus(_message.Message):
     """The status of a cluster."""
 
@@ -579,6 +629,8 @@ class ClusterStatus(_message.Message):
     REGIONS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    DECLARED_REGIONS_FIELD_NUMBER: _builtins.int
+    GEOS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster's name."""
     organization: _builtins.str
@@ -595,6 +647,16 @@ class ClusterStatus(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When an operator last changed it."""
 
+    @_builtins.property
+    def declared_regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All regions of the cluster, as `regions` of Enable or AddRegions declared them, in the order of
+        their names; empty if no call did.
+        """
+
+    @_builtins.property
+    def geos(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeoStatus]:
+        """The geos for whose regions the cluster has one key, in the order of their names."""
+
     def __init__(
         self,
         *,
@@ -603,10 +665,12 @@ class ClusterStatus(_message.Message):
         regions: _abc.Iterable[Global___RegionStatus] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        declared_regions: _abc.Iterable[_builtins.str] | None = ...,
+        geos: _abc.Iterable[Global___GeoStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "create_time", b"create_time", "organization", b"organization", "regions", b"regions", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "create_time", b"create_time", "declared_regions", b"declared_regions", "geos", b"geos", "organization", b"organization", "regions", b"regions", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
