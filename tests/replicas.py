@@ -39,6 +39,11 @@ from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.call import Call, NeedsLoad
 from keyfold_server.service.data.data_plane import Destination, UnwrapResult
 from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
+from keyfold_server.service.life.deletion import (
+    DeleteClusterRequest,
+    DeleteResult,
+    UndeleteClusterRequest,
+)
 from keyfold_server.service.life.reports import ClusterReport
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
 from keyfold_server.service.life.restoration import RestoreRequest, RestoreResult
@@ -234,8 +239,8 @@ class Member:
 
     def hurry(self) -> Member:
         """Makes Revoke look once at who has confirmed, without waiting."""
-        revocation = self.replica.revocation
-        revocation._timing = replace(revocation._timing, revoke_wait=0.0)
+        waiting = self.replica.revocation._acknowledgements
+        waiting._timing = replace(waiting._timing, revoke_wait=0.0)
         return self
 
     # What a server does by itself
@@ -454,6 +459,30 @@ class Member:
         request = RestoreRequest(cluster, tuple(regions), "")
         call = self.asked("Restore", request, request_id)
         return await self.replica.restoration.restore(call)
+
+    async def delete(
+        self,
+        cluster: str = "acme",
+        regions: Sequence[str] = (),
+        *,
+        days: float | None = None,
+        request_id: str = "",
+        validate_only: bool = False,
+    ) -> DeleteResult:
+        """Deletes some regions; by default all of them."""
+        waiting = None if days is None else round(days * 86_400_000)
+        request = DeleteClusterRequest(
+            cluster, tuple(regions), not regions, waiting, "", validate_only
+        )
+        return await self.replica.deletion.delete(self.asked("DeleteCluster", request, request_id))
+
+    async def undelete(
+        self, cluster: str = "acme", regions: Sequence[str] = (), *, request_id: str = ""
+    ) -> MutationResult:
+        """Takes deletions back."""
+        request = UndeleteClusterRequest(cluster, tuple(regions), "")
+        call = self.asked("UndeleteCluster", request, request_id)
+        return await self.replica.deletion.undelete(call)
 
     async def status(self, cluster: str = "acme", within: float = 10.0) -> ClusterReport:
         """Reads the status."""

@@ -74,6 +74,7 @@ from keyfold.errors import (
     InvalidRequestIdError,
     InvalidSizeError,
     InvalidUpdateMaskError,
+    InvalidWaitingPeriodError,
     IssuerUnreachableError,
     KekMismatchError,
     KeyDeletedError,
@@ -111,6 +112,7 @@ from keyfold.errors import (
     RegionExistsError,
     RegionMismatchError,
     RegionNotFoundError,
+    RegionsNotChosenError,
     RequestIdReusedError,
     RequestInProgressError,
     ResumeTokenExpiredError,
@@ -138,6 +140,7 @@ from keyfold.errors import (
     WrongClusterError,
 )
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
+from keyfold.models.deletion import Deleted, Undeleted, UnreadableGeneration
 from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, EventKind, Verification
 from keyfold.models.key_test import KeyTest, KeyTestStep
 from keyfold.models.plaintext import Plaintext
@@ -226,6 +229,7 @@ __all__ = [
     "CursorTakenError",
     "DataKey",
     "DeadlineError",
+    "Deleted",
     "Destination",
     "DrainingError",
     "DuplicateRegionError",
@@ -261,6 +265,7 @@ __all__ = [
     "InvalidRequestIdError",
     "InvalidSizeError",
     "InvalidUpdateMaskError",
+    "InvalidWaitingPeriodError",
     "IssuerUnreachableError",
     "KekMismatchError",
     "KeyDeletedError",
@@ -312,6 +317,7 @@ __all__ = [
     "RegionState",
     "RegionStatus",
     "RegionsAdded",
+    "RegionsNotChosenError",
     "RequestIdReusedError",
     "RequestInProgressError",
     "Restored",
@@ -338,10 +344,12 @@ __all__ = [
     "TooManyRegionsError",
     "UnauthenticatedError",
     "UnavailableError",
+    "Undeleted",
     "UnimplementedError",
     "UnknownKekError",
     "UnknownProviderError",
     "UnreachableError",
+    "UnreadableGeneration",
     "UnsupportedWrappedKeyError",
     "UnwrapItem",
     "Unwrapped",

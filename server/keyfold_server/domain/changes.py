@@ -264,7 +264,7 @@ def deleted(name: str, regions: Iterable[str], waiting: int) -> Timed:
 
     Args:
         name: The cluster's name.
-        regions: The names of the regions.
+        regions: The names of the regions; empty: all regions of the cluster as it is then.
         waiting: Milliseconds until Keyfold erases them.
     """
     wanted = tuple(regions)
@@ -272,7 +272,8 @@ def deleted(name: str, regions: Iterable[str], waiting: int) -> Timed:
     def at(now: int) -> Decide:
         def decide(current: Cluster | None) -> Decision:
             cluster = existing(current, name)
-            moved = [_deleted(cluster.region(each), name, now, waiting) for each in wanted]
+            chosen = [cluster.region(each) for each in wanted] or cluster.regions
+            moved = [_deleted(region, name, now, waiting) for region in chosen]
             return Decision(_changed(cluster, moved, now, epoch=cluster.epoch + 1))
 
         return decide

@@ -25,6 +25,8 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── InvalidKeyLinkError                 INVALID_KEY_LINK
     │   ├── InvalidUpdateMaskError              INVALID_UPDATE_MASK
     │   ├── InvalidReasonError                  INVALID_REASON
+    │   ├── InvalidWaitingPeriodError           INVALID_WAITING_PERIOD
+    │   ├── RegionsNotChosenError               REGIONS_NOT_CHOSEN
     │   ├── RequestIdReusedError                REQUEST_ID_REUSED
     │   ├── NotAWrappedKeyError                 NOT_A_WRAPPED_KEY
     │   ├── UnsupportedWrappedKeyError          UNSUPPORTED_WRAPPED_KEY
@@ -334,6 +336,20 @@ class InvalidRecheckError(InvalidInputError):
 
     reason = "INVALID_RECHECK"
     remedy = "Name a cluster, with regions if you like, or the uri of a root key."
+
+
+class InvalidWaitingPeriodError(InvalidInputError):
+    """A waiting period outside of its bounds, or one that is not a span of time."""
+
+    reason = "INVALID_WAITING_PERIOD"
+    remedy = "Give 0 to 90 days, or leave it out for 7 days."
+
+
+class RegionsNotChosenError(InvalidInputError):
+    """DeleteCluster names no regions and does not say all_regions, or it does both."""
+
+    reason = "REGIONS_NOT_CHOSEN"
+    remedy = "Name the regions one by one, or set all_regions to delete the whole cluster."
 
 
 class RequestIdReusedError(InvalidInputError):

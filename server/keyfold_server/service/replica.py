@@ -32,8 +32,10 @@ from keyfold_server.service.fleet.staleness import Moment
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.lane import PLACES
+from keyfold_server.service.life.acknowledgements import Acknowledgements
 from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.clusters import Clusters
+from keyfold_server.service.life.deletion import Deletion
 from keyfold_server.service.life.listing import Listing
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.rechecks import Rechecks
@@ -93,6 +95,7 @@ class Replica:
         rotation: Carries out Rotate.
         revocation: Carries out Revoke and RetireGeneration.
         restoration: Carries out Restore.
+        deletion: Carries out DeleteCluster and UndeleteCluster.
         trials: Carries out TestKey.
         access_policies: Answers GetAccessPolicy.
         rechecks: Carries out Recheck.
@@ -253,7 +256,15 @@ class Replica:
         self.clusters = Clusters(
             mutations, self._replica_keys, self._admission, kek_wrapper, health, self._random
         )
-        self.reports = Reports(self.loads, health, self._uses, self._residency, storage, clock)
+        self.reports = Reports(
+            self.loads,
+            health,
+            self._uses,
+            self._residency,
+            storage,
+            clock,
+            timing.backup_retention,
+        )
         self.rotation = Rotation(
             mutations,
             confirmations,
@@ -264,7 +275,9 @@ class Replica:
             health,
             self.reports,
         )
-        self.revocation = Revocation(mutations, confirmations, self.reports, storage, clock, timing)
+        acknowledgements = Acknowledgements(mutations, confirmations, clock, timing)
+        self.revocation = Revocation(mutations, acknowledgements, self.reports, storage)
+        self.deletion = Deletion(mutations, acknowledgements, self.reports, storage, timing)
         self.restoration = Restoration(mutations, kek_wrapper, health)
         self.rechecks = Rechecks(
             storage,

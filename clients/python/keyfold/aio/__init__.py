@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keyfold.aio.data_plane import DataPlane
+from keyfold.aio.deletion import Deletion
 from keyfold.aio.events import Events
 from keyfold.aio.lifecycle import Lifecycle
 from keyfold.aio.watch import AsyncWatch, Watching
@@ -10,7 +11,7 @@ from keyfold.aio.watch import AsyncWatch, Watching
 __all__ = ["AsyncClient", "AsyncWatch"]
 
 
-class AsyncClient(DataPlane, Lifecycle, Events, Watching):
+class AsyncClient(DataPlane, Lifecycle, Deletion, Events, Watching):
     """A connection to Keyfold for asyncio. Every method raises `KeyfoldError` when its call fails.
 
     It belongs to the event loop of its first call, and cancelling a task cancels its call.

@@ -5,6 +5,7 @@ Both clients take their calls from here and differ only in how they send one.
 
 from keyfold.calls.call import Call, Plane, Response, Result
 from keyfold.calls.data_plane import generate_data_key, rewrap, unwrap, wrap
+from keyfold.calls.deletion import delete_cluster, undelete_cluster
 from keyfold.calls.lifecycle import (
     add_regions,
     enable,
@@ -24,6 +25,7 @@ __all__ = [
     "Response",
     "Result",
     "add_regions",
+    "delete_cluster",
     "enable",
     "generate_data_key",
     "get_access_policy",
@@ -35,6 +37,7 @@ __all__ = [
     "rewrap",
     "rotate",
     "test_key",
+    "undelete_cluster",
     "unwrap",
     "wrap",
 ]

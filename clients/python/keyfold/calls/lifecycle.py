@@ -1,4 +1,4 @@
-"""The calls that change or show the keys of clusters, all but ListClusters."""
+"""The calls that change or show the keys of clusters: all but ListClusters and deletions."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def enable(
     request = api.EnableRequest(
         cluster=cluster,
         organization=organization,
-        regions=_names(regions),
+        regions=names_of(regions),
         region_specs=region_specs(specs),
-        request_id=_request_id(request_id),
+        request_id=request_id_of(request_id),
         validate_only=validate_only,
     )
     read = Enabled.from_message
@@ -51,9 +51,9 @@ def add_regions(
     request = api.AddRegionsRequest(
         cluster=cluster,
         organization=organization,
-        regions=_names(regions),
+        regions=names_of(regions),
         region_specs=region_specs(specs),
-        request_id=_request_id(request_id),
+        request_id=request_id_of(request_id),
         validate_only=validate_only,
         into_revoked=into_revoked,
     )
@@ -74,7 +74,7 @@ def rotate(
         cluster=cluster,
         region_specs=region_specs(specs),
         new_generation=new_generation,
-        request_id=_request_id(request_id),
+        request_id=request_id_of(request_id),
         validate_only=validate_only,
     )
     read = Rotated.from_message
@@ -87,9 +87,9 @@ def revoke(
     """Prepares a Revoke call."""
     request = api.RevokeRequest(
         cluster=cluster,
-        regions=_names(regions),
+        regions=names_of(regions),
         reason=reason,
-        request_id=_request_id(request_id),
+        request_id=request_id_of(request_id),
     )
     read = Revoked.from_message
     return Call("Revoke", request, read, Plane.CONTROL, request.request_id)
@@ -101,9 +101,9 @@ def restore(
     """Prepares a Restore call."""
     request = api.RestoreRequest(
         cluster=cluster,
-        regions=_names(regions),
+        regions=names_of(regions),
         reason=reason,
-        request_id=_request_id(request_id),
+        request_id=request_id_of(request_id),
     )
     read = Restored.from_message
     return Call("Restore", request, read, Plane.CONTROL, request.request_id)
@@ -125,7 +125,7 @@ def retire_generation(
         generation=generation,
         bring_back=bring_back,
         reason=reason,
-        request_id=_request_id(request_id),
+        request_id=request_id_of(request_id),
     )
     read = Retired.from_message
     return Call("RetireGeneration", request, read, Plane.CONTROL, request.request_id)
@@ -155,7 +155,7 @@ def recheck(
     cluster: str, regions: Iterable[str], key_uri: str
 ) -> Call[api.RecheckResponse, Recheck]:
     """Prepares a Recheck call."""
-    request = api.RecheckRequest(cluster=cluster, regions=_names(regions), key_uri=key_uri)
+    request = api.RecheckRequest(cluster=cluster, regions=names_of(regions), key_uri=key_uri)
     return Call("Recheck", request, Recheck.from_message, Plane.CONTROL)
 
 
@@ -169,7 +169,7 @@ def _status(response: api.GetStatusResponse) -> ClusterStatus:
     return ClusterStatus.from_message(response.status)
 
 
-def _names(names: Iterable[str]) -> list[str]:
+def names_of(names: Iterable[str]) -> list[str]:
     """Returns the names as a list.
 
     Raises:
@@ -180,7 +180,7 @@ def _names(names: Iterable[str]) -> list[str]:
     return list(names)
 
 
-def _request_id(given: str | None) -> str:
+def request_id_of(given: str | None) -> str:
     """Returns the caller's request_id, or a new one if the caller gave None.
 
     Every change has one: gRPC repeats calls by method, and a repeated change is safe only if the

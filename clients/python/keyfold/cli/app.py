@@ -11,6 +11,7 @@ import typer
 from keyfold.cli.commands import (
     access_policy,
     data_plane,
+    deletion,
     events,
     key_test,
     lifecycle,
@@ -44,6 +45,8 @@ for _name, _function in (
     ("retire-generation", rotation.retire_generation),
     ("revoke", lifecycle.revoke),
     ("restore", lifecycle.restore),
+    ("delete", deletion.delete),
+    ("undelete", deletion.undelete),
     ("test-key", key_test.key_test),
     ("access-policy", access_policy.access_policy),
     ("onboard", onboarding.onboard),

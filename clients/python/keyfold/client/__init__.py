@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from keyfold.client.data_plane import DataPlane
+from keyfold.client.deletion import Deletion
 from keyfold.client.events import Events
 from keyfold.client.lifecycle import Lifecycle
 from keyfold.client.watch import Watch, Watching
@@ -12,7 +13,7 @@ from keyfold.client.watch import Watch, Watching
 __all__ = ["Client", "Watch"]
 
 
-class Client(DataPlane, Lifecycle, Events, Watching):
+class Client(DataPlane, Lifecycle, Deletion, Events, Watching):
     """A connection to Keyfold. Every method raises `KeyfoldError` when its call fails.
 
     Any number of threads may share it.

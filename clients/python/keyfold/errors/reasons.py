@@ -154,6 +154,18 @@ class InvalidRecheckError(InvalidInputError):
     reason = "INVALID_RECHECK"
 
 
+class InvalidWaitingPeriodError(InvalidInputError):
+    """A waiting period outside of its bounds, or one that is not a span of time."""
+
+    reason = "INVALID_WAITING_PERIOD"
+
+
+class RegionsNotChosenError(InvalidInputError):
+    """DeleteCluster names no regions and does not say all_regions, or it does both."""
+
+    reason = "REGIONS_NOT_CHOSEN"
+
+
 class RequestIdReusedError(InvalidInputError):
     """The caller sent the same request_id before, with a different request."""
 
@@ -593,6 +605,8 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         InvalidUpdateMaskError,
         InvalidReasonError,
         InvalidRecheckError,
+        InvalidWaitingPeriodError,
+        RegionsNotChosenError,
         RequestIdReusedError,
         NotAWrappedKeyError,
         UnsupportedWrappedKeyError,

@@ -72,7 +72,7 @@ class Health(StrEnum):
         return cls.__members__.get(name, cls.UNSPECIFIED)
 
 
-def _time(stamp: Timestamp) -> datetime | None:
+def time_of(stamp: Timestamp) -> datetime | None:
     """Returns the time in UTC; None for zero, which is how the API leaves a time unset."""
     return stamp.ToDatetime(UTC) if stamp.seconds or stamp.nanos else None
 
@@ -128,18 +128,18 @@ class Generation:
                 wrap.type,
                 wrap.uri,
                 wrap.key_version,
-                _time(wrap.create_time),
-                _time(wrap.supersede_time),
+                time_of(wrap.create_time),
+                time_of(wrap.supersede_time),
             )
             for wrap in message.wraps
         )
         return cls(
             message.generation,
             message.kek_id,
-            _time(message.create_time),
+            time_of(message.create_time),
             tuple(wraps),
-            _time(message.retire_time),
-            _time(message.last_use_time),
+            time_of(message.retire_time),
+            time_of(message.last_use_time),
         )
 
 
@@ -191,6 +191,10 @@ class RegionStatus:
         key_region: The provider's own name of the root key's region; empty if the uri does not
             tell.
         notices: Facts that an operator should know and that no error reports, one line each.
+        purge_time: The time at which the server erases the keys of a region that is DELETED; None
+            for any other state.
+        final_after: The time at which the last backup with these keys is gone too; None as for
+            `purge_time`.
     """
 
     region: str
@@ -211,6 +215,8 @@ class RegionStatus:
     key_owner: str
     key_region: str
     notices: tuple[str, ...]
+    purge_time: datetime | None = None
+    final_after: datetime | None = None
 
     @classmethod
     def from_message(cls, message: resources.RegionStatus) -> RegionStatus:
@@ -220,22 +226,24 @@ class RegionStatus:
             key_spec=KeySpec.from_message(message.key_spec),
             policy=RegionPolicy.from_message(message.policy),
             state=State.from_message(message.state),
-            state_time=_time(message.state_time),
+            state_time=time_of(message.state_time),
             health=Health.from_message(message.health),
-            health_time=_time(message.health_time),
+            health_time=time_of(message.health_time),
             key_version=message.key_version,
             generations=tuple(map(Generation.from_message, message.generations)),
             can_wrap=message.can_wrap if message.HasField("can_wrap") else None,
             can_unwrap=message.can_unwrap if message.HasField("can_unwrap") else None,
             can_describe=message.can_describe if message.HasField("can_describe") else None,
-            last_check_time=_time(message.last_check_time),
-            last_success_time=_time(message.last_success_time),
+            last_check_time=time_of(message.last_check_time),
+            last_success_time=time_of(message.last_success_time),
             last_error=KmsFailure.from_message(message.last_error)
             if message.HasField("last_error")
             else None,
             key_owner=enum_name(resources.KeyOwner.DESCRIPTOR, message.key_owner, "KEY_OWNER_"),
             key_region=message.key_region,
             notices=tuple(message.notices),
+            purge_time=time_of(message.purge_time),
+            final_after=time_of(message.final_after),
         )
 
 
@@ -264,8 +272,8 @@ class ClusterStatus:
             cluster=message.cluster,
             organization=message.organization,
             regions=tuple(map(RegionStatus.from_message, message.regions)),
-            create_time=_time(message.create_time),
-            update_time=_time(message.update_time),
+            create_time=time_of(message.create_time),
+            update_time=time_of(message.update_time),
         )
 
 
@@ -286,4 +294,4 @@ class PendingReplica:
     @classmethod
     def from_message(cls, message: resources.PendingReplica) -> PendingReplica:
         """Reads the protobuf message."""
-        return cls(message.replica, _time(message.stops_by), message.stops_within.ToTimedelta())
+        return cls(message.replica, time_of(message.stops_by), message.stops_within.ToTimedelta())

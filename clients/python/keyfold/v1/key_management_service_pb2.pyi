@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
@@ -1540,6 +1541,250 @@ class RetireGenerationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetireGenerationResponse: _TypeAlias = RetireGenerationResponse  # noqa: Y015
+
+@_typing.final
+class DeleteClusterRequest(_message.Message):
+    """The request of DeleteCluster. It names regions, or says `all_regions`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    ALL_REGIONS_FIELD_NUMBER: _builtins.int
+    WAITING_PERIOD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """Required. The cluster's name."""
+    all_regions: _builtins.bool
+    """True to delete every region, and with them the cluster. Required unless `regions` has names."""
+    request_id: _builtins.str
+    """Optional. Makes the request safe to repeat; see `EnableRequest.request_id`. When the cluster is
+    erased, Keyfold forgets the id.
+    """
+    reason: _builtins.str
+    """Optional. The reason, for the audit trail, at most 1,024 characters."""
+    validate_only: _builtins.bool
+    """Optional. If true, Keyfold says what would become unreadable and when, and stores nothing."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the regions to delete. Required unless `all_regions` is true."""
+
+    @_builtins.property
+    def waiting_period(self) -> _duration_pb2.Duration:
+        """Optional. How long UndeleteCluster can take the deletion back, 0 to 90 days; unset means 7 days.
+        At 0 Keyfold erases the keys at once, or within seconds.
+        """
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        all_regions: _builtins.bool = ...,
+        waiting_period: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waiting_period", b"waiting_period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_regions", b"all_regions", "cluster", b"cluster", "reason", b"reason", "regions", b"regions", "request_id", b"request_id", "validate_only", b"validate_only", "waiting_period", b"waiting_period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteClusterRequest: _TypeAlias = DeleteClusterRequest  # noqa: Y015
+
+@_typing.final
+class UnreadableGeneration(_message.Message):
+    """A generation that a deletion makes unreadable, with what it wrapped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    KEK_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    RECENT_USES_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """The region's name."""
+    generation: _builtins.int
+    """The generation's number within the region."""
+    kek_id: _builtins.bytes
+    """The id of the generation, 16 bytes, which is part of every wrapped key that becomes unreadable."""
+    recent_uses: _builtins.int
+    """How often callers used the region's keys with success in the last 30 days, whichever generation
+    they used, as far as the server keeps such counts. A Rewrap counts for no region.
+    """
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When Keyfold made the generation."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When a caller last used the generation, to about a minute; unset if no caller ever did. A
+        generation that nobody has used for long may still have wrapped keys that are needed.
+        """
+
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        kek_id: _builtins.bytes = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        recent_uses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_use_time", b"last_use_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "kek_id", b"kek_id", "last_use_time", b"last_use_time", "recent_uses", b"recent_uses", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreadableGeneration: _TypeAlias = UnreadableGeneration  # noqa: Y015
+
+@_typing.final
+class DeleteClusterResponse(_message.Message):
+    """The response of DeleteCluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
+    FINAL_AFTER_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
+    erased: _builtins.bool
+    """True if Keyfold has erased the cluster at once, because it never wrapped anything."""
+    replayed: _builtins.bool
+    """True if a request with this request_id was carried out before. The status is that of now."""
+    superseded: _builtins.bool
+    """True if a later request has changed what the first request with this request_id did."""
+    @_builtins.property
+    def status(self) -> _resources_pb2.ClusterStatus:
+        """The cluster's status now; with `validate_only`, as the request would make it. Unset once the
+        cluster is gone.
+        """
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadableGeneration]:
+        """What becomes unreadable, by region and generation."""
+
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """When Keyfold erases the keys, by the store's clock. Until it has erased them, UndeleteCluster
+        takes the deletion back.
+        """
+
+    @_builtins.property
+    def final_after(self) -> _timestamp_pb2.Timestamp:
+        """When the last backup with these keys is gone too; see `RegionStatus.final_after`. Destroying
+        the root key at its KMS is final at once, for everything under it.
+        """
+
+    @_builtins.property
+    def confirmed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The replicas that have applied the deletion, including the one that answers."""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.PendingReplica]:
+        """The replicas that have not confirmed yet, and when each of them stops by itself."""
+
+    def __init__(
+        self,
+        *,
+        status: _resources_pb2.ClusterStatus | None = ...,
+        losses: _abc.Iterable[Global___UnreadableGeneration] | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
+        final_after: _timestamp_pb2.Timestamp | None = ...,
+        erased: _builtins.bool = ...,
+        confirmed: _abc.Iterable[_builtins.str] | None = ...,
+        pending: _abc.Iterable[_resources_pb2.PendingReplica] | None = ...,
+        replayed: _builtins.bool = ...,
+        superseded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["final_after", b"final_after", "purge_time", b"purge_time", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "erased", b"erased", "final_after", b"final_after", "losses", b"losses", "pending", b"pending", "purge_time", b"purge_time", "replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteClusterResponse: _TypeAlias = DeleteClusterResponse  # noqa: Y015
+
+@_typing.final
+class UndeleteClusterRequest(_message.Message):
+    """The request of UndeleteCluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """Required. The cluster's name."""
+    request_id: _builtins.str
+    """Optional. Makes the request safe to repeat; see `EnableRequest.request_id`."""
+    reason: _builtins.str
+    """Optional. The reason, for the audit trail, at most 1,024 characters."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The regions whose deletion to take back; empty means all deleted regions."""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "reason", b"reason", "regions", b"regions", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteClusterRequest: _TypeAlias = UndeleteClusterRequest  # noqa: Y015
+
+@_typing.final
+class UndeleteClusterResponse(_message.Message):
+    """The response of UndeleteCluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """True if a request with this request_id was carried out before. The status is that of now."""
+    superseded: _builtins.bool
+    """True if a later request has changed what the first request with this request_id did."""
+    @_builtins.property
+    def status(self) -> _resources_pb2.ClusterStatus:
+        """The cluster's status now."""
+
+    def __init__(
+        self,
+        *,
+        status: _resources_pb2.ClusterStatus | None = ...,
+        replayed: _builtins.bool = ...,
+        superseded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replayed", b"replayed", "status", b"status", "superseded", b"superseded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteClusterResponse: _TypeAlias = UndeleteClusterResponse  # noqa: Y015
 
 @_typing.final
 class TestKeyRequest(_message.Message):

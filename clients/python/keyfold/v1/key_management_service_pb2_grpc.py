@@ -102,6 +102,16 @@ class KeyManagementServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationResponse.FromString,
                 _registered_method=True)
+        self.DeleteCluster = channel.unary_unary(
+                '/keyfold.v1.KeyManagementService/DeleteCluster',
+                request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.DeleteClusterRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.DeleteClusterResponse.FromString,
+                _registered_method=True)
+        self.UndeleteCluster = channel.unary_unary(
+                '/keyfold.v1.KeyManagementService/UndeleteCluster',
+                request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.UndeleteClusterRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.UndeleteClusterResponse.FromString,
+                _registered_method=True)
         self.TestKey = channel.unary_unary(
                 '/keyfold.v1.KeyManagementService/TestKey',
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.TestKeyRequest.SerializeToString,
@@ -236,6 +246,25 @@ class KeyManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteCluster(self, request, context):
+        """Deletes the keys of regions that are revoked, all named regions or none: after a waiting period
+        Keyfold erases them, and nothing opens any more what they wrapped. Then the regions are gone
+        and, without a region, the cluster is. Fails with FAILED_PRECONDITION if a region is not
+        revoked, or is deleted already with another waiting period.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteCluster(self, request, context):
+        """Takes the deletion of regions back, all named regions or none. They are revoked again, as they
+        were. It needs no KMS, so it proves nothing about the keys; Restore does. Fails with NOT_FOUND
+        once the regions are erased.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TestKey(self, request, context):
         """Tries a key spec step by step, and stores nothing. If the key does not work, the response says
         so; the call does not fail.
@@ -342,6 +371,16 @@ def add_KeyManagementServiceServicer_to_server(servicer, server):
                     servicer.RetireGeneration,
                     request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationResponse.SerializeToString,
+            ),
+            'DeleteCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCluster,
+                    request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.DeleteClusterRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.DeleteClusterResponse.SerializeToString,
+            ),
+            'UndeleteCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteCluster,
+                    request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.UndeleteClusterRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.UndeleteClusterResponse.SerializeToString,
             ),
             'TestKey': grpc.unary_unary_rpc_method_handler(
                     servicer.TestKey,
@@ -723,6 +762,60 @@ class KeyManagementService(object):
             '/keyfold.v1.KeyManagementService/RetireGeneration',
             keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationRequest.SerializeToString,
             keyfold_dot_v1_dot_key__management__service__pb2.RetireGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.KeyManagementService/DeleteCluster',
+            keyfold_dot_v1_dot_key__management__service__pb2.DeleteClusterRequest.SerializeToString,
+            keyfold_dot_v1_dot_key__management__service__pb2.DeleteClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.KeyManagementService/UndeleteCluster',
+            keyfold_dot_v1_dot_key__management__service__pb2.UndeleteClusterRequest.SerializeToString,
+            keyfold_dot_v1_dot_key__management__service__pb2.UndeleteClusterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,17 @@ class KeyManagementServiceStub:
     brings it back. The newest generation cannot be retired. The response has the same form as that
     of Revoke.
     """
+    DeleteCluster: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.DeleteClusterRequest, _key_management_service_pb2.DeleteClusterResponse]
+    """Deletes the keys of regions that are revoked, all named regions or none: after a waiting period
+    Keyfold erases them, and nothing opens any more what they wrapped. Then the regions are gone
+    and, without a region, the cluster is. Fails with FAILED_PRECONDITION if a region is not
+    revoked, or is deleted already with another waiting period.
+    """
+    UndeleteCluster: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.UndeleteClusterRequest, _key_management_service_pb2.UndeleteClusterResponse]
+    """Takes the deletion of regions back, all named regions or none. They are revoked again, as they
+    were. It needs no KMS, so it proves nothing about the keys; Restore does. Fails with NOT_FOUND
+    once the regions are erased.
+    """
     TestKey: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.TestKeyRequest, _key_management_service_pb2.TestKeyResponse]
     """Tries a key spec step by step, and stores nothing. If the key does not work, the response says
     so; the call does not fail.
@@ -149,6 +160,17 @@ class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
     """Takes an old generation out of use, so that wrapped keys of that generation no longer open, or
     brings it back. The newest generation cannot be retired. The response has the same form as that
     of Revoke.
+    """
+    DeleteCluster: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.DeleteClusterRequest, _key_management_service_pb2.DeleteClusterResponse]  # type: ignore[assignment]
+    """Deletes the keys of regions that are revoked, all named regions or none: after a waiting period
+    Keyfold erases them, and nothing opens any more what they wrapped. Then the regions are gone
+    and, without a region, the cluster is. Fails with FAILED_PRECONDITION if a region is not
+    revoked, or is deleted already with another waiting period.
+    """
+    UndeleteCluster: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.UndeleteClusterRequest, _key_management_service_pb2.UndeleteClusterResponse]  # type: ignore[assignment]
+    """Takes the deletion of regions back, all named regions or none. They are revoked again, as they
+    were. It needs no KMS, so it proves nothing about the keys; Restore does. Fails with NOT_FOUND
+    once the regions are erased.
     """
     TestKey: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.TestKeyRequest, _key_management_service_pb2.TestKeyResponse]  # type: ignore[assignment]
     """Tries a key spec step by step, and stores nothing. If the key does not work, the response says
@@ -293,6 +315,29 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes an old generation out of use, so that wrapped keys of that generation no longer open, or
         brings it back. The newest generation cannot be retired. The response has the same form as that
         of Revoke.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCluster(
+        self,
+        request: _key_management_service_pb2.DeleteClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_management_service_pb2.DeleteClusterResponse, _abc.Awaitable[_key_management_service_pb2.DeleteClusterResponse]]:
+        """Deletes the keys of regions that are revoked, all named regions or none: after a waiting period
+        Keyfold erases them, and nothing opens any more what they wrapped. Then the regions are gone
+        and, without a region, the cluster is. Fails with FAILED_PRECONDITION if a region is not
+        revoked, or is deleted already with another waiting period.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteCluster(
+        self,
+        request: _key_management_service_pb2.UndeleteClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_management_service_pb2.UndeleteClusterResponse, _abc.Awaitable[_key_management_service_pb2.UndeleteClusterResponse]]:
+        """Takes the deletion of regions back, all named regions or none. They are revoked again, as they
+        were. It needs no KMS, so it proves nothing about the keys; Restore does. Fails with NOT_FOUND
+        once the regions are erased.
         """
 
     @_abc_1.abstractmethod

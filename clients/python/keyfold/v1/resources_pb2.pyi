@@ -34,8 +34,8 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     STATE_REVOKED: _State.ValueType  # 2
     """Keyfold refuses all use of the key until Restore."""
     STATE_DELETED: _State.ValueType  # 3
-    """Keyfold refuses all use of the key, and erases it after the purge time. UndeleteCluster takes
-    this back.
+    """DeleteCluster has deleted the key. Until the region's `purge_time`, UndeleteCluster returns it
+    to REVOKED; after that time Keyfold erases it, and the region is gone.
     """
 
 class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -48,8 +48,8 @@ STATE_ENABLED: State.ValueType  # 1
 STATE_REVOKED: State.ValueType  # 2
 """Keyfold refuses all use of the key until Restore."""
 STATE_DELETED: State.ValueType  # 3
-"""Keyfold refuses all use of the key, and erases it after the purge time. UndeleteCluster takes
-this back.
+"""DeleteCluster has deleted the key. Until the region's `purge_time`, UndeleteCluster returns it
+to REVOKED; after that time Keyfold erases it, and the region is gone.
 """
 Global___State: _TypeAlias = State  # noqa: Y015
 
@@ -471,6 +471,8 @@ class RegionStatus(_message.Message):
     KEY_REGION_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     CAN_DESCRIBE_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
+    FINAL_AFTER_FIELD_NUMBER: _builtins.int
     REPLICA_OF_FIELD_NUMBER: _builtins.int
     GEO_FIELD_NUMBER: _builtins.int
     KEY_LINK_FIELD_NUMBER: _builtins.int
@@ -544,6 +546,19 @@ class RegionStatus(_message.Message):
         than this one; one line each.
         """
 
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """When Keyfold erases the region's keys, by the store's clock; unset unless the state is DELETED.
+        Until it has erased them, UndeleteCluster takes the deletion back.
+        """
+
+    @_builtins.property
+    def final_after(self) -> _timestamp_pb2.Timestamp:
+        """When the last backup with the region's wrapped keys is gone too, by the backup retention that
+        the server's settings name; unset unless the state is DELETED. Until then the keys can be
+        recovered from a backup by whoever can use the root key.
+        """
+
     def __init__(
         self,
         *,
@@ -565,13 +580,15 @@ class RegionStatus(_message.Message):
         key_region: _builtins.str = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
         can_describe: _builtins.bool | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
+        final_after: _timestamp_pb2.Timestamp | None = ...,
         replica_of: _builtins.str = ...,
         geo: _builtins.str = ...,
         key_link: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "health_time", b"health_time", "key_spec", b"key_spec", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "policy", b"policy", "state_time", b"state_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "final_after", b"final_after", "health_time", b"health_time", "key_spec", b"key_spec", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "policy", b"policy", "purge_time", b"purge_time", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "generations", b"generations", "geo", b"geo", "health", b"health", "health_time", b"health_time", "key_link", b"key_link", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "region", b"region", "replica_of", b"replica_of", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe", "_can_unwrap", b"_can_unwrap", "_can_wrap", b"_can_wrap", "can_describe", b"can_describe", "can_unwrap", b"can_unwrap", "can_wrap", b"can_wrap", "final_after", b"final_after", "generations", b"generations", "geo", b"geo", "health", b"health", "health_time", b"health_time", "key_link", b"key_link", "key_owner", b"key_owner", "key_region", b"key_region", "key_spec", b"key_spec", "key_version", b"key_version", "last_check_time", b"last_check_time", "last_error", b"last_error", "last_success_time", b"last_success_time", "notices", b"notices", "policy", b"policy", "purge_time", b"purge_time", "region", b"region", "replica_of", b"replica_of", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__can_describe: _TypeAlias = _typing.Literal["can_describe"]  # noqa: Y015
     _WhichOneofArgType__can_describe: _TypeAlias = _typing.Literal["_can_describe", b"_can_describe"]  # noqa: Y015

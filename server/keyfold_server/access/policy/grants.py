@@ -35,7 +35,7 @@ _PURPOSES: Final[Mapping[Role, str]] = {
     Role.WRAP: "wraps data keys",
     Role.UNWRAP: "opens wrapped keys",
     Role.OPERATOR: "gives clusters their keys, rotates, revokes and restores them",
-    Role.DESTROYER: "destroys keys for good",
+    Role.DESTROYER: "deletes keys for good, and takes deletions back",
     Role.AUDITOR: "reads status, lists and events",
 }
 
@@ -89,6 +89,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "Revoke": Rule((Role.OPERATOR,), whole=True),
     "Restore": Rule((Role.OPERATOR,), whole=True),
     "RetireGeneration": Rule((Role.OPERATOR,)),
+    "DeleteCluster": Rule((Role.DESTROYER,), whole=True),
+    "UndeleteCluster": Rule((Role.DESTROYER,), whole=True),
     "TestKey": Rule((Role.OPERATOR,), new_regions=True),
     "GetAccessPolicy": Rule((Role.OPERATOR,), new_regions=True),
     "Recheck": _READ,

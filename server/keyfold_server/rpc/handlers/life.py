@@ -41,6 +41,8 @@ class LifeMethods:
             "Revoke": OnMessages(pb.RevokeRequest, self._revoke),
             "Restore": OnMessages(pb.RestoreRequest, self._restore),
             "RetireGeneration": OnMessages(pb.RetireGenerationRequest, self._retire_generation),
+            "DeleteCluster": OnMessages(pb.DeleteClusterRequest, self._delete_cluster),
+            "UndeleteCluster": OnMessages(pb.UndeleteClusterRequest, self._undelete_cluster),
             "TestKey": OnMessages(pb.TestKeyRequest, self._test_key),
             "GetAccessPolicy": OnMessages(pb.GetAccessPolicyRequest, self._get_access_policy),
             "Recheck": OnMessages(pb.RecheckRequest, self._recheck),
@@ -128,6 +130,28 @@ class LifeMethods:
         call = MutationCall(caller, "RetireGeneration", asked.request_id, request, deadline)
         retired = await self._replica.revocation.retire(call)
         return await self._acknowledged(pb.RetireGenerationResponse, caller, retired)
+
+    async def _delete_cluster(
+        self, asked: pb.DeleteClusterRequest, caller: Caller, deadline: float
+    ) -> pb.DeleteClusterResponse:
+        request = requests.delete_cluster_request(asked)
+        call = MutationCall(caller, "DeleteCluster", asked.request_id, request, deadline)
+        deleted = await self._replica.deletion.delete(call)
+        reply = replies.deleted(deleted)
+        reply.pending.extend(self._pending(deleted.pending))
+        return reply
+
+    async def _undelete_cluster(
+        self, asked: pb.UndeleteClusterRequest, caller: Caller, deadline: float
+    ) -> pb.UndeleteClusterResponse:
+        request = requests.undelete_cluster_request(asked)
+        call = MutationCall(caller, "UndeleteCluster", asked.request_id, request, deadline)
+        result = await self._replica.deletion.undelete(call)
+        return pb.UndeleteClusterResponse(
+            status=await self._status(caller, result.cluster),
+            replayed=result.replayed,
+            superseded=result.superseded,
+        )
 
     async def _test_key(
         self, asked: pb.TestKeyRequest, caller: Caller, _deadline: float

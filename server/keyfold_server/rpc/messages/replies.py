@@ -15,6 +15,7 @@ from keyfold_server.domain.keyspec import PLATFORM
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
+from keyfold_server.service.life.deletion import DeleteResult
 from keyfold_server.service.life.rechecks import Rechecked
 from keyfold_server.service.life.reports import ClusterReport, RegionReport
 from keyfold_server.service.root_keys.access_policies import AccessPolicyResult
@@ -63,6 +64,8 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
         key_owner=res.KEY_OWNER_PLATFORM if platform else res.KEY_OWNER_CLUSTER,
         key_region=report.key_region,
         notices=report.notices,
+        purge_time=_time_if(region.purge_time),
+        final_after=_time_if(report.final_after),
     )
     if report.described is not None:
         status.can_describe = report.described.health is Health.HEALTHY
@@ -122,6 +125,29 @@ def pending_replica(pending: PendingReplica, now: float) -> res.PendingReplica:
         replica=pending.replica,
         stops_by=time_of(int((now + pending.stops_within) * 1000)),
         stops_within=span(pending.stops_within),
+    )
+
+
+def deleted(done: DeleteResult) -> pb.DeleteClusterResponse:
+    """Returns the response of DeleteCluster, all but the pending replicas."""
+    return pb.DeleteClusterResponse(
+        status=cluster_status(done.report),
+        losses=[
+            pb.UnreadableGeneration(
+                region=loss.region,
+                generation=loss.generation.number,
+                kek_id=loss.generation.kek_id,
+                create_time=time_of(loss.generation.created_at),
+                last_use_time=_time_if(loss.last_use),
+                recent_uses=loss.recent_uses,
+            )
+            for loss in done.losses
+        ],
+        purge_time=_time_if(done.purge_time),
+        final_after=_time_if(done.final_after),
+        confirmed=done.confirmed,
+        replayed=done.mutation.replayed,
+        superseded=done.mutation.superseded,
     )
 
 

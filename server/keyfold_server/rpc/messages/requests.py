@@ -14,6 +14,7 @@ from keyfold_server.domain.cluster import MAX_REGIONS
 from keyfold_server.domain.errors import (
     InvalidInputError,
     InvalidPageError,
+    InvalidWaitingPeriodError,
     KeyfoldError,
     MalformedRequestError,
     TooManyRegionsError,
@@ -23,6 +24,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
+from keyfold_server.service.life.deletion import DeleteClusterRequest, UndeleteClusterRequest
 from keyfold_server.service.life.rechecks import RecheckRequest
 from keyfold_server.service.life.restoration import RestoreRequest
 from keyfold_server.service.life.revocation import RetireGenerationRequest, RevokeRequest
@@ -34,6 +36,9 @@ from keyfold_server.service.root_keys.trials import TestKeyRequest
 _MOST_NAMES: Final = 2_000
 """Most names of regions in one request. A cluster has fewer, but up to so many a request gets an
 error that says which of them are wrong."""
+
+_NANOS: Final = 1_000_000_000
+"""Nanoseconds in a second."""
 
 _STATES: Final = {res.State.Value(f"STATE_{state.name}"): state for state in State}
 _HEALTH: Final = {res.Health.Value(f"HEALTH_{health.value}"): health for health in Health}
@@ -182,6 +187,39 @@ def revoke_request(message: pb.RevokeRequest) -> RevokeRequest:
 def restore_request(message: pb.RestoreRequest) -> RestoreRequest:
     """Returns the request of Restore."""
     return RestoreRequest(message.cluster, _regions(message.regions), message.reason)
+
+
+def delete_cluster_request(message: pb.DeleteClusterRequest) -> DeleteClusterRequest:
+    """Returns the request of DeleteCluster.
+
+    Raises:
+        InvalidWaitingPeriodError: The waiting period is not a span of time.
+    """
+    waiting = message.waiting_period if message.HasField("waiting_period") else None
+    return DeleteClusterRequest(
+        message.cluster,
+        _regions(message.regions),
+        message.all_regions,
+        None if waiting is None else _milliseconds(waiting),
+        message.reason,
+        message.validate_only,
+    )
+
+
+def _milliseconds(waiting: Duration) -> int:
+    nanos = waiting.nanos
+    if abs(nanos) >= _NANOS or waiting.seconds * nanos < 0:
+        raise InvalidWaitingPeriodError(
+            "waiting_period is not a valid Duration: its nanos must be less than a second, and "
+            "have the sign of its seconds",
+            field="waiting_period",
+        )
+    return (waiting.seconds * _NANOS + nanos) // 1_000_000
+
+
+def undelete_cluster_request(message: pb.UndeleteClusterRequest) -> UndeleteClusterRequest:
+    """Returns the request of UndeleteCluster."""
+    return UndeleteClusterRequest(message.cluster, _regions(message.regions), message.reason)
 
 
 def retire_generation_request(message: pb.RetireGenerationRequest) -> RetireGenerationRequest:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap
@@ -23,7 +22,9 @@ from keyfold_server.domain.health import (
     root_subject,
 )
 from keyfold_server.domain.ports import Clock, ReplicaRow, Seen
+from keyfold_server.domain.retention import final_after
 from keyfold_server.domain.rights import Rights
+from keyfold_server.service.life import notices
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.loop_turns import one_by_one
 from keyfold_server.service.observed.health import HealthRecorder
@@ -41,13 +42,15 @@ class RegionReport:
     Attributes:
         region: The region as the store has it.
         seen: The last observation of its newest KEK, or None.
-        described: The last observation of whether its root key can be described, or None.
         last_uses: The last use of each KEK by kek_id, in milliseconds of Unix time. A KEK that
             nobody ever used is not in it.
         superseded: The superseded wraps of the region's KEKs, oldest first, if the report is made
             with the cluster's history.
         key_region: The provider's own name of the region in which the root key is; may be empty.
         notices: Facts that an operator should know, one line each.
+        described: The last observation of whether its root key can be described, or None.
+        final_after: Of a deleted region: when the last backup with its keys is gone, in
+            milliseconds of Unix time; otherwise None.
     """
 
     region: Region
@@ -57,6 +60,7 @@ class RegionReport:
     key_region: str = ""
     notices: tuple[str, ...] = ()
     described: Observation | None = None
+    final_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class Reports:
         residency: Residency,
         storage: Storage,
         clock: Clock,
+        backup_retention: float,
     ) -> None:
         """Takes what this replica knows of keys.
 
@@ -132,7 +137,9 @@ class Reports:
             residency: Knows where root keys are.
             storage: The store, which has what the other replicas know.
             clock: Time.
+            backup_retention: Seconds for which the vendor keeps backups.
         """
+        self._backup_retention = backup_retention
         self._loads = loads
         self._health = health
         self._uses = uses
@@ -233,7 +240,16 @@ class Reports:
         seen = decisive(known.get(kek_subject(g)), known.get(root_subject(g.current)))
         place = await self._residency.report(g.current.root, region.name)
         described = known.get(describe_subject(g.current)) if region.in_service else None
-        more = (self._outage(cluster, region, seen), _not_described(described))
+        final = (
+            None
+            if region.purge_time is None
+            else final_after(region.purge_time, self._backup_retention)
+        )
+        more = (
+            self._outage(cluster, region, seen),
+            notices.not_described(described),
+            *notices.deletion(region, final),
+        )
         return RegionReport(
             region,
             seen,
@@ -247,6 +263,7 @@ class Reports:
             key_region=place.key_region,
             notices=(*place.notices, *(notice for notice in more if notice is not None)),
             described=described,
+            final_after=final,
         )
 
     def _outage(self, cluster: Cluster, region: Region, seen: Observation | None) -> str | None:
@@ -260,25 +277,13 @@ class Reports:
                 "region in memory: its calls fail until the KMS answers"
             )
         left = ends - self._clock.monotonic()
-        at = datetime.fromtimestamp(self._clock.wall() + left, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        at = notices.time_text(self._clock.wall() + left)
         if left <= 0:
             return f"the KMS cannot be asked, and the outage grace ended at {at}: calls fail"
         return (
             "the KMS cannot be asked; the replica that answers here serves on from memory until "
             f"{at} at the latest, which is counted from its last proof"
         )
-
-
-def _not_described(described: Observation | None) -> str | None:
-    """Returns a notice of a root key that Keyfold may not describe."""
-    if described is None or described.health is Health.HEALTHY:
-        return None
-    lacks = described.missing_permission
-    return (
-        f"Keyfold may not describe the root key: {described.message}"
-        + (f"; missing permission: {lacks}" if lacks else "")
-        + "; Keyfold can use the key without it"
-    )
 
 
 def decisive(kek: Observation | None, root: Observation | None) -> Observation | None:

@@ -20,20 +20,16 @@ from keyfold_server.domain.errors import (
     RowNotAuthenticError,
 )
 from keyfold_server.domain.keyspec import check_name, check_regions
-from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Caller
-from keyfold_server.domain.timing import Timing
-from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
+from keyfold_server.service.fleet.confirmations import PendingReplica
+from keyfold_server.service.life.acknowledgements import Acknowledgements
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.reports import ClusterReport, Reports
-from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
+from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.storage import Storage
 
 MAX_REASON: Final = 1_024
 """Most characters in a reason for the audit trail."""
-
-_BEFORE_DEADLINE: Final = 0.5
-"""Seconds before the caller's deadline at which Revoke answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,28 +112,22 @@ class Revocation:
     def __init__(
         self,
         mutations: Mutations,
-        confirmations: Confirmations,
+        acknowledgements: Acknowledgements,
         reports: Reports,
         storage: Storage,
-        clock: Clock,
-        timing: Timing,
     ) -> None:
         """Joins Revoke to the store and to the other replicas.
 
         Args:
             mutations: Carries out changes.
-            confirmations: Knows which replicas have applied a change.
+            acknowledgements: Waits for the other replicas.
             reports: Makes the reports of revoked clusters.
             storage: The store, in threads.
-            clock: Time.
-            timing: The times to wait for other replicas.
         """
         self._mutations = mutations
-        self._confirmations = confirmations
+        self._acknowledgements = acknowledgements
         self._reports = reports
         self._storage = storage
-        self._clock = clock
-        self._timing = timing
 
     async def revoke(self, call: MutationCall[RevokeRequest]) -> RevokeResult | BanResult:
         """Stops all use of regions. It loses no race and needs no KMS (protocol R1).
@@ -156,7 +146,7 @@ class Revocation:
             return await self._revoked(call, decide)
 
         result = await self._mutations.run(call, work, lambda replayed: replayed)
-        confirmed, pending = await self._confirmed(call, result.number)
+        confirmed, pending = await self._acknowledgements.of(call, result.number)
         if isinstance(result, CommittedBan):
             return BanResult(result, confirmed, pending)
         return RevokeResult(result, confirmed, pending)
@@ -202,30 +192,12 @@ class Revocation:
             return await self._mutations.commit(call, decide)
 
         result = await self._mutations.run(call, work, lambda replayed: replayed)
-        return RevokeResult(result, *await self._confirmed(call, result.number))
+        return RevokeResult(result, *await self._acknowledgements.of(call, result.number))
 
     async def report(self, caller: Caller, mutation: MutationResult) -> ClusterReport:
         """Returns the report of the cluster, as the answer shows it; reads in the lane (R9)."""
         run = self._storage.revoking(caller.name).run
         return await self._reports.report(mutation.cluster, caller.rights, run)
-
-    async def _confirmed(
-        self, call: MutationCall[MutationRequest], number: int | None
-    ) -> tuple[tuple[str, ...], tuple[PendingReplica, ...]]:
-        """Waits for the other replicas to confirm; a repeated request waits, too.
-
-        Returns:
-            The names of the replicas that have dropped the keys, and the replicas that have not.
-        """
-        # A repeated request has no number. It waits for the cluster's newest decision instead: if
-        # another replica carried the request out, this one may not have read of it yet.
-        if number is None:
-            number = await self._mutations.attempted(call, "repeated")
-        ends = min(
-            self._clock.monotonic() + self._timing.revoke_wait, call.deadline - _BEFORE_DEADLINE
-        )
-        confirmed, pending = await self._confirmations.wait(number, ends)
-        return tuple(confirmed), tuple(pending)
 
 
 def check_reason(reason: str) -> None:

@@ -12,14 +12,14 @@ from typing import Final, TypeVar
 
 from keyfold.cli.errors import InputError
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def seconds(text: str, name: str) -> float:
-    """Reads a duration such as `500ms`, `60s`, `15m` or `1h`; a number without a unit is seconds.
+    """Reads a duration such as `500ms`, `60s`, `1h` or `7d`; a number without a unit is seconds.
 
     Args:
         text: The duration.

@@ -45,11 +45,12 @@ _DATE: Final = len("2026-01-31")
 """Characters of a date, the first of the two lines that a time takes in a narrow column."""
 
 
-def console() -> Console:
-    """Returns a console on stdout, which respects NO_COLOR."""
-    terminal = sys.stdout.isatty()
+def console(*, stderr: bool = False) -> Console:
+    """Returns a console on stdout or stderr, which respects NO_COLOR."""
+    file = sys.stderr if stderr else sys.stdout
+    terminal = file.isatty()
     return Console(
-        file=sys.stdout,
+        file=file,
         force_terminal=terminal,
         width=None if terminal else _WIDTH_ELSEWHERE,
         markup=False,

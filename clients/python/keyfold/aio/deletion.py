@@ -1,0 +1,71 @@
+"""Deleting the keys of clusters for good, and taking a deletion back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from keyfold import calls
+from keyfold.aio.connection import Connection
+from keyfold.models.deletion import Deleted, Undeleted
+
+
+class Deletion(Connection):
+    """The calls that end the life of a cluster's keys, for the role destroyer."""
+
+    async def delete_cluster(
+        self,
+        cluster: str,
+        *,
+        regions: Iterable[str] = (),
+        all_regions: bool = False,
+        waiting_period: timedelta | None = None,
+        reason: str = "",
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> Deleted:
+        """Deletes the keys of revoked regions, so that nothing opens any more what they wrapped.
+
+        Name the regions, or say `all_regions`, which ends the cluster. The server erases the keys
+        after the waiting period, 0 to 90 days and by default 7; until then `undelete_cluster` takes
+        the deletion back. Copies in backups end later, at `Deleted.final_after`. `validate_only`
+        returns what would become unreadable, and stores nothing.
+
+        Example:
+            >>> _ = await client.revoke("prod", regions=["us"])
+            >>> deleted = await client.delete_cluster("prod", regions=["us"])
+            >>> [(one.region, one.generation) for one in deleted.losses]
+            [('us', 1)]
+            >>> undeleted = await client.undelete_cluster("prod")
+            >>> str(undeleted.status.regions[1].state)
+            'REVOKED'
+        """
+        call = calls.delete_cluster(
+            cluster,
+            regions,
+            all_regions=all_regions,
+            waiting_period=waiting_period,
+            reason=reason,
+            request_id=request_id,
+            validate_only=validate_only,
+        )
+        return await self._ask(call, timeout)
+
+    async def undelete_cluster(
+        self,
+        cluster: str,
+        *,
+        regions: Iterable[str] = (),
+        reason: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Undeleted:
+        """Takes deletions back, of the named regions or of all; the regions are then revoked.
+
+        It needs no KMS, and so it proves nothing about the keys: `restore` does. Once the server
+        has erased the keys, it raises `ClusterNotFoundError` or `RegionNotFoundError`.
+        """
+        return await self._ask(
+            calls.undelete_cluster(cluster, regions, reason, request_id), timeout
+        )
