@@ -340,6 +340,8 @@ def calls_on(cluster: str, wrapped: bytes) -> Iterator[tuple[str, Any]]:
     yield "Rotate", pb.RotateRequest(cluster=cluster, region_specs=[res.RegionSpec(region="eu")])
     yield "Revoke", pb.RevokeRequest(cluster=cluster, request_id="of-nobody")
     yield "Restore", pb.RestoreRequest(cluster=cluster)
+    yield "DeleteCluster", pb.DeleteClusterRequest(cluster=cluster, all_regions=True)
+    yield "UndeleteCluster", pb.UndeleteClusterRequest(cluster=cluster)
     yield "GetStatus", pb.GetStatusRequest(cluster=cluster)
 
 

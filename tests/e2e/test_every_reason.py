@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 import callers
 from e2e.wire import Refusal, raw, refusal, refused, spec, stubs
@@ -168,6 +169,10 @@ def test_input(reasons: Reasons) -> None:
     see("INVALID_PAGE", "ListClusters", pb.ListClustersRequest(page_size=-1))
     see("INVALID_BATCH", "BatchWrap", pb.BatchWrapRequest(cluster="prod"))
     see("INVALID_REASON", "Revoke", pb.RevokeRequest(cluster="prod", reason="r" * 1025))
+    waiting = Duration(seconds=91 * 86_400)
+    late = pb.DeleteClusterRequest(cluster="prod", all_regions=True, waiting_period=waiting)
+    see("INVALID_WAITING_PERIOD", "DeleteCluster", late)
+    see("REGIONS_NOT_CHOSEN", "DeleteCluster", pb.DeleteClusterRequest(cluster="prod"))
     see("INVALID_RECHECK", "Recheck", pb.RecheckRequest())
     see("KEY_NOT_USED", "Recheck", pb.RecheckRequest(key_uri="fake:nobody"))
     empty = res.RegionSpec(region="eu", key_spec=res.KeySpec())
@@ -214,6 +219,13 @@ def test_state(reasons: Reasons) -> None:
     see("CLUSTER_REVOKED", "AddRegions", more)
     again = pb.RevokeRequest(cluster="gone", request_id="id", reason="another body")
     see("REQUEST_ID_REUSED", "Revoke", again)
+
+    delete = pb.DeleteClusterRequest(cluster="prod", all_regions=True)
+    see("NOT_REVOKED", "DeleteCluster", delete)
+    see("NOT_DELETED", "UndeleteCluster", pb.UndeleteClusterRequest(cluster="prod"))
+    delete = pb.DeleteClusterRequest(cluster="gone", all_regions=True)
+    reasons.stub.DeleteCluster(delete, timeout=9)
+    see("KEY_DELETED", "Wrap", wrap("gone", "going"))
 
     reasons.enable("aged", "old")
     blob = reasons.stub.Wrap(wrap("aged", "old"), timeout=9).wrapped_key

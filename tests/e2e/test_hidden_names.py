@@ -28,6 +28,9 @@ CALLS: Final[dict[str, Ask]] = {
         pb.RotateRequest(cluster="c", region_specs=[res.RegionSpec(region="eu")])
     ),
     "Revoke": lambda stub: stub.Revoke(pb.RevokeRequest(cluster="c")),
+    "DeleteCluster": lambda stub: stub.DeleteCluster(
+        pb.DeleteClusterRequest(cluster="c", all_regions=True)
+    ),
 }
 
 

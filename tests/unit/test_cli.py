@@ -39,6 +39,8 @@ COMMANDS = {
     ],
     "revoke": ["revoke", "prod", "--yes"],
     "restore": ["restore", "prod"],
+    "delete": ["delete", "prod", "--all-regions", "--yes"],
+    "undelete": ["undelete", "prod"],
     "test-key": ["test-key", "LOCAL", "local:a"],
     "access-policy": ["access-policy", "LOCAL", "local:a", "--cluster", "test"],
     "onboard": ["onboard", "test", "--region", "eu=LOCAL,local:a", "--wait"],
@@ -68,6 +70,8 @@ ANSWERS = {
     "test-key": "TestKey",
     "access-policy": "GetAccessPolicy",
     "onboard": "Enable",
+    "delete": "DeleteCluster",
+    "undelete": "UndeleteCluster",
     "events list": "ListEvents",
     "events verify": "VerifyEvents",
     "events anchor": "GetAnchor",
@@ -191,7 +195,7 @@ def test_revoke_does_not_ask_twice(server: Served, cli: Cli) -> None:
     assert len(server.requests["Revoke"]) == 2
 
 
-@pytest.mark.parametrize("command", ["revoke", "retire-generation"])
+@pytest.mark.parametrize("command", ["revoke", "retire-generation", "delete"])
 @pytest.mark.parametrize("stdin", ["", "no\n", "y\n"])
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_what_others_notice_needs_an_agreement(
@@ -205,6 +209,7 @@ def test_what_others_notice_needs_an_agreement(
     assert "there is no terminal to ask at; give --yes" in ran.err
     assert not server.requests["Revoke"]
     assert not server.requests["RetireGeneration"]
+    assert not server.requests["DeleteCluster"]
     assert (
         cli("retire-generation", "prod", "--region", "eu", "--generation", "1", "--bring-back").code
         == 0
@@ -305,6 +310,8 @@ def test_json_of_every_command(cli: Cli, command: str) -> None:
         stdin = cli("wrap", "prod", "--region", "eu", stdin=stdin).out
     if command == "retire-generation":
         cli("rotate", "prod", "--region", "eu", "--new-generation")
+    if command in {"delete", "undelete"}:
+        cli("revoke", "prod", "--yes")
     ran = cli(*COMMANDS[command], "--json", stdin=stdin)
     assert ran.code == 0, ran.err
     if command in {"events show", "events export"}:

@@ -231,7 +231,7 @@ def test_the_two_clients_have_one_shape() -> None:
 @pytest.mark.parametrize(
     "module",
     ["keyfold.models.plaintext", "keyfold.client", "keyfold.client.data_plane",
-     "keyfold.client.lifecycle"],
+     "keyfold.client.lifecycle", "keyfold.client.deletion"],
 )  # fmt: skip
 def test_examples(module: str, server: Served, client: keyfold.Client) -> None:
     """The examples in the docstrings do what they show."""

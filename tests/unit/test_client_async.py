@@ -124,7 +124,8 @@ def test_made_before_the_loop(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["keyfold.aio", "keyfold.aio.data_plane", "keyfold.aio.lifecycle"]
+    "module",
+    ["keyfold.aio", "keyfold.aio.data_plane", "keyfold.aio.lifecycle", "keyfold.aio.deletion"],
 )
 def test_examples(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples in the docstrings do what they show, `await` at their top level included."""

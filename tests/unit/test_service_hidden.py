@@ -45,6 +45,7 @@ GRANTS: Final = {
         f'roles = ["operator"]\nclusters = ["*e*"]\norganizations = ["mine"]\n{KEYS}'
     ),
     "an operator without keys": 'roles = ["operator"]\norganizations = ["mine"]',
+    "a destroyer": 'roles = ["destroyer"]\norganizations = ["mine"]',
     "a reader and a user": 'roles = ["crypto", "auditor"]\norganizations = ["mine"]',
 }
 
@@ -130,6 +131,11 @@ def calls(one: Member, blob: bytes) -> Calls:
         "RetireGeneration": lambda name: one.replica.revocation.retire(
             one.asked("RetireGeneration", RetireGenerationRequest(name, "eu", 1, False, ""))  # noqa: FBT003
         ),
+        "DeleteCluster": one.delete,
+        "DeleteCluster, a region": lambda name: one.delete(name, ["nowhere"]),
+        "DeleteCluster, only tried": lambda name: one.delete(name, validate_only=True),
+        "DeleteCluster, a bad id": lambda name: one.delete(name, request_id=long),
+        "UndeleteCluster": one.undelete,
         "GetStatus": one.status,
         "TestKey": lambda name: try_key(one, name),
         "TestKey, another's key": lambda name: try_key(one, name, "fake:two"),
