@@ -171,6 +171,11 @@ live: venv ## Run the provider suite on a key of yours (PROVIDER=aws KEY=arn:…
 chaos: venv ## Break servers under load, and the code's safeguards, and check that this is noticed
 	@PYTHONPATH=tests $(bin)/python -m chaos.run
 
+# CASES=n (1000 by default), and SEED=n for other cases.
+.PHONY: what-if
+what-if: venv ## Compare what ListKeyUsage foresees with really doing it at the counterparts
+	@CASES=$(CASES) SEED=$(SEED) PYTHONPATH=tests $(bin)/python -m what_if.run
+
 # MINUTES=n (60 by default); KEYFOLD_TEST_TRANSPORT=asgi for the other transport.
 .PHONY: soak
 soak: venv ## Let two servers serve for an hour while everything around them goes wrong

@@ -204,7 +204,10 @@ AZURE_URI: Final = "https://v-1.vault.azure.net/keys/k"
 KEYS: Final[dict[type[Foresees], tuple[RootKey, str]]] = {
     Aws: (RootKey("AWS_KMS", ARN.format("eu-west-1"), ROLE), "material"),
     Azure: (RootKey("AZURE_KEY_VAULT", AZURE_URI, f"{V[0]}/{V[1]}"), V[0]),
-    Gcp: (RootKey("GCP_CLOUD_KMS", "projects/p/k", "a@p.iam.gserviceaccount.com"), "p/k/2"),
+    Gcp: (
+        RootKey("GCP_CLOUD_KMS", "projects/p/k", "a@p.iam.gserviceaccount.com"),
+        "projects/p/k/v/2",
+    ),
     Vault: (RootKey("VAULT_TRANSIT", "https://h/v1/transit/keys/k", "auth/approle/role/r"), "2"),
     Local: (RootKey("LOCAL", "local:k"), "2"),
 }
@@ -293,6 +296,14 @@ def test_versions_go_alone(foresight: type[Foresees]) -> None:
         other = foresight().foreseen(Supposition(what, key.uri, "other"), key, version)
         same = foresight().foreseen(Supposition(what, key.uri, version), key, version)
         assert (other.unwrap, same.unwrap is not None) == (None, True)
+
+
+def test_google_numbers_versions() -> None:
+    """A caller may write a version's number in place of its whole name."""
+    key, version = KEYS[Gcp]
+    for short, opens in (("2", False), ("12", True), ("1", True)):
+        found = Gcp().foreseen(Supposition(WhatIf.DISABLE, key.uri, short), key, version)
+        assert (found.unwrap is None) == opens, short
 
 
 @pytest.mark.parametrize("foresight", [Aws, Azure, Gcp])

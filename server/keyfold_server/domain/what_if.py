@@ -212,6 +212,11 @@ def impact(use: KeyUse, foreseen: Foreseen, ttl: float, grace: float) -> KeyImpa
         because += "; the generation is retired, but a rotation moves it, too"
     elif not told:
         because += "; that tells nothing about the key, so keys in memory serve on for their grace"
+    elif foreseen.later > 0:
+        because += (
+            "; if neither a canary nor another principal then shows that Keyfold's own side is "
+            "good, it counts as an outage (CREDENTIALS_FAILED), with its grace"
+        )
     elif not at_once and foreseen.later == 0:
         because += "; a Recheck asks about the newest generation, which is under another version"
     return KeyImpact(

@@ -66,7 +66,8 @@ class Foresight:
 
     def foreseen(self, supposed: Supposition, key: RootKey, key_version: str) -> Foreseen:
         """Returns what Google will answer about a wrap; see `Foresees`."""
-        if supposed.key_version not in ("", key_version):
+        # Callers may write a version as its number alone.
+        if supposed.key_version and not f"/{key_version}".endswith(f"/{supposed.key_version}"):
             return _ANOTHER_VERSION
         if supposed.what is WhatIf.REMOVE_PRINCIPAL and not key.principal:
             return _OWN_IDENTITY
