@@ -322,6 +322,56 @@ def test_regions(world: World) -> None:
 
 
 @pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("seconds", "nanos", "said"),
+    [
+        (-1, 0, "0 to 90 days"),
+        (0, -1, "0 to 90 days"),
+        (-1, -999_999_999, "0 to 90 days"),
+        (90 * 86_400, 1_000_000, "0 to 90 days"),
+        (2**63 - 1, 999_999_999, "0 to 90 days"),
+        (-(2**63), 0, "0 to 90 days"),
+        (1, 1_000_000_000, "not a valid Duration"),
+        (0, -1_000_000_000, "not a valid Duration"),
+        (1, -1, "not a valid Duration"),
+        (-1, 1, "not a valid Duration"),
+    ],
+)
+def test_a_waiting_period(world: World, seconds: int, nanos: int, said: str) -> None:
+    """D1: a waiting period is a span of time of 0 to 90 days."""
+    asked = pb.DeleteClusterRequest(cluster="prod", all_regions=True)
+    asked.waiting_period.seconds, asked.waiting_period.nanos = seconds, nanos
+    answer = refused(world.stub.DeleteCluster, asked)
+    check(answer, INVALID, "INVALID_WAITING_PERIOD", field="waiting_period")
+    assert said in answer.message
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_which_regions_to_delete(world: World) -> None:
+    """D1: named one by one or all of them; an empty, unknown or doubled name deletes nothing."""
+    delete = world.stub.DeleteCluster
+    for asked, reason, field in (
+        (pb.DeleteClusterRequest(cluster="prod"), "REGIONS_NOT_CHOSEN", "regions"),
+        (
+            pb.DeleteClusterRequest(cluster="prod", regions=["eu"], all_regions=True),
+            "REGIONS_NOT_CHOSEN",
+            "all_regions",
+        ),
+        (pb.DeleteClusterRequest(cluster="prod", regions=[""]), "INVALID_NAME", "regions[0]"),
+        (
+            pb.DeleteClusterRequest(cluster="prod", regions=["eu", "eu"]),
+            "DUPLICATE_REGION",
+            "regions[1]",
+        ),
+    ):
+        check(refused(delete, asked), INVALID, reason, field=field)
+    many = pb.DeleteClusterRequest(cluster="prod", regions=[f"r{n}" for n in range(2_001)])
+    check(refused(delete, many), INVALID, "TOO_MANY_REGIONS", field="regions")
+    unknown = pb.DeleteClusterRequest(cluster="prod", regions=["ap"])
+    check(refused(delete, unknown), Code.NOT_FOUND, "REGION_NOT_FOUND", region="ap")
+
+
+@pytest.mark.usefixtures("unchanged")
 def test_many_missing_regions(world: World) -> None:
     """However much is wrong, every client can receive the answer and its reason."""
     names = [f"{n:04}" + "x" * 124 for n in range(1_500)]

@@ -168,6 +168,37 @@ def test_life_of_a_key(tcp: Grpcurl) -> None:
     assert tcp.ask("TestKey", key_spec=local)["accessible"]
 
 
+def test_end_of_a_key(tcp: Grpcurl) -> None:
+    """A deletion and its undeletion through grpcurl alone, in JSON, with every field of theirs."""
+    local = {"type": "LOCAL", "uri": "local:eu"}
+    specs = [{"region": name, "key_spec": local} for name in ("eu", "us")]
+    tcp.ask("Enable", cluster="ends", region_specs=specs)
+    delete = {"cluster": "ends", "all_regions": True, "waiting_period": "7200s"}
+    assert "NOT_REVOKED" in tcp(f"{SERVICE}/DeleteCluster", data=json.dumps(delete), code=1)
+    tcp.ask("Revoke", cluster="ends")
+    lax = tcp(f"{SERVICE}/DeleteCluster", data=json.dumps({"cluster": "ends"}), code=1)
+    assert "REGIONS_NOT_CHOSEN" in lax
+    planned = tcp.ask("DeleteCluster", **delete, validate_only=True)
+    assert [loss["region"] for loss in planned["losses"]] == ["eu", "us"]
+    deleted = tcp.ask("DeleteCluster", **delete, reason="over", request_id="d")
+    assert deleted["confirmed"]
+    for region in deleted["status"]["regions"]:
+        assert region["state"] == "STATE_DELETED"
+        assert region["purge_time"] == deleted["purge_time"]
+        assert region["final_after"] == deleted["final_after"] > region["purge_time"]
+        assert len(region["notices"]) == 2
+    listed = tcp.ask("ListClusters", state="STATE_DELETED")
+    assert [each["cluster"] for each in listed["clusters"]] == ["ends"]
+    generate = json.dumps({"cluster": "ends", "region": "eu"})
+    assert "KEY_DELETED" in tcp(f"{SERVICE}/GenerateDataKey", data=generate, code=1)
+    back = tcp.ask("UndeleteCluster", cluster="ends")
+    assert {region["state"] for region in back["status"]["regions"]} == {"STATE_REVOKED"}
+    assert not any("purge_time" in region for region in back["status"]["regions"])
+    again = tcp.ask("DeleteCluster", **delete, reason="over", request_id="d")
+    assert (again["replayed"], again["superseded"]) == (True, True)
+    assert tcp.ask("Restore", cluster="ends")["restored"] == ["eu", "us"]
+
+
 def test_events(tcp: Grpcurl) -> None:
     """What happened is read, verified and anchored through grpcurl alone, in JSON."""
     local = {"type": "LOCAL", "uri": "local:eu"}

@@ -56,6 +56,32 @@ def test_delete_and_undelete(cli: Cli) -> None:
     assert cli("restore", "prod").code == 0
 
 
+def test_who_deleted(cli: Cli) -> None:
+    """With --verbose, status says who deleted a region, when and why; events list shows it all."""
+    cli("delete", "prod", "--region", "us", "--reason", "the contract ended", "--yes")
+    lines = cli("status", "prod", "--verbose").out.decode().splitlines()
+    told = [line for line in lines if ": deleted 2027" in line or ": revoked 2027" in line]
+    assert [line.split(",")[0] for line in told] == [
+        "eu: revoked 2027-01-15 08:00:00Z by local",
+        "us: deleted 2027-01-15 08:00:00Z by local",
+    ]
+    assert told[1].endswith(": the contract ended")
+    cli("undelete", "prod", "--reason", "they stay")
+    lines = cli("events", "list", "--cluster", "prod").out.decode().splitlines()
+    actions = [line.split()[3] for line in lines if "rpc:cluster:" in line]
+    assert actions[:3] == [
+        "rpc:cluster:undeletecluster",
+        "rpc:cluster:deletecluster",
+        "rpc:cluster:revoke",
+    ]
+    told = [line for line in lines if "deletecluster" in line]
+    assert "they stay" in told[0]
+    assert "prod/us" in told[0]
+    back = cli("status", "prod", "--verbose").out.decode()
+    assert "us: revoked 2027-01-15 08:00:00Z by local, event" in back
+    assert "(rpc:cluster:undeletecluster): they stay" in back
+
+
 def test_what_delete_passes_on(cli: Cli, server: Served) -> None:
     """The options become the fields of the request; nothing is said for what is not given."""
     cli("delete", "prod", "--region", "us", "--yes")

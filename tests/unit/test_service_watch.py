@@ -62,6 +62,24 @@ async def test_a_reader_hears_of_what_another_replica_changed(house: House) -> N
         assert each.state("acme").region.state is State.REVOKED
 
 
+async def test_a_reader_hears_of_a_deletion_and_that_it_is_taken_back(house: House) -> None:
+    """D2, R8: a deleted region is told as DELETED, with another epoch, and as REVOKED after it."""
+    one = (await house.replica()).hurry()
+    await one.enable("acme")
+    async with reader(one, STATES) as each:
+        await each.snapshot()
+        await one.revoke("acme")
+        await one.delete("acme")
+        await settled(one)
+        assert each.state("acme").region.state is State.DELETED
+        deleted = each.last("acme").look.cluster
+        assert deleted is not None
+        assert deleted.epoch == 2
+        await one.undelete("acme")
+        await settled(one)
+        assert each.state("acme").region.state is State.REVOKED
+
+
 async def test_states_merge_and_the_last_is_told(house: House) -> None:
     """R8: a reader that reads nothing for a while gets the last state of each cluster, once."""
     one = (await house.replica()).hurry()

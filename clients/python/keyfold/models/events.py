@@ -156,8 +156,16 @@ class Event:
     @property
     def revoked(self) -> frozenset[str]:
         """The regions that the event took out of service, as far as the caller may see them."""
+        return self._moved_to("REVOKED")
+
+    @property
+    def deleted(self) -> frozenset[str]:
+        """The regions that the event deleted, as far as the caller may see them."""
+        return self._moved_to("DELETED")
+
+    def _moved_to(self, state: str) -> frozenset[str]:
         decided = self.detail.get("decision", {}).get("regions", {})
-        return frozenset(name for name, told in decided.items() if told.get("state") == "REVOKED")
+        return frozenset(name for name, told in decided.items() if told.get("state") == state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from keyfold.cli.commands.status_watch import INTERVAL, watch_status
 from keyfold.cli.errors import InputError
 from keyfold.cli.input.options import Cluster
 from keyfold.cli.input.values import choice, names, seconds
-from keyfold.cli.output.events import revocation_text, revocations
+from keyfold.cli.output.events import ending_text, endings
 from keyfold.cli.output.status import show_clusters, show_status
 from keyfold.cli.output.tables import console
 from keyfold.cli.session import Session, json_of
@@ -62,37 +62,40 @@ def status(
     else:
         show_status(result, verbose=verbose)
         if verbose:
-            _show_revocations(session, result)
+            _show_endings(session, result)
 
 
-def _show_revocations(session: Session, status: ClusterStatus) -> None:
-    """Prints who revoked each revoked region, when and why, if the caller may know."""
-    revoked = [one.region for one in status.regions if one.state is State.REVOKED]
-    if not revoked:
+def _show_endings(session: Session, status: ClusterStatus) -> None:
+    """Prints who revoked or deleted each region, when and why, if the caller may know."""
+    states = {one.region: one.state for one in status.regions if one.state in _ENDED}
+    if not states:
         return
     narrow = EventFilter(cluster=status.cluster, kinds=_DECISIONS)
     out = console()
     try:
         found = session.client.list_events(narrow, newest_first=True)
-        by_region = revocations(islice(found, _LOOKED_AT), revoked)
+        by_region = endings(islice(found, _LOOKED_AT), states)
     except UnimplementedError:
         return  # The server is of an earlier release.
     except ForbiddenError:
-        out.print(Text("who revoked it: ask for a grant of the role auditor", "dim"))
+        out.print(Text("who did that: ask for a grant of the role auditor", "dim"))
         return
-    for region in revoked:
+    for region, state in states.items():
         event = by_region.get(region)
         if event is None:
-            out.print(Text(f"{region}: the log no longer tells who revoked it", "dim"))
+            gone = f"{region}: the log no longer tells who {state.value.lower()} it"
+            out.print(Text(gone, "dim"))
         else:
-            out.print(revocation_text(region, event))
+            out.print(ending_text(region, state, event))
 
+
+_ENDED: Final = (State.REVOKED, State.DELETED)
 
 _DECISIONS: Final = (EventKind.DECISION, EventKind.BAN, EventKind.SEAL, EventKind.IMPORT)
-"""The kinds of events that can leave a region revoked."""
+"""The kinds of events that can leave a region revoked or deleted."""
 
 _LOOKED_AT: Final = 1_000
-"""Most decisions about a cluster in which those that revoked its regions are looked for."""
+"""Most decisions about a cluster in which those that ended use of its regions are looked for."""
 
 
 def clusters(

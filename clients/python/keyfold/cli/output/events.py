@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from google.protobuf.json_format import MessageToDict
 from rich.text import Text
@@ -11,6 +11,7 @@ from rich.text import Text
 from keyfold.cli.output.tables import console, key_text, styled_table, time_text
 from keyfold.cli.output.text import one_line
 from keyfold.models.events import AnchorOutcome, Event, Verification
+from keyfold.models.status import State
 from keyfold.v1 import event_service_pb2 as api
 
 
@@ -104,26 +105,33 @@ def _show_rollback(verified: Verification) -> None:
     out.print(Text(f"rollback not excluded: {why}", "yellow"))
 
 
-def revocations(events: Iterable[Event], revoked: Iterable[str]) -> dict[str, Event]:
-    """Returns the newest event that took each region out of service, the newest events first."""
+def endings(events: Iterable[Event], states: Mapping[str, State]) -> dict[str, Event]:
+    """Returns the event that took each region into its state, the newest events first.
+
+    Args:
+        events: The events.
+        states: The regions that are REVOKED or DELETED, with their states.
+    """
     found: dict[str, Event] = {}
-    left = set(revoked)
+    left = dict(states)
     for event in events:
-        for region in event.revoked & left:
-            found[region] = event
-        left -= event.revoked
+        for state, moved in ((State.REVOKED, event.revoked), (State.DELETED, event.deleted)):
+            for region in [name for name in moved if left.get(name) is state]:
+                found[region] = event
+                del left[region]
         if not left:
             break
     return found
 
 
-def revocation_text(region: str, event: Event) -> Text:
-    """Returns a line that says who revoked a region, when and why."""
+def ending_text(region: str, state: State, event: Event) -> Text:
+    """Returns a line that says who revoked or deleted a region, when and why."""
     who = event.caller or "Keyfold"
     if event.on_behalf_of:
         who += f" on behalf of {event.on_behalf_of}"
-    line = f"{region}: revoked {time_text(event.time)} by {who}, event {event.number}"
-    if event.action != "rpc:cluster:revoke":
+    what = state.value.lower()
+    line = f"{region}: {what} {time_text(event.time)} by {who}, event {event.number}"
+    if event.action not in {"rpc:cluster:revoke", "rpc:cluster:deletecluster"}:
         line += f" ({event.action})"
     return Text(one_line(line + (f": {event.reason}" if event.reason else "")), "yellow")
 
