@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 import stalls
+
+
+def pytest_configure() -> None:
+    """Lets programs that tests start end by Ctrl-C, also where a shell runs pytest with `&`.
+
+    Such a shell has its children ignore SIGINT, and they would hand that on.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

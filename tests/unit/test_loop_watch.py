@@ -50,8 +50,12 @@ async def test_what_held_up_the_loop_is_in_the_log(caplog: pytest.LogCaptureFixt
     """W5: past 100 ms the log names the function, and the metric counts the lag."""
     late = measured() - measured("0.1")
     with caplog.at_level(logging.WARNING), stalls.watched() as found:
-        compute_at_length(caplog)
-        await until(lambda: bool(found))
+        # The watch names a turn's function once. On a busy machine that may be `measured`, above.
+        for _ in range(5):
+            compute_at_length(caplog)
+            await until(lambda: bool(found))
+            if "compute_at_length" in caplog.text:
+                break
     assert "compute_at_length (test_loop_watch.py:" in caplog.text
     assert measured() - measured("0.1") > late
     with pytest.raises(AssertionError, match="held up for"):
