@@ -20,7 +20,7 @@ from builders import a_cluster, an_event
 from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.changes import Change, created
 from keyfold_server.domain.cluster import Generation, Region, Wrap
-from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
@@ -106,7 +106,8 @@ def _enabling(provider: LocalProvider, number: int) -> Change:
     payload = bytes(binding.payload(bytearray(os.urandom(KEY_SIZE))))
     wrapped = provider.wrap(root, payload, binding, budget=1.0)
     at = int(time.time() * 1000)
-    wrap = Wrap(1, root, wrapped.key_version, None, wrapped.ciphertext, at)
+    groups = KeyGroups(root.uri, provider.account(root))
+    wrap = Wrap(1, root, wrapped.key_version, None, wrapped.ciphertext, at, groups)
     region = Region(
         name=REGION,
         state=State.ENABLED,

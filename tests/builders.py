@@ -16,7 +16,7 @@ from keyfold_server.domain.changes import (
     rotated,
 )
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
-from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, RecordedAttempt
 from keyfold_server.domain.ports import Store
@@ -24,10 +24,14 @@ from keyfold_server.domain.ports import Store
 NOW = 1_800_000_000_000
 """Milliseconds; where `fakes.FakeClock` begins."""
 
+HOLDER = "keys.json"
+"""What holds the root keys of wraps that are made here."""
+
 
 def a_wrap(uri: str = "local:one", *, version: str = "1", at: int = NOW) -> Wrap:
     """Makes a first wrap by a root key."""
-    return Wrap(1, RootKey("LOCAL", uri), version, None, secrets.token_bytes(90), at)
+    root, groups = RootKey("LOCAL", uri), KeyGroups(uri, HOLDER)
+    return Wrap(1, root, version, None, secrets.token_bytes(90), at, groups)
 
 
 def a_generation(uri: str = "local:one", *, number: int = 1, at: int = NOW) -> Generation:

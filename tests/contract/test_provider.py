@@ -35,7 +35,13 @@ from keyfold_server.domain.errors import (
     UnreachableError,
 )
 from keyfold_server.domain.keyspec import RootKey
-from keyfold_server.domain.provider import Authenticates, DescribesKeys, Wrapped
+from keyfold_server.domain.provider import (
+    Authenticates,
+    DescribesKeys,
+    HasFamilies,
+    HasTenants,
+    Wrapped,
+)
 from lateness import in_time
 
 _CALLERS: Final = 16
@@ -528,6 +534,31 @@ def test_the_account_is_stable_and_asks_nobody(bench: Bench) -> None:
     assert account
     with bench.there.outage(bench.row.outages[0]):
         assert bench.provider.account(bench.key) == bench.provider.account(other) == account
+
+
+def test_a_family_is_of_one_key_and_asks_nobody(bench: Bench) -> None:
+    """The canonical forms of one key have one family, another key has another (C6)."""
+    there, provider, key = bench.there, bench.provider, bench.key
+    other = there.create_key()
+    with there.outage(bench.row.outages[0]):
+        if not isinstance(provider, HasFamilies):
+            return
+        family = provider.family(key)
+        assert family
+        assert provider.family(other) != family
+        assert provider.family(there.missing_key()) != family
+        for given, uri in bench.row.aliases:
+            canonical = provider.canonical(replace(key, uri=given))
+            assert provider.family(canonical) == provider.family(replace(key, uri=uri))
+
+
+def test_a_tenant_is_stable_and_asks_nobody(bench: Bench) -> None:
+    """Keys of one principal have one tenant, which is not the name of their account (C6)."""
+    provider, other = bench.provider, bench.there.create_key()
+    with bench.there.outage(bench.row.outages[0]):
+        if isinstance(provider, HasTenants):
+            assert provider.tenant(bench.key) == provider.tenant(other)
+            assert provider.tenant(bench.key) != provider.account(bench.key)
 
 
 def test_abilities_are_as_declared(bench: Bench) -> None:

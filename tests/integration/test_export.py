@@ -48,7 +48,7 @@ from keyfold_server.domain.errors import (
     SetupError,
     StoreUnavailableError,
 )
-from keyfold_server.domain.keyspec import RegionPolicy, RootKey
+from keyfold_server.domain.keyspec import KeyGroups, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
@@ -756,7 +756,8 @@ def test_a_keyring_opens_wrapped_keys_without_keyfold(
         bound = Binding("acme", "eu", made.kek_id, organization)
         key = secrets.token_bytes(32)
         wrapped = provider.wrap(root, bytes(bound.payload(key)), bound, budget=1.0)
-        wrap = Wrap(1, root, wrapped.key_version, organization, wrapped.ciphertext, NOW)
+        version, groups = wrapped.key_version, KeyGroups(root.uri, provider.account(root))
+        wrap = Wrap(1, root, version, organization, wrapped.ciphertext, NOW, groups)
         generations.append(replace(made, current=wrap))
         kek = Kek(made.kek_id, "acme", "eu", number, bytearray(key))
         secret = b"secret %d" % number

@@ -22,7 +22,7 @@ from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.changes import Change, created
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
 from keyfold_server.domain.errors import KeyDisabledError, KeyfoldError, UnreachableError
-from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.provider import KeyDescription, KeyProvider, Unwrapped, Wrapped
@@ -121,7 +121,8 @@ class Fleet(House):
             key, bytes(binding.payload(bytearray(os.urandom(KEY_SIZE)))), binding, budget=1.0
         )
         at = int(self.clock.wall() * 1000)
-        wrap = Wrap(1, key, wrapped.key_version, None, wrapped.ciphertext, at)
+        groups = KeyGroups(key.uri, self.provider.account(key))
+        wrap = Wrap(1, key, wrapped.key_version, None, wrapped.ciphertext, at, groups)
         region = Region(
             name="eu",
             state=State.ENABLED,

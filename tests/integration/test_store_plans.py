@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, event
 
 import store_vector
 from builders import (
+    HOLDER,
     NOW,
     a_cluster,
     a_region,
@@ -35,6 +36,7 @@ from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import Change, restored, retired, revoked, with_regions
 from keyfold_server.domain.events import EventQuery, RootUse
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.key_usage import KeyQuery, KeyUses
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.rights import Coverage
@@ -129,6 +131,22 @@ def _usage(store: SqlStore) -> None:
             assert store.usage(UsageQuery(which, covered, after, 10))
 
 
+def _key_usage(store: SqlStore) -> None:
+    everything, some = (Coverage(None, None),), (Coverage(("ac*",), ("o*",), ("eu",)),)
+    for query in (
+        KeyQuery(family="local:one"),
+        KeyQuery("local:one", "local:one", "1", "", HOLDER),
+        KeyQuery(principal=""),
+        KeyQuery(holder=HOLDER, key_version="1"),
+        KeyQuery(principal="", holder=HOLDER),
+    ):
+        for covered in (everything, some):
+            store.key_usage_summary(query, covered, NOW)
+            page = store.key_usage(query, covered, None, 2)
+            assert page.last is not None
+            assert store.key_usage(query, covered, page.last, 2).more == (covered == everything)
+
+
 def _external_ids(store: SqlStore) -> None:
     assert store.issue_external_id("org", "id-of-org", an_event()) == store.external_id("org")
 
@@ -182,6 +200,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("clusters",): _lists,
     ("users_of",): lambda store: store.users_of("local:one", lambda _: True),
     ("samples",): lambda store: store.samples("ab"),
+    ("key_usage", "key_usage_summary"): _key_usage,
     ("claim",): lambda store: [store.claim("work", 1_000) for _ in range(2)],
     ("refused",): lambda store: store.refused(
         "ab12", Observation("root:ab12", Health.KEY_DISABLED, NOW, NOW), "one"
@@ -208,7 +227,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
 
 def test_the_script_calls_every_method() -> None:
     """S12: whoever adds a method to the store adds it to the script."""
-    methods = {name for name in vars(Store) if not name.startswith("_")}
+    methods = {name for name in {**vars(Store), **vars(KeyUses)} if not name.startswith("_")}
     assert {name for names in SCRIPT for name in names} == methods - COUNTS
 
 

@@ -29,6 +29,7 @@ from keyfold_server.domain.provider import (
     Authenticates,
     DescribesAccess,
     DescribesKeys,
+    HasFamilies,
     HasReplicas,
     TakesExternalIds,
 )
@@ -129,8 +130,27 @@ def test_a_role_whose_external_id_is_gone_is_no_refusal() -> None:
 def test_it_has_the_optional_abilities() -> None:
     """The adapter authenticates and describes, and knows replicas, external ids and policies."""
     provider = AwsKmsProvider()
-    for ability in (Authenticates, DescribesKeys, HasReplicas, TakesExternalIds, DescribesAccess):
+    for ability in (
+        Authenticates,
+        DescribesKeys,
+        HasFamilies,
+        HasReplicas,
+        TakesExternalIds,
+        DescribesAccess,
+    ):
         assert isinstance(provider, ability)
+
+
+def test_a_multi_region_key_and_its_replicas_are_one_family() -> None:
+    """All replicas have the family's name, and a key of one region has its own ARN (C6)."""
+    provider = AwsKmsProvider()
+    key = RootKey("AWS_KMS", f"arn:aws:kms:eu-west-1:111122223333:key/{_MRK}")
+    name = f"arn:aws:kms:*:111122223333:key/{_MRK}"
+    assert provider.family(key) == provider.family(provider.replica(key, "us-east-1")) == name
+    other = RootKey("AWS_KMS", f"arn:aws:kms:eu-west-1:444455556666:key/{_MRK}")
+    assert provider.family(other) != name
+    alone = RootKey("AWS_KMS", f"arn:aws:kms:eu-west-1:111122223333:key/{_ID}")
+    assert provider.family(alone) == alone.uri
 
 
 @pytest.mark.parametrize(

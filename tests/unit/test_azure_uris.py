@@ -137,6 +137,22 @@ def test_a_principal_has_one_form() -> None:
     assert provider.canonical(given).principal == f"{_TENANT}/{_CLIENT}".lower()
 
 
+def test_a_key_is_one_family_with_its_versions() -> None:
+    """A uri with a version, and one in other letters, are of one key, listed or not (C6)."""
+    provider, name = AzureKeyVaultProvider(), f"{_PRIVATE}/keys/my-key"
+    for uri in (name, f"{_PRIVATE}/keys/My-Key", f"{name}/{_VERSION}"):
+        assert provider.family(_root(uri)) == name
+    assert provider.family(_root(f"{_PRIVATE}/keys/my-key-2")) != name
+
+
+def test_the_tenant_is_that_of_the_principal() -> None:
+    """A principal names the customer's tenant; the server's own identity has none there."""
+    provider, uri = AzureKeyVaultProvider(), "https://v-1.vault.azure.net/keys/k"
+    key = provider.canonical(_root(uri, f"{_TENANT}/{_CLIENT}"))
+    assert provider.tenant(key) == _TENANT.lower()
+    assert provider.tenant(_root(uri)) == ""
+
+
 def test_a_key_that_may_not_be_called_any_more_is_no_refusal() -> None:
     """An origin taken off the list says nothing about the keys there; its account stays."""
     provider, key = AzureKeyVaultProvider(), _root(f"{_PRIVATE}/keys/k")

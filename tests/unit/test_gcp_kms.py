@@ -317,7 +317,7 @@ def test_making_the_provider_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
     provider = GcpKmsProvider(endpoint="[::1]:1", canary=_ACCOUNT)
     assert isinstance(provider, DescribesKeys)
     assert isinstance(provider, Authenticates)
-    assert provider.account(_key()) == "acme-prod"
+    assert provider.account(_key()) == "projects/acme-prod"
 
 
 def test_nothing_is_sent_outside_of_a_call() -> None:

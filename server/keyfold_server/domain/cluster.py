@@ -19,7 +19,7 @@ from keyfold_server.domain.errors import (
     GenerationNotFoundError,
     RegionNotFoundError,
 )
-from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import Action, State, after, allows
 
 MAX_REGIONS: Final = 64
@@ -37,6 +37,7 @@ class Wrap:
         organization: The organization in the bound context, or None.
         ciphertext: The provider's ciphertext.
         created_at: Milliseconds of Unix time.
+        groups: What the root key has in common with others.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Wrap:
     organization: str | None
     ciphertext: bytes
     created_at: int
+    groups: KeyGroups
 
     @property
     def root_id(self) -> str:
@@ -80,6 +82,7 @@ class SupersededWrap:
         organization: The organization in the bound context, or None.
         created_at: Milliseconds of Unix time.
         superseded_at: Milliseconds of Unix time.
+        groups: What the root key has in common with others.
     """
 
     kek_id: bytes
@@ -89,6 +92,7 @@ class SupersededWrap:
     organization: str | None
     created_at: int
     superseded_at: int
+    groups: KeyGroups
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,7 @@ class Generation:
             organization=old.organization,
             created_at=old.created_at,
             superseded_at=after.current.created_at,
+            groups=old.groups,
         )
 
 

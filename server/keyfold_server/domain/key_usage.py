@@ -2,13 +2,13 @@
 
 A use is one wrap of one KEK. The current wrap opens the KEK today; a superseded wrap opens it only
 in a backup of the time when that wrap was current. A query chooses uses by what root keys have in
-common (`KeyGroups`), so that it finds them through all regions of a multi-Region key, all versions,
-all keys of a vault or of an account.
+common (`keyspec.KeyGroups`), so it finds them through all replicas of a multi-Region key, or all
+keys of a vault, a tenant or an account.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,29 +19,13 @@ from keyfold_server.domain.rights import Coverage
 
 
 @dataclass(frozen=True, slots=True)
-class KeyGroups:
-    """What a root key has in common with others. The store keeps it with each wrap, for filters.
-
-    Attributes:
-        family: The name of the whole key: of all replicas of a multi-Region key, and of a key whose
-            uri names a version. It is the key's uri where the provider has nothing of the kind.
-        holder: What holds the key: an AWS account, a Google project, a vault's origin.
-        tenant: The customer's tenant whose principal uses the key, empty if there is none.
-    """
-
-    family: str
-    holder: str
-    tenant: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class KeyQuery:
     """Chooses uses. All that is not None must match; one of family, principal and holder is given.
 
     Attributes:
         family: The family of the root key.
-        uri: The root key's own uri within its family. It chooses nothing; it tells the uses of this
-            key from those of its replicas (`UseGroup.replica`).
+        uri: The root key's own uri within its family. It chooses nothing; it tells the uses under
+            this uri from those under another (`UseGroup.other_uri`).
         key_version: The version of the root key that wrapped, as the provider writes it.
         principal: The principal; empty: the server's own identity.
         holder: The holder or the tenant.
@@ -151,9 +135,11 @@ class UseGroup:
     Attributes:
         visible: Whether the caller may see them.
         superseded: Whether only backups need the root key for them.
-        replica: Whether they are of another replica of the key than the query names.
+        other_uri: Whether they name the key by another uri than the query does, such as that of a
+            replica.
         state: The state of their regions.
         retired: Whether their generations are out of use.
+        expired: Whether no backup that still exists holds their wraps.
         count: How many uses.
         since: When the first of their wraps was made, in milliseconds of Unix time.
         until: When the last of their wraps was superseded, in milliseconds of Unix time; None: they
@@ -162,12 +148,27 @@ class UseGroup:
 
     visible: bool
     superseded: bool
-    replica: bool
+    other_uri: bool
     state: State
     retired: bool
+    expired: bool
     count: int
     since: int
     until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUseSummary:
+    """All uses that a query chooses.
+
+    Attributes:
+        groups: The uses, counted.
+        lost: Number of banned clusters that have no rows, so that nobody can tell which root keys
+            they needed.
+    """
+
+    groups: tuple[UseGroup, ...]
+    lost: int
 
 
 class KeyUses(Protocol):
@@ -194,8 +195,8 @@ class KeyUses(Protocol):
         ...
 
     def key_usage_summary(
-        self, query: KeyQuery, covered: Collection[Coverage]
-    ) -> Sequence[UseGroup]:
+        self, query: KeyQuery, covered: Collection[Coverage], oldest_backup: int
+    ) -> KeyUseSummary:
         """Counts all uses that a query chooses, those that the caller may not see as well.
 
         The counts are of one moment, and of rows that are not verified.
@@ -203,5 +204,7 @@ class KeyUses(Protocol):
         Args:
             query: Chooses the uses.
             covered: What the caller may see.
+            oldest_backup: When the oldest backup that still exists was taken, in milliseconds of
+                Unix time.
         """
         ...

@@ -28,6 +28,7 @@ from keyfold_server.domain.events import (
     RootUse,
 )
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.key_usage import KeyUses
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
 from keyfold_server.domain.rights import Coverage
@@ -132,8 +133,7 @@ class ClusterFilter:
             the last time a replica tried.
         behind: A version of the root key `key_uri`. Selects clusters with an enabled region under
             it that has `auto_rotate` and a KEK in use that another version wrapped.
-        covered: Selects clusters that one of the entries covers. A database may take small and
-            capital letters for the same.
+        covered: Selects clusters that one of the entries covers.
     """
 
     organization: str | None = None
@@ -183,7 +183,7 @@ class KeyUser:
     region: str
 
 
-class Store(Cursors, Protocol):
+class Store(Cursors, KeyUses, Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
     Rows of decisions have a MAC. A row without a valid one raises RowNotAuthenticError (protocol

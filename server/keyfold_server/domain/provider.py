@@ -98,7 +98,8 @@ class KeyProvider(Protocol):
         """Returns a name for whatever shares the KMS's quota: an AWS account, a vault, a project.
 
         Keyfold bounds its calls per account, so that one customer's account that hangs does not
-        take the calls of another.
+        take the calls of another. It also keeps the name with each wrap: ListKeyUsage finds by it
+        who needs the keys of an account.
         """
         ...
 
@@ -224,6 +225,31 @@ class PinsVersions(Protocol):
 
     def pinned_version(self, key: RootKey) -> str | None:
         """Returns the version that the uri names, or None if the newest one wraps."""
+        ...
+
+
+@runtime_checkable
+class HasFamilies(Protocol):
+    """A provider in which several uris may name parts of one key: its replicas or its versions."""
+
+    def family(self, key: RootKey) -> str:
+        """Returns the one name of the whole key, which no other key has.
+
+        A key that has neither replicas nor versions of its own uri has its uri as its family. The
+        store keeps the family with each wrap, so a release cannot change it.
+
+        Args:
+            key: The root key, in canonical form.
+        """
+        ...
+
+
+@runtime_checkable
+class HasTenants(Protocol):
+    """A provider whose principals belong to the customer's tenant, besides the key's account."""
+
+    def tenant(self, key: RootKey) -> str:
+        """Returns the tenant's id; empty if the key is used as the server's own identity."""
         ...
 
 

@@ -63,8 +63,7 @@ class UsageQuery:
 
     Attributes:
         which: Selects uses.
-        covered: Only those of clusters that one of the entries covers. A database may take small
-            and capital letters for the same.
+        covered: Only those of clusters that one of the entries covers.
         after: The last count of the page before; None: the first page.
         limit: Most counts to read.
     """

@@ -166,10 +166,14 @@ wraps: Final = Table(
     _key("kek_id", LargeBinary),
     _must("number", BigInteger),
     _must("cluster_uid", LargeBinary),
+    _must("cluster", Text),
     _must("root_type", Text),
     _must("root_uri", Text),
     _must("root_principal", Text),
     _must("root_options", Text),
+    _must("root_family", Text),
+    _must("root_holder", Text),
+    Column("root_tenant", Text, nullable=True),
     _must("root_id", Text),
     _must("key_version", Text),
     Column("organization", Text, nullable=True),
@@ -179,9 +183,14 @@ wraps: Final = Table(
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["kek_id"], ["generations.kek_id"]),
     Index(None, "root_id"),
-    Index(None, "root_uri"),
+    Index(None, "root_family", "cluster"),
+    Index(None, "root_holder", "cluster"),
+    Index(None, "root_principal", "cluster"),
+    _index_where("root_tenant IS NOT NULL", "root_tenant", "cluster"),
 )
-"""The wrap that opens each KEK today; `number` counts the wraps of the KEK."""
+"""The wrap that opens each KEK today; `number` counts the wraps of the KEK. `cluster` is the
+cluster's name, which never changes: an index has it, so that a page of a key's uses begins where
+the page before ended, however many uses the key has."""
 
 wrap_history: Final = Table(
     "wrap_history",
@@ -190,10 +199,14 @@ wrap_history: Final = Table(
     _key("number", BigInteger),
     _must("kek_id", LargeBinary),
     _must("wrap", BigInteger),
+    _must("cluster", Text),
     _must("root_type", Text),
     _must("root_uri", Text),
     _must("root_principal", Text),
     _must("root_options", Text),
+    _must("root_family", Text),
+    _must("root_holder", Text),
+    Column("root_tenant", Text, nullable=True),
     Column("root_external_id", Text, nullable=True),
     _must("key_version", Text),
     Column("organization", Text, nullable=True),
@@ -202,6 +215,10 @@ wrap_history: Final = Table(
     _must("prev", LargeBinary),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
+    Index(None, "root_family", "cluster"),
+    Index(None, "root_holder", "cluster"),
+    Index(None, "root_principal", "cluster"),
+    _index_where("root_tenant IS NOT NULL", "root_tenant", "cluster"),
 )
 """The superseded wraps, without their ciphertexts. `wrap` was the wrap's number in `wraps`, and
 `prev` is the MAC of the row before, so each MAC vouches for every earlier row."""

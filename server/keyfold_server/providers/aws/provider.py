@@ -53,7 +53,14 @@ from keyfold_server.providers.aws.errors import BROKEN, translate
 from keyfold_server.providers.aws.foresight import Foresight
 from keyfold_server.providers.aws.key_states import of_state
 from keyfold_server.providers.aws.principals import Canary, Roles
-from keyfold_server.providers.aws.uri import KeyArn, check_role, identity, key_arn, replica_uri
+from keyfold_server.providers.aws.uri import (
+    KeyArn,
+    check_role,
+    family,
+    identity,
+    key_arn,
+    replica_uri,
+)
 from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.opening import opening
 
@@ -113,6 +120,10 @@ class AwsKmsProvider(Foresight):
     def account(self, key: RootKey) -> str:
         """Returns the id of the AWS account that the key belongs to."""
         return key_arn(key.uri).account
+
+    def family(self, key: RootKey) -> str:
+        """Returns the one name of a multi-Region key and its replicas; else the key's own ARN."""
+        return family(key.uri)
 
     def region(self, key: RootKey) -> str:
         """Returns the AWS region whose endpoint is called."""

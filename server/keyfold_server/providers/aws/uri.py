@@ -109,6 +109,20 @@ def key_arn(uri: str) -> KeyArn:
     return KeyArn(found["partition"], found["region"], found["account"], found["name"])
 
 
+def family(uri: str) -> str:
+    """Returns what the ARNs of a multi-Region key have in common, with `*` as region.
+
+    The ARN of a key of one region comes back unchanged.
+
+    Raises:
+        InvalidKeySpecError: The text is not the ARN of a key.
+    """
+    arn = key_arn(uri)
+    if not arn.is_multi_region:
+        return uri
+    return f"arn:{arn.partition}:kms:*:{arn.account}:key/{arn.key_id}"
+
+
 def replica_uri(uri: str, region: str) -> str:
     """Returns the ARN of a multi-Region key's replica, which differs only in its region.
 

@@ -49,7 +49,13 @@ from keyfold_server.providers.azure.ciphertext import Sealed
 from keyfold_server.providers.azure.foresight import Foresight
 from keyfold_server.providers.azure.logins import Logins
 from keyfold_server.providers.azure.principals import Applications
-from keyfold_server.providers.azure.uri import KeyUri, Places, origin_of, principal
+from keyfold_server.providers.azure.uri import (
+    KeyUri,
+    Places,
+    family_of,
+    origin_of,
+    principal,
+)
 from keyfold_server.providers.shared.deadlines import within
 from keyfold_server.providers.shared.opening import opening
 from keyfold_server.providers.shared.origins import configured_origin
@@ -119,6 +125,14 @@ class AzureKeyVaultProvider(Foresight):
     def account(self, key: RootKey) -> str:
         """Returns the origin of the vault or Managed HSM: its keys share quota and fate."""
         return origin_of(key.uri)
+
+    def family(self, key: RootKey) -> str:
+        """Returns the key's uri without a version; see the port."""
+        return family_of(key.uri)
+
+    def tenant(self, key: RootKey) -> str:
+        """Returns the id of the customer's tenant, in which the principal is an application."""
+        return key.principal.partition("/")[0]
 
     def pinned_version(self, key: RootKey) -> str | None:
         """Returns the version that the uri names, or None if the newest one wraps.

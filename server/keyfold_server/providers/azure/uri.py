@@ -184,6 +184,18 @@ def version_of(uri: str) -> str:
     return _parts(uri)[2] if uri else ""
 
 
+def family_of(uri: str) -> str:
+    """Returns the uri of a key without its version, and with its name in small letters.
+
+    Azure compares the names of keys without case, so uris that differ in it name one key.
+
+    Raises:
+        InvalidKeySpecError: The text is not the uri of a key.
+    """
+    origin, name, _ = _parts(uri)
+    return f"{origin}/keys/{name.lower()}"
+
+
 def _parts(uri: str) -> tuple[str, str, str]:
     """Returns origin, name and version of a key's uri."""
     found = _KEY.fullmatch(uri)

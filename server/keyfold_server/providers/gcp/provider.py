@@ -138,8 +138,8 @@ class GcpKmsProvider(Foresight):
         return canonical(key)
 
     def account(self, key: RootKey) -> str:
-        """Returns the id of the project that the key belongs to."""
-        return project(key.uri)
+        """Returns the project that the key belongs to, as `projects/ID`."""
+        return f"projects/{project(key.uri)}"
 
     def region(self, key: RootKey) -> str:
         """Returns the location that holds the key."""

@@ -25,12 +25,14 @@ from keyfold_server.domain.errors import (
     UnknownProviderError,
     UnreachableError,
 )
-from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.keyspec import KeyGroups, RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.provider import (
     Authenticates,
     DescribesKeys,
+    HasFamilies,
     HasRegions,
+    HasTenants,
     KeyDescription,
     KeyProvider,
     PinsVersions,
@@ -106,6 +108,15 @@ class KmsClient:
         """Returns the version that a root key's uri names, or None. Calls no KMS."""
         provider = await self.provider(root.type)
         return provider.pinned_version(root) if isinstance(provider, PinsVersions) else None
+
+    async def groups(self, root: RootKey) -> KeyGroups:
+        """Returns what a root key has in common with others (protocol C6). Calls no KMS."""
+        provider = await self.provider(root.type)
+        return KeyGroups(
+            family=provider.family(root) if isinstance(provider, HasFamilies) else root.uri,
+            holder=provider.account(root),
+            tenant=provider.tenant(root) if isinstance(provider, HasTenants) else "",
+        )
 
     async def wrap(self, root: RootKey, plaintext: bytes, binding: Binding) -> Wrapped:
         """Wraps under the newest version of a root key; raises as `KeyProvider.wrap` does."""

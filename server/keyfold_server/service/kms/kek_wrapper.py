@@ -152,7 +152,15 @@ class KekWrapper:
             wipe(payload)
         if not same:
             raise _not_what_was_wrapped()
-        return Wrap(1, root, wrapped.key_version, binding.organization, wrapped.ciphertext, now)
+        return Wrap(
+            1,
+            root,
+            wrapped.key_version,
+            binding.organization,
+            wrapped.ciphertext,
+            now,
+            await self._kms.groups(root),
+        )
 
 
 def _not_what_was_wrapped() -> KeyInvalidError:

@@ -23,6 +23,7 @@ from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.cursors import CursorStore
 from keyfold_server.store.sql.events import EventStore
 from keyfold_server.store.sql.failpoints import no_failpoint
+from keyfold_server.store.sql.key_usage import KeyUseStore
 from keyfold_server.store.sql.membership import Membership
 from keyfold_server.store.sql.observations import ObservationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
@@ -70,7 +71,7 @@ RETENTION: Final = 24 * 60 * 60 * 1000
 """Milliseconds for which the store keeps requests and silent replicas at least."""
 
 
-class SqlStore(ObservationStore, EventStore, CursorStore):
+class SqlStore(ObservationStore, EventStore, CursorStore, KeyUseStore):
     """A `domain.ports.Store` on a relational database. Safe for any number of threads.
 
     Attributes:

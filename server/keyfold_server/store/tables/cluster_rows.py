@@ -12,7 +12,7 @@ from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.store import seal as seals
 from keyfold_server.store.schema import Cells, generations, regions, wraps
-from keyfold_server.store.tables import options
+from keyfold_server.store.tables import groups, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ def encoded(cluster: Cluster, seal: Seal, before: Children | None = None) -> Chi
                 generation.retired_at,
             )
             add(generations, made[:1], made)
-            cells = _wrap_cells(cluster.uid, generation.kek_id, generation.current)
+            cells = _wrap_cells(cluster, generation)
             add(wraps, cells[:1], cells)
     return rows
 
@@ -101,15 +101,18 @@ def _region_cells(uid: bytes, region: Region) -> Cells:
     )
 
 
-def _wrap_cells(uid: bytes, kek_id: bytes, wrap: Wrap) -> Cells:
+def _wrap_cells(cluster: Cluster, generation: Generation) -> Cells:
+    wrap = generation.current
     return (
-        kek_id,
+        generation.kek_id,
         wrap.number,
-        uid,
+        cluster.uid,
+        cluster.name,
         wrap.root.type,
         wrap.root.uri,
         wrap.root.principal,
         options.encoded(wrap.root.options),
+        *groups.encoded(wrap.groups),
         wrap.root_id,
         wrap.key_version,
         wrap.organization,
@@ -124,8 +127,8 @@ def decoded(own: Cells, children: Children) -> Cluster:
     rings: dict[str, list[Generation]] = {}
     for g in sorted(children[generations].values(), key=lambda row: (row[2], row[3])):
         w = children[wraps][g[:1]]
-        root = RootKey(w[3], w[4], w[5], options.decoded(w[6]), w[12] or "")
-        current = Wrap(w[1], root, w[8], w[9], w[10], w[11])
+        root = RootKey(w[4], w[5], w[6], options.decoded(w[7]), w[16] or "")
+        current = Wrap(w[1], root, w[12], w[13], w[14], w[15], groups.decoded(w[8:11]))
         rings.setdefault(g[2], []).append(Generation(g[0], g[3], g[4], current, g[5]))
     return Cluster(
         uid=own[0],

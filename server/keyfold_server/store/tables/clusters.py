@@ -46,7 +46,7 @@ _NEWEST: Final = _WRAP + len(wraps.columns)
 
 # One statement, so that the rows are of one moment even in a database whose transactions do not
 # read from one snapshot. With two statements the digest could fail without anybody's fault.
-_AGGREGATE: Final = (
+AGGREGATE: Final = (
     select(*clusters.c, *regions.c, *generations.c, *wraps.c, *floors.newest.c)
     .outerjoin(regions, regions.c.cluster_uid == clusters.c.uid)
     .outerjoin(
@@ -57,6 +57,7 @@ _AGGREGATE: Final = (
     .outerjoin(wraps, wraps.c.kek_id == generations.c.kek_id)
     .outerjoin(floors.newest, floors.on_newest)
 )
+"""Reads clusters with all that vouches for them; `of` takes the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def read(
         where: The condition.
         bans: Reads bans of names that have no row, or None.
     """
-    statement: Select[Any] = _AGGREGATE.where(where).order_by(clusters.c.name)
+    statement: Select[Any] = AGGREGATE.where(where).order_by(clusters.c.name)
     found = of([tuple(row) for row in connection.execute(statement)], seal)
     banned = [] if bans is None else [tuple(row) for row in connection.execute(bans)]
     if not banned:
@@ -156,7 +157,7 @@ def reading(names: Sequence[str]) -> list[Step]:
 def _reading(count: int) -> CompoundSelect[Any]:
     nothing = (null() for _ in range(_NEWEST))
     return union_all(
-        _AGGREGATE.where(one_of(clusters.c.name, count)),
+        AGGREGATE.where(one_of(clusters.c.name, count)),
         floors.bans_of(count).with_only_columns(*nothing, *floors.newest.c),
     )
 

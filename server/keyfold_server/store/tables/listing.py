@@ -6,7 +6,6 @@ Whoever edits the store by hand can hide a cluster from a list, but not from a c
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,11 +14,12 @@ from sqlalchemy import and_, case, exists, false, func, or_, select, true
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
+from keyfold_server.store.database.patterns import fits
 from keyfold_server.store.schema import clusters, generations, observations, regions, wraps
 from keyfold_server.store.tables import floors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from sqlalchemy import ColumnElement, Connection, Select
 
@@ -65,8 +65,7 @@ def rowless_bans(which: ClusterFilter, after: str, limit: int) -> Select[Any] | 
     if replace(which, covered=None) != ClusterFilter():
         return None
     name = floors.newest.c.cluster
-    has_row = exists(select(clusters.c.uid).where(clusters.c.name == name))
-    chosen = floors.bans.where(name > after, ~has_row).order_by(name).limit(limit)
+    chosen = every_rowless_ban(after).order_by(name).limit(limit)
     if which.covered is None:
         return chosen
     any_organization = [each.clusters for each in which.covered if each.organizations is None]
@@ -77,13 +76,22 @@ def rowless_bans(which: ClusterFilter, after: str, limit: int) -> Select[Any] | 
     )
 
 
+def every_rowless_ban(after: str = "") -> Select[Any]:
+    """Returns the statement that reads all bans of names after one that have no row."""
+    name = floors.newest.c.cluster
+    has_row = exists(select(clusters.c.uid).where(clusters.c.name == name))
+    return floors.bans.where(name > after, ~has_row)
+
+
 def covered(coverages: Iterable[Coverage]) -> ColumnElement[bool]:
     """Returns a condition on clusters: an entry of a caller's rights covers them."""
     return _any(map(_covered, coverages))
 
 
-def covered_with_regions(coverages: Iterable[Coverage]) -> ColumnElement[bool]:
+def covered_with_regions(coverages: Collection[Coverage]) -> ColumnElement[bool]:
     """Returns a condition on clusters and regions: an entry of a caller's rights covers both."""
+    if any(each.is_whole for each in coverages):
+        return true()
     return _any(
         _covered(each)
         if each.regions is None
@@ -104,13 +112,7 @@ def _covered(coverage: Coverage) -> ColumnElement[bool]:
 def _fits(column: ColumnElement[Any], patterns: tuple[str, ...]) -> ColumnElement[bool]:
     """Returns a condition on a name: it fits one of the patterns."""
     whole = [text for text in patterns if "*" not in text]
-    # Each part of a pattern is taken as it is, and anything may stand between the parts.
-    likes = [
-        "%".join(re.sub(r"[\\%_]", r"\\\g<0>", part) for part in text.split("*"))
-        for text in patterns
-        if "*" in text
-    ]
-    return _any([column.in_(whole), *(column.like(like, escape="\\") for like in likes)])
+    return _any([column.in_(whole), *(fits(column, text) for text in patterns if "*" in text)])
 
 
 def _any(conditions: Iterable[ColumnElement[bool]]) -> ColumnElement[bool]:

@@ -16,7 +16,7 @@ from keyfold_server.domain.cluster import SupersededWrap
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.store.schema import Cells, wrap_history
 from keyfold_server.store.seal import not_authentic
-from keyfold_server.store.tables import options
+from keyfold_server.store.tables import groups, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,10 +41,12 @@ def appended(stored: StoredCluster, old: SupersededWrap, seal: Seal) -> tuple[St
             stored.history_count + 1,
             old.kek_id,
             old.number,
+            stored.cluster.name,
             root.type,
             root.uri,
             root.principal,
             options.encoded(root.options),
+            *groups.encoded(old.groups),
             root.external_id or None,
             old.key_version,
             old.organization,
@@ -88,7 +90,16 @@ def read(connection: Connection, stored: StoredCluster, seal: Seal) -> Iterator[
 
 def superseded(row: Cells) -> SupersededWrap:
     """Returns the superseded wrap in a row."""
-    _, _, kek_id, number, type_, uri, principal, text, external_id, version, *others = row
-    organization, created_at, superseded_at, _, _ = others
+    _, _, kek_id, number, _, type_, uri, principal, text, *others = row
+    external_id, version, organization, created_at, superseded_at, _, _ = others[3:]
     root = RootKey(type_, uri, principal, options.decoded(text), external_id or "")
-    return SupersededWrap(kek_id, number, root, version, organization, created_at, superseded_at)
+    return SupersededWrap(
+        kek_id,
+        number,
+        root,
+        version,
+        organization,
+        created_at,
+        superseded_at,
+        groups.decoded(tuple(others[:3])),
+    )

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.errors import KeyfoldError, SetupError
-from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.transfer.records import (
@@ -134,6 +134,7 @@ def _wrap(raw: dict[str, Any]) -> Wrap:
         organization=raw["organization"],
         ciphertext=base64.b64decode(raw["ciphertext"], validate=True),
         created_at=raw["created_at"],
+        groups=KeyGroups(**raw["groups"]),
     )
 
 
@@ -146,6 +147,7 @@ def _superseded(raw: dict[str, Any]) -> SupersededWrap:
         organization=raw["organization"],
         created_at=raw["created_at"],
         superseded_at=raw["superseded_at"],
+        groups=KeyGroups(**raw["groups"]),
     )
 
 

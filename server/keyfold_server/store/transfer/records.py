@@ -137,6 +137,7 @@ def superseded_record(old: SupersededWrap) -> dict[str, Any]:
         "kek_id": old.kek_id.hex(),
         "number": old.number,
         "root_key": _root_key_record(old.root),
+        "groups": asdict(old.groups),
         "key_version": old.key_version,
         "organization": old.organization,
         "created_at": old.created_at,
@@ -214,6 +215,7 @@ def _wrap_record(wrap: Wrap) -> dict[str, Any]:
     return {
         "number": wrap.number,
         "root_key": _root_key_record(wrap.root),
+        "groups": asdict(wrap.groups),
         "key_version": wrap.key_version,
         "organization": wrap.organization,
         "ciphertext": base64.b64encode(wrap.ciphertext).decode(),

@@ -241,10 +241,14 @@ def _keyrings() -> None:
         sa.Column("kek_id", sa.LargeBinary(), nullable=False, autoincrement=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=False),
+        sa.Column("cluster", _TEXT, nullable=False),
         sa.Column("root_type", _TEXT, nullable=False),
         sa.Column("root_uri", _TEXT, nullable=False),
         sa.Column("root_principal", _TEXT, nullable=False),
         sa.Column("root_options", _TEXT, nullable=False),
+        sa.Column("root_family", _TEXT, nullable=False),
+        sa.Column("root_holder", _TEXT, nullable=False),
+        sa.Column("root_tenant", _TEXT, nullable=True),
         sa.Column("root_id", _TEXT, nullable=False),
         sa.Column("key_version", _TEXT, nullable=False),
         sa.Column("organization", _TEXT, nullable=True),
@@ -260,17 +264,21 @@ def _keyrings() -> None:
         ),
     )
     _index("wraps", "root_id")
-    _index("wraps", "root_uri")
+    _used_keys("wraps")
     _table(
         "wrap_history",
         sa.Column("cluster_uid", sa.LargeBinary(), nullable=False, autoincrement=False),
         sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("kek_id", sa.LargeBinary(), nullable=False),
         sa.Column("wrap", sa.BigInteger(), nullable=False),
+        sa.Column("cluster", _TEXT, nullable=False),
         sa.Column("root_type", _TEXT, nullable=False),
         sa.Column("root_uri", _TEXT, nullable=False),
         sa.Column("root_principal", _TEXT, nullable=False),
         sa.Column("root_options", _TEXT, nullable=False),
+        sa.Column("root_family", _TEXT, nullable=False),
+        sa.Column("root_holder", _TEXT, nullable=False),
+        sa.Column("root_tenant", _TEXT, nullable=True),
         sa.Column("root_external_id", _TEXT, nullable=True),
         sa.Column("key_version", _TEXT, nullable=False),
         sa.Column("organization", _TEXT, nullable=True),
@@ -285,6 +293,15 @@ def _keyrings() -> None:
             name="fk_wrap_history_cluster_uid_clusters",
         ),
     )
+    _used_keys("wrap_history")
+
+
+def _used_keys(table: str) -> None:
+    """Makes the indexes that find who uses a root key."""
+    _index(table, "root_family", "cluster")
+    _index(table, "root_holder", "cluster")
+    _index(table, "root_principal", "cluster")
+    _index(table, "root_tenant", "cluster", where="root_tenant IS NOT NULL")
 
 
 def _records() -> None:
