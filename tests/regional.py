@@ -7,6 +7,7 @@ same name in another region. A call with a principal needs the external id that 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ import replicas
 from fakes import FakeProvider
 from keyfold_server.domain.binding import Binding
 from keyfold_server.domain.errors import AccessDeniedError, InvalidKeySpecError
+from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.provider import (
     AccessPolicy,
@@ -94,19 +96,26 @@ class RegionalHouse(replicas.House):
             self.provider.create_key(name)
 
     async def with_regions(
-        self, table: Table | None = None, *, required: bool = False
+        self,
+        table: Table | None = None,
+        *,
+        required: bool = False,
+        geos: Mapping[str, tuple[str, ...]] | None = None,
     ) -> replicas.Member:
-        """Starts a replica whose settings name these regions."""
+        """Starts a replica whose settings name these regions and geos."""
         member = await self.replica()
-        regions = ResidencyPolicy(table or {}, required=required)
-        set_regions(member.replica, regions)
+        set_regions(
+            member.replica, ResidencyPolicy(table or {}, required=required, geos=Geos(geos or {}))
+        )
         return member
 
 
 def set_regions(replica: Replica, regions: ResidencyPolicy) -> None:
     """Gives a replica settings of its own, in the parts that read them."""
-    replica.clusters._replica_keys._regions = regions
+    replica.clusters._spec_keys.replica_keys._regions = regions
+    replica.clusters._spec_keys.geo_keys._regions = regions
     replica.reports._residency._regions = regions
+    replica.geos = replica.reports._geos = regions.geos
 
 
 def role(uri: str) -> KeySpec:

@@ -398,15 +398,16 @@ class Member:
         specs: Mapping[str, Spec],
         cluster: str = "acme",
         *,
+        regions: Sequence[str] = (),
         organization: str | None = None,
         request_id: str = "",
         validate_only: bool = False,
         into_revoked: bool = False,
     ) -> MutationResult:
         """Adds regions."""
-        given = region_specs(specs)
+        given, listed = region_specs(specs), tuple(regions)
         request = AddRegionsRequest(
-            cluster, organization, (), given, validate_only, into_revoked=into_revoked
+            cluster, organization, listed, given, validate_only, into_revoked=into_revoked
         )
         call = self.asked("AddRegions", request, request_id)
         return await self.replica.clusters.add_regions(call)
@@ -419,11 +420,12 @@ class Member:
         new_generation: bool = False,
         request_id: str = "",
         validate_only: bool = False,
+        only_named_regions: bool = False,
         within: float = 10.0,
     ) -> RotateResult:
         """Rotates; by default region eu under its own key."""
         given = region_specs(specs if specs is not None else {"eu": None})
-        request = RotateRequest(cluster, given, new_generation, validate_only)
+        request = RotateRequest(cluster, given, new_generation, validate_only, only_named_regions)
         call = self.asked("Rotate", request, request_id, within=within)
         return await self.replica.rotation.rotate(call)
 

@@ -182,6 +182,8 @@ def test_input(reasons: Reasons) -> None:
     see("KEY_SPEC_MISSING", "Enable", pb.EnableRequest(cluster="x"))
     twice = [fake("eu"), fake("eu")]
     see("DUPLICATE_REGION", "Enable", pb.EnableRequest(cluster="x", region_specs=twice))
+    nowhere = res.RegionSpec(geo="EMEA", key_spec=fake("eu").key_spec)
+    see("UNKNOWN_GEO", "Enable", pb.EnableRequest(cluster="x", region_specs=[nowhere]))
     many = [fake(f"r{n}", "fake:eu") for n in range(65)]
     see("TOO_MANY_REGIONS", "Enable", pb.EnableRequest(cluster="x", region_specs=many))
     two = [fake("eu"), fake("us")]

@@ -160,6 +160,22 @@ def test_the_table_is_read_from_the_file(file: Path) -> None:
     assert load().regions == settings.regions
 
 
+def test_geos_are_rows_of_the_table(file: Path) -> None:
+    """A region's row names its geo, or several; geos are no places of keys."""
+    file.write_text(
+        '[regions.paris]\ngeo = "EU"\nAWS_KMS = "eu-west-3"\n'
+        '[regions.eu-west-1]\ngeo = ["EU", "ATLANTIC"]\n'
+    )
+    settings = load()
+    found = regions(settings, catalog(settings))
+    assert found.geos.table == {"ATLANTIC": ("eu-west-1",), "EU": ("eu-west-1", "paris")}
+    assert dict(found.table["paris"]) == {"AWS_KMS": ("eu-west-3",)}
+    assert found.provider_region("eu-west-1", "AWS_KMS") == "eu-west-1"
+    assert found.knows("paris", "AWS_KMS", "us-east-1")
+    file.write_text(toml(settings.shown()))
+    assert load().regions == settings.regions
+
+
 def test_without_settings_keys_elsewhere_are_noted(file: Path) -> None:
     """The default refuses nothing."""
     file.write_text("")
@@ -176,6 +192,9 @@ def test_without_settings_keys_elsewhere_are_noted(file: Path) -> None:
         ("[regions.eu]\nAWS_KMS = []", "KEYFOLD_REGIONS"),
         ("[regions.eu]\nAWS_KMS = 1", "KEYFOLD_REGIONS"),
         ('[regions.eu]\nPLATFORM = "eu-west-1"', "stands for a key of another type"),
+        ("[regions.eu]\ngeo = []", "KEYFOLD_REGIONS"),
+        ('[regions.eu]\ngeo = ""', "KEYFOLD_REGIONS"),
+        ('[regions.eu]\ngeo = ["E U"]', "regions.eu.geo has characters"),
     ],
 )
 def test_a_bad_table_keeps_the_server_from_starting(file: Path, text: str, told: str) -> None:

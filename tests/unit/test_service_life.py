@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from audit_chain import verified_events
+from builders import a_region
 from callers import EVERYTHING
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.changes import with_more_regions
@@ -209,7 +210,7 @@ async def test_the_commit_looks_again_whether_a_cluster_is_revoked(
     revoked = house.store.cluster("acme")
     assert revoked is not None
     for into_revoked in (True, False):
-        decide = with_more_regions(revoked, (), 1, into_revoked=into_revoked)
+        decide = with_more_regions(revoked, [a_region("us")], 1, into_revoked=into_revoked)
         if into_revoked:
             assert decide(revoked).cluster.version == revoked.version + 1
         else:

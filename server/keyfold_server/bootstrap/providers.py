@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError, SetupError
+from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog, installed
 from keyfold_server.providers.shared.entry import Entry, Setup
 from keyfold_server.settings import Settings
+from keyfold_server.settings.regions import GEO
 
 _TYPED: Final = re.compile(r"(?P<type>[A-Z][A-Z0-9_]*) +(?P<uri>.+)")
 """A PLATFORM key with its type before its uri."""
@@ -84,11 +86,16 @@ def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
         SetupError: The settings name a provider that does not exist, so that nothing would check
             its keys.
     """
-    unknown = {type_ for places in settings.regions.values() for type_ in places}
+    table = {
+        region: {type_: names for type_, names in places.items() if type_ != GEO}
+        for region, places in settings.regions.items()
+    }
+    unknown = {type_ for places in table.values() for type_ in places}
     unknown -= set(providers.types())
     if unknown:
         raise SetupError(
             f"KEYFOLD_REGIONS: there is no provider {', '.join(sorted(unknown))}; use one of "
             f"{', '.join(providers.types())}"
         )
-    return ResidencyPolicy(settings.regions, required=settings.residency == "require")
+    geos = Geos.of({region: places.get(GEO, ()) for region, places in settings.regions.items()})
+    return ResidencyPolicy(table, required=settings.residency == "require", geos=geos)

@@ -192,15 +192,33 @@ def check_takes_regions(cluster: Cluster, *, into_revoked: bool) -> None:
 
 
 def with_more_regions(
-    expected: Cluster, regions: Iterable[Region], now: int, *, into_revoked: bool
+    expected: Cluster,
+    regions: Iterable[Region],
+    now: int,
+    *,
+    into_revoked: bool,
+    declared: tuple[str, ...] | None = None,
 ) -> Decide:
-    """Returns the change that adds regions, if the cluster still takes them (protocol R10)."""
-    change = with_regions(expected, regions, now)
+    """Returns the change that adds regions, if the cluster still takes them (protocol R10).
+
+    Args:
+        expected: The cluster as it was read.
+        regions: The new regions, and those that change.
+        now: Milliseconds of Unix time.
+        into_revoked: Whether the request says that it means a revoked cluster, too.
+        declared: The regions that the cluster declares from now on; None: as before.
+    """
+    added = tuple(regions)
+    change = with_regions(expected, added, now)
+    new = parts(added) - parts(expected.regions)
 
     def decide(current: Cluster | None) -> Decision:
         changed = change(current)
-        check_takes_regions(existing(current, expected.name), into_revoked=into_revoked)
-        return changed
+        if new:
+            check_takes_regions(existing(current, expected.name), into_revoked=into_revoked)
+        if declared is None:
+            return changed
+        return replace(changed, cluster=replace(changed.cluster, declared=declared))
 
     return decide
 

@@ -256,6 +256,27 @@ class Cluster:
                 return region
         raise no_region(self.name, name)
 
+    @property
+    def declared_now(self) -> tuple[str, ...]:
+        """The declared regions, but for those that are deleted: these leave the declaration."""
+        gone = {region.name for region in self.regions if region.purge_time is not None}
+        return tuple(name for name in self.declared if name not in gone)
+
+    def declared_with(self, listed: Collection[str], added: Collection[str]) -> tuple[str, ...]:
+        """Returns the declaration after a call.
+
+        A declaration is of all regions, so the first call that makes one declares those that are
+        there, too. Without one, no region is declared.
+
+        Args:
+            listed: The regions that the call declares.
+            added: The regions that it adds.
+        """
+        if not listed and not self.declared:
+            return ()
+        there = (region.name for region in self.regions)
+        return tuple(sorted({*self.declared, *there, *listed, *added}))
+
     def without(self, names: Collection[str]) -> Cluster:
         """Returns the cluster without some of its regions.
 

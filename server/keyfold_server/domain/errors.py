@@ -20,6 +20,7 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── DuplicateRegionError                DUPLICATE_REGION
     │   ├── TooManyRegionsError                 TOO_MANY_REGIONS
     │   ├── RegionMismatchError                 REGION_MISMATCH
+    │   ├── UnknownGeoError                     UNKNOWN_GEO
     │   ├── OrganizationMismatchError           ORGANIZATION_MISMATCH
     │   ├── InvalidOrganizationError            INVALID_ORGANIZATION
     │   ├── InvalidKeyLinkError                 INVALID_KEY_LINK
@@ -290,10 +291,20 @@ class TooManyRegionsError(InvalidInputError):
 
 
 class RegionMismatchError(InvalidInputError):
-    """A region spec is for a region that the request's own list of regions does not name."""
+    """A region spec is for a region that the request's own list of regions does not name.
+
+    AddRegions counts the regions that the cluster has declared as named.
+    """
 
     reason = "REGION_MISMATCH"
     remedy = "List the region in regions, or leave the list out."
+
+
+class UnknownGeoError(InvalidInputError):
+    """The server's settings have no geo of this name."""
+
+    reason = "UNKNOWN_GEO"
+    remedy = "Use a geo of the server's settings, or name the regions one by one."
 
 
 class OrganizationMismatchError(InvalidInputError):

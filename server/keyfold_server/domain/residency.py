@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from keyfold_server.domain.errors import KeyElsewhereError
+from keyfold_server.domain.geos import Geos
 
 Table = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Locations by vendor's region and provider's type, each as `KeyLocation.name` writes it."""
@@ -58,16 +59,18 @@ class ResidencyReport:
 
 @dataclass(frozen=True, slots=True)
 class ResidencyPolicy:
-    """The settings about residency: the vendor's regions, and whether keys must be in them.
+    """The settings of the vendor's regions: their places and geos, and whether keys must be there.
 
     Attributes:
         table: The locations of the vendor's regions. A region without an entry is taken to be
             the provider's own region of that name.
         required: Whether the server refuses a key in another region, or in an unknown one.
+        geos: The geos that the regions form.
     """
 
     table: Table = field(default_factory=dict)
     required: bool = False
+    geos: Geos = field(default_factory=Geos)
 
     def locations(self, region: str, type_: str) -> tuple[str, ...]:
         """Returns the locations that the table lists for a region and provider type."""

@@ -54,10 +54,13 @@ from keyfold_server.service.root_keys.access_policies import AccessPolicies
 from keyfold_server.service.root_keys.admission import Admission
 from keyfold_server.service.root_keys.audit import Audit
 from keyfold_server.service.root_keys.external_ids import ExternalIds
+from keyfold_server.service.root_keys.geo_keys import GeoKeys
+from keyfold_server.service.root_keys.geo_trials import GeoTrials
 from keyfold_server.service.root_keys.replica_of import ReplicaKeys
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
 from keyfold_server.service.root_keys.scope import Scopes
+from keyfold_server.service.root_keys.spec_keys import SpecKeys
 from keyfold_server.service.root_keys.trials import Trials
 from keyfold_server.service.shared_room import SharedRoom
 from keyfold_server.service.storage import Storage
@@ -89,6 +92,7 @@ class Replica:
         clock: Time.
         store_uid: The uid of the store.
         timing: The spans that the promises are made of.
+        geos: The settings' geos.
         data_plane: Answers Wrap, Unwrap and the other data-plane calls.
         loads: Brings keys into memory.
         clusters: Carries out Enable and AddRegions.
@@ -97,6 +101,7 @@ class Replica:
         restoration: Carries out Restore.
         deletion: Carries out DeleteCluster and UndeleteCluster.
         trials: Carries out TestKey.
+        geo_trials: Carries out TestKey for a geo.
         access_policies: Answers GetAccessPolicy.
         rechecks: Carries out Recheck.
         reports: Makes the cluster reports in answers.
@@ -145,6 +150,7 @@ class Replica:
         self.store_uid = store.uid
         self.timing = timing
         self.bounds = bounds or Bounds()
+        self.geos = (regions or ResidencyPolicy()).geos
         self._random = random
         self._storage = Storage(store)
         self._kms = KmsClient(providers, clock, timing.provider_budget, self.bounds.kms_rates)
@@ -235,9 +241,12 @@ class Replica:
         self._resolution = resolution = Resolution(kms, platform)
         scopes = Scopes(self._storage, resolution)
         self._admission = Admission(resolution, residency, external_ids)
-        self._replica_keys = ReplicaKeys(kms, resolution, regions)
+        replica_keys = ReplicaKeys(kms, resolution, regions)
+        geo_keys = GeoKeys(kms, resolution, regions, replica_keys)
+        self._spec_keys = SpecKeys(geo_keys, replica_keys)
         audit = Audit(self._storage, self._tasks, self.limits)
         self.trials = Trials(kms, scopes, residency, external_ids, audit, self.clock, self._random)
+        self.geo_trials = GeoTrials(geo_keys, self.trials)
         self.access_policies = AccessPolicies(
             kms, scopes, residency, external_ids, audit, self.changes
         )
@@ -254,13 +263,14 @@ class Replica:
             self.changes.replica, storage, clock, timing
         )
         self.clusters = Clusters(
-            mutations, self._replica_keys, self._admission, kek_wrapper, health, self._random
+            mutations, self._spec_keys, self._admission, kek_wrapper, health, self._random
         )
         self.reports = Reports(
             self.loads,
             health,
             self._uses,
             self._residency,
+            self.geos,
             storage,
             clock,
             timing.backup_retention,
@@ -269,7 +279,7 @@ class Replica:
             mutations,
             confirmations,
             self._kms,
-            self._replica_keys,
+            self._spec_keys,
             self._admission,
             kek_wrapper,
             health,

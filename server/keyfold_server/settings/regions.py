@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, field_validator
 
 from keyfold_server.domain.errors import InvalidNameError
 from keyfold_server.domain.keyspec import PLATFORM, check_name
+
+GEO: Final = "geo"
+"""The field of a region's row that names geos. Providers' types are in capitals."""
 
 
 def _listed(value: object) -> object:
@@ -27,7 +30,8 @@ class RegionSettings(BaseModel):
         description="In the file: a table [regions.NAME] for each of your regions that a provider "
         "knows by another name. It gives the provider's name for each type, such as AWS_KMS = "
         '"eu-west-1", or a list of names. For a type whose uris do not contain a region, give the '
-        "hosts of its uris.",
+        'hosts of its uris. The field geo gives the geo that the region is in, such as geo = "EU", '
+        "or a list of geos; a geo's regions can share one multi-Region key.",
     )
     residency: Literal["note", "require"] = Field(
         default="note",
@@ -44,6 +48,11 @@ class RegionSettings(BaseModel):
                 check_name(region, f"regions.{region[:32]}")
             except InvalidNameError as error:
                 raise ValueError(error.message) from None
+            for geo in places.get(GEO, ()):
+                try:
+                    check_name(geo, f"regions.{region}.geo")
+                except InvalidNameError as error:
+                    raise ValueError(error.message) from None
             if PLATFORM in places:
                 raise ValueError(
                     f"regions.{region} names {PLATFORM}, which stands for a key of another type; "

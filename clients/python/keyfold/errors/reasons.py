@@ -113,9 +113,18 @@ class TooManyRegionsError(InvalidInputError):
 
 
 class RegionMismatchError(InvalidInputError):
-    """A region spec is for a region that the request's own list of regions does not name."""
+    """A region spec is for a region that the request's own list of regions does not name.
+
+    AddRegions counts the regions that the cluster has declared as named.
+    """
 
     reason = "REGION_MISMATCH"
+
+
+class UnknownGeoError(InvalidInputError):
+    """The server's settings have no geo of this name."""
+
+    reason = "UNKNOWN_GEO"
 
 
 class OrganizationMismatchError(InvalidInputError):
@@ -599,6 +608,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         DuplicateRegionError,
         TooManyRegionsError,
         RegionMismatchError,
+        UnknownGeoError,
         OrganizationMismatchError,
         InvalidOrganizationError,
         InvalidKeyLinkError,

@@ -54,7 +54,7 @@ class LifeMethods:
     async def _enable(
         self, asked: pb.EnableRequest, caller: Caller, deadline: float
     ) -> pb.EnableResponse:
-        request = requests.enable_request(asked)
+        request = requests.enable_request(asked, self._replica.geos)
         call = MutationCall(caller, "Enable", asked.request_id, request, deadline)
         result = await self._replica.clusters.enable(call)
         return pb.EnableResponse(
@@ -66,7 +66,7 @@ class LifeMethods:
     async def _add_regions(
         self, asked: pb.AddRegionsRequest, caller: Caller, deadline: float
     ) -> pb.AddRegionsResponse:
-        request = requests.add_regions_request(asked)
+        request = requests.add_regions_request(asked, self._replica.geos)
         call = MutationCall(caller, "AddRegions", asked.request_id, request, deadline)
         result = await self._replica.clusters.add_regions(call)
         return pb.AddRegionsResponse(
@@ -78,7 +78,7 @@ class LifeMethods:
     async def _rotate(
         self, asked: pb.RotateRequest, caller: Caller, deadline: float
     ) -> pb.RotateResponse:
-        request = requests.rotate_request(asked)
+        request = requests.rotate_request(asked, self._replica.geos)
         call = MutationCall(caller, "Rotate", asked.request_id, request, deadline)
         rotated = await self._replica.rotation.rotate(call)
         report = rotated.report
@@ -156,8 +156,10 @@ class LifeMethods:
     async def _test_key(
         self, asked: pb.TestKeyRequest, caller: Caller, _deadline: float
     ) -> pb.TestKeyResponse:
-        trial = await self._replica.trials.test(caller, requests.test_key_request(asked))
-        return replies.tested(trial)
+        request = requests.test_key_request(asked)
+        if request.geo:
+            return replies.tested_in_geo(await self._replica.geo_trials.test(caller, request))
+        return replies.tested(await self._replica.trials.test(caller, request))
 
     async def _get_access_policy(
         self, asked: pb.GetAccessPolicyRequest, caller: Caller, _deadline: float

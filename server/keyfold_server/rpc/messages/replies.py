@@ -11,7 +11,7 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Generation, SupersededWrap, Wrap
 from keyfold_server.domain.health import Health, Observation
-from keyfold_server.domain.keyspec import PLATFORM
+from keyfold_server.domain.keyspec import PLATFORM, KeySpec
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
@@ -19,6 +19,7 @@ from keyfold_server.service.life.deletion import DeleteResult
 from keyfold_server.service.life.rechecks import Rechecked
 from keyfold_server.service.life.reports import ClusterReport, RegionReport
 from keyfold_server.service.root_keys.access_policies import AccessPolicyResult
+from keyfold_server.service.root_keys.geo_trials import GeoTrialResult
 from keyfold_server.service.root_keys.trial_results import Outcome, Step, StepResult, TestKeyResult
 
 STATES: Final = {state: res.State.Value(f"STATE_{state.name}") for state in State}
@@ -36,6 +37,10 @@ def cluster_status(report: ClusterReport) -> res.ClusterStatus:
         regions=[_region_status(region) for region in report.regions],
         create_time=time_of(cluster.created_at),
         update_time=time_of(cluster.updated_at),
+        declared_regions=report.declared,
+        geos=[
+            res.GeoStatus(geo=geo, missing_regions=missing) for geo, missing in report.geos.items()
+        ],
     )
 
 
@@ -45,12 +50,7 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
     platform = spec.type == PLATFORM
     status = res.RegionStatus(
         region=region.name,
-        key_spec=res.KeySpec(
-            type=spec.type,
-            uri=spec.uri,
-            auth_principal=spec.principal,
-            options=dict(spec.options),
-        ),
+        key_spec=key_spec(spec),
         policy=res.RegionPolicy(
             cache_ttl=_span_of(policy.cache_ttl),
             outage_grace=_span_of(policy.outage_grace),
@@ -66,6 +66,8 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
         notices=report.notices,
         purge_time=_time_if(region.purge_time),
         final_after=_time_if(report.final_after),
+        replica_of=report.replica_of,
+        geo=region.geo,
     )
     if report.described is not None:
         status.can_describe = report.described.health is Health.HEALTHY
@@ -160,6 +162,37 @@ def tested(trial: TestKeyResult) -> pb.TestKeyResponse:
         summary=trial.summary,
         key_region=trial.place.key_region,
         notices=trial.place.notices,
+    )
+
+
+def tested_in_geo(trials: GeoTrialResult) -> pb.TestKeyResponse:
+    """Returns the response of TestKey for a geo."""
+    reply = tested(trials.own)
+    reply.accessible, reply.summary = trials.accessible, trials.summary
+    del reply.notices[:]
+    for each in trials.replicas:
+        region = each.region
+        reply.notices.extend(f"region {region}: {line}" for line in each.result.place.notices)
+        reply.replicas.append(
+            pb.TestKeyReplica(
+                region=region,
+                key_spec=key_spec(each.key_spec),
+                accessible=each.result.accessible,
+                reason=each.reason,
+                summary=each.summary,
+                steps=[_test_step(tried) for tried in each.result.steps],
+            )
+        )
+    return reply
+
+
+def key_spec(spec: KeySpec) -> res.KeySpec:
+    """Returns a key spec as the contract has it."""
+    return res.KeySpec(
+        type=spec.type,
+        uri=spec.uri,
+        auth_principal=spec.principal,
+        options=dict(spec.options),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -13,12 +14,14 @@ from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import MAX_REGIONS
 from keyfold_server.domain.errors import (
     InvalidInputError,
+    InvalidKeySpecError,
     InvalidPageError,
     InvalidWaitingPeriodError,
     KeyfoldError,
     MalformedRequestError,
     TooManyRegionsError,
 )
+from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.health import Health
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.lifecycle import State
@@ -84,29 +87,41 @@ def key_spec(message: res.KeySpec) -> KeySpec:
     return KeySpec.of(message.type, message.uri, message.auth_principal, message.options)
 
 
-def region_specs(messages: Collection[res.RegionSpec]) -> tuple[RegionSpec, ...]:
-    """Returns region specs.
+def region_specs(messages: Collection[res.RegionSpec], geos: Geos) -> tuple[RegionSpec, ...]:
+    """Returns region specs; one of a geo stands for one of each of its regions.
 
     Raises:
         TooManyRegionsError: There are more than any cluster may have.
+        UnknownGeoError: The settings have no such geo.
         InvalidInputError: A spec is malformed; `field` has its index.
     """
     # Before the first is looked at: a request may hold 130,000 empty ones (protocol W5).
     _check_count(len(messages), MAX_REGIONS, "region_specs")
-    specs = []
+    specs: list[RegionSpec] = []
     for index, message in enumerate(messages):
         try:
-            specs.append(
-                RegionSpec(
-                    message.region,
-                    key_spec(message.key_spec) if message.HasField("key_spec") else None,
-                    _policy(message.policy) if message.HasField("policy") else None,
-                    message.replica_of,
-                )
+            spec = RegionSpec(
+                message.region,
+                key_spec(message.key_spec) if message.HasField("key_spec") else None,
+                _policy(message.policy) if message.HasField("policy") else None,
+                message.replica_of,
+                message.geo,
             )
+            specs += _each(spec, geos) if spec.geo else (spec,)
         except InvalidInputError as error:
             raise error.at(region=message.region, field=f"region_specs[{index}]") from None
+        _check_count(len(specs), MAX_REGIONS, "region_specs")
     return tuple(specs)
+
+
+def _each(spec: RegionSpec, geos: Geos) -> list[RegionSpec]:
+    """Returns the specs of a geo's regions, each with the key that the geo's spec names."""
+    if spec.region or spec.replica_of:
+        other = "a region" if spec.region else "replica_of"
+        raise InvalidKeySpecError(
+            f"the spec has both a geo and {other}; give one of them", field="geo"
+        )
+    return [replace(spec, region=region) for region in geos.regions(spec.geo)]
 
 
 def placed(error: KeyfoldError, asked: Message) -> KeyfoldError:
@@ -117,7 +132,7 @@ def placed(error: KeyfoldError, asked: Message) -> KeyfoldError:
     """
     if error.field is not None and error.field.startswith("key_spec"):
         for index, message in enumerate(getattr(asked, "region_specs", ())):
-            if message.region == error.region:
+            if message.region == error.region or message.geo:
                 return error.at(field=f"region_specs[{index}]")
     return error
 
@@ -146,36 +161,37 @@ def _seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def enable_request(message: pb.EnableRequest) -> EnableRequest:
+def enable_request(message: pb.EnableRequest, geos: Geos) -> EnableRequest:
     """Returns the request of Enable."""
     return EnableRequest(
         message.cluster,
         message.organization or None,
         _regions(message.regions),
-        region_specs(message.region_specs),
+        region_specs(message.region_specs, geos),
         message.validate_only,
     )
 
 
-def add_regions_request(message: pb.AddRegionsRequest) -> AddRegionsRequest:
+def add_regions_request(message: pb.AddRegionsRequest, geos: Geos) -> AddRegionsRequest:
     """Returns the request of AddRegions."""
     return AddRegionsRequest(
         message.cluster,
         message.organization or None,
         _regions(message.regions),
-        region_specs(message.region_specs),
+        region_specs(message.region_specs, geos),
         message.validate_only,
         message.into_revoked,
     )
 
 
-def rotate_request(message: pb.RotateRequest) -> RotateRequest:
+def rotate_request(message: pb.RotateRequest, geos: Geos) -> RotateRequest:
     """Returns the request of Rotate."""
     return RotateRequest(
         message.cluster,
-        region_specs(message.region_specs),
+        region_specs(message.region_specs, geos),
         message.new_generation,
         message.validate_only,
+        message.only_named_regions,
     )
 
 
@@ -230,8 +246,16 @@ def retire_generation_request(message: pb.RetireGenerationRequest) -> RetireGene
 
 
 def test_key_request(message: pb.TestKeyRequest) -> TestKeyRequest:
-    """Returns the request of TestKey."""
-    return TestKeyRequest(key_spec(message.key_spec), _scope(message))
+    """Returns the request of TestKey.
+
+    Raises:
+        InvalidKeySpecError: It has both a region and a geo.
+    """
+    if message.geo and message.region:
+        raise InvalidKeySpecError(
+            "the request has both a region and a geo; give one of them", field="geo"
+        )
+    return TestKeyRequest(key_spec(message.key_spec), _scope(message), message.geo)
 
 
 def access_policy_request(message: pb.GetAccessPolicyRequest) -> AccessPolicyRequest:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from keyfold_server.domain.changes import (
     Decide,
@@ -36,11 +36,8 @@ from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
-from keyfold_server.service.root_keys.replica_of import (
-    ReplicaKeys,
-    check_replica_of,
-    replica_error,
-)
+from keyfold_server.service.root_keys.replica_of import check_replica_of, replica_error
+from keyfold_server.service.root_keys.spec_keys import SpecKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,8 @@ class RegionsRequest:
     Attributes:
         cluster: The cluster's name.
         organization: The customer's organization, or None.
-        regions: The names of all regions that the caller means; empty: those of the specs.
+        regions: The names of all regions of the cluster, which the call declares; empty: it
+            declares none.
         specs: One spec for each region.
         validate_only: Whether to prove the keys and store nothing.
     """
@@ -90,7 +88,7 @@ class Clusters:
     def __init__(
         self,
         mutations: Mutations,
-        replica_keys: ReplicaKeys,
+        spec_keys: SpecKeys,
         admission: Admission,
         kek_wrapper: KekWrapper,
         health: HealthRecorder,
@@ -100,14 +98,14 @@ class Clusters:
 
         Args:
             mutations: Carries out changes.
-            replica_keys: Replaces `replica_of` in a request by key specs.
+            spec_keys: Replaces what stands for key specs in a request.
             admission: Admits the root keys of a request.
             kek_wrapper: Makes and proves KEKs.
             health: Records what this replica observes of keys.
             random: The source of ids.
         """
         self._mutations = mutations
-        self._replica_keys = replica_keys
+        self._spec_keys = spec_keys
         self._admission = admission
         self._kek_wrapper = kek_wrapper
         self._health = health
@@ -123,13 +121,14 @@ class Clusters:
             KmsError: A key could not be proven; nothing was stored.
         """
         request = call.request
-        _check(request)
+        _check(request, request.regions)
+        _check_declared(request)
         # By the organization that the new cluster is to have. `Mutations` checks the rights again
         # by the organization of a cluster that exists.
         rights = call.caller.rights
         rights.check_cluster(call.rpc, request.cluster, request.organization, request.named)
         # The keys before any look-up, so that they show nothing of whether the cluster exists (C8).
-        specs = await self._replica_keys.spelled_out(rights, request.specs, request.cluster, None)
+        specs = await self._spec_keys.spelled_out(rights, request.specs, request.cluster, None)
         await self._admission.permit(rights, specs, request.cluster, request.organization)
         return await self._mutations.run(
             call, lambda seen: self._enable(call, specs, seen), lambda result: result
@@ -150,9 +149,12 @@ class Clusters:
         _check(request)
         rights = call.caller.rights
         rights.check_named(call.rpc, request.cluster, request.named)
-        await self._admission.check_named(rights, request.specs, request.cluster)
+        specs = await self._spec_keys.geo_keys.spelled_out(request.specs)
+        await self._admission.check_named(rights, specs, request.cluster)
         return await self._mutations.run(
-            call, lambda seen: self._add(call, existing(seen, call.cluster)), lambda result: result
+            call,
+            lambda seen: self._add(call, specs, existing(seen, call.cluster)),
+            lambda result: result,
         )
 
     async def _enable(
@@ -163,16 +165,20 @@ class Clusters:
     ) -> MutationResult:
         request = call.request
         if current is not None:
-            _check_enabled(current, request.organization, specs)
+            _check_enabled(call, current, specs)
             return await self._unchanged(call, current)
         now = self._mutations.now()
         regions = await self._make(call, specs, request.organization, now)
-        new = Cluster(
-            self._random(16), request.cluster, request.organization, 0, 1, regions, now, now
-        )
+        uid, declared = self._random(16), tuple(sorted(request.regions))
+        new = Cluster(uid, request.cluster, request.organization, 0, 1, regions, now, now, declared)
         return await self._store(call, created(new), regions, current)
 
-    async def _add(self, call: MutationCall[AddRegionsRequest], current: Cluster) -> MutationResult:
+    async def _add(
+        self,
+        call: MutationCall[AddRegionsRequest],
+        specs: Sequence[RegionSpec],
+        current: Cluster,
+    ) -> MutationResult:
         request = call.request
         if request.organization not in (None, current.organization):
             raise OrganizationMismatchError(
@@ -181,30 +187,44 @@ class Clusters:
                 cluster=current.name,
                 field="organization",
             )
-        there = {region.name for region in current.regions}
-        added = []
-        specs = await self._replica_keys.spelled_out(
-            call.caller.rights, request.specs, request.cluster, current
+        there = {region.name: region for region in current.regions}
+        for name in filter(there.__contains__, request.regions):
+            there[name].following(Action.ADD, current.name)
+        _check_keys(request, (*request.regions, *current.declared_now), there)
+        _check_declared(request, there)
+        added, changed = [], []
+        specs = await self._spec_keys.replica_keys.spelled_out(
+            call.caller.rights, specs, request.cluster, current
         )
         for spec in specs:
             if spec.region not in there:
                 added.append(spec)
                 continue
-            current.region(spec.region).following(Action.ADD, current.name)
-            if not _same(current.region(spec.region), spec):
+            known = there[spec.region]
+            known.following(Action.ADD, current.name)
+            if spec.geo not in ("", known.geo):
+                changed.append(replace(known, geo=spec.geo))
+            if not _same(known, spec):
                 raise RegionExistsError(
                     f"region {spec.region} has another key spec or policy; change it with Rotate",
                     cluster=current.name,
                     region=spec.region,
                 )
-        if not added:
+        declared = current.declared_with(request.regions, [spec.region for spec in added])
+        if not (added or changed or declared != current.declared):
             return await self._unchanged(call, current)
         _check_count(len(there) + len(added))
-        # Before any KMS call. The commit checks it again.
-        check_takes_regions(current, into_revoked=request.into_revoked)
-        regions = await self._make(call, added, current.organization, self._mutations.now())
+        regions: tuple[Region, ...] = ()
+        if added:
+            # Before any KMS call. The commit checks it again.
+            check_takes_regions(current, into_revoked=request.into_revoked)
+            regions = await self._make(call, added, current.organization, self._mutations.now())
         decide = with_more_regions(
-            current, regions, self._mutations.now(), into_revoked=request.into_revoked
+            current,
+            (*regions, *changed),
+            self._mutations.now(),
+            into_revoked=request.into_revoked,
+            declared=declared,
         )
         return await self._store(call, decide, regions, current)
 
@@ -228,7 +248,9 @@ class Clusters:
                 )
             except KmsError as error:
                 raise replica_error(spec, error) from None
-            return Region(name, state, now, key_spec, spec.policy or RegionPolicy(), (first,))
+            policy = spec.policy or RegionPolicy()
+            made = Region(name, state, now, key_spec, policy, (first,))
+            return replace(made, replica_of=spec.replica_of, geo=spec.geo)
 
         made = await for_each_region(
             {
@@ -267,35 +289,71 @@ class Clusters:
         return result
 
 
-def _check(request: RegionsRequest) -> None:
-    """Refuses a request that cannot be right, whatever the cluster is."""
+def _check(request: RegionsRequest, declared: Sequence[str] = ()) -> None:
+    """Refuses a request that cannot be right, whatever the cluster is.
+
+    Args:
+        request: The request.
+        declared: The regions that need a spec besides those that have one.
+    """
     check_name(request.cluster, "cluster")
     if request.organization is not None:
         check_name(request.organization, "organization")
     check_regions(request.regions, "regions")
     check_regions((spec.region for spec in request.specs), "region_specs")
     check_replica_of(request.specs)
-    given = {spec.region for spec in request.specs if spec.key_spec is not None or spec.replica_of}
-    named = request.regions or tuple(spec.region for spec in request.specs)
-    missing = [region for region in named if region not in given]
-    if missing or not named:
+    if not request.named:
         raise KeySpecMissingError(
-            f"no key spec for region {', '.join(missing)}; give one for each region"
-            if missing
-            else "no region is named; give one region spec for each region of the cluster",
+            "no region is named; give one region spec for each region of the cluster",
             cluster=request.cluster,
-            region=missing[0] if missing else None,
             field="region_specs",
         )
-    for index, spec in enumerate(request.specs):
-        if spec.region not in named:
+    _check_keys(request, (*declared, *(spec.region for spec in request.specs)))
+    _check_count(len(request.named))
+
+
+def _check_keys(
+    request: RegionsRequest, regions: Iterable[str], there: Container[str] = ()
+) -> None:
+    """Refuses a request that leaves a region without a key: every region or nothing.
+
+    Args:
+        request: The request.
+        regions: The names of the regions that must have a key.
+        there: The regions that have one already.
+
+    Raises:
+        KeySpecMissingError: A region has neither a key nor a spec with one.
+    """
+    given = {spec.region for spec in request.specs if spec.key_spec is not None or spec.replica_of}
+    without = [each for each in dict.fromkeys(regions) if each not in given and each not in there]
+    if without:
+        raise KeySpecMissingError(
+            f"no key spec for region {', '.join(without)}; give one for each region",
+            cluster=request.cluster,
+            region=without[0],
+            field="region_specs",
+        )
+
+
+def _check_declared(request: RegionsRequest, also: Container[str] = ()) -> None:
+    """Refuses specs for regions that the request does not declare, if it declares some.
+
+    Args:
+        request: The request.
+        also: Regions that were declared before.
+
+    Raises:
+        RegionMismatchError: A spec is for another region.
+    """
+    for index, spec in enumerate(request.specs if request.regions else ()):
+        if spec.region not in request.regions and spec.region not in also:
             raise RegionMismatchError(
                 f"region_specs names {spec.region}, which regions does not list",
                 cluster=request.cluster,
                 region=spec.region,
                 field=f"region_specs[{index}].region",
             )
-    _check_count(len(named))
 
 
 def _check_count(count: int) -> None:
@@ -309,10 +367,21 @@ def _same(region: Region, spec: RegionSpec) -> bool:
     return region.key_spec == spec.key_spec and spec.policy in (None, region.policy)
 
 
-def _check_enabled(current: Cluster, organization: str | None, specs: Sequence[RegionSpec]) -> None:
-    """Refuses an Enable of a cluster that exists with other specs."""
+def _check_enabled(
+    call: MutationCall[EnableRequest], current: Cluster, specs: Sequence[RegionSpec]
+) -> None:
+    """Refuses an Enable of a cluster that exists with other specs.
+
+    Raises:
+        KeySpecMissingError: A region that the cluster has declared has no spec.
+        ClusterExistsError: The cluster differs.
+    """
+    organization = call.request.organization
     for region in current.regions:
         region.following(Action.ENABLE, current.name)
+    sees = call.caller.rights.sees
+    declared = (r for r in current.declared_now if sees(current.name, current.organization, r))
+    _check_keys(call.request, declared)
     given = {spec.region: spec for spec in specs}
     differing = sorted(
         {region.name for region in current.regions}.symmetric_difference(given)

@@ -28,9 +28,19 @@ async def for_each_region(work: Mapping[str, Awaitable[_R]], cluster: str) -> di
             raise result
         else:
             good[region] = result
+    raise_if_failed(failed, cluster)
+    return good
+
+
+def raise_if_failed(failed: Mapping[str, KeyfoldError], cluster: str) -> None:
+    """Raises the error of the first region that failed, if one did.
+
+    Raises:
+        KeyfoldError: Its message names every region that failed, and why.
+    """
     if failed:
         region, first = next(iter(failed.items()))
         error = first.at(cluster=cluster, region=region)
         error.message = "; ".join(f"region {r}: {e.message}" for r, e in failed.items())
+        error.args = (error.message,)
         raise error
-    return good

@@ -109,7 +109,7 @@ def _is_listed(entry: Cluster | Unusable, which: ClusterFilter, rights: Rights) 
     """
     if isinstance(entry, Unusable):
         return rights.sees(entry.cluster or "", None)
-    readable = [region for region in entry.regions if may_read(rights, entry, region)]
+    readable = [region for region in entry.regions if may_read(rights, entry, region.name)]
     if len(readable) == len(entry.regions):
         return True
     return (

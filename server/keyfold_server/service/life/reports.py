@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from keyfold_server.domain.cluster import Cluster, Region, SupersededWrap
 from keyfold_server.domain.errors import ForbiddenError, KeyfoldError, NotFoundError
+from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.health import (
     COULD_NOT_TELL,
     Health,
@@ -51,6 +52,8 @@ class RegionReport:
         described: The last observation of whether its root key can be described, or None.
         final_after: Of a deleted region: when the last backup with its keys is gone, in
             milliseconds of Unix time; otherwise None.
+        replica_of: The region whose key the region's key is a replica of, if the caller may read
+            that one; empty otherwise.
     """
 
     region: Region
@@ -61,24 +64,34 @@ class RegionReport:
     notices: tuple[str, ...] = ()
     described: Observation | None = None
     final_after: int | None = None
+    replica_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterReport:
-    """A cluster as the store has it, with the reports of its regions, sorted by name."""
+    """A cluster as the store has it, and what a caller may read of it.
+
+    Attributes:
+        cluster: The cluster.
+        regions: The reports of its regions, sorted by name.
+        declared: The declared regions, sorted.
+        geos: For each geo whose regions have one key: the regions that the cluster lacks.
+    """
 
     cluster: Cluster
     regions: tuple[RegionReport, ...]
+    declared: tuple[str, ...] = ()
+    geos: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _Item = TypeVar("_Item")
 _Key = TypeVar("_Key")
 
 
-def may_read(rights: Rights, cluster: Cluster, region: Region) -> bool:
+def may_read(rights: Rights, cluster: Cluster, region: str) -> bool:
     """Says whether the caller may read a region's status: to see the region is not enough."""
     try:
-        rights.check_cluster("GetStatus", cluster.name, cluster.organization, (region.name,))
+        rights.check_cluster("GetStatus", cluster.name, cluster.organization, (region,))
     except (ForbiddenError, NotFoundError):
         return False
     return True
@@ -102,7 +115,7 @@ class _Part(NamedTuple):
     @classmethod
     def of(cls, cluster: Cluster, rights: Rights) -> _Part:
         """Returns what the report of a cluster to a caller needs."""
-        regions = [region for region in cluster.regions if may_read(rights, cluster, region)]
+        regions = [each for each in cluster.regions if may_read(rights, cluster, each.name)]
         newest = [region.newest for region in regions]
         subjects = [kek_subject(generation) for generation in newest]
         for subject in (root_subject, describe_subject):
@@ -124,6 +137,7 @@ class Reports:
         health: HealthRecorder,
         uses: UseRecorder,
         residency: Residency,
+        geos: Geos,
         storage: Storage,
         clock: Clock,
         backup_retention: float,
@@ -135,6 +149,7 @@ class Reports:
             health: Knows what the replicas observed of keys.
             uses: Knows when KEKs were last used.
             residency: Knows where root keys are.
+            geos: The settings' geos.
             storage: The store, which has what the other replicas know.
             clock: Time.
             backup_retention: Seconds for which the vendor keeps backups.
@@ -144,6 +159,7 @@ class Reports:
         self._health = health
         self._uses = uses
         self._residency = residency
+        self._geos = geos
         self._storage = storage
         self._clock = clock
 
@@ -204,9 +220,26 @@ class Reports:
             known = self._health.combined(_of(seen.observations, part.subjects), part.subjects)
             of_cluster = {part.cluster.name: part.kek_ids}
             used = self._uses.combined(_of(seen.last_uses, part.kek_ids), of_cluster)
-            each = [await self._region(part.cluster, r, known, used, past) for r in part.regions]
-            reports.append(ClusterReport(part.cluster, tuple(each)))
+            each = [await self._region(part, r, known, used, past) for r in part.regions]
+            reports.append(self._of_cluster(part, tuple(each), rights))
         return reports, seen.replicas
+
+    def _of_cluster(
+        self, part: _Part, regions: tuple[RegionReport, ...], rights: Rights
+    ) -> ClusterReport:
+        cluster = part.cluster
+        there = [region.name for region in cluster.regions]
+
+        def readable(names: Iterable[str]) -> tuple[str, ...]:
+            return tuple(name for name in names if may_read(rights, cluster, name))
+
+        geos = sorted({region.geo for region in part.regions if region.geo})
+        return ClusterReport(
+            cluster,
+            regions,
+            readable(cluster.declared_now),
+            {geo: readable(self._geos.missing(geo, there)) for geo in geos},
+        )
 
     async def _seen(
         self,
@@ -230,7 +263,7 @@ class Reports:
 
     async def _region(
         self,
-        cluster: Cluster,
+        part: _Part,
         region: Region,
         known: Mapping[str, Observation],
         used: Mapping[bytes, int],
@@ -246,7 +279,7 @@ class Reports:
             else final_after(region.purge_time, self._backup_retention)
         )
         more = (
-            self._outage(cluster, region, seen),
+            self._outage(part.cluster, region, seen),
             notices.not_described(described),
             *notices.deletion(region, final),
         )
@@ -264,6 +297,9 @@ class Reports:
             notices=(*place.notices, *(notice for notice in more if notice is not None)),
             described=described,
             final_after=final,
+            replica_of=region.replica_of
+            if any(other.name == region.replica_of for other in part.regions)
+            else "",
         )
 
     def _outage(self, cluster: Cluster, region: Region, seen: Observation | None) -> str | None:

@@ -6,7 +6,7 @@ KEKs stay. Keyfold needs the old root key until the commit, and not after it (pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 
 from keyfold_server.domain.changes import rotated, with_regions
@@ -25,16 +25,14 @@ from keyfold_server.service.fleet.confirmations import Confirmations, PendingRep
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.each_region import for_each_region
+from keyfold_server.service.life.following import Following, left, moves, related, unable
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.reports import ClusterReport, Reports
 from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
-from keyfold_server.service.root_keys.replica_of import (
-    ReplicaKeys,
-    check_replica_of,
-    replica_error,
-)
+from keyfold_server.service.root_keys.replica_of import check_replica_of, replica_error
+from keyfold_server.service.root_keys.spec_keys import SpecKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +45,14 @@ class RotateRequest:
             stays with the root key that the region has.
         new_generation: Whether to make a new KEK as well, which wraps from then on.
         validate_only: Whether to prove old and new keys and store nothing.
+        only_named_regions: Whether the replicas of the regions' keys stay where they are.
     """
 
     cluster: str
     specs: tuple[RegionSpec, ...]
     new_generation: bool
     validate_only: bool
+    only_named_regions: bool = False
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class Rotation:
         mutations: Mutations,
         confirmations: Confirmations,
         kms: KmsClient,
-        replica_keys: ReplicaKeys,
+        spec_keys: SpecKeys,
         admission: Admission,
         kek_wrapper: KekWrapper,
         health: HealthRecorder,
@@ -95,7 +95,7 @@ class Rotation:
             mutations: Carries out changes.
             confirmations: Knows which replicas have applied a change.
             kms: Knows which version of a key a uri names.
-            replica_keys: Replaces `replica_of` in a request by key specs.
+            spec_keys: Replaces what stands for key specs in a request.
             admission: Admits the root keys of a request.
             kek_wrapper: Wraps and proves KEKs.
             health: Records what this replica observes of keys.
@@ -104,7 +104,8 @@ class Rotation:
         self._mutations = mutations
         self._confirmations = confirmations
         self._kms = kms
-        self._replica_keys = replica_keys
+        self._spec_keys = spec_keys
+        self._following = Following(spec_keys.replica_keys)
         self._admission = admission
         self._kek_wrapper = kek_wrapper
         self._health = health
@@ -116,6 +117,7 @@ class Rotation:
         Raises:
             KeySpecMissingError: The request names no region.
             RevokedError: A region is revoked.
+            NotAllowedError: The caller may not rotate a replica that rotates with a named region.
             KmsError: An old or new key could not be used; nothing was changed.
         """
         request = call.request
@@ -141,27 +143,35 @@ class Rotation:
             spec.region: seen.region(spec.region).moved(Action.ROTATE, seen.name, now)
             for spec in request.specs
         }
-        specs = await self._replica_keys.spelled_out(
-            call.caller.rights, request.specs, seen.name, seen
-        )
+        rights = call.caller.rights
+        specs = await self._spec_keys.spelled_out(rights, request.specs, seen.name, seen)
+        if not request.only_named_regions:
+            followers = await self._following.of(rights, specs, seen)
+            regions |= {spec.region: seen.region(spec.region) for spec in followers}
+            specs += followers
         roots = await self._roots(call, seen, specs)
         done_regions = await for_each_region(
             {
-                spec.region: self._region(
-                    seen, regions[spec.region], spec, roots[spec.region], request, now
+                spec.region: self._told(
+                    spec,
+                    request,
+                    self._region(
+                        seen, regions[spec.region], spec, roots[spec.region], request, now
+                    ),
                 )
                 for spec in specs
             },
             seen.name,
         )
-        decide = with_regions(seen, done_regions.values(), now)
+        after = [related(done_regions[spec.region], spec, specs, seen) for spec in specs]
+        decide = with_regions(seen, [*after, *left(specs, seen)], now)
         if request.validate_only:
             return RotateResult(MutationResult(decide(seen).cluster))
         done = await self._mutations.commit(call, decide)
         for region in done_regions.values():
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
-        moved = {spec.region: roots[spec.region] for spec in specs if _moves(spec, seen)}
+        moved = {spec.region: roots[spec.region] for spec in specs if moves(spec, seen)}
         await self._admission.log_notices(seen.name, moved)
         # It need not wait: a replica that has not applied the change yet reads the store again
         # before it believes a refusal of the old key (protocol F3).
@@ -173,12 +183,12 @@ class Rotation:
         self, call: MutationCall[RotateRequest], seen: Cluster, specs: Sequence[RegionSpec]
     ) -> dict[str, RootKey]:
         """Returns the root keys to rotate to, by region."""
-        moves = [
+        moved = [
             replace(spec, policy=_policy(spec, seen.region(spec.region)))
             for spec in specs
-            if _moves(spec, seen)
+            if moves(spec, seen)
         ]
-        roots = await self._admission.admit(call.caller.rights, moves, seen.name, seen.organization)
+        roots = await self._admission.admit(call.caller.rights, moved, seen.name, seen.organization)
         for spec in specs:
             if spec.region not in roots:
                 roots[spec.region] = await self._kept(call.request, seen, spec)
@@ -204,6 +214,17 @@ class Rotation:
                 region=region.name,
             )
         return root
+
+    async def _told(
+        self, spec: RegionSpec, request: RotateRequest, rotated: Awaitable[Region]
+    ) -> Region:
+        """Awaits the rotation of a region; an error says where only its source was named."""
+        try:
+            return await rotated
+        except KmsError as error:
+            if spec.region in request.named:
+                raise
+            raise unable(spec.region, spec.replica_of, error) from None
 
     async def _region(
         self,
@@ -242,8 +263,3 @@ class Rotation:
 def _policy(spec: RegionSpec, region: Region) -> RegionPolicy:
     """Returns the policy that a region has after its rotation."""
     return region.policy if spec.policy is None else spec.policy
-
-
-def _moves(spec: RegionSpec, seen: Cluster) -> bool:
-    """Says whether a spec gives a region another root key than the one that it has."""
-    return spec.key_spec not in (None, seen.region(spec.region).key_spec)

@@ -79,7 +79,9 @@ class Status:
         rights.check_named("GetStatus", name, ())
         self._check_fresh(self._clock.monotonic())
         cluster = existing(await self._storage.run(self._storage.store.cluster, name), name)
-        readable = [region.name for region in cluster.regions if may_read(rights, cluster, region)]
+        readable = [
+            region.name for region in cluster.regions if may_read(rights, cluster, region.name)
+        ]
         rights.check_cluster("GetStatus", name, cluster.organization, readable)
         history = await self._history(cluster)
         report = await self._reports.report(cluster, rights, history=history)

@@ -1,8 +1,9 @@
 """`replica_of`: a region whose key is the replica of another region's key.
 
-Keyfold works out once, from the request and the cluster as it is, which key spec `replica_of`
-means. From then on that spec is granted, proven and stored as if the caller had written it, and it
-does not follow its source. No KMS is called here.
+Keyfold works out, from the request and the cluster as it is, which key spec `replica_of` means.
+That spec is granted, proven and stored as if the caller had written it. The store remembers whose
+replica it is, so that a rotation of the source works it out again (`service.life.following`). No
+KMS is called here.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class ReplicaKeys:
         Args:
             rights: The caller's rights: only a caller that may read a stored region's key may
                 name a replica of it.
-            specs: The request's specs, which `check_replica_of` has accepted.
+            specs: The request's specs, which `check_replica_of` has accepted. One that has both a
+                key spec and `replica_of` is spelled out already.
             cluster: The cluster's name.
             current: The cluster as the store has it, or None.
 
@@ -84,13 +86,13 @@ class ReplicaKeys:
         """
         spelled_out = []
         for index, spec in enumerate(specs):
-            if not spec.replica_of:
+            if not spec.replica_of or spec.key_spec is not None:
                 spelled_out.append(spec)
                 continue
             path = f"region_specs[{index}].replica_of"
             try:
                 source = _source(rights, spec, specs, cluster, current)
-                key_spec = await self._key_spec(source, spec)
+                key_spec = await self.replica(source, spec.replica_of, spec.region)
             except InvalidKeySpecError as error:
                 # Report the field of our own request: the caller did not write the key spec about
                 # which the provider complains.
@@ -100,30 +102,39 @@ class ReplicaKeys:
             spelled_out.append(replace(spec, key_spec=key_spec))
         return tuple(spelled_out)
 
-    async def _key_spec(self, source: KeySpec, spec: RegionSpec) -> KeySpec:
-        """Returns the key spec of the replica of a source region's key."""
-        if source.type == PLATFORM:
+    async def replica(self, key_spec: KeySpec, source: str, region: str) -> KeySpec:
+        """Returns the key spec of the replica of a key.
+
+        Args:
+            key_spec: The key.
+            source: The region that uses the key.
+            region: The region that is to use the replica.
+
+        Raises:
+            InvalidKeySpecError: The key has no replica there.
+        """
+        if key_spec.type == PLATFORM:
             raise InvalidKeySpecError(
-                f"region {spec.replica_of} uses the vendor's own key; give region {spec.region} a "
-                f"key_spec, of type {PLATFORM} for the vendor's own there"
+                f"region {source} uses the vendor's own key; give region {region} a key_spec, of "
+                f"type {PLATFORM} for the vendor's own there"
             )
-        root = await self._resolution.root_key(source, spec.replica_of)
+        root = await self._resolution.root_key(key_spec, source)
         provider = await self._kms.provider(root.type)
         if not isinstance(provider, HasReplicas):
             raise InvalidKeySpecError(
-                f"{root.type} keys have no replicas in other regions; give region {spec.region} a "
+                f"{root.type} keys have no replicas in other regions; give region {region} a "
                 "key_spec"
             )
-        target = self._regions.provider_region(spec.region, root.type)
+        target = self._regions.provider_region(region, root.type)
         try:
             found = provider.replica(root, target)
         except InvalidKeySpecError as error:
             key_region = provider.region(root) if isinstance(provider, HasRegions) else ""
-            if self._regions.knows(spec.region, root.type, key_region):
+            if self._regions.knows(region, root.type, key_region):
                 raise
             raise InvalidKeySpecError(
-                f"{error.message}; the settings do not say where region {spec.region} is: have "
-                f'{root.type} = "…" added to their table [regions."{spec.region}"]'
+                f"{error.message}; the settings do not say where region {region} is: have "
+                f'{root.type} = "…" added to their table [regions."{region}"]'
             ) from None
         return KeySpec(found.type, found.uri, found.principal, found.options)
 
@@ -157,7 +168,12 @@ def _source(
     if all(region.name != spec.replica_of for region in current.regions):
         raise no_region(cluster, spec.replica_of)
     rights.check_cluster("GetStatus", cluster, current.organization, (spec.replica_of,))
-    return current.region(spec.replica_of).key_spec
+    source = current.region(spec.replica_of)
+    if source.replica_of:
+        raise InvalidKeySpecError(
+            f"region {source.name} is itself a replica of {source.replica_of}; name that region"
+        )
+    return source.key_spec
 
 
 def replica_error(spec: RegionSpec, error: KeyfoldError) -> KeyfoldError:

@@ -88,6 +88,14 @@ class TestKeyResult:
         )
 
     @property
+    def failure(self) -> StepResult | None:
+        """The failed step that says most about a key that Keyfold cannot use; None if it can."""
+        if self.accessible:
+            return None
+        failed = [result for result in self.steps if result.outcome is Outcome.FAILED]
+        return next((result for result in failed if result.error is not None), failed[0])
+
+    @property
     def summary(self) -> str:
         """The outcome and what to do about it, in one sentence for a person."""
         failed = [result for result in self.steps if result.outcome is Outcome.FAILED]

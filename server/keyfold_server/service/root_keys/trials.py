@@ -6,8 +6,9 @@ which of the customer's settings is wrong.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -45,10 +46,12 @@ class TestKeyRequest:
         key_spec: The key to try.
         scope: The cluster, region and organization that authorize the trial and to which it is
             bound. Without a cluster the trial is bound to nothing. A PLATFORM key needs a region.
+        geo: The geo in whose regions the key is to be tried (`geo_trials`); empty: in the scope's.
     """
 
     key_spec: KeySpec
     scope: Scope
+    geo: str = ""
 
 
 class Trials:
@@ -96,11 +99,25 @@ class Trials:
             InvalidInputError: The key spec cannot be right, whatever the KMS would say.
             ExternalIdNotIssuedError: The key needs an external id that Keyfold has not issued.
         """
-        scope, root = await self._scopes.authorized(
-            _RPC, caller.rights, request.scope, request.key_spec
+        [result] = await self.test_each(caller, [request])
+        return result
+
+    async def test_each(
+        self, caller: Caller, requests: Sequence[TestKeyRequest]
+    ) -> list[TestKeyResult]:
+        """Tries several keys as `test` does, once the caller is allowed to try all of them."""
+        authorized = [
+            await self._scopes.authorized(_RPC, caller.rights, each.scope, each.key_spec)
+            for each in requests
+        ]
+        return await asyncio.gather(
+            *(
+                self._audit.recorded(
+                    Inquiry(caller, _RPC, each.key_spec, scope), self._tried(root, scope), _ending
+                )
+                for each, (scope, root) in zip(requests, authorized, strict=True)
+            )
         )
-        inquiry = Inquiry(caller, _RPC, request.key_spec, scope)
-        return await self._audit.recorded(inquiry, self._tried(root, scope), _ending)
 
     async def _tried(self, root: RootKey, scope: Scope) -> TestKeyResult:
         root = await self._external_ids.added_to(
@@ -172,13 +189,11 @@ _REFUSALS: Final = (KekMismatchError, AccessDeniedError)
 
 def _ending(result: TestKeyResult) -> Ending:
     """Returns what the log says of a trial: the step that makes the key useless, if one does."""
-    if result.accessible:
+    failure = result.failure
+    if failure is None:
         return DONE
-    failed = [step for step in result.steps if step.outcome is Outcome.FAILED]
-    for step in failed:
-        if step.error is not None:
-            return Ending(step.error.reason, step.message, step.request_id)
-    return Ending("KEY_INVALID", failed[0].message if failed else "")
+    reason = "KEY_INVALID" if failure.error is None else failure.error.reason
+    return Ending(reason, failure.message, failure.request_id)
 
 
 _ANOTHER: Final = ".another"

@@ -115,8 +115,13 @@ class AutoRotation:
 
     async def _rotate(self, cluster: Cluster, region: Region) -> None:
         place = (cluster.uid, region.name)
+        # Each region has a policy of its own, so replicas of the key rotate by theirs.
         request = RotateRequest(
-            cluster.name, (RegionSpec(region.name),), new_generation=False, validate_only=False
+            cluster.name,
+            (RegionSpec(region.name),),
+            new_generation=False,
+            validate_only=False,
+            only_named_regions=True,
         )
         call = MutationCall(SERVER_CALLER, RPC, "", request, self._clock.monotonic() + _PATIENCE)
         try:
