@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import wrapped_key_oracle as oracle
 from keyfold_server.domain.errors import ContextMismatchError, WrappedKeyCorruptError
-from keyfold_server.domain.xaes import CommittingKey
+from keyfold_server.domain.xaes import NONCE_SIZE, CommittingKey
 
 FILE = json.loads((oracle.VECTORS / "xaes-256-gcm.json").read_text(encoding="utf-8"))
 VECTORS = FILE["vectors"]
@@ -38,6 +38,11 @@ def key_of(key: bytes = KEY) -> CommittingKey:
     return CommittingKey(bytearray(key))
 
 
+def parted(message: bytes) -> tuple[bytes, bytes]:
+    """Returns the nonce and the sealed part of a message of a batch."""
+    return message[:NONCE_SIZE], message[NONCE_SIZE:]
+
+
 # --- published figures -----------------------------------------------------------------
 
 
@@ -51,7 +56,7 @@ def test_published_vectors(vector: dict[str, Any]) -> None:
     assert sealed.hex() == expected
     assert key.open(part["nonce"], sealed, part["aad"]) == part["plaintext"]
     assert key.seal_batch(part["nonce"], [(part["plaintext"], part["aad"])]) == [
-        (part["nonce"], sealed)
+        part["nonce"] + sealed
     ]
 
 
@@ -146,7 +151,9 @@ def test_batch_is_what_the_oracle_makes_one_by_one(
 ) -> None:
     """A batch is single messages: same prefix, suffixes counting up modulo 2^96."""
     ours = key_of(key)
-    made = ours.seal_batch(prefix + start.to_bytes(12, "big"), items)
+    joined = ours.seal_batch(prefix + start.to_bytes(12, "big"), items, b"head")
+    assert all(each.startswith(b"head") for each in joined)
+    made = [parted(each.removeprefix(b"head")) for each in joined]
     expected = []
     for index, (plaintext, aad) in enumerate(items):
         nonce = prefix + ((start + index) % 2**96).to_bytes(12, "big")
@@ -160,9 +167,9 @@ def test_batch_is_what_the_oracle_makes_one_by_one(
 def test_opener_keeps_batches_apart() -> None:
     """An opener that remembers one batch's derivation opens others and single messages, too."""
     key = key_of()
-    first = [(nonce, sealed, b"1") for nonce, sealed in key.seal_batch(NONCE, [(b"a", b"1")] * 3)]
+    first = [(*parted(each), b"1") for each in key.seal_batch(NONCE, [(b"a", b"1")] * 3)]
     other = NONCE[::-1]
-    second = [(nonce, sealed, b"2") for nonce, sealed in key.seal_batch(other, [(b"b", b"2")] * 3)]
+    second = [(*parted(each), b"2") for each in key.seal_batch(other, [(b"b", b"2")] * 3)]
     opens = key.opener()
     turns = [opens(*message) for pair in zip(first, second, strict=True) for message in pair]
     assert turns == [b"a", b"b"] * 3
@@ -181,7 +188,7 @@ def test_batch_derives_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = key.seal_batch(NONCE, [(b"plaintext", AAD)] * 5)
     assert len(derived) == 1
     opens = key.opener()
-    assert [opens(nonce, sealed, AAD) for nonce, sealed in made] == [b"plaintext"] * 5
+    assert [opens(*parted(each), AAD) for each in made] == [b"plaintext"] * 5
     assert len(derived) == 2
 
 

@@ -229,14 +229,12 @@ class Kek:
         """
         if not items:
             return []
-        aad, head = self._aad, self._head
-        bound = []
-        for plaintext, context in items:
-            if not 0 < len(plaintext) <= MAX_PLAINTEXT:
+        if not all(0 < len(plaintext) <= MAX_PLAINTEXT for plaintext, _ in items):
+            for plaintext, _ in items:
                 check_plaintext(plaintext)
-            bound.append((plaintext, aad + context))
-        sealed = self._key.seal_batch(random(NONCE_SIZE), bound)
-        return [head + nonce + body for nonce, body in sealed]
+        aad = self._aad
+        bound = [(plaintext, aad + context) for plaintext, context in items]
+        return self._key.seal_batch(random(NONCE_SIZE), bound, self._head)
 
     def open(self, wrapped: WrappedKey, context: bytes) -> bytes:
         """Returns the plaintext of a wrapped key.

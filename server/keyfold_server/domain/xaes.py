@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -52,6 +53,7 @@ _LABELS: Final = int.from_bytes(
 _COUNTERS: Final = int.from_bytes(bytes(12) + b"\x00\x01\x00\x01" + bytes(12) + b"\x00\x01\x00\x02")
 _SUFFIX_TWICE: Final = _TWO_BLOCKS << 32
 _ROOM: Final = bytes(4)
+_COMMITMENT: Final = Struct(f"{COMMITMENT_SIZE}s")
 
 _NONCE_LENGTH: Final = f"a nonce has {NONCE_SIZE} bytes"
 
@@ -112,8 +114,8 @@ class CommittingKey:
         return cipher.encrypt(suffix, plaintext, aad) + self._commitment(mask, suffix)
 
     def seal_batch(
-        self, nonce: bytes, items: Sequence[tuple[bytes, bytes]]
-    ) -> list[tuple[bytes, bytes]]:
+        self, nonce: bytes, items: Sequence[tuple[bytes, bytes]], head: bytes = b""
+    ) -> list[bytes]:
         """Seals many messages under one derived key. Each opens by itself like any other.
 
         The nonces share their prefix and count up in their suffix, modulo 2^96, so no nonce comes
@@ -125,9 +127,10 @@ class CommittingKey:
             nonce: The first message's nonce: 24 random bytes, drawn for this call.
             items: The plaintext and aad of each message; far fewer than the 2^32 that AES-GCM
                 allows.
+            head: Bytes to put before each message's nonce.
 
         Returns:
-            The nonce and the sealed message of each, in the items' order.
+            For each item, in order: the head, its nonce and its sealed message, in one.
 
         Raises:
             ValueError: The nonce has another length.
@@ -142,10 +145,11 @@ class CommittingKey:
         blocks = b"".join([part for s in suffixes for part in (s, _ROOM, s, _ROOM)])
         masks = int.from_bytes(mask.to_bytes(COMMITMENT_SIZE) * len(items))
         commitments = self._ecb((int.from_bytes(blocks) ^ masks).to_bytes(len(blocks)))
+        start_of_each = head + prefix
         return [
-            (prefix + suffix, cipher.encrypt(suffix, plaintext, aad) + commitments[at : at + 32])
-            for suffix, (plaintext, aad), at in zip(
-                suffixes, items, range(0, len(blocks), COMMITMENT_SIZE), strict=True
+            start_of_each + suffix + cipher.encrypt(suffix, plaintext, aad) + commitment
+            for suffix, (plaintext, aad), (commitment,) in zip(
+                suffixes, items, _COMMITMENT.iter_unpack(commitments), strict=True
             )
         ]
 

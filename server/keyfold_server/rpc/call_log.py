@@ -24,6 +24,10 @@ from keyfold_server import telemetry
 _EVERY: Final = 0.1
 """Seconds between two batches."""
 
+_TOGETHER: Final = 32
+"""Calls that are measured and formatted at once, in a tenth of a millisecond. The calls of a whole
+batch would hold the event loop for ten milliseconds (protocol W5)."""
+
 _MOST_WAITING: Final = 64
 """Batches that may wait for a slow reader. Further ones are dropped and counted."""
 
@@ -99,6 +103,8 @@ class CallLog:
         self._descriptor = descriptor
         self._format = _pretty if pretty else _json
         self._calls: list[Ended] = []
+        self._lines: list[str] = []
+        self._timer = False
         self._batches: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
         self._thread: threading.Thread | None = None
 
@@ -124,26 +130,37 @@ class CallLog:
     def add(self, call: Ended) -> None:
         """Adds a call; returns at once.
 
-        Formatting waits for the next batch: in a batch the processor's cache holds the code, while
-        between two calls the same work would cost several times more.
+        Formatting waits until there are some calls to format together. The processor's cache then
+        holds the code, while between two calls the same work would cost several times more.
         """
-        if not self._calls:
+        if not self._timer:
+            self._timer = True
             asyncio.get_running_loop().call_later(_EVERY, self._hand_over)
         self._calls.append(call)
+        if len(self._calls) >= _TOGETHER:
+            self._measure()
 
-    def _hand_over(self) -> None:
+    def _measure(self) -> None:
+        """Measures the calls that were added, and formats their lines."""
         calls, self._calls = self._calls, []
         also = self.also
         for call in calls:
             _histogram(call.method, call.code, call.reason).observe(call.seconds)
             if also is not None:
                 also(call)
-        if self._thread is None or not calls:
+        if self._thread is not None:
+            self._lines += map(self._format, calls)
+
+    def _hand_over(self) -> None:
+        self._timer = False
+        self._measure()
+        lines, self._lines = self._lines, []
+        if not lines:
             return
         try:
-            self._batches.put_nowait("".join(map(self._format, calls)).encode())
+            self._batches.put_nowait("".join(lines).encode())
         except queue.Full:
-            telemetry.LOG_LINES_DROPPED.inc(len(calls))
+            telemetry.LOG_LINES_DROPPED.inc(len(lines))
 
     def _write(self, descriptor: int) -> None:
         while (batch := self._batches.get()) is not None:

@@ -17,6 +17,7 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.domain.envelope import OVERHEAD
 from keyfold_server.domain.errors import KeyfoldError, NotFoundError
 from keyfold_server.rpc.call_log import Facts
+from keyfold_server.rpc.messages.batch_results import around_opened, around_wrapped
 from keyfold_server.rpc.messages.requests import decode
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.data.call import Call
@@ -112,34 +113,38 @@ class DataMethods:
         items = [
             (item.region or region, item.plaintext, item.context or None) for item in asked.items
         ]
-        reply = pb.BatchWrapResponse()
-        add, results = reply.results.add, _results(facts)
         made = self._plane.wrap_batch(asked.cluster, items, asked.context, call)
+        reply: list[bytes] = []
+        results = _results(facts)
         for (region, _, _), result in zip(items, made, strict=True):
             if isinstance(result, KeyfoldError):
-                add().error.CopyFrom(_status(result, asked.cluster, facts))
+                error = pb.BatchWrapResult(error=_status(result, asked.cluster, facts))
+                reply.append(pb.BatchWrapResponse(results=[error]).SerializeToString())
                 results[region, result.reason] += 1
             else:
-                answer = add().answer
-                answer.wrapped_key, answer.generation = result
+                wrapped_key, generation = result
+                before, after = around_wrapped(len(wrapped_key), generation)
+                reply += (before, wrapped_key, after)
                 results[region, OK] += 1
-        return reply.SerializeToString()
+        return b"".join(reply)
 
     def _batch_unwrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchUnwrapRequest, data)
         facts.cluster = asked.cluster
         items = [(item.wrapped_key, item.context or None) for item in asked.items]
-        reply = pb.BatchUnwrapResponse()
-        add, results = reply.results.add, _results(facts)
+        reply: list[bytes] = []
+        results = _results(facts)
         for result in self._plane.unwrap_batch(asked.cluster, items, asked.context, call):
             if isinstance(result, KeyfoldError):
-                add().error.CopyFrom(_status(result, asked.cluster, facts))
+                error = pb.BatchUnwrapResult(error=_status(result, asked.cluster, facts))
+                reply.append(pb.BatchUnwrapResponse(results=[error]).SerializeToString())
                 results[result.region or "", result.reason] += 1
             else:
-                answer = add().answer
-                answer.plaintext, answer.region, answer.generation = result
-                results[result.region, OK] += 1
-        return reply.SerializeToString()
+                plaintext, region, generation = result
+                before, after = around_opened(len(plaintext), region, generation)
+                reply += (before, plaintext, after)
+                results[region, OK] += 1
+        return b"".join(reply)
 
     def _batch_rewrap(self, data: bytes, call: Call, facts: Facts) -> bytes:
         asked = decode(pb.BatchRewrapRequest, data)

@@ -85,26 +85,28 @@ def parts_of(method: str, data: bytes) -> Parts:
         raise _invalid(f"the batch has {len(data):,} bytes, and at most {MAX_BATCH:,} are allowed")
     beside = bytearray()
     try:
-        items = _items(method, data, beside)
+        runs = _runs(method, data, beside)
     except InvalidBatchError as error:
         raise error.at(cluster=_cluster(method, beside)) from None
     except (IndexError, KeyError):
         raise MalformedRequestError(
             f"the request is not a {method}Request; build it with the stubs of this contract"
         ) from None
-    if len(items) <= MOST_ITEMS and len(data) <= MOST_BYTES:
-        return Parts(len(items), [data])
+    items = sum(run.items for run in runs)
+    if items <= MOST_ITEMS and len(data) <= MOST_BYTES:
+        return Parts(items, [data])
     requests: list[bytes] = []
     part: list[bytes | bytearray] = [beside]
-    room = MOST_BYTES
-    for start, end in items:
-        if len(part) > MOST_ITEMS or end - start > room:
+    places, room = MOST_ITEMS, MOST_BYTES
+    for start, end, count in runs:
+        if count > places or end - start > room:
             requests.append(b"".join(part))
-            part, room = [beside], MOST_BYTES
+            part, places, room = [beside], MOST_ITEMS, MOST_BYTES
         part.append(data[start:end])
+        places -= count
         room -= end - start
     requests.append(b"".join(part))
-    return Parts(len(items), requests)
+    return Parts(items, requests)
 
 
 def _cluster(method: str, beside: bytearray) -> str | None:
@@ -116,8 +118,22 @@ def _cluster(method: str, beside: bytearray) -> str | None:
     return asked.cluster or None
 
 
-def _items(method: str, data: bytes, beside: bytearray) -> list[tuple[int, int]]:
-    """Returns where each item begins and ends, and adds the bytes of all other fields to `beside`.
+class _Run(NamedTuple):
+    """Items that stand one after the other and fit into one part.
+
+    Attributes:
+        start: Where the first begins.
+        end: Where the last ends.
+        items: Their number.
+    """
+
+    start: int
+    end: int
+    items: int
+
+
+def _runs(method: str, data: bytes, beside: bytearray) -> list[_Run]:
+    """Returns all items in their order, and adds the bytes of all other fields to `beside`.
 
     Raises:
         InvalidBatchError: Something is too large, or there are too many items.
@@ -125,28 +141,32 @@ def _items(method: str, data: bytes, beside: bytearray) -> list[tuple[int, int]]
         KeyError: A field is of a kind that no message of this contract has.
     """
     tag = _TAGS[method]
-    items: list[tuple[int, int]] = []
-    at = 0
-    while at < len(data):
-        start = at
-        if data[at] == tag and data[at + 1] < _MORE:
-            at += 2 + data[at + 1]  # What `_field` would return, for most items.
-            found = tag
-        else:
+    runs: list[_Run] = []
+    items = at = 0
+    size = len(data)
+    while at < size:
+        start, count = at, 0
+        # Most items have less than 128 bytes, so that a part's most items are far below its bytes.
+        while at < size and data[at] == tag and data[at + 1] < _MORE and count < MOST_ITEMS:
+            at += 2 + data[at + 1]
+            count += 1
+        if not count:
             found, at = _field(data, at)
-        if found != tag:
-            beside += data[start:at]
-            if len(beside) > MOST_BESIDE:
-                raise _invalid(f"a batch has at most {MOST_BESIDE:,} bytes besides its items")
-        elif at - start > MOST_BYTES:
-            raise _invalid(f"an item has at most {MOST_BYTES:,} bytes, not {at - start:,}")
-        else:
-            items.append((start, at))
-            if len(items) > MAX_BATCH_ITEMS:
-                raise _invalid(f"a batch has 1 to {MAX_BATCH_ITEMS:,} items, and this one has more")
-    if at > len(data):
+            if found != tag:
+                beside += data[start:at]
+                if len(beside) > MOST_BESIDE:
+                    raise _invalid(f"a batch has at most {MOST_BESIDE:,} bytes besides its items")
+                continue
+            if at - start > MOST_BYTES:
+                raise _invalid(f"an item has at most {MOST_BYTES:,} bytes, not {at - start:,}")
+            count = 1
+        runs.append(_Run(start, at, count))
+        items += count
+        if items > MAX_BATCH_ITEMS:
+            raise _invalid(f"a batch has 1 to {MAX_BATCH_ITEMS:,} items, and this one has more")
+    if at > size:
         raise IndexError(at)
-    return items
+    return runs
 
 
 def _field(data: bytes, at: int) -> tuple[int, int]:

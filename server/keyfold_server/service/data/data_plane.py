@@ -160,19 +160,23 @@ class DataPlane:
     ) -> list[tuple[bytes, int] | KeyfoldError]:
         """Wraps many keys given as (region, plaintext, own context or None)."""
         self._check_batch(items)
-        shared = _SharedContext(context)
+        shared = _attempt(encode_context, context)
         keks = self._gather(
             cluster,
-            Counter(region for region, _, _ in items),
+            Counter([region for region, _, _ in items]),
             lambda region, now: self._keyring.wrapping(cluster, region, now, call, items=0),
         )
         results: list[tuple[bytes, int] | KeyfoldError | None] = [None] * len(items)
         # For each region the indexes of its items, and what to seal.
-        by_kek: dict[str, tuple[list[int], list[tuple[bytes, bytes]]]] = {}
+        by_kek: dict[str, tuple[list[int], list[tuple[bytes, bytes]]]] = {
+            region: ([], []) for region in keks
+        }
         for index, (region, plaintext, own) in enumerate(items):
             try:
-                bound = shared.encoded() if own is None else encode_context(own)
+                bound = shared if own is None else encode_context(own)
                 granted = keks[region]
+                if isinstance(bound, KeyfoldError):
+                    raise bound
                 if isinstance(granted, KeyfoldError):
                     raise granted
                 if granted.contexts:
@@ -182,19 +186,17 @@ class DataPlane:
             except KeyfoldError as error:
                 results[index] = error
                 continue
-            chosen = by_kek.get(region)
-            if chosen is None:
-                chosen = by_kek[region] = ([], [])
-            chosen[0].append(index)
-            chosen[1].append((plaintext, bound))
+            indexes, sealing = by_kek[region]
+            indexes.append(index)
+            sealing.append((plaintext, bound))
         for region, (indexes, sealing) in by_kek.items():
             granted = keks[region]
-            assert isinstance(granted, GrantedKek)  # noqa: S101  only such regions were collected
-            kek = granted.kek
-            generation = kek.generation
-            blobs = kek.seal_batch(sealing, self._random)
-            for index, blob in zip(indexes, blobs, strict=True):
-                results[index] = (blob, generation)
+            if isinstance(granted, GrantedKek):
+                kek = granted.kek
+                generation = kek.generation
+                blobs = kek.seal_batch(sealing, self._random)
+                for index, blob in zip(indexes, blobs, strict=True):
+                    results[index] = (blob, generation)
         return [result for result in results if result is not None]
 
     def unwrap_batch(
@@ -206,7 +208,7 @@ class DataPlane:
     ) -> list[UnwrapResult | KeyfoldError]:
         """Opens many wrapped keys given as (wrapped key, own context or None)."""
         self._check_batch(items)
-        shared = _SharedContext(context)
+        shared = _attempt(encode_context, context)
         parsed = [_attempt(parse, wrapped_key) for wrapped_key, _ in items]
         keks = self._gather(
             cluster,
@@ -223,8 +225,10 @@ class DataPlane:
             try:
                 if isinstance(wrapped, KeyfoldError):
                     raise wrapped
-                bound = shared.encoded() if own is None else encode_context(own)
+                bound = shared if own is None else encode_context(own)
                 granted = keks[wrapped.kek_id]
+                if isinstance(bound, KeyfoldError):
+                    raise bound
                 if isinstance(granted, KeyfoldError):
                     raise granted
                 if granted.contexts:
@@ -294,21 +298,6 @@ class DataPlane:
             raise InvalidBatchError(
                 f"a batch has 1 to {MAX_BATCH_ITEMS:,} items, not {len(items):,}", field="items"
             )
-
-
-class _SharedContext:
-    """A batch's context, encoded when the first item needs it. A bad one fails every such item."""
-
-    __slots__ = ("_context", "_encoded")
-
-    def __init__(self, context: Mapping[str, str]) -> None:
-        self._context = context
-        self._encoded: bytes | None = None
-
-    def encoded(self) -> bytes:
-        if self._encoded is None:
-            self._encoded = encode_context(self._context)
-        return self._encoded
 
 
 def _attempt(function: Callable[[_A], _R], argument: _A) -> _R | KeyfoldError:

@@ -1,0 +1,43 @@
+"""Results of batches on the wire: what protobuf writes around a key, once for all keys of one size.
+
+To build a message for each of a thousand results takes four times as long as to join their bytes.
+So protobuf serializes one result with zeros in the key's place, and what it wrote before and after
+the zeros stands around each key of that size. Results one after the other are a batch's reply.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
+from keyfold.v1 import key_management_service_pb2 as pb
+
+
+class Around(NamedTuple):
+    """The bytes of a result that stand around its key."""
+
+    before: bytes
+    after: bytes
+
+
+@lru_cache(maxsize=1_024)
+def around_wrapped(size: int, generation: int) -> Around:
+    """Returns what stands around a wrapped key of so many bytes in a BatchWrapResponse."""
+    answer = pb.WrapResponse(wrapped_key=bytes(size), generation=generation)
+    return _around(pb.BatchWrapResponse(results=[pb.BatchWrapResult(answer=answer)]), size)
+
+
+@lru_cache(maxsize=1_024)
+def around_opened(size: int, region: str, generation: int) -> Around:
+    """Returns what stands around a plaintext of so many bytes in a BatchUnwrapResponse."""
+    answer = pb.UnwrapResponse(plaintext=bytes(size), region=region, generation=generation)
+    return _around(pb.BatchUnwrapResponse(results=[pb.BatchUnwrapResult(answer=answer)]), size)
+
+
+def _around(reply: Message, size: int) -> Around:
+    wire = reply.SerializeToString()
+    # Neither tags nor lengths hold a zero, and the key is the first field of its result.
+    at = wire.index(0)
+    return Around(wire[:at], wire[at + size :])
