@@ -24,8 +24,8 @@ from keyfold_server import telemetry
 _EVERY: Final = 0.1
 """Seconds between two batches."""
 
-_TOGETHER: Final = 32
-"""Calls that are measured and formatted at once, in a tenth of a millisecond. The calls of a whole
+_TOGETHER: Final = 128
+"""Calls that are measured and formatted at once, in about half a millisecond. The calls of a whole
 batch would hold the event loop for ten milliseconds (protocol W5)."""
 
 _MOST_WAITING: Final = 64
