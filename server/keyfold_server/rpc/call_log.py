@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -97,9 +97,9 @@ class CallLog:
             pretty: Write lines for people instead of JSON.
 
         Attributes:
-            also: Called with each call, besides; None: nobody else counts them.
+            also: Called with all calls, some at a time; None: nobody else counts them.
         """
-        self.also: Callable[[Ended], None] | None = None
+        self.also: Callable[[Sequence[Ended]], None] | None = None
         self._descriptor = descriptor
         self._format = _pretty if pretty else _json
         self._calls: list[Ended] = []
@@ -143,11 +143,10 @@ class CallLog:
     def _measure(self) -> None:
         """Measures the calls that were added, and formats their lines."""
         calls, self._calls = self._calls, []
-        also = self.also
         for call in calls:
             _histogram(call.method, call.code, call.reason).observe(call.seconds)
-            if also is not None:
-                also(call)
+        if self.also is not None:
+            self.also(calls)
         if self._thread is not None:
             self._lines += map(self._format, calls)
 
