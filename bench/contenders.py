@@ -114,7 +114,7 @@ class Bao(Contender):
     """OpenBao with a transit key; the root's token calls it.
 
     h2load calls it over HTTP/1.1 where it is plain, because OpenBao has HTTP/2 over TLS alone.
-    There h2load sends the calls of a connection in one line, without waiting for answers.
+    There a connection has one call under way, however many streams h2load is told to have.
     """
 
     def __init__(self, server: OpenBao, url: str) -> None:

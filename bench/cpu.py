@@ -37,6 +37,10 @@ GRPC, ASGI, ECHO, ASGI_ECHO, BAO = (
     "openbao",
 )
 
+BAO_AS_MANY: Final = "openbao, 64 connections"
+"""OpenBao with as many calls under way as the others, where it is plain. h2load sends the next call
+of a connection of HTTP/1.1 only when the last one is answered, so 4 connections are 4 calls."""
+
 LOADED: Final = "4 x 16"
 SINGLE: Final = "one at a time"
 _LOADS: Final = {LOADED: (4, 16), SINGLE: (1, 1)}
@@ -147,7 +151,10 @@ def _unary(field: Field, method: str, shape: Load) -> dict[str, _Runner]:
             echo, echo.target(method, runner.request), len(frame(b"")), shape, runner.request
         )
     if field.openbao is not None:
-        row[BAO] = _bao(field.openbao, method, keys, shape)
+        row[BAO] = bao = _bao(field.openbao, method, keys, shape)
+        if bao.target.http1 and shape.streams > 1:
+            as_many = replace(shape, connections=shape.connections * shape.streams, streams=1)
+            row[BAO_AS_MANY] = _bao(field.openbao, method, keys, as_many)
     return row
 
 
@@ -196,7 +203,9 @@ def ratios(rows: Mapping[str, Rounds]) -> list[Ratio]:
             goal = 0.8 if single else 0.35
             found.append(ratio(f"{name}: {ASGI} / {BAO}", rounds, ASGI, BAO, goal=goal))
             found.append(ratio(f"{name}: {GRPC} / {BAO}", rounds, GRPC, BAO))
-            found.append(ratio(f"{name}: p99, {ASGI} / {BAO}", rounds, ASGI, BAO, "p99", goal=1.0))
+            # Waiting times compare only with the same number of calls under way.
+            bao = BAO_AS_MANY if BAO_AS_MANY in rounds[0] else BAO
+            found.append(ratio(f"{name}: p99, {ASGI} / {bao}", rounds, ASGI, bao, "p99", goal=1.0))
     return found
 
 

@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import committed, curves, figures, goals, kms, load, pictures, stock
+from bench import committed, cpu, curves, figures, goals, kms, load, pictures, stock
 from bench.kms_provider import BenchProvider
 from bench.processes import ServerError, cpu_seconds, memory
 
@@ -139,6 +139,19 @@ def test_ratios_stand_beside_the_committed_ones() -> None:
     assert (head[-1], old[-1], new[-1]) == ("committed", "1.10 x", "")
     assert old[1:6] == ["1.25 x", "1.25-1.25", "1", "<= 1.20", "NO"]
     assert figures.ratio_table(ratios)[0][-1] == "met"
+
+
+def test_waiting_times_compare_only_with_as_many_calls_under_way() -> None:
+    """Over HTTP/1.1 a connection has one call under way, so p99 needs OpenBao's 64 connections."""
+    sample = figures.Sample(100.0, 10.0, 1.0)
+    names = (cpu.GRPC, cpu.ASGI, cpu.ECHO, cpu.ASGI_ECHO, cpu.BAO)
+    few = dict.fromkeys(names, sample)
+    many = few | {cpu.BAO_AS_MANY: sample._replace(cpu=200.0, p99=40.0)}
+    for rounds, p99 in (([few], 1.0), ([many], 0.25)):
+        found = {each.what: each.value for each in cpu.ratios({"Wrap, 4 x 16, plain": rounds})}
+        [(_, value)] = [each for each in found.items() if "p99" in each[0]]
+        assert value == p99
+        assert found[f"Wrap, 4 x 16, plain: {cpu.ASGI} / {cpu.BAO}"] == 1.0
 
 
 def test_costs_are_medians_of_all_rounds() -> None:
