@@ -52,7 +52,6 @@ _LABELS: Final = int.from_bytes(
 )
 _COUNTERS: Final = int.from_bytes(bytes(12) + b"\x00\x01\x00\x01" + bytes(12) + b"\x00\x01\x00\x02")
 _SUFFIX_TWICE: Final = _TWO_BLOCKS << 32
-_ROOM: Final = bytes(4)
 _COMMITMENT: Final = Struct(f"{COMMITMENT_SIZE}s")
 
 _NONCE_LENGTH: Final = f"a nonce has {NONCE_SIZE} bytes"
@@ -138,18 +137,16 @@ class CommittingKey:
         if len(nonce) != NONCE_SIZE:
             raise ValueError(_NONCE_LENGTH)
         prefix, start = nonce[:PREFIX_SIZE], int.from_bytes(nonce[PREFIX_SIZE:])
-        suffixes = [
-            (number % _SUFFIX_RANGE).to_bytes(12) for number in range(start, start + len(items))
-        ]
+        numbers = [number % _SUFFIX_RANGE for number in range(start, start + len(items))]
         cipher, mask = self._derive(prefix)
-        blocks = b"".join([part for s in suffixes for part in (s, _ROOM, s, _ROOM)])
-        masks = int.from_bytes(mask.to_bytes(COMMITMENT_SIZE) * len(items))
-        commitments = self._ecb((int.from_bytes(blocks) ^ masks).to_bytes(len(blocks)))
-        start_of_each = head + prefix
+        # As in `_commitment`, for all messages in one call of the cipher.
+        blocks = [(n * _SUFFIX_TWICE ^ mask).to_bytes(COMMITMENT_SIZE) for n in numbers]
+        commitments = _COMMITMENT.iter_unpack(self._ecb(b"".join(blocks)))
+        begin = head + prefix
         return [
-            start_of_each + suffix + cipher.encrypt(suffix, plaintext, aad) + commitment
+            begin + suffix + cipher.encrypt(suffix, plaintext, aad) + commitment
             for suffix, (plaintext, aad), (commitment,) in zip(
-                suffixes, items, _COMMITMENT.iter_unpack(commitments), strict=True
+                [number.to_bytes(12) for number in numbers], items, commitments, strict=True
             )
         ]
 
