@@ -78,7 +78,7 @@ SESSION, SCOPE = b"s" * 16, b"d" * 16
 DAY = 24 * 60 * 60 * 1000
 LATER = (NOW + 2 * DAY) / 1000
 """Seconds of Unix time at which everything that the tests made is old."""
-LATE = {"prune", "expire"}
+LATE = {"prune", "history", "expire"}
 """The mutations that happen at that time."""
 
 
@@ -106,6 +106,9 @@ def _cluster(store: SqlStore) -> Cluster:
 def prepare(store: SqlStore) -> None:
     """Makes the clusters, the replica and the cursor that the mutations below change."""
     applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")])))
+    made = _cluster(store)
+    moved = [a_rotation(region, "local:moved") for region in made.regions]
+    applied(store, Change("acme", with_regions(made, moved, NOW), an_event()))
     applied(store, Change("acme", revoked("acme", ["us"], NOW), an_event()))
     store.register(BEAT)
     store.take_cursor(KEY, SESSION, SCOPE, _position(store, 1), an_event())
@@ -167,6 +170,7 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "issue": lambda store: store.issue_external_id("acme", "issued", an_event()),
     "use": lambda store: store.used({USED: NOW}),
     "prune": lambda store: store.prune(NOW + 2 * DAY, DAY),
+    "history": lambda store: store.prune_history(NOW + 2 * DAY, DAY),
     "reconcile": lambda store: store.reconcile("a drill"),
     "cursor": lambda store: store.take_cursor(
         CursorKey("local", "another"), SESSION, SCOPE, _position(store, 2), an_event()

@@ -122,6 +122,7 @@ class Picture:
     """Everything that a store holds, without its random ids."""
 
     clusters: list[object]
+    superseded: list[object]
     events: list[int]
     numbers: list[object]
     requests: list[int | None]
@@ -161,6 +162,11 @@ def picture(place: Place) -> Picture:
         return Picture(
             clusters=[
                 shape(c) if isinstance(c, Cluster) else (c.cluster, c.reason) for c in listed
+            ],
+            superseded=[
+                (cluster.name, old.number, old.root.uri)
+                for cluster in clusters
+                for old in store.superseded_wraps(cluster.name)
             ],
             events=[verified_events(store, cluster.name) for cluster in clusters],
             numbers=[(n.number, n.kind, n.cluster, n.root, n.replica) for n in noted],

@@ -117,7 +117,7 @@ class Storm:
         self._told.write_text("")
         self._place = bench.fresh()
         self._first = 0
-        self._version = 2
+        self._version = 3
         self.done = 0
 
     def strike(self, seconds: float) -> Iterator[str]:

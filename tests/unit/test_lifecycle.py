@@ -75,11 +75,10 @@ class Lifecycle(RuleBasedStateMachine):
                 decide(self.cluster)
             return False
         decision = decide(self.cluster)
-        after = {g.kek_id: g for region in decision.cluster.regions for g in region.generations}
         for region in self.cluster.regions:
             for g in region.generations:
                 if (region.name, g.kek_id, g.current.number) in decision.superseded:
-                    self.history.setdefault(g.kek_id, []).append(g.superseded_by(after[g.kek_id]))
+                    self.history.setdefault(g.kek_id, []).append(g.superseded(NOW))
         self.cluster = decision.cluster
         self.seen.append(self.cluster)
         self.model.version += 1
@@ -199,7 +198,7 @@ class Lifecycle(RuleBasedStateMachine):
                 old, current = self.history.get(generation.kek_id, []), generation.current
                 assert current.ciphertext
                 assert not any(hasattr(w, "ciphertext") for w in old)
-                assert all(w.superseded_at == NOW + 1 for w in old)
+                assert all(w.superseded_at == NOW for w in old)
                 numbers_of_wraps = [*(w.number for w in old), current.number]
                 assert numbers_of_wraps == list(range(1, len(old) + 2))
         assert self.keks <= keks

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import spoilt_store
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     GenerationInUseError,
@@ -202,3 +203,24 @@ async def test_the_status_shows_every_wrapping(house: House, one: Member) -> Non
             assert wrap.supersede_time == after.create_time
     brief = cluster_status(changed).regions[0].generations
     assert [[wrap.uri for wrap in each.wraps] for each in brief] == [["fake:one"]] * 2
+
+
+async def test_the_status_shows_the_wrappings_that_backups_may_need(
+    house: House, one: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C6: upkeep removes a superseded wrap once no backup holds it; use goes on, untouched."""
+    blob = await one.wrap()
+    for uri in ("fake:two", "fake:one"):
+        house.clock.advance(20 * 86_400.0)
+        await one.rotate({"eu": uri})
+    house.clock.advance(20 * 86_400.0)
+    await one.replica._pruning.prune()
+    await one.poll()
+    status = await one.replica.status.get(one.rights, "acme", house.clock.monotonic() + 5.0)
+    [shown] = cluster_status(status).regions[0].generations
+    assert [wrap.uri for wrap in shown.wraps] == ["fake:two", "fake:one"]
+    await one.unwrap(blob)
+    spoilt_store.edit(house.store, "UPDATE wrap_history SET root_uri = 'fake:three'")
+    house.clock.advance(40 * 86_400.0)
+    await one.replica._pruning.prune()
+    assert "wraps of cluster acme is not authentic, and was not pruned" in caplog.text

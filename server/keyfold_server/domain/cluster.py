@@ -81,7 +81,7 @@ class SupersededWrap:
         key_version: The version of the root key that wrapped it, as the provider writes it.
         organization: The organization in the bound context, or None.
         created_at: Milliseconds of Unix time.
-        superseded_at: Milliseconds of Unix time.
+        superseded_at: Milliseconds of Unix time, by the store's clock.
         groups: What the root key has in common with others.
     """
 
@@ -118,8 +118,8 @@ class Generation:
         """Returns the generation with a new current wrap."""
         return replace(self, current=replace(wrap, number=self.current.number + 1))
 
-    def superseded_by(self, after: Generation) -> SupersededWrap:
-        """Returns what stays of the current wrap when that of `after` replaces it."""
+    def superseded(self, now: int) -> SupersededWrap:
+        """Returns what stays of the current wrap when another one replaces it at a time."""
         old = self.current
         return SupersededWrap(
             kek_id=self.kek_id,
@@ -128,7 +128,7 @@ class Generation:
             key_version=old.key_version,
             organization=old.organization,
             created_at=old.created_at,
-            superseded_at=after.current.created_at,
+            superseded_at=now,
             groups=old.groups,
         )
 

@@ -36,7 +36,7 @@ class EntryKind(Enum):
     """An operator's decision that the store is right as it is (protocol S1)."""
 
     PRUNING = "PRUNING"
-    """The removal of the oldest entries (protocol S11)."""
+    """The removal of what the store keeps for a limited time, such as the oldest entries (S11)."""
 
     KEPT = "KEPT"
     """The floor of a cluster, carried forward because pruning removes its entry (protocol S10)."""

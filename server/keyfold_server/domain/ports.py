@@ -504,6 +504,21 @@ class Store(Cursors, KeyUses, Protocol):
         """
         ...
 
+    def prune_history(self, now_ms: int, retention_ms: int) -> list[str]:
+        """Removes superseded wraps that no backup needs any more (protocol C6).
+
+        The log gets an entry for each transaction that removes any. A history loses its oldest
+        wraps first: a wrap stays for as long as any wrap before it.
+
+        Args:
+            now_ms: Milliseconds of Unix time.
+            retention_ms: Milliseconds for which wraps stay after they were superseded.
+
+        Returns:
+            The names of clusters whose history is not authentic, and stays as it is.
+        """
+        ...
+
     def prune(self, now_ms: int, log_retention_ms: int) -> None:
         """Removes requests and silent replicas after 24 hours, and entries of the log.
 

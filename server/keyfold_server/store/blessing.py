@@ -124,6 +124,7 @@ def bless(
         stamp = Stamp("seal", database.dialect.now(connection, clock), seal, database.dialect)
         entry = floors.of(connection, seen.name, seal)
         stored, history = _sealed(seen, None if entry is None else entry[1], stamp)
+        # The history is a new chain, so it needs no checkpoint.
         standing.put(connection, [stored.cluster.uid], stored, history)
         reach("seal:rows-written")
         [made] = log.append(connection, [_draft(seen, stored, reason)], stamp)

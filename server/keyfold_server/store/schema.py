@@ -111,10 +111,10 @@ clusters: Final = Table(
     Index(None, "organization", "name"),
 )
 """`children` is a digest over the MACs of the rows in `regions`, `generations` and `wraps`, so a
-deleted row is missed. `history_head` and `history_count` do the same for the chain in
-`wrap_history`, which Keyfold reads only on demand. A cluster's own row changes only with a decision
-about it, so it equals the newest entry of the log with a floor for the cluster (protocol S10).
-`declared` has one region's name in each line."""
+deleted row is missed. `history_head` and `history_count` are the MAC and the number of the last row
+of the chain in `wrap_history`, which Keyfold reads only on demand. A cluster's own row changes only
+with a decision about it, so it equals the newest entry of the log with a floor for the cluster
+(protocol S10). `declared` has one region's name in each line."""
 
 regions: Final = Table(
     "regions",
@@ -219,9 +219,23 @@ wrap_history: Final = Table(
     Index(None, "root_holder", "cluster"),
     Index(None, "root_principal", "cluster"),
     _index_where("root_tenant IS NOT NULL", "root_tenant", "cluster"),
+    Index(None, "superseded_at", "cluster_uid"),
 )
 """The superseded wraps, without their ciphertexts. `wrap` was the wrap's number in `wraps`, and
-`prev` is the MAC of the row before, so each MAC vouches for every earlier row."""
+`prev` is the MAC of the row before, so each MAC vouches for every earlier row. `superseded_at` is
+by the store's clock, which decides when pruning removes the row."""
+
+history_checkpoints: Final = Table(
+    "history_checkpoints",
+    metadata,
+    _key("cluster_uid", LargeBinary),
+    _must("number", BigInteger),
+    _must("history_mac", LargeBinary),
+    _must("mac", LargeBinary),
+)
+"""The last row of a cluster's `wrap_history` that pruning removed: its number and its MAC. A
+cluster whose history is whole has no row here. No foreign key refers to the cluster, because the
+check of it would lock the cluster's row, and pruning must not keep a change waiting."""
 
 requests: Final = Table(
     "requests",

@@ -316,7 +316,8 @@ Global___RegionSpec: _TypeAlias = RegionSpec  # noqa: Y015
 @_typing.final
 class GenerationWrap(_message.Message):
     """One wrapping of a generation by a root key. Keyfold keeps a record of superseded wrappings,
-    without their ciphertext, because a backup of that time still opens under that root key.
+    without their ciphertext, because a backup of that time still opens under that root key. It
+    keeps the record for as long as the server's settings say that backups are kept.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

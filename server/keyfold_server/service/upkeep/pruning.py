@@ -1,4 +1,6 @@
-"""Pruning: removes what the store keeps for a limited time: request ids, counts, old entries.
+"""Pruning: removes what the store keeps for a limited time.
+
+That is request ids, counts, old entries of the log, and superseded wraps that no backup needs.
 
 Before that, it has cursors expire that nobody advances, so that no dead reader keeps the log for
 ever (protocol S11).
@@ -31,6 +33,7 @@ class Pruning:
         self._log_retention = int(timing.log_retention * 1000)
         self._cursor_expiry = int(timing.cursor_expiry * 1000)
         self._usage_retention = int(timing.usage_retention * 1000)
+        self._backup_retention = int(timing.backup_retention * 1000)
 
     async def prune(self) -> None:
         """Prunes the store, if it is there."""
@@ -40,8 +43,18 @@ class Pruning:
             store = self._storage.store
             await self._storage.run(store.prune_usage, now, self._usage_retention)
             await self._storage.run(store.prune, now, self._log_retention)
+            await self._prune_history(now)
         except KeyfoldError as error:
             log.warning("the store was not pruned: %s", error.reason)
+
+    async def _prune_history(self, now: int) -> None:
+        store = self._storage.store
+        for name in await self._storage.run(store.prune_history, now, self._backup_retention):
+            log.error(
+                "the history of superseded wraps of cluster %s is not authentic, and was not "
+                "pruned: somebody else wrote the store; see `keyfold-server seal`",
+                name,
+            )
 
     async def _expire(self, now: int) -> None:
         store = self._storage.store

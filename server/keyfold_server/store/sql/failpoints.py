@@ -25,6 +25,7 @@ _POINTS: Final = {
     "issue": ("looked", "written", "numbered"),
     "use": (),
     "prune": ("cleared",),
+    "history": ("removed", "kept", "numbered"),
     "reconcile": ("numbered",),
     "cursor": ("made",),
     "advance": (),

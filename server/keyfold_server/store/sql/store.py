@@ -18,7 +18,7 @@ from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.domain.ports import Seen
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken, rows_of
-from keyfold_server.store.sql import attempts, bans, floors
+from keyfold_server.store.sql import attempts, bans, floors, history_pruning
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.cursors import CursorStore
 from keyfold_server.store.sql.events import EventStore
@@ -372,6 +372,10 @@ class SqlStore(ObservationStore, EventStore, CursorStore, KeyUseStore):
 
         while self._transactions.write_or_fail("prune", work):
             pass
+
+    def prune_history(self, now_ms: int, retention_ms: int) -> list[str]:
+        """Removes superseded wraps that no backup needs any more (protocol C6)."""
+        return history_pruning.prune(self._transactions, now_ms, retention_ms)
 
     def reconcile(self, reason: str) -> Position:
         """Records an operator's decision that the store is right as it is (protocol S1).

@@ -175,7 +175,7 @@ class WriteSet:
             children = cluster_rows.encoded(decision.cluster, self._seal, before.children)
             stored = replace(before, cluster=decision.cluster, children=children)
         history: list[Cells] = []
-        for old in _superseded(current, decision):
+        for old in _superseded(current, decision, self._now):
             stored, row = wrap_history.appended(stored, old, self._seal)
             history.append(row)
         return clusters.sealed(stored, self._seal), history
@@ -265,16 +265,19 @@ def _check_parts(current: Cluster | None, decision: Decision, name: str) -> None
         )
 
 
-def _superseded(current: Cluster | None, decision: Decision) -> Iterator[SupersededWrap]:
-    """Yields the wraps that a decision moves to the history, in the order of the cluster."""
+def _superseded(current: Cluster | None, decision: Decision, now: int) -> Iterator[SupersededWrap]:
+    """Yields the wraps that a decision moves to the history, in the order of the cluster.
+
+    The time is the store's, because pruning goes by it: a replica whose clock is wrong must not
+    have its wraps pruned early.
+    """
     if current is None or not decision.superseded:
         return
-    after = {g.kek_id: g for region in decision.cluster.regions for g in region.generations}
     for region in current.regions:
         for generation in region.generations:
             part = (region.name, generation.kek_id, generation.current.number)
             if part in decision.superseded:
-                yield generation.superseded_by(after[generation.kek_id])
+                yield generation.superseded(now)
 
 
 def _gone(

@@ -4,6 +4,8 @@
     cluster_rows     the form of a cluster's rows
     standing         a cluster's rows as they stand, unverified, for an operator to look at
     wrap_history     the superseded wraps of each cluster
+    history_pruning  removes those that no backup needs any more
+    history_checkpoints  the last wrap that pruning removed from each history
     options          options of keys, as text in a column
     log              the log: what happened, each entry sealed and chained to the one before
     log_head         both ends of the log: the newest entry, and the last one pruned

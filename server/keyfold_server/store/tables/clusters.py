@@ -69,7 +69,7 @@ class StoredCluster:
         children: The rows below the cluster's own row, each with its MAC.
         own: The cluster's own row, its MAC last; empty until it is sealed.
         history_head: MAC of the last wrap in the cluster's history, empty before the first.
-        history_count: Number of wraps in the cluster's history.
+        history_count: Number of that wrap, counted from the first one that the history ever had.
         decided: Number of the newest decision about the cluster in the log, 0 before the first.
     """
 

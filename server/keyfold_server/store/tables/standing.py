@@ -41,11 +41,13 @@ class Standing:
         own: The cluster's own row.
         children: The rows below it, by table and primary key, those included that hang on nothing.
         history: The rows of its superseded wraps, by number.
+        checkpoint: The row of the last one that pruning removed, or None.
     """
 
     own: Cells
     children: Children
     history: tuple[Cells, ...]
+    checkpoint: Cells | None = None
 
 
 def read(connection: Connection, name: str) -> Standing | None:
@@ -66,7 +68,11 @@ def read(connection: Connection, name: str) -> Standing | None:
         .where(schema.wrap_history.c.cluster_uid == uid)
         .order_by(schema.wrap_history.c.number)
     ).all()
-    return Standing(tuple(own), children, tuple(map(tuple, history)))
+    pruned = connection.execute(
+        select(*schema.history_checkpoints.c).where(schema.history_checkpoints.c.cluster_uid == uid)
+    ).first()
+    checkpoint = None if pruned is None else tuple(pruned)
+    return Standing(tuple(own), children, tuple(map(tuple, history)), checkpoint)
 
 
 def unsealed(standing: Standing, seal: Seal) -> Iterator[str]:
@@ -127,12 +133,17 @@ def _check_whole(standing: Standing) -> None:
         raise ShapelessError("wraps: a KEK has no wrap, or a wrap has no KEK")
     if any(len(key[0]) != _UID_SIZE for key in generations):
         raise ShapelessError("generations.kek_id has a value that it cannot have")
-    if [row[1] for row in standing.history] != list(range(1, len(standing.history) + 1)):
+    first = 1 if standing.checkpoint is None else standing.checkpoint[1] + 1
+    if [row[1] for row in standing.history] != list(range(first, first + len(standing.history))):
         raise ShapelessError("wrap_history: a row is missing")
 
 
 def put(
-    connection: Connection, uids: Iterable[bytes], stored: StoredCluster, history: Iterable[Cells]
+    connection: Connection,
+    uids: Iterable[bytes],
+    stored: StoredCluster,
+    history: Iterable[Cells],
+    checkpoint: Cells | None = None,
 ) -> None:
     """Replaces the rows of clusters by those of a cluster.
 
@@ -141,15 +152,18 @@ def put(
         uids: The uids of the rows that go.
         stored: The sealed cluster.
         history: The sealed rows of its superseded wraps.
+        checkpoint: The sealed row of the last one that pruning removed, or None.
     """
     gone = list(uids)
-    for table in (schema.wrap_history, *reversed(CHILDREN)):
+    for table in (schema.history_checkpoints, schema.wrap_history, *reversed(CHILDREN)):
         connection.execute(delete(table).where(table.c.cluster_uid.in_(gone)))
     connection.execute(delete(schema.clusters).where(schema.clusters.c.uid.in_(gone)))
     _insert(connection, schema.clusters, [stored.own])
     for table in CHILDREN:
         _insert(connection, table, stored.children[table].values())
     _insert(connection, schema.wrap_history, history)
+    if checkpoint is not None:
+        _insert(connection, schema.history_checkpoints, [checkpoint])
 
 
 def _insert(connection: Connection, table: Table, cells: Iterable[Cells]) -> None:
@@ -163,6 +177,8 @@ def _every(standing: Standing) -> Iterator[tuple[Table, Cells]]:
             yield table, row
     for row in standing.history:
         yield schema.wrap_history, row
+    if standing.checkpoint is not None:
+        yield schema.history_checkpoints, standing.checkpoint
 
 
 def _shown(value: object) -> str:

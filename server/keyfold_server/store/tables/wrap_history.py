@@ -1,8 +1,9 @@
 """A cluster's superseded wraps: a chain in which each row's MAC covers the MAC of the row before.
 
 The history grows with every rotation, so a cluster is read without it. The cluster's own row holds
-the chain's head and its length. So whoever reads the history notices if somebody changed a row of
-it, removed one or added one (protocol A2, S12).
+the chain's head, and the number of the row there. Pruning leaves a sealed checkpoint at the other
+end (`history_checkpoints`). So whoever reads the history notices if somebody changed a row of it,
+removed one or added one (protocol A2, S12).
 """
 
 from __future__ import annotations
@@ -16,19 +17,25 @@ from keyfold_server.domain.cluster import SupersededWrap
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.store.schema import Cells, wrap_history
 from keyfold_server.store.seal import not_authentic
-from keyfold_server.store.tables import groups, options
+from keyfold_server.store.tables import groups, history_checkpoints, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.tables.clusters import StoredCluster
+    from keyfold_server.store.tables.history_checkpoints import Checkpoint
 
 _PAGE: Final = 1_000
 """Rows that are read at a time."""
 
 _MOST: Final = 1 << 62
 """More rows than any history has."""
+
+
+def begun_at(stored: StoredCluster, checkpoint: Checkpoint) -> StoredCluster:
+    """Returns a cluster whose history begins after a checkpoint, and has no row yet."""
+    return replace(stored, history_head=checkpoint.mac, history_count=checkpoint.number)
 
 
 def appended(stored: StoredCluster, old: SupersededWrap, seal: Seal) -> tuple[StoredCluster, Cells]:
@@ -59,28 +66,32 @@ def appended(stored: StoredCluster, old: SupersededWrap, seal: Seal) -> tuple[St
 
 
 def read(connection: Connection, stored: StoredCluster, seal: Seal) -> Iterator[SupersededWrap]:
-    """Reads a cluster's history, oldest first. What it yields counts only once it has ended.
+    """Reads a cluster's history, oldest first, as far as pruning has left it.
+
+    What it yields counts only once it has ended.
 
     Raises:
         RowNotAuthenticError: Somebody changed, removed or added a wrap.
     """
-    name, count, head = stored.cluster.name, 0, b""
+    name, uid = stored.cluster.name, stored.cluster.uid
+    checkpoint = history_checkpoints.read(connection, uid, name, seal)
+    count, head = checkpoint.number, checkpoint.mac
     page = (
         select(*wrap_history.c)
-        .where(wrap_history.c.cluster_uid == stored.cluster.uid)
+        .where(wrap_history.c.cluster_uid == uid)
         .order_by(wrap_history.c.number)
         .limit(_PAGE)
     )
+    # From the lowest number that the column can hold, so that nobody hides a row below the first.
+    after = -_MOST
     while True:
-        # From the lowest number that the column can hold, so that nobody hides a row below 1.
-        after = count or -_MOST
         rows = connection.execute(page.where(wrap_history.c.number > after)).all()
         for row in map(tuple, rows):
             seal.check("wrap_history", row, name)
             number, (before, mac) = row[1], row[-2:]
             if number != count + 1 or before != head:
                 raise not_authentic("wrap_history", name)
-            count, head = number, mac
+            after, count, head = number, number, mac
             yield superseded(row)
         if len(rows) < _PAGE:
             break

@@ -32,6 +32,7 @@ from keyfold_server.store.seal import Seal, not_authentic
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.tables import (
     clusters,
+    history_checkpoints,
     identities,
     listing,
     log,
@@ -39,12 +40,14 @@ from keyfold_server.store.tables import (
     log_head,
     wrap_history,
 )
+from keyfold_server.store.tables.history_checkpoints import NOTHING_PRUNED
 from keyfold_server.store.transfer.records import (
     ExportedEntry,
     Header,
     Identity,
     cluster_record,
     line,
+    pruned_record,
     superseded_record,
     trailer,
 )
@@ -154,17 +157,17 @@ def write(source: Snapshot, out: IO[bytes], *, cluster: str | None, now: int) ->
 
 def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[str, Any]]:
     connection, seal = source.connection, source.seal
-    own = connection.execute(select(*schema.meta.c)).first()
-    if own is None:
+    meta = connection.execute(select(*schema.meta.c)).first()
+    if meta is None:
         raise not_authentic("meta")
-    seal.require_key(own[2])
-    seal.check("meta", tuple(own))
+    seal.require_key(meta[2])
+    seal.check("meta", tuple(meta))
     head = log_head.read(connection, seal)
     found = _stored(source, wanted)
     # Read before the first byte goes out: a wrong name must not leave even a header.
     first = list(islice(found, 1))
     yield Header(
-        store_uid=own[1].hex(),
+        store_uid=meta[1].hex(),
         service_key_id=seal.service_key_id,
         exported_at=now,
         cluster=wanted,
@@ -183,6 +186,10 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
         yield {"identity": issued.record()}
     for stored in chain(first, found):
         yield {"cluster": cluster_record(stored)}
+        own = stored.cluster
+        checkpoint = history_checkpoints.read(connection, own.uid, own.name, seal)
+        if checkpoint != NOTHING_PRUNED:
+            yield {"pruned_wraps": pruned_record(checkpoint)}
         for old in wrap_history.read(connection, stored, seal):
             yield {"superseded_wrap": superseded_record(old)}
 

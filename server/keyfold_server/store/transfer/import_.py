@@ -29,6 +29,7 @@ from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.tables import (
     cluster_rows,
     clusters,
+    history_checkpoints,
     identities,
     log,
     log_head,
@@ -37,6 +38,7 @@ from keyfold_server.store.tables import (
 )
 from keyfold_server.store.tables.cluster_rows import CHILDREN
 from keyfold_server.store.tables.clusters import StoredCluster
+from keyfold_server.store.tables.history_checkpoints import Checkpoint
 from keyfold_server.store.tables.log import Draft, Stamp
 from keyfold_server.store.tables.log_head import Head, Position
 from keyfold_server.store.transfer.records import ExportedEntry, Identity
@@ -108,6 +110,8 @@ def bring_in(
         for record in export.records():
             if isinstance(record, StoredCluster):
                 writer.cluster(record)
+            elif isinstance(record, Checkpoint):
+                writer.pruned(record)
             elif isinstance(record, SupersededWrap):
                 writer.superseded(record)
             elif isinstance(record, ExportedEntry):
@@ -163,6 +167,7 @@ class _Writer:
                 schema.clusters,
                 *CHILDREN,
                 schema.wrap_history,
+                schema.history_checkpoints,
             )
         }
         self.imported: Final = ImportResult()
@@ -199,6 +204,16 @@ class _Writer:
         """Adds an identity under the store's own seal."""
         cells = (issued.kind, issued.owner, issued.value, issued.created_at)
         self._tables[schema.identities].append(identities.sealed(*cells, self._seal))
+
+    def pruned(self, checkpoint: Checkpoint) -> None:
+        """Begins the cluster's history where pruning had left it."""
+        if self._made is None or self._made.history_count:
+            raise SetupError(
+                "the export has a checkpoint that is not at the beginning of a history"
+            )
+        self._made = wrap_history.begun_at(self._made, checkpoint)
+        cells = history_checkpoints.sealed(self._made.cluster.uid, checkpoint, self._seal)
+        self._add(schema.history_checkpoints, cells)
 
     def superseded(self, old: SupersededWrap) -> None:
         """Appends a wrap to the cluster's history, under the store's own seal."""

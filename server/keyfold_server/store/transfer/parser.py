@@ -15,16 +15,18 @@ from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.store.tables.clusters import StoredCluster
+from keyfold_server.store.tables.history_checkpoints import Checkpoint
 from keyfold_server.store.transfer.records import (
     ExportedEntry,
     Header,
     Identity,
     cluster_record,
     line,
+    pruned_record,
     superseded_record,
 )
 
-Record: TypeAlias = Header | ExportedEntry | Identity | StoredCluster | SupersededWrap
+Record: TypeAlias = Header | ExportedEntry | Identity | StoredCluster | Checkpoint | SupersededWrap
 """The content of one line of an export."""
 
 
@@ -56,6 +58,8 @@ def _parsed(record: dict[str, Any]) -> Record:
             return Identity(**issued)
         case {"cluster": dict(cluster)}:
             return _stored(cluster)
+        case {"pruned_wraps": dict(pruned)}:
+            return Checkpoint(pruned["number"], bytes.fromhex(pruned["history_mac"]))
         case {"superseded_wrap": dict(old)}:
             return _superseded(old)
         case {"entry": dict(entry)}:
@@ -70,6 +74,8 @@ def _record(found: Record) -> dict[str, Any]:
             return {"identity": found.record()}
         case StoredCluster():
             return {"cluster": cluster_record(found)}
+        case Checkpoint():
+            return {"pruned_wraps": pruned_record(found)}
         case SupersededWrap():
             return {"superseded_wrap": superseded_record(found)}
         case ExportedEntry():

@@ -4,7 +4,8 @@
     {"entry": {…}}              an entry of the log, oldest first; then the next one
     {"identity": {…}}           what was issued for an owner; then the next one
     {"cluster": {…}}            a cluster: regions, generations, their current wraps
-    {"superseded_wrap": {…}}    its superseded wraps, oldest first; then the next cluster
+    {"pruned_wraps": {…}}       the last of its superseded wraps that pruning removed, if any
+    {"superseded_wrap": {…}}    the others, oldest first; then the next cluster
     {"mac": "…"}                the MAC over all bytes before this line
 
 Invariant: each record has exactly one text, with its fields in one order. So a reader can write
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.tables.clusters import StoredCluster
+    from keyfold_server.store.tables.history_checkpoints import Checkpoint
 
 FORM: Final = 2
 """Version of the form. No release has written version 1."""
@@ -129,6 +131,11 @@ def cluster_record(stored: StoredCluster) -> dict[str, Any]:
         "history_head": stored.history_head.hex(),
         "regions": [_region_record(region) for region in c.regions],
     }
+
+
+def pruned_record(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns the checkpoint in a cluster's history as an export holds it."""
+    return {"number": checkpoint.number, "history_mac": checkpoint.mac.hex()}
 
 
 def superseded_record(old: SupersededWrap) -> dict[str, Any]:

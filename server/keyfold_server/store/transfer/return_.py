@@ -17,8 +17,17 @@ from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import CollisionError, LostRaceError
 from keyfold_server.store.sql.failpoints import no_failpoint
-from keyfold_server.store.tables import cluster_rows, clusters, floors, log, standing, wrap_history
+from keyfold_server.store.tables import (
+    cluster_rows,
+    clusters,
+    floors,
+    history_checkpoints,
+    log,
+    standing,
+    wrap_history,
+)
 from keyfold_server.store.tables.clusters import StoredCluster
+from keyfold_server.store.tables.history_checkpoints import Checkpoint
 from keyfold_server.store.tables.log import Stamp
 from keyfold_server.store.transfer.import_ import ImportResult, imported
 
@@ -69,8 +78,8 @@ def bring_back(
             )
         reach("import:begun")
         stamp = Stamp("import", database.dialect.now(connection, clock), seal, database.dialect)
-        source, made, history = _exported(export, name, entry[1], stamp)
-        standing.put(connection, _uids(connection, made), made, history)
+        source, made, checkpoint, history = _exported(export, name, entry[1], stamp)
+        standing.put(connection, _uids(connection, made), made, history, checkpoint)
         reach("import:rows-written")
         log.append(connection, [imported(export.header, source, made)], stamp)
         reach("import:numbered")
@@ -99,14 +108,17 @@ def _uids(connection: Connection, made: StoredCluster) -> list[bytes]:
 
 def _exported(
     export: ExportFile, name: str, floor: Floor, stamp: Stamp
-) -> tuple[StoredCluster, StoredCluster, list[Cells]]:
+) -> tuple[StoredCluster, StoredCluster, Cells | None, list[Cells]]:
     """Returns a cluster as the export has it, as it arrives, and the rows of its history.
+
+    Before the rows of the history comes that of the checkpoint, if the history has one.
 
     Raises:
         SetupError: The export does not have the cluster, or not its whole history.
     """
     source: StoredCluster | None = None
     made: StoredCluster | None = None
+    checkpoint: Cells | None = None
     history: list[Cells] = []
     mine = False
     for record in export.records():
@@ -114,6 +126,9 @@ def _exported(
             mine = record.cluster.name == name
             if mine:
                 source, made = record, _arriving(record.cluster, floor, stamp)
+        elif mine and made is not None and isinstance(record, Checkpoint):
+            made = wrap_history.begun_at(made, record)
+            checkpoint = history_checkpoints.sealed(made.cluster.uid, record, stamp.seal)
         elif mine and made is not None and isinstance(record, SupersededWrap):
             made, cells = wrap_history.appended(made, record, stamp.seal)
             history.append(cells)
@@ -121,7 +136,7 @@ def _exported(
         raise SetupError(f"the export does not have cluster {name}")
     if made.history_count != source.history_count:
         raise SetupError(f"the export's superseded wraps of cluster {name} are not its history")
-    return source, clusters.sealed(made, stamp.seal), history
+    return source, clusters.sealed(made, stamp.seal), checkpoint, history
 
 
 def _arriving(exported: Cluster, floor: Floor, stamp: Stamp) -> StoredCluster:

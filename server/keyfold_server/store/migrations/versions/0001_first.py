@@ -294,6 +294,15 @@ def _keyrings() -> None:
         ),
     )
     _used_keys("wrap_history")
+    _index("wrap_history", "superseded_at", "cluster_uid")
+    _table(
+        "history_checkpoints",
+        sa.Column("cluster_uid", sa.LargeBinary(), nullable=False, autoincrement=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("history_mac", sa.LargeBinary(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("cluster_uid", name="pk_history_checkpoints"),
+    )
 
 
 def _used_keys(table: str) -> None:
