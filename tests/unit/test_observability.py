@@ -128,3 +128,19 @@ async def test_calls_and_other_lines_have_one_shape(monkeypatch: pytest.MonkeyPa
     assert "trace_id" not in other
     assert "trace_id" not in plain
     assert traced["trace_id"] == "ab" * 16
+
+
+async def test_a_busy_servers_calls_are_logged_some_at_a_time() -> None:
+    """W5: the lines of a tenth of a second of calls never hold the event loop in one piece."""
+    loud = Loud()
+    calls = CallLog(loud.descriptor)
+    together: list[int] = []
+    calls.also = lambda some: together.append(len(some))
+    calls.start()
+    for number in range(300):
+        calls.add(Ended(time.time(), "Wrap", Facts(), "OK", "", 0.001, str(number)))
+    assert together == [128, 128]
+    calls.stop()
+    assert together == [128, 128, 44]
+    lines = map(json.loads, loud.text().splitlines())
+    assert [line["trace_id"] for line in lines] == [str(number) for number in range(300)]
