@@ -40,10 +40,12 @@ from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.cursors import CursorKey
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.log import Attempt, Position
+from keyfold_server.domain.organization_changes import link_created
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
+from organization_builders import a_change, a_link, organized
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,13 @@ def _cluster(store: SqlStore) -> Cluster:
 
 
 def prepare(store: SqlStore) -> None:
-    """Makes the clusters, the replica and the cursor that the mutations below change."""
+    """Makes the clusters, organization, replica and cursor that the mutations below change."""
     applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")])))
     made = _cluster(store)
     moved = [a_rotation(region, "local:moved") for region in made.regions]
     applied(store, Change("acme", with_regions(made, moved, NOW), an_event()))
     applied(store, Change("acme", revoked("acme", ["us"], NOW), an_event()))
+    organized(store)
     store.register(BEAT)
     store.take_cursor(KEY, SESSION, SCOPE, _position(store, 1), an_event())
 
@@ -158,6 +161,9 @@ def group(store: SqlStore, kind: str) -> list[Change]:
 
 
 OTHERS: dict[str, Callable[[SqlStore], object]] = {
+    "organization": lambda store: store.change_organization(
+        a_change(link_created(a_link("other", "us"), NOW))
+    ),
     "attempt": lambda store: store.attempted([Attempt("acme", an_event())] * 2),
     "ban": lambda store: store.ban(
         Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))

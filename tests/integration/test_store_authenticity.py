@@ -46,6 +46,7 @@ from keyfold_server.store.seal import Seal, encode
 from keyfold_server.store.service_key import ServiceKey
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.tables import log_chain, log_head
+from organization_builders import organized
 
 BEAT: Final = Heartbeat("one", 0, b"", 120.0, NOW)
 
@@ -69,6 +70,7 @@ class Bench:
             store.reconcile("a drill")
             store.issue_external_id("acme", "id-of-acme", an_event())
             store.take_cursor(CursorKey("local", "siem"), b"s" * 16, b"d" * 16, START, an_event())
+            organized(store, organization="acme")
 
     def open(self) -> SqlStore:
         return open_store(f"sqlite:///{self.file}", self.key, clock=FakeClock())
@@ -124,6 +126,8 @@ READS: Final[dict[str, Callable[[SqlStore], object]]] = {
     "generations": lambda store: store.cluster("acme"),
     "wraps": lambda store: store.cluster("acme"),
     "wrap_history": lambda store: store.superseded_wraps("acme"),
+    "organizations": lambda store: store.organization("acme"),
+    "key_links": lambda store: store.organization("acme"),
     "requests": lambda store: record_of(store, a_request("acme")),
     "log": lambda store: verified_events(store, "other"),
     "log_head": lambda store: store.poll(BEAT),
@@ -140,6 +144,8 @@ WHERE: Final = {
     "generations": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "wraps": "number = 2 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
     "wrap_history": "number = 1 AND cluster_uid = (SELECT uid FROM clusters WHERE name = 'acme')",
+    "organizations": "name = 'acme'",
+    "key_links": "organization = 'acme'",
     "requests": "cluster = 'acme'",
     "log": "number = 3",
     "log_head": "id = 1",
@@ -173,7 +179,7 @@ def test_an_edited_column_is_refused(
 ) -> None:
     """A2: an edit of any column is noticed, in every table that decides something."""
     bench.edit(
-        f"UPDATE {table} SET {column} = CASE typeof({column}) WHEN 'integer' THEN {column} + 7 "
+        f"UPDATE {table} SET {column} = CASE typeof({column}) WHEN 'integer' THEN {column} + 70 "
         f"WHEN 'blob' THEN randomblob(16) WHEN 'null' THEN 5 ELSE {column} || 'x' END "
         f"WHERE {WHERE[table]}"
     )
@@ -362,7 +368,7 @@ _ENTRY: Final = ", ".join(c.name for c in list(schema.log.columns)[1:])
         ("UPDATE log SET number = -number WHERE number = 3", 3),
         # Two entries in each other's place.
         ("UPDATE log SET number = CASE number WHEN 3 THEN -5 WHEN 5 THEN -3 ELSE number END", 3),
-        (f"INSERT INTO log SELECT 10, {_ENTRY} FROM log WHERE number = 9", 10),
+        (f"INSERT INTO log SELECT 12, {_ENTRY} FROM log WHERE number = 9", 12),
         (f"INSERT INTO log SELECT 0, {_ENTRY} FROM log WHERE number = 9", 0),
         ("UPDATE log SET prev = zeroblob(32) WHERE number = 2", 2),
     ],
@@ -445,10 +451,10 @@ def test_an_entry_of_another_history(bench: Bench, opened: Callable[[], SqlStore
         bench.file.write_bytes(old)
         with closing(bench.open()) as store:
             applied(store, Change("acme", revoked("acme", (), NOW), an_event()))
-        histories.append(bench.rows("SELECT * FROM log WHERE number = 10"))
+        histories.append(bench.rows("SELECT * FROM log WHERE number = 12"))
     marks = ", ".join("?" * len(histories[0][0]))
     with closing(sqlite3.connect(bench.file)) as connection:
-        connection.execute("DELETE FROM log WHERE number = 10")
+        connection.execute("DELETE FROM log WHERE number = 12")
         connection.execute(f"INSERT INTO log VALUES ({marks})", histories[0][0])
         connection.commit()
     with pytest.raises(StoreRolledBackError):
@@ -461,6 +467,7 @@ LATER: Final = [
     ("regions", "purge_time"),
     ("regions", "replica_of"),
     ("regions", "geo"),
+    ("regions", "link"),
     ("generations", "retired_at"),
     ("wraps", "root_external_id"),
 ]
@@ -493,6 +500,7 @@ def using(bench: Bench) -> Bench:
             purge_time=NOW,
             replica_of="eu",
             geo="EU",
+            link="main",
         )
         later = replace(a_cluster("later", [a_region("eu"), region]), declared=("eu", "us"))
         made = applied(store, enabling(later)).cluster

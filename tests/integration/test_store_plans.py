@@ -33,18 +33,29 @@ from builders import (
     record_of,
 )
 from keyfold_server.domain.bans import Ban
-from keyfold_server.domain.changes import Change, restored, retired, revoked, with_regions
+from keyfold_server.domain.changes import (
+    Change,
+    RequestKey,
+    restored,
+    retired,
+    revoked,
+    with_regions,
+)
 from keyfold_server.domain.events import EventQuery, RootUse
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.key_usage import KeyQuery, KeyUses
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.organization_changes import deleted, link_deleted, link_updated
+from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
+from keyfold_server.domain.reliance import Reliance
 from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
 from keyfold_server.store.postgresql import pipeline
 from keyfold_server.store.sql.store import SqlStore
+from organization_builders import LINKED, a_change, organized, using
 
 GROW: Final = {
     "clusters",
@@ -59,6 +70,8 @@ GROW: Final = {
     "generation_uses",
     "usage",
     "identities",
+    "organizations",
+    "key_links",
 }
 """Tables that grow with clusters, with time or with calls."""
 
@@ -185,8 +198,37 @@ def _events(store: SqlStore) -> None:
     assert set(store.log_marks([1, 2, check.newest]).found) == {1, 2, check.newest}
 
 
+def _organizations(store: SqlStore) -> None:
+    for name in ("org", "org-1"):
+        organized(store, replace(LINKED, max_clusters=5), organization=name, links=2)
+    link = store.organization("org").organization.links[0]
+    cluster = a_cluster("linked", [using(a_region("eu"))], organization="org")
+    relies = Reliance("org", (link,), makes="linked", counts=True)
+    applied(store, replace(enabling(cluster), reliance=relies))
+    key = RequestKey("local", "UpdateKeyLink", "org", "r", b"d" * 32)
+    changed = link_updated("main-1", "", NOW, seen=link, description="new", key=None)
+    store.change_organization(a_change(changed, request=key))
+    assert store.requested_organization("org", key)[1]
+    for linked in (None, "main"):
+        assert store.organization("org", link=linked, users=5).use("main").count == 1
+    for patterns in (None, ("org*", "x")):
+        assert store.organization_names("a", 5, patterns) == ["org", "org-1"]
+    assert set(store.organizations(["org", "none"])) == {"org", "none"}
+    for link in store.organization("org-1").organization.links:
+        dropped = link_deleted(link.name, "", NOW)
+        store.change_organization(a_change(dropped, organization="org-1"))
+    store.change_organization(a_change(deleted("", NOW), organization="org-1"))
+
+
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("apply", "requested"): _life,
+    (
+        "organization",
+        "requested_organization",
+        "organization_names",
+        "organizations",
+        "change_organization",
+    ): _organizations,
     ("attempted",): _attempts,
     ("ban",): lambda store: store.ban(
         Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
@@ -229,7 +271,8 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
 
 def test_the_script_calls_every_method() -> None:
     """S12: whoever adds a method to the store adds it to the script."""
-    methods = {name for name in {**vars(Store), **vars(KeyUses)} if not name.startswith("_")}
+    ports = (Store, KeyUses, OrganizationsStore)
+    methods = {name for port in ports for name in vars(port) if not name.startswith("_")}
     assert {name for names in SCRIPT for name in names} == methods - COUNTS
 
 

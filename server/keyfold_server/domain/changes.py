@@ -23,6 +23,7 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import Action
 from keyfold_server.domain.log import AuditEvent, Floor
+from keyfold_server.domain.reliance import Reliance
 
 Part = tuple[str, bytes, int]
 """Identity of a wrap within its cluster: region, kek_id and number. Every region has a KEK, and
@@ -86,6 +87,8 @@ class Decision:
                 told["purge_time"] = now.purge_time
             if now.replica_of:
                 told["replica_of"] = now.replica_of
+            if now.link:
+                told["link"] = now.link
         for what, some in (
             ("added", self.added),
             ("superseded", self.superseded),
@@ -429,12 +432,15 @@ class Change:
         decide: The change, which the store calls under the row's lock.
         event: Who asked for it, for the entry of the log in the same transaction.
         request: The request_id to record, in the same transaction, or None.
+        reliance: What the change takes from the cluster's organization, which the store checks
+            under the organization's lock; None: nothing.
     """
 
     cluster: str
     decide: Decide | Timed
     event: AuditEvent
     request: RequestKey | None = None
+    reliance: Reliance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,8 @@ class Region:
         replica_of: The region whose key this region's key is the replica of; empty: the region's
             key is its own. The key spec is always the replica's, so the two move together.
         geo: The geo for whose regions the region's key, with its replicas, is meant; empty: none.
+        link: The key link of the cluster's organization from which the region has its key; empty:
+            it has a key of its own.
     """
 
     name: str
@@ -161,6 +163,7 @@ class Region:
     purge_time: int | None = None
     replica_of: str = ""
     geo: str = ""
+    link: str = ""
 
     @property
     def newest(self) -> Generation:

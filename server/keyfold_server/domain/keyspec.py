@@ -207,6 +207,8 @@ class RegionSpec:
             key spec; empty otherwise. Once Keyfold has worked out that replica, the key spec is
             the replica's.
         geo: The geo whose regions the key and its replicas are for; empty otherwise.
+        key_link: The key link of the cluster's organization whose key the region takes, in place of
+            a key spec; empty otherwise. Once Keyfold has looked it up, the key spec is the link's.
     """
 
     region: str
@@ -214,6 +216,7 @@ class RegionSpec:
     policy: RegionPolicy | None = None
     replica_of: str = ""
     geo: str = ""
+    key_link: str = ""
 
 
 def check_regions(names: Iterable[str], field_path: str) -> None:

@@ -187,6 +187,7 @@ class Entry:
         kek: The one KEK that was refused again; None: no refusal or a first one.
         replica: The replica that wrote the entry.
         floor: The cluster's own row as the entry left it, or None.
+        organization: The organization about which the entry decides, and its floor, or None.
         told: Returns the entry as people read it.
         size: Bytes that its texts have.
     """
@@ -199,6 +200,7 @@ class Entry:
     kek: bytes | None
     replica: str
     floor: Floor | None = None
+    organization: tuple[str, Floor] | None = None
     told: Callable[[], Event] | None = field(default=None, compare=False, repr=False)
     size: int = field(default=0, compare=False, repr=False)
 

@@ -31,6 +31,7 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.key_usage import KeyUses
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
+from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.transitions import Transition
 from keyfold_server.domain.usage import UsageKey, UsageQuery
@@ -183,7 +184,7 @@ class KeyUser:
     region: str
 
 
-class Store(Cursors, KeyUses, Protocol):
+class Store(Cursors, KeyUses, OrganizationsStore, Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
     Rows of decisions have a MAC. A row without a valid one raises RowNotAuthenticError (protocol

@@ -136,15 +136,19 @@ regions: Final = Table(
     _later("purge_time", BigInteger),
     _later("replica_of", Text),
     _later("geo", Text),
+    _later("link", Text),
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
     Index(None, "state", "cluster_uid"),
     Index(None, "root_uri"),
     Index(None, "root_subject"),
     Index(None, "kek_subject"),
+    _index_where("link IS NOT NULL", "link"),
 )
 """`root_uri` and the subjects repeat the newest generation's wrap, only for filters.
-`auto_rotate` is 1 or NULL. `purge_time` is set where the state is DELETED, by the store's clock."""
+`auto_rotate` is 1 or NULL. `purge_time` is set where the state is DELETED, by the store's clock.
+`link` is the organization and the name of the key link that the region uses, with a slash between
+them, which no name has."""
 
 generations: Final = Table(
     "generations",
@@ -237,6 +241,48 @@ history_checkpoints: Final = Table(
 cluster whose history is whole has no row here. No foreign key refers to the cluster, because the
 check of it would lock the cluster's row, and pruning must not keep a change waiting."""
 
+organizations: Final = Table(
+    "organizations",
+    metadata,
+    _key("name", Text),
+    _must("display_name", Text),
+    _must("default_key", Text),
+    _must("cluster_patterns", Text),
+    _must("max_clusters", BigInteger),
+    _must("max_key_links", BigInteger),
+    _must("version", BigInteger),
+    _must("revision", BigInteger),
+    Column("created_at", BigInteger, nullable=True),
+    _must("updated_at", BigInteger),
+    _must("links", LargeBinary),
+    _must("service_key_id", Text),
+    _must("mac", LargeBinary),
+)
+"""The organizations that somebody made, or that have key links. `links` is a digest over the MACs
+of the rows in `key_links`. An organization's own row changes only with a decision about it, so it
+equals the newest entry of the log that has a version, and the organization, and no cluster. After a
+deletion that entry has an empty `row_mac` (protocol S10)."""
+
+key_links: Final = Table(
+    "key_links",
+    metadata,
+    _key("organization", Text),
+    _key("name", Text),
+    _must("description", Text),
+    _must("region", Text),
+    _must("geo", Text),
+    _must("key_type", Text),
+    _must("key_uri", Text),
+    _must("key_principal", Text),
+    _must("key_options", Text),
+    _must("proven", Text),
+    _must("revision", BigInteger),
+    _must("created_at", BigInteger),
+    _must("updated_at", BigInteger),
+    _must("mac", LargeBinary),
+    ForeignKeyConstraint(["organization"], ["organizations.name"]),
+)
+
 requests: Final = Table(
     "requests",
     metadata,
@@ -309,16 +355,19 @@ log: Final = Table(
     _index_also("again", "root IS NOT NULL AND kek IS NOT NULL", "root", "number"),
     _index_also("undecided", "cluster IS NOT NULL AND version IS NULL", "cluster", "number"),
     _index_where("organization IS NOT NULL", "organization", "number"),
+    _index_also("own", "cluster IS NULL AND version IS NOT NULL", "organization", "number"),
     _index_where("caller <> ''", "caller", "number"),
 )
 """The log (protocol S0). `prev` is the MAC of the entry before, so each MAC vouches for every
 earlier entry. An entry with a version is a floor: the cluster's own row had that version, that
-epoch and the MAC `row_mac` from then on (protocol S10). `time` is by the store's clock.
+epoch and the MAC `row_mac` from then on (protocol S10); without a cluster, the organization's own
+row. `time` is by the store's clock.
 
 The indexes on a cluster are apart, as are those on a root key: what looks for the newest decision,
 or for the condition that the log has told last, must not read through other entries. Together they
 hold each entry once, so an entry costs no more than with one index. Only a ban is in another one
-besides, so that a list finds the banned names that have no row."""
+besides, so that a list finds the banned names that have no row. The index on an organization's own
+decisions is apart from that on all that concerns it, for the same reason as those on a cluster."""
 
 replicas: Final = Table(
     "replicas",

@@ -14,6 +14,7 @@ from keyfold_server.domain.changes import Change, CommittedChange
 from keyfold_server.domain.log import NEWS
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken, rows_of
+from keyfold_server.store.sql.relied import Relied
 from keyfold_server.store.sql.write_set import Decided, WriteSet
 from keyfold_server.store.tables import clusters, floors, log, log_head, requests
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from keyfold_server.domain.errors import Unusable
     from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.database.trip import Answer, Step
+    from keyfold_server.store.sql.floors import Floors
     from keyfold_server.store.sql.transactions import Unit
     from keyfold_server.store.tables.clusters import StoredCluster
     from keyfold_server.store.tables.log import Stamp
@@ -36,7 +38,11 @@ class Batch:
     """
 
     def __init__(
-        self, wanted: Sequence[Change], dialect: Dialect, reach: Callable[[str], None]
+        self,
+        wanted: Sequence[Change],
+        dialect: Dialect,
+        reach: Callable[[str], None],
+        seen: Floors,
     ) -> None:
         """Takes the changes.
 
@@ -44,15 +50,19 @@ class Batch:
             wanted: The changes.
             dialect: Differences of this database from others.
             reach: Called with the name of each failpoint.
+            seen: The decisions that this process has seen.
         """
         self._wanted = wanted
         self._reach = reach
+        self._relied = Relied(wanted, seen)
         names = sorted({change.cluster for change in wanted})
         keys = [change.request for change in wanted if change.request is not None]
         self._parts: tuple[list[Step], ...] = (
             clusters.locking(names) if dialect.locks_rows else [],
+            self._relied.locking if dialect.locks_rows else [],
             clusters.reading(names),
             requests.reading(keys),
+            self._relied.reading,
         )
         self.first: list[Step] = list(chain.from_iterable(self._parts))
 
@@ -101,11 +111,10 @@ class Batch:
 
     def _read(self, unit: Unit, stamp: Stamp) -> WriteSet:
         """Sorts what the transaction has read."""
-        answers, rows = iter(unit.answers), []
-        for steps in self._parts:
-            some: list[Answer] = [next(answers) for _ in steps]
-            rows.append(list(rows_of(some)))
-        locked, read, recorded = rows
+        answers = iter(unit.answers)
+        parts: list[list[Answer]] = [[next(answers) for _ in steps] for steps in self._parts]
+        locked, _, read, recorded = (list(rows_of(some)) for some in parts[:4])
+        self._relied.take(parts[4], stamp.seal)
         if stamp.dialect.locks_rows:
             # Only what is locked. A cluster that another transaction made just now is not, and
             # this one could overwrite its next change. Instead, this transaction finds no cluster,
@@ -113,4 +122,5 @@ class Batch:
             uids = {row[0] for row in locked}
             read = [row for row in read if row[0] is None or row[0] in uids]
         found: Mapping[str, StoredCluster | Unusable] = clusters.of(read, stamp.seal)
-        return WriteSet(found, requests.of(recorded, stamp.seal), seal=stamp.seal, now=stamp.now)
+        known = requests.of(recorded, stamp.seal)
+        return WriteSet(found, known, self._relied, seal=stamp.seal, now=stamp.now)

@@ -15,6 +15,7 @@ _POINTS: Final = {
         "rows-written",
         "numbered",
     ),
+    "organization": ("decided", "rows-written", "numbered"),
     "attempt": ("numbered",),
     "ban": ("recorded", "numbered"),
     "refused": ("observed", "numbered"),

@@ -11,7 +11,14 @@ from keyfold_server.store.database.faults import CollisionError, LostRaceError, 
 from keyfold_server.store.database.trip import Step
 from keyfold_server.store.sql.store_clock import STEP, Reading, StoreClock
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN
-from keyfold_server.store.tables import lineage, log, log_head, log_polling, replicas
+from keyfold_server.store.tables import (
+    lineage,
+    log,
+    log_head,
+    log_polling,
+    organizations,
+    replicas,
+)
 from keyfold_server.store.tables.log_head import Position
 
 if TYPE_CHECKING:
@@ -121,6 +128,9 @@ class Membership:
         for entry in noted:
             if entry.cluster is not None and entry.floor is not None:
                 self._floors.raise_to(entry.number, entry.cluster, entry.floor)
+            elif entry.organization is not None:
+                name, floor = entry.organization
+                self._floors.raise_to(entry.number, organizations.floor_name(name), floor)
         return noted
 
     def reconciled(self) -> bool:

@@ -26,6 +26,7 @@ from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.key_usage import KeyUseStore
 from keyfold_server.store.sql.membership import Membership
 from keyfold_server.store.sql.observations import ObservationStore
+from keyfold_server.store.sql.organizations import OrganizationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
     clusters,
@@ -71,7 +72,7 @@ RETENTION: Final = 24 * 60 * 60 * 1000
 """Milliseconds for which the store keeps requests and silent replicas at least."""
 
 
-class SqlStore(ObservationStore, EventStore, CursorStore, KeyUseStore):
+class SqlStore(ObservationStore, EventStore, CursorStore, KeyUseStore, OrganizationStore):
     """A `domain.ports.Store` on a relational database. Safe for any number of threads.
 
     Attributes:
@@ -184,7 +185,8 @@ class SqlStore(ObservationStore, EventStore, CursorStore, KeyUseStore):
         if not changes:
             return []
 
-        batch = Batch(changes, self._database.dialect, self._transactions.reach)
+        reach = self._transactions.reach
+        batch = Batch(changes, self._database.dialect, reach, self._floors)
 
         def work(unit: Unit) -> tuple[list[CommittedChange | Exception], HighWaterMark]:
             return batch.apply(unit, self._transactions.stamp(unit)), unit.mark

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Delete, Insert, Table, Update
 
     from keyfold_server.store.seal import Seal
+    from keyfold_server.store.sql.relied import Relied
     from keyfold_server.store.tables.requests import Scope
 
 
@@ -94,6 +95,7 @@ class WriteSet:
         self,
         found: Mapping[str, StoredCluster | Unusable],
         recorded: Mapping[Scope, RecordedRequest],
+        relied: Relied,
         *,
         seal: Seal,
         now: int,
@@ -103,11 +105,13 @@ class WriteSet:
         Args:
             found: The clusters that exist, by name, and those whose names are banned.
             recorded: The requests that were carried out before, by scope.
+            relied: The organizations that changes rely on.
             seal: Seals the rows.
             now: Milliseconds of Unix time, by the store's clock.
         """
         self._found = found
         self._recorded = dict(recorded)
+        self._relied = relied
         self._seal = seal
         self._now = now
         self._pending: dict[str, _Pending] = {}
@@ -129,6 +133,7 @@ class WriteSet:
         """
         pending = self._pending_of(change.cluster)
         self._refuse_repeated(change.request)
+        self._relied.check(change.reliance)
         current = pending.after.cluster if pending.after is not None else None
         decide = change.decide
         if isinstance(decide, Timed):
@@ -159,6 +164,7 @@ class WriteSet:
             self._history += history
             if current is None:
                 self.makes.append(cluster.name)
+                self._relied.made(change.reliance)
         if change.request is not None:
             self._record(change.request, cluster.version)
         self.drafts.append(draft)

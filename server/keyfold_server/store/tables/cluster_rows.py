@@ -61,7 +61,7 @@ def encoded(cluster: Cluster, seal: Seal, before: Children | None = None) -> Chi
         rows[table][key] = row
 
     for region in cluster.regions:
-        own = _region_cells(cluster.uid, region)
+        own = _region_cells(cluster.uid, cluster.organization, region)
         add(regions, own[:2], own)
         for generation in region.generations:
             made = (
@@ -78,7 +78,7 @@ def encoded(cluster: Cluster, seal: Seal, before: Children | None = None) -> Chi
     return rows
 
 
-def _region_cells(uid: bytes, region: Region) -> Cells:
+def _region_cells(uid: bytes, organization: str | None, region: Region) -> Cells:
     spec, policy, newest = region.key_spec, region.policy, region.newest
     return (
         uid,
@@ -98,7 +98,13 @@ def _region_cells(uid: bytes, region: Region) -> Cells:
         region.purge_time,
         region.replica_of or None,
         region.geo or None,
+        link_column(organization, region.link) if region.link else None,
     )
+
+
+def link_column(organization: str | None, link: str) -> str:
+    """Returns a key link as the row of a region that uses it has it."""
+    return f"{organization}/{link}"
 
 
 def _wrap_cells(cluster: Cluster, generation: Generation) -> Cells:
@@ -158,6 +164,7 @@ def _regions(
             purge_time=r[14],
             replica_of=r[15] or "",
             geo=r[16] or "",
+            link=(r[17] or "").partition("/")[2],
         )
 
 

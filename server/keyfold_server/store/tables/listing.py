@@ -72,7 +72,7 @@ def rowless_bans(which: ClusterFilter, after: str, limit: int) -> Select[Any] | 
     if not any_organization:
         return None
     return chosen.where(
-        _any(true() if names is None else _fits(name, names) for names in any_organization)
+        _any(true() if names is None else fits_any(name, names) for names in any_organization)
     )
 
 
@@ -95,7 +95,7 @@ def covered_with_regions(coverages: Collection[Coverage]) -> ColumnElement[bool]
     return _any(
         _covered(each)
         if each.regions is None
-        else and_(_covered(each), _fits(regions.c.name, each.regions))
+        else and_(_covered(each), fits_any(regions.c.name, each.regions))
         for each in coverages
     )
 
@@ -106,10 +106,12 @@ def _covered(coverage: Coverage) -> ColumnElement[bool]:
         (clusters.c.name, coverage.clusters),
         (clusters.c.organization, coverage.organizations),
     )
-    return and_(true(), *(_fits(column, texts) for column, texts in columns if texts is not None))
+    return and_(
+        true(), *(fits_any(column, texts) for column, texts in columns if texts is not None)
+    )
 
 
-def _fits(column: ColumnElement[Any], patterns: tuple[str, ...]) -> ColumnElement[bool]:
+def fits_any(column: ColumnElement[Any], patterns: tuple[str, ...]) -> ColumnElement[bool]:
     """Returns a condition on a name: it fits one of the patterns."""
     whole = [text for text in patterns if "*" not in text]
     return _any([column.in_(whole), *(fits(column, text) for text in patterns if "*" in text)])

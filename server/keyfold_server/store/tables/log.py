@@ -196,11 +196,22 @@ def position(row: Cells) -> Position:
 
 
 def floor(row: Cells) -> Floor | None:
-    """Returns the floor in an entry's row, or None if the entry has none."""
+    """Returns the floor of a cluster in an entry's row, or None if the entry has none."""
     version, epoch, row_mac = row[_VERSION : _VERSION + 3]
-    if version is None:
+    if version is None or row[CLUSTER] is None:
         return None
     return Floor(row[_UID], version, epoch, row_mac, banned=row[KIND] == EntryKind.BAN.value)
+
+
+def organization_floor(row: Cells) -> tuple[str, Floor] | None:
+    """Returns the organization about which an entry decides, and its floor; None: no such entry.
+
+    Its floor has neither uid nor epoch. After a deletion it has no row, either.
+    """
+    version, epoch, row_mac = row[_VERSION : _VERSION + 3]
+    if version is None or row[CLUSTER] is not None:
+        return None
+    return row[ORGANIZATION], Floor(b"", version, epoch, row_mac)
 
 
 AT: Final = select(*log.c).where(log.c.number == bindparam("number"))

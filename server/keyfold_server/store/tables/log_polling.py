@@ -134,6 +134,7 @@ def _entry(row: Cells) -> Entry:
         row[log.KEK],
         row[log.REPLICA],
         log.floor(row),
+        log.organization_floor(row),
         # Only for those who read entries as people do; the others pay nothing for it.
         partial(log_reading.event, row),
         len(row[log.DETAIL]) + len(row[log.DECISION] or ""),

@@ -1,8 +1,9 @@
 """Pruning of the log: removes the oldest entries, and no floor (protocol S10, S11).
 
 Pruning leaves a checkpoint in the head of the log: the last entry that it removed. Before the
-newest entry with the floor of a cluster goes, another entry carries that floor forward, so that
-old rows that somebody puts back are never authentic. A ban is carried forward as a ban.
+newest entry with the floor of a cluster, or of an organization, goes, another entry carries that
+floor forward, so that old rows that somebody puts back are never authentic. A ban is carried
+forward as a ban.
 """
 
 from __future__ import annotations
@@ -110,6 +111,10 @@ def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
         )
         for name, (floor, organization) in _going(connection, rows).items()
     ]
+    drafts += [
+        Draft(EntryKind.KEPT, _KEEPING, floor=floor, organization=name)
+        for name, floor in _organizations_going(connection, rows).items()
+    ]
     detail = {"count": removed, "through": last.number}
     event = AuditEvent("", "store:log:prune", "done", json.dumps(detail, separators=(",", ":")))
     drafts.append(Draft(EntryKind.PRUNING, event))
@@ -133,5 +138,22 @@ def _going(connection: Connection, rows: Iterable[Cells]) -> Mapping[str, tuple[
         some = table.c.cluster.in_(names[first : first + _AT_ONCE])
         left = select(table.c.cluster).where(some, table.c.version.is_not(None)).distinct()
         for name in connection.execute(left).scalars():
+            del floors[name]
+    return floors
+
+
+def _organizations_going(connection: Connection, rows: Iterable[Cells]) -> Mapping[str, Floor]:
+    """Returns the floors, by organization, of which the log has no entry but those that go.
+
+    That of a deleted organization stays, too, so that nobody can put its rows back.
+    """
+    floors = dict(found for row in rows if (found := log.organization_floor(row)) is not None)
+    names = sorted(floors)
+    for first in range(0, len(names), _AT_ONCE):
+        some = table.c.organization.in_(names[first : first + _AT_ONCE])
+        own = table.c.cluster.is_(None) & table.c.version.is_not(None)
+        for name in connection.execute(
+            select(table.c.organization).where(some, own).distinct()
+        ).scalars():
             del floors[name]
     return floors

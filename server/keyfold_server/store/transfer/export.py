@@ -38,6 +38,7 @@ from keyfold_server.store.tables import (
     log,
     log_chain,
     log_head,
+    organizations,
     wrap_history,
 )
 from keyfold_server.store.tables.history_checkpoints import NOTHING_PRUNED
@@ -47,6 +48,7 @@ from keyfold_server.store.transfer.records import (
     Identity,
     cluster_record,
     line,
+    organization_record,
     pruned_record,
     superseded_record,
     trailer,
@@ -184,6 +186,9 @@ def _records(source: Snapshot, wanted: str | None, now: int) -> Iterator[dict[st
             yield {"entry": ExportedEntry.of(row).record()}
     for issued in _issued(source, None if wanted is None else first):
         yield {"identity": issued.record()}
+    if wanted is None:
+        for made in organizations.every(connection, seal):
+            yield {"organization": organization_record(made.organization)}
     for stored in chain(first, found):
         yield {"cluster": cluster_record(stored)}
         own = stored.cluster

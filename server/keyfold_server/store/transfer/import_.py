@@ -22,6 +22,8 @@ from keyfold_server.domain.changes import Decision, parts, revoked
 from keyfold_server.domain.cluster import SupersededWrap
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.log import AuditEvent, EntryKind
+from keyfold_server.domain.organization_changes import described
+from keyfold_server.domain.organizations import Organization
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import Cells
@@ -33,6 +35,7 @@ from keyfold_server.store.tables import (
     identities,
     log,
     log_head,
+    organizations,
     rows,
     wrap_history,
 )
@@ -58,6 +61,9 @@ FAILPOINTS: Final = ("import:begun", "import:rows-written", "import:numbered")
 
 ACTION: Final = "command:cluster:import"
 """Action of the entry of a cluster."""
+
+ORGANIZATION: Final = "command:organization:import"
+"""Action of the entry of an organization."""
 
 _BUFFERED: Final = 2_000
 """Rows that an import keeps in memory before it writes them."""
@@ -118,6 +124,8 @@ def bring_in(
                 writer.entry(record)
             elif isinstance(record, Identity):
                 writer.issued(record)
+            elif isinstance(record, Organization):
+                writer.organization(record)
         writer.end()
         reach("import:rows-written")
         database.dialect.trip(connection, database.dialect.settling(wake=True))
@@ -134,7 +142,8 @@ def bring_in(
 
 
 def _check_empty(connection: Connection) -> None:
-    for table in (schema.clusters, schema.log, schema.requests, schema.identities):
+    filled = (schema.clusters, schema.organizations, schema.log, schema.requests)
+    for table in (*filled, schema.identities):
         if connection.execute(select(*table.c).limit(1)).first() is not None:
             raise SetupError(
                 "the store is not empty, and an import goes into an empty one: name a new store "
@@ -164,6 +173,8 @@ class _Writer:
             for table in (
                 schema.log,
                 schema.identities,
+                schema.organizations,
+                schema.key_links,
                 schema.clusters,
                 *CHILDREN,
                 schema.wrap_history,
@@ -188,6 +199,10 @@ class _Writer:
         self._finish()
         self._tell()
         now_revoked = revoked(source.cluster.name, (), self._stamp.now)(source.cluster).cluster
+        if self._header.cluster is not None:
+            # The export of one cluster has none of its organization's links.
+            alone = tuple(replace(region, link="") for region in now_revoked.regions)
+            now_revoked = replace(now_revoked, regions=alone)
         children = cluster_rows.encoded(now_revoked, self._seal)
         self._source, self._made = source, StoredCluster(now_revoked, children)
         self._begun = False
@@ -214,6 +229,26 @@ class _Writer:
         self._made = wrap_history.begun_at(self._made, checkpoint)
         cells = history_checkpoints.sealed(self._made.cluster.uid, checkpoint, self._seal)
         self._add(schema.history_checkpoints, cells)
+
+    def organization(self, found: Organization) -> None:
+        """Adds an organization with its links under the store's own seal, and tells of it."""
+        self._tell()
+        made = organizations.sealed(found, self._seal)
+        if made.own is None:
+            raise SetupError(f"the export has nothing of organization {found.name}")
+        self._tables[schema.organizations].append(made.own)
+        self._tables[schema.key_links] += made.links.values()
+        event = AuditEvent("local", ORGANIZATION, "done", _json(self._source_of()))
+        told = described(Organization(found.name), found)
+        self._add_entry(
+            Draft(
+                EntryKind.IMPORT,
+                event,
+                floor=made.floor,
+                decision=told,
+                organization=found.name,
+            )
+        )
 
     def superseded(self, old: SupersededWrap) -> None:
         """Appends a wrap to the cluster's history, under the store's own seal."""

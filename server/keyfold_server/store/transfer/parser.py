@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.errors import KeyfoldError, SetupError
+from keyfold_server.domain.key_links import KeyLink
 from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.organizations import DefaultKey, Organization, Settings
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.history_checkpoints import Checkpoint
 from keyfold_server.store.transfer.records import (
@@ -22,11 +25,14 @@ from keyfold_server.store.transfer.records import (
     Identity,
     cluster_record,
     line,
+    organization_record,
     pruned_record,
     superseded_record,
 )
 
-Record: TypeAlias = Header | ExportedEntry | Identity | StoredCluster | Checkpoint | SupersededWrap
+Record: TypeAlias = (
+    Header | ExportedEntry | Identity | Organization | StoredCluster | Checkpoint | SupersededWrap
+)
 """The content of one line of an export."""
 
 
@@ -53,34 +59,64 @@ def parse(raw: bytes) -> Record:
 
 
 def _parsed(record: dict[str, Any]) -> Record:
-    match record:
-        case {"identity": dict(issued)}:
-            return Identity(**issued)
-        case {"cluster": dict(cluster)}:
-            return _stored(cluster)
-        case {"pruned_wraps": dict(pruned)}:
-            return Checkpoint(pruned["number"], bytes.fromhex(pruned["history_mac"]))
-        case {"superseded_wrap": dict(old)}:
-            return _superseded(old)
-        case {"entry": dict(entry)}:
-            return ExportedEntry.parsed(entry)
+    for kind, made in _PARSERS.items():
+        if kind in record:
+            return made(record[kind])
     rest = {name: value for name, value in record.items() if name != "keyfold_export"}
     return Header(**rest)
 
 
 def _record(found: Record) -> dict[str, Any]:
+    told: dict[str, Any]
     match found:
         case Identity():
-            return {"identity": found.record()}
+            told = {"identity": found.record()}
+        case Organization():
+            told = {"organization": organization_record(found)}
         case StoredCluster():
-            return {"cluster": cluster_record(found)}
+            told = {"cluster": cluster_record(found)}
         case Checkpoint():
-            return {"pruned_wraps": pruned_record(found)}
+            told = {"pruned_wraps": pruned_record(found)}
         case SupersededWrap():
-            return {"superseded_wrap": superseded_record(found)}
+            told = {"superseded_wrap": superseded_record(found)}
         case ExportedEntry():
-            return {"entry": found.record()}
-    return found.record()
+            told = {"entry": found.record()}
+        case Header():
+            told = found.record()
+    return told
+
+
+def _organization(raw: dict[str, Any]) -> Organization:
+    return Organization(
+        name=raw["name"],
+        settings=Settings(
+            raw["display_name"],
+            DefaultKey(raw["default_key"]),
+            tuple(raw["cluster_patterns"]),
+            raw["max_clusters"],
+            raw["max_key_links"],
+        ),
+        links=tuple(_link(raw["name"], each) for each in raw["key_links"]),
+        version=raw["version"],
+        revision=raw["revision"],
+        created_at=raw["created_at"],
+        updated_at=raw["updated_at"],
+    )
+
+
+def _link(organization: str, raw: dict[str, Any]) -> KeyLink:
+    return KeyLink(
+        organization,
+        raw["key_link"],
+        raw["description"],
+        raw["region"],
+        raw["geo"],
+        KeySpec(*_key(raw["key_spec"])),
+        tuple(raw["proven"]),
+        raw["revision"],
+        raw["created_at"],
+        raw["updated_at"],
+    )
 
 
 def _stored(raw: dict[str, Any]) -> StoredCluster:
@@ -119,6 +155,7 @@ def _region(raw: dict[str, Any]) -> Region:
         purge_time=raw["purge_time"],
         replica_of=raw["replica_of"],
         geo=raw["geo"],
+        link=raw["key_link"],
     )
 
 
@@ -168,3 +205,13 @@ def _key(raw: dict[str, Any]) -> tuple[str, str, str, tuple[tuple[str, str], ...
 
 def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
+
+
+_PARSERS: Final[dict[str, Callable[[dict[str, Any]], Record]]] = {
+    "identity": lambda raw: Identity(**raw),
+    "organization": _organization,
+    "cluster": _stored,
+    "pruned_wraps": lambda raw: Checkpoint(raw["number"], bytes.fromhex(raw["history_mac"])),
+    "superseded_wrap": _superseded,
+    "entry": ExportedEntry.parsed,
+}

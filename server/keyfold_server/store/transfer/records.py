@@ -3,6 +3,7 @@
     {"keyfold_export": 2, …}    the header: which store, when, and which service key sealed it
     {"entry": {…}}              an entry of the log, oldest first; then the next one
     {"identity": {…}}           what was issued for an owner; then the next one
+    {"organization": {…}}       an organization with its key links; then the next one
     {"cluster": {…}}            a cluster: regions, generations, their current wraps
     {"pruned_wraps": {…}}       the last of its superseded wraps that pruning removed, if any
     {"superseded_wrap": {…}}    the others, oldest first; then the next cluster
@@ -26,7 +27,9 @@ from keyfold_server.store import schema
 
 if TYPE_CHECKING:
     from keyfold_server.domain.cluster import Generation, Region, SupersededWrap, Wrap
+    from keyfold_server.domain.key_links import KeyLink
     from keyfold_server.domain.keyspec import KeySpec, RootKey
+    from keyfold_server.domain.organizations import Organization
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.tables.clusters import StoredCluster
@@ -138,6 +141,38 @@ def pruned_record(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"number": checkpoint.number, "history_mac": checkpoint.mac.hex()}
 
 
+def organization_record(organization: Organization) -> dict[str, Any]:
+    """Returns an organization as an export holds it."""
+    settings = organization.settings
+    return {
+        "name": organization.name,
+        "display_name": settings.display_name,
+        "default_key": settings.default_key.value,
+        "cluster_patterns": list(settings.cluster_patterns),
+        "max_clusters": settings.max_clusters,
+        "max_key_links": settings.max_key_links,
+        "version": organization.version,
+        "revision": organization.revision,
+        "created_at": organization.created_at,
+        "updated_at": organization.updated_at,
+        "key_links": [_link_record(link) for link in organization.links],
+    }
+
+
+def _link_record(link: KeyLink) -> dict[str, Any]:
+    return {
+        "key_link": link.name,
+        "description": link.description,
+        "region": link.region,
+        "geo": link.geo,
+        "key_spec": _key_record(link.key_spec),
+        "proven": list(link.proven),
+        "revision": link.revision,
+        "created_at": link.created_at,
+        "updated_at": link.updated_at,
+    }
+
+
 def superseded_record(old: SupersededWrap) -> dict[str, Any]:
     """Returns a superseded wrap as an export holds it."""
     return {
@@ -204,6 +239,7 @@ def _region_record(region: Region) -> dict[str, Any]:
         "cache_ttl_ms": _milliseconds(policy.cache_ttl),
         "outage_grace_ms": _milliseconds(policy.outage_grace),
         "auto_rotate": policy.auto_rotate,
+        "key_link": region.link,
         "generations": [_generation_record(each) for each in region.generations],
     }
 

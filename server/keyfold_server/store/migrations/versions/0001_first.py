@@ -30,6 +30,7 @@ def upgrade() -> None:
     _store()
     _clusters()
     _keyrings()
+    _organizations()
     _records()
     _observations()
 
@@ -124,6 +125,13 @@ def _store() -> None:
     undecided = "cluster IS NOT NULL AND version IS NULL"
     _index("log", "cluster", "number", where=undecided, part="undecided")
     _index("log", "organization", "number", where="organization IS NOT NULL")
+    _index(
+        "log",
+        "organization",
+        "number",
+        where="cluster IS NULL AND version IS NOT NULL",
+        part="own",
+    )
     _index("log", "caller", "number", where="caller <> ''")
     _table(
         "replicas",
@@ -201,6 +209,7 @@ def _clusters() -> None:
         sa.Column("purge_time", sa.BigInteger(), nullable=True),
         sa.Column("replica_of", _TEXT, nullable=True),
         sa.Column("geo", _TEXT, nullable=True),
+        sa.Column("link", _TEXT, nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("cluster_uid", "name", name="pk_regions"),
         sa.ForeignKeyConstraint(
@@ -210,6 +219,7 @@ def _clusters() -> None:
         ),
     )
     _index("regions", "kek_subject")
+    _index("regions", "link", where="link IS NOT NULL")
     _index("regions", "root_subject")
     _index("regions", "root_uri")
     _index("regions", "state", "cluster_uid")
@@ -311,6 +321,50 @@ def _used_keys(table: str) -> None:
     _index(table, "root_holder", "cluster")
     _index(table, "root_principal", "cluster")
     _index(table, "root_tenant", "cluster", where="root_tenant IS NOT NULL")
+
+
+def _organizations() -> None:
+    """Makes the tables of organizations and their key links."""
+    _table(
+        "organizations",
+        sa.Column("name", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("display_name", _TEXT, nullable=False),
+        sa.Column("default_key", _TEXT, nullable=False),
+        sa.Column("cluster_patterns", _TEXT, nullable=False),
+        sa.Column("max_clusters", sa.BigInteger(), nullable=False),
+        sa.Column("max_key_links", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=True),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("links", sa.LargeBinary(), nullable=False),
+        sa.Column("service_key_id", _TEXT, nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_organizations"),
+    )
+    _table(
+        "key_links",
+        sa.Column("organization", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("name", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("description", _TEXT, nullable=False),
+        sa.Column("region", _TEXT, nullable=False),
+        sa.Column("geo", _TEXT, nullable=False),
+        sa.Column("key_type", _TEXT, nullable=False),
+        sa.Column("key_uri", _TEXT, nullable=False),
+        sa.Column("key_principal", _TEXT, nullable=False),
+        sa.Column("key_options", _TEXT, nullable=False),
+        sa.Column("proven", _TEXT, nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("organization", "name", name="pk_key_links"),
+        sa.ForeignKeyConstraint(
+            ["organization"],
+            ["organizations.name"],
+            name="fk_key_links_organization_organizations",
+        ),
+    )
 
 
 def _records() -> None:

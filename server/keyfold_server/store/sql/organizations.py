@@ -1,0 +1,278 @@
+"""The part of SqlStore for organizations and their key links.
+
+A change takes three round trips, as a batch of changes of clusters does: one to lock and read, one
+to write rows and to lock the head of the log, and one to append the entry and to commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import bindparam, delete, insert, update
+
+from keyfold_server.domain.errors import (
+    ConcurrentChangeError,
+    RequestIdReusedError,
+    RequestInProgressError,
+    RowNotAuthenticError,
+)
+from keyfold_server.domain.log import EntryKind
+from keyfold_server.domain.organization_changes import CommittedOrganization, described
+from keyfold_server.domain.organizations import NAMED, OrganizationView
+from keyfold_server.store import schema
+from keyfold_server.store.database.faults import LostRaceError
+from keyfold_server.store.database.trip import Step, require_taken, rows_of
+from keyfold_server.store.tables import log, log_head, organizations, requests, rows
+from keyfold_server.store.tables import organization_members as members
+from keyfold_server.store.tables.log import Draft
+from keyfold_server.store.tables.log_head import Position
+from keyfold_server.store.tables.organizations import StoredOrganization, floor_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Table
+
+    from keyfold_server.domain.changes import RecordedRequest, RequestKey
+    from keyfold_server.domain.log import Floor
+    from keyfold_server.domain.organization_changes import OrganizationChange
+    from keyfold_server.store.database.trip import Answer
+    from keyfold_server.store.schema import Cells
+    from keyfold_server.store.sql.floors import Floors
+    from keyfold_server.store.sql.history import HighWaterMark
+    from keyfold_server.store.sql.transactions import Transactions, Unit
+
+_ORGANIZATIONS: Final = schema.organizations
+_LINKS: Final = schema.key_links
+
+_MINE: Final = (
+    _LINKS.c.organization == bindparam("key_organization"),
+    _LINKS.c.name == bindparam("key_name"),
+)
+_INSERT: Final = {table: insert(table) for table in (_ORGANIZATIONS, _LINKS, schema.requests)}
+_UPDATE: Final = {
+    _ORGANIZATIONS: update(_ORGANIZATIONS).where(_ORGANIZATIONS.c.name == bindparam("key_name")),
+    _LINKS: update(_LINKS).where(*_MINE),
+}
+_DELETE: Final = {
+    _ORGANIZATIONS: delete(_ORGANIZATIONS).where(_ORGANIZATIONS.c.name == bindparam("key_name")),
+    _LINKS: delete(_LINKS).where(*_MINE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A change as the transaction has made it, or an attempt that changed nothing."""
+
+    committed: CommittedOrganization
+    newest: Position
+    floor: Floor | None
+
+
+class OrganizationStore:
+    """The part of a `domain.ports.Store` that keeps organizations."""
+
+    _transactions: Transactions
+    _floors: Floors
+
+    def organization(
+        self, name: str, *, link: str | None = None, users: int = 0
+    ) -> OrganizationView:
+        """Reads an organization and verifies its rows; see `domain.ports.Store`."""
+        floor = self._floors.of(floor_name(name))
+        wanted = [*organizations.reading([name]), members.counting(name)]
+        if users:
+            wanted.append(members.uses(name, link, users))
+        return self._transactions.fetch(
+            wanted, lambda unit: self._view(name, unit.answers, floor, users=bool(users))
+        )
+
+    def requested_organization(
+        self, name: str, key: RequestKey | None
+    ) -> tuple[OrganizationView, RecordedRequest | None]:
+        """Reads an organization, and the record of a request, in one round trip."""
+        floor, seal = self._floors.of(floor_name(name)), self._transactions.seal
+        recorded = requests.reading([key] if key is not None else [])
+
+        def work(unit: Unit) -> tuple[OrganizationView, RecordedRequest | None]:
+            read, counted, *others = unit.answers
+            known = requests.of(rows_of(others), seal)
+            view = self._view(name, [read, counted], floor, users=False)
+            return view, None if key is None else known.get(requests.scope(key))
+
+        wanted = [*organizations.reading([name]), members.counting(name), *recorded]
+        return self._transactions.fetch(wanted, work)
+
+    def organization_names(
+        self, after: str, limit: int, patterns: tuple[str, ...] | None
+    ) -> list[str]:
+        """Reads up to `limit` names of organizations that follow `after`, by name."""
+        return self._transactions.read(lambda c: members.names_after(c, after, limit, patterns))
+
+    def organizations(
+        self, names: Sequence[str]
+    ) -> dict[str, OrganizationView | RowNotAuthenticError]:
+        """Reads organizations by name, each with the number of its clusters."""
+        if not names:
+            return {}
+        known = {name: self._floors.of(floor_name(name)) for name in names}
+        seal = self._transactions.seal
+        reading = organizations.reading(names)
+
+        def work(unit: Unit) -> dict[str, OrganizationView | RowNotAuthenticError]:
+            read = rows_of(unit.answers[: len(reading)])
+            counted = {row[0]: row[1] for row in rows_of(unit.answers[len(reading) :])}
+            views: dict[str, OrganizationView | RowNotAuthenticError] = {}
+            for name, stored in organizations.of(names, read, seal).items():
+                held = organizations.held(stored, known[name])
+                views[name] = (
+                    held
+                    if isinstance(held, RowNotAuthenticError)
+                    else OrganizationView(held.organization, counted.get(name, 0))
+                )
+            return views
+
+        return self._transactions.fetch([*reading, *members.counting_each(names)], work)
+
+    def change_organization(self, change: OrganizationChange) -> CommittedOrganization:
+        """Carries out a change of an organization in one transaction; see `domain.ports.Store`."""
+        floor = self._floors.of(floor_name(change.organization))
+
+        def work(unit: Unit) -> tuple[_Made, HighWaterMark]:
+            return self._changed(change, unit, floor), unit.mark
+
+        name, dialect = change.organization, self._transactions.database.dialect
+        first = [
+            *(organizations.locking([name]) if dialect.locks_rows else []),
+            *organizations.reading([name]),
+            members.counting(name),
+            members.first_clusters(name, NAMED),
+            members.uses(name, None, NAMED),
+            *requests.reading([change.request] if change.request is not None else []),
+        ]
+        try:
+            made, mark = self._transactions.write("organization", work, first)
+        except LostRaceError:
+            raise ConcurrentChangeError(
+                f"another request changed organization {name} at the same time; ask again",
+                field="organization",
+            ) from None
+        self._transactions.history.advance(made.newest, mark)
+        if made.floor is not None:
+            self._floors.raise_to(made.newest.number, floor_name(name), made.floor)
+        return made.committed
+
+    def _changed(self, change: OrganizationChange, unit: Unit, floor: Floor | None) -> _Made:
+        """Decides a change on what the transaction has read, and writes it."""
+        stamp, reach = self._transactions.stamp(unit), self._transactions.reach
+        name, seal = change.organization, stamp.seal
+        answers = unit.answers[1:] if stamp.dialect.locks_rows else unit.answers
+        read, counted, firsts, used, *recorded = answers
+        stored = organizations.authentic(
+            organizations.held(organizations.of([name], read.rows, seal)[name], floor)
+        )
+        known = requests.of(chain.from_iterable(answer.rows for answer in recorded), seal)
+        _refuse_repeated(change.request, known)
+        count, names = counted.rows[0][0], tuple(str(row[0]) for row in firsts.rows)
+        used_by = members.uses_of(used.rows)
+        current = stored.organization
+        after = change.decide(OrganizationView(current, count, names, used_by))
+        reach("organization:decided")
+        steps: list[Step] = []
+        floor_after = None
+        if after is current:
+            draft = Draft(EntryKind.ATTEMPT, change.event, organization=name)
+        else:
+            made = organizations.sealed(after, seal, stored)
+            floor_after = made.floor
+            draft = Draft(
+                EntryKind.DECISION,
+                change.event,
+                organization=name,
+                floor=floor_after,
+                decision=described(current, after),
+            )
+            steps = _steps(stored, made)
+        if change.request is not None:
+            cells = requests.recorded(change.request, after.version, stamp.now, seal)
+            steps.append(_inserting(schema.requests, [cells]))
+        closing = log.closing(stamp.dialect, wake=floor_after is not None)
+        trip = stamp.dialect.trip(unit.connection, [*steps, *closing])
+        for step, answer in zip(steps, trip, strict=False):
+            require_taken(step, answer)
+        reach("organization:rows-written")
+        [newest], unit.ending = log.ended(log_head.of(trip[-1].rows, seal), [draft], stamp)
+        reach("organization:numbered")
+        view = OrganizationView(after, count, names, used_by)
+        committed = CommittedOrganization(view, newest.number, newest.entry_id)
+        return _Made(committed, newest, floor_after)
+
+    def _view(
+        self, name: str, answers: Sequence[Answer], floor: Floor | None, *, users: bool
+    ) -> OrganizationView:
+        read, counted = answers[:2]
+        found = organizations.of([name], read.rows, self._transactions.seal)[name]
+        stored = organizations.authentic(organizations.held(found, floor))
+        uses = members.uses_of(answers[2].rows) if users else {}
+        return OrganizationView(stored.organization, counted.rows[0][0], uses=uses)
+
+
+def _refuse_repeated(key: RequestKey | None, known: dict[requests.Scope, RecordedRequest]) -> None:
+    before = known.get(requests.scope(key)) if key is not None else None
+    if key is None or before is None:
+        return
+    if before.digest != key.digest:
+        raise RequestIdReusedError(
+            f"request_id {key.request_id} came before with another {key.rpc} of organization "
+            f"{key.cluster}; use a new request_id",
+            field="request_id",
+        )
+    raise RequestInProgressError(
+        f"the same {key.rpc} of organization {key.cluster} was just carried out; repeat it to get "
+        "its answer"
+    )
+
+
+def _steps(before: StoredOrganization, after: StoredOrganization) -> list[Step]:
+    """Returns the steps that write the rows that differ; each must write all of its rows."""
+    gone = [row for name, row in before.links.items() if name not in after.links]
+    fresh = [row for name, row in after.links.items() if name not in before.links]
+    changed = [
+        row
+        for name, row in after.links.items()
+        if name in before.links and before.links[name] != row
+    ]
+    own, was = after.own, before.own
+    steps = [
+        # The own row comes first, because the rows below refer to it; and goes last.
+        _inserting(_ORGANIZATIONS, [own] if own is not None and was is None else []),
+        _deleting(_LINKS, [{"key_organization": row[0], "key_name": row[1]} for row in gone]),
+        _inserting(_LINKS, fresh),
+        _changing(_LINKS, changed),
+        _changing(_ORGANIZATIONS, [own] if own is not None and was is not None else []),
+        _deleting(
+            _ORGANIZATIONS, [{"key_name": was[0]}] if was is not None and own is None else []
+        ),
+    ]
+    return [step for step in steps if step.rows]
+
+
+def _inserting(table: Table, cells: Sequence[Cells]) -> Step:
+    return Step(_INSERT[table], [rows.named(table, row) for row in cells])
+
+
+def _changing(table: Table, cells: Sequence[Cells]) -> Step:
+    keys = {column.name for column in table.primary_key}
+    return Step(
+        _UPDATE[table],
+        [
+            {f"key_{n}" if n in keys else n: v for n, v in rows.named(table, row).items()}
+            for row in cells
+        ],
+    )
+
+
+def _deleting(table: Table, keys: Sequence[dict[str, str]]) -> Step:
+    return Step(_DELETE[table], keys)

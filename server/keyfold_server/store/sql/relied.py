@@ -1,0 +1,76 @@
+"""What a batch of changes takes from organizations: read under their locks, and checked there.
+
+The locks keep a link from being deleted, and a limit from being passed, between the check and the
+commit (`domain.reliance`). A batch locks clusters first and then organizations, each in order; what
+changes an organization locks no cluster.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from keyfold_server.domain.organizations import OrganizationView
+from keyfold_server.store.database.trip import rows_of
+from keyfold_server.store.tables import organization_members as members
+from keyfold_server.store.tables import organizations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from keyfold_server.domain.changes import Change
+    from keyfold_server.domain.errors import RowNotAuthenticError
+    from keyfold_server.domain.reliance import Reliance
+    from keyfold_server.store.database.trip import Answer, Step
+    from keyfold_server.store.seal import Seal
+    from keyfold_server.store.sql.floors import Floors
+    from keyfold_server.store.tables.organizations import StoredOrganization
+
+
+class Relied:
+    """The organizations that the changes of a batch rely on.
+
+    Attributes:
+        locking: The steps that lock them.
+        reading: The steps that read them, after every lock.
+    """
+
+    def __init__(self, wanted: Sequence[Change], floors: Floors) -> None:
+        """Takes the changes, and the floors that this process has seen."""
+        relied = [change.reliance for change in wanted if change.reliance is not None]
+        self._names = sorted({each.organization for each in relied})
+        self._counted = sorted({each.organization for each in relied if each.counts})
+        # From before the read, so that what it finds cannot be older.
+        self._floors = {name: floors.of(organizations.floor_name(name)) for name in self._names}
+        self._found: dict[str, StoredOrganization | RowNotAuthenticError] = {}
+        self._counts = Counter[str]()
+        self.locking = organizations.locking(self._names)
+        self._reading = organizations.reading(self._names)
+        self.reading: list[Step] = [*self._reading, *members.counting_each(self._counted)]
+
+    def take(self, answers: Sequence[Answer], seal: Seal) -> None:
+        """Takes the answers to `reading`."""
+        each: Iterator[Answer] = iter(answers)
+        read = chain.from_iterable(next(each).rows for _ in self._reading)
+        for name, stored in organizations.of(self._names, read, seal).items():
+            self._found[name] = organizations.held(stored, self._floors[name])
+        self._counts.update({row[0]: row[1] for row in rows_of(each)})
+
+    def check(self, reliance: Reliance | None) -> None:
+        """Refuses a change whose organization no longer gives what it takes.
+
+        Raises:
+            RowNotAuthenticError: The organization's rows are not authentic.
+            KeyfoldError: What `Reliance.check` raises.
+        """
+        if reliance is None:
+            return
+        name = reliance.organization
+        organization = organizations.authentic(self._found[name]).organization
+        reliance.check(OrganizationView(organization, self._counts[name]))
+
+    def made(self, reliance: Reliance | None) -> None:
+        """Counts a cluster that a change of the batch makes."""
+        if reliance is not None:
+            self._counts[reliance.organization] += 1
