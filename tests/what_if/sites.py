@@ -92,6 +92,9 @@ class Site:
         """Does what a person has to do besides."""
         raise NotImplementedError
 
+    def clear(self) -> None:
+        """Makes sure that the next case can use every principal."""
+
     def close(self) -> None:
         """Ends everything."""
 
@@ -355,6 +358,7 @@ class VaultSite(Site):
         self._at = f"auth/{there.login}/role/{_ROLE}"
         call = there.server.call
         self._role_id = str(call("GET", f"{self._at}/role-id")["data"]["role_id"])
+        self._installed = True
 
     def create_key(self, *, multi_region: bool = False) -> str:
         return self._there.create_key().uri
@@ -386,6 +390,7 @@ class VaultSite(Site):
             self._there.deny(key, PERMISSION[what])
         else:
             self._there.server.call("DELETE", self._at)
+            self._installed = False
 
     def take_back(self, what: WhatIf, uri: str, version: str, principals: Sequence[str]) -> None:
         key = RootKey(self.type, uri)
@@ -407,6 +412,12 @@ class VaultSite(Site):
 
     def do_what_it_needs(self, what: WhatIf, uri: str, version: str) -> None:
         assert what is WhatIf.REMOVE_PRINCIPAL
+        self.clear()
+
+    def clear(self) -> None:
+        if self._installed:
+            return
+        self._installed = True
         # The vendor's settings name these two, so giving them to the role is to install them.
         call = self._there.server.call
         call("POST", f"{self._at}/role-id", role_id=self._role_id)

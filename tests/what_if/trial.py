@@ -147,6 +147,7 @@ class Trial:
         self.site.press(question.what, self._target(question), question.version, users)
         await self._compare(question, rows)
         await self._take_back(question, rows, users)
+        self.site.clear()
         self.differences = [f"{question}: {each}" for each in self.differences]
         return rows
 
