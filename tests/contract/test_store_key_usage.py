@@ -190,3 +190,17 @@ def test_who_holds_a_key(store: SqlStore) -> None:
     assert paged(store, KeyQuery(holder=HOLDER, principal="x"), EVERYTHING, 9) == []
     assert len(paged(store, replace(ONE, holder=HOLDER, principal=""), EVERYTHING, 9)) == 1
     assert paged(store, replace(ONE, holder="nobody"), EVERYTHING, 9) == []
+
+
+def test_a_version_and_all_older_ones(store: SqlStore) -> None:
+    """C6: where a KMS can stop old versions only together, a question is about all of them."""
+    for number in range(1, 13):
+        region = a_region()
+        wrap = replace(region.newest.current, key_version=str(number))
+        made = replace(region, generations=(replace(region.newest, current=wrap),))
+        applied(store, enabling(a_cluster(f"c-{number}", [made])))
+    for version, count in (("1", 1), ("9", 9), ("10", 10), ("12", 12), ("100", 12)):
+        query = replace(ONE, key_version=version, and_older=True)
+        versions = {use.key_version for use in paged(store, query, EVERYTHING, 5)}
+        assert versions == {str(number) for number in range(1, min(count, 12) + 1)}
+        assert sum(g.count for g in store.key_usage_summary(query, (), NOW).groups) == count

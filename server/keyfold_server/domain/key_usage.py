@@ -29,6 +29,7 @@ class KeyQuery:
         key_version: The version of the root key that wrapped, as the provider writes it.
         principal: The principal; empty: the server's own identity.
         holder: The holder or the tenant.
+        and_older: Whether older versions than `key_version` are meant, too, which is then a number.
     """
 
     family: str | None = None
@@ -36,6 +37,7 @@ class KeyQuery:
     key_version: str | None = None
     principal: str | None = None
     holder: str | None = None
+    and_older: bool = False
 
 
 class UsePlace(NamedTuple):

@@ -127,9 +127,7 @@ def _chosen(query: KeyQuery) -> Iterator[tuple[Table, list[ColumnElement[bool]]]
         columns = table.c
         also = []
         if query.key_version is not None:
-            # Some providers write a version with the name of its key in front.
-            ending = columns.key_version.endswith(f"/{query.key_version}", autoescape=True)
-            also.append(or_(columns.key_version == query.key_version, ending))
+            also.append(_version(columns.key_version, query.key_version, and_older=query.and_older))
         if query.principal is not None:
             also.append(columns.root_principal == query.principal)
         if query.family is not None:
@@ -143,6 +141,16 @@ def _chosen(query: KeyQuery) -> Iterator[tuple[Table, list[ColumnElement[bool]]]
             yield table, [columns.root_tenant == query.holder, other, *also]
         else:
             yield table, also
+
+
+def _version(column: ColumnElement[str], version: str, *, and_older: bool) -> ColumnElement[bool]:
+    if and_older:
+        # Numbers of equal length have the order of their digits, in every collation.
+        length = func.length(column)
+        same = and_(length == len(version), column <= version)
+        return or_(length < len(version), same)
+    # Some providers write a version with the name of its key in front.
+    return or_(column == version, column.endswith(f"/{version}", autoescape=True))
 
 
 def _joined(table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
