@@ -59,9 +59,9 @@ def parse(raw: bytes) -> Record:
 
 
 def _parsed(record: dict[str, Any]) -> Record:
-    for kind, made in _PARSERS.items():
-        if kind in record:
-            return made(record[kind])
+    if len(record) == 1:
+        [(kind, raw)] = record.items()
+        return _PARSERS[kind](raw)
     rest = {name: value for name, value in record.items() if name != "keyfold_export"}
     return Header(**rest)
 
