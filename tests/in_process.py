@@ -27,7 +27,7 @@ import pytest
 import callers
 from fakes import FakeProvider
 from keyfold_server.domain.bounds import Bounds
-from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.keyspec import KeyNames, RootKey
 from keyfold_server.domain.ports import Clock, Heartbeat, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
@@ -162,7 +162,7 @@ async def running(
         catalog = Catalog({type_: _entry(make) for type_, make in makers.items()})
         replica = Replica(
             catalog.provider,
-            setup.get("platform", lambda _: None),
+            KeyNames(setup.get("platform", lambda _: None), type_of=lambda _: "LOCAL"),
             store,
             clock,
             setup.get("timing", Timing()),

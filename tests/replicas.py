@@ -31,7 +31,7 @@ from keyfold_server.domain.errors import (
     UnknownProviderError,
     UnreachableError,
 )
-from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
+from keyfold_server.domain.keyspec import KeyNames, KeySpec, RegionPolicy, RegionSpec, RootKey
 from keyfold_server.domain.ports import Store
 from keyfold_server.domain.provider import KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Rights
@@ -205,7 +205,11 @@ class Member:
         self.line = Line(house.store)
         self.replica = Replica(
             house.provider_of,
-            lambda region: house.platform.get(region, house.platform.get("")),
+            KeyNames(
+                lambda region: house.platform.get(region, house.platform.get("")),
+                tuple(house.platform.values()),
+                lambda _: "FAKE",
+            ),
             cast("Store", self.line),
             house.clock,
             timing,

@@ -174,6 +174,7 @@ def test_input(reasons: Reasons) -> None:
     see("INVALID_WAITING_PERIOD", "DeleteCluster", late)
     see("REGIONS_NOT_CHOSEN", "DeleteCluster", pb.DeleteClusterRequest(cluster="prod"))
     see("INVALID_RECHECK", "Recheck", pb.RecheckRequest())
+    see("INVALID_SELECTOR", "ListKeyUsage", pb.ListKeyUsageRequest())
     see("KEY_NOT_USED", "Recheck", pb.RecheckRequest(key_uri="fake:nobody"))
     empty = res.RegionSpec(region="eu", key_spec=res.KeySpec())
     see("INVALID_KEY_SPEC", "Enable", pb.EnableRequest(cluster="x", region_specs=[empty]))

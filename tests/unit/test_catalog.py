@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import fakes
 from fakes import FakeProvider
 from keyfold_server.bootstrap import check, regions
-from keyfold_server.bootstrap.providers import catalog, platform_keys
+from keyfold_server.bootstrap.providers import catalog, key_names
 from keyfold_server.domain.errors import SetupError, UnknownProviderError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.provider import KeyProvider
@@ -281,7 +281,7 @@ def test_a_package_adds_a_provider(packages: Callable[..., None]) -> None:
     made = catalog(told)
     assert "EXTRA" in made.types()
     assert made.type_of("fake:key") == "EXTRA"
-    assert platform_keys(told, made)("eu") == RootKey("EXTRA", "fake:vendor")
+    assert key_names(told, made).platform("eu") == RootKey("EXTRA", "fake:vendor")
     assert regions(told, made).locations("eu", "EXTRA") == ("eu-1",)
     assert isinstance(made.provider("EXTRA"), FakeProvider)
     assert setups == [Setup({"endpoint": "x", "more": {"a": [1]}}, (ENDPOINT,))]
@@ -501,15 +501,16 @@ def test_where_a_uri_cannot_tell_the_type_must_be_given() -> None:
     assert raised.value.field == "key_spec.uri"
     told = settings(platform_key={"eu": f"{ENDPOINT}/keys/x"})
     with pytest.raises(SetupError, match=r"KEYFOLD_PLATFORM_KEY: .* give the type"):
-        platform_keys(told, made)
+        key_names(told, made)
 
 
 def test_a_platform_key_may_name_its_type() -> None:
     """The type before the uri is what counts, and must exist."""
     made = Catalog({"FAKE": entry()})
     told = settings(platform_key={"eu": "FAKE fake:vendor"})
-    keys = platform_keys(told, made)
-    assert keys("eu") == RootKey("FAKE", "fake:vendor")
-    assert keys("us") is None
+    names = key_names(told, made)
+    assert names.platform("eu") == RootKey("FAKE", "fake:vendor")
+    assert names.platform("us") is None
+    assert names.platform_keys == (RootKey("FAKE", "fake:vendor"),)
     with pytest.raises(SetupError, match="no provider FAK"):
-        platform_keys(settings(platform_key="FAK fake:vendor"), made)
+        key_names(settings(platform_key="FAK fake:vendor"), made)

@@ -35,7 +35,7 @@ keys = [{ type = "AWS_KMS", uri = "arn:aws:kms:*:1:key/*", principal = "ambient"
 
 _OPERATORS = (
     "Enable, AddRegions, Rotate, Revoke, Restore, RetireGeneration, TestKey, GetAccessPolicy, "
-    "Recheck, GetStatus, ListClusters, WatchEvents, DeleteCursor"
+    "Recheck, GetStatus, ListClusters, ListKeyUsage, WatchEvents, DeleteCursor"
 )
 
 

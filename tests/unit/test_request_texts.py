@@ -19,6 +19,7 @@ _READERS: Final[dict[type[Message], Callable[[Any], object]]] = {
     pb.WatchEventsRequest: watch.watch_request,
     kms.ListClustersRequest: requests.cluster_filter,
     kms.RecheckRequest: requests.recheck_request,
+    kms.KeySelector: requests.key_selector,
 }
 
 _CHECKED_AS_NAMES: Final = {"RecheckRequest.cluster", "WatchEventsRequest.cursor"}

@@ -18,7 +18,7 @@ from typing import Final
 from keyfold_server import grpc_log, monitoring, observability, telemetry
 from keyfold_server.bootstrap.access import Access
 from keyfold_server.bootstrap.checking import check
-from keyfold_server.bootstrap.providers import catalog, platform_keys, regions
+from keyfold_server.bootstrap.providers import catalog, key_names, regions
 from keyfold_server.domain.bounds import Bounds, Rates
 from keyfold_server.domain.timing import Timing
 from keyfold_server.rpc.asgi_server import LOOK, AsgiServer
@@ -53,7 +53,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     clock = SystemClock()
     providers = catalog(settings)
     providers.start()
-    platform = platform_keys(settings, providers)
+    names = key_names(settings, providers)
     places = regions(settings, providers)
     store = opening.open_store(
         settings.store,
@@ -78,7 +78,7 @@ def replica(settings: Settings) -> tuple[Replica, Callable[[], None]]:
     )
     joined = Replica(
         providers.provider,
-        platform,
+        names,
         store,
         clock,
         timing,

@@ -17,7 +17,7 @@ from typing import Final
 
 from keyfold_server import observability
 from keyfold_server.bootstrap.access import Access
-from keyfold_server.bootstrap.providers import catalog, platform_keys, regions
+from keyfold_server.bootstrap.providers import catalog, key_names, regions
 from keyfold_server.domain.errors import (
     CouldNotTellError,
     CredentialsFailedError,
@@ -64,7 +64,7 @@ def _faults(settings: Settings, providers: Catalog) -> list[str]:
     """Makes each provider that the settings set up, so that a missing extra shows now, too."""
     faults: list[str] = []
     with _noted(faults):
-        platform_keys(settings, providers)
+        key_names(settings, providers)
     with _noted(faults):
         regions(settings, providers)
     for type_ in providers.set_up():

@@ -7,12 +7,11 @@ know a provider.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.geos import Geos
-from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.keyspec import KeyNames, RootKey
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog, installed
 from keyfold_server.providers.shared.entry import Entry, Setup
@@ -55,8 +54,8 @@ def catalog(settings: Settings) -> Catalog:
     return Catalog(entries, setup, platform=bool(settings.platform_key))
 
 
-def platform_keys(settings: Settings, providers: Catalog) -> Callable[[str], RootKey | None]:
-    """Returns what finds the vendor's own key of a region, by the region's name.
+def key_names(settings: Settings, providers: Catalog) -> KeyNames:
+    """Returns what key uris mean, and PLATFORM: the vendor's own keys in the settings.
 
     Raises:
         SetupError: A uri belongs to no provider, or is not one that its provider takes.
@@ -70,13 +69,18 @@ def platform_keys(settings: Settings, providers: Catalog) -> Callable[[str], Roo
 
     given = settings.platform_key
     uris = given if isinstance(given, dict) else {}
-    every = given if isinstance(given, str) else None
+    whole = given if isinstance(given, str) else None
     try:
         keys = {region: key(uri) for region, uri in uris.items()}
-        default = None if every is None else key(every)
+        default = None if whole is None else key(whole)
     except KeyfoldError as error:
         raise SetupError(f"KEYFOLD_PLATFORM_KEY: {error.message}") from None
-    return lambda region: keys.get(region, default)
+    every = (*keys.values(), default)
+    return KeyNames(
+        platform=lambda region: keys.get(region, default),
+        platform_keys=tuple(dict.fromkeys(key for key in every if key is not None)),
+        type_of=providers.type_of,
+    )
 
 
 def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:

@@ -26,6 +26,7 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── InvalidKeyLinkError                 INVALID_KEY_LINK
     │   ├── InvalidUpdateMaskError              INVALID_UPDATE_MASK
     │   ├── InvalidReasonError                  INVALID_REASON
+    │   ├── InvalidSelectorError                INVALID_SELECTOR
     │   ├── InvalidWaitingPeriodError           INVALID_WAITING_PERIOD
     │   ├── RegionsNotChosenError               REGIONS_NOT_CHOSEN
     │   ├── RequestIdReusedError                REQUEST_ID_REUSED
@@ -347,6 +348,13 @@ class InvalidRecheckError(InvalidInputError):
 
     reason = "INVALID_RECHECK"
     remedy = "Name a cluster, with regions if you like, or the uri of a root key."
+
+
+class InvalidSelectorError(InvalidInputError):
+    """A selector of root keys is empty, contradicts itself, or has a version and no key."""
+
+    reason = "INVALID_SELECTOR"
+    remedy = "Name a root key's uri, a principal or a holder; the message says what is wrong."
 
 
 class InvalidWaitingPeriodError(InvalidInputError):

@@ -7,7 +7,7 @@ checks its own uris (`provider.KeyProvider.canonical`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ from keyfold_server.domain.errors import (
     InvalidKeySpecError,
     InvalidNameError,
     InvalidPolicyError,
+    UnknownProviderError,
 )
 
 PLATFORM: Final = "PLATFORM"
@@ -160,6 +161,27 @@ class KeyGroups:
     family: str
     holder: str
     tenant: str = ""
+
+
+def _no_type(uri: str) -> str:
+    del uri
+    raise UnknownProviderError("no provider is known by such a key uri", field="key_spec.uri")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyNames:
+    """What the providers and the settings of a server say of the names of keys.
+
+    Attributes:
+        platform: Returns the vendor's own key in a region, or None.
+        platform_keys: All of the vendor's own keys.
+        type_of: Returns the type of the provider that a key uri belongs to. Raises
+            UnknownProviderError: It belongs to no provider, or several could have it.
+    """
+
+    platform: Callable[[str], RootKey | None] = lambda _: None
+    platform_keys: tuple[RootKey, ...] = ()
+    type_of: Callable[[str], str] = _no_type
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,11 @@ def final_after(gone_at: int, backup_retention: float) -> int:
     return gone_at + round(backup_retention * 1000)
 
 
+def oldest_backup(now: int, backup_retention: float) -> int:
+    """Returns when the oldest backup that still exists was taken, at the earliest."""
+    return now - round(backup_retention * 1000)
+
+
 def backups_with(
     created_at: int, gone_at: int | None, now: int, backup_retention: float
 ) -> tuple[int, int] | None:
@@ -33,6 +38,6 @@ def backups_with(
     Returns:
         The first and the last such time; None if no backup that still exists holds the wrap.
     """
-    oldest = now - round(backup_retention * 1000)
+    oldest = oldest_backup(now, backup_retention)
     first, last = max(created_at, oldest), now if gone_at is None else gone_at
     return (first, last) if first < last else None

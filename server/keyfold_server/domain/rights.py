@@ -197,6 +197,15 @@ class Rights(Protocol):
         """
         ...
 
+    def may_name(self, type_: str, uri: str) -> bool:
+        """Says whether a grant names a root key, for some cluster and under some principal.
+
+        Args:
+            type_: The provider's type.
+            uri: The key's uri in canonical form.
+        """
+        ...
+
     def check_key_named(self, cluster: str, region: str | None, key: RootKey) -> None:
         """Decides as `check_key` does, before the cluster's organization is known (protocol C8).
 

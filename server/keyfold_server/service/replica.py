@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from keyfold_server.domain.bounds import Bounds
-from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.keyspec import KeyNames
 from keyfold_server.domain.ports import Clock, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
@@ -36,6 +36,7 @@ from keyfold_server.service.life.acknowledgements import Acknowledgements
 from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.clusters import Clusters
 from keyfold_server.service.life.deletion import Deletion
+from keyfold_server.service.life.key_usage import KeyUsage
 from keyfold_server.service.life.listing import Listing
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.rechecks import Rechecks
@@ -107,6 +108,7 @@ class Replica:
         reports: Makes the cluster reports in answers.
         status: Answers GetStatus.
         listing: Answers ListClusters.
+        key_usage: Answers ListKeyUsage.
         events: Answers ListEvents.
         usage: Answers ListUsage.
         usage_recorder: Counts uses.
@@ -125,7 +127,7 @@ class Replica:
     def __init__(
         self,
         providers: Callable[[str], KeyProvider],
-        platform: Callable[[str], RootKey | None],
+        names: KeyNames,
         store: Store,
         clock: Clock,
         timing: Timing,
@@ -138,7 +140,7 @@ class Replica:
 
         Args:
             providers: Returns a provider by its type; raises UnknownProviderError.
-            platform: Returns the vendor's own key in a region, or None.
+            names: What key uris and PLATFORM mean.
             store: The store.
             clock: Time.
             timing: The spans that the promises are made of.
@@ -152,6 +154,7 @@ class Replica:
         self.bounds = bounds or Bounds()
         self.geos = (regions or ResidencyPolicy()).geos
         self._random = random
+        self._names = names
         self._storage = Storage(store)
         self._kms = KmsClient(providers, clock, timing.provider_budget, self.bounds.kms_rates)
         self._health = HealthRecorder(clock, self._storage)
@@ -187,7 +190,7 @@ class Replica:
             self.watches,
         )
         self._join_data_plane()
-        self._join_root_keys(platform, regions or ResidencyPolicy())
+        self._join_root_keys(names, regions or ResidencyPolicy())
         self._join_life(timing)
         self._join_upkeep(timing)
 
@@ -232,13 +235,11 @@ class Replica:
         )
         self.data_plane = DataPlane(keyring, self._random)
 
-    def _join_root_keys(
-        self, platform: Callable[[str], RootKey | None], regions: ResidencyPolicy
-    ) -> None:
+    def _join_root_keys(self, names: KeyNames, regions: ResidencyPolicy) -> None:
         kms = self._kms
         external_ids = ExternalIds(kms, self._storage, self.clock, self._random)
         self._residency = residency = Residency(kms, regions)
-        self._resolution = resolution = Resolution(kms, platform)
+        self._resolution = resolution = Resolution(kms, names.platform)
         scopes = Scopes(self._storage, resolution)
         self._admission = Admission(resolution, residency, external_ids)
         replica_keys = ReplicaKeys(kms, resolution, regions)
@@ -310,6 +311,14 @@ class Replica:
             check_fresh=check_fresh,
         )
         self.listing = Listing(storage, self.reports, clock, check_fresh=check_fresh)
+        self.key_usage = KeyUsage(
+            storage,
+            self._kms,
+            clock,
+            backup_retention=timing.backup_retention,
+            names=self._names,
+            check_fresh=check_fresh,
+        )
         self._alarm = alarm = LogAlarm()
         self.events = Events(storage, clock, alarm, check_fresh=check_fresh)
         self.usage = Usage(storage, clock, check_fresh=check_fresh)

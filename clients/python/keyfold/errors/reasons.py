@@ -163,6 +163,12 @@ class InvalidRecheckError(InvalidInputError):
     reason = "INVALID_RECHECK"
 
 
+class InvalidSelectorError(InvalidInputError):
+    """A selector of root keys is empty, contradicts itself, or has a version and no key."""
+
+    reason = "INVALID_SELECTOR"
+
+
 class InvalidWaitingPeriodError(InvalidInputError):
     """A waiting period outside of its bounds, or one that is not a span of time."""
 
@@ -615,6 +621,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         InvalidUpdateMaskError,
         InvalidReasonError,
         InvalidRecheckError,
+        InvalidSelectorError,
         InvalidWaitingPeriodError,
         RegionsNotChosenError,
         RequestIdReusedError,

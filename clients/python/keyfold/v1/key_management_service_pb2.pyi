@@ -2422,3 +2422,249 @@ class ListClustersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListClustersResponse: _TypeAlias = ListClustersResponse  # noqa: Y015
+
+@_typing.final
+class KeySelector(_message.Message):
+    """Chooses root keys. Whatever is set must match; at least one of uri, auth_principal and holder is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    AUTH_PRINCIPAL_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """Optional. The uri of a root key, with or without a version. It means the whole key: all replicas
+    of a multi-Region key, and all versions unless `key_version` is set or the uri names one.
+    """
+    key_version: _builtins.str
+    """Optional. A version of the key, as GetStatus shows it or only what follows its last slash. Needs
+    `uri`.
+    """
+    auth_principal: _builtins.str
+    """Optional. The principal as which Keyfold calls the KMS, as GetStatus shows it; `ambient` means
+    the server's own identity.
+    """
+    holder: _builtins.str
+    """Optional. What holds the keys: an AWS account id, `projects/ID` of Google Cloud, the origin of
+    an Azure vault or of a Vault server such as `https://vault.example.com:8200`, or the id of an
+    Azure tenant whose applications use the keys.
+    """
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        key_version: _builtins.str = ...,
+        auth_principal: _builtins.str = ...,
+        holder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_principal", b"auth_principal", "holder", b"holder", "key_version", b"key_version", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeySelector: _TypeAlias = KeySelector  # noqa: Y015
+
+@_typing.final
+class ListKeyUsageRequest(_message.Message):
+    """The request of ListKeyUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Optional. The most uses to return, 1 to 1,000; 0 means 100. A page may have fewer."""
+    page_token: _builtins.str
+    """Optional. The next_page_token of the previous page, of a request with the same selector; empty
+    for the first page.
+    """
+    @_builtins.property
+    def selector(self) -> Global___KeySelector:
+        """Required. The root keys in question."""
+
+    def __init__(
+        self,
+        *,
+        selector: Global___KeySelector | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeyUsageRequest: _TypeAlias = ListKeyUsageRequest  # noqa: Y015
+
+@_typing.final
+class KeyUse(_message.Message):
+    """One wrap of one generation's KEK by a root key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    KEK_ID_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    AUTH_PRINCIPAL_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SUPERSEDE_TIME_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The cluster's name."""
+    organization: _builtins.str
+    """The cluster's organization; empty if it has none."""
+    region: _builtins.str
+    """The region's name."""
+    state: _resources_pb2.State.ValueType
+    """The state of the region's key."""
+    generation: _builtins.int
+    """The generation's number."""
+    kek_id: _builtins.bytes
+    """The id of the generation, 16 bytes."""
+    retired: _builtins.bool
+    """Whether the generation is retired. Rotate and bringing it back still need the root key."""
+    newest: _builtins.bool
+    """Whether the generation is the newest of its region, which wraps."""
+    superseded: _builtins.bool
+    """Whether another wrap has replaced this one, so that only backups of the time before still need
+    the root key.
+    """
+    type: _builtins.str
+    """The type of the root key."""
+    uri: _builtins.str
+    """The uri of the root key. In a multi-Region key it is that of one replica."""
+    key_version: _builtins.str
+    """The version of the root key that wrapped the generation, as the KMS writes it."""
+    auth_principal: _builtins.str
+    """The principal as which Keyfold calls the KMS; empty if it is the server's own identity."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When Keyfold made the wrap."""
+
+    @_builtins.property
+    def supersede_time(self) -> _timestamp_pb2.Timestamp:
+        """When another wrap replaced it; unset if it is current."""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        organization: _builtins.str = ...,
+        region: _builtins.str = ...,
+        state: _resources_pb2.State.ValueType = ...,
+        generation: _builtins.int = ...,
+        kek_id: _builtins.bytes = ...,
+        retired: _builtins.bool = ...,
+        newest: _builtins.bool = ...,
+        superseded: _builtins.bool = ...,
+        type: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        key_version: _builtins.str = ...,
+        auth_principal: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        supersede_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "supersede_time", b"supersede_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_principal", b"auth_principal", "cluster", b"cluster", "create_time", b"create_time", "generation", b"generation", "kek_id", b"kek_id", "key_version", b"key_version", "newest", b"newest", "organization", b"organization", "region", b"region", "retired", b"retired", "state", b"state", "supersede_time", b"supersede_time", "superseded", b"superseded", "type", b"type", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyUse: _TypeAlias = KeyUse  # noqa: Y015
+
+@_typing.final
+class ListKeyUsageResponse(_message.Message):
+    """The response of ListKeyUsage. Counts and answers are about all uses that the selector chooses, and
+    not about this page alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    SAFE_TO_DISABLE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    BACKUPS_NEED_SINCE_FIELD_NUMBER: _builtins.int
+    BACKUPS_NEED_UNTIL_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    NOT_AUTHENTIC_FIELD_NUMBER: _builtins.int
+    BANNED_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The page_token of the next page; empty on the last page."""
+    hidden: _builtins.int
+    """The number of uses that the caller may not see."""
+    safe_to_disable: _builtins.bool
+    """Whether no cluster needs the keys now, so that disabling them at the KMS stops nothing of
+    Keyfold's. Hidden uses count. False if Keyfold could not tell; unset if the caller may not know.
+    It never means that the keys may be deleted: `reasons` says what still needs them.
+    """
+    total: _builtins.int
+    """The number of uses that the caller may see."""
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyUse]:
+        """The uses that the caller may see, by cluster, region, generation and age."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why, one line each."""
+
+    @_builtins.property
+    def backups_need_since(self) -> _timestamp_pb2.Timestamp:
+        """Backups and exports that were taken since this time, and that still exist as far as
+        KEYFOLD_BACKUP_RETENTION says, hold wraps that only these keys open. Unset if there are none.
+        """
+
+    @_builtins.property
+    def backups_need_until(self) -> _timestamp_pb2.Timestamp:
+        """The last time at which such a backup was taken. Unset if there are none, and while a cluster
+        needs the keys now, since new backups then hold such wraps, too.
+        """
+
+    @_builtins.property
+    def not_authentic(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of clusters of this page whose stored rows do not have a valid seal of the service
+        key. Keyfold cannot tell what they need.
+        """
+
+    @_builtins.property
+    def banned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of clusters of this page that were revoked while their stored rows were not authentic,
+        or were gone. Keyfold cannot tell what they need.
+        """
+
+    def __init__(
+        self,
+        *,
+        uses: _abc.Iterable[Global___KeyUse] | None = ...,
+        next_page_token: _builtins.str = ...,
+        hidden: _builtins.int = ...,
+        safe_to_disable: _builtins.bool | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        backups_need_since: _timestamp_pb2.Timestamp | None = ...,
+        backups_need_until: _timestamp_pb2.Timestamp | None = ...,
+        total: _builtins.int = ...,
+        not_authentic: _abc.Iterable[_builtins.str] | None = ...,
+        banned: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_safe_to_disable", b"_safe_to_disable", "backups_need_since", b"backups_need_since", "backups_need_until", b"backups_need_until", "safe_to_disable", b"safe_to_disable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safe_to_disable", b"_safe_to_disable", "backups_need_since", b"backups_need_since", "backups_need_until", b"backups_need_until", "banned", b"banned", "hidden", b"hidden", "next_page_token", b"next_page_token", "not_authentic", b"not_authentic", "reasons", b"reasons", "safe_to_disable", b"safe_to_disable", "total", b"total", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__safe_to_disable: _TypeAlias = _typing.Literal["safe_to_disable"]  # noqa: Y015
+    _WhichOneofArgType__safe_to_disable: _TypeAlias = _typing.Literal["_safe_to_disable", b"_safe_to_disable"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__safe_to_disable) -> _WhichOneofReturnType__safe_to_disable | None: ...
+
+Global___ListKeyUsageResponse: _TypeAlias = ListKeyUsageResponse  # noqa: Y015

@@ -137,6 +137,11 @@ class KeyManagementServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.ListClustersRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.ListClustersResponse.FromString,
                 _registered_method=True)
+        self.ListKeyUsage = channel.unary_unary(
+                '/keyfold.v1.KeyManagementService/ListKeyUsage',
+                request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.FromString,
+                _registered_method=True)
 
 
 class KeyManagementServiceServicer(object):
@@ -304,6 +309,14 @@ class KeyManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListKeyUsage(self, request, context):
+        """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
+        only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyManagementServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -406,6 +419,11 @@ def add_KeyManagementServiceServicer_to_server(servicer, server):
                     servicer.ListClusters,
                     request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.ListClustersRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.ListClustersResponse.SerializeToString,
+            ),
+            'ListKeyUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeyUsage,
+                    request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -951,6 +969,33 @@ class KeyManagementService(object):
             '/keyfold.v1.KeyManagementService/ListClusters',
             keyfold_dot_v1_dot_key__management__service__pb2.ListClustersRequest.SerializeToString,
             keyfold_dot_v1_dot_key__management__service__pb2.ListClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeyUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.KeyManagementService/ListKeyUsage',
+            keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.SerializeToString,
+            keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -109,6 +109,10 @@ class KeyManagementServiceStub:
     """Returns the status of a cluster. Fails with NOT_FOUND if the cluster does not exist."""
     ListClusters: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.ListClustersRequest, _key_management_service_pb2.ListClustersResponse]
     """Lists clusters, in the order of their names."""
+    ListKeyUsage: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.ListKeyUsageRequest, _key_management_service_pb2.ListKeyUsageResponse]
+    """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
+    only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
+    """
 
 @_typing.type_check_only
 class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
@@ -189,6 +193,10 @@ class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
     """Returns the status of a cluster. Fails with NOT_FOUND if the cluster does not exist."""
     ListClusters: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.ListClustersRequest, _key_management_service_pb2.ListClustersResponse]  # type: ignore[assignment]
     """Lists clusters, in the order of their names."""
+    ListKeyUsage: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.ListKeyUsageRequest, _key_management_service_pb2.ListKeyUsageResponse]  # type: ignore[assignment]
+    """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
+    only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
+    """
 
 class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
     """Wraps data keys for clusters in regions, under root keys that customers hold in their own KMS.
@@ -386,5 +394,15 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_management_service_pb2.ListClustersResponse, _abc.Awaitable[_key_management_service_pb2.ListClustersResponse]]:
         """Lists clusters, in the order of their names."""
+
+    @_abc_1.abstractmethod
+    def ListKeyUsage(
+        self,
+        request: _key_management_service_pb2.ListKeyUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_management_service_pb2.ListKeyUsageResponse, _abc.Awaitable[_key_management_service_pb2.ListKeyUsageResponse]]:
+        """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
+        only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
+        """
 
 def add_KeyManagementServiceServicer_to_server(servicer: KeyManagementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -96,6 +96,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "Recheck": _READ,
     "GetStatus": _READ,
     "ListClusters": _READ,
+    "ListKeyUsage": _READ,
     "ListEvents": Rule((Role.AUDITOR,)),
     "ListUsage": Rule((Role.AUDITOR,)),
     "VerifyEvents": Rule((Role.AUDITOR,)),
@@ -166,15 +167,17 @@ class KeyGrant:
 
     def matches(self, key: RootKey) -> bool:
         """Says whether a root key in canonical form is one of these keys."""
-        if key.type != self.type or key.options != self.options:
-            return False
-        if self.uri is not None and not self.uri.matches(key.uri):
+        if not self.covers(key.type, key.uri) or key.options != self.options:
             return False
         if self.principal is None or not key.principal:
             # `*` would match an empty principal, too, but the server's own identity must be
             # written out as `ambient`.
             return self.principal is None and not key.principal
         return self.principal.matches(key.principal)
+
+    def covers(self, type_: str, uri: str) -> bool:
+        """Says whether a root key is one of these, under whatever principal and options."""
+        return type_ == self.type and (self.uri is None or self.uri.matches(uri))
 
     def __str__(self) -> str:
         words = [self.type]

@@ -216,6 +216,15 @@ class GrantedRights:
             covering = [grant for grant in self._grants if grant.covers(cluster, organization)]
         self._check_key(covering, cluster, region, key)
 
+    def may_name(self, type_: str, uri: str) -> bool:
+        """Says whether a grant names a root key; see `domain.rights.Rights`."""
+        return any(
+            granted.covers(type_, uri)
+            for grant in self._grants
+            if Role.OPERATOR in grant.roles
+            for granted in grant.keys
+        )
+
     def check_key_named(self, cluster: str, region: str | None, key: RootKey) -> None:
         """Refuses a key by the names alone; grants for certain organizations count."""
         covering = [grant for grant in self._grants if grant.covers_name(cluster)]

@@ -48,6 +48,7 @@ class LifeMethods:
             "Recheck": OnMessages(pb.RecheckRequest, self._recheck),
             "GetStatus": OnMessages(pb.GetStatusRequest, self._get_status),
             "ListClusters": OnMessages(pb.ListClustersRequest, self._list_clusters),
+            "ListKeyUsage": OnMessages(pb.ListKeyUsageRequest, self._list_key_usage),
         }
         return {name: method.on_bytes() for name, method in methods.items()}
 
@@ -211,6 +212,20 @@ class LifeMethods:
             last = status.cluster
         if more:
             reply.next_page_token = page_token(last)
+        return reply
+
+    async def _list_key_usage(
+        self, asked: pb.ListKeyUsageRequest, caller: Caller, _deadline: float
+    ) -> pb.ListKeyUsageResponse:
+        page = await self._replica.key_usage.page(
+            caller.rights,
+            requests.key_selector(asked.selector),
+            asked.page_size,
+            asked.page_token,
+        )
+        reply = replies.key_usage(page)
+        async for use in one_by_one(page.uses):
+            reply.uses.append(replies.key_use(use))
         return reply
 
     async def _acknowledged(

@@ -10,12 +10,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Generation, SupersededWrap, Wrap
+from keyfold_server.domain.errors import ClusterBannedError
 from keyfold_server.domain.health import Health, Observation
+from keyfold_server.domain.key_usage import KeyUse
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.deletion import DeleteResult
+from keyfold_server.service.life.key_usage import KeyUsagePage
 from keyfold_server.service.life.rechecks import Rechecked
 from keyfold_server.service.life.reports import ClusterReport, RegionReport
 from keyfold_server.service.root_keys.access_policies import AccessPolicyResult
@@ -212,6 +215,44 @@ def rechecked(done: Rechecked) -> pb.RecheckResult:
     if error is not None:
         reply.error.CopyFrom(to_status(error))
     return reply
+
+
+def key_usage(page: KeyUsagePage) -> pb.ListKeyUsageResponse:
+    """Returns the response of ListKeyUsage without its uses."""
+    safety = page.safety
+    banned = [error for error in page.spoilt if isinstance(error, ClusterBannedError)]
+    return pb.ListKeyUsageResponse(
+        next_page_token=page.next_token,
+        hidden=safety.hidden,
+        safe_to_disable=safety.safe,
+        reasons=safety.reasons,
+        backups_need_since=_time_if(safety.since),
+        backups_need_until=_time_if(safety.until),
+        total=safety.visible,
+        not_authentic=[error.cluster or "" for error in page.spoilt if error not in banned],
+        banned=[error.cluster or "" for error in banned],
+    )
+
+
+def key_use(use: KeyUse) -> pb.KeyUse:
+    """Returns one use of a root key."""
+    return pb.KeyUse(
+        cluster=use.cluster,
+        organization=use.organization or "",
+        region=use.region,
+        state=STATES[use.state],
+        generation=use.generation,
+        kek_id=use.kek_id,
+        retired=use.retired,
+        newest=use.newest,
+        superseded=use.superseded,
+        type=use.key_type,
+        uri=use.uri,
+        key_version=use.key_version,
+        auth_principal=use.principal,
+        create_time=time_of(use.created_at),
+        supersede_time=_time_if(use.superseded_at),
+    )
 
 
 def access_policy(described: AccessPolicyResult) -> pb.GetAccessPolicyResponse:

@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Final
 
 from keyfold_server.domain.events import LogMark, LogMarks
-from keyfold_server.service.events.tokens import Mac
+from keyfold_server.service.tokens import Mac
 
 _FORM: Final = re.compile(
     r"keyfold-anchor 1 (?P<store>[0-9a-f]{32}) (?P<number>\d{1,18}) (?P<entry>[0-9a-f]{32}|-) "

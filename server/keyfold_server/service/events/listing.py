@@ -18,7 +18,7 @@ from keyfold_server.domain.errors import InvalidPageError
 from keyfold_server.domain.events import Event, EventFilter, EventQuery, RootUse
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Coverage, Rights
-from keyfold_server.service.events import tokens
+from keyfold_server.service import tokens
 from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.storage import Storage
 

@@ -11,7 +11,8 @@ from keyfold_server.domain.errors import InvalidPageError, NotAllowedError
 from keyfold_server.domain.events import LogCheck, LogMark
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Rights
-from keyfold_server.service.events import anchors, tokens
+from keyfold_server.service import tokens
+from keyfold_server.service.events import anchors
 from keyfold_server.service.events.alarm import LogAlarm
 from keyfold_server.service.events.anchors import AnchorCheck, SignedAnchor
 from keyfold_server.service.storage import Storage

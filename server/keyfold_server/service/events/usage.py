@@ -17,7 +17,7 @@ from keyfold_server.domain.errors import InvalidPageError
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.rights import Rights
 from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
-from keyfold_server.service.events import tokens
+from keyfold_server.service import tokens
 from keyfold_server.service.storage import Storage
 
 _RPC: Final = "ListUsage"

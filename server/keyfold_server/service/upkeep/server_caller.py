@@ -82,6 +82,11 @@ class _AutoRotateRights:
             f"{CALLER} stays with the key that a region has", cluster=cluster, region=region
         )
 
+    def may_name(self, type_: str, uri: str) -> bool:
+        """Names no key, since it asks about none."""
+        del type_, uri
+        return False
+
     def check_key_named(self, cluster: str, region: str | None, key: RootKey) -> NoReturn:
         """Refuses every key, as `check_key` does."""
         self.check_key(cluster, None, region, key)
