@@ -266,7 +266,7 @@ def test_verbose_status(cli: Cli, server: Served) -> None:
     shown = cli("status", "test", "--verbose").out.decode()
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     began, used = "2027-01-15 08:00:00Z", "2027-01-15 08:01:00Z"
-    assert f"eu {began} {began} {used} eu-west-1 0 s default yes" in lines
+    assert f"eu {began} {began} {used} eu-west-1 0 s default yes -" in lines
     assert f"eu 1 {began} {used} - AWS_KMS {KEY} version 1" in lines
     assert f"us 1 {began} never - LOCAL local:a version 1" in lines
 

@@ -13,6 +13,8 @@ from keyfold_server.domain.errors import KeyElsewhereError, SetupError
 from keyfold_server.domain.residency import KeyLocation, ResidencyPolicy, Table
 from keyfold_server.settings import load, toml
 
+ROOT: Final = Path(__file__).parents[2]
+
 TABLE: Final[Table] = {
     "eu": {
         "AWS_KMS": ("eu-west-1",),
@@ -174,6 +176,21 @@ def test_geos_are_rows_of_the_table(file: Path) -> None:
     assert found.knows("paris", "AWS_KMS", "us-east-1")
     file.write_text(toml(settings.shown()))
     assert load().regions == settings.regions
+
+
+def test_the_example_of_the_docs(file: Path) -> None:
+    """The shipped example holds the geos that Kong Konnect publishes."""
+    file.write_text((ROOT / "docs" / "examples" / "konnect-geos.toml").read_text())
+    settings = load()
+    assert regions(settings, catalog(settings)).geos.table == {
+        "AU": ("ap-southeast-2", "ap-southeast-4"),
+        "EU": ("eu-central-1", "eu-west-1"),
+        "IN": ("ap-south-1", "ap-south-2"),
+        "ME": ("me-central-1", "me-south-1"),
+        "SG": ("ap-southeast-1",),
+        "US": ("us-east-2", "us-west-2"),
+    }
+    assert check(settings) == []
 
 
 def test_without_settings_keys_elsewhere_are_noted(file: Path) -> None:

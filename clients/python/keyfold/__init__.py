@@ -144,7 +144,7 @@ from keyfold.errors import (
 from keyfold.models.access_policy import AccessPolicy, AccessStatement
 from keyfold.models.deletion import Deleted, Undeleted, UnreadableGeneration
 from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, EventKind, Verification
-from keyfold.models.key_test import KeyTest, KeyTestStep
+from keyfold.models.key_test import KeyTest, KeyTestStep, ReplicaTest
 from keyfold.models.plaintext import Plaintext
 from keyfold.models.recheck import Recheck, Rechecked
 from keyfold.models.results import (
@@ -174,6 +174,7 @@ from keyfold.models.status import (
     ClusterStatus,
     Generation,
     GenerationWrap,
+    GeoStatus,
     Health,
     KmsFailure,
     PendingReplica,
@@ -249,6 +250,7 @@ __all__ = [
     "GenerationRetiredError",
     "GenerationState",
     "GenerationWrap",
+    "GeoStatus",
     "Health",
     "Heartbeat",
     "InternalError",
@@ -321,6 +323,7 @@ __all__ = [
     "RegionStatus",
     "RegionsAdded",
     "RegionsNotChosenError",
+    "ReplicaTest",
     "RequestIdReusedError",
     "RequestInProgressError",
     "Restored",

@@ -94,6 +94,7 @@ class Lifecycle(Connection):
         new_generation: bool = False,
         request_id: str | None = None,
         validate_only: bool = False,
+        only_named_regions: bool = False,
         timeout: float | None = None,
     ) -> Rotated:
         """Moves regions to their key's newest version, or to the key that a spec names.
@@ -101,6 +102,9 @@ class Lifecycle(Connection):
         All of these regions move or none does, and every wrapped key stays valid. The server
         needs the old key until this call returns, and not afterwards. `new_generation` also makes
         a new key encryption key, which wraps from then on.
+
+        Regions whose key is a replica of a named region's key move along. With
+        `only_named_regions` they stay where they are, and have keys of their own from then on.
         """
         call = calls.rotate(
             cluster,
@@ -108,6 +112,7 @@ class Lifecycle(Connection):
             new_generation=new_generation,
             request_id=request_id,
             validate_only=validate_only,
+            only_named_regions=only_named_regions,
         )
         return await self._ask(call, timeout)
 
@@ -180,13 +185,17 @@ class Lifecycle(Connection):
         cluster: str = "",
         region: str = "",
         organization: str = "",
+        geo: str = "",
         timeout: float | None = None,
     ) -> KeyTest:
         """Tries a root key step by step and stores nothing.
 
-        A key that does not work is a result and not an error: see `KeyTest.accessible`.
+        A key that does not work is a result and not an error: see `KeyTest.accessible`. With a
+        `geo` in place of a region, the server tries the replica of the key in each of the geo's
+        regions: see `KeyTest.replicas`.
         """
-        return await self._ask(calls.test_key(key_spec, cluster, region, organization), timeout)
+        call = calls.test_key(key_spec, cluster, region, organization, geo)
+        return await self._ask(call, timeout)
 
     async def get_access_policy(
         self,

@@ -68,6 +68,7 @@ def rotate(
     new_generation: bool,
     request_id: str | None,
     validate_only: bool,
+    only_named_regions: bool,
 ) -> Call[api.RotateResponse, Rotated]:
     """Prepares a Rotate call."""
     request = api.RotateRequest(
@@ -76,6 +77,7 @@ def rotate(
         new_generation=new_generation,
         request_id=request_id_of(request_id),
         validate_only=validate_only,
+        only_named_regions=only_named_regions,
     )
     read = Rotated.from_message
     return Call("Rotate", request, read, Plane.CONTROL, request.request_id)
@@ -132,11 +134,15 @@ def retire_generation(
 
 
 def test_key(
-    key_spec: KeySpec, cluster: str, region: str, organization: str
+    key_spec: KeySpec, cluster: str, region: str, organization: str, geo: str
 ) -> Call[api.TestKeyResponse, KeyTest]:
     """Prepares a TestKey call."""
     request = api.TestKeyRequest(
-        key_spec=key_spec.to_message(), cluster=cluster, region=region, organization=organization
+        key_spec=key_spec.to_message(),
+        cluster=cluster,
+        region=region,
+        organization=organization,
+        geo=geo,
     )
     return Call("TestKey", request, KeyTest.from_message, Plane.CONTROL)
 

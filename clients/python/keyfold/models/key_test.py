@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from keyfold.models.specs import KeySpec
 from keyfold.models.status import enum_name
 from keyfold.v1 import key_management_service_pb2 as api
 
@@ -47,16 +48,51 @@ class KeyTestStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaTest:
+    """The test of a key's replica in one region of a geo.
+
+    Attributes:
+        region: The region's name.
+        key_spec: The replica, or the key itself in its own region.
+        accessible: Whether Keyfold can use the replica.
+        reason: The reason of the first step that failed; empty if Keyfold can use it.
+        summary: The outcome and what to do about it, in one sentence for people.
+        steps: All steps, in their order.
+    """
+
+    region: str
+    key_spec: KeySpec
+    accessible: bool
+    reason: str
+    summary: str
+    steps: tuple[KeyTestStep, ...]
+
+    @classmethod
+    def from_message(cls, message: api.TestKeyReplica) -> ReplicaTest:
+        """Reads the protobuf message."""
+        return cls(
+            message.region,
+            KeySpec.from_message(message.key_spec),
+            message.accessible,
+            message.reason,
+            message.summary,
+            tuple(map(KeyTestStep.from_message, message.steps)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class KeyTest:
     """The result of `test_key`.
 
     Attributes:
-        accessible: Whether Keyfold can use the key: it wraps and unwraps.
-        steps: All steps, in their order.
+        accessible: Whether Keyfold can use the key: it wraps and unwraps. For a geo, whether it
+            can in each of its regions.
+        steps: All steps, in their order. For a geo, those of the key itself.
         key_version: The key version that wrapped, in the provider's own form.
         summary: The outcome of all steps, in one sentence for people.
         key_region: The provider's own name of the key's region; empty if the uri does not tell.
         notices: Facts that an operator should know and that no step reports, one line each.
+        replicas: For a geo, the tests in each of its regions, sorted by name.
     """
 
     accessible: bool
@@ -65,6 +101,7 @@ class KeyTest:
     summary: str
     key_region: str
     notices: tuple[str, ...]
+    replicas: tuple[ReplicaTest, ...] = ()
 
     @classmethod
     def from_message(cls, message: api.TestKeyResponse) -> KeyTest:
@@ -77,4 +114,5 @@ class KeyTest:
             message.summary,
             message.key_region,
             tuple(message.notices),
+            tuple(map(ReplicaTest.from_message, message.replicas)),
         )

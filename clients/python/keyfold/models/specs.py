@@ -98,18 +98,21 @@ class RegionSpec:
     """One region of a cluster, and the root key that it uses.
 
     Attributes:
-        region: The region's name.
+        region: The region's name; empty if `geo` stands for several regions.
         key_spec: The root key. In `rotate`, None means the newest version of the key that the
             region has.
         policy: The region's policy. In `rotate`, None keeps the present one.
         replica_of: Another region, whose AWS multi-Region key has a replica in this region. That
-            replica is then the root key, in place of `key_spec`.
+            replica is then the root key, in place of `key_spec`, and moves with that key.
+        geo: A geo of the server's settings, in place of `region`: each of its regions uses its own
+            replica of the multi-Region key that `key_spec` names.
     """
 
-    region: str
+    region: str = ""
     key_spec: KeySpec | None = None
     policy: RegionPolicy | None = None
     replica_of: str = ""
+    geo: str = ""
 
     def to_message(self) -> resources.RegionSpec:
         """Returns the protobuf message."""
@@ -118,6 +121,7 @@ class RegionSpec:
             key_spec=None if self.key_spec is None else self.key_spec.to_message(),
             policy=None if self.policy is None else self.policy.to_message(),
             replica_of=self.replica_of,
+            geo=self.geo,
         )
 
     @classmethod
@@ -128,6 +132,7 @@ class RegionSpec:
             KeySpec.from_message(message.key_spec) if message.HasField("key_spec") else None,
             RegionPolicy.from_message(message.policy) if message.HasField("policy") else None,
             message.replica_of,
+            message.geo,
         )
 
 

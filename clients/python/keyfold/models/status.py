@@ -195,6 +195,10 @@ class RegionStatus:
             for any other state.
         final_after: The time at which the last backup with these keys is gone too; None as for
             `purge_time`.
+        replica_of: The region whose key this region's key is the replica of: the two rotate
+            together. Empty if the key is the region's own.
+        geo: The geo for whose regions the key was given, with its replicas; empty if it was given
+            for this region alone.
     """
 
     region: str
@@ -217,6 +221,8 @@ class RegionStatus:
     notices: tuple[str, ...]
     purge_time: datetime | None = None
     final_after: datetime | None = None
+    replica_of: str = ""
+    geo: str = ""
 
     @classmethod
     def from_message(cls, message: resources.RegionStatus) -> RegionStatus:
@@ -244,7 +250,27 @@ class RegionStatus:
             notices=tuple(message.notices),
             purge_time=time_of(message.purge_time),
             final_after=time_of(message.final_after),
+            replica_of=message.replica_of,
+            geo=message.geo,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class GeoStatus:
+    """A geo for whose regions a cluster has one key.
+
+    Attributes:
+        geo: The geo's name in the server's settings.
+        missing_regions: The regions that the geo has now and the cluster lacks, sorted.
+    """
+
+    geo: str
+    missing_regions: tuple[str, ...]
+
+    @classmethod
+    def from_message(cls, message: resources.GeoStatus) -> GeoStatus:
+        """Reads the protobuf message."""
+        return cls(message.geo, tuple(message.missing_regions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +283,9 @@ class ClusterStatus:
         regions: The status of its regions, sorted by name.
         create_time: The time at which an operator enabled the cluster.
         update_time: The time of an operator's last change to it.
+        declared_regions: All regions of the cluster, as `regions` of a call declared them, sorted;
+            empty if no call did.
+        geos: The geos for whose regions the cluster has one key, sorted by name.
     """
 
     cluster: str
@@ -264,6 +293,8 @@ class ClusterStatus:
     regions: tuple[RegionStatus, ...]
     create_time: datetime | None
     update_time: datetime | None
+    declared_regions: tuple[str, ...] = ()
+    geos: tuple[GeoStatus, ...] = ()
 
     @classmethod
     def from_message(cls, message: resources.ClusterStatus) -> ClusterStatus:
@@ -274,6 +305,8 @@ class ClusterStatus:
             regions=tuple(map(RegionStatus.from_message, message.regions)),
             create_time=time_of(message.create_time),
             update_time=time_of(message.update_time),
+            declared_regions=tuple(message.declared_regions),
+            geos=tuple(map(GeoStatus.from_message, message.geos)),
         )
 
 

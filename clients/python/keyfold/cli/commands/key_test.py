@@ -1,5 +1,7 @@
 """The command `test-key`."""
 
+# ruff: noqa: PLR0913  one argument for each option
+
 from __future__ import annotations
 
 from typing import Annotated
@@ -7,7 +9,7 @@ from typing import Annotated
 import typer
 
 from keyfold import calls
-from keyfold.cli.errors import exit_code
+from keyfold.cli.errors import InputError, exit_code
 from keyfold.cli.input.options import KeyOption, KeyType, KeyUri, Principal
 from keyfold.cli.input.values import pairs
 from keyfold.cli.output.key_test import show_key_test
@@ -38,6 +40,14 @@ def key_test(
         str,
         typer.Option(help="The organization that the cluster belongs to.", show_default=False),
     ] = "",
+    geo: Annotated[
+        str,
+        typer.Option(
+            help="In place of a region: a geo of the server's settings, in each of whose regions "
+            "the key's replica is tested.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     """Test whether Keyfold can use a root key.
 
@@ -45,8 +55,10 @@ def key_test(
     organization as real use would be. If Keyfold cannot use the key, the exit code is that of the
     first step that failed.
     """
+    if geo and region:
+        raise InputError("give --region or --geo, but not both")
     spec = KeySpec(provider, uri, principal, pairs(option or (), "--option"))
-    result, message = session.ask(calls.test_key(spec, cluster, region, organization))
+    result, message = session.ask(calls.test_key(spec, cluster, region, organization, geo))
     if session.json:
         typer.echo(json_of(message))
     else:
@@ -57,5 +69,7 @@ def key_test(
 
 def code_of(test: KeyTest) -> int:
     """Returns the exit code for a key that Keyfold cannot use: that of the first failed step."""
-    failed = next((one.reason for one in test.steps if one.outcome == "FAILED"), "")
+    reasons = [one.reason for one in test.steps if one.outcome == "FAILED"]
+    reasons += [one.reason for one in test.replicas if one.reason]
+    failed = next(iter(reasons), "")
     return exit_code(BY_REASON.get(failed, KeyfoldError))

@@ -7,19 +7,21 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
 from keyfold import calls
-from keyfold.cli.errors import exit_code
+from keyfold.cli.errors import InputError, exit_code
 from keyfold.cli.input import region_specs
+from keyfold.cli.input.actions import check_revokes
 from keyfold.cli.input.confirmation import confirm
 from keyfold.cli.input.options import (
     AutoRotate,
     CacheTtl,
     Cluster,
     File,
+    Geo,
     IntoRevoked,
     NamedRegion,
     Organization,
@@ -42,6 +44,7 @@ def enable(
     *,
     file: File = None,
     region: Region = None,
+    geo: Geo = None,
     organization: Organization = "",
     cache_ttl: CacheTtl = None,
     outage_grace: OutageGrace = None,
@@ -53,10 +56,11 @@ def enable(
     """Give a new cluster its root keys.
 
     Keyfold tries every region's root key first: if one of them does not wrap and unwrap, it stores
-    nothing.
+    nothing. If the file lists the cluster's regions, Keyfold remembers them: a region without a key
+    is an error, then and later.
     """
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
-    regions = region_specs.read(file, region or (), policy, replica_of)
+    regions = region_specs.read(file, region or (), policy, replica_of, geos=geo or ())
     result, message = session.ask(
         calls.enable(
             cluster,
@@ -79,6 +83,7 @@ def add_regions(
     *,
     file: File = None,
     region: Region = None,
+    geo: Geo = None,
     organization: Organization = "",
     cache_ttl: CacheTtl = None,
     outage_grace: OutageGrace = None,
@@ -94,7 +99,7 @@ def add_regions(
     revoked, unless --into-revoked says so.
     """
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
-    regions = region_specs.read(file, region or (), policy, replica_of)
+    regions = region_specs.read(file, region or (), policy, replica_of, geos=geo or ())
     result, message = session.ask(
         calls.add_regions(
             cluster,
@@ -123,15 +128,26 @@ def revoke(
     cluster: Cluster,
     *,
     region: NamedRegion = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='JSON that asks for it in CockroachDB\'s form: {"action": "REVOKE"}; - is stdin.',
+        ),
+    ] = None,
     reason: Reason = "",
     yes: Yes = False,
     request_id: RequestId = None,
 ) -> None:
     """Stop all use of a cluster's keys at once.
 
-    With --region, only those regions stop. The command asks for confirmation; without a terminal
-    to ask at it needs --yes.
+    With --region, only those regions stop. A --file stops the whole cluster. The command asks for
+    confirmation; without a terminal to ask at it needs --yes.
     """
+    if file is not None:
+        if region:
+            raise InputError("--file revokes the whole cluster; give --region without it")
+        check_revokes(file)
     what = one_line(f"{', '.join(region)} of {cluster}" if region else f"all regions of {cluster}")
     question = f"Revoke {what}? Wrapped keys will not unwrap until you restore them."
     confirm(question, f"{what}: not revoked", yes=yes)

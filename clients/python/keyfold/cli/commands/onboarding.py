@@ -127,6 +127,8 @@ def _with_key(specs: Sequence[RegionSpec], key: KeySpec) -> list[RegionSpec]:
     for spec in specs:
         if spec.replica_of:
             raise InputError(f"{spec.region}: add replicas with add-regions --replica-of")
+        if spec.geo:
+            raise InputError(f"geo {spec.geo}: give a geo its key with enable --geo")
         if spec.key_spec is None and not key.type:
             raise InputError(f"region {spec.region} has no key: give --type and --uri")
     if key != KeySpec("") and all(spec.key_spec for spec in specs):

@@ -21,6 +21,7 @@ from keyfold.cli.input.options import (
     CacheTtl,
     Cluster,
     File,
+    Geo,
     OutageGrace,
     Reason,
     RequestId,
@@ -32,6 +33,7 @@ from keyfold.cli.output.changes import show_change, show_confirmed, show_pending
 from keyfold.cli.output.status import last_use, show_plan
 from keyfold.cli.output.text import one_line
 from keyfold.cli.session import Session, json_of
+from keyfold.models.results import Rotated
 from keyfold.models.specs import RegionSpec
 from keyfold.models.status import ClusterStatus, Generation
 
@@ -47,6 +49,7 @@ def rotate(
     *,
     file: File = None,
     region: RotatedRegion = None,
+    geo: Geo = None,
     all_regions: Annotated[
         bool,
         typer.Option("--all-regions", help="Move every region to its key's newest version."),
@@ -55,6 +58,13 @@ def rotate(
         bool,
         typer.Option(
             "--new-generation", help="Also make a new key encryption key for each region."
+        ),
+    ] = False,
+    only_named_regions: Annotated[
+        bool,
+        typer.Option(
+            "--only-named-regions",
+            help="Leave replicas of these regions' keys behind, with the keys that they have.",
         ),
     ] = False,
     cache_ttl: CacheTtl = None,
@@ -73,11 +83,12 @@ def rotate(
     """Move regions to a new root key or key version.
 
     A region named without a key moves to the newest version of the root key that it has. Wrapped
-    keys stay valid. Keyfold needs the old key or version until the command has succeeded, but not
+    keys stay valid. Replicas of a region's key move along, or the command fails and names those
+    that cannot. Keyfold needs the old key or version until the command has succeeded, but not
     afterwards. Of a region's policy, only what --cache-ttl, --outage-grace and --auto-rotate set is
     changed.
     """
-    if all_regions and (file or region):
+    if all_regions and (file or region or geo):
         raise InputError("give --all-regions or name the regions, but not both")
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
     before: ClusterStatus | None = None
@@ -87,7 +98,7 @@ def rotate(
     specs = (
         [RegionSpec(one.region) for one in before.regions]
         if before and all_regions
-        else region_specs.read(file, region or (), also=_NEWEST).specs
+        else region_specs.read(file, region or (), also=_NEWEST, geos=geo or ()).specs
     )
     result, message = session.ask(
         calls.rotate(
@@ -96,16 +107,30 @@ def rotate(
             new_generation=new_generation,
             request_id=request_id or None,
             validate_only=dry_run,
+            only_named_regions=only_named_regions,
         )
     )
     if session.json:
         typer.echo(json_of(message))
     elif before and dry_run:
         typer.echo("valid; nothing was stored, and the rotation would be:")
-        show_plan(before, result.status, {one.region for one in specs})
+        show_plan(before, result.status, {one.region for one in specs} | _changed(before, result))
     else:
         show_change(result, "rotated")
         show_pending(result.pending)
+
+
+def _changed(before: ClusterStatus, rotated: Rotated) -> set[str]:
+    """Returns the regions with another key or generation than before: also those not named."""
+
+    def of(status: ClusterStatus) -> dict[str, object]:
+        return {
+            one.region: (one.key_spec, one.key_version, len(one.generations))
+            for one in status.regions
+        }
+
+    then, now = of(before), of(rotated.status)
+    return {region for region in now if now[region] != then.get(region)}
 
 
 def _with_policy(

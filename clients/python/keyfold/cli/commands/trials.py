@@ -96,7 +96,7 @@ _Outcome: TypeAlias = tuple[KeyTest, api.TestKeyResponse] | KeyfoldError
 
 
 def _test(setup: RegionSetup, limit: float) -> _Outcome:
-    call = calls.test_key(setup.key, setup.cluster, setup.region, setup.organization)
+    call = calls.test_key(setup.key, setup.cluster, setup.region, setup.organization, "")
     try:
         return setup.session.ask(call, timeout=limit)
     except NOT_NOW as error:

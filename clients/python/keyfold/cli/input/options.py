@@ -14,7 +14,17 @@ File = Annotated[
     typer.Option(
         metavar="FILE",
         help='JSON with the region specs: {"region_specs": […]}, the list alone, or '
-        '{"dedicated": {"cmek_region_specs": […]}}; - is stdin.',
+        '{"dedicated": {"region_nodes": {…}, "cmek_region_specs": […]}}; lines that begin with # '
+        "or // are comments; - is stdin.",
+    ),
+]
+Geo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--geo",
+        metavar="GEO=TYPE,URI[,PRINCIPAL]",
+        help="A geo of the server's settings and a multi-Region key, whose replica each of its "
+        "regions uses; repeat it for more geos.",
     ),
 ]
 Region = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -12,7 +11,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 
 from keyfold.cli.errors import InputError
-from keyfold.cli.input.streams import open_input
+from keyfold.cli.input.json_files import file_name, read_json
 from keyfold.cli.input.values import seconds
 from keyfold.models.specs import KeySpec, RegionPolicy, RegionSpec
 from keyfold.v1 import resources_pb2 as resources
@@ -91,12 +90,15 @@ def read(
     policy: PolicyChange = NO_CHANGE,
     replica_of: str | None = None,
     also: str = "",
+    *,
+    geos: Sequence[str] = (),
 ) -> Regions:
     """Reads the regions that a command line names.
 
     Args:
         file: A JSON file, or `-` for stdin.
         arguments: Regions as `NAME` or `NAME=TYPE[,URI[,PRINCIPAL]]`.
+        geos: Geos in the same form.
         policy: The policy of all these regions, which takes precedence over the file's.
         replica_of: The region whose multi-Region key gives regions without a key its replicas.
         also: Further ways in which the command accepts regions, for the error message.
@@ -105,7 +107,10 @@ def read(
         InputError: No region is named, or the file or an argument is malformed.
     """
     regions = Regions([], []) if file is None else _read_file(file)
-    specs = regions.specs + [_from_argument(one) for one in arguments]
+    specs = regions.specs + [_from_argument(one, "--region") for one in arguments]
+    for one in geos:
+        spec = _from_argument(one, "--geo")
+        specs.append(replace(spec, region="", geo=spec.region))
     if not specs:
         raise InputError(
             f"name the regions: --file cmek_config.json or --region NAME=TYPE,URI{also}"
@@ -116,20 +121,22 @@ def read(
 
 
 def _replicas(specs: Sequence[RegionSpec], origin: str) -> list[RegionSpec]:
-    if not any(one.key_spec is None and not one.replica_of for one in specs):
+    if not any(_keyless(one) for one in specs):
         raise InputError(
             "--replica-of: every region has a key of its own; name the region that shall use a "
             "replica with --region NAME"
         )
-    return [
-        one if one.key_spec or one.replica_of else replace(one, replica_of=origin) for one in specs
-    ]
+    return [replace(one, replica_of=origin) if _keyless(one) else one for one in specs]
 
 
-def _from_argument(text: str) -> RegionSpec:
+def _keyless(spec: RegionSpec) -> bool:
+    return spec.key_spec is None and not spec.replica_of and not spec.geo
+
+
+def _from_argument(text: str, option: str) -> RegionSpec:
     region, equals, key = text.partition("=")
     if not region or (equals and not key):
-        raise InputError(f"--region: {text!r} is not NAME or NAME=TYPE,URI[,PRINCIPAL]")
+        raise InputError(f"{option}: {text!r} is not NAME or NAME=TYPE,URI[,PRINCIPAL]")
     if not equals:
         return RegionSpec(region)
     provider, _, rest = key.partition(",")
@@ -138,19 +145,11 @@ def _from_argument(text: str) -> RegionSpec:
 
 
 def _read_file(file: str) -> Regions:
-    name = "stdin" if file == "-" else file
-    try:
-        with open_input(file) as opened:
-            content = json.load(opened)
-    except json.JSONDecodeError as wrong:
-        at = f"line {wrong.lineno} column {wrong.colno}"
-        raise InputError(f"{name} is not JSON: {wrong.msg} at {at}") from None
-    except (UnicodeDecodeError, RecursionError):
-        raise InputError(f"{name} is not JSON") from None
+    content = read_json(file)
     try:
         return _regions(content)
     except InputError as wrong:
-        raise InputError(f"{name}: {wrong}") from None
+        raise InputError(f"{file_name(file)}: {wrong}") from None
 
 
 def _regions(content: Any) -> Regions:
@@ -160,11 +159,15 @@ def _regions(content: Any) -> Regions:
     if not isinstance(content, dict):
         raise InputError(f"must be region specs, not {_kind(content)}")
     if "dedicated" in content:
-        # The description of a whole cluster; its other fields are not about keys.
+        # The description of a whole cluster. Its nodes say which regions it has; its other fields
+        # are not about keys.
         inner = content["dedicated"]
         if not isinstance(inner, dict) or "cmek_region_specs" not in inner:
             raise InputError("dedicated: has no cmek_region_specs")
-        return Regions(_specs(inner["cmek_region_specs"], "dedicated.cmek_region_specs"), [])
+        specs = _specs(inner["cmek_region_specs"], "dedicated.cmek_region_specs")
+        return Regions(specs, _nodes(inner.get("region_nodes", {})))
+    if "action" in content:
+        raise InputError("asks for an action; give it to keyfold revoke --file")
     if "region_specs" not in content:
         raise InputError("has no region_specs, and is not a list of them")
     if unknown := sorted(content.keys() - {"region_specs", "regions"}):
@@ -173,6 +176,21 @@ def _regions(content: Any) -> Regions:
     if not isinstance(expected, list) or not all(isinstance(one, str) for one in expected):
         raise InputError("regions: must be a list of names")
     return Regions(_specs(content["region_specs"], "region_specs"), expected)
+
+
+def _nodes(content: Any) -> list[str]:
+    """Returns the regions in which the cluster has nodes, which are all its regions.
+
+    Raises:
+        InputError: The field is not a number of nodes for each region.
+    """
+    path = "dedicated.region_nodes"
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be an object, not {_kind(content)}")
+    for region, nodes in content.items():
+        if isinstance(nodes, bool) or not isinstance(nodes, int):
+            raise InputError(f"{path}.{region}: must be a number, not {_kind(nodes)}")
+    return list(content)
 
 
 def _specs(content: Any, path: str) -> list[RegionSpec]:

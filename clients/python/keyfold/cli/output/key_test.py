@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from rich.table import Table
 from rich.text import Text
 
-from keyfold.cli.output.tables import NARROW, coloured, console, styled_table
+from keyfold.cli.output.tables import NARROW, coloured, console, key_text, styled_table
 from keyfold.cli.output.text import one_line
-from keyfold.models.key_test import KeyTest
+from keyfold.models.key_test import KeyTest, ReplicaTest
 
 
 def show_key_test(test: KeyTest) -> None:
@@ -30,9 +33,23 @@ def show_key_test(test: KeyTest) -> None:
         if step.missing_permission and not column:
             lacks = f"{step.step.lower()}: missing permission: {step.missing_permission}"
             out.print(Text(one_line(lacks), overflow="fold"))
+    if test.replicas:
+        out.print(_replicas(test.replicas, narrow=narrow))
     for notice in test.notices:
         out.print(Text(one_line(notice), "yellow"))
     out.print(Text(verdict(test), "green" if test.accessible else "red"))
+
+
+def _replicas(replicas: Iterable[ReplicaTest], *, narrow: bool) -> Table:
+    table = styled_table("REGION", "OUTCOME", "KEY", "MESSAGE", narrow=narrow)
+    for one in replicas:
+        table.add_row(
+            one_line(one.region),
+            coloured("PASSED" if one.accessible else "FAILED"),
+            key_text(one.key_spec),
+            one_line(f"{one.summary} ({one.reason})" if one.reason else one.summary),
+        )
+    return table
 
 
 def verdict(test: KeyTest) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -24,7 +24,7 @@ from keyfold.models.status import ClusterStatus, Generation, Health, RegionStatu
 
 _POLICY: Final = (
     *("STATE SINCE", "HEALTH SINCE", "LAST SUCCESS", "KEY REGION"),
-    *("CACHE TTL", "OUTAGE GRACE", "AUTO-ROTATE"),
+    *("CACHE TTL", "OUTAGE GRACE", "AUTO-ROTATE", "REPLICA OF"),
 )
 
 
@@ -74,7 +74,19 @@ def status_parts(
     if verbose:
         yield from _policies(status.regions, narrow=narrow)
         yield _every_generation(status.regions)
+        if status.declared_regions:
+            yield Text(one_line(f"declared regions: {', '.join(status.declared_regions)}"))
+    yield from _lacks(status)
     yield from _remarks(status.regions)
+
+
+def _lacks(status: ClusterStatus) -> Iterator[Text]:
+    """Yields the regions of geos that the cluster lacks."""
+    for geo in status.geos:
+        if geo.missing_regions:
+            line = f"geo {geo.geo} has further regions: {', '.join(geo.missing_regions)}; add them "
+            line += f"with add-regions --geo {geo.geo}=TYPE,URI"
+            yield Text(one_line(line), "yellow")
 
 
 def _remarks(regions: Iterable[RegionStatus]) -> Iterator[Text]:
@@ -112,6 +124,7 @@ def _policy(region: RegionStatus) -> tuple[str, ...]:
         _span(policy.cache_ttl),
         _span(policy.outage_grace),
         "yes" if policy.auto_rotate else "no",
+        one_line(region.replica_of) or "-",
     )
 
 
@@ -157,7 +170,7 @@ def show_plan(before: ClusterStatus, after: ClusterStatus, regions: Container[st
     console().print(table)
 
 
-def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
+def show_clusters(clusters: Collection[ClusterStatus]) -> None:
     """Prints a table with a line for each region."""
     table = styled_table("CLUSTER", "ORGANIZATION", "REGION", "STATE", "HEALTH", "WRAP", "KEY")
     for cluster in clusters:
@@ -171,10 +184,11 @@ def show_clusters(clusters: Iterable[ClusterStatus]) -> None:
                 coloured(yes_or_no(can=region.can_wrap)),
                 key_text(region.key_spec),
             )
-    if table.row_count:
-        console().print(table)
-    else:
-        console().print("no clusters")
+    out = console()
+    out.print(table if table.row_count else "no clusters")
+    for cluster in clusters:
+        for line in _lacks(cluster):
+            out.print(Text.assemble((f"{one_line(cluster.cluster)}: ", "yellow"), line))
 
 
 def last_use(generation: Generation) -> str:
