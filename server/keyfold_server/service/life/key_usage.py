@@ -251,7 +251,7 @@ class KeyUsage:
             key = await self._canonical(selector.uri)
         except (InvalidKeySpecError, UnknownProviderError) as error:
             # It may be the key of a provider, or at an origin, that the settings no longer have.
-            unknown = error.at(field="selector.uri")
+            unknown = type(error)(error.message, field="selector.uri")
             return Selected(replace(query, family=selector.uri, uri=selector.uri), unknown=unknown)
         pinned = await self._kms.pinned(key)
         if None not in (pinned, query.key_version) and pinned != query.key_version:
