@@ -31,13 +31,17 @@ from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import (
     Change,
     CommittedChange,
+    Decision,
+    deleted,
     restored,
     revoked,
     unchanged,
+    undeleted,
     with_regions,
 )
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.cursors import CursorKey
+from keyfold_server.domain.erasure import Due, erased, without
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.log import Attempt, Position
 from keyfold_server.domain.organization_changes import link_created
@@ -80,7 +84,7 @@ SESSION, SCOPE = b"s" * 16, b"d" * 16
 DAY = 24 * 60 * 60 * 1000
 LATER = (NOW + 2 * DAY) / 1000
 """Seconds of Unix time at which everything that the tests made is old."""
-LATE = {"prune", "history", "expire"}
+LATE = {"prune", "history", "expire", "turn"}
 """The mutations that happen at that time."""
 
 
@@ -117,6 +121,34 @@ def prepare(store: SqlStore) -> None:
     store.take_cursor(KEY, SESSION, SCOPE, _position(store, 1), an_event())
 
 
+ENDING = 5
+"""Entries of the log that `prepare_ends` makes."""
+
+
+def prepare_ends(store: SqlStore) -> None:
+    """Makes a cluster of which one region is erased, one deleted and due, and one revoked."""
+    store.erasure_turn(0)
+    doomed = a_cluster("doomed", [a_region(name) for name in ("ap", "eu", "us")])
+    applied(store, enabling(doomed, a_request("doomed")))
+    applied(store, Change("doomed", revoked("doomed", (), NOW), an_event()))
+    for region in ("ap", "us"):
+        applied(store, Change("doomed", deleted("doomed", [region], 0), an_event()))
+        if region == "ap":
+            applied(store, _erased(region))
+
+
+def _erased(region: str) -> Change:
+    return Change("doomed", erased(Due("doomed", (region,)), 1 << 50), an_event())
+
+
+def _ended(_store: SqlStore) -> Change:
+    def decide(current: Cluster | None) -> Decision:
+        assert current is not None
+        return without(current, ("eu", "us"), NOW)
+
+    return Change("doomed", decide, an_event())
+
+
 def _position(store: SqlStore, number: int) -> Position:
     """Returns the position of an entry."""
     noted = store.poll(replace(BEAT, replica="looker"))
@@ -144,6 +176,10 @@ CHANGES: dict[str, Callable[[SqlStore], Change]] = {
     "revoked": lambda _store: Change("acme", revoked("acme", (), NOW), an_event()),
     "restored": _restored,
     "rotated": _rotated,
+    "deleted": lambda _store: Change("doomed", deleted("doomed", ["eu"], DAY), an_event()),
+    "undeleted": lambda _store: Change("doomed", undeleted("doomed", (), NOW), an_event()),
+    "erased": lambda _store: _erased("us"),
+    "ended": _ended,
     "unchanged": lambda store: Change("acme", unchanged(_cluster(store)), an_event()),
 }
 """Every kind of change, by name."""
@@ -168,6 +204,8 @@ OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "ban": lambda store: store.ban(
         Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))
     ),
+    "turn": lambda store: store.erasure_turn(0),
+    "cleared": lambda store: store.clear_traces(),
     "refused": lambda store: store.refused("ab12", SEEN, "one"),
     "register": lambda store: store.register(Heartbeat("two", 0, b"", 120.0, NOW)),
     "poll": lambda store: store.poll(BEAT),

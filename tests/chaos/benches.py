@@ -59,6 +59,7 @@ class Sqlite:
         self.place = Place.sqlite(self._folder)
         with closing(store_crasher.opened(Place.sqlite(self._template))) as store:
             store_crasher.prepare(store)
+            store_crasher.prepare_ends(store)
 
     def fresh(self) -> Place:
         """Copies the store's files."""
@@ -89,6 +90,7 @@ class Postgres:
         self.place = Place(self._server.url(self._name), str(key), password)
         with closing(store_crasher.opened(self.place)) as store:
             store_crasher.prepare(store)
+            store_crasher.prepare_ends(store)
         self._server.save(self._name)
 
     def fresh(self) -> Place:
@@ -153,7 +155,7 @@ def picture(place: Place) -> Picture:
         listed = store.clusters(ClusterFilter(), "", 99)
         clusters = [each for each in listed if isinstance(each, Cluster)]
         replicas = [r.replica for r in store.replicas()]
-        keys = [a_request(c, k) for c in ("acme", "fresh") for k in store_crasher.CHANGES]
+        keys = [a_request(c, k) for c in ("acme", "fresh", "doomed") for k in store_crasher.CHANGES]
         requests = [record_of(store, key) for key in keys]
         try:
             noted = store.poll(replace(store_crasher.BEAT, replica="reader"))

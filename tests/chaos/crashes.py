@@ -24,8 +24,6 @@ from builders import a_request, record_of
 from chaos.benches import BENCHES, Bench, Picture, picture
 from fakes import FakeClock
 from keyfold_server.domain.changes import CommittedChange
-from keyfold_server.domain.cluster import Cluster
-from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.store.sql.failpoints import FAILPOINTS
 from store_crasher import Place
 
@@ -135,8 +133,8 @@ class Storm:
         begun = [(int(line[1]), int(line[2])) for line in lines if line[0] == "begun"]
         answered = {(int(ln[1]), int(ln[2])): int(ln[3]) for ln in lines if ln[0] == "done"}
         with closing(store_crasher.opened(self._place)) as store:
-            (cluster,) = store.clusters(ClusterFilter(), "", 99)
-            assert isinstance(cluster, Cluster)
+            cluster = store.cluster("acme")
+            assert cluster is not None
             recorded = {}
             for one in begun:
                 found = record_of(store, a_request("acme", store_crasher.storm_id(*one)))
@@ -151,8 +149,9 @@ class Storm:
             if events != cluster.version:
                 yield f"{events} events of {cluster.version} changes"
             numbers = [noted.number for noted in store.poll(store_crasher.BEAT)]
-            # One entry more tells of the cursor that was there before the storm.
-            if numbers != list(range(1, cluster.version + 2)):
+            # The others tell of the cursor and the other cluster, which were there before.
+            others = 1 + store_crasher.ENDING
+            if numbers != list(range(1, cluster.version + others + 1)):
                 yield f"{cluster.version} changes with the numbers {numbers}"
         self.done += len(recorded)
         self._version = cluster.version

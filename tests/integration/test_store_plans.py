@@ -32,20 +32,23 @@ from builders import (
     enabling,
     record_of,
 )
+from keyfold_server.domain import organization_changes
 from keyfold_server.domain.bans import Ban
 from keyfold_server.domain.changes import (
     Change,
     RequestKey,
+    deleted,
     restored,
     retired,
     revoked,
     with_regions,
 )
+from keyfold_server.domain.erasure import erased
 from keyfold_server.domain.events import EventQuery, RootUse
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.key_usage import KeyQuery, KeyUses
 from keyfold_server.domain.lifecycle import State
-from keyfold_server.domain.organization_changes import deleted, link_deleted, link_updated
+from keyfold_server.domain.organization_changes import link_deleted, link_updated
 from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.reliance import Reliance
@@ -98,6 +101,23 @@ def _life(store: SqlStore) -> None:
     applied(store, Change("acme", restored(cluster, ["eu", "us"], NOW), an_event()))
     group = [enabling(a_cluster(f"c-{n}"), a_request(f"c-{n}", f"r-{n}")) for n in range(100)]
     assert not any(isinstance(each, Exception) for each in store.apply(group))
+
+
+def _erasure(store: SqlStore) -> None:
+    """Deletes and erases a region, and then the cluster, and uses its name again."""
+    key = a_request("over")
+    over = a_cluster("over", [a_region("eu"), a_region("us")])
+    applied(store, enabling(over, key))
+    store.issue_external_id("cluster:over", "id-of-over", an_event())
+    applied(store, Change("over", revoked("over", (), NOW), an_event()))
+    assert store.erasure_turn(0) is not None
+    for region in ("eu", "us"):
+        applied(store, Change("over", deleted("over", [region], 0), an_event()))
+        turn = store.erasure_turn(0)
+        assert turn is not None
+        applied(store, Change("over", erased(turn.due[0], turn.now), an_event()))
+    assert store.clear_traces()
+    applied(store, enabling(over, key))
 
 
 def _cluster(store: SqlStore) -> None:
@@ -217,7 +237,7 @@ def _organizations(store: SqlStore) -> None:
     for link in store.organization("org-1").organization.links:
         dropped = link_deleted(link.name, "", NOW)
         store.change_organization(a_change(dropped, organization="org-1"))
-    store.change_organization(a_change(deleted("", NOW), organization="org-1"))
+    store.change_organization(a_change(organization_changes.deleted("", NOW), organization="org-1"))
 
 
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
@@ -229,6 +249,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
         "organizations",
         "change_organization",
     ): _organizations,
+    ("erasure_turn", "clear_traces"): _erasure,
     ("attempted",): _attempts,
     ("ban",): lambda store: store.ban(
         Ban("ghost", an_event(), a_cluster("ghost"), a_request("ghost"))

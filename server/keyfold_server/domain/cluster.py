@@ -227,11 +227,11 @@ class Cluster:
 
     Attributes:
         uid: 16 random bytes that identify the cluster; the name is for people.
-        name: Unique for ever.
+        name: Unique; once the cluster is erased, its organization may use the name again.
         organization: The customer's organization, or None.
         epoch: A number that every revocation raises (protocol R1).
         version: A number that every change raises, and that compare-and-swap compares.
-        regions: The regions, sorted by name; never empty.
+        regions: The regions, sorted by name; empty only in the decision that ends the cluster.
         created_at: Milliseconds of Unix time.
         updated_at: When it last changed, milliseconds of Unix time.
         declared: The names of all regions that the cluster is to have a key in, sorted; empty: no

@@ -39,7 +39,8 @@ class EntryKind(Enum):
     """The removal of what the store keeps for a limited time, such as the oldest entries (S11)."""
 
     KEPT = "KEPT"
-    """The floor of a cluster, carried forward because pruning removes its entry (protocol S10)."""
+    """The floor of a cluster, or the ids of erased KEKs, carried forward because pruning removes
+    their entry (protocol S10, D5)."""
 
     IDENTITY = "IDENTITY"
     """The issue of an identity, such as an external id (protocol C2)."""
@@ -49,6 +50,9 @@ class EntryKind(Enum):
 
     BAN = "BAN"
     """A Revoke of a cluster whose rows are not authentic, or are gone (protocol A6)."""
+
+    ERASURE = "ERASURE"
+    """The end of deleted regions, or of a whole cluster, whose KEKs are gone for good (D3, D5)."""
 
     SEAL = "SEAL"
     """An operator's decision that a cluster's rows are right as they stand (protocol A1)."""
@@ -68,6 +72,7 @@ NEWS: Final = frozenset(
         EntryKind.REFUSAL,
         EntryKind.IMPORT,
         EntryKind.BAN,
+        EntryKind.ERASURE,
         EntryKind.SEAL,
         EntryKind.UNKNOWN,
     )
@@ -154,6 +159,7 @@ class Floor:
         banned: Whether the entry bans the cluster's name, so that no row of it serves whatever the
             row says (protocol A6). The other values are then those of the last decision that is
             known.
+        erased: Whether the entry ends the cluster: it left no row (protocol D5).
     """
 
     uid: bytes
@@ -161,17 +167,16 @@ class Floor:
     epoch: int
     row: bytes
     banned: bool = False
+    erased: bool = False
 
     def is_kept_by(self, later: Floor) -> bool:
         """Returns whether a row that was read later may follow this one.
 
-        Two rows of one version would be two decisions of which the log has one.
+        Two rows of one version would be two decisions of which the log has one. The row may be
+        that of another cluster of the same name, which begins above the floor of the erased one
+        (`erasure.Tombstone`).
         """
-        return (
-            later.uid == self.uid
-            and later.epoch >= self.epoch
-            and (later.version > self.version or later == self)
-        )
+        return later.epoch >= self.epoch and (later.version > self.version or later == self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from keyfold_server.domain.changes import (
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.cursors import Cursors
+from keyfold_server.domain.erasure import ErasureTurn, Tombstone
 from keyfold_server.domain.errors import ClusterNotFoundError, Unusable
 from keyfold_server.domain.events import (
     EventPage,
@@ -270,10 +271,11 @@ class Store(Cursors, KeyUses, OrganizationsStore, Protocol):
 
     def requested(
         self, name: str, key: RequestKey | None
-    ) -> tuple[Cluster | Unusable | None, RecordedRequest | None]:
+    ) -> tuple[Cluster | Tombstone | Unusable | None, RecordedRequest | None]:
         """Reads a cluster, and the request recorded under a request_id, or None.
 
-        Both are of one moment, and cost one round trip (protocol S13).
+        In place of a cluster that is erased it reads its tombstone. Both are of one moment, and
+        cost one round trip (protocol S13).
         """
         ...
 
@@ -281,9 +283,34 @@ class Store(Cursors, KeyUses, OrganizationsStore, Protocol):
         """Carries out changes in one transaction. A change that raises drops out alone.
 
         The store locks cluster rows in sorted order, and the head of the log last (protocol S8).
+        A change may erase regions (`domain.erasure`): what else the store has of their KEKs goes
+        with them, and with a cluster its request ids. A new cluster of an erased one's name begins
+        above it.
 
         Returns:
             What became of each change, in their order: the committed change, or what it raised.
+        """
+        ...
+
+    def erasure_turn(self, every_ms: int) -> ErasureTurn | None:
+        """Begins a turn to erase what is due, which one replica has at a time (protocol D3).
+
+        Args:
+            every_ms: Milliseconds from the last turn, of whichever replica, to the next.
+
+        Returns:
+            The turn, or None if it is too early for one.
+        """
+        ...
+
+    def clear_traces(self) -> bool:
+        """Clears the database's files of what was erased, as far as the database can (D4).
+
+        It may hold up other changes for up to some seconds.
+
+        Returns:
+            Whether it is done. If not, somebody was reading an old state, or the database is too
+            large to do it while it serves.
         """
         ...
 
@@ -297,7 +324,8 @@ class Store(Cursors, KeyUses, OrganizationsStore, Protocol):
             so that a change can revoke it.
 
         Raises:
-            ClusterNotFoundError: Neither the log nor a row nor the replica knows the cluster.
+            ClusterNotFoundError: Neither the log nor a row nor the replica knows the cluster, or
+                the log has its erasure: then no row of it can serve.
         """
         ...
 

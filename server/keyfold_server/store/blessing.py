@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, select
 
 from keyfold_server.domain.changes import Decision, parts
+from keyfold_server.domain.erasure import postponed
 from keyfold_server.domain.errors import (
     ClusterBannedError,
     RowNotAuthenticError,
@@ -29,6 +30,7 @@ from keyfold_server.store.tables import (
     cluster_rows,
     clusters,
     decisions,
+    erased_keks,
     floors,
     log,
     standing,
@@ -123,6 +125,8 @@ def bless(
             )
         stamp = Stamp("seal", database.dialect.now(connection, clock), seal, database.dialect)
         entry = floors.of(connection, seen.name, seal)
+        if seen.cluster is not None:
+            erased_keks.refuse(connection, seen.cluster, seal, "the rows' cluster")
         stored, history = _sealed(seen, None if entry is None else entry[1], stamp)
         # The history is a new chain, so it needs no checkpoint.
         standing.put(connection, [stored.cluster.uid], stored, history)
@@ -142,6 +146,12 @@ def bless(
 def _looked(connection: Connection, name: str, seal: Seal) -> Findings:
     entry = floors.of(connection, name, seal)
     rows = standing.read(connection, name)
+    if entry is not None and entry[1].erased:
+        raise SetupError(
+            f"cluster {name} was deleted and erased (entry {entry[0][log.NUMBER]} of the log): "
+            "there is nothing to seal. If its name still has rows, somebody put them back: remove "
+            "them by hand"
+        )
     if rows is None and entry is None:
         raise SetupError(f"neither a row nor the log knows cluster {name}: check the name")
     if _is_whole(connection, name, seal):
@@ -216,6 +226,8 @@ def _sealed(seen: Findings, floor: Floor | None, stamp: Stamp) -> tuple[StoredCl
         regions=tuple(r.moved(Action.REVOKE, seen.name, now) for r in found.regions),
         updated_at=now,
     )
+    # Nobody vouches for a purge time in these rows.
+    cluster = postponed(cluster, now)
     stored = StoredCluster(cluster, cluster_rows.encoded(cluster, stamp.seal))
     history = []
     for row in seen.rows.history:

@@ -140,6 +140,7 @@ regions: Final = Table(
     _must("mac", LargeBinary),
     ForeignKeyConstraint(["cluster_uid"], ["clusters.uid"]),
     Index(None, "state", "cluster_uid"),
+    _index_where("purge_time IS NOT NULL", "purge_time"),
     Index(None, "root_uri"),
     Index(None, "root_subject"),
     Index(None, "kek_subject"),
@@ -295,6 +296,7 @@ requests: Final = Table(
     _must("created_at", BigInteger),
     _must("mac", LargeBinary),
     Index(None, "created_at"),
+    Index(None, "cluster"),
 )
 
 log_head: Final = Table(
@@ -351,6 +353,8 @@ log: Final = Table(
     _index_where("version IS NOT NULL", "cluster", "number"),
     _index_where("kind = 'RECONCILIATION'", "kind", "number"),
     _index_also("banned", "kind = 'BAN'", "cluster"),
+    _index_also("erased", "version IS NOT NULL AND row_mac IS NULL", "cluster"),
+    _index_also("erasures", "kind = 'ERASURE'", "kind", "number"),
     _index_where("root IS NOT NULL AND kek IS NULL", "root", "number"),
     _index_also("again", "root IS NOT NULL AND kek IS NOT NULL", "root", "number"),
     _index_also("undecided", "cluster IS NOT NULL AND version IS NULL", "cluster", "number"),
@@ -361,13 +365,28 @@ log: Final = Table(
 """The log (protocol S0). `prev` is the MAC of the entry before, so each MAC vouches for every
 earlier entry. An entry with a version is a floor: the cluster's own row had that version, that
 epoch and the MAC `row_mac` from then on (protocol S10); without a cluster, the organization's own
-row. `time` is by the store's clock.
+row. If a cluster's `row_mac` is NULL, it is a tombstone: the row was gone from then on (protocol
+D5). `time` is by the store's clock.
 
 The indexes on a cluster are apart, as are those on a root key: what looks for the newest decision,
 or for the condition that the log has told last, must not read through other entries. Together they
-hold each entry once, so an entry costs no more than with one index. Only a ban is in another one
-besides, so that a list finds the banned names that have no row. The index on an organization's own
-decisions is apart from that on all that concerns it, for the same reason as those on a cluster."""
+hold each entry once, so an entry costs no more than with one index. Only a ban and a tombstone are
+in another one besides, so that whoever looks for names without a row finds them, and an erasure,
+so that one whose traces are still in the database's files is found. The index on an organization's
+own decisions is apart from that on all that concerns it, for the same reason as those on a
+cluster."""
+
+erasing: Final = Table(
+    "erasing",
+    metadata,
+    _key("id", SmallInteger),
+    _must("turned_at", BigInteger),
+    Column("resumes_at", BigInteger, nullable=True),
+    _must("cleared", BigInteger),
+)
+"""One row, an observation: when a replica last looked for what is to be erased; until when nothing
+is erased, because the clock may have been set forward (protocol D3); and the number of the last
+erasure of which the database's files have no traces any more. The clock is the store's."""
 
 replicas: Final = Table(
     "replicas",

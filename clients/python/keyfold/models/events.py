@@ -33,6 +33,7 @@ class EventKind(StrEnum):
     IMPORT = "IMPORT"
     BAN = "BAN"
     SEAL = "SEAL"
+    ERASURE = "ERASURE"
     UNKNOWN = "UNKNOWN"
 
     def to_message(self) -> api.EventKind.ValueType:

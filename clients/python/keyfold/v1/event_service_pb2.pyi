@@ -57,6 +57,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """An operator declared the rows of a cluster to be right as they stand."""
     EVENT_KIND_UNKNOWN: _EventKind.ValueType  # 12
     """A newer release of Keyfold wrote the entry."""
+    EVENT_KIND_ERASURE: _EventKind.ValueType  # 13
+    """Keyfold erased deleted regions, or a whole cluster. Their KEKs are gone for good."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """The kind of an event."""
@@ -89,6 +91,8 @@ EVENT_KIND_SEAL: EventKind.ValueType  # 11
 """An operator declared the rows of a cluster to be right as they stand."""
 EVENT_KIND_UNKNOWN: EventKind.ValueType  # 12
 """A newer release of Keyfold wrote the entry."""
+EVENT_KIND_ERASURE: EventKind.ValueType  # 13
+"""Keyfold erased deleted regions, or a whole cluster. Their KEKs are gone for good."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 class _AnchorOutcome:

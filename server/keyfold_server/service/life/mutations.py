@@ -25,6 +25,7 @@ from keyfold_server.domain.changes import (
     unchanged,
 )
 from keyfold_server.domain.cluster import Cluster, existing
+from keyfold_server.domain.erasure import Tombstone
 from keyfold_server.domain.errors import (
     AlreadyExistsError,
     ClusterBannedError,
@@ -226,8 +227,9 @@ class Mutations:
             read = self._storage.store.requested
             found, before = await self._run_of(call)(read, call.cluster, key)
             try:
-                cluster = _usable(call, found)
-                place = self._authorized(call, cluster)
+                tombstone = found if isinstance(found, Tombstone) else None
+                cluster = None if isinstance(found, Tombstone) else _usable(call, found)
+                place = self._authorized(call, cluster, tombstone)
             except (NotFoundError, ClusterBannedError):
                 # What the caller may not see is told as late as what does not exist (C7, S2).
                 self._changes.staleness.check(self._clock.monotonic())
@@ -271,11 +273,15 @@ class Mutations:
         return MutationResult(cluster, replayed=True, superseded=superseded)
 
     def _authorized(
-        self, call: MutationCall[MutationRequest], cluster: Cluster | None
+        self,
+        call: MutationCall[MutationRequest],
+        cluster: Cluster | None,
+        tombstone: Tombstone | None,
     ) -> AbstractContextManager[None]:
         """Checks the caller's rights by the cluster's organization, and counts the call for it.
 
-        This comes first, so that a caller without rights cannot learn whether the cluster exists.
+        This comes first, so that a caller without rights cannot learn whether the cluster exists,
+        or existed: a name that another organization has used answers as one that it uses (C8, D5).
 
         Returns:
             A context that holds a place among the organization's calls; Revoke needs none.
@@ -285,6 +291,10 @@ class Mutations:
                 caller may not see it.
         """
         if cluster is None and call.makes_cluster:
+            if tombstone is not None:
+                call.caller.rights.check_cluster(
+                    call.rpc, call.cluster, tombstone.organization, call.request.named
+                )
             return nullcontext()
         if cluster is None and call.bans:
             self._authorize_ban(call)

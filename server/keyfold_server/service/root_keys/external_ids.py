@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from keyfold_server.domain import owners
 from keyfold_server.domain.errors import ExternalIdNotIssuedError, RateLimitedError
 from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.log import AuditEvent
@@ -147,10 +148,7 @@ class ExternalIds:
 
 
 def _owner(cluster: str | None, organization: str | None) -> str | None:
-    """Returns the name under which the store keeps an id.
-
-    It says what it names, since a cluster and an organization may share a name.
-    """
+    """Returns the name under which the store keeps an id."""
     if organization:
-        return f"organization:{organization}"
-    return f"cluster:{cluster}" if cluster else None
+        return owners.of_organization(organization)
+    return owners.of_cluster(cluster) if cluster else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql, sqlite
 
-from keyfold_server.store.database import extras
+from keyfold_server.store.database import extras, traces
 from keyfold_server.store.database.trip import (
     Answer,
     Finish,
@@ -119,6 +119,8 @@ class Dialect:
         extras: Lists what somebody else attached to Keyfold's tables.
         trip: Runs statements together, in one round trip if the database is elsewhere.
         finish: Writes the last rows of a transaction, and may commit it with them.
+        clear: Clears the files of what was erased, as far as the database can, on a connection of
+            the driver that is in no transaction; returns whether that is done.
     """
 
     locks_rows: bool
@@ -132,6 +134,7 @@ class Dialect:
     extras: Callable[[Connection], list[str]]
     trip: Trip
     finish: Finish
+    clear: Callable[[Any], bool]
 
     def now(self, connection: Connection, clock: Clock) -> int:
         """Returns milliseconds of Unix time by the one clock that judges all replicas.
@@ -182,6 +185,7 @@ SQLITE: Final = Dialect(
     extras=extras.of_sqlite,
     trip=one_by_one,
     finish=finish_one_by_one,
+    clear=traces.clear_sqlite,
 )
 
 POSTGRESQL: Final = Dialect(
@@ -195,7 +199,8 @@ POSTGRESQL: Final = Dialect(
     notify=text(f"SELECT pg_notify('{CHANNEL}', '')"),
     timeline=_TIMELINE,
     extras=extras.of_postgresql,
-    # `postgresql.connections` replaces these two by ways that take one round trip.
+    # `postgresql.connections` replaces these: by ways that take one round trip, and by a vacuum.
     trip=one_by_one,
     finish=finish_one_by_one,
+    clear=traces.clear_nothing,
 )

@@ -84,6 +84,22 @@ class Database:
         except faults.ConnectionLostError as error:
             raise StoreUnavailableError(error.message) from error
 
+    def clear_traces(self) -> bool:
+        """Clears the database's files of what was erased; see `Dialect.clear`.
+
+        Raises:
+            StoreUnavailableError: The store did not answer, or could not be written.
+        """
+        try:
+            with (
+                faults.translated(),
+                self.engine.connect() as bare,
+                self._turn(AccessMode.WRITE),
+            ):
+                return self.dialect.clear(bare.connection.driver_connection)
+        except (faults.LostRaceError, faults.ConnectionLostError) as error:
+            raise StoreUnavailableError("the store's files were not cleared") from error
+
     def _settled(self, once: Callable[[], T]) -> T:
         lost = False
         for left in reversed(range(self.dialect.tries)):

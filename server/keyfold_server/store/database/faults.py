@@ -201,6 +201,11 @@ def not_taken(table: str) -> RowNotAuthenticError:
     )
 
 
+def failed(error: Exception) -> StoreUnavailableError:
+    """Makes the error for one of a driver that SQLAlchemy has not seen."""
+    return StoreUnavailableError(_message(error))
+
+
 def sqlstate(error: DBAPIError) -> str | None:
     """Returns the SQLSTATE of a database's error, or None if it has no SQLSTATE."""
     return getattr(error.orig, "sqlstate", None)

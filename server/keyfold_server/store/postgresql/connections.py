@@ -19,14 +19,14 @@ from sqlalchemy import Engine, QueuePool, create_engine, event, func, select, te
 from sqlalchemy.exc import DBAPIError
 
 from keyfold_server.domain.errors import SetupError
-from keyfold_server.store.database import extras, faults
+from keyfold_server.store.database import extras, faults, traces
 from keyfold_server.store.database.dialect import (
     ACCESS_MODE,
     POSTGRESQL,
     AccessMode,
 )
 from keyfold_server.store.database.engine import Database
-from keyfold_server.store.postgresql import pipeline
+from keyfold_server.store.postgresql import clearing, pipeline
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, ExceptionContext
@@ -48,7 +48,9 @@ _POOL_WAIT: Final = 5.0
 _OLDEST: Final = 1800
 """Seconds after which the pool renews a connection, since proxies in between drop old ones."""
 
-_PIPELINED: Final = replace(POSTGRESQL, trip=pipeline.run, finish=pipeline.finish)
+_PIPELINED: Final = replace(
+    POSTGRESQL, trip=pipeline.run, finish=pipeline.finish, clear=clearing.clear
+)
 
 _TELLS_TIMELINE: Final = text(
     "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'execute') "
@@ -84,7 +86,14 @@ def connected(where: Address) -> Database:
         raise
     if not str(version).startswith("PostgreSQL"):
         # Another server with PostgreSQL's protocol may lack notifications. The poll suffices.
-        plain = replace(_PIPELINED, undeferred=None, notify=None, timeline=None, extras=extras.none)
+        plain = replace(
+            _PIPELINED,
+            undeferred=None,
+            notify=None,
+            timeline=None,
+            extras=extras.none,
+            clear=traces.clear_nothing,
+        )
         return Database(plain, engine, polling)
     if not database.read(lambda c: c.execute(_TELLS_TIMELINE).scalar_one()):
         return Database(replace(_PIPELINED, timeline=None), engine, polling)

@@ -69,7 +69,8 @@ def record(unit: Unit, wanted: Ban, stamp: Stamp, reach: Callable[[str], None]) 
         The ban, or None if the cluster's rows are authentic.
 
     Raises:
-        ClusterNotFoundError: Neither the log nor a row nor the replica knows the cluster.
+        ClusterNotFoundError: Neither the log nor a row nor the replica knows the cluster, or it is
+            erased.
     """
     name, seal, connection = wanted.cluster, stamp.seal, unit.connection
     found = clusters.of(unit.answers[-1].rows, seal).get(name)
@@ -78,10 +79,16 @@ def record(unit: Unit, wanted: Ban, stamp: Stamp, reach: Callable[[str], None]) 
     known = floors.of(connection, name, seal)
     if found is None and wanted.seen is None and known is None:
         raise no_cluster(name)
+    if known is not None and known[1].erased:
+        # No replica serves any row of the name, whoever put it there: the log has its erasure.
+        raise no_cluster(name)
     locked = _record_request(connection, wanted, known, stamp)
     reach("ban:recorded")
-    # Under the lock of the head, because another replica may have banned the name meanwhile.
+    # Under the lock of the head, because another replica may have banned the name meanwhile, or
+    # erased the cluster.
     known = floors.of(connection, name, seal)
+    if known is not None and known[1].erased:
+        raise no_cluster(name)
     head = log_head.of(locked.rows, seal)
     organization = _organization(wanted, known)
     if known is not None and known[1].banned:

@@ -16,7 +16,7 @@ from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import require_taken, rows_of
 from keyfold_server.store.sql.relied import Relied
 from keyfold_server.store.sql.write_set import Decided, WriteSet
-from keyfold_server.store.tables import clusters, floors, log, log_head, requests
+from keyfold_server.store.tables import clusters, erasing, floors, log, log_head, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keyfold_server.domain.errors import Unusable
     from keyfold_server.store.database.dialect import Dialect
     from keyfold_server.store.database.trip import Answer, Step
+    from keyfold_server.store.schema import Cells
     from keyfold_server.store.sql.floors import Floors
     from keyfold_server.store.sql.transactions import Unit
     from keyfold_server.store.tables.clusters import StoredCluster
@@ -84,20 +85,26 @@ class Batch:
         self._reach("apply:decided")
         if not writes.drafts:
             return [each for each in decided if isinstance(each, Exception)]
-        steps = writes.steps()
+        issued: list[Cells] = []
+        if writes.ends:
+            looking = erasing.looking_for_issued(writes.ends)
+            issued = list(rows_of(stamp.dialect.trip(unit.connection, looking)))
+            for row in issued:
+                stamp.seal.check("identities", row)
+        steps = writes.steps(issued)
         wake = any(draft.kind in NEWS for draft in writes.drafts)
         dialect = stamp.dialect
         closing = log.closing(dialect, wake=wake)
-        # A new cluster has no row whose lock would have kept a ban of its name from the log, so
-        # this transaction looks for one under the lock of the head.
-        looking = floors.looking_for_bans(writes.makes) if dialect.locks_rows else []
-        answers = dialect.trip(unit.connection, [*steps, *closing, *looking])
+        # A new cluster has no row whose lock would have kept a ban or a tombstone of its name from
+        # the log, so this transaction looks for one under the lock of the head.
+        ends = floors.looking_for_ends(list(writes.makes)) if dialect.locks_rows else []
+        answers = dialect.trip(unit.connection, [*steps, *closing, *ends])
         for step, answer in zip(steps, answers, strict=False):
             require_taken(step, answer)
         self._reach("apply:rows-written")
-        locked, *banned = answers[len(steps) + len(closing) - 1 :]
-        if any(answer.rows for answer in banned):
-            raise LostRaceError  # The next try finds the ban.
+        locked, *others = answers[len(steps) + len(closing) - 1 :]
+        if any(row[log.NUMBER] != writes.makes[row[log.CLUSTER]] for row in rows_of(others)):
+            raise LostRaceError  # The next try finds the end.
         made, unit.ending = log.ended(log_head.of(locked.rows, stamp.seal), writes.drafts, stamp)
         self._reach("apply:numbered")
         return [
@@ -122,5 +129,11 @@ class Batch:
             uids = {row[0] for row in locked}
             read = [row for row in read if row[0] is None or row[0] in uids]
         found: Mapping[str, StoredCluster | Unusable] = clusters.of(read, stamp.seal)
-        known = requests.of(recorded, stamp.seal)
-        return WriteSet(found, known, self._relied, seal=stamp.seal, now=stamp.now)
+        return WriteSet(
+            found,
+            requests.of(recorded, stamp.seal),
+            self._relied,
+            clusters.tombstones(read, stamp.seal),
+            seal=stamp.seal,
+            now=stamp.now,
+        )

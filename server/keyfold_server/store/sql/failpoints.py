@@ -17,6 +17,8 @@ _POINTS: Final = {
     ),
     "organization": ("decided", "rows-written", "numbered"),
     "attempt": ("numbered",),
+    "turn": (),
+    "cleared": (),
     "ban": ("recorded", "numbered"),
     "refused": ("observed", "numbered"),
     "register": ("cleared", "written"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
+from keyfold_server.domain.erasure import Tombstone
 from keyfold_server.domain.errors import (
     ClusterNotFoundError,
     ConcurrentChangeError,
@@ -21,6 +22,7 @@ from keyfold_server.store.database.trip import require_taken, rows_of
 from keyfold_server.store.sql import attempts, bans, floors, history_pruning
 from keyfold_server.store.sql.batch import Batch
 from keyfold_server.store.sql.cursors import CursorStore
+from keyfold_server.store.sql.erasures import ErasureStore
 from keyfold_server.store.sql.events import EventStore
 from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.key_usage import KeyUseStore
@@ -72,7 +74,9 @@ RETENTION: Final = 24 * 60 * 60 * 1000
 """Milliseconds for which the store keeps requests and silent replicas at least."""
 
 
-class SqlStore(ObservationStore, EventStore, CursorStore, KeyUseStore, OrganizationStore):
+class SqlStore(
+    ObservationStore, EventStore, CursorStore, KeyUseStore, OrganizationStore, ErasureStore
+):
     """A `domain.ports.Store` on a relational database. Safe for any number of threads.
 
     Attributes:
@@ -162,18 +166,23 @@ class SqlStore(ObservationStore, EventStore, CursorStore, KeyUseStore, Organizat
 
     def requested(
         self, name: str, key: RequestKey | None
-    ) -> tuple[Cluster | Unusable | None, RecordedRequest | None]:
+    ) -> tuple[Cluster | Tombstone | Unusable | None, RecordedRequest | None]:
         """Reads a cluster, and the record of a request that was carried out, in one round trip."""
         floor = self._floors.of(name)
         recorded = requests.reading([key] if key is not None else [])
 
-        def work(unit: Unit) -> tuple[StoredCluster | Unusable | None, RecordedRequest | None]:
+        def work(
+            unit: Unit,
+        ) -> tuple[StoredCluster | Tombstone | Unusable | None, RecordedRequest | None]:
             found, *others = (answer.rows for answer in unit.answers)
             known = requests.of(chain.from_iterable(others), self._seal)
             stored = clusters.of(found, self._seal).get(name)
-            return stored, None if key is None else known.get(requests.scope(key))
+            tombstone = clusters.tombstones(found, self._seal).get(name)
+            return stored or tombstone, None if key is None else known.get(requests.scope(key))
 
         stored, request = self._transactions.fetch([*clusters.reading([name]), *recorded], work)
+        if isinstance(stored, Tombstone):
+            return floors.held(name, None, floor) or stored, request
         return floors.held(name, stored, floor), request
 
     def apply(self, changes: Sequence[Change]) -> list[CommittedChange | Exception]:

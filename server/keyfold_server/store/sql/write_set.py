@@ -21,6 +21,7 @@ from keyfold_server.domain.changes import (
 )
 from keyfold_server.domain.cluster import Cluster, SupersededWrap
 from keyfold_server.domain.errors import (
+    ConcurrentChangeError,
     RequestIdReusedError,
     RequestInProgressError,
     Unusable,
@@ -29,7 +30,14 @@ from keyfold_server.domain.log import EntryKind, Floor
 from keyfold_server.store import schema
 from keyfold_server.store.database.trip import Step
 from keyfold_server.store.schema import Cells
-from keyfold_server.store.tables import cluster_rows, clusters, requests, rows, wrap_history
+from keyfold_server.store.tables import (
+    cluster_rows,
+    clusters,
+    erasing,
+    requests,
+    rows,
+    wrap_history,
+)
 from keyfold_server.store.tables.cluster_rows import CHILDREN
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.log import Draft
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Delete, Insert, Table, Update
 
+    from keyfold_server.domain.erasure import Tombstone
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.relied import Relied
     from keyfold_server.store.tables.requests import Scope
@@ -88,7 +97,9 @@ class WriteSet:
 
     Attributes:
         drafts: The entries of the log, one for each change, in their order.
-        makes: The names of the clusters that are new.
+        makes: The names of the clusters that are new, and the number of the tombstone above which
+            each begins, 0 if the name has none.
+        ends: The clusters that are erased, as the batch found them.
     """
 
     def __init__(
@@ -96,6 +107,7 @@ class WriteSet:
         found: Mapping[str, StoredCluster | Unusable],
         recorded: Mapping[Scope, RecordedRequest],
         relied: Relied,
+        tombstones: Mapping[str, Tombstone],
         *,
         seal: Seal,
         now: int,
@@ -106,19 +118,23 @@ class WriteSet:
             found: The clusters that exist, by name, and those whose names are banned.
             recorded: The requests that were carried out before, by scope.
             relied: The organizations that changes rely on.
+            tombstones: The tombstones of the names that have one.
             seal: Seals the rows.
             now: Milliseconds of Unix time, by the store's clock.
         """
         self._found = found
         self._recorded = dict(recorded)
         self._relied = relied
+        self._tombstones = tombstones
         self._seal = seal
         self._now = now
         self._pending: dict[str, _Pending] = {}
         self._history: list[Cells] = []
         self._requests: list[Cells] = []
+        self._erased_keks: list[bytes] = []
         self.drafts: Final[list[Draft]] = []
-        self.makes: Final[list[str]] = []
+        self.makes: Final[dict[str, int]] = {}
+        self.ends: Final[list[Cluster]] = []
 
     def add(self, change: Change) -> Decided:
         """Decides a change and adds its rows; if it raises, it adds nothing.
@@ -128,6 +144,9 @@ class WriteSet:
             ClusterBannedError: The cluster's name is banned.
             RequestInProgressError: The request was carried out in the meantime.
             RequestIdReusedError: The request's id came before with another request.
+            ConcurrentChangeError: An earlier change of the batch erases the cluster.
+            OrganizationMismatchError: The change makes a cluster of a name that another
+                organization has used.
             ValueError: The cluster does not differ from the current one as the decision says.
             Exception: Whatever the change's own decision raises.
         """
@@ -139,6 +158,9 @@ class WriteSet:
         if isinstance(decide, Timed):
             decide = decide.at(self._now)
         decision = decide(current)
+        tombstone = self._tombstones.get(change.cluster) if current is None else None
+        if tombstone is not None:
+            decision = replace(decision, cluster=tombstone.successor(decision.cluster))
         _check_parts(current, decision, change.cluster)
         cluster = decision.cluster
         if cluster is current:
@@ -152,7 +174,7 @@ class WriteSet:
         else:
             stored, history = self._stored(pending.after, current, decision)
             draft = Draft(
-                EntryKind.DECISION,
+                EntryKind.ERASURE if decision.removed else EntryKind.DECISION,
                 change.event,
                 cluster=cluster.name,
                 floor=stored.floor,
@@ -162,10 +184,14 @@ class WriteSet:
             # From here on nothing raises.
             pending.after = stored
             self._history += history
+            self._erased_keks += {kek_id for _, kek_id, _ in decision.removed}
             if current is None:
-                self.makes.append(cluster.name)
+                self.makes[cluster.name] = 0 if tombstone is None else tombstone.number
                 self._relied.made(change.reliance)
-        if change.request is not None:
+            if not cluster.regions:
+                self.ends.append(cluster)
+        # A later cluster of the name must not inherit the requests of this one (protocol D5).
+        if change.request is not None and cluster.regions:
             self._record(change.request, cluster.version)
         self.drafts.append(draft)
         return Decided(cluster, len(self.drafts) - 1, draft.floor)
@@ -184,10 +210,16 @@ class WriteSet:
         for old in _superseded(current, decision, self._now):
             stored, row = wrap_history.appended(stored, old, self._seal)
             history.append(row)
+        if not decision.cluster.regions:
+            return replace(stored, own=()), history
         return clusters.sealed(stored, self._seal), history
 
-    def steps(self) -> list[Step]:
-        """Returns the steps that write the rows that differ; each must write all of its rows."""
+    def steps(self, issued: Iterable[Cells]) -> list[Step]:
+        """Returns the steps that write the rows that differ; each must write all of its rows.
+
+        Args:
+            issued: The rows of identities whose owners are erased.
+        """
         finished = [
             (pending.before, pending.after)
             for _, pending in sorted(self._pending.items())
@@ -213,8 +245,9 @@ class WriteSet:
         steps += [
             _inserting(schema.wrap_history, self._history),
             # An existing cluster's own row comes last.
-            _changing(schema.clusters, [row for before, row in own if before is not None]),
+            _changing(schema.clusters, [row for before, row in own if before is not None and row]),
             _inserting(schema.requests, self._requests),
+            *erasing.steps(self.ends, self._erased_keks, issued, self._seal),
         ]
         return [step for step in steps if step.rows]
 
@@ -223,7 +256,12 @@ class WriteSet:
         if isinstance(found, Unusable):
             # A copy, because two changes may raise this error and each adds its traceback.
             raise found.at()
-        return self._pending.setdefault(name, _Pending(found, found))
+        pending = self._pending.setdefault(name, _Pending(found, found))
+        if pending.after is not None and not pending.after.own:
+            raise ConcurrentChangeError(
+                f"cluster {name} was erased by another request; read its status", cluster=name
+            )
+        return pending
 
     def _refuse_repeated(self, key: RequestKey | None) -> None:
         known = self._recorded.get(requests.scope(key)) if key is not None else None

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from keyfold_server.domain.cluster import Cluster
+from keyfold_server.domain.erasure import Tombstone
 from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError, Unusable
 from keyfold_server.domain.log import Floor
 from keyfold_server.store import seal as seals
@@ -67,7 +68,8 @@ class StoredCluster:
     Attributes:
         cluster: The cluster.
         children: The rows below the cluster's own row, each with its MAC.
-        own: The cluster's own row, its MAC last; empty until it is sealed.
+        own: The cluster's own row, its MAC last; empty until it is sealed, and of a cluster that
+            is erased.
         history_head: MAC of the last wrap in the cluster's history, empty before the first.
         history_count: Number of that wrap, counted from the first one that the history ever had.
         decided: Number of the newest decision about the cluster in the log, 0 before the first.
@@ -82,8 +84,11 @@ class StoredCluster:
 
     @property
     def floor(self) -> Floor:
-        """The floor that the cluster's own row is."""
-        return Floor(self.cluster.uid, self.cluster.version, self.cluster.epoch, self.own[-1])
+        """The floor that the cluster's own row is, or its tombstone if it is erased."""
+        c = self.cluster
+        if not c.regions:
+            return Floor(c.uid, c.version, c.epoch, b"", erased=True)
+        return Floor(c.uid, c.version, c.epoch, self.own[-1])
 
 
 @dataclass(slots=True)
@@ -147,18 +152,19 @@ def read(
 def reading(names: Sequence[str]) -> list[Step]:
     """Returns the steps that read the clusters of some names; `of` takes the rows.
 
-    A name without a row may be banned all the same. One statement reads both, so that this costs no
-    further round trip, and a name that never was takes as long as one that the caller may not see.
+    A name without a row may be banned all the same, or have a tombstone (`tombstones` takes the
+    rows). One statement reads all of it, so that this costs no further round trip, and a name that
+    never was takes as long as one that the caller may not see.
     """
     return looking_for(_reading, names)
 
 
 @cache
 def _reading(count: int) -> CompoundSelect[Any]:
-    nothing = (null() for _ in range(_NEWEST))
+    nothing = [null() for _ in range(_NEWEST)]
     return union_all(
         AGGREGATE.where(one_of(clusters.c.name, count)),
-        floors.bans_of(count).with_only_columns(*nothing, *floors.newest.c),
+        *(ends.with_only_columns(*nothing, *floors.newest.c) for ends in floors.ends_of(count)),
     )
 
 
@@ -182,7 +188,7 @@ def of(found: Iterable[Cells], seal: Seal) -> dict[str, StoredCluster | Unusable
 
     A cluster whose rows are not authentic, or are not those of its newest decision, does not spoil
     the others: its error stands in its place, for the caller to raise. So does that of a banned
-    cluster.
+    cluster. An erased cluster is left out, as one that never was.
     """
     by_uid: dict[object, _Rows] = {}
     bans: dict[str, Cells] = {}
@@ -190,7 +196,8 @@ def of(found: Iterable[Cells], seal: Seal) -> dict[str, StoredCluster | Unusable
         own = cells[:_REGION]
         if own[0] is None:
             entry = cells[_NEWEST:]
-            bans[entry[log.CLUSTER]] = entry
+            if not _is_tombstone(entry, seal):
+                bans[entry[log.CLUSTER]] = entry
             continue
         rows = by_uid.setdefault(own[0], _Rows(own, {t: {} for t in CHILDREN}))
         children = rows.children
@@ -206,6 +213,25 @@ def of(found: Iterable[Cells], seal: Seal) -> dict[str, StoredCluster | Unusable
             rows.newest = newest
     verified = {rows.own[1]: _verified(rows, seal) for rows in by_uid.values()}
     return verified | {name: _ban(name, entry, seal) for name, entry in bans.items()}
+
+
+def tombstones(found: Iterable[Cells], seal: Seal) -> dict[str, Tombstone]:
+    """Returns the tombstones in the rows that `reading` returned, by name.
+
+    There may be rows of the name all the same, which somebody put back: they serve nobody.
+    """
+    entries = (cells[_NEWEST:] for cells in found if cells[0] is None)
+    stones = (log.tombstone(entry) for entry in entries if _is_tombstone(entry, seal))
+    return {stone.cluster: stone for stone in stones if stone is not None}
+
+
+def _is_tombstone(entry: Cells, seal: Seal) -> bool:
+    """Returns whether an end is a tombstone that the service key sealed."""
+    try:
+        seal.check("log", entry)
+    except RowNotAuthenticError:
+        return False
+    return log.tombstone(entry) is not None
 
 
 def _ban(name: str, entry: Cells, seal: Seal) -> Unusable:

@@ -30,6 +30,7 @@ class _Decided:
 
     state: str
     key: str
+    purge_time: int | None = None
     keks: dict[str, int] = field(default_factory=dict)
     retired: set[str] = field(default_factory=set)
 
@@ -55,6 +56,11 @@ def _of_region(region: Region, decided: _Decided, *, whole: bool) -> Iterator[st
     name = region.name
     if region.state.value != decided.state:
         yield f"region {name}: {region.state.value} in the row, {decided.state} in the log"
+    if region.purge_time != decided.purge_time:
+        yield (
+            f"region {name}: purge time {region.purge_time} in the row, {decided.purge_time} in "
+            "the log"
+        )
     key = f"{region.key_spec.type} {region.key_spec.uri}"
     if key != decided.key:
         yield f"region {name}: key {key!a} in the row, {decided.key!a} in the log"
@@ -96,6 +102,9 @@ def _decisions(
             whole = False
             spoilt.append(row[log.NUMBER])
             continue
+        if found is not None and found.erased:
+            regions, whole = {}, True
+            continue
         decision = row[log.DECISION]
         if decision is None:
             continue
@@ -113,7 +122,7 @@ def _apply(regions: dict[str, _Decided], name: str, told: dict[str, Any]) -> Non
         return
     key = f"{told['type']} {told['uri']}"
     known = regions.setdefault(name, _Decided(told["state"], key))
-    known.state, known.key = told["state"], key
+    known.state, known.key, known.purge_time = told["state"], key, told.get("purge_time")
     for kek, _ in (*told.get("superseded", ()), *told.get("removed", ())):
         known.keks.pop(kek, None)
     known.keks |= dict(told.get("added", ()))

@@ -8,10 +8,11 @@ ones, whatever it reported.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, func, literal_column, select
+from sqlalchemy import and_, func, literal_column, select, union_all
 
 from keyfold_server.domain.bans import banned
 from keyfold_server.domain.errors import RowNotAuthenticError
@@ -24,7 +25,7 @@ from keyfold_server.store.tables.log import CLUSTER, NUMBER, floor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import CompoundSelect, Connection, Select
 
     from keyfold_server.domain.log import Floor
     from keyfold_server.store.database.trip import Step
@@ -60,33 +61,48 @@ _LOOKED_AT: Final = 100
 """Most entries of a cluster among which a ban looks for an authentic one."""
 
 
-bans: Final = select(*newest.c).where(
+_newest_of_name: Final = select(*newest.c).where(
     newest.c.version.is_not(None),
-    newest.c.kind == literal_column(f"'{EntryKind.BAN.value}'"),
     newest.c.number
     == select(func.max(_every.c.number))
     .where(_every.c.cluster == newest.c.cluster, _every.c.version.is_not(None))
     .correlate(newest)
     .scalar_subquery(),
 )
+
+bans: Final = _newest_of_name.where(newest.c.kind == literal_column(f"'{EntryKind.BAN.value}'"))
 """Reads, of every name, the newest entry with a floor if it is a ban."""
 
+_tombstones: Final = _newest_of_name.where(newest.c.row_mac.is_(None))
 
-def looking_for_bans(names: Sequence[str]) -> list[Step]:
-    """Returns the steps that read the newest entries with floors of some names if they are bans."""
-    return looking_for(bans_of, names)
+
+def looking_for_ends(names: Sequence[str]) -> list[Step]:
+    """Returns the steps that read the newest entries with floors of some names if they are ends.
+
+    An end is a ban or a tombstone: an entry after which no row of that name serves.
+    """
+    return looking_for(_ends_of, names)
 
 
 @cache
-def bans_of(count: int) -> Select[Any]:
-    """Returns the statement that does so for a number of names; see `one_of`."""
-    return bans.where(one_of(newest.c.cluster, count))
+def _ends_of(count: int) -> CompoundSelect[Any]:
+    return union_all(*ends_of(count))
+
+
+def ends_of(count: int) -> tuple[Select[Any], ...]:
+    """Returns statements that together do so for a number of names; see `one_of`.
+
+    There is one for each kind of end, because each has an index of its own, with few entries.
+    """
+    named = one_of(newest.c.cluster, count)
+    return bans.where(named), _tombstones.where(named)
 
 
 def of(connection: Connection, name: str, seal: Seal) -> tuple[Cells, Floor] | None:
     """Reads the newest authentic entry with a floor of a cluster, and its floor, or None.
 
-    Whoever changed the newest entry must not thereby keep a Revoke from the log (protocol A6).
+    Whoever changed the newest entry must not thereby keep a Revoke from the log (protocol A6). So
+    a tombstone below an entry that is not authentic does not count as one.
     """
     chosen = (
         select(*log.c)
@@ -94,14 +110,16 @@ def of(connection: Connection, name: str, seal: Seal) -> tuple[Cells, Floor] | N
         .order_by(log.c.number.desc())
         .limit(_LOOKED_AT)
     )
+    whole = True
     for row in map(tuple, connection.execute(chosen).all()):
         try:
             seal.check("log", row, name)
         except RowNotAuthenticError:
+            whole = False
             continue
         found = floor(row)
         if found is not None:
-            return row, found
+            return row, found if whole else replace(found, erased=False)
     return None
 
 

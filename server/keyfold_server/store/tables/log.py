@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, bindparam, insert, literal_column, select
 
+from keyfold_server.domain.erasure import Tombstone
 from keyfold_server.domain.log import AuditEvent, EntryKind, Floor
 from keyfold_server.store.database.trip import Ending, Step
-from keyfold_server.store.schema import log
+from keyfold_server.store.schema import Cells, log
 from keyfold_server.store.schema import log_head as log_head_table
 from keyfold_server.store.tables import log_head
 from keyfold_server.store.tables.log_head import Head, Position
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keyfold_server.store.database.dialect import Dialect
-    from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
 
 _ID_SIZE: Final = 16
@@ -40,7 +40,7 @@ ENTRY_ID: Final = list(log.columns).index(log.c.entry_id)
 PREV: Final = list(log.columns).index(log.c.prev)
 KIND: Final = list(log.columns).index(log.c.kind)
 CLUSTER: Final = list(log.columns).index(log.c.cluster)
-_UID: Final = list(log.columns).index(log.c.cluster_uid)
+UID: Final = list(log.columns).index(log.c.cluster_uid)
 ORGANIZATION: Final = list(log.columns).index(log.c.organization)
 ROOT: Final = list(log.columns).index(log.c.root)
 KEK: Final = list(log.columns).index(log.c.kek)
@@ -152,7 +152,9 @@ def sealed(number: int, prev: bytes, draft: Draft, stamp: Stamp) -> Cells:
         stamp: For the entry.
     """
     event, floor, key = draft.event, draft.floor, draft.event.key
-    decided = (None, None, None) if floor is None else (floor.version, floor.epoch, floor.row)
+    decided: Cells = (None, None, None)
+    if floor is not None:
+        decided = (floor.version, floor.epoch, None if floor.erased else floor.row)
     return stamp.seal.sealed(
         "log",
         (
@@ -200,7 +202,24 @@ def floor(row: Cells) -> Floor | None:
     version, epoch, row_mac = row[_VERSION : _VERSION + 3]
     if version is None or row[CLUSTER] is None:
         return None
-    return Floor(row[_UID], version, epoch, row_mac, banned=row[KIND] == EntryKind.BAN.value)
+    return Floor(
+        row[UID],
+        version,
+        epoch,
+        row_mac or b"",
+        banned=row[KIND] == EntryKind.BAN.value,
+        erased=row_mac is None,
+    )
+
+
+def tombstone(row: Cells) -> Tombstone | None:
+    """Returns the tombstone in an entry's row, or None if the entry is none."""
+    found = floor(row)
+    if found is None or not found.erased:
+        return None
+    return Tombstone(
+        row[CLUSTER], found.uid, row[ORGANIZATION], found.version, found.epoch, row[NUMBER]
+    )
 
 
 def organization_floor(row: Cells) -> tuple[str, Floor] | None:

@@ -3,7 +3,8 @@
 Pruning leaves a checkpoint in the head of the log: the last entry that it removed. Before the
 newest entry with the floor of a cluster, or of an organization, goes, another entry carries that
 floor forward, so that old rows that somebody puts back are never authentic. A ban is carried
-forward as a ban.
+forward as a ban, and a tombstone as a tombstone. The ids of erased KEKs are carried forward, too
+(protocol D5).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from keyfold_server.domain.errors import RowNotAuthenticError
 from keyfold_server.domain.log import AuditEvent, EntryKind, Floor
 from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.schema import log as table
-from keyfold_server.store.tables import cursors, log, log_chain, log_head
+from keyfold_server.store.tables import cursors, erased_keks, log, log_chain, log_head
 from keyfold_server.store.tables.log import Draft, Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.tables.log_head import Head
@@ -101,6 +102,7 @@ def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
             "for triggers, rules and row-security policies on log, and find out who made them"
         )
     # Under the lock, so that no decision can come after the floor that is carried forward.
+    going = _going(connection, rows)
     drafts = [
         Draft(
             EntryKind.BAN if floor.banned else EntryKind.KEPT,
@@ -109,18 +111,33 @@ def _remove(connection: Connection, rows: list[Cells], stamp: Stamp) -> None:
             floor=floor,
             organization=organization,
         )
-        for name, (floor, organization) in _going(connection, rows).items()
+        for name, (floor, organization) in going.items()
     ]
     drafts += [
         Draft(EntryKind.KEPT, _KEEPING, floor=floor, organization=name)
         for name, floor in _organizations_going(connection, rows).items()
     ]
+    drafts += _erasures(rows)
     detail = {"count": removed, "through": last.number}
     event = AuditEvent("", "store:log:prune", "done", json.dumps(detail, separators=(",", ":")))
     drafts.append(Draft(EntryKind.PRUNING, event))
     head = replace(head, pruned=last, pruned_mac=rows[-1][-1])
     _, ending = log.ended(head, drafts, stamp)
     stamp.dialect.finish(connection, ending, commit=False)
+
+
+def _erasures(rows: Iterable[Cells]) -> Iterator[Draft]:
+    """Yields an entry for each erasure that goes, or was carried forward: the ids stay (D5)."""
+    for row in rows:
+        if erased_keks.are_in(row):
+            yield Draft(
+                EntryKind.KEPT,
+                _KEEPING,
+                cluster=row[log.CLUSTER],
+                uid=row[log.UID],
+                organization=row[log.ORGANIZATION],
+                decision=row[log.DECISION],
+            )
 
 
 def _going(connection: Connection, rows: Iterable[Cells]) -> Mapping[str, tuple[Floor, str | None]]:

@@ -2,9 +2,10 @@
 
 The states in an export are as old as the export, so they lack later revocations. Nothing outside
 the store can prove an export current yet. So every region arrives REVOKED in a raised epoch of its
-cluster, and Restore takes the region back after its root key answers. The log goes on where it was,
-with an entry for the import and one for each cluster. The export of one cluster does not have the
-whole log, so its import begins a new one.
+cluster, and Restore takes the region back after its root key answers. A deleted region stays
+deleted, for at least a week (`erasure.postponed`). The log goes on where it was, with an entry for
+the import and one for each cluster. The export of one cluster does not have the whole log, so its
+import begins a new one.
 
 This module knows nothing of files: `archive` hands over the records of a file whose seal it has
 verified.
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from keyfold_server.domain.changes import Decision, parts, revoked
-from keyfold_server.domain.cluster import SupersededWrap
+from keyfold_server.domain.cluster import Cluster, SupersededWrap
+from keyfold_server.domain.erasure import postponed
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.domain.log import AuditEvent, EntryKind
 from keyfold_server.domain.organization_changes import described
@@ -198,7 +200,7 @@ class _Writer:
         """Begins a cluster, with every region revoked; its history follows."""
         self._finish()
         self._tell()
-        now_revoked = revoked(source.cluster.name, (), self._stamp.now)(source.cluster).cluster
+        now_revoked = arriving(source.cluster, self._stamp.now)
         if self._header.cluster is not None:
             # The export of one cluster has none of its organization's links.
             alone = tuple(replace(region, link="") for region in now_revoked.regions)
@@ -336,6 +338,11 @@ class _Writer:
                 values = [rows.named(table, cells) for cells in held]
                 rows.write(self._connection, insert(table), values)
                 held.clear()
+
+
+def arriving(cluster: Cluster, now: int) -> Cluster:
+    """Returns a cluster of an export as it arrives: revoked, or still deleted (protocol A4)."""
+    return postponed(revoked(cluster.name, (), now)(cluster).cluster, now)
 
 
 def imported(header: Header, source: StoredCluster, made: StoredCluster) -> Draft:

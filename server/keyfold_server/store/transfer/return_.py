@@ -1,7 +1,7 @@
-"""Return: brings one banned cluster back from an export into a store that serves (protocol A6).
+"""Return: brings one cluster from an export into a store that serves (protocol A4, A6).
 
-It replaces no rows that may serve, so the cluster must be banned. It arrives as from any import:
-with every region REVOKED.
+It replaces no rows that may serve, so the cluster must be banned, or its name free. It arrives as
+from any import: with every region REVOKED. A KEK that this store has erased never comes back (D5).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, insert, select
 
-from keyfold_server.domain.changes import revoked
+from keyfold_server.domain import owners
 from keyfold_server.domain.cluster import SupersededWrap
 from keyfold_server.domain.errors import SetupError, StoreUnavailableError
 from keyfold_server.store import schema
@@ -20,16 +20,21 @@ from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.tables import (
     cluster_rows,
     clusters,
+    erased_keks,
     floors,
     history_checkpoints,
+    identities,
     log,
+    log_head,
+    rows,
     standing,
     wrap_history,
 )
 from keyfold_server.store.tables.clusters import StoredCluster
 from keyfold_server.store.tables.history_checkpoints import Checkpoint
 from keyfold_server.store.tables.log import Stamp
-from keyfold_server.store.transfer.import_ import ImportResult, imported
+from keyfold_server.store.transfer.import_ import ImportResult, arriving, imported
+from keyfold_server.store.transfer.records import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,10 +55,11 @@ def bring_back(
     *,
     reach: Callable[[str], None] = no_failpoint,
 ) -> ImportResult:
-    """Replaces the rows of a banned cluster by those in an export (protocol A6).
+    """Replaces the rows of a banned cluster by those in an export, or adds a cluster.
 
-    Its regions arrive REVOKED, above everything that the log knows of the cluster. The entries in
-    the export are left out: the store's own log goes on.
+    Its regions arrive REVOKED, above everything that the log knows of the name. The entries in the
+    export are left out: the store's own log goes on. Of the issued identities in the export, the
+    store takes those whose owners have none here.
 
     Args:
         store: The store.
@@ -63,23 +69,25 @@ def bring_back(
         reach: Called with the name of each failpoint.
 
     Raises:
-        SetupError: The cluster is not banned or not in the export, or a KEK of it belongs to
+        SetupError: The cluster is there and not banned, or not in the export; this store has
+            erased a KEK of it; its name was another organization's; or a KEK of it belongs to
             another cluster now.
         StoreUnavailableError: The store could not be written.
     """
     database, seal = store.parts
 
     def work(connection: Connection) -> ImportResult:
+        # The lock of the log's head comes first here, and not last as elsewhere. So nobody can
+        # erase or make a cluster between the checks and the commit.
+        log_head.read(connection, seal, lock=True)
         entry = floors.of(connection, name, seal)
-        if entry is None or not entry[1].banned:
-            raise SetupError(
-                f"cluster {name} is not banned, and an import replaces no rows that may serve: "
-                "revoke the cluster first"
-            )
+        _check_free(connection, name, None if entry is None else entry[1])
         reach("import:begun")
         stamp = Stamp("import", database.dialect.now(connection, clock), seal, database.dialect)
-        source, made, checkpoint, history = _exported(export, name, entry[1], stamp)
+        source, made, checkpoint, history = _exported(export, name, entry, stamp)
+        erased_keks.refuse(connection, source.cluster, seal, "the export")
         standing.put(connection, _uids(connection, made), made, history, checkpoint)
+        _add_issued(connection, export, made, stamp)
         reach("import:rows-written")
         log.append(connection, [imported(export.header, source, made)], stamp)
         reach("import:numbered")
@@ -99,6 +107,43 @@ def bring_back(
         ) from error
 
 
+def _check_free(connection: Connection, name: str, floor: Floor | None) -> None:
+    """Refuses a name whose rows may serve, or may come back.
+
+    Raises:
+        SetupError: The cluster is there and not banned, or its rows are gone by hand.
+    """
+    own = schema.clusters.c
+    there = connection.execute(select(own.uid).where(own.name == name)).first() is not None
+    banned, erased = floor is not None and floor.banned, floor is not None and floor.erased
+    if not (banned or (not there and (floor is None or erased))):
+        raise SetupError(
+            f"cluster {name} is not banned, and an import replaces no rows that may serve: "
+            "revoke the cluster first"
+        )
+
+
+def _add_issued(
+    connection: Connection, export: ExportFile, made: StoredCluster, stamp: Stamp
+) -> None:
+    """Adds the identities of an imported cluster, where their owners have none here (C2)."""
+    c = made.cluster
+    mine = {owners.of_cluster(c.name)}
+    if c.organization is not None:
+        mine.add(owners.of_organization(c.organization))
+    table = schema.identities
+    for record in export.records():
+        if not isinstance(record, Identity) or record.owner not in mine:
+            continue
+        known = select(table.c.value).where(
+            (table.c.kind == record.kind) & (table.c.owner == record.owner)
+        )
+        if connection.execute(known).first() is None:
+            cells = (record.kind, record.owner, record.value, record.created_at)
+            row = identities.sealed(*cells, stamp.seal)
+            rows.write(connection, insert(table), [rows.named(table, row)])
+
+
 def _uids(connection: Connection, made: StoredCluster) -> list[bytes]:
     """Returns the uids whose rows make place: the cluster's, and that of the name's own row."""
     own = schema.clusters.c
@@ -107,7 +152,7 @@ def _uids(connection: Connection, made: StoredCluster) -> list[bytes]:
 
 
 def _exported(
-    export: ExportFile, name: str, floor: Floor, stamp: Stamp
+    export: ExportFile, name: str, entry: tuple[Cells, Floor] | None, stamp: Stamp
 ) -> tuple[StoredCluster, StoredCluster, Cells | None, list[Cells]]:
     """Returns a cluster as the export has it, as it arrives, and the rows of its history.
 
@@ -125,7 +170,7 @@ def _exported(
         if isinstance(record, StoredCluster):
             mine = record.cluster.name == name
             if mine:
-                source, made = record, _arriving(record.cluster, floor, stamp)
+                source, made = record, _arriving(record.cluster, entry, stamp)
         elif mine and made is not None and isinstance(record, Checkpoint):
             made = wrap_history.begun_at(made, record)
             checkpoint = history_checkpoints.sealed(made.cluster.uid, record, stamp.seal)
@@ -139,12 +184,26 @@ def _exported(
     return source, clusters.sealed(made, stamp.seal), checkpoint, history
 
 
-def _arriving(exported: Cluster, floor: Floor, stamp: Stamp) -> StoredCluster:
-    """Returns a cluster of an export with every region revoked, above a floor."""
-    now_revoked = revoked(exported.name, (), stamp.now)(exported).cluster
-    arriving = replace(
-        now_revoked,
-        epoch=max(now_revoked.epoch, floor.epoch + 1),
-        version=max(now_revoked.version, floor.version + 1),
-    )
-    return StoredCluster(arriving, cluster_rows.encoded(arriving, stamp.seal))
+def _arriving(exported: Cluster, entry: tuple[Cells, Floor] | None, stamp: Stamp) -> StoredCluster:
+    """Returns a cluster of an export with every region revoked, above the floor of its name.
+
+    Raises:
+        SetupError: The name was another organization's.
+    """
+    found = arriving(exported, stamp.now)
+    if entry is None or not entry[1].banned:
+        # It may come from another store, whose links this one does not have.
+        found = replace(found, regions=tuple(replace(r, link="") for r in found.regions))
+    if entry is not None:
+        row, floor = entry
+        if floor.erased and row[log.ORGANIZATION] != exported.organization:
+            raise SetupError(
+                f"a cluster {exported.name} of another organization was deleted, and only that "
+                "organization can use the name again; nothing was imported"
+            )
+        found = replace(
+            found,
+            epoch=max(found.epoch, floor.epoch + 1),
+            version=max(found.version, floor.version + 1),
+        )
+    return StoredCluster(found, cluster_rows.encoded(found, stamp.seal))

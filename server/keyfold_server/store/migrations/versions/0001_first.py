@@ -120,6 +120,8 @@ def _store() -> None:
     _index("log", "cluster", "number", where="version IS NOT NULL")
     _index("log", "kind", "number", where="kind = 'RECONCILIATION'")
     _index("log", "cluster", where="kind = 'BAN'", part="banned")
+    _index("log", "cluster", where="version IS NOT NULL AND row_mac IS NULL", part="erased")
+    _index("log", "kind", "number", where="kind = 'ERASURE'", part="erasures")
     _index("log", "root", "number", where="root IS NOT NULL AND kek IS NULL")
     _index("log", "root", "number", where="root IS NOT NULL AND kek IS NOT NULL", part="again")
     undecided = "cluster IS NOT NULL AND version IS NULL"
@@ -133,6 +135,14 @@ def _store() -> None:
         part="own",
     )
     _index("log", "caller", "number", where="caller <> ''")
+    _table(
+        "erasing",
+        sa.Column("id", sa.SmallInteger(), nullable=False, autoincrement=False),
+        sa.Column("turned_at", sa.BigInteger(), nullable=False),
+        sa.Column("resumes_at", sa.BigInteger(), nullable=True),
+        sa.Column("cleared", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_erasing"),
+    )
     _table(
         "replicas",
         sa.Column("replica", _TEXT, nullable=False, autoincrement=False),
@@ -223,6 +233,7 @@ def _clusters() -> None:
     _index("regions", "root_subject")
     _index("regions", "root_uri")
     _index("regions", "state", "cluster_uid")
+    _index("regions", "purge_time", where="purge_time IS NOT NULL")
 
 
 def _keyrings() -> None:
@@ -382,6 +393,7 @@ def _records() -> None:
         sa.PrimaryKeyConstraint("caller", "rpc", "cluster", "request_id", name="pk_requests"),
     )
     _index("requests", "created_at")
+    _index("requests", "cluster")
     _table(
         "identities",
         sa.Column("kind", _TEXT, nullable=False, autoincrement=False),
