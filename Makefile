@@ -16,7 +16,7 @@ python_folders := $(wildcard server clients/python clients/relay tests examples 
 custom_provider := examples/custom_provider
 fast_tests := $(wildcard tests/unit tests/contract)
 # The tests on the counterparts of each KMS take as long as all other end-to-end tests.
-kms_tests := $(foreach test,providers health sweep bad_days,tests/e2e/test_$(test).py)
+kms_tests := $(foreach test,providers health sweep bad_days topology,tests/e2e/test_$(test).py)
 
 .PHONY: help
 help: ## List the targets
