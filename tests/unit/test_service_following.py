@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from builders import an_event, applied
+from callers import EVERYTHING
 from keyfold_server.access.policy.file import parse
 from keyfold_server.domain.changes import Change, deleted
 from keyfold_server.domain.cluster import Cluster
@@ -22,9 +23,11 @@ from keyfold_server.domain.errors import (
     RevokedError,
     UnreachableError,
 )
+from keyfold_server.domain.events import EventFilter
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec
 from keyfold_server.domain.residency import Table
 from keyfold_server.domain.rights import Identity, Rights
+from keyfold_server.rpc.messages import events
 from regional import RegionalHouse
 from replicas import Member, Spec
 
@@ -285,3 +288,47 @@ async def test_a_replica_is_granted_like_any_other_key(house: RegionalHouse, one
     with pytest.raises(KeyNotGrantedError):
         await one.rotate({"eu": key("eu", "two")})
     assert relations(house) == on("one")
+
+
+async def test_an_auditor_of_some_regions_reads_of_those(house: RegionalHouse, one: Member) -> None:
+    """C7: neither a decision nor a message names a replica or a source that the caller may not see.
+
+    Who may see all regions reads whose replica a key is, and why a rotation failed.
+    """
+    house.provider.deny(key("us", "two"))
+    with pytest.raises(AccessDeniedError):
+        await one.rotate({"eu": key("eu", "two")})
+    await one.add_regions({}, regions=["eu"])
+
+    async def told(regions: str) -> tuple[str, list[tuple[str, ...]]]:
+        text = f"""
+            [[grant]]
+            callers = ["dns:auditor.example"]
+            roles = ["auditor"]
+            regions = {regions}
+        """
+        who = parse(text, "p.toml").rights(Identity(("dns:auditor.example",), "certificate"))
+        page = await one.replica.events.page(who, EventFilter(), 0, "", newest_first=False)
+        shown = [events.event(each) for each in page.events]
+        return "".join(map(str, shown)), [each.regions for each in page.events]
+
+    some, named = await told('["eu"]')
+    for hidden in ("ap", "us"):
+        assert f'"{hidden}"' not in some
+        assert f"region {hidden}" not in some
+    assert named == [("eu",)] * 3
+    some, _ = await told('["us"]')
+    assert '"eu"' not in some
+    every, named = await told('["ap", "eu", "us"]')
+    assert "replica_of" in every
+    assert named[0] == named[-1] == ("ap", "eu", "us")
+    whole = await one.replica.events.page(EVERYTHING, EventFilter(), 0, "", newest_first=True)
+    refused = next(each.event for each in whole.events if each.event.outcome == "ACCESS_DENIED")
+    assert "region us: " in refused.message
+    declared = whole.events[0].event.decision
+    assert declared is not None
+    assert {name: each["declared"] for name, each in declared["regions"].items()} == {
+        "ap": True,
+        "eu": True,
+        "us": True,
+    }

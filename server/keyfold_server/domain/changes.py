@@ -61,23 +61,25 @@ class Decision:
     def described(self, before: Cluster | None) -> str:
         """Returns what the decision does to each region that it changes, as JSON with sorted keys.
 
-        This is the decision in the log: states, key uris, and parts as kek_id in hex and number;
-        and the declared regions, if the decision changes them.
+        This is the decision in the log: states, key uris, and parts as kek_id in hex and number.
+        What is told of a region names no other one, so that whoever may read it may read all of it
+        (protocol C7).
 
         Args:
             before: The cluster before the decision, or None.
         """
         was = {} if before is None else {region.name: region for region in before.regions}
         now = {region.name: region for region in self.cluster.regions}
+        declared = set() if before is None else set(before.declared)
+        redeclared = declared.symmetric_difference(self.cluster.declared)
         changed = {
             name: self._of_region(name, was.get(name), now.get(name))
             for name in was.keys() | now.keys()
-            if was.get(name) != now.get(name)
+            if was.get(name) != now.get(name) or name in redeclared
         }
-        told: dict[str, Any] = {"regions": changed}
-        if self.cluster.declared != (() if before is None else before.declared):
-            told["declared"] = self.cluster.declared
-        return json.dumps(told, sort_keys=True, separators=(",", ":"))
+        for name in redeclared & changed.keys():
+            changed[name]["declared"] = name not in declared
+        return json.dumps({"regions": changed}, sort_keys=True, separators=(",", ":"))
 
     def _of_region(self, name: str, was: Region | None, now: Region | None) -> dict[str, Any]:
         told: dict[str, Any] = {"state": None}
@@ -85,8 +87,8 @@ class Decision:
             told = {"state": now.state.value, "type": now.key_spec.type, "uri": now.key_spec.uri}
             if now.purge_time is not None:
                 told["purge_time"] = now.purge_time
-            if now.replica_of:
-                told["replica_of"] = now.replica_of
+            if now.replica_of or (was is not None and was.replica_of):
+                told["replica"] = bool(now.replica_of)
             if now.link:
                 told["link"] = now.link
         for what, some in (

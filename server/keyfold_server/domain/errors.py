@@ -129,6 +129,7 @@ class KeyfoldError(Exception):
         message: One line for people: lower case, no full stop, no key material.
         cluster: The cluster that the error concerns, or None.
         region: The region that the error concerns, or None.
+        regions: All regions that the message names, if it tells of several.
         field: The path of the wrong request field, such as `region_specs[1].key_spec.uri`.
         retry_after: Seconds after which a retry makes sense, or None.
         provider_request_id: The KMS's own id of the failed call, or None if it gave none.
@@ -157,6 +158,7 @@ class KeyfoldError(Exception):
         self.message = message
         self.cluster = cluster
         self.region = region
+        self.regions: tuple[str, ...] = ()
         self.field = field
         self.retry_after = retry_after
         self.provider_request_id = provider_request_id

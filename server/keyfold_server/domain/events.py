@@ -97,6 +97,13 @@ class Event:
         return frozenset(named - {""})
 
     @property
+    def related_regions(self) -> frozenset[str]:
+        """The regions that it tells of besides: sources of keys, and replicas of named regions."""
+        specs = self.request.get("specs", ())
+        sources = (spec.get("replica_of") or "" for spec in specs)
+        return frozenset({*sources, *self.request.get("replicas", ())} - {""})
+
+    @property
     def reason(self) -> str:
         """The reason that a caller or an operator gave; empty for what nobody asked for."""
         return str(self.request.get("reason") or "") if self.caller else ""

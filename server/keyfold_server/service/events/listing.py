@@ -237,7 +237,7 @@ def visible(
     def mine(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(r for r in names if rights.covers(_RPC, cluster, organization, r))
 
-    seen_regions, named = mine(regions), event.named_regions
+    seen_regions, named = mine(regions), event.named_regions | event.related_regions
     if regions and not seen_regions:
         return None
     # What a request for the whole cluster met may be told of any region: Restore's message names

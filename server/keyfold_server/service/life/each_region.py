@@ -43,4 +43,5 @@ def raise_if_failed(failed: Mapping[str, KeyfoldError], cluster: str) -> None:
         error = first.at(cluster=cluster, region=region)
         error.message = "; ".join(f"region {r}: {e.message}" for r, e in failed.items())
         error.args = (error.message,)
+        error.regions = tuple(failed)
         raise error

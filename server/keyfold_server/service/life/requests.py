@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
@@ -76,9 +77,17 @@ class MutationCall(Generic[RequestT_co]):
         """Whether the call makes the cluster, which then need not exist."""
         return self.rpc == "Enable"
 
-    def detail(self) -> str:
-        """Returns the parsed request as JSON with sorted keys; it holds no key material."""
-        return json.dumps(asdict(self.request), sort_keys=True, separators=(",", ":"))
+    def detail(self, replicas: Collection[str] = ()) -> str:
+        """Returns the parsed request as JSON with sorted keys; it holds no key material.
+
+        Args:
+            replicas: The regions that a message about the request names and the request does not,
+                which are those of replicas that would have rotated with a named region.
+        """
+        told = asdict(self.request)
+        if replicas:
+            told["replicas"] = sorted(replicas)
+        return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
     def key(self) -> RequestKey | None:
         """Returns the request_id in its scope, or None if the request has no id.
