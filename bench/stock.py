@@ -20,7 +20,8 @@ from builders import a_cluster, an_event
 from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.changes import Change, created
 from keyfold_server.domain.cluster import Generation, Region, Wrap
-from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.key_groups import KeyGroups
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider

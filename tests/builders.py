@@ -16,7 +16,8 @@ from keyfold_server.domain.changes import (
     rotated,
 )
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
-from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.key_groups import KeyGroups
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, RecordedAttempt
 from keyfold_server.domain.ports import Store

@@ -27,7 +27,8 @@ import pytest
 import callers
 from fakes import FakeProvider
 from keyfold_server.domain.bounds import Bounds
-from keyfold_server.domain.keyspec import KeyNames, RootKey
+from keyfold_server.domain.key_names import KeyNames
+from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Clock, Heartbeat, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy

@@ -25,8 +25,9 @@ from keyfold_server.domain.changes import (
     with_regions,
 )
 from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
+from keyfold_server.domain.key_groups import KeyGroups
 from keyfold_server.domain.key_usage import KeyQuery, KeyUse, UseGroup, UsePlace
-from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RootKey
+from keyfold_server.domain.keyspec import KeySpec, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter, Store
 from keyfold_server.domain.provider import HasFamilies, HasTenants, KeyProvider

@@ -31,7 +31,8 @@ from keyfold_server.domain.errors import (
     UnknownProviderError,
     UnreachableError,
 )
-from keyfold_server.domain.keyspec import KeyNames, KeySpec, RegionPolicy, RegionSpec, RootKey
+from keyfold_server.domain.key_names import KeyNames
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, RootKey
 from keyfold_server.domain.ports import Store
 from keyfold_server.domain.provider import KeyProvider, Unwrapped, Wrapped
 from keyfold_server.domain.rights import Caller, Rights

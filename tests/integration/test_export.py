@@ -48,7 +48,8 @@ from keyfold_server.domain.errors import (
     SetupError,
     StoreUnavailableError,
 )
-from keyfold_server.domain.keyspec import KeyGroups, RegionPolicy, RootKey
+from keyfold_server.domain.key_groups import KeyGroups
+from keyfold_server.domain.keyspec import RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat

@@ -22,7 +22,8 @@ from keyfold_server.domain.binding import KEY_SIZE, Binding
 from keyfold_server.domain.changes import Change, created
 from keyfold_server.domain.cluster import Cluster, Generation, Region, Wrap
 from keyfold_server.domain.errors import KeyDisabledError, KeyfoldError, UnreachableError
-from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.key_groups import KeyGroups
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.domain.provider import KeyDescription, KeyProvider, Unwrapped, Wrapped

@@ -48,6 +48,7 @@ COMMANDS = {
     "probe": ["probe"],
     "status": ["status", "prod"],
     "clusters": ["clusters"],
+    "key-usage": ["key-usage", "local:acme"],
     "watch": ["watch", "prod"],
     "usage": ["usage"],
     "events list": ["events", "list"],
@@ -76,6 +77,7 @@ ANSWERS = {
     "events verify": "VerifyEvents",
     "events anchor": "GetAnchor",
     "usage": "ListUsage",
+    "key-usage": "ListKeyUsage",
 }
 """The RPC whose response a command prints, if it is not that of the command's name."""
 

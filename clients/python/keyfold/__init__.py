@@ -145,6 +145,7 @@ from keyfold.models.access_policy import AccessPolicy, AccessStatement
 from keyfold.models.deletion import Deleted, Undeleted, UnreadableGeneration
 from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, EventKind, Verification
 from keyfold.models.key_test import KeyTest, KeyTestStep, ReplicaTest
+from keyfold.models.key_usage import KeySelector, KeyUsage, KeyUse
 from keyfold.models.plaintext import Plaintext
 from keyfold.models.recheck import Recheck, Rechecked
 from keyfold.models.results import (
@@ -287,10 +288,13 @@ __all__ = [
     "KeyNotGrantedError",
     "KeyNotUsedError",
     "KeyPendingDeletionError",
+    "KeySelector",
     "KeySpec",
     "KeySpecMissingError",
     "KeyTest",
     "KeyTestStep",
+    "KeyUsage",
+    "KeyUse",
     "KeyVersionPinnedError",
     "KeyfoldError",
     "KmsError",

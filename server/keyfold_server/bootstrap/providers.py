@@ -11,7 +11,8 @@ from typing import Final
 
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.geos import Geos
-from keyfold_server.domain.keyspec import KeyNames, RootKey
+from keyfold_server.domain.key_names import KeyNames
+from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.providers.catalog import Catalog, installed
 from keyfold_server.providers.shared.entry import Entry, Setup

@@ -19,7 +19,8 @@ from keyfold_server.domain.errors import (
     GenerationNotFoundError,
     RegionNotFoundError,
 )
-from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.key_groups import KeyGroups
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import Action, State, after, allows
 
 MAX_REGIONS: Final = 64

@@ -2,7 +2,7 @@
 
 A use is one wrap of one KEK. The current wrap opens the KEK today; a superseded wrap opens it only
 in a backup of the time when that wrap was current. A query chooses uses by what root keys have in
-common (`keyspec.KeyGroups`), so it finds them through all replicas of a multi-Region key, or all
+common (`KeyGroups`), so it finds them through all replicas of a multi-Region key, or all
 keys of a vault, a tenant or an account.
 """
 

@@ -7,7 +7,7 @@ checks its own uris (`provider.KeyProvider.canonical`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,6 @@ from keyfold_server.domain.errors import (
     InvalidKeySpecError,
     InvalidNameError,
     InvalidPolicyError,
-    UnknownProviderError,
 )
 
 PLATFORM: Final = "PLATFORM"
@@ -145,43 +144,6 @@ class RootKey:
     principal: str = ""
     options: tuple[tuple[str, str], ...] = ()
     external_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyGroups:
-    """What a root key has in common with others. The store keeps it with each wrap, for filters.
-
-    Attributes:
-        family: The name of the whole key: of all replicas of a multi-Region key, and of a key whose
-            uri names a version. It is the key's uri where the provider has nothing of the kind.
-        holder: What holds the key: an AWS account, a Google project, a vault's origin.
-        tenant: The customer's tenant whose principal uses the key, empty if there is none.
-    """
-
-    family: str
-    holder: str
-    tenant: str = ""
-
-
-def _no_type(uri: str) -> str:
-    del uri
-    raise UnknownProviderError("no provider is known by such a key uri", field="key_spec.uri")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyNames:
-    """What the providers and the settings of a server say of the names of keys.
-
-    Attributes:
-        platform: Returns the vendor's own key in a region, or None.
-        platform_keys: All of the vendor's own keys.
-        type_of: Returns the type of the provider that a key uri belongs to. Raises
-            UnknownProviderError: It belongs to no provider, or several could have it.
-    """
-
-    platform: Callable[[str], RootKey | None] = lambda _: None
-    platform_keys: tuple[RootKey, ...] = ()
-    type_of: Callable[[str], str] = _no_type
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from keyfold_server.domain.bounds import Bounds
-from keyfold_server.domain.keyspec import KeyNames
+from keyfold_server.domain.key_names import KeyNames
 from keyfold_server.domain.ports import Clock, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy

@@ -7,13 +7,14 @@ from __future__ import annotations
 from keyfold.client.data_plane import DataPlane
 from keyfold.client.deletion import Deletion
 from keyfold.client.events import Events
+from keyfold.client.key_usage import KeyUses
 from keyfold.client.lifecycle import Lifecycle
 from keyfold.client.watch import Watch, Watching
 
 __all__ = ["Client", "Watch"]
 
 
-class Client(DataPlane, Lifecycle, Deletion, Events, Watching):
+class Client(DataPlane, Lifecycle, KeyUses, Deletion, Events, Watching):
     """A connection to Keyfold. Every method raises `KeyfoldError` when its call fails.
 
     Any number of threads may share it.

@@ -25,7 +25,8 @@ from keyfold_server.domain.errors import (
     UnknownProviderError,
     UnreachableError,
 )
-from keyfold_server.domain.keyspec import KeyGroups, RootKey
+from keyfold_server.domain.key_groups import KeyGroups
+from keyfold_server.domain.keyspec import RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.provider import (
     Authenticates,

@@ -26,8 +26,10 @@ from keyfold_server.domain.errors import (
     UnknownProviderError,
     Unusable,
 )
+from keyfold_server.domain.key_groups import KeyGroups
+from keyfold_server.domain.key_names import KeyNames
 from keyfold_server.domain.key_usage import KeyQuery, KeyUse, UsePlace
-from keyfold_server.domain.keyspec import MAX_URI, KeyGroups, KeyNames, RootKey
+from keyfold_server.domain.keyspec import MAX_URI, RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.retention import oldest_backup
 from keyfold_server.domain.rights import Rights

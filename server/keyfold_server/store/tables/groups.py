@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keyfold_server.domain.keyspec import KeyGroups
+from keyfold_server.domain.key_groups import KeyGroups
 
 if TYPE_CHECKING:
     from keyfold_server.store.schema import Cells

@@ -13,8 +13,9 @@ from typing import Any, Final, TypeAlias
 
 from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.errors import KeyfoldError, SetupError
+from keyfold_server.domain.key_groups import KeyGroups
 from keyfold_server.domain.key_links import KeyLink
-from keyfold_server.domain.keyspec import KeyGroups, KeySpec, RegionPolicy, RootKey
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.organizations import DefaultKey, Organization, Settings
 from keyfold_server.store.tables.clusters import StoredCluster

@@ -1,0 +1,18 @@
+"""The call ListKeyUsage, page by page."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from keyfold.calls.call import Call, Plane
+from keyfold.models.key_usage import KeySelector, KeyUsage
+from keyfold.v1 import key_management_service_pb2 as api
+
+KeyUsagePage: TypeAlias = Call[api.ListKeyUsageResponse, KeyUsage]
+"""The call for one page of uses."""
+
+
+def first_key_usage(selector: KeySelector, page_size: int) -> KeyUsagePage:
+    """Prepares the call for the first page of uses."""
+    request = api.ListKeyUsageRequest(selector=selector.to_message(), page_size=page_size)
+    return Call("ListKeyUsage", request, KeyUsage.from_message, Plane.CONTROL)

@@ -1,0 +1,90 @@
+"""The command `key-usage`: may this root key be disabled, and who needs it?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keyfold.calls import pages
+from keyfold.calls.call import next_page
+from keyfold.calls.key_usage import KeyUsagePage, first_key_usage
+from keyfold.cli.errors import InputError
+from keyfold.cli.output.key_usage import show_key_usage
+from keyfold.cli.session import Session, json_of
+from keyfold.models.key_usage import KeySelector, KeyUsage
+from keyfold.v1 import key_management_service_pb2 as api
+
+LIMIT = 1_000
+"""Uses that the command shows if --limit does not say how many."""
+
+
+def key_usage(
+    session: Session,
+    uri: Annotated[
+        str,
+        typer.Argument(metavar="[KEY]", help="The root key's uri.", show_default=False),
+    ] = "",
+    *,
+    version: Annotated[
+        str, typer.Option(help="Only this version of the key.", show_default=False)
+    ] = "",
+    principal: Annotated[
+        str,
+        typer.Option(
+            help="Only keys called as this principal; `ambient` is the server's own identity.",
+            show_default=False,
+        ),
+    ] = "",
+    holder: Annotated[
+        str,
+        typer.Option(
+            help="Only keys of this AWS account, Azure tenant, Google project (projects/ID), "
+            "or vault (https://…).",
+            show_default=False,
+        ),
+    ] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Most uses to show; 0 shows all.")] = LIMIT,
+) -> None:
+    """Show what needs a root key, and whether it may be disabled.
+
+    The answer is about all clusters, those that you may not see as well. It asks no KMS, and
+    never says that a key may be deleted: backups may still need it.
+    """
+    selector = KeySelector(uri, version, principal, holder)
+    if not (uri or principal or holder):
+        raise InputError("give the root key's uri, --principal or --holder")
+    whole, more = usage_of(session, selector, limit)
+    if session.json:
+        typer.echo(json_of(whole))
+    else:
+        show_key_usage(KeyUsage.from_message(whole), more=more)
+    pages.check_usable(whole.not_authentic, whole.banned)
+
+
+def usage_of(
+    session: Session, selector: KeySelector, limit: int
+) -> tuple[api.ListKeyUsageResponse, bool]:
+    """Asks for uses, page by page, up to a limit; 0: all of them.
+
+    Returns:
+        The pages merged, and whether there are more uses. Counts and answers are those of the last
+        page, or of the first one on which rows were not authentic.
+    """
+    whole = api.ListKeyUsageResponse()
+    uses: list[api.KeyUse] = []
+    page: KeyUsagePage | None = first_key_usage(selector, min(limit, 1_000))
+    while page is not None and (not limit or len(uses) < limit):
+        response = session.client.send(page)
+        page = next_page(page, response)
+        uses += response.uses
+        if whole.not_authentic or whole.banned:
+            whole.not_authentic.extend(response.not_authentic)
+            whole.banned.extend(response.banned)
+        else:
+            whole = response
+    more = page is not None or bool(limit and len(uses) > limit)
+    del whole.uses[:]
+    whole.uses.extend(uses[:limit] if limit else uses)
+    whole.next_page_token = ""
+    return whole, more

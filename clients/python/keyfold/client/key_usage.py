@@ -1,0 +1,58 @@
+# Generated from aio/key_usage.py by `make client`; never edited.
+
+"""Who needs a root key, and whether it may be disabled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from keyfold.calls import pages
+from keyfold.calls.call import next_page
+from keyfold.calls.key_usage import KeyUsagePage, first_key_usage
+from keyfold.client.connection import Connection
+from keyfold.models.key_usage import KeySelector, KeyUsage, KeyUse
+
+
+class KeyUses(Connection):
+    """The calls that say what needs a root key. They make no call to a KMS."""
+
+    def key_usage(
+        self, selector: KeySelector, *, page_size: int = 0, timeout: float | None = None
+    ) -> KeyUsage:
+        """Returns whether root keys may be disabled, why, and the first clusters that need them.
+
+        `page_size` is the most uses in the answer, 1 to 1,000, or 0 for the server's choice.
+
+        Example:
+            >>> old = keyfold.KeySelector(uri="local:acme")
+            >>> usage = client.key_usage(old)
+            >>> usage.safe_to_disable, usage.reasons[0]
+            (False, 'it opens 2 generations of enabled regions: callers use them')
+        """
+        return self._ask(first_key_usage(selector, page_size), timeout)
+
+    def list_key_usage(
+        self, selector: KeySelector, *, page_size: int = 0, timeout: float | None = None
+    ) -> Iterator[KeyUse]:
+        """Yields what needs root keys, by cluster, and fetches one page after another.
+
+        `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is the deadline of each
+        page. If the stored rows of clusters serve nobody, it raises an error at the end, as
+        `list_clusters` does.
+
+        Example:
+            >>> vault = keyfold.KeySelector(uri="local:acme")
+            >>> [(one.cluster, one.region) for one in client.list_key_usage(vault)]
+            [('prod', 'eu'), ('prod', 'us')]
+        """
+        page: KeyUsagePage | None = first_key_usage(selector, page_size)
+        spoilt: list[str] = []
+        banned: list[str] = []
+        while page is not None:
+            response = self.send(page, timeout=timeout)
+            for use in page.read(response).uses:
+                yield use
+            spoilt += response.not_authentic
+            banned += response.banned
+            page = next_page(page, response)
+        pages.check_usable(spoilt, banned)
