@@ -22,14 +22,9 @@ from keyfold_server.domain.errors import (
     RegionMismatchError,
     TooManyRegionsError,
 )
-from keyfold_server.domain.keyspec import (
-    KeySpec,
-    RegionPolicy,
-    RegionSpec,
-    check_name,
-    check_regions,
-)
+from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, check_name
 from keyfold_server.domain.lifecycle import Action, after
+from keyfold_server.domain.region_names import check_regions
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.each_region import for_each_region
 from keyfold_server.service.life.mutations import Mutations

@@ -13,7 +13,8 @@ from typing import Final
 from keyfold_server.domain.changes import deleted, undeleted
 from keyfold_server.domain.cluster import Cluster, Generation, existing
 from keyfold_server.domain.errors import InvalidWaitingPeriodError, RegionsNotChosenError
-from keyfold_server.domain.keyspec import check_name, check_regions
+from keyfold_server.domain.keyspec import check_name
+from keyfold_server.domain.region_names import check_regions
 from keyfold_server.domain.retention import final_after
 from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.timing import Timing

@@ -23,8 +23,9 @@ from keyfold_server.domain.errors import (
     RefusedError,
 )
 from keyfold_server.domain.health import Health
-from keyfold_server.domain.keyspec import check_name, check_regions
+from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.ports import Clock, KeyUser
+from keyfold_server.domain.region_names import check_regions
 from keyfold_server.domain.rights import Caller, Rights
 from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
 from keyfold_server.service.kms.kek_wrapper import KekWrapper

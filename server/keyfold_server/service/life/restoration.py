@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from keyfold_server.domain.changes import restored
 from keyfold_server.domain.cluster import Cluster, Region, existing
 from keyfold_server.domain.errors import KeyfoldError, RevokedError, StateError
-from keyfold_server.domain.keyspec import check_name, check_regions
+from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.lifecycle import Action, allows
+from keyfold_server.domain.region_names import check_regions
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.requests import MutationCall, MutationResult

@@ -19,7 +19,8 @@ from keyfold_server.domain.errors import (
     InvalidReasonError,
     RowNotAuthenticError,
 )
-from keyfold_server.domain.keyspec import check_name, check_regions
+from keyfold_server.domain.keyspec import check_name
+from keyfold_server.domain.region_names import check_regions
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.acknowledgements import Acknowledgements

@@ -12,15 +12,9 @@ from dataclasses import dataclass, replace
 from keyfold_server.domain.changes import rotated, with_regions
 from keyfold_server.domain.cluster import Cluster, Region, existing
 from keyfold_server.domain.errors import KeySpecMissingError, KeyVersionPinnedError, KmsError
-from keyfold_server.domain.keyspec import (
-    PLATFORM,
-    RegionPolicy,
-    RegionSpec,
-    RootKey,
-    check_name,
-    check_regions,
-)
+from keyfold_server.domain.keyspec import PLATFORM, RegionPolicy, RegionSpec, RootKey, check_name
 from keyfold_server.domain.lifecycle import Action
+from keyfold_server.domain.region_names import check_regions
 from keyfold_server.service.fleet.confirmations import Confirmations, PendingReplica
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
