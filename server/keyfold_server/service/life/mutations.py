@@ -354,14 +354,14 @@ class Mutations:
         self, call: MutationCall[MutationRequest], outcome: str, error: KeyfoldError | None = None
     ) -> AuditEvent:
         caller = call.caller
-        told = set() if error is None else {*error.regions, error.region or ""}
+        replicas: set[str] = set()
+        if error is not None and call.rpc == "Rotate":
+            replicas = {*error.regions, error.region or ""} - {"", *call.request.named}
         return AuditEvent(
             caller.name,
             f"rpc:cluster:{call.rpc.lower()}",
             outcome,
-            call.detail(told - {"", *call.request.named})
-            if call.rpc == "Rotate"
-            else call.detail(),
+            call.detail(replicas),
             proof=caller.rights.identity.proof,
             address=caller.address,
             on_behalf_of=caller.on_behalf_of,
