@@ -164,3 +164,8 @@ async def test_a_reader_of_some_regions_sees_those(house: House, one: Member) ->
     assert (await one.status()).declared == ("eu",)
     with pytest.raises(NotAllowedError):
         await one.add_regions({}, regions=["eu", "us"])
+    # What the caller cannot see neither differs nor lacks a key.
+    assert (await one.enable(specs={"eu": "fake:one"})).number is None
+    with pytest.raises(ClusterExistsError) as caught:
+        await one.enable(specs={"eu": "fake:two"})
+    assert "region eu;" in caught.value.message

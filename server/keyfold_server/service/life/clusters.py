@@ -367,24 +367,21 @@ def _check_enabled(
 ) -> None:
     """Refuses an Enable of a cluster that exists with other specs.
 
+    Regions that the caller may not see count as if the cluster did not have them (protocol C7).
+
     Raises:
         KeySpecMissingError: A region that the cluster has declared has no spec.
         ClusterExistsError: The cluster differs.
     """
-    organization = call.request.organization
-    for region in current.regions:
+    organization, sees = call.request.organization, call.caller.rights.sees
+    seen = {r.name: r for r in current.regions if sees(current.name, current.organization, r.name)}
+    for region in seen.values():
         region.following(Action.ENABLE, current.name)
-    sees = call.caller.rights.sees
-    declared = (r for r in current.declared_now if sees(current.name, current.organization, r))
-    _check_keys(call.request, declared)
+    _check_keys(call.request, (name for name in current.declared_now if name in seen))
     given = {spec.region: spec for spec in specs}
     differing = sorted(
-        {region.name for region in current.regions}.symmetric_difference(given)
-        | {
-            region.name
-            for region in current.regions
-            if region.name in given and not _same(region, given[region.name])
-        }
+        seen.keys() ^ given.keys()
+        | {name for name in seen.keys() & given.keys() if not _same(seen[name], given[name])}
     )
     if differing or organization != current.organization:
         what = f"region {', '.join(differing)}" if differing else "its organization"
