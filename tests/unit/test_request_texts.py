@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from keyfold.v1 import event_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2 as kms
 from keyfold_server.domain.errors import MalformedRequestError
-from keyfold_server.rpc.messages import events, requests, watch
+from keyfold_server.rpc.messages import events, key_usage, requests, watch
 
 _READERS: Final[dict[type[Message], Callable[[Any], object]]] = {
     pb.EventFilter: events.event_filter,
@@ -19,7 +19,7 @@ _READERS: Final[dict[type[Message], Callable[[Any], object]]] = {
     pb.WatchEventsRequest: watch.watch_request,
     kms.ListClustersRequest: requests.cluster_filter,
     kms.RecheckRequest: requests.recheck_request,
-    kms.KeySelector: requests.key_selector,
+    kms.KeySelector: key_usage.key_selector,
 }
 
 _CHECKED_AS_NAMES: Final = {"RecheckRequest.cluster", "WatchEventsRequest.cursor"}

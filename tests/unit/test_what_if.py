@@ -142,6 +142,8 @@ def test_a_region_out_of_service_stops_nothing_now(state: State, word: str) -> N
     found = impact(replace(USE, state=state), DISABLED, 60, 900)
     assert not found.stops
     assert word in found.because
+    gone = Foreseen("no trust", AccessDeniedError, later=600)
+    assert "fails after 600 seconds" in impact(replace(USE, state=state), gone, 60, 900).because
     forever = impact(replace(USE, state=state), replace(DISABLED, final=True), 60, 900)
     assert "for ever" in forever.because
 

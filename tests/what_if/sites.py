@@ -65,6 +65,10 @@ class Site:
         """Returns what all uris of one key have in common."""
         return uri
 
+    def whole_uri(self, uri: str) -> str:
+        """Returns the uri without a version."""
+        return uri
+
     def new_version(self, uri: str) -> None:
         """Rotates a key."""
         raise NotImplementedError
@@ -267,6 +271,8 @@ class AzureSite(Site):
 
     def whole(self, uri: str) -> str:
         return uri.rpartition("/")[0] if self.pins(uri) else uri
+
+    whole_uri = whole
 
     def _meant(self, uri: str, version: str) -> str:
         """Returns the url of what a customer disables: a version, or the key with all of them."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import pytest
 
-from callers import caller
+from callers import EVERYTHING, caller
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import (
     GenerationRetiredError,
@@ -34,11 +34,11 @@ from keyfold_server.domain.what_if import (
     Foresees,
     KeyImpact,
     Reach,
-    Supposition,
     WhatIf,
     When,
-    impact,
 )
+from keyfold_server.providers.shared.lease import LONGEST
+from keyfold_server.service.life.key_usage import AMBIENT, KeySelector
 from keyfold_server.service.life.rechecks import RecheckRequest
 from keyfold_server.service.life.revocation import RetireGenerationRequest
 from keyfold_server.service.loading import announcements
@@ -75,6 +75,9 @@ class SiteHouse(House):
     def a_clock(self) -> Any:
         return self.site.clock
 
+    def type_of(self, uri: str) -> str:
+        return self.site.type
+
     def provider_of(self, type_: str) -> Any:
         return self.site.provider if type_ == self.site.type else super().provider_of(type_)
 
@@ -98,15 +101,23 @@ class Question:
 
     Attributes:
         what: The action.
-        uri: The key; empty: every key of the principal.
+        uri: The key; empty: every key of the principal or the holder.
         version: The version; empty: the whole key.
-        principal: The principal; None: every principal of the key.
+        principal: The principal, empty for the server's own identity; None: every principal.
+        holder: What holds the keys; empty: no matter.
     """
 
     what: WhatIf
     uri: str
     version: str = ""
     principal: str | None = None
+    holder: str = ""
+
+    @property
+    def selector(self) -> KeySelector:
+        """The question in the service's words."""
+        principal = AMBIENT if self.principal == "" else self.principal or ""
+        return KeySelector(self.uri, self.version, principal, self.holder)
 
 
 @dataclass
@@ -234,11 +245,18 @@ class Trial:
         cluster = rng.choice(self._clusters())
         region = rng.choice(cluster.regions)
         how = rng.choice(
-            ("version", "version", "rotate", "move", "generation", "racing", "retire", "revoke")
+            (
+                *("version", "version", "rotate", "move", "generation", "racing", "retire"),
+                *("revoke", "delete"),
+            )
         )
         if how == "version":
             self.site.new_version(region.newest.current.root.uri)
             return
+        if how == "delete":
+            how = "revoke"
+            if not region.in_service and region.purge_time is None:
+                await self.one.delete(cluster.name, [region.name])
         if not region.in_service:
             return
         if how == "revoke":
@@ -289,14 +307,20 @@ class Trial:
 
     def _question(self) -> Question:
         rng, what = self.rng, self.what
-        uri = rng.choice(self.uris)
+        used = sorted(
+            {g.current.root.uri for c in self._clusters() for r in c.regions for g in r.generations}
+        )
+        uri = rng.choice(used if rng.random() < 0.9 else self.uris)
         if what is WhatIf.REMOVE_PRINCIPAL:
             # A principal that is gone is gone for every key. Vault has one for all.
-            named = [each for each in self.site.principals if each]
-            if not named or self.site.type == "VAULT_TRANSIT":
-                return Question(what, "")
-            return Question(what, "", principal=rng.choice(named))
-        principal = None
+            if self.site.type == "VAULT_TRANSIT":
+                key = RootKey(self.site.type, uri)
+                return Question(what, "", holder=self.site.provider.account(key))
+            gone = rng.choice(self.site.principals)
+            return Question(what, "" if gone else uri, principal=gone)
+        if what is not WhatIf.DISABLE:
+            uri = self.site.whole_uri(uri)
+        principal: str | None = None
         if what not in (WhatIf.DISABLE, WhatIf.DELETE) and self.site.type != "VAULT_TRANSIT":
             named = [each for each in self.site.principals if each]
             principal = rng.choice((None, None, *named))
@@ -311,9 +335,9 @@ class Trial:
         )
         provider = self.site.provider
         assert isinstance(provider, Foresees)
-        of_version = provider.reach(what) is not Reach.KEY
         version = ""
-        if of_version and versions and not self.site.pins(uri) and rng.random() < 0.6:
+        if provider.reach(what) is not Reach.KEY and versions and rng.random() < 0.6:
+            uri = self.site.whole_uri(uri)
             version = rng.choice(versions)
             self.site.versions(uri, version)
         return Question(what, uri, version, principal)
@@ -332,53 +356,31 @@ class Trial:
     # The answer
 
     async def _asked(self, question: Question) -> list[tuple[KeyUse, KeyImpact]]:
-        provider, timing = self.site.provider, self.one.replica.timing
-        assert isinstance(provider, Foresees)
-        supposed = Supposition(question.what, question.uri, question.version)
-        older = question.version and provider.reach(question.what) is Reach.AND_OLDER
-        rows = []
-        for use, root in self._uses():
-            if question.uri and not self._same_key(use.uri, question.uri):
-                continue
-            if question.principal not in (None, use.principal):
-                continue
-            if question.version and not older and use.key_version != question.version:
-                continue
-            foreseen = provider.foreseen(supposed, root, use.key_version)
-            ttl, grace = use.policy.cache_ttl, use.policy.outage_grace
-            ttl = timing.cache_ttl if ttl is None else ttl
-            grace = timing.outage_grace if grace is None else grace
-            rows.append((use, impact(use, foreseen, ttl, grace)))
+        """Asks, page by page, and checks what was said of all uses together."""
+        rows: list[tuple[KeyUse, KeyImpact]] = []
+        token, size = "", self.rng.choice((1, 3, 100))
+        while True:
+            page = await self.one.replica.key_usage.page(
+                EVERYTHING, question.selector, size, token, question.what
+            )
+            rows += zip(page.uses, page.impacts, strict=True)
+            token = page.next_token
+            if not token:
+                break
+        for use, said in rows:
+            if use.superseded and said.stops:
+                self.differences.append(f"a wrap of history stops: {use}")
+        current = [use for use, _ in rows if not use.superseded]
+        vendors = any(
+            self._same_key(key.uri, question.uri) and question.principal in (None, key.principal)
+            for key in self.house.platform.values()
+        )
+        of_key = question.what is WhatIf.DISABLE
+        if of_key and page.safety.safe != (not current and not vendors):
+            self.differences.append(f"safe: {page.safety}, but {current}")
+        if page.safety.visible != len(rows):
+            self.differences.append(f"{page.safety.visible} uses, but {len(rows)} rows")
         return rows
-
-    def _uses(self) -> Iterator[tuple[KeyUse, RootKey]]:
-        for cluster in self._clusters():
-            for region in cluster.regions:
-                for generation in region.generations:
-                    wrap = generation.current
-                    yield (
-                        KeyUse(
-                            cluster=cluster.name,
-                            cluster_uid=cluster.uid,
-                            organization=cluster.organization,
-                            region=region.name,
-                            state=region.state,
-                            policy=region.policy,
-                            generation=generation.number,
-                            kek_id=generation.kek_id,
-                            retired=generation.retired_at is not None,
-                            newest=generation is region.newest,
-                            rechecked=wrap.root_id == region.newest.current.root_id,
-                            wrap=wrap.number,
-                            key_type=wrap.root.type,
-                            uri=wrap.root.uri,
-                            key_version=wrap.key_version,
-                            principal=wrap.root.principal,
-                            created_at=wrap.created_at,
-                            superseded_at=None,
-                        ),
-                        wrap.root,
-                    )
 
     # The truth
 
@@ -425,16 +427,41 @@ class Trial:
                 for member in self.members:
                     self._check(rows, await self._tried(member), within, f"after {within:g} s")
         await self._compare_rotations(question, rows, "now", really=False)
+        if question.what is WhatIf.REMOVE_PRINCIPAL and not passed:
+            await self.house.after(LONGEST)
+        await self._compare_restores(rows)
+
+    async def _compare_restores(self, rows: list[tuple[KeyUse, KeyImpact]]) -> None:
+        """Restores what is revoked, and compares that with the words about it."""
+        for cluster in self._clusters():
+            for region in cluster.regions:
+                if region.in_service or region.purge_time is not None:
+                    continue
+                place = cluster.name, region.name
+                fails = any(
+                    "; Restore fails" in said.because
+                    for use, said in rows
+                    if (use.cluster, use.region) == place and not use.superseded
+                )
+                done = await self.one.restore(cluster.name, [region.name])
+                if fails != bool(done.failed):
+                    self.differences.append(f"Restore of {place}: {done.failed}, but {fails}")
+                if not done.failed:
+                    await self.one.revoke(cluster.name, [region.name])
 
     def _check(
         self, rows: list[tuple[KeyUse, KeyImpact]], truth: Truth, passed: float, when: str
     ) -> None:
-        by_place = {(u.cluster, u.region, u.generation): (u, i) for u, i in rows}
+        by_place = {
+            (use.cluster, use.region, use.generation): said
+            for use, said in rows
+            if not use.superseded
+        }
         for cluster in self._clusters():
             for region in cluster.regions:
                 for generation in region.generations:
                     place = cluster.name, region.name, generation.number
-                    _, said = by_place.get(place, (None, None))
+                    said = by_place.get(place)
                     if generation is region.newest:
                         self._match(
                             f"Wrap in {place} {when}",
@@ -527,8 +554,8 @@ class Trial:
     async def _take_back(
         self, question: Question, rows: list[tuple[KeyUse, KeyImpact]], users: list[str]
     ) -> None:
-        foreseen = self._foreseen(question)
-        if not any(each.final for each in foreseen):
+        lost = any(each.stops and not each.resumes and not each.needs for _, each in rows)
+        if not lost:
             self.site.take_back(question.what, self._target(question), question.version, users)
         await self._compare_resumed(question, rows, "taken back")
         if any(each.needs for _, each in rows) and not self.differences:
@@ -549,16 +576,6 @@ class Trial:
         for member in self.members:
             self._check(stays, await self._tried(member), 0.0, when)
         await self._compare_rotations(question, stays, when, really=True)
-
-    def _foreseen(self, question: Question) -> list[Any]:
-        provider = self.site.provider
-        assert isinstance(provider, Foresees)
-        supposed = Supposition(question.what, question.uri, question.version)
-        return [
-            provider.foreseen(supposed, root, use.key_version)
-            for use, root in self._uses()
-            if not question.uri or self._same_key(use.uri, question.uri)
-        ]
 
 
 @dataclass

@@ -239,7 +239,8 @@ def _out_of_service(use: KeyUse, foreseen: Foreseen) -> str:
         return f"the region is {word}, so nothing is served; {foreseen.because}"
     back = "Restore" if allows(use.state, Action.RESTORE) else "the Restore after an Undelete"
     until = "for ever" if foreseen.final else "until the action is taken back"
-    return f"the region is {word}, so nothing is served; {back} fails {until}"
+    at = f" after {foreseen.later:g} seconds at the latest" if foreseen.later else ""
+    return f"the region is {word}, so nothing is served; {back} fails{at} {until}"
 
 
 def _nothing(because: str) -> KeyImpact:

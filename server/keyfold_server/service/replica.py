@@ -315,7 +315,7 @@ class Replica:
             storage,
             self._kms,
             clock,
-            backup_retention=timing.backup_retention,
+            timing,
             names=self._names,
             check_fresh=check_fresh,
         )

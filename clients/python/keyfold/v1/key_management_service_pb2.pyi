@@ -93,6 +93,74 @@ TEST_OUTCOME_SKIPPED: TestOutcome.ValueType  # 3
 """Keyfold did not try the step: the provider has no such step, or an earlier step failed."""
 Global___TestOutcome: _TypeAlias = TestOutcome  # noqa: Y015
 
+class _WhatIf:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhatIfEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhatIf.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHAT_IF_UNSPECIFIED: _WhatIf.ValueType  # 0
+    """Not set: nothing."""
+    WHAT_IF_DISABLE: _WhatIf.ValueType  # 1
+    """Disables the key, or the version. It can be enabled again."""
+    WHAT_IF_DELETE: _WhatIf.ValueType  # 2
+    """Deletes the key, or the version. How long that can be taken back differs from KMS to KMS."""
+    WHAT_IF_REMOVE_WRAP_PERMISSION: _WhatIf.ValueType  # 3
+    """Takes away the permission to wrap with the key."""
+    WHAT_IF_REMOVE_UNWRAP_PERMISSION: _WhatIf.ValueType  # 4
+    """Takes away the permission to unwrap with the key."""
+    WHAT_IF_REMOVE_DESCRIBE_PERMISSION: _WhatIf.ValueType  # 5
+    """Takes away the permission to describe the key."""
+    WHAT_IF_REMOVE_PRINCIPAL: _WhatIf.ValueType  # 6
+    """Takes away the principal as which Keyfold calls the KMS, or the trust in it."""
+
+class WhatIf(_WhatIf, metaclass=_WhatIfEnumTypeWrapper):
+    """What a customer may do to a root key, at the KMS."""
+
+WHAT_IF_UNSPECIFIED: WhatIf.ValueType  # 0
+"""Not set: nothing."""
+WHAT_IF_DISABLE: WhatIf.ValueType  # 1
+"""Disables the key, or the version. It can be enabled again."""
+WHAT_IF_DELETE: WhatIf.ValueType  # 2
+"""Deletes the key, or the version. How long that can be taken back differs from KMS to KMS."""
+WHAT_IF_REMOVE_WRAP_PERMISSION: WhatIf.ValueType  # 3
+"""Takes away the permission to wrap with the key."""
+WHAT_IF_REMOVE_UNWRAP_PERMISSION: WhatIf.ValueType  # 4
+"""Takes away the permission to unwrap with the key."""
+WHAT_IF_REMOVE_DESCRIBE_PERMISSION: WhatIf.ValueType  # 5
+"""Takes away the permission to describe the key."""
+WHAT_IF_REMOVE_PRINCIPAL: WhatIf.ValueType  # 6
+"""Takes away the principal as which Keyfold calls the KMS, or the trust in it."""
+Global___WhatIf: _TypeAlias = WhatIf  # noqa: Y015
+
+class _ImpactTime:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImpactTimeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImpactTime.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMPACT_TIME_UNSPECIFIED: _ImpactTime.ValueType  # 0
+    """Not set."""
+    IMPACT_TIME_AT_ONCE: _ImpactTime.ValueType  # 1
+    """With the next call to the KMS. A Recheck stops it on every replica at once."""
+    IMPACT_TIME_AFTER_TTL: _ImpactTime.ValueType  # 2
+    """Within `stops_within`. A Recheck does not make sure that it is sooner."""
+    IMPACT_TIME_NEVER: _ImpactTime.ValueType  # 3
+    """Nothing stops."""
+
+class ImpactTime(_ImpactTime, metaclass=_ImpactTimeEnumTypeWrapper):
+    """When something stops."""
+
+IMPACT_TIME_UNSPECIFIED: ImpactTime.ValueType  # 0
+"""Not set."""
+IMPACT_TIME_AT_ONCE: ImpactTime.ValueType  # 1
+"""With the next call to the KMS. A Recheck stops it on every replica at once."""
+IMPACT_TIME_AFTER_TTL: ImpactTime.ValueType  # 2
+"""Within `stops_within`. A Recheck does not make sure that it is sooner."""
+IMPACT_TIME_NEVER: ImpactTime.ValueType  # 3
+"""Nothing stops."""
+Global___ImpactTime: _TypeAlias = ImpactTime  # noqa: Y015
+
 @_typing.final
 class WrapRequest(_message.Message):
     """The request of Wrap."""
@@ -2473,8 +2541,14 @@ class ListKeyUsageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SELECTOR_FIELD_NUMBER: _builtins.int
+    WHAT_IF_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    what_if: Global___WhatIf.ValueType
+    """Optional. What the customer may do to the keys, at the KMS. Each use then has an impact. With a
+    version in the selector it must be something that the KMS can do to one version; a KMS that
+    stops a version only together with all older ones has their uses listed, too.
+    """
     page_size: _builtins.int
     """Optional. The most uses to return, 1 to 1,000; 0 means 100. A page may have fewer."""
     page_token: _builtins.str
@@ -2489,12 +2563,13 @@ class ListKeyUsageRequest(_message.Message):
         self,
         *,
         selector: Global___KeySelector | None = ...,
+        what_if: Global___WhatIf.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "selector", b"selector", "what_if", b"what_if"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2521,6 +2596,7 @@ class KeyUse(_message.Message):
     AUTH_PRINCIPAL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SUPERSEDE_TIME_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster's name."""
     organization: _builtins.str
@@ -2557,6 +2633,10 @@ class KeyUse(_message.Message):
     def supersede_time(self) -> _timestamp_pb2.Timestamp:
         """When another wrap replaced it; unset if it is current."""
 
+    @_builtins.property
+    def impact(self) -> Global___KeyImpact:
+        """What the action of the request does to this use; unset without one."""
+
     def __init__(
         self,
         *,
@@ -2575,14 +2655,83 @@ class KeyUse(_message.Message):
         auth_principal: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         supersede_time: _timestamp_pb2.Timestamp | None = ...,
+        impact: Global___KeyImpact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "supersede_time", b"supersede_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "impact", b"impact", "supersede_time", b"supersede_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_principal", b"auth_principal", "cluster", b"cluster", "create_time", b"create_time", "generation", b"generation", "kek_id", b"kek_id", "key_version", b"key_version", "newest", b"newest", "organization", b"organization", "region", b"region", "retired", b"retired", "state", b"state", "supersede_time", b"supersede_time", "superseded", b"superseded", "type", b"type", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_principal", b"auth_principal", "cluster", b"cluster", "create_time", b"create_time", "generation", b"generation", "impact", b"impact", "kek_id", b"kek_id", "key_version", b"key_version", "newest", b"newest", "organization", b"organization", "region", b"region", "retired", b"retired", "state", b"state", "supersede_time", b"supersede_time", "superseded", b"superseded", "type", b"type", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KeyUse: _TypeAlias = KeyUse  # noqa: Y015
+
+@_typing.final
+class KeyImpact(_message.Message):
+    """What an action does to one use of a root key. It supposes that the key works today, and counts
+    from the moment at which the KMS acts on what the customer did.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STOPS_WRAP_FIELD_NUMBER: _builtins.int
+    STOPS_UNWRAP_FIELD_NUMBER: _builtins.int
+    STOPS_ROTATION_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
+    STOPS_WITHIN_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RESUMES_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    BECAUSE_FIELD_NUMBER: _builtins.int
+    stops_wrap: _builtins.bool
+    """Whether Wrap and GenerateDataKey stop for the region."""
+    stops_unwrap: _builtins.bool
+    """Whether Unwrap stops for what the generation wrapped."""
+    stops_rotation: _builtins.bool
+    """Whether Rotate stops for the region: while it stays with its key and, if the KMS no longer opens
+    the KEK, to any other key as well.
+    """
+    when: Global___ImpactTime.ValueType
+    """When it stops."""
+    code: _builtins.str
+    """The name of the gRPC code that callers will see, such as `FAILED_PRECONDITION`; empty if nothing
+    stops.
+    """
+    reason: _builtins.str
+    """The reason in the ErrorInfo that callers will see, such as `KEY_DISABLED`; empty if nothing
+    stops.
+    """
+    resumes: _builtins.bool
+    """Whether it works again by itself once the customer has taken the action back."""
+    needs: _builtins.str
+    """What a person has to do besides that; empty: nothing, or nothing helps."""
+    because: _builtins.str
+    """Why it is so, for people."""
+    @_builtins.property
+    def stops_within(self) -> _duration_pb2.Duration:
+        """The time after which it has stopped at the latest, even if nobody calls Recheck."""
+
+    def __init__(
+        self,
+        *,
+        stops_wrap: _builtins.bool = ...,
+        stops_unwrap: _builtins.bool = ...,
+        stops_rotation: _builtins.bool = ...,
+        when: Global___ImpactTime.ValueType = ...,
+        stops_within: _duration_pb2.Duration | None = ...,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        resumes: _builtins.bool = ...,
+        needs: _builtins.str = ...,
+        because: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stops_within", b"stops_within"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "code", b"code", "needs", b"needs", "reason", b"reason", "resumes", b"resumes", "stops_rotation", b"stops_rotation", "stops_unwrap", b"stops_unwrap", "stops_within", b"stops_within", "stops_wrap", b"stops_wrap", "when", b"when"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyImpact: _TypeAlias = KeyImpact  # noqa: Y015
 
 @_typing.final
 class ListKeyUsageResponse(_message.Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Final, TypeVar
 
 from keyfold.v1 import key_management_service_pb2 as pb
@@ -10,7 +11,7 @@ from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.errors import ClusterBannedError, RowNotAuthenticError
 from keyfold_server.domain.rights import Caller
 from keyfold_server.rpc.handlers.unary import OnMessages, UnaryMethod
-from keyfold_server.rpc.messages import replies, requests
+from keyfold_server.rpc.messages import key_usage, replies, requests
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.listing import page_token
@@ -219,13 +220,14 @@ class LifeMethods:
     ) -> pb.ListKeyUsageResponse:
         page = await self._replica.key_usage.page(
             caller.rights,
-            requests.key_selector(asked.selector),
+            key_usage.key_selector(asked.selector),
             asked.page_size,
             asked.page_token,
+            key_usage.what_if(asked),
         )
-        reply = replies.key_usage(page)
-        async for use in one_by_one(page.uses):
-            reply.uses.append(replies.key_use(use))
+        reply = key_usage.key_usage(page)
+        async for use, impact in one_by_one(zip_longest(page.uses, page.impacts)):
+            reply.uses.append(key_usage.key_use(use, impact))
         return reply
 
     async def _acknowledged(

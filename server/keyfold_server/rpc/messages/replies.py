@@ -10,15 +10,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Generation, SupersededWrap, Wrap
-from keyfold_server.domain.errors import ClusterBannedError
 from keyfold_server.domain.health import Health, Observation
-from keyfold_server.domain.key_usage import KeyUse
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
 from keyfold_server.service.life.deletion import DeleteResult
-from keyfold_server.service.life.key_usage import KeyUsagePage
 from keyfold_server.service.life.rechecks import Rechecked
 from keyfold_server.service.life.reports import ClusterReport, RegionReport
 from keyfold_server.service.root_keys.access_policies import AccessPolicyResult
@@ -67,8 +64,8 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
         key_owner=res.KEY_OWNER_PLATFORM if platform else res.KEY_OWNER_CLUSTER,
         key_region=report.key_region,
         notices=report.notices,
-        purge_time=_time_if(region.purge_time),
-        final_after=_time_if(report.final_after),
+        purge_time=time_if(region.purge_time),
+        final_after=time_if(report.final_after),
         replica_of=report.replica_of,
         geo=region.geo,
     )
@@ -109,8 +106,8 @@ def _generation(generation: Generation, report: RegionReport) -> res.Generation:
         kek_id=generation.kek_id,
         create_time=time_of(generation.created_at),
         wraps=[*old, _wrap(generation.current, None)],
-        retire_time=_time_if(generation.retired_at),
-        last_use_time=_time_if(report.last_uses.get(generation.kek_id)),
+        retire_time=time_if(generation.retired_at),
+        last_use_time=time_if(report.last_uses.get(generation.kek_id)),
     )
 
 
@@ -120,7 +117,7 @@ def _wrap(wrap: Wrap | SupersededWrap, superseded_at: int | None) -> res.Generat
         uri=wrap.root.uri,
         key_version=wrap.key_version,
         create_time=time_of(wrap.created_at),
-        supersede_time=_time_if(superseded_at),
+        supersede_time=time_if(superseded_at),
     )
 
 
@@ -143,13 +140,13 @@ def deleted(done: DeleteResult) -> pb.DeleteClusterResponse:
                 generation=loss.generation.number,
                 kek_id=loss.generation.kek_id,
                 create_time=time_of(loss.generation.created_at),
-                last_use_time=_time_if(loss.last_use),
+                last_use_time=time_if(loss.last_use),
                 recent_uses=loss.recent_uses,
             )
             for loss in done.losses
         ],
-        purge_time=_time_if(done.purge_time),
-        final_after=_time_if(done.final_after),
+        purge_time=time_if(done.purge_time),
+        final_after=time_if(done.final_after),
         confirmed=done.confirmed,
         replayed=done.mutation.replayed,
         superseded=done.mutation.superseded,
@@ -217,44 +214,6 @@ def rechecked(done: Rechecked) -> pb.RecheckResult:
     return reply
 
 
-def key_usage(page: KeyUsagePage) -> pb.ListKeyUsageResponse:
-    """Returns the response of ListKeyUsage without its uses."""
-    safety = page.safety
-    banned = [error for error in page.spoilt if isinstance(error, ClusterBannedError)]
-    return pb.ListKeyUsageResponse(
-        next_page_token=page.next_token,
-        hidden=safety.hidden,
-        safe_to_disable=safety.safe,
-        reasons=safety.reasons,
-        backups_need_since=_time_if(safety.since),
-        backups_need_until=_time_if(safety.until),
-        total=safety.visible,
-        not_authentic=[error.cluster or "" for error in page.spoilt if error not in banned],
-        banned=[error.cluster or "" for error in banned],
-    )
-
-
-def key_use(use: KeyUse) -> pb.KeyUse:
-    """Returns one use of a root key."""
-    return pb.KeyUse(
-        cluster=use.cluster,
-        organization=use.organization or "",
-        region=use.region,
-        state=STATES[use.state],
-        generation=use.generation,
-        kek_id=use.kek_id,
-        retired=use.retired,
-        newest=use.newest,
-        superseded=use.superseded,
-        type=use.key_type,
-        uri=use.uri,
-        key_version=use.key_version,
-        auth_principal=use.principal,
-        create_time=time_of(use.created_at),
-        supersede_time=_time_if(use.superseded_at),
-    )
-
-
 def access_policy(described: AccessPolicyResult) -> pb.GetAccessPolicyResponse:
     """Returns the response of GetAccessPolicy."""
     policy = described.policy
@@ -297,7 +256,8 @@ def time_of(milliseconds: int) -> Timestamp:
     return stamp
 
 
-def _time_if(milliseconds: int | None) -> Timestamp | None:
+def time_if(milliseconds: int | None) -> Timestamp | None:
+    """Returns a time as the contract has it, or None."""
     return None if milliseconds is None else time_of(milliseconds)
 
 

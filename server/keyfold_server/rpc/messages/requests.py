@@ -28,7 +28,6 @@ from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.ports import ClusterFilter
 from keyfold_server.service.life.clusters import AddRegionsRequest, EnableRequest
 from keyfold_server.service.life.deletion import DeleteClusterRequest, UndeleteClusterRequest
-from keyfold_server.service.life.key_usage import KeySelector
 from keyfold_server.service.life.rechecks import RecheckRequest
 from keyfold_server.service.life.restoration import RestoreRequest
 from keyfold_server.service.life.revocation import RetireGenerationRequest, RevokeRequest
@@ -272,20 +271,6 @@ def recheck_request(message: pb.RecheckRequest) -> RecheckRequest:
     """Returns the request of Recheck."""
     key_uri = sought(message.key_uri, "key_uri") or ""
     return RecheckRequest(message.cluster, tuple(message.regions), key_uri)
-
-
-def key_selector(message: pb.KeySelector) -> KeySelector:
-    """Returns a selector of root keys.
-
-    Raises:
-        MalformedRequestError: A text holds a NUL.
-    """
-    return KeySelector(
-        uri=sought(message.uri, "selector.uri") or "",
-        key_version=sought(message.key_version, "selector.key_version") or "",
-        principal=sought(message.auth_principal, "selector.auth_principal") or "",
-        holder=sought(message.holder, "selector.holder") or "",
-    )
 
 
 def cluster_filter(message: pb.ListClustersRequest) -> ClusterFilter:

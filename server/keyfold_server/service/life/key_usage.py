@@ -33,9 +33,12 @@ from keyfold_server.domain.keyspec import MAX_URI, RootKey
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.retention import oldest_backup
 from keyfold_server.domain.rights import Rights
+from keyfold_server.domain.timing import Timing
+from keyfold_server.domain.what_if import KeyImpact, WhatIf
 from keyfold_server.service import tokens
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.life.key_safety import Doubts, KeySafety, hidden_from, judged
+from keyfold_server.service.life.what_if import WhatIfs, notes
 from keyfold_server.service.storage import Storage
 
 _RPC: Final = "ListKeyUsage"
@@ -107,6 +110,7 @@ class KeyUsagePage:
         spoilt: The errors of clusters that could not be verified, and that the caller may see.
         next_token: The token of the next page; empty: there is none.
         safety: Whether the keys may be disabled.
+        impacts: What the action in question does to each of the uses; empty without one.
     """
 
     selected: Selected
@@ -114,6 +118,7 @@ class KeyUsagePage:
     spoilt: tuple[Unusable, ...]
     next_token: str
     safety: KeySafety
+    impacts: tuple[KeyImpact, ...] = ()
 
 
 class KeyUsage:
@@ -124,8 +129,8 @@ class KeyUsage:
         storage: Storage,
         kms: KmsClient,
         clock: Clock,
+        timing: Timing,
         *,
-        backup_retention: float,
         names: KeyNames,
         check_fresh: Callable[[float], None],
     ) -> None:
@@ -135,24 +140,38 @@ class KeyUsage:
             storage: The store.
             kms: The providers, which know what keys have in common. No KMS is called.
             clock: Time.
-            backup_retention: Seconds for which the vendor keeps backups.
+            timing: The server's time spans.
             names: What key uris and PLATFORM mean.
             check_fresh: Raises if this replica is stale; see `Status`.
         """
         self._storage = storage
         self._kms = kms
         self._clock = clock
-        self._backup_retention = backup_retention
+        self._backup_retention = timing.backup_retention
+        self._what_ifs = WhatIfs(kms, timing)
         self._names = names
         self._check_fresh = check_fresh
 
     async def page(
-        self, rights: Rights, selector: KeySelector, size: int, token: str
+        self,
+        rights: Rights,
+        selector: KeySelector,
+        size: int,
+        token: str,
+        what: WhatIf | None = None,
     ) -> KeyUsagePage:
         """Returns a page of uses, by cluster, region, generation and wrap.
 
+        Args:
+            rights: The caller's rights.
+            selector: The root keys in question.
+            size: Most uses on the page; 0: `DEFAULT_PAGE`.
+            token: The token of the page; empty: the first one.
+            what: What a customer may do to the keys, or None.
+
         Raises:
-            InvalidSelectorError: The selector is empty, or names a version without a key.
+            InvalidSelectorError: The selector is empty, names a version without a key, or names
+                one to which the KMS cannot do that.
             InvalidKeySpecError: The uri is malformed.
             UnknownProviderError: The uri is that of no provider.
             InvalidPageError: The size is out of bounds, or the token is not valid.
@@ -161,6 +180,9 @@ class KeyUsage:
         if not 0 <= size <= MAX_PAGE:
             raise InvalidPageError(f"page_size must be 0 to {MAX_PAGE:,}", field="page_size")
         selected = await self._selected(selector)
+        if what is not None:
+            meant = await self._what_ifs.meant(what, selected.query, selected.key)
+            selected = replace(selected, query=meant)
         asked = sha256(repr(selected.query).encode()).digest()[:_DIGEST]
         after = self._place_in(token, asked)
         self._check_fresh(self._clock.monotonic())
@@ -186,7 +208,7 @@ class KeyUsage:
             safety = KeySafety(None, (why,))
         else:
             safety = await self._safety(
-                selected.query, rights, Doubts(_names(spoilt), len(spoilt) < len(errors)), why
+                selected, rights, Doubts(_names(spoilt), len(spoilt) < len(errors)), why
             )
             if selected.unknown is not None and not (safety.visible or safety.hidden or errors):
                 raise selected.unknown
@@ -194,12 +216,37 @@ class KeyUsage:
         if found.more and found.last is not None:
             data = asked + json.dumps(found.last, ensure_ascii=True).encode()
             following = tokens.sealed(store.mac, _PURPOSE, data)
-        return KeyUsagePage(selected, uses, spoilt, following, safety)
+        if what is None:
+            return KeyUsagePage(selected, uses, spoilt, following, safety)
+        impacts = await self._what_ifs.impacts(what, selected.query, uses)
+        told = (*safety.reasons, *notes(what, selected.query))
+        safety = replace(safety, reasons=told)
+        return KeyUsagePage(selected, uses, spoilt, following, safety, impacts)
 
     async def _safety(
+        self, selected: Selected, rights: Rights, doubts: Doubts, why: str | None
+    ) -> KeySafety:
+        """Returns whether the keys may be disabled; `why`: why the caller may not know.
+
+        Where the KMS cannot disable what the caller selected by itself, the answer is about all
+        that goes with it. The counts are of the selected uses.
+        """
+        query = selected.query
+        told = await self._judged(query, rights, doubts, why)
+        disabled, because = await self._what_ifs.disabled_with(query, selected.key)
+        if disabled == query:
+            return told
+        whole = await self._judged(disabled, rights, doubts, why)
+        return replace(
+            whole,
+            reasons=(because, *whole.reasons),
+            hidden=told.hidden,
+            visible=told.visible,
+        )
+
+    async def _judged(
         self, query: KeyQuery, rights: Rights, doubts: Doubts, why: str | None
     ) -> KeySafety:
-        """Returns whether the keys may be disabled; `why`: why the caller may not know."""
         now, kept = round(self._clock.wall() * 1000), self._backup_retention
         summary = await self._storage.run(
             self._storage.store.key_usage_summary,
