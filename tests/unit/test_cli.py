@@ -49,6 +49,7 @@ COMMANDS = {
     "status": ["status", "prod"],
     "clusters": ["clusters"],
     "key-usage": ["key-usage", "local:acme"],
+    "what-if": ["what-if", "remove-describe", "local:acme"],
     "watch": ["watch", "prod"],
     "usage": ["usage"],
     "events list": ["events", "list"],
@@ -78,6 +79,7 @@ ANSWERS = {
     "events anchor": "GetAnchor",
     "usage": "ListUsage",
     "key-usage": "ListKeyUsage",
+    "what-if": "ListKeyUsage",
 }
 """The RPC whose response a command prints, if it is not that of the command's name."""
 

@@ -192,6 +192,7 @@ from keyfold.models.watch import (
     SnapshotEnd,
     WatchMessage,
 )
+from keyfold.models.what_if import ImpactTime, KeyImpact, WhatIf
 from keyfold.transport.target import DEFAULT_TARGET
 from keyfold.transport.tls import Tls
 from keyfold.version import __version__
@@ -254,6 +255,7 @@ __all__ = [
     "GeoStatus",
     "Health",
     "Heartbeat",
+    "ImpactTime",
     "InternalError",
     "InvalidBatchError",
     "InvalidContextError",
@@ -277,6 +279,7 @@ __all__ = [
     "KeyDeletedError",
     "KeyDisabledError",
     "KeyElsewhereError",
+    "KeyImpact",
     "KeyInvalidError",
     "KeyLinkAmbiguousError",
     "KeyLinkElsewhereError",
@@ -370,6 +373,7 @@ __all__ = [
     "Watch",
     "WatchMessage",
     "WatchTooSlowError",
+    "WhatIf",
     "WrapItem",
     "Wrapped",
     "WrappedKeyCorruptError",

@@ -6,13 +6,20 @@ from typing import TypeAlias
 
 from keyfold.calls.call import Call, Plane
 from keyfold.models.key_usage import KeySelector, KeyUsage
+from keyfold.models.what_if import WhatIf
 from keyfold.v1 import key_management_service_pb2 as api
 
 KeyUsagePage: TypeAlias = Call[api.ListKeyUsageResponse, KeyUsage]
 """The call for one page of uses."""
 
 
-def first_key_usage(selector: KeySelector, page_size: int) -> KeyUsagePage:
+def first_key_usage(
+    selector: KeySelector, page_size: int, what_if: WhatIf | None = None
+) -> KeyUsagePage:
     """Prepares the call for the first page of uses."""
-    request = api.ListKeyUsageRequest(selector=selector.to_message(), page_size=page_size)
+    request = api.ListKeyUsageRequest(
+        selector=selector.to_message(),
+        page_size=page_size,
+        what_if=api.WHAT_IF_UNSPECIFIED if what_if is None else what_if.to_message(),
+    )
     return Call("ListKeyUsage", request, KeyUsage.from_message, Plane.CONTROL)

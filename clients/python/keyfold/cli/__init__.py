@@ -15,6 +15,7 @@ prompt, never from arguments. The exit code tells the kind of error:
     8  the server does not know the caller, or does not permit the call
     9  no answer within the deadline
     10  a probe found a broken promise, such as a revoked key that still opened
+    11  what-if: something would stop, or may stop that is hidden from you
 
 The modules: `app` lists the commands, `commands/` implements them, `input/` reads options and
 files, `output/` prints, `session` connects, and `errors` maps errors to messages and exit codes.

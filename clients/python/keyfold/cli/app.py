@@ -23,6 +23,7 @@ from keyfold.cli.commands import (
     status,
     usage,
     watch,
+    what_if,
 )
 from keyfold.cli.errors import EXIT_CODES
 from keyfold.cli.session import with_session
@@ -56,6 +57,7 @@ for _name, _function in (
     ("status", status.status),
     ("clusters", status.clusters),
     ("key-usage", key_usage.key_usage),
+    ("what-if", what_if.what_if),
     ("usage", usage.usage),
     ("watch", watch.watch),
     ("wrap", data_plane.wrap),

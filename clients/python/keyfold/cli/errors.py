@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     PERMISSION = 8
     DEADLINE = 9
     BROKEN = 10
+    STOPS = 11
 
 
 EXIT_CODES: Final = """\b
@@ -45,7 +46,8 @@ Exit codes:
   7  over a limit of Keyfold or of the KMS
   8  the server does not know the caller, or does not permit the call
   9  no answer within the deadline
- 10  a probe found a broken promise, such as a revoked key that still opened"""
+ 10  a probe found a broken promise, such as a revoked key that still opened
+ 11  what-if: something would stop, or may stop that is hidden from you"""
 
 # The first entry that fits decides, so a leaf that differs from its branch stands before it.
 _CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (

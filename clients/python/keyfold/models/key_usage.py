@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from keyfold.models.status import State
+from keyfold.models.what_if import KeyImpact
 from keyfold.v1 import key_management_service_pb2 as api
 
 
@@ -60,6 +61,7 @@ class KeyUse:
             identity.
         create_time: When Keyfold made the wrap.
         supersede_time: When another wrap replaced it; None: it is current.
+        impact: What the action in question does to this use; None: the question has no action.
     """
 
     cluster: str
@@ -77,6 +79,7 @@ class KeyUse:
     auth_principal: str
     create_time: datetime
     supersede_time: datetime | None
+    impact: KeyImpact | None
 
     @classmethod
     def from_message(cls, message: api.KeyUse) -> KeyUse:
@@ -97,6 +100,7 @@ class KeyUse:
             auth_principal=message.auth_principal,
             create_time=message.create_time.ToDatetime(UTC),
             supersede_time=_time(message, "supersede_time"),
+            impact=KeyImpact.from_message(message.impact) if message.HasField("impact") else None,
         )
 
 

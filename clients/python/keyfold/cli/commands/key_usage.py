@@ -13,10 +13,11 @@ from keyfold.cli.errors import InputError
 from keyfold.cli.output.key_usage import show_key_usage
 from keyfold.cli.session import Session, json_of
 from keyfold.models.key_usage import KeySelector, KeyUsage
+from keyfold.models.what_if import WhatIf
 from keyfold.v1 import key_management_service_pb2 as api
 
 LIMIT = 1_000
-"""Uses that the command shows if --limit does not say how many."""
+"""Uses that the command shows if --limit does not say how many; also those of one page."""
 
 
 def key_usage(
@@ -63,7 +64,7 @@ def key_usage(
 
 
 def usage_of(
-    session: Session, selector: KeySelector, limit: int
+    session: Session, selector: KeySelector, limit: int, what_if: WhatIf | None = None
 ) -> tuple[api.ListKeyUsageResponse, bool]:
     """Asks for uses, page by page, up to a limit; 0: all of them.
 
@@ -73,7 +74,7 @@ def usage_of(
     """
     whole = api.ListKeyUsageResponse()
     uses: list[api.KeyUse] = []
-    page: KeyUsagePage | None = first_key_usage(selector, min(limit, 1_000))
+    page: KeyUsagePage | None = first_key_usage(selector, min(limit or LIMIT, LIMIT), what_if)
     while page is not None and (not limit or len(uses) < limit):
         response = session.client.send(page)
         page = next_page(page, response)

@@ -10,17 +10,18 @@ from keyfold.cli.output.text import one_line
 from keyfold.models.key_usage import KeyUsage, KeyUse
 from keyfold.models.status import State
 
-_ANSWERS = {
+ANSWERS = {
     True: Text("safe to disable: yes", "green"),
     False: Text("safe to disable: no", "red"),
     None: Text("safe to disable: unknown", "yellow"),
 }
+"""What the server answers to the question whether root keys may be disabled."""
 
 
 def show_key_usage(usage: KeyUsage, *, more: bool) -> None:
     """Prints whether root keys may be disabled, why, and what needs them."""
     out = console()
-    out.print(_ANSWERS[usage.safe_to_disable])
+    out.print(ANSWERS[usage.safe_to_disable])
     for reason in usage.reasons:
         out.print(f"  {one_line(reason)}")
     if usage.uses:
