@@ -29,6 +29,8 @@ from keyfold.v1 import event_service_pb2 as events
 from keyfold.v1 import event_service_pb2_grpc as events_service
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold.v1 import organization_service_pb2 as org
+from keyfold.v1 import organization_service_pb2_grpc as org_service
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.access.policy.file import parse
 from keyfold_server.access.policy.rights import CachedPolicy
@@ -141,7 +143,12 @@ def wrap(cluster: str, region: str, plaintext: bytes = b"p", **more: Any) -> pb.
 def reasons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasons]:
     """The server of this file, with cluster `prod` of regions eu and us."""
     folder = tmp_path_factory.mktemp("reasons")
-    with serving(folder, Meddling(), timing=TIMING) as server, stubs(server.target) as stub:
+    kms = Meddling()
+    others = {"OTHER": lambda: kms}
+    with (
+        serving(folder, kms, timing=TIMING, others=others) as server,
+        stubs(server.target) as stub,
+    ):
         found = Reasons(server, stub)
         found.enable("prod", "eu", "us")
         yield found
@@ -251,6 +258,78 @@ def test_state(reasons: Reasons) -> None:
     rotate = pb.RotateRequest(cluster="race", region_specs=[res.RegionSpec(region="slow")])
     see("CONCURRENT_CHANGE", "Rotate", rotate)
     reasons.provider.meanwhile.clear()
+
+
+def test_organizations(reasons: Reasons) -> None:
+    """Every reason of organizations and key links, and of what their clusters take from them."""
+    provider = reasons.provider
+    for name in ("link-one", "link-two"):
+        provider.create_key(name)
+    with grpc.insecure_channel(reasons.server.target) as channel:
+        stub = org_service.OrganizationServiceStub(channel)
+
+        def see(reason: str, method: str, asked: Any) -> None:
+            reasons.note(refused(getattr(stub, method), asked), reason)
+
+        def made(name: str, **fields: Any) -> org.Organization:
+            return org.Organization(organization=name, **fields)
+
+        def link(name: str, region: str = "eu", uri: str = "link-one") -> org.CreateKeyLinkRequest:
+            key = fake("eu", f"fake:{uri}").key_spec
+            return org.CreateKeyLinkRequest(
+                key_link=org.KeyLink(organization="org", key_link=name, region=region, key_spec=key)
+            )
+
+        create = org.CreateOrganizationRequest(
+            organization=made(
+                "org",
+                default_key=org.DEFAULT_KEY_LINKED,
+                cluster_patterns=["org-*"],
+                max_clusters=1,
+                max_key_links=2,
+            )
+        )
+        stub.CreateOrganization(create, timeout=9)
+        create.organization.max_clusters = 9
+        see("ORGANIZATION_EXISTS", "CreateOrganization", create)
+        create.organization.cluster_patterns[0] = "*"
+        see("INVALID_ORGANIZATION", "CreateOrganization", create)
+        update = org.UpdateOrganizationRequest(organization=made("org"))
+        see("INVALID_UPDATE_MASK", "UpdateOrganization", update)
+        update = org.UpdateOrganizationRequest(organization=made("org", max_clusters=2), etag="x")
+        see("ETAG_MISMATCH", "UpdateOrganization", update)
+        ghost = org.GetOrganizationRequest(organization="ghost")
+        see("ORGANIZATION_NOT_FOUND", "GetOrganization", ghost)
+
+        def see_enabled(reason: str, cluster: str, **spec: Any) -> None:
+            specs = [res.RegionSpec(region="eu", **spec)]
+            asked = pb.EnableRequest(cluster=cluster, organization="org", region_specs=specs)
+            reasons.see(reason, "Enable", asked)
+
+        see_enabled("KEY_LINK_MISSING", "org-1")
+        stub.CreateKeyLink(link("one"), timeout=9)
+        see("KEY_LINK_EXISTS", "CreateKeyLink", link("two"))
+        see("INVALID_KEY_LINK", "CreateKeyLink", link("two", ""))
+        stub.CreateKeyLink(link("us", "us"), timeout=9)
+        see("TOO_MANY_KEY_LINKS", "CreateKeyLink", link("three", "ap"))
+        none = org.GetKeyLinkRequest(organization="org", key_link="none")
+        see("KEY_LINK_NOT_FOUND", "GetKeyLink", none)
+        see_enabled("KEY_LINK_ELSEWHERE", "org-1", key_link="us")
+        see_enabled("CLUSTER_NAME_NOT_ALLOWED", "another")
+        enable = pb.EnableRequest(cluster="org-1", organization="org", regions=["eu"])
+        reasons.stub.Enable(enable, timeout=9)
+        see_enabled("TOO_MANY_CLUSTERS", "org-2")
+        delete = org.DeleteKeyLinkRequest(organization="org", key_link="one")
+        see("KEY_LINK_IN_USE", "DeleteKeyLink", delete)
+        delete_all = org.DeleteOrganizationRequest(organization="org")
+        see("ORGANIZATION_NOT_EMPTY", "DeleteOrganization", delete_all)
+        delete.key_link = "us"
+        stub.DeleteKeyLink(delete, timeout=9)
+        local = link("second")
+        local.key_link.key_spec.CopyFrom(spec("eu", "fake:link-two", "OTHER").key_spec)
+        stub.CreateKeyLink(local, timeout=9)
+        more = pb.EnableRequest(cluster="org-2", organization="org", regions=["eu"])
+        reasons.see("KEY_LINK_AMBIGUOUS", "Enable", more)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from e2e.wire import METHODS
 
 SERVICE: Final = "keyfold.v1.KeyManagementService"
 EVENTS: Final = "keyfold.v1.EventService"
+ORGANIZATIONS: Final = "keyfold.v1.OrganizationService"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,7 @@ def test_list_and_describe(tcp: Grpcurl) -> None:
         "grpc.reflection.v1alpha.ServerReflection",
         EVENTS,
         SERVICE,
+        ORGANIZATIONS,
     ]
     assert f"{EVENTS}.ListEvents" in tcp("list", EVENTS).split()
     assert "string key_uri = 12;" in tcp("describe", "keyfold.v1.Event")

@@ -179,6 +179,7 @@ def test_what_health_answers(tmp_path: Path) -> None:
             "": SERVING,
             "keyfold.v1.EventService": SERVING,
             "keyfold.v1.KeyManagementService": SERVING,
+            "keyfold.v1.OrganizationService": SERVING,
         }
         for name in listed:
             asked = health_pb2.HealthCheckRequest(service=name)

@@ -35,7 +35,9 @@ keys = [{ type = "AWS_KMS", uri = "arn:aws:kms:*:1:key/*", principal = "ambient"
 
 _OPERATORS = (
     "Enable, AddRegions, Rotate, Revoke, Restore, RetireGeneration, TestKey, GetAccessPolicy, "
-    "Recheck, GetStatus, ListClusters, ListKeyUsage, WatchEvents, DeleteCursor"
+    "Recheck, GetStatus, ListClusters, ListKeyUsage, GetOrganization, ListOrganizations, "
+    "CreateKeyLink, GetKeyLink, ListKeyLinks, UpdateKeyLink, DeleteKeyLink, WatchEvents, "
+    "DeleteCursor"
 )
 
 
@@ -176,13 +178,33 @@ def test_a_broken_file_is_one_line(file: Path) -> None:
         assert err.count("\n") == 1
 
 
-def test_a_grant_that_could_take_others_names_is_refused(file: Path) -> None:
-    """C8: a file whose operator of one customer may use any name is broken, for both commands."""
+def test_a_grant_that_narrows_no_names_rests_on_the_organizations_patterns(file: Path) -> None:
+    """C8: where an operator of one customer may use any name, the answer says what decides."""
     file.write_text(_POLICY.replace('clusters = ["c*"]\n', ""))
-    for words in (("check", "--as", "local", "--rpc", "Wrap"), ("explain", "--as", "local")):
-        code, out, err = _run(*words)
-        assert (code, out) == (EXIT_ERROR, "")
-        assert err.startswith(f"keyfold-server: {file}:13: clusters: must narrow a grant")
+    words = "--as local --rpc Enable --cluster any --organization acme --region eu-1"
+    assert _check(words) == (
+        0,
+        [f"allowed: {file}:13", "if the cluster_patterns of organization acme allow it"],
+    )
+
+
+def test_methods_of_organizations_are_decided_by_the_organization(file: Path) -> None:
+    """C7: a grant for some clusters covers no organization; one for some regions covers those."""
+    link = "--as local --rpc CreateKeyLink --organization acme"
+    key = " --key-type AWS_KMS --key-uri arn:aws:kms:eu:1:key/k"
+    assert _check(link)[1][0] == (
+        "hidden: there is no organization acme; check the name, or make it with CreateOrganization"
+    )
+    file.write_text(_POLICY.replace('clusters = ["c*"]\n', ""))
+    assert _check(f"{link} --region eu-1{key}") == (0, [f"allowed: {file}:13"])
+    assert _check(f"{link} --region us")[1][0] == (
+        "denied: no grant covers region us of organization acme"
+    )
+    assert _check(f"{link} --region eu-1{key} --principal role")[1][0].startswith(
+        "denied: no grant"
+    )
+    made = _check("--as local --rpc CreateOrganization --organization acme")
+    assert made[1][0].startswith("denied: local may not call CreateOrganization")
 
 
 @pytest.mark.parametrize(

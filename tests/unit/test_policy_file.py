@@ -157,9 +157,6 @@ _AWS = 'type = "AWS_KMS"'
         (_grant('context = { a = "b" }'), "p:2: context: narrows only the role crypto; *"),
         (_grant('keys = [{ type = "LOCAL" }]'), "p:2: keys: are only for the role operator; *"),
         (_grant('roles = ["crypto"]') + "context = { a = 1 }", "p:2: context.a: must be *"),
-        # Who may make clusters of some organizations may name only some clusters (protocol C8).
-        (_makes('organizations = ["acme"]'), "p:2: clusters: must narrow a grant that may make *"),
-        (_makes('clusters = ["*"]\norganizations = ["a", "b*"]'), "p:2: clusters: must narrow *"),
         # Keys.
         (_grant("keys = {}"), "p:2: keys: is a table; write a list, *"),
         (_grant('keys = ["local:a"]'), "p:2: keys[0]: is not a table; write *"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from callers import EVERYTHING
-from keyfold.v1 import event_service_pb2
+from keyfold.v1 import event_service_pb2, organization_service_pb2
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold_server.access.policy.file import parse
 from keyfold_server.access.policy.grants import RULES
@@ -96,6 +96,7 @@ def test_every_method_has_a_rule() -> None:
     services = (
         pb.DESCRIPTOR.services_by_name["KeyManagementService"],
         event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+        organization_service_pb2.DESCRIPTOR.services_by_name["OrganizationService"],
     )
     methods = {name for service in services for name in service.methods_by_name}
     assert {name for name in RULES if "/" not in name} == methods

@@ -132,6 +132,8 @@ def check(  # noqa: PLR0913, PLR0917  options, one argument each
     if refusal is None:
         for where in _giving(identity, own, asked):
             typer.echo(f"allowed: {where}")
+        if _rests_on_patterns(loaded.rights(identity), asked):
+            typer.echo(f"if the cluster_patterns of organization {asked.organization} allow it")
         return
     hidden = isinstance(refusal, NotFoundError)
     typer.echo(f"{'hidden' if hidden else 'denied'}: {refusal.message}")
@@ -201,21 +203,43 @@ def _complete(asked: _Question) -> None:
 
 def _refusal(rights: Rights, asked: _Question) -> ForbiddenError | NotFoundError | None:
     """Returns why a call is refused, or None; checks in the same order as the server."""
+    from keyfold_server.access.policy.grants import rule
     from keyfold_server.access.policy.rights import purposes
 
     try:
         rights.check(asked.rpc)
         if purposes(asked.rpc):
             _check_uses(rights, asked)
+        elif asked.organization is not None and rule(asked.rpc).organization:
+            _check_organization(rights, asked, asked.organization)
         elif asked.cluster is not None:
             rights.check_named(asked.rpc, asked.cluster, asked.regions)
             rights.check_cluster(asked.rpc, asked.cluster, asked.organization, asked.regions)
-        if asked.key is not None:
+        if asked.key is not None and not rule(asked.rpc).organization:
             for region in asked.regions or (None,):
                 rights.check_key(asked.cluster, asked.organization, region, asked.key)
     except (ForbiddenError, NotFoundError) as error:
         return error
     return None
+
+
+def _check_organization(rights: Rights, asked: _Question, organization: str) -> None:
+    rights.check_organization(asked.rpc, organization)
+    for region in asked.regions or (None,):
+        if not rights.covers_organization(asked.rpc, organization, region):
+            where = f"region {region}" if region else "all regions"
+            raise NotAllowedError(f"no grant covers {where} of organization {organization}")
+        if asked.key is not None:
+            rights.check_organization_key(organization, region or "", asked.key)
+
+
+def _rests_on_patterns(rights: Rights, asked: _Question) -> bool:
+    """Says whether the organization's own patterns decide about a new cluster's name (C8)."""
+    from keyfold_server.access.policy.grants import rule
+
+    if asked.cluster is None or asked.organization is None or not rule(asked.rpc).new_cluster:
+        return False
+    return rights.names_freely(asked.rpc, asked.cluster, asked.organization)
 
 
 def _check_uses(rights: Rights, asked: _Question) -> None:

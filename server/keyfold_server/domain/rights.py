@@ -214,6 +214,57 @@ class Rights(Protocol):
         """
         ...
 
+    def check_organization(self, rpc: str, organization: str) -> None:
+        """Refuses a method for an organization, before the service looks anything up.
+
+        Only grants that are not narrowed to some clusters count.
+
+        Raises:
+            OrganizationNotFoundError: The caller may see no organization of that name.
+            NotAllowedError: The caller may see it, and may not call the method for it; or the
+                method makes it.
+        """
+        ...
+
+    def covers_organization(self, rpc: str, organization: str, region: str | None) -> bool:
+        """Says whether a grant with a role for a method covers an organization and a region.
+
+        Args:
+            rpc: The method's name.
+            organization: The organization's name.
+            region: A region; None: all of the organization's regions.
+        """
+        ...
+
+    def organizations(self, rpc: str) -> tuple[str, ...] | None:
+        """Returns patterns of the organizations for which the caller may call a method.
+
+        Returns:
+            Alternative patterns, in which `*` is any run of characters; None: any organization.
+        """
+        ...
+
+    def check_organization_key(self, organization: str, region: str, key: RootKey) -> None:
+        """Refuses a root key that the caller may not link for an organization (protocol C1).
+
+        Args:
+            organization: The organization that gets the key.
+            region: The region whose clusters get it.
+            key: The root key in canonical form.
+
+        Raises:
+            KeyNotGrantedError: No grant allows the key for the organization as a whole.
+        """
+        ...
+
+    def names_freely(self, rpc: str, cluster: str, organization: str) -> bool:
+        """Says whether the caller may make a cluster only under grants that narrow no names.
+
+        Then the organization's own patterns have to narrow them, or its callers could learn and
+        take the names of others' clusters (protocol C8).
+        """
+        ...
+
 
 @dataclass(slots=True)
 class Caller:

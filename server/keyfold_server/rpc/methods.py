@@ -17,7 +17,11 @@ from typing import Final
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from keyfold.v1 import event_service_pb2, key_management_service_pb2
+from keyfold.v1 import (
+    event_service_pb2,
+    key_management_service_pb2,
+    organization_service_pb2,
+)
 from keyfold_server import telemetry
 from keyfold_server.domain.errors import (
     DeadlineError,
@@ -33,6 +37,7 @@ from keyfold_server.rpc.data_calls import DataCalls, Method
 from keyfold_server.rpc.handlers.data import DataMethods
 from keyfold_server.rpc.handlers.events import EventMethods
 from keyfold_server.rpc.handlers.life import LifeMethods
+from keyfold_server.rpc.handlers.organizations import OrganizationMethods
 from keyfold_server.rpc.handlers.unary import UnaryMethod
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.incoming.deadline import ANSWER_BEFORE, deadline_of
@@ -47,11 +52,12 @@ from keyfold_server.telemetry import NO_SPANS, Sampling
 
 _KEYS: Final = key_management_service_pb2.DESCRIPTOR.services_by_name["KeyManagementService"]
 _EVENTS: Final = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
+_ORGANIZATIONS: Final = organization_service_pb2.DESCRIPTOR.services_by_name["OrganizationService"]
 
 SERVICE: Final = _KEYS.full_name
 """The service of keys."""
 
-SERVICES: Final = (SERVICE, _EVENTS.full_name)
+SERVICES: Final = (SERVICE, _EVENTS.full_name, _ORGANIZATIONS.full_name)
 """Keyfold's own services."""
 
 _TOO_SHORT: Final = 0.005
@@ -107,7 +113,7 @@ class Methods:
         Raises:
             RuntimeError: The table and the contract have different methods.
         """
-        return self._keys() | self._events()
+        return self._keys() | self._events() | self._organizations()
 
     def _keys(self) -> dict[str, TableMethod]:
         calls = DataCalls(self._replica)
@@ -131,6 +137,16 @@ class Methods:
             for name, method in methods.items()
         }
         return self._of_contract(_EVENTS, answers | {STREAM: self._streamed})
+
+    def _organizations(self) -> dict[str, TableMethod]:
+        methods = OrganizationMethods(self._replica).table()
+        return self._of_contract(
+            _ORGANIZATIONS,
+            {
+                name: partial(self._answered, name, self._life(method))
+                for name, method in methods.items()
+            },
+        )
 
     def _of_contract(
         self, service: ServiceDescriptor, answers: Mapping[str, Answered]

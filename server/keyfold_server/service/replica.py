@@ -51,12 +51,17 @@ from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.usage import FLUSH as COUNTS_FLUSH
 from keyfold_server.service.observed.usage import UsageRecorder
 from keyfold_server.service.observed.uses import FLUSH, UseRecorder
+from keyfold_server.service.organizations.key_links import KeyLinks
+from keyfold_server.service.organizations.link_proofs import LinkProofs
+from keyfold_server.service.organizations.mutations import OrganizationMutations
+from keyfold_server.service.organizations.organizations import Organizations
 from keyfold_server.service.root_keys.access_policies import AccessPolicies
 from keyfold_server.service.root_keys.admission import Admission
 from keyfold_server.service.root_keys.audit import Audit
 from keyfold_server.service.root_keys.external_ids import ExternalIds
 from keyfold_server.service.root_keys.geo_keys import GeoKeys
 from keyfold_server.service.root_keys.geo_trials import GeoTrials
+from keyfold_server.service.root_keys.link_keys import LinkKeys
 from keyfold_server.service.root_keys.replica_of import ReplicaKeys
 from keyfold_server.service.root_keys.residency import Residency
 from keyfold_server.service.root_keys.resolution import Resolution
@@ -109,6 +114,8 @@ class Replica:
         status: Answers GetStatus.
         listing: Answers ListClusters.
         key_usage: Answers ListKeyUsage.
+        organization_service: Carries out the methods of organizations.
+        key_links: Carries out the methods of key links.
         events: Answers ListEvents.
         usage: Answers ListUsage.
         usage_recorder: Counts uses.
@@ -244,7 +251,17 @@ class Replica:
         self._admission = Admission(resolution, residency, external_ids)
         replica_keys = ReplicaKeys(kms, resolution, regions)
         geo_keys = GeoKeys(kms, resolution, regions, replica_keys)
-        self._spec_keys = SpecKeys(geo_keys, replica_keys)
+        link_keys = LinkKeys(self._storage, geo_keys)
+        self._spec_keys = SpecKeys(geo_keys, replica_keys, link_keys)
+        self._link_proofs = LinkProofs(
+            resolution,
+            residency,
+            external_ids,
+            geo_keys,
+            self._kek_wrapper,
+            regions,
+            self.clock,
+        )
         audit = Audit(self._storage, self._tasks, self.limits)
         self.trials = Trials(kms, scopes, residency, external_ids, audit, self.clock, self._random)
         self.geo_trials = GeoTrials(geo_keys, self.trials)
@@ -309,6 +326,15 @@ class Replica:
             clock,
             timing,
             check_fresh=check_fresh,
+        )
+        organization_mutations = OrganizationMutations(
+            storage, self.changes, clock, self._tasks, self.limits, attempts
+        )
+        self.organization_service = Organizations(
+            organization_mutations, storage, clock, check_fresh=check_fresh
+        )
+        self.key_links = KeyLinks(
+            organization_mutations, self._link_proofs, storage, clock, check_fresh=check_fresh
         )
         self.listing = Listing(storage, self.reports, clock, check_fresh=check_fresh)
         self.key_usage = KeyUsage(

@@ -202,7 +202,7 @@ def _grant(table: _Table) -> Grant:
         raise table.fault(
             "keys", "are only for the role operator; add that role, or leave the keys out"
         )
-    grant = Grant(
+    return Grant(
         table.where,
         callers or NOBODY,
         frozenset(roles),
@@ -212,14 +212,6 @@ def _grant(table: _Table) -> Grant:
         MappingProxyType(context) if context else None,
         keys,
     )
-    if grant.makes_clusters() and grant.clusters is None and not grant.covers_organizations():
-        raise table.fault(
-            "clusters",
-            "must narrow a grant that may make clusters for some organizations only, or its "
-            "callers could learn and take the names of others' clusters; write the names that "
-            'they may use, such as clusters = ["acme-*"]',
-        )
-    return grant
 
 
 def _unless_all(patterns: Patterns | None) -> Patterns | None:

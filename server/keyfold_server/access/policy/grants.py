@@ -24,6 +24,7 @@ class Role(Enum):
     OPERATOR = "operator"
     DESTROYER = "destroyer"
     AUDITOR = "auditor"
+    ADMIN = "admin"
 
     @property
     def purpose(self) -> str:
@@ -37,6 +38,7 @@ _PURPOSES: Final[Mapping[Role, str]] = {
     Role.OPERATOR: "gives clusters their keys, rotates, revokes and restores them",
     Role.DESTROYER: "deletes keys for good, and takes deletions back",
     Role.AUDITOR: "reads status, lists and events",
+    Role.ADMIN: "does everything that other roles do, and makes organizations",
 }
 
 ROLES: Final[Mapping[str, frozenset[Role]]] = {
@@ -60,6 +62,7 @@ class Rule:
             refused; for other methods such a cluster looks as if it did not exist.
         new_regions: True if the method may name regions that do not exist yet; the same holds for
             them.
+        organization: True if the method is for an organization and for no cluster.
     """
 
     roles: tuple[Role, ...] = ()
@@ -68,12 +71,16 @@ class Rule:
     whole: bool = False
     new_cluster: bool = False
     new_regions: bool = False
+    organization: bool = False
 
 
 _OPEN: Final = Rule(open=True)
 _ANY_GRANT: Final = Rule(tuple(Role))
 _REWRAP: Final = Rule((Role.UNWRAP, Role.WRAP), each=True)
 _READ: Final = Rule((Role.AUDITOR, Role.OPERATOR, Role.DESTROYER))
+_ADMINISTER: Final = Rule((Role.ADMIN,), organization=True)
+_LINK: Final = Rule((Role.OPERATOR,), organization=True)
+_READ_ORGANIZATION: Final = Rule(_READ.roles, organization=True)
 
 RULES: Final[Mapping[str, Rule]] = {
     "Wrap": Rule((Role.WRAP,)),
@@ -97,6 +104,16 @@ RULES: Final[Mapping[str, Rule]] = {
     "GetStatus": _READ,
     "ListClusters": _READ,
     "ListKeyUsage": _READ,
+    "CreateOrganization": _ADMINISTER,
+    "GetOrganization": _READ_ORGANIZATION,
+    "ListOrganizations": _READ,
+    "UpdateOrganization": _ADMINISTER,
+    "DeleteOrganization": _ADMINISTER,
+    "CreateKeyLink": _LINK,
+    "GetKeyLink": _READ_ORGANIZATION,
+    "ListKeyLinks": _READ_ORGANIZATION,
+    "UpdateKeyLink": _LINK,
+    "DeleteKeyLink": _LINK,
     "ListEvents": Rule((Role.AUDITOR,)),
     "ListUsage": Rule((Role.AUDITOR,)),
     "VerifyEvents": Rule((Role.AUDITOR,)),
@@ -228,9 +245,14 @@ class Grant:
         """Says whether the grant covers the clusters of every organization."""
         return self.organizations is None or any(p.text == "*" for p in self.organizations.items)
 
-    def makes_clusters(self) -> bool:
-        """Says whether its callers can make clusters under it, which takes keys to name."""
-        return Role.OPERATOR in self.roles and bool(self.keys)
+    def covers_organization(self, organization: str) -> bool:
+        """Says whether the grant covers an organization itself, and not only some of its clusters.
+
+        A grant that is narrowed to some regions covers the key links of those.
+        """
+        return self.clusters is None and (
+            self.organizations is None or self.organizations.match(organization)
+        )
 
     def covers_all(self) -> bool:
         """Says whether the grant covers every cluster, including those that do not exist yet."""

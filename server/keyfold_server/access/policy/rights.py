@@ -15,6 +15,7 @@ from keyfold_server.access.policy.grants import Grant, Role, rule
 from keyfold_server.domain.cluster import no_cluster, no_region
 from keyfold_server.domain.errors import KeyNotGrantedError, NotAllowedError
 from keyfold_server.domain.keyspec import RootKey
+from keyfold_server.domain.organization_changes import no_organization
 from keyfold_server.domain.patterns import Patterns
 from keyfold_server.domain.rights import DENIED, HIDDEN, Coverage, Identity, Purpose, Use, Verdict
 
@@ -32,6 +33,9 @@ _REMEMBERED: Final = 16_384
 
 _CALLERS: Final = 4_096
 """Callers whose rights stay in memory."""
+
+_MAKES_ORGANIZATION: Final = "CreateOrganization"
+"""The method that makes an organization: nobody may make one that no grant covers."""
 
 _DIGEST: Final = 8
 """Bytes of a digest of rights."""
@@ -230,8 +234,60 @@ class GrantedRights:
         covering = [grant for grant in self._grants if grant.covers_name(cluster)]
         self._check_key(covering, cluster, region, key)
 
+    def check_organization(self, rpc: str, organization: str) -> None:
+        """Refuses a method for an organization; see `domain.rights.Rights`."""
+        seeing = [grant for grant in self._grants if grant.covers_organization(organization)]
+        if not seeing and rpc != _MAKES_ORGANIZATION:
+            raise no_organization(organization)
+        try:
+            self._check_roles(rpc, seeing, None)
+        except NotAllowedError as error:
+            raise NotAllowedError(
+                f"{error.message}, for organization {organization}", field="organization"
+            ) from None
+
+    def covers_organization(self, rpc: str, organization: str, region: str | None) -> bool:
+        """Says whether a grant covers an organization; see `domain.rights.Rights`."""
+        return any(
+            grant.covers_organization(organization) and grant.covers_region(region)
+            for grant in self._with_role(rpc)
+        )
+
+    def organizations(self, rpc: str) -> tuple[str, ...] | None:
+        """Returns patterns of organizations; see `domain.rights.Rights`."""
+        whole = [
+            grant
+            for grant in self._with_role(rpc)
+            if grant.clusters is None and grant.regions is None
+        ]
+        found: dict[str, None] = {}
+        for grant in whole:
+            if grant.organizations is None:
+                return None
+            found.update(dict.fromkeys(_texts(grant.organizations) or ()))
+        return tuple(found)
+
+    def check_organization_key(self, organization: str, region: str, key: RootKey) -> None:
+        """Refuses a key for an organization as a whole; see `domain.rights.Rights`."""
+        covering = [grant for grant in self._grants if grant.covers_organization(organization)]
+        self._check_key(covering, None, region, key, organization=organization)
+
+    def names_freely(self, rpc: str, cluster: str, organization: str) -> bool:
+        """Says whether only grants count that narrow no names; see `domain.rights.Rights`."""
+        return all(
+            grant.clusters is None and not grant.covers_organizations()
+            for grant in self._with_role(rpc)
+            if grant.covers(cluster, organization)
+        )
+
     def _check_key(
-        self, covering: Iterable[Grant], cluster: str | None, region: str | None, key: RootKey
+        self,
+        covering: Iterable[Grant],
+        cluster: str | None,
+        region: str | None,
+        key: RootKey,
+        *,
+        organization: str | None = None,
     ) -> None:
         for grant in covering:
             if (
@@ -242,6 +298,8 @@ class GrantedRights:
                 return
         principal = key.principal or "ambient"
         place = "without a cluster" if cluster is None else f"for cluster {cluster}"
+        if organization is not None:
+            place = f"for all of organization {organization}"
         raise KeyNotGrantedError(
             f"no grant of {self._identity.name} names this {key.type} key as principal {principal} "
             f"{place}{f', region {region}' if region else ''}; have type, uri, principal and "

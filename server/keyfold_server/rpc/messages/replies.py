@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
-from keyfold_server.domain.cluster import Generation, SupersededWrap, Wrap
+from keyfold_server.domain.cluster import Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.keyspec import PLATFORM, KeySpec
 from keyfold_server.domain.lifecycle import State
@@ -47,7 +47,6 @@ def cluster_status(report: ClusterReport) -> res.ClusterStatus:
 def _region_status(report: RegionReport) -> res.RegionStatus:
     region = report.region
     spec, policy = region.key_spec, region.policy
-    platform = spec.type == PLATFORM
     status = res.RegionStatus(
         region=region.name,
         key_spec=key_spec(spec),
@@ -61,19 +60,27 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
         health=res.HEALTH_UNKNOWN,
         key_version=region.newest.current.key_version,
         generations=[_generation(g, report) for g in region.generations],
-        key_owner=res.KEY_OWNER_PLATFORM if platform else res.KEY_OWNER_CLUSTER,
+        key_owner=_owner(region),
         key_region=report.key_region,
         notices=report.notices,
         purge_time=time_if(region.purge_time),
         final_after=time_if(report.final_after),
         replica_of=report.replica_of,
         geo=region.geo,
+        key_link=region.link,
     )
     if report.described is not None:
         status.can_describe = report.described.health is Health.HEALTHY
     if report.seen is not None:
         _add_seen(status, report.seen, revoked=not region.in_service)
     return status
+
+
+def _owner(region: Region) -> res.KeyOwner.ValueType:
+    """Returns whose root key a region uses."""
+    if region.link:
+        return res.KEY_OWNER_ORGANIZATION
+    return res.KEY_OWNER_PLATFORM if region.key_spec.type == PLATFORM else res.KEY_OWNER_CLUSTER
 
 
 def _add_seen(status: res.RegionStatus, seen: Observation, *, revoked: bool) -> None:

@@ -106,6 +106,7 @@ def region_specs(messages: Collection[res.RegionSpec], geos: Geos) -> tuple[Regi
                 _policy(message.policy) if message.HasField("policy") else None,
                 message.replica_of,
                 message.geo,
+                message.key_link,
             )
             specs += _each(spec, geos) if spec.geo else (spec,)
         except InvalidInputError as error:

@@ -25,12 +25,14 @@ from keyfold_server.domain.errors import (
 from keyfold_server.domain.keyspec import KeySpec, RegionPolicy, RegionSpec, check_name
 from keyfold_server.domain.lifecycle import Action, after
 from keyfold_server.domain.region_names import check_regions
+from keyfold_server.domain.reliance import Reliance
 from keyfold_server.service.kms.kek_wrapper import KekWrapper
 from keyfold_server.service.life.each_region import for_each_region
 from keyfold_server.service.life.mutations import Mutations
 from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
+from keyfold_server.service.root_keys.link_keys import Given, check_key_links
 from keyfold_server.service.root_keys.replica_of import check_replica_of, replica_error
 from keyfold_server.service.root_keys.spec_keys import SpecKeys
 
@@ -116,17 +118,26 @@ class Clusters:
             KmsError: A key could not be proven; nothing was stored.
         """
         request = call.request
-        _check(request, request.regions)
+        _check(request)
         _check_declared(request)
+        without = _without_key(request.specs, request.named)
+        if request.organization is None:
+            _require_keys(request, without)
         # By the organization that the new cluster is to have. `Mutations` checks the rights again
         # by the organization of a cluster that exists.
         rights = call.caller.rights
         rights.check_cluster(call.rpc, request.cluster, request.organization, request.named)
         # The keys before any look-up, so that they show nothing of whether the cluster exists (C8).
-        specs = await self._spec_keys.spelled_out(rights, request.specs, request.cluster, None)
+        given = await self._spec_keys.link_keys.given(
+            request.specs, request.cluster, request.organization, without=without, makes=rights
+        )
+        _require_keys(request, _without_key(given.specs, request.named), given.rule)
+        specs = await self._spec_keys.spelled_out(rights, given.specs, request.cluster, None)
         await self._admission.permit(rights, specs, request.cluster, request.organization)
         return await self._mutations.run(
-            call, lambda seen: self._enable(call, specs, seen), lambda result: result
+            call,
+            lambda seen: self._enable(call, replace(given, specs=specs), seen),
+            lambda result: result,
         )
 
     async def add_regions(self, call: MutationCall[AddRegionsRequest]) -> MutationResult:
@@ -155,18 +166,19 @@ class Clusters:
     async def _enable(
         self,
         call: MutationCall[EnableRequest],
-        specs: Sequence[RegionSpec],
+        given: Given,
         current: Cluster | None,
     ) -> MutationResult:
         request = call.request
         if current is not None:
-            _check_enabled(call, current, specs)
+            _check_enabled(call, current, given.specs)
             return await self._unchanged(call, current)
+        given.check()
         now = self._mutations.now()
-        regions = await self._make(call, specs, request.organization, now)
+        regions = await self._make(call, given.specs, request.organization, now)
         uid, declared = self._random(16), tuple(sorted(request.regions))
         new = Cluster(uid, request.cluster, request.organization, 0, 1, regions, now, now, declared)
-        return await self._store(call, created(new), regions, current)
+        return await self._store(call, created(new), regions, current, given.reliance)
 
     async def _add(
         self,
@@ -185,11 +197,16 @@ class Clusters:
         there = {region.name: region for region in current.regions}
         for name in filter(there.__contains__, request.regions):
             there[name].following(Action.ADD, current.name)
-        _check_keys(request, (*request.regions, *current.declared_now), there)
+        declared_so_far = (*request.regions, *current.declared_now)
+        needed = [*(s.region for s in specs), *(r for r in declared_so_far if r not in there)]
+        given = await self._spec_keys.link_keys.given(
+            specs, current.name, current.organization, without=_without_key(specs, needed)
+        )
+        _require_keys(request, _without_key(given.specs, needed), given.rule)
         _check_declared(request, there)
         added, changed = [], []
         specs = await self._spec_keys.replica_keys.spelled_out(
-            call.caller.rights, specs, request.cluster, current
+            call.caller.rights, given.specs, request.cluster, current
         )
         for spec in specs:
             if spec.region not in there:
@@ -221,7 +238,7 @@ class Clusters:
             into_revoked=request.into_revoked,
             declared=declared,
         )
-        return await self._store(call, decide, regions, current)
+        return await self._store(call, decide, regions, current, given.reliance)
 
     async def _make(
         self,
@@ -245,7 +262,7 @@ class Clusters:
                 raise replica_error(spec, error) from None
             policy = spec.policy or RegionPolicy()
             made = Region(name, state, now, key_spec, policy, (first,))
-            return replace(made, replica_of=spec.replica_of, geo=spec.geo)
+            return replace(made, replica_of=spec.replica_of, geo=spec.geo, link=spec.key_link)
 
         made = await for_each_region(
             {
@@ -271,11 +288,12 @@ class Clusters:
         decide: Decide,
         regions: Sequence[Region],
         current: Cluster | None,
+        reliance: Reliance | None,
     ) -> MutationResult:
         """Commits a change, or with `validate_only` returns what the change would result in."""
         if call.request.validate_only:
             return MutationResult(decide(current).cluster)
-        result = await self._mutations.commit(call, decide)
+        result = await self._mutations.commit(call, decide, reliance=reliance)
         for region in regions:
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
@@ -284,47 +302,48 @@ class Clusters:
         return result
 
 
-def _check(request: RegionsRequest, declared: Sequence[str] = ()) -> None:
-    """Refuses a request that cannot be right, whatever the cluster is.
-
-    Args:
-        request: The request.
-        declared: The regions that need a spec besides those that have one.
-    """
+def _check(request: RegionsRequest) -> None:
+    """Refuses a request that cannot be right, whatever the cluster is."""
     check_name(request.cluster, "cluster")
     if request.organization is not None:
         check_name(request.organization, "organization")
     check_regions(request.regions, "regions")
     check_regions((spec.region for spec in request.specs), "region_specs")
     check_replica_of(request.specs)
+    check_key_links(request.specs)
     if not request.named:
         raise KeySpecMissingError(
             "no region is named; give one region spec for each region of the cluster",
             cluster=request.cluster,
             field="region_specs",
         )
-    _check_keys(request, (*declared, *(spec.region for spec in request.specs)))
     _check_count(len(request.named))
 
 
-def _check_keys(
-    request: RegionsRequest, regions: Iterable[str], there: Container[str] = ()
-) -> None:
+def _without_key(specs: Iterable[RegionSpec], regions: Iterable[str]) -> list[str]:
+    """Returns those of some regions for which no spec says what key they have."""
+    given = {
+        spec.region
+        for spec in specs
+        if spec.key_spec is not None or spec.replica_of or spec.key_link
+    }
+    return [each for each in dict.fromkeys(regions) if each not in given]
+
+
+def _require_keys(request: RegionsRequest, without: Sequence[str], rule: str = "") -> None:
     """Refuses a request that leaves a region without a key: every region or nothing.
 
     Args:
         request: The request.
-        regions: The names of the regions that must have a key.
-        there: The regions that have one already.
+        without: The regions without a key.
+        rule: What the organization says of such regions, for the message; may be empty.
 
     Raises:
-        KeySpecMissingError: A region has neither a key nor a spec with one.
+        KeySpecMissingError: There is such a region.
     """
-    given = {spec.region for spec in request.specs if spec.key_spec is not None or spec.replica_of}
-    without = [each for each in dict.fromkeys(regions) if each not in given and each not in there]
     if without:
         raise KeySpecMissingError(
-            f"no key spec for region {', '.join(without)}; give one for each region",
+            f"no key spec for region {', '.join(without)}; give one for each region{rule}",
             cluster=request.cluster,
             region=without[0],
             field="region_specs",
@@ -359,7 +378,8 @@ def _check_count(count: int) -> None:
 
 
 def _same(region: Region, spec: RegionSpec) -> bool:
-    return region.key_spec == spec.key_spec and spec.policy in (None, region.policy)
+    same = region.key_spec == spec.key_spec and region.link == spec.key_link
+    return same and spec.policy in (None, region.policy)
 
 
 def _check_enabled(
@@ -377,7 +397,8 @@ def _check_enabled(
     seen = {r.name: r for r in current.regions if sees(current.name, current.organization, r.name)}
     for region in seen.values():
         region.following(Action.ENABLE, current.name)
-    _check_keys(call.request, (name for name in current.declared_now if name in seen))
+    declared = (name for name in current.declared_now if name in seen)
+    _require_keys(call.request, _without_key(specs, declared))
     given = {spec.region: spec for spec in specs}
     differing = sorted(
         seen.keys() ^ given.keys()

@@ -11,7 +11,7 @@ from keyfold_server.domain.errors import KeyfoldError
 _R = TypeVar("_R")
 
 
-async def for_each_region(work: Mapping[str, Awaitable[_R]], cluster: str) -> dict[str, _R]:
+async def for_each_region(work: Mapping[str, Awaitable[_R]], cluster: str | None) -> dict[str, _R]:
     """Awaits the work of all regions, and returns its results by region.
 
     Raises:
@@ -32,7 +32,7 @@ async def for_each_region(work: Mapping[str, Awaitable[_R]], cluster: str) -> di
     return good
 
 
-def raise_if_failed(failed: Mapping[str, KeyfoldError], cluster: str) -> None:
+def raise_if_failed(failed: Mapping[str, KeyfoldError], cluster: str | None) -> None:
     """Raises the error of the first region that failed, if one did.
 
     Raises:

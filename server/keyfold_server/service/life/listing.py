@@ -80,7 +80,7 @@ class Listing:
             raise InvalidPageError(f"page_size must be 0 to {MAX_PAGE:,}", field="page_size")
         self._check_fresh(self._clock.monotonic())
         size = size or DEFAULT_PAGE
-        after = _name_in(token)
+        after = name_in(token)
         # Not a row of a hidden cluster is read, because the time would tell of it (C8).
         covered = rights.coverage(which.organization)
         if not covered:
@@ -129,12 +129,12 @@ def _name_of(entry: Cluster | Unusable) -> str:
 
 
 def page_token(name: str) -> str:
-    """Returns the token of the page that begins after a cluster."""
+    """Returns the token of the page that begins after a name."""
     return base64.urlsafe_b64encode(name.encode()).decode()
 
 
-def _name_in(token: str) -> str:
-    """Returns the cluster's name in a page token; empty for the first page."""
+def name_in(token: str) -> str:
+    """Returns the name in a page token; empty for the first page."""
     if not token:
         return ""
     try:

@@ -42,6 +42,7 @@ from keyfold_server.domain.errors import (
 )
 from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.reliance import Reliance
 from keyfold_server.service.fleet.changes import Changes
 from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
@@ -144,7 +145,12 @@ class Mutations:
         return task.result()
 
     async def commit(
-        self, call: MutationCall[MutationRequest], decide: Decide | Timed, message: str = ""
+        self,
+        call: MutationCall[MutationRequest],
+        decide: Decide | Timed,
+        message: str = "",
+        *,
+        reliance: Reliance | None = None,
     ) -> MutationResult:
         """Commits a change with its entry of the log and request_id, and applies it here.
 
@@ -152,9 +158,10 @@ class Mutations:
             call: The caller's request.
             decide: The change.
             message: A line of the entry for people, such as what was not done.
+            reliance: What the change takes from the cluster's organization, or None.
         """
         event = replace(self._event(call, "done"), message=message)
-        change = Change(call.cluster, decide, event, call.key())
+        change = Change(call.cluster, decide, event, call.key(), reliance)
         result = await self._apply(call, change)
         self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)

@@ -23,6 +23,19 @@ MAX_REQUEST_ID: Final = 128
 """Most characters in a request_id."""
 
 
+def check_request_id(request_id: str) -> None:
+    """Refuses an id that is too long or not printable ASCII.
+
+    Raises:
+        InvalidRequestIdError: It is.
+    """
+    if len(request_id) > MAX_REQUEST_ID or not (request_id.isascii() and request_id.isprintable()):
+        raise InvalidRequestIdError(
+            f"request_id must be 1 to {MAX_REQUEST_ID} printable ASCII characters",
+            field="request_id",
+        )
+
+
 class MutationRequest(Protocol):
     """A parsed request for a change: a dataclass such as `RevokeRequest`."""
 
@@ -97,13 +110,7 @@ class MutationCall(Generic[RequestT_co]):
         """
         if not self.request_id:
             return None
-        if len(self.request_id) > MAX_REQUEST_ID or not (
-            self.request_id.isascii() and self.request_id.isprintable()
-        ):
-            raise InvalidRequestIdError(
-                f"request_id must be 1 to {MAX_REQUEST_ID} printable ASCII characters",
-                field="request_id",
-            )
+        check_request_id(self.request_id)
         digest = hashlib.sha256(self.detail().encode()).digest()
         return RequestKey(self.caller.name, self.rpc, self.cluster, self.request_id, digest)
 

@@ -25,6 +25,7 @@ from keyfold_server.service.life.reports import ClusterReport, Reports
 from keyfold_server.service.life.requests import MutationCall, MutationResult
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.root_keys.admission import Admission
+from keyfold_server.service.root_keys.link_keys import check_key_links
 from keyfold_server.service.root_keys.replica_of import check_replica_of, replica_error
 from keyfold_server.service.root_keys.spec_keys import SpecKeys
 
@@ -118,6 +119,7 @@ class Rotation:
         check_name(request.cluster, "cluster")
         check_regions((spec.region for spec in request.specs), "region_specs")
         check_replica_of(request.specs)
+        check_key_links(request.specs)
         if not request.specs:
             raise KeySpecMissingError(
                 "no region is named; name each region to rotate, without a key_spec to stay with "
@@ -138,7 +140,8 @@ class Rotation:
             for spec in request.specs
         }
         rights = call.caller.rights
-        specs = await self._spec_keys.spelled_out(rights, request.specs, seen.name, seen)
+        given = await self._spec_keys.link_keys.given(request.specs, seen.name, seen.organization)
+        specs = await self._spec_keys.spelled_out(rights, given.specs, seen.name, seen)
         if not request.only_named_regions:
             followers = await self._following.of(rights, specs, seen)
             regions |= {spec.region: seen.region(spec.region) for spec in followers}
@@ -157,11 +160,14 @@ class Rotation:
             },
             seen.name,
         )
-        after = [related(done_regions[spec.region], spec, specs, seen) for spec in specs]
+        after = [
+            replace(related(done_regions[spec.region], spec, specs, seen), link=_link(spec, seen))
+            for spec in specs
+        ]
         decide = with_regions(seen, [*after, *left(specs, seen)], now)
         if request.validate_only:
             return RotateResult(MutationResult(decide(seen).cluster))
-        done = await self._mutations.commit(call, decide)
+        done = await self._mutations.commit(call, decide, reliance=given.reliance)
         for region in done_regions.values():
             self._health.succeeded(region.newest)
             self._health.wrapping(region.newest, None)
@@ -252,6 +258,11 @@ class Rotation:
         policy = _policy(spec, region)
         kept = fresh if request.new_generation or leaves else None
         return rotated(region, key_spec, policy, wraps, kept)
+
+
+def _link(spec: RegionSpec, seen: Cluster) -> str:
+    """Returns the key link of a region after its rotation; empty: it has a key of its own."""
+    return seen.region(spec.region).link if spec.key_spec is None else spec.key_link
 
 
 def _policy(spec: RegionSpec, region: Region) -> RegionPolicy:

@@ -37,7 +37,7 @@ class Residency:
         refused = notice if self._regions.required else ""
         return ResidencyReport(key.region, (notice,) if notice else (), refused)
 
-    async def check(self, root: RootKey, region: str, cluster: str) -> None:
+    async def check(self, root: RootKey, region: str, cluster: str | None) -> None:
         """Refuses a root key outside its region, where the settings demand residency.
 
         Raises:

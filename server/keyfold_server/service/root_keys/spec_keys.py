@@ -12,19 +12,22 @@ from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.keyspec import RegionSpec
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.root_keys.geo_keys import GeoKeys
+from keyfold_server.service.root_keys.link_keys import LinkKeys
 from keyfold_server.service.root_keys.replica_of import ReplicaKeys
 
 
 class SpecKeys:
-    """Replaces geos and `replica_of` by key specs.
+    """Replaces geos, `replica_of` and key links by key specs.
 
     Attributes:
         geo_keys: Works out the keys of a geo's regions.
         replica_keys: Works out the replicas of keys.
+        link_keys: Looks up what an organization gives to its clusters' regions.
     """
 
-    def __init__(self, geo_keys: GeoKeys, replica_keys: ReplicaKeys) -> None:
+    def __init__(self, geo_keys: GeoKeys, replica_keys: ReplicaKeys, link_keys: LinkKeys) -> None:
         """Takes what works out the keys."""
+        self.link_keys: Final = link_keys
         self.geo_keys: Final = geo_keys
         self.replica_keys: Final = replica_keys
 
@@ -32,6 +35,8 @@ class SpecKeys:
         self, rights: Rights, specs: Sequence[RegionSpec], cluster: str, current: Cluster | None
     ) -> tuple[RegionSpec, ...]:
         """Returns a request's region specs with the key specs that they mean.
+
+        Those that name a key link must have its key already.
 
         Args:
             rights: The caller's rights.

@@ -87,6 +87,29 @@ class _AutoRotateRights:
         del type_, uri
         return False
 
+    def check_organization(self, rpc: str, organization: str) -> NoReturn:
+        """Refuses: this caller knows no organization."""
+        raise NotAllowedError(f"{CALLER} may not call {rpc} for organization {organization}")
+
+    def covers_organization(self, rpc: str, organization: str, region: str | None) -> bool:
+        """Covers nothing, since this caller knows no organization."""
+        del rpc, organization, region
+        return False
+
+    def organizations(self, rpc: str) -> tuple[str, ...]:
+        """Covers nothing, since this caller knows no organization."""
+        del rpc
+        return ()
+
+    def check_organization_key(self, organization: str, region: str, key: RootKey) -> NoReturn:
+        """Refuses every key, as `check_key` does."""
+        self.check_key(None, organization, region, key)
+
+    def names_freely(self, rpc: str, cluster: str, organization: str) -> bool:
+        """Says True, since no grant narrows this caller; it makes no cluster."""
+        del rpc, cluster, organization
+        return True
+
     def check_key_named(self, cluster: str, region: str | None, key: RootKey) -> NoReturn:
         """Refuses every key, as `check_key` does."""
         self.check_key(cluster, None, region, key)
