@@ -274,10 +274,14 @@ class GrantedRights:
 
     def names_freely(self, rpc: str, cluster: str, organization: str) -> bool:
         """Says whether only grants count that narrow no names; see `domain.rights.Rights`."""
-        return all(
-            grant.clusters is None and not grant.covers_organizations()
+        # Without keys nobody makes a cluster, so a grant without keys counts for nothing here.
+        making = [
+            grant
             for grant in self._with_role(rpc)
-            if grant.covers(cluster, organization)
+            if grant.keys and grant.covers(cluster, organization)
+        ]
+        return bool(making) and all(
+            grant.clusters is None and not grant.covers_organizations() for grant in making
         )
 
     def _check_key(
