@@ -221,6 +221,14 @@ def test_a_bad_table_keeps_the_server_from_starting(file: Path, text: str, told:
         load()
 
 
+def test_a_geo_has_no_more_regions_than_a_cluster(file: Path) -> None:
+    """A geo that no cluster could be enabled in stops the start."""
+    file.write_text("".join(f'[regions.r-{n}]\ngeo = "ALL"\n' for n in range(65)))
+    settings = load()
+    with pytest.raises(SetupError, match="geo ALL has 65 regions, and a cluster at most 64"):
+        regions(settings, catalog(settings))
+
+
 def test_a_misspelt_provider_keeps_the_server_from_starting(file: Path) -> None:
     """An entry under a misspelt provider would apply to no key, so it stops the start."""
     file.write_text('[regions.eu]\nAWS_KSM = "eu-west-1"')

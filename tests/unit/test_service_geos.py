@@ -271,6 +271,7 @@ async def test_a_trial_names_each_region_with_what_is_wrong(house: RegionalHouse
     assert not done.accessible
     assert [each.reason for each in done.replicas] == ["", "ACCESS_DENIED", "KEY_NOT_FOUND"]
     assert "region ireland: Keyfold cannot use this key" in done.summary
+    assert "a replica has a policy of its own, and a missing one may look the same" in done.summary
     assert f"region stockholm: there is no replica of region frankfurt's key at {STOCKHOLM}" in (
         done.summary
     )

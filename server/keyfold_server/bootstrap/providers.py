@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from keyfold_server.domain.cluster import MAX_REGIONS
 from keyfold_server.domain.errors import KeyfoldError, SetupError
 from keyfold_server.domain.geos import Geos
 from keyfold_server.domain.key_names import KeyNames
@@ -89,7 +90,7 @@ def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
 
     Raises:
         SetupError: The settings name a provider that does not exist, so that nothing would check
-            its keys.
+            its keys, or a geo that no cluster can have.
     """
     table = {
         region: {type_: names for type_, names in places.items() if type_ != GEO}
@@ -103,4 +104,10 @@ def regions(settings: Settings, providers: Catalog) -> ResidencyPolicy:
             f"{', '.join(providers.types())}"
         )
     geos = Geos.of({region: places.get(GEO, ()) for region, places in settings.regions.items()})
+    for geo, members in geos.table.items():
+        if len(members) > MAX_REGIONS:
+            raise SetupError(
+                f"KEYFOLD_REGIONS: geo {geo} has {len(members)} regions, and a cluster at most "
+                f"{MAX_REGIONS}; divide it"
+            )
     return ResidencyPolicy(table, required=settings.residency == "require", geos=geos)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from keyfold_server.domain.errors import KeyNotFoundError, KeyNotGrantedError
+from keyfold_server.domain.errors import AccessDeniedError, KeyNotFoundError, KeyNotGrantedError
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.rights import Caller
 from keyfold_server.service.root_keys.geo_keys import GeoKeys
-from keyfold_server.service.root_keys.replica_of import replica_error
+from keyfold_server.service.root_keys.replica_of import OWN_POLICY, replica_error
 from keyfold_server.service.root_keys.trial_results import TestKeyResult
 from keyfold_server.service.root_keys.trials import TestKeyRequest, Trials
 
@@ -52,6 +52,8 @@ class ReplicaTrial:
                 f"there is no replica of region {self.replica_of}'s key at "
                 f"{self.key_spec.uri}; replicate the key there first"
             )
+        if self.replica_of and failure and isinstance(failure.error, AccessDeniedError):
+            return f"{self.result.summary}; {OWN_POLICY}"
         return self.result.summary
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from keyfold_server.domain.cluster import Cluster, no_region
 from keyfold_server.domain.errors import (
@@ -24,6 +25,9 @@ from keyfold_server.domain.residency import ResidencyPolicy
 from keyfold_server.domain.rights import Rights
 from keyfold_server.service.kms.client import KmsClient
 from keyfold_server.service.root_keys.resolution import Resolution
+
+OWN_POLICY: Final = "a replica has a policy of its own, and a missing one may look the same"
+"""What a denied replica may mean: a KMS may not tell a caller of another account which it is."""
 
 
 def check_replica_of(specs: Sequence[RegionSpec]) -> None:
@@ -189,7 +193,7 @@ def replica_error(spec: RegionSpec, error: KeyfoldError) -> KeyfoldError:
         message = f"the replica {spec.key_spec.uri} of region {spec.replica_of}'s key: "
         message += error.message
         if isinstance(error, AccessDeniedError):
-            message += "; a replica has a policy of its own"
+            message += f"; {OWN_POLICY}"
     copy = error.at()
     copy.message = message
     copy.args = (message,)
