@@ -75,6 +75,13 @@ class Client:
         """Revokes a cluster."""
         return await self._next().Revoke(pb.RevokeRequest(cluster=cluster), timeout=WITHIN)
 
+    async def key_usage(self, uri: str, size: int = 0, token: str = "") -> pb.ListKeyUsageResponse:
+        """Reads a page of what needs a root key."""
+        request = pb.ListKeyUsageRequest(
+            selector=pb.KeySelector(uri=uri), page_size=size, page_token=token
+        )
+        return await self._next().ListKeyUsage(request, timeout=WITHIN)
+
     async def status(self, cluster: str) -> None:
         """Reads a cluster's status."""
         reply = await self._next().GetStatus(pb.GetStatusRequest(cluster=cluster), timeout=WITHIN)

@@ -34,6 +34,7 @@ CASES: Final[Mapping[str, str]] = {
     "curves": "curves",
     "slow": "slow",
     "scale": "scale",
+    "keyusage": "key_usage",
     "memory": "memory",
     "drip": "dripping",
     "hidden": "hidden",

@@ -43,14 +43,15 @@ def cluster(number: int) -> str:
     return f"tenant-{number:06}"
 
 
-def stocked(folder: Path, count: int) -> None:
+def stocked(folder: Path, count: int, root_keys: int = ROOT_KEYS) -> None:
     """Puts a store of `count` clusters and its root keys into a server's folder."""
-    kept = _cache() / f"bench-{count}-{_digest()}"
+    under = "" if root_keys == ROOT_KEYS else f"-under-{root_keys}"
+    kept = _cache() / f"bench-{count}{under}-{_digest()}"
     if not kept.exists():
         being_made = kept.with_name(f"{kept.name}.{os.getpid()}")
         being_made.mkdir(parents=True)
         try:
-            _make(being_made, count)
+            _make(being_made, count, root_keys)
             being_made.rename(kept)
         finally:
             shutil.rmtree(being_made, ignore_errors=True)
@@ -73,19 +74,20 @@ def _digest() -> str:
     return made_of.hexdigest()[:16]
 
 
-def _make(folder: Path, count: int) -> None:
+def _make(folder: Path, count: int, root_keys: int) -> None:
     keys = KeyFile(folder / "root-keys.json")
-    for number in range(ROOT_KEYS):
+    for number in range(root_keys):
         keys.create(f"root-{number}")
-    add(folder, count)
+    add(folder, count, root_keys)
 
 
-def add(folder: Path, count: int) -> None:
+def add(folder: Path, count: int, root_keys: int = ROOT_KEYS) -> None:
     """Adds clusters, each with an entry of the log, to a server's store while no server runs.
 
     Args:
         folder: The server's folder. It has the root keys `root-0` and so on.
         count: The number of clusters.
+        root_keys: The number of root keys, each with about as many clusters as any other.
     """
     # The servers warn in their own logs that these root keys are for development.
     logging.getLogger("keyfold_server.providers").setLevel(logging.ERROR)
@@ -94,15 +96,16 @@ def add(folder: Path, count: int) -> None:
     try:
         for first in range(0, count, _GROUP):
             numbers = range(first, min(first + _GROUP, count))
-            for result in store.apply([_enabling(provider, number) for number in numbers]):
+            group = [_enabling(provider, number, root_keys) for number in numbers]
+            for result in store.apply(group):
                 if isinstance(result, Exception):
                     raise result
     finally:
         store.close()
 
 
-def _enabling(provider: LocalProvider, number: int) -> Change:
-    name, root = cluster(number), RootKey("LOCAL", f"local:root-{number % ROOT_KEYS}")
+def _enabling(provider: LocalProvider, number: int, root_keys: int) -> Change:
+    name, root = cluster(number), RootKey("LOCAL", f"local:root-{number % root_keys}")
     binding = Binding(name, REGION, os.urandom(16), None)
     payload = bytes(binding.payload(bytearray(os.urandom(KEY_SIZE))))
     wrapped = provider.wrap(root, payload, binding, budget=1.0)
