@@ -209,14 +209,19 @@ async def test_the_vendors_own_key(house: House) -> None:
 
 
 async def test_pages(one: Member) -> None:
-    """The pages hold every use once; a token counts only for its own question, whole."""
+    """The pages hold every use once, and each costs the same, but for the first, which counts them.
+
+    A token counts only for its own question, whole.
+    """
     seen, token = [], ""
     for left in (2, 1, 0):
         page = await asked(one, size=1, token=token)
         seen += shown(page)
-        assert page.safety.visible == 3
+        # The first page answers for all uses, so the others need not count them.
+        assert (page.safety.visible, page.safety.safe) == ((0, None) if token else (3, False))
         assert bool(page.next_token) == bool(left)
         token = page.next_token or token
+    assert one.line.counts["key_usage_summary"] == 1
     assert seen == shown(await asked(one))
     for selector, bad in (
         (KeySelector(uri="fake:two"), token),
@@ -335,6 +340,10 @@ async def test_rows_that_are_not_authentic(one: Member) -> None:
     assert len(page.uses) == 2
     assert page.safety.safe is False
     assert page.safety.reasons[0].startswith("could not tell: the stored rows of beta are not")
+    first = await asked(one, size=2)
+    last = await asked(one, size=2, token=first.next_token)
+    assert (first.safety.safe, last.safety.safe) == (True, False)
+    assert last.safety.reasons == page.safety.reasons[:1]
     # Nobody can trust the organization in such a row.
     page = await asked(one, who=rights('roles = ["auditor"]\norganizations = ["*"]'))
     assert page.spoilt == ()

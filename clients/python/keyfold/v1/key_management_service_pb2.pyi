@@ -2735,8 +2735,9 @@ Global___KeyImpact: _TypeAlias = KeyImpact  # noqa: Y015
 
 @_typing.final
 class ListKeyUsageResponse(_message.Message):
-    """The response of ListKeyUsage. Counts and answers are about all uses that the selector chooses, and
-    not about this page alone.
+    """The response of ListKeyUsage. Counts and answers are on the first page alone, and are about all uses
+    that the selector chooses. A later page has uses; if rows on it are not authentic, `safe_to_disable`
+    is false there, too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

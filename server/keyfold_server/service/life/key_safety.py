@@ -93,6 +93,12 @@ def hidden_from(summary: KeyUseSummary, why: str, now: int, backup_retention: fl
     return _with_backups(known, seen, now, backup_retention)
 
 
+def doubtful(doubts: Doubts) -> KeySafety:
+    """Returns what a page says that is not the first: only that Keyfold could not tell."""
+    reasons = tuple(_unclear(0, doubts))
+    return KeySafety(False if reasons else None, reasons)
+
+
 def _with_backups(
     told: KeySafety, groups: Collection[UseGroup], now: int, backup_retention: float
 ) -> KeySafety:

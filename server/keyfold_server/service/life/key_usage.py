@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
@@ -37,7 +37,13 @@ from keyfold_server.domain.timing import Timing
 from keyfold_server.domain.what_if import KeyImpact, WhatIf
 from keyfold_server.service import tokens
 from keyfold_server.service.kms.client import KmsClient
-from keyfold_server.service.life.key_safety import Doubts, KeySafety, hidden_from, judged
+from keyfold_server.service.life.key_safety import (
+    Doubts,
+    KeySafety,
+    doubtful,
+    hidden_from,
+    judged,
+)
 from keyfold_server.service.life.what_if import WhatIfs, notes
 from keyfold_server.service.storage import Storage
 
@@ -109,7 +115,8 @@ class KeyUsagePage:
         uses: The uses that the caller may see.
         spoilt: The errors of clusters that could not be verified, and that the caller may see.
         next_token: The token of the next page; empty: there is none.
-        safety: Whether the keys may be disabled.
+        safety: Whether the keys may be disabled. Only the first page says so, but every page says
+            what could not be verified.
         impacts: What the action in question does to each of the uses; empty without one.
     """
 
@@ -199,19 +206,12 @@ class KeyUsage:
         errors = [error for error in found.entries if not isinstance(error, KeyUse)]
         # Nobody can trust the organization in such a row.
         spoilt = tuple(e for e in errors if rights.covers(_RPC, e.cluster or "", None))
-        why = None
-        if not any(each.is_whole for each in covered):
-            why = self._why_hidden(rights, selected, uses)
-        if why is not None and not uses:
-            if selected.unknown is not None:
-                raise selected.unknown
-            safety = KeySafety(None, (why,))
-        else:
-            safety = await self._safety(
-                selected, rights, Doubts(_names(spoilt), len(spoilt) < len(errors)), why
-            )
-            if selected.unknown is not None and not (safety.visible or safety.hidden or errors):
-                raise selected.unknown
+        doubts = Doubts(_names(spoilt), len(spoilt) < len(errors))
+        # The first page answers for all uses: to count them for each page would make a list of all
+        # cost the square of their number.
+        safety = doubtful(doubts)
+        if after is None:
+            safety = await self._safety(selected, rights, uses, doubts)
         following = ""
         if found.more and found.last is not None:
             data = asked + json.dumps(found.last, ensure_ascii=True).encode()
@@ -219,11 +219,34 @@ class KeyUsage:
         if what is None:
             return KeyUsagePage(selected, uses, spoilt, following, safety)
         impacts = await self._what_ifs.impacts(what, selected.query, uses)
-        told = (*safety.reasons, *notes(what, selected.query))
-        safety = replace(safety, reasons=told)
+        if after is None:
+            told = (*safety.reasons, *notes(what, selected.query))
+            safety = replace(safety, reasons=told)
         return KeyUsagePage(selected, uses, spoilt, following, safety, impacts)
 
     async def _safety(
+        self, selected: Selected, rights: Rights, uses: Collection[KeyUse], doubts: Doubts
+    ) -> KeySafety:
+        """Returns whether the keys may be disabled, given the first page of their uses.
+
+        Raises:
+            InvalidKeySpecError: The uri is malformed, and nothing uses it.
+            UnknownProviderError: The uri is that of no provider, and nothing uses it.
+        """
+        why = None
+        if not any(each.is_whole for each in rights.coverage(None, _RPC)):
+            why = self._why_hidden(rights, selected, uses)
+        if why is not None and not uses:
+            if selected.unknown is not None:
+                raise selected.unknown
+            return KeySafety(None, (why,))
+        safety = await self._together(selected, rights, doubts, why)
+        found = safety.visible or safety.hidden or doubts != Doubts()
+        if selected.unknown is not None and not found:
+            raise selected.unknown
+        return safety
+
+    async def _together(
         self, selected: Selected, rights: Rights, doubts: Doubts, why: str | None
     ) -> KeySafety:
         """Returns whether the keys may be disabled; `why`: why the caller may not know.
@@ -259,12 +282,13 @@ class KeyUsage:
         doubts = replace(doubts, vendors=await self._is_vendors(query))
         return judged(summary, doubts, now, kept)
 
-    def _why_hidden(self, rights: Rights, selected: Selected, uses: Iterable[KeyUse]) -> str | None:
+    def _why_hidden(
+        self, rights: Rights, selected: Selected, uses: Collection[KeyUse]
+    ) -> str | None:
         """Returns why a narrowed caller hears nothing of others' uses; None: it hears of them."""
         key = selected.key
         if key is not None and rights.may_name(key.type, key.uri):
             return None
-        uses = list(uses)
         if not uses:
             return _UNNAMED
         vendors = {key.uri for key in self._names.platform_keys}

@@ -153,18 +153,26 @@ def _version(column: ColumnElement[str], version: str, *, and_older: bool) -> Co
     return or_(column == version, column.endswith(f"/{version}", autoescape=True))
 
 
-def _joined(table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
-    """Selects columns of wraps with their generations, regions and clusters."""
-    place = and_(
-        regions.c.cluster_uid == generations.c.cluster_uid, regions.c.name == generations.c.region
-    )
-    return (
+def _joined(
+    table: Table, covered: Collection[Coverage], *columns: ColumnElement[Any]
+) -> Select[Any]:
+    """Selects columns of wraps with their generations, and with their clusters if `covered` asks.
+
+    The name of a wrap's cluster stands in the wrap's index. So the database passes over what a
+    caller may not see without a look at other tables.
+    """
+    found = (
         select(*columns)
         .select_from(table)
         .join(generations, generations.c.kek_id == table.c.kek_id)
-        .join(regions, place)
-        .join(clusters, clusters.c.uid == table.c.cluster_uid)
     )
+    if any(each.organizations is not None for each in covered):
+        found = found.join(clusters, clusters.c.uid == table.c.cluster_uid)
+    return found
+
+
+def _visible(table: Table, covered: Collection[Coverage]) -> ColumnElement[bool]:
+    return listing.covered_with_regions(covered, table.c.cluster, generations.c.region)
 
 
 def _places(
@@ -174,6 +182,7 @@ def _places(
     number = table.c.number if past else cast(null(), BigInteger)
     return _joined(
         table,
+        covered,
         table.c.cluster,
         generations.c.region,
         generations.c.number.label("generation"),
@@ -181,7 +190,7 @@ def _places(
         table.c.kek_id,
         table.c.cluster_uid.label("uid"),
         number.label("history"),
-    ).where(*conditions, listing.covered_with_regions(covered))
+    ).where(*conditions, _visible(table, covered))
 
 
 def _first(uses: Select[Any], after: UsePlace | None, limit: int) -> Select[Any]:
@@ -201,9 +210,13 @@ def _facts(
 ) -> Select[Any]:
     """Selects what uses are grouped by, and the times of their wraps."""
     past = table is wrap_history
-    return _joined(
+    place = and_(
+        regions.c.cluster_uid == generations.c.cluster_uid, regions.c.name == generations.c.region
+    )
+    facts = _joined(
         table,
-        listing.covered_with_regions(covered).label("visible"),
+        covered,
+        _visible(table, covered).label("visible"),
         (true() if past else false()).label("superseded"),
         (false() if query.uri is None else table.c.root_uri != query.uri).label("other_uri"),
         regions.c.state.label("state"),
@@ -211,7 +224,8 @@ def _facts(
         (table.c.superseded_at < oldest_backup if past else false()).label("expired"),
         table.c.created_at,
         (table.c.superseded_at if past else cast(null(), BigInteger)).label("superseded_at"),
-    ).where(*conditions)
+    )
+    return facts.join(regions, place).where(*conditions)
 
 
 def _group(cells: Cells) -> UseGroup:

@@ -88,22 +88,32 @@ def covered(coverages: Iterable[Coverage]) -> ColumnElement[bool]:
     return _any(map(_covered, coverages))
 
 
-def covered_with_regions(coverages: Collection[Coverage]) -> ColumnElement[bool]:
-    """Returns a condition on clusters and regions: an entry of a caller's rights covers both."""
+def covered_with_regions(
+    coverages: Collection[Coverage],
+    cluster: ColumnElement[str] = clusters.c.name,
+    region: ColumnElement[str] = regions.c.name,
+) -> ColumnElement[bool]:
+    """Returns a condition on clusters and regions: an entry of a caller's rights covers both.
+
+    Args:
+        coverages: The entries. One that names organizations makes the condition need `clusters`.
+        cluster: The column that has the cluster's name.
+        region: The column that has the region's name.
+    """
     if any(each.is_whole for each in coverages):
         return true()
     return _any(
-        _covered(each)
+        _covered(each, cluster)
         if each.regions is None
-        else and_(_covered(each), fits_any(regions.c.name, each.regions))
+        else and_(_covered(each, cluster), fits_any(region, each.regions))
         for each in coverages
     )
 
 
-def _covered(coverage: Coverage) -> ColumnElement[bool]:
+def _covered(coverage: Coverage, name: ColumnElement[str] = clusters.c.name) -> ColumnElement[bool]:
     """Returns a condition on clusters: an entry of a caller's rights covers them."""
     columns = (
-        (clusters.c.name, coverage.clusters),
+        (name, coverage.clusters),
         (clusters.c.organization, coverage.organizations),
     )
     return and_(

@@ -69,23 +69,23 @@ def usage_of(
     """Asks for uses, page by page, up to a limit; 0: all of them.
 
     Returns:
-        The pages merged, and whether there are more uses. Counts and answers are those of the last
-        page, or of the first one on which rows were not authentic.
+        The pages merged, and whether there are more uses. The answer is that of the first page,
+        unless a later one has rows that are not authentic.
     """
-    whole = api.ListKeyUsageResponse()
-    uses: list[api.KeyUse] = []
-    page: KeyUsagePage | None = first_key_usage(selector, min(limit or LIMIT, LIMIT), what_if)
-    while page is not None and (not limit or len(uses) < limit):
+    first = first_key_usage(selector, min(limit or LIMIT, LIMIT), what_if)
+    whole = session.client.send(first)
+    page: KeyUsagePage | None = next_page(first, whole)
+    while page is not None and (not limit or len(whole.uses) < limit):
         response = session.client.send(page)
         page = next_page(page, response)
-        uses += response.uses
-        if whole.not_authentic or whole.banned:
-            whole.not_authentic.extend(response.not_authentic)
-            whole.banned.extend(response.banned)
-        else:
-            whole = response
-    more = page is not None or bool(limit and len(uses) > limit)
-    del whole.uses[:]
-    whole.uses.extend(uses[:limit] if limit else uses)
+        whole.uses.extend(response.uses)
+        whole.not_authentic.extend(response.not_authentic)
+        whole.banned.extend(response.banned)
+        whole.reasons.extend(response.reasons)
+        if response.HasField("safe_to_disable"):
+            whole.safe_to_disable = response.safe_to_disable
+    more = page is not None or bool(limit and len(whole.uses) > limit)
+    if limit:
+        del whole.uses[limit:]
     whole.next_page_token = ""
     return whole, more
