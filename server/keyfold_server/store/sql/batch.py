@@ -120,9 +120,10 @@ class Batch:
         """Sorts what the transaction has read."""
         answers = iter(unit.answers)
         parts: list[list[Answer]] = [[next(answers) for _ in steps] for steps in self._parts]
-        locked, _, read, recorded = (list(rows_of(some)) for some in parts[:4])
+        locked, held, read, recorded = (list(rows_of(some)) for some in parts[:4])
         self._relied.take(parts[4], stamp.seal)
         if stamp.dialect.locks_rows:
+            self._relied.check_locked({row[0] for row in held})
             # Only what is locked. A cluster that another transaction made just now is not, and
             # this one could overwrite its next change. Instead, this transaction finds no cluster,
             # collides if it makes the cluster too, and runs again.

@@ -168,11 +168,17 @@ class OrganizationStore:
         """Decides a change on what the transaction has read, and writes it."""
         stamp, reach = self._transactions.stamp(unit), self._transactions.reach
         name, seal = change.organization, stamp.seal
-        answers = unit.answers[1:] if stamp.dialect.locks_rows else unit.answers
+        locked, answers = unit.answers[0], unit.answers
+        if stamp.dialect.locks_rows:
+            answers = answers[1:]
         read, counted, firsts, used, *recorded = answers
         stored = organizations.authentic(
             organizations.held(organizations.of([name], read.rows, seal)[name], floor)
         )
+        if stamp.dialect.locks_rows and stored.own is not None and not locked.rows:
+            # Another transaction made the row between the lock and the read. Nothing holds it, so
+            # a third one could change it before this one does, and its change would be lost.
+            raise LostRaceError
         known = requests.of(chain.from_iterable(answer.rows for answer in recorded), seal)
         _refuse_repeated(change.request, known)
         count, names = counted.rows[0][0], tuple(str(row[0]) for row in firsts.rows)

@@ -12,12 +12,14 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from keyfold_server.domain.organizations import OrganizationView
+from keyfold_server.store.database.faults import LostRaceError
 from keyfold_server.store.database.trip import rows_of
 from keyfold_server.store.tables import organization_members as members
 from keyfold_server.store.tables import organizations
+from keyfold_server.store.tables.organizations import StoredOrganization
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from keyfold_server.domain.changes import Change
     from keyfold_server.domain.errors import RowNotAuthenticError
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from keyfold_server.store.database.trip import Answer, Step
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.floors import Floors
-    from keyfold_server.store.tables.organizations import StoredOrganization
 
 
 class Relied:
@@ -56,6 +57,21 @@ class Relied:
         for name, stored in organizations.of(self._names, read, seal).items():
             self._found[name] = organizations.held(stored, self._floors[name])
         self._counts.update({row[0]: row[1] for row in rows_of(each)})
+
+    def check_locked(self, names: Collection[str]) -> None:
+        """Refuses a row that another transaction made after these locks were taken.
+
+        Nothing holds such a row, so that a third transaction could change it before the commit.
+
+        Args:
+            names: The organizations whose rows are locked.
+
+        Raises:
+            LostRaceError: There is such a row.
+        """
+        for name, stored in self._found.items():
+            if isinstance(stored, StoredOrganization) and stored.own and name not in names:
+                raise LostRaceError
 
     def check(self, reliance: Reliance | None) -> None:
         """Refuses a change whose organization no longer gives what it takes.
