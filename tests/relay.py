@@ -23,12 +23,17 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
-from keyfold.v1 import event_service_pb2, key_management_service_pb2
+from keyfold.v1 import (
+    event_service_pb2,
+    key_management_service_pb2,
+    organization_service_pb2,
+)
 from wire_errors import WireError
 
 _SERVICES: Final = (
     key_management_service_pb2.DESCRIPTOR.services_by_name["KeyManagementService"],
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+    organization_service_pb2.DESCRIPTOR.services_by_name["OrganizationService"],
 )
 
 _ANY_SIZE: Final = (

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from cli_runner import Cli, on_terminal
 from keyfold.cli.app import app
-from keyfold.v1 import event_service_pb2
+from keyfold.v1 import event_service_pb2, organization_service_pb2
 from keyfold.v1 import key_management_service_pb2 as api
 from keyfold_server.domain.errors import AccessDeniedError
 from keyfold_server.domain.residency import ResidencyPolicy
@@ -57,6 +57,19 @@ COMMANDS = {
     "events verify": ["events", "verify"],
     "events anchor": ["events", "anchor"],
     "events export": ["events", "export"],
+    "organizations create": ["organizations", "create", "new"],
+    "organizations get": ["organizations", "get", "acme"],
+    "organizations list": ["organizations", "list"],
+    "organizations update": ["organizations", "update", "acme", "--max-clusters", "5"],
+    "organizations delete": ["organizations", "delete", "empty", "--yes"],
+    "links create": [
+        *("links", "create", "acme", "other", "--region", "us"),
+        *("--type", "LOCAL", "--uri", "local:a"),
+    ],
+    "links get": ["links", "get", "acme", "main"],
+    "links list": ["links", "list", "acme"],
+    "links update": ["links", "update", "acme", "main", "--description", "new"],
+    "links delete": ["links", "delete", "acme", "main", "--yes"],
     "wrap": ["wrap", "prod", "--region", "eu"],
     "unwrap": ["unwrap", "prod"],
     "generate-data-key": ["generate-data-key", "prod", "--region", "eu"],
@@ -80,6 +93,16 @@ ANSWERS = {
     "usage": "ListUsage",
     "key-usage": "ListKeyUsage",
     "what-if": "ListKeyUsage",
+    "organizations create": "CreateOrganization",
+    "organizations get": "GetOrganization",
+    "organizations list": "ListOrganizations",
+    "organizations update": "UpdateOrganization",
+    "organizations delete": "DeleteOrganization",
+    "links create": "CreateKeyLink",
+    "links get": "GetKeyLink",
+    "links list": "ListKeyLinks",
+    "links update": "UpdateKeyLink",
+    "links delete": "DeleteKeyLink",
 }
 """The RPC whose response a command prints, if it is not that of the command's name."""
 
@@ -199,7 +222,10 @@ def test_revoke_does_not_ask_twice(server: Served, cli: Cli) -> None:
     assert len(server.requests["Revoke"]) == 2
 
 
-@pytest.mark.parametrize("command", ["revoke", "retire-generation", "delete"])
+@pytest.mark.parametrize(
+    "command",
+    ["revoke", "retire-generation", "delete", "organizations delete", "links delete"],
+)
 @pytest.mark.parametrize("stdin", ["", "no\n", "y\n"])
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_what_others_notice_needs_an_agreement(
@@ -214,6 +240,8 @@ def test_what_others_notice_needs_an_agreement(
     assert not server.requests["Revoke"]
     assert not server.requests["RetireGeneration"]
     assert not server.requests["DeleteCluster"]
+    assert not server.requests["DeleteOrganization"]
+    assert not server.requests["DeleteKeyLink"]
     assert (
         cli("retire-generation", "prod", "--region", "eu", "--generation", "1", "--bring-back").code
         == 0
@@ -270,7 +298,7 @@ def test_verbose_status(cli: Cli, server: Served) -> None:
     shown = cli("status", "test", "--verbose").out.decode()
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     began, used = "2027-01-15 08:00:00Z", "2027-01-15 08:01:00Z"
-    assert f"eu {began} {began} {used} eu-west-1 0 s default yes -" in lines
+    assert f"eu {began} {began} {used} eu-west-1 0 s default yes - -" in lines
     assert f"eu 1 {began} {used} - AWS_KMS {KEY} version 1" in lines
     assert f"us 1 {began} never - LOCAL local:a version 1" in lines
 
@@ -316,13 +344,19 @@ def test_json_of_every_command(cli: Cli, command: str) -> None:
         cli("rotate", "prod", "--region", "eu", "--new-generation")
     if command in {"delete", "undelete"}:
         cli("revoke", "prod", "--yes")
+    if command.startswith(("organizations ", "links ")):
+        cli("organizations", "create", "empty")
+        link = ("--region", "eu", "--type", "LOCAL", "--uri", "local:a")
+        cli("links", "create", "acme", "main", *link)
     ran = cli(*COMMANDS[command], "--json", stdin=stdin)
     assert ran.code == 0, ran.err
     if command in {"events show", "events export"}:
         Parse(ran.out, event_service_pb2.Event())
         return
     name = ANSWERS.get(command, command.title().replace("-", ""))
-    contract = event_service_pb2 if command.startswith(("events ", "usage")) else api
+    contract: Any = event_service_pb2 if command.startswith(("events ", "usage")) else api
+    if command.startswith(("organizations ", "links ")):
+        contract = organization_service_pb2
     Parse(ran.out, getattr(contract, f"{name}Response")())
     camel = {"keySpec", "wrappedKey", "keyVersion", "alreadyCurrent", "nextPageToken"}
     assert not any(word.encode() in ran.out for word in camel)

@@ -146,6 +146,18 @@ from keyfold.models.deletion import Deleted, Undeleted, UnreadableGeneration
 from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, EventKind, Verification
 from keyfold.models.key_test import KeyTest, KeyTestStep, ReplicaTest
 from keyfold.models.key_usage import KeySelector, KeyUsage, KeyUse
+from keyfold.models.organizations import (
+    DefaultKey,
+    IssuedIdentity,
+    KeyLink,
+    KeyLinkChanged,
+    KeyLinkReplica,
+    KeyLinkUse,
+    KeyLinkUser,
+    Organization,
+    OrganizationChanged,
+    Removed,
+)
 from keyfold.models.plaintext import Plaintext
 from keyfold.models.recheck import Recheck, Rechecked
 from keyfold.models.results import (
@@ -234,6 +246,7 @@ __all__ = [
     "CursorTakenError",
     "DataKey",
     "DeadlineError",
+    "DefaultKey",
     "Deleted",
     "Destination",
     "DrainingError",
@@ -274,6 +287,7 @@ __all__ = [
     "InvalidSizeError",
     "InvalidUpdateMaskError",
     "InvalidWaitingPeriodError",
+    "IssuedIdentity",
     "IssuerUnreachableError",
     "KekMismatchError",
     "KeyDeletedError",
@@ -281,12 +295,17 @@ __all__ = [
     "KeyElsewhereError",
     "KeyImpact",
     "KeyInvalidError",
+    "KeyLink",
     "KeyLinkAmbiguousError",
+    "KeyLinkChanged",
     "KeyLinkElsewhereError",
     "KeyLinkExistsError",
     "KeyLinkInUseError",
     "KeyLinkMissingError",
     "KeyLinkNotFoundError",
+    "KeyLinkReplica",
+    "KeyLinkUse",
+    "KeyLinkUser",
     "KeyNotFoundError",
     "KeyNotGrantedError",
     "KeyNotUsedError",
@@ -310,6 +329,8 @@ __all__ = [
     "NotFoundError",
     "NotRestored",
     "NotRevokedError",
+    "Organization",
+    "OrganizationChanged",
     "OrganizationExistsError",
     "OrganizationMismatchError",
     "OrganizationNotEmptyError",
@@ -330,6 +351,7 @@ __all__ = [
     "RegionStatus",
     "RegionsAdded",
     "RegionsNotChosenError",
+    "Removed",
     "ReplicaTest",
     "RequestIdReusedError",
     "RequestInProgressError",

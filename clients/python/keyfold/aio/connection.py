@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 import grpc
 
 from keyfold.calls.batches import Part
-from keyfold.calls.call import EVENTS, KEYS, Call, Response, Result
+from keyfold.calls.call import EVENTS, KEYS, ORGANIZATIONS, Call, Response, Result
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
 from keyfold.transport.caller import Caller, OnBehalfOf, Token
@@ -21,8 +21,9 @@ from keyfold.transport.tls import Tls
 from keyfold.transport.tracing import client_span
 from keyfold.v1.event_service_pb2_grpc import EventServiceStub
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
+from keyfold.v1.organization_service_pb2_grpc import OrganizationServiceStub
 
-_Stubs = Mapping[str, KeyManagementServiceStub | EventServiceStub]
+_Stubs = Mapping[str, KeyManagementServiceStub | EventServiceStub | OrganizationServiceStub]
 """The stubs of the services, by their full names."""
 
 
@@ -63,6 +64,7 @@ class Connection:
                 stubs: _Stubs = {
                     KEYS: KeyManagementServiceStub(channel),
                     EVENTS: EventServiceStub(channel),
+                    ORGANIZATIONS: OrganizationServiceStub(channel),
                 }
                 self._opened = channel, stubs
             return self._opened

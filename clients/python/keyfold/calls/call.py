@@ -15,6 +15,9 @@ KEYS: Final = "keyfold.v1.KeyManagementService"
 EVENTS: Final = "keyfold.v1.EventService"
 """The full name of the service of events."""
 
+ORGANIZATIONS: Final = "keyfold.v1.OrganizationService"
+"""The full name of the service of organizations."""
+
 Response = TypeVar("Response", bound=Message)
 Result = TypeVar("Result")
 

@@ -13,10 +13,12 @@ from keyfold.cli.commands import (
     data_plane,
     deletion,
     events,
+    key_links,
     key_test,
     key_usage,
     lifecycle,
     onboarding,
+    organizations,
     probe,
     recheck,
     rotation,
@@ -79,6 +81,32 @@ _events.command("verify")(with_session(events.verify))
 _events.command("anchor")(with_session(events.anchor))
 _events.command("export")(with_session(events.export))
 app.add_typer(_events)
+
+_organizations = typer.Typer(
+    name="organizations",
+    help="Manage your customers: their limits, and what their clusters' regions get.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_organizations.command("create")(with_session(organizations.create))
+_organizations.command("get")(with_session(organizations.get))
+_organizations.command("list")(with_session(organizations.list_organizations))
+_organizations.command("update")(with_session(organizations.update))
+_organizations.command("delete")(with_session(organizations.delete))
+app.add_typer(_organizations)
+
+_links = typer.Typer(
+    name="links",
+    help="Manage the root keys that organizations have linked.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_links.command("create")(with_session(key_links.create))
+_links.command("get")(with_session(key_links.get))
+_links.command("list")(with_session(key_links.list_links))
+_links.command("update")(with_session(key_links.update))
+_links.command("delete")(with_session(key_links.delete))
+app.add_typer(_links)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes it by position

@@ -100,12 +100,13 @@ class RegionSpec:
     Attributes:
         region: The region's name; empty if `geo` stands for several regions.
         key_spec: The root key. In `rotate`, None means the newest version of the key that the
-            region has.
+            region has; in `enable` and `add_regions`, what the organization's `default_key` says.
         policy: The region's policy. In `rotate`, None keeps the present one.
         replica_of: Another region, whose AWS multi-Region key has a replica in this region. That
             replica is then the root key, in place of `key_spec`, and moves with that key.
         geo: A geo of the server's settings, in place of `region`: each of its regions uses its own
             replica of the multi-Region key that `key_spec` names.
+        key_link: A key link of the cluster's organization, in place of `key_spec`.
     """
 
     region: str = ""
@@ -113,6 +114,7 @@ class RegionSpec:
     policy: RegionPolicy | None = None
     replica_of: str = ""
     geo: str = ""
+    key_link: str = ""
 
     def to_message(self) -> resources.RegionSpec:
         """Returns the protobuf message."""
@@ -122,6 +124,7 @@ class RegionSpec:
             policy=None if self.policy is None else self.policy.to_message(),
             replica_of=self.replica_of,
             geo=self.geo,
+            key_link=self.key_link,
         )
 
     @classmethod
@@ -133,6 +136,7 @@ class RegionSpec:
             RegionPolicy.from_message(message.policy) if message.HasField("policy") else None,
             message.replica_of,
             message.geo,
+            message.key_link,
         )
 
 

@@ -187,7 +187,8 @@ class RegionStatus:
         last_check_time: The time at which Keyfold last asked the KMS.
         last_success_time: The time at which the KMS last unwrapped.
         last_error: The last failure; None while all is well.
-        key_owner: The owner of the root key: `CLUSTER`, or `PLATFORM` for the vendor.
+        key_owner: The owner of the root key: `CLUSTER`, `ORGANIZATION` for a key link, or
+            `PLATFORM` for the vendor.
         key_region: The provider's own name of the root key's region; empty if the uri does not
             tell.
         notices: Facts that an operator should know and that no error reports, one line each.
@@ -199,6 +200,8 @@ class RegionStatus:
             together. Empty if the key is the region's own.
         geo: The geo for whose regions the key was given, with its replicas; empty if it was given
             for this region alone.
+        key_link: The key link of the cluster's organization whose key the region uses; empty if it
+            uses none.
     """
 
     region: str
@@ -223,6 +226,7 @@ class RegionStatus:
     final_after: datetime | None = None
     replica_of: str = ""
     geo: str = ""
+    key_link: str = ""
 
     @classmethod
     def from_message(cls, message: resources.RegionStatus) -> RegionStatus:
@@ -252,6 +256,7 @@ class RegionStatus:
             final_after=time_of(message.final_after),
             replica_of=message.replica_of,
             geo=message.geo,
+            key_link=message.key_link,
         )
 
 

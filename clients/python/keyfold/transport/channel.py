@@ -8,7 +8,7 @@ from typing import Final
 
 import grpc
 
-from keyfold.calls.call import EVENTS, KEYS
+from keyfold.calls.call import EVENTS, KEYS, ORGANIZATIONS
 from keyfold.transport.target import Target, addresses_of, common_host, grpc_target, is_local
 from keyfold.transport.tls import Tls
 
@@ -105,7 +105,7 @@ def _service_config() -> str:
             "loadBalancingConfig": [{"round_robin": {}}],
             "methodConfig": [
                 {
-                    "name": [{"service": name} for name in (KEYS, EVENTS)],
+                    "name": [{"service": name} for name in (KEYS, EVENTS, ORGANIZATIONS)],
                     "retryPolicy": {
                         "maxAttempts": _ATTEMPTS,
                         "initialBackoff": "0.1s",

@@ -23,6 +23,7 @@ from keyfold.cli.input.options import (
     File,
     Geo,
     IntoRevoked,
+    KeyLinkName,
     NamedRegion,
     Organization,
     OutageGrace,
@@ -50,6 +51,7 @@ def enable(
     outage_grace: OutageGrace = None,
     auto_rotate: AutoRotate = None,
     replica_of: ReplicaOf = None,
+    key_link: KeyLinkName = None,
     validate_only: ValidateOnly = False,
     request_id: RequestId = None,
 ) -> None:
@@ -60,7 +62,9 @@ def enable(
     is an error, then and later.
     """
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
-    regions = region_specs.read(file, region or (), policy, replica_of, geos=geo or ())
+    regions = region_specs.read(
+        file, region or (), policy, replica_of, geos=geo or (), key_link=key_link
+    )
     result, message = session.ask(
         calls.enable(
             cluster,
@@ -89,6 +93,7 @@ def add_regions(
     outage_grace: OutageGrace = None,
     auto_rotate: AutoRotate = None,
     replica_of: ReplicaOf = None,
+    key_link: KeyLinkName = None,
     into_revoked: IntoRevoked = False,
     validate_only: ValidateOnly = False,
     request_id: RequestId = None,
@@ -99,7 +104,9 @@ def add_regions(
     revoked, unless --into-revoked says so.
     """
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
-    regions = region_specs.read(file, region or (), policy, replica_of, geos=geo or ())
+    regions = region_specs.read(
+        file, region or (), policy, replica_of, geos=geo or (), key_link=key_link
+    )
     result, message = session.ask(
         calls.add_regions(
             cluster,

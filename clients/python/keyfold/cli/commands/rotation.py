@@ -22,6 +22,7 @@ from keyfold.cli.input.options import (
     Cluster,
     File,
     Geo,
+    KeyLinkName,
     OutageGrace,
     Reason,
     RequestId,
@@ -50,6 +51,7 @@ def rotate(
     file: File = None,
     region: RotatedRegion = None,
     geo: Geo = None,
+    key_link: KeyLinkName = None,
     all_regions: Annotated[
         bool,
         typer.Option("--all-regions", help="Move every region to its key's newest version."),
@@ -82,13 +84,14 @@ def rotate(
 ) -> None:
     """Move regions to a new root key or key version.
 
-    A region named without a key moves to the newest version of the root key that it has. Wrapped
+    A region named without a key moves to the newest version of the root key that it has; with
+    --key-link, to the key of that link. A region with a link leaves it when it gets a key. Wrapped
     keys stay valid. Replicas of a region's key move along, or the command fails and names those
     that cannot. Keyfold needs the old key or version until the command has succeeded, but not
     afterwards. Of a region's policy, only what --cache-ttl, --outage-grace and --auto-rotate set is
     changed.
     """
-    if all_regions and (file or region or geo):
+    if all_regions and (file or region or geo or key_link):
         raise InputError("give --all-regions or name the regions, but not both")
     policy = region_specs.policy_of(cache_ttl, outage_grace, auto_rotate=auto_rotate)
     before: ClusterStatus | None = None
@@ -98,7 +101,9 @@ def rotate(
     specs = (
         [RegionSpec(one.region) for one in before.regions]
         if before and all_regions
-        else region_specs.read(file, region or (), also=_NEWEST, geos=geo or ()).specs
+        else region_specs.read(
+            file, region or (), also=_NEWEST, geos=geo or (), key_link=key_link
+        ).specs
     )
     result, message = session.ask(
         calls.rotate(

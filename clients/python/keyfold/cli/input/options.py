@@ -31,8 +31,9 @@ Region = Annotated[
     list[str] | None,
     typer.Option(
         "--region",
-        metavar="NAME=TYPE,URI[,PRINCIPAL]",
-        help="A region and its root key; repeat it for more regions.",
+        metavar="NAME[=TYPE,URI[,PRINCIPAL]]",
+        help="A region and its root key; repeat it for more regions. Without a key, the region "
+        "gets what its organization says: an error, its key link, or the vendor's key.",
     ),
 ]
 RotatedRegion = Annotated[
@@ -84,6 +85,25 @@ IntoRevoked = Annotated[
 ]
 ValidateOnly = Annotated[
     bool, typer.Option("--validate-only", help="Try the keys, but store nothing.")
+]
+ValidateChange = Annotated[
+    bool, typer.Option("--validate-only", help="Check the change, but store nothing.")
+]
+Etag = Annotated[
+    str,
+    typer.Option(
+        help="Change it only if it still has this etag, as an earlier command showed it.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[int, typer.Option(min=0, help="The most to show; 0 shows all.")]
+KeyLinkName = Annotated[
+    str | None,
+    typer.Option(
+        "--key-link",
+        metavar="LINK",
+        help="For regions named without a key: use the key of this key link of the organization.",
+    ),
 ]
 RequestId = Annotated[
     str | None,

@@ -92,6 +92,7 @@ def read(
     also: str = "",
     *,
     geos: Sequence[str] = (),
+    key_link: str | None = None,
 ) -> Regions:
     """Reads the regions that a command line names.
 
@@ -101,6 +102,7 @@ def read(
         geos: Geos in the same form.
         policy: The policy of all these regions, which takes precedence over the file's.
         replica_of: The region whose multi-Region key gives regions without a key its replicas.
+        key_link: The key link whose key regions without a key get.
         also: Further ways in which the command accepts regions, for the error message.
 
     Raises:
@@ -111,12 +113,16 @@ def read(
     for one in geos:
         spec = _from_argument(one, "--geo")
         specs.append(replace(spec, region="", geo=spec.region))
-    if not specs:
+    if not specs and not regions.expected:
         raise InputError(
             f"name the regions: --file cmek_config.json or --region NAME=TYPE,URI{also}"
         )
+    if replica_of is not None and key_link is not None:
+        raise InputError("give --replica-of or --key-link, but not both")
     if replica_of is not None:
         specs = _replicas(specs, replica_of)
+    if key_link is not None:
+        specs = _linked(specs, key_link)
     return Regions([policy.over(one) for one in specs], regions.expected)
 
 
@@ -129,8 +135,17 @@ def _replicas(specs: Sequence[RegionSpec], origin: str) -> list[RegionSpec]:
     return [replace(one, replica_of=origin) if _keyless(one) else one for one in specs]
 
 
+def _linked(specs: Sequence[RegionSpec], link: str) -> list[RegionSpec]:
+    if not any(_keyless(one) for one in specs):
+        raise InputError(
+            "--key-link: every region has a key of its own; name the region that shall use the "
+            "link with --region NAME"
+        )
+    return [replace(one, key_link=link) if _keyless(one) else one for one in specs]
+
+
 def _keyless(spec: RegionSpec) -> bool:
-    return spec.key_spec is None and not spec.replica_of and not spec.geo
+    return not (spec.key_spec or spec.replica_of or spec.geo or spec.key_link)
 
 
 def _from_argument(text: str, option: str) -> RegionSpec:

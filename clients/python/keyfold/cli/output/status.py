@@ -24,7 +24,7 @@ from keyfold.models.status import ClusterStatus, Generation, Health, RegionStatu
 
 _POLICY: Final = (
     *("STATE SINCE", "HEALTH SINCE", "LAST SUCCESS", "KEY REGION"),
-    *("CACHE TTL", "OUTAGE GRACE", "AUTO-ROTATE", "REPLICA OF"),
+    *("CACHE TTL", "OUTAGE GRACE", "AUTO-ROTATE", "REPLICA OF", "KEY LINK"),
 )
 
 
@@ -125,6 +125,7 @@ def _policy(region: RegionStatus) -> tuple[str, ...]:
         _span(policy.outage_grace),
         "yes" if policy.auto_rotate else "no",
         one_line(region.replica_of) or "-",
+        one_line(region.key_link) or "-",
     )
 
 

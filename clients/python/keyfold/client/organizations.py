@@ -1,0 +1,183 @@
+# Generated from aio/organizations.py by `make client`; never edited.
+
+"""Organizations and their key links."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from keyfold.calls import organizations as calls
+from keyfold.calls.call import next_page
+from keyfold.calls.organizations import KeyLinkPage, OrganizationPage
+from keyfold.client.connection import Connection
+from keyfold.models.organizations import (
+    KeyLink,
+    KeyLinkChanged,
+    Organization,
+    OrganizationChanged,
+    Removed,
+)
+
+
+class Organizations(Connection):
+    """The calls of the organization service.
+
+    Every change carries a request_id, so that gRPC can repeat it safely; the client makes one
+    unless the caller passes one.
+    """
+
+    def create_organization(
+        self,
+        organization: Organization,
+        *,
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> OrganizationChanged:
+        """Makes an organization, so that it can differ from the defaults.
+
+        An organization that clusters name exists before anybody makes it, and has the defaults.
+
+        Example:
+            >>> linked = keyfold.DefaultKey.LINKED
+            >>> acme = keyfold.Organization("acme", default_key=linked)
+            >>> made = client.create_organization(acme)
+            >>> made.organization.default_key
+            <DefaultKey.LINKED: 'LINKED'>
+        """
+        call = calls.create_organization(organization, request_id, validate_only=validate_only)
+        return self._ask(call, timeout)
+
+    def get_organization(self, name: str, *, timeout: float | None = None) -> Organization:
+        """Returns an organization."""
+        return self._ask(calls.get_organization(name), timeout)
+
+    def list_organizations(
+        self, *, page_size: int = 0, timeout: float | None = None
+    ) -> Iterator[Organization]:
+        """Yields organizations by name, and fetches one page after another.
+
+        `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is the deadline of each
+        page. If somebody other than Keyfold wrote an organization's stored rows, the others are
+        still listed, and RowNotAuthenticError names every such organization at the end.
+        """
+        page: OrganizationPage | None = calls.first_organizations(page_size)
+        spoilt: list[str] = []
+        while page is not None:
+            response = self.send(page, timeout=timeout)
+            for organization in page.read(response):
+                yield organization
+            spoilt += response.not_authentic
+            page = next_page(page, response)
+        calls.check_authentic(spoilt)
+
+    def update_organization(
+        self,
+        organization: Organization,
+        *,
+        fields: Iterable[str] | None = None,
+        etag: str = "",
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> OrganizationChanged:
+        """Changes fields of an organization, by default those that are set.
+
+        With an `etag`, the call fails with `EtagMismatchError` if the organization has another one
+        by now. A change holds for what comes after it: it changes no key of a cluster.
+        """
+        call = calls.update_organization(
+            organization, fields, etag, request_id, validate_only=validate_only
+        )
+        return self._ask(call, timeout)
+
+    def delete_organization(
+        self,
+        name: str,
+        *,
+        etag: str = "",
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> Removed:
+        """Deletes an organization that has neither clusters nor key links."""
+        call = calls.delete_organization(name, etag, request_id, validate_only=validate_only)
+        return self._ask(call, timeout)
+
+    def create_key_link(
+        self,
+        key_link: KeyLink,
+        *,
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> KeyLinkChanged:
+        """Links a root key to an organization, after the server has proven it.
+
+        Example:
+            >>> key = keyfold.KeySpec("LOCAL", "local:acme")
+            >>> link = keyfold.KeyLink("acme", "main", key, region="eu")
+            >>> made = client.create_key_link(link)
+            >>> made.key_link.use
+            <KeyLinkUse.AVAILABLE: 'AVAILABLE'>
+        """
+        call = calls.create_key_link(key_link, request_id, validate_only=validate_only)
+        return self._ask(call, timeout)
+
+    def get_key_link(
+        self, organization: str, key_link: str, *, timeout: float | None = None
+    ) -> KeyLink:
+        """Returns a key link, with the regions that use it."""
+        return self._ask(calls.get_key_link(organization, key_link), timeout)
+
+    def list_key_links(
+        self, organization: str, *, page_size: int = 0, timeout: float | None = None
+    ) -> Iterator[KeyLink]:
+        """Yields an organization's key links by name, and fetches one page after another.
+
+        Each names at most 10 of its users. `page_size` is 1 to 1,000, or 0 for the server's
+        choice; `timeout` is the deadline of each page.
+        """
+        page: KeyLinkPage | None = calls.first_key_links(organization, page_size)
+        while page is not None:
+            response = self.send(page, timeout=timeout)
+            for link in page.read(response):
+                yield link
+            page = next_page(page, response)
+
+    def update_key_link(
+        self,
+        key_link: KeyLink,
+        *,
+        fields: Iterable[str] | None = None,
+        etag: str = "",
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> KeyLinkChanged:
+        """Changes a link's description, or its key, by default what is set.
+
+        The server proves the key before it changes anything. With the key that the link has, it
+        proves it again, also in the regions that its geo has gained. While regions use the link,
+        it keeps its key: the call fails with `KeyLinkInUseError`.
+        """
+        call = calls.update_key_link(
+            key_link, fields, etag, request_id, validate_only=validate_only
+        )
+        return self._ask(call, timeout)
+
+    def delete_key_link(
+        self,
+        organization: str,
+        key_link: str,
+        *,
+        etag: str = "",
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> Removed:
+        """Deletes a key link that no region uses."""
+        call = calls.delete_key_link(
+            organization, key_link, etag, request_id, validate_only=validate_only
+        )
+        return self._ask(call, timeout)
