@@ -491,6 +491,11 @@ class Member:
         call = self.asked("UndeleteCluster", request, request_id)
         return await self.replica.deletion.undelete(call)
 
+    async def erase(self, after: float = 60.0) -> None:
+        """Lets time pass, and then takes this replica's turn to erase what is due."""
+        await self.house.after(after)
+        await self.replica.erasure.turn()
+
     async def status(self, cluster: str = "acme", within: float = 10.0) -> ClusterReport:
         """Reads the status."""
         return await self.replica.status.get(

@@ -141,6 +141,24 @@ CANNOT_WRAP: Final = Gauge(
     "fail, on the one replica that counts regions.",
 )
 
+REGIONS_ERASED: Final = Counter(
+    "keyfold_regions_erased_total",
+    "Deleted regions that this replica erased after their purge time.",
+)
+
+ERASURES_DUE: Final = Gauge(
+    "keyfold_erasures_due",
+    "Deleted regions whose purge time has passed and that are still there, on the one replica that "
+    "erases. More than a few minutes only while erasing is paused, or a cluster's rows are not "
+    "authentic.",
+)
+
+ERASURES_PAUSED: Final = Gauge(
+    "keyfold_erasures_paused_seconds",
+    "Time for which nothing is erased yet, because the store's clock may have been set forward, on "
+    "the one replica that erases; otherwise 0.",
+)
+
 WATCHES: Final = Gauge("keyfold_watches", "Streams of WatchEvents that are open on this replica.")
 
 CURSOR_LAG_ENTRIES: Final = Gauge(

@@ -75,8 +75,7 @@ class ErasureTurn:
     Attributes:
         now: The time of the turn.
         due: What is due, oldest first: a bounded number of clusters.
-        pending: The number of deleted regions whose time is still to come.
-        overdue: The number of those whose time has come.
+        overdue: The number of deleted regions whose time has come.
         resumes: Until then nothing is erased, because the clock may have been set forward; None:
             nothing stands in the way.
         gap: Milliseconds without a turn, if this turn found so many that it began the pause.
@@ -85,7 +84,6 @@ class ErasureTurn:
 
     now: int
     due: tuple[Due, ...]
-    pending: int
     overdue: int
     resumes: int | None
     gap: int | None

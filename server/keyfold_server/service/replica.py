@@ -72,8 +72,9 @@ from keyfold_server.service.shared_room import SharedRoom
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.supervisor import Supervisor
 from keyfold_server.service.tasks import Tasks
-from keyfold_server.service.upkeep import flushing, log_verification, pruning
+from keyfold_server.service.upkeep import erasure, flushing, log_verification, pruning
 from keyfold_server.service.upkeep.auto_rotation import AutoRotation
+from keyfold_server.service.upkeep.erasure import Erasure
 from keyfold_server.service.upkeep.flushing import Flushing
 from keyfold_server.service.upkeep.gauges import Gauges
 from keyfold_server.service.upkeep.log_verification import LogVerification
@@ -123,6 +124,7 @@ class Replica:
         watches: Carries out WatchEvents, and the calls about cursors.
         changes: Follows the changes of the other replicas.
         sweep: Checks keys that no caller uses.
+        erasure: Erases what is deleted, once its time has come.
         gauges: Shows the metrics that say how things stand.
         supervisor: Keeps the tasks going that live as long as the replica.
         bounds: The limits on calls and their sizes.
@@ -367,6 +369,7 @@ class Replica:
         self._verify_every = timing.sweep / 2 / TURNS
         self._flushing = Flushing(self._health, self._uses, self.usage_recorder)
         self._log_verification = LogVerification(storage, self._alarm)
+        self.erasure = Erasure(storage, self.changes, clock)
         self._pruning = Pruning(storage, clock, timing)
         self.gauges = Gauges(self._cache, storage, clock, self.changes.staleness.age)
 
@@ -380,6 +383,7 @@ class Replica:
         start("write_usage", self._flushing.write_usage, COUNTS_FLUSH)
         start("write_uses", self._flushing.write_uses, FLUSH)
         start("prune", self._pruning.prune, pruning.INTERVAL)
+        start("erase", self.erasure.turn, erasure.EVERY)
         start("count_regions", self.gauges.turn)
         start("verify_log", self._log_verification.turn, log_verification.EVERY)
         start("watches", self.watches.tick, watches.TICK)

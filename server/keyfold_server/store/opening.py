@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 from contextlib import closing, contextmanager
@@ -24,7 +25,7 @@ from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.sqlite import connections as sqlite
 from keyfold_server.store.sqlite.lock import FileLock, is_locked
-from keyfold_server.store.tables import lineage, log_head, rows
+from keyfold_server.store.tables import erasing, lineage, log_head, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,6 +193,16 @@ def warnings(url: str, password_file: Path | None = None) -> list[str]:
     return []
 
 
+def _clear(database: Database, path: Path) -> None:
+    """Clears a file of what was erased, if a server could not while it served (protocol D4)."""
+    newest = database.read(erasing.uncleared)
+    try:
+        if newest and database.clear_traces(math.inf):
+            database.write(lambda connection: erasing.cleared(connection, newest))
+    except (StoreUnavailableError, LostRaceError) as error:
+        log.warning("%s: the file was not cleared of what was erased: %s", path, error)
+
+
 def _warn_of_extras(database: Database, label: object) -> None:
     for extra in database.read(database.dialect.extras):
         log.warning("%s: %s", label, extras.warning(extra))
@@ -254,6 +265,7 @@ def _embedded(
             with _closed_unless_good(database):
                 migrate.upgrade(database)
                 uid = _claim(database, seal, clock)
+                _clear(database, path)
                 _warn_of_extras(database, path)
     except BaseException:
         lock.release()

@@ -120,7 +120,8 @@ class Dialect:
         trip: Runs statements together, in one round trip if the database is elsewhere.
         finish: Writes the last rows of a transaction, and may commit it with them.
         clear: Clears the files of what was erased, as far as the database can, on a connection of
-            the driver that is in no transaction; returns whether that is done.
+            the driver that is in no transaction, and gives up after some seconds in which nobody
+            else can write; returns whether it is done.
     """
 
     locks_rows: bool
@@ -134,7 +135,7 @@ class Dialect:
     extras: Callable[[Connection], list[str]]
     trip: Trip
     finish: Finish
-    clear: Callable[[Any], bool]
+    clear: Callable[[Any, float], bool]
 
     def now(self, connection: Connection, clock: Clock) -> int:
         """Returns milliseconds of Unix time by the one clock that judges all replicas.

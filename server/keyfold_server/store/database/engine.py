@@ -24,6 +24,9 @@ T = TypeVar("T")
 _TURN_WAIT: Final = 5.0
 """Seconds that a transaction waits for its turn to write, in a database with one writer."""
 
+_CLEARING: Final = 2.0
+"""Seconds for which clearing a file may keep changes waiting, Revoke among them (protocol R9)."""
+
 _PAUSE: Final = 0.01
 """Longest pause before the second try of a transaction, in seconds; it doubles with each try."""
 
@@ -84,8 +87,11 @@ class Database:
         except faults.ConnectionLostError as error:
             raise StoreUnavailableError(error.message) from error
 
-    def clear_traces(self) -> bool:
+    def clear_traces(self, most: float = _CLEARING) -> bool:
         """Clears the database's files of what was erased; see `Dialect.clear`.
+
+        Args:
+            most: Seconds after which it gives up, if nobody else can write meanwhile.
 
         Raises:
             StoreUnavailableError: The store did not answer, or could not be written.
@@ -96,7 +102,7 @@ class Database:
                 self.engine.connect() as bare,
                 self._turn(AccessMode.WRITE),
             ):
-                return self.dialect.clear(bare.connection.driver_connection)
+                return self.dialect.clear(bare.connection.driver_connection, most)
         except (faults.LostRaceError, faults.ConnectionLostError) as error:
             raise StoreUnavailableError("the store's files were not cleared") from error
 

@@ -10,22 +10,22 @@ import sqlite3
 import time
 from typing import Final
 
-_MOST: Final = 2.0
-"""Seconds after which SQLite gives the rewriting of its file up: nobody else writes meanwhile, and
-Revoke must not wait for long (protocol R9)."""
-
-_LOOKS: Final = 10_000
+_LOOKS: Final = 1_000
 """Steps of SQLite's machine between two looks at the clock."""
 
 
-def clear_sqlite(driver: sqlite3.Connection) -> bool:
+def clear_sqlite(driver: sqlite3.Connection, most: float) -> bool:
     """Writes the file anew, with nothing but what is there, and cuts the log of changes off.
 
     `secure_delete` overwrites a row where it was last. But when SQLite moved the row to another
     page before, it may have left a copy behind, and the log of changes has every page that was ever
     written since its beginning. What is there for SQLite to find does not tell whether it did.
+
+    Args:
+        driver: The connection.
+        most: Seconds after which it gives up.
     """
-    ends = time.monotonic() + _MOST
+    ends = time.monotonic() + most
     driver.set_progress_handler(lambda: int(time.monotonic() > ends), _LOOKS)
     try:
         driver.execute("VACUUM").close()
@@ -40,6 +40,6 @@ def clear_sqlite(driver: sqlite3.Connection) -> bool:
     return rewritten and not busy
 
 
-def clear_nothing(_driver: object) -> bool:
+def clear_nothing(_driver: object, _most: float) -> bool:
     """Does nothing, for a server that clears up by itself in its own time."""
     return True

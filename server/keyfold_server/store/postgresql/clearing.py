@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from keyfold_server.store.postgresql.session import BoundedSession
 
 _MOST: Final = 60.0
-"""Seconds that a vacuum may take. It holds nobody up."""
+"""Seconds that a vacuum may take. It holds nobody up, so it need not end sooner."""
 
 
-def clear(driver: BoundedSession) -> bool:
+def clear(driver: BoundedSession, _most: float) -> bool:
     """Vacuums the table of the wrapped KEKs. Where the user may not, the server only warns.
 
     Raises:

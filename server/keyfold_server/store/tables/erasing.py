@@ -31,8 +31,6 @@ from keyfold_server.store.tables.identities import IdentityKind, sealed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import ColumnElement
-
     from keyfold_server.domain.cluster import Cluster
     from keyfold_server.store.schema import Cells
     from keyfold_server.store.seal import Seal
@@ -56,6 +54,11 @@ _OWN: Final = delete(clusters).where(clusters.c.uid == bindparam("gone"))
 _REQUESTS: Final = delete(requests).where(requests.c.cluster == bindparam("name"))
 _USES: Final = delete(generation_uses).where(generation_uses.c.kek_id == bindparam("kek"))
 _SEEN: Final = delete(observations).where(observations.c.subject == bindparam("kek"))
+_OVERDUE: Final = (
+    select(func.count())
+    .select_from(regions)
+    .where(regions.c.purge_time.is_not(None), regions.c.purge_time <= bindparam("now"))
+)
 _NEWEST: Final = (
     select(log.c.number)
     # A literal, since no partial index answers a parameter.
@@ -139,8 +142,7 @@ def begin_turn(connection: Connection, every: int, now: int) -> ErasureTurn | No
     return ErasureTurn(
         now,
         () if resumes is not None else tuple(_due(connection, now)),
-        pending=_count(connection, regions.c.purge_time > now),
-        overdue=_count(connection, regions.c.purge_time <= now),
+        overdue=int(connection.execute(_OVERDUE, {"now": now}).scalar_one()),
         resumes=resumes,
         gap=gap if gap > GAP else None,
         traces=newest(connection) > clean,
@@ -164,13 +166,6 @@ def _standing(connection: Connection, now: int) -> tuple[int | None, int | None,
     # If two replicas insert the row at once, one loses the race and tries again.
     connection.execute(insert(erasing).values(id=_ROW, turned_at=now, resumes_at=None, cleared=0))
     return None, None, 0
-
-
-def _count(connection: Connection, which: ColumnElement[bool]) -> int:
-    counted = select(func.count()).select_from(regions)
-    return int(
-        connection.execute(counted.where(regions.c.purge_time.is_not(None), which)).scalar_one()
-    )
 
 
 def _resumes(gap: int, resumes: int | None, now: int) -> int | None:
@@ -211,6 +206,13 @@ def _due(connection: Connection, now: int) -> Iterable[Due]:
 def newest(connection: Connection) -> int:
     """Returns the number of the newest erasure in the log, 0 if there is none."""
     return connection.execute(_NEWEST).scalar() or 0
+
+
+def uncleared(connection: Connection) -> int:
+    """Returns the number of the newest erasure if the files may have traces of it, else 0."""
+    clean = connection.execute(select(erasing.c.cleared).where(erasing.c.id == _ROW)).scalar() or 0
+    found = newest(connection)
+    return found if found > clean else 0
 
 
 def cleared(connection: Connection, number: int) -> None:
