@@ -76,14 +76,15 @@ def import_store(
         typer.Option(
             "--cluster",
             metavar="NAME",
-            help="Bring back only this cluster, which is banned, into a store in use.",
+            help="Bring only this cluster into a store in use; its name is free there, or banned.",
             show_default="all",
         ),
     ] = None,
 ) -> None:
     """Bring an export into an empty store, whole or not at all, with every region REVOKED.
 
-    With --cluster it brings one banned cluster back into a store that has others.
+    With --cluster it brings one cluster into a store that has others: one whose name is free there,
+    or one that is banned. A KEK that the store has erased never comes back.
 
     Prints a line with cluster and region for each region that was ENABLED in the export;
     `keyfold restore` takes it back into service.
