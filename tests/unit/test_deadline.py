@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import pytest
@@ -59,7 +60,8 @@ def get(request: pytest.FixtureRequest) -> Iterator[Get]:
 def _over_in_time(get: Get, url: str) -> None:
     with in_time(_BUDGET + _SLACK), pytest.raises(_ERRORS), within(_BUDGET) as call:
         get(url)
-    assert call.passed
+    # Connecting has a timeout of its own, which a busy machine may notice before the watchdog does.
+    assert call.passed or call.ends <= monotonic()
 
 
 def test_an_answer_comes_whole(get: Get, layer: FaultLayer) -> None:
