@@ -170,6 +170,7 @@ async def running(
             bounds=setup.get("bounds"),
             regions=setup.get("regions"),
         )
+        replica.run_operations(callers.POLICIES.rights)
         await replica.start()
         transport = _transport(replica.bounds, setup)
         who = setup.get("who") or Callers(callers.POLICIES, callers.LOCAL, clock)

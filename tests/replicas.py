@@ -217,6 +217,7 @@ class Member:
             bounds=bounds,
             random=house.random,
         )
+        self.replica.run_operations(lambda _: self.rights)
         self.loads = self.replica.loads
         self.changes = self.replica.changes
         self.cache = self.loads._cache

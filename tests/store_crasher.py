@@ -44,8 +44,10 @@ from keyfold_server.domain.cursors import CursorKey
 from keyfold_server.domain.erasure import Due, erased, without
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.log import Attempt, Position
+from keyfold_server.domain.operations import ActionKind, OperationKey, Starter, Work, started
 from keyfold_server.domain.organization_changes import link_created
 from keyfold_server.domain.ports import Heartbeat
+from keyfold_server.domain.rights import Identity
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
@@ -80,6 +82,9 @@ USED = b"u" * 16
 
 KEY = CursorKey("local", "siem")
 SESSION, SCOPE = b"s" * 16, b"d" * 16
+OPERATION = OperationKey("0123456789abcdef", "op")
+WORK = Work(ActionKind.RECHECK, organization="org")
+STARTER = Starter(Identity(("local",), "loopback"))
 
 DAY = 24 * 60 * 60 * 1000
 LATER = (NOW + 2 * DAY) / 1000
@@ -199,6 +204,9 @@ def group(store: SqlStore, kind: str) -> list[Change]:
 OTHERS: dict[str, Callable[[SqlStore], object]] = {
     "organization": lambda store: store.change_organization(
         a_change(link_created(a_link("other", "us"), NOW))
+    ),
+    "operation": lambda store: store.change_operation(
+        replace(started(OPERATION, b"u" * 16, WORK, STARTER), event=an_event())
     ),
     "attempt": lambda store: store.attempted([Attempt("acme", an_event())] * 2),
     "ban": lambda store: store.ban(

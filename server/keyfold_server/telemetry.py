@@ -82,6 +82,18 @@ ATTEMPTS_DROPPED: Final = Counter(
     "Refused attempts that the store's log lacks, because they came too fast.",
 )
 
+OPERATION_ITEMS: Final = Counter(
+    "keyfold_operation_items_total",
+    "Regions that operations have worked on, by what the operation does and how it ended there: "
+    "done, skipped or failed.",
+    ("action", "outcome"),
+)
+
+OPERATIONS_RUNNING: Final = Gauge(
+    "keyfold_operations_running",
+    "Operations that this server works on now.",
+)
+
 TLS_HANDSHAKES_FAILED: Final = Counter(
     "keyfold_tls_handshakes_failed_total",
     "TLS handshakes with clients that failed, by BoringSSL's reason, as far as gRPC tells.",

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import grpc
 import pytest
+from google.longrunning import operations_pb2_grpc
+from google.longrunning import operations_proto_pb2 as longrunning
 from google.protobuf.duration_pb2 import Duration
 
 import callers
@@ -29,6 +31,7 @@ from keyfold.v1 import event_service_pb2 as events
 from keyfold.v1 import event_service_pb2_grpc as events_service
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
+from keyfold.v1 import operations_pb2 as ops
 from keyfold.v1 import organization_service_pb2 as org
 from keyfold.v1 import organization_service_pb2_grpc as org_service
 from keyfold.v1 import resources_pb2 as res
@@ -48,6 +51,7 @@ from keyfold_server.providers.aws.provider import AwsKmsProvider
 from keyfold_server.rpc.incoming.callers import Callers
 from keyfold_server.rpc.messages.status import code_of
 from keyfold_server.service.clock import SystemClock
+from keyfold_server.service.operations import operations
 from keyfold_server.store.sql import cursors
 from keyfold_server.store.tables import log_head
 from replicas import in_service
@@ -457,6 +461,41 @@ def _serves(reasons: Reasons) -> bool:
     except grpc.RpcError:
         return False
     return True
+
+
+def test_operations(reasons: Reasons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reason of operations: that they are no operations, are not there, have ended or not."""
+    with (
+        serving(tmp_path, Meddling(), timing=TIMING) as server,
+        stubs(server.target) as stub,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        own = Reasons(server, stub)
+        own.seen = reasons.seen
+        own.enable("prod", "eu")
+        running = operations_pb2_grpc.OperationsStub(channel)  # type: ignore[no-untyped-call]
+
+        def starting(name: str, **other: Any) -> pb.StartOperationRequest:
+            scope = ops.OperationScope(clusters=ops.ClustersScope(clusters=["prod"]))
+            action = ops.OperationAction(rotate=ops.RotateAction())
+            return pb.StartOperationRequest(operation=name, action=action, scope=scope, **other)
+
+        own.see("INVALID_OPERATION", "StartOperation", pb.StartOperationRequest(operation="op"))
+        missing = longrunning.GetOperationRequest(name="op")
+        own.note(refused(running.GetOperation, missing), "OPERATION_NOT_FOUND")
+        hang = own.provider.hang(operations=("wrap",))
+        name = stub.StartOperation(starting("op"), timeout=9).name
+        own.see("OPERATION_EXISTS", "StartOperation", starting("op", max_concurrency=2))
+        deleting = longrunning.DeleteOperationRequest(name=name)
+        own.note(refused(running.DeleteOperation, deleting), "OPERATION_RUNNING")
+        monkeypatch.setattr(operations, "OPEN_PER_CALLER", 1)
+        own.see("TOO_MANY_OPERATIONS", "StartOperation", starting("second"))
+        hang.release()
+        own.provider.mend()
+        wait = longrunning.WaitOperationRequest(name=name)
+        assert running.WaitOperation(wait, timeout=30).done
+        cancelling = longrunning.CancelOperationRequest(name=name)
+        own.note(refused(running.CancelOperation, cancelling), "OPERATION_ENDED")
 
 
 def test_watches(reasons: Reasons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

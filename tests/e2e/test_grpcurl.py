@@ -76,6 +76,7 @@ def tcp(grpcurl: str, module_server: Server) -> Grpcurl:
 def test_list_and_describe(tcp: Grpcurl) -> None:
     """The services are listed, and service, methods and messages are described."""
     assert tcp("list").split() == [
+        "google.longrunning.Operations",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",

@@ -177,6 +177,7 @@ def test_what_health_answers(tmp_path: Path) -> None:
         listed = health.List(health_pb2.HealthListRequest(), timeout=10).statuses  # type: ignore[attr-defined]
         assert {name: each.status for name, each in listed.items()} == {
             "": SERVING,
+            "google.longrunning.Operations": SERVING,
             "keyfold.v1.EventService": SERVING,
             "keyfold.v1.KeyManagementService": SERVING,
             "keyfold.v1.OrganizationService": SERVING,

@@ -48,11 +48,26 @@ from keyfold_server.domain.events import EventQuery, RootUse
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.key_usage import KeyQuery, KeyUses
 from keyfold_server.domain.lifecycle import State
+from keyfold_server.domain.operation_store import OperationsStore
+from keyfold_server.domain.operations import (
+    ActionKind,
+    Failure,
+    OperationKey,
+    Place,
+    Progress,
+    Starter,
+    Work,
+    advanced,
+    started,
+    taken,
+)
+from keyfold_server.domain.operations import deleted as operation_deleted
+from keyfold_server.domain.operations import ended as finished
 from keyfold_server.domain.organization_changes import link_deleted, link_updated
 from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat, Store
 from keyfold_server.domain.reliance import Reliance
-from keyfold_server.domain.rights import Coverage
+from keyfold_server.domain.rights import Coverage, Identity
 from keyfold_server.domain.transitions import Condition, Transition
 from keyfold_server.domain.usage import MINUTE, UsageFilter, UsageKey, UsageQuery
 from keyfold_server.store.database.dialect import ACCESS_MODE, AccessMode
@@ -75,6 +90,8 @@ GROW: Final = {
     "identities",
     "organizations",
     "key_links",
+    "operations",
+    "operation_failures",
 }
 """Tables that grow with clusters, with time or with calls."""
 
@@ -240,6 +257,25 @@ def _organizations(store: SqlStore) -> None:
     store.change_organization(a_change(organization_changes.deleted("", NOW), organization="org-1"))
 
 
+def _operations(store: SqlStore) -> None:
+    key = OperationKey("0123456789abcdef", "op")
+    starter = Starter(Identity(("local",), "loopback"))
+    for name in ("op", "other"):
+        work = Work(ActionKind.ROTATE, organization="org")
+        made = started(key._replace(name=name), b"u" * 16, work, starter)
+        store.change_operation(replace(made, event=an_event()))
+    store.change_operation(taken(key, "one/a", 60.0))
+    failure = Failure("acme", "eu", "REVOKED", "it is revoked")
+    progress = Progress(Place("acme", "eu"), failed=1)
+    store.change_operation(advanced(key, "one/a", 60.0, progress=progress, failures=(failure,)))
+    assert store.operation(key)
+    assert store.operation_failures(b"u" * 16)
+    assert len(store.operations(key, 5)) == 1
+    assert len(store.open_operations(5)) == 2
+    store.change_operation(finished(key, "one/a", "done", "", an_event()))
+    store.change_operation(replace(operation_deleted(key), event=an_event()))
+
+
 SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
     ("apply", "requested"): _life,
     (
@@ -249,6 +285,13 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
         "organizations",
         "change_organization",
     ): _organizations,
+    (
+        "operation",
+        "operations",
+        "open_operations",
+        "operation_failures",
+        "change_operation",
+    ): _operations,
     ("erasure_turn", "clear_traces"): _erasure,
     ("attempted",): _attempts,
     ("ban",): lambda store: store.ban(
@@ -292,7 +335,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
 
 def test_the_script_calls_every_method() -> None:
     """S12: whoever adds a method to the store adds it to the script."""
-    ports = (Store, KeyUses, OrganizationsStore)
+    ports = (Store, KeyUses, OrganizationsStore, OperationsStore)
     methods = {name for port in ports for name in vars(port) if not name.startswith("_")}
     assert {name for names in SCRIPT for name in names} == methods - COUNTS
 

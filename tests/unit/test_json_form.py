@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from google.longrunning import operations_proto_pb2
 from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,7 +221,11 @@ def test_what_protobuf_writes_is_read_as_it_was(key: bytes, value: str, name: st
 async def test_every_method_has_its_forms() -> None:
     """Each method takes an object without fields, and its empty reply is one, too."""
     form = JsonForm()
-    services = (SERVICE, event_service_pb2.DESCRIPTOR.services_by_name["EventService"])
+    services = (
+        SERVICE,
+        event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+        operations_proto_pb2.DESCRIPTOR.services_by_name["Operations"],
+    )
     for method in [method for service in services for method in service.methods]:
         path = f"/{method.containing_service.full_name}/{method.name}"
         assert await form.request(path, b"{}") == b""

@@ -36,8 +36,9 @@ keys = [{ type = "AWS_KMS", uri = "arn:aws:kms:*:1:key/*", principal = "ambient"
 _OPERATORS = (
     "Enable, AddRegions, Rotate, Revoke, Restore, RetireGeneration, TestKey, GetAccessPolicy, "
     "Recheck, GetStatus, ListClusters, ListKeyUsage, GetOrganization, ListOrganizations, "
-    "CreateKeyLink, GetKeyLink, ListKeyLinks, UpdateKeyLink, DeleteKeyLink, WatchEvents, "
-    "DeleteCursor"
+    "CreateKeyLink, GetKeyLink, ListKeyLinks, UpdateKeyLink, DeleteKeyLink, StartOperation, "
+    "ListOperations, "
+    "GetOperation, WaitOperation, CancelOperation, DeleteOperation, WatchEvents, DeleteCursor"
 )
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from google.longrunning import operations_proto_pb2
 
 from callers import EVERYTHING
 from keyfold.v1 import event_service_pb2, organization_service_pb2
@@ -97,6 +98,7 @@ def test_every_method_has_a_rule() -> None:
         pb.DESCRIPTOR.services_by_name["KeyManagementService"],
         event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
         organization_service_pb2.DESCRIPTOR.services_by_name["OrganizationService"],
+        operations_proto_pb2.DESCRIPTOR.services_by_name["Operations"],
     )
     methods = {name for service in services for name in service.methods_by_name}
     assert {name for name in RULES if "/" not in name} == methods

@@ -155,6 +155,7 @@ async def serve(
         loop.add_signal_handler(number, stopping.set)
     access = Access(settings, SystemClock())
     joined, close = replica(settings)
+    joined.run_operations(access.callers.rights)
     try:
         await joined.start()
         await access.start(joined.supervisor)

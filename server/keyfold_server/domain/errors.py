@@ -25,6 +25,7 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── InvalidOrganizationError            INVALID_ORGANIZATION
     │   ├── InvalidKeyLinkError                 INVALID_KEY_LINK
     │   ├── InvalidUpdateMaskError              INVALID_UPDATE_MASK
+    │   ├── InvalidOperationError               INVALID_OPERATION
     │   ├── InvalidReasonError                  INVALID_REASON
     │   ├── InvalidSelectorError                INVALID_SELECTOR
     │   ├── InvalidWaitingPeriodError           INVALID_WAITING_PERIOD
@@ -51,12 +52,14 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── GenerationNotFoundError             GENERATION_NOT_FOUND
     │   ├── OrganizationNotFoundError           ORGANIZATION_NOT_FOUND
     │   ├── KeyLinkNotFoundError                KEY_LINK_NOT_FOUND
+    │   ├── OperationNotFoundError              OPERATION_NOT_FOUND
     │   └── CursorNotFoundError                 CURSOR_NOT_FOUND
     ├── AlreadyExistsError                      it exists, and differs from the request
     │   ├── ClusterExistsError                  CLUSTER_EXISTS
     │   ├── RegionExistsError                   REGION_EXISTS
     │   ├── OrganizationExistsError             ORGANIZATION_EXISTS
-    │   └── KeyLinkExistsError                  KEY_LINK_EXISTS
+    │   ├── KeyLinkExistsError                  KEY_LINK_EXISTS
+    │   └── OperationExistsError                OPERATION_EXISTS
     ├── StateError                              the state forbids the call
     │   ├── RevokedError                        REVOKED
     │   ├── ClusterRevokedError                 CLUSTER_REVOKED
@@ -77,6 +80,9 @@ kind of failure, and `rpc/messages/status.py` gives each branch its gRPC code in
     │   ├── ClusterNameNotAllowedError          CLUSTER_NAME_NOT_ALLOWED
     │   ├── TooManyClustersError                TOO_MANY_CLUSTERS
     │   ├── TooManyKeyLinksError                TOO_MANY_KEY_LINKS
+    │   ├── OperationEndedError                 OPERATION_ENDED
+    │   ├── OperationRunningError               OPERATION_RUNNING
+    │   ├── TooManyOperationsError              TOO_MANY_OPERATIONS
     │   ├── CursorExpiredError                  CURSOR_EXPIRED
     │   └── TooManyCursorsError                 TOO_MANY_CURSORS
     ├── ConflictError                           another change came first; try again
@@ -338,6 +344,13 @@ class InvalidUpdateMaskError(InvalidInputError):
     remedy = "Name fields that the message lists, or set at least one of them."
 
 
+class InvalidOperationError(InvalidInputError):
+    """The name, the scope or the action of an operation cannot be right."""
+
+    reason = "INVALID_OPERATION"
+    remedy = "Give a name, one action and one scope, as the message says."
+
+
 class InvalidReasonError(InvalidInputError):
     """A reason for the audit trail is longer than 1,024 characters."""
 
@@ -533,6 +546,16 @@ class KeyLinkNotFoundError(NotFoundError):
     remedy = "Check the name with ListKeyLinks, or link the key with CreateKeyLink."
 
 
+class OperationNotFoundError(NotFoundError):
+    """There is no operation of this name, or the caller may not see it."""
+
+    reason = "OPERATION_NOT_FOUND"
+    remedy = (
+        "Check the name with ListOperations. A name without its first part means an operation "
+        "that the caller itself started."
+    )
+
+
 class CursorNotFoundError(NotFoundError):
     """The caller has no cursor of this name."""
 
@@ -570,6 +593,13 @@ class KeyLinkExistsError(AlreadyExistsError):
 
     reason = "KEY_LINK_EXISTS"
     remedy = "Change the link that the message names with UpdateKeyLink, or delete it first."
+
+
+class OperationExistsError(AlreadyExistsError):
+    """The caller has an operation of this name already, with another scope or action."""
+
+    reason = "OPERATION_EXISTS"
+    remedy = "Use another name. With the same scope and action, the call returns that operation."
 
 
 class StateError(KeyfoldError):
@@ -724,6 +754,27 @@ class TooManyKeyLinksError(StateError):
 
     reason = "TOO_MANY_KEY_LINKS"
     remedy = "Delete a key link, or have the organization's max_key_links raised."
+
+
+class OperationEndedError(StateError):
+    """The operation has ended, so that nothing is left to cancel."""
+
+    reason = "OPERATION_ENDED"
+    remedy = "Read how it ended with GetOperation. To do the work again, start another operation."
+
+
+class OperationRunningError(StateError):
+    """The operation has not ended, so that it cannot be deleted."""
+
+    reason = "OPERATION_RUNNING"
+    remedy = "Call CancelOperation, wait for the end with WaitOperation, and delete it then."
+
+
+class TooManyOperationsError(StateError):
+    """As many operations have not ended as the caller, or all callers together, may have."""
+
+    reason = "TOO_MANY_OPERATIONS"
+    remedy = "Wait until some have ended, or cancel those that nobody needs."
 
 
 class CursorExpiredError(StateError):

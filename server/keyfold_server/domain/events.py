@@ -21,6 +21,7 @@ ENDED_WELL: Final = frozenset(
         "unchanged",
         "repeated",
         "validated",
+        "cancelled",
         Condition.HEALTHY.value,
         Condition.COULD_NOT_TELL.value,
     )

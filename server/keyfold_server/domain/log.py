@@ -57,6 +57,9 @@ class EntryKind(Enum):
     SEAL = "SEAL"
     """An operator's decision that a cluster's rows are right as they stand (protocol A1)."""
 
+    OPERATION = "OPERATION"
+    """The start, the cancelling, the end or the deletion of an operation (`domain.operations`)."""
+
     UNKNOWN = "UNKNOWN"
     """A kind that a newer release wrote. Replicas drop what such an entry names (protocol S6)."""
 

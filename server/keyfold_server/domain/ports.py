@@ -32,6 +32,7 @@ from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.key_usage import KeyUses
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import Attempt, AuditEvent, Entry, RecordedAttempt
+from keyfold_server.domain.operation_store import OperationsStore
 from keyfold_server.domain.organization_store import OrganizationsStore
 from keyfold_server.domain.rights import Coverage
 from keyfold_server.domain.transitions import Transition
@@ -185,7 +186,7 @@ class KeyUser:
     region: str
 
 
-class Store(Cursors, KeyUses, OrganizationsStore, Protocol):
+class Store(Cursors, KeyUses, OrganizationsStore, OperationsStore, Protocol):
     """Where clusters live. Every method may raise StoreUnavailableError.
 
     Rows of decisions have a MAC. A row without a valid one raises RowNotAuthenticError (protocol
@@ -553,6 +554,7 @@ class Store(Cursors, KeyUses, OrganizationsStore, Protocol):
 
         The last of the older entries stays, and so does every entry that a live replica has not
         applied yet, or that is after a live cursor (protocol S11). Each cluster keeps its floor.
+        Operations that ended as long ago as such entries go, too.
 
         Args:
             now_ms: Milliseconds of Unix time.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keyfold_server.domain.operations import LEASE
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -27,6 +29,7 @@ class Timing:
         log_retention: The store keeps each entry of the log for this long at least.
         cursor_expiry: A cursor that nobody advances expires after this time.
         usage_retention: The store keeps counts of uses for this long.
+        operation_lease: A replica that dies leaves its operations to others after this time.
         backup_retention: The vendor keeps backups and exports for this long (`domain.retention`).
     """
 
@@ -41,4 +44,5 @@ class Timing:
     log_retention: float = 400 * 86_400.0
     cursor_expiry: float = 30 * 86_400.0
     usage_retention: float = 31 * 86_400.0
+    operation_lease: float = LEASE
     backup_retention: float = 30 * 86_400.0

@@ -15,6 +15,7 @@ from time import perf_counter, time
 from typing import Final
 
 import grpc
+from google.longrunning import operations_proto_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 
 from keyfold.v1 import (
@@ -37,6 +38,7 @@ from keyfold_server.rpc.data_calls import DataCalls, Method
 from keyfold_server.rpc.handlers.data import DataMethods
 from keyfold_server.rpc.handlers.events import EventMethods
 from keyfold_server.rpc.handlers.life import LifeMethods
+from keyfold_server.rpc.handlers.operations import OperationMethods
 from keyfold_server.rpc.handlers.organizations import OrganizationMethods
 from keyfold_server.rpc.handlers.unary import UnaryMethod
 from keyfold_server.rpc.incoming.callers import Callers
@@ -53,12 +55,18 @@ from keyfold_server.telemetry import NO_SPANS, Sampling
 _KEYS: Final = key_management_service_pb2.DESCRIPTOR.services_by_name["KeyManagementService"]
 _EVENTS: Final = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 _ORGANIZATIONS: Final = organization_service_pb2.DESCRIPTOR.services_by_name["OrganizationService"]
+_OPERATIONS: Final = operations_proto_pb2.DESCRIPTOR.services_by_name["Operations"]
 
 SERVICE: Final = _KEYS.full_name
 """The service of keys."""
 
-SERVICES: Final = (SERVICE, _EVENTS.full_name, _ORGANIZATIONS.full_name)
-"""Keyfold's own services."""
+SERVICES: Final = (
+    SERVICE,
+    _EVENTS.full_name,
+    _ORGANIZATIONS.full_name,
+    _OPERATIONS.full_name,
+)
+"""Keyfold's own services, and Google's of operations."""
 
 _TOO_SHORT: Final = 0.005
 """Seconds. With less time left on arrival the server begins no change; gRPC rounds an expired
@@ -113,12 +121,14 @@ class Methods:
         Raises:
             RuntimeError: The table and the contract have different methods.
         """
-        return self._keys() | self._events() | self._organizations()
+        keys, events = self._keys(), self._events()
+        return keys | events | self._organizations() | self._operations()
 
     def _keys(self) -> dict[str, TableMethod]:
         calls = DataCalls(self._replica)
         data = DataMethods(self._replica.data_plane).table()
         life = LifeMethods(self._replica).table()
+        life |= OperationMethods(self._replica).starting()
         methods = {
             name: calls.batch(name, core) if name.startswith("Batch") else calls.unary(core)
             for name, core in data.items()
@@ -139,9 +149,16 @@ class Methods:
         return self._of_contract(_EVENTS, answers | {STREAM: self._streamed})
 
     def _organizations(self) -> dict[str, TableMethod]:
-        methods = OrganizationMethods(self._replica).table()
+        return self._simple(_ORGANIZATIONS, OrganizationMethods(self._replica).table())
+
+    def _operations(self) -> dict[str, TableMethod]:
+        return self._simple(_OPERATIONS, OperationMethods(self._replica).table())
+
+    def _simple(
+        self, service: ServiceDescriptor, methods: Mapping[str, UnaryMethod]
+    ) -> dict[str, TableMethod]:
         return self._of_contract(
-            _ORGANIZATIONS,
+            service,
             {
                 name: partial(self._answered, name, self._life(method))
                 for name, method in methods.items()

@@ -107,6 +107,10 @@ class Bucket:
         """Says whether the bucket is as good as unused."""
         return self._filled(now) >= self.rate
 
+    def level(self, now: float) -> float:
+        """Returns how many calls the rate allows at once now; negative while there is a debt."""
+        return self._filled(now)
+
     def _filled(self, now: float) -> float:
         return min(self.rate, self._level + (now - self._at) * self.rate)
 

@@ -5,6 +5,7 @@ Providers, store and clock come in from outside, so that tests run the whole ser
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager
 
 from keyfold_server.domain.bounds import Bounds
 from keyfold_server.domain.key_names import KeyNames
+from keyfold_server.domain.operations import Operation, Work
 from keyfold_server.domain.ports import Clock, Store
 from keyfold_server.domain.provider import KeyProvider
 from keyfold_server.domain.residency import ResidencyPolicy
@@ -39,6 +41,7 @@ from keyfold_server.service.life.deletion import Deletion
 from keyfold_server.service.life.key_usage import KeyUsage
 from keyfold_server.service.life.listing import Listing
 from keyfold_server.service.life.mutations import Mutations
+from keyfold_server.service.life.policies import Policies
 from keyfold_server.service.life.rechecks import Rechecks
 from keyfold_server.service.life.reports import Reports
 from keyfold_server.service.life.restoration import Restoration
@@ -51,6 +54,12 @@ from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.usage import FLUSH as COUNTS_FLUSH
 from keyfold_server.service.observed.usage import UsageRecorder
 from keyfold_server.service.observed.uses import FLUSH, UseRecorder
+from keyfold_server.service.operations.census import Counting
+from keyfold_server.service.operations.items import Items
+from keyfold_server.service.operations.operations import Operations
+from keyfold_server.service.operations.run import Run
+from keyfold_server.service.operations.runner import Runner
+from keyfold_server.service.operations.steps import RightsOf, Steps
 from keyfold_server.service.organizations.key_links import KeyLinks
 from keyfold_server.service.organizations.link_proofs import LinkProofs
 from keyfold_server.service.organizations.mutations import OrganizationMutations
@@ -111,6 +120,7 @@ class Replica:
         geo_trials: Carries out TestKey for a geo.
         access_policies: Answers GetAccessPolicy.
         rechecks: Carries out Recheck.
+        operations: Answers the calls about operations.
         reports: Makes the cluster reports in answers.
         status: Answers GetStatus.
         listing: Answers ListClusters.
@@ -201,6 +211,7 @@ class Replica:
         self._join_data_plane()
         self._join_root_keys(names, regions or ResidencyPolicy())
         self._join_life(timing)
+        self._join_operations()
         self._join_upkeep(timing)
 
     def _watches(self, timing: Timing) -> Watches:
@@ -276,7 +287,7 @@ class Replica:
         kek_wrapper, check_fresh = self._kek_wrapper, self.changes.staleness.check
         self._attempts = attempts = Attempts(storage)
         last_seen = self._cache.last_seen
-        mutations = Mutations(
+        self._mutations = mutations = Mutations(
             storage, self.changes, clock, self._tasks, self.limits, attempts, last_seen
         )
         self._confirmations = confirmations = Confirmations(
@@ -352,6 +363,37 @@ class Replica:
         self.usage = Usage(storage, clock, check_fresh=check_fresh)
         self.log_checks = LogChecks(storage, clock, alarm, check_fresh=check_fresh)
 
+    def _join_operations(self) -> None:
+        items = Items(self._storage)
+        self._runner: Runner | None = None
+
+        def hasten() -> None:
+            if self._runner is not None:
+                self._runner.hasten()
+
+        self.operations = Operations(self._storage, items, self._counting, self.clock, hasten)
+
+    def _counting(self, work: Work) -> Counting:
+        return Counting(work, self._kms, self.bounds.kms_rates)
+
+    def run_operations(self, rights: RightsOf) -> None:
+        """Makes this replica run operations once it has started.
+
+        Args:
+            rights: Returns the rights of an operation's caller under the policy in force.
+        """
+        storage, clock, lease = self._storage, self.clock, self.timing.operation_lease
+        policies = Policies(self._mutations, self._kms)
+        steps = Steps(
+            self._mutations, self.rotation, policies, self.trials, self.rechecks, rights, clock
+        )
+        items = Items(storage)
+
+        def run(operation: Operation, room: asyncio.Semaphore) -> Run:
+            return Run(operation, items, steps, storage, self._counting, clock, lease, room)
+
+        self._runner = Runner(storage, run, self.changes.replica, lease, self.check_serving)
+
     def _join_upkeep(self, timing: Timing) -> None:
         storage, clock = self._storage, self.clock
         self.sweep = Sweep(
@@ -390,6 +432,8 @@ class Replica:
         start("show_cursors", self.watches.cursors.show, cursors.EVERY)
         start("verify_clusters", self._verification.turn, self._verify_every)
         self.sweep.start(self.supervisor)
+        if self._runner is not None:
+            start("operations", self._runner.turn)
 
     def check_serving(self) -> None:
         """Refuses if this replica must not use keys now, for the reason that probes and log get.
@@ -421,6 +465,8 @@ class Replica:
             log.warning("%d keys serve on grace in an outage; this stop ends that", graced)
         self.watches.drain()
         await self.supervisor.stop()
+        if self._runner is not None:
+            await self._runner.stop()
         await self.sweep.stop()
         await self._tasks.drain()
         self.loads.announcements.close()

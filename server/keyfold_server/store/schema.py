@@ -443,6 +443,50 @@ identities: Final = Table(
 )
 """What Keyfold issued once for each owner, for good, such as external ids (protocol C2)."""
 
+operations: Final = Table(
+    "operations",
+    metadata,
+    _key("owner", Text),
+    _key("name", Text),
+    _must("uid", LargeBinary),
+    _must("work", Text),
+    _must("starter", Text),
+    _must("created_at", BigInteger),
+    _must("updated_at", BigInteger),
+    Column("cancelled_at", BigInteger, nullable=True),
+    Column("ended_at", BigInteger, nullable=True),
+    _must("outcome", Text),
+    _must("message", Text),
+    Column("census", Text, nullable=True),
+    _must("place_cluster", Text),
+    _must("place_region", Text),
+    _must("done", BigInteger),
+    _must("failed", BigInteger),
+    _must("skipped", BigInteger),
+    _must("listed", BigInteger),
+    _must("holder", Text),
+    _must("leased_until", BigInteger),
+    _must("mac", LargeBinary),
+    _index_where("ended_at IS NULL", "created_at"),
+    Index(None, "ended_at"),
+)
+"""The operations. Progress has a MAC, too: whoever could move it would have regions left out that
+the operation then counts as done. `leased_until` is by the store's clock."""
+
+operation_failures: Final = Table(
+    "operation_failures",
+    metadata,
+    _key("operation", LargeBinary),
+    _key("number", BigInteger),
+    _must("cluster", Text),
+    _must("region", Text),
+    _must("reason", Text),
+    _must("message", Text),
+    _must("time", BigInteger),
+    _must("mac", LargeBinary),
+)
+"""The failures that an operation lists; `operation` is its uid."""
+
 observations: Final = Table(
     "observations",
     metadata,

@@ -151,6 +151,12 @@ class InvalidUpdateMaskError(InvalidInputError):
     reason = "INVALID_UPDATE_MASK"
 
 
+class InvalidOperationError(InvalidInputError):
+    """The name, the scope or the action of an operation cannot be right."""
+
+    reason = "INVALID_OPERATION"
+
+
 class InvalidReasonError(InvalidInputError):
     """A reason for the audit trail is longer than 1,024 characters."""
 
@@ -301,6 +307,12 @@ class KeyLinkNotFoundError(NotFoundError):
     reason = "KEY_LINK_NOT_FOUND"
 
 
+class OperationNotFoundError(NotFoundError):
+    """There is no operation of this name, or the caller may not see it."""
+
+    reason = "OPERATION_NOT_FOUND"
+
+
 class CursorNotFoundError(NotFoundError):
     """The caller has no cursor of this name."""
 
@@ -329,6 +341,12 @@ class KeyLinkExistsError(AlreadyExistsError):
     """The organization has a link of this name, or one of this provider for this region."""
 
     reason = "KEY_LINK_EXISTS"
+
+
+class OperationExistsError(AlreadyExistsError):
+    """The caller has an operation of this name already, with another scope or action."""
+
+    reason = "OPERATION_EXISTS"
 
 
 class RevokedError(StateError):
@@ -443,6 +461,24 @@ class TooManyKeyLinksError(StateError):
     """The organization has as many key links as it may."""
 
     reason = "TOO_MANY_KEY_LINKS"
+
+
+class OperationEndedError(StateError):
+    """The operation has ended, so that nothing is left to cancel."""
+
+    reason = "OPERATION_ENDED"
+
+
+class OperationRunningError(StateError):
+    """The operation has not ended, so that it cannot be deleted."""
+
+    reason = "OPERATION_RUNNING"
+
+
+class TooManyOperationsError(StateError):
+    """As many operations have not ended as the caller, or all callers together, may have."""
+
+    reason = "TOO_MANY_OPERATIONS"
 
 
 class CursorExpiredError(StateError):
@@ -619,6 +655,7 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         InvalidOrganizationError,
         InvalidKeyLinkError,
         InvalidUpdateMaskError,
+        InvalidOperationError,
         InvalidReasonError,
         InvalidRecheckError,
         InvalidSelectorError,
@@ -644,11 +681,13 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         GenerationNotFoundError,
         OrganizationNotFoundError,
         KeyLinkNotFoundError,
+        OperationNotFoundError,
         CursorNotFoundError,
         ClusterExistsError,
         RegionExistsError,
         OrganizationExistsError,
         KeyLinkExistsError,
+        OperationExistsError,
         RevokedError,
         ClusterRevokedError,
         ClusterBannedError,
@@ -668,6 +707,9 @@ BY_REASON: Final[Mapping[str, type[KeyfoldError]]] = {
         ClusterNameNotAllowedError,
         TooManyClustersError,
         TooManyKeyLinksError,
+        OperationEndedError,
+        OperationRunningError,
+        TooManyOperationsError,
         CursorExpiredError,
         TooManyCursorsError,
         ConcurrentChangeError,

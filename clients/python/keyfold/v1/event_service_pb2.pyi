@@ -59,6 +59,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """A newer release of Keyfold wrote the entry."""
     EVENT_KIND_ERASURE: _EventKind.ValueType  # 13
     """Keyfold erased deleted regions, or a whole cluster. Their KEKs are gone for good."""
+    EVENT_KIND_OPERATION: _EventKind.ValueType  # 14
+    """Somebody started, cancelled or deleted an operation, or it ended."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """The kind of an event."""
@@ -93,6 +95,8 @@ EVENT_KIND_UNKNOWN: EventKind.ValueType  # 12
 """A newer release of Keyfold wrote the entry."""
 EVENT_KIND_ERASURE: EventKind.ValueType  # 13
 """Keyfold erased deleted regions, or a whole cluster. Their KEKs are gone for good."""
+EVENT_KIND_OPERATION: EventKind.ValueType  # 14
+"""Somebody started, cancelled or deleted an operation, or it ended."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 class _AnchorOutcome:

@@ -13,6 +13,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from keyfold.v1 import operations_pb2 as _operations_pb2
 from keyfold.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
 import sys
@@ -2818,3 +2819,96 @@ class ListKeyUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__safe_to_disable) -> _WhichOneofReturnType__safe_to_disable | None: ...
 
 Global___ListKeyUsageResponse: _TypeAlias = ListKeyUsageResponse  # noqa: Y015
+
+@_typing.final
+class StartOperationRequest(_message.Message):
+    """The request of StartOperation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    operation: _builtins.str
+    """Required, but for a dry run. The caller's own name for the operation: 1 to 128 characters of
+    `A-Z a-z 0-9 . _ -`, the first of which is a letter or digit. Each caller has names of its own.
+    Repeated with the same name, scope and action, the call returns the operation as it is.
+    """
+    dry_run: _builtins.bool
+    """Optional. If true, Keyfold counts what the operation would have before it, and starts nothing.
+    Counting takes longer the more regions there are: allow a longer deadline.
+    """
+    max_concurrency: _builtins.int
+    """Optional. The most regions under way at once, 1 to 64; 0 means 16. Of one root key, at most 8
+    are. Whatever it says, calls of callers go first at every KMS.
+    """
+    reason: _builtins.str
+    """Optional. Why, for the log: at most 1,024 characters."""
+    @_builtins.property
+    def action(self) -> _operations_pb2.OperationAction:
+        """Required. What to do."""
+
+    @_builtins.property
+    def scope(self) -> _operations_pb2.OperationScope:
+        """Required. The regions to do it to."""
+
+    def __init__(
+        self,
+        *,
+        operation: _builtins.str = ...,
+        action: _operations_pb2.OperationAction | None = ...,
+        scope: _operations_pb2.OperationScope | None = ...,
+        dry_run: _builtins.bool = ...,
+        max_concurrency: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "dry_run", b"dry_run", "max_concurrency", b"max_concurrency", "operation", b"operation", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartOperationRequest: _TypeAlias = StartOperationRequest  # noqa: Y015
+
+@_typing.final
+class StartOperationResponse(_message.Message):
+    """The response of StartOperation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    CENSUS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The operation's full name, which is the same for every caller: what the methods of
+    `google.longrunning.Operations` take. Empty after a dry run.
+    """
+    replayed: _builtins.bool
+    """True if the caller had started the operation before."""
+    @_builtins.property
+    def metadata(self) -> _operations_pb2.OperationMetadata:
+        """The operation; unset after a dry run."""
+
+    @_builtins.property
+    def census(self) -> _operations_pb2.OperationCensus:
+        """What the operation has before it; unset until that is counted. A dry run always has it."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        metadata: _operations_pb2.OperationMetadata | None = ...,
+        census: _operations_pb2.OperationCensus | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["census", b"census", "metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["census", b"census", "metadata", b"metadata", "name", b"name", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartOperationResponse: _TypeAlias = StartOperationResponse  # noqa: Y015

@@ -142,6 +142,11 @@ class KeyManagementServiceStub(object):
                 request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.SerializeToString,
                 response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.FromString,
                 _registered_method=True)
+        self.StartOperation = channel.unary_unary(
+                '/keyfold.v1.KeyManagementService/StartOperation',
+                request_serializer=keyfold_dot_v1_dot_key__management__service__pb2.StartOperationRequest.SerializeToString,
+                response_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.StartOperationResponse.FromString,
+                _registered_method=True)
 
 
 class KeyManagementServiceServicer(object):
@@ -317,6 +322,18 @@ class KeyManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartOperation(self, request, context):
+        """Starts an operation, which does one thing to many regions and takes long: rotate them, try or
+        prove their keys, or change their policies. It goes on when the call has ended, and when the
+        server that works on it dies. `google.longrunning.Operations` follows, cancels and deletes it.
+        Needs the role operator, and for each region what the caller would need to do it there itself,
+        by the policy of that moment. Fails with ALREADY_EXISTS if the caller has an operation of that
+        name with another scope or action.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyManagementServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -424,6 +441,11 @@ def add_KeyManagementServiceServicer_to_server(servicer, server):
                     servicer.ListKeyUsage,
                     request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.FromString,
                     response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.SerializeToString,
+            ),
+            'StartOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartOperation,
+                    request_deserializer=keyfold_dot_v1_dot_key__management__service__pb2.StartOperationRequest.FromString,
+                    response_serializer=keyfold_dot_v1_dot_key__management__service__pb2.StartOperationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -996,6 +1018,33 @@ class KeyManagementService(object):
             '/keyfold.v1.KeyManagementService/ListKeyUsage',
             keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageRequest.SerializeToString,
             keyfold_dot_v1_dot_key__management__service__pb2.ListKeyUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyfold.v1.KeyManagementService/StartOperation',
+            keyfold_dot_v1_dot_key__management__service__pb2.StartOperationRequest.SerializeToString,
+            keyfold_dot_v1_dot_key__management__service__pb2.StartOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

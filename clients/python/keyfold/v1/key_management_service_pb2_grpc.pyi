@@ -113,6 +113,14 @@ class KeyManagementServiceStub:
     """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
     only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
     """
+    StartOperation: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.StartOperationRequest, _key_management_service_pb2.StartOperationResponse]
+    """Starts an operation, which does one thing to many regions and takes long: rotate them, try or
+    prove their keys, or change their policies. It goes on when the call has ended, and when the
+    server that works on it dies. `google.longrunning.Operations` follows, cancels and deletes it.
+    Needs the role operator, and for each region what the caller would need to do it there itself,
+    by the policy of that moment. Fails with ALREADY_EXISTS if the caller has an operation of that
+    name with another scope or action.
+    """
 
 @_typing.type_check_only
 class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
@@ -196,6 +204,14 @@ class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
     ListKeyUsage: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.ListKeyUsageRequest, _key_management_service_pb2.ListKeyUsageResponse]  # type: ignore[assignment]
     """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
     only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
+    """
+    StartOperation: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.StartOperationRequest, _key_management_service_pb2.StartOperationResponse]  # type: ignore[assignment]
+    """Starts an operation, which does one thing to many regions and takes long: rotate them, try or
+    prove their keys, or change their policies. It goes on when the call has ended, and when the
+    server that works on it dies. `google.longrunning.Operations` follows, cancels and deletes it.
+    Needs the role operator, and for each region what the caller would need to do it there itself,
+    by the policy of that moment. Fails with ALREADY_EXISTS if the caller has an operation of that
+    name with another scope or action.
     """
 
 class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -403,6 +419,20 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_management_service_pb2.ListKeyUsageResponse, _abc.Awaitable[_key_management_service_pb2.ListKeyUsageResponse]]:
         """Lists what needs a root key, one of its versions, or all keys of a principal or a holder: now, or
         only to open a backup. Answers whether the key may be disabled. Makes no call to a KMS.
+        """
+
+    @_abc_1.abstractmethod
+    def StartOperation(
+        self,
+        request: _key_management_service_pb2.StartOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_management_service_pb2.StartOperationResponse, _abc.Awaitable[_key_management_service_pb2.StartOperationResponse]]:
+        """Starts an operation, which does one thing to many regions and takes long: rotate them, try or
+        prove their keys, or change their policies. It goes on when the call has ended, and when the
+        server that works on it dies. `google.longrunning.Operations` follows, cancels and deletes it.
+        Needs the role operator, and for each region what the caller would need to do it there itself,
+        by the policy of that moment. Fails with ALREADY_EXISTS if the caller has an operation of that
+        name with another scope or action.
         """
 
 def add_KeyManagementServiceServicer_to_server(servicer: KeyManagementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

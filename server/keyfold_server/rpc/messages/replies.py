@@ -11,7 +11,7 @@ from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import resources_pb2 as res
 from keyfold_server.domain.cluster import Generation, Region, SupersededWrap, Wrap
 from keyfold_server.domain.health import Health, Observation
-from keyfold_server.domain.keyspec import PLATFORM, KeySpec
+from keyfold_server.domain.keyspec import PLATFORM, KeySpec, RegionPolicy
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.rpc.messages.status import to_status
 from keyfold_server.service.fleet.confirmations import PendingReplica
@@ -50,11 +50,7 @@ def _region_status(report: RegionReport) -> res.RegionStatus:
     status = res.RegionStatus(
         region=region.name,
         key_spec=key_spec(spec),
-        policy=res.RegionPolicy(
-            cache_ttl=_span_of(policy.cache_ttl),
-            outage_grace=_span_of(policy.outage_grace),
-            auto_rotate=policy.auto_rotate,
-        ),
+        policy=region_policy(policy),
         state=STATES[region.state],
         state_time=time_of(region.state_since),
         health=res.HEALTH_UNKNOWN,
@@ -191,6 +187,15 @@ def tested_in_geo(trials: GeoTrialResult) -> pb.TestKeyResponse:
             )
         )
     return reply
+
+
+def region_policy(policy: RegionPolicy) -> res.RegionPolicy:
+    """Returns a policy as the contract has it."""
+    return res.RegionPolicy(
+        cache_ttl=_span_of(policy.cache_ttl),
+        outage_grace=_span_of(policy.outage_grace),
+        auto_rotate=policy.auto_rotate,
+    )
 
 
 def key_spec(spec: KeySpec) -> res.KeySpec:

@@ -103,7 +103,7 @@ def region_specs(messages: Collection[res.RegionSpec], geos: Geos) -> tuple[Regi
             spec = RegionSpec(
                 message.region,
                 key_spec(message.key_spec) if message.HasField("key_spec") else None,
-                _policy(message.policy) if message.HasField("policy") else None,
+                policy(message.policy) if message.HasField("policy") else None,
                 message.replica_of,
                 message.geo,
                 message.key_link,
@@ -150,15 +150,17 @@ def _check_count(count: int, most: int, field: str) -> None:
         )
 
 
-def _policy(message: res.RegionPolicy) -> RegionPolicy:
+def policy(message: res.RegionPolicy) -> RegionPolicy:
+    """Returns a policy."""
     return RegionPolicy(
-        _seconds(message.cache_ttl) if message.HasField("cache_ttl") else None,
-        _seconds(message.outage_grace) if message.HasField("outage_grace") else None,
+        seconds(message.cache_ttl) if message.HasField("cache_ttl") else None,
+        seconds(message.outage_grace) if message.HasField("outage_grace") else None,
         message.auto_rotate,
     )
 
 
-def _seconds(duration: Duration) -> float:
+def seconds(duration: Duration) -> float:
+    """Returns the seconds of a duration."""
     return duration.seconds + duration.nanos / 1e9
 
 

@@ -40,7 +40,7 @@ from keyfold_server.domain.provider import (
     Unwrapped,
     Wrapped,
 )
-from keyfold_server.service.kms.gates import Gates, Permit
+from keyfold_server.service.kms.gates import YIELDS, Gates, Permit
 
 _R = TypeVar("_R")
 
@@ -213,15 +213,15 @@ class KmsClient:
                 f"this server cannot call {root.type}: {error.message}"
             ) from None
         call.region = provider.region(root) if isinstance(provider, HasRegions) else ""
-        ends = self._clock.monotonic() + self._budget
-        permit = self._gates.enter(
-            (root.type, root.uri, root.principal),
-            (root.type, provider.account(root)),
-            root.type,
+        gates = ((root.type, root.uri, root.principal), (root.type, provider.account(root)))
+        if YIELDS.get() and not proof:
+            permit = await self._gates.leisure(*gates, root.type)
+            ends = self._clock.monotonic() + self._budget
+        else:
+            ends = self._clock.monotonic() + self._budget
             # The other half of the budget is for the KMS's answer.
-            self._budget / 2,
-            proof=proof,
-        )
+            patience = self._budget / 2
+            permit = self._gates.enter(*gates, root.type, patience, proof=proof)
         future: Future[_R] | None = None
         try:
             async with asyncio.timeout(self._budget):

@@ -7,11 +7,17 @@ settings allow. The gates do not know what is called.
 
 Calls that prove a root key in use have slots and rates in reserve, which no other call can use up.
 Otherwise one customer's calls would keep the replica from asking about another customer's key.
+
+Calls of operations yield to all others. They take at most half of the slots and half of each rate,
+and wait as long as any other call waits or the other half of the rate is in use. So a caller's cold
+load finds a slot and a rate as if no operation ran.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Final
 
 from keyfold_server.domain.bounds import Rates
@@ -40,6 +46,16 @@ PROOF_RATE_PER_KEY: Final = 2.0
 """Most calls per second that one root key can take from the reserve. A TTL of a second needs fewer.
 So a customer with a shorter TTL cannot use up what other customers' proofs need."""
 
+YIELDS: ContextVar[bool] = ContextVar("yields", default=False)
+"""Whether the calls of a task yield to those of callers, because an operation makes them."""
+
+SHARE: Final = 0.5
+"""Part of the slots and of the rates that calls of operations take at most."""
+
+_LOOK: Final = 0.05
+"""Seconds between two looks of a call that yields at whether it may go, unless a slot comes free
+earlier."""
+
 WAITING: Final = 1_000
 """Most calls that may wait in one line at a gate; further ones are refused."""
 
@@ -48,29 +64,47 @@ _KEPT: Final = 1_000
 
 
 class _Line:
-    """A number of slots, and a count of the calls that hold or await one."""
+    """A number of slots, and a count of the calls that hold or await one.
 
-    __slots__ = ("at_once", "slots", "users")
+    Attributes:
+        yielding: How many of these yield to the others.
+    """
+
+    __slots__ = ("at_once", "slots", "users", "yielding")
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
         self.slots = asyncio.Semaphore(at_once)
         self.users = 0
+        self.yielding = 0
 
     @property
     def full(self) -> bool:
         return self.users >= self.at_once + WAITING
 
+    @property
+    def leisure(self) -> bool:
+        """Whether a call that yields may take a slot: nobody waits for one."""
+        return self.users < self.at_once and self.yielding < self.at_once * SHARE
+
 
 class _Rate:
     """A rate of calls, and its reserve for proofs: no other call uses that up."""
 
-    __slots__ = ("calls", "reserve", "what")
+    __slots__ = ("calls", "reserve", "what", "yielding")
 
     def __init__(self, what: str, rate: float, reserve: float, now: float) -> None:
         self.what = what
         self.calls = Bucket(rate, now)
         self.reserve = Bucket(reserve, now)
+        self.yielding = Bucket(max(1.0, rate * SHARE), now)
+
+    def leisure(self, now: float) -> bool:
+        """Says whether a call that yields may count against the rate now.
+
+        It leaves callers the other part of the rate, as they would find it after a quiet second.
+        """
+        return not self.yielding.wait(now) and self.calls.level(now) >= self.calls.rate * SHARE
 
 
 class _Gate:
@@ -89,13 +123,23 @@ class _Gate:
         return self.proofs.users + self.other.users
 
     def unused(self, now: float) -> bool:
-        return not self.users and self.rate.calls.full(now) and self.rate.reserve.full(now)
+        rate = self.rate
+        unused = rate.calls.full(now) and rate.reserve.full(now) and rate.yielding.full(now)
+        return not self.users and unused
 
 
 class Permit:
     """One call's slots at its gates: acquired before the call, released when its thread ends."""
 
-    def __init__(self, gates: list[_Gate], pause: float, clock: Clock, *, proof: bool) -> None:
+    def __init__(
+        self,
+        gates: list[_Gate],
+        pause: float,
+        clock: Clock,
+        *,
+        proof: bool,
+        left: Callable[[], None] | None = None,
+    ) -> None:
         """Joins the line at every gate.
 
         Args:
@@ -103,8 +147,10 @@ class Permit:
             pause: Seconds that the call must first wait to keep to the rates.
             clock: Monotonic time.
             proof: Whether the call proves a root key in use.
+            left: For a call that yields: called once the call has left the lines.
         """
         self._gates = gates
+        self._left = left
         self._lines = [gate.proofs if proof else gate.other for gate in gates]
         self._held: list[_Line] = []
         self._pause = pause
@@ -113,6 +159,7 @@ class Permit:
         self._entered = clock.monotonic()
         for line in self._lines:
             line.users += 1
+            line.yielding += left is not None
 
     async def acquire(self) -> None:
         """Waits until the call may be made. Call `release` even after giving up this wait."""
@@ -145,6 +192,9 @@ class Permit:
             held.slots.release()
         for line in self._lines:
             line.users -= 1
+            line.yielding -= self._left is not None
+        if self._left is not None:
+            self._left()
 
     def ended(self, error: BaseException | None) -> None:
         """Releases the slots after the call, and remembers whether the KMS answered it.
@@ -168,6 +218,35 @@ class Gates:
         self._gates: dict[tuple[str, ...], _Gate] = {}
         self._providers: dict[str, _Rate] = {}
         self._look_at = _KEPT
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def leisure(self, key: tuple[str, ...], account: tuple[str, ...], type_: str) -> Permit:
+        """Waits until a call that yields may go, however long that takes, and joins the lines.
+
+        The arguments are those of `enter`.
+        """
+        while True:
+            now = self._clock.monotonic()
+            self._forget(now)
+            gates = [self._key(key, now), self._account(account, now)]
+            rates = [*(gate.rate for gate in gates), self._provider(type_, now)]
+            if all(g.other.leisure for g in gates) and all(r.leisure(now) for r in rates):
+                # No await since the look, so that it still holds.
+                for rate in rates:
+                    rate.calls.take(now)
+                    rate.yielding.take(now)
+                return Permit(gates, 0.0, self._clock, proof=False, left=self._one_left)
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.add(waiting)
+            try:
+                await asyncio.wait({waiting}, timeout=_LOOK)
+            finally:
+                self._waiting.discard(waiting)
+
+    def _one_left(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
     def enter(
         self,

@@ -44,6 +44,7 @@ from keyfold_server.domain.log import Attempt, AuditEvent
 from keyfold_server.domain.ports import Clock
 from keyfold_server.domain.reliance import Reliance
 from keyfold_server.service.fleet.changes import Changes
+from keyfold_server.service.kms.gates import YIELDS
 from keyfold_server.service.life.attempts import Attempts
 from keyfold_server.service.life.requests import MutationCall, MutationRequest, MutationResult
 from keyfold_server.service.limits import Limits
@@ -165,6 +166,12 @@ class Mutations:
         result = await self._apply(call, change)
         self._changes.applied_here(result.number, result.entry_id, call.cluster)
         return MutationResult(result.cluster, result.number)
+
+    async def carried_out(self, call: MutationCall[MutationRequest]) -> bool:
+        """Says whether this very request was carried out before, under its request_id."""
+        key = call.key()
+        _, before = await self._storage.decide(self._storage.store.requested, call.cluster, key)
+        return key is not None and before is not None and before.digest == key.digest
 
     async def ban(self, call: MutationCall[MutationRequest]) -> CommittedBan | None:
         """Bans a cluster whose rows cannot be believed, and applies the ban here (protocol A6).
@@ -309,7 +316,8 @@ class Mutations:
         cluster = existing(cluster, call.cluster)
         organization = cluster.organization
         call.caller.rights.check_cluster(call.rpc, call.cluster, organization, call.request.named)
-        if organization is None or call.urgent:
+        # An operation takes no place and no rate from the organization's callers: it yields.
+        if organization is None or call.urgent or YIELDS.get():
             return nullcontext()
         account = self._limits.organizations.of(organization)
         account.charge(self._clock.monotonic())

@@ -16,6 +16,7 @@ _POINTS: Final = {
         "numbered",
     ),
     "organization": ("decided", "rows-written", "numbered"),
+    "operation": ("written", "numbered"),
     "attempt": ("numbered",),
     "turn": (),
     "cleared": (),

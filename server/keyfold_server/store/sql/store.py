@@ -28,6 +28,7 @@ from keyfold_server.store.sql.failpoints import no_failpoint
 from keyfold_server.store.sql.key_usage import KeyUseStore
 from keyfold_server.store.sql.membership import Membership
 from keyfold_server.store.sql.observations import ObservationStore
+from keyfold_server.store.sql.operations import OperationStore
 from keyfold_server.store.sql.organizations import OrganizationStore
 from keyfold_server.store.sql.transactions import ALWAYS_OVERTAKEN, Transactions
 from keyfold_server.store.tables import (
@@ -38,6 +39,7 @@ from keyfold_server.store.tables import (
     log_head,
     log_pruning,
     observations,
+    operations,
     replicas,
     requests,
     root_names,
@@ -75,7 +77,13 @@ RETENTION: Final = 24 * 60 * 60 * 1000
 
 
 class SqlStore(
-    ObservationStore, EventStore, CursorStore, KeyUseStore, OrganizationStore, ErasureStore
+    ObservationStore,
+    EventStore,
+    CursorStore,
+    KeyUseStore,
+    OrganizationStore,
+    OperationStore,
+    ErasureStore,
 ):
     """A `domain.ports.Store` on a relational database. Safe for any number of threads.
 
@@ -369,6 +377,7 @@ class SqlStore(
 
         The last of the older entries stays, and so does every entry that a live replica has not
         applied yet, or that is after a live cursor (protocol S11). Each cluster keeps its floor.
+        Operations that ended as long ago as such entries go, too.
         """
 
         def work(unit: Unit) -> bool:
@@ -377,6 +386,7 @@ class SqlStore(
             until = min(now_ms, stamp.now)
             requests.prune(connection, until - RETENTION)
             replicas.prune(connection, until - RETENTION)
+            operations.prune(connection, until - log_retention_ms)
             passed = self._membership.passed(unit)
             self._transactions.reach("prune:cleared")
             return log_pruning.prune(connection, until - log_retention_ms, passed, stamp)

@@ -31,6 +31,7 @@ def upgrade() -> None:
     _clusters()
     _keyrings()
     _organizations()
+    _operations()
     _records()
     _observations()
 
@@ -375,6 +376,49 @@ def _organizations() -> None:
             ["organizations.name"],
             name="fk_key_links_organization_organizations",
         ),
+    )
+
+
+def _operations() -> None:
+    """Makes the tables of operations and their failures."""
+    _table(
+        "operations",
+        sa.Column("owner", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("name", _TEXT, nullable=False, autoincrement=False),
+        sa.Column("uid", sa.LargeBinary(), nullable=False),
+        sa.Column("work", _TEXT, nullable=False),
+        sa.Column("starter", _TEXT, nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("cancelled_at", sa.BigInteger(), nullable=True),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.Column("outcome", _TEXT, nullable=False),
+        sa.Column("message", _TEXT, nullable=False),
+        sa.Column("census", _TEXT, nullable=True),
+        sa.Column("place_cluster", _TEXT, nullable=False),
+        sa.Column("place_region", _TEXT, nullable=False),
+        sa.Column("done", sa.BigInteger(), nullable=False),
+        sa.Column("failed", sa.BigInteger(), nullable=False),
+        sa.Column("skipped", sa.BigInteger(), nullable=False),
+        sa.Column("listed", sa.BigInteger(), nullable=False),
+        sa.Column("holder", _TEXT, nullable=False),
+        sa.Column("leased_until", sa.BigInteger(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "name", name="pk_operations"),
+    )
+    _index("operations", "created_at", where="ended_at IS NULL")
+    _index("operations", "ended_at")
+    _table(
+        "operation_failures",
+        sa.Column("operation", sa.LargeBinary(), nullable=False, autoincrement=False),
+        sa.Column("number", sa.BigInteger(), nullable=False, autoincrement=False),
+        sa.Column("cluster", _TEXT, nullable=False),
+        sa.Column("region", _TEXT, nullable=False),
+        sa.Column("reason", _TEXT, nullable=False),
+        sa.Column("message", _TEXT, nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("operation", "number", name="pk_operation_failures"),
     )
 
 

@@ -1,0 +1,5 @@
+"""Operations: work on many regions that takes long (`domain.operations`).
+
+`operations` answers callers, `runner` takes operations that no replica runs, `run` goes through the
+items of one, `items` finds them, and `steps` carries out each by the service that any caller uses.
+"""

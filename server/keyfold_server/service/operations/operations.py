@@ -1,0 +1,347 @@
+"""Starts, shows, cancels and deletes operations, for callers.
+
+A caller sees the operations that it started itself, and those of an organization, or of the whole
+store, that a grant covers as a whole. All others look as if they did not exist (protocol C7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import os
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Final
+
+from keyfold_server.domain.errors import (
+    DeadlineError,
+    InvalidNameError,
+    InvalidOperationError,
+    InvalidPageError,
+    TooManyOperationsError,
+)
+from keyfold_server.domain.keyspec import check_name
+from keyfold_server.domain.log import AuditEvent
+from keyfold_server.domain.operations import (
+    BEGINNING,
+    MAX_CLUSTERS,
+    MOST_AT_ONCE,
+    OPEN,
+    OPEN_PER_CALLER,
+    ActionKind,
+    Census,
+    Failure,
+    Operation,
+    OperationKey,
+    Starter,
+    Work,
+    cancelled,
+    deleted,
+    existing_operation,
+    no_operation,
+    owner_of,
+    started,
+)
+from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.rights import Caller, Rights
+from keyfold_server.service.operations.census import Counting
+from keyfold_server.service.operations.items import Items
+from keyfold_server.service.storage import Storage
+
+PREFIX: Final = "operations/"
+"""The beginning of every full name."""
+
+_MAX_PAGE: Final = 1_000
+"""Most operations on one page."""
+
+_DEFAULT_PAGE: Final = 100
+"""Operations on a page if the request does not say how many."""
+
+_READ: Final = 200
+"""Operations that are read at once."""
+
+_READS: Final = 10
+"""Reads after which a page ends, however few operations it shows."""
+
+_LOOK: Final = 0.25
+"""Seconds between two looks of a call that waits."""
+
+_BEFORE_DEADLINE: Final = 0.5
+"""Seconds before its caller's deadline at which a waiting call answers."""
+
+_MAX_REASON: Final = 1_024
+"""Most characters of a reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartResult:
+    """What came of StartOperation.
+
+    Attributes:
+        operation: The operation; None: the call was a dry run.
+        census: What the operation has before it, as counted by a dry run, or None.
+        replayed: Whether the caller had started it before.
+    """
+
+    operation: Operation | None
+    census: Census | None = None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OperationsPage:
+    """A page of operations, and the token of the next one; empty on the last."""
+
+    operations: tuple[Operation, ...]
+    next_token: str
+
+
+def full_name(key: OperationKey) -> str:
+    """Returns the full name of an operation, which is the same for every caller."""
+    return f"{PREFIX}{key.owner}/{key.name}"
+
+
+class Operations:
+    """Answers StartOperation and the calls of `google.longrunning.Operations`."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        items: Items,
+        counting: Callable[[Work], Counting],
+        clock: Clock,
+        hasten: Callable[[], None],
+    ) -> None:
+        """Joins the calls to the store.
+
+        Args:
+            storage: The store.
+            items: Finds the items of operations, for a dry run.
+            counting: Returns what counts items.
+            clock: Monotonic time.
+            hasten: Has the runner look at once.
+        """
+        self._storage = storage
+        self._items = items
+        self._counting = counting
+        self._clock = clock
+        self._hasten = hasten
+
+    async def start(
+        self, caller: Caller, name: str, work: Work, deadline: float, *, dry_run: bool
+    ) -> StartResult:
+        """Starts an operation, or counts what it would have before it.
+
+        Raises:
+            InvalidOperationError: The name, the scope or the action cannot be right.
+            NotAllowedError: The caller may not do this to any region.
+            OperationExistsError: The caller has another operation of that name.
+            TooManyOperationsError: Too many have not ended.
+        """
+        check(work)
+        caller.rights.check(work.kind.rpc)
+        if dry_run:
+            return StartResult(None, await self._census(work, caller.rights, deadline))
+        key = OperationKey(owner_of(caller.name), check_name(name, "operation"))
+        store = self._storage.store
+        known = await self._storage.run(store.operation, key)
+        if known is None:
+            await self._check_room(key)
+        starter = Starter(caller.rights.identity, caller.address, caller.on_behalf_of)
+        change = started(key, os.urandom(16), work, starter)
+        event = self._event(caller, "start", key, work)
+        made = await self._storage.decide(store.change_operation, replace(change, event=event))
+        operation = existing_operation(made, key)
+        self._hasten()
+        return StartResult(operation, operation.census, replayed=known is not None)
+
+    async def _check_room(self, key: OperationKey) -> None:
+        found = await self._storage.run(self._storage.store.open_operations, OPEN)
+        mine = sum(each.key.owner == key.owner for each in found)
+        if mine >= OPEN_PER_CALLER or len(found) >= OPEN:
+            raise TooManyOperationsError(
+                f"{mine} operations of this caller and {len(found)} in all have not ended; a "
+                f"caller may have {OPEN_PER_CALLER}, and all callers {OPEN:,}",
+                field="operation",
+            )
+
+    async def _census(self, work: Work, rights: Rights, deadline: float) -> Census:
+        counting = self._counting(work)
+        try:
+            async with asyncio.timeout(self._left(deadline)):
+                async with aclosing(self._items.after(work, rights, BEGINNING)) as items:
+                    async for item in items:
+                        await counting.add(item)
+        except TimeoutError:
+            raise DeadlineError(
+                "the deadline passed before all regions were counted; allow more time"
+            ) from None
+        return counting.census()
+
+    async def get(self, caller: Caller, name: str) -> Operation:
+        """Returns an operation.
+
+        Raises:
+            OperationNotFoundError: It does not exist, or the caller may not see it.
+        """
+        return await self._visible(caller, name, "GetOperation")
+
+    async def failures(self, operation: Operation) -> list[Failure]:
+        """Returns the failures that an operation lists."""
+        if not operation.progress.listed:
+            return []
+        return await self._storage.run(self._storage.store.operation_failures, operation.uid)
+
+    async def wait(self, caller: Caller, name: str, most: float, deadline: float) -> Operation:
+        """Returns an operation once it has ended, or as it is when the time is up.
+
+        Args:
+            caller: The caller.
+            name: The operation's name.
+            most: Most seconds to wait; 0: until the deadline.
+            deadline: Monotonic seconds until which the caller waits.
+        """
+        left = self._left(deadline)
+        ends = self._clock.monotonic() + (min(most, left) if most else left)
+        while True:
+            operation = await self._visible(caller, name, "WaitOperation")
+            if operation.ended or self._clock.monotonic() + _LOOK > ends:
+                return operation
+            await asyncio.sleep(_LOOK)
+
+    async def cancel(self, caller: Caller, name: str) -> None:
+        """Cancels an operation, which ends once what is under way has ended.
+
+        Raises:
+            OperationEndedError: It has ended already.
+        """
+        operation = await self._visible(caller, name, "CancelOperation")
+        event = self._event(caller, "cancel", operation.key, operation.work)
+        change = replace(cancelled(operation.key), event=event)
+        await self._storage.decide(self._storage.store.change_operation, change)
+        self._hasten()
+
+    async def delete(self, caller: Caller, name: str) -> None:
+        """Deletes an operation that has ended.
+
+        Raises:
+            OperationRunningError: It has not ended.
+        """
+        operation = await self._visible(caller, name, "DeleteOperation")
+        event = self._event(caller, "delete", operation.key, operation.work)
+        change = replace(deleted(operation.key), event=event)
+        await self._storage.decide(self._storage.store.change_operation, change)
+
+    async def page(self, caller: Caller, size: int, token: str) -> OperationsPage:
+        """Returns a page of the operations that a caller may see, in the order of their names."""
+        if not 0 <= size <= _MAX_PAGE:
+            raise InvalidPageError(f"page_size must be 0 to {_MAX_PAGE:,}", field="page_size")
+        size, after = size or _DEFAULT_PAGE, _key_in(token)
+        shown: list[Operation] = []
+        for _ in range(_READS):
+            found = await self._storage.run(self._storage.store.operations, after, _READ)
+            for operation in found:
+                if len(shown) == size:
+                    return OperationsPage(tuple(shown), _token(after))
+                after = operation.key
+                if _sees(caller.rights, operation, "ListOperations"):
+                    shown.append(operation)
+            if len(found) < _READ:
+                return OperationsPage(tuple(shown), "")
+        return OperationsPage(tuple(shown), _token(after))
+
+    async def _visible(self, caller: Caller, name: str, rpc: str) -> Operation:
+        key = _key_of(caller, name)
+        found = await self._storage.run(self._storage.store.operation, key)
+        if found is None or not _sees(caller.rights, found, rpc):
+            raise no_operation(name)
+        return found
+
+    def _event(self, caller: Caller, verb: str, key: OperationKey, work: Work) -> AuditEvent:
+        detail = json.loads(work.encoded()) | {"operation": key.name, "owner": key.owner}
+        return AuditEvent(
+            caller.name,
+            f"rpc:operation:{verb}",
+            "done",
+            json.dumps(detail, sort_keys=True, separators=(",", ":")),
+            proof=caller.rights.identity.proof,
+            address=caller.address,
+            on_behalf_of=caller.on_behalf_of,
+            organization=work.organization or "",
+            trace_id=caller.trace_id,
+        )
+
+    def _left(self, deadline: float) -> float:
+        return max(0.0, deadline - _BEFORE_DEADLINE - self._clock.monotonic())
+
+
+def check(work: Work) -> None:
+    """Refuses work that cannot be right, whatever the store has.
+
+    Raises:
+        InvalidOperationError: It cannot be right.
+        InvalidNameError: A name is not valid.
+    """
+    if work.organization is not None:
+        check_name(work.organization, "organization")
+    if work.key_link:
+        check_name(work.key_link, "key_link")
+    for name in work.clusters:
+        check_name(name, "clusters")
+    if len(work.clusters) > MAX_CLUSTERS:
+        raise InvalidOperationError(
+            f"clusters may name {MAX_CLUSTERS:,} clusters, not {len(work.clusters):,}; use another "
+            "scope",
+            field="clusters",
+        )
+    if not 1 <= work.at_once <= MOST_AT_ONCE:
+        raise InvalidOperationError(
+            f"max_concurrency must be 1 to {MOST_AT_ONCE}, or 0", field="max_concurrency"
+        )
+    if len(work.reason) > _MAX_REASON or not work.reason.isprintable():
+        raise InvalidOperationError(
+            f"reason must be at most {_MAX_REASON:,} printable characters", field="reason"
+        )
+    if work.key_spec is not None:
+        work.key_spec.check_uri()
+    if work.kind is ActionKind.POLICY and work.policy is None:
+        raise InvalidOperationError("the action sets no policy; give one", field="policy.policy")
+
+
+def _sees(rights: Rights, operation: Operation, rpc: str) -> bool:
+    own = operation.key.owner == owner_of(rights.identity.name)
+    return own or rights.covers(rpc, None, operation.work.organization)
+
+
+def _key_of(caller: Caller, name: str) -> OperationKey:
+    """Returns the full name that a name means: of the caller's own operation, if it is short."""
+    owner, _, short = name.removeprefix(PREFIX).rpartition("/")
+    try:
+        check_name(short, "name")
+        check_name(owner or short, "name")
+    except InvalidNameError:
+        raise no_operation(f"{name[:160]!a}") from None
+    return OperationKey(owner or owner_of(caller.name), short)
+
+
+def _token(after: OperationKey) -> str:
+    return base64.urlsafe_b64encode("/".join(after).encode()).decode()
+
+
+def _key_in(token: str) -> OperationKey:
+    if not token:
+        return OperationKey("", "")
+    try:
+        text = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True).decode()
+    except (ValueError, binascii.Error):
+        text = ""
+    owner, slash, name = text.partition("/")
+    if not slash or len(text) > _MAX_REASON or not text.isprintable():
+        raise InvalidPageError(
+            "page_token is not one that this server gave out; pass next_page_token back as it came",
+            field="page_token",
+        )
+    return OperationKey(owner, name)

@@ -1,0 +1,102 @@
+"""The part of SqlStore for operations (`domain.operations`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from keyfold_server.domain.errors import ConcurrentChangeError
+from keyfold_server.domain.log import EntryKind
+from keyfold_server.domain.operations import LISTED
+from keyfold_server.store.database.faults import LostRaceError
+from keyfold_server.store.database.trip import require_taken
+from keyfold_server.store.tables import log, log_head, operations
+from keyfold_server.store.tables.log import Draft
+
+if TYPE_CHECKING:
+    from keyfold_server.domain.operations import (
+        Failure,
+        Operation,
+        OperationChange,
+        OperationKey,
+    )
+    from keyfold_server.store.sql.transactions import Transactions, Unit
+
+
+class OperationStore:
+    """The part of a `domain.ports.Store` that keeps operations."""
+
+    _transactions: Transactions
+
+    def operation(self, key: OperationKey) -> Operation | None:
+        """Reads an operation, or returns None."""
+        return self._transactions.fetch(
+            [operations.reading(key)], lambda unit: next(iter(self._of(unit)), None)
+        )
+
+    def operations(self, after: OperationKey, limit: int) -> list[Operation]:
+        """Reads up to `limit` operations whose full names follow `after`, in their order."""
+        return self._transactions.fetch([operations.reading_after(after, limit)], self._of)
+
+    def open_operations(self, limit: int) -> list[Operation]:
+        """Reads up to `limit` operations that have not ended, the oldest first."""
+        return self._transactions.fetch([operations.reading_open(limit)], self._of)
+
+    def operation_failures(self, uid: bytes) -> list[Failure]:
+        """Reads what an operation lists of its failures, in the order of its items."""
+        seal = self._transactions.seal
+        return self._transactions.fetch(
+            [operations.reading_failures(uid)],
+            lambda unit: operations.failures_of(unit.answers[0].rows, seal),
+        )
+
+    def change_operation(self, change: OperationChange) -> Operation | None:
+        """Carries out a change of an operation in one transaction."""
+        dialect = self._transactions.database.dialect
+        first = [
+            *([operations.locking(change.key)] if dialect.locks_rows else []),
+            operations.reading(change.key),
+        ]
+        try:
+            return self._transactions.write(
+                "operation", lambda unit: self._made(change, unit), first
+            )
+        except LostRaceError:
+            raise ConcurrentChangeError(
+                f"another request changed operation {change.key.name} at the same time; ask again",
+                field="name",
+            ) from None
+
+    def _of(self, unit: Unit) -> list[Operation]:
+        return operations.of(unit.answers[-1].rows, self._transactions.seal)
+
+    def _made(self, change: OperationChange, unit: Unit) -> Operation | None:
+        """Decides a change on what the transaction has read, and writes it."""
+        stamp = self._transactions.stamp(unit)
+        current = next(iter(self._of(unit)), None)
+        after = change.decide(current, stamp.now)
+        if after is current:
+            return after
+        listed = () if after is None else change.failures[: LISTED - after.progress.listed]
+        if after is not None and listed:
+            first = after.progress.listed + 1
+            after = replace(
+                after, progress=replace(after.progress, listed=after.progress.listed + len(listed))
+            )
+            listing = [operations.listing(after.uid, first, listed, stamp.now, stamp.seal)]
+        else:
+            listing = []
+        if after is None and current is not None:
+            operations.forget(unit.connection, current.uid)
+        steps = [*listing, *operations.writing(current, after, stamp.seal)]
+        closing = [] if change.event is None else log.closing(stamp.dialect, wake=False)
+        answers = stamp.dialect.trip(unit.connection, [*steps, *closing])
+        for step, answer in zip(steps, answers, strict=False):
+            require_taken(step, answer)
+        self._transactions.reach("operation:written")
+        if change.event is not None:
+            head = log_head.of(answers[-1].rows, stamp.seal)
+            draft = Draft(EntryKind.OPERATION, change.event)
+            _, unit.ending = log.ended(head, [draft], stamp)
+            self._transactions.reach("operation:numbered")
+        return after

@@ -1,0 +1,229 @@
+"""Operations' rows, written and read; nobody uses a row before its MAC is verified."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import (
+    BigInteger,
+    bindparam,
+    cast,
+    delete,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+
+from keyfold_server.domain.operations import (
+    Census,
+    Failure,
+    Operation,
+    OperationKey,
+    Place,
+    Progress,
+    Starter,
+    Work,
+)
+from keyfold_server.store.database.trip import Step
+from keyfold_server.store.schema import Cells, operation_failures, operations
+from keyfold_server.store.tables.rows import named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection
+
+    from keyfold_server.store.seal import Seal
+
+_TABLE: Final = operations.name
+_FAILURES: Final = operation_failures.name
+_MINE: Final = (
+    operations.c.owner == bindparam("of_owner"),
+    operations.c.name == bindparam("of_name"),
+)
+_ONE: Final = select(*operations.c).where(*_MINE)
+_LOCK: Final = select(operations.c.name).where(*_MINE).with_for_update()
+_AFTER: Final = (
+    select(*operations.c)
+    .where(
+        tuple_(operations.c.owner, operations.c.name)
+        > tuple_(bindparam("of_owner"), bindparam("of_name"))
+    )
+    .order_by(operations.c.owner, operations.c.name)
+    .limit(cast(bindparam("most"), BigInteger))
+)
+_OPEN: Final = (
+    select(*operations.c)
+    .where(operations.c.ended_at.is_(None))
+    .order_by(operations.c.created_at)
+    .limit(cast(bindparam("most"), BigInteger))
+)
+_LISTED: Final = (
+    select(*operation_failures.c)
+    .where(operation_failures.c.operation == bindparam("of_uid"))
+    .order_by(operation_failures.c.number)
+)
+_INSERT: Final = insert(operations)
+_UPDATE: Final = update(operations).where(*_MINE)
+_DELETE: Final = delete(operations).where(*_MINE)
+_FAIL: Final = insert(operation_failures)
+_FORGET: Final = delete(operation_failures).where(
+    operation_failures.c.operation == bindparam("of_uid")
+)
+
+_PRUNED_AT_ONCE: Final = 100
+"""Most operations that one transaction of pruning removes."""
+
+
+def locking(key: OperationKey) -> Step:
+    """Returns the step that locks an operation's row."""
+    return Step(_LOCK, [_of(key)])
+
+
+def reading(key: OperationKey) -> Step:
+    """Returns the step that reads an operation; `of` takes the rows."""
+    return Step(_ONE, [_of(key)])
+
+
+def reading_after(after: OperationKey, limit: int) -> Step:
+    """Returns the step that reads the operations after a full name; `of` takes the rows."""
+    return Step(_AFTER, [{**_of(after), "most": limit}])
+
+
+def reading_open(limit: int) -> Step:
+    """Returns the step that reads the operations that have not ended; `of` takes the rows."""
+    return Step(_OPEN, [{"most": limit}])
+
+
+def reading_failures(uid: bytes) -> Step:
+    """Returns the step that reads what an operation lists; `failures_of` takes the rows."""
+    return Step(_LISTED, [{"of_uid": uid}])
+
+
+def of(found: Iterable[Cells], seal: Seal) -> list[Operation]:
+    """Returns the operations in some rows.
+
+    Raises:
+        RowNotAuthenticError: A row is not authentic.
+    """
+    known = []
+    for row in found:
+        seal.check(_TABLE, row)
+        cells = dict(named(operations, row))
+        census = cells["census"]
+        known.append(
+            Operation(
+                key=OperationKey(cells["owner"], cells["name"]),
+                uid=cells["uid"],
+                work=Work.decoded(cells["work"]),
+                starter=Starter.decoded(cells["starter"]),
+                created_at=cells["created_at"],
+                updated_at=cells["updated_at"],
+                cancelled_at=cells["cancelled_at"],
+                ended_at=cells["ended_at"],
+                outcome=cells["outcome"],
+                message=cells["message"],
+                census=None if census is None else Census(**json.loads(census)),
+                progress=Progress(
+                    Place(cells["place_cluster"], cells["place_region"]),
+                    cells["done"],
+                    cells["failed"],
+                    cells["skipped"],
+                    cells["listed"],
+                ),
+                holder=cells["holder"],
+                leased_until=cells["leased_until"],
+            )
+        )
+    return known
+
+
+def failures_of(found: Iterable[Cells], seal: Seal) -> list[Failure]:
+    """Returns the failures in some rows.
+
+    Raises:
+        RowNotAuthenticError: A row is not authentic.
+    """
+    known = []
+    for row in found:
+        seal.check(_FAILURES, row)
+        known.append(Failure(*row[2:-1]))
+    return known
+
+
+def writing(before: Operation | None, after: Operation | None, seal: Seal) -> list[Step]:
+    """Returns the steps that write an operation in place of what it was, or delete it."""
+    if after is None:
+        return [] if before is None else [Step(_DELETE, [_of(before.key)])]
+    cells = named(operations, sealed(after, seal))
+    if before is None:
+        return [Step(_INSERT, [cells])]
+    del cells["owner"], cells["name"]
+    return [Step(_UPDATE, [cells | _of(after.key)])]
+
+
+def listing(uid: bytes, first: int, failures: Sequence[Failure], now: int, seal: Seal) -> Step:
+    """Returns the step that lists failures.
+
+    Args:
+        uid: The operation's uid.
+        first: The number of the first of them.
+        failures: The failures.
+        now: Milliseconds of Unix time, by the store's clock.
+        seal: Seals the rows.
+    """
+    cells = [
+        seal.sealed(_FAILURES, (uid, n, each.cluster, each.region, each.reason, each.message, now))
+        for n, each in enumerate(failures, first)
+    ]
+    return Step(_FAIL, [named(operation_failures, row) for row in cells])
+
+
+def forget(connection: Connection, uid: bytes) -> None:
+    """Removes what an operation lists."""
+    connection.execute(_FORGET, {"of_uid": uid})
+
+
+def prune(connection: Connection, before: int) -> None:
+    """Removes some of the operations that ended before a time, with what they list."""
+    old = select(operations.c.owner, operations.c.name, operations.c.uid)
+    old = old.where(operations.c.ended_at < literal(before, BigInteger)).limit(_PRUNED_AT_ONCE)
+    for owner, name, uid in connection.execute(old).all():
+        forget(connection, uid)
+        connection.execute(_DELETE, _of(OperationKey(owner, name)))
+
+
+def sealed(operation: Operation, seal: Seal) -> Cells:
+    """Returns an operation's row with its MAC."""
+    progress, census = operation.progress, operation.census
+    return seal.sealed(
+        _TABLE,
+        (
+            *operation.key,
+            operation.uid,
+            operation.work.encoded(),
+            operation.starter.encoded(),
+            operation.created_at,
+            operation.updated_at,
+            operation.cancelled_at,
+            operation.ended_at,
+            operation.outcome,
+            operation.message,
+            None if census is None else json.dumps(asdict(census), separators=(",", ":")),
+            *progress.place,
+            progress.done,
+            progress.failed,
+            progress.skipped,
+            progress.listed,
+            operation.holder,
+            operation.leased_until,
+        ),
+    )
+
+
+def _of(key: OperationKey) -> dict[str, str]:
+    return {"of_owner": key.owner, "of_name": key.name}
