@@ -1643,7 +1643,7 @@ class DeleteClusterRequest(_message.Message):
     @_builtins.property
     def waiting_period(self) -> _duration_pb2.Duration:
         """Optional. How long UndeleteCluster can take the deletion back, 0 to 90 days; unset means 7 days.
-        At 0 Keyfold erases the keys at once, or within seconds.
+        At 0 Keyfold erases the keys within about a minute.
         """
 
     def __init__(
