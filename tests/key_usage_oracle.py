@@ -14,17 +14,22 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
-from builders import NOW, a_cluster, a_generation, a_region, an_event, applied, enabling
+from builders import a_cluster, a_generation, a_region, an_event, applied, enabling
+from fakes import FakeClock
 from keyfold_server.domain.changes import (
     Change,
     Decide,
+    Timed,
+    deleted,
     restored,
     retired,
     revoked,
     rotated,
+    undeleted,
     with_regions,
 )
 from keyfold_server.domain.cluster import Cluster, Generation, Region, SupersededWrap, Wrap
+from keyfold_server.domain.erasure import Due, erased
 from keyfold_server.domain.key_groups import KeyGroups
 from keyfold_server.domain.key_usage import KeyQuery, KeyUse, UseGroup, UsePlace
 from keyfold_server.domain.keyspec import KeySpec, RootKey
@@ -284,18 +289,25 @@ class Groups:
 class World:
     """A store in which people do what they can, at random."""
 
-    def __init__(self, store: Store, seed: int) -> None:
-        """Begins with nothing."""
+    def __init__(self, store: Store, clock: FakeClock, seed: int) -> None:
+        """Begins with nothing; the clock is the store's."""
         self._store = store
+        self._clock = clock
         self._random = random.Random(seed)
         self._clusters: dict[str, Cluster] = {}
-        self.now = NOW
+        self._organizations: dict[str, str | None] = {}
         self.groups = Groups()
         self.done = Counter[str]()
 
+    @property
+    def now(self) -> int:
+        """Milliseconds of Unix time."""
+        return round(self._clock.wall() * 1000)
+
     def turn(self) -> None:
         """Does one thing, if it can be done."""
-        self.now += self._random.randrange(10_000)
+        if self._random.random() < 0.2:
+            self._clock.advance(self._random.randrange(60))
         acts: dict[str, Callable[[], bool]] = {
             "enable": self._enable,
             "add": self._add,
@@ -303,8 +315,12 @@ class World:
             "retire": self._retire,
             "revoke": self._revoke,
             "restore": self._restore,
+            "delete": self._delete,
+            "undelete": self._undelete,
+            "erase": self._erase,
+            "prune": self._prune,
         }
-        name = self._random.choices(list(acts), [2, 1, 6, 2, 1, 2])[0]
+        name = self._random.choices(list(acts), [4, 3, 12, 6, 3, 4, 4, 1, 2, 1])[0]
         self.done[name] += acts[name]()
 
     def selectors(self) -> Iterator[Selector]:
@@ -359,9 +375,19 @@ class World:
             generations=(made,),
         )
 
-    def _change(self, name: str, decide: Decide) -> bool:
-        self._clusters[name] = applied(self._store, Change(name, decide, an_event())).cluster
+    def _change(self, name: str, decide: Decide | Timed) -> bool:
+        made = applied(self._store, Change(name, decide, an_event())).cluster
+        if made.regions:
+            self._clusters[name] = made
+        else:
+            del self._clusters[name]
         return True
+
+    def _of_state(self, state: State) -> tuple[str, tuple[str, ...]] | None:
+        """Returns a cluster and one of its regions that is in a state, or None."""
+        cluster = self._any()
+        names = [r.name for r in cluster.regions if r.state is state] if cluster else []
+        return (cluster.name, (self._random.choice(names),)) if cluster and names else None
 
     def _any(self) -> Cluster | None:
         return self._random.choice(list(self._clusters.values())) if self._clusters else None
@@ -372,6 +398,8 @@ class World:
             return False
         names = self._random.sample(["eu", "EU", "us", "ap"], self.pick(3))
         organization = self._random.choice((None, "org", "Org"))
+        # The name of an erased cluster stays with its organization.
+        organization = self._organizations.setdefault(name, organization)
         made = a_cluster(name, [self._region(each) for each in names], organization=organization)
         self._clusters[name] = applied(self._store, enabling(made)).cluster
         return True
@@ -406,7 +434,8 @@ class World:
 
     def _retire(self) -> bool:
         cluster = self._any()
-        old = [(r, g) for r in cluster.regions for g in r.generations[:-1]] if cluster else []
+        kept = [r for r in cluster.regions if r.state is not State.DELETED] if cluster else []
+        old = [(r, g) for r in kept for g in r.generations[:-1]]
         if cluster is None or not old:
             return False
         region, generation = self._random.choice(old)
@@ -427,3 +456,19 @@ class World:
         if cluster is None or not shut:
             return False
         return self._change(cluster.name, restored(cluster, shut, self.now))
+
+    def _delete(self) -> bool:
+        found = self._of_state(State.REVOKED)
+        return found is not None and self._change(found[0], deleted(*found, waiting=0))
+
+    def _undelete(self) -> bool:
+        found = self._of_state(State.DELETED)
+        return found is not None and self._change(found[0], undeleted(*found, self.now))
+
+    def _erase(self) -> bool:
+        found = self._of_state(State.DELETED)
+        return found is not None and self._change(found[0], erased(Due(*found), by=1 << 60))
+
+    def _prune(self) -> bool:
+        assert self._store.prune_history(self.now, self._random.randrange(20_000_000)) == []
+        return True
