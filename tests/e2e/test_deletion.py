@@ -31,8 +31,10 @@ _PATIENCE: Final = 150.0
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Served]:
-    """A server with the cluster prod."""
+    """A server with the cluster prod, whose keys were used."""
     with served(tmp_path) as running:
+        with running.client() as client:
+            client.wrap("prod", "eu", b"k" * 32)
         yield running
 
 
