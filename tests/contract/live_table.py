@@ -83,6 +83,8 @@ LEFT_OUT: Final = {
     "belong to the counterpart's settings",
     "test_the_canonical_form_is_stable_and_asks_nobody": NETWORK,
     "test_the_account_is_stable_and_asks_nobody": NETWORK,
+    "test_a_family_is_of_one_key_and_asks_nobody": NETWORK,
+    "test_a_tenant_is_stable_and_asks_nobody": NETWORK,
     "test_abilities_are_as_declared": "it checks rows that have outages",
     "test_nothing_secret_is_ever_said": HAND,
 }
