@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import grpc
+from google.longrunning import operations_proto_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -34,6 +35,7 @@ _SERVICES: Final = (
     key_management_service_pb2.DESCRIPTOR.services_by_name["KeyManagementService"],
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     organization_service_pb2.DESCRIPTOR.services_by_name["OrganizationService"],
+    operations_proto_pb2.DESCRIPTOR.services_by_name["Operations"],
 )
 
 _ANY_SIZE: Final = (

@@ -152,6 +152,15 @@ from keyfold.models.deletion import Deleted, Undeleted, UnreadableGeneration
 from keyfold.models.events import Anchor, AnchorCheck, AnchorOutcome, Event, EventKind, Verification
 from keyfold.models.key_test import KeyTest, KeyTestStep, ReplicaTest
 from keyfold.models.key_usage import KeySelector, KeyUsage, KeyUse
+from keyfold.models.operations import (
+    Operation,
+    OperationAction,
+    OperationCensus,
+    OperationFailure,
+    OperationScope,
+    OperationStarted,
+    OperationState,
+)
 from keyfold.models.organizations import (
     DefaultKey,
     IssuedIdentity,
@@ -336,10 +345,17 @@ __all__ = [
     "NotFoundError",
     "NotRestored",
     "NotRevokedError",
+    "Operation",
+    "OperationAction",
+    "OperationCensus",
     "OperationEndedError",
     "OperationExistsError",
+    "OperationFailure",
     "OperationNotFoundError",
     "OperationRunningError",
+    "OperationScope",
+    "OperationStarted",
+    "OperationState",
     "Organization",
     "OrganizationChanged",
     "OrganizationExistsError",

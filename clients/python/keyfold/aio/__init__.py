@@ -7,13 +7,16 @@ from keyfold.aio.deletion import Deletion
 from keyfold.aio.events import Events
 from keyfold.aio.key_usage import KeyUses
 from keyfold.aio.lifecycle import Lifecycle
+from keyfold.aio.operations import Operations
 from keyfold.aio.organizations import Organizations
 from keyfold.aio.watch import AsyncWatch, Watching
 
 __all__ = ["AsyncClient", "AsyncWatch"]
 
 
-class AsyncClient(DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Events, Watching):
+class AsyncClient(
+    DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Operations, Events, Watching
+):
     """A connection to Keyfold for asyncio. Every method raises `KeyfoldError` when its call fails.
 
     It belongs to the event loop of its first call, and cancelling a task cancels its call.

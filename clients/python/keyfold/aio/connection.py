@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 import grpc
+from google.longrunning.operations_pb2_grpc import OperationsStub
 
 from keyfold.calls.batches import Part
-from keyfold.calls.call import EVENTS, KEYS, ORGANIZATIONS, Call, Response, Result
+from keyfold.calls.call import EVENTS, KEYS, OPERATIONS, ORGANIZATIONS, Call, Response, Result
 from keyfold.errors import KeyfoldError
 from keyfold.errors.rpc_status import error_of_call
 from keyfold.transport.caller import Caller, OnBehalfOf, Token
@@ -23,7 +24,9 @@ from keyfold.v1.event_service_pb2_grpc import EventServiceStub
 from keyfold.v1.key_management_service_pb2_grpc import KeyManagementServiceStub
 from keyfold.v1.organization_service_pb2_grpc import OrganizationServiceStub
 
-_Stubs = Mapping[str, KeyManagementServiceStub | EventServiceStub | OrganizationServiceStub]
+_Stubs = Mapping[
+    str, KeyManagementServiceStub | EventServiceStub | OrganizationServiceStub | OperationsStub
+]
 """The stubs of the services, by their full names."""
 
 
@@ -65,6 +68,7 @@ class Connection:
                     KEYS: KeyManagementServiceStub(channel),
                     EVENTS: EventServiceStub(channel),
                     ORGANIZATIONS: OrganizationServiceStub(channel),
+                    OPERATIONS: OperationsStub(channel),  # type: ignore[no-untyped-call]
                 }
                 self._opened = channel, stubs
             return self._opened

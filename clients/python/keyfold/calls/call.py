@@ -18,6 +18,9 @@ EVENTS: Final = "keyfold.v1.EventService"
 ORGANIZATIONS: Final = "keyfold.v1.OrganizationService"
 """The full name of the service of organizations."""
 
+OPERATIONS: Final = "google.longrunning.Operations"
+"""The full name of Google's service of operations, which Keyfold's servers offer."""
+
 Response = TypeVar("Response", bound=Message)
 Result = TypeVar("Result")
 

@@ -18,6 +18,7 @@ from keyfold.cli.commands import (
     key_usage,
     lifecycle,
     onboarding,
+    operations,
     organizations,
     probe,
     recheck,
@@ -81,6 +82,20 @@ _events.command("verify")(with_session(events.verify))
 _events.command("anchor")(with_session(events.anchor))
 _events.command("export")(with_session(events.export))
 app.add_typer(_events)
+
+_operations = typer.Typer(
+    name="operations",
+    help="Work on many regions at once: rotate them, try or prove their keys, set their policies.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_operations.command("start")(with_session(operations.start))
+_operations.command("get")(with_session(operations.get))
+_operations.command("list")(with_session(operations.list_operations))
+_operations.command("wait")(with_session(operations.wait))
+_operations.command("cancel")(with_session(operations.cancel))
+_operations.command("delete")(with_session(operations.delete))
+app.add_typer(_operations)
 
 _organizations = typer.Typer(
     name="organizations",

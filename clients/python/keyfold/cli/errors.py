@@ -32,6 +32,7 @@ class ExitCode(IntEnum):
     DEADLINE = 9
     BROKEN = 10
     STOPS = 11
+    INCOMPLETE = 12
 
 
 EXIT_CODES: Final = """\b
@@ -47,7 +48,8 @@ Exit codes:
   8  the server does not know the caller, or does not permit the call
   9  no answer within the deadline
  10  a probe found a broken promise, such as a revoked key that still opened
- 11  what-if: something would stop, or may stop that is hidden from you"""
+ 11  what-if: something would stop, or may stop that is hidden from you
+ 12  an operation failed on some regions, or ended before its end"""
 
 # The first entry that fits decides, so a leaf that differs from its branch stands before it.
 _CODES: Final[tuple[tuple[type[KeyfoldError], ExitCode], ...]] = (

@@ -9,13 +9,14 @@ from keyfold.client.deletion import Deletion
 from keyfold.client.events import Events
 from keyfold.client.key_usage import KeyUses
 from keyfold.client.lifecycle import Lifecycle
+from keyfold.client.operations import Operations
 from keyfold.client.organizations import Organizations
 from keyfold.client.watch import Watch, Watching
 
 __all__ = ["Client", "Watch"]
 
 
-class Client(DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Events, Watching):
+class Client(DataPlane, Lifecycle, KeyUses, Deletion, Organizations, Operations, Events, Watching):
     """A connection to Keyfold. Every method raises `KeyfoldError` when its call fails.
 
     Any number of threads may share it.

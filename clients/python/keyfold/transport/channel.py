@@ -8,12 +8,15 @@ from typing import Final
 
 import grpc
 
-from keyfold.calls.call import EVENTS, KEYS, ORGANIZATIONS
+from keyfold.calls.call import EVENTS, KEYS, OPERATIONS, ORGANIZATIONS
 from keyfold.transport.target import Target, addresses_of, common_host, grpc_target, is_local
 from keyfold.transport.tls import Tls
 
 _MAX_RESPONSE: Final = 64 * 1024 * 1024
 """Most bytes of a response. A page of large clusters is more than gRPC's default of 4 MiB."""
+
+_READS: Final = ("GetOperation", "ListOperations", "WaitOperation")
+"""The methods of operations that change nothing."""
 
 _ATTEMPTS: Final = 4
 """Most attempts at one call, the first included. gRPC waits 0.1 to 1 s, jittered, between them."""
@@ -105,7 +108,11 @@ def _service_config() -> str:
             "loadBalancingConfig": [{"round_robin": {}}],
             "methodConfig": [
                 {
-                    "name": [{"service": name} for name in (KEYS, EVENTS, ORGANIZATIONS)],
+                    "name": [
+                        *({"service": name} for name in (KEYS, EVENTS, ORGANIZATIONS)),
+                        # To cancel or delete again what is cancelled or deleted is an error.
+                        *({"service": OPERATIONS, "method": name} for name in _READS),
+                    ],
                     "retryPolicy": {
                         "maxAttempts": _ATTEMPTS,
                         "initialBackoff": "0.1s",

@@ -205,10 +205,11 @@ class Operations:
             deadline: Monotonic seconds until which the caller waits.
         """
         left = self._left(deadline)
-        ends = self._clock.monotonic() + (min(most, left) if most else left)
+        now = asyncio.get_running_loop().time
+        ends = now() + (min(most, left) if most else left)
         while True:
             operation = await self._visible(caller, name, "WaitOperation")
-            if operation.ended or self._clock.monotonic() + _LOOK > ends:
+            if operation.ended or now() + _LOOK > ends:
                 return operation
             await asyncio.sleep(_LOOK)
 

@@ -1,0 +1,99 @@
+"""Operations: work on many regions that takes long."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from keyfold.aio.connection import Connection
+from keyfold.calls import operations as calls
+from keyfold.calls.call import next_page
+from keyfold.calls.operations import OperationPage
+from keyfold.models.operations import (
+    Operation,
+    OperationAction,
+    OperationScope,
+    OperationStarted,
+)
+
+
+class Operations(Connection):
+    """The calls about operations. A short name means an operation that the caller started."""
+
+    async def start_operation(
+        self,
+        name: str,
+        action: OperationAction,
+        scope: OperationScope,
+        *,
+        dry_run: bool = False,
+        max_concurrency: int = 0,
+        reason: str = "",
+        timeout: float | None = None,
+    ) -> OperationStarted:
+        """Starts an operation, which goes on when the call has ended.
+
+        Each caller has names of its own. The same name with the same work returns the operation as
+        it is; with other work it raises `OperationExistsError`. `dry_run` only counts what the
+        operation would have before it. At most `max_concurrency` regions are under way at once, 1
+        to 64; 0 means 16.
+
+        Example:
+            >>> prod = keyfold.OperationScope.clusters(["prod"])
+            >>> rotate = keyfold.OperationAction.rotate()
+            >>> planned = await client.start_operation("spring", rotate, prod, dry_run=True)
+            >>> planned.census.regions
+            2
+            >>> _ = await client.start_operation("spring", rotate, prod)
+            >>> operation = await client.wait_operation("spring")
+            >>> (operation.done, operation.failed)
+            (2, 0)
+        """
+        call = calls.start_operation(
+            name,
+            action,
+            scope,
+            dry_run=dry_run,
+            max_concurrency=max_concurrency,
+            reason=reason,
+        )
+        return await self._ask(call, timeout)
+
+    async def get_operation(self, name: str, *, timeout: float | None = None) -> Operation:
+        """Returns an operation, with the first of its failures."""
+        return await self._ask(calls.get_operation(name), timeout)
+
+    async def list_operations(
+        self, *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncIterator[Operation]:
+        """Yields the operations that the caller may see, and fetches one page after another.
+
+        `page_size` is 1 to 1,000, or 0 for the server's choice; `timeout` is the deadline of each
+        page.
+        """
+        page: OperationPage | None = calls.first_operations(page_size)
+        while page is not None:
+            response = await self.send(page, timeout=timeout)
+            for operation in page.read(response):
+                yield operation
+            page = next_page(page, response)
+
+    async def wait_operation(
+        self, name: str, *, most: timedelta | None = None, timeout: float | None = None
+    ) -> Operation:
+        """Returns an operation once it has ended, or as it is when the time is up.
+
+        It waits for `most`, or until shortly before the call's deadline.
+        """
+        return await self._ask(calls.wait_operation(name, most), timeout)
+
+    async def cancel_operation(self, name: str, *, timeout: float | None = None) -> None:
+        """Cancels an operation, which ends once the regions under way have ended.
+
+        What it has done stays. Of one that has ended it raises `OperationEndedError`.
+        """
+        await self._ask(calls.cancel_operation(name), timeout)
+
+    async def delete_operation(self, name: str, *, timeout: float | None = None) -> None:
+        """Deletes an operation that has ended; its entries in the log stay."""
+        await self._ask(calls.delete_operation(name), timeout)
