@@ -58,6 +58,7 @@ class Ability(StrEnum):
     AUTHENTICATE = "authenticate"
     DESCRIBE = "describe"
     REQUEST_IDS = "request ids"
+    FORESEE = "foresee"
     # In the customer's power.
     VERSION_STATES = "version states"
     DESTROY_VERSION = "destroy version"

@@ -97,6 +97,7 @@ ROW: Final = Row(
     ),
     aliases=(("fake:///key", "fake:key"),),
     absent={
+        Ability.FORESEE: "what it leaves open gets the cautious answer, which tests need, too",
         Ability.TRUST: "a rejected credential is enough for the tests that use it",
         Ability.WRONG_PURPOSE: "its other refusals are enough for the tests that use it",
         Ability.MATERIAL_MISSING: "its other refusals are enough for the tests that use it",

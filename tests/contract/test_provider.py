@@ -6,6 +6,7 @@ customer.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -31,6 +32,7 @@ from keyfold_server.domain.errors import (
     KeyInvalidError,
     KeyNotFoundError,
     KeyPendingDeletionError,
+    KmsError,
     ThrottledError,
     UnreachableError,
 )
@@ -42,6 +44,7 @@ from keyfold_server.domain.provider import (
     HasTenants,
     Wrapped,
 )
+from keyfold_server.domain.what_if import Foreseen, Foresees, Supposition, WhatIf
 from lateness import in_time
 
 _CALLERS: Final = 16
@@ -271,6 +274,55 @@ def test_a_key_pending_deletion_refuses_until_it_is_brought_back(bench: Bench) -
             bench.unwrap(wrapped)
         bench.there.enable(bench.key)
     assert bench.unwrap(wrapped) == bench.payload
+
+
+# What a provider foresees.
+
+
+@pytest.mark.needs(Ability.FORESEE)
+@pytest.mark.parametrize("what", [what for what in WhatIf if what is not WhatIf.REMOVE_PRINCIPAL])
+def test_what_is_foreseen_comes_true(bench: Bench, what: WhatIf) -> None:
+    """A customer's action has the effect that the provider says before (C6)."""
+    wrapped = bench.wrap()
+    foreseen = _foreseen(bench, Supposition(what, bench.key.uri), wrapped)
+    if what is WhatIf.DISABLE:
+        bench.there.disable(bench.key)
+    elif what is WhatIf.DELETE and bench.row.has(Ability.SCHEDULE_DELETION):
+        bench.there.schedule_deletion(bench.key)
+    elif what is WhatIf.DELETE:
+        bench.there.disable(bench.key)
+        bench.there.delete(bench.key)
+    elif bench.row.has(Ability.PERMISSIONS):
+        bench.there.deny(bench.key, what.value.split("_")[1].lower())
+    assert _error_of(lambda: bench.unwrap(wrapped)) is foreseen.unwrap
+    assert _error_of(bench.wrap) is foreseen.wrap
+
+
+@pytest.mark.needs(Ability.FORESEE, Ability.VERSION_STATES)
+def test_what_is_foreseen_of_a_version_comes_true(bench: Bench) -> None:
+    """Where a customer can disable one version, the others are foreseen to go on (C6)."""
+    old = bench.wrap()
+    bench.there.new_version(bench.key)
+    new = bench.wrap()
+    supposed = Supposition(WhatIf.DISABLE, bench.key.uri, old.key_version)
+    foreseen = {each.key_version: _foreseen(bench, supposed, each) for each in (old, new)}
+    bench.there.disable(bench.key, old.key_version)
+    for each in (old, new):
+        error = _error_of(functools.partial(bench.unwrap, each))
+        assert error is foreseen[each.key_version].unwrap
+
+
+def _foreseen(bench: Bench, supposed: Supposition, wrapped: Wrapped) -> Foreseen:
+    assert isinstance(bench.provider, Foresees)
+    return bench.provider.foreseen(supposed, bench.key, wrapped.key_version)
+
+
+def _error_of(call: Callable[[], object]) -> type[KmsError] | None:
+    try:
+        call()
+    except KmsError as error:
+        return type(error)
+    return None
 
 
 # Missing keys, and permissions.

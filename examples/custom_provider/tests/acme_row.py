@@ -173,6 +173,7 @@ ROW: Final = Row(
     ),
     further_outages=(_PROXY,),
     absent={
+        Ability.FORESEE: "a provider need not; Keyfold then expects a refusal",
         Ability.TRUST: _STATIC,
         Ability.SESSIONS: _STATIC,
         Ability.MATERIAL_MISSING: "its keys are not imported",

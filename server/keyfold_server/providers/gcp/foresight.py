@@ -35,9 +35,7 @@ _ANSWERS: Final[dict[WhatIf, Foreseen]] = {
         "Google denies encryption, which only rotations and new regions need",
         wrap=AccessDeniedError,
     ),
-    WhatIf.REMOVE_UNWRAP_PERMISSION: Foreseen(
-        "Google denies decryption", AccessDeniedError, AccessDeniedError
-    ),
+    WhatIf.REMOVE_UNWRAP_PERMISSION: Foreseen("Google denies decryption", AccessDeniedError),
     WhatIf.REMOVE_DESCRIBE_PERMISSION: Foreseen("Keyfold gets a key only to show its state"),
     WhatIf.REMOVE_PRINCIPAL: Foreseen(
         "Google goes on accepting Keyfold's token for the service account, which Keyfold replaces "
