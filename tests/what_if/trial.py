@@ -9,6 +9,7 @@ A case is a function of its seed, so a difference comes up again with the seed t
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -358,15 +359,19 @@ class Trial:
     async def _asked(self, question: Question) -> list[tuple[KeyUse, KeyImpact]]:
         """Asks, page by page, and checks what was said of all uses together."""
         rows: list[tuple[KeyUse, KeyImpact]] = []
-        token, size = "", self.rng.choice((1, 3, 100))
-        while True:
-            page = await self.one.replica.key_usage.page(
-                EVERYTHING, question.selector, size, token, question.what
-            )
+        size = self.rng.choice((1, 3, 100))
+        page_after = functools.partial(
+            self.one.replica.key_usage.page,
+            EVERYTHING,
+            question.selector,
+            size,
+            what=question.what,
+        )
+        page = first = await page_after("")
+        rows += zip(page.uses, page.impacts, strict=True)
+        while page.next_token:
+            page = await page_after(page.next_token)
             rows += zip(page.uses, page.impacts, strict=True)
-            token = page.next_token
-            if not token:
-                break
         for use, said in rows:
             if use.superseded and said.stops:
                 self.differences.append(f"a wrap of history stops: {use}")
@@ -376,10 +381,10 @@ class Trial:
             for key in self.house.platform.values()
         )
         of_key = question.what is WhatIf.DISABLE
-        if of_key and page.safety.safe != (not current and not vendors):
-            self.differences.append(f"safe: {page.safety}, but {current}")
-        if page.safety.visible != len(rows):
-            self.differences.append(f"{page.safety.visible} uses, but {len(rows)} rows")
+        if of_key and first.safety.safe != (not current and not vendors):
+            self.differences.append(f"safe: {first.safety}, but {current}")
+        if first.safety.visible != len(rows):
+            self.differences.append(f"{first.safety.visible} uses, but {len(rows)} rows")
         return rows
 
     # The truth
