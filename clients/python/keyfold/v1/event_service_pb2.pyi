@@ -32,7 +32,7 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     EVENT_KIND_UNSPECIFIED: _EventKind.ValueType  # 0
     """Unused."""
     EVENT_KIND_DECISION: _EventKind.ValueType  # 1
-    """A change of a cluster that was carried out."""
+    """A change of a cluster or an organization that was carried out."""
     EVENT_KIND_ATTEMPT: _EventKind.ValueType  # 2
     """A call that changed nothing: it was refused, had nothing to change, or only asked about a key."""
     EVENT_KIND_REFUSAL: _EventKind.ValueType  # 3
@@ -68,7 +68,7 @@ class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
 EVENT_KIND_UNSPECIFIED: EventKind.ValueType  # 0
 """Unused."""
 EVENT_KIND_DECISION: EventKind.ValueType  # 1
-"""A change of a cluster that was carried out."""
+"""A change of a cluster or an organization that was carried out."""
 EVENT_KIND_ATTEMPT: EventKind.ValueType  # 2
 """A call that changed nothing: it was refused, had nothing to change, or only asked about a key."""
 EVENT_KIND_REFUSAL: EventKind.ValueType  # 3
