@@ -72,7 +72,7 @@ def judged(summary: KeyUseSummary, doubts: Doubts, now: int, backup_retention: f
         "wrapped"
         if summary.groups
         else "Keyfold has no wrap under it, neither now nor in its history; if you expected one, "
-        "write the uri, version, principal or holder as GetStatus shows it"
+        "check how its uri, version, principal or holder is written"
     ]
     safe = KeySafety(not against, tuple(reasons))
     return _with_backups(safe, summary.groups, now, backup_retention)
