@@ -249,7 +249,8 @@ async def test_a_deleted_region_is_not_added_again(house: House, one: Member) ->
         await one.add_regions({"us": "fake:one"}, into_revoked=True)
     with pytest.raises(KeyDeletedError):
         await one.add_regions({"us": "fake:two"}, into_revoked=True)
-    with pytest.raises(ClusterRevokedError):
+    # Restore alone would be refused, too.
+    with pytest.raises(ClusterRevokedError, match="is deleted; call UndeleteCluster and Restore"):
         await one.add_regions({"ap": "fake:one"})
     assert states(house) == {"eu": State.DELETED, "us": State.DELETED}
 

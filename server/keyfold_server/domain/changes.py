@@ -188,8 +188,10 @@ def check_takes_regions(cluster: Cluster, *, into_revoked: bool) -> None:
     """
     if into_revoked or any(region.in_service for region in cluster.regions):
         return
+    deleted = all(region.purge_time is not None for region in cluster.regions)
+    state, back = ("deleted", "UndeleteCluster and Restore") if deleted else ("revoked", "Restore")
     raise ClusterRevokedError(
-        f"every region of cluster {cluster.name} is revoked; call Restore first, or say that the "
+        f"every region of cluster {cluster.name} is {state}; call {back} first, or say that the "
         "new regions shall serve all the same: into_revoked",
         cluster=cluster.name,
         field="into_revoked",
