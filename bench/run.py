@@ -41,6 +41,7 @@ CASES: Final[Mapping[str, str]] = {
     "relay": "relaying",
     "mutations": "mutations",
     "backlog": "backlog",
+    "operations": "operations",
 }
 """The cases with goals, and the module of each. `main` calls the module's `measure`."""
 
@@ -90,7 +91,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see whether it runs")
     parser.add_argument(
-        "--whole", action="store_true", help="let `memory` use every cluster, which takes minutes"
+        "--whole",
+        action="store_true",
+        help="let `memory` and `operations` use every cluster, which takes minutes",
     )
     parser.add_argument(
         "--commit",

@@ -19,11 +19,7 @@ from keyfold.v1 import operations_pb2 as ops
 
 CLUSTERS = 100
 REGIONS = 2 * CLUSTERS
-UNHURRIED = {
-    "KEYFOLD_KMS_RATE_PER_KEY": "10000",
-    "KEYFOLD_KMS_RATE_PER_ACCOUNT": "10000",
-    "KEYFOLD_KMS_RATE_PER_PROVIDER": "10000",
-}
+RATE = "10000"
 ORGANIZATION = keyfold.OperationScope.organization("org")
 ROTATE = keyfold.OperationAction.rotate(new_generation=True)
 
@@ -69,7 +65,11 @@ def generations(server: Server) -> Counter[int]:
 @pytest.mark.timeout(240)
 def test_one_process_killed_again_and_again(start_server: StartServer) -> None:
     """S5, R6: on SQLite the same server goes on after each kill, from its last progress."""
-    server = start_server(**UNHURRIED)
+    server = start_server(
+        KEYFOLD_KMS_RATE_PER_KEY=RATE,
+        KEYFOLD_KMS_RATE_PER_ACCOUNT=RATE,
+        KEYFOLD_KMS_RATE_PER_PROVIDER=RATE,
+    )
     enabled(server)
     with server.client() as client:
         client.start_operation("op", ROTATE, ORGANIZATION)
@@ -92,7 +92,8 @@ def test_the_replica_that_runs_it_is_killed(
 
     Meanwhile a customer's key refuses, and a cluster is revoked: both are failures with a reason.
     """
-    shared_store.settings |= UNHURRIED
+    for of in ("KEY", "ACCOUNT", "PROVIDER"):
+        shared_store.settings[f"KEYFOLD_KMS_RATE_PER_{of}"] = RATE
     servers = shared_store.servers(start_server, 2)
     enabled(servers[0])
     with servers[0].client() as client:
