@@ -37,11 +37,12 @@ from keyfold_server.domain.changes import (
     revoked,
     unchanged,
     undeleted,
+    used,
     with_regions,
 )
 from keyfold_server.domain.cluster import Cluster
 from keyfold_server.domain.cursors import CursorKey
-from keyfold_server.domain.erasure import Due, erased, without
+from keyfold_server.domain.erasure import Due, at_once, erased, without
 from keyfold_server.domain.health import Health, Observation
 from keyfold_server.domain.log import Attempt, Position
 from keyfold_server.domain.operations import ActionKind, OperationKey, Starter, Work, started
@@ -116,18 +117,14 @@ def _cluster(store: SqlStore) -> Cluster:
 
 def prepare(store: SqlStore) -> None:
     """Makes the clusters, organization, replica and cursor that the mutations below change."""
-    applied(store, enabling(a_cluster("acme", [a_region("eu"), a_region("us")])))
-    made = _cluster(store)
+    unused = replace(a_cluster("acme", [a_region("eu"), a_region("us")]), first_use=0)
+    made = applied(store, enabling(unused)).cluster
     moved = [a_rotation(region, "local:moved") for region in made.regions]
     applied(store, Change("acme", with_regions(made, moved, NOW), an_event()))
     applied(store, Change("acme", revoked("acme", ["us"], NOW), an_event()))
     organized(store)
     store.register(BEAT)
     store.take_cursor(KEY, SESSION, SCOPE, _position(store, 1), an_event())
-
-
-ENDING = 5
-"""Entries of the log that `prepare_ends` makes."""
 
 
 def prepare_ends(store: SqlStore) -> None:
@@ -185,6 +182,8 @@ CHANGES: dict[str, Callable[[SqlStore], Change]] = {
     "undeleted": lambda _store: Change("doomed", undeleted("doomed", (), NOW), an_event()),
     "erased": lambda _store: _erased("us"),
     "ended": _ended,
+    "used": lambda store: Change("acme", used(_cluster(store)), an_event()),
+    "at_once": lambda store: Change("acme", at_once(_cluster(store), ()), an_event()),
     "unchanged": lambda store: Change("acme", unchanged(_cluster(store)), an_event()),
 }
 """Every kind of change, by name."""

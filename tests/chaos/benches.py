@@ -136,7 +136,7 @@ class Picture:
 def shape(cluster: Cluster) -> object:
     """Returns what a cluster is, without its random ids."""
     return (
-        (cluster.name, cluster.epoch, cluster.version),
+        (cluster.name, cluster.epoch, cluster.version, cluster.first_use),
         [
             (
                 r.name,

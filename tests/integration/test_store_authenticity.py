@@ -463,6 +463,7 @@ def test_an_entry_of_another_history(bench: Bench, opened: Callable[[], SqlStore
 
 LATER: Final = [
     ("clusters", "declared"),
+    ("clusters", "first_use"),
     ("regions", "auto_rotate"),
     ("regions", "purge_time"),
     ("regions", "replica_of"),
@@ -502,7 +503,8 @@ def using(bench: Bench) -> Bench:
             geo="EU",
             link="main",
         )
-        later = replace(a_cluster("later", [a_region("eu"), region]), declared=("eu", "us"))
+        later = a_cluster("later", [a_region("eu"), region])
+        later = replace(later, declared=("eu", "us"), first_use=1)
         made = applied(store, enabling(later)).cluster
         assert store.cluster("later") == made
     return bench

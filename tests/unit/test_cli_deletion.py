@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,3 +187,38 @@ def test_a_repeated_deletion(cli: Cli) -> None:
         "Keyfold had already made this change; the cluster is now:",
         "a later change has replaced what this one did",
     ]
+
+
+def test_a_typo_goes_at_once(cli: Cli, tmp_path: Path) -> None:
+    """D6: a cluster that nobody used goes in one command, in use or not; its name is free."""
+    specs = tmp_path / "specs.json"
+    key = {"type": "LOCAL", "uri": "local:acme"}
+    specs.write_text(json.dumps([{"region": "eu", "key_spec": key}]))
+    assert cli("enable", "prdo", "--file", specs).code == 0
+    at_once = ("delete", "prdo", "--all-regions", "--waiting-period", "0s")
+    ran = cli(*at_once, "--validate-only")
+    nothing = "nobody ever used the cluster's keys, so nothing becomes unreadable\n"
+    assert ran.out.decode() == f"valid; nothing was stored, and the deletion would be:\n{nothing}"
+    ran = cli(*at_once, "--yes")
+    assert ran.out.decode() == f"erased; the name can be used again\n{nothing}"
+    assert "(CLUSTER_NOT_FOUND)" in cli("status", "prdo").err
+    assert cli("enable", "prdo", "--file", specs).code == 0
+    wrapped = cli("wrap", "prdo", "--region", "eu", stdin=b"k" * 32)
+    assert wrapped.code == 0
+    ran = cli(*at_once, "--yes")
+    assert ran.code == 4
+    assert "(NOT_REVOKED)" in ran.err
+    assert cli("unwrap", "prdo", stdin=wrapped.out).out == b"k" * 32
+
+
+def test_a_region_that_was_a_typo_goes_at_once(cli: Cli) -> None:
+    """D6: the cluster's other regions stay, and the command shows them."""
+    cli("restore", "prod")
+    ran = cli("delete", "prod", "--region", "us", "--waiting-period", "0s", "--yes")
+    lines = ran.out.decode().splitlines()
+    assert lines[:2] == [
+        "erased",
+        "nobody ever used the cluster's keys, so nothing becomes unreadable",
+    ]
+    assert [line.split()[0] for line in lines if "ENABLED" in line] == ["eu"]
+    assert "confirmed" not in ran.out.decode()

@@ -34,11 +34,11 @@ keys = [{ type = "AWS_KMS", uri = "arn:aws:kms:*:1:key/*", principal = "ambient"
 
 
 _OPERATORS = (
-    "Enable, AddRegions, Rotate, Revoke, Restore, RetireGeneration, TestKey, GetAccessPolicy, "
-    "Recheck, GetStatus, ListClusters, ListKeyUsage, GetOrganization, ListOrganizations, "
-    "CreateKeyLink, GetKeyLink, ListKeyLinks, UpdateKeyLink, DeleteKeyLink, StartOperation, "
-    "ListOperations, "
-    "GetOperation, WaitOperation, CancelOperation, DeleteOperation, WatchEvents, DeleteCursor"
+    "Enable, AddRegions, Rotate, Revoke, Restore, RetireGeneration, DeleteCluster:unused, "
+    "TestKey, GetAccessPolicy, Recheck, GetStatus, ListClusters, ListKeyUsage, GetOrganization, "
+    "ListOrganizations, CreateKeyLink, GetKeyLink, ListKeyLinks, UpdateKeyLink, DeleteKeyLink, "
+    "StartOperation, ListOperations, GetOperation, WaitOperation, CancelOperation, "
+    "DeleteOperation, WatchEvents, DeleteCursor"
 )
 
 

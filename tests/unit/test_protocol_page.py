@@ -18,7 +18,7 @@ NUMBERS = [
     *(f"S{n}" for n in range(14)),
     *(f"W{n}" for n in range(1, 6)),
     *(f"A{n}" for n in range(1, 7)),
-    *(f"D{n}" for n in range(1, 6)),
+    *(f"D{n}" for n in range(1, 7)),
     *(f"C{n}" for n in range(1, 9)),
 ]
 

@@ -215,7 +215,8 @@ async def test_the_chain_holds_across_a_clock_that_is_set(
     await set_clock(house, -2 * step)
     await one.restore()
     trail = house.trail("acme")
-    assert [action.rpartition(":")[2] for _, action, _ in trail] == ["enable", "revoke", "restore"]
+    told = [action.rpartition(":")[2] for _, action, _ in trail]
+    assert told == ["enable", "use", "revoke", "restore"]
     await one.wrap()
 
 

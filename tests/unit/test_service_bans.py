@@ -45,7 +45,10 @@ SPOILT: Final = {
     "a byte of a region": f"UPDATE regions SET state_since = 1 WHERE cluster_uid = {UID}",
     "no regions": f"DELETE FROM regions WHERE cluster_uid = {UID}",
     "no row at all": "DELETE FROM clusters WHERE name = 'acme'",
-    "the log's entry": "UPDATE log SET detail = '' WHERE cluster = 'acme' AND number = 1",
+    "the log's entry": (
+        "UPDATE log SET detail = '' WHERE number = "
+        "(SELECT max(number) FROM log WHERE cluster = 'acme' AND version IS NOT NULL)"
+    ),
 }
 """What somebody who can write the store does to cluster acme."""
 

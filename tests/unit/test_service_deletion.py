@@ -351,6 +351,7 @@ async def test_what_becomes_unreadable(house: House, one: Member) -> None:
     ]
     assert planned.losses[1].last_use is not None
     assert planned.losses[2].last_use is None
+    assert planned.report is not None
     assert {r.region.state for r in planned.report.regions} == {State.DELETED}
     assert planned.purge_time == used + 7 * _DAY * 1000
     assert planned.final_after == planned.purge_time + 30 * _DAY * 1000
@@ -486,6 +487,7 @@ async def test_a_destroyer_of_some_regions_names_them(house: House, one: Member)
     with pytest.raises(RegionNotFoundError):
         await one.delete(regions=["eu"])
     done = await one.delete(regions=["us"])
+    assert done.report is not None
     assert [each.region.name for each in done.report.regions] == ["us"]
     with pytest.raises(NotAllowedError, match="name the regions"):
         await one.undelete()

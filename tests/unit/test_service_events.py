@@ -170,10 +170,12 @@ async def test_an_organization_sees_its_own(one: Member) -> None:
     assert everything == [
         "enable acme done",
         "enable beta done",
+        "use acme done",
         "refuse - KEY_DISABLED",
+        "use beta done",
         "refuse - KEY_DISABLED",
     ]
-    mine = ["enable acme done", "refuse - KEY_DISABLED"]
+    mine = ["enable acme done", "use acme done", "refuse - KEY_DISABLED"]
     for narrow in ('organizations = ["a"]', 'clusters = ["acme"]', 'organizations = ["a*"]'):
         assert await told(one, who=auditor(narrow)) == mine
         [refusal] = await listed(

@@ -696,6 +696,7 @@ async def test_an_own_change_that_a_failover_lost_is_a_rollback(house: House) ->
     """S1, R4: a replica whose own commit is gone refuses, and confirms nothing under its number."""
     one = await house.replica()
     await one.enable()
+    await one.wrap()
     await one.poll()
     two = await house.replica()
     # What one committed last was lost with the old primary; one had applied it ahead of its poll.
@@ -744,7 +745,7 @@ async def test_a_new_replica_starts_from_what_it_reads(house: House, one: Member
     two = await house.replica()
     with pytest.raises(RevokedError):
         await two.wrap()
-    assert two.changes._applied[0] == 2  # The Enable's change and the Revoke's.
+    assert two.changes._applied[0] == 3  # Those of Enable, of the first use, and of Revoke.
 
 
 async def test_one_that_stops_is_not_waited_for(house: House, one: Member) -> None:

@@ -61,7 +61,8 @@ class Decision:
     def described(self, before: Cluster | None) -> str:
         """Returns what the decision does to each region that it changes, as JSON with sorted keys.
 
-        This is the decision in the log: states, key uris, and parts as kek_id in hex and number.
+        This is the decision in the log: states, key uris, and parts as kek_id in hex and number;
+        and that it is the cluster's first use.
         What is told of a region names no other one, so that whoever may read it may read all of it
         (protocol C7).
 
@@ -79,7 +80,10 @@ class Decision:
         }
         for name in redeclared & changed.keys():
             changed[name]["declared"] = name not in declared
-        return json.dumps({"regions": changed}, sort_keys=True, separators=(",", ":"))
+        told: dict[str, Any] = {"regions": changed}
+        if before is not None and before.unused and not self.cluster.unused:
+            told["first_use"] = True
+        return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
     def _of_region(self, name: str, was: Region | None, now: Region | None) -> dict[str, Any]:
         told: dict[str, Any] = {"state": None}
@@ -143,7 +147,8 @@ def _unchanged_since(current: Cluster | None, expected: Cluster) -> Cluster:
     """Returns the current cluster if it has not changed since it was read (protocol R1, S5).
 
     Comparing versions would be enough, since every change raises them. Epochs are compared too,
-    so that the rule about revocations does not depend on that.
+    so that the rule about revocations does not depend on that. A first use does not count: no
+    other change rests on whether the cluster was used.
 
     Raises:
         ConcurrentChangeError: The cluster has changed.
@@ -151,7 +156,8 @@ def _unchanged_since(current: Cluster | None, expected: Cluster) -> Cluster:
     if (
         current is None
         or current.uid != expected.uid
-        or current.version != expected.version
+        or current.version < expected.version
+        or current.changed_since(expected.version)
         or current.epoch != expected.epoch
     ):
         raise ConcurrentChangeError(
@@ -277,6 +283,28 @@ def restored(expected: Cluster, regions: Iterable[str], now: int) -> Decide:
         cluster = _unchanged_since(current, expected)
         moved = [cluster.region(r).moved(Action.RESTORE, cluster.name, now) for r in wanted]
         return Decision(_changed(cluster, moved, now, epoch=cluster.epoch))
+
+    return decide
+
+
+def used(expected: Cluster) -> Decide:
+    """Returns the change that takes the mark of a cluster away before its first use (D6).
+
+    It loses no race but to the end of the cluster, and to another first use.
+
+    Args:
+        expected: The cluster that is to be used.
+    """
+
+    def decide(current: Cluster | None) -> Decision:
+        cluster = existing(current, expected.name)
+        if cluster.uid != expected.uid or not cluster.unused:
+            raise ConcurrentChangeError(
+                f"cluster {cluster.name} was changed by another request; try again",
+                cluster=cluster.name,
+            )
+        version = cluster.version + 1
+        return Decision(replace(cluster, version=version, first_use=version))
 
     return decide
 

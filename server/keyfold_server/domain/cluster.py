@@ -237,6 +237,9 @@ class Cluster:
         updated_at: When it last changed, milliseconds of Unix time.
         declared: The names of all regions that the cluster is to have a key in, sorted; empty: no
             call has declared them.
+        first_use: 0 until a KEK of the cluster is loaded for a first use on any replica, which is
+            the mark of a cluster that wrapped nothing (protocol D6); then the row version that took
+            the mark away. None: nobody knows, as after an import.
     """
 
     uid: bytes
@@ -248,6 +251,17 @@ class Cluster:
     created_at: int
     updated_at: int
     declared: tuple[str, ...] = ()
+    first_use: int | None = None
+
+    @property
+    def unused(self) -> bool:
+        """Whether it is certain that the cluster never wrapped anything (protocol D6)."""
+        return self.first_use == 0
+
+    def changed_since(self, version: int) -> bool:
+        """Returns whether anything but a first use changed the cluster since a row version."""
+        used = self.first_use is not None and version < self.first_use
+        return self.version - used > version
 
     def region(self, name: str) -> Region:
         """Returns the region of a name.

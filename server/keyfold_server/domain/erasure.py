@@ -120,6 +120,35 @@ def erased(due: Due, by: int) -> Timed:
     return Timed(at)
 
 
+def at_once(expected: Cluster, regions: Iterable[str]) -> Timed:
+    """Returns the change that erases regions of a cluster that was never used (protocol D6).
+
+    Nobody has wrapped anything with their keys, so they go from any state and without a wait. It
+    excludes a first use on any replica: both are decided under the lock of the cluster's row.
+
+    Args:
+        expected: The cluster, with the mark.
+        regions: The names of the regions; empty: all of them.
+    """
+    wanted = tuple(regions)
+
+    def at(now: int) -> Decide:
+        def decide(current: Cluster | None) -> Decision:
+            cluster = existing(current, expected.name)
+            if cluster.uid != expected.uid or not cluster.unused:
+                raise ConcurrentChangeError(
+                    f"cluster {cluster.name} was used for the first time, or made anew, at this "
+                    "moment; read its status and decide again",
+                    cluster=cluster.name,
+                )
+            gone = [cluster.region(name) for name in wanted] or cluster.regions
+            return without(cluster, {region.name for region in gone}, now)
+
+        return decide
+
+    return Timed(at)
+
+
 def without(cluster: Cluster, regions: Collection[str], now: int) -> Decision:
     """Returns the decision that takes regions out of a cluster, with their KEKs.
 

@@ -49,6 +49,7 @@ from keyfold_server.service.life.revocation import Revocation
 from keyfold_server.service.life.rotation import Rotation
 from keyfold_server.service.life.status import Status
 from keyfold_server.service.limits import Accounts, Limits, Room
+from keyfold_server.service.loading.first_uses import FirstUses
 from keyfold_server.service.loading.loads import Loads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.observed.usage import FLUSH as COUNTS_FLUSH
@@ -208,6 +209,9 @@ class Replica:
             self.supervisor.watch("poll"),
             self.watches,
         )
+        self.loads.before_first_use = FirstUses(
+            self._storage, self._tasks, self.changes.applied_here, self.changes.made_elsewhere
+        ).record
         self._join_data_plane()
         self._join_root_keys(names, regions or ResidencyPolicy())
         self._join_life(timing)

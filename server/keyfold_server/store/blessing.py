@@ -225,6 +225,8 @@ def _sealed(seen: Findings, floor: Floor | None, stamp: Stamp) -> tuple[StoredCl
         version=known.version + 1,
         regions=tuple(r.moved(Action.REVOKE, seen.name, now) for r in found.regions),
         updated_at=now,
+        # Nobody vouches for these rows, and other rows may have been in use.
+        first_use=None,
     )
     # Nobody vouches for a purge time in these rows.
     cluster = postponed(cluster, now)

@@ -106,6 +106,7 @@ clusters: Final = Table(
     _must("history_count", BigInteger),
     _must("service_key_id", Text),
     _later("declared", Text),
+    _later("first_use", BigInteger),
     _must("mac", LargeBinary),
     UniqueConstraint("name"),
     Index(None, "organization", "name"),
@@ -114,7 +115,8 @@ clusters: Final = Table(
 deleted row is missed. `history_head` and `history_count` are the MAC and the number of the last row
 of the chain in `wrap_history`, which Keyfold reads only on demand. A cluster's own row changes only
 with a decision about it, so it equals the newest entry of the log with a floor for the cluster
-(protocol S10). `declared` has one region's name in each line."""
+(protocol S10). `declared` has one region's name in each line. `first_use` is 0 until the cluster is
+used, and then the version that it had first in use (protocol D6)."""
 
 regions: Final = Table(
     "regions",

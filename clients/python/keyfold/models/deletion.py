@@ -56,7 +56,8 @@ class Deleted:
         purge_time: The time at which the server erases the keys. Until it has erased them,
             `undelete_cluster` takes the deletion back.
         final_after: The time at which the last backup with these keys is gone too.
-        erased: Whether the server erased the cluster at once, because it never wrapped anything.
+        erased: Whether the server erased the keys at once, because nobody ever used the cluster.
+            Then there are no losses and no times, and nothing is left to confirm or take back.
         confirmed: The replicas that have applied the deletion.
         pending: The replicas that have not confirmed this yet, and when each stops by itself.
         replayed: Whether the server knew the request_id already, and did nothing again.

@@ -1643,7 +1643,8 @@ class DeleteClusterRequest(_message.Message):
     @_builtins.property
     def waiting_period(self) -> _duration_pb2.Duration:
         """Optional. How long UndeleteCluster can take the deletion back, 0 to 90 days; unset means 7 days.
-        At 0 Keyfold erases the keys within about a minute.
+        At 0 Keyfold erases the keys within about a minute; and at once if nobody ever used the cluster's
+        keys, whatever the regions' states are. The role `operator` is enough for that.
         """
 
     def __init__(
@@ -1731,7 +1732,10 @@ class DeleteClusterResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     erased: _builtins.bool
-    """True if Keyfold has erased the cluster at once, because it never wrapped anything."""
+    """True if Keyfold has erased the keys at once, because nobody ever used the cluster's keys; with
+    `validate_only`, if it would. Then nothing becomes unreadable, no replica has to confirm
+    anything, and `losses`, `purge_time`, `final_after`, `confirmed` and `pending` are empty.
+    """
     replayed: _builtins.bool
     """True if a request with this request_id was carried out before. The status is that of now."""
     superseded: _builtins.bool

@@ -260,7 +260,8 @@ class KeyManagementServiceServicer(object):
         """Deletes the keys of regions that are revoked, all named regions or none: after a waiting period
         Keyfold erases them, and nothing opens any more what they wrapped. Then the regions are gone
         and, without a region, the cluster is. Fails with FAILED_PRECONDITION if a region is not
-        revoked, or is deleted already with another waiting period.
+        revoked, or is deleted already with another waiting period. A cluster that nobody ever used
+        needs no revocation; see `DeleteClusterRequest.waiting_period`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

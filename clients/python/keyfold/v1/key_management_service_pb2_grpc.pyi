@@ -85,7 +85,8 @@ class KeyManagementServiceStub:
     """Deletes the keys of regions that are revoked, all named regions or none: after a waiting period
     Keyfold erases them, and nothing opens any more what they wrapped. Then the regions are gone
     and, without a region, the cluster is. Fails with FAILED_PRECONDITION if a region is not
-    revoked, or is deleted already with another waiting period.
+    revoked, or is deleted already with another waiting period. A cluster that nobody ever used
+    needs no revocation; see `DeleteClusterRequest.waiting_period`.
     """
     UndeleteCluster: _grpc.UnaryUnaryMultiCallable[_key_management_service_pb2.UndeleteClusterRequest, _key_management_service_pb2.UndeleteClusterResponse]
     """Takes the deletion of regions back, all named regions or none. They are revoked again, as they
@@ -177,7 +178,8 @@ class KeyManagementServiceAsyncStub(KeyManagementServiceStub):
     """Deletes the keys of regions that are revoked, all named regions or none: after a waiting period
     Keyfold erases them, and nothing opens any more what they wrapped. Then the regions are gone
     and, without a region, the cluster is. Fails with FAILED_PRECONDITION if a region is not
-    revoked, or is deleted already with another waiting period.
+    revoked, or is deleted already with another waiting period. A cluster that nobody ever used
+    needs no revocation; see `DeleteClusterRequest.waiting_period`.
     """
     UndeleteCluster: _aio.UnaryUnaryMultiCallable[_key_management_service_pb2.UndeleteClusterRequest, _key_management_service_pb2.UndeleteClusterResponse]  # type: ignore[assignment]
     """Takes the deletion of regions back, all named regions or none. They are revoked again, as they
@@ -350,7 +352,8 @@ class KeyManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes the keys of regions that are revoked, all named regions or none: after a waiting period
         Keyfold erases them, and nothing opens any more what they wrapped. Then the regions are gone
         and, without a region, the cluster is. Fails with FAILED_PRECONDITION if a region is not
-        revoked, or is deleted already with another waiting period.
+        revoked, or is deleted already with another waiting period. A cluster that nobody ever used
+        needs no revocation; see `DeleteClusterRequest.waiting_period`.
         """
 
     @_abc_1.abstractmethod

@@ -63,6 +63,7 @@ class Rule:
         new_regions: True if the method may name regions that do not exist yet; the same holds for
             them.
         organization: True if the method is for an organization and for no cluster.
+        otherwise: What a caller without the roles can do, for the message of the refusal.
     """
 
     roles: tuple[Role, ...] = ()
@@ -72,6 +73,7 @@ class Rule:
     new_cluster: bool = False
     new_regions: bool = False
     organization: bool = False
+    otherwise: str = ""
 
 
 _OPEN: Final = Rule(open=True)
@@ -96,7 +98,12 @@ RULES: Final[Mapping[str, Rule]] = {
     "Revoke": Rule((Role.OPERATOR,), whole=True),
     "Restore": Rule((Role.OPERATOR,), whole=True),
     "RetireGeneration": Rule((Role.OPERATOR,)),
-    "DeleteCluster": Rule((Role.DESTROYER,), whole=True),
+    "DeleteCluster": Rule(
+        (Role.DESTROYER,),
+        whole=True,
+        otherwise="an operator may delete a cluster that was never used, with waiting_period 0",
+    ),
+    "DeleteCluster:unused": Rule((Role.DESTROYER, Role.OPERATOR), whole=True),
     "UndeleteCluster": Rule((Role.DESTROYER,), whole=True),
     "TestKey": Rule((Role.OPERATOR,), new_regions=True),
     "GetAccessPolicy": Rule((Role.OPERATOR,), new_regions=True),
@@ -136,7 +143,8 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 """The rule of each method: Keyfold's own by name, others by service and method.
 
-Nobody may call a method without a rule.
+Nobody may call a method without a rule. What follows a colon says of what the rule is: a cluster
+that was never used has one of its own (protocol D6).
 """
 
 

@@ -340,9 +340,10 @@ class GrantedRights:
             roles = word.join(f"{role.value} ({role.purpose})" for role in lacking)
             place = "" if cluster is None else f" for cluster {cluster}"
             place += "" if region is None else f", region {region}"
+            otherwise = f"; {wanted.otherwise}" if wanted.otherwise else ""
             raise NotAllowedError(
-                f"{self._identity.name} may not call {rpc}{place}: ask for a grant of the role "
-                f"{roles}",
+                f"{self._identity.name} may not call {rpc.partition(':')[0]}{place}: ask for a "
+                f"grant of the role {roles}{otherwise}",
                 cluster=cluster,
                 region=region,
             )
@@ -363,7 +364,8 @@ class GrantedRights:
         if regions or not rule(rpc).whole or any(g.covers_region(None) for g in acting):
             return
         raise NotAllowedError(
-            f"{self._identity.name} may call {rpc} for some regions only; name the regions",
+            f"{self._identity.name} may call {rpc.partition(':')[0]} for some regions only; name "
+            "the regions",
             cluster=cluster,
             field="regions",
         )

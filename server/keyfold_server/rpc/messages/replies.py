@@ -136,7 +136,7 @@ def pending_replica(pending: PendingReplica, now: float) -> res.PendingReplica:
 def deleted(done: DeleteResult) -> pb.DeleteClusterResponse:
     """Returns the response of DeleteCluster, all but the pending replicas."""
     return pb.DeleteClusterResponse(
-        status=cluster_status(done.report),
+        status=None if done.report is None else cluster_status(done.report),
         losses=[
             pb.UnreadableGeneration(
                 region=loss.region,
@@ -150,6 +150,7 @@ def deleted(done: DeleteResult) -> pb.DeleteClusterResponse:
         ],
         purge_time=time_if(done.purge_time),
         final_after=time_if(done.final_after),
+        erased=done.erased,
         confirmed=done.confirmed,
         replayed=done.mutation.replayed,
         superseded=done.mutation.superseded,

@@ -177,7 +177,18 @@ class Clusters:
         now = self._mutations.now()
         regions = await self._make(call, given.specs, request.organization, now)
         uid, declared = self._random(16), tuple(sorted(request.regions))
-        new = Cluster(uid, request.cluster, request.organization, 0, 1, regions, now, now, declared)
+        new = Cluster(
+            uid,
+            request.cluster,
+            request.organization,
+            epoch=0,
+            version=1,
+            regions=regions,
+            created_at=now,
+            updated_at=now,
+            declared=declared,
+            first_use=0,
+        )
         return await self._store(call, created(new), regions, current, given.reliance)
 
     async def _add(

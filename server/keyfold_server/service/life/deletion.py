@@ -12,6 +12,7 @@ from typing import Final
 
 from keyfold_server.domain.changes import deleted, undeleted
 from keyfold_server.domain.cluster import Cluster, Generation, existing
+from keyfold_server.domain.erasure import at_once
 from keyfold_server.domain.errors import InvalidWaitingPeriodError, RegionsNotChosenError
 from keyfold_server.domain.keyspec import check_name
 from keyfold_server.domain.region_names import check_regions
@@ -69,6 +70,11 @@ class DeleteClusterRequest:
         """The regions that the request names; empty: all regions."""
         return self.regions
 
+    @property
+    def at_once(self) -> bool:
+        """Whether the keys go without a wait, if nobody has ever used the cluster (D6)."""
+        return self.waiting == 0
+
 
 @dataclass(frozen=True, slots=True)
 class UndeleteClusterRequest:
@@ -113,22 +119,26 @@ class DeleteResult:
 
     Attributes:
         mutation: The change itself.
-        report: The report of the cluster as it is now or, with `validate_only`, as it would be.
+        report: The report of the cluster as it is now or, with `validate_only`, as it would be;
+            None: no region of it is left, so it is gone.
         losses: What becomes unreadable, by region and generation.
         purge_time: When the last of the regions is erased, in milliseconds of Unix time by the
             store's clock; None: a repeated request, and the deletion has been taken back since.
         final_after: When the last backup with these keys is gone, in milliseconds of Unix time.
         confirmed: The names of the replicas that have applied the deletion.
         pending: The replicas that have not confirmed that they did.
+        erased: Whether the keys are gone at once, because nobody had ever used them. No replica has
+            them in memory, so none has to confirm it.
     """
 
     mutation: MutationResult
-    report: ClusterReport
+    report: ClusterReport | None
     losses: tuple[Loss, ...]
     purge_time: int | None
     final_after: int | None
     confirmed: tuple[str, ...] = ()
     pending: tuple[PendingReplica, ...] = ()
+    erased: bool = False
 
 
 class Deletion:
@@ -160,7 +170,9 @@ class Deletion:
     async def delete(self, call: MutationCall[DeleteClusterRequest]) -> DeleteResult:
         """Has the keys of regions erased after a waiting period (protocol D1).
 
-        It loses no race, as Revoke does, and answers as Revoke does.
+        It loses no race, as Revoke does, and answers as Revoke does. Without a waiting period,
+        regions of a cluster that was never used are erased at once, from any state, and an operator
+        may do so (protocol D6).
 
         Raises:
             RegionsNotChosenError: The request names no regions and does not say `all_regions`, or
@@ -168,6 +180,8 @@ class Deletion:
             InvalidWaitingPeriodError: The waiting period is out of bounds.
             NotRevokedError: A region is not revoked; nothing was changed.
             KeyDeletedError: A region is deleted already, with another waiting period.
+            NotAllowedError: The caller may delete only a cluster that was never used.
+            ConcurrentChangeError: The cluster was used for the first time at this moment.
         """
         request = call.request
         check_name(request.cluster, "cluster")
@@ -183,19 +197,25 @@ class Deletion:
                 field="waiting_period",
             )
         change = deleted(request.cluster, request.regions, waiting)
+        days = waiting / _DAY
+        message = f"to be erased after {days:g} days; UndeleteCluster takes it back until then"
 
         async def work(seen: Cluster | None) -> tuple[MutationResult, dict[str, int]]:
-            # Before the commit, so that a store that cannot say it now changes nothing.
-            uses = await self._recent_uses(request.cluster)
+            cluster = existing(seen, request.cluster)
+            chosen, told, uses = change, message, {}
+            if request.at_once and cluster.unused:
+                chosen, told = at_once(cluster, request.regions), "erased; it was never used"
+            else:
+                _check_may_delete(call, cluster)
+                # Before the commit, so that a store that cannot say it now changes nothing.
+                uses = await self._recent_uses(request.cluster)
             if request.validate_only:
-                would_be = change.at(self._mutations.now())(existing(seen, request.cluster))
+                would_be = chosen.at(self._mutations.now())(cluster)
                 return MutationResult(would_be.cluster), uses
-            days = waiting / _DAY
-            message = f"to be erased after {days:g} days; UndeleteCluster takes it back until then"
-            return await self._mutations.commit(call, change, message), uses
+            return await self._mutations.commit(call, chosen, told), uses
 
         mutation, uses = await self._mutations.run(call, work, lambda replayed: (replayed, {}))
-        if request.validate_only:
+        if request.validate_only or _is_erased(request, mutation.cluster):
             return await self._result(call, mutation, uses)
         if mutation.replayed:
             uses = await self._recent_uses(request.cluster)
@@ -230,10 +250,12 @@ class Deletion:
         pending: tuple[PendingReplica, ...] = (),
     ) -> DeleteResult:
         request = call.request
-        report = await self._reports.report(mutation.cluster, call.caller.rights)
+        report = None
+        if mutation.cluster.regions:
+            report = await self._reports.report(mutation.cluster, call.caller.rights)
         meant = [
             each
-            for each in report.regions
+            for each in (report.regions if report is not None else ())
             if each.region.purge_time is not None
             and (request.all_regions or each.region.name in request.regions)
         ]
@@ -246,6 +268,7 @@ class Deletion:
             None if purge_time is None else final_after(purge_time, self._timing.backup_retention),
             confirmed,
             pending,
+            erased=_is_erased(request, mutation.cluster),
         )
 
     async def _recent_uses(self, cluster: str) -> dict[str, int]:
@@ -269,6 +292,23 @@ def _losses(reports: Iterable[RegionReport], uses: dict[str, int]) -> Iterable[L
         name = report.region.name
         for each in report.region.generations:
             yield Loss(name, each, report.last_uses.get(each.kek_id), uses.get(name, 0))
+
+
+def _is_erased(request: DeleteClusterRequest, cluster: Cluster) -> bool:
+    """Returns whether a deletion at once is done, or would be with `validate_only`."""
+    left = {region.name for region in cluster.regions}
+    gone = left.isdisjoint(request.regions) if request.regions else not left
+    return request.at_once and cluster.unused and gone
+
+
+def _check_may_delete(call: MutationCall[DeleteClusterRequest], cluster: Cluster) -> None:
+    """Refuses a caller that may only delete clusters that were never used (protocol D6).
+
+    Raises:
+        NotAllowedError: The caller lacks the role for a deletion of anything else.
+    """
+    request = call.request
+    call.caller.rights.check_cluster(call.rpc, cluster.name, cluster.organization, request.named)
 
 
 def _check_chosen(request: DeleteClusterRequest) -> None:

@@ -126,7 +126,7 @@ class Mutations:
             DeadlineError: The caller's time is up; the change goes on.
             StoreStaleError: The state would refuse the change, but this replica is stale.
         """
-        call.caller.rights.check_named(call.rpc, call.cluster, call.request.named)
+        call.caller.rights.check_named(call.right, call.cluster, call.request.named)
         key = call.key()
         # A replica that is merely stale goes on: a Revoke that reaches the store counts.
         self._changes.check_store()
@@ -283,7 +283,7 @@ class Mutations:
         """Returns the result of a request that was carried out before."""
         # If another replica made the change, this one may not have read of it yet.
         self._changes.made_elsewhere(call.cluster)
-        superseded = cluster.version > before.version
+        superseded = cluster.changed_since(before.version)
         return MutationResult(cluster, replayed=True, superseded=superseded)
 
     def _authorized(
@@ -315,7 +315,7 @@ class Mutations:
             return nullcontext()
         cluster = existing(cluster, call.cluster)
         organization = cluster.organization
-        call.caller.rights.check_cluster(call.rpc, call.cluster, organization, call.request.named)
+        call.caller.rights.check_cluster(call.right, call.cluster, organization, call.request.named)
         # An operation takes no place and no rate from the organization's callers: it yields.
         if organization is None or call.urgent or YIELDS.get():
             return nullcontext()

@@ -76,6 +76,15 @@ class MutationCall(Generic[RequestT_co]):
         return self.request.cluster
 
     @property
+    def right(self) -> str:
+        """The name of the right that the call needs before anything of the cluster is known.
+
+        Any operator may delete a cluster that was never used, at once. `Deletion` asks for the
+        right of the method itself where the cluster turns out to be in use (protocol D6).
+        """
+        return f"{self.rpc}:unused" if getattr(self.request, "at_once", False) else self.rpc
+
+    @property
     def urgent(self) -> bool:
         """Whether the call has the lane (protocol R9)."""
         return self.rpc in URGENT

@@ -116,7 +116,7 @@ class Status:
 
     async def _observe(self, rights: Rights, cluster: Cluster, region: Region, ends: float) -> None:
         """Has a region's root key unwrap and wrap, and records the answers."""
-        call = Call(rights, self._clock.monotonic())
+        call = Call(rights, self._clock.monotonic(), uses=False)
         await self._loads.satisfy([Need(cluster.name)], call, ends)
         if not call.failed:
             need = Need(cluster.name, region.newest.kek_id)

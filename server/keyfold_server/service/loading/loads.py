@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from keyfold_server import telemetry
@@ -28,6 +28,7 @@ from keyfold_server.domain.errors import (
     RefusedError,
 )
 from keyfold_server.domain.ports import Clock
+from keyfold_server.domain.rights import Identity
 from keyfold_server.domain.timing import Timing
 from keyfold_server.service.data.cache_entries import CachedKek, ClusterView, RegionView
 from keyfold_server.service.data.call import Call, Need
@@ -41,6 +42,13 @@ from keyfold_server.service.loading.shared_loads import SharedLoad, SharedLoads
 from keyfold_server.service.observed.health import HealthRecorder
 from keyfold_server.service.storage import Storage
 from keyfold_server.service.tasks import Tasks
+
+BeforeFirstUse = Callable[[Cluster, str, Identity], Awaitable[None]]
+"""Called with the cluster as memory has it, the region of the KEK, and the caller."""
+
+
+async def _unjoined(_cluster: Cluster, _region: str, _caller: Identity) -> None:
+    raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +87,8 @@ class Loads:
     Attributes:
         freshness: Refreshes root keys in use before their proofs expire.
         announcements: Announces refusals to the other replicas.
+        before_first_use: Takes away the mark of a cluster that was never used, before a KEK of it
+            is loaded for a call, and drops the cluster from memory (`FirstUses.record`).
     """
 
     def __init__(
@@ -93,6 +103,7 @@ class Loads:
         tasks: Tasks,
     ) -> None:
         """Joins the loads to memory, KMS and store; see `Announcements` for `announce`."""
+        self.before_first_use: BeforeFirstUse = _unjoined
         self._cache = cache
         self._kms = kms
         self._storage = storage
@@ -159,6 +170,11 @@ class Loads:
                 call.owners[need.kek_id] = owner
             return
         region, generation = found
+        if view.cluster.unused and call.uses:
+            # The call finds the cluster gone from memory, and reads it again.
+            caller = call.rights.identity
+            await self.before_first_use(view.cluster, region.region.name, caller)
+            return
         if region.ttl == 0:
             # Never shared at TTL 0, so that the KMS's own log shows each call (protocol F1).
             outcome = await asyncio.shield(self._tasks.start(self._load(view, region, generation)))
@@ -233,7 +249,7 @@ class Loads:
         root.proven(began)
         view.refused.pop(generation.kek_id, None)
         self._health.succeeded(generation)
-        if region.ttl > 0:
+        if region.ttl > 0 and not view.cluster.unused:
             self._cache.put_kek(opened)
             self.freshness.schedule_refresh(root)
         return opened

@@ -146,6 +146,7 @@ def decoded(own: Cells, children: Children) -> Cluster:
         created_at=own[5],
         updated_at=own[6],
         declared=tuple((own[11] or "").split()),
+        first_use=own[12],
     )
 
 

@@ -366,6 +366,7 @@ def sealed(stored: StoredCluster, seal: Seal) -> StoredCluster:
             stored.history_count,
             seal.service_key_id,
             "\n".join(c.declared) or None,
+            c.first_use,
         ),
     )
     return replace(stored, own=own)

@@ -52,7 +52,8 @@ def delete(
 
     After the waiting period Keyfold erases them, and nothing opens any more what they wrapped. The
     command shows what that is and when, and asks for confirmation; without a terminal to ask at it
-    needs --yes. A cluster that never wrapped anything goes at once.
+    needs --yes. With --waiting-period 0s a cluster that nobody ever used goes at once, revoked or
+    not, and an operator may do that.
     """
     if all_regions == bool(region):
         raise InputError("name the regions with --region, or give --all-regions, but not both")

@@ -38,7 +38,7 @@ def show_deleted(done: Deleted, *, validated: bool) -> None:
             out.print(part)
     if done.status is not None:
         show_status(done.status)
-    if not validated:
+    if not (validated or done.erased):
         show_confirmed(done.confirmed, done.pending)
 
 
@@ -46,7 +46,9 @@ def _headline(done: Deleted, *, validated: bool) -> str:
     if validated:
         return "valid; nothing was stored, and the deletion would be:"
     if done.erased:
-        return "erased; the name can be used again"
+        if done.status is None:
+            return "erased; the name can be used again"
+        return "erased"
     if done.replayed:
         return "Keyfold had already made this change; the cluster is now:"
     return f"deleted; `keyfold undelete` takes it back until {time_text(done.purge_time)}"
@@ -55,7 +57,7 @@ def _headline(done: Deleted, *, validated: bool) -> str:
 def _losses(done: Deleted) -> Iterator[RenderableType]:
     """Yields what a deletion makes unreadable and when, to be printed one below the other."""
     if done.erased:
-        yield "the cluster never wrapped anything, so nothing becomes unreadable"
+        yield "nobody ever used the cluster's keys, so nothing becomes unreadable"
         return
     yield f"after {time_text(done.purge_time)} nothing opens what these keys wrapped:"
     yield _table(done.losses)

@@ -196,6 +196,7 @@ def _clusters() -> None:
         sa.Column("history_count", sa.BigInteger(), nullable=False),
         sa.Column("service_key_id", _TEXT, nullable=False),
         sa.Column("declared", _TEXT, nullable=True),
+        sa.Column("first_use", sa.BigInteger(), nullable=True),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("uid", name="pk_clusters"),
         sa.UniqueConstraint("name", name="uq_clusters_name"),
