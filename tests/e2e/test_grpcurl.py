@@ -202,6 +202,46 @@ def test_end_of_a_key(tcp: Grpcurl) -> None:
     assert tcp.ask("Restore", cluster="ends")["restored"] == ["eu", "us"]
 
 
+def test_an_organization_and_its_key(tcp: Grpcurl) -> None:
+    """An organization links a key, and its cluster takes it, through grpcurl alone, in JSON."""
+
+    def ask(method: str, **request: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(
+            tcp(f"{ORGANIZATIONS}/{method}", data=json.dumps(request))
+        )
+        return answer
+
+    settings = {"organization": "curls", "default_key": "DEFAULT_KEY_LINKED", "max_clusters": 1}
+    made = ask("CreateOrganization", organization=settings)["organization"]
+    assert made["default_description"]
+    link = {"organization": "curls", "key_link": "main", "region": "eu"}
+    local = {"type": "LOCAL", "uri": "local:eu"}
+    bad = {"key_link": link | {"key_spec": {"type": "LOCAL", "uri": "local:absent"}}}
+    assert "KEY_NOT_FOUND" in tcp(f"{ORGANIZATIONS}/CreateKeyLink", data=json.dumps(bad), code=1)
+    linked = ask("CreateKeyLink", key_link=link | {"key_spec": local})["key_link"]
+    assert (linked["use"], linked["key_spec"]["uri"]) == ("KEY_LINK_USE_AVAILABLE", "local:eu")
+    enable = {"organization": "curls", "region_specs": [{"region": "eu"}]}
+    [region] = tcp.ask("Enable", cluster="curls-1", **enable)["status"]["regions"]
+    assert (region["key_owner"], region["key_link"]) == ("KEY_OWNER_ORGANIZATION", "main")
+    second = json.dumps({"cluster": "curls-2", **enable})
+    assert "TOO_MANY_CLUSTERS" in tcp(f"{SERVICE}/Enable", data=second, code=1)
+    [shown] = ask("ListKeyLinks", organization="curls")["key_links"]
+    assert shown["users"] == [{"cluster": "curls-1", "region": "eu"}]
+    delete = json.dumps({"organization": "curls", "key_link": "main"})
+    assert "KEY_LINK_IN_USE" in tcp(f"{ORGANIZATIONS}/DeleteKeyLink", data=delete, code=1)
+    update = {
+        "organization": {"organization": "curls", "max_clusters": 0},
+        "update_mask": {"paths": ["max_clusters"]},
+        "etag": ask("GetOrganization", organization="curls")["organization"]["etag"],
+    }
+    assert "max_clusters" not in ask("UpdateOrganization", **update)["organization"]
+    assert "ETAG_MISMATCH" in tcp(
+        f"{ORGANIZATIONS}/UpdateOrganization", data=json.dumps(update), code=1
+    )
+    tcp.ask("Rotate", cluster="curls-1", region_specs=[{"region": "eu", "key_spec": local}])
+    assert ask("DeleteKeyLink", organization="curls", key_link="main") == {}
+
+
 def test_events(tcp: Grpcurl) -> None:
     """What happened is read, verified and anchored through grpcurl alone, in JSON."""
     local = {"type": "LOCAL", "uri": "local:eu"}

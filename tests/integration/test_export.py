@@ -52,6 +52,7 @@ from keyfold_server.domain.key_groups import KeyGroups
 from keyfold_server.domain.keyspec import RegionPolicy, RootKey
 from keyfold_server.domain.lifecycle import State
 from keyfold_server.domain.log import EntryKind
+from keyfold_server.domain.organization_changes import link_created
 from keyfold_server.domain.ports import ClusterFilter, Heartbeat
 from keyfold_server.providers.local.key_file import KeyFile
 from keyfold_server.providers.local.provider import LocalProvider
@@ -59,6 +60,7 @@ from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
 from keyfold_server.store.tables import log_head
 from keyfold_server.store.transfer import archive, export, import_, records
+from organization_builders import a_change, a_link, organized, using
 
 KINDS: Final[dict[str, Callable[[Path], tuple[str, Path | None]]]] = {
     "sqlite": lambda folder: (f"sqlite:///{folder / 'keyfold.db'}", None),
@@ -301,6 +303,52 @@ def test_external_ids_are_brought_back(pair: Pair) -> None:
     again = pair.file.with_name("again.jsonl")
     place.export(again)
     assert [r["identity"] for r in records_in(again) if "identity" in r] == issued
+
+
+def test_organizations_are_brought_back(pair: Pair) -> None:
+    """A4: organizations come with their links, under another service key, and go on from there."""
+    with closing(pair.full.open()) as store:
+        organized(store, links=2)
+        cluster = a_cluster("linked", [using(a_region("eu"))], organization="org")
+        applied(store, enabling(cluster, a_request("linked")))
+        before = store.organization("org").organization
+    pair.full.export(pair.file)
+    place = replace(pair.empty, key=a_key(pair.file.with_name("new.key")))
+    place.bring_in(pair.file, pair.full.key)
+    with closing(place.open(at=LATER)) as store:
+        view = store.organization("org")
+        assert view.organization == before
+        assert everything(store)["linked"][0].region("eu").link == "main"
+        changed = store.change_organization(a_change(link_created(a_link("us", "us"), LATER)))
+        assert [each.name for each in changed.view.organization.links] == ["main", "main-1", "us"]
+        assert changed.view.organization.version == before.version + 1
+    [brought] = [
+        r["entry"]
+        for r in records_in(_exported(place, pair.file.with_name("again.jsonl")))
+        if r.get("entry", {}).get("action") == import_.ORGANIZATION
+    ]
+    assert brought["cluster"] is None
+    assert json.loads(brought["decision"])["links"].keys() == {"main", "main-1"}
+
+
+def test_one_cluster_leaves_its_organizations_links_behind(pair: Pair) -> None:
+    """The export of one cluster has no organizations, so its regions keep their keys as own."""
+    with closing(pair.full.open()) as store:
+        organized(store)
+        cluster = a_cluster("linked", [using(a_region("eu"))], organization="org")
+        made = applied(store, enabling(cluster, a_request("linked"))).cluster
+    pair.full.export(pair.file, "linked")
+    assert not [r for r in records_in(pair.file) if "organization" in r]
+    pair.empty.bring_in(pair.file)
+    with closing(pair.empty.open(at=LATER)) as store:
+        region = everything(store)["linked"][0].region("eu")
+        assert (region.key_spec, region.link) == (made.region("eu").key_spec, "")
+        assert store.organization("org").organization.links == ()
+
+
+def _exported(place: Place, file: Path) -> Path:
+    place.export(file)
+    return file
 
 
 def test_the_newest_reconciliation_is_brought_back(pair: Pair) -> None:

@@ -19,6 +19,7 @@ from fakes import FakeClock
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.store.opening import open_store
 from keyfold_server.store.sql.store import SqlStore
+from organization_builders import organized
 from replicas import House, Member
 from round_trips import TripCounter
 
@@ -112,4 +113,16 @@ async def test_enabling_and_rotating(house: FarHouse) -> None:
     rotated = await member.rotate(request_id="rotate")
     assert rotated.report is not None
     assert house.count() <= 5
+    await member.stop()
+
+
+async def test_organizations(house: FarHouse) -> None:
+    """S13: a change of an organization takes five round trips, and an Enable of its one more."""
+    member = await prepared(house)
+    house.count()
+    organized(house.store, links=0)
+    assert house.count() <= 5
+    result = await member.enable(organization="org", request_id="first")
+    await member.replica.reports.report(result.cluster, member.rights)
+    assert house.count() <= 6
     await member.stop()
