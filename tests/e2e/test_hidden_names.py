@@ -10,11 +10,17 @@ from typing import Final
 import grpc
 import pytest
 
+import callers
 from in_process import serving
 from keyfold.v1 import key_management_service_pb2 as pb
 from keyfold.v1 import key_management_service_pb2_grpc as service
 from keyfold.v1 import resources_pb2 as res
+from keyfold_server.access.policy.file import parse
+from keyfold_server.access.policy.rights import CachedPolicy
+from keyfold_server.domain.rights import Identity, Rights
 from keyfold_server.rpc import methods
+from keyfold_server.rpc.incoming.callers import Callers
+from keyfold_server.service.clock import SystemClock
 
 PERIOD: Final = 0.5
 """Seconds; far more than any of the calls takes by itself."""
@@ -53,4 +59,44 @@ def test_what_does_not_exist_is_told_at_the_end_of_a_period(
         asked = pb.BatchWrapRequest(cluster="c", region="eu", items=[item])
         [result] = stub.BatchWrap(asked).results
         assert result.error.code == grpc.StatusCode.NOT_FOUND.value[0]
+        assert time.monotonic() - began > PERIOD - 0.01
+
+
+POLICY: Final = """
+[[grant]]
+callers = ["dns:auditor"]
+roles = ["auditor"]
+organizations = ["acme"]
+"""
+
+
+class OneAuditor:
+    """Takes every caller for the auditor of one organization."""
+
+    def __init__(self) -> None:
+        self._policy = CachedPolicy(parse(POLICY, "policy.toml"))
+
+    def rights(self, identity: Identity) -> Rights:
+        return self._policy.rights(Identity(("dns:auditor",), identity.proof))
+
+    def believes(self, identity: Identity) -> bool:
+        del identity
+        return False
+
+
+def test_who_may_not_know_of_a_keys_uses_hears_so_at_the_end_of_a_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C8: the time of ListKeyUsage's answer does not tell whether hidden clusters use the key."""
+    monkeypatch.setattr(methods, "_PERIOD", PERIOD)
+    who = Callers(OneAuditor(), callers.LOCAL, SystemClock())
+    with (
+        serving(tmp_path, who=who, local_keys=["eu"]) as server,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        stub = service.KeyManagementServiceStub(channel)
+        began = time.monotonic()
+        selector = pb.KeySelector(uri="local:eu")
+        reply = stub.ListKeyUsage(pb.ListKeyUsageRequest(selector=selector))
+        assert not reply.HasField("safe_to_disable")
         assert time.monotonic() - began > PERIOD - 0.01

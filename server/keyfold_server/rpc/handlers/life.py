@@ -49,7 +49,9 @@ class LifeMethods:
             "Recheck": OnMessages(pb.RecheckRequest, self._recheck),
             "GetStatus": OnMessages(pb.GetStatusRequest, self._get_status),
             "ListClusters": OnMessages(pb.ListClustersRequest, self._list_clusters),
-            "ListKeyUsage": OnMessages(pb.ListKeyUsageRequest, self._list_key_usage),
+            "ListKeyUsage": OnMessages(
+                pb.ListKeyUsageRequest, self._list_key_usage, key_usage.tells_nothing
+            ),
         }
         return {name: method.on_bytes() for name, method in methods.items()}
 

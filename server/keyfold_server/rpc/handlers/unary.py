@@ -20,10 +20,18 @@ fills in the facts, and returns the reply's bytes."""
 
 @dataclass(frozen=True, slots=True)
 class OnMessages:
-    """One method: its request message and the function that answers it."""
+    """One method: its request message and the function that answers it.
+
+    Attributes:
+        request: The request message.
+        answer: Returns the reply, given the request, the caller and the deadline.
+        absent: Says whether a reply is the one about what does not exist. What is hidden from the
+            caller gets the same one, and must get it at the same time (protocol C8).
+    """
 
     request: type[Message]
     answer: Callable[[Any, Caller, float], Awaitable[Message]]
+    absent: Callable[[Any], bool] | None = None
 
     def on_bytes(self) -> UnaryMethod:
         """Returns the method on bytes."""
@@ -35,6 +43,7 @@ class OnMessages:
                 reply = await self.answer(asked, caller, deadline)
             except KeyfoldError as error:
                 raise requests.placed(error, asked) from None
+            facts.not_found = self.absent is not None and self.absent(reply)
             return reply.SerializeToString()
 
         return answer

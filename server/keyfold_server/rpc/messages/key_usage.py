@@ -44,6 +44,11 @@ def what_if(message: pb.ListKeyUsageRequest) -> WhatIf | None:
     return _WHAT_IF.get(message.what_if)
 
 
+def tells_nothing(reply: pb.ListKeyUsageResponse) -> bool:
+    """Says whether a reply is the one to a caller who may not know of any use, if there is one."""
+    return not reply.uses and not reply.HasField("safe_to_disable")
+
+
 def key_usage(page: KeyUsagePage) -> pb.ListKeyUsageResponse:
     """Returns the response of ListKeyUsage without its uses."""
     safety = page.safety
