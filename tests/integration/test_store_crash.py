@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from builders import NOW
-from chaos.benches import BENCHES, Bench
+from chaos.benches import BENCHES, Bench, Sqlite
 from chaos.crashes import POINTS, Crasher, Pictures, Storm, killed_at
 from keyfold_server.store.schema import erasing
 from keyfold_server.store.sql.failpoints import FAILPOINTS
@@ -92,8 +92,10 @@ def test_issued_and_used_or_not(kind: str, mark: str, crasher: Crasher, bench: B
         bench.pass_time()
     assert crasher.kill(place, kind=kind, mark=mark) == signal.SIGKILL
     bench.settle()
+    # Whoever opens a file clears it, so what a killed server left undone is done by now (D4).
+    cleared = kind == "cleared" and isinstance(bench, Sqlite)
     with closing(opened(place)) as store:
-        assert tells(store) == (after if mark.endswith(":after-commit") else before)
+        assert tells(store) == (after if cleared or mark.endswith(":after-commit") else before)
 
 
 def test_killed_at_any_moment(crasher: Crasher, bench: Bench, tmp_path: Path) -> None:
