@@ -700,6 +700,20 @@ def test_who_may_do_what(tmp_path: Path) -> None:
         assert become("acme").found("main").users_count == 1
 
 
+def test_an_organization_gives_nobody_a_key(tmp_path: Path) -> None:
+    """C1: a key from a link or a default rule needs the grant that it needs in a request."""
+    with as_callers(tmp_path) as become:
+        vendor = become("vendor")
+        vendor.link("secret", vendor.key("secret"))
+        vendor.organize(default_key=org.DEFAULT_KEY_PLATFORM)
+        robot = become("robot")
+        before = len(robot.kms.calls)
+        for spec in (res.RegionSpec(region="eu", key_link="secret"), res.RegionSpec(region="eu")):
+            enable = pb.EnableRequest(cluster="acme-1", organization="acme", region_specs=[spec])
+            assert robot.refused("Enable", enable).reason == "KEY_NOT_GRANTED"
+        assert len(robot.kms.calls) == before
+
+
 def test_an_operator_of_one_organization_keeps_to_its_names(tmp_path: Path) -> None:
     """C8: where neither grant nor organization narrows names, nobody finds out others' names."""
     with as_callers(tmp_path) as become:

@@ -1,0 +1,103 @@
+"""Whoever types what docs/organizations.md shows gets what the page says, on a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from typing import Any, Final
+
+import pytest
+
+from e2e.conftest import StartServer
+from e2e.server import ROOT, Server
+
+PAGE: Final = (ROOT / "docs" / "organizations.md").read_text(encoding="utf-8")
+_KEYS: Final = ("platform", "acme", "new")
+
+
+@pytest.fixture(name="server")
+def server_fixture(start_server: StartServer) -> Server:
+    """A server with the page's root keys and an own key of the vendor's."""
+    return start_server(keys=_KEYS, KEYFOLD_PLATFORM_KEY="local:platform")
+
+
+def begin(server: Server) -> None:
+    """Types the three commands with which the page begins."""
+    typed = re.findall(r"^    keyfold (.*)$", PAGE, re.MULTILINE)
+    assert [line.split()[0] for line in typed] == ["organizations", "links", "enable"]
+    for line in typed:
+        server.cli(*shlex.split(line))
+
+
+def answered(server: Server, *arguments: str) -> Any:
+    """Runs a command with `--json`."""
+    return json.loads(server.cli(*arguments, "--json"))
+
+
+def owner(server: Server) -> tuple[str, str, str]:
+    """Returns whose key the cluster has, through which link, and its uri."""
+    [region] = answered(server, "status", "acme-prod")["status"]["regions"]
+    return region["key_owner"], region["key_link"], region["key_spec"]["uri"]
+
+
+def test_the_first_three_commands(server: Server) -> None:
+    """A cluster whose Enable names no key has its organization's; the others are told why not."""
+    begin(server)
+    assert owner(server) == ("KEY_OWNER_ORGANIZATION", "main", "local:acme")
+    [link] = answered(server, "links", "list", "acme")["key_links"]
+    assert link["users"] == [{"cluster": "acme-prod", "region": "eu"}]
+    [shown] = answered(server, "organizations", "list")["organizations"]
+    assert (shown["organization"], shown["cluster_count"]) == ("acme", 1)
+    enable = ("enable", "--organization", "acme", "--region")
+    assert "KEY_LINK_MISSING" in server.cli(*enable, "us", "acme-test", code=4)
+    assert "CLUSTER_NAME_NOT_ALLOWED" in server.cli(*enable, "eu", "beta", code=4)
+    refused = server.cli("organizations", "delete", "acme", "--yes", code=4)
+    assert "clusters acme-prod and key links main" in refused
+
+
+def test_users_of_a_link_move_one_by_one(server: Server) -> None:
+    """C6: with the page's steps a link comes to another key, and what was wrapped opens."""
+    begin(server)
+    with server.client() as client:
+        wrapped = client.wrap("acme-prod", "eu", b"the first").wrapped_key
+    update = ("links", "update", "acme", "main", "--type", "LOCAL", "--uri", "local:new")
+    assert "acme-prod/eu" in server.cli(*update, code=4)
+    rotate = ("rotate", "acme-prod", "--region")
+    for arguments, has in (
+        ((*rotate, "eu=LOCAL,local:new"), ("KEY_OWNER_CLUSTER", "", "local:new")),
+        (update, ("KEY_OWNER_CLUSTER", "", "local:new")),
+        (
+            (*rotate, "eu", "--key-link", "main"),
+            ("KEY_OWNER_ORGANIZATION", "main", "local:new"),
+        ),
+        ((*rotate, "eu"), ("KEY_OWNER_ORGANIZATION", "main", "local:new")),
+        ((*rotate, "eu=PLATFORM"), ("KEY_OWNER_PLATFORM", "", "")),
+        (
+            (*rotate, "eu", "--key-link", "main"),
+            ("KEY_OWNER_ORGANIZATION", "main", "local:new"),
+        ),
+    ):
+        server.cli(*arguments)
+        assert owner(server) == has
+        with server.client() as client:
+            assert client.unwrap("acme-prod", wrapped).plaintext == b"the first"
+
+
+def test_the_program(server: Server) -> None:
+    """The page's Python runs as it stands."""
+    [program] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert "127.0.0.1:7443" in program
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("127.0.0.1:7443", server.target)],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "main" in done.stdout
+    assert done.stdout.split()[-1] == "1"
