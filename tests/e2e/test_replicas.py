@@ -376,6 +376,13 @@ def test_a_recheck_makes_a_disabled_key_effective_on_every_replica(fleet: Fleet)
     ask = pb.EnableRequest(cluster="checked", region_specs=[region])
     fleet.stubs[0].Enable(ask, timeout=9)
     blob = wrap(fleet.stubs[0], "checked")
+    # That first use changed the cluster (D6), so the others load it anew once they have read of it.
+    # Whoever confirms a later decision has.
+    fleet.stubs[0].Enable(
+        pb.EnableRequest(cluster="later", region_specs=[spec("eu", "local:checked")]), timeout=9
+    )
+    later = fleet.stubs[0].Revoke(pb.RevokeRequest(cluster="later"), timeout=9)
+    assert len(later.confirmed) == COUNT
     for stub in fleet.stubs:
         assert unwrap(stub, "checked", blob) == KEY
     fleet.servers[0].dev_keys("disable", "checked")

@@ -206,7 +206,7 @@ def test_metrics(server: Server) -> None:
         f'{calls}{{code="OK",method="Wrap",reason=""}} 3.0',
         f"{calls}{{{missing}}} 1.0",
         f"{kms}{{{wrapped}}} 2.0",
-        'keyfold_store_call_duration_seconds_count{operation="apply",outcome="OK"} 1.0',
+        'keyfold_store_call_duration_seconds_count{operation="apply",outcome="OK"} 2.0',
         'keyfold_loads_total{outcome="OK"} 1.0',
         "keyfold_cached_keks 1.0",
         "keyfold_keks_in_grace 0.0",
