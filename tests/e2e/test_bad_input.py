@@ -378,7 +378,7 @@ def test_which_regions_to_delete(world: World) -> None:
 def test_many_missing_regions(world: World) -> None:
     """However much is wrong, every client can receive the answer and its reason."""
     names = [f"{n:04}" + "x" * 124 for n in range(63)]
-    answer = refused(world.stub.Enable, enable(spec("eu"), regions=names))
+    answer = refused(world.stub.Enable, enable(spec("eu"), regions=["eu", *names]))
     assert (answer.code, answer.reason) == (INVALID, "KEY_SPEC_MISSING")
     assert names[0] in answer.message
 
