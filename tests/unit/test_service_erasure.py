@@ -40,9 +40,10 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 @pytest.fixture
 async def one(house: House) -> Member:
-    """Gives a replica with cluster acme, revoked in regions eu and us under fake:one."""
+    """Gives a replica with cluster acme, in use in regions eu and us under fake:one."""
     member = await house.replica(revoke_wait=0.0)
     await member.enable(specs={"eu": "fake:one", "us": "fake:one"})
+    await member.wrap()
     await member.erase()
     return member
 
@@ -204,6 +205,7 @@ async def test_one_that_cannot_be_erased_does_not_spoil_the_others(
 ) -> None:
     """D3, A1: rows that are not authentic stay as they are, and the log says so once."""
     await one.enable("bad")
+    await one.wrap("bad")
     for name in ("bad", "acme"):
         await one.revoke(name)
         await one.delete(name, days=0)
