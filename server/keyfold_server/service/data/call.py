@@ -46,7 +46,6 @@ class Call:
         read: Clusters read from the store since the call arrived.
         owners: The owning cluster of each KEK that the call's own cluster does not have; None
             where no cluster has it.
-        uses: Whether a KEK that is loaded for the call counts as used (protocol D6).
     """
 
     rights: Rights
@@ -55,4 +54,3 @@ class Call:
     failed: dict[Need, KeyfoldError] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     owners: dict[bytes, str | None] = field(default_factory=dict)
-    uses: bool = True

@@ -116,11 +116,11 @@ class Status:
 
     async def _observe(self, rights: Rights, cluster: Cluster, region: Region, ends: float) -> None:
         """Has a region's root key unwrap and wrap, and records the answers."""
-        call = Call(rights, self._clock.monotonic(), uses=False)
+        call = Call(rights, self._clock.monotonic())
         await self._loads.satisfy([Need(cluster.name)], call, ends)
         if not call.failed:
             need = Need(cluster.name, region.newest.kek_id)
-            await self._loads.satisfy([need], call, ends)
+            await self._loads.satisfy([need], call, ends, uses=False)
         left = max(0.0, ends - self._clock.monotonic())
         try:
             await asyncio.wait_for(

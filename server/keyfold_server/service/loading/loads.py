@@ -127,7 +127,9 @@ class Loads:
 
     # What calls need
 
-    async def satisfy(self, needs: Sequence[Need], call: Call, deadline: float) -> None:
+    async def satisfy(
+        self, needs: Sequence[Need], call: Call, deadline: float, *, uses: bool = True
+    ) -> None:
         """Fetches what a call needs.
 
         Args:
@@ -135,8 +137,9 @@ class Loads:
             call: The call. Its `failed` gets what could not be had by the deadline, its `own` the
                 KEKs that were opened for it.
             deadline: Monotonic seconds until which to wait. The loads go on after that.
+            uses: Whether a KEK that is loaded for the call counts as used (protocol D6).
         """
-        waiters = {asyncio.ensure_future(self._meet(need, call)): need for need in needs}
+        waiters = {asyncio.ensure_future(self._meet(need, call, uses=uses)): need for need in needs}
         left = max(0.0, deadline - self._clock.monotonic())
         done, late = await asyncio.wait(waiters, timeout=left)
         for waiter in late:
@@ -147,16 +150,16 @@ class Loads:
         for waiter in done:
             waiter.result()
 
-    async def _meet(self, need: Need, call: Call) -> None:
+    async def _meet(self, need: Need, call: Call, *, uses: bool) -> None:
         try:
             if need.kek_id:
-                await self._open(need, call)
+                await self._open(need, call, uses=uses)
             else:
                 await self._reads.for_call(need.cluster, call)
         except KeyfoldError as error:
             call.failed[need] = error
 
-    async def _open(self, need: Need, call: Call) -> None:
+    async def _open(self, need: Need, call: Call, *, uses: bool) -> None:
         """Opens a KEK for a call, or finds out which cluster has it."""
         view = self._cache.view(need.cluster)
         if view is None:
@@ -170,7 +173,7 @@ class Loads:
                 call.owners[need.kek_id] = owner
             return
         region, generation = found
-        if view.cluster.unused and call.uses:
+        if view.cluster.unused and uses:
             # The call finds the cluster gone from memory, and reads it again.
             caller = call.rights.identity
             await self.before_first_use(view.cluster, region.region.name, caller)
