@@ -1,9 +1,9 @@
 """A run: one replica goes through the items of one operation, until it ends or another has it.
 
-Some items are under way at once, and few of one root key, so that a KMS that hangs holds up its own
-items alone. Progress is the place up to which every item has ended. Items that ended beyond it are
-begun again after a crash, and find that they were carried out (`steps`). So counts are exact, and
-memory holds a window of items, however many there are.
+Several items are under way at once, but only a few of one root key, so that a hanging KMS holds up
+only the items of its own keys. Progress is the place up to which every item has ended. Items that
+ended beyond it are begun again after a crash, and find that they were carried out (`steps`). So
+counts are exact, and memory holds a window of items, however many there are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from keyfold_server.domain.operations import (
     Failure,
     Operation,
     OperationChange,
+    Place,
     Progress,
     Work,
     advanced,
@@ -95,7 +96,7 @@ class Run:
         self._items = items
         self._steps = steps
         self._storage = storage
-        self._counting = counting(operation.work)
+        self._counting = counting
         self._clock = clock
         self._lease = lease
         self._room = room
@@ -143,13 +144,13 @@ class Run:
     async def _count(self) -> None:
         """Takes the census."""
         operation = self._operation
-        rights = self._steps.caller(operation).rights
-        async with aclosing(self._items.after(operation.work, rights, BEGINNING)) as items:
+        counting = self._counting(operation.work)
+        async with aclosing(self._found(BEGINNING)) as items:
             async for item in items:
-                await self._counting.add(item)
+                await counting.add(item)
                 if self._stopping or self._operation.cancelled_at is not None:
                     return
-        census = self._counting.census()
+        census = counting.census()
         await self._change(advanced(operation.key, operation.holder, self._lease, census=census))
 
     async def _work(self) -> tuple[str, str]:
@@ -158,7 +159,7 @@ class Run:
         Returns:
             The outcome of the operation and a line about it; an empty outcome: this run stops.
         """
-        async with aclosing(self._found()) as found:
+        async with aclosing(self._found(self._progress.place)) as found:
             more = True
             while True:
                 if self._stopping:
@@ -168,7 +169,7 @@ class Run:
                 refused = self._refused()
                 if refused is not None:
                     return refused.reason, refused.message
-                while more and len(self._window) < _WINDOW and self._idle():
+                while more and len(self._window) < _WINDOW and self._wants_more():
                     item = await anext(found, None)
                     if item is None:
                         more = False
@@ -176,14 +177,12 @@ class Run:
                         self._window.append(_Slot(item))
                 await self._begin()
                 if not self._running:
-                    if not more and not self._window:
-                        return "done", ""
-                    await asyncio.sleep(0)
-                    continue
+                    # Nothing kept an item from being begun, so there is none left.
+                    return "done", ""
                 await self._step()
 
-    def _idle(self) -> bool:
-        """Says whether fewer items wait in the window than could be begun soon."""
+    def _wants_more(self) -> bool:
+        """Says whether the items that wait in the window are few, or all wait for their keys."""
         waiting = sum(not slot.begun for slot in self._window)
         return waiting < 2 * self._operation.work.at_once or not self._beginnable()
 
@@ -202,15 +201,10 @@ class Run:
             return error
         return None
 
-    async def _found(self) -> AsyncGenerator[Item]:
-        """Yields the items after the operation's place, by the rights that the caller has then."""
-        operation = self._operation
-        rights = self._steps.caller(operation).rights
-        async with aclosing(
-            self._items.after(operation.work, rights, self._progress.place)
-        ) as items:
-            async for item in items:
-                yield item
+    def _found(self, place: Place) -> AsyncGenerator[Item]:
+        """Yields the items after a place, by the rights that the caller has now."""
+        rights = self._steps.caller(self._operation).rights
+        return self._items.after(self._operation.work, rights, place)
 
     async def _begin(self) -> None:
         """Begins as many of the items in the window as may be under way at once."""
@@ -261,7 +255,7 @@ class Run:
             first = self._window.popleft()
             self._count_in(first, first.item.place)
 
-    def _count_in(self, slot: _Slot, place: tuple[str, str]) -> None:
+    def _count_in(self, slot: _Slot, place: Place) -> None:
         """Counts an item that has ended."""
         assert slot.ended is not None  # noqa: S101  the caller has looked
         progress = self._progress
@@ -274,7 +268,7 @@ class Run:
                 progress = replace(progress, failed=progress.failed + 1)
                 if slot.ended.failure is not None and len(self._failures) < LISTED:
                     self._failures.append(slot.ended.failure)
-        self._progress = replace(progress, place=type(progress.place)(*place))
+        self._progress = replace(progress, place=place)
 
     async def _keep_lease(self) -> None:
         """Renews the lease, however long it takes to find an item or to carry one out."""
