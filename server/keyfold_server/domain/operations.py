@@ -51,8 +51,11 @@ AT_ONCE: Final = 16
 _OWNER: Final = 16
 """Hexadecimal digits that stand for the caller in the names of its operations."""
 
+DONE: Final = "done"
+"""The outcome of an operation that went through all of its items."""
+
 CANCELLED: Final = "cancelled"
-"""How an operation ended that was cancelled."""
+"""The outcome of an operation that was cancelled."""
 
 
 class ActionKind(Enum):

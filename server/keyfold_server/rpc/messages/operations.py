@@ -15,6 +15,7 @@ from keyfold_server.domain.errors import InvalidOperationError
 from keyfold_server.domain.operations import (
     AT_ONCE,
     CANCELLED,
+    DONE,
     ActionKind,
     Census,
     Failure,
@@ -103,7 +104,7 @@ def operation(shown: Operation, failures: Sequence[Failure] = ()) -> longrunning
     reply.metadata.Pack(metadata(shown, failures))
     if not shown.ended:
         return reply
-    if shown.outcome == "done":
+    if shown.outcome == DONE:
         progress = shown.progress
         reply.response.Pack(
             ops.OperationResult(

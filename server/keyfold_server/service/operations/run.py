@@ -23,6 +23,7 @@ from keyfold_server.domain.log import AuditEvent
 from keyfold_server.domain.operations import (
     BEGINNING,
     CANCELLED,
+    DONE,
     LISTED,
     Failure,
     Operation,
@@ -178,7 +179,7 @@ class Run:
                 await self._begin()
                 if not self._running:
                     # Nothing kept an item from being begun, so there is none left.
-                    return "done", ""
+                    return DONE, ""
                 await self._step()
 
     def _wants_more(self) -> bool:
