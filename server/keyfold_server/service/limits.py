@@ -84,7 +84,7 @@ class Bucket:
 
     def wait(self, now: float) -> float:
         """Returns the seconds until the rate allows one more call; 0 if it does now."""
-        return max(0.0, (1.0 - self._filled(now)) / self.rate)
+        return max(0.0, (1.0 - self.level(now)) / self.rate)
 
     def try_take(self, now: float, calls: int = 1) -> bool:
         """Counts calls if the rate allows one more now, and says whether it does."""
@@ -100,18 +100,15 @@ class Bucket:
 
         More calls than the rate allows become a debt, which later calls wait for.
         """
-        self._level = self._filled(now) - calls
+        self._level = self.level(now) - calls
         self._at = now
 
     def full(self, now: float) -> bool:
         """Says whether the bucket is as good as unused."""
-        return self._filled(now) >= self.rate
+        return self.level(now) >= self.rate
 
     def level(self, now: float) -> float:
         """Returns how many calls the rate allows at once now; negative while there is a debt."""
-        return self._filled(now)
-
-    def _filled(self, now: float) -> float:
         return min(self.rate, self._level + (now - self._at) * self.rate)
 
 
