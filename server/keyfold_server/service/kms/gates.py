@@ -50,11 +50,11 @@ YIELDS: ContextVar[bool] = ContextVar("yields", default=False)
 """Whether the calls of a task yield to those of callers, because an operation makes them."""
 
 SHARE: Final = 0.5
-"""Part of the slots and of the rates that calls of operations take at most."""
+"""The largest part of the slots, and of each rate, that calls of operations may take."""
 
 _LOOK: Final = 0.05
-"""Seconds between two looks of a call that yields at whether it may go, unless a slot comes free
-earlier."""
+"""Seconds after which a call that yields looks again at whether it may go. It looks earlier if
+another call that yields ends."""
 
 WAITING: Final = 1_000
 """Most calls that may wait in one line at a gate; further ones are refused."""
@@ -67,7 +67,7 @@ class _Line:
     """A number of slots, and a count of the calls that hold or await one.
 
     Attributes:
-        yielding: How many of these yield to the others.
+        yielding: How many of these calls yield to the others.
     """
 
     __slots__ = ("at_once", "slots", "users", "yielding")
@@ -102,7 +102,7 @@ class _Rate:
     def leisure(self, now: float) -> bool:
         """Says whether a call that yields may count against the rate now.
 
-        It leaves callers the other part of the rate, as they would find it after a quiet second.
+        It may not while callers would find less of the rate than the part that is theirs.
         """
         return not self.yielding.wait(now) and self.calls.level(now) >= self.calls.rate * SHARE
 
