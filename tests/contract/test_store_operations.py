@@ -178,6 +178,19 @@ def test_operations_are_listed_in_their_order(store: SqlStore) -> None:
     assert {each.key for each in store.open_operations(10)} == set(keys)
 
 
+def test_an_operation_without_a_lease_is_free(store: SqlStore) -> None:
+    """A replica finds those that none runs: not yet, no longer, or given back; all are open."""
+    begun(store)
+    assert [each.key for each in store.free_operations(10)] == [KEY]
+    store.change_operation(taken(KEY, "one/a", 60.0))
+    assert store.free_operations(10) == []
+    assert [each.key for each in store.open_operations(10)] == [KEY]
+    store.change_operation(advanced(KEY, "one/a", 0.0))
+    assert [each.key for each in store.free_operations(10)] == [KEY]
+    store.change_operation(ended(KEY, "one/a", "done", "", an_event()))
+    assert store.free_operations(10) == []
+
+
 def test_one_replica_wins_the_race_for_the_lease(store: SqlStore) -> None:
     """Of many replicas that take an operation at once, one holds it."""
     begun(store)

@@ -272,6 +272,7 @@ def _operations(store: SqlStore) -> None:
     assert store.operation_failures(b"u" * 16)
     assert len(store.operations(key, 5)) == 1
     assert len(store.open_operations(5)) == 2
+    assert len(store.free_operations(5)) == 1
     store.change_operation(finished(key, "one/a", "done", "", an_event()))
     store.change_operation(replace(operation_deleted(key), event=an_event()))
 
@@ -289,6 +290,7 @@ SCRIPT: Final[dict[tuple[str, ...], Callable[[SqlStore], object]]] = {
         "operation",
         "operations",
         "open_operations",
+        "free_operations",
         "operation_failures",
         "change_operation",
     ): _operations,

@@ -27,6 +27,10 @@ class OperationsStore(Protocol):
         """Reads up to `limit` operations that have not ended, the oldest first."""
         ...
 
+    def free_operations(self, limit: int) -> list[Operation]:
+        """Reads up to `limit` operations that have not ended, and returns those without a lease."""
+        ...
+
     def operation_failures(self, uid: bytes) -> list[Failure]:
         """Reads what an operation lists of its failures, in the order of its items."""
         ...

@@ -310,6 +310,10 @@ class Operation:
         """Whether nothing more will happen."""
         return self.ended_at is not None
 
+    def free(self, now: int) -> bool:
+        """Says whether a replica may take it; `now` is the store's time in milliseconds."""
+        return not self.ended and now >= self.leased_until
+
     @property
     def total(self) -> int | None:
         """How many items it has, as far as that is known; None: it is not counted yet."""
@@ -416,7 +420,7 @@ def taken(key: OperationKey, holder: str, lease: float) -> OperationChange:
 
     def decide(current: Operation | None, now: int) -> Operation:
         operation = existing_operation(current, key)
-        if operation.ended or now < operation.leased_until:
+        if not operation.free(now):
             return operation
         return replace(operation, holder=holder, leased_until=now + int(lease * 1000))
 

@@ -92,10 +92,9 @@ class Runner:
             self._check_serving()
         except KeyfoldError:
             return
-        store = self._storage.store
         if len(self._runs) >= _AT_ONCE or self._stopped:
             return
-        for operation in await self._storage.run(store.open_operations, _LOOKED_AT):
+        for operation in await self._storage.run(self._storage.store.free_operations, _LOOKED_AT):
             if len(self._runs) >= _AT_ONCE:
                 return
             if operation.key not in self._runs:

@@ -42,6 +42,13 @@ class OperationStore:
         """Reads up to `limit` operations that have not ended, the oldest first."""
         return self._transactions.fetch([operations.reading_open(limit)], self._of)
 
+    def free_operations(self, limit: int) -> list[Operation]:
+        """Reads up to `limit` operations that have not ended, and returns those without a lease."""
+        return self._transactions.fetch(
+            [operations.reading_open(limit)],
+            lambda unit: [each for each in self._of(unit) if each.free(unit.now)],
+        )
+
     def operation_failures(self, uid: bytes) -> list[Failure]:
         """Reads what an operation lists of its failures, in the order of its items."""
         seal = self._transactions.seal
