@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _COUNTING: Final = select(func.count()).where(clusters.c.organization == bindparam("of"))
-_COUNTED: Final = select(clusters.c.uid).where(clusters.c.organization == bindparam("of"))
-_COUNTING_UP_TO: Final = select(func.count()).select_from(
-    _COUNTED.limit(bindparam("most")).subquery()
-)
 _FIRST: Final = (
     select(clusters.c.name)
     .where(clusters.c.organization == bindparam("of"))
@@ -33,11 +29,9 @@ _FIRST: Final = (
 )
 
 
-def counting(name: str, most: int | None = None) -> Step:
-    """Returns the step that counts the clusters of an organization, up to a number if given."""
-    if most is None:
-        return Step(_COUNTING, [{"of": name}])
-    return Step(_COUNTING_UP_TO, [{"of": name, "most": most}])
+def counting(name: str) -> Step:
+    """Returns the step that counts the clusters of an organization."""
+    return Step(_COUNTING, [{"of": name}])
 
 
 def counting_each(names: Sequence[str]) -> list[Step]:
