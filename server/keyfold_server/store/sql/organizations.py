@@ -7,7 +7,6 @@ to write rows and to lock the head of the log, and one to append the entry and t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, delete, insert, update
@@ -179,7 +178,7 @@ class OrganizationStore:
             # Another transaction made the row between the lock and the read. Nothing holds it, so
             # a third one could change it before this one does, and its change would be lost.
             raise LostRaceError
-        known = requests.of(chain.from_iterable(answer.rows for answer in recorded), seal)
+        known = requests.of(rows_of(recorded), seal)
         _refuse_repeated(change.request, known)
         count, names = counted.rows[0][0], tuple(str(row[0]) for row in firsts.rows)
         used_by = members.uses_of(used.rows)

@@ -8,7 +8,6 @@ changes an organization locks no cluster.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from keyfold_server.domain.organizations import OrganizationView
@@ -19,7 +18,7 @@ from keyfold_server.store.tables import organizations
 from keyfold_server.store.tables.organizations import StoredOrganization
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
     from keyfold_server.domain.changes import Change
     from keyfold_server.domain.errors import RowNotAuthenticError
@@ -52,11 +51,11 @@ class Relied:
 
     def take(self, answers: Sequence[Answer], seal: Seal) -> None:
         """Takes the answers to `reading`."""
-        each: Iterator[Answer] = iter(answers)
-        read = chain.from_iterable(next(each).rows for _ in self._reading)
+        of_organizations = len(self._reading)
+        read = rows_of(answers[:of_organizations])
         for name, stored in organizations.of(self._names, read, seal).items():
             self._found[name] = organizations.held(stored, self._floors[name])
-        self._counts.update({row[0]: row[1] for row in rows_of(each)})
+        self._counts.update({row[0]: row[1] for row in rows_of(answers[of_organizations:])})
 
     def check_locked(self, names: Collection[str]) -> None:
         """Refuses a row that another transaction made after these locks were taken.
