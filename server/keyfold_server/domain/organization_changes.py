@@ -195,14 +195,14 @@ def link_created(new: KeyLink, now: int) -> DecideOrganization:
                     "values; change it with UpdateKeyLink, or give this one another name",
                     field="key_link.key_link",
                 )
-        check_apart(current, new)
-        check_room(current)
+        _check_apart(current, new)
+        _check_room(current)
         return _with_links(current, (*current.links, new), now)
 
     return decide
 
 
-def check_room(organization: Organization) -> None:
+def _check_room(organization: Organization) -> None:
     """Refuses a further link, if the organization has as many as it may.
 
     Raises:
@@ -216,7 +216,7 @@ def check_room(organization: Organization) -> None:
         )
 
 
-def check_apart(organization: Organization, new: KeyLink) -> None:
+def _check_apart(organization: Organization, new: KeyLink) -> None:
     """Refuses a link for a provider and region for which the organization has another one.
 
     Raises:
@@ -272,7 +272,7 @@ def link_updated(
             if spec != link.key_spec:
                 check_unused(link, view.use(name))
             changed = replace(changed, key_spec=spec, proven=proven)
-            check_apart(current, changed)
+            _check_apart(current, changed)
         if changed == link:
             return current
         changed = replace(changed, revision=link.revision + 1, updated_at=now)

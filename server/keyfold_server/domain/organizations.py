@@ -93,9 +93,7 @@ class Settings:
         Raises:
             InvalidOrganizationError: A value is out of bounds, or a pattern narrows nothing.
         """
-        if len(self.display_name) > MAX_DISPLAY_NAME or not (
-            self.display_name.isprintable() or not self.display_name
-        ):
+        if len(self.display_name) > MAX_DISPLAY_NAME or not self.display_name.isprintable():
             raise InvalidOrganizationError(
                 f"display_name must be at most {MAX_DISPLAY_NAME} printable characters",
                 field="organization.display_name",

@@ -75,7 +75,7 @@ class Reliance:
                 "nothing was stored: ask again",
                 field="organization",
             )
-        check_room(now, view.cluster_count)
+        _check_room(now, view.cluster_count)
 
 
 def check_name_allowed(organization: Organization, cluster: str) -> None:
@@ -94,7 +94,7 @@ def check_name_allowed(organization: Organization, cluster: str) -> None:
         )
 
 
-def check_room(organization: Organization, count: int) -> None:
+def _check_room(organization: Organization, count: int) -> None:
     """Refuses a further cluster, if an organization has as many as it may.
 
     Raises:

@@ -340,7 +340,7 @@ def _check_names(organization: str, link: str) -> None:
 
 
 def _check_description(description: str) -> None:
-    if len(description) > MAX_DESCRIPTION or not (description.isprintable() or not description):
+    if len(description) > MAX_DESCRIPTION or not description.isprintable():
         raise InvalidKeyLinkError(
             f"description must be at most {MAX_DESCRIPTION:,} printable characters",
             field="key_link.description",
