@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import bindparam, delete, insert, update
-
 from keyfold_server.domain.errors import (
     ConcurrentChangeError,
     RequestIdReusedError,
@@ -32,33 +30,16 @@ from keyfold_server.store.tables.organizations import StoredOrganization, floor_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Table
-
     from keyfold_server.domain.changes import RecordedRequest, RequestKey
     from keyfold_server.domain.log import Floor
     from keyfold_server.domain.organization_changes import OrganizationChange
     from keyfold_server.store.database.trip import Answer
-    from keyfold_server.store.schema import Cells
     from keyfold_server.store.sql.floors import Floors
     from keyfold_server.store.sql.history import HighWaterMark
     from keyfold_server.store.sql.transactions import Transactions, Unit
 
 _ORGANIZATIONS: Final = schema.organizations
 _LINKS: Final = schema.key_links
-
-_MINE: Final = (
-    _LINKS.c.organization == bindparam("key_organization"),
-    _LINKS.c.name == bindparam("key_name"),
-)
-_INSERT: Final = {table: insert(table) for table in (_ORGANIZATIONS, _LINKS, schema.requests)}
-_UPDATE: Final = {
-    _ORGANIZATIONS: update(_ORGANIZATIONS).where(_ORGANIZATIONS.c.name == bindparam("key_name")),
-    _LINKS: update(_LINKS).where(*_MINE),
-}
-_DELETE: Final = {
-    _ORGANIZATIONS: delete(_ORGANIZATIONS).where(_ORGANIZATIONS.c.name == bindparam("key_name")),
-    _LINKS: delete(_LINKS).where(*_MINE),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +183,7 @@ class OrganizationStore:
             steps = _steps(stored, made)
         if change.request is not None:
             cells = requests.recorded(change.request, after.version, stamp.now, seal)
-            steps.append(_inserting(schema.requests, [cells]))
+            steps.append(rows.inserting(schema.requests, [cells]))
         closing = log.closing(stamp.dialect, wake=floor_after is not None)
         trip = stamp.dialect.trip(unit.connection, [*steps, *closing])
         for step, answer in zip(steps, trip, strict=False):
@@ -252,32 +233,11 @@ def _steps(before: StoredOrganization, after: StoredOrganization) -> list[Step]:
     own, was = after.own, before.own
     steps = [
         # The own row comes first, because the rows below refer to it; and goes last.
-        _inserting(_ORGANIZATIONS, [own] if own is not None and was is None else []),
-        _deleting(_LINKS, [{"key_organization": row[0], "key_name": row[1]} for row in gone]),
-        _inserting(_LINKS, fresh),
-        _changing(_LINKS, changed),
-        _changing(_ORGANIZATIONS, [own] if own is not None and was is not None else []),
-        _deleting(
-            _ORGANIZATIONS, [{"key_name": was[0]}] if was is not None and own is None else []
-        ),
+        rows.inserting(_ORGANIZATIONS, [own] if own is not None and was is None else []),
+        rows.deleting(_LINKS, [row[:2] for row in gone]),
+        rows.inserting(_LINKS, fresh),
+        rows.changing(_LINKS, changed),
+        rows.changing(_ORGANIZATIONS, [own] if own is not None and was is not None else []),
+        rows.deleting(_ORGANIZATIONS, [was[:1]] if was is not None and own is None else []),
     ]
     return [step for step in steps if step.rows]
-
-
-def _inserting(table: Table, cells: Sequence[Cells]) -> Step:
-    return Step(_INSERT[table], [rows.named(table, row) for row in cells])
-
-
-def _changing(table: Table, cells: Sequence[Cells]) -> Step:
-    keys = {column.name for column in table.primary_key}
-    return Step(
-        _UPDATE[table],
-        [
-            {f"key_{n}" if n in keys else n: v for n, v in rows.named(table, row).items()}
-            for row in cells
-        ],
-    )
-
-
-def _deleting(table: Table, keys: Sequence[dict[str, str]]) -> Step:
-    return Step(_DELETE[table], keys)

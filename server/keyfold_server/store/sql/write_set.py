@@ -7,9 +7,7 @@ A second change of the same cluster sees what the first one made.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
-
-from sqlalchemy import bindparam, delete, insert, update
+from typing import TYPE_CHECKING, Final
 
 from keyfold_server.domain.changes import (
     Change,
@@ -45,28 +43,12 @@ from keyfold_server.store.tables.log import Draft
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from sqlalchemy import ColumnElement, Delete, Insert, Table, Update
+    from sqlalchemy import Table
 
     from keyfold_server.domain.erasure import Tombstone
     from keyfold_server.store.seal import Seal
     from keyfold_server.store.sql.relied import Relied
     from keyfold_server.store.tables.requests import Scope
-
-
-def _this(table: Table) -> Iterable[ColumnElement[bool]]:
-    return (c == bindparam(f"key_{c.name}") for c in table.primary_key)
-
-
-_APPENDED: Final = (schema.wrap_history, schema.requests)
-_INSERT: Final[dict[Table, Insert]] = {
-    table: insert(table) for table in (schema.clusters, *CHILDREN, *_APPENDED)
-}
-_UPDATE: Final[dict[Table, Update]] = {
-    table: update(table).where(*_this(table)) for table in (schema.clusters, *CHILDREN)
-}
-_DELETE: Final[dict[Table, Delete]] = {
-    table: delete(table).where(*_this(table)) for table in CHILDREN
-}
 
 
 @dataclass(slots=True)
@@ -228,8 +210,8 @@ class WriteSet:
         own = [(before, after.own) for before, after in finished]
         steps = [
             # A new cluster's own row comes first, because the rows below refer to it.
-            _inserting(schema.clusters, [row for before, row in own if before is None]),
-            *(_deleting(table, _gone(table, finished)) for table in reversed(CHILDREN)),
+            rows.inserting(schema.clusters, [row for before, row in own if before is None]),
+            *(rows.deleting(table, _gone(table, finished)) for table in reversed(CHILDREN)),
         ]
         for table in CHILDREN:
             fresh: list[Cells] = []
@@ -241,12 +223,14 @@ class WriteSet:
                         fresh.append(row)
                     elif known[key] != row:
                         changed.append(row)
-            steps += [_inserting(table, fresh), _changing(table, changed)]
+            steps += [rows.inserting(table, fresh), rows.changing(table, changed)]
         steps += [
-            _inserting(schema.wrap_history, self._history),
+            rows.inserting(schema.wrap_history, self._history),
             # An existing cluster's own row comes last.
-            _changing(schema.clusters, [row for before, row in own if before is not None and row]),
-            _inserting(schema.requests, self._requests),
+            rows.changing(
+                schema.clusters, [row for before, row in own if before is not None and row]
+            ),
+            rows.inserting(schema.requests, self._requests),
             *erasing.steps(self.ends, self._erased_keks, issued, self._seal),
         ]
         return [step for step in steps if step.rows]
@@ -334,22 +318,3 @@ def _gone(
         if before is not None
         for key in before.children[table].keys() - after.children[table].keys()
     ]
-
-
-def _inserting(table: Table, cells: Iterable[Cells]) -> Step:
-    return Step(_INSERT[table], [rows.named(table, row) for row in cells])
-
-
-def _changing(table: Table, cells: Iterable[Cells]) -> Step:
-    names = table.columns.keys()
-    keys = {c.name for c in table.primary_key}
-    parameters: list[dict[str, Any]] = [
-        {f"key_{n}" if n in keys else n: v for n, v in zip(names, row, strict=True)}
-        for row in cells
-    ]
-    return Step(_UPDATE[table], parameters)
-
-
-def _deleting(table: Table, keys: Iterable[Cells]) -> Step:
-    names = [f"key_{c.name}" for c in table.primary_key]
-    return Step(_DELETE[table], [dict(zip(names, key, strict=True)) for key in keys])
