@@ -10,13 +10,12 @@ from keyfold_server.domain.cluster import Region
 from keyfold_server.domain.key_links import KeyLink
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.organization_changes import (
-    CommittedOrganization,
     DecideOrganization,
     OrganizationChange,
     created,
     link_created,
 )
-from keyfold_server.domain.organizations import DefaultKey, Settings
+from keyfold_server.domain.organizations import DefaultKey, OrganizationView, Settings
 from keyfold_server.domain.ports import Store
 
 LINKED = Settings(default_key=DefaultKey.LINKED)
@@ -45,7 +44,7 @@ def a_change(
 
 def organized(
     store: Store, settings: Settings = LINKED, *, organization: str = "org", links: int = 1
-) -> CommittedOrganization:
+) -> OrganizationView:
     """Makes an organization, with links for `eu`, `eu-1` and so on."""
     done = store.change_organization(a_change(created(settings, NOW), organization=organization))
     for number in range(links):

@@ -39,7 +39,6 @@ from keyfold_server.domain.key_links import LinkUse, LinkUser
 from keyfold_server.domain.keyspec import KeySpec
 from keyfold_server.domain.log import EntryKind
 from keyfold_server.domain.organization_changes import (
-    CommittedOrganization,
     DecideOrganization,
     created,
     deleted,
@@ -48,7 +47,7 @@ from keyfold_server.domain.organization_changes import (
     link_updated,
     updated,
 )
-from keyfold_server.domain.organizations import DefaultKey, Organization, Settings
+from keyfold_server.domain.organizations import DefaultKey, Organization, OrganizationView, Settings
 from keyfold_server.domain.ports import Heartbeat
 from keyfold_server.domain.reliance import Reliance
 from keyfold_server.store.sql.store import SqlStore
@@ -67,7 +66,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlStore]:
             yield store
 
 
-def change(store: SqlStore, decide: DecideOrganization, name: str = "org") -> CommittedOrganization:
+def change(store: SqlStore, decide: DecideOrganization, name: str = "org") -> OrganizationView:
     """Carries out a change of an organization."""
     return store.change_organization(a_change(decide, organization=name))
 
@@ -102,10 +101,10 @@ def test_an_organization_that_nobody_made_has_the_defaults(store: SqlStore) -> N
 def test_what_is_written_is_read(store: SqlStore) -> None:
     """Settings and links come back as they were decided, with an etag that each change renews."""
     settings = Settings("The Org", DefaultKey.PLATFORM, ("org-*", "o_%"), 5, 7)
-    made = change(store, created(settings, NOW)).view.organization
+    made = change(store, created(settings, NOW)).organization
     spec = KeySpec("AWS_KMS", "arn:x", "role", (("a", "b"),))
     link = replace(a_link(), description="for data", key_spec=spec)
-    linked = change(store, link_created(link, NOW + 1)).view.organization
+    linked = change(store, link_created(link, NOW + 1)).organization
 
     read = store.organization("org").organization
 
@@ -146,7 +145,7 @@ def test_each_change_is_one_entry_of_the_log(store: SqlStore) -> None:
 
 def test_what_changes_nothing_is_an_attempt(store: SqlStore) -> None:
     """Made again with the same values, an organization and a link stay as they are."""
-    before = organized(store).view.organization
+    before = organized(store).organization
 
     change(store, created(LINKED, NOW + 9))
     change(store, link_created(replace(a_link(), created_at=NOW + 9), NOW + 9))
@@ -171,7 +170,7 @@ def test_a_change_that_may_not_happen_changes_nothing(
     store: SqlStore, decide: DecideOrganization, error: type[Exception]
 ) -> None:
     """Refused under the lock, it leaves neither a row nor an entry."""
-    before = organized(store).view.organization
+    before = organized(store).organization
 
     with pytest.raises(error):
         change(store, decide)
@@ -206,10 +205,10 @@ def test_an_organization_with_clusters_is_not_deleted(store: SqlStore) -> None:
 
 def test_a_deleted_organization_can_be_made_again(store: SqlStore) -> None:
     """Its version goes on, so that no etag of the old one fits the new one."""
-    old = change(store, created(LINKED, NOW)).view.organization
+    old = change(store, created(LINKED, NOW)).organization
     change(store, deleted("", NOW))
 
-    new = change(store, created(LINKED, NOW + 1)).view.organization
+    new = change(store, created(LINKED, NOW + 1)).organization
 
     assert new.version == 3
     assert new.etag != old.etag
@@ -245,7 +244,7 @@ def test_a_link_knows_its_users(store: SqlStore) -> None:
 
 def test_a_link_in_use_stays(store: SqlStore) -> None:
     """It is neither deleted nor given another key, and the error names who uses it."""
-    link = organized(store).view.organization.links[0]
+    link = organized(store).organization.links[0]
     applied(store, enabling(a_cluster("c", [using(a_region("eu"))], organization="org")))
     other = (KeySpec("LOCAL", "local:two"), ("eu",))
 
@@ -255,12 +254,12 @@ def test_a_link_in_use_stays(store: SqlStore) -> None:
         change(store, link_updated("main", "", NOW, seen=link, description=None, key=other))
 
     described = link_updated("main", "", NOW, seen=link, description="new", key=None)
-    assert change(store, described).view.organization.link("main").description == "new"
+    assert change(store, described).organization.link("main").description == "new"
 
 
 def test_a_cluster_takes_its_key_from_a_link_that_is_still_there(store: SqlStore) -> None:
     """A link that was deleted, or got another key, while a cluster was proven takes no new user."""
-    link = organized(store).view.organization.links[0]
+    link = organized(store).organization.links[0]
     cluster = a_cluster("c", [using(a_region("eu"))], organization="org")
     relies = Reliance("org", (link,), DefaultKey.LINKED, "c")
     other = (KeySpec("LOCAL", "local:two"), ("eu",))
@@ -321,7 +320,7 @@ def test_a_link_is_deleted_or_taken(store: SqlStore) -> None:
     """Of a deletion of a link and an Enable that takes it, at once, exactly one succeeds."""
     for round_ in range(5):
         name = f"org-{round_}"
-        link = organized(store, organization=name).view.organization.links[0]
+        link = organized(store, organization=name).organization.links[0]
         start = Barrier(2)
 
         def take(name: str = name, link: object = link, start: Barrier = start) -> object:
@@ -342,7 +341,7 @@ def test_a_link_is_deleted_or_taken(store: SqlStore) -> None:
             taken, dropped = pool.submit(take), pool.submit(drop)
         outcomes = (
             isinstance(taken.result(), CommittedChange),
-            isinstance(dropped.result(), CommittedOrganization),
+            isinstance(dropped.result(), OrganizationView),
         )
         assert outcomes in ((True, False), (False, True))
 

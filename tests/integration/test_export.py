@@ -320,8 +320,8 @@ def test_organizations_are_brought_back(pair: Pair) -> None:
         assert view.organization == before
         assert everything(store)["linked"][0].region("eu").link == "main"
         changed = store.change_organization(a_change(link_created(a_link("us", "us"), LATER)))
-        assert [each.name for each in changed.view.organization.links] == ["main", "main-1", "us"]
-        assert changed.view.organization.version == before.version + 1
+        assert [each.name for each in changed.organization.links] == ["main", "main-1", "us"]
+        assert changed.organization.version == before.version + 1
     [brought] = [
         r["entry"]
         for r in records_in(_exported(place, pair.file.with_name("again.jsonl")))

@@ -57,21 +57,6 @@ class OrganizationChange:
     request: RequestKey | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedOrganization:
-    """A change that was committed.
-
-    Attributes:
-        view: The organization after the change.
-        number: The number of its entry in the log.
-        entry_id: The random id of that entry.
-    """
-
-    view: OrganizationView
-    number: int
-    entry_id: bytes
-
-
 def no_organization(name: str) -> OrganizationNotFoundError:
     """Returns the error for an organization that does not exist, or that the caller may not see."""
     return OrganizationNotFoundError(

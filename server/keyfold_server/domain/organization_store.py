@@ -7,7 +7,7 @@ from typing import Protocol
 
 from keyfold_server.domain.changes import RecordedRequest, RequestKey
 from keyfold_server.domain.errors import RowNotAuthenticError
-from keyfold_server.domain.organization_changes import CommittedOrganization, OrganizationChange
+from keyfold_server.domain.organization_changes import OrganizationChange
 from keyfold_server.domain.organizations import OrganizationView
 
 
@@ -61,11 +61,14 @@ class OrganizationsStore(Protocol):
         """Reads organizations as `organization` does, without uses; at most 1,000."""
         ...
 
-    def change_organization(self, change: OrganizationChange) -> CommittedOrganization:
+    def change_organization(self, change: OrganizationChange) -> OrganizationView:
         """Carries out a change of an organization in one transaction.
 
         The change gets the organization with the first names of its clusters and the first users
         of each link.
+
+        Returns:
+            The organization after the change, with these names and users.
 
         Raises:
             RowNotAuthenticError: The organization's rows are not authentic.

@@ -135,8 +135,8 @@ class OrganizationMutations:
         change = OrganizationChange(
             call.organization, decide, self._event(call, "done"), call.key()
         )
-        made = await self._storage.decide(self._storage.store.change_organization, change)
-        return OrganizationResult(made.view)
+        store = self._storage.store
+        return OrganizationResult(await self._storage.decide(store.change_organization, change))
 
     async def _tried(
         self, call: OrganizationCall[OrganizationRequest], decide: DecideOrganization

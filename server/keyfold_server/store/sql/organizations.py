@@ -16,7 +16,7 @@ from keyfold_server.domain.errors import (
     RowNotAuthenticError,
 )
 from keyfold_server.domain.log import EntryKind
-from keyfold_server.domain.organization_changes import CommittedOrganization, described
+from keyfold_server.domain.organization_changes import described
 from keyfold_server.domain.organizations import NAMED, OrganizationView
 from keyfold_server.store import schema
 from keyfold_server.store.database.faults import LostRaceError
@@ -46,7 +46,7 @@ _LINKS: Final = schema.key_links
 class _Made:
     """A change as the transaction has made it, or an attempt that changed nothing."""
 
-    committed: CommittedOrganization
+    view: OrganizationView
     newest: Position
     floor: Floor | None
 
@@ -116,7 +116,7 @@ class OrganizationStore:
 
         return self._transactions.fetch([*reading, *members.counting_each(names)], work)
 
-    def change_organization(self, change: OrganizationChange) -> CommittedOrganization:
+    def change_organization(self, change: OrganizationChange) -> OrganizationView:
         """Carries out a change of an organization in one transaction; see `domain.ports.Store`."""
         floor = self._floors.of(floor_name(change.organization))
 
@@ -142,7 +142,7 @@ class OrganizationStore:
         self._transactions.history.advance(made.newest, mark)
         if made.floor is not None:
             self._floors.raise_to(made.newest.number, floor_name(name), made.floor)
-        return made.committed
+        return made.view
 
     def _changed(self, change: OrganizationChange, unit: Unit, floor: Floor | None) -> _Made:
         """Decides a change on what the transaction has read, and writes it."""
@@ -191,9 +191,7 @@ class OrganizationStore:
         reach("organization:rows-written")
         [newest], unit.ending = log.ended(log_head.of(trip[-1].rows, seal), [draft], stamp)
         reach("organization:numbered")
-        view = OrganizationView(after, count, names, used_by)
-        committed = CommittedOrganization(view, newest.number, newest.entry_id)
-        return _Made(committed, newest, floor_after)
+        return _Made(OrganizationView(after, count, names, used_by), newest, floor_after)
 
     def _view(
         self, name: str, answers: Sequence[Answer], floor: Floor | None, *, users: bool
