@@ -38,8 +38,9 @@ from keyfold_server.settings import Settings
 _REPEATS: Final = 15
 _REPEATS_QUICK: Final = 5
 
-_ROUNDS: Final = 3
-"""Loads until all is in memory: first the cluster, then its key."""
+_ROUNDS: Final = 5
+"""Attempts until all is in memory. The loads in between: the cluster, its first use (D6), the cluster
+again, its key."""
 
 _CALLER: Final = Caller(Development().rights(Identity(("local",), "loopback")))
 """The caller that a server without a policy takes every caller for."""
@@ -104,7 +105,7 @@ async def _rows(replica: Replica, repeats: int) -> list[Row]:
                 return core(method, request)()
             except NeedsLoad as lacking:
                 await replica.loads.satisfy(lacking.needs, Call(_CALLER.rights), math.inf)
-        raise RuntimeError(f"{method} still misses keys after {_ROUNDS} loads")
+        raise RuntimeError(f"{method} still misses keys after {_ROUNDS} attempts")
 
     key = os.urandom(cases.KEY_SIZE)
     keys = [os.urandom(cases.KEY_SIZE) for _ in range(1_000)]
